@@ -1,0 +1,1 @@
+"""Builders: one module a source; each reads its publisher's layout and yields samples or rejects."""

@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks built as shards with role `eval`, strict offline scoring, evidence beside every number."""

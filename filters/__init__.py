@@ -1,0 +1,1 @@
+"""Filters: `score(record)` functions whose scores are stored beside samples; thresholds live in policy files."""

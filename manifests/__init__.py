@@ -1,0 +1,1 @@
+"""Manifests: fingerprints of every sample and image, and the SQL that audits them."""

@@ -1,0 +1,91 @@
+"""Files that are either there and whole, or not there: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+class AtomicFile:
+    """A binary file for writing that appears under its name only when it is complete.
+
+    Counts and hashes what is written; `sha256` and `size` are those of the whole file once the context is left.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self._file = self._temporary.open("wb")
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> bytes:
+        """Digest of everything written so far."""
+        return self._hash.digest()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the underlying file is closed (pyarrow asks)."""
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        """Append bytes."""
+        self._hash.update(data)
+        written = self._file.write(data)
+        self.size += written
+        return written
+
+    def tell(self) -> int:
+        """Position, which is always the end."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing to do before `commit` (pyarrow calls it)."""
+
+    def commit(self) -> None:
+        """Make the file durable and visible under its name."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(self.path)
+        sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Ignored: `commit` or `discard` decide (pyarrow closes what it writes to)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.discard()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a small file whole."""
+    with AtomicFile(path) as file:
+        file.write(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

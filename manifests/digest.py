@@ -1,0 +1,29 @@
+"""Digests of files and of whole builds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> bytes:
+    """SHA-256 of a file's bytes, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def merkle_root(leaves: Iterable[bytes]) -> bytes:
+    """Root of a binary Merkle tree over the leaves in the order given (RFC 6962, section 2.1).
+
+    Leaves and inner nodes are hashed with different prefixes, so that no inner node can pass as a leaf; the empty tree
+    is the digest of no bytes.
+    """
+    level = [hashlib.sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    if not level:
+        return hashlib.sha256(b"").digest()
+    while len(level) > 1:
+        # An odd last node moves up unchanged, which is what RFC 6962's split at a power of two amounts to.
+        pairs = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
+        level = pairs + level[len(level) // 2 * 2 :]
+    return level[0]

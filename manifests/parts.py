@@ -1,0 +1,128 @@
+"""The Parquet parts of a manifest: their schemas and their one deterministic writer.
+
+Each unit of a build writes three parts: `<part>.parquet` (one row a sample), `<part>.images.parquet` (one row an image
+of a sample) and, under `rejects/`, one row a rejected source row. Digests are 32 raw bytes (`hex(...)` in SQL shows
+them); a perceptual hash is an unsigned 64-bit integer; in a metadata-only build what needs pixels is NULL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.atomic import AtomicFile
+from shards.schema import GROUP_KEYS
+
+MANIFEST_VERSION = 1
+
+_DIGEST = pa.binary(32)
+_REQUIRED = [
+    pa.field("build", pa.string(), nullable=False),  # directory name: `slake`, `slake.paper`
+    pa.field("unit", pa.string(), nullable=False),
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("role", pa.string(), nullable=False),
+    pa.field("split", pa.string(), nullable=False),
+]
+
+SAMPLES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        *_REQUIRED,
+        ("subset", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("license", pa.string(), nullable=False),
+        pa.field("access", pa.string(), nullable=False),
+        pa.field("metadata_only", pa.bool_(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # file name under shards/
+        pa.field("offset", pa.int64(), nullable=False),  # tar: byte of the JSON data; Arrow: row number
+        pa.field("length", pa.int64(), nullable=False),  # bytes of the canonical JSON
+        pa.field("sha256", _DIGEST, nullable=False),  # of the canonical JSON
+        pa.field("n_images", pa.int32(), nullable=False),
+        ("tiles", pa.int32()),  # sum over the images
+        pa.field("text_tokens", pa.int32(), nullable=False),  # over all text and reasoning, without template tokens
+        ("stem_sha256", _DIGEST),  # normalised question
+        ("stem_options_sha256", _DIGEST),  # normalised question + sorted normalised options
+        ("caption_sha256", _DIGEST),  # normalised target text of captions and reports
+        *[(key, pa.string()) for key in GROUP_KEYS],
+        pa.field("file", pa.string(), nullable=False),  # provenance
+        pa.field("row", pa.string(), nullable=False),
+    ]
+)
+
+IMAGES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        *_REQUIRED,
+        ("subset", pa.string()),
+        pa.field("image_id", pa.string(), nullable=False),
+        ("subject_id", pa.string()),
+        ("study_id", pa.string()),
+        ("view", pa.string()),
+        ("relation", pa.string()),  # current | prior
+        ("shard", pa.string()),
+        ("offset", pa.int64()),  # byte of the image data in the tar
+        ("length", pa.int64()),
+        ("format", pa.string()),  # jpg | png
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("tiles", pa.int32()),
+        ("sha256", _DIGEST),  # of the publisher's bytes
+        ("stored_sha256", _DIGEST),  # of the bytes in the shard, metadata stripped
+        ("pixel_sha256", _DIGEST),  # of the canonical grey pixels
+        ("phash", pa.uint64()),
+        ("thumbnail", pa.binary()),  # small grey JPEG of the canonical pixels
+    ]
+)
+
+REJECTS = pa.schema(
+    [
+        *_REQUIRED,
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("damaged", pa.bool_(), nullable=False),  # a fault of the input, not a decision of the recipe
+        ("detail", pa.string()),
+    ]
+)
+
+
+class Columns:
+    """Rows collected column by column; `constants` are the columns that are equal for every row of a part."""
+
+    def __init__(self, schema: pa.Schema, constants: Mapping[str, Any]) -> None:
+        self.schema, self.constants = schema, dict(constants)
+        self._names = [name for name in schema.names if name not in self.constants]
+        self._values: dict[str, list[Any]] = {name: [] for name in self._names}
+        self.rows = 0
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row; every column that is no constant must be there."""
+        for name in self._names:
+            self._values[name].append(row[name])
+        self.rows += 1
+
+    def table(self) -> pa.Table:
+        """The rows as an Arrow table of the schema; a NULL in a required column is a `ValueError`."""
+        columns = []
+        for field in self.schema:
+            if field.name in self.constants:
+                column = pa.repeat(pa.scalar(self.constants[field.name], field.type), self.rows)
+            else:
+                column = pa.array(self._values[field.name], field.type)
+            if not field.nullable and column.null_count:
+                raise ValueError(f"{field.name}: {column.null_count} rows have no value where one is required")
+            columns.append(column)
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+
+def write_part(path: Path, table: pa.Table, recipe: str) -> None:
+    """Write one Parquet part atomically; `recipe` names the fingerprint recipe its hashes were made with."""
+    metadata = {"manifest_version": str(MANIFEST_VERSION), "fingerprint_recipe": recipe}
+    with AtomicFile(path) as file:
+        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd", store_schema=False)

@@ -1,0 +1,1 @@
+"""Shards: the sample schema, deterministic writers, readers and their verification."""

@@ -1,0 +1,68 @@
+"""The one definition of a sample. JSON members of tar shards and rows of Arrow shards both have exactly these fields.
+
+`id` is `<source>/<split>/<key>`; it is also the member name inside a tar shard. `question` is the publisher's
+question alone; `answer` is a label of `options` where there are options. Group ids carry their namespace
+(`mimic-cxr/10000032`, `pubmed/21645374`), so that equal values mean the same thing across sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+GROUP_KEYS = ("subject_id", "study_id", "prior_study_id", "pmcid", "pmid", "video_id", "question_id")
+
+_CONTENT = pa.struct([("type", pa.string()), ("text", pa.string()), ("index", pa.int32())])
+_MESSAGE = pa.struct([("role", pa.string()), ("reasoning", pa.string()), ("content", pa.list_(_CONTENT))])
+_IMAGE = pa.struct(
+    [
+        ("file", pa.string()),  # extension of the tar member, `0.jpg`; null in a metadata-only build
+        ("image_id", pa.string()),
+        ("subject_id", pa.string()),
+        ("study_id", pa.string()),
+        ("view", pa.string()),
+        ("relation", pa.string()),
+    ]
+)
+
+SAMPLE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        ("subset", pa.string()),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("task", pa.string(), nullable=False),
+        ("messages", pa.list_(_MESSAGE)),
+        ("question", pa.string()),
+        ("options", pa.list_(pa.struct([("label", pa.string()), ("text", pa.string())]))),
+        ("answer", pa.string()),
+        ("images", pa.list_(_IMAGE)),
+        ("group", pa.struct([(key, pa.string()) for key in GROUP_KEYS])),
+        pa.field("license", pa.string(), nullable=False),
+        pa.field("access", pa.string(), nullable=False),
+        pa.field("metadata_only", pa.bool_(), nullable=False),
+        ("provenance", pa.struct([("file", pa.string()), ("row", pa.string())])),
+    ]
+)
+
+
+def canonical_json(record: Mapping[str, Any]) -> bytes:
+    """The bytes of a sample's JSON member: fields in the order given, UTF-8, no spaces, no trailing newline.
+
+    `sha256` of these bytes is the sample's digest in the manifest, for tar and Arrow shards alike.
+    """
+    return orjson.dumps(record)
+
+
+def conform(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with exactly the schema's fields in the schema's order; an unknown or missing one is a `KeyError`."""
+    if record.keys() != set(SAMPLE.names):
+        raise KeyError(f"sample fields differ from the schema: {sorted(set(SAMPLE.names) ^ record.keys())}")
+    return {name: record[name] for name in SAMPLE.names}

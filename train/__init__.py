@@ -1,0 +1,1 @@
+"""Training: consumes certified shards only; imports `shards` and `manifests`, never `builders` or `filters`."""
