@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from builders.source import InputError, NotThisSource
+from builders.source import InputError, NotThisSource, Reject, Sample
+
+DEMO_TIME = 1_577_836_800
+"""Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
 
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
@@ -71,9 +76,77 @@ def read_zip_member(path: Path, member: str, raw: Path, missing: str = "missing_
     return data
 
 
-def load_json(path: Path, raw: Path) -> Any:
-    """A JSON file that the whole source rests on: an unreadable one stops the build with a clear line."""
+def list_zip(path: Path, raw: Path) -> list[str]:
+    """Names of a zip's files. For `plan`: it leaves no handle open that worker processes would share."""
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        with zipfile.ZipFile(path) as archive:
+            return [info.filename for info in archive.infolist() if not info.is_dir()]
+    except zipfile.BadZipFile as error:
+        raise NotThisSource(f"{relative(path, raw)}: not a readable zip ({error}); fetch it again") from None
+
+
+def load_json(path: Path, raw: Path, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """A JSON file that the whole source rests on: an unreadable one stops the build with a clear line.
+
+    `pairs_hook` is `json.loads`'s `object_pairs_hook`, for files in which repeated keys must be noticed.
+    """
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=pairs_hook)
+    except (ValueError, RecursionError) as error:
         raise NotThisSource(f"{relative(path, raw)}: not valid JSON ({error}); fetch the file again") from None
+
+
+def load_rows(path: Path, raw: Path) -> list[Any]:
+    """A JSON file that must be one array of rows; the rows themselves may still be damaged."""
+    rows = load_json(path, raw)
+    if not isinstance(rows, list):
+        raise NotThisSource(f"{relative(path, raw)}: not an array of rows; is it another file of that name?")
+    return rows
+
+
+def field_of(row: Any, name: str, file: str) -> Any:
+    """A field that every row has; JSON's null counts as missing."""
+    if not isinstance(row, dict):
+        raise InputError("bad_row", file, "not an object")
+    if row.get(name) is None:
+        raise InputError("missing_field", file, name)
+    return row[name]
+
+
+def text_of(row: Any, name: str, file: str) -> str:
+    """A text field that every row has."""
+    return checked_text(field_of(row, name, file), name, file)
+
+
+def checked_text(value: Any, name: str, file: str) -> str:
+    """`value` if it is text that UTF-8 can hold: JSON may spell half a surrogate pair, which nothing can write."""
+    if not isinstance(value, str):
+        raise InputError("bad_field", file, f"{name} is not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError("not_utf8", file, name) from None
+    return value
+
+
+def number_of(row: Any, name: str, file: str) -> int:
+    """A whole number, zero or more, that identifies a row."""
+    value = field_of(row, name, file)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError("bad_id", file, f"{name} is not a whole number")
+    return value
+
+
+def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
+    """What `make` returns, or the `Reject` for the `InputError` it raises."""
+    try:
+        return make()
+    except InputError as error:
+        return Reject(file, row, error.reason, error.detail)
+
+
+def write_demo_file(path: Path, data: bytes) -> None:
+    """One file of a demo tree, with its folders and a fixed modification time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (DEMO_TIME, DEMO_TIME))

@@ -29,7 +29,7 @@ RULE_REASONS: dict[str, str] = {
     "empty_question": "the publisher left the question empty; nothing to do",
     "no_findings": "the report has no FINDINGS section; nothing to do",
     "no_impression": "the report has no IMPRESSION section; nothing to do",
-    "no_frontal_or_lateral": "the study has no frontal or lateral image; nothing to do",
+    "no_usable_view": "the study has special views only; nothing to do",
     "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
     "other_language": "not the language asked for; --paper-variant keeps it",
     "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
@@ -191,7 +191,7 @@ class Source:
     """Names the build directory `<source>.<variant>`; empty for the default reading."""
 
     def build_name(self, params: Params) -> str:
-        """Directory and `build` column: `slake`, `slake.paper`, `mimic_cxr.longitudinal`; with --split, `medqa.test`."""
+        """Directory and `build` column: `slake`, `slake.paper`; with --split, `medqa.test`."""
         parts = [self.variant(params), *(params.get("split") or ())]
         suffix = "-".join(part for part in parts if part)
         return f"{self.name}.{suffix}" if suffix else self.name

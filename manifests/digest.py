@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import orjson
 
 
 def file_sha256(path: Path) -> bytes:
@@ -27,3 +30,16 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
         pairs = [hashlib.sha256(b"\x01" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)]
         level = pairs + level[len(level) // 2 * 2 :]
     return level[0]
+
+
+def build_root(document: dict[str, Any]) -> str:
+    """Root digest of a build: a Merkle tree over its description and every file's path and digest, hex.
+
+    Leaves: the canonical JSON of `build.json` without `root`, then `<path> <sha256>` of all files, sorted by path.
+    """
+    described = {key: value for key, value in document.items() if key != "root"}
+    files = sorted(
+        (file["file"], file["sha256"]) for unit in document["units"] for file in unit["shards"] + unit["parts"]
+    )
+    leaves = [orjson.dumps(described, option=orjson.OPT_SORT_KEYS)]
+    return merkle_root([*leaves, *(f"{path} {digest}".encode() for path, digest in files)]).hex()

@@ -1,0 +1,478 @@
+"""MIMIC-CXR-JPG radiographs with MIMIC-CXR reports: single images, or multi-view sets with the prior study.
+
+Layout, columns, section and ordering rules: reference `sources.md`, section 6. A source row is a study (with
+`--prior-policy libra` an image). `--longitudinal` follows EditGRPO: all frontal and lateral images of a study, then
+those of the subject's most recent earlier study, at most six. Text and images are credentialed: nothing here ever puts
+report text into a message.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from builders.mimic_reports import CUSTOM_STUDIES, parse_sections
+from builders.rawfiles import decode_utf8, first_existing, read_bytes, read_zip_member, relative, require
+from builders.source import (
+    Image,
+    InputError,
+    NotThisSource,
+    Option,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    user,
+)
+
+VIEW_RANK = (
+    "PA", "AP", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA RLD", "PA LLD", "LAO", "RAO", "LPO",
+    "XTABLE LATERAL", "SWIMMERS", "",
+)  # fmt: skip
+"""Best view first; identical in CheXagent (e4f31e6) and RRG24 (ab5bc2f)."""
+FRONTAL, LATERAL, UNKNOWN = frozenset({"PA", "AP"}), frozenset({"LATERAL", "LL"}), frozenset({""})
+_VIEW_CODES = {"postero-anterior": "PA", "antero-posterior": "AP", "lateral": "LATERAL", "left lateral": "LL"}
+"""What `ViewCodeSequence_CodeMeaning` says, for the about 4 % of images whose ViewPosition is empty."""
+MAX_IMAGES = 6
+"""`limit_images` of EditGRPO (taokz/EditGRPO at 5decc57)."""
+
+IMAGES_PER_UNIT = 512
+STUDIES_PER_METADATA_UNIT = 20_000
+
+_ROOTS = ("", "mimic-cxr-jpg/", "mimic-cxr-jpg/2.*/", "physionet.org/files/mimic-cxr-jpg/2.*/")
+_REPORT_ROOTS = ("", "mimic-cxr/", "mimic-cxr/2.*/", "physionet.org/files/mimic-cxr/2.*/", "mimic-cxr-jpg/")
+_METADATA_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
+_VIEW_CODE = "ViewCodeSequence_CodeMeaning"
+_SPLIT_COLUMNS = ("dicom_id", "study_id", "subject_id", "split")
+_SPLITS: dict[str, Role] = {"train": "train", "validate": "eval", "test": "eval"}
+_IDS = {
+    "dicom_id": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}"),
+    "subject_id": re.compile(r"1\d{7}"),
+    "study_id": re.compile(r"5\d{7}"),
+}
+
+_INSTRUCTION = {
+    "findings": "Write the findings section of the radiology report for the current study.",
+    "impression": "Write the impression section of the radiology report for the current study.",
+}
+
+
+class Radiograph(NamedTuple):
+    """One image of a study, as the metadata file lists it."""
+
+    dicom_id: str
+    view: str
+
+
+class Study(NamedTuple):
+    """One study: `order` sorts the studies of a subject by time (dates are shifted per subject)."""
+
+    subject_id: str
+    study_id: str
+    order: tuple[str, str, str]
+    images: list[Radiograph]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The two CSV files joined: studies by (split, subject), and the rows that could not be used."""
+
+    studies: dict[tuple[str, str], list[Study]]
+    rejects: list[tuple[str, str, str, str]]
+
+
+def plan(raw: Path, params: Params) -> Iterator[Unit]:
+    """Subject ranges within each split, about 512 images each; unusable CSV rows are a unit of their own."""
+    metadata = require(raw, "MIMIC-CXR-JPG metadata", *(f"{root}mimic-cxr-2.0.0-metadata.csv*" for root in _ROOTS))
+    split = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _ROOTS))
+    reports = first_existing(raw, *(f"{root}mimic-cxr-reports.zip" for root in _REPORT_ROOTS))
+    if reports is None:
+        reports = require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
+    jpg_root = relative(metadata.parent, raw)
+    index = _read_index(metadata, split, raw)
+    if index.rejects:
+        files = tuple(relative(path, raw) for path in (metadata, split))
+        yield Unit("index-00000", "unassigned", "train", len(index.rejects), {"rejects": index.rejects}, files)
+    for name in _SPLITS:
+        subjects = [studies for (where, _), studies in sorted(index.studies.items()) if where == name]
+        for number, chunk in enumerate(_chunks(subjects, params["no_images"])):
+            payload = {"jpg_root": jpg_root, "reports": relative(reports, raw), "subjects": _plain(chunk)}
+            rows = sum(len(study.images) if params["prior_policy"] == "libra" else 1 for s in chunk for study in s)
+            inputs = tuple(_inputs(chunk, jpg_root, relative(reports, raw), params["no_images"]))
+            yield Unit(f"{name}-{number:05d}", name, _SPLITS[name], rows, payload, inputs)
+
+
+def _chunks(subjects: list[list[Study]], metadata_only: bool) -> Iterator[list[list[Study]]]:
+    """Whole subjects, so that every prior study and every picture shown twice is in the same unit."""
+    size = STUDIES_PER_METADATA_UNIT if metadata_only else IMAGES_PER_UNIT
+    chunk: list[list[Study]] = []
+    weight = 0
+    for studies in subjects:
+        own = sum(1 if metadata_only else len(study.images) for study in studies)
+        if chunk and weight + own > size:
+            yield chunk
+            chunk, weight = [], 0
+        chunk.append(studies)
+        weight += own
+    if chunk:
+        yield chunk
+
+
+def _plain(chunk: list[list[Study]]) -> list[Any]:
+    """The chunk as JSON values; `read` makes studies of it again."""
+    return [
+        [[*study[:2], [*study.order], [[*image] for image in study.images]] for study in studies] for studies in chunk
+    ]
+
+
+def _inputs(chunk: list[list[Study]], jpg_root: str, reports: str, metadata_only: bool) -> Iterator[str]:
+    if reports.endswith(".zip"):
+        yield reports
+    for study in (study for studies in chunk for study in studies):
+        if not reports.endswith(".zip"):
+            yield _report_path(reports, study)
+        if not metadata_only:
+            for image in study.images:
+                yield _image_path(jpg_root, study, image)
+
+
+def _folder(study: Study) -> str:
+    return f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}"
+
+
+def _image_path(jpg_root: str, study: Study, image: Radiograph) -> str:
+    return f"{jpg_root}/files/{_folder(study)}/{image.dicom_id}.jpg".removeprefix("./")
+
+
+def _report_path(reports: str, study: Study) -> str:
+    return f"{reports}/{_folder(study)}.txt"
+
+
+def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
+    rejects: list[tuple[str, str, str, str]] = []
+    splits: dict[str, tuple[str, str, str, str]] = {}
+    for row, fields in _rows(split, raw, _SPLIT_COLUMNS, rejects):
+        if fields["split"] not in _SPLITS:
+            rejects.append((relative(split, raw), row, "bad_field", "split is not train, validate or test"))
+        elif fields["dicom_id"] in splits:
+            rejects.append((relative(split, raw), row, "duplicate_id", fields["dicom_id"]))
+        else:
+            splits[fields["dicom_id"]] = (fields["subject_id"], fields["study_id"], fields["split"], row)
+
+    # (subject, study, split) of each study's images; a study that is listed two ways is unusable as a whole.
+    owners: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    found: list[tuple[str, dict[str, str], str]] = []
+    seen: set[str] = set()
+    for row, fields in _rows(metadata, raw, _METADATA_COLUMNS, rejects):
+        dicom_id, file = fields["dicom_id"], relative(metadata, raw)
+        if dicom_id in seen:
+            rejects.append((file, row, "duplicate_id", dicom_id))
+            continue
+        seen.add(dicom_id)
+        if dicom_id not in splits:
+            rejects.append((file, row, "not_in_split", dicom_id))
+            continue
+        subject_id, study_id, name, _ = splits[dicom_id]
+        owners[fields["study_id"]] |= {(fields["subject_id"], name), (subject_id, name)}
+        if study_id != fields["study_id"]:
+            rejects.append((file, row, "split_conflict", f"{dicom_id}: study {study_id} in the split file"))
+            continue
+        found.append((row, fields, name))
+    for dicom_id, (_, _, _, row) in splits.items():
+        if dicom_id not in seen:
+            rejects.append((relative(split, raw), row, "not_in_metadata", dicom_id))
+
+    grouped: dict[tuple[str, str, str], list[tuple[str, Radiograph]]] = defaultdict(list)
+    for row, fields, name in found:
+        if len(owners[fields["study_id"]]) > 1:
+            rejects.append((relative(metadata, raw), row, "split_conflict", f"study {fields['study_id']}"))
+            continue
+        moment = f"{fields['StudyDate']} {_clock(fields['StudyTime'])}"
+        view = fields["ViewPosition"].strip() or _VIEW_CODES.get(fields.get(_VIEW_CODE, "").strip().lower(), "")
+        radiograph = Radiograph(fields["dicom_id"], view)
+        grouped[name, fields["subject_id"], fields["study_id"]].append((moment, radiograph))
+    studies: dict[tuple[str, str], list[Study]] = defaultdict(list)
+    for (name, subject_id, study_id), images in grouped.items():
+        date, _, clock = min(moment for moment, _ in images).partition(" ")
+        ranked = sorted((image for _, image in images), key=lambda image: (_rank(image.view), image.dicom_id))
+        studies[name, subject_id].append(Study(subject_id, study_id, (date, clock, study_id), ranked))
+    for of_subject in studies.values():
+        of_subject.sort(key=lambda study: study.order)
+    return _Index(dict(studies), rejects)
+
+
+def _rows(
+    path: Path, raw: Path, columns: tuple[str, ...], rejects: list[tuple[str, str, str, str]]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """(line number, fields) of the usable rows; columns are found by name, further ones are ignored."""
+    file = relative(path, raw)
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError) as error:
+            raise NotThisSource(f"{file}: broken gzip ({error}); fetch the file again") from None
+    # Undecodable bytes become U+FFFD and fail the checks of the fields that matter, row by row.
+    reader = csv.reader(data.decode("utf-8-sig", errors="replace").splitlines())
+    header = next(reader, [])
+    if missing := [name for name in columns if name not in header]:
+        raise NotThisSource(f"{file}: no column {', '.join(missing)}; is this the right file of MIMIC-CXR-JPG 2.x?")
+    places = {name: header.index(name) for name in (*columns, _VIEW_CODE) if name in header}
+    for cells in reader:
+        row = str(reader.line_num)
+        if len(cells) != len(header):
+            rejects.append((file, row, "bad_row", f"{len(cells)} fields, {len(header)} in the header"))
+            continue
+        fields = {name: cells[place] for name, place in places.items()}
+        wrong = [name for name, pattern in _IDS.items() if not pattern.fullmatch(fields[name])]
+        if wrong:
+            rejects.append((file, row, "bad_id", ", ".join(wrong)))
+        elif "StudyDate" in fields and not re.fullmatch(r"\d{8}", fields["StudyDate"]):
+            rejects.append((file, row, "bad_field", "StudyDate is not yyyymmdd"))
+        elif "StudyTime" in fields and not re.fullmatch(r"(\d{1,6}(\.\d*)?)?", fields["StudyTime"]):
+            rejects.append((file, row, "bad_field", "StudyTime is not HHMMSS.fff"))
+        else:
+            yield row, fields
+
+
+def _clock(study_time: str) -> str:
+    """StudyTime with the leading zeros that the CSV lost; a missing time sorts before all others of its day."""
+    return f"{float(study_time):010.3f}" if study_time else ""
+
+
+def _rank(view: str) -> int:
+    return VIEW_RANK.index(view) if view in VIEW_RANK else len(VIEW_RANK)
+
+
+def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    """One outcome a study; with `--prior-policy libra` one an image."""
+    if "rejects" in unit.payload:
+        for reject in unit.payload["rejects"]:
+            yield Reject(*reject)
+        return
+    tree = _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"])
+    for payload in unit.payload["subjects"]:
+        studies = [
+            Study(subject_id, study_id, tuple(order), [Radiograph(*image) for image in images])
+            for subject_id, study_id, order, images in payload
+        ]
+        for number, study in enumerate(studies):
+            earlier = studies[:number]
+            if params["prior_policy"] == "libra":
+                yield from _libra(tree, study, earlier, params["task"])
+            else:
+                yield _study_sample(tree, study, earlier, params["task"], params["longitudinal"])
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Where images and reports are."""
+
+    raw: Path
+    jpg_root: str
+    reports: str
+
+    def report_file(self, study: Study) -> str:
+        """The report's name in messages and provenance."""
+        if self.reports.endswith(".zip"):
+            return f"{self.reports}!files/{_folder(study)}.txt"
+        return _report_path(self.reports, study)
+
+    def sections(self, study: Study) -> dict[str, str]:
+        """Sections of the study's report."""
+        if study.study_id in CUSTOM_STUDIES:
+            raise InputError("custom_section", self.report_file(study))
+        archive, _, member = self.report_file(study).partition("!")
+        if member:
+            data = read_zip_member(self.raw / archive, member, self.raw, "missing_report")
+        else:
+            data = read_bytes(self.raw / archive, self.raw, "missing_report")
+        return parse_sections(decode_utf8(data, self.report_file(study)))
+
+    def image(self, study: Study, radiograph: Radiograph, relation: str | None) -> Image:
+        """An image of a sample."""
+        file = _image_path(self.jpg_root, study, radiograph)
+        return Image(
+            image_id=f"mimic-cxr/{radiograph.dicom_id}",
+            file=file,
+            read=partial(read_bytes, self.raw / file, self.raw),
+            subject_id=f"mimic-cxr/{study.subject_id}",
+            study_id=f"mimic-cxr/{study.study_id}",
+            view=radiograph.view or None,
+            relation=relation,
+        )
+
+
+def _study_sample(tree: _Tree, study: Study, earlier: list[Study], task: str, longitudinal: bool) -> Sample | Reject:
+    current = _usable(study)
+    try:
+        sections = _report(tree, study, task)
+        if not current:
+            raise InputError("no_usable_view", tree.report_file(study))
+    except InputError as error:
+        return Reject(error.file, study.study_id, error.reason, error.detail)
+    if not longitudinal:
+        images = [tree.image(study, current[0], None)]
+        return _sample(tree, study, study.study_id, images, None, sections, task)
+    # The most recent earlier study that has a usable image; studies without are no exam to compare with.
+    prior = next((candidate for candidate in reversed(earlier) if _usable(candidate)), None)
+    shown = _usable(prior)[: MAX_IMAGES - 1] if prior else []
+    # Current images first; one place is kept for the prior study's best view, so that the cut never hides a prior.
+    current = current[: MAX_IMAGES - 1 if prior else MAX_IMAGES]
+    shown = shown[: MAX_IMAGES - len(current)]
+    images = [tree.image(study, image, "current") for image in current]
+    images += [tree.image(prior, image, "prior") for image in shown if prior]
+    return _sample(tree, study, study.study_id, images, prior, sections, task)
+
+
+def _libra(tree: _Tree, study: Study, earlier: list[Study], task: str) -> Iterator[Sample | Reject]:
+    """Libra (X-iZhang/Libra at 0d6c56a): each frontal image with the last frontal image of the previous study date.
+
+    Without an earlier date the current image stands in for the prior; always exactly two images.
+    """
+    try:
+        sections = _report(tree, study, task)
+    except InputError as error:
+        for image in study.images:
+            yield Reject(error.file, image.dicom_id, error.reason, error.detail)
+        return
+    candidates = [s for s in earlier if s.order[0] < study.order[0] and _frontal(s)]
+    prior = candidates[-1] if candidates else None
+    for image in study.images:
+        if image.view not in FRONTAL:
+            yield Reject(tree.report_file(study), image.dicom_id, "not_current_image", image.view or "no view")
+            continue
+        current = tree.image(study, image, "current")
+        if prior is None:
+            images = [current, tree.image(study, image, "current")]
+        else:
+            images = [current, tree.image(prior, _frontal(prior)[-1], "prior")]
+        yield _sample(tree, study, image.dicom_id, images, prior, sections, task)
+
+
+def _usable(study: Study) -> list[Radiograph]:
+    """Frontal and lateral images, best view first.
+
+    An image of unknown view counts, last: most are frontal, and leaving them out would drop whole studies unseen.
+    """
+    return [image for image in study.images if image.view in FRONTAL | LATERAL | UNKNOWN]
+
+
+def _frontal(study: Study) -> list[Radiograph]:
+    return [image for image in study.images if image.view in FRONTAL]
+
+
+def _report(tree: _Tree, study: Study, task: str) -> dict[str, str]:
+    sections = tree.sections(study)
+    if not sections.get(task):
+        raise InputError(f"no_{task}", tree.report_file(study))
+    return sections
+
+
+def _sample(
+    tree: _Tree,
+    study: Study,
+    key: str,
+    images: list[Image],
+    prior: Study | None,
+    sections: Mapping[str, str],
+    task: str,
+) -> Sample:
+    """Images first, then what the radiologist knew before reading; never findings, impression or an earlier report."""
+    current = [i for i, image in enumerate(images) if image.relation != "prior"]
+    before = [i for i, image in enumerate(images) if image.relation == "prior"]
+    parts: list[str | int] = [*current] if images[0].relation is None else ["Current study:", *current]
+    if before:
+        parts += ["Prior study:", *before]
+    known = [(name, sections.get(name, "")) for name in ("indication", "history", "technique", "comparison")]
+    context = "\n".join(f"{name.capitalize()}: {text}" for name, text in known if text)
+    parts.append(f"{context}\n{_INSTRUCTION[task]}" if context else _INSTRUCTION[task])
+    group = {
+        "subject_id": f"mimic-cxr/{study.subject_id}",
+        "study_id": f"mimic-cxr/{study.study_id}",
+    }
+    if prior is not None:
+        group["prior_study_id"] = f"mimic-cxr/{prior.study_id}"
+    return Sample(
+        key=key,
+        messages=[user(*parts), assistant(sections[task])],
+        file=tree.report_file(study),
+        row=key,
+        answer=sections[task],
+        images=images,
+        group=group,
+    )
+
+
+def _write_demo(raw: Path) -> None:
+    from builders.demo_mimic import write
+
+    write(raw)
+
+
+def _published(params: Params) -> Mapping[str, int]:
+    """Studies (images under libra) by split: the official split file of MIMIC-CXR-JPG 2.x."""
+    if params["prior_policy"] == "libra":
+        return {"train": 368_960, "validate": 2_991, "test": 5_159}
+    return {"train": 222_758, "validate": 1_808, "test": 3_269}
+
+
+def _variant(params: Params) -> str:
+    parts = []
+    if params["longitudinal"]:
+        parts.append("longitudinal")
+    if params["prior_policy"] == "libra":
+        parts.append("libra")
+    if params["task"] != "findings":
+        parts.append(params["task"])
+    return "-".join(parts)
+
+
+_OPTIONS: tuple[Any, ...] = (
+    Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
+    Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
+    Option("--task", "section to be written", "findings", ("findings", "impression")),
+)
+
+SOURCE = Source(
+    name="mimic_cxr",
+    title="MIMIC-CXR (radiographs and reports)",
+    homepage="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
+    revision="mimic-cxr-jpg 2.1.0, mimic-cxr 2.1.0",
+    license="PhysioNet-Credentialed-Health-Data-1.5.0",
+    access="credentialed",
+    stage="midtrain",
+    task="report",
+    modality="image-text",
+    splits=_SPLITS,
+    obtain="""
+1. Get a PhysioNet account, do the CITI training, sign the data use agreements of mimic-cxr-jpg and mimic-cxr.
+2. wget -r -N -c -np --user NAME --ask-password https://physionet.org/files/mimic-cxr-jpg/2.1.0/
+3. wget --user NAME --ask-password https://physionet.org/files/mimic-cxr/2.1.0/mimic-cxr-reports.zip
+Layout under --raw: mimic-cxr-jpg/{mimic-cxr-2.0.0-metadata.csv.gz, mimic-cxr-2.0.0-split.csv.gz, files/p10/...} and
+mimic-cxr/{mimic-cxr-reports.zip | files/p10/...}; the folders that wget makes are found too.
+Nothing leaves the machine.
+""",
+    plan=plan,
+    read=read,
+    write_demo=_write_demo,
+    published=_published,
+    paper="single-panel 22,747 (rule unpublished) and multi-view & longitudinal 146,893 (= EditGRPO); eval 2,231",
+    options=_OPTIONS,
+    variant=_variant,
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

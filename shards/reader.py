@@ -1,0 +1,127 @@
+"""Read a build: samples in order or by number, with their image bytes.
+
+Tar members are found through the manifest's byte offsets, Arrow rows through the row number, so any sample is one or
+two reads away and no tar is ever scanned. Any WebDataset reader opens the same tars without this module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shards.writer import ARROW_BATCH_ROWS
+
+_INDEX = ("sample_id", "role", "shard", "offset", "length", "n_images")
+_IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length")
+
+
+class BuildError(Exception):
+    """A build cannot be read or used as asked; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One sample as stored: `record` has the fields of `shards.schema.SAMPLE`, `images` the bytes in their order."""
+
+    record: dict[str, Any]
+    images: list[bytes]
+
+
+class Build:
+    """A build directory, opened for reading; `build[i]` is its i-th sample in shard order.
+
+    `metadata_only` builds are refused unless asked for: their pictures are missing, and nothing may be trained on them.
+    """
+
+    def __init__(self, path: Path | str, *, role: str | None = None, allow_metadata_only: bool = False) -> None:
+        self.path = Path(path)
+        try:
+            self.document: dict[str, Any] = orjson.loads((self.path / "build.json").read_bytes())
+        except FileNotFoundError:
+            raise BuildError(f"{self.path}: no build.json, so no finished build; run its builder again") from None
+        except orjson.JSONDecodeError as error:
+            raise BuildError(f"{self.path}/build.json: not valid JSON ({error}); run its builder again") from None
+        if self.document["metadata_only"] and not allow_metadata_only:
+            raise BuildError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
+        units = [unit for unit in self.document["units"] if role in (None, unit["role"])]
+        parts = [f["file"] for unit in units for f in unit["parts"] if f["file"].startswith("manifest/")]
+        images = [name for name in parts if name.endswith(".images.parquet")]
+        self._samples = self._table([name for name in parts if name not in images], _INDEX)
+        self._images = self._table(images, _IMAGE_INDEX)
+        counts = self._samples["n_images"].to_numpy()
+        # Image rows lie in the order of their samples, so a running sum finds the first one of each.
+        self._first_image = counts.cumsum() - counts
+        self._files: dict[str, FileIO] = {}
+
+    def _open(self, shard: str) -> FileIO:
+        file = self._files.get(shard)
+        if file is None:
+            try:
+                file = self._files[shard] = (self.path / "shards" / shard).open("rb", buffering=0)
+            except FileNotFoundError:
+                raise BuildError(f"{self.path}/shards/{shard}: missing; run the builder again") from None
+        return file
+
+    def _table(self, names: list[str], columns: tuple[str, ...]) -> pa.Table:
+        tables = []
+        for name in names:
+            try:
+                tables.append(pq.read_table(self.path / name, columns=list(columns)))
+            except (FileNotFoundError, pa.ArrowInvalid) as error:
+                raise BuildError(f"{self.path / name}: {error}; run the builder again") from None
+        if not tables:
+            raise BuildError(f"{self.path}: no samples of that role")
+        return pa.concat_tables(tables).combine_chunks()
+
+    def __len__(self) -> int:
+        return int(self._samples.num_rows)
+
+    def __getitem__(self, index: int) -> StoredSample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard = self._samples["shard"][index].as_py()
+        offset, length = self._samples["offset"][index].as_py(), self._samples["length"][index].as_py()
+        if shard.endswith(".arrow"):
+            return StoredSample(arrow_row(_arrow_file(self.path / "shards" / shard), offset), [])
+        descriptor = self._open(shard).fileno()
+        record = orjson.loads(os.pread(descriptor, length, offset))
+        first = int(self._first_image[index])
+        places = self._images.slice(first, self._samples["n_images"][index].as_py()).to_pylist()
+        return StoredSample(record, [os.pread(descriptor, place["length"], place["offset"]) for place in places])
+
+    def __iter__(self) -> Iterator[StoredSample]:
+        return (self[index] for index in range(len(self)))
+
+    def find(self, sample_id: str) -> int:
+        """Number of the sample with this id; `KeyError` if there is none."""
+        index = int(pc.index(self._samples["sample_id"], sample_id).as_py())
+        if index < 0:
+            raise KeyError(sample_id)
+        return index
+
+    @property
+    def ids(self) -> list[str]:
+        """Sample ids in order."""
+        return list(self._samples["sample_id"].to_pylist())
+
+
+@lru_cache(maxsize=16)
+def _arrow_file(path: Path) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))
+
+
+def arrow_row(file: pa.ipc.RecordBatchFileReader, row: int) -> dict[str, Any]:
+    """One row of an Arrow shard as a record; every batch but a shard's last has `ARROW_BATCH_ROWS` rows."""
+    batch = file.get_batch(row // ARROW_BATCH_ROWS)
+    record: dict[str, Any] = batch.slice(row % ARROW_BATCH_ROWS, 1).to_pylist()[0]
+    return record

@@ -1,0 +1,173 @@
+"""Deterministic shard writers: USTAR tar where there are images, Arrow IPC where there are none.
+
+A shard is atomic (temporary name, fsync, rename), holds its samples in the order given and depends on nothing but them:
+header fields that a file system would fill (owner, time, mode) are fixed. The JSON member of a sample comes first, its
+images follow as `<id>.0.jpg`, `<id>.1.png`: the grouping that every WebDataset reader expects.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from manifests.atomic import AtomicFile
+from shards.schema import SAMPLE
+
+SHARD_BYTES = 1 << 30
+"""A shard is closed once it has reached this size: about a gigabyte, which suits object stores."""
+
+ARROW_BATCH_ROWS = 1024
+
+BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A finished shard."""
+
+    name: str
+    size: int
+    sha256: bytes
+    samples: int
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a sample went. Tar: byte offsets of member data. Arrow: `offset` is the row, there are no images."""
+
+    shard: str
+    offset: int
+    length: int
+    images: tuple[tuple[int, int], ...] = ()
+
+
+class ShardWriter(Protocol):
+    """What the build loop needs of a writer."""
+
+    def add(self, record: Mapping[str, Any], json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
+        """Append one sample: its record, the record's canonical JSON and (extension, bytes) of its images."""
+
+    def close(self) -> list[ShardFile]:
+        """Finish and name the shards written."""
+
+    def discard(self) -> None:
+        """Drop the unfinished shard."""
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The 512-byte USTAR header of a regular file with fixed owner, mode and time.
+
+    Raises `ValueError` where the name does not fit USTAR's 100 + 155 characters.
+    """
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o644
+    return member.tobuf(format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict")
+
+
+class TarShardWriter:
+    """Writes `<stem>-00000.tar`, `<stem>-00001.tar`, ... into `folder`."""
+
+    def __init__(self, folder: Path, stem: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.stem, self.shard_bytes = folder, stem, shard_bytes
+        self._done: list[ShardFile] = []
+        self._file: AtomicFile | None = None
+        self._samples = 0
+
+    def add(self, record: Mapping[str, Any], json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
+        """Append one sample; starts the next shard where this one is full."""
+        if self._file is not None and self._file.size >= self.shard_bytes:
+            self._finish()
+        if self._file is None:
+            self._file = AtomicFile(self.folder / f"{self.stem}-{len(self._done):05d}.tar")
+        name = self._file.path.name
+        offset = self._member(f"{record['id']}.json", json)
+        places = tuple((self._member(f"{record['id']}.{ext}", data), len(data)) for ext, data in images)
+        self._samples += 1
+        return Location(name, offset, len(json), places)
+
+    def _member(self, name: str, data: bytes) -> int:
+        assert self._file is not None
+        self._file.write(tar_header(name, len(data)))
+        offset = self._file.size
+        self._file.write(data)
+        self._file.write(bytes(-len(data) % BLOCK))
+        return offset
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        # Two zero blocks end the archive; padding to whole records is what tar writes.
+        self._file.write(bytes(2 * BLOCK + -(self._file.size + 2 * BLOCK) % tarfile.RECORDSIZE))
+        self._file.commit()
+        self._done.append(ShardFile(self._file.path.name, self._file.size, self._file.sha256, self._samples))
+        self._file, self._samples = None, 0
+
+    def close(self) -> list[ShardFile]:
+        """Finish the last shard and return all of them."""
+        if self._file is not None:
+            self._finish()
+        return self._done
+
+    def discard(self) -> None:
+        """Drop the unfinished shard."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+
+class ArrowShardWriter:
+    """Writes `<stem>-00000.arrow`, ...: IPC files in batches of 1,024 rows, uncompressed so that rows can be mapped."""
+
+    def __init__(self, folder: Path, stem: str, shard_bytes: int = SHARD_BYTES, metadata_only: bool = False) -> None:
+        self.folder, self.stem, self.shard_bytes = folder, stem, shard_bytes
+        self._schema = SAMPLE.with_metadata({"metadata_only": "true" if metadata_only else "false"})
+        self._done: list[ShardFile] = []
+        self._file: AtomicFile | None = None
+        self._batch: list[dict[str, Any]] = []
+        self._samples = 0
+
+    def add(self, record: Mapping[str, Any], json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
+        """Append one sample; `images` must be empty."""
+        if images:
+            raise ValueError("an Arrow shard holds no images")
+        # The size is looked at between batches only, so every batch but a shard's last has 1,024 rows.
+        if self._file is not None and not self._batch and self._file.size >= self.shard_bytes:
+            self._finish()
+        if self._file is None:
+            self._file = AtomicFile(self.folder / f"{self.stem}-{len(self._done):05d}.arrow")
+            self._writer = pa.ipc.new_file(self._file, self._schema)
+        place = Location(self._file.path.name, self._samples, len(json))
+        self._batch.append(dict(record))
+        self._samples += 1
+        if len(self._batch) == ARROW_BATCH_ROWS:
+            self._flush()
+        return place
+
+    def _flush(self) -> None:
+        if self._batch:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._batch, schema=self._schema))
+            self._batch = []
+
+    def _finish(self) -> None:
+        assert self._file is not None
+        self._flush()
+        self._writer.close()
+        self._file.commit()
+        self._done.append(ShardFile(self._file.path.name, self._file.size, self._file.sha256, self._samples))
+        self._file, self._samples = None, 0
+
+    def close(self) -> list[ShardFile]:
+        """Finish the last shard and return all of them."""
+        if self._file is not None:
+            self._finish()
+        return self._done
+
+    def discard(self) -> None:
+        """Drop the unfinished shard."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
