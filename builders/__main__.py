@@ -1,0 +1,106 @@
+"""`python -m builders`: the table of sources, what the publisher has and what is built here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from builders.cli import table
+from builders.registry import NAMES, load
+from builders.source import Source
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; exit code 0, or 2 where a build here cannot be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m builders",
+        description="List the sources with stage, licence, access, published counts and what is built here.",
+        epilog="examples: python -m builders --data data    python -m builders.slake --help",
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), metavar="DIR", help="where builds are (default data)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(arguments)
+    try:
+        built = _built(args.data)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"{args.data}: a build.json cannot be read ({error}); run its builder again", file=sys.stderr)
+        return 2
+    rows = [_row(load(name), built) for name in NAMES]
+    if args.json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return 0
+    heads = ("source", "stage", "modality", "licence", "access", "published", "built here")
+    cells = [
+        (
+            row["name"],
+            row["stage"],
+            row["modality"],
+            row["license"],
+            row["access"],
+            _pairs(row["published"]),
+            _here(row),
+        )
+        for row in rows
+    ]
+    print(table(heads, cells))
+    print(f"\n{len(rows)} sources; `python -m builders.<source> --help` says how to obtain each")
+    return 0
+
+
+def _built(data: Path) -> dict[str, list[dict[str, Any]]]:
+    """Finished builds below `data`, by source."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(data.rglob("build.json")) if data.is_dir() else []:
+        document = json.loads(path.read_bytes())
+        found.setdefault(document["source"]["name"], []).append(
+            {
+                "build": document["build"],
+                "path": str(path.parent),
+                "metadata_only": document["metadata_only"],
+                "limit": document["limit"],
+                "kept": {split: c["kept"] for split, c in document["counts"]["by_split"].items()},
+                "damaged": document["counts"]["damaged"],
+            }
+        )
+    return found
+
+
+def _row(source: Source, built: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    defaults = {option.name: option.default for option in source.options} | {"no_images": False, "split": None}
+    return {
+        "name": source.name,
+        "title": source.title,
+        "stage": source.stage,
+        "task": source.task,
+        "modality": source.modality,
+        "splits": dict(source.splits),
+        "license": source.license,
+        "access": source.access,
+        "homepage": source.homepage,
+        "paper": source.paper,
+        "published": dict(source.published(defaults)),
+        "built": built.get(source.name, []),
+    }
+
+
+def _pairs(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {count:,}" for split, count in counts.items())
+
+
+def _here(row: dict[str, Any]) -> str:
+    notes = []
+    for build in row["built"]:
+        marks = [
+            mark for mark, on in (("no images", build["metadata_only"]), ("trial", build["limit"] is not None)) if on
+        ]
+        notes.append(f"{build['build']}: {_pairs(build['kept'])}" + (f" ({', '.join(marks)})" if marks else ""))
+    return "; ".join(notes) or "-"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

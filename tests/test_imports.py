@@ -1,0 +1,98 @@
+"""The import rule of ARCHITECTURE.md, and what importing and `--help` may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_module
+
+from builders.registry import NAMES
+
+# What the modules of a package may import of the project. `shards.schema` and `shards.strip` are the bottom, with
+# `manifests`; everything points down.
+ALLOWED = {
+    "shards.schema": set(),
+    "shards.strip": set(),
+    "manifests": {"manifests", "shards.schema", "shards.strip"},
+    "shards": {"shards", "manifests"},
+    "filters": {"filters", "shards", "manifests"},
+    "builders": {"builders", "filters", "shards", "manifests"},
+    "train": {"train", "shards", "manifests"},
+    "eval": {"eval", "shards", "manifests"},
+    "bench": {"bench", "builders", "filters", "shards", "manifests", "train", "eval"},
+}
+PACKAGES = {name.split(".")[0] for name in ALLOWED}
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in PACKAGES}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] in PACKAGES and name not in PACKAGES}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_one_way(path: Path) -> None:
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    rule = ALLOWED.get(module, ALLOWED[module.split(".")[0]])
+    wrong = {name for name in imported(path) if name not in rule and name.split(".")[0] not in rule}
+    assert not wrong, f"{module} must not import {sorted(wrong)}"
+
+
+def test_every_package_of_the_project_is_under_the_rule() -> None:
+    found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert found <= PACKAGES
+
+
+def test_core_imports_need_no_torch_and_no_network() -> None:
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
+    core = [m for m in modules if m.split(".")[0] in {"builders", "manifests", "shards"} and not m.endswith("__main__")]
+    code = f"""
+import socket, sys
+def refuse(*a, **k): raise AssertionError("network at import")
+socket.socket.connect = refuse
+socket.getaddrinfo = refuse
+import importlib
+for name in {core!r}:
+    importlib.import_module(name.removesuffix(".__init__"))
+heavy = {{"torch", "transformers", "datasets", "scipy", "pandas"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+COMMANDS = [f"builders.{name}" for name in NAMES] + [
+    "builders", "builders.demo", "manifests.catalog", "manifests.sql", "shards.verify",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_loads_nothing_heavy(command: str) -> None:
+    done = run_module(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "example" in done.stdout or command == "builders.demo"
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module({command!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pyarrow', 'duckdb', 'PIL', 'numpy', 'tqdm', 'bpe_openai'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
+
+
+def test_help_is_quick() -> None:
+    """Not a benchmark: a bound five times the goal, that only a heavy import would break."""
+    started = time.monotonic()
+    run_module("builders.mimic_cxr", "--help", check=True)
+    assert time.monotonic() - started < 1.5
