@@ -83,7 +83,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     if not options.raw.is_dir():
         raise NotThisSource(f"{options.raw}: no such folder; --raw must name the tree as its publisher ships it")
     params = dict(sorted(options.params.items()))
-    module = f"builders.{source.name}"
+    module = source.module_name
     build = source.build_name(params)
     target, resume = options.out / build, options.out / ".resume" / build
     code = code_sha256(module)
@@ -151,6 +151,8 @@ def code_sha256(module: str) -> str:
         for node in ast.parse(code).body:
             if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PROJECT_PACKAGES:
                 pending.append(node.module)
+                if node.module in PROJECT_PACKAGES:
+                    pending.extend(f"{node.module}.{alias.name}" for alias in node.names)
             elif isinstance(node, ast.Import):
                 pending.extend(a.name for a in node.names if a.name.split(".")[0] in PROJECT_PACKAGES)
     return hashlib.sha256(orjson.dumps(sorted(seen.items()))).hexdigest()
@@ -352,7 +354,7 @@ def _document(source: Source, options: BuildOptions, plan: Plan, units: list[dic
         "parameters": params,
         "limit": options.limit,
         "metadata_only": bool(params["no_images"]),
-        "code_sha256": code_sha256(f"builders.{source.name}"),
+        "code_sha256": code_sha256(source.module_name),
         "fingerprint_recipe": RECIPE,
         "schema_version": SCHEMA_VERSION,
         "manifest_version": MANIFEST_VERSION,

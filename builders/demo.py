@@ -38,13 +38,13 @@ def run(data: Path, workers: int) -> int:
         if code not in (0, EXIT_DAMAGED):
             return code
 
-    from manifests.catalog import connect, write_database
-    from manifests.sql import run_audits
+    from manifests.catalog import connect, write_catalog
+    from manifests.sql import audit_names, run_audits
 
     print(f"\n$ python -m manifests.catalog {data}\n$ python -m manifests.sql {data} --audit all", flush=True)
-    write_database(data)
+    write_catalog(data)
     with connect(data) as connection:
-        results = run_audits(connection)
+        results = run_audits(connection, audit_names())
     rows = [(result.name, result.violations, result.description) for result in results]
     print(table(("audit", "violations", "what it looks for"), rows))
 

@@ -46,7 +46,7 @@ _VIEW_CODES = {"postero-anterior": "PA", "antero-posterior": "AP", "lateral": "L
 MAX_IMAGES = 6
 """`limit_images` of EditGRPO (taokz/EditGRPO at 5decc57)."""
 
-IMAGES_PER_UNIT = 512
+IMAGES_PER_UNIT = 256
 STUDIES_PER_METADATA_UNIT = 20_000
 
 _ROOTS = ("", "mimic-cxr-jpg/", "mimic-cxr-jpg/2.*/", "physionet.org/files/mimic-cxr-jpg/2.*/")
@@ -92,7 +92,7 @@ class _Index:
 
 
 def plan(raw: Path, params: Params) -> Iterator[Unit]:
-    """Subject ranges within each split, about 512 images each; unusable CSV rows are a unit of their own."""
+    """Subject ranges within each split, about 256 images each; unusable CSV rows are a unit of their own."""
     metadata = require(raw, "MIMIC-CXR-JPG metadata", *(f"{root}mimic-cxr-2.0.0-metadata.csv*" for root in _ROOTS))
     split = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _ROOTS))
     reports = first_existing(raw, *(f"{root}mimic-cxr-reports.zip" for root in _REPORT_ROOTS))

@@ -97,7 +97,7 @@ def load_json(path: Path, raw: Path, pairs_hook: Callable[[list[tuple[str, Any]]
 
 
 def load_rows(path: Path, raw: Path) -> list[Any]:
-    """A JSON file that must be one array of rows; the rows themselves may still be damaged."""
+    """A JSON file that must be one array of rows (each named by its index, from 0); a row may still be damaged."""
     rows = load_json(path, raw)
     if not isinstance(rows, list):
         raise NotThisSource(f"{relative(path, raw)}: not an array of rows; is it another file of that name?")

@@ -189,6 +189,13 @@ class Source:
     options: tuple[Option, ...] = ()
     variant: Callable[[Params], str] = lambda params: "paper" if params.get("paper_variant") else ""
     """Names the build directory `<source>.<variant>`; empty for the default reading."""
+    module: str = ""
+    """Where workers find `SOURCE`; `builders.<name>` if empty. A source may live outside this repository."""
+
+    @property
+    def module_name(self) -> str:
+        """Importable name of the defining module."""
+        return self.module or f"builders.{self.name}"
 
     def build_name(self, params: Params) -> str:
         """Directory and `build` column: `slake`, `slake.paper`; with --split, `medqa.test`."""

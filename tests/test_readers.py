@@ -1,0 +1,198 @@
+"""What is built opens in our reader and in everybody else's."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars
+import pyarrow.parquet as pq
+import pytest
+from conftest import run_module
+from PIL import Image
+
+from builders.registry import load
+from shards.reader import Build, BuildError
+from shards.schema import SAMPLE, canonical_json
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Demo builds of a picture source, a text source and a set with several pictures a sample."""
+    out = tmp_path_factory.mktemp("built")
+    for name, options in (("slake", []), ("medqa", []), ("mimic_cxr", ["--longitudinal"])):
+        raw = out / "raw" / name
+        done = run_module(
+            f"builders.{name}", "--demo", "--raw", str(raw), "--out", str(out / "built"), "--quiet", *options
+        )
+        assert done.returncode == 0, done.stderr
+    return out / "built"
+
+
+def tars(build: Path) -> list[str]:
+    return [str(path) for path in sorted((build / "shards").glob("*train*.tar"))]
+
+
+def test_records_have_exactly_the_schema(built: Path) -> None:
+    for name in ("slake", "medqa", "mimic_cxr.longitudinal"):
+        for sample in Build(built / name):
+            assert list(sample.record) == SAMPLE.names
+            assert len(sample.images) == len(sample.record["images"])
+
+
+def test_tar_members_are_the_manifests_bytes(built: Path) -> None:
+    """Plain tarfile, without our reader, gives the bytes that the reader finds by offset."""
+    opened = Build(built / "slake")
+    members: dict[str, bytes] = {}
+    for shard in sorted((built / "slake" / "shards").iterdir()):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                content = tar.extractfile(member)
+                assert content is not None and member.name not in members
+                members[member.name] = content.read()
+                assert (member.mtime, member.uid, member.gid, member.mode, member.uname) == (0, 0, 0, 0o644, "")
+    for sample in opened:
+        sample_id = sample.record["id"]
+        assert members.pop(f"{sample_id}.json") == canonical_json(sample.record)
+        for image, data in zip(sample.record["images"], sample.images, strict=True):
+            assert members.pop(f"{sample_id}.{image['file']}") == data
+    assert not members
+
+
+def test_random_access_agrees_with_reading_in_order(built: Path) -> None:
+    for name in ("slake", "medqa", "mimic_cxr.longitudinal"):
+        opened = Build(built / name)
+        in_order = list(opened)
+        assert [sample.record["id"] for sample in in_order] == opened.ids
+        for index in range(len(opened) - 1, -1, -7):
+            assert opened[index] == in_order[index]
+            assert opened.find(opened.ids[index]) == index
+        with pytest.raises(KeyError):
+            opened.find("no/such/sample")
+        with pytest.raises(IndexError):
+            opened[len(opened)]
+
+
+def test_roles_are_kept_apart(built: Path) -> None:
+    train, test = Build(built / "slake", role="train"), Build(built / "slake", role="eval")
+    assert len(train) + len(test) == len(Build(built / "slake"))
+    assert {s.record["role"] for s in train} == {"train"}
+    assert {s.record["role"] for s in test} == {"eval"}
+
+
+def test_webdataset(built: Path) -> None:
+    import webdataset
+
+    found = {s["__key__"]: s for s in webdataset.WebDataset(tars(built / "slake"), shardshuffle=False)}
+    for sample in Build(built / "slake", role="train"):
+        theirs = found.pop(sample.record["id"])
+        assert json.loads(theirs["json"]) == sample.record
+        assert theirs["0.jpg"] == sample.images[0]
+    assert not found
+
+
+def datasets_rows(code: str, cache: Path) -> Any:
+    """`datasets` in a process of its own, so that its caches stay in the test's folder."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_datasets_webdataset(built: Path, tmp_path: Path) -> None:
+    code = f"""
+import json
+from datasets import load_dataset
+rows = load_dataset("webdataset", data_files={{"train": {tars(built / "slake")!r}}}, split="train")
+print(json.dumps([[row["__key__"], row["json"]["answer"], row["0.jpg"].size] for row in rows]))"""
+    rows = datasets_rows(code, tmp_path)
+    expected = [
+        [s.record["id"], s.record["answer"], list(Image.open(io.BytesIO(s.images[0])).size)]
+        for s in Build(built / "slake", role="train")
+    ]
+    assert rows == expected
+
+
+def test_datasets_webdataset_with_several_images_a_sample(built: Path, tmp_path: Path) -> None:
+    """`datasets` infers columns from five samples, so sets whose samples differ need the features of the README."""
+    code = f"""
+import json
+from datasets import load_dataset
+from shards.hub import features
+rows = load_dataset("webdataset", data_files={{"train": {tars(built / "mimic_cxr.longitudinal")!r}}}, split="train",
+                    features=features(max_images=6))
+print(json.dumps([[row["__key__"], row["json"]["group"]["prior_study_id"],
+                   sum(row[f"{{i}}.jpg"] is not None for i in range(6))] for row in rows]))"""
+    rows = datasets_rows(code, tmp_path)
+    expected = [
+        [s.record["id"], s.record["group"]["prior_study_id"], len(s.images)]
+        for s in Build(built / "mimic_cxr.longitudinal", role="train")
+    ]
+    assert rows == expected
+    assert len({count for _, _, count in rows}) > 1
+
+
+def test_datasets_arrow(built: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in sorted((built / "medqa" / "shards").glob("*train*.arrow"))]
+    code = f"""
+import json
+from datasets import load_dataset
+rows = load_dataset("arrow", data_files={files!r}, split="train")
+print(json.dumps([[row["id"], row["options"], row["answer"]] for row in rows]))"""
+    expected = [[s.record["id"], s.record["options"], s.record["answer"]] for s in Build(built / "medqa", role="train")]
+    assert datasets_rows(code, tmp_path) == expected
+
+
+def test_polars(built: Path) -> None:
+    shard = next((built / "medqa" / "shards").glob("*train*.arrow"))
+    frame = polars.read_ipc(shard, memory_map=False)
+    assert frame["id"].to_list() == Build(built / "medqa", role="train").ids
+    manifest = polars.read_parquet(built / "medqa" / "manifest" / "medqa-train-00000.parquet")
+    assert manifest["sample_id"].to_list() == frame["id"].to_list()
+
+
+def test_duckdb_shell(built: Path, tmp_path: Path) -> None:
+    shell = Path(sys.executable).with_name("duckdb")
+    run_module("manifests.catalog", str(built), check=True)
+    for query, database in (
+        ("SELECT count(*) AS n FROM samples WHERE build = 'medqa'", str(built / "manifest.duckdb")),
+        (f"SELECT count(*) AS n FROM '{built}/medqa/manifest/medqa-*[0-9].parquet'", ":memory:"),
+    ):
+        done = subprocess.run([str(shell), "-json", database, query], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == [{"n": len(Build(built / "medqa"))}]
+
+
+def test_reader_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"no build\.json"):
+        Build(tmp_path)
+    (tmp_path / "build.json").write_text("{")
+    with pytest.raises(BuildError, match="not valid JSON"):
+        Build(tmp_path)
+    document = orjson.loads((built / "medqa" / "build.json").read_bytes())
+    (tmp_path / "build.json").write_bytes(orjson.dumps(document))
+    with pytest.raises(BuildError, match="run the builder again"):
+        Build(tmp_path)
+
+
+def test_manifest_tokens_and_stems_by_another_way(built: Path) -> None:
+    import bpe_openai
+
+    encoding = bpe_openai.get_encoding("o200k_base")
+    parts = sorted((built / "medqa" / "manifest").glob("*[0-9].parquet"))
+    rows = {row["sample_id"]: row for part in parts for row in pq.read_table(part).to_pylist()}
+    for sample in Build(built / "medqa"):
+        texts = [part["text"] for message in sample.record["messages"] for part in message["content"]]
+        assert rows[sample.record["id"]]["text_tokens"] == sum(len(encoding.encode(text)) for text in texts)
+    assert load("medqa").license in {row["license"] for row in rows.values()}

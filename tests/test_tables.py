@@ -1,0 +1,123 @@
+"""Row files read in ranges give every row once, in order, however they are cut."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from builders.source import NotThisSource, Reject
+from builders.tables import Row, table_rows, table_units
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=40)
+ROWS = st.lists(st.fixed_dictionaries({"id": st.integers(0, 10**9).map(str), "text": TEXT}), min_size=1, max_size=60)
+
+
+def encode(kind: str, rows: list[dict[str, str]], path: Path, group: int) -> Path:
+    name = path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), name, row_group_size=group)
+        return name
+    if kind.startswith("jsonl"):
+        # JSON Lines allows blank lines; they are no rows.
+        text = "\n".join(
+            json.dumps(row, ensure_ascii=bool(i % 2)) + ("\n  " if i % 5 == 4 else "") for i, row in enumerate(rows)
+        )
+    elif kind == "json":
+        text = json.dumps(rows, ensure_ascii=False, indent=group % 3 or None)
+    else:
+        buffer = io.StringIO(newline="")
+        writer = csv.writer(
+            buffer, delimiter="\t" if kind == "tsv" else ",", lineterminator="\r\n" if group % 2 else "\n"
+        )
+        writer.writerow(["id", "text"])
+        writer.writerows([row["id"], row["text"]] for row in rows)
+        text = buffer.getvalue()
+    data = text.encode()
+    name.write_bytes(gzip.compress(data, mtime=0) if kind.endswith(".gz") else data)
+    return name
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=ROWS,
+    kind=st.sampled_from(["parquet", "jsonl", "jsonl.gz", "json", "csv", "tsv", "csv.gz"]),
+    per_unit=st.integers(1, 70),
+    group=st.integers(1, 30),
+)
+def test_every_row_once_in_order(
+    tmp_path: Path, rows: list[dict[str, str]], kind: str, per_unit: int, group: int
+) -> None:
+    if kind in ("csv", "tsv", "csv.gz"):
+        rows = [row | {"text": row["text"].replace("\r", " ")} for row in rows]  # csv itself folds bare returns
+    path = encode(kind, rows, tmp_path, group)
+    units = list(table_units(tmp_path, [path], "train", "train", columns=("id", "text"), rows_per_unit=per_unit))
+    found: list[dict[str, Any]] = []
+    for unit in units:
+        part = list(table_rows(tmp_path, unit))
+        assert len(part) == unit.rows
+        assert all(isinstance(row, Row) for row in part)
+        found += [row.values for row in part if isinstance(row, Row)]
+    assert found == rows
+    assert len({unit.name for unit in units}) == len(units)
+
+
+def test_row_numbers_are_those_of_an_editor(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    (tmp_path / "a.csv").write_text('a,b\n1,"two\nlines"\n3,4\n')
+    for name, numbers in (("a.jsonl", ["1", "3"]), ("a.csv", ["3", "4"])):
+        for per_unit in (1, 10):
+            units = table_units(tmp_path, [tmp_path / name], "train", "train", rows_per_unit=per_unit)
+            assert [
+                row.number for unit in units for row in table_rows(tmp_path, unit) if isinstance(row, Row)
+            ] == numbers
+
+
+def test_damaged_rows_are_rejected_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": \n{"a": "\xff"}\n[1]\n{"a": 5}\n')
+    (tmp_path / "a.csv").write_bytes(b"a,b\n1,2\n1\n\xff,2\n3,4\n")
+    for name, kinds in (
+        ("a.jsonl", ["row", "bad_row", "not_utf8", "bad_row", "row"]),
+        ("a.csv", ["row", "bad_row", "not_utf8", "row"]),
+    ):
+        [unit] = table_units(tmp_path, [tmp_path / name], "train", "train")
+        rows = list(table_rows(tmp_path, unit))
+        assert [row.reason if isinstance(row, Reject) else "row" for row in rows] == kinds
+        assert len(rows) == unit.rows
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.json", b'[{"a": 1}, {"a": 2}', "ends early"),
+        ("a.json", b'[{"a": 1}, {"a": ', "broken JSON"),
+        ("a.json", b'{"a": 1}', "not an array"),
+        ("a.json", b'[{"a": "\xff"}]', "not UTF-8"),
+        ("a.json", b"", "ends early"),
+        ("a.csv", b"x,y\n1,2\n", "no column a"),
+        ("a.parquet", b"PAR1 no", "not readable as Parquet"),
+        ("a.xlsx", b"", "not a table"),
+    ],
+)
+def test_another_file_is_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(NotThisSource, match=message):
+        list(table_units(tmp_path, [tmp_path / name], "train", "train", columns=("a",)))
+
+
+def test_a_long_array_is_read_in_pieces(tmp_path: Path) -> None:
+    """Larger than the read buffer, with characters of several bytes at its seams."""
+    rows = [{"id": str(i), "text": "é" * (i % 3000)} for i in range(6000)]
+    (tmp_path / "a.json").write_text("\ufeff" + json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    units = list(table_units(tmp_path, [tmp_path / "a.json"], "train", "train", rows_per_unit=1000))
+    assert len(units) == 6
+    assert [row.values for unit in units for row in table_rows(tmp_path, unit) if isinstance(row, Row)] == rows
