@@ -21,8 +21,8 @@ from builders.tables import Row, convert_rows, table_rows, table_units
 
 SHORT_ROWS, LONG_ROWS = 60_000, 6_000
 _WORDS = (
-    "patient with acute chest pain fever and cough for two days history of hypertension diabetes mellitus type which of the "
-    "following is most likely diagnosis treatment drug choice nerve artery vein muscle carcinoma lesion biopsy shows cells"
+    "patient with acute chest pain fever and cough for two days history of hypertension diabetes mellitus type which "
+    "of the following is most likely diagnosis treatment drug choice nerve artery vein muscle carcinoma biopsy shows"
 ).split()
 
 
@@ -65,7 +65,8 @@ def _write_short(raw: Path) -> None:
 
     chance = random.Random(1)
     rows = [
-        {"id": f"{n:08d}-aaaa", "question": _text(chance, 14), **{f"op{x}": _text(chance, 3) for x in "abcd"}, "cop": n % 4}
+        {"id": f"{n:08d}-aaaa", "question": _text(chance, 14), "cop": n % 4}
+        | {f"op{letter}": _text(chance, 3) for letter in "abcd"}
         for n in range(SHORT_ROWS)
     ]
     pq.write_table(pa.Table.from_pylist(rows), raw / "train.parquet", row_group_size=10_000)
@@ -123,7 +124,8 @@ def _characters(raw: Path) -> int:
 
 
 def _build(raw: Path, folder: Path, number: int) -> None:
-    options = BuildOptions(raw=raw, out=folder / f"ours-{number}", params={"no_images": False, "split": None}, progress=False)
+    params = {"no_images": False, "split": None}
+    options = BuildOptions(raw=raw, out=folder / f"ours-{number}", params=params, progress=False)
     run(SOURCE, options, make_plan(SOURCE, options))
 
 

@@ -25,14 +25,18 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
     data = Path("data/demo") if args.demo else Path("data")
     raw = args.raw or data / "raw" / source.name
     out = args.out or data / "built"
-    if args.raw is None and not args.demo and not raw.is_dir():
+    if args.raw is None and not args.demo and not args.download and not raw.is_dir():
         parser.error(f"--raw is needed: the folder with the publisher's files ({raw} does not exist)")
     if args.workers < 1:
         parser.error("--workers must be at least 1")
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
     params: dict[str, Any] = {option.name: getattr(args, option.name) for option in source.options}
-    params |= {"no_images": args.no_images, "split": sorted(args.split) if args.split else None}
+    params |= {
+        "no_images": args.no_images,
+        "split": sorted(args.split) if args.split else None,
+        "licenses": sorted(args.licenses) if args.licenses else None,
+    }
 
     # Imported late, so that --help and usage errors answer at once.
     from builders.build import BuildOptions, BuildStopped, make_plan, run
@@ -50,6 +54,10 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
     try:
         if args.demo:
             source.write_demo(raw)
+        elif args.download:
+            from builders.download import download
+
+            download(source, raw, args.revision)
         plan = make_plan(source, options)
         if args.dry_run:
             _print_plan(source, plan, options, args.json)
@@ -111,8 +119,16 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         action="store_true",
         help="metadata only: ids and texts for audits before pictures are downloaded",
     )
+    add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--demo", action="store_true", help="write a small demo tree in the publisher's layout and build from it")
+    if source.hub_id:
+        fetch = f"first fetch {source.hub_id} into --raw (resumes)"
+        add("--download", action="store_true", help=fetch)
+        pinned = source.hub_revision or "must be given"
+        add("--revision", default=source.hub_revision, metavar="SHA", help=f"commit to fetch (default: {pinned})")
+    else:
+        parser.set_defaults(download=False, revision="")
     add("--shard-bytes", type=int, default=1 << 30, metavar="N", help="close a shard at this size (default 1 GiB)")
     add("--max-damaged", type=int, metavar="N", help="stop past N damaged rows (default: 5 %% of all, at least 100)")
     add("--json", action="store_true", help="print the summary as JSON, no progress bar")

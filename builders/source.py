@@ -27,6 +27,7 @@ RULE_REASONS: dict[str, str] = {
     "duplicate_item": "the publisher repeats this item; nothing to do",
     "empty_answer": "the publisher left the answer empty; nothing to do",
     "empty_question": "the publisher left the question empty; nothing to do",
+    "license_not_allowed": "its licence is not on the --licenses list; nothing to do",
     "no_findings": "the report has no FINDINGS section; nothing to do",
     "no_impression": "the report has no IMPRESSION section; nothing to do",
     "no_usable_view": "the study has special views only; nothing to do",
@@ -36,6 +37,7 @@ RULE_REASONS: dict[str, str] = {
 }
 DAMAGED_REASONS: dict[str, str] = {
     "animated_image": "only still pictures are read; export one frame",
+    "bad_archive": "the archive is damaged or ends early; fetch it again",
     "bad_field": "a field has a value it cannot have; fetch the file again",
     "bad_id": "an identifier has the wrong shape (columns swapped?); fetch the file again",
     "bad_row": "the row cannot be parsed; fetch the file again",
@@ -162,6 +164,17 @@ class Option:
 
 
 @dataclass(frozen=True)
+class PaperRow:
+    """A row of the recipe's tables that this source stands for."""
+
+    name: str
+    stage: Literal["PT", "MT", "IT", "EVAL"]
+    count: int
+    note: str = ""
+    """Why ours differs, and which options reproduce the recipe's count, in one line; empty where it does not differ."""
+
+
+@dataclass(frozen=True)
 class Source:
     """Everything the framework needs to know about one dataset."""
 
@@ -189,6 +202,13 @@ class Source:
     options: tuple[Option, ...] = ()
     variant: Callable[[Params], str] = lambda params: "paper" if params.get("paper_variant") else ""
     """Names the build directory `<source>.<variant>`; empty for the default reading."""
+    paper_rows: tuple[PaperRow, ...] = ()
+    hub_id: str = ""
+    """`owner/name` of the dataset repository on the Hugging Face hub; `--download` fetches it."""
+    hub_revision: str = ""
+    """Commit to fetch; pinned, so that two sites build the same bytes. Empty: `--revision` must say it."""
+    hub_files: tuple[str, ...] = ()
+    """Glob patterns of the files the builder reads."""
     module: str = ""
     """Where workers find `SOURCE`; `builders.<name>` if empty. A source may live outside this repository."""
 

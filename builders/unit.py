@@ -21,9 +21,9 @@ from manifests.atomic import write_atomic
 from manifests.digest import file_sha256
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
-from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, stem_options_sha256, text_sha256
+from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from manifests.tiles import tile_count
-from shards.schema import GROUP_KEYS, canonical_json, conform
+from shards.schema import GROUP_KEYS, canonical_json
 from shards.strip import DamagedImage, StrippedImage, sniff, strip_metadata
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
@@ -32,6 +32,7 @@ RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {TOKENIZER}"
 CACHED_PICTURES = 64
 """Decoded once though several samples show it: a study's images come back as the next study's prior within one unit."""
 
+_NO_GROUP: dict[str, str | None] = dict.fromkeys(GROUP_KEYS)
 _CAPTION_TASKS = frozenset({"caption", "report"})
 _EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 _OTHER_FORMATS = (b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
@@ -153,19 +154,27 @@ class _UnitWork:
     def sample(self, sample: Sample) -> None:
         """Write a sample, or reject its row where a picture cannot be used or the id occurred before."""
         sample_id = f"{self.source.name}/{self.unit.split}/{sample.key}"
+        allowed = self.job.params.get("licenses")
         try:
             if sample_id in self._ids:
                 raise InputError("duplicate_id", sample.file, sample_id)
+            if allowed is not None and (sample.license or self.source.license) not in allowed:
+                raise InputError("license_not_allowed", sample.file, sample.license or self.source.license)
             pictures = [] if self.job.metadata_only else [self._picture(image) for image in sample.images]
         except InputError as error:
             detail = f"{error.file}: {error.detail}" if error.file != sample.file else error.detail
             self.reject(Reject(sample.file, sample.row, error.reason, detail.rstrip(": ")))
             return
-        self._ids.add(sample_id)
         record = self._record(sample_id, sample, pictures)
-        json = canonical_json(record)
+        try:
+            json = canonical_json(record)
+        except TypeError:  # half a surrogate pair, as JSON may spell it, is no text
+            self.reject(Reject(sample.file, sample.row, "not_utf8"))
+            return
+        self._ids.add(sample_id)
+        stem, stem_options = question_sha256(sample.question, [text for _, text in sample.options or ()])
         members = [(f"{i}.{picture.stripped.format}", picture.stripped.data) for i, picture in enumerate(pictures)]
-        place = self.writer.add(record, json, members)
+        place = self.writer.add(sample_id, json, members)
         tiles = [tile_count(p.print.width, p.print.height, len(pictures)) for p in pictures]
         self.samples.append(
             {
@@ -180,8 +189,8 @@ class _UnitWork:
                 "n_images": len(sample.images),
                 "tiles": None if self.job.metadata_only and sample.images else sum(tiles),
                 "text_tokens": sum(map(count_tokens, _texts(record))),
-                "stem_sha256": text_sha256(sample.question),
-                "stem_options_sha256": stem_options_sha256(sample.question, (text for _, text in sample.options or ())),
+                "stem_sha256": stem,
+                "stem_options_sha256": stem_options,
                 "caption_sha256": text_sha256(_target(record)) if record["task"] in _CAPTION_TASKS else None,
                 **record["group"],
                 "file": sample.file,
@@ -232,8 +241,9 @@ class _UnitWork:
         }
 
     def _record(self, sample_id: str, sample: Sample, pictures: list[_Picture]) -> dict[str, Any]:
-        if unknown := sample.group.keys() - set(GROUP_KEYS):
-            raise RuntimeError(f"{self.source.name}: unknown group ids {sorted(unknown)}")
+        group = _NO_GROUP | sample.group
+        if len(group) != len(GROUP_KEYS):
+            raise RuntimeError(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
         images = [
             {
                 "file": f"{i}.{pictures[i].stripped.format}" if pictures else None,
@@ -248,27 +258,25 @@ class _UnitWork:
         options = None
         if sample.options is not None:
             options = [{"label": label, "text": text} for label, text in sample.options]
-        return conform(
-            {
-                "id": sample_id,
-                "source": self.source.name,
-                "role": self.unit.role,
-                "split": self.unit.split,
-                "subset": sample.subset,
-                "stage": self.stage,
-                "task": sample.task or self.source.task,
-                "messages": sample.messages,
-                "question": sample.question,
-                "options": options,
-                "answer": sample.answer,
-                "images": images,
-                "group": {key: sample.group.get(key) for key in GROUP_KEYS},
-                "license": sample.license or self.source.license,
-                "access": self.source.access,
-                "metadata_only": self.job.metadata_only,
-                "provenance": {"file": sample.file, "row": sample.row},
-            }
-        )
+        return {
+            "id": sample_id,
+            "source": self.source.name,
+            "role": self.unit.role,
+            "split": self.unit.split,
+            "subset": sample.subset,
+            "stage": self.stage,
+            "task": sample.task or self.source.task,
+            "messages": sample.messages,
+            "question": sample.question,
+            "options": options,
+            "answer": sample.answer,
+            "images": images,
+            "group": group,
+            "license": sample.license or self.source.license,
+            "access": self.source.access,
+            "metadata_only": self.job.metadata_only,
+            "provenance": {"file": sample.file, "row": sample.row},
+        }
 
     def _picture(self, image: Image) -> _Picture:
         picture = self._pictures.get(image.file)
@@ -323,7 +331,7 @@ def _read_picture(image: Image) -> _Picture:
     if kind is None:
         known = any(data.startswith(magic) for magic in _OTHER_FORMATS)
         raise InputError("unsupported_image" if known else "corrupt_image", image.file, f"starts with {data[:4].hex()}")
-    if expected != kind:
+    if expected is not None and expected != kind:
         raise InputError("format_mismatch", image.file, f"holds {kind}")
     try:
         stripped = strip_metadata(data)

@@ -8,6 +8,7 @@ them); a perceptual hash is an unsigned 64-bit integer; in a metadata-only build
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +99,27 @@ class Columns:
     def __init__(self, schema: pa.Schema, constants: Mapping[str, Any]) -> None:
         self.schema, self.constants = schema, dict(constants)
         self._names = [name for name in schema.names if name not in self.constants]
-        self._values: dict[str, list[Any]] = {name: [] for name in self._names}
-        self.rows = 0
+        self._pick = itemgetter(*self._names)
+        self._rows: list[tuple[Any, ...]] = []
+
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return len(self._rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row; every column that is no constant must be there."""
-        for name in self._names:
-            self._values[name].append(row[name])
-        self.rows += 1
+        self._rows.append(self._pick(row))
 
     def table(self) -> pa.Table:
         """The rows as an Arrow table of the schema; a NULL in a required column is a `ValueError`."""
+        values = dict(zip(self._names, zip(*self._rows, strict=True), strict=True)) if self._rows else {}
         columns = []
         for field in self.schema:
             if field.name in self.constants:
                 column = pa.repeat(pa.scalar(self.constants[field.name], field.type), self.rows)
             else:
-                column = pa.array(self._values[field.name], field.type)
+                column = pa.array(values.get(field.name, ()), field.type)
             if not field.nullable and column.null_count:
                 raise ValueError(f"{field.name}: {column.null_count} rows have no value where one is required")
             columns.append(column)

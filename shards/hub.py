@@ -1,7 +1,7 @@
 """`datasets` features of our tar shards, for sets whose samples differ in their number of images.
 
-`load_dataset("webdataset", ...)` infers columns from a shard's first five samples; where these do not stand for the rest,
-pass `features=features(max_images)`. Needs the `datasets` package (extras `bench` and `dev`).
+`load_dataset("webdataset", ...)` infers columns from a shard's first five samples; where these do not stand for the
+rest, pass `features=features(max_images)`. Needs the `datasets` package (extras `bench` and `dev`).
 """
 
 from __future__ import annotations
@@ -17,5 +17,10 @@ def features(max_images: int, extensions: tuple[str, ...] = ("jpg",)) -> Any:
 
     columns: dict[str, Any] = {f"{i}.{ext}": Image() for i in range(max_images) for ext in extensions}
     return Features(
-        {"json": dict(Features.from_arrow_schema(SAMPLE)), **columns, "__key__": Value("string"), "__url__": Value("string")}
+        {
+            "json": dict(Features.from_arrow_schema(SAMPLE)),
+            **columns,
+            "__key__": Value("string"),
+            "__url__": Value("string"),
+        }
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
+import pyarrow.json as pj
 
 SCHEMA_VERSION = 1
 
@@ -61,8 +62,16 @@ def canonical_json(record: Mapping[str, Any]) -> bytes:
     return orjson.dumps(record)
 
 
-def conform(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with exactly the schema's fields in the schema's order; an unknown or missing one is a `KeyError`."""
-    if record.keys() != set(SAMPLE.names):
-        raise KeyError(f"sample fields differ from the schema: {sorted(set(SAMPLE.names) ^ record.keys())}")
-    return {name: record[name] for name in SAMPLE.names}
+def record_batch(lines: list[bytes]) -> pa.RecordBatch:
+    """Samples, each as its canonical JSON, as one Arrow batch of the schema.
+
+    Arrow's own JSON reader is several times faster than converting dictionaries, and refuses unknown fields.
+    """
+    data = b"\n".join(lines)
+    table = pj.read_json(
+        pa.BufferReader(data),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(data) + 1),
+        parse_options=pj.ParseOptions(explicit_schema=SAMPLE, unexpected_field_behavior="error"),
+    )
+    [batch] = table.combine_chunks().to_batches()
+    return batch

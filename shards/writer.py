@@ -8,15 +8,15 @@ images follow as `<id>.0.jpg`, `<id>.1.png`: the grouping that every WebDataset 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
 from manifests.atomic import AtomicFile
-from shards.schema import SAMPLE
+from shards.schema import SAMPLE, record_batch
 
 SHARD_BYTES = 1 << 30
 """A shard is closed once it has reached this size: about a gigabyte, which suits object stores."""
@@ -49,8 +49,8 @@ class Location:
 class ShardWriter(Protocol):
     """What the build loop needs of a writer."""
 
-    def add(self, record: Mapping[str, Any], json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
-        """Append one sample: its record, the record's canonical JSON and (extension, bytes) of its images."""
+    def add(self, sample_id: str, json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
+        """Append one sample: its id, its canonical JSON and (extension, bytes) of its images."""
 
     def close(self) -> list[ShardFile]:
         """Finish and name the shards written."""
@@ -78,15 +78,15 @@ class TarShardWriter:
         self._file: AtomicFile | None = None
         self._samples = 0
 
-    def add(self, record: Mapping[str, Any], json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
+    def add(self, sample_id: str, json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
         """Append one sample; starts the next shard where this one is full."""
         if self._file is not None and self._file.size >= self.shard_bytes:
             self._finish()
         if self._file is None:
             self._file = AtomicFile(self.folder / f"{self.stem}-{len(self._done):05d}.tar")
         name = self._file.path.name
-        offset = self._member(f"{record['id']}.json", json)
-        places = tuple((self._member(f"{record['id']}.{ext}", data), len(data)) for ext, data in images)
+        offset = self._member(f"{sample_id}.json", json)
+        places = tuple((self._member(f"{sample_id}.{ext}", data), len(data)) for ext, data in images)
         self._samples += 1
         return Location(name, offset, len(json), places)
 
@@ -127,10 +127,10 @@ class ArrowShardWriter:
         self._schema = SAMPLE.with_metadata({"metadata_only": "true" if metadata_only else "false"})
         self._done: list[ShardFile] = []
         self._file: AtomicFile | None = None
-        self._batch: list[dict[str, Any]] = []
+        self._batch: list[bytes] = []
         self._samples = 0
 
-    def add(self, record: Mapping[str, Any], json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
+    def add(self, sample_id: str, json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
         """Append one sample; `images` must be empty."""
         if images:
             raise ValueError("an Arrow shard holds no images")
@@ -141,7 +141,7 @@ class ArrowShardWriter:
             self._file = AtomicFile(self.folder / f"{self.stem}-{len(self._done):05d}.arrow")
             self._writer = pa.ipc.new_file(self._file, self._schema)
         place = Location(self._file.path.name, self._samples, len(json))
-        self._batch.append(dict(record))
+        self._batch.append(json)
         self._samples += 1
         if len(self._batch) == ARROW_BATCH_ROWS:
             self._flush()
@@ -149,7 +149,7 @@ class ArrowShardWriter:
 
     def _flush(self) -> None:
         if self._batch:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._batch, schema=self._schema))
+            self._writer.write_batch(record_batch(self._batch).cast(self._schema))
             self._batch = []
 
     def _finish(self) -> None:
