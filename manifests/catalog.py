@@ -1,0 +1,400 @@
+"""The catalogue: DuckDB views over every build's `build.json` and Parquet parts. Nothing is copied.
+
+    python -m manifests.catalog data
+
+writes `data/manifest.duckdb`, which holds the views alone: it may be deleted at any time and is rebuilt in seconds.
+Run it again after a build was added or the folder was moved (the views name files by their absolute paths).
+`python -m manifests.sql` and the audits do not need the file: they make the same views in memory.
+
+Views:
+    builds     one row a build: source, licence, parameters, digests, counts
+    units      one row a unit: rows read, kept, rejected, damaged, as the build counted them
+    shards     one row a shard file, with its digest
+    published  rows a split has at the publisher
+    samples, images, rejects   the Parquet parts (columns: manifests/parts.py)
+    ids        every group id of every sample and of its images, as (kind, value), without duplicates
+    id_rows    the same with duplicates: cheaper where a query narrows it down first
+    build_json what the four views at the top read
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import math
+import os
+import shlex
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+BUILD_FILE = "build.json"
+DATABASE = "manifest.duckdb"
+MAX_DEPTH = 4
+FORMAT = 1
+_MAX_CELL = 72
+
+# Files in the storage version that is the default of DuckDB 2.0 are refused by the shell 1.5; it opens this one.
+_STORAGE_VERSION = "v1.0.0"
+
+_JSON_COLUMNS = {
+    "build": "VARCHAR",
+    "source": "STRUCT(name VARCHAR, title VARCHAR, homepage VARCHAR, revision VARCHAR, license VARCHAR, "
+    "access VARCHAR, stage VARCHAR, task VARCHAR, modality VARCHAR, paper VARCHAR)",
+    "parameters": "JSON",
+    "code_sha256": "VARCHAR",
+    "fingerprint_recipe": "VARCHAR",
+    "schema_version": "INTEGER",
+    "manifest_version": "INTEGER",
+    "metadata_only": "BOOLEAN",
+    "units": 'STRUCT(unit VARCHAR, role VARCHAR, split VARCHAR, "read" BIGINT, kept BIGINT, rejected BIGINT, '
+    'damaged BIGINT, shards STRUCT("file" VARCHAR, bytes BIGINT, sha256 VARCHAR, samples BIGINT)[])[]',
+    "counts": "JSON",
+    "published": "MAP(VARCHAR, BIGINT)",
+    "root": "VARCHAR",
+}
+
+# Views over build_json, in the order in which they need each other.
+_BUILD_VIEWS = {
+    "units": """
+        SELECT build, u.unit, u.role, u.split, u."read", u.kept, u.rejected, u.damaged
+        FROM (SELECT build, unnest(units) AS u FROM build_json)
+    """,
+    "shards": """
+        SELECT build, unit, s."file", s.bytes, s.sha256, s.samples
+        FROM (SELECT build, u.unit AS unit, unnest(u.shards) AS s
+              FROM (SELECT build, unnest(units) AS u FROM build_json))
+    """,
+    "published": """
+        SELECT build, p.key AS split, p.value AS "rows"
+        FROM (SELECT build, unnest(map_entries(published)) AS p FROM build_json)
+    """,
+    "builds": """
+        SELECT j.build, parse_dirpath(j.filename) AS path, j.source.name AS source, j.source.title AS title,
+               j.source.homepage AS homepage, j.source.revision AS revision, j.source.license AS license,
+               j.source.access AS access, j.source.stage AS stage, j.source.task AS task,
+               j.source.modality AS modality, j.source.paper AS paper, j.metadata_only,
+               coalesce(u.units, 0) AS units, coalesce(u."read", 0) AS "read", coalesce(u.kept, 0) AS kept,
+               coalesce(u.rejected, 0) AS rejected, coalesce(u.damaged, 0) AS damaged,
+               j.parameters, j.counts, j.code_sha256, j.fingerprint_recipe, j.schema_version, j.manifest_version,
+               j.root
+        FROM build_json j
+        LEFT JOIN (SELECT build, count(*) AS units, sum("read")::BIGINT AS "read", sum(kept)::BIGINT AS kept,
+                          sum(rejected)::BIGINT AS rejected, sum(damaged)::BIGINT AS damaged
+                   FROM units GROUP BY build) u USING (build)
+    """,
+}
+
+_READ_AND_PUBLISHED = """
+    SELECT build, split, u.role, p."rows" AS published, coalesce(u."read", 0) AS "read", coalesce(u.kept, 0) AS kept,
+           coalesce(u.rejected, 0) AS rejected, coalesce(u.damaged, 0) AS damaged
+    FROM (SELECT build, split, role, sum("read")::BIGINT AS "read", sum(kept)::BIGINT AS kept,
+                 sum(rejected)::BIGINT AS rejected, sum(damaged)::BIGINT AS damaged
+          FROM units GROUP BY ALL) u
+    FULL JOIN published p USING (build, split)
+    ORDER BY build, u.role DESC NULLS LAST, split
+"""
+
+
+class CatalogError(Exception):
+    """One line: which file stands in the way, and what to do."""
+
+
+@dataclass(frozen=True)
+class _Build:
+    folder: Path
+    record: dict[str, Any]
+
+
+def find_builds(data: Path) -> list[Path]:
+    """Folders at most four levels under `data` (itself included) that hold a `build.json`, sorted.
+
+    A build within a build is not looked for. Links are followed, each folder once.
+
+    Raises: `CatalogError` if there is none, one cannot be read, or two hold a build of the same name.
+    """
+    return [build.folder for build in _load(data)]
+
+
+def connect(data: Path, database: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open the catalogue's views over everything under `data`: in memory, or in the file `database`.
+
+    Raises: `CatalogError`.
+    """
+    import duckdb
+
+    builds = _load(data)
+    config: dict[str, str | bool | int | float | list[str]] = {
+        # DuckDB's own choice is `.tmp` in the working folder. It makes the folder when it first spills, and removes it.
+        "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
+        "autoinstall_known_extensions": False,  # no network, ever; JSON and Parquet are built in
+    }
+    if database:
+        config["storage_compatibility_version"] = _STORAGE_VERSION
+    connection = duckdb.connect(str(database) if database else ":memory:", config=config)
+    try:
+        for name, query in _views(builds, lambda schema: _no_rows(connection, schema)):
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
+    except duckdb.Error as error:
+        connection.close()
+        raise CatalogError(f"{one_line(error)}: build it again") from error
+    return connection
+
+
+def write_catalog(data: Path) -> Path:
+    """Write `DATA/manifest.duckdb` atomically; returns its path."""
+    from manifests.atomic import write_atomic
+
+    target = data / DATABASE
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / DATABASE
+        connect(data, temporary).close()
+        # The log of a shell that wrote into the old file would be replayed into the new one.
+        target.with_name(target.name + ".wal").unlink(missing_ok=True)
+        write_atomic(target, temporary.read_bytes())
+    return target
+
+
+def _load(data: Path) -> list[_Build]:
+    builds = [_Build(folder, _read_record(folder / BUILD_FILE)) for folder in sorted(_walk(data))]
+    if not builds:
+        raise CatalogError(f"{data}: no {BUILD_FILE} here or in {MAX_DEPTH} levels of folders; run a builder first")
+    folders: dict[str, Path] = {}
+    for build in builds:
+        other = folders.setdefault(build.record["build"], build.folder)
+        if other != build.folder:
+            raise CatalogError(
+                f"{build.folder / BUILD_FILE}: {other} holds a build of the same name, {build.record['build']}; "
+                "move one of them out of the data folder"
+            )
+    return builds
+
+
+def _walk(data: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    level = [str(data)]
+    try:
+        for _ in range(MAX_DEPTH + 1):
+            below = []
+            for folder in level:
+                status = os.stat(folder)  # noqa: PTH116 - raw trees hold hundreds of thousands of names; Path is slow
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                with os.scandir(folder) as entries:
+                    is_folder = {entry.name: _is_folder(entry) for entry in entries}
+                if BUILD_FILE in is_folder:
+                    yield Path(folder)
+                else:
+                    below += [os.path.join(folder, name) for name in sorted(is_folder) if is_folder[name]]
+            level = below
+    except OSError as error:
+        raise CatalogError(f"{error.filename}: {error.strerror}; name a readable folder of builds") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link that leads nowhere or to itself is no folder; `entry.is_dir()` alone raises for the latter.
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read a `build.json` and check what the views rely on: versions, and that its parts are there in full size."""
+    from manifests.parts import MANIFEST_VERSION
+
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        versions = record["format"], record["manifest_version"]
+        if versions != (FORMAT, MANIFEST_VERSION):
+            raise CatalogError(
+                f"{path}: format {versions[0]}, manifest version {versions[1]}, where {FORMAT} and {MANIFEST_VERSION} "
+                "are read; build it again"
+            )
+        for part in _parts(record):
+            file = path.parent / part["file"]
+            if not file.is_file():
+                raise CatalogError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
+            if file.stat().st_size != part["bytes"]:
+                # A build that was started anew and stopped, or a half-copied folder.
+                raise CatalogError(
+                    f"{file}: {file.stat().st_size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again"
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CatalogError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
+    return record
+
+
+def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for unit in record["units"]:
+        yield from unit["parts"]
+
+
+def _kind(file: str) -> str:
+    if file.startswith("rejects/"):
+        return "rejects"
+    return "images" if file.endswith(".images.parquet") else "samples"
+
+
+def _views(builds: Sequence[_Build], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
+    """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
+    from manifests.parts import IMAGES, REJECTS, SAMPLES
+    from shards.schema import GROUP_KEYS
+
+    records = [build.folder / BUILD_FILE for build in builds]
+    columns = ", ".join(f'"{name}": {_text(kind)}' for name, kind in _JSON_COLUMNS.items())
+    # DuckDB wants to know how long one JSON value may be; its own limit is 16 MiB.
+    longest = max(16 << 20, *(2 * record.stat().st_size for record in records))
+    yield (
+        "build_json",
+        f"FROM read_json({_files(records)}, columns={{{columns}}}, format='unstructured', "
+        f"maximum_object_size={longest}, filename=true, hive_partitioning=false)",
+    )
+    yield from _BUILD_VIEWS.items()
+    files: dict[str, list[Path]] = {"samples": [], "images": [], "rejects": []}
+    for build in builds:
+        for part in _parts(build.record):
+            files[_kind(part["file"])].append(build.folder / part["file"])
+    for name, schema in ("samples", SAMPLES), ("images", IMAGES), ("rejects", REJECTS):
+        if files[name]:
+            # Folders named like `x=1` must not become columns.
+            yield name, f"FROM read_parquet({_files(files[name])}, hive_partitioning=false)"
+        else:
+            yield name, empty(schema)
+    # A prior study is a study: a train row that shows a test row's prior study has seen it.
+    ids = [("samples", "study_id" if key == "prior_study_id" else key, key) for key in GROUP_KEYS]
+    ids += [("images", key, key) for key in ("image_id", "study_id", "subject_id")]
+    yield (
+        "id_rows",
+        " UNION ALL ".join(
+            f"(FROM {table} SELECT build, role, split, subset, sample_id, '{kind}' AS kind, {column} AS value "
+            f"WHERE {column} IS NOT NULL)"
+            for table, kind, column in ids
+        ),
+    )
+    yield "ids", "SELECT DISTINCT * FROM id_rows"
+
+
+def _files(paths: Iterable[Path]) -> str:
+    """Name files in SQL: a list of absolute paths that DuckDB takes literally."""
+    return "[" + ", ".join(_text(glob.escape(os.path.abspath(path))) for path in paths) + "]"  # noqa: PTH100
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
+    """Write the query that has the schema's columns and no rows."""
+    empty = connection.from_arrow(schema.empty_table())
+    columns = (f'NULL::{kind} AS "{name}"' for name, kind in zip(empty.columns, empty.types, strict=True))
+    return f"SELECT {', '.join(columns)} WHERE false"
+
+
+def one_line(error: Exception) -> str:
+    """Put an error's message on one line, without DuckDB's excerpt of the statement."""
+    return " ".join(str(error).split("\n\nLINE ")[0].split())
+
+
+def plain(value: object) -> Any:
+    """Turn a value into what JSON has: digests and other bytes become hexadecimal text, dates and decimals text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).hex()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Rows as aligned text, numbers to the right; a long cell is cut, so that a thumbnail does not fill the screen."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    right = [
+        bool(rows) and all(value is None or isinstance(value, int | float) for value in column)
+        for column in (zip(*rows, strict=True) if rows else [()] * len(columns))
+    ]
+    lines = [list(columns), ["-" * width for width in widths], *cells]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: object) -> str:
+    value = "NULL" if value is None else plain(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    # Line breaks and terminal control codes must not reach the terminal.
+    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m manifests.catalog",
+        description="Write DATA/manifest.duckdb (views over every build under DATA) and show what was built.",
+        epilog="example: python -m manifests.catalog data",
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds (at most four levels deep)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
+    try:
+        database = write_catalog(options.data)
+        with connect(options.data) as connection:
+            builds = _rows(connection, "SELECT * FROM builds ORDER BY build")
+            splits = _rows(connection, _READ_AND_PUBLISHED)
+    except (CatalogError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    if options.json:
+        for build in builds:
+            build["parameters"], build["counts"] = json.loads(build["parameters"]), json.loads(build["counts"])
+            build["splits"] = [
+                {name: value for name, value in split.items() if name != "build"}
+                for split in splits
+                if split["build"] == build["build"]
+            ]
+        print(json.dumps({"data": str(options.data), "database": str(database), "builds": builds}, indent=2))
+        return 0
+    print(format_table(list(splits[0]) if splits else ["build"], [list(split.values()) for split in splits]))
+    for build in builds:
+        if build["metadata_only"]:
+            print(f"{build['build']} was built without pictures: only ids and texts can be compared")
+    quoted = shlex.quote(str(database))
+    print(
+        f"\n{database} holds the views; look into them with\n"
+        f'    duckdb -readonly {quoted} "FROM builds"\n'
+        f"    python -m manifests.sql {shlex.quote(str(options.data))} --audit all"
+    )
+    return 0
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    import duckdb
+
+    try:
+        cursor = connection.execute(query)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
+    except duckdb.Error as error:  # a value in some build.json that is not of the type it should be
+        raise CatalogError(f"{one_line(error)}: build it again") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
