@@ -40,7 +40,7 @@ def _figure(seed: int) -> Pillow.Image:
     """A 720 x 540 colour figure: tinted picture, label and arrow; about 58 kB at quality 85."""
     from builders.phantoms import make, render
 
-    grey = render(make(seed, "LATERAL" if seed % 2 else "PA"), 540).resize((720, 540))
+    grey = render(make(seed, "PA"), 540).resize((720, 540))
     tinted = Pillow.merge("RGB", [grey.point([min(255, int(v * f)) for v in range(256)]) for f in (1.0, 0.8, 0.9)])
     draw = ImageDraw.Draw(tinted)
     draw.line((60, 60, 160, 140), fill=(255, 240, 0), width=5)

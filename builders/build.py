@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -43,6 +43,10 @@ PROJECT_PACKAGES = ("builders", "filters", "manifests", "shards")
 MAX_DAMAGED_SHARE = 0.05
 MAX_DAMAGED_FLOOR = 100
 """Default budget of damaged rows: 5 % of the rows planned, but never less than 100 (small sets would stop at one)."""
+
+
+ROWS_WORTH_PROCESSES = 200
+"""Below this a build runs in this process: starting others takes longer than the work."""
 
 
 class BuildStopped(Exception):
@@ -113,8 +117,11 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     return Plan(build, target, jobs, reusable)
 
 
-def run(source: Source, options: BuildOptions, plan: Plan) -> dict[str, Any]:
-    """Carry out a plan; returns what was written to `build.json`. Raises `BuildStopped` with one clear line."""
+def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None) -> dict[str, Any]:
+    """Carry out a plan; returns what was written to `build.json`. Raises `BuildStopped` with one clear line.
+
+    `bar` is a tqdm bar that several builds share; without it the build shows its own.
+    """
     resume = options.out / ".resume" / plan.build
     for folder in (*(plan.target / name for name in FOLDERS), resume):
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,7 +130,8 @@ def run(source: Source, options: BuildOptions, plan: Plan) -> dict[str, Any]:
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
         if len(plan.reusable) < len(plan.jobs):
             (plan.target / "build.json").unlink(missing_ok=True)
-        records = _run_units(plan, options)
+        with bar_for(plan, options) if bar is None else nullcontext(bar) as shown:
+            records = _run_units(plan, options, shown)
         document = _document(source, options, plan, [records[job.unit.name] for job in plan.jobs])
         _remove_strays(plan.target, document)
         _remove_stray_ledgers(resume, plan)
@@ -231,37 +239,34 @@ def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
             raise BuildStopped(f"{plan.target} holds a full build, which {word} would replace; choose another --out")
 
 
-def _run_units(plan: Plan, options: BuildOptions) -> dict[str, dict[str, Any]]:
+def bar_for(plan: Plan, options: BuildOptions) -> Any:
+    """A progress bar over a plan's rows, with rate, time left and counts."""
+    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress, smoothing=0.05)
+
+
+def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:
     records = dict(plan.reusable)
     pending = [job for job in plan.jobs if job.unit.name not in records]
     budget = options.max_damaged
     if budget is None:
         budget = max(MAX_DAMAGED_FLOOR, int(MAX_DAMAGED_SHARE * plan.rows))
-    bar = tqdm(
-        total=plan.rows,
-        initial=plan.rows - sum(job.take for job in pending),
-        unit="row",
-        desc=plan.build,
-        disable=not options.progress,
-        smoothing=0.05,
-    )
+    bar.update(plan.rows - sum(job.take for job in pending))
     damaged = sum(record["damaged"] for record in records.values())
-    with bar:
-        for record in _outcomes(pending, options.workers, bar):
-            records[record["unit"]] = record
-            damaged += record["damaged"]
-            if damaged > budget:
-                raise BuildStopped(
-                    f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}; look at "
-                    f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
-                )
-            bar.set_postfix(kept=sum(r["kept"] for r in records.values()), damaged=damaged, refresh=False)
+    for record in _outcomes(pending, options.workers, bar):
+        records[record["unit"]] = record
+        damaged += record["damaged"]
+        if damaged > budget:
+            raise BuildStopped(
+                f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}; look at "
+                f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
+            )
+        bar.set_postfix(kept=sum(r["kept"] for r in records.values()), damaged=damaged, refresh=False)
     return records
 
 
 def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str, Any]]:
     """Records of the jobs as they finish; in this process for one worker, else in spawned ones."""
-    if workers <= 1 or len(jobs) <= 1:
+    if workers <= 1 or len(jobs) <= 1 or sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES:
         for job in jobs:
             yield build_unit(job, bar.update)
         return

@@ -5,6 +5,7 @@ Runs in a worker process. Everything it writes depends only on the raw rows, the
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib
 from collections import OrderedDict
@@ -82,6 +83,9 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
     """
     source, unit = load_source(job.module), job.unit
     work = _UnitWork(source, job)
+    # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         for done, outcome in enumerate(islice(source.read(job.raw, unit, job.params), job.take), 1):
             if isinstance(outcome, Reject):
@@ -100,6 +104,9 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
     except BaseException:
         work.writer.discard()
         raise
+    finally:
+        if collecting:
+            gc.enable()
     write_atomic(job.ledger, orjson.dumps({"key": job.key, "record": record}))
     return record
 

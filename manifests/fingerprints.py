@@ -37,6 +37,8 @@ IMAGE_RECIPE = (
 )
 """Hashes are comparable only under the same recipe; it stands in every manifest part."""
 
+_FORMATS = {"jpg": ("JPEG",), "png": ("PNG",)}
+
 # Rows of the 32-point DCT-II (scipy.fftpack's unnormalised convention up to a common factor), scaled to integers:
 # 255 * 32 * 2^20 * 32 * 2^20 < 2^59, so two passes fit 64 bits exactly.
 _n = np.arange(HASH_PIXELS)
@@ -66,14 +68,15 @@ def fingerprint(image: StrippedImage) -> ImageFingerprint:
     if image.frames > 1:
         raise DamagedImage("animated_image", f"{image.frames} frames")
     try:
-        with Image.open(io.BytesIO(image.data)) as opened:
+        with Image.open(io.BytesIO(image.data), formats=_FORMATS[image.format]) as opened:
             width, height = opened.size
             if width * height > MAX_PIXELS:
                 raise DamagedImage("image_too_large", f"{width} x {height} pixels, limit {MAX_PIXELS}")
             if opened.mode in ("CMYK", "YCCK"):
                 raise DamagedImage("cmyk_image", opened.mode)
             opened.draft("L", (DRAFT_PIXELS, DRAFT_PIXELS))
-            grey = opened.convert("L")
+            opened.load()
+            grey: Image.Image = opened if opened.mode == "L" else opened.convert("L")
     except UnidentifiedImageError as error:
         raise DamagedImage("corrupt_image", "no decoder accepts it") from error
     except Image.DecompressionBombError as error:
