@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from builders.source import InputError, NotThisSource, Reject, Sample
+from builders.source import InputError, NotThisSource, Reject, Sample, assistant, user
 
 DEMO_TIME = 1_577_836_800
 """Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
@@ -30,6 +33,15 @@ def require(raw: Path, what: str, *candidates: str) -> Path:
     if path is None:
         raise NotThisSource(f"{raw}: no {what} found (looked for {', '.join(candidates)}); is --raw the right folder?")
     return path
+
+
+def require_one(raw: Path, what: str, *candidates: str) -> Path:
+    """The one file that `candidates` match; two would be two copies of the same rows, and no guess is made."""
+    found = [path for candidate in candidates for path in sorted(raw.glob(candidate))]
+    if len(found) > 1:
+        names = ", ".join(relative(path, raw) for path in found)
+        raise NotThisSource(f"{raw}: {len(found)} copies of the {what} ({names}); leave one of them in --raw")
+    return found[0] if found else require(raw, what, *candidates)
 
 
 def relative(path: Path, raw: Path) -> str:
@@ -69,8 +81,9 @@ def read_zip_member(path: Path, member: str, raw: Path, missing: str = "missing_
         data = open_zip(path).read(member)
     except KeyError:
         raise InputError(missing, file) from None
-    except zipfile.BadZipFile as error:
-        raise InputError("bad_row", file, str(error)) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # Damaged, cut off, packed by an unknown method, or encrypted (zipfile raises RuntimeError for that).
+        raise InputError("bad_archive", file, str(error)) from None
     if not data:
         raise InputError("empty_file", file)
     return data
@@ -137,6 +150,79 @@ def number_of(row: Any, name: str, file: str) -> int:
     return value
 
 
+def dialogue(
+    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant
+) -> list[dict[str, Any]]:
+    """Messages of a conversation, (role, text) each: perhaps a system turn, then user and assistant by turns.
+
+    `reply` makes the assistant's messages. A conversation must end with one: there is nothing to learn otherwise.
+    """
+    messages: list[dict[str, Any]] = []
+    expected = ["system", "user"]
+    for number, (role, text) in enumerate(turns):
+        if role not in expected:
+            raise InputError("odd_turns", file, f"turn {number} is {role}'s")
+        if role == "assistant":
+            if not text.strip():
+                raise InputError("empty_answer", file, f"turn {number}")
+            messages.append(reply(text))
+        elif text.strip():
+            messages.append(user(text) | {"role": role})
+        elif role == "user":
+            raise InputError("empty_question", file, f"turn {number}")
+        expected = ["assistant"] if role == "user" else ["user"]
+    if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
+        raise InputError("empty_answer", file, "the last turn has no reply")
+    return messages
+
+
+def split_thinking(text: str, file: str) -> tuple[str | None, str]:
+    """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
+
+    The opening tag may be missing: some chat templates put it into the prompt.
+    """
+    thought, closed, answer = text.rpartition("</think>")
+    if not closed:
+        if text.lstrip().startswith("<think>"):
+            raise InputError("unfinished_reasoning", file)
+        thought, answer = "", text
+    if not answer.strip():
+        raise InputError("empty_answer", file, "nothing after the reasoning")
+    return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
+
+
+_OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")
+_OPTIONS_HEADING = re.compile(r"\s*\b(?:answer )?(?:options|choices)\s*:\s*$", re.IGNORECASE)
+
+
+def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
+    """(question, options) of a prompt that lists its options one a line as `A. text`, `A) text`, `(A) text`.
+
+    The last list counts, and what follows it is prompt wording. Without a list that runs A, B, ... unbroken (an option
+    of several lines breaks it) the whole text is the question, and there are no options.
+    """
+    whole, found = text.strip(), None
+    lines = text.split("\n")
+    matches = [_OPTION.fullmatch(line) for line in lines]
+    for start, first in enumerate(matches):
+        if first is None or first[1] != "A":
+            continue
+        options: list[tuple[str, str]] = []
+        for line, match in zip(lines[start:], matches[start:], strict=True):
+            if match is not None and match[1] == "ABCDEFGHIJ"[len(options) : len(options) + 1]:
+                options.append((match[1], match[2]))
+            elif line.strip():
+                break
+        found = start, options
+    if found is None:
+        return whole, None
+    start, options = found
+    lost = chr(ord("A") + len(options))
+    question = _OPTIONS_HEADING.sub("", "\n".join(lines[:start])).strip()
+    broken = any(match is not None and match[1] == lost for match in matches[start:])
+    return (whole, None) if broken or len(options) < 2 or not question else (question, options)
+
+
 def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
     """What `make` returns, or the `Reject` for the `InputError` it raises."""
     try:
@@ -150,3 +236,13 @@ def write_demo_file(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     os.utime(path, (DEMO_TIME, DEMO_TIME))
+
+
+def write_demo_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A Parquet file of a demo tree; the columns are those of the first row, in its order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    write_demo_file(path, buffer.getvalue())

@@ -27,13 +27,27 @@ RULE_REASONS: dict[str, str] = {
     "duplicate_item": "the publisher repeats this item; nothing to do",
     "empty_answer": "the publisher left the answer empty; nothing to do",
     "empty_question": "the publisher left the question empty; nothing to do",
+    "empty_reasoning": "the publisher left the reasoning empty; nothing to do",
+    "from_hle": "made from a question of Humanity's Last Exam, a test set; --paper-variant keeps it",
+    "from_medxpertqa_test": "made from a question of MedXpertQA's test split; --paper-variant keeps it",
+    "from_mmlu_test": "made from a question of MMLU's test split; --paper-variant keeps it",
+    "from_pubmedqa_test": "made from one of PubMedQA's 500 test questions; --paper-variant keeps it",
     "license_not_allowed": "its licence is not on the --licenses list; nothing to do",
+    "maybe_pubmedqa_test": "half of its set is PubMedQA's test; put PubMedQA's two files beside it, or --paper-variant",
+    "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
     "no_findings": "the report has no FINDINGS section; nothing to do",
+    "no_gold": "the publisher keeps the answer of this row to itself; nothing to do",
     "no_impression": "the report has no IMPRESSION section; nothing to do",
+    "no_trial_text": "the trial's text is not in the tree; fetch trial_info.json",
     "no_usable_view": "the study has special views only; nothing to do",
     "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
+    "odd_turns": "its turns are not user and assistant by turns; nothing to do",
     "other_language": "not the language asked for; --paper-variant keeps it",
+    "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",
+    "over_cap": "beyond the cap of trials a patient and label; --cap none keeps it",
     "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
+    "subject_of_test_split": "the subject has official test or validate images; --paper-variant keeps it",
+    "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
 }
 DAMAGED_REASONS: dict[str, str] = {
     "animated_image": "only still pictures are read; export one frame",
@@ -235,6 +249,18 @@ def user(*parts: str | int) -> dict[str, Any]:
 def assistant(text: str, reasoning: str | None = None) -> dict[str, Any]:
     """An assistant message; `reasoning` is kept apart from the answer."""
     return {"role": "assistant", "reasoning": reasoning, "content": [_part(text)]}
+
+
+def choice_prompt(question: str, options: Iterable[tuple[str, str]]) -> str:
+    """A multiple-choice question as a prompt: its options one a line, `A. text`."""
+    listed = "\n".join(f"{label}. {text}" for label, text in options)
+    return f"{question}\n\n{listed}"
+
+
+def choice_answer(options: Iterable[tuple[str, str]], label: str, explanation: str | None = None) -> str:
+    """The answer to it, `Answer: B. text`, with the publisher's explanation below where there is one."""
+    answer = f"Answer: {label}. {dict(options)[label]}"
+    return f"{answer}\n\n{explanation}" if explanation and explanation.strip() else answer
 
 
 def _part(part: str | int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -53,16 +54,20 @@ def table_units(
     rows_per_unit: int = ROWS_PER_UNIT,
     inputs: Sequence[str] = (),
     first_unit: int = 0,
+    layout: str = "",
 ) -> Iterator[Unit]:
     """Units `<split>-00000` ... over the files in the order given; `inputs` are further files every unit depends on.
 
     `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`.
+    `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`.
     """
     number = first_unit
     for path in files:
         file = relative(path, raw)
-        for part in _format(path).ranges(path, file, columns, rows_per_unit):
+        for part in _format(path, layout).ranges(path, file, columns, rows_per_unit):
             payload = {"file": file, "range": list(part), "columns": list(columns)}
+            if layout:
+                payload["layout"] = layout
             yield Unit(f"{split}-{number:05d}", split, role, part.rows, payload, (file, *inputs))
             number += 1
 
@@ -71,7 +76,24 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     """The rows of a unit of `table_units`; a row that cannot be parsed is a `Reject`."""
     file = unit.payload["file"]
     path = raw / file
-    return _format(path).rows(path, file, _Range(*unit.payload["range"]), unit.payload["columns"])
+    rows = _format(path, unit.payload.get("layout", "")).rows
+    return rows(path, file, _Range(*unit.payload["range"]), unit.payload["columns"])
+
+
+def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iterator[Unit]:
+    """`units` after a look into each file: a field that none of its first 100 rows has is `NotThisSource`.
+
+    For JSON, which has no header that `table_units` could check.
+    """
+    for unit in units:
+        if unit.payload["range"][1] == 0:
+            found = {name for row in islice(table_rows(raw, unit), 100) if isinstance(row, Row) for name in row.values}
+            if missing := [name for name in fields if name not in found]:
+                raise NotThisSource(
+                    f"{unit.payload['file']}: no field {', '.join(missing)} in its first rows "
+                    f"(there are {', '.join(sorted(found))}); another revision?"
+                )
+        yield unit
 
 
 def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Iterator[Sample | Reject]:
@@ -91,8 +113,8 @@ class _Format(NamedTuple):
     rows: Callable[[Path, str, _Range, Sequence[str]], Iterator[Row | Reject]]
 
 
-def _format(path: Path) -> _Format:
-    suffix = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+def _format(path: Path, layout: str = "") -> _Format:
+    suffix = layout or path.name.removesuffix(".gz").rpartition(".")[2].lower()
     try:
         return _FORMATS[suffix]
     except KeyError:

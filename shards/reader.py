@@ -120,8 +120,12 @@ def _arrow_file(path: Path) -> pa.ipc.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
+def arrow_slice(file: pa.ipc.RecordBatchFileReader, row: int) -> pa.RecordBatch:
+    """One row of an Arrow shard as a batch; every batch but a shard's last has `ARROW_BATCH_ROWS` rows."""
+    return file.get_batch(row // ARROW_BATCH_ROWS).slice(row % ARROW_BATCH_ROWS, 1)
+
+
 def arrow_row(file: pa.ipc.RecordBatchFileReader, row: int) -> dict[str, Any]:
-    """One row of an Arrow shard as a record; every batch but a shard's last has `ARROW_BATCH_ROWS` rows."""
-    batch = file.get_batch(row // ARROW_BATCH_ROWS)
-    record: dict[str, Any] = batch.slice(row % ARROW_BATCH_ROWS, 1).to_pylist()[0]
+    """One row of an Arrow shard as a record."""
+    record: dict[str, Any] = arrow_slice(file, row).to_pylist()[0]
     return record

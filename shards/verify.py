@@ -133,7 +133,7 @@ def _search_tar(path: Path, members: list[tuple[str, int, int, bytes]]) -> Itera
 def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
 
-    from shards.reader import arrow_row
+    from shards.reader import arrow_row, arrow_slice
     from shards.schema import canonical_json
 
     found = False
@@ -144,6 +144,8 @@ def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str,
         return
     for row in rows:
         try:
+            # Altered offsets may point anywhere, so a row is checked to be sound before it is read.
+            arrow_slice(file, row["offset"]).validate(full=True)
             intact = hashlib.sha256(canonical_json(arrow_row(file, row["offset"]))).digest() == row["sha256"]
         except (pa.ArrowException, ValueError, TypeError, OSError):
             intact = False

@@ -156,7 +156,7 @@ print(json.dumps([[row["id"], row["options"], row["answer"]] for row in rows]))"
 
 def test_polars(built: Path) -> None:
     shard = next((built / "medqa" / "shards").glob("*train*.arrow"))
-    frame = polars.read_ipc(shard, memory_map=False)
+    frame = polars.read_ipc(shard)
     assert frame["id"].to_list() == Build(built / "medqa", role="train").ids
     manifest = polars.read_parquet(built / "medqa" / "manifest" / "medqa-train-00000.parquet")
     assert manifest["sample_id"].to_list() == frame["id"].to_list()

@@ -46,7 +46,7 @@ def test_any_flipped_byte_is_found_and_its_file_named(builds: Path, name: str) -
     chance = random.Random(name)
     files = sorted(path for path in (builds / name).rglob("*") if path.is_file())
     for file in files:
-        for place in {0, file.stat().st_size - 1, *(chance.randrange(file.stat().st_size) for _ in range(6))}:
+        for place in {0, file.stat().st_size - 1, *(chance.randrange(file.stat().st_size) for _ in range(12))}:
             faults = flipped(file, place, builds / name)
             assert faults, f"{file} byte {place}"
             assert {fault.file for fault in faults} == {file.relative_to(builds / name).as_posix()}

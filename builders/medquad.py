@@ -1,0 +1,251 @@
+"""MedQuAD: question-answer pairs from twelve NIH collections, one XML file a web page.
+
+The README counts 47,457 pairs; 47,441 of them are `<QAPair>` elements and 16 are lower-case `<pair>` (four NINDS files
+with root `<doc>`); one CDC file has root `<DiseaseFile>`. The publisher removed the answers of the three MedlinePlus
+collections for copyright, so 31,034 pairs have none. Question ids repeat across collections.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import xml.etree.ElementTree as ET
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+
+from builders.archives import safe_member
+from builders.rawfiles import decode_utf8, outcome, relative, write_demo_file
+from builders.source import InputError, NotThisSource, Params, Reject, Sample, Source, Unit, assistant, user
+
+_FOLDERS = (
+    "1_CancerGov_QA",
+    "2_GARD_QA",
+    "3_GHR_QA",
+    "4_MPlus_Health_Topics_QA",
+    "5_NIDDK_QA",
+    "6_NINDS_QA",
+    "7_SeniorHealth_QA",
+    "8_NHLBI_QA_XML",
+    "9_CDC_QA",
+    "10_MPlus_ADAM_QA",
+    "11_MPlusDrugs_QA",
+    "12_MPlusHerbsSupplements_QA",
+)
+_ROOT_TAGS = frozenset({"Document", "doc", "DiseaseFile"})
+_PAIR_TAGS = frozenset({"qapair", "pair"})
+_MEMBER = re.compile(rf"(?:\./)?(?:[^/]+/)?({'|'.join(_FOLDERS)})/([^./][^/]*\.xml)")
+_MAX_ARCHIVE_BYTES = 1 << 29
+"""Unpacked size at which an archive is refused; the real one holds 36 MB of XML."""
+
+
+def _locate(raw: Path) -> tuple[str, list[str]]:
+    """Where the collections are, relative to `raw` (a folder or an archive), and which of them are there."""
+    for folder in (raw, *sorted(path for path in raw.iterdir() if path.is_dir())):
+        if found := [name for name in _FOLDERS if (folder / name).is_dir()]:
+            return relative(folder, raw), found
+    for archive in sorted(path for pattern in ("*.zip", "*.tar.gz", "*.tgz") for path in raw.glob(pattern)):
+        files = _archive_files(archive)
+        if found := [name for name in _FOLDERS if name in files]:
+            return relative(archive, raw), found
+    raise NotThisSource(
+        f"{raw}: no MedQuAD collection found (looked for folders such as {_FOLDERS[0]} here, one level down, and in "
+        "*.zip, *.tar.gz, *.tgz); is --raw the right folder?"
+    )
+
+
+def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[ET.Element] | InputError]]:
+    """Files of one collection by name, as `folder/name` whatever holds them, with their pairs or what is wrong."""
+    if (raw / place).is_dir():
+        files = {path.name: path.read_bytes() for path in (raw / place / folder).glob("[!.]*.xml")}
+    else:
+        files = _archive_files(raw / place).get(folder, {})
+    for name in sorted(files):
+        file = f"{folder}/{name}"
+        try:
+            yield file, _pairs(files[name], file)
+        except InputError as error:
+            yield file, error
+
+
+def _pairs(data: bytes, file: str) -> list[ET.Element]:
+    """Question-answer elements of one document, in any of the publisher's three shapes; six real files have none."""
+    text = decode_utf8(data, file)
+    if "<!ENTITY" in text:
+        raise InputError("bad_xml", file, "declares entities")  # what makes parsing untrusted XML unsafe
+    try:
+        root = ET.fromstring(text)  # noqa: S314 - no entities; expat does not fetch anything
+    except ET.ParseError as error:
+        raise InputError("bad_xml", file, str(error)) from None
+    if root.tag not in _ROOT_TAGS:
+        raise InputError("bad_xml", file, "not a MedQuAD document")
+    return [element for element in root.iter() if element.tag.lower() in _PAIR_TAGS]
+
+
+@lru_cache(maxsize=1)
+def _archive_files(path: Path) -> dict[str, dict[str, bytes]]:
+    """XML of an archive by folder and name, read in place: the units share one pass over the compressed stream."""
+    files: dict[str, dict[str, bytes]] = {}
+    total = 0
+    try:
+        for name, size, read in _zip_members(path) if path.suffix == ".zip" else _tar_members(path):
+            if not safe_member(name):
+                raise NotThisSource(f"{path.name}: a member points outside the archive; fetch it from the publisher")
+            if match := _MEMBER.fullmatch(name):
+                total += size
+                if total > _MAX_ARCHIVE_BYTES:
+                    raise NotThisSource(f"{path.name}: unpacks to over {_MAX_ARCHIVE_BYTES >> 20} MiB; not MedQuAD")
+                files.setdefault(match[1], {})[match[2]] = read()
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+        raise NotThisSource(f"{path.name}: not a readable archive ({error}); fetch it again") from None
+    return files
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                yield info.filename, info.file_size, partial(archive.read, info)
+
+
+def _tar_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    with tarfile.open(path, "r:gz") as archive:
+        for info in archive:
+            if info.isdir():
+                continue
+            content = archive.extractfile(info) if info.isfile() else None
+            if content is None:
+                raise NotThisSource(f"{path.name}: holds links or devices; fetch it from the publisher")
+            yield info.name, info.size, content.read
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    place, folders = _locate(raw)
+    for folder in folders:
+        rows = sum(1 if isinstance(pairs, InputError) else len(pairs) for _, pairs in _documents(raw, place, folder))
+        inputs = [place]
+        if (raw / place).is_dir():
+            inputs = sorted(relative(path, raw) for path in (raw / place / folder).glob("[!.]*.xml"))
+        name = f"train-{_FOLDERS.index(folder):05d}"
+        yield Unit(name, "train", "train", rows, {"place": place, "folder": folder}, tuple(inputs))
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    for file, pairs in _documents(raw, unit.payload["place"], unit.payload["folder"]):
+        if isinstance(pairs, InputError):
+            yield Reject(file, "file", pairs.reason, pairs.detail)
+            continue
+        for position, pair in enumerate(pairs):
+            row = pair.get("pid") or f"#{position}"
+            yield outcome(partial(_sample, pair, row, file), file, row)
+
+
+def _sample(pair: ET.Element, row: str, file: str) -> Sample:
+    children = {child.tag.lower(): child for child in pair}
+    for name, present in (
+        ("pid", "pid" in pair.attrib),
+        ("Question", "question" in children),
+        ("Answer", "answer" in children),
+        ("qid", "question" in children and "qid" in children["question"].attrib),
+    ):
+        if not present:
+            raise InputError("missing_field", file, name)
+    question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
+    if not question:
+        raise InputError("empty_question", file)
+    if not answer:
+        raise InputError("empty_answer", file)
+    document = file.removesuffix(".xml")
+    return Sample(
+        key=f"{document}/{row}",
+        messages=[user(question), assistant(answer)],
+        file=file,
+        row=row,
+        question=question,
+        answer=answer,
+        group={"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"},
+    )
+
+
+_DEMO_TEXTS = {
+    "information": ("What is (are) {} ?", "{} is a disorder that this made-up page describes in a line."),
+    "treatment": ("What are the treatments for {} ?", "Treatment of {} depends on its cause & severity;\n rest helps."),
+    "outlook": ("What is the outlook for {} ?", "Most people with {} don't notice it after a year."),
+}
+_DEMO_FILES = (
+    ("6_NINDS_QA/0000007.xml", "doc", "Ashgrove tremor"),
+    ("6_NINDS_QA/0000008.xml", "Document", "Bellweather palsy"),
+    ("6_NINDS_QA/0000011.xml", "Document", "Corran gait syndrome"),
+    ("9_CDC_QA/0000397.xml", "DiseaseFile", "Parasites - Duneworm"),
+    ("9_CDC_QA/0000398.xml", "Document", "Elmfield fever"),
+    ("10_MPlus_ADAM_QA/0000001.xml", "Document", "Foxglove rash"),
+    ("10_MPlus_ADAM_QA/0000002.xml", "Document", "Gannet cough"),
+)
+_DEMO_ATTRIBUTES = {
+    "doc": 'docid="{0}" corpus="{1}" url="http://example.org/{0}"',
+    "Document": 'id="{0}" source="{1}" url="http://example.org/{0}"',
+    "DiseaseFile": 'fid="{0}" source="{1}" url="http://example.org/{0}"',
+}
+
+PLANTED: dict[str, str] = {}
+"""Nothing: the publisher has no test split."""
+
+
+def _write_demo(raw: Path) -> None:
+    from xml.sax.saxutils import escape
+
+    for file, root, focus in _DEMO_FILES:
+        folder, stem = file.removesuffix(".xml").split("/")
+        old = root == "doc"
+        pairs, pair, question_tag, answer_tag, focus_tag = (
+            ("qaPairs", "pair", "question", "answer", "doctitle-focus")
+            if old
+            else ("QAPairs", "QAPair", "Question", "Answer", "Focus")
+        )
+        lines = ['<?xml version="1.0" encoding="UTF-8"?>']
+        lines.append(f"<{root} {_DEMO_ATTRIBUTES[root].format(stem, folder.split('_')[1])}>")
+        lines += [f"<{focus_tag}>{escape(focus)}</{focus_tag}>", f"<{pairs}>"]
+        for pid, (qtype, (question, answer)) in enumerate(_DEMO_TEXTS.items(), 1):
+            removed = "ADAM" in folder  # the publisher removed these answers for copyright
+            lines += [
+                f'<{pair} pid="{pid}">',
+                f'<{question_tag} qid="{stem}-{pid}" qtype="{qtype}">{escape(question.format(focus))}</{question_tag}>',
+                f"<{answer_tag}>{'' if removed else escape(answer.format(focus))}</{answer_tag}>",
+                f"</{pair}>",
+            ]
+        lines += [f"</{pairs}>", f"</{root}>", ""]
+        write_demo_file(raw / file, "\n".join(lines).encode())
+
+
+SOURCE = Source(
+    name="medquad",
+    title="MedQuAD: consumer health questions and answers from twelve NIH collections",
+    homepage="https://github.com/abachaa/MedQuAD",
+    revision="abachaa/MedQuAD@577bd37b96c0",
+    license="CC-BY-4.0",
+    access="open",
+    stage="instruct",
+    task="qa",
+    modality="text",
+    splits={"train": "train"},
+    obtain="""
+  git clone https://github.com/abachaa/MedQuAD
+--raw is the checkout, a folder that holds it, or a folder with it as one .zip or .tar.gz (read in place):
+  1_CancerGov_QA/*.xml ... 12_MPlusHerbsSupplements_QA/*.xml
+Collections that are absent are left out.""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=lambda params: {"train": 47_457},
+    paper=(
+        "train 47,441: the QAPair elements, 65 % of them without an answer. Of all 47,457 pairs (16 are spelled pair) "
+        "we keep the 16,423 that have one."
+    ),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

@@ -1,0 +1,729 @@
+"""Procedural chest radiographs whose truth is known: picture, report and questions come from one description.
+
+Nothing here is data of a person. A `Phantom` says what is to be seen; `render` draws it, and `builders.phantom_reports`
+writes its report and asks about it. All are pure functions: random-looking choices are BLAKE2b digests of named integer
+seeds and raw PCG64 bits, and pixels come from elementwise IEEE operations only (no transcendental functions, no sums,
+no BLAS), so that every machine draws the same picture. JPEG bytes also depend on the libjpeg inside Pillow.
+
+Lengths are centimetres on the detector unless a name says `mm`. Pictures follow the radiological convention: the
+patient's left is on the right of a frontal picture; the front is on the left of a lateral one.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+View = Literal["PA", "AP", "LATERAL"]
+Side = Literal["left", "right", "bilateral"]
+Zone = Literal["upper", "middle", "lower"]
+FindingKind = Literal["effusion", "pneumothorax", "consolidation", "nodule", "cardiomegaly", "edema"]
+DeviceKind = Literal["endotracheal tube", "pacemaker", "central line", "sternotomy wires"]
+Change = Literal["new", "increased", "decreased", "unchanged", "resolved"]
+QuestionType = Literal["CLOSED", "OPEN"]
+
+SIZES = ("small", "moderate", "large")
+SEVERITIES = ("mild", "moderate", "severe")
+
+_SIDED: frozenset[FindingKind] = frozenset(("effusion", "pneumothorax", "consolidation", "nodule"))
+_ZONED: frozenset[FindingKind] = frozenset(("consolidation", "nodule"))
+_Float = npt.NDArray[np.floating[Any]]
+_T = TypeVar("_T")
+
+
+# --- what is to be seen -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One person. Lengths in cm; everything that the fields do not say is drawn from `seed`."""
+
+    seed: int
+    sex: Literal["F", "M"]
+    age: int
+    half_width: float
+    """From the midline to the inner chest wall at its widest."""
+    lung_height: float
+    """From the lung apex to the top of the right diaphragm, full inspiration."""
+    heart_ratio: float
+    """Cardiothoracic ratio without cardiomegaly, 0.40 to 0.48."""
+    rib_spacing: float
+    habitus: float
+    """Soft tissue, 0 (thin) to 1 (obese)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One abnormality. `grade` is 1 to 3 (`SIZES`, `SEVERITIES`); a nodule has its diameter `mm` instead."""
+
+    kind: FindingKind
+    side: Side | None = None
+    grade: int = 2
+    zone: Zone | None = None
+    mm: int | None = None
+
+    def __post_init__(self) -> None:
+        fits = (
+            (self.side is not None) == (self.kind in _SIDED)
+            and (self.zone is not None) == (self.kind in _ZONED)
+            and (self.mm is not None) == (self.kind == "nodule")
+            and not (self.kind == "nodule" and self.side == "bilateral")
+        )
+        if not fits or not 1 <= self.grade <= 3:
+            raise ValueError(f"not a describable finding: {self}")
+
+    @property
+    def size(self) -> str:
+        """Its size in words: `small`, `severe`, `12 mm`."""
+        if self.mm is not None:
+            return f"{self.mm} mm"
+        return (SIZES if self.kind in _SIDED else SEVERITIES)[self.grade - 1]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A support device; `side` for pacemakers (generator) and central lines; `tip_mm`: tube tip above the carina."""
+
+    kind: DeviceKind
+    side: Literal["left", "right"] | None = None
+    tip_mm: int | None = None
+
+    def __post_init__(self) -> None:
+        sided = self.kind in ("pacemaker", "central line")
+        if (self.side is not None) != sided or (self.tip_mm is not None) != (self.kind == "endotracheal tube"):
+            raise ValueError(f"not a describable device: {self}")
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One exposure: a person, a view, what is to be seen. `seed` varies positioning, exposure and noise only."""
+
+    anatomy: Anatomy
+    view: View
+    seed: int
+    findings: tuple[Finding, ...] = ()
+    devices: tuple[Device, ...] = ()
+
+    def __post_init__(self) -> None:
+        places = [(part.kind, part.side, part.zone) for part in _parts(self.findings)]
+        kinds = [device.kind for device in self.devices]
+        if len(set(places)) < len(places) or len(set(kinds)) < len(kinds):
+            raise ValueError("a finding or device is listed twice for one place")
+
+
+def draw(seed: int, name: str, low: float = 0.0, high: float = 1.0) -> float:
+    """A number in [low, high) that depends on `seed` and `name` only."""
+    digest = blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return low + (high - low) * ((int.from_bytes(digest, "big") >> 11) / 2**53)
+
+
+def choose(seed: int, name: str, options: Sequence[_T]) -> _T:
+    """One of `options`, by `seed` and `name` only."""
+    return options[int(draw(seed, name) * len(options))]
+
+
+def anatomy(seed: int) -> Anatomy:
+    """A person drawn from `seed`."""
+    sex: Literal["F", "M"] = choose(seed, "sex", ("F", "M"))
+    scale = 0.94 if sex == "F" else 1.03
+    return Anatomy(
+        seed=seed,
+        sex=sex,
+        age=int(draw(seed, "age", 24, 91)),
+        half_width=scale * draw(seed, "width", 12.2, 14.6),
+        lung_height=scale * draw(seed, "height", 20.5, 25.5),
+        heart_ratio=draw(seed, "heart", 0.40, 0.48),
+        rib_spacing=draw(seed, "ribs", 2.3, 3.0),
+        habitus=draw(seed, "habitus"),
+    )
+
+
+def make(seed: int, view: View = "PA") -> Phantom:
+    """A person with 0 to 3 findings and 0 to 2 devices; about a third show no finding."""
+    findings: list[Finding] = []
+    for index in range(choose(seed, "findings", (0, 0, 0, 1, 1, 1, 2, 2, 3))):
+        _add(findings, _finding(seed, f"finding {index}"))
+    devices = [
+        device
+        for chance, device in (
+            (0.10, Device("endotracheal tube", tip_mm=int(draw(seed, "tip", 25, 65)))),
+            (0.14, Device("pacemaker", choose(seed, "generator", ("left", "left", "left", "right")))),
+            (0.16, Device("central line", choose(seed, "line", ("right", "right", "left")))),
+            (0.14, Device("sternotomy wires")),
+        )
+        if draw(seed, device.kind) < chance
+    ]
+    return Phantom(anatomy(seed), view, seed, tuple(findings), tuple(devices[:2]))
+
+
+def follow_up(previous: Phantom, seed: int) -> Phantom:
+    """The same person at a later study: findings grow, shrink, stay, go or come; tubes and lines are removed."""
+    findings: list[Finding] = []
+    for index, finding in enumerate(previous.findings):
+        course = draw(seed, f"course {index}")
+        if finding.kind == "nodule" and finding.mm is not None:
+            findings.append(replace(finding, mm=finding.mm + (0 if course < 0.5 else 2 + int(6 * course))))
+        elif course < 0.35 or (finding.kind == "cardiomegaly" and course < 0.75):
+            findings.append(finding)
+        elif course < 0.60:
+            findings.append(replace(finding, grade=min(3, finding.grade + 1)))
+        elif finding.grade > 1 and course < 0.90:
+            findings.append(replace(finding, grade=finding.grade - 1))
+    if draw(seed, "new") < 0.3:
+        _add(findings, _finding(seed, "new finding"))
+    devices = [
+        device
+        for device in previous.devices
+        if device.kind in ("pacemaker", "sternotomy wires") or draw(seed, f"keep {device.kind}") < 0.6
+    ]
+    if draw(seed, "new line") < 0.1 and all(device.kind != "central line" for device in devices):
+        devices.append(Device("central line", choose(seed, "line", ("right", "left"))))
+    return replace(previous, seed=seed, findings=tuple(findings), devices=tuple(devices))
+
+
+def _finding(seed: int, name: str) -> Finding:
+    sided: tuple[FindingKind, ...] = (
+        "effusion",
+        "effusion",
+        "pneumothorax",
+        "consolidation",
+        "consolidation",
+        "nodule",
+    )
+    others: tuple[FindingKind, ...] = ("cardiomegaly", "cardiomegaly", "edema")
+    kind: FindingKind = choose(seed, f"{name} kind", (*sided, *others))
+    grade = 1 + int(draw(seed, f"{name} grade", 0, 3))
+    if kind not in _SIDED:
+        return Finding(kind, grade=grade)
+    side: Side = choose(seed, f"{name} side", ("left", "right"))
+    if kind == "effusion":
+        side = choose(seed, f"{name} sides", (side, side, "bilateral"))
+    zone: Zone = choose(seed, f"{name} zone", ("upper", "middle", "lower"))
+    if kind == "nodule":
+        return Finding(kind, side, zone=zone, mm=int(draw(seed, f"{name} mm", 8, 29)))
+    return Finding(kind, side, grade, zone if kind in _ZONED else None)
+
+
+def _add(findings: list[Finding], finding: Finding) -> None:
+    """Append unless the place is taken; one sided abnormality of a kind keeps pictures and reports legible."""
+    if all(other.kind != finding.kind for other in findings):
+        findings.append(finding)
+
+
+def _parts(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings with `bilateral` taken apart into right and left."""
+    parts: list[Finding] = []
+    for finding in findings:
+        sides: tuple[Side | None, ...] = ("right", "left") if finding.side == "bilateral" else (finding.side,)
+        parts += [replace(finding, side=side) for side in sides]
+    return parts
+
+
+# --- picture ------------------------------------------------------------------------------------------------------
+
+
+def render(phantom: Phantom, size: int = 512) -> Image.Image:
+    """The picture, 8-bit grey; `size` is the longer side in pixels and stands for 43 cm (35 x 43 or 43 x 35 film)."""
+    film = _Film(phantom, size)
+    if phantom.view == "LATERAL":
+        _lateral(phantom, film)
+    else:
+        _frontal(phantom, film)
+    return Image.fromarray(film.develop())
+
+
+def jpeg(phantom: Phantom, size: int = 512, quality: int = 90) -> bytes:
+    """The picture as a baseline grey JPEG file without metadata."""
+    buffer = io.BytesIO()
+    render(phantom, size).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+class _Film:
+    """A grey picture in the making, 0 (black) to 1, addressed in cm: x from the midline, y from the upper edge."""
+
+    def __init__(self, phantom: Phantom, size: int) -> None:
+        seed, view = phantom.seed, phantom.view
+        short = size * 35 // 43
+        self.seed = seed
+        self.width, self.height = (size, short) if view == "AP" else (short, size)
+        # Positioning: the person is shifted and a little nearer to or farther from the detector.
+        self.scale = size / 43 * draw(seed, "magnification", 0.95, 1.05) * (1.05 if view == "AP" else 1.0)
+        self.left = self.width / 2 + size * draw(seed, "shift x", -0.03, 0.03)
+        self.top = size * draw(seed, "shift y", -0.03, 0.03)
+        self.x: _Float = ((np.arange(self.width, dtype=np.float32) - self.left) / self.scale)[None, :]
+        self.y: _Float = ((np.arange(self.height, dtype=np.float32) - self.top) / self.scale)[:, None]
+        self.grey: _Float = np.zeros((self.height, self.width), np.float32)
+        self._bits = np.random.PCG64(seed)
+
+    def columns(self, low: float, high: float) -> slice:
+        """Pixel columns between two x."""
+        return slice(*(min(self.width, max(0, int(self.left + value * self.scale))) for value in (low, high)))
+
+    def rows(self, low: float, high: float) -> slice:
+        """Pixel rows between two y."""
+        return slice(*(min(self.height, max(0, int(self.top + value * self.scale))) for value in (low, high)))
+
+    def raw_bytes(self, count: int) -> npt.NDArray[np.uint8]:
+        """Uniform bytes from the generator's raw 64-bit words, whose stream is stable across NumPy releases."""
+        words = np.asarray(self._bits.random_raw((count + 7) // 8), dtype="<u8")
+        return words.view(np.uint8)[:count]
+
+    def noise(self, cell: float) -> _Float:
+        """Smooth noise in [-1, 1]: random values on a grid `cell` cm apart, interpolated in between."""
+        step = max(2, int(cell * self.scale))
+        down, across = self.height // step + 2, self.width // step + 2
+        grid = self.raw_bytes(down * across).reshape(down, across).astype(np.float32) / 127.5 - 1.0
+        at_x, at_y = np.arange(self.width), np.arange(self.height)
+        part_x, part_y = _fade(at_x, step)[None, :], _fade(at_y, step)[:, None]
+        lines = grid[:, at_x // step] * (1 - part_x) + grid[:, at_x // step + 1] * part_x
+        return lines[at_y // step] * (1 - part_y) + lines[at_y // step + 1] * part_y
+
+    def blob(
+        self, x: float, y: float, half_x: float, half_y: float, amount: float, where: _Float | None = None
+    ) -> None:
+        """Add a soft ellipse; `where` weighs it by pixel."""
+        rows, columns = self.rows(y - half_y, y + half_y), self.columns(x - half_x, x + half_x)
+        across, down = (self.x[:, columns] - x) / half_x, (self.y[rows] - y) / half_y
+        fall = np.maximum(1.0 - across * across - down * down, 0.0)
+        fall = fall * fall * amount
+        self.grey[rows, columns] += fall if where is None else fall * where[rows, columns]
+
+    def disc(self, x: float, y: float, radius: float, amount: float) -> None:
+        """Add a disc with a sharp edge and a little doming, as a sphere casts it."""
+        rows, columns = self.rows(y - radius - 0.2, y + radius + 0.2), self.columns(x - radius - 0.2, x + radius + 0.2)
+        across, down = (self.x[:, columns] - x) / radius, (self.y[rows] - y) / radius
+        inside = 1.0 - across * across - down * down
+        self.grey[rows, columns] += amount * _ramp(inside, 4.0 * radius) * (0.7 + 0.3 * np.maximum(inside, 0.0))
+
+    def stroke(self, points: Sequence[tuple[float, float]], width: float, amount: float, hollow: float = 0.0) -> None:
+        """Add a curve of `width` cm: a line for two points, else quadratic arcs (start, control, end, control, end...).
+
+        `hollow` is the share of `amount` that is missing in the middle of the curve (a tube, or a bone's cortex).
+        """
+        arcs = [(points[i], points[i + 1], points[i + 2]) for i in range(0, len(points) - 2, 2)]
+        for start, control, end in arcs or [(points[0], points[0], points[-1])]:
+            length = math.sqrt((end[0] - start[0]) ** 2 + (end[1] - start[1]) ** 2)
+            length += math.sqrt((control[0] - start[0]) ** 2 + (control[1] - start[1]) ** 2)
+            at = np.arange(max(2, int(2 * length * self.scale))) / max(1, int(2 * length * self.scale) - 1)
+            weights = ((1 - at) * (1 - at), 2 * at * (1 - at), at * at)
+            xs = weights[0] * start[0] + weights[1] * control[0] + weights[2] * end[0]
+            ys = weights[0] * start[1] + weights[1] * control[1] + weights[2] * end[1]
+            self._stamp(xs * self.scale + self.left, ys * self.scale + self.top, width * self.scale, amount, hollow)
+
+    def _stamp(
+        self, xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64], width: float, amount: float, hollow: float
+    ) -> None:
+        radius = width / 2
+        reach = int(radius) + 2
+        x0, y0 = int(xs.min()) - reach, int(ys.min()) - reach
+        # Distance of each pixel in the box to the nearest sampled point of the curve, in half-pixel steps.
+        box = np.full((int(ys.max()) - y0 + reach + 2, int(xs.max()) - x0 + reach + 2), 1e6, np.float32)
+        offset = np.arange(-reach, reach + 1)
+        px = (xs.astype(np.int64)[:, None, None] + offset[None, None, :]) + 0 * offset[None, :, None]
+        py = (ys.astype(np.int64)[:, None, None] + offset[None, :, None]) + 0 * offset[None, None, :]
+        far = (px - xs[:, None, None]) * (px - xs[:, None, None]) + (py - ys[:, None, None]) * (py - ys[:, None, None])
+        np.minimum.at(box, (py - y0, px - x0), far.astype(np.float32))
+        far_root = np.sqrt(box)
+        line = np.clip(radius + 0.5 - far_root, 0.0, 1.0)
+        if hollow:
+            line -= hollow * np.clip(0.55 * radius + 0.5 - far_root, 0.0, 1.0)
+        rows, columns = slice(max(0, y0), max(0, y0 + box.shape[0])), slice(max(0, x0), max(0, x0 + box.shape[1]))
+        target = self.grey[rows, columns]
+        shift_y, shift_x = rows.start - y0, columns.start - x0
+        target += amount * line[shift_y : shift_y + target.shape[0], shift_x : shift_x + target.shape[1]]
+
+    def letter(self, glyph: Sequence[str], x: int, y: int, pixel: int) -> None:
+        """Draw a lead marker, white, `pixel` pixels a dot, with its upper left corner at pixel (x, y)."""
+        dots = np.array([[dot == "#" for dot in line] for line in glyph], np.float32)
+        block = dots.repeat(pixel, axis=0).repeat(pixel, axis=1)
+        target = self.grey[y : y + block.shape[0], x : x + block.shape[1]]
+        np.maximum(target, block[: target.shape[0], : target.shape[1]] * 0.97, out=target)
+
+    def develop(self) -> npt.NDArray[np.uint8]:
+        """Exposure, marker, quantum noise and collimation; then 8 bits."""
+        seed, size = self.seed, max(self.width, self.height)
+        self._tilt(draw(seed, "tilt", -0.03, 0.03))
+        grey = self.grey * draw(seed, "contrast", 0.92, 1.08) + draw(seed, "exposure", -0.04, 0.04)
+        self.grey = np.clip(grey, 0.0, 0.97)
+        side = choose(seed, "marker", ("L", "R"))
+        dot = max(2, size // 190)
+        inset = int(size * draw(seed, "marker x", 0.045, 0.075))
+        x = self.width - inset - 5 * dot if side == "L" else inset
+        self.letter(_GLYPHS[side], x, int(size * draw(seed, "marker y", 0.05, 0.14)), dot)
+        pixels = self.height * self.width
+        grain = self.raw_bytes(2 * pixels).reshape(2, self.height, self.width)
+        grey = self.grey * 255.0 + (grain[0].astype(np.float32) + grain[1] - 255.0) * (1 / 48)
+        edges = [int(size * max(0.0, draw(seed, f"edge {index}", -0.03, 0.03))) for index in range(4)]
+        grey[: edges[0]] = grey[self.height - edges[1] :] = 4.0
+        grey[:, : edges[2]] = grey[:, self.width - edges[3] :] = 4.0
+        eight_bit: npt.NDArray[np.uint8] = np.clip(grey + 0.5, 0.0, 255.0).astype(np.uint8)
+        return eight_bit
+
+    def _tilt(self, slope: float) -> None:
+        """Shear by whole pixels a row: a person who leans, without resampling."""
+        for row in range(self.height):
+            shift = int((row - self.height / 2) * slope)
+            if shift > 0:
+                self.grey[row, shift:] = self.grey[row, :-shift].copy()
+            elif shift < 0:
+                self.grey[row, :shift] = self.grey[row, -shift:].copy()
+
+
+_GLYPHS = {
+    "L": ("#....", "#....", "#....", "#....", "#....", "#....", "#####"),
+    "R": ("####.", "#...#", "#...#", "####.", "#.#..", "#..#.", "#...#"),
+}
+
+
+def _ramp(distance: _Float, sharpness: float) -> _Float:
+    """0 well below zero, 1 well above, a linear edge 1/sharpness wide in between."""
+    ramp: _Float = np.clip(distance * sharpness + 0.5, 0.0, 1.0)
+    return ramp
+
+
+def _fade(at: npt.NDArray[np.int64], step: int) -> _Float:
+    part = ((at % step) / step).astype(np.float32)
+    faded: _Float = part * part * (3 - 2 * part)
+    return faded
+
+
+def _half_ellipse(at: _Float, centre: float, half: float) -> _Float:
+    """sqrt(1 - t^2) over [centre - half, centre + half], zero outside."""
+    t = (at - centre) / half
+    root: _Float = np.sqrt(np.maximum(1.0 - t * t, 0.0))
+    return root
+
+
+@dataclass(frozen=True)
+class _Chest:
+    """Frontal landmarks, by pixel row (height x 1), by pixel column (1 x width) or by pixel."""
+
+    apex: float
+    base: float
+    """y of the lung apices and of the top of the right diaphragm."""
+    carina: float
+    half: float
+    heart_y: float
+    wall: _Float
+    """By row: from the midline to the inner chest wall."""
+    inner: dict[str, _Float]
+    """By row: from the midline to the edge of mediastinum and heart, right and left."""
+    dome: _Float
+    """By column: y of the diaphragm."""
+    depth: _Float
+    """By pixel: how far inside a lung, in cm; negative outside."""
+
+    def spot(self, film: _Film, side: str, height: float, across: float) -> tuple[float, float]:
+        """A point of a lung: `height` 0 (apex) to 1 (diaphragm), `across` 0 (mediastinum) to 1 (chest wall)."""
+        y = self.apex + height * (self.base - self.apex)
+        row = min(film.height - 1, max(0, int(film.top + y * film.scale)))
+        inner, wall = float(self.inner[side][row, 0]), float(self.wall[row, 0])
+        x = inner + across * (wall - inner)
+        return (x if side == "left" else -x), y
+
+
+def _chest(phantom: Phantom, film: _Film) -> _Chest:
+    person, seed, ap = phantom.anatomy, phantom.seed, phantom.view == "AP"
+    x, y, u = film.x, film.y, np.abs(film.x)
+    half = person.half_width
+    apex = 4.6 + (-0.8 if ap else 0.0)
+    # A portable picture is taken lying or half sitting, at a shallower breath and with the tube nearer to the heart.
+    height = person.lung_height * (0.80 if ap else 1.0) * draw(seed, "breath", 0.94, 1.02)
+    base = apex + height
+    reach = (y - apex) / (height + 3.5)
+    root = np.sqrt(np.clip(reach, 0.0, 1.0))
+    wall = half * np.clip(root * (1.62 - 0.62 * np.clip(reach, 0.0, 1.0)), 0.0, 1.0)
+    enlarged = next((finding.grade for finding in phantom.findings if finding.kind == "cardiomegaly"), 0)
+    ratio = (person.heart_ratio, 0.56, 0.63, 0.71)[enlarged] * (1.06 if ap else 1.0)
+    heart, heart_y = 2 * half * ratio, base - draw(person.seed, "heart y", 3.4, 4.6)
+    tall = heart * draw(person.seed, "heart shape", 0.40, 0.48)
+    knob = draw(person.seed, "knob", 2.6, 3.4) + person.age * 0.008
+    carina = apex + 0.30 * height
+    left = 2.2 + np.maximum(0.0, (y - apex) * 0.03)
+    left = np.maximum(left, knob * _half_ellipse(y, carina - 1.7, 1.9) + 0.6)
+    left = np.maximum(left, (knob + 0.2) * _half_ellipse(y, carina + 1.9, 3.0) + 0.2)
+    left = np.maximum(left, heart * 0.68 * _half_ellipse(y, heart_y, tall + 0.6))
+    right = np.maximum(2.1 + 0.02 * (y - apex), heart * 0.33 * _half_ellipse(y, heart_y - 0.5, tall))
+    left, right = (np.asarray(edge, np.float32) for edge in (left, right))
+    drop = np.where(x < 0, 0.0, draw(person.seed, "left dome", 0.6, 1.8)).astype(np.float32)
+    bend = (u - 0.45 * half) / (0.55 * half)
+    dome = base + drop + 2.6 * bend * bend * np.where(bend > 0, 1.2, 0.5).astype(np.float32)
+    depth = np.minimum(wall - u, dome - y)
+    middle = max(0, min(film.width, int(film.left)))
+    depth[:, :middle] = np.minimum(depth[:, :middle], -x[:, :middle] - right)
+    depth[:, middle:] = np.minimum(depth[:, middle:], x[:, middle:] - left)
+    return _Chest(apex, base, carina, half, heart_y, wall, {"right": right, "left": left}, dome, depth)
+
+
+def _frontal(phantom: Phantom, film: _Film) -> None:
+    person, ap = phantom.anatomy, phantom.view == "AP"
+    chest = _chest(phantom, film)
+    y, u = film.y, np.abs(film.x)
+    tissue = 1.8 + 2.6 * person.habitus
+    # Body: neck, shoulder slope, torso. Behind the diaphragm and at the shoulders there is more to pass through.
+    shoulder = np.maximum(0.0, u - 5.2) * 0.28 - 1.0
+    torso = chest.half + tissue + np.maximum(0.0, 11.0 - y) * 1.4
+    body = np.minimum(torso - u, y - shoulder)
+    thick = 0.50 + 0.06 * person.habitus + 0.18 * _ramp(y - chest.base - 1.0, 0.12)
+    film.grey = thick * np.clip(body * 0.35, 0.0, 1.0)
+    # Centre: mediastinum and spine, the airway in it.
+    film.grey += np.maximum(0.0, 1.0 - u * 0.22) * (0.16 + 0.006 * np.clip(y - chest.apex, 0.0, 25.0))
+    discs = np.abs(y * 0.38 - np.floor(y * 0.38) - 0.5)
+    film.grey -= _ramp(2.0 - u, 2.0) * _ramp(0.10 - discs, 12.0) * 0.035
+    bend = draw(person.seed, "trachea", -0.5, 0.3)
+    film.stroke([(0.0, -2.0), (bend, chest.carina - 4), (bend / 2, chest.carina)], 1.9, -0.11)
+    film.stroke([(bend / 2, chest.carina - 0.3), (-1.5, chest.carina + 1.2), (-3.6, chest.carina + 2.4)], 1.4, -0.05)
+    film.stroke([(bend / 2, chest.carina - 0.3), (2.0, chest.carina + 1.2), (4.6, chest.carina + 2.2)], 1.2, -0.05)
+    # Lungs: dark, with vessels that thin out from the hila to the wall.
+    lung = _ramp(chest.depth, 3.2)
+    film.grey -= lung * (0.29 + 0.05 * np.clip(chest.depth * 0.3, 0.0, 1.0) - 0.07 * person.habitus)
+    flooded = next((finding.grade for finding in phantom.findings if finding.kind == "edema"), 0)
+    for side in ("right", "left"):
+        _vessels(phantom, film, chest, side, flooded)
+    ridges = 1.0 - np.abs(film.noise(1.1)) - np.abs(film.noise(0.6)) * 0.5
+    film.grey += lung * ridges * (0.045 + 0.02 * flooded)
+    film.grey += film.noise(3.5) * 0.018
+    if flooded:
+        haze = np.maximum(0.0, 1.0 - np.abs(u - 5.5) * 0.14)
+        haze = haze * np.maximum(0.0, 1.0 - np.abs(y - chest.carina - 4) * 0.08)
+        film.grey += lung * haze * (0.09 * flooded) * (1.0 + 0.35 * film.noise(1.6))
+    for part in _parts(phantom.findings):
+        _FRONTAL_FINDINGS.get(part.kind, _silent)(phantom, part, film, chest, lung)
+    _bones(phantom, film, chest, lung)
+    if person.sex == "F":
+        for sign in (-1.0, 1.0):
+            low = chest.base - (3.5 if ap else 1.5) + 1.5 * draw(person.seed, "breast")
+            film.blob(sign * 0.62 * chest.half, low, 0.50 * chest.half, 5.2, 0.055 + 0.05 * person.habitus)
+    if draw(person.seed, "stomach") < 0.75:
+        film.blob(0.48 * chest.half, chest.base + 4.0, 2.8, 1.9, -0.16)
+    _frontal_devices(phantom, film, chest)
+
+
+def _vessels(phantom: Phantom, film: _Film, chest: _Chest, side: str, flooded: int) -> None:
+    person = phantom.anatomy.seed
+    sign = 1.0 if side == "left" else -1.0
+    hilum = (sign * 3.6, chest.carina + (1.6 if side == "left" else 2.6))
+    film.blob(hilum[0], hilum[1], 2.6, 3.2, 0.17)
+    for index in range(9):
+        name = f"{side} vessel {index}"
+        height, across = (index + draw(person, name)) / 9, draw(person, f"{name} reach", 0.45, 0.85)
+        x, y = chest.spot(film, side, 0.08 + 0.86 * height, across)
+        control = (hilum[0] + sign * 0.9, (hilum[1] + y) / 2 + draw(person, f"{name} bow", -1.0, 1.0))
+        # More blood runs at the bases; in edema it is spread to the apices, and walls thicken.
+        film.stroke([hilum, control, (x, y)], 0.22 + 0.12 * height + 0.06 * flooded, 0.045 + 0.035 * height)
+
+
+def _bones(phantom: Phantom, film: _Film, chest: _Chest, lung: _Float) -> None:
+    ap = phantom.view == "AP"
+    y, u, gap = film.y, np.abs(film.x), phantom.anatomy.rib_spacing
+    steep = np.clip(1.5 - (y - chest.apex) * 0.03, 0.7, 1.5)
+    cage = _ramp(chest.wall + 0.9 - u, 1.6) * _ramp(chest.base + 5 - y, 0.25) * _ramp(y - chest.apex - 0.5, 0.6)
+    weight = (0.35 + 0.65 * lung) * cage
+    outward = np.maximum(0.0, u - 0.45 * chest.half)
+    back = 0.10 * (u - 2.0) + 0.45 / chest.half * outward * outward
+    film.grey += weight * _rib(y - chest.apex - back * steep, gap, 0.20) * 0.085
+    front = 0.55 * np.maximum(0.0, chest.half - u) + 0.3 * outward
+    film.grey += weight * _rib(y - chest.apex - front, gap * 1.12, 0.19) * _ramp(u - 5.0, 0.35) * 0.065
+    lift = 1.4 if ap else 0.0
+    for sign in (-1.0, 1.0):
+        inner, outer = (sign * 1.9, chest.apex + 3.0 - lift), (sign * 14.5, chest.apex - 0.2 - 1.2 * lift)
+        film.stroke(
+            [
+                inner,
+                (sign * 5.5, chest.apex + 2.2 - 1.3 * lift),
+                (sign * 8.2, chest.apex + 0.7 - lift),
+                (sign * 11.0, chest.apex - 0.8 - lift),
+                outer,
+            ],
+            1.15,
+            0.12,
+            hollow=0.35,
+        )
+        edge = 0.60 if ap else 0.86
+        film.stroke(
+            [
+                (sign * edge * 12, chest.apex + 1),
+                (sign * edge * 13, chest.apex + 5),
+                (sign * edge * 15, chest.apex + 10),
+            ],
+            0.5,
+            0.05,
+        )
+        film.blob(sign * 17.5, chest.apex + 2.5, 4.0, 4.5, 0.18)
+
+
+def _rib(height: _Float, gap: float, half: float) -> _Float:
+    """Repeating ribs of `2 * half * gap` cm, brighter at their edges (cortex)."""
+    turn = height * (1 / gap)
+    off = np.abs(turn - np.floor(turn) - 0.5)
+    rib: _Float = np.clip((half - off) * 14 + 0.5, 0.0, 1.0) - 0.4 * np.clip((half - 0.07 - off) * 14, 0.0, 1.0)
+    return rib
+
+
+def _half(film: _Film, side: Side | None) -> slice:
+    """Pixel columns of one side of the patient."""
+    return film.columns(0, 99) if side == "left" else film.columns(-99, 0)
+
+
+def _effusion(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
+    columns = _half(film, finding.side)
+    u = np.abs(film.x[:, columns])
+    tall, medial = ((0.17, 0.05), (0.40, 0.55), (0.70, 0.80))[finding.grade - 1]
+    angle = chest.base + 2.4
+    across = np.clip((u - 3.0) / (chest.half - 3.0), 0.0, 1.0)
+    # A meniscus: the fluid creeps up the chest wall.
+    level = angle - tall * (chest.base - chest.apex) * (medial + (1 - medial) * across * across)
+    fluid = _ramp(film.y - level, 1.1) * _ramp(chest.wall - u, 3.0) * _ramp(u - 2.6, 0.8)
+    grey = film.grey[:, columns]
+    grey += fluid * (0.70 - grey) * 0.92
+
+
+def _pneumothorax(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
+    columns = _half(film, finding.side)
+    u, y = np.abs(film.x[:, columns]), film.y
+    gap, low = ((1.5, 0.40), (2.8, 0.75), (4.8, 1.15))[finding.grade - 1]
+    height = chest.base - chest.apex
+    # The visceral pleura is the chest wall's curve, lowered at the apex and drawn in.
+    fallen = np.clip(1.0 - (y - chest.apex) / (low * height), 0.0, 1.0)
+    reach = np.clip((y - chest.apex - 1.4 * gap) / (height + 3.5 - 1.4 * gap), 0.0, 1.0)
+    pleura = np.minimum(chest.wall, (chest.half - 0.2) * np.clip(np.sqrt(reach) * (1.62 - 0.62 * reach), 0.0, 1.0))
+    pleura = pleura - gap * fallen * np.clip(reach * 8.0, 0.0, 1.0)
+    slope = np.diff(pleura, axis=0, append=pleura[-1:]) * film.scale
+    beyond = (u - pleura) / np.sqrt(1.0 + slope * slope)
+    shown = lung[:, columns] * np.clip(fallen * 6.0, 0.0, 1.0)
+    air = shown * _ramp(beyond, 4.0)
+    grey = film.grey[:, columns]
+    grey += air * (0.125 - grey) * 0.9
+    grey += shown * np.clip(1.0 - np.abs(beyond) * 9.0, 0.0, 1.0) * 0.20
+
+
+def _consolidation(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
+    x, y = _place(phantom, finding, film, chest)
+    radius = (2.4, 3.6, 5.2)[finding.grade - 1]
+    uneven = lung * (1.0 + 0.45 * film.noise(1.3))
+    film.blob(x, y, radius * 1.25, radius * 1.1, 0.34, uneven)
+    film.blob(x + 0.3 * radius, y - 0.35 * radius, radius * 0.7, radius * 0.6, 0.14, uneven)
+
+
+def _nodule(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
+    x, y = _place(phantom, finding, film, chest)
+    film.disc(x, y, (finding.mm or 0) / 20, 0.26)
+
+
+def _silent(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
+    """Cardiomegaly and edema are part of the chest itself."""
+
+
+_FRONTAL_FINDINGS = {
+    "effusion": _effusion, "pneumothorax": _pneumothorax, "consolidation": _consolidation, "nodule": _nodule,
+}  # fmt: skip
+_ZONE_HEIGHT: dict[Zone | None, float] = {"upper": 0.24, "middle": 0.52, "lower": 0.80}
+
+
+def _place(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest) -> tuple[float, float]:
+    """Where a focal finding lies: it stays there at follow-up, so the place is the person's, not the exposure's."""
+    seed, name = phantom.anatomy.seed, f"{finding.kind} {finding.side} {finding.zone}"
+    height = _ZONE_HEIGHT[finding.zone] + draw(seed, f"{name} height", -0.06, 0.06)
+    return chest.spot(film, str(finding.side), height, draw(seed, f"{name} across", 0.45, 0.65))
+
+
+def _frontal_devices(phantom: Phantom, film: _Film, chest: _Chest) -> None:
+    carina, heart_y = chest.carina, chest.heart_y
+    for device in phantom.devices:
+        sign = 1.0 if device.side == "left" else -1.0
+        if device.kind == "endotracheal tube":
+            tip = carina - (device.tip_mm or 0) / 10
+            film.stroke([(0.3, -2.0), (0.1, tip - 3), (0.0, tip)], 1.0, 0.12, hollow=0.8)
+            film.stroke([(0.5, -2.0), (0.35, tip - 3), (0.25, tip)], 0.18, 0.22)
+        elif device.kind == "pacemaker":
+            box = (sign * 0.68 * chest.half, chest.apex + 4.2)
+            film.stroke([(box[0] - 1.1, box[1]), (box[0] + 1.1, box[1])], 3.6, 0.45, hollow=0.15)
+            film.stroke([(box[0] - 1.0, box[1] - 2.0), (box[0] + 1.0, box[1] - 2.0)], 1.1, 0.25)
+            for end, sag in (((-2.6, heart_y - 2.2), -3.4), ((3.4, heart_y + 2.6), -3.2)):
+                film.stroke(
+                    [
+                        (box[0], box[1] - 2.2),
+                        (sign * 4.0, chest.apex + 1.2),
+                        (-1.6, carina - 1.0),
+                        (sag, heart_y - 0.5),
+                        end,
+                    ],
+                    0.24,
+                    0.30,
+                )
+                film.disc(*end, 0.24, 0.25)
+        elif device.kind == "central line":
+            bend = (-2.2, carina - 3.0) if sign < 0 else (-0.5, carina - 3.5)
+            film.stroke(
+                [(sign * 3.4, -2.0), (sign * 3.2, chest.apex), bend, (-2.3, carina), (-2.3, carina + 2.4)], 0.22, 0.26
+            )
+        else:
+            for index in range(6):
+                wire_y = chest.apex + 4.5 + 2.4 * index
+                film.stroke(
+                    [(-0.8, wire_y), (0.0, wire_y - 0.7), (0.8, wire_y), (0.0, wire_y + 0.8), (-0.8, wire_y)],
+                    0.17,
+                    0.34,
+                )
+
+
+def _lateral(phantom: Phantom, film: _Film) -> None:
+    """Front on the left. Sided findings project onto one another, as they do in a real lateral view."""
+    person = phantom.anatomy
+    x, y = film.x, film.y
+    deep = 0.80 * person.half_width
+    apex, height = 5.0, person.lung_height * draw(phantom.seed, "breath", 0.94, 1.02)
+    base = apex + height
+    tissue = 1.4 + 2.2 * person.habitus
+    bulge = deep * _half_ellipse(y, apex + 0.62 * height, 0.80 * height)
+    chest = np.maximum(bulge, np.where(y > apex + 0.6 * height, 0.94 * deep, 0.5 * deep))
+    body = np.minimum(chest + tissue - np.abs(x), y + 1.0)
+    film.grey = (0.46 + 0.06 * person.habitus + 0.20 * _ramp(y - base - 1.0, 0.12)) * np.clip(body * 0.35, 0.0, 1.0)
+    dome = base - 1.2 + 0.030 * (x + 2.0) * (x + 2.0)
+    depth = np.minimum(np.minimum(chest - 0.6 - np.abs(x), dome - y), y - apex)
+    lung = _ramp(depth, 2.4)
+    film.grey -= lung * (0.27 - 0.06 * person.habitus)
+    # Spine behind, darker towards the diaphragm because less lies over it; the sternum in front.
+    spine = np.clip(1.0 - np.abs(x - 0.72 * deep) * 0.42, 0.0, 1.0)
+    discs = np.abs(y * 0.34 - np.floor(y * 0.34) - 0.5)
+    film.grey += spine * (0.17 - 0.004 * np.clip(y - apex, 0.0, 20.0)) * (1.0 - 0.25 * _ramp(0.10 - discs, 12.0))
+    sternum = [(-0.86 * deep, apex + 2.0), (-1.02 * deep, apex + 0.35 * height), (-0.90 * deep, base - 7.0)]
+    film.stroke(sternum, 0.9, 0.12)
+    ratio = {f.kind: f.grade for f in phantom.findings}.get("cardiomegaly", 0)
+    heart = 4.3 + 0.9 * ratio
+    film.blob(-0.35 * deep, base - 5.2, heart * 1.45, heart * 1.35, 0.30)
+    film.stroke([(0.0, -2.0), (0.6, apex + 4), (0.9, apex + 0.32 * height)], 1.8, -0.10)
+    film.blob(0.6, apex + 0.36 * height, 2.4, 2.6, 0.16)
+    film.grey += lung * (1.0 - np.abs(film.noise(1.1)) - np.abs(film.noise(0.6)) * 0.5) * 0.045
+    film.grey += film.noise(3.5) * 0.018
+    film.grey += lung * _rib(y - apex - 0.30 * (x + deep), person.rib_spacing, 0.20) * 0.05
+    for finding in _parts(phantom.findings):
+        name = f"{finding.kind} {finding.side} {finding.zone}"
+        across = draw(person.seed, f"{name} lateral", -0.35, 0.45) * deep
+        at = apex + height * (_ZONE_HEIGHT.get(finding.zone, 0.5) + draw(person.seed, f"{name} height", -0.06, 0.06))
+        if finding.kind == "effusion":
+            level = base - (2.0, 5.5, 10.0)[finding.grade - 1] + 0.02 * (x - 0.6 * deep) * (x - 0.6 * deep)
+            film.grey += _ramp(y - level, 1.0) * lung * _ramp(x + 0.5, 0.5) * 0.22
+        elif finding.kind == "consolidation":
+            radius = (2.4, 3.6, 5.2)[finding.grade - 1]
+            film.blob(across, at, radius * 1.2, radius, 0.28, lung * (1.0 + 0.45 * film.noise(1.3)))
+        elif finding.kind == "nodule":
+            film.disc(across, at, (finding.mm or 0) / 20, 0.22)
+        elif finding.kind == "edema":
+            film.grey += lung * 0.05 * finding.grade * (1.0 + 0.35 * film.noise(1.6))
+    for device in phantom.devices:
+        if device.kind == "pacemaker":
+            film.stroke([(-1.05 * deep, apex + 3.2), (-0.95 * deep, apex + 5.4)], 1.0, 0.45)
+            film.stroke([(-0.95 * deep, apex + 4), (0.0, apex + 5), (-0.35 * deep, base - 4.0)], 0.24, 0.30)
+        elif device.kind == "sternotomy wires":
+            for index in range(6):
+                film.disc(-0.92 * deep, apex + 4.5 + 2.4 * index, 0.22, 0.34)

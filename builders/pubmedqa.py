@@ -1,0 +1,256 @@
+"""PubMedQA, the 1,000 questions labelled by experts (PQA-L), in the layout of the publisher's repository.
+
+`ori_pqal.json` holds all 1,000 questions and `test_ground_truth.json` names the 500 that are the test set: "1,000 for
+training, 500 for testing" trains on every test question. Here train is the other 500. Prompt: the abstract without its
+conclusion, then the question (the publisher's reasoning-required setting); target: the conclusion, then the label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from builders.rawfiles import checked_text, field_of, load_json, outcome, relative, require, text_of, write_demo_file
+from builders.source import (
+    PAPER_VARIANT,
+    InputError,
+    NotThisSource,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    user,
+)
+
+_SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
+_OPTIONS = [("A", "yes"), ("B", "no"), ("C", "maybe")]
+_LABELS = {text: label for label, text in _OPTIONS}
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as it is written: a key that is repeated is here twice."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row of a split: an entry of a file, with what is already known to be wrong with it."""
+
+    split: str
+    file: str
+    pmid: str
+    position: int
+    fields: Any
+    truth: Any
+    """The label in `test_ground_truth.json`, for rows of the test split."""
+    fault: InputError | None
+
+    @property
+    def row(self) -> str:
+        """How messages name the row: its PMID, or its position where the PMID is not one."""
+        return self.pmid if _is_pmid(self.pmid) else f"#{self.position}"
+
+
+def _is_pmid(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
+
+
+def _paths(raw: Path) -> tuple[Path, Path]:
+    return (
+        require(raw, "PubMedQA questions", "data/ori_pqal.json", "ori_pqal.json"),
+        require(raw, "list of test PMIDs", "data/test_ground_truth.json", "test_ground_truth.json"),
+    )
+
+
+def _load(path: Path, raw: Path) -> _Pairs:
+    pairs = load_json(path, raw, _Pairs)
+    if not isinstance(pairs, _Pairs):
+        raise NotThisSource(f"{relative(path, raw)}: not an object keyed by PMID; is it another file of that name?")
+    return pairs
+
+
+def _entries(raw: Path, split: str, params: Params) -> list[_Entry]:
+    """Rows of one split, in the order of the files: each entry of either file is a row of some split.
+
+    Of a repeated PMID the first entry counts. Test PMIDs without a question come last.
+    """
+    questions_path, truth_path = _paths(raw)
+    questions, truths = _load(questions_path, raw), _load(truth_path, raw)
+    truth = dict(reversed(truths))
+    entries: list[_Entry] = []
+    file, known = relative(questions_path, raw), set[str]()
+    for position, (pmid, fields) in enumerate(questions):
+        if (pmid in truth) == (split == "test") or (split == "train" and params["paper_variant"]):
+            fault = InputError("duplicate_id", file) if pmid in known else None
+            entries.append(_Entry(split, file, pmid, position, fields, truth.get(pmid), fault))
+        known.add(pmid)
+    if split == "test":
+        file, named = relative(truth_path, raw), set[str]()
+        for position, (pmid, label) in enumerate(truths):
+            if pmid in named or pmid not in known:
+                missing = InputError("missing_field", file, "not among the questions")
+                fault = InputError("duplicate_id", file) if pmid in named else missing
+                entries.append(_Entry(split, file, pmid, position, None, label, fault))
+            named.add(pmid)
+    return entries
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    files = [relative(path, raw) for path in _paths(raw)]
+    for split, role in _SPLITS.items():
+        rows = len(_entries(raw, split, params))
+        yield Unit(f"{split}-00000", split, role, rows, {"files": files}, tuple(files))
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    for entry in _entries(raw, unit.split, params):
+        yield outcome(partial(_sample, entry), entry.file, entry.row)
+
+
+def _sample(entry: _Entry) -> Sample:
+    file = entry.file
+    if not _is_pmid(entry.pmid):
+        raise InputError("bad_id", file, "the key is not a PMID")
+    if entry.fault:
+        raise entry.fault
+    if not isinstance(entry.fields, _Pairs):
+        raise InputError("bad_row", file, "not an object")
+    row = dict(entry.fields)
+    if len(row) != len(entry.fields):
+        raise InputError("bad_row", file, "a field is repeated")
+    question, conclusion = text_of(row, "QUESTION", file), text_of(row, "LONG_ANSWER", file)
+    contexts = field_of(row, "CONTEXTS", file)
+    if not isinstance(contexts, list) or not contexts:
+        raise InputError("bad_field", file, "CONTEXTS is not a list of texts")
+    contexts = [checked_text(context, "CONTEXTS", file) for context in contexts]
+    decision = text_of(row, "final_decision", file)
+    if decision not in _LABELS:
+        raise InputError("bad_field", file, "final_decision is none of yes, no, maybe")
+    if entry.split == "test" and entry.truth != decision:
+        raise InputError("bad_field", file, "final_decision differs from test_ground_truth.json")
+    if not question.strip():
+        raise InputError("empty_question", file)
+    if not conclusion.strip():
+        raise InputError("empty_answer", file)
+    options = "\n".join(f"{label}. {text}" for label, text in _OPTIONS)
+    return Sample(
+        key=entry.pmid,
+        messages=[
+            user("\n\n".join([*contexts, f"Question: {question}", options])),
+            assistant(f"{conclusion}\n\nAnswer: {decision}"),
+        ],
+        file=file,
+        row=entry.row,
+        question=question,
+        options=_OPTIONS,
+        answer=_LABELS[decision],
+        group={"pmid": f"pubmed/{entry.pmid}", "question_id": f"pubmedqa/{entry.pmid}"},
+    )
+
+
+def _published(params: Params) -> dict[str, int]:
+    return {"train": 1000 if params["paper_variant"] else 500, "test": 500}
+
+
+# The demo's words: train and test speak of different things, so that only the planted items overlap.
+_INTERVENTIONS = {
+    "train": ("early mobilisation", "oral iron", "tranexamic acid", "a low-salt diet", "nurse-led care", "melatonin"),
+    "test": ("topical timolol", "group yoga", "bedside ultrasound", "vitamin D", "text messages", "nasal budesonide"),
+}
+_EFFECTS = {
+    "train": ("wound infection", "thirty-day readmission", "postoperative delirium", "anaemia", "length of stay"),
+    "test": ("time to diagnosis", "asthma exacerbations", "missed appointments", "haemangioma growth", "neck pain"),
+}
+_PATIENTS = {
+    "train": ("women after caesarean section", "adults with hip fracture", "children with sickle cell disease"),
+    "test": ("office workers", "preterm infants", "farmers with chest pain", "adolescents living with HIV"),
+}
+
+PLANTED: dict[str, str] = {
+    "exact_text": "pubmedqa/train/90000029 repeats pubmedqa/test/90000030 (whole record, question in capitals)",
+    "reworded": "pubmedqa/train/90000031 asks the question of pubmedqa/test/90000032 in another order of words",
+    "paper_variant": "--paper-variant: all 30 test PMIDs are training PMIDs",
+}
+"""What overlaps between the train and test splits of the demo tree."""
+
+
+def _demo_item(split: str, index: int) -> dict[str, Any]:
+    given, effect, patients = (
+        words[split][index % len(words[split])] for words in (_INTERVENTIONS, _EFFECTS, _PATIENTS)
+    )
+    label = ("yes", "no", "yes", "maybe")[index % 4]
+    share, difference = 5 + index, 0 if label == "no" else 6
+    conclusion = {
+        "yes": f"{effect.capitalize()} improved in {patients} given {given}.",
+        "no": f"{effect.capitalize()} stayed the same in {patients} given {given}.",
+        "maybe": f"{effect.capitalize()} in {patients} may or may not depend on {given}.",
+    }
+    return {
+        "QUESTION": f"Does {given} reduce {effect} in {patients}?",
+        "CONTEXTS": [
+            f"Little is known about {given} and {effect}.",
+            f"We enrolled {61 + 7 * index} {patients} at {2 + index % 9} centres; half received {given}.",
+            f"Rates of {effect} were {share}% with and {share + difference}% without {given}.",
+        ],
+        "LABELS": ["BACKGROUND", "METHODS", "RESULTS"],
+        "MESHES": ["Humans", "Treatment Outcome"],
+        "YEAR": str(1998 + index % 20),
+        "reasoning_required_pred": label,
+        "reasoning_free_pred": label,
+        "final_decision": label,
+        "LONG_ANSWER": conclusion[label],
+    }
+
+
+def _write_demo(raw: Path) -> None:
+    items: dict[str, dict[str, Any]] = {}
+    for index in range(30):
+        for offset, split in ((1, "train"), (2, "test")):
+            items[str(90_000_000 + 2 * index + offset)] = _demo_item(split, index)
+    copied = items["90000030"]
+    items["90000029"] = copied | {"QUESTION": copied["QUESTION"].upper().replace("?", " ?!")}
+    assert items["90000032"]["QUESTION"] == "Does vitamin D reduce time to diagnosis in adolescents living with HIV?"
+    items["90000031"]["QUESTION"] = "Is time to diagnosis in adolescents living with HIV reduced by vitamin D?"
+    truth = {pmid: item["final_decision"] for pmid, item in items.items() if int(pmid) % 2 == 0}
+    write_demo_file(raw / "data/ori_pqal.json", json.dumps(items, indent=1).encode())
+    write_demo_file(raw / "data/test_ground_truth.json", json.dumps(truth, indent=1).encode())
+
+
+SOURCE = Source(
+    name="pubmedqa",
+    title="PubMedQA, expert-labelled (PQA-L): yes/no/maybe questions about PubMed abstracts",
+    homepage="https://github.com/pubmedqa/pubmedqa",
+    revision="pubmedqa/pubmedqa@1cbae8e92f72",
+    license="MIT",
+    access="open",
+    stage="instruct",
+    task="mcq",
+    modality="text",
+    splits=_SPLITS,
+    obtain="""
+  git clone https://github.com/pubmedqa/pubmedqa
+--raw is the checkout, or a folder with the two files that are read:
+  data/ori_pqal.json            1,000 questions keyed by PMID
+  data/test_ground_truth.json   500 PMIDs with their labels
+(The hub's parquet of pqa_labeled has no test split and cannot be used instead.)""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=_published,
+    paper=(
+        "train 1,000, benchmark 500. The 500 are half of the 1,000, so that recipe trains on every test question; we "
+        "train on the other 500. --paper-variant reproduces the 1,000."
+    ),
+    options=(PAPER_VARIANT,),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

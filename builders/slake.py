@@ -1,0 +1,205 @@
+"""SLAKE 1.0, questions about 642 pictures in English and Chinese.
+
+"SLAKE (English), 9,835" is the whole bilingual train.json. Each language is split by picture, but independently: 72 of
+the 96 English test pictures are Chinese training pictures. So English alone is the default, and both languages are the
+paper's variant, whose test split has the 836 closed questions (416 English, 420 Chinese) that the paper scores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from builders.rawfiles import (
+    list_zip,
+    load_rows,
+    number_of,
+    outcome,
+    read_bytes,
+    read_zip_member,
+    relative,
+    require,
+    text_of,
+    write_demo_file,
+)
+from builders.source import (
+    PAPER_VARIANT,
+    Image,
+    InputError,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    user,
+)
+
+_SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
+_NAMES = {"train": ("train.json",), "validation": ("validate.json", "validation.json"), "test": ("test.json",)}
+_PICTURE = re.compile(r"xmlab[0-9]+/source\.jpg")
+_SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
+_LANGUAGES = frozenset({"en", "zh"})
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    place = "imgs"
+    if not params["no_images"]:
+        place = relative(require(raw, "picture folder (--no-images builds without)", "imgs", "imgs.zip"), raw)
+        if place.endswith(".zip"):
+            list_zip(raw / place, raw)  # a broken archive stops here, not once a row
+    for split, role in _SPLITS.items():
+        path = require(raw, f"{split} file", *_NAMES[split])
+        rows, file = load_rows(path, raw), relative(path, raw)
+        pictures = [] if params["no_images"] else _picture_files(rows, place)
+        yield Unit(f"{split}-00000", split, role, len(rows), {"file": file, "pictures": place}, (file, *pictures))
+
+
+def _picture_files(rows: list[Any], place: str) -> list[str]:
+    """Files under the raw tree that hold the rows' pictures; damaged rows name none."""
+    if place.endswith(".zip"):
+        return [place]
+    names = {name for row in rows if isinstance(row, dict) and isinstance(name := row.get("img_name"), str)}
+    return sorted(f"{place}/{name}" for name in names if _PICTURE.fullmatch(name))
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    file = unit.payload["file"]
+    languages = _LANGUAGES if params["paper_variant"] else frozenset({"en"})
+    for index, row in enumerate(load_rows(raw / file, raw)):
+        yield outcome(partial(_sample, row, index, raw, unit, languages), file, str(index))
+
+
+def _sample(row: Any, index: int, raw: Path, unit: Unit, languages: frozenset[str]) -> Sample:
+    file = unit.payload["file"]
+    language = text_of(row, "q_lang", file)
+    if language not in _LANGUAGES:
+        raise InputError("bad_field", file, "q_lang is neither en nor zh")
+    qid, picture, kind = number_of(row, "qid", file), text_of(row, "img_name", file), text_of(row, "answer_type", file)
+    question, answer = text_of(row, "question", file), text_of(row, "answer", file)
+    if not _PICTURE.fullmatch(picture):
+        raise InputError("bad_field", file, "img_name is not xmlab<number>/source.jpg")
+    if kind not in _SUBSETS:
+        raise InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
+    if language not in languages:
+        raise InputError("other_language", file, language)
+    if not question.strip():
+        raise InputError("empty_question", file)
+    if not answer.strip():
+        raise InputError("empty_answer", file)
+    return Sample(
+        key=str(qid),
+        messages=[user(0, question), assistant(answer)],
+        file=file,
+        row=str(index),
+        question=question,
+        answer=answer,
+        images=[_image(raw, unit.payload["pictures"], picture)],
+        group={"question_id": f"slake/{qid}"},
+        subset=_SUBSETS[kind],
+    )
+
+
+def _image(raw: Path, place: str, name: str) -> Image:
+    if place.endswith(".zip"):
+        member = f"imgs/{name}"
+        return Image(f"slake/{name}", f"{place}!{member}", partial(read_zip_member, raw / place, member, raw))
+    path = f"{place}/{name}"
+    return Image(f"slake/{name}", path, partial(read_bytes, raw / path, raw))
+
+
+_DEMO_PICTURES = 40
+_DEMO_SEED = 6_100_000
+_DEMO_PIXELS = 192
+_COPY, _COPIED = 39, 4
+
+PLANTED: dict[str, str] = {
+    "same_bytes": "test picture slake/xmlab39/source.jpg is, byte for byte, training picture slake/xmlab4/source.jpg",
+    "paper_variant": "--paper-variant: 4 of the 8 English test pictures are training pictures of Chinese rows",
+}
+"""What overlaps between the train and test splits of the demo tree."""
+
+
+def _demo_split(language: str, picture: int) -> str:
+    """Each language is split by picture, Chinese independently of English."""
+    place = (picture if language == "en" else 7 * picture + 2) % 10
+    return "train" if place < 7 else "validation" if place == 7 else "test"
+
+
+def _write_demo(raw: Path) -> None:
+    from builders import phantoms
+
+    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    for number in range(_DEMO_PICTURES):
+        drawn = _COPIED if number == _COPY else number
+        view: phantoms.View = "AP" if drawn % 4 == 3 else "PA"
+        phantom = phantoms.make(_DEMO_SEED + drawn, view)
+        write_demo_file(raw / f"imgs/xmlab{number}/source.jpg", phantoms.jpeg(phantom, _DEMO_PIXELS))
+        shown = any(finding.kind == "effusion" for finding in phantom.findings)
+        for language, kind, content, question, answer in (
+            ("en", "OPEN", "Modality", "What modality is used to take this image?", "X-Ray"),
+            ("en", "CLOSED", "Abnormality", "Is there a pleural effusion?", "Yes" if shown else "No"),
+            ("en", "CLOSED", "Plane", "Is this an AP or a PA view?", view),
+            ("zh", "OPEN", "Modality", "这张图片的成像方式是什么？", "X光"),
+            ("zh", "CLOSED", "Abnormality", "图中有胸腔积液吗？", "有" if shown else "没有"),
+            ("zh", "CLOSED", "Plane", "这是前后位片还是后前位片？", "前后位" if view == "AP" else "后前位"),
+        ):
+            splits[_demo_split(language, number)].append(
+                {
+                    "img_id": number,
+                    "img_name": f"xmlab{number}/source.jpg",
+                    "question": question,
+                    "answer": answer,
+                    "q_lang": language,
+                    "location": "Lung",
+                    "modality": "X-Ray",
+                    "answer_type": kind,
+                    "base_type": "vqa",
+                    "content_type": content,
+                    "triple": ["vhead", "_", "_"],
+                }
+            )
+    for qid, row in enumerate(chain.from_iterable(splits.values())):
+        row["qid"] = qid
+    for split, rows in splits.items():
+        write_demo_file(raw / _NAMES[split][0], json.dumps(rows, ensure_ascii=False, indent=1).encode())
+
+
+SOURCE = Source(
+    name="slake",
+    title="SLAKE 1.0: bilingual questions about CT, MR and X-ray pictures",
+    homepage="https://www.med-vqa.com/slake/",
+    revision="SLAKE 1.0, as in xiaoman-zhang/PMC-VQA@1678ec2",
+    license="CC-BY-4.0",
+    access="open",
+    stage="instruct",
+    task="vqa",
+    modality="image-text",
+    splits=_SPLITS,
+    obtain="""
+Download Slake1.0.zip from https://www.med-vqa.com/slake/ and unpack it, or clone the dataset BoKelvin/SLAKE from
+https://huggingface.co. --raw is the folder with
+  train.json  validate.json (or validation.json)  test.json
+  imgs/xmlab<N>/source.jpg, or imgs.zip with the same (read in place); not needed with --no-images""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=lambda params: {"train": 9_835, "validation": 2_099, "test": 2_094},
+    paper=(
+        'train 9,835 ("English"), which is 4,919 English + 4,916 Chinese rows; benchmark 836, which is the closed test '
+        "questions of both languages. We read English alone, 4,918 rows (one has no answer): Chinese training rows "
+        "show 72 of the 96 English test pictures. --paper-variant reads both, 9,834."
+    ),
+    options=(PAPER_VARIANT,),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))
