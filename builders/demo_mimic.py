@@ -24,8 +24,10 @@ from builders.rawfiles import write_demo_file
 PICTURE_PIXELS = 336
 """Longer side: one tile of the vision encoder, and a tree that is drawn in seconds."""
 
+CROSSING = 10000084
+
 PLANTED: dict[str, str] = {
-    "id": "the last study of subject 10000083 is listed under test, its earlier ones under train",
+    "id": f"the last study of subject {CROSSING} is listed under test, its earlier ones under train",
     "exact bytes": "a test picture is, byte for byte, a train picture of another subject; train repeats a picture too",
     "exact pixels": "a test JPEG is a train JPEG with a comment inserted: other bytes, same coded picture",
     "near": "two test pictures are train pictures re-encoded smaller, and mirrored (found by the near-image level)",
@@ -137,7 +139,7 @@ def _plant(studies: list[_Study]) -> list[_Study]:
     """Leaks of every level, see `PLANTED`; trees of a few subjects have those that fit."""
     train = [study for study in studies if study.split == "train"]
     test = [number for number, study in enumerate(studies) if study.split == "test"]
-    crossing = [number for number, study in enumerate(studies) if study.subject == 10000083]
+    crossing = [number for number, study in enumerate(studies) if study.subject == CROSSING]
     planted = list(studies)
 
     def put(number: int, data: bytes) -> None:

@@ -172,7 +172,7 @@ _DEMO_SEED = 7_200_000
 _DEMO_PIXELS = 192
 
 PLANTED: dict[str, str] = {
-    "pictures": "all 3 test pictures are training pictures, as 202 of the 203 real ones are",
+    "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
     "item": "one training row repeats a test row word for word; it is left out when read (also_in_test)",
 }
 """What overlaps between the train and test splits of the demo tree."""

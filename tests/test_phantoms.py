@@ -1,0 +1,169 @@
+"""Phantoms: the same picture everywhere, picture and report agree, and the planted leaks are what they claim."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import subprocess
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, tree_digest
+from PIL import Image
+
+from builders import demo_mimic
+from builders.mimic_reports import parse_sections
+from builders.phantom_reports import course, describe, questions, resolved
+from builders.phantoms import Device, Finding, Phantom, anatomy, follow_up, make, render
+from manifests.fingerprints import fingerprint
+from shards.strip import strip_metadata
+
+
+def pixels(phantom: Phantom) -> np.ndarray:
+    return np.asarray(render(phantom, 256), dtype=np.int32)
+
+
+def test_a_fresh_process_draws_the_same_bytes() -> None:
+    code = (
+        "import hashlib; from builders.phantoms import jpeg, make, replace\n"
+        "print(hashlib.sha256(b''.join(jpeg(replace(make(s), view=v), 200) for s in range(3)"
+        " for v in ('PA', 'AP', 'LATERAL'))).hexdigest())"
+    )
+    runs = {
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        for _ in range(2)
+    }
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("kind", "brighter", "rows"),
+    [("effusion", True, (0.45, 0.75)), ("pneumothorax", False, (0.1, 0.4)), ("consolidation", True, (0.3, 0.6))],
+)
+def test_a_finding_shows_on_its_side(side: str, kind: str, brighter: bool, rows: tuple[float, float]) -> None:
+    """Against the same exposure without it: the patient's left is on the picture's right."""
+    zone = "middle" if kind == "consolidation" else None
+    for seed in range(4):
+        bare = Phantom(anatomy(seed), "PA", seed)
+        change = pixels(replace(bare, findings=(Finding(kind, side, 3, zone),))) - pixels(bare)  # type: ignore[arg-type]
+        height, width = change.shape
+        band = change[int(rows[0] * height) : int(rows[1] * height)]
+        left, right = band[:, width // 2 :].mean(), band[:, : width // 2].mean()
+        own, other = (left, right) if side == "left" else (right, left)
+        assert own > 1 if brighter else own < -1, (seed, own, other)
+        assert abs(other) < abs(own) / 4
+
+
+def test_reports_state_what_is_drawn() -> None:
+    for seed in range(60):
+        phantom = make(seed)
+        text = describe(phantom)["FINDINGS"]
+        for finding in phantom.findings:
+            assert finding.size in text
+            assert finding.side is None or finding.side in text
+        for device in phantom.devices:
+            assert device.kind.split()[-1] in text.lower()
+        assert ("pneumothorax" in text.lower().split("no ")[-1]) or any(
+            f.kind == "pneumothorax" for f in phantom.findings
+        )
+        answers = {question: answer for question, answer, _ in questions(phantom)}
+        assert answers["Is there a pneumothorax?"] == (
+            "Yes" if any(f.kind == "pneumothorax" for f in phantom.findings) else "No"
+        )
+
+
+def test_progression_is_stated() -> None:
+    courses = set()
+    for seed in range(80):
+        before = make(seed)
+        after = follow_up(before, 10_000 + seed)
+        text = describe(after, before)["FINDINGS"]
+        for finding in after.findings:
+            change = course(finding, before)
+            courses.add(change)
+            assert ("new since" if change == "new" else f"{change} compared") in text
+        assert text.count("has resolved") == len(resolved(after, before))
+    assert courses == {"new", "increased", "decreased", "unchanged"}
+
+
+def test_what_cannot_be_described_cannot_be_made() -> None:
+    for wrong in (
+        lambda: Finding("effusion"),
+        lambda: Finding("nodule", "left", zone="upper"),
+        lambda: Finding("edema", "left"),
+        lambda: Finding("effusion", "left", 4),
+        lambda: Device("pacemaker"),
+        lambda: Phantom(anatomy(1), "PA", 1, (Finding("effusion", "left"), Finding("effusion", "bilateral"))),
+    ):
+        with pytest.raises(ValueError, match=r"not a describable|listed twice"):
+            wrong()
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tree")
+    demo_mimic.write(folder)
+    return folder
+
+
+def rows(tree: Path, name: str) -> list[dict[str, str]]:
+    with gzip.open(tree / "mimic-cxr-jpg" / f"mimic-cxr-2.0.0-{name}.csv.gz", "rt") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tree_is_a_mimic_tree(tree: Path) -> None:
+    metadata, split = rows(tree, "metadata"), rows(tree, "split")
+    assert len({row["study_id"] for row in metadata}) >= 300
+    assert [row["dicom_id"] for row in metadata] == [row["dicom_id"] for row in split]
+    splits = {row["dicom_id"]: row["split"] for row in split}
+    assert set(splits.values()) == {"train", "validate", "test"}
+    for row in metadata:
+        folder = f"p{row['subject_id'][:2]}/p{row['subject_id']}/s{row['study_id']}"
+        data = (tree / "mimic-cxr-jpg" / "files" / folder / f"{row['dicom_id']}.jpg").read_bytes()
+        size = Image.open(io.BytesIO(data)).size
+        if splits[row["dicom_id"]] != "test":  # two planted test pictures are resized
+            assert size == (int(row["Columns"]), int(row["Rows"]))
+        assert "impression" in parse_sections((tree / "mimic-cxr" / "files" / f"{folder}.txt").read_text())
+    assert any(row["StudyTime"] == "" for row in metadata)
+    assert {row["ViewPosition"] for row in metadata} == {"PA", "AP", "LATERAL", ""}
+
+
+def test_the_tree_is_the_same_every_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        demo_mimic.write(tmp_path / name, subjects=10)
+    assert tree_digest(tmp_path / "a") == tree_digest(tmp_path / "b")
+    times = {path.stat().st_mtime for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert len(times) == 1
+
+
+def test_planted_leaks_are_what_they_claim(tree: Path) -> None:
+    sides: dict[str, set[str]] = defaultdict(set)
+    by_bytes: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    by_pixels: dict[bytes, set[tuple[str, str]]] = defaultdict(set)
+    hashes: dict[str, list[int]] = defaultdict(list)
+    for row in rows(tree, "split"):
+        sides[row["subject_id"]].add(row["split"])
+        folder = f"p{row['subject_id'][:2]}/p{row['subject_id']}/s{row['study_id']}"
+        data = (tree / "mimic-cxr-jpg" / "files" / folder / f"{row['dicom_id']}.jpg").read_bytes()
+        side = "train" if row["split"] == "train" else "eval"
+        by_bytes[hashlib.sha256(data).hexdigest()].add((side, row["dicom_id"]))
+        found = fingerprint(strip_metadata(data))
+        by_pixels[found.pixel_sha256].add((side, row["dicom_id"]))
+        hashes[side].append(found.phash)
+    assert {subject for subject, found in sides.items() if len(found) > 1} == {str(demo_mimic.CROSSING)}
+    twins = [{side for side, _ in group} for group in by_bytes.values() if len(group) > 1]
+    assert sorted(map(sorted, twins)) == [["eval", "train"], ["train"]]
+    both = [group for group in by_pixels.values() if {side for side, _ in group} == {"train", "eval"}]
+    assert len(both) == 2
+    # The re-encoded copy lies within the near radius of a train picture but is neither of the above.
+    exact = {found for group in both for found in group}
+    assert len(exact) == 4
+    near = sum(min((a ^ b).bit_count() for b in hashes["train"]) <= 4 for a in hashes["eval"])
+    assert near >= 3

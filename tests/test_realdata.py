@@ -1,0 +1,120 @@
+"""The publishers' own rows, built and audited: every leak that `data/README.md` states is found, as plain integers."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_module
+
+BUILDS = (
+    ("pubmedqa", "pubmedqa", []),
+    ("pubmedqa", "pubmedqa", ["--paper-variant"]),
+    ("slake", "slake", ["--no-images"]),
+    ("slake", "slake", ["--no-images", "--paper-variant"]),
+    ("vqa_rad", "vqa_rad", ["--no-images"]),
+    ("medqa", "medqa_usmle_4_options", []),
+    ("medquad", "medquad", []),
+)
+
+
+def need(folder: Path) -> Path:
+    if not folder.exists():
+        pytest.skip(f"no real rows at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def audits(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Rows of every audit over the builds above, through the command line."""
+    out = tmp_path_factory.mktemp("real")
+    for source, folder, options in BUILDS:
+        raw = str(need(real_data / folder))
+        done = run_module(f"builders.{source}", "--raw", raw, "--out", str(out), "--quiet", "--workers", "1", *options)
+        assert done.returncode == 0, done.stderr
+    done = run_module("manifests.sql", str(out), "--audit", "all", "--json")
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout)
+    assert report["clean"] is False
+    return {audit["name"]: audit["rows"] for audit in report["audits"]}
+
+
+def overlap(rows: list[dict[str, Any]], kind: str, train: str, test: str, subset: str = "all") -> dict[str, Any] | None:
+    found = [
+        row
+        for row in rows
+        if (row["kind"], row["train_build"], row["eval_build"], row["eval_split"], row["eval_subset"])
+        == (kind, train, test, "test", subset)
+    ]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_pubmedqa_paper_variant_holds_500_of_500_test_ids(audits: dict[str, list[dict[str, Any]]]) -> None:
+    for test in ("pubmedqa", "pubmedqa.paper"):
+        row = overlap(audits["id_overlap"], "pmid", "pubmedqa.paper", test)
+        assert row is not None
+        assert (row["eval_ids_hit"], row["eval_ids_total"]) == (500, 500)
+        assert (row["train_rows_hit"], row["train_rows_total"]) == (500, 1000)
+    assert overlap(audits["id_overlap"], "pmid", "pubmedqa", "pubmedqa") is None
+
+
+def test_slake_paper_variant_shows_607_of_836_and_english_none(audits: dict[str, list[dict[str, Any]]]) -> None:
+    row = overlap(audits["id_overlap"], "image_id", "slake.paper", "slake.paper", "closed")
+    assert row is not None
+    assert (row["eval_rows_hit"], row["eval_rows_total"]) == (607, 836)
+    assert [r for r in audits["id_overlap"] if (r["train_build"], r["eval_build"]) == ("slake", "slake")] == []
+
+
+def test_vqa_rad_shows_203_of_203_test_images(audits: dict[str, list[dict[str, Any]]]) -> None:
+    row = overlap(audits["id_overlap"], "image_id", "vqa_rad", "vqa_rad")
+    assert row is not None
+    assert (row["eval_ids_hit"], row["eval_ids_total"]) == (203, 203)
+
+
+def test_every_row_is_accounted_for_and_every_licence_is_known(audits: dict[str, list[dict[str, Any]]]) -> None:
+    for name in ("row_accounting", "licences", "duplicate_ids", "prior_of_other_subject"):
+        assert audits[name] == [], name
+
+
+def test_no_test_question_of_pubmedqa_is_trained_on_by_text_either(audits: dict[str, list[dict[str, Any]]]) -> None:
+    rows = [(r["train_build"], r["eval_build"], r["eval_items_hit"]) for r in audits["exact_text_overlap"]]
+    assert {row for row in rows if row[0].startswith("pubmedqa")} == {
+        ("pubmedqa.paper", "pubmedqa", 500),
+        ("pubmedqa.paper", "pubmedqa.paper", 500),
+    }
+
+
+def test_radiographs_in_the_mimic_layout(real_data: Path, tmp_path: Path) -> None:
+    """Counts against the CSVs read here, the byte-identical pair against digests made here."""
+    raw = need(real_data / "cxr_mimic_layout")
+    out = str(tmp_path)
+    arguments = ["--longitudinal", "--raw", str(raw), "--out", out, "--json"]
+    done = run_module("builders.mimic_cxr", *arguments)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)["counts"]
+    with gzip.open(raw / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-split.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    studies = {(row["split"], row["study_id"]) for row in rows}
+    assert {split: c["read"] for split, c in counts["by_split"].items()} == Counter(split for split, _ in studies)
+    assert counts["kept"] + counts["rejected"] == counts["read"] == 117
+
+    by_digest: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        folder = f"p{row['subject_id'][:2]}/p{row['subject_id']}/s{row['study_id']}"
+        data = (raw / "mimic-cxr-jpg" / "files" / folder / f"{row['dicom_id']}.jpg").read_bytes()
+        by_digest[hashlib.sha256(data).hexdigest()].append(f"mimic-cxr/{row['dicom_id']}")
+    [twins] = [sorted(ids) for ids in by_digest.values() if len(ids) > 1]
+    audit = run_module("manifests.sql", out, "--audit", "all", "--json")
+    found = {entry["name"]: entry["rows"] for entry in json.loads(audit.stdout)["audits"]}
+    assert [sorted((row["image_id_a"], row["image_id_b"])) for row in found["duplicate_images"]] == [twins]
+    for name in ("row_accounting", "subject_crossing_splits", "prior_of_other_subject", "id_overlap"):
+        assert found[name] == [], name
+    verified = run_module("shards.verify", out)
+    assert verified.returncode == 0, verified.stderr
