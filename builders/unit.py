@@ -195,7 +195,7 @@ class _UnitWork:
                 "sha256": hashlib.sha256(json).digest(),
                 "n_images": len(sample.images),
                 "tiles": None if self.job.metadata_only and sample.images else sum(tiles),
-                "text_tokens": sum(map(count_tokens, _texts(record))),
+                "text_tokens": _count_text(record["messages"]),
                 "stem_sha256": stem,
                 "stem_options_sha256": stem_options,
                 "caption_sha256": text_sha256(_target(record)) if record["task"] in _CAPTION_TASKS else None,
@@ -350,14 +350,16 @@ def _read_picture(image: Image) -> _Picture:
     return _Picture(stripped, sha256, stored, prints)
 
 
-def _texts(record: Mapping[str, Any]) -> list[str]:
-    """All text the model reads or writes in a sample, message by message."""
-    texts = []
-    for message in record["messages"]:
+def _count_text(messages: list[dict[str, Any]]) -> int:
+    """Tokens of all text the model reads or writes; each piece is tokenised alone, as special tokens will part them."""
+    tokens = 0
+    for message in messages:
         if message["reasoning"]:
-            texts.append(message["reasoning"])
-        texts.extend(part["text"] for part in message["content"] if part["type"] == "text")
-    return texts
+            tokens += count_tokens(message["reasoning"])
+        for part in message["content"]:
+            if part["type"] == "text":
+                tokens += count_tokens(part["text"])
+    return tokens
 
 
 def _target(record: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import version
 
@@ -20,7 +20,9 @@ TOKENIZER = f"o200k_base/bpe-openai-{version('bpe-openai')}"
 TEXT_RECIPE = "nfkc-casefold-words-1"
 
 _WORDS = re.compile(r"[^\W_]+")
+_MARK = " \x02 "
 _ASCII_WORDS = "".join(chr(i).lower() if chr(i).isalnum() else " " for i in range(128))
+_ASCII_WORDS_AND_MARK = _ASCII_WORDS[:2] + "\x02" + _ASCII_WORDS[3:]
 
 
 def normalise(text: str) -> str:
@@ -36,20 +38,32 @@ def text_sha256(text: str | None) -> bytes | None:
     return hashlib.sha256(words.encode()).digest() if words else None
 
 
-def question_sha256(question: str | None, options: Iterable[str] = ()) -> tuple[bytes | None, bytes | None]:
+def question_sha256(question: str | None, options: Sequence[str] = ()) -> tuple[bytes | None, bytes | None]:
     """Digests of the normalised question alone, and of the question with its normalised options in sorted order.
 
     A stem alone is no key: MMLU's six medical subjects have 1,010 stems in 1,089 distinct items. Without options the
     two are equal, so that open questions compare as wholes too. Both are None where nothing is left of the question.
     """
-    stem = normalise(question).encode() if question else b""
+    if not question:
+        return None, None
+    texts = [question, *options]
+    # All texts are normalised in one go, with a mark between them; a text that holds the mark itself is no case for it.
+    pieces = _normalise_marked(_MARK.join(texts))
+    if len(pieces) != len(texts):
+        pieces = [normalise(text) for text in texts]
+    stem = pieces[0]
     if not stem:
         return None, None
-    alone = hashlib.sha256(stem)
-    whole = alone.copy()
-    for option in sorted(map(normalise, options)):
-        whole.update(b"\x00" + option.encode())
-    return alone.digest(), whole.digest()
+    alone = hashlib.sha256(stem.encode())
+    if len(pieces) == 1:
+        return alone.digest(), alone.digest()
+    return alone.digest(), hashlib.sha256("\x00".join([stem, *sorted(pieces[1:])]).encode()).digest()
+
+
+def _normalise_marked(text: str) -> list[str]:
+    if text.isascii():
+        return [piece.strip() for piece in " ".join(text.translate(_ASCII_WORDS_AND_MARK).split()).split(_MARK.strip())]
+    return [normalise(piece) for piece in text.split(_MARK)]
 
 
 @cache

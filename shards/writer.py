@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -41,8 +41,7 @@ class ShardFile:
     samples: int
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """Where a sample went. Tar: byte offsets of member data. Arrow: `offset` is the row, there are no images."""
 
     shard: str

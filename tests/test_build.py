@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import json
 import os
 import random
@@ -150,7 +151,6 @@ def test_a_second_run_does_nothing_and_a_changed_file_rebuilds_its_unit(
 def test_every_row_is_accounted_for_by_a_direct_count(raw: Path, reference: Path) -> None:
     """Studies counted straight from the CSV against kept + rejected, and samples against the Parquet rows."""
     import csv
-    import gzip
 
     with gzip.open(raw / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-split.csv.gz", "rt") as file:
         studies = {(row["split"], row["subject_id"], row["study_id"]) for row in csv.DictReader(file)}
@@ -242,6 +242,33 @@ def test_two_builders_of_one_build_do_not_meet(raw: Path, tmp_path: Path) -> Non
         done = run_module(*command(raw, tmp_path))
     assert done.returncode == 1
     assert "another process" in done.stderr
+
+
+def test_columns_are_read_by_name_and_further_ones_ignored(raw: Path, reference: Path, tmp_path: Path) -> None:
+    """CSV files of another release: other column order, extra columns, a byte order mark, not gzipped."""
+    mine = tmp_path / "raw"
+    shutil.copytree(raw, mine)
+    for name in ("metadata", "split"):
+        path = mine / "mimic-cxr-jpg" / f"mimic-cxr-2.0.0-{name}.csv.gz"
+        rows = [line.split(",") for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+        turned = [[*row[::-1], "extra"] for row in rows]
+        path.unlink()
+        path.with_suffix("").write_text("\ufeff" + "".join(",".join(row) + "\r\n" for row in turned), newline="")
+    build(mine, tmp_path / "out")
+    assert tree_digest(tmp_path / "out" / NAME) == tree_digest(reference / NAME)
+
+
+def test_swapped_columns_are_rejected_row_by_row(raw: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "raw"
+    shutil.copytree(raw, mine)
+    path = mine / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    cells = lines[1].split(",")
+    cells[1], cells[2] = cells[2], cells[1]
+    path.write_bytes(gzip.compress("\n".join([lines[0], ",".join(cells), *lines[2:]]).encode()))
+    counts = build(mine, tmp_path / "out", "--no-images", expect=3)["counts"]
+    assert counts["rejects"]["bad_id"] == 1
+    assert counts["kept"] + counts["rejected"] == counts["read"]
 
 
 def test_dry_run_writes_nothing(raw: Path, tmp_path: Path) -> None:
