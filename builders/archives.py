@@ -141,20 +141,26 @@ def webdataset_samples(path: Path, raw: Path) -> Iterator[tuple[str, dict[str, b
         yield key, parts
 
 
-def count_webdataset_samples(path: Path, raw: Path) -> int:
-    """Number of samples `webdataset_samples` will give; reads headers only where the tar is not compressed."""
+def webdataset_keys(path: Path, raw: Path) -> Iterator[str]:
+    """The keys that `webdataset_samples` will give; reads headers only where the tar is not compressed."""
     if path.suffix in (".gz", ".zst"):
-        return sum(1 for _ in webdataset_samples(path, raw))
-    keys = 0
+        yield from (key for key, _ in webdataset_samples(path, raw))
+        return
     before = None
     try:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
                 if member.isreg() and safe_member(member.name):
                     folder, _, last = member.name.rpartition("/")
-                    key = (folder, last.partition(".")[0])
-                    keys += key != before
+                    stem = last.partition(".")[0]
+                    key = f"{folder}/{stem}" if folder else stem
+                    if key != before:
+                        yield key
                     before = key
     except (tarfile.TarError, OSError, EOFError) as error:
         raise NotThisSource(f"{relative(path, raw)}: not a readable tar ({error}); fetch it again") from None
-    return keys
+
+
+def count_webdataset_samples(path: Path, raw: Path) -> int:
+    """Number of samples `webdataset_samples` will give."""
+    return sum(1 for _ in webdataset_keys(path, raw))

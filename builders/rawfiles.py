@@ -8,7 +8,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def split_thinking(text: str, file: str) -> tuple[str | None, str]:
 
 
 _OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")
-_OPTIONS_HEADING = re.compile(r"\s*\b(?:answer )?(?:options|choices)\s*:\s*$", re.IGNORECASE)
+_OPTIONS_HEADING = re.compile(r"\s*\b(?:answer )?(?:options|choices)\s*:$", re.IGNORECASE)
 
 
 def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
@@ -218,9 +218,31 @@ def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
         return whole, None
     start, options = found
     lost = chr(ord("A") + len(options))
-    question = _OPTIONS_HEADING.sub("", "\n".join(lines[:start])).strip()
+    question = "\n".join(lines[:start]).strip()
+    if question.endswith(":"):
+        question = _OPTIONS_HEADING.sub("", question)
     broken = any(match is not None and match[1] == lost for match in matches[start:])
     return (whole, None) if broken or len(options) < 2 or not question else (question, options)
+
+
+_CREATIVE_COMMONS = re.compile(
+    r"(?:\bCC[ -]?|creativecommons\.org/(?:licenses|publicdomain)/)(BY(?:[ -](?:NC|SA|ND)\b)*|0|ZERO)(?:[ /-]v?(\d\.\d))?",
+    re.IGNORECASE,
+)
+
+
+def creative_commons(text: str) -> str | None:
+    """The Creative Commons licence that a text names (`CC BY-NC [Author et al. (2020)]`, a link), None for no such name.
+
+    `CC-BY-NC`, with `-4.0` where the version is stated: PubMed Central's lists leave it out.
+    """
+    found = _CREATIVE_COMMONS.search(text)
+    if found is None:
+        return None
+    if found[1].upper() in ("0", "ZERO"):
+        return "CC0-1.0"
+    name = f"CC-{found[1].upper().replace(' ', '-')}"
+    return f"{name}-{found[2]}" if found[2] else name
 
 
 def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
@@ -245,4 +267,13 @@ def write_demo_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
+    write_demo_file(path, buffer.getvalue())
+
+
+def write_demo_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    """A zip of a demo tree, its members stored in the order given, without their times."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
     write_demo_file(path, buffer.getvalue())

@@ -26,6 +26,8 @@ RULE_REASONS: dict[str, str] = {
     "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
     "duplicate_item": "the publisher repeats this item; nothing to do",
     "empty_answer": "the publisher left the answer empty; nothing to do",
+    "empty_caption": "the publisher left the caption empty; nothing to do",
+    "empty_option": "the publisher left one of the options empty; nothing to do",
     "empty_question": "the publisher left the question empty; nothing to do",
     "empty_reasoning": "the publisher left the reasoning empty; nothing to do",
     "from_hle": "made from a question of Humanity's Last Exam, a test set; --paper-variant keeps it",
@@ -47,6 +49,7 @@ RULE_REASONS: dict[str, str] = {
     "over_cap": "beyond the cap of trials a patient and label; --cap none keeps it",
     "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
     "subject_of_test_split": "the subject has official test or validate images; --paper-variant keeps it",
+    "unclear_answer": "the answer names no option, or its letter and its text name two; nothing to do",
     "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
 }
 DAMAGED_REASONS: dict[str, str] = {
@@ -239,6 +242,9 @@ class Source:
 
 
 PAPER_VARIANT = Option("--paper-variant", "reproduce the paper's count even where that leaks; never the default")
+
+CAPTION_PROMPT = "Describe this image."
+"""Asks for a caption; the recipe's own wording is unpublished."""
 
 
 def user(*parts: str | int) -> dict[str, Any]:
