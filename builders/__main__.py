@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, default=Path("data"), metavar="DIR", help="where builds are (default data)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the README's table (what is built here left out)"
+    )
     args = parser.parse_args(arguments)
     try:
         built = _built(args.data)
@@ -33,6 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [_row(load(name), built) for name in NAMES]
     if args.json:
         print(json.dumps(rows, ensure_ascii=False))
+        return 0
+    if args.markdown:
+        print(markdown(rows))
         return 0
     heads = ("source", "stage", "modality", "licence", "access", "published", "built here")
     cells = [
@@ -50,6 +57,28 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(heads, cells))
     print(f"\n{len(rows)} sources; `python -m builders.<source> --help` says how to obtain each")
     return 0
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The README's table: a line for each row of the recipe's tables, with its count, the publisher's, and a note."""
+    lines = [
+        "| source | the recipe's row | paper | published | licence | access | note |",
+        "|---|---|--:|---|---|---|---|",
+    ]
+    for row in rows:
+        for paper in row["paper_rows"]:
+            stage = f"{paper['stage']}: {paper['name']}"
+            cells = (
+                f"`{row['name']}`",
+                stage,
+                f"{paper['count']:,}",
+                _pairs(row["published"]),
+                row["license"],
+                row["access"],
+                paper["note"],
+            )
+            lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def _built(data: Path) -> dict[str, list[dict[str, Any]]]:
@@ -83,6 +112,9 @@ def _row(source: Source, built: dict[str, list[dict[str, Any]]]) -> dict[str, An
         "access": source.access,
         "homepage": source.homepage,
         "paper": source.paper,
+        "paper_rows": [asdict(paper) for paper in source.paper_rows],
+        "hub_id": source.hub_id,
+        "status": "working",
         "published": dict(source.published(defaults)),
         "built": built.get(source.name, []),
     }

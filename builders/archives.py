@@ -6,25 +6,33 @@ Nothing is unpacked to disk. Members that are links, devices, absolute or climb 
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from builders.rawfiles import list_zip, read_bytes, read_zip_member, relative
 from builders.source import InputError, NotThisSource
+
+_LOCAL_HEADER = struct.Struct("<26sHH")
+"""Of a zip member: ..., length of the name, length of the extra field (PKWARE's APPNOTE, 4.3.7)."""
 
 
 class PictureStore:
     """Finds pictures by name in folders and zips under a raw tree, whatever prefix they were packed with.
 
     A name is looked up as given (`images/a/1.jpg`), then by its last part alone if that is unique in the store: so
-    archives that were flattened with `unzip -j`, or packed with another leading folder, are found as well.
+    archives that were flattened with `unzip -j`, or packed with another leading folder, are found as well. With
+    `flat` false the last part alone is never enough: for sets whose folders repeat names like `1.png`.
     """
 
-    def __init__(self, raw: Path, places: Sequence[str]) -> None:
-        self.raw, self.places = raw, tuple(places)
+    def __init__(self, raw: Path, places: Sequence[str], flat: bool = True) -> None:
+        self.raw, self.places, self.flat = raw, tuple(places), flat
 
     def files(self) -> list[str]:
         """The zips and folders, for a unit's inputs (a folder's own files are not listed: there may be millions)."""
@@ -34,7 +42,7 @@ class PictureStore:
         """(where it is, function that reads it); a picture found nowhere reads as `missing_image`."""
         full, last = _index(self.raw, self.places)
         clean = PurePosixPath(name.lstrip("/")).as_posix()
-        place = full.get(clean) or last.get(clean.rpartition("/")[2])
+        place = full.get(clean) or (last.get(clean.rpartition("/")[2]) if self.flat else None)
         if place is None:
             return clean, partial(_missing, clean)
         archive, member = place
@@ -74,6 +82,98 @@ def _index(raw: Path, places: tuple[str, ...]) -> tuple[dict[str, _Place], dict[
                     if safe_member(member):
                         add(member, (file, member))
     return full, last
+
+
+class FlatZips:
+    """Finds pictures by the last part of their name in zips with millions of members: 31 bytes of memory a member.
+
+    For sets whose file names are unique (of equal ones the first counts), of which `PictureStore` would hold gigabytes.
+    """
+
+    def __init__(self, raw: Path, zips: Sequence[str]) -> None:
+        self.raw, self.zips = raw, tuple(zips)
+
+    def reader(self, name: str) -> tuple[str, partial[bytes]]:
+        """(where it is, function that reads it); a picture found nowhere reads as `missing_image`."""
+        members = _flat_index(self.raw, self.zips)
+        first, end = (int(members["name"].searchsorted(_digest(name), side)) for side in ("left", "right"))
+        for member in members[first:end].tolist():
+            found = _FlatMember(*member)
+            archive = self.zips[found.zip]
+            if _local_name(self.raw / archive, found.offset).rpartition(b"/")[2] == name.encode():
+                return f"{archive}!{name}", partial(_read_flat, self.raw / archive, found, f"{archive}!{name}")
+        return name, partial(_missing, name)
+
+
+class _FlatMember(NamedTuple):
+    name: int
+    """First 8 bytes of a digest of the last part of the member's name."""
+    zip: int
+    offset: int
+    size: int
+    crc: int
+    method: int
+
+
+_ENCRYPTED = 99
+"""Stands for a method that cannot be read."""
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest())
+
+
+@lru_cache(maxsize=2)
+def _flat_index(raw: Path, zips: tuple[str, ...]) -> Any:
+    """The members of all zips as a NumPy record array sorted by digest; built once a process."""
+    import numpy as np
+
+    kinds = [("name", "u8"), ("zip", "u2"), ("offset", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u1")]
+    parts = [np.empty(0, kinds)]
+    for number, name in enumerate(zips):
+        try:
+            with zipfile.ZipFile(raw / name) as archive:
+                rows = [
+                    (_digest(info.filename.rpartition("/")[2]), number, info.header_offset, info.compress_size,
+                     info.CRC, _ENCRYPTED if info.flag_bits & 1 else info.compress_type)
+                    for info in archive.infolist()
+                    if not info.is_dir() and safe_member(info.filename)
+                ]  # fmt: skip
+        except zipfile.BadZipFile as error:
+            raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
+        parts.append(np.array(rows, kinds))
+    members = np.concatenate(parts)
+    return members[np.argsort(members["name"], kind="stable")]
+
+
+def _local_name(path: Path, offset: int) -> bytes:
+    """The name in a member's local header; empty where there is no such header."""
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        header = handle.read(_LOCAL_HEADER.size)
+        if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+            return b""
+        return handle.read(_LOCAL_HEADER.unpack(header)[1])
+
+
+def _read_flat(path: Path, member: _FlatMember, file: str) -> bytes:
+    with path.open("rb") as handle:
+        handle.seek(member.offset)
+        _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
+        handle.seek(name + extra, io.SEEK_CUR)
+        data = handle.read(member.size)
+    try:
+        if member.method == zipfile.ZIP_DEFLATED:
+            data = zlib.decompress(data, -zlib.MAX_WBITS)
+        elif member.method != zipfile.ZIP_STORED:
+            raise InputError("bad_archive", file, "packed by an unknown method, or encrypted")
+    except zlib.error as error:
+        raise InputError("bad_archive", file, str(error)) from None
+    if zlib.crc32(data) != member.crc:
+        raise InputError("bad_archive", file, "wrong checksum")
+    if not data:
+        raise InputError("empty_file", file)
+    return data
 
 
 def safe_member(name: str) -> bool:

@@ -18,6 +18,7 @@ from builders.source import (
     InputError,
     NotThisSource,
     Option,
+    PaperRow,
     Params,
     Reject,
     Role,
@@ -218,6 +219,12 @@ and for --options 5 [data_clean/]questions/US/{train,dev,test}.jsonl. Missing sp
     ),
     options=(Option("--options", "options a question: the 4-option or the 5-option files", "4", ("4", "5")),),
     variant=lambda params: "5opt" if params["options"] == "5" else "",
+    paper_rows=(
+        PaperRow("MedQA", "IT", 10_178),
+        PaperRow("MedQA", "EVAL", 1_273, "4 options by default (--options 5); the paper does not say"),
+    ),
+    hub_id="GBaker/MedQA-USMLE-4-options",
+    hub_files=("phrases_no_exclude_train.jsonl", "phrases_no_exclude_test.jsonl"),
 )
 
 if __name__ == "__main__":

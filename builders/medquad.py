@@ -18,7 +18,18 @@ from pathlib import Path
 
 from builders.archives import safe_member
 from builders.rawfiles import decode_utf8, outcome, relative, write_demo_file
-from builders.source import InputError, NotThisSource, Params, Reject, Sample, Source, Unit, assistant, user
+from builders.source import (
+    InputError,
+    NotThisSource,
+    PaperRow,
+    Params,
+    Reject,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    user,
+)
 
 _FOLDERS = (
     "1_CancerGov_QA",
@@ -243,6 +254,7 @@ Collections that are absent are left out.""",
         "train 47,441: the QAPair elements, 65 % of them without an answer. Of all 47,457 pairs (16 are spelled pair) "
         "we keep the 16,423 that have one."
     ),
+    paper_rows=(PaperRow("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),),
 )
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import gzip
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from builders.source import (
     InputError,
     NotThisSource,
     Option,
+    PaperRow,
     Params,
     Reject,
     Role,
@@ -46,6 +48,7 @@ _VIEW_CODES = {"postero-anterior": "PA", "antero-posterior": "AP", "lateral": "L
 MAX_IMAGES = 6
 """`limit_images` of EditGRPO (taokz/EditGRPO at 5decc57)."""
 
+EXEMPLAR_CANDIDATES = 16
 IMAGES_PER_UNIT = 256
 STUDIES_PER_METADATA_UNIT = 20_000
 
@@ -100,15 +103,22 @@ def plan(raw: Path, params: Params) -> Iterator[Unit]:
         reports = require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
     jpg_root = relative(metadata.parent, raw)
     index = _read_index(metadata, split, raw)
+    train = [study for (where, _), studies in sorted(index.studies.items()) if where == "train" for study in studies]
     if index.rejects:
         files = tuple(relative(path, raw) for path in (metadata, split))
         yield Unit("index-00000", "unassigned", "train", len(index.rejects), {"rejects": index.rejects}, files)
     for name in _SPLITS:
         subjects = [studies for (where, _), studies in sorted(index.studies.items()) if where == name]
         for number, chunk in enumerate(_chunks(subjects, params["no_images"])):
-            payload = {"jpg_root": jpg_root, "reports": relative(reports, raw), "subjects": _plain(chunk)}
+            payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": relative(reports, raw)}
+            payload["subjects"] = _plain(chunk)
+            shown = chunk
+            if params["shots"] == "1" and _SPLITS[name] == "eval":
+                exemplars = {study.study_id: _exemplars(study, train) for studies in chunk for study in studies}
+                payload["exemplars"] = {study_id: _plain([studies]) for study_id, studies in exemplars.items()}
+                shown = [*chunk, *exemplars.values()]
             rows = sum(len(study.images) if params["prior_policy"] == "libra" else 1 for s in chunk for study in s)
-            inputs = tuple(_inputs(chunk, jpg_root, relative(reports, raw), params["no_images"]))
+            inputs = tuple(dict.fromkeys(_inputs(shown, jpg_root, relative(reports, raw), params["no_images"])))
             yield Unit(f"{name}-{number:05d}", name, _SPLITS[name], rows, payload, inputs)
 
 
@@ -126,6 +136,19 @@ def _chunks(subjects: list[list[Study]], metadata_only: bool) -> Iterator[list[l
         weight += own
     if chunk:
         yield chunk
+
+
+def _exemplars(study: Study, train: list[Study]) -> list[Study]:
+    """Candidates for the one worked example before an evaluation study: training studies of other subjects.
+
+    A stretch of the training studies that starts where the study's own id points by digest; `read` takes the first
+    whose report has the section. The same for every site, worker and subset of the evaluation studies.
+    """
+    if not train:
+        return []
+    start = int.from_bytes(blake2b(f"exemplar/{study.study_id}".encode(), digest_size=8).digest(), "big") % len(train)
+    ring = (train[(start + step) % len(train)] for step in range(min(len(train), EXEMPLAR_CANDIDATES)))
+    return [candidate for candidate in ring if candidate.subject_id != study.subject_id]
 
 
 def _plain(chunk: list[list[Study]]) -> list[Any]:
@@ -262,16 +285,44 @@ def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
         return
     tree = _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"])
     for payload in unit.payload["subjects"]:
-        studies = [
-            Study(subject_id, study_id, tuple(order), [Radiograph(*image) for image in images])
-            for subject_id, study_id, order, images in payload
-        ]
+        studies = _studies(payload)
         for number, study in enumerate(studies):
             earlier = studies[:number]
             if params["prior_policy"] == "libra":
                 yield from _libra(tree, study, earlier, params["task"])
             else:
-                yield _study_sample(tree, study, earlier, params["task"], params["longitudinal"])
+                outcome = _study_sample(tree, study, earlier, params["task"], params["longitudinal"])
+                if "exemplars" in unit.payload and isinstance(outcome, Sample):
+                    [candidates] = unit.payload["exemplars"][study.study_id]
+                    outcome = _with_exemplar(tree, outcome, _studies(candidates), params["task"])
+                yield outcome
+
+
+def _studies(payload: list[Any]) -> list[Study]:
+    """What `_plain` made of a subject's studies."""
+    return [
+        Study(subject_id, study_id, tuple(order), [Radiograph(*image) for image in images])
+        for subject_id, study_id, order, images in payload
+    ]
+
+
+def _with_exemplar(tree: _Tree, sample: Sample, candidates: list[Study], task: str) -> Sample | Reject:
+    """The sample as a second turn, after a training study with its report; its id stands in the provenance."""
+    for candidate in candidates:
+        shown = _study_sample(tree, candidate, [], task, longitudinal=False)
+        if isinstance(shown, Sample):
+            first = [replace(image, relation="exemplar") for image in shown.images]
+            for message in sample.messages:
+                for part in message["content"]:
+                    if part["type"] == "image":
+                        part["index"] += len(first)
+            return replace(
+                sample,
+                messages=[*shown.messages, *sample.messages],
+                images=[*first, *(replace(image, relation=image.relation or "current") for image in sample.images)],
+                row=f"{sample.row} exemplar {candidate.study_id}",
+            )
+    return Reject(sample.file, sample.row, "no_exemplar", f"{len(candidates)} training studies tried")
 
 
 @dataclass(frozen=True)
@@ -322,7 +373,9 @@ def _study_sample(tree: _Tree, study: Study, earlier: list[Study], task: str, lo
     except InputError as error:
         return Reject(error.file, study.study_id, error.reason, error.detail)
     if not longitudinal:
-        images = [tree.image(study, current[0], None)]
+        # The recipe's findings set has one image a study; its impression benchmark shows all radiographs of the study.
+        shown_now = current[:1] if task == "findings" else current[:MAX_IMAGES]
+        images = [tree.image(study, image, None) for image in shown_now]
         return _sample(tree, study, study.study_id, images, None, sections, task)
     # The most recent earlier study that has a usable image; studies without are no exam to compare with.
     prior = next((candidate for candidate in reversed(earlier) if _usable(candidate)), None)
@@ -435,6 +488,8 @@ def _variant(params: Params) -> str:
         parts.append("libra")
     if params["task"] != "findings":
         parts.append(params["task"])
+    if params["shots"] == "1":
+        parts.append("1shot")
     return "-".join(parts)
 
 
@@ -442,6 +497,7 @@ _OPTIONS: tuple[Any, ...] = (
     Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
     Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
     Option("--task", "section to be written", "findings", ("findings", "impression")),
+    Option("--shots", "worked examples before each evaluation study, from training studies", "0", ("0", "1")),
 )
 
 SOURCE = Source(
@@ -468,6 +524,14 @@ Nothing leaves the machine.
     write_demo=_write_demo,
     published=_published,
     paper="single-panel 22,747 (rule unpublished) and multi-view & longitudinal 146,893 (= EditGRPO); eval 2,231",
+    paper_rows=(
+        PaperRow("MIMIC-CXR (single-panel)", "MT", 22_747, "rule unpublished; ours: the best view of each study"),
+        PaperRow("MIMIC-CXR (multi-view & longitudinal)", "MT", 146_893, "--longitudinal; the count is EditGRPO's"),
+        PaperRow("MIMIC-CXR findings", "EVAL", 2_231, "test split of --longitudinal; the cleaning is unpublished"),
+        PaperRow(
+            "Impression generation (ICL)", "EVAL", 1_564, "--task impression [--shots 1]; which studies is not stated"
+        ),
+    ),
     options=_OPTIONS,
     variant=_variant,
 )

@@ -19,6 +19,7 @@ from builders.source import (
     PAPER_VARIANT,
     InputError,
     NotThisSource,
+    PaperRow,
     Params,
     Reject,
     Role,
@@ -248,6 +249,10 @@ SOURCE = Source(
         "train on the other 500. --paper-variant reproduces the 1,000."
     ),
     options=(PAPER_VARIANT,),
+    paper_rows=(
+        PaperRow("PubMedQA", "IT", 1_000, "holds all 500 test questions: --paper-variant; the default has the others"),
+        PaperRow("PubMed QA", "EVAL", 500),
+    ),
 )
 
 if __name__ == "__main__":

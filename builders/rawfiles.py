@@ -226,13 +226,14 @@ def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
 
 
 _CREATIVE_COMMONS = re.compile(
-    r"(?:\bCC[ -]?|creativecommons\.org/(?:licenses|publicdomain)/)(BY(?:[ -](?:NC|SA|ND)\b)*|0|ZERO)(?:[ /-]v?(\d\.\d))?",
+    r"(?:\bCC[ -]?|creativecommons\.org/(?:licenses|publicdomain)/)"
+    r"(BY(?:[ -](?:NC|SA|ND)\b)*|0|ZERO)(?:[ /-]v?(\d\.\d))?",
     re.IGNORECASE,
 )
 
 
 def creative_commons(text: str) -> str | None:
-    """The Creative Commons licence that a text names (`CC BY-NC [Author et al. (2020)]`, a link), None for no such name.
+    """The Creative Commons licence that a text names (`CC BY-NC [Author et al. (2020)]`, a link), None if none.
 
     `CC-BY-NC`, with `-4.0` where the version is stated: PubMed Central's lists leave it out.
     """

@@ -1,4 +1,4 @@
-"""All sources, in the order in which they are listed."""
+"""All sources: training sets in the order of the recipe's table, then benchmarks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,20 @@ import importlib
 
 from builders.source import Source
 
-NAMES = ("mimic_cxr", "slake", "vqa_rad", "pubmedqa", "medqa", "medquad")
+NAMES = (
+    # pretraining
+    "rocov2", "quilt_1m", "pmc_oa", "biomedica",
+    # mid-training
+    "mimic_cxr", "medtrinity", "pubmedvision",
+    # instruction tuning: image and text, then text
+    "mimic_cxr_vqa", "slake", "vqa_rad", "gemex_thinkvg", "quilt_instruct", "pmc_vqa", "openmm_medical",
+    "gmai_reasoning10k",
+    "ii_medical_reasoning", "infinity_instruct_gen", "reasonmed", "medmcqa", "healthcaremagic", "medqa", "medexpqa",
+    "pubmedqa", "alpacare_medinstruct", "medquad", "huatuo_o1", "medreason", "medical_r1_distill", "medthoughts_8k",
+    "icliniq",
+    # benchmarks only (the others are splits of the sets above)
+    "medxpertqa", "medframeqa", "mmmu_med", "mmmu_pro_med", "mmlu_med", "medbullets", "patient_trial",
+)  # fmt: skip
 
 
 def load(name: str) -> Source:

@@ -3,6 +3,10 @@
 "SLAKE (English), 9,835" is the whole bilingual train.json. Each language is split by picture, but independently: 72 of
 the 96 English test pictures are Chinese training pictures. So English alone is the default, and both languages are the
 paper's variant, whose test split has the 836 closed questions (416 English, 420 Chinese) that the paper scores.
+
+Closed questions of the evaluation splits get options by a fixed rule (the paper's conversion is unpublished): yes and
+no, or the alternatives that the question itself lists. Where the answer is none of them (one English test row: "kidney
+or spleen?", answered "Liver") the row stays an open question.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from builders.source import (
     PAPER_VARIANT,
     Image,
     InputError,
+    PaperRow,
     Params,
     Reject,
     Role,
@@ -38,14 +43,24 @@ from builders.source import (
     Source,
     Unit,
     assistant,
+    choice_answer,
+    choice_prompt,
     user,
 )
+from manifests.text import normalise
 
 _SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
 _NAMES = {"train": ("train.json",), "validation": ("validate.json", "validation.json"), "test": ("test.json",)}
 _PICTURE = re.compile(r"xmlab[0-9]+/source\.jpg")
 _SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
 _LANGUAGES = frozenset({"en", "zh"})
+_YES_NO = (
+    ("Yes", "No"), ("是的", "不是"), ("是", "否"), ("包含", "不包含"), ("包括", "不包括"), ("有", "没有"),
+    ("可以", "不可以"), ("存在", "不存在"), ("正常", "不正常"), ("健康", "不健康"), ("能", "不能"), ("对", "不对"),
+)  # fmt: skip
+_CHINESE_FRAME = re.compile("^.*是|加权.*$|的$")
+_CHINESE_LIST = re.compile("(?:在这个图像中|图中)?(?P<list>.+?)(?:哪个|谁)")
+_ONE_WORD_EACH = re.compile(r"^[^,]*?(?P<first>[\w-]+)(?: weighted)? or (?:an? )?(?P<second>[\w-]+)(?: [^,]*)?$")
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
@@ -93,17 +108,55 @@ def _sample(row: Any, index: int, raw: Path, unit: Unit, languages: frozenset[st
         raise InputError("empty_question", file)
     if not answer.strip():
         raise InputError("empty_answer", file)
+    options = closed_options(question, answer) if unit.role == "eval" and kind == "CLOSED" else None
+    label = ""
+    if options:
+        [label] = [label for label, text in options if normalise(text) == normalise(answer)]
     return Sample(
         key=str(qid),
-        messages=[user(0, question), assistant(answer)],
+        messages=[
+            user(0, choice_prompt(question, options) if options else question),
+            assistant(choice_answer(options, label) if options else answer),
+        ],
         file=file,
         row=str(index),
         question=question,
-        answer=answer,
+        options=options,
+        answer=label or answer,
+        task="mcq" if options else None,
         images=[_image(raw, unit.payload["pictures"], picture)],
         group={"question_id": f"slake/{qid}"},
         subset=_SUBSETS[kind],
     )
+
+
+def closed_options(question: str, answer: str) -> list[tuple[str, str]] | None:
+    """(label, text) of a closed question, in the question's own order, or None where the answer is none of them.
+
+    Yes and no come in this order always. Alternatives are what stands around "or" (in Chinese 还是, or before 哪个) in
+    the question's last clause: "MRI, CT or X-Ray?" lists three. Texts are the question's words, all different.
+    """
+    gold = normalise(answer)
+    for pair in _YES_NO:
+        if gold in map(normalise, pair):
+            return [("A", pair[0]), ("B", pair[1])]
+    text = question.strip().rstrip("?？ ")
+    if "还是" in text:
+        listed = [_CHINESE_FRAME.sub("", part) for part in re.split("还是|[、,，]", text)]
+    elif match := _CHINESE_LIST.match(text):
+        listed = ["", *re.split("、|和|或者", match["list"])]
+    elif match := _ONE_WORD_EACH.search(text):
+        listed = [match["first"], match["second"]]
+    else:
+        listed = re.split(r",| or ", text)
+    # The question's opening clause comes before the first comma, or is what the first alternative ends with.
+    candidates = [re.sub(r"^(?:or|and)\s+", "", part.strip()) for part in listed]
+    for start in range(len(candidates)):
+        options = [part for part in candidates[start:] if part]
+        names = [normalise(part) for part in options]
+        if len(options) > 1 and gold in names and len(set(names)) == len(names) and (start or len(options) == 2):
+            return [(chr(ord("A") + number), part) for number, part in enumerate(options)]
+    return None
 
 
 def _image(raw: Path, place: str, name: str) -> Image:
@@ -196,6 +249,12 @@ https://huggingface.co. --raw is the folder with
         "questions of both languages. We read English alone, 4,918 rows (one has no answer): Chinese training rows "
         "show 72 of the 96 English test pictures. --paper-variant reads both, 9,834."
     ),
+    paper_rows=(
+        PaperRow("SLAKE (English)", "IT", 9_835, "really both languages: --paper-variant; English alone has 4,918"),
+        PaperRow("SLAKE (English)", "EVAL", 836, "closed test rows of both languages: --paper-variant; English 416"),
+    ),
+    hub_id="BoKelvin/SLAKE",
+    hub_files=("train.json", "validation.json", "test.json", "imgs.zip"),
     options=(PAPER_VARIANT,),
 )
 

@@ -23,6 +23,7 @@ Access = Literal["open", "gated", "credentialed"]
 # build's budget and its exit code. `rule` reasons are decisions of the recipe or the publisher's own gaps.
 RULE_REASONS: dict[str, str] = {
     "also_in_test": "the same item is in the publisher's test split; nothing to do",
+    "ambiguous_caption": "several captions stand under this file name; nothing to do",
     "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
     "duplicate_item": "the publisher repeats this item; nothing to do",
     "empty_answer": "the publisher left the answer empty; nothing to do",
@@ -36,6 +37,7 @@ RULE_REASONS: dict[str, str] = {
     "from_pubmedqa_test": "made from one of PubMedQA's 500 test questions; --paper-variant keeps it",
     "license_not_allowed": "its licence is not on the --licenses list; nothing to do",
     "maybe_pubmedqa_test": "half of its set is PubMedQA's test; put PubMedQA's two files beside it, or --paper-variant",
+    "no_caption": "no caption stands under this file name; are all of the caption tables there?",
     "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
     "no_findings": "the report has no FINDINGS section; nothing to do",
     "no_gold": "the publisher keeps the answer of this row to itself; nothing to do",
@@ -43,6 +45,7 @@ RULE_REASONS: dict[str, str] = {
     "no_trial_text": "the trial's text is not in the tree; fetch trial_info.json",
     "no_usable_view": "the study has special views only; nothing to do",
     "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
+    "not_histology": "the publisher says that it shows no histology; nothing to do",
     "odd_turns": "its turns are not user and assistant by turns; nothing to do",
     "other_language": "not the language asked for; --paper-variant keeps it",
     "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",

@@ -24,6 +24,7 @@ BYTES_PER_UNIT = 256 << 20
 """A unit is closed at either size: seconds of work for text, half a minute for Parquet that holds pictures."""
 
 _CHUNK = 1 << 22
+_BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
 _NO_ITEM = re.compile(r"[\s,]*")
 
 
@@ -154,11 +155,16 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
 def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as table:
-        before = sum(table.metadata.row_group(group).num_rows for group in range(part.start))
-        groups = range(part.start, table.metadata.num_row_groups)
+    # Page by page: by default Arrow would hold a whole row group, which may be the whole file.
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
+        metadata = table.metadata
+        before = sum(metadata.row_group(group).num_rows for group in range(part.start))
+        groups = range(part.start, metadata.num_row_groups)
         number, end = before, part.first + part.rows
-        for batch in table.iter_batches(1024, groups, list(columns) or None, use_threads=False):
+        # Rows that hold pictures come a few at a time.
+        row_bytes = metadata.row_group(part.start).total_byte_size // max(1, metadata.row_group(part.start).num_rows)
+        size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, row_bytes)))
+        for batch in table.iter_batches(size, groups, list(columns) or None, use_threads=False):
             if number + batch.num_rows > part.first:
                 skip = max(0, part.first - number)
                 wanted = batch.slice(skip, end - number - skip)

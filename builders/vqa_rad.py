@@ -34,6 +34,7 @@ from builders.source import (
     PAPER_VARIANT,
     Image,
     InputError,
+    PaperRow,
     Params,
     Reject,
     Role,
@@ -246,6 +247,7 @@ data_rad/{trainset,testset}.json of https://github.com/Nana2929/vqa-rad-with-ber
         "train 1,793 = 3,064 less 1,267 templated (frame), 3 repeated, 1 also in test: --paper-variant. The default "
         "keeps the templated rows; all 203 test pictures are training pictures, so test is for the audit alone."
     ),
+    paper_rows=(PaperRow("VQA-Rad", "IT", 1_793, "--paper-variant; the default keeps 1,267 templated rewordings"),),
     options=(PAPER_VARIANT,),
 )
 

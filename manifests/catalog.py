@@ -270,7 +270,9 @@ def _views(builds: Sequence[_Build], empty: Callable[[pa.Schema], str]) -> Itera
             yield name, empty(schema)
     # A prior study is a study: a train row that shows a test row's prior study has seen it.
     ids = [("samples", "study_id" if key == "prior_study_id" else key, key) for key in GROUP_KEYS]
-    ids += [("images", key, key) for key in ("image_id", "study_id", "subject_id")]
+    # The worked example of a few-shot prompt is a training study by intention, and no part of what is tested.
+    shown = "(FROM images WHERE relation IS DISTINCT FROM 'exemplar')"
+    ids += [(shown, key, key) for key in ("image_id", "study_id", "subject_id")]
     yield (
         "id_rows",
         " UNION ALL ".join(

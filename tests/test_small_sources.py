@@ -811,3 +811,24 @@ def test_damage_to_one_file_of_medquad_stays_in_that_file(
     found = read_all("medquad", raw)["train"]
     assert len([o for o in found if o.file != file]) == 18
     assert len(kept(found)) <= 15
+
+
+def test_slake_closed_test_questions_become_choices(real_data: Path) -> None:
+    """One English test row of 416 stays open: its answer is none of the alternatives that it lists."""
+    rows = [row for row in load(real_data / "slake" / "test.json") if row["answer_type"] == "CLOSED"]
+    english = [sample for sample in kept(read_all("slake", real_data / "slake")["test"]) if sample.subset == "closed"]
+    assert (len(english), sum(sample.options is None for sample in english)) == (416, 1)
+    yes_no = [sample for sample in english if sample.options == [("A", "Yes"), ("B", "No")]]
+    assert len(yes_no) == sum(row["answer"].lower() in ("yes", "no") for row in rows if row["q_lang"] == "en") == 355
+    for sample in english:
+        if sample.options is not None:
+            texts = dict(sample.options)
+            [row] = [row for row in rows if str(row["qid"]) == sample.key]
+            assert texts[str(sample.answer)].lower() == row["answer"].lower()
+            listed = all(text in row["question"] for text in texts.values())
+            assert listed or sample.options == [("A", "Yes"), ("B", "No")]
+    both = kept(read_all("slake", real_data / "slake", paper_variant=True)["test"])
+    converted = [sample for sample in both if sample.subset == "closed" and sample.options is not None]
+    assert len(converted) >= 0.98 * 836
+    # Training rows stay as the publisher wrote them.
+    assert all(sample.options is None for sample in kept(read_all("slake", real_data / "slake")["train"]))

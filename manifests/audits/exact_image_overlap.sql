@@ -8,10 +8,14 @@
 --   eval_rows_hit    eval rows that show one, of eval_rows_total in the split
 --   train_rows_hit   train rows that show one, of train_rows_total
 WITH
+shown AS NOT MATERIALIZED (
+    -- The worked example of a few-shot prompt is a training picture by intention.
+    SELECT * FROM images WHERE relation IS DISTINCT FROM 'exemplar'
+),
 digests AS NOT MATERIALIZED (
-    SELECT 'bytes' AS level, role, build, split, sample_id, sha256 AS digest FROM images WHERE sha256 IS NOT NULL
+    SELECT 'bytes' AS level, role, build, split, sample_id, sha256 AS digest FROM shown WHERE sha256 IS NOT NULL
     UNION ALL
-    SELECT 'pixels', role, build, split, sample_id, pixel_sha256 FROM images WHERE pixel_sha256 IS NOT NULL
+    SELECT 'pixels', role, build, split, sample_id, pixel_sha256 FROM shown WHERE pixel_sha256 IS NOT NULL
 ),
 eval_images AS MATERIALIZED (
     SELECT level, build, split, sample_id, digest FROM digests WHERE role = 'eval'

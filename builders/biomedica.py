@@ -1,0 +1,299 @@
+"""BIOMEDICA: figures of PubMed Central with captions and article data, its dermatology and surgery subsets.
+
+The subsets are two hub repositories of WebDataset tars, `{commercial,noncommercial,other}/*.tar`, 10,000 figures each.
+A member's key is `<batch>-<PMCID>-<position in the article>-<file stem of the figure>` (biomedica-etl, script 06); the
+stem may hold dots (`pone.0012345.g001`), at the first of which WebDataset readers cut the key, so batch, article and
+position are the key here. The json holds the whole article (`image_set`, `image_context`, `article_text`): four short
+fields of it are kept.
+
+A figure with labels of both subsets is in both; the later one is rejected as a repeat. `subset` is the tree and the
+panel type, `dermatology/single`. That type is a label of one of 2,000 clusters of pictures, not of the picture: a hint
+for filters, nothing more. `image_hash` is of a re-encoded PNG and compares with nothing else, so it is not kept. The
+figure's file stem is the name under which PMC-OA's `url_name` knows it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+
+from builders.archives import count_webdataset_samples, webdataset_keys, webdataset_samples
+from builders.pmc_oa import demo_figure
+from builders.rawfiles import creative_commons, decode_utf8, outcome, relative, text_of, write_demo_file
+from builders.source import (
+    CAPTION_PROMPT,
+    Image,
+    InputError,
+    NotThisSource,
+    Option,
+    PaperRow,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    user,
+)
+
+_SPLITS: dict[str, Role] = {"train": "train"}
+_SUBSETS = ("dermatology", "surgery")
+_LISTS = ("commercial", "noncommercial", "other")
+"""PubMed Central's lists of articles by licence: the folders of a subset."""
+_KEY = re.compile(r"(?P<batch>[^-/]+)-(?P<article>PMC[0-9]+)-(?P<position>[0-9]+)-.+")
+_PANEL_TYPES = frozenset({"single", "multiple"})
+_NO_LICENSE = frozenset({"", "none", "no-cc code"})
+"""What is stated of articles under terms of their own; `None` is the publisher's str(None)."""
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    wanted = _SUBSETS if params["subset"] == "both" else (params["subset"],)
+    trees = {subset: _tars(raw, subset, alone=len(wanted) == 1) for subset in wanted}
+    number, earlier = 0, list[str]()
+    for subset, tars in trees.items():
+        for path in tars:
+            file = relative(path, raw)
+            payload = {"file": file, "subset": subset, "earlier": earlier}
+            rows = count_webdataset_samples(path, raw)
+            yield Unit(f"train-{number:05d}", "train", "train", rows, payload, (file, *earlier))
+            number += 1
+        earlier = [relative(path, raw) for path in tars]
+
+
+def _tars(raw: Path, subset: str, alone: bool) -> list[Path]:
+    """The tars of a subset's tree, which is `raw` itself if it is the only one wanted."""
+    folders = [raw / subset, raw / f"biomedica_{subset}_subset_webdataset", *([raw] if alone else [])]
+    for folder in folders:
+        if tars := [path for name in _LISTS for path in sorted(folder.glob(f"{name}/*.tar"))]:
+            return tars
+    hint = "" if alone else "; --subset builds one of the two alone"
+    raise NotThisSource(f"{raw}: no {subset}/{{{','.join(_LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    file, subset = unit.payload["file"], unit.payload["subset"]
+    paths = [raw / name for name in unit.payload["earlier"]]
+    repeats = _figures(raw, tuple((path, path.stat().st_mtime_ns) for path in paths))
+    done = 0
+    try:
+        for key, parts in webdataset_samples(raw / file, raw):
+            yield outcome(partial(_sample, file, str(done), subset, key, parts, repeats), file, str(done))
+            done += 1
+    except InputError as error:  # the tar is damaged from here on
+        for number in range(done, unit.rows):
+            yield Reject(file, str(number), error.reason, error.detail)
+
+
+@lru_cache(maxsize=1)
+def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
+    """Figures of another subset, `PMC123-4`; its tars' headers are read once a process."""
+    keys = (_KEY.fullmatch(PurePosixPath(key).name) for path, _ in tars for key in webdataset_keys(path, raw))
+    return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
+
+
+def _sample(file: str, row: str, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> Sample:
+    match = _KEY.fullmatch(PurePosixPath(key).name)
+    if match is None:
+        raise InputError("bad_id", file, f"{key!r} is not <batch>-<PMCID>-<position>-<image>")
+    article, position = match["article"], match["position"]
+    # What stands before the extension of `...-pone.0012345.g001.jpg` is the rest of the key.
+    content = {name.rpartition(".")[2]: data for name, data in parts.items()}
+    record, caption = _record(content, file), decode_utf8(_part(content, "txt", file), file).strip()
+    if record["article_accession_id"] != article:
+        raise InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
+    if record["image_panel_type"] not in _PANEL_TYPES:
+        raise InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
+    if f"{article}-{position}" in repeats:
+        raise InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
+    if not caption:
+        raise InputError("empty_caption", file)
+    figure = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}"
+    place = f"{file}!{key}.jpg"
+    return Sample(
+        key=f"{match['batch']}-{article}-{position}",
+        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
+        file=file,
+        row=row,
+        answer=caption,
+        images=[Image(figure, place, partial(_picture, content, place), study_id=figure)],
+        group={"pmcid": f"pmc/{article}", "study_id": figure},
+        subset=f"{subset}/{record['image_panel_type']}",
+        license=_license(record["article_license"], file),
+    )
+
+
+def _part(content: Mapping[str, bytes], name: str, file: str) -> bytes:
+    if name not in content:
+        raise InputError("missing_field", file, name)
+    return content[name]
+
+
+def _picture(content: Mapping[str, bytes], place: str) -> bytes:
+    """The picture, which came with its record out of the stream."""
+    if "jpg" not in content:
+        raise InputError("missing_image", place)
+    if not content["jpg"]:
+        raise InputError("empty_file", place)
+    return content["jpg"]
+
+
+def _record(content: Mapping[str, bytes], file: str) -> dict[str, str]:
+    """The few fields of the json that are kept; the rest is the article."""
+    import orjson
+
+    try:
+        values = orjson.loads(_part(content, "json", file))
+    except orjson.JSONDecodeError as error:
+        raise InputError("bad_row", file, error.msg) from None
+    names = ("article_accession_id", "image_file_name", "image_panel_type", "article_license")
+    return {name: text_of(values, name, file) for name in names}
+
+
+def _license(text: str, file: str) -> str:
+    """PubMed Central's code, `CC BY-NC`, as `CC-BY-NC`; it states no version."""
+    name = creative_commons(text)
+    if name is None and text.strip().lower() not in _NO_LICENSE:
+        raise InputError("bad_field", file, "article_license is no code of PubMed Central's lists")
+    return name or "unstated"
+
+
+# (list, batch, article, position, file stem, caption, licence, panel type, its subtype); made up.
+_Figure = tuple[str, str, str, int, str, str, str, str, str]
+_DEMO: dict[str, tuple[_Figure, ...]] = {
+    "dermatology": (
+        ("commercial", "commercial_0_1", "PMC9300001", 0, "1471-9300-1-2-1",
+         "Clinical photograph: annular plaque with scale on the forearm.", "CC BY", "single", "single panel"),
+        ("commercial", "commercial_0_1", "PMC9300001", 1, "1471-9300-1-2-2",
+         "(a) Dermoscopy. (b) Histology, x100.", "CC BY", "multiple", "single panel"),
+        ("commercial", "commercial_0_2", "PMC9300002", 0, "pone.9300002.g001",
+         "Ulcer of the lower leg before treatment.", "CC0", "single", "single panel"),
+        ("commercial", "commercial_0_2", "PMC9300002", 1, "pone.9300002.g002",
+         "The same ulcer after eight weeks.", "CC0", "single", "single panel"),
+        ("noncommercial", "noncommercial_3_0", "PMC9300003", 4, "fig-5",
+         "Intraoperative view: wide excision of a melanoma.", "CC BY-NC-ND", "single", "single panel"),
+        ("other", "other_1_0", "PMC9300004", 2, "gr3", "Nail changes in psoriasis.", "NO-CC CODE", "single",
+         "single panel"),
+    ),
+    "surgery": (
+        ("commercial", "commercial_0_1", "PMC9300005", 0, "CRIS-5-g001",
+         "Laparoscopic view of the gallbladder bed.", "CC BY", "single", "single panel"),
+        ("commercial", "commercial_7_1", "PMC9000001", 2, "1471-9000-4-13-3",
+         "Real time imaging of the labelled protein, panels A to C.", "CC BY", "multiple",
+         "multiple panels: images & plots"),
+        ("noncommercial", "noncommercial_3_0", "PMC9300003", 4, "fig-5",
+         "Intraoperative view: wide excision of a melanoma.", "CC BY-NC-ND", "single", "single panel"),
+        ("noncommercial", "noncommercial_3_1", "PMC9300006", 0, "gr1", " ", "CC BY-NC", "single", "single panel"),
+    ),
+}  # fmt: skip
+
+PLANTED: dict[str, str] = {
+    "both_subsets": "the figure at position 4 of PMC9300003 is in both subsets, and kept once",
+    "other_source": "the figure 1471-9000-4-13-3 of PMC9000001 is the one whose panels pmc_oa's demo tree has",
+}
+"""What is there twice, and what overlaps with PMC-OA's demo tree."""
+
+
+def demo_members(figure: _Figure) -> dict[str, bytes]:
+    """One figure's members of a tar, by extension."""
+    _, _, article, position, stem, caption, license_code, panel_type, panel_subtype = figure
+    name = f"{stem}.jpg"
+    record = {
+        "image_file_name": name,
+        "image_cluster_id": stem,
+        "image_hash": f"{position:064x}",
+        "image_label_id": "17",
+        "image_panel_type": panel_type,
+        "image_panel_subtype": panel_subtype,
+        "image_primary_label": ["Clinical Imaging"],
+        "image_secondary_label": ["skin lesion"],
+        "image_size": [64, 64],
+        "image_set": [{"image_id": stem, "image_file_name": name, "caption": caption, "hash": "0"}] * 3,
+        "image_context": {name: ["The whole paragraph that mentions the figure."]},
+        "article_accession_id": article,
+        "article_title": "A made-up case",
+        "article_journal": "J Demo Cases",
+        "article_date": "2020-01-01 00:00:00",
+        "article_abstract": "",
+        "article_mesh_terms": ["Humans"],
+        "article_keywords": [""],
+        "article_reference_ids": [""],
+        "article_reference_count": "0",
+        "article_reference_list": [""],
+        "article_subject": ["Case Report"],
+        "article_citation": f"J Demo Cases. 2020; {article}",
+        "article_license": license_code,
+        "article_text": "Full text of the article, which no sample may hold. " * 20,
+    }
+    drawn = demo_figure(sum(stem.encode()), panels=3 if panel_type == "multiple" else 1)
+    return {"jpg": drawn, "json": json.dumps(record).encode(), "txt": caption.encode()}
+
+
+def write_demo_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
+    """A WebDataset tar of (key, {extension: bytes}), with fixed times and owners."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for key, members in samples:
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    write_demo_file(path, buffer.getvalue())
+
+
+def _write_demo(raw: Path) -> None:
+    for subset, figures in _DEMO.items():
+        for name in _LISTS:
+            members = [
+                (f"{batch}-{article}-{position}-{stem}", demo_members(figure))
+                for figure in figures
+                for folder, batch, article, position, stem, *_ in (figure,)
+                if folder == name
+            ]
+            if members:
+                write_demo_tar(raw / subset / name / "0_2000000000.tar", members)
+
+
+SOURCE = Source(
+    name="biomedica",
+    title="BIOMEDICA: figures of open-access articles, dermatology and surgery subsets",
+    homepage="https://huggingface.co/BIOMEDICA",
+    revision="layout of minwoosun/biomedica-etl@b53ded3; hub commits not known",
+    license="per image",
+    access="gated",
+    stage="pretrain",
+    task="caption",
+    modality="image-text",
+    splits=_SPLITS,
+    obtain=f"""
+Accept the terms at https://huggingface.co/BIOMEDICA, log in, and fetch both repositories into one folder:
+  hf download BIOMEDICA/biomedica_dermatology_subset_webdataset --repo-type dataset --local-dir RAW/dermatology
+  hf download BIOMEDICA/biomedica_surgery_subset_webdataset --repo-type dataset --local-dir RAW/surgery
+--raw is RAW, with {{dermatology,surgery}}/{{{",".join(_LISTS)}}}/*.tar, which are read as streams. With --subset it
+may be one of the two trees itself. The tars hold pictures and text together: --no-images needs them, too.""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=lambda params: {},
+    paper=("63,775 of both subsets, whose sizes are not published: cannot be checked. A figure in both is kept once"),
+    paper_rows=(
+        PaperRow(
+            "BIOMEDICA (dermatology and surgery subsets)",
+            "PT",
+            63_775,
+            "cannot be checked, the publisher states no sizes; all rows are built, a figure in both subsets once",
+        ),
+    ),
+    options=(Option("--subset", "build one of the two subsets alone", "both", ("both", *_SUBSETS)),),
+    variant=lambda params: "" if params["subset"] == "both" else str(params["subset"]),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

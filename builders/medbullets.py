@@ -1,0 +1,209 @@
+"""Medbullets: USMLE step 2 and 3 questions posted since 2022, with 4 or 5 options; a benchmark.
+
+Both releases have 308 rows, ten of which repeat the question of an earlier one: 298 questions, the paper's number. In
+the 5-option files the repeats are identical; in the 4-option files six of the ten come with other wrong options (two
+with another letter), but always with the same answer text. Repeats are rejected as `duplicate_item`, the first stays.
+The paper does not say 4 or 5 options: 4 is the default, as for MedQA. The two releases list the questions in different
+orders, so a question is known by its link. The CSV files have one row a question, the JSON files one object a column
+(`{"question": {"0": ...}}`); both hold the same text.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from builders.rawfiles import load_json, outcome, relative, require, text_of, write_demo_file
+from builders.source import (
+    InputError,
+    NotThisSource,
+    Option,
+    PaperRow,
+    Params,
+    Reject,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    choice_answer,
+    choice_prompt,
+    user,
+)
+from builders.tables import Row, table_rows, table_units
+
+_LINK = re.compile(r"https?://(?:bit\.ly/(?P<short>\w+)|step[23]\.medbullets\.com/testview\?qid=(?P<qid>[0-9]+))")
+
+
+def _options(params: Params) -> dict[str, str]:
+    """Label to column."""
+    return {letter.upper(): f"op{letter}" for letter in "abcde"[: int(params["options"])]}
+
+
+def _columns(params: Params) -> tuple[str, ...]:
+    return "link", "question", *_options(params).values(), "answer_idx", "answer", "explanation"
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    names = [f"medbullets_op{params['options']}.{suffix}" for suffix in ("csv", "json")]
+    candidates = [f"{folder}{name}" for folder in ("medbullets/", "") for name in names]
+    path = require(raw, f"questions with {params['options']} options", *candidates)
+    if path.suffix == ".csv":
+        # One unit, whatever its size: repeats are found within a unit.
+        yield from table_units(raw, [path], "test", "eval", columns=_columns(params), rows_per_unit=1 << 30)
+    else:
+        file, rows = relative(path, raw), len(_column_rows(path, raw, params))
+        yield Unit("test-00000", "test", "eval", rows, {"file": file}, (file,))
+
+
+def _column_rows(path: Path, raw: Path, params: Params) -> list[Row]:
+    """Rows of a column-oriented JSON file; a cell that a column lacks is absent from its row."""
+    columns, file = load_json(path, raw), relative(path, raw)
+    rows: dict[str, dict[str, Any]] = {}
+    for name in _columns(params):
+        cells = columns.get(name) if isinstance(columns, dict) else None
+        if not isinstance(cells, dict):
+            raise NotThisSource(f"{file}: no column {name}; is it the column-oriented JSON of the repository?")
+        for number, cell in cells.items():
+            rows.setdefault(number, {})[name] = cell
+    # By number, since a row whose first cell is absent was met late; the first of two repeats must be the first row.
+    return [Row(file, number, rows[number]) for number in sorted(rows, key=lambda number: (len(number), number))]
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    path, options = raw / unit.payload["file"], _options(params)
+    rows = table_rows(raw, unit) if path.suffix == ".csv" else _column_rows(path, raw, params)
+    seen: dict[str, str] = {}
+    for row in rows:
+        made = row if isinstance(row, Reject) else outcome(partial(_sample, row, options), row.file, row.number)
+        if isinstance(made, Sample):
+            words = " ".join((made.question or "").split())
+            if words in seen:
+                made = Reject(made.file, made.row, "duplicate_item", f"the question of row {seen[words]}")
+            else:
+                seen[words] = made.row
+        yield made
+
+
+def _sample(row: Row, columns: dict[str, str]) -> Sample:
+    file, values = row.file, row.values
+    link = _LINK.fullmatch(text_of(values, "link", file))
+    if link is None:
+        raise InputError("bad_id", file, "link is neither bit.ly/... nor step2.medbullets.com/testview?qid=...")
+    question, explanation = text_of(values, "question", file), text_of(values, "explanation", file)
+    options = [(label, text_of(values, column, file)) for label, column in columns.items()]
+    answer = text_of(values, "answer_idx", file)
+    if answer not in columns:
+        raise InputError("bad_field", file, "answer_idx names no option")
+    if text_of(values, "answer", file) != dict(options)[answer]:
+        raise InputError("bad_field", file, "answer is not the text of answer_idx")
+    if not question.strip():
+        raise InputError("empty_question", file)
+    key = link["qid"] or f"bitly-{link['short']}"
+    return Sample(
+        key=key,
+        messages=[user(choice_prompt(question, options)), assistant(choice_answer(options, answer, explanation))],
+        file=file,
+        row=row.number,
+        question=question,
+        options=options,
+        answer=answer,
+        group={"question_id": f"medbullets/{key}"},
+    )
+
+
+# The demo's items: case, answer, four wrong options (the last one only in the 5-option files); made up.
+_Item = tuple[str, str, tuple[str, ...]]
+_ITEMS: tuple[_Item, ...] = (
+    ("A 34-year-old man has a severe, one-sided headache with tearing, at the same hour each night.\n\n"
+     "Which is the best abortive treatment?", "100% oxygen", ("Verapamil", "Propranolol", "Ibuprofen", "Lithium")),
+    ("A 58-year-old woman has a tremor at rest, rigidity and slow movements. Which cells are lost?",
+     "Dopaminergic neurons", ("Purkinje cells", "Motor neurons", "Basket cells", "Schwann cells")),
+    ("A 6-week-old boy vomits after each feed and has an olive-shaped mass. What is the next step?",
+     "Abdominal ultrasound", ("Barium enema", "CT of the abdomen", "Observation", "Colonoscopy")),
+    ("A 70-year-old man with atrial fibrillation has sudden abdominal pain out of proportion. The diagnosis is",
+     "Mesenteric ischaemia", ("Diverticulitis", "Appendicitis", "Pancreatitis", "Ileus")),
+    ("A 25-year-old woman at 32 weeks has a blood pressure of 168/112 mmHg and 3+ protein. Which drug first?",
+     "Labetalol", ("Lisinopril", "Furosemide", "Losartan", "Spironolactone")),
+    ("A 45-year-old farmer has fever, jaundice and red eyes after a flood. The organism is",
+     "Leptospira", ("Brucella", "Coxiella", "Rickettsia", "Borrelia")),
+    ("A 19-year-old rower has a new rash that spreads in a \"Christmas tree\", after one larger patch. It is",
+     "Pityriasis rosea", ("Tinea corporis", "Guttate psoriasis", "Lichen planus", "Urticaria")),
+)  # fmt: skip
+_REPEATS: dict[int, tuple[str, ...]] = {1: (), 4: ("Hydrochlorothiazide", "Ramipril", "Amlodipine besilate")}
+"""Items that a later row repeats, with the wrong options that differ in the 4-option file."""
+
+PLANTED: dict[str, str] = {
+    "medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options",
+}
+"""What overlaps with other demo trees: both are benchmarks."""
+
+
+def _demo_row(number: int, item: _Item, count: int, link: str) -> dict[str, str]:
+    question, right, wrong = item
+    place = number % count
+    options = [*wrong[:place], right, *wrong[place:]][:count]
+    texts = {f"op{letter}": text for letter, text in zip("abcde", options, strict=False)}
+    answer = {"answer_idx": "ABCDE"[place], "answer": right, "explanation": f"{right} is the answer because it fits."}
+    return {"link": link, "question": question} | texts | answer
+
+
+def _write_demo(raw: Path) -> None:
+    for count in (4, 5):
+        rows = []
+        for number, item in enumerate(_ITEMS):
+            link = f"https://step2.medbullets.com/testview?qid={217_000 + number}"
+            rows.append(_demo_row(number, item, count, link if number % 2 else f"https://bit.ly/4demo{number:02}"))
+        for number, others in _REPEATS.items():
+            question, right, wrong = _ITEMS[number]
+            changed = count == 4 and len(others) > 0
+            item = (question, right, others if changed else wrong)
+            rows.append(_demo_row(number + changed, item, count, f"https://bit.ly/3again{number}"))
+        if count == 5:
+            rows.reverse()
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        columns = {name: {str(number): row[name] for number, row in enumerate(rows)} for name in rows[0]}
+        write_demo_file(raw / f"medbullets/medbullets_op{count}.csv", text.getvalue().encode())
+        write_demo_file(raw / f"medbullets/medbullets_op{count}.json", json.dumps(columns).encode())
+
+
+SOURCE = Source(
+    name="medbullets",
+    title="Medbullets: USMLE step 2 and 3 questions",
+    homepage="https://github.com/HanjieChen/ChallengeClinicalQA",
+    revision="HanjieChen/ChallengeClinicalQA@ef3c9da03fc1",
+    license="unstated",
+    access="open",
+    stage="eval",
+    task="mcq",
+    modality="text",
+    splits={"test": "eval"},
+    obtain="""
+Clone https://github.com/HanjieChen/ChallengeClinicalQA. --raw is the clone, or a folder with
+  medbullets_op4.csv or medbullets_op4.json, and for --options 5 medbullets_op5.csv or medbullets_op5.json
+The repository has no licence and Medbullets content is copyrighted: use it for evaluation only.""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=lambda params: {"test": 308},
+    paper=(
+        "benchmark 298: the 308 rows less ten repeated questions, for 4 and 5 options alike. The paper does not say 4 "
+        "or 5; 4 is the default here, as for MedQA."
+    ),
+    paper_rows=(PaperRow("Medbullets", "EVAL", 298, "308 rows, ten of them repeats; 4 options, --options 5 for five"),),
+    options=(Option("--options", "options a question: the 4-option or the 5-option file", "4", ("4", "5")),),
+    variant=lambda params: "5opt" if params["options"] == "5" else "",
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

@@ -1,0 +1,410 @@
+"""MedReason: 32,682 questions of seven sets with reasoning along knowledge-graph paths.
+
+Some of its sources are test sets, and `dataset_name` with `id_in_dataset`, the row in the source file, tells which rows
+came from them (configs/dataset_configs.yml and src/data_generation of UCSC-VLAA/MedReason@02b51f1):
+
+- `MedXpertQA` is row n of the Text config's test split, `Text-n`;
+- `MMLU` is row n of mmlu_en_medical.jsonl, which is the test splits of six subjects of cais/mmlu one after the other
+  (compared for all 1,089 rows, questions and choices);
+- `pubmedqa`, `pubmedqa_labeled` is PubMedQA's pqa_labeled, half of which is its test set; the question tells which half
+  where PubMedQA's two files are at hand;
+- `LastHumanity` is Humanity's Last Exam.
+
+The default leaves these rows out, each set by a rule of its own; `--paper-variant` keeps all and gives them the ids of
+the test questions, so that the id audit finds them. MedQA's split is not named there, so `medqa` rows are kept and have
+a namespace of their own: text measures must decide about them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from builders.rawfiles import first_existing, load_json, number_of, relative, require, text_of, write_demo_file
+from builders.source import (
+    PAPER_VARIANT,
+    InputError,
+    NotThisSource,
+    PaperRow,
+    Params,
+    Reject,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    choice_answer,
+    choice_prompt,
+    user,
+)
+from builders.tables import Row, convert_rows, table_units, with_fields
+
+FILE = "ours_quality_33000.jsonl"
+_FIELDS = ("dataset_name", "id_in_dataset", "question", "answer", "reasoning", "options")
+_LABELS = "ABCDEFGHIJ"
+
+# Rows of mmlu_en_medical.jsonl, in its order (aistairc/medLLM_QA_benchmark@614599e).
+_MMLU_ROWS = {
+    "anatomy": 135,
+    "clinical_knowledge": 265,
+    "college_biology": 144,
+    "college_medicine": 173,
+    "medical_genetics": 100,
+    "professional_medicine": 272,
+}
+# Where the ids of sets without test questions count, and whose rows they are.
+_NAMESPACES = {"medqa": "medreason/medqa/", "medmcqa": "medmcqa/train-row-", "huatuo": "medical-o1-reasoning-sft/en-"}
+_PUBMEDQA = {
+    "pubmedqa": True,
+    "pubmedqa_labeled": True,
+    "pubmedqa_l": True,
+    "pubmedqa_artificial": False,
+    "pubmedqa_a": False,
+    "pubmedqa_unlabeled": False,
+    "pubmedqa_u": False,
+}
+"""Names of PubMedQA's three sets (configs, and as later scripts and loaders shorten them); is it the labelled one?"""
+
+_CHOICES = re.compile(r"\s*Answer Choices:\s*")
+_XPERT_ANSWER = re.compile(r"\(([A-J])\) ")
+_EXPLANATION = re.compile(r"\. Explanation:(?:\s|$)")
+_DECISION = re.compile(r"The final decision is: (yes|no|maybe)\.\s*")
+
+
+class _Origin(NamedTuple):
+    group: dict[str, str]
+    rule: str = ""
+    """Why the default leaves the row out."""
+
+
+class _PubMedQA(NamedTuple):
+    """PubMedQA's labelled questions, as far as they are at hand."""
+
+    pmids: Mapping[str, str]
+    """By question."""
+    test: frozenset[str]
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    path = require(raw, "MedReason's rows", FILE)
+    units = table_units(raw, [path], "train", "train", inputs=_pubmedqa_files(raw))
+    yield from with_fields(raw, units, _FIELDS)
+
+
+def _pubmedqa_files(raw: Path) -> list[str]:
+    """The two files of PubMedQA, or none."""
+    names = ("ori_pqal.json", "test_ground_truth.json")
+    found = [first_existing(raw, name, f"data/{name}", f"pubmedqa/{name}", f"pubmedqa/data/{name}") for name in names]
+    files = [relative(path, raw) for path in found if path]
+    if len(files) == 1:
+        raise NotThisSource(f"{raw}: {files[0]} is of no use alone; put both {' and '.join(names)} there, or neither")
+    return files
+
+
+def _pubmedqa(raw: Path, files: tuple[str, ...]) -> _PubMedQA:
+    if not files:
+        return _PubMedQA({}, frozenset())
+    questions, test = (load_json(raw / file, raw) for file in files)
+    try:
+        pmids = {_squeezed(fields["QUESTION"]): pmid for pmid, fields in questions.items()}
+        return _PubMedQA(pmids, frozenset(test))
+    except (AttributeError, KeyError, TypeError):
+        raise NotThisSource(f"{files[0]}: not PubMedQA's questions keyed by PMID; is it another file?") from None
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    known = _pubmedqa(raw, unit.inputs[1:])
+    return convert_rows(raw, unit, partial(_sample, known=known, keep_all=bool(params["paper_variant"])))
+
+
+def _sample(row: Row, known: _PubMedQA, keep_all: bool) -> Sample:
+    values, file = row.values, row.file
+    name, number = text_of(values, "dataset_name", file), number_of(values, "id_in_dataset", file)
+    question, answer, reasoning, listed = (text_of(values, field, file) for field in _FIELDS[2:])
+    origin = _origin(name, number, question, known, file)
+    if origin.rule and not keep_all:
+        raise InputError(origin.rule, file, f"{name} {number}")
+    for text, reason in ((question, "empty_question"), (answer, "empty_answer"), (reasoning, "empty_reasoning")):
+        if not text.strip():
+            raise InputError(reason, file, f"{name} {number}")
+    stem, options = _options(question, listed, file)
+    label, explanation = _gold(answer, options)
+    if label is None:
+        # Yes/no options under an answer that is "maybe" or a sentence: asked and answered as an open question.
+        messages, gold, choices = [user(stem), assistant(answer, reasoning=reasoning)], answer, None
+    else:
+        final = choice_answer(options, label, explanation)
+        messages, gold, choices = (
+            [user(choice_prompt(stem, options)), assistant(final, reasoning=reasoning)],
+            label,
+            options,
+        )
+    return Sample(
+        key=row.number,
+        messages=messages,
+        file=file,
+        row=row.number,
+        question=stem,
+        options=choices,
+        answer=gold,
+        group=origin.group,
+        subset=name,
+        task="qa" if label is None else "mcq",
+    )
+
+
+def _origin(name: str, number: int, question: str, known: _PubMedQA, file: str) -> _Origin:
+    """Whose question it is. An unknown set stops the row: nobody could say whether it is a test set."""
+    if name in _NAMESPACES:
+        return _Origin({"question_id": f"{_NAMESPACES[name]}{number}"})
+    if name == "MedXpertQA":
+        return _Origin({"question_id": f"medxpertqa/Text-{number}"}, "from_medxpertqa_test")
+    if name == "MMLU":
+        return _Origin({"question_id": _mmlu_id(number, file)}, "from_mmlu_test")
+    if name == "LastHumanity":
+        return _Origin({"question_id": f"medreason/LastHumanity/{number}"}, "from_hle")
+    if name not in _PUBMEDQA:
+        raise InputError("bad_field", file, "dataset_name is none of MedReason's sets")
+    pmid = known.pmids.get(_squeezed(question))
+    if pmid is None:
+        # A labelled question that is in no list at hand may be a test question.
+        rule = "maybe_pubmedqa_test" if _PUBMEDQA[name] else ""
+        return _Origin({"question_id": f"medreason/{name}/{number}"}, rule)
+    group = {"question_id": f"pubmedqa/{pmid}", "pmid": f"pubmed/{pmid}"}
+    return _Origin(group, "from_pubmedqa_test" if pmid in known.test else "")
+
+
+def _mmlu_id(number: int, file: str) -> str:
+    for (subject, rows), end in zip(_MMLU_ROWS.items(), accumulate(_MMLU_ROWS.values()), strict=True):
+        if number < end:
+            return f"mmlu/{subject}/test/{number - (end - rows)}"
+    raise InputError("bad_id", file, f"MMLU row {number} of {end}")
+
+
+def _options(question: str, listed: str, file: str) -> tuple[str, list[tuple[str, str]]]:
+    """The stem without choices, and the choices: of the field (`A. text` a line) or of the question (`(A) text`)."""
+    stem, *inline = _CHOICES.split(question, maxsplit=1)
+    if not listed.strip():
+        texts = _inline_choices(inline[0]) if inline else []
+    else:
+        marker = _CHOICES.match(listed)
+        if not marker:
+            raise InputError("bad_field", file, "options do not begin with Answer Choices:")
+        texts = _line_choices(listed[marker.end() :])
+        if len(texts) < 2:
+            raise InputError("bad_field", file, "options are not lines A., B., ...")
+    return stem.strip(), list(zip(_LABELS, texts, strict=False))
+
+
+def _line_choices(text: str) -> list[str]:
+    """Texts of the lines `A. ...`, `B. ...`, in that order; other lines continue the choice above them."""
+    texts: list[str] = []
+    for line in text.splitlines():
+        if len(texts) < len(_LABELS) and f"{line} ".startswith(f"{_LABELS[len(texts)]}. "):
+            texts.append(line[2:].strip())
+        elif texts:
+            texts[-1] = f"{texts[-1]}\n{line}".strip()
+        elif line.strip():
+            return []
+    return texts
+
+
+def _inline_choices(text: str) -> list[str]:
+    """Texts of `(A) ... (B) ...`, as MedXpertQA writes them behind the question."""
+    texts: list[str] = []
+    for label, following in zip(_LABELS, [*_LABELS[1:], ""], strict=True):
+        if not text.startswith(f"({label})"):
+            return []
+        text = text.removeprefix(f"({label})")
+        end = text.find(f"({following})") if following else -1
+        texts.append(text[: end if end >= 0 else None].strip())
+        if end < 0:
+            break
+        text = text[end:]
+    return texts
+
+
+def _gold(answer: str, options: list[tuple[str, str]]) -> tuple[str | None, str]:
+    """(label, explanation) of an answer; no label where it names no option, or several.
+
+    The forms are those of MedReason's parsers: `text`, `text. Explanation: ...`, `(B) text`, and PubMedQA's decision.
+    """
+    if decision := _DECISION.match(answer):
+        labels = [label for label, text in options if text.lower() == decision[1]]
+        return (labels[0] if labels else None), answer[decision.end() :].strip()
+    if (marked := _XPERT_ANSWER.match(answer)) and (marked[1], answer[marked.end() :].strip()) in options:
+        return marked[1], ""
+    text, *explanation = _EXPLANATION.split(answer, maxsplit=1)
+    labels = [label for label, option in options if option.strip() == text.strip()]
+    return (labels[0] if len(labels) == 1 else None), "".join(explanation).strip()
+
+
+PLANTED: dict[str, str] = {
+    "paper_variant": (
+        "--paper-variant: rows 4 to 8 have the ids of test questions: mmlu/anatomy/test/0, "
+        "mmlu/professional_medicine/test/0, medxpertqa/Text-0, medxpertqa/Text-1 and pubmedqa/90000002"
+    ),
+}
+"""What overlaps between this demo tree and the test splits of others."""
+
+
+def _demo_rows() -> list[dict[str, Any]]:
+    def row(name: str, number: int, question: str, answer: str, options: str = "") -> dict[str, Any]:
+        reasoning = (
+            f"Finding reasoning paths:\n1. {question.split()[-1]} -> finding -> {answer.split('.')[0]}\n\n"
+            "Reasoning Process:\n1. The findings point one way.\n\n"
+            f"Conclusion:\n{answer.split('.')[0]}"
+        )
+        values = (name, number, question, answer, reasoning, options)
+        return dict(zip(_FIELDS, values, strict=True))
+
+    def choices(*texts: str) -> str:
+        return "Answer Choices:\n" + "\n".join(f"{label}. {text}" for label, text in zip(_LABELS, texts, strict=False))
+
+    yes_no = choices("Yes", "No")
+    return [
+        row(
+            "medqa",
+            812,
+            "A 44-year-old welder has metal fume fever. What is the most likely course?",
+            "Recovery within two days",
+            choices("Chronic cough", "Recovery within two days", "Pulmonary fibrosis", "Asthma", "Empyema"),
+        ),
+        row(
+            "medmcqa",
+            7131,
+            "Stain used for amyloid:",
+            "Congo red. Explanation: Amyloid shows apple-green birefringence under polarised light.",
+            choices("Congo", "Congo red", "Prussian blue", "Masson\ntrichrome"),
+        ),
+        row("huatuo", 40, "How is a mild ankle sprain treated in the first days?", "Rest, compression and elevation."),
+        row(
+            "MMLU",
+            0,
+            "Which nerve runs with the profunda brachii artery?",
+            "Radial",
+            choices("Radial", "Ulnar", "Median"),
+        ),
+        row(
+            "MMLU",
+            817,
+            "A 30-year-old runner faints. Which test comes first?",
+            "ECG",
+            choices("ECG", "EEG", "CT", "MRI"),
+        ),
+        row(
+            "MedXpertQA",
+            0,
+            "Which flap covers the olecranon best?\nAnswer Choices: (A) Groin flap (B) Radial forearm flap",
+            "(B) Radial forearm flap",
+        ),
+        row(
+            "MedXpertQA",
+            1,
+            "Which view shows the scaphoid best?",
+            "(A) Ulnar deviation",
+            choices("Ulnar deviation", "AP"),
+        ),
+        row(
+            "pubmedqa_labeled",
+            1,
+            "Does topical timolol reduce time to diagnosis in office workers?",
+            "The final decision is: yes. Time to diagnosis improved.",
+            yes_no,
+        ),
+        row(
+            "pubmedqa",
+            0,
+            "Does early mobilisation reduce wound infection in women after caesarean section?",
+            "The final decision is: yes. Wound infection improved.",
+            yes_no,
+        ),
+        row(
+            "pubmedqa_labeled",
+            6,
+            "Does a low-salt diet reduce anaemia in women after caesarean section?",
+            "The final decision is: maybe. It may or may not depend on the diet.",
+            yes_no,
+        ),
+        row(
+            "pubmedqa_labeled",
+            999,
+            "Does a question that neither list has stay out?",
+            "The final decision is: no. .",
+            yes_no,
+        ),
+        row(
+            "pubmedqa_artificial",
+            15,
+            "Does chewing gum shorten ileus after colectomy?",
+            "The final decision is: yes. Ileus was shorter with gum.",
+            yes_no,
+        ),
+        row(
+            "pubmedqa_unlabeled",
+            3,
+            "Do night shifts change lipid profiles?",
+            "Lipids rose in two of three groups.",
+            yes_no,
+        ),
+        row("LastHumanity", 5, "How many pharyngeal slits does a late lamprey embryo have?", "Seven"),
+        row("medmcqa", 9, "Length of the adult trachea:", "11 cm", choices("11 cm", "5 cm", "19 cm", "25 cm"))
+        | {"reasoning": ""},
+    ]
+
+
+def _write_demo(raw: Path) -> None:
+    rows = _demo_rows()
+    write_demo_file(raw / FILE, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    # The ids that the demo tree of `pubmedqa` gives to these questions.
+    questions = {"90000001": rows[8], "90000002": rows[7], "90000007": rows[9]}
+    listed = {pmid: {"QUESTION": row["question"]} for pmid, row in questions.items()}
+    write_demo_file(raw / "ori_pqal.json", json.dumps(listed, indent=1).encode())
+    write_demo_file(raw / "test_ground_truth.json", json.dumps({"90000002": "yes"}).encode())
+
+
+SOURCE = Source(
+    name="medreason",
+    title="MedReason: medical questions with knowledge-graph-guided reasoning",
+    homepage="https://huggingface.co/datasets/UCSC-VLAA/MedReason",
+    revision="UCSC-VLAA/MedReason (hub 7fc0ddb), code UCSC-VLAA/MedReason@02b51f1",
+    license="Apache-2.0",
+    access="open",
+    stage="instruct",
+    task="mcq",
+    modality="text",
+    splits={"train": "train"},
+    obtain=f"""
+  hf download UCSC-VLAA/MedReason --repo-type dataset --local-dir DIR
+--raw is the folder with
+  {FILE}   JSON Lines; fields {", ".join(_FIELDS)}
+  ori_pqal.json, test_ground_truth.json   optional, from data/ of https://github.com/pubmedqa/pubmedqa: with them the
+      rows of PubMedQA's 500 training questions are kept; without them every row of its labelled set is left out""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=lambda params: {"train": 32_682},
+    paper=(
+        "train 32,682: the whole file, with questions of MedXpertQA's, MMLU's and PubMedQA's test sets and of "
+        "Humanity's Last Exam. We leave those out; --paper-variant keeps them, under the ids of the test questions."
+    ),
+    options=(PAPER_VARIANT,),
+    paper_rows=(
+        PaperRow("MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"),
+    ),
+    hub_id="UCSC-VLAA/MedReason",
+    hub_files=(FILE,),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

@@ -1,0 +1,112 @@
+"""MMMU-Pro-Med: the Health & Medicine questions of MMMU-Pro, 286 each with up to four and up to ten options.
+
+"10 options" is a name: 82 of the 286 have fewer (counted), so labels come from the row. MMMU-Pro keeps the ids of MMMU,
+and 92 of the 286 are validation questions, which `mmmu_med` has as well: `mmmu/<id>` is the question id in both. The
+`<image i>` in shuffled options is no position but names column `image_i` (MMMU-Benchmark/MMMU, issue 70).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from builders.mmmu_med import DEMO_QUESTIONS, IMAGE_COLUMNS, SUBJECTS, demo_row, question_sample
+from builders.rawfiles import first_existing, require, text_of, write_demo_parquet
+from builders.source import InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit
+from builders.tables import Row, convert_rows, table_units
+
+_SPLITS: dict[str, Role] = {"test_4": "eval", "test_10": "eval"}
+_FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
+_COLUMNS = ("id", "question", "options", "answer", "subject", *IMAGE_COLUMNS)
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    require(raw, "rows", *(f"{folder}/test*.{kind}" for folder in _FOLDERS.values() for kind in ("parquet", "jsonl")))
+    for split, role in _SPLITS.items():
+        # Row files without pixels serve where the publisher's own are absent.
+        pattern = f"{_FOLDERS[split]}/test-*.parquet"
+        if first_existing(raw, pattern) is None:
+            pattern = f"{_FOLDERS[split]}/test*.jsonl"
+        yield from table_units(raw, sorted(raw.glob(pattern)), split, role, columns=_COLUMNS)
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    return convert_rows(raw, unit, _sample)
+
+
+def _sample(row: Row) -> Sample:
+    subject = text_of(row.values, "subject", row.file)
+    if subject not in SUBJECTS:
+        raise InputError("other_subject", row.file, subject)
+    return question_sample(row, "mmmu-pro", subject)
+
+
+PLANTED: dict[str, str] = {
+    "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_med's demo too, by the same ids",
+}
+"""What the demo tree shares with that of `mmmu_med`."""
+
+# Id, subject, question of `DEMO_QUESTIONS`. The first two are those of the demo of `mmmu_med`, pictures and all.
+_DEMO_ROWS = (
+    ("validation_Pharmacy_1", "Pharmacy", 0),
+    ("validation_Public_Health_2", "Public_Health", 2),
+    ("test_Pharmacy_3", "Pharmacy", 2),
+    ("test_Clinical_Medicine_12", "Clinical_Medicine", 1),
+    ("test_Accounting_7", "Accounting", 0),
+    ("test_Basic_Medical_Science_40", "Basic_Medical_Science", 3),
+    ("test_Diagnostics_and_Laboratory_Medicine_5", "Diagnostics_and_Laboratory_Medicine", 0),
+)
+_DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina", "Kidney")
+
+
+def _write_demo(raw: Path) -> None:
+    for split, most in (("test_4", 4), ("test_10", 10)):
+        rows: list[dict[str, Any]] = []
+        for key, subject, number in _DEMO_ROWS:
+            row = demo_row(key, number) | {"subject": subject}
+            _, options, answer = DEMO_QUESTIONS[number]
+            right = options["ABCDEFGHIJ".index(answer)]
+            # Options that name images get no fillers, as in the real set, but are shuffled.
+            many = options if any("<image" in option for option in options) else [*options, *_DEMO_FILLERS][:most]
+            shuffled = many[::-1]
+            row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
+            rows.append(row)
+        write_demo_parquet(raw / _FOLDERS[split] / "test-00000-of-00001.parquet", rows)
+
+
+SOURCE = Source(
+    name="mmmu_pro_med",
+    title="MMMU-Pro-Med: Health & Medicine of MMMU-Pro, up to 4 and up to 10 options",
+    homepage="https://huggingface.co/datasets/MMMU/MMMU_Pro",
+    revision="MMMU/MMMU_Pro, main; ids and counts as in MMMU-Benchmark/MMMU@bb0b95a",
+    license="Apache-2.0",
+    access="open",
+    stage="eval",
+    task="mcq",
+    modality="image-text",
+    splits=_SPLITS,
+    obtain="""
+Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--download does it). --raw is the folder with
+  standard (4 options)/test-*.parquet
+  standard (10 options)/test-*.parquet
+One of them is enough. JSON Lines with the same columns but no pixels, test*.jsonl, are read in their stead
+(--no-images).""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    # All 30 subjects are in one file; those outside medicine are rejected by rule, which leaves 286 of each.
+    published=lambda params: {"test_4": 1_730, "test_10": 1_730},
+    paper="286 with 4 and 286 with 10 options: the five Health & Medicine subjects of the 1,730 rows of each file.",
+    paper_rows=(
+        PaperRow("MMMU-Med-Pro (4 options)", "EVAL", 286, "split test_4; the 1,730 rows read are of all subjects"),
+        PaperRow("MMMU-Med-Pro (10 options)", "EVAL", 286, "split test_10; 204 of the 286 have ten options"),
+    ),
+    hub_id="MMMU/MMMU_Pro",
+    hub_files=tuple(f"{folder}/test-*.parquet" for folder in _FOLDERS.values()),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

@@ -1,0 +1,562 @@
+"""Patient-trial matching as TrialGPT lays it out: the judged pairs of SIGIR 2016, TREC CT 2021 and TREC CT 2022.
+
+A row is a line of `qrels/test.tsv`: patient, trial, score. The recipe calls 2, 1, 0 eligible, partially eligible, not
+eligible, everywhere. Only SIGIR 2016 means that (1: would consider referring upon further investigation); in TREC 1 is
+*excluded* and 0 is *not relevant* (ir_datasets QREL_DEFS_2021), so `--labels official`, the default, offers and asks
+for each cohort's own labels, and `--labels paper` has the recipe's. "not enough information" is offered and never gold.
+
+Everything that is chosen is chosen by a hash of the ids, never by the order of rows: the pairs under `--cap`, the order
+of the options, the exemplars of `--shots 1`. The cap counts judged pairs, whether or not their trial's text is at hand,
+so that two sites ask the same questions. An exemplar has another patient and another trial of the same cohort; its
+score goes round, so that each is shown equally often; its pair stands in the provenance, `<line> exemplar <pair>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import cycle, islice, permutations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from builders.rawfiles import checked_text, field_of, relative, require, text_of, write_demo_file
+from builders.source import (
+    InputError,
+    NotThisSource,
+    Option,
+    PaperRow,
+    Params,
+    Reject,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    choice_answer,
+    choice_prompt,
+    user,
+)
+from builders.tables import Row, table_rows, table_units
+
+SEED = "patient-trial-1"
+_COHORTS = ("sigir", "trec_2021", "trec_2022")
+_LABELS = "ABCD"
+_UNKNOWN = "not enough information"
+_PAPER = {"2": "eligible", "1": "partially eligible", "0": "not eligible"}
+_TREC = {"2": "eligible", "1": "not eligible", "0": "not relevant"}
+_MEANINGS = {
+    "sigir": (
+        "eligible: highly likely to be referred to this trial; partially eligible: would be considered for referral "
+        "upon further investigation; not eligible: would not be referred."
+    ),
+    "trec": (
+        "eligible: meets the criteria; not eligible: has the condition, but is excluded by the criteria; "
+        "not relevant: this trial is not for the patient's condition."
+    ),
+}
+_LICENSES = {"sigir": "CSIRO-Data-Licence"}
+_CONSENT = (
+    "The patient will provide informed consent, and will comply with the trial protocol without any practical issues."
+)
+"""What TrialGPT adds to every note; the recipe does not mention it."""
+
+_TRIAL_FILES = (
+    "trial_info.json",
+    "{cohort}/retrieved_trials*.json",
+    "{cohort}/corpus*.jsonl",
+    "{cohort}_corpus*.jsonl",
+    "*trials*.jsonl",
+)
+"""Where the texts of trials stand, below dataset/; of several texts of one trial the first counts."""
+
+_PATIENT = re.compile(r"[a-z0-9\-]+")
+_TRIAL = re.compile(r"NCT[0-9]{8}")
+_GAP = re.compile(r"[\s,]*")
+_COLON = re.compile(r"\s*:\s*|")
+_CHUNK = 1 << 22
+
+
+class _Pair(NamedTuple):
+    """A judged pair."""
+
+    patient: str
+    trial: str
+    score: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.patient}/{self.trial}"
+
+
+def _number(*parts: str) -> int:
+    """A number that depends on nothing but the seed and the parts."""
+    return int.from_bytes(hashlib.sha256("|".join((SEED, *parts)).encode()).digest())
+
+
+# Plan
+
+
+def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    base = raw / "dataset" if (raw / "dataset").is_dir() else raw
+    cohorts = [cohort for cohort in _COHORTS if (base / cohort).is_dir()]
+    if not cohorts:
+        raise NotThisSource(f"{raw}: no dataset/{{{','.join(_COHORTS)}}}; is --raw the TrialGPT checkout?")
+    for cohort in cohorts:
+        judged = require(base, f"{cohort} judgments", f"{cohort}/qrels/test.tsv")
+        queries = relative(require(base, f"{cohort} patients", f"{cohort}/queries.jsonl"), raw)
+        texts = [path for name in _TRIAL_FILES for path in sorted(base.glob(name.format(cohort=cohort)))]
+        if not texts:
+            raise NotThisSource(f"{base}: no texts of trials for {cohort}; fetch trial_info.json, see --help")
+        # One unit a cohort: the cap and the exemplars look at all of its pairs.
+        yield from table_units(
+            raw,
+            [judged],
+            cohort,
+            "eval",
+            columns=("query-id", "corpus-id", "score"),
+            rows_per_unit=1 << 30,
+            inputs=[queries, *(relative(path, raw) for path in texts)],
+        )
+
+
+# Read
+
+
+def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+    _, queries, *texts = unit.inputs
+    notes = _notes(raw, queries)
+    pairs = list(_pairs(raw, unit, notes))
+    chosen = _chosen((pair for _, pair in pairs if isinstance(pair, _Pair)), params["cap"])
+    trials = _trials(raw, texts, {pair.trial for pair in chosen})
+    task = _Task(unit.split, params, notes, {name: text for name, text in trials.items() if isinstance(text, str)})
+    exemplars = _exemplars([pair for pair in chosen if pair.trial in task.trials]) if params["shots"] == "1" else {}
+    for row, pair in pairs:
+        if isinstance(pair, Reject):
+            yield pair
+            continue
+        trial = trials.get(pair.trial)
+        if pair not in chosen:
+            yield Reject(row.file, row.number, "over_cap", pair.name)
+        elif trial is None:
+            yield Reject(row.file, row.number, "no_trial_text", pair.name)
+        elif isinstance(trial, InputError):
+            yield Reject(row.file, row.number, trial.reason, f"{trial.file}: {trial.detail}")
+        elif params["shots"] == "1" and exemplars[pair] is None:
+            yield Reject(row.file, row.number, "no_exemplar", pair.name)
+        else:
+            yield task.sample(row, pair, exemplars.get(pair))
+
+
+def _pairs(raw: Path, unit: Unit, notes: dict[str, str]) -> Iterator[tuple[Row, _Pair | Reject]]:
+    """Every line of the judgments, with its pair or what is wrong with it."""
+    known: set[tuple[str, str]] = set()
+    for row in table_rows(raw, unit):
+        if isinstance(row, Reject):
+            yield Row(row.file, row.row, {}), row
+            continue
+        pair = _Pair(*(str(row.values[name]).strip() for name in ("query-id", "corpus-id", "score")))
+        fault = ""
+        if not (_PATIENT.fullmatch(pair.patient) and _TRIAL.fullmatch(pair.trial)):
+            fault = "bad_id"
+        elif pair.score not in _PAPER:
+            fault = "bad_field"
+        elif pair[:2] in known:
+            fault = "duplicate_id"
+        elif pair.patient not in notes:
+            fault = "not_in_metadata"
+        if fault:
+            yield row, Reject(row.file, row.number, fault, "" if fault == "bad_id" else pair.name)
+        else:
+            known.add(pair[:2])
+            yield row, pair
+
+
+def _notes(raw: Path, file: str) -> dict[str, str]:
+    """The patients' notes by id."""
+    notes = {}
+    for number, values in _json_lines(raw, file):
+        try:
+            notes[text_of(values, "_id", file)] = text_of(values, "text", file)
+        except InputError as error:
+            raise NotThisSource(f"{file}, line {number}: {error.reason} ({error.detail}); fetch it again") from None
+    return notes
+
+
+def _chosen(pairs: Iterable[_Pair], cap: str) -> dict[_Pair, None]:
+    """The pairs under the cap, in an order that depends on their ids alone."""
+    groups: dict[tuple[str, str], list[_Pair]] = defaultdict(list)
+    for pair in pairs:
+        groups[pair.patient, pair.score].append(pair)
+    most = None if cap == "none" else int(cap)
+    kept = (pair for key in sorted(groups) for pair in sorted(groups[key], key=_cap_order)[:most])
+    return dict.fromkeys(kept)
+
+
+def _cap_order(pair: _Pair) -> int:
+    return _number("cap", pair.patient, pair.trial)
+
+
+def _exemplars(pairs: list[_Pair]) -> dict[_Pair, _Pair | None]:
+    """For each pair one of another patient and another trial, its score going round all scores in the order of hashes.
+
+    Where the score whose turn it is has no such pair, the next score has its turn; None where none has one.
+    """
+    pools: dict[str, list[_Pair]] = defaultdict(list)
+    for pair in sorted(pairs, key=lambda pair: _number("exemplar", pair.patient, pair.trial)):
+        pools[pair.score].append(pair)
+    scores = sorted(pools)
+    found: dict[_Pair, _Pair | None] = {}
+    for turn, pair in enumerate(sorted(pairs, key=lambda pair: _number("turn", pair.patient, pair.trial))):
+        found[pair] = None
+        for score in islice(cycle(scores), turn % len(scores), turn % len(scores) + len(scores)):
+            pool = pools[score]
+            start = _number("start", pair.patient, pair.trial) % len(pool)
+            others = (pool[(start + step) % len(pool)] for step in range(len(pool)))
+            if other := next((o for o in others if o.patient != pair.patient and o.trial != pair.trial), None):
+                found[pair] = other
+                break
+    return found
+
+
+class _Task:
+    """Turns pairs of one cohort into samples."""
+
+    def __init__(self, cohort: str, params: Params, notes: dict[str, str], trials: dict[str, str]) -> None:
+        self.cohort, self.trials = cohort, trials
+        official = params["labels"] == "official"
+        self.labels = _TREC if official and cohort != "sigir" else _PAPER
+        self.meanings = _MEANINGS[cohort.partition("_")[0]] if official else ""
+        self.orders = list(permutations([*self.labels.values(), _UNKNOWN]))
+        self.notes = notes
+        self.consent = bool(params["consent"])
+
+    def sample(self, row: Row, pair: _Pair, exemplar: _Pair | None) -> Sample:
+        """The pair as a multiple-choice question, behind its exemplar where there is one."""
+        options, gold = self._options(pair), self.labels[pair.score]
+        shown = [message for shot in (exemplar, pair) if shot for message in self._turn(shot)]
+        return Sample(
+            key=pair.name,
+            messages=shown,
+            file=row.file,
+            row=f"{row.number} exemplar {exemplar.name}" if exemplar else row.number,
+            question=self.notes[pair.patient],
+            options=options,
+            answer=next(label for label, text in options if text == gold),
+            group={
+                "subject_id": f"trialgpt/{pair.patient}",
+                "study_id": f"clinicaltrials/{pair.trial}",
+                "question_id": f"trialgpt/{pair.name}",
+            },
+            subset=f"score-{pair.score}",
+            license=_LICENSES.get(self.cohort),
+        )
+
+    def _options(self, pair: _Pair) -> list[tuple[str, str]]:
+        order = self.orders[_number(pair.patient, pair.trial) % len(self.orders)]
+        return list(zip(_LABELS, order, strict=True))
+
+    def _turn(self, pair: _Pair) -> list[dict[str, Any]]:
+        options, gold = self._options(pair), self.labels[pair.score]
+        note = sentences(self.notes[pair.patient]) + ([_CONSENT] if self.consent else [])
+        parts = [
+            "Patient note, its sentences numbered:\n" + _numbered(note),
+            "Clinical trial:\n" + self.trials[pair.trial],
+            "Is this patient eligible for this trial? Choose one.",
+            *([self.meanings] if self.meanings else []),
+        ]
+        label = next(label for label, text in options if text == gold)
+        return [user(choice_prompt("\n\n".join(parts), options)), assistant(choice_answer(options, label))]
+
+
+# Notes and trials as text
+
+_BLANK_LINE = re.compile(r"\n\s*\n")
+_BREAK = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\s*\n\s*\n\s*")
+_NO_END = re.compile(r"(?:^|[\s(])(?:Dr|Drs|Mr|Mrs|Ms|St|vs|approx|Fig|e\.g|i\.e)\.$")
+
+
+def sentences(note: str) -> list[str]:
+    """A note cut into sentences; joined by spaces they are the note, apart from white space.
+
+    TrialGPT uses nltk's `sent_tokenize`, whose model has to be downloaded; this cuts after a full stop, question or
+    exclamation mark before a capital or digit, but not after titles and the like, and at empty lines.
+    """
+    found: list[str] = []
+    start = 0
+    for match in _BREAK.finditer(note):
+        end = match.end() - len(match[0]) + len(match[0].rstrip())
+        if not _BLANK_LINE.search(match[0]) and _NO_END.search(note[start : match.start()]):
+            continue
+        found.append(" ".join(note[start:end].split()))
+        start = match.end()
+    found.append(" ".join(note[start:].split()))
+    return [sentence for sentence in found if sentence]
+
+
+_HEADER = re.compile(
+    r"\W*(?:(?:key|main|major|general|study|patient|subject)\s+)?(?:inclusion|exclusion)\s+criteri(?:a|on)"
+    r"(?:[^:.\n]{0,60}:|\s*[;\-]|\s*\n|\s*$)\s*",
+    re.IGNORECASE,
+)
+_BULLET = re.compile(r"(?:[*•·▪◦]+|[-–—]+(?=[\sA-Za-z])|\(?(?:\d{1,2}|[a-z]|[ivx]{2,4})[.)](?=\s)|\(?[A-Z]\)(?=\s))\s*")
+"""Not `>` (> 18 years), a minus before a number, or a capital with a full stop (E. coli)."""
+_SHORTEST = 5
+"""Characters: TrialGPT drops shorter blocks."""
+
+
+def criteria(text: str) -> list[str]:
+    """The criteria of one field: its blocks between blank lines, without headings, bullets and fragments.
+
+    TrialGPT's `parse_criteria` drops every block that holds the words "inclusion criteria": the whole text, where that
+    is one block. Here only a heading at the start of a block goes, and its criteria stay.
+    """
+    found = []
+    for block in _BLANK_LINE.split(text):
+        for prefix in (_HEADER, _BULLET):
+            block = block.strip()
+            block = block[match.end() :] if (match := prefix.match(block)) else block
+        block = " ".join(block.split())
+        if len(block) >= _SHORTEST and any(character.isalpha() for character in block):
+            found.append(block)
+    return found
+
+
+def _numbered(lines: list[str]) -> str:
+    return "\n".join(f"{number}. {line}" for number, line in enumerate(lines)) or "(none stated)"
+
+
+def _trial_text(trial: Any, file: str) -> str:
+    """A trial as TrialGPT prints it, both kinds of criteria together."""
+    named = [field_of(trial, name, file) for name in ("diseases_list", "drugs_list")]
+    for names in named:
+        if not isinstance(names, list):
+            raise InputError("bad_field", file, "diseases_list or drugs_list is not a list")
+    diseases, drugs = (", ".join(checked_text(name, "a list", file) for name in names) for names in named)
+    title, summary, inclusion, exclusion = (
+        text_of(trial, name, file)
+        for name in ("brief_title", "brief_summary", "inclusion_criteria", "exclusion_criteria")
+    )
+    return (
+        f"Title: {title}\nTarget diseases: {diseases}\nInterventions: {drugs}\nSummary: {' '.join(summary.split())}\n"
+        f"Inclusion criteria:\n{_numbered(criteria(inclusion))}\nExclusion criteria:\n{_numbered(criteria(exclusion))}"
+    )
+
+
+def _trials(raw: Path, files: Iterable[str], wanted: set[str]) -> dict[str, str | InputError]:
+    """Texts of the wanted trials, or what is wrong with their records; a trial that no file has is absent."""
+    found: dict[str, str | InputError] = {}
+    for file in files:
+        for name, trial in _records(raw, file):
+            if name in wanted and name not in found:
+                try:
+                    found[name] = _trial_text(trial, file)
+                except InputError as error:
+                    found[name] = InputError(error.reason, file, f"{name}: {error.detail}")
+    return found
+
+
+def _records(raw: Path, file: str) -> Iterator[tuple[Any, Any]]:
+    """(NCT id, record) of every trial in a file of any of the layouts."""
+    if file.endswith(".jsonl"):
+        for _, row in _json_lines(raw, file):
+            nested = row.get("metadata")
+            yield row.get("_id"), nested if isinstance(nested, dict) and "brief_title" in nested else row
+        return
+    for name, value in _members(raw / file, file):
+        if _TRIAL.fullmatch(name):
+            yield name, value
+        # A patient of retrieved_trials.json, as an item of an array or alone.
+        for score in _PAPER if not name else (name,) if name in _PAPER else ():
+            trials = value if name else value.get(score) if isinstance(value, dict) else None
+            for trial in trials if isinstance(trials, list) else ():
+                if isinstance(trial, dict):
+                    yield trial.get("NCTID"), trial
+
+
+def _json_lines(raw: Path, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered objects of a file that must be sound throughout."""
+    import orjson
+
+    with (raw / file).open("rb") as handle:
+        for number, line in enumerate(handle, 1):
+            if not line.strip():
+                continue
+            try:
+                values = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise NotThisSource(f"{file}, line {number}: not valid JSON ({error.msg}); fetch it again") from None
+            if not isinstance(values, dict):
+                raise NotThisSource(f"{file}, line {number}: not an object; is it another file of that name?")
+            yield number, values
+
+
+def _members(path: Path, file: str) -> Iterator[tuple[str, Any]]:
+    """(key, value) of a JSON object, or ("", item) of an array, one at a time: trial_info.json is large."""
+    decode = json.JSONDecoder().raw_decode
+    try:
+        with path.open(encoding="utf-8-sig") as handle:
+            text = handle.read(_CHUNK).lstrip()
+            kind, place = text[:1], 1
+            closing = {"{": "}", "[": "]"}.get(kind)
+            if closing is None:
+                raise NotThisSource(f"{file}: neither an object nor an array; is it another file of that name?")
+            while True:
+                at = _GAP.match(text, place).end()  # type: ignore[union-attr]  # the pattern matches everywhere
+                if text[at : at + 1] == closing:
+                    return
+                try:
+                    name, end = decode(text, at) if kind == "{" else ("", at)
+                    end = _COLON.match(text, end).end() if kind == "{" else end  # type: ignore[union-attr]
+                    value, end = decode(text, end)
+                except json.JSONDecodeError as error:
+                    wrong = error.msg
+                else:
+                    if end < len(text):  # a number that ends with the text may go on
+                        yield str(name), value
+                        place = end
+                        continue
+                    wrong = "ends early"
+                more = handle.read(max(_CHUNK, len(text) - place))
+                if not more:
+                    raise NotThisSource(f"{file}: not valid JSON ({wrong}); fetch the file again")
+                text, place = text[place:] + more, 0
+    except UnicodeDecodeError as error:
+        raise NotThisSource(f"{file}: not UTF-8 ({error.reason}); fetch the file again") from None
+
+
+PLANTED: dict[str, str] = {}
+"""What overlaps between this demo tree and others: nothing."""
+
+# Made-up patients: age and sex, complaint, condition; and the traps of criteria fields.
+_DEMO_PATIENTS = {
+    "sigir": (("sigir-20141", "asthma"), ("sigir-20142", "gout"), ("sigir-201428", "vertigo")),
+    "trec_2021": (("trec-20211", "melanoma"), ("trec-20212", "psoriasis")),
+    "trec_2022": (("trec-20221", "anaemia"), ("trec-20222", "migraine")),
+}
+_DEMO_TRAPS = (
+    ("inclusion criteria: \n\n adults with {0} \n\n  1. stable dose for 4 weeks \n\n or \n\n ", ": \n\n prior surgery"),
+    ("Inclusion Criteria: adults with {0} who can attend weekly visits", ""),
+    (
+        "- aged 18 to 65 \n\n - {0} for 6 months \n\n (c) 2.5 mg/dL or less",
+        "exclusion criteria: \n\n pregnancy",
+    ),
+    ("Patients who met the inclusion criteria of the parent study of {0}", "Exclusion Criteria:\n none known to date"),
+)
+
+
+def _demo_trial(number: int, condition: str) -> dict[str, Any]:
+    inclusion, exclusion = _DEMO_TRAPS[number % len(_DEMO_TRAPS)]
+    return {
+        "brief_title": f"Study {number} of a Treatment for {condition.capitalize()}",
+        "phase": "Phase 2",
+        "drugs": f"['Drug {number}']",
+        "drugs_list": [f"Drug {number}"],
+        "diseases": f"['{condition.capitalize()}']",
+        "diseases_list": [condition.capitalize()],
+        "enrollment": "40.0",
+        "inclusion_criteria": inclusion.format(condition),
+        "exclusion_criteria": exclusion,
+        "brief_summary": f"This study compares Drug {number} with usual care.~It runs for {6 + number % 7} months.",
+    }
+
+
+def _write_demo(raw: Path) -> None:
+    info: dict[str, Any] = {}
+    for cohort, patients in _DEMO_PATIENTS.items():
+        judged = ["query-id\tcorpus-id\tscore"]
+        notes: list[dict[str, Any]] = []
+        corpus: list[dict[str, Any]] = []
+        retrieved: list[dict[str, Any]] = []
+        for place, (patient, condition) in enumerate(patients):
+            note = (
+                f"A {41 + 7 * place}-year-old woman presents with {condition}. She was seen by Dr. Lee on "
+                f"[**2148-10-{1 + place}**], e.g. for advice. Her creatinine is 1.{place} mg/dL. She takes nothing."
+            )
+            notes.append({"_id": patient, "text": note} | ({} if cohort == "sigir" else {"metadata": {}}))
+            if patient == "sigir-201428":
+                continue  # a patient whom nobody judged, as in the real set
+            shown: dict[str, Any] = {"patient_id": patient, "patient": note, "0": [], "1": [], "2": []}
+            for number, score in enumerate("0" * 12 + "111" + "22"):
+                name = f"NCT9{_COHORTS.index(cohort)}{place:03}{number:03}"
+                judged.append(f"{patient}\t{name}\t{score}")
+                trial = _demo_trial(number, condition)
+                if number == 12:
+                    continue  # a judged trial whose text is nowhere
+                if cohort != "sigir":
+                    info[name] = trial
+                elif number < 8:
+                    text = f"Summary: {trial['brief_summary']}\nInclusion criteria: {trial['inclusion_criteria']}"
+                    corpus.append({"_id": name, "title": trial["brief_title"], "text": text, "metadata": trial})
+                else:
+                    shown[score].append(trial | {"NCTID": name})
+            retrieved.append(shown)
+        folder = raw / "dataset" / cohort
+        write_demo_file(folder / "queries.jsonl", "".join(json.dumps(row) + "\n" for row in notes).encode())
+        write_demo_file(folder / "qrels/test.tsv", "".join(line + "\n" for line in judged).encode())
+        if cohort == "sigir":
+            write_demo_file(folder / "retrieved_trials.json", json.dumps(retrieved, indent=1).encode())
+            write_demo_file(folder / "corpus.jsonl", "".join(json.dumps(row) + "\n" for row in corpus).encode())
+    write_demo_file(raw / "dataset/trial_info.json", json.dumps(info).encode())
+
+
+def _variant(params: Params) -> str:
+    parts = (
+        "paper" if params["labels"] == "paper" else "",
+        "" if params["cap"] == "10" else f"cap{params['cap']}",
+        "1shot" if params["shots"] == "1" else "",
+        "consent" if params["consent"] else "",
+    )
+    return "-".join(part for part in parts if part)
+
+
+SOURCE = Source(
+    name="patient_trial",
+    title="Patient-trial: eligibility of patients for clinical trials (SIGIR 2016, TREC CT 2021 and 2022, by TrialGPT)",
+    homepage="https://github.com/ncbi-nlp/TrialGPT",
+    revision="ncbi-nlp/TrialGPT@f6213131542e",
+    license="US-Government-Public-Domain",
+    access="open",
+    stage="eval",
+    task="mcq",
+    modality="text",
+    splits=dict.fromkeys(_COHORTS, "eval"),
+    obtain="""
+  git clone https://github.com/ncbi-nlp/TrialGPT
+  wget -P TrialGPT/dataset ftp://ftp.ncbi.nlm.nih.gov/pub/lu/TrialGPT/trial_info.json
+--raw is the checkout (or its dataset/ folder). Read, for each cohort of sigir, trec_2021, trec_2022 that is there:
+  dataset/{cohort}/queries.jsonl, dataset/{cohort}/qrels/test.tsv
+and the texts of trials, wherever they are found first:
+  dataset/trial_info.json, dataset/{cohort}/retrieved_trials*.json, dataset/{cohort}/corpus*.jsonl,
+  dataset/{cohort}_corpus*.jsonl, dataset/*trials*.jsonl""",
+    plan=_plan,
+    read=_read,
+    write_demo=_write_demo,
+    published=lambda params: {"sigir": 3_835, "trec_2021": 35_832, "trec_2022": 35_394},
+    paper=(
+        "benchmark 4,936, a subset of the 75,061 judged pairs by a rule that is not given. Ten trials a patient and "
+        "label make 4,999 (1,321, 2,209 and 1,469), less those without a text. The recipe reads TREC's 1, excluded, as "
+        "partially eligible; --labels paper does so too. 183 of the 184 patients are judged: sigir-201428 is not."
+    ),
+    options=(
+        Option("--labels", "each cohort's own labels, or the paper's for all", "official", ("official", "paper")),
+        Option("--cap", "judged trials a patient and label, chosen by hash; `none` keeps all", "10", ("10", "none")),
+        Option("--shots", "exemplars before the question", "0", ("0", "1")),
+        Option("--consent", "end every note with TrialGPT's sentence on informed consent"),
+    ),
+    variant=_variant,
+    paper_rows=(
+        PaperRow(
+            "Patient-trial",
+            "EVAL",
+            4_936,
+            "rule unknown; up to 10 a patient and label is 4,999 before missing texts; --labels paper for its labels",
+        ),
+    ),
+)
+
+if __name__ == "__main__":
+    from builders.cli import main
+
+    raise SystemExit(main(SOURCE))

@@ -1,0 +1,186 @@
+"""Every source of the registry: its demo builds, twice the same, everything accounted for, listed in the README."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import REAL_DATA, ROOT, run_module, tree_digest
+
+from builders.all import main as build_all
+from builders.registry import NAMES, load
+from builders.source import DAMAGED_REASONS, RULE_REASONS
+from shards.verify import verify_build
+
+PINNED = Path(__file__).parent / "pinned_digests.json"
+FIXTURE_BYTES = 200_000
+LARGE_DEMOS = {"mimic_cxr", "slake", "vqa_rad"}
+"""Their demo trees are more than fixtures: phantoms for training, leaks for the audits."""
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All demo trees, built by one command with two workers."""
+    folder = tmp_path_factory.mktemp("demo")
+    arguments = ["--demo", "--raw", str(folder / "raw"), "--out", str(folder / "built"), "--workers", "2", "--json"]
+    assert build_all(arguments) == 0
+    return folder
+
+
+def sample_digest(build: Path) -> str:
+    """Digest of all samples' digests: of what is in the shards, whatever library version packed them."""
+    digest = hashlib.sha256()
+    for part in sorted((build / "manifest").glob("*.parquet")):
+        if not part.name.endswith(".images.parquet"):
+            for row in pq.read_table(part, columns=["sample_id", "sha256"]).to_pylist():
+                digest.update(row["sample_id"].encode() + row["sha256"])
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_demo_builds_and_every_row_is_accounted_for(demo: Path, name: str) -> None:
+    document = json.loads((demo / "built" / name / "build.json").read_bytes())
+    counts = document["counts"]
+    assert counts["kept"] > 0
+    assert counts["damaged"] == 0
+    assert counts["kept"] + counts["rejected"] == counts["read"]
+    assert set(counts["rejects"]) <= set(RULE_REASONS) | set(DAMAGED_REASONS)
+    assert verify_build(demo / "built" / name) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in LARGE_DEMOS])
+def test_fixtures_are_small(demo: Path, name: str) -> None:
+    assert sum(path.stat().st_size for path in (demo / "raw" / name).rglob("*") if path.is_file()) <= FIXTURE_BYTES
+
+
+def test_one_worker_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    shutil.copytree(demo / "raw", raw)
+    assert build_all(["--raw", str(raw), "--out", str(tmp_path / "built"), "--workers", "1", "--json"]) == 0
+    for name in NAMES:
+        assert tree_digest(tmp_path / "built" / name) == tree_digest(demo / "built" / name), name
+
+
+def test_samples_are_the_pinned_ones(demo: Path) -> None:
+    """A changed digest means that a builder writes other samples; where that is intended, pin what this test shows."""
+    pinned = json.loads(PINNED.read_text())
+    found = {name: sample_digest(demo / "built" / name) for name in NAMES}
+    assert found == pinned
+
+
+def test_audits_over_all_demos_hold_what_must_hold(demo: Path) -> None:
+    done = run_module("manifests.sql", str(demo), "--audit", "all", "--json")
+    assert done.returncode == 1, done.stderr
+    found = {audit["name"]: audit["rows"] for audit in json.loads(done.stdout)["audits"]}
+    for name in ("row_accounting", "licences", "duplicate_ids", "prior_of_other_subject"):
+        assert found[name] == [], name
+
+
+def test_no_images_builds_name_the_same_samples(demo: Path, tmp_path: Path) -> None:
+    """A metadata-only build needs no pictures and has the same ids, for every source with pictures."""
+    names = [name for name in NAMES if load(name).modality == "image-text"]
+    arguments = ["--raw", str(demo / "raw"), "--out", str(tmp_path), "--no-images", "--json", "--only", *names]
+    assert build_all(arguments) == 0
+    for name in names:
+        with_pictures, without = (
+            {
+                row["sample_id"]
+                for part in (folder / name / "manifest").glob("*.parquet")
+                if not part.name.endswith(".images.parquet")
+                for row in pq.read_table(part, columns=["sample_id"]).to_pylist()
+            }
+            for folder in (demo / "built", tmp_path)
+        )
+        assert with_pictures <= without, name
+
+
+def test_licence_allow_list(demo: Path, tmp_path: Path) -> None:
+    """What is not on the list is rejected by name, and nothing else changes."""
+    arguments = ["--raw", str(demo / "raw"), "--out", str(tmp_path), "--json", "--licenses", "CC-BY-4.0", "CC0-1.0"]
+    assert build_all([*arguments, "--only", "slake", "vqa_rad", "medqa", "biomedica"]) == 0
+    for name in ("slake", "vqa_rad", "medqa", "biomedica"):
+        counts = json.loads((tmp_path / name / "build.json").read_bytes())["counts"]
+        before = json.loads((demo / "built" / name / "build.json").read_bytes())["counts"]
+        dropped = counts["rejects"].get("license_not_allowed", 0)
+        assert counts["kept"] == before["kept"] - dropped
+        assert (dropped == before["kept"]) == (name == "medqa")
+        for part in (tmp_path / name / "manifest").glob("*[0-9].parquet"):
+            assert set(pq.read_table(part, columns=["license"])["license"].to_pylist()) <= {"CC-BY-4.0", "CC0-1.0"}
+
+
+def test_table_lists_all_sources(demo: Path) -> None:
+    done = run_module("builders", "--data", str(demo), "--json")
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    assert [row["name"] for row in rows] == list(NAMES)
+    for row in rows:
+        assert row["status"] == "working"
+        assert row["license"] and row["homepage"] and row["paper_rows"]
+        assert [build["build"] for build in row["built"]] == [row["name"]]
+    shown = run_module("builders", "--data", str(demo))
+    assert all(name in shown.stdout for name in NAMES)
+
+
+def test_every_row_of_the_recipes_tables_has_a_source() -> None:
+    """31 training rows and 15 benchmark rows, with the paper's counts: the stage sums of the reference."""
+    rows = [row for name in NAMES for row in load(name).paper_rows]
+    sums = {stage: sum(row.count for row in rows if row.stage == stage) for stage in ("PT", "MT", "IT")}
+    assert sums == {"PT": 939_439, "MT": 19_342_373, "IT": 6_280_728}
+    assert sum(row.stage != "EVAL" for row in rows) == 31
+    assert sum(row.stage == "EVAL" for row in rows) == 15
+
+
+def test_the_readmes_table_is_the_generated_one() -> None:
+    readme = (ROOT / "README.md").read_text()
+    [table] = re.findall(r"<!-- sources -->\n(.*?)\n<!-- /sources -->", readme, re.DOTALL)
+    assert table == run_module("builders", "--markdown").stdout.strip()
+
+
+def test_the_readmes_example_source_works(tmp_path: Path) -> None:
+    """The worked example of "Add a source" is run as it stands: built, verified, audited."""
+    readme = (ROOT / "README.md").read_text()
+    [code] = re.findall(r"<!-- example source -->\n```python\n(.*?)```", readme, re.DOTALL)
+    assert len(code.splitlines()) <= 45
+    (tmp_path / "my_notes.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    for arguments, expect in (
+        (["my_notes", "--demo", "--raw", "raw", "--out", "built", "--quiet"], 0),
+        (["shards.verify", "built"], 0),
+        (["manifests.sql", "built", "--audit", "all"], 0),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == expect, done.stderr + done.stdout
+    assert (tmp_path / "built" / "my_notes" / "build.json").is_file()
+
+
+def test_repeated_stems_of_real_benchmarks_are_reported(tmp_path: Path) -> None:
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real rows at {REAL_DATA}")
+    for name, folder in (("mmlu_med", "mmlu"), ("medxpertqa", "medxpertqa"), ("medmcqa", "medmcqa")):
+        options = ["--no-images"] if name == "medxpertqa" else []
+        raw = str(REAL_DATA / folder)
+        done = run_module(f"builders.{name}", "--raw", raw, "--out", str(tmp_path), "--quiet", *options)
+        assert done.returncode == 0, done.stderr
+    done = run_module("manifests.sql", str(tmp_path), "--audit", "repeated_stems", "--json")
+    found = {(row["build"], row["split"]): row for row in json.loads(done.stdout)["audits"][0]["rows"]}
+    mm = found["medxpertqa", "mm_test"]
+    assert (mm["rows"], mm["repeated_rows"]) == (2_000, 70)
+    mmlu = found["mmlu_med", "test"]
+    assert mmlu["rows"] == 1_395
+    assert mmlu["stems"] < mmlu["items"] <= 1_395
+    assert found["medmcqa", "validation"]["rows"] == 4_183
