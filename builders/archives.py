@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from builders.rawfiles import list_zip, read_bytes, read_zip_member, relative
+from builders.rawfiles import read_bytes, relative
 from builders.source import InputError, NotThisSource
 
 _LOCAL_HEADER = struct.Struct("<26sHH")
@@ -26,86 +26,63 @@ _LOCAL_HEADER = struct.Struct("<26sHH")
 class PictureStore:
     """Finds pictures by name in folders and zips under a raw tree, whatever prefix they were packed with.
 
-    A name is looked up as given (`images/a/1.jpg`), then by its last part alone if that is unique in the store: so
-    archives that were flattened with `unzip -j`, or packed with another leading folder, are found as well. With
-    `flat` false the last part alone is never enough: for sets whose folders repeat names like `1.png`.
+    A name is looked up as given (`images/a/1.jpg`, also behind further leading folders), then by its last part alone if
+    that is unique in the store: so archives that were flattened with `unzip -j`, or packed with another leading folder,
+    are found as well. With `flat` false the last part alone is never enough: for sets whose folders repeat names like
+    `1.png`. Of equal names the first counts. The index holds 31 bytes a zip member: some sets have millions.
     """
 
     def __init__(self, raw: Path, places: Sequence[str], flat: bool = True) -> None:
-        self.raw, self.places, self.flat = raw, tuple(places), flat
-
-    def files(self) -> list[str]:
-        """The zips and folders, for a unit's inputs (a folder's own files are not listed: there may be millions)."""
-        return list(self.places)
+        self.raw, self.flat = raw, flat
+        self.places = tuple(
+            relative(path, raw)
+            for place in places
+            for path in ([raw / place] if (raw / place).exists() else sorted(raw.glob(place)))
+        )
 
     def reader(self, name: str) -> tuple[str, partial[bytes]]:
         """(where it is, function that reads it); a picture found nowhere reads as `missing_image`."""
-        full, last = _index(self.raw, self.places)
         clean = PurePosixPath(name.lstrip("/")).as_posix()
-        place = full.get(clean) or (last.get(clean.rpartition("/")[2]) if self.flat else None)
-        if place is None:
-            return clean, partial(_missing, clean)
-        archive, member = place
-        if member is None:
-            return archive, partial(read_bytes, self.raw / archive, self.raw)
-        return f"{archive}!{member}", partial(read_zip_member, self.raw / archive, member, self.raw)
+        found = list(self._named(clean.rpartition("/")[2]))
+        for full, file, read in found:
+            if full == clean or full.endswith(f"/{clean}"):
+                return file, read
+        if self.flat and len(found) == 1:
+            return found[0][1:]
+        return clean, partial(_missing, clean)
+
+    def _named(self, last: str) -> Iterator[tuple[str, str, partial[bytes]]]:
+        """(full name, where it is, reader) of all pictures with this last part, in the order of the places."""
+        for folder in self.places:
+            if not folder.endswith(".zip"):
+                for file in _folder_index(self.raw, folder).get(last, ()):
+                    yield file, file, partial(read_bytes, self.raw / file, self.raw)
+        zips = tuple(place for place in self.places if place.endswith(".zip"))
+        members = _zip_index(self.raw, zips)
+        first, end = (int(members["name"].searchsorted(_digest(last), side)) for side in ("left", "right"))
+        for row in members[first:end].tolist():
+            member = _Member(*row)
+            archive = zips[member.zip]
+            full = _local_name(self.raw / archive, member.offset)
+            if full.rpartition("/")[2] == last:
+                file = f"{archive}!{full}"
+                yield full, file, partial(_read_member, self.raw / archive, member, file)
 
 
 def _missing(name: str) -> bytes:
     raise InputError("missing_image", name)
 
 
-_Place = tuple[str, str | None]
+@lru_cache(maxsize=8)
+def _folder_index(raw: Path, folder: str) -> dict[str, list[str]]:
+    """Files below a folder by the last part of their name; built once a process."""
+    files: dict[str, list[str]] = {}
+    for path in sorted(p for p in (raw / folder).rglob("*") if p.is_file()):
+        files.setdefault(path.name, []).append(relative(path, raw))
+    return files
 
 
-@lru_cache(maxsize=4)
-def _index(raw: Path, places: tuple[str, ...]) -> tuple[dict[str, _Place], dict[str, _Place | None]]:
-    """Places by full name and, where unique, by last part; built once a process."""
-    full: dict[str, _Place] = {}
-    last: dict[str, _Place | None] = {}
-
-    def add(name: str, place: _Place) -> None:
-        parts = PurePosixPath(name).parts
-        # With and without its leading folders, so that `imgs/x/1.jpg` answers to `x/1.jpg`; the first one wins.
-        for start in range(len(parts)):
-            full.setdefault("/".join(parts[start:]), place)
-        last[parts[-1]] = None if parts[-1] in last else place
-
-    for pattern in places:
-        for path in sorted(raw.glob(pattern)):
-            file = relative(path, raw)
-            if path.is_dir():
-                for picture in sorted(p for p in path.rglob("*") if p.is_file()):
-                    add(relative(picture, raw), (relative(picture, raw), None))
-            else:
-                for member in sorted(list_zip(path, raw)):
-                    if safe_member(member):
-                        add(member, (file, member))
-    return full, last
-
-
-class FlatZips:
-    """Finds pictures by the last part of their name in zips with millions of members: 31 bytes of memory a member.
-
-    For sets whose file names are unique (of equal ones the first counts), of which `PictureStore` would hold gigabytes.
-    """
-
-    def __init__(self, raw: Path, zips: Sequence[str]) -> None:
-        self.raw, self.zips = raw, tuple(zips)
-
-    def reader(self, name: str) -> tuple[str, partial[bytes]]:
-        """(where it is, function that reads it); a picture found nowhere reads as `missing_image`."""
-        members = _flat_index(self.raw, self.zips)
-        first, end = (int(members["name"].searchsorted(_digest(name), side)) for side in ("left", "right"))
-        for member in members[first:end].tolist():
-            found = _FlatMember(*member)
-            archive = self.zips[found.zip]
-            if _local_name(self.raw / archive, found.offset).rpartition(b"/")[2] == name.encode():
-                return f"{archive}!{name}", partial(_read_flat, self.raw / archive, found, f"{archive}!{name}")
-        return name, partial(_missing, name)
-
-
-class _FlatMember(NamedTuple):
+class _Member(NamedTuple):
     name: int
     """First 8 bytes of a digest of the last part of the member's name."""
     zip: int
@@ -124,7 +101,7 @@ def _digest(name: str) -> int:
 
 
 @lru_cache(maxsize=2)
-def _flat_index(raw: Path, zips: tuple[str, ...]) -> Any:
+def _zip_index(raw: Path, zips: tuple[str, ...]) -> Any:
     """The members of all zips as a NumPy record array sorted by digest; built once a process."""
     import numpy as np
 
@@ -146,17 +123,18 @@ def _flat_index(raw: Path, zips: tuple[str, ...]) -> Any:
     return members[np.argsort(members["name"], kind="stable")]
 
 
-def _local_name(path: Path, offset: int) -> bytes:
-    """The name in a member's local header; empty where there is no such header."""
+def _local_name(path: Path, offset: int) -> str:
+    """The name in a member's local header, decoded as `zipfile` does; empty where there is no such header."""
     with path.open("rb") as handle:
         handle.seek(offset)
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-            return b""
-        return handle.read(_LOCAL_HEADER.unpack(header)[1])
+            return ""
+        utf8 = header[7] & 0x08  # bit 11 of the flags
+        return handle.read(_LOCAL_HEADER.unpack(header)[1]).decode("utf-8" if utf8 else "cp437", errors="replace")
 
 
-def _read_flat(path: Path, member: _FlatMember, file: str) -> bytes:
+def _read_member(path: Path, member: _Member, file: str) -> bytes:
     with path.open("rb") as handle:
         handle.seek(member.offset)
         _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from builders.archives import FlatZips
+from builders.archives import PictureStore
 from builders.rawfiles import (
     outcome,
     read_bytes,
@@ -85,13 +85,13 @@ def _split(row: Row | Reject) -> str:
 
 
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    zips = FlatZips(raw, unit.inputs[1:])  # after the table itself come the pictures
+    zips = PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
     for row in table_rows(raw, unit):
         if _split(row) == unit.split:
             yield row if isinstance(row, Reject) else outcome(partial(_sample, raw, zips, row), row.file, row.number)
 
 
-def _sample(raw: Path, zips: FlatZips, row: Row) -> Sample:
+def _sample(raw: Path, zips: PictureStore, row: Row) -> Sample:
     file, values = row.file, row.values
     name, subset, caption = (text_of(values, column, file).strip() for column in ("image_path", "subset", "caption"))
     if values["split"] not in _SPLITS:

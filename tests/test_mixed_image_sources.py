@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tree_digest
 
-from builders.archives import FlatZips, PictureStore
+from builders.archives import PictureStore
 from builders.cli import EXIT_DAMAGED, EXIT_USAGE, main
 from builders.medtrinity import demo_tar
 from builders.rawfiles import DEMO_TIME, write_demo_parquet
@@ -229,7 +229,7 @@ def test_quilt_reads_an_unpacked_folder(demo: Callable[[str], Path]) -> None:
     assert all(sample.images[0].read() for sample in kept(read_all("quilt_1m", raw)["train"]))
 
 
-def test_flat_zips_read_what_zipfile_reads(tmp_path: Path) -> None:
+def test_zip_members_read_as_zipfile_reads_them(tmp_path: Path) -> None:
     members = {f"deep/{number}/p{number}.jpg": bytes([number]) * 50 for number in range(40)}
     for part, method in enumerate((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)):
         with zipfile.ZipFile(tmp_path / f"{part}.zip", "w", method) as archive:
@@ -239,10 +239,10 @@ def test_flat_zips_read_what_zipfile_reads(tmp_path: Path) -> None:
             if part == 1:
                 archive.writestr("again/p0.jpg", b"a second of that name")
                 archive.writestr("../climbs.jpg", b"never read")
-    zips = FlatZips(tmp_path, ["0.zip", "1.zip", "2.zip"])
+    zips = PictureStore(tmp_path, ["0.zip", "1.zip", "2.zip"])
     for number, data in enumerate(members.values()):
         place, read = zips.reader(f"p{number}.jpg")
-        assert place == f"{number % 3}.zip!p{number}.jpg"
+        assert place == f"{number % 3}.zip!deep/{number}/p{number}.jpg"
         if number % 3 == 2:
             with pytest.raises(InputError) as caught:
                 read()
@@ -255,7 +255,7 @@ def test_flat_zips_read_what_zipfile_reads(tmp_path: Path) -> None:
         assert caught.value.reason == reason
     (tmp_path / "3.zip").write_bytes(b"no zip")
     with pytest.raises(NotThisSource, match="not a readable zip"):
-        FlatZips(tmp_path, ["3.zip"]).reader("p0.jpg")
+        PictureStore(tmp_path, ["3.zip"]).reader("p0.jpg")
 
 
 # Quilt-Instruct
