@@ -168,6 +168,7 @@ def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]  # else kept, a kilobyte each
                 if member.isreg() and safe_member(member.name):
                     content = tar.extractfile(member)
                     assert content is not None
@@ -228,6 +229,7 @@ def webdataset_keys(path: Path, raw: Path) -> Iterator[str]:
     try:
         with tarfile.open(path, mode="r:") as tar:
             for member in tar:
+                tar.members.clear()  # type: ignore[attr-defined]
                 if member.isreg() and safe_member(member.name):
                     folder, _, last = member.name.rpartition("/")
                     stem = last.partition(".")[0]

@@ -7,7 +7,7 @@ two reads away and no tar is ever scanned. Any WebDataset reader opens the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from shards.writer import ARROW_BATCH_ROWS
 
-_INDEX = ("sample_id", "role", "shard", "offset", "length", "n_images")
+_INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
 _IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length")
 
 
@@ -40,10 +40,18 @@ class StoredSample:
 class Build:
     """A build directory, opened for reading; `build[i]` is its i-th sample in shard order.
 
-    `metadata_only` builds are refused unless asked for: their pictures are missing, and nothing may be trained on them.
+    `licenses` is an allow-list: samples under other licences are not there. `metadata_only` builds are refused unless
+    asked for: their pictures are missing, and nothing may be trained on them.
     """
 
-    def __init__(self, path: Path | str, *, role: str | None = None, allow_metadata_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        role: str | None = None,
+        licenses: Collection[str] | None = None,
+        allow_metadata_only: bool = False,
+    ) -> None:
         self.path = Path(path)
         try:
             self.document: dict[str, Any] = orjson.loads((self.path / "build.json").read_bytes())
@@ -61,6 +69,10 @@ class Build:
         counts = self._samples["n_images"].to_numpy()
         # Image rows lie in the order of their samples, so a running sum finds the first one of each.
         self._first_image = counts.cumsum() - counts
+        if licenses is not None:
+            allowed = pc.is_in(self._samples["license"], pa.array(sorted(licenses), pa.string()))
+            self._samples = self._samples.filter(allowed)
+            self._first_image = self._first_image[allowed.to_numpy(zero_copy_only=False)]
         self._files: dict[str, FileIO] = {}
 
     def _open(self, shard: str) -> FileIO:

@@ -19,6 +19,7 @@ from conftest import REAL_DATA, ROOT, run_module, tree_digest
 from builders.all import main as build_all
 from builders.registry import NAMES, load
 from builders.source import DAMAGED_REASONS, RULE_REASONS
+from shards.reader import Build
 from shards.verify import verify_build
 
 PINNED = Path(__file__).parent / "pinned_digests.json"
@@ -115,6 +116,15 @@ def test_licence_allow_list(demo: Path, tmp_path: Path) -> None:
         assert (dropped == before["kept"]) == (name == "medqa")
         for part in (tmp_path / name / "manifest").glob("*[0-9].parquet"):
             assert set(pq.read_table(part, columns=["license"])["license"].to_pylist()) <= {"CC-BY-4.0", "CC0-1.0"}
+
+
+def test_licence_allow_list_when_reading(demo: Path) -> None:
+    whole = list(Build(demo / "built" / "biomedica"))
+    licenses = {sample.record["license"] for sample in whole}
+    assert len(licenses) > 1
+    for wanted in ([min(licenses)], sorted(licenses)[1:], ["none of them"]):
+        read = list(Build(demo / "built" / "biomedica", licenses=wanted))
+        assert read == [sample for sample in whole if sample.record["license"] in wanted]
 
 
 def test_table_lists_all_sources(demo: Path) -> None:
