@@ -8,10 +8,11 @@ images follow as `<id>.0.jpg`, `<id>.1.png`: the grouping that every WebDataset 
 from __future__ import annotations
 
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -50,17 +51,50 @@ class Location(NamedTuple):
     images: tuple[tuple[int, int], ...] = ()
 
 
-class ShardWriter(Protocol):
-    """What the build loop needs of a writer."""
+class ShardWriter(ABC):
+    """Writes `<stem>-00000`, `<stem>-00001`, ... into `folder`, each closed once it has reached `shard_bytes`."""
 
+    suffix: str
+
+    def __init__(self, folder: Path, stem: str, shard_bytes: int = SHARD_BYTES) -> None:
+        self.folder, self.stem, self.shard_bytes = folder, stem, shard_bytes
+        self._done: list[ShardFile] = []
+        self._file: AtomicFile | None = None
+        self._name = ""
+        self._samples = 0
+
+    @abstractmethod
     def add(self, sample_id: str, json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
         """Append one sample: its id, its canonical JSON and (extension, bytes) of its images."""
 
+    @abstractmethod
+    def _end(self, file: AtomicFile) -> None:
+        """Write what the format has at its end."""
+
+    def _open(self) -> AtomicFile:
+        """The shard being written; the next one where there is none."""
+        if self._file is None:
+            self._name = f"{self.stem}-{len(self._done):05d}{self.suffix}"
+            self._file = AtomicFile(self.folder / self._name)
+        return self._file
+
+    def _finish(self) -> None:
+        if self._file is not None:
+            self._end(self._file)
+            self._file.commit()
+            self._done.append(ShardFile(self._name, self._file.size, self._file.sha256, self._samples))
+            self._file, self._samples = None, 0
+
     def close(self) -> list[ShardFile]:
-        """Finish and name the shards written."""
+        """Finish the last shard and return all of them."""
+        self._finish()
+        return self._done
 
     def discard(self) -> None:
         """Drop the unfinished shard."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
 
 
 def tar_header(name: str, size: int) -> bytes:
@@ -80,66 +114,44 @@ def tar_header(name: str, size: int) -> bytes:
     return b"%b%06o\x00 %b" % (head, checksum, _TAIL)
 
 
-class TarShardWriter:
-    """Writes `<stem>-00000.tar`, `<stem>-00001.tar`, ... into `folder`."""
+class TarShardWriter(ShardWriter):
+    """USTAR archives: `<id>.json`, then `<id>.0.jpg`, `<id>.1.png`, ..."""
 
-    def __init__(self, folder: Path, stem: str, shard_bytes: int = SHARD_BYTES) -> None:
-        self.folder, self.stem, self.shard_bytes = folder, stem, shard_bytes
-        self._done: list[ShardFile] = []
-        self._file: AtomicFile | None = None
-        self._samples = 0
+    suffix = ".tar"
 
     def add(self, sample_id: str, json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
         """Append one sample; starts the next shard where this one is full."""
         if self._file is not None and self._file.size >= self.shard_bytes:
             self._finish()
-        if self._file is None:
-            self._file = AtomicFile(self.folder / f"{self.stem}-{len(self._done):05d}.tar")
-        name = self._file.path.name
-        offset = self._member(f"{sample_id}.json", json)
-        places = tuple((self._member(f"{sample_id}.{ext}", data), len(data)) for ext, data in images)
+        file = self._open()
+        offset = _member(file, f"{sample_id}.json", json)
+        places = tuple((_member(file, f"{sample_id}.{ext}", data), len(data)) for ext, data in images)
         self._samples += 1
-        return Location(name, offset, len(json), places)
+        return Location(self._name, offset, len(json), places)
 
-    def _member(self, name: str, data: bytes) -> int:
-        assert self._file is not None
-        self._file.write(tar_header(name, len(data)))
-        offset = self._file.size
-        self._file.write(data)
-        self._file.write(bytes(-len(data) % BLOCK))
-        return offset
-
-    def _finish(self) -> None:
-        assert self._file is not None
+    def _end(self, file: AtomicFile) -> None:
         # Two zero blocks end the archive; padding to whole records is what tar writes.
-        self._file.write(bytes(2 * BLOCK + -(self._file.size + 2 * BLOCK) % tarfile.RECORDSIZE))
-        self._file.commit()
-        self._done.append(ShardFile(self._file.path.name, self._file.size, self._file.sha256, self._samples))
-        self._file, self._samples = None, 0
-
-    def close(self) -> list[ShardFile]:
-        """Finish the last shard and return all of them."""
-        if self._file is not None:
-            self._finish()
-        return self._done
-
-    def discard(self) -> None:
-        """Drop the unfinished shard."""
-        if self._file is not None:
-            self._file.discard()
-            self._file = None
+        file.write(bytes(2 * BLOCK + -(file.size + 2 * BLOCK) % tarfile.RECORDSIZE))
 
 
-class ArrowShardWriter:
-    """Writes `<stem>-00000.arrow`, ...: IPC files in batches of 1,024 rows, uncompressed so that rows can be mapped."""
+def _member(file: AtomicFile, name: str, data: bytes) -> int:
+    """Write one member; the byte at which its data starts."""
+    file.write(tar_header(name, len(data)))
+    offset = file.size
+    file.write(data)
+    file.write(bytes(-len(data) % BLOCK))
+    return offset
+
+
+class ArrowShardWriter(ShardWriter):
+    """IPC files in batches of 1,024 rows, uncompressed so that rows can be mapped; for samples without pictures."""
+
+    suffix = ".arrow"
 
     def __init__(self, folder: Path, stem: str, shard_bytes: int = SHARD_BYTES, metadata_only: bool = False) -> None:
-        self.folder, self.stem, self.shard_bytes = folder, stem, shard_bytes
+        super().__init__(folder, stem, shard_bytes)
         self._schema = SAMPLE.with_metadata({"metadata_only": "true" if metadata_only else "false"})
-        self._done: list[ShardFile] = []
-        self._file: AtomicFile | None = None
         self._batch: list[bytes] = []
-        self._samples = 0
 
     def add(self, sample_id: str, json: bytes, images: Sequence[tuple[str, bytes]]) -> Location:
         """Append one sample; `images` must be empty."""
@@ -149,9 +161,8 @@ class ArrowShardWriter:
         if self._file is not None and not self._batch and self._file.size >= self.shard_bytes:
             self._finish()
         if self._file is None:
-            self._file = AtomicFile(self.folder / f"{self.stem}-{len(self._done):05d}.arrow")
-            self._writer = pa.ipc.new_file(self._file, self._schema)
-        place = Location(self._file.path.name, self._samples, len(json))
+            self._writer = pa.ipc.new_file(self._open(), self._schema)
+        place = Location(self._name, self._samples, len(json))
         self._batch.append(json)
         self._samples += 1
         if len(self._batch) == ARROW_BATCH_ROWS:
@@ -163,22 +174,6 @@ class ArrowShardWriter:
             self._writer.write_batch(record_batch(self._batch).cast(self._schema))
             self._batch = []
 
-    def _finish(self) -> None:
-        assert self._file is not None
+    def _end(self, file: AtomicFile) -> None:
         self._flush()
         self._writer.close()
-        self._file.commit()
-        self._done.append(ShardFile(self._file.path.name, self._file.size, self._file.sha256, self._samples))
-        self._file, self._samples = None, 0
-
-    def close(self) -> list[ShardFile]:
-        """Finish the last shard and return all of them."""
-        if self._file is not None:
-            self._finish()
-        return self._done
-
-    def discard(self) -> None:
-        """Drop the unfinished shard."""
-        if self._file is not None:
-            self._file.discard()
-            self._file = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import gzip
-import importlib
 import io
 import json
 import re
@@ -14,16 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow.parquet as pq
 import pytest
 from conftest import tree_digest
+from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
 from builders.mimic_cxr_vqa import ROWS_WITH_PICTURES, demo_radiograph
 from builders.mmmu_med import IMAGE_COLUMNS, SUBJECTS, demo_picture
 from builders.rawfiles import DEMO_TIME, write_demo_parquet
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample, Source
+from builders.source import InputError, NotThisSource, Reject, Sample
 
 NAMES = ("mimic_cxr_vqa", "gemex_thinkvg", "medframeqa", "mmmu_med", "mmmu_pro_med")
 REAL_PRO = Path(__file__).parents[2] / "shared/data/mmmu_pro"
@@ -35,40 +34,6 @@ PHARMACY = "Pharmacy/validation-00000-of-00001.parquet"
 PRO_4, PRO_10 = (f"standard ({number} options)/test-00000-of-00001.parquet" for number in (4, 10))
 
 Outcome = Sample | Reject
-
-
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
-
-
-def parameters(source: Source, **given: Any) -> dict[str, Any]:
-    return {option.name: option.default for option in source.options} | {"split": None, "no_images": True} | given
-
-
-def read_all(name: str, raw: Path, **given: Any) -> dict[str, list[Outcome]]:
-    """Every outcome by split, after checking what must hold of any tree: one outcome a row, known reasons."""
-    source = source_of(name)
-    params = parameters(source, **given)
-    outcomes: dict[str, list[Outcome]] = {}
-    for unit in source.plan(raw, params):
-        orjson.dumps(unit.payload)
-        assert all((raw / path).is_file() for path in unit.inputs if not path.endswith(".jpg"))
-        found = list(source.read(raw, unit, params))
-        assert len(found) == unit.rows
-        for outcome in found:
-            assert isinstance(outcome, Sample) or outcome.reason in DAMAGED_REASONS | RULE_REASONS
-        outcomes.setdefault(unit.split, []).extend(found)
-    return outcomes
-
-
-def kept(outcomes: list[Outcome]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Outcome]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
 
 
 def by_key(outcomes: list[Outcome]) -> dict[str, Sample]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -17,64 +16,21 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import tree_digest
+from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
 from builders.medmcqa import demo_rows
 from builders.rawfiles import DEMO_TIME
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample, Source
+from builders.source import InputError, NotThisSource, Reject, Sample
 from manifests.text import normalise
 
 NAMES = ("medmcqa", "medexpqa", "mmlu_med", "medbullets", "medxpertqa")
 Outcomes = dict[str, list[Sample | Reject]]
 Rows = list[dict[str, Any]]
-
-
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
-
-
-def parameters(source: Source, **given: Any) -> dict[str, Any]:
-    defaults = {option.name: option.default for option in source.options}
-    return defaults | {"split": None, "no_images": True} | given
-
-
-def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
-    """Every outcome by split, after checking what must hold of any tree: one outcome a row, known reasons."""
-    source = source_of(name)
-    params = parameters(source, **given)
-    outcomes: Outcomes = {}
-    names = []
-    for unit in source.plan(raw, params):
-        names.append(unit.name)
-        assert unit.role == source.splits[unit.split]
-        assert all((raw / path).is_file() for path in unit.inputs)
-        orjson.dumps(unit.payload)
-        found = list(source.read(raw, unit, params))
-        assert len(found) == unit.rows
-        for outcome in found:
-            if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
-            else:
-                orjson.dumps([outcome.messages, outcome.question, outcome.options, outcome.group, outcome.row])
-                assert outcome.answer in dict(outcome.options or [])
-        outcomes.setdefault(unit.split, []).extend(found)
-    assert len(set(names)) == len(names)
-    return outcomes
-
-
-def kept(outcomes: list[Sample | Reject]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Sample | Reject]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
 
 
 def text_of(sample: Sample, message: int) -> str:

@@ -6,7 +6,6 @@ import copy
 import importlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from conftest import tree_digest
 from hypothesis import given
 from hypothesis import strategies as st
+from outcomes import kept, reasons, source_of
 
 from builders import (
     alpacare_medinstruct,
@@ -30,7 +30,7 @@ from builders import (
 from builders import medqa as medqa_builder
 from builders.cli import main
 from builders.rawfiles import DEMO_TIME, dialogue, inline_options, split_thinking
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample, Source
+from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
 from manifests.text import question_sha256
 from shards.reader import Build
 
@@ -47,12 +47,6 @@ COUNTS = {
     "infinity_instruct_gen": {"train": (11, 8)},
     "ii_medical_reasoning": {"train": (12, 10)},
 }
-
-
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
 
 
 def read_all(name: str, raw: Path, **given_values: Any) -> Outcomes:
@@ -72,14 +66,6 @@ def read_all(name: str, raw: Path, **given_values: Any) -> Outcomes:
                 orjson.dumps([outcome.messages, outcome.question, outcome.options, outcome.answer, outcome.group])
         outcomes.setdefault(unit.split, []).extend(found)
     return outcomes
-
-
-def kept(outcomes: list[Sample | Reject]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Sample | Reject]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
 
 
 def said(sample: Sample) -> list[tuple[str, str | None, str]]:

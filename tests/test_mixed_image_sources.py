@@ -15,48 +15,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
+import outcomes
 import pyarrow.parquet as pq
 import pytest
 from conftest import tree_digest
+from outcomes import kept, reasons, source_of
 
 from builders.archives import PictureStore
 from builders.cli import EXIT_DAMAGED, EXIT_USAGE, main
 from builders.medtrinity import demo_tar
 from builders.rawfiles import DEMO_TIME, write_demo_parquet
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample, Source
+from builders.source import InputError, NotThisSource, Reject, Sample
 
 NAMES = ("quilt_1m", "quilt_instruct", "medtrinity", "openmm_medical", "gmai_reasoning10k")
 Outcomes = dict[str, list[Sample | Reject]]
 
 
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
-
-
 def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
-    """Every outcome by split, after checking what must hold of any tree: one outcome a row, known reasons."""
-    source = source_of(name)
-    params = {option.name: option.default for option in source.options} | {"split": None, "no_images": False} | given
-    outcomes: Outcomes = {}
-    for unit in source.plan(raw, params):
-        assert unit.role == source.splits[unit.split]
-        orjson.dumps(unit.payload)
-        found = list(source.read(raw, unit, params))
-        assert len(found) == unit.rows
-        assert {outcome.reason for outcome in found if isinstance(outcome, Reject)} <= {*DAMAGED_REASONS, *RULE_REASONS}
-        outcomes.setdefault(unit.split, []).extend(found)
-    return outcomes
-
-
-def kept(outcomes: list[Sample | Reject]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Sample | Reject]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
+    return outcomes.read_all(name, raw, **({"no_images": False} | given))
 
 
 def said(sample: Sample, message: int = -1) -> str:

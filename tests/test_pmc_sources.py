@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import tarfile
@@ -16,20 +15,15 @@ from typing import Any
 import orjson
 import pytest
 from conftest import tree_digest
+from outcomes import kept, reasons, source_of
 
 from builders import biomedica
 from builders.rawfiles import creative_commons
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample, Source
+from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
 
 NAMES = ("rocov2", "pmc_oa", "pmc_vqa", "biomedica", "pubmedvision")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 Outcomes = dict[str, list[Sample | Reject]]
-
-
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
 
 
 def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
@@ -53,14 +47,6 @@ def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
         assert len(found) == unit.rows
         outcomes.setdefault(unit.split, []).extend(found)
     return outcomes
-
-
-def kept(outcomes: list[Sample | Reject]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Sample | Reject]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
 
 
 def counts(outcomes: Outcomes) -> dict[str, tuple[int, dict[str, int]]]:

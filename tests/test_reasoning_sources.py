@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
+import outcomes
 import pytest
 from conftest import tree_digest
+from outcomes import kept, reasons, source_of
 
 from builders import patient_trial
 from builders.rawfiles import DEMO_TIME
-from builders.source import DAMAGED_REASONS, RULE_REASONS, NotThisSource, Reject, Sample, Source
+from builders.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
 
 NAMES = ("huatuo_o1", "medical_r1_distill", "medthoughts_8k", "medreason", "patient_trial")
 FILES = {
@@ -29,39 +30,8 @@ TRIALGPT = Path(__file__).parents[2] / "shared" / "data" / "trialgpt"
 Outcomes = dict[str, list[Sample | Reject]]
 
 
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
-
-
 def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
-    """Every outcome by split, after checking what must hold of any tree."""
-    source = source_of(name)
-    params = {option.name: option.default for option in source.options} | {"split": None, "no_images": False} | given
-    outcomes: Outcomes = {}
-    for unit in source.plan(raw, params):
-        assert unit.role == source.splits[unit.split]
-        orjson.dumps(unit.payload)
-        assert all((raw / file).is_file() for file in unit.inputs)
-        found = list(source.read(raw, unit, params))
-        assert len(found) == unit.rows
-        for outcome in found:
-            if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
-            else:
-                assert (outcome.options is None) or outcome.answer in dict(outcome.options)
-                orjson.dumps([outcome.messages, outcome.question, outcome.options, outcome.group, outcome.row])
-        outcomes.setdefault(unit.split, []).extend(found)
-    return outcomes
-
-
-def kept(outcomes: list[Sample | Reject]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Sample | Reject]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
+    return outcomes.read_all(name, raw, **({"no_images": False} | given))
 
 
 def text_of(sample: Sample, message: int) -> str:

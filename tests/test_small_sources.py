@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import re
@@ -14,59 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from conftest import tree_digest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
 from builders.rawfiles import DEMO_TIME
-from builders.source import DAMAGED_REASONS, RULE_REASONS, NotThisSource, Reject, Sample, Source
+from builders.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
 from manifests.text import normalise
 
 NAMES = ("pubmedqa", "slake", "vqa_rad", "medquad", "medqa")
 Outcomes = dict[str, list[Sample | Reject]]
-
-
-def source_of(name: str) -> Source:
-    source = importlib.import_module(f"builders.{name}").SOURCE
-    assert isinstance(source, Source)
-    return source
-
-
-def parameters(source: Source, **given_values: Any) -> dict[str, Any]:
-    defaults = {option.name: option.default for option in source.options}
-    return defaults | {"split": None, "no_images": True} | given_values
-
-
-def read_all(name: str, raw: Path, **given_values: Any) -> Outcomes:
-    """Every outcome by split, after checking what must hold of any tree: one outcome a row, known reasons."""
-    source = source_of(name)
-    params = parameters(source, **given_values)
-    outcomes: Outcomes = {}
-    for unit in source.plan(raw, params):
-        assert unit.role == source.splits[unit.split]
-        orjson.dumps(unit.payload)
-        found = list(source.read(raw, unit, params))
-        assert len(found) == unit.rows
-        for outcome in found:
-            if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
-                orjson.dumps([outcome.file, outcome.row, outcome.detail])
-            else:
-                written = [outcome.messages, outcome.question, outcome.options, outcome.answer, outcome.group]
-                orjson.dumps([*written, outcome.key, outcome.row, outcome.subset])
-        outcomes.setdefault(unit.split, []).extend(found)
-    return outcomes
-
-
-def kept(outcomes: list[Sample | Reject]) -> list[Sample]:
-    return [outcome for outcome in outcomes if isinstance(outcome, Sample)]
-
-
-def reasons(outcomes: list[Sample | Reject]) -> dict[str, int]:
-    return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
 
 
 def image_ids(outcomes: list[Sample | Reject]) -> set[str]:
@@ -346,6 +305,7 @@ def test_files_may_lie_directly_in_the_raw_folder(demos: dict[str, Path], tmp_pa
 
 def same_samples(one: Outcomes, other: Outcomes) -> bool:
     """Whether two readings have the same keys and messages in the same order."""
+
     def shown(outcomes: Outcomes) -> dict[str, list[Any]]:
         return {split: [(s.key, s.messages) for s in kept(found)] for split, found in outcomes.items()}
 
