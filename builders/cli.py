@@ -57,7 +57,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
         elif args.download:
             from builders.download import download
 
-            download(source, raw, args.revision)
+            download(source, raw, args.revision, quiet=args.quiet or args.json)
         plan = make_plan(source, options)
         if args.dry_run:
             _print_plan(source, plan, options, args.json)

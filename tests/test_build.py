@@ -101,7 +101,9 @@ def test_a_killed_worker_stops_the_build_with_one_line(raw: Path, reference: Pat
     deadline = time.monotonic() + 60
     worker = None
     while worker is None and time.monotonic() < deadline:
-        listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True)
+        listed = subprocess.run(
+            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+        )
         worker = next((int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line), None)
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
