@@ -13,7 +13,7 @@ import platform
 import sys
 from pathlib import Path
 
-MEASUREMENTS = ("jpeg_build", "text_build", "manifest", "install")
+MEASUREMENTS = ("jpeg_build", "text_build", "manifest", "memory", "install")
 
 
 def main() -> int:

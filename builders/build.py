@@ -252,7 +252,7 @@ def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[st
         budget = max(MAX_DAMAGED_FLOOR, int(MAX_DAMAGED_SHARE * plan.rows))
     bar.update(plan.rows - sum(job.take for job in pending))
     damaged = sum(record["damaged"] for record in records.values())
-    for record in _outcomes(pending, options.workers, bar):
+    for record in _stopping_on_full_disks(_outcomes(pending, options.workers, bar), plan.build):
         records[record["unit"]] = record
         damaged += record["damaged"]
         if damaged > budget:
@@ -264,6 +264,13 @@ def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[st
     return records
 
 
+def _stopping_on_full_disks(records: Iterator[dict[str, Any]], build: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from records
+    except OSError as error:
+        raise BuildStopped(f"{build}: {error}; finished units are kept, run again to resume") from error
+
+
 def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str, Any]]:
     """Records of the jobs as they finish; in this process for one worker, else in spawned ones."""
     if workers <= 1 or len(jobs) <= 1 or sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES:
@@ -271,9 +278,11 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
             yield build_unit(job, bar.update)
         return
     context = multiprocessing.get_context("spawn")
-    rows = context.Value("q", 0)
-    shown = 0
-    start = (rows, os.getpid(), _workers_lock(jobs[0].ledger))
+    # Raw memory without locks: a worker that is killed while it holds a lock would stop all others. Two workers may
+    # overwrite each other's count, which matters to the bar alone and is made good as units finish.
+    rows, stop = context.RawValue("q", 0), context.RawValue("b", 0)
+    finished, started_at = 0, bar.n
+    start = (rows, stop, os.getpid(), _workers_lock(jobs[0].ledger))
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool:
         waiting = deque(jobs)
         running: set[Future[dict[str, Any]]] = set()
@@ -281,15 +290,18 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
             while True:
                 # A few jobs ahead of the workers: enough to keep them busy, without pickling thousands of payloads.
                 while len(running) < 2 * workers and waiting:
-                    running.add(pool.submit(_work, waiting.popleft()))
+                    running.add(_submit(pool, waiting.popleft()))
                 if not running:
                     return
                 done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                bar.update(rows.value - shown)
-                shown = rows.value
                 for future in done:
-                    yield future.result()
+                    record = future.result()
+                    finished += record["read"]
+                    yield record
+                bar.update(max(finished, rows.value) + started_at - bar.n)
         except BrokenProcessPool:
+            # The pool waits for its other workers, and does not always end one that it was just starting.
+            stop.value = 1
             raise BuildStopped(
                 "a worker process died (killed, or out of memory: try fewer --workers); run again to resume"
             ) from None
@@ -298,11 +310,19 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
                 future.cancel()
 
 
+def _submit(pool: ProcessPoolExecutor, job: UnitJob) -> Future[dict[str, Any]]:
+    try:
+        return pool.submit(_work, job)
+    except OSError as error:
+        # A worker that dies just now closes the pool's pipes before the pool knows that it is broken.
+        raise BrokenProcessPool(str(error)) from error
+
+
 _rows_done: Any = None
 _lock_file: Any = None
 
 
-def _start_worker(rows: Any, parent: int, lock: Path) -> None:
+def _start_worker(rows: Any, stop: Any, parent: int, lock: Path) -> None:
     """Remember the shared row counter, and die with the parent: an orphan must not go on writing into the tree."""
     global _rows_done, _lock_file
     _rows_done = rows
@@ -310,7 +330,7 @@ def _start_worker(rows: Any, parent: int, lock: Path) -> None:
     fcntl.flock(_lock_file, fcntl.LOCK_SH)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and not stop.value:
             time.sleep(0.2)
         os._exit(1)
 
@@ -319,8 +339,7 @@ def _start_worker(rows: Any, parent: int, lock: Path) -> None:
 
 def _work(job: UnitJob) -> dict[str, Any]:
     def progress(count: int) -> None:
-        with _rows_done.get_lock():
-            _rows_done.value += count
+        _rows_done.value += count
 
     return build_unit(job, progress)
 

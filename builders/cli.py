@@ -122,8 +122,10 @@ def _parser(source: Source) -> argparse.ArgumentParser:
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--demo", action="store_true", help="write a small demo tree in the publisher's layout and build from it")
-    if source.hub_id:
-        fetch = f"first fetch {source.hub_id} into --raw (resumes)"
+    if source.hub_id or source.access == "credentialed":
+        fetch = f"first fetch {source.hub_id} into --raw; run again, it goes on with the files that are missing"
+        if source.access == "credentialed":
+            fetch = "refused for credentialed sets: prints the steps to obtain them"
         add("--download", action="store_true", help=fetch)
         pinned = source.hub_revision or "must be given"
         add("--revision", default=source.hub_revision, metavar="SHA", help=f"commit to fetch (default: {pinned})")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, Literal, TypeVar
@@ -37,6 +37,7 @@ _SIDED: frozenset[FindingKind] = frozenset(("effusion", "pneumothorax", "consoli
 _ZONED: frozenset[FindingKind] = frozenset(("consolidation", "nodule"))
 _Float = npt.NDArray[np.floating[Any]]
 _T = TypeVar("_T")
+_BAND = 48
 
 
 # --- what is to be seen -------------------------------------------------------------------------------------------
@@ -272,6 +273,12 @@ class _Film:
         """Pixel rows between two y."""
         return slice(*(min(self.height, max(0, int(self.top + value * self.scale))) for value in (low, high)))
 
+    def bands(self, low: float = -99.0, high: float = 99.0) -> Iterator[slice]:
+        """Pixel rows between two y, a few at a time: intermediate results then stay in the processor's cache."""
+        rows = self.rows(low, high)
+        for start in range(rows.start, rows.stop, _BAND):
+            yield slice(start, min(rows.stop, start + _BAND))
+
     def raw_bytes(self, count: int) -> npt.NDArray[np.uint8]:
         """Uniform bytes from the generator's raw 64-bit words, whose stream is stable across NumPy releases."""
         words = np.asarray(self._bits.random_raw((count + 7) // 8), dtype="<u8")
@@ -282,10 +289,13 @@ class _Film:
         step = max(2, int(cell * self.scale))
         down, across = self.height // step + 2, self.width // step + 2
         grid = self.raw_bytes(down * across).reshape(down, across).astype(np.float32) / 127.5 - 1.0
-        at_x, at_y = np.arange(self.width), np.arange(self.height)
-        part_x, part_y = _fade(at_x, step)[None, :], _fade(at_y, step)[:, None]
-        lines = grid[:, at_x // step] * (1 - part_x) + grid[:, at_x // step + 1] * part_x
-        return lines[at_y // step] * (1 - part_y) + lines[at_y // step + 1] * part_y
+        at_x = np.arange(self.width)
+        lines = _between(grid[:, at_x // step], grid[:, at_x // step + 1], _fade(at_x, step))
+        # Every row of a cell lies between the same two grid lines.
+        rise, part = np.diff(lines, axis=0)[:, None, :], _fade(np.arange(step), step)[None, :, None]
+        smooth = rise * part
+        smooth += lines[:-1, None, :]
+        return smooth.reshape(-1, self.width)[: self.height]
 
     def blob(
         self, x: float, y: float, half_x: float, half_y: float, amount: float, where: _Float | None = None
@@ -304,42 +314,30 @@ class _Film:
         inside = 1.0 - across * across - down * down
         self.grey[rows, columns] += amount * _ramp(inside, 4.0 * radius) * (0.7 + 0.3 * np.maximum(inside, 0.0))
 
+    def plate(self, x: float, y: float, half_x: float, half_y: float) -> None:
+        """Cover a rounded rectangle with metal."""
+        rows, columns = self.rows(y - half_y, y + half_y), self.columns(x - half_x, x + half_x)
+        corner = 0.35 * half_y
+        out_x = np.maximum(np.abs(self.x[:, columns] - x) - half_x + corner, 0.0)
+        out_y = np.maximum(np.abs(self.y[rows] - y) - half_y + corner, 0.0)
+        grey = self.grey[rows, columns]
+        grey += _ramp(corner - np.sqrt(out_x * out_x + out_y * out_y), self.scale) * (0.92 - grey)
+
     def stroke(self, points: Sequence[tuple[float, float]], width: float, amount: float, hollow: float = 0.0) -> None:
         """Add a curve of `width` cm: a line for two points, else quadratic arcs (start, control, end, control, end...).
 
         `hollow` is the share of `amount` that is missing in the middle of the curve (a tube, or a bone's cortex).
+        Arcs are gentle: each keeps clear of a right angle to its own longer direction.
         """
-        arcs = [(points[i], points[i + 1], points[i + 2]) for i in range(0, len(points) - 2, 2)]
-        for start, control, end in arcs or [(points[0], points[0], points[-1])]:
-            length = math.sqrt((end[0] - start[0]) ** 2 + (end[1] - start[1]) ** 2)
-            length += math.sqrt((control[0] - start[0]) ** 2 + (control[1] - start[1]) ** 2)
-            at = np.arange(max(2, int(2 * length * self.scale))) / max(1, int(2 * length * self.scale) - 1)
-            weights = ((1 - at) * (1 - at), 2 * at * (1 - at), at * at)
-            xs = weights[0] * start[0] + weights[1] * control[0] + weights[2] * end[0]
-            ys = weights[0] * start[1] + weights[1] * control[1] + weights[2] * end[1]
-            self._stamp(xs * self.scale + self.left, ys * self.scale + self.top, width * self.scale, amount, hollow)
-
-    def _stamp(
-        self, xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64], width: float, amount: float, hollow: float
-    ) -> None:
-        radius = width / 2
-        reach = int(radius) + 2
-        x0, y0 = int(xs.min()) - reach, int(ys.min()) - reach
-        # Distance of each pixel in the box to the nearest sampled point of the curve, in half-pixel steps.
-        box = np.full((int(ys.max()) - y0 + reach + 2, int(xs.max()) - x0 + reach + 2), 1e6, np.float32)
-        offset = np.arange(-reach, reach + 1)
-        px = (xs.astype(np.int64)[:, None, None] + offset[None, None, :]) + 0 * offset[None, :, None]
-        py = (ys.astype(np.int64)[:, None, None] + offset[None, :, None]) + 0 * offset[None, None, :]
-        far = (px - xs[:, None, None]) * (px - xs[:, None, None]) + (py - ys[:, None, None]) * (py - ys[:, None, None])
-        np.minimum.at(box, (py - y0, px - x0), far.astype(np.float32))
-        far_root = np.sqrt(box)
-        line = np.clip(radius + 0.5 - far_root, 0.0, 1.0)
-        if hollow:
-            line -= hollow * np.clip(0.55 * radius + 0.5 - far_root, 0.0, 1.0)
-        rows, columns = slice(max(0, y0), max(0, y0 + box.shape[0])), slice(max(0, x0), max(0, x0 + box.shape[1]))
-        target = self.grey[rows, columns]
-        shift_y, shift_x = rows.start - y0, columns.start - x0
-        target += amount * line[shift_y : shift_y + target.shape[0], shift_x : shift_x + target.shape[1]]
+        if len(points) == 2:
+            points = (points[0], ((points[0][0] + points[1][0]) / 2, (points[0][1] + points[1][1]) / 2), points[1])
+        film = [(self.left + x * self.scale, self.top + y * self.scale) for x, y in points]
+        for start, control, end in zip(film[:-2:2], film[1:-1:2], film[2::2], strict=True):
+            if abs(end[0] - start[0]) <= abs(end[1] - start[1]):
+                _arc(self.grey, (start, control, end), width * self.scale / 2, amount, hollow)
+            else:
+                turned = tuple((y, x) for x, y in (start, control, end))
+                _arc(self.grey.T, turned, width * self.scale / 2, amount, hollow)
 
     def letter(self, glyph: Sequence[str], x: int, y: int, pixel: int) -> None:
         """Draw a lead marker, white, `pixel` pixels a dot, with its upper left corner at pixel (x, y)."""
@@ -352,21 +350,23 @@ class _Film:
         """Exposure, marker, quantum noise and collimation; then 8 bits."""
         seed, size = self.seed, max(self.width, self.height)
         self._tilt(draw(seed, "tilt", -0.03, 0.03))
-        grey = self.grey * draw(seed, "contrast", 0.92, 1.08) + draw(seed, "exposure", -0.04, 0.04)
-        self.grey = np.clip(grey, 0.0, 0.97)
+        self.grey *= draw(seed, "contrast", 0.92, 1.08)
+        self.grey += draw(seed, "exposure", -0.04, 0.04)
+        np.clip(self.grey, 0.0, 0.97, out=self.grey)
         side = choose(seed, "marker", ("L", "R"))
         dot = max(2, size // 190)
         inset = int(size * draw(seed, "marker x", 0.045, 0.075))
         x = self.width - inset - 5 * dot if side == "L" else inset
         self.letter(_GLYPHS[side], x, int(size * draw(seed, "marker y", 0.05, 0.14)), dot)
-        pixels = self.height * self.width
-        grain = self.raw_bytes(2 * pixels).reshape(2, self.height, self.width)
-        grey = self.grey * 255.0 + (grain[0].astype(np.float32) + grain[1] - 255.0) * (1 / 48)
+        grain = self.raw_bytes(2 * self.height * self.width).reshape(2, self.height, self.width)
+        developed = np.empty((self.height, self.width), np.uint8)
+        for rows in self.bands():
+            noise = grain[0, rows].astype(np.float32) + grain[1, rows] - 255.0
+            developed[rows] = np.clip(self.grey[rows] * 255.0 + noise * (1 / 48) + 0.5, 0.0, 255.0).astype(np.uint8)
         edges = [int(size * max(0.0, draw(seed, f"edge {index}", -0.03, 0.03))) for index in range(4)]
-        grey[: edges[0]] = grey[self.height - edges[1] :] = 4.0
-        grey[:, : edges[2]] = grey[:, self.width - edges[3] :] = 4.0
-        eight_bit: npt.NDArray[np.uint8] = np.clip(grey + 0.5, 0.0, 255.0).astype(np.uint8)
-        return eight_bit
+        developed[: edges[0]] = developed[self.height - edges[1] :] = 4
+        developed[:, : edges[2]] = developed[:, self.width - edges[3] :] = 4
+        return developed
 
     def _tilt(self, slope: float) -> None:
         """Shear by whole pixels a row: a person who leans, without resampling."""
@@ -384,10 +384,43 @@ _GLYPHS = {
 }
 
 
+def _arc(grey: _Float, arc: Sequence[tuple[float, float]], radius: float, amount: float, hollow: float) -> None:
+    """Add a quadratic arc that runs up or down a picture, one pixel row after the other. Lengths in pixels."""
+    (x0, y0), (x1, y1), (x2, y2) = arc if arc[0][1] <= arc[2][1] else arc[::-1]
+    rows = np.arange(max(0, math.ceil(y0)), min(grey.shape[0], math.ceil(y2)))
+    if not rows.size:
+        return
+    # Where the arc crosses a row: the root of y(t) = row in the form that stays exact for a straight line.
+    bend, rise = y0 - 2 * y1 + y2, 2 * (y1 - y0)
+    speed = np.sqrt(np.maximum(rise * rise - 4 * bend * (y0 - rows), 1e-6))
+    t = np.clip(2 * (rows - y0) / (rise + speed), 0.0, 1.0)
+    centre = (1 - t) * (1 - t) * x0 + 2 * t * (1 - t) * x1 + t * t * x2
+    slope = np.clip(2 * ((1 - t) * (x1 - x0) + t * (x2 - x1)) / speed, -2.5, 2.5)
+    slant = np.sqrt(1 + slope * slope)
+    reach = int((radius + 1) * float(slant.max())) + 1
+    columns = centre.astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
+    away = np.abs(columns - centre[:, None]) / slant[:, None]
+    line = amount * (np.clip(radius + 0.5 - away, 0.0, 1.0) - hollow * np.clip(0.55 * radius + 0.5 - away, 0.0, 1.0))
+    inside = (columns >= 0) & (columns < grey.shape[1])
+    grey[np.broadcast_to(rows[:, None], columns.shape)[inside], columns[inside]] += line[inside].astype(np.float32)
+
+
 def _ramp(distance: _Float, sharpness: float) -> _Float:
     """0 well below zero, 1 well above, a linear edge 1/sharpness wide in between."""
-    ramp: _Float = np.clip(distance * sharpness + 0.5, 0.0, 1.0)
-    return ramp
+    ramp = distance * sharpness
+    ramp += 0.5
+    return _unit(ramp)
+
+
+def _unit(values: _Float) -> _Float:
+    """Clipped to [0, 1] in place: fresh memory costs several times the arithmetic."""
+    np.maximum(values, 0.0, out=values)
+    np.minimum(values, 1.0, out=values)
+    return values
+
+
+def _between(low: _Float, high: _Float, part: _Float) -> _Float:
+    return low + (high - low) * part
 
 
 def _fade(at: npt.NDArray[np.int64], step: int) -> _Float:
@@ -396,7 +429,7 @@ def _fade(at: npt.NDArray[np.int64], step: int) -> _Float:
     return faded
 
 
-def _half_ellipse(at: _Float, centre: float, half: float) -> _Float:
+def _half_ellipse(at: _Float, centre: float, half: float | _Float) -> _Float:
     """sqrt(1 - t^2) over [centre - half, centre + half], zero outside."""
     t = (at - centre) / half
     root: _Float = np.sqrt(np.maximum(1.0 - t * t, 0.0))
@@ -444,58 +477,63 @@ def _chest(phantom: Phantom, film: _Film) -> _Chest:
     wall = half * np.clip(root * (1.62 - 0.62 * np.clip(reach, 0.0, 1.0)), 0.0, 1.0)
     enlarged = next((finding.grade for finding in phantom.findings if finding.kind == "cardiomegaly"), 0)
     ratio = (person.heart_ratio, 0.56, 0.63, 0.71)[enlarged] * (1.06 if ap else 1.0)
-    heart, heart_y = 2 * half * ratio, base - draw(person.seed, "heart y", 3.4, 4.6)
-    tall = heart * draw(person.seed, "heart shape", 0.40, 0.48)
-    knob = draw(person.seed, "knob", 2.6, 3.4) + person.age * 0.008
+    heart, heart_y = 2 * half * min(0.71, ratio), base - draw(person.seed, "heart y", 2.6, 3.8)
+    # The heart tapers upwards into the great vessels and rests on the diaphragm.
+    tall = heart * draw(person.seed, "heart shape", 0.40, 0.48) * np.where(y < heart_y, 1.3, 1.5).astype(np.float32)
+    knob = draw(person.seed, "knob", 2.3, 2.9) + person.age * 0.006
     carina = apex + 0.30 * height
     left = 2.2 + np.maximum(0.0, (y - apex) * 0.03)
-    left = np.maximum(left, knob * _half_ellipse(y, carina - 1.7, 1.9) + 0.6)
-    left = np.maximum(left, (knob + 0.2) * _half_ellipse(y, carina + 1.9, 3.0) + 0.2)
-    left = np.maximum(left, heart * 0.68 * _half_ellipse(y, heart_y, tall + 0.6))
+    left = np.maximum(left, knob * _half_ellipse(y, carina - 1.7, 2.2) + 0.5)
+    left = np.maximum(left, (knob + 0.3) * _half_ellipse(y, carina + 2.6, 4.4) + 0.2)
+    left = np.maximum(left, heart * 0.68 * _half_ellipse(y, heart_y, tall))
     right = np.maximum(2.1 + 0.02 * (y - apex), heart * 0.33 * _half_ellipse(y, heart_y - 0.5, tall))
     left, right = (np.asarray(edge, np.float32) for edge in (left, right))
     drop = np.where(x < 0, 0.0, draw(person.seed, "left dome", 0.6, 1.8)).astype(np.float32)
     bend = (u - 0.45 * half) / (0.55 * half)
     dome = base + drop + 2.6 * bend * bend * np.where(bend > 0, 1.2, 0.5).astype(np.float32)
-    depth = np.minimum(wall - u, dome - y)
+    depth = np.empty_like(film.grey)
     middle = max(0, min(film.width, int(film.left)))
-    depth[:, :middle] = np.minimum(depth[:, :middle], -x[:, :middle] - right)
-    depth[:, middle:] = np.minimum(depth[:, middle:], x[:, middle:] - left)
+    for rows in film.bands():
+        depth[rows] = np.minimum(wall[rows] - u, dome - y[rows])
+        depth[rows, :middle] = np.minimum(depth[rows, :middle], -x[:, :middle] - right[rows])
+        depth[rows, middle:] = np.minimum(depth[rows, middle:], x[:, middle:] - left[rows])
     return _Chest(apex, base, carina, half, heart_y, wall, {"right": right, "left": left}, dome, depth)
 
 
 def _frontal(phantom: Phantom, film: _Film) -> None:
     person, ap = phantom.anatomy, phantom.view == "AP"
     chest = _chest(phantom, film)
-    y, u = film.y, np.abs(film.x)
+    u = np.abs(film.x)
     tissue = 1.8 + 2.6 * person.habitus
-    # Body: neck, shoulder slope, torso. Behind the diaphragm and at the shoulders there is more to pass through.
     shoulder = np.maximum(0.0, u - 5.2) * 0.28 - 1.0
-    torso = chest.half + tissue + np.maximum(0.0, 11.0 - y) * 1.4
-    body = np.minimum(torso - u, y - shoulder)
-    thick = 0.50 + 0.06 * person.habitus + 0.18 * _ramp(y - chest.base - 1.0, 0.12)
-    film.grey = thick * np.clip(body * 0.35, 0.0, 1.0)
-    # Centre: mediastinum and spine, the airway in it.
-    film.grey += np.maximum(0.0, 1.0 - u * 0.22) * (0.16 + 0.006 * np.clip(y - chest.apex, 0.0, 25.0))
-    discs = np.abs(y * 0.38 - np.floor(y * 0.38) - 0.5)
-    film.grey -= _ramp(2.0 - u, 2.0) * _ramp(0.10 - discs, 12.0) * 0.035
+    lung = np.empty_like(film.grey)
+    for rows in film.bands():
+        y, grey = film.y[rows], film.grey[rows]
+        # Body: neck, shoulder slope, torso. Behind the diaphragm there is more to pass through.
+        torso = chest.half + tissue + np.maximum(0.0, 11.0 - y) * 1.4
+        thick = 0.50 + 0.06 * person.habitus + 0.18 * _ramp(y - chest.base - 1.0, 0.12)
+        grey += thick * np.clip(np.minimum(torso - u, y - shoulder) * 0.35, 0.0, 1.0)
+        # Centre: mediastinum and spine with its discs.
+        grey += np.maximum(0.0, 1.0 - u * 0.22) * (0.17 + 0.002 * np.clip(y - chest.apex, 0.0, 25.0))
+        discs = np.abs(y * 0.38 - np.floor(y * 0.38) - 0.5)
+        grey -= _ramp(2.0 - u, 2.0) * _ramp(0.10 - discs, 12.0) * 0.035
+        lung[rows] = _ramp(chest.depth[rows], 3.2)
+        air = 0.29 + 0.05 * np.clip(chest.depth[rows] * 0.3, 0.0, 1.0) - 0.07 * person.habitus
+        grey -= lung[rows] * air
     bend = draw(person.seed, "trachea", -0.5, 0.3)
     film.stroke([(0.0, -2.0), (bend, chest.carina - 4), (bend / 2, chest.carina)], 1.9, -0.11)
     film.stroke([(bend / 2, chest.carina - 0.3), (-1.5, chest.carina + 1.2), (-3.6, chest.carina + 2.4)], 1.4, -0.05)
     film.stroke([(bend / 2, chest.carina - 0.3), (2.0, chest.carina + 1.2), (4.6, chest.carina + 2.2)], 1.2, -0.05)
-    # Lungs: dark, with vessels that thin out from the hila to the wall.
-    lung = _ramp(chest.depth, 3.2)
-    film.grey -= lung * (0.29 + 0.05 * np.clip(chest.depth * 0.3, 0.0, 1.0) - 0.07 * person.habitus)
     flooded = next((finding.grade for finding in phantom.findings if finding.kind == "edema"), 0)
     for side in ("right", "left"):
         _vessels(phantom, film, chest, side, flooded)
-    ridges = 1.0 - np.abs(film.noise(1.1)) - np.abs(film.noise(0.6)) * 0.5
-    film.grey += lung * ridges * (0.045 + 0.02 * flooded)
-    film.grey += film.noise(3.5) * 0.018
+    _texture(film, lung, 0.045 + 0.02 * flooded)
     if flooded:
-        haze = np.maximum(0.0, 1.0 - np.abs(u - 5.5) * 0.14)
-        haze = haze * np.maximum(0.0, 1.0 - np.abs(y - chest.carina - 4) * 0.08)
-        film.grey += lung * haze * (0.09 * flooded) * (1.0 + 0.35 * film.noise(1.6))
+        clouds = film.noise(2.2)
+        for rows in film.bands(chest.apex, chest.base + 4):
+            haze = np.maximum(0.0, 1.0 - np.abs(u - 5.5) * 0.14)
+            haze = haze * np.maximum(0.0, 1.0 - np.abs(film.y[rows] - chest.carina - 4) * 0.08)
+            film.grey[rows] += lung[rows] * haze * (0.09 * flooded) * (1.0 + 0.25 * clouds[rows])
     for part in _parts(phantom.findings):
         _FRONTAL_FINDINGS.get(part.kind, _silent)(phantom, part, film, chest, lung)
     _bones(phantom, film, chest, lung)
@@ -508,31 +546,43 @@ def _frontal(phantom: Phantom, film: _Film) -> None:
     _frontal_devices(phantom, film, chest)
 
 
+def _texture(film: _Film, lung: _Float, amount: float) -> None:
+    """The lungs' fine net of vessels, and unevenness everywhere."""
+    coarse, fine, uneven = film.noise(1.1), film.noise(0.6), film.noise(3.5)
+    for rows in film.bands():
+        net = 1.0 - np.abs(coarse[rows]) - np.abs(fine[rows]) * 0.5
+        film.grey[rows] += lung[rows] * net * amount + uneven[rows] * 0.018
+
+
 def _vessels(phantom: Phantom, film: _Film, chest: _Chest, side: str, flooded: int) -> None:
     person = phantom.anatomy.seed
     sign = 1.0 if side == "left" else -1.0
     hilum = (sign * 3.6, chest.carina + (1.6 if side == "left" else 2.6))
-    film.blob(hilum[0], hilum[1], 2.6, 3.2, 0.17)
+    film.blob(hilum[0], hilum[1], 2.6, 3.4, 0.15)
     for index in range(9):
         name = f"{side} vessel {index}"
         height, across = (index + draw(person, name)) / 9, draw(person, f"{name} reach", 0.45, 0.85)
         x, y = chest.spot(film, side, 0.08 + 0.86 * height, across)
-        control = (hilum[0] + sign * 0.9, (hilum[1] + y) / 2 + draw(person, f"{name} bow", -1.0, 1.0))
+        start = (hilum[0] + draw(person, f"{name} x", -0.7, 0.7), hilum[1] + (height - 0.4) * 3.6)
+        control = (start[0] + sign * 0.9, (start[1] + y) / 2 + draw(person, f"{name} bow", -1.0, 1.0))
         # More blood runs at the bases; in edema it is spread to the apices, and walls thicken.
-        film.stroke([hilum, control, (x, y)], 0.22 + 0.12 * height + 0.06 * flooded, 0.045 + 0.035 * height)
+        film.stroke([start, control, (x, y)], 0.22 + 0.12 * height + 0.06 * flooded, 0.045 + 0.035 * height)
 
 
 def _bones(phantom: Phantom, film: _Film, chest: _Chest, lung: _Float) -> None:
     ap = phantom.view == "AP"
-    y, u, gap = film.y, np.abs(film.x), phantom.anatomy.rib_spacing
-    steep = np.clip(1.5 - (y - chest.apex) * 0.03, 0.7, 1.5)
-    cage = _ramp(chest.wall + 0.9 - u, 1.6) * _ramp(chest.base + 5 - y, 0.25) * _ramp(y - chest.apex - 0.5, 0.6)
-    weight = (0.35 + 0.65 * lung) * cage
+    u, gap = np.abs(film.x), phantom.anatomy.rib_spacing
     outward = np.maximum(0.0, u - 0.45 * chest.half)
     back = 0.10 * (u - 2.0) + 0.45 / chest.half * outward * outward
-    film.grey += weight * _rib(y - chest.apex - back * steep, gap, 0.20) * 0.085
     front = 0.55 * np.maximum(0.0, chest.half - u) + 0.3 * outward
-    film.grey += weight * _rib(y - chest.apex - front, gap * 1.12, 0.19) * _ramp(u - 5.0, 0.35) * 0.065
+    medial = _ramp(u - 5.0, 0.35) * 0.065
+    for rows in film.bands(chest.apex - 1, chest.base + 7):
+        y = film.y[rows] - chest.apex
+        ends = _ramp(chest.base + 5 - film.y[rows], 0.25) * _ramp(y - 0.5, 0.6)
+        weight = (0.35 + 0.65 * lung[rows]) * _ramp(chest.wall[rows] + 0.9 - u, 1.6) * ends
+        ribs = _rib(y - back * np.clip(1.5 - y * 0.03, 0.7, 1.5), gap, 0.20) * 0.085
+        ribs += _rib(y - front, gap * 1.12, 0.19) * medial
+        film.grey[rows] += weight * ribs
     lift = 1.4 if ap else 0.0
     for sign in (-1.0, 1.0):
         inner, outer = (sign * 1.9, chest.apex + 3.0 - lift), (sign * 14.5, chest.apex - 0.2 - 1.2 * lift)
@@ -563,9 +613,14 @@ def _bones(phantom: Phantom, film: _Film, chest: _Chest, lung: _Float) -> None:
 
 def _rib(height: _Float, gap: float, half: float) -> _Float:
     """Repeating ribs of `2 * half * gap` cm, brighter at their edges (cortex)."""
-    turn = height * (1 / gap)
-    off = np.abs(turn - np.floor(turn) - 0.5)
-    rib: _Float = np.clip((half - off) * 14 + 0.5, 0.0, 1.0) - 0.4 * np.clip((half - 0.07 - off) * 14, 0.0, 1.0)
+    off = height * (1 / gap)
+    off -= np.floor(off)
+    off -= 0.5
+    np.abs(off, out=off)
+    rib = _ramp(half - off, 14)
+    off += 0.035 + 0.07 - half
+    off *= -14
+    rib -= 0.4 * _unit(off)
     return rib
 
 
@@ -584,7 +639,8 @@ def _effusion(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lu
     level = angle - tall * (chest.base - chest.apex) * (medial + (1 - medial) * across * across)
     fluid = _ramp(film.y - level, 1.1) * _ramp(chest.wall - u, 3.0) * _ramp(u - 2.6, 0.8)
     grey = film.grey[:, columns]
-    grey += fluid * (0.70 - grey) * 0.92
+    grey += fluid * np.maximum(0.70 - grey, 0.0) * 0.92
+    lung[:, columns] *= 1.0 - 0.8 * fluid  # ribs hardly show through fluid
 
 
 def _pneumothorax(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
@@ -602,14 +658,15 @@ def _pneumothorax(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest
     shown = lung[:, columns] * np.clip(fallen * 6.0, 0.0, 1.0)
     air = shown * _ramp(beyond, 4.0)
     grey = film.grey[:, columns]
-    grey += air * (0.125 - grey) * 0.9
-    grey += shown * np.clip(1.0 - np.abs(beyond) * 9.0, 0.0, 1.0) * 0.20
+    grey += air * (0.15 - grey) * 0.9
+    grey += (shown - air) * (0.02 * finding.grade)  # the collapsed lung holds less air
+    grey += shown * np.maximum(1.0 - np.abs(beyond) * 8.0, 0.0) * 0.24
 
 
 def _consolidation(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
     x, y = _place(phantom, finding, film, chest)
     radius = (2.4, 3.6, 5.2)[finding.grade - 1]
-    uneven = lung * (1.0 + 0.45 * film.noise(1.3))
+    uneven = lung * (1.0 + 0.30 * film.noise(1.9))
     film.blob(x, y, radius * 1.25, radius * 1.1, 0.34, uneven)
     film.blob(x + 0.3 * radius, y - 0.35 * radius, radius * 0.7, radius * 0.6, 0.14, uneven)
 
@@ -646,15 +703,15 @@ def _frontal_devices(phantom: Phantom, film: _Film, chest: _Chest) -> None:
             film.stroke([(0.5, -2.0), (0.35, tip - 3), (0.25, tip)], 0.18, 0.22)
         elif device.kind == "pacemaker":
             box = (sign * 0.68 * chest.half, chest.apex + 4.2)
-            film.stroke([(box[0] - 1.1, box[1]), (box[0] + 1.1, box[1])], 3.6, 0.45, hollow=0.15)
-            film.stroke([(box[0] - 1.0, box[1] - 2.0), (box[0] + 1.0, box[1] - 2.0)], 1.1, 0.25)
-            for end, sag in (((-2.6, heart_y - 2.2), -3.4), ((3.4, heart_y + 2.6), -3.2)):
+            film.plate(*box, 2.3, 1.9)
+            film.plate(box[0], box[1] - 2.2, 1.3, 0.6)
+            for end, sag in (((-3.6, heart_y - 1.2), -2.2), ((3.4, heart_y + 2.6), -3.0)):
                 film.stroke(
                     [
                         (box[0], box[1] - 2.2),
                         (sign * 4.0, chest.apex + 1.2),
                         (-1.6, carina - 1.0),
-                        (sag, heart_y - 0.5),
+                        (sag, heart_y - 1.6),
                         end,
                     ],
                     0.24,
@@ -677,53 +734,112 @@ def _frontal_devices(phantom: Phantom, film: _Film, chest: _Chest) -> None:
 
 
 def _lateral(phantom: Phantom, film: _Film) -> None:
-    """Front on the left. Sided findings project onto one another, as they do in a real lateral view."""
+    """Front on the left. Sided findings project onto one another, as they do in a real lateral view.
+
+    A pneumothorax is not drawn: it is read from the frontal picture.
+    """
     person = phantom.anatomy
     x, y = film.x, film.y
     deep = 0.80 * person.half_width
-    apex, height = 5.0, person.lung_height * draw(phantom.seed, "breath", 0.94, 1.02)
-    base = apex + height
+    apex, height = 4.5, person.lung_height * draw(phantom.seed, "breath", 0.94, 1.02)
+    base, carina = apex + height, apex + 0.32 * height
     tissue = 1.4 + 2.2 * person.habitus
-    bulge = deep * _half_ellipse(y, apex + 0.62 * height, 0.80 * height)
-    chest = np.maximum(bulge, np.where(y > apex + 0.6 * height, 0.94 * deep, 0.5 * deep))
-    body = np.minimum(chest + tissue - np.abs(x), y + 1.0)
-    film.grey = (0.46 + 0.06 * person.habitus + 0.20 * _ramp(y - base - 1.0, 0.12)) * np.clip(body * 0.35, 0.0, 1.0)
-    dome = base - 1.2 + 0.030 * (x + 2.0) * (x + 2.0)
-    depth = np.minimum(np.minimum(chest - 0.6 - np.abs(x), dome - y), y - apex)
-    lung = _ramp(depth, 2.4)
-    film.grey -= lung * (0.27 - 0.06 * person.habitus)
-    # Spine behind, darker towards the diaphragm because less lies over it; the sternum in front.
-    spine = np.clip(1.0 - np.abs(x - 0.72 * deep) * 0.42, 0.0, 1.0)
-    discs = np.abs(y * 0.34 - np.floor(y * 0.34) - 0.5)
-    film.grey += spine * (0.17 - 0.004 * np.clip(y - apex, 0.0, 20.0)) * (1.0 - 0.25 * _ramp(0.10 - discs, 12.0))
-    sternum = [(-0.86 * deep, apex + 2.0), (-1.02 * deep, apex + 0.35 * height), (-0.90 * deep, base - 7.0)]
-    film.stroke(sternum, 0.9, 0.12)
-    ratio = {f.kind: f.grade for f in phantom.findings}.get("cardiomegaly", 0)
-    heart = 4.3 + 0.9 * ratio
-    film.blob(-0.35 * deep, base - 5.2, heart * 1.45, heart * 1.35, 0.30)
-    film.stroke([(0.0, -2.0), (0.6, apex + 4), (0.9, apex + 0.32 * height)], 1.8, -0.10)
-    film.blob(0.6, apex + 0.36 * height, 2.4, 2.6, 0.16)
-    film.grey += lung * (1.0 - np.abs(film.noise(1.1)) - np.abs(film.noise(0.6)) * 0.5) * 0.045
-    film.grey += film.noise(3.5) * 0.018
-    film.grey += lung * _rib(y - apex - 0.30 * (x + deep), person.rib_spacing, 0.20) * 0.05
+    down = np.clip((y - apex + 1.0) / (0.6 * height), 0.0, 1.0)
+    front = deep * (0.50 + 0.50 * down * (2.0 - down))
+    back = deep * (0.72 + 0.28 * _half_ellipse(y, apex + 0.45 * height, 2.2 * height))
+    swell = _half_ellipse(y, apex + 0.62 * height, 6.0)
+    breast = 2.4 * swell * swell if person.sex == "F" else 0.0 * y
+    neck = 0.10 * (x - 1.0) * (x - 1.0)
+    # The right dome is higher than the left one; both fall off into the sulcus behind.
+    dome, lower = base - 0.5 + 0.034 * (x + 3.0) * (x + 3.0), draw(person.seed, "left dome", 0.6, 1.8)
+    inside, lung = np.empty_like(film.grey), np.empty_like(film.grey)
+    for rows in film.bands():
+        at_y, wall = y[rows], back[rows]
+        body = np.minimum(np.minimum(x + (front + tissue + breast)[rows], wall + tissue + 0.5 - x), at_y + 2.0)
+        body = np.minimum(body, at_y - neck + 4.5)
+        thick = 0.46 + 0.06 * person.habitus + 0.20 * _ramp(at_y - base - 1.5, 0.12)
+        inside[rows] = np.minimum(np.minimum(x + front[rows] - 0.9, wall - 0.5 - x), at_y - apex - 0.5 * neck)
+        lung[rows] = 0.65 * _ramp(np.minimum(inside[rows], dome - at_y), 2.6)
+        lung[rows] += 0.35 * _ramp(np.minimum(inside[rows], dome + lower - at_y), 2.6)
+        film.grey[rows] = thick * _unit(body * 0.35) - lung[rows] * (0.27 - 0.06 * person.habitus)
+    film.blob(1.0, apex - 0.5, 11.0, 8.0, 0.16)
+    _lateral_centre(phantom, film, lung, (deep, apex, base, carina))
+    _texture(film, lung, 0.045)
+    for rows in film.bands(apex - 1, base + 6):
+        cage = _ramp(inside[rows] + 0.6, 2.0) * (0.4 + 0.6 * lung[rows]) * _ramp(base + 3.0 - y[rows], 0.2) * 0.035
+        slope = y[rows] - apex + 0.42 * x
+        film.grey[rows] += cage * (_rib(slope, person.rib_spacing, 0.17) + _rib(slope - 0.9, person.rib_spacing, 0.17))
     for finding in _parts(phantom.findings):
         name = f"{finding.kind} {finding.side} {finding.zone}"
         across = draw(person.seed, f"{name} lateral", -0.35, 0.45) * deep
         at = apex + height * (_ZONE_HEIGHT.get(finding.zone, 0.5) + draw(person.seed, f"{name} height", -0.06, 0.06))
         if finding.kind == "effusion":
-            level = base - (2.0, 5.5, 10.0)[finding.grade - 1] + 0.02 * (x - 0.6 * deep) * (x - 0.6 * deep)
-            film.grey += _ramp(y - level, 1.0) * lung * _ramp(x + 0.5, 0.5) * 0.22
+            # It gathers in the sulcus behind, lowest of all, and creeps up the wall.
+            tall = (4.5, 8.5, 14.0)[finding.grade - 1]
+            part = np.clip((x + deep) / (2 * deep), 0.0, 1.0)
+            fluid = _ramp(y - base - 5.0 + tall * (0.35 + 0.65 * part * part), 1.0) * _ramp(inside, 2.6)
+            film.grey += fluid * np.maximum(0.66 - film.grey, 0.0) * 0.9
         elif finding.kind == "consolidation":
             radius = (2.4, 3.6, 5.2)[finding.grade - 1]
-            film.blob(across, at, radius * 1.2, radius, 0.28, lung * (1.0 + 0.45 * film.noise(1.3)))
+            film.blob(across, at, radius * 1.2, radius, 0.28, lung * (1.0 + 0.30 * film.noise(1.9)))
         elif finding.kind == "nodule":
             film.disc(across, at, (finding.mm or 0) / 20, 0.22)
         elif finding.kind == "edema":
-            film.grey += lung * 0.05 * finding.grade * (1.0 + 0.35 * film.noise(1.6))
+            film.grey += lung * 0.05 * finding.grade * (1.0 + 0.25 * film.noise(2.2))
     for device in phantom.devices:
         if device.kind == "pacemaker":
-            film.stroke([(-1.05 * deep, apex + 3.2), (-0.95 * deep, apex + 5.4)], 1.0, 0.45)
-            film.stroke([(-0.95 * deep, apex + 4), (0.0, apex + 5), (-0.35 * deep, base - 4.0)], 0.24, 0.30)
+            film.plate(-0.86 * deep - 0.8, apex + 5.0, 0.6, 2.1)
+            film.stroke(
+                [
+                    (-0.86 * deep, apex + 3.6),
+                    (-1.0, apex + 1.5),
+                    (0.2, carina - 1.0),
+                    (0.6, base - 8.0),
+                    (-0.50 * deep, base - 3.0),
+                ],
+                0.24,
+                0.30,
+            )
         elif device.kind == "sternotomy wires":
             for index in range(6):
-                film.disc(-0.92 * deep, apex + 4.5 + 2.4 * index, 0.22, 0.34)
+                film.disc(-0.95 * deep, apex + 6.0 + 2.2 * index, 0.24, 0.34)
+        elif device.kind == "endotracheal tube":
+            film.stroke([(0.2, -2.0), (1.0, carina - (device.tip_mm or 0) / 10)], 0.9, 0.12, hollow=0.7)
+        else:
+            film.stroke([(-1.0, -2.0), (0.0, apex), (-0.6, carina + 2.4)], 0.22, 0.26)
+
+
+def _lateral_centre(phantom: Phantom, film: _Film, lung: _Float, at: tuple[float, float, float, float]) -> None:
+    """Spine, sternum, shoulder blades, heart and great vessels, airway; `at` is depth, apex, base and carina."""
+    person, (deep, apex, base, carina) = phantom.anatomy, at
+    x, y = film.x, film.y
+    curve = deep * (0.50 + 0.16 * _half_ellipse(y, (apex + base) / 2, 2.2 * (base - apex)))
+    discs = 1.0 - 0.7 * _ramp(0.08 - np.abs(y * 0.38 - np.floor(y * 0.38) - 0.5), 14.0)
+    enlarged = next((finding.grade for finding in phantom.findings if finding.kind == "cardiomegaly"), 0)
+    half = deep * (1.12 * person.heart_ratio + 0.09 * enlarged)
+    across = (x + 0.92 * deep - half) / half
+    for rows in film.bands():
+        grey, behind = film.grey[rows], x - curve[rows]
+        # Vertebral bodies; they look darker towards the diaphragm because less lies over them.
+        off = np.abs(behind)
+        bodies = _ramp(1.7 - off, 2.0) * (0.75 + 0.25 * _unit(off * 0.6)) * discs[rows]
+        grey += bodies * (0.15 - 0.003 * np.clip(y[rows] - apex, 0.0, 25.0))
+        grey += np.maximum(0.0, 1.0 - np.abs(behind - 3.0) * 0.4) * 0.05
+        upward = (y[rows] - base + 3.0) / (1.2 * half)
+        grey += _ramp(1.0 - across * across - upward * upward, 1.3) * lung[rows] * 0.20
+    film.stroke(
+        [(-0.62 * deep, apex + 2.5), (-0.96 * deep, apex + 7.0), (-0.97 * deep, apex + 15.0)], 1.0, 0.12, hollow=0.4
+    )
+    for shift in (0.0, 1.6):
+        blade = [(0.45 * deep + shift, apex - 1.0), (0.80 * deep, apex + 3.0), (0.85 * deep, apex + 9.0)]
+        film.stroke(blade, 0.4, 0.05)
+    film.blob(1.2, carina - 1.6, 4.2, 3.6, 0.08)
+    film.stroke([(0.44 * deep, carina), (0.52 * deep, (carina + base) / 2), (0.50 * deep, base)], 2.2, 0.05)
+    film.blob(0.8, carina - 5.0, 1.4, 7.0, -0.14)
+    film.blob(1.3, carina + 1.8, 2.6, 3.0, 0.17)
+    for index in range(8):
+        name = f"lateral vessel {index}"
+        end_x = draw(person.seed, name, -0.75, 0.80) * deep
+        end_y = carina + draw(person.seed, f"{name} reach", -4.5, 9.5)
+        start = (1.3 + draw(person.seed, f"{name} x", -0.6, 0.6), carina + 1.8)
+        film.stroke([start, ((start[0] + end_x) / 2, (start[1] + end_y) / 2 + 0.6), (end_x, end_y)], 0.28, 0.05)

@@ -93,6 +93,9 @@ REJECTS = pa.schema(
 )
 
 
+_CHUNK_ROWS = 4096
+
+
 class Columns:
     """Rows collected column by column; `constants` are the columns that are equal for every row of a part."""
 
@@ -101,28 +104,34 @@ class Columns:
         self._names = [name for name in schema.names if name not in self.constants]
         self._pick = itemgetter(*self._names)
         self._rows: list[tuple[Any, ...]] = []
-
-    @property
-    def rows(self) -> int:
+        self._chunks: list[pa.Table] = []
+        self.rows = 0
         """Rows so far."""
-        return len(self._rows)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row; every column that is no constant must be there."""
         self._rows.append(self._pick(row))
+        self.rows += 1
+        if len(self._rows) == _CHUNK_ROWS:
+            # A unit may be one archive of any size: as Arrow its rows take much less memory than as Python objects.
+            self._chunks.append(self._pack())
 
     def table(self) -> pa.Table:
         """The rows as an Arrow table of the schema; a NULL in a required column is a `ValueError`."""
+        return pa.concat_tables([*self._chunks, self._pack()]).combine_chunks()
+
+    def _pack(self) -> pa.Table:
         values = dict(zip(self._names, zip(*self._rows, strict=True), strict=True)) if self._rows else {}
         columns = []
         for field in self.schema:
             if field.name in self.constants:
-                column = pa.repeat(pa.scalar(self.constants[field.name], field.type), self.rows)
+                column = pa.repeat(pa.scalar(self.constants[field.name], field.type), len(self._rows))
             else:
                 column = pa.array(values.get(field.name, ()), field.type)
             if not field.nullable and column.null_count:
                 raise ValueError(f"{field.name}: {column.null_count} rows have no value where one is required")
             columns.append(column)
+        self._rows = []
         return pa.Table.from_arrays(columns, schema=self.schema)
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from builders import demo_mimic
 from builders.mimic_reports import parse_sections
 from builders.phantom_reports import course, describe, questions, resolved
-from builders.phantoms import Device, Finding, Phantom, anatomy, follow_up, make, render
+from builders.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make, render
 from manifests.fingerprints import fingerprint
 from shards.strip import strip_metadata
 
@@ -59,6 +59,49 @@ def test_a_finding_shows_on_its_side(side: str, kind: str, brighter: bool, rows:
         own, other = (left, right) if side == "left" else (right, left)
         assert own > 1 if brighter else own < -1, (seed, own, other)
         assert abs(other) < abs(own) / 4
+
+
+def test_an_effusion_fills_the_sulcus_behind_in_the_lateral_view() -> None:
+    bare = Phantom(anatomy(1), "LATERAL", 1)
+    change = pixels(replace(bare, findings=(Finding("effusion", "left", 2),))) - pixels(bare)
+    height, width = change.shape
+    low = change[int(0.45 * height) : int(0.75 * height)]
+    assert low[:, width // 2 :].mean() > 2
+    assert abs(change[: int(0.3 * height)].mean()) < 0.1
+
+
+def test_a_larger_grade_is_a_larger_change() -> None:
+    bare = Phantom(anatomy(2), "PA", 2)
+    for kind in ("effusion", "pneumothorax", "consolidation", "cardiomegaly", "edema"):
+        sided = {"side": "right"} if kind in ("effusion", "pneumothorax", "consolidation") else {}
+        zoned = {"zone": "lower"} if kind == "consolidation" else {}
+        shown = [Finding(kind, grade=grade, **sided, **zoned) for grade in (1, 2, 3)]  # type: ignore[arg-type]
+        changes = [np.abs(pixels(replace(bare, findings=(finding,))) - pixels(bare)).sum() for finding in shown]
+        assert changes == sorted(changes), kind
+
+
+@pytest.mark.parametrize("mm", [8, 16, 28])
+def test_a_nodule_has_its_size(mm: int) -> None:
+    """The picture's longer side stands for 43 cm, magnified by 5 % at most."""
+    bare = Phantom(anatomy(4), "PA", 4)
+    nodule = Finding("nodule", "right", zone="middle", mm=mm)
+    change = np.asarray(render(replace(bare, findings=(nodule,)), 512), int) - np.asarray(render(bare, 512), int)
+    columns = np.flatnonzero((change > 25).any(axis=0))
+    shown = (columns[-1] - columns[0] + 1) * 430 / 512
+    assert shown == pytest.approx(mm, rel=0.1, abs=1.7)
+
+
+@pytest.mark.parametrize("view", ["PA", "LATERAL"])
+def test_devices_are_drawn(view: View) -> None:
+    bare = Phantom(anatomy(5), view, 5)
+    for device in (
+        Device("endotracheal tube", tip_mm=40),
+        Device("pacemaker", "left"),
+        Device("central line", "right"),
+        Device("sternotomy wires"),
+    ):
+        change = pixels(replace(bare, devices=(device,))) - pixels(bare)
+        assert (change > 20).sum() > 20, device
 
 
 def test_reports_state_what_is_drawn() -> None:
