@@ -129,6 +129,7 @@ def _measure_set(raw: Path, folder: Path, peer_python: Path | None) -> dict[str,
 
 def cpu_seconds(work: Callable[[], None]) -> float:
     """User and system seconds of this process and its finished children during `work`."""
+
     def used() -> float:
         own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -18,6 +18,7 @@ from bench.jpeg_build import ROUNDS, cpu_seconds
 from builders.build import BuildOptions, make_plan, run
 from builders.source import Params, Reject, Sample, Source, Unit, assistant, user
 from builders.tables import Row, convert_rows, table_rows, table_units
+from manifests.text import count_tokens
 
 SHORT_ROWS, LONG_ROWS = 60_000, 6_000
 _WORDS = (
@@ -92,6 +93,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
             works = {
                 "ours": partial(_build, raw, Path(folder)),
                 "limit: rows read alone": partial(_read_alone, raw),
+                "limit: tokens counted alone": partial(_tokens_alone, raw),
                 "peer: datasets.map": partial(_datasets_map, raw, Path(folder)),
             }
             seconds: dict[str, list[float]] = {work: [] for work in works}
@@ -133,6 +135,15 @@ def _read_alone(raw: Path, number: int) -> None:
     for unit in _units(raw):
         for _ in table_rows(raw, unit):
             pass
+
+
+def _tokens_alone(raw: Path, number: int) -> None:
+    for unit in _units(raw):
+        for row in table_rows(raw, unit):
+            assert isinstance(row, Row)
+            for value in row.values.values():
+                if isinstance(value, str):
+                    count_tokens(value)
 
 
 def _datasets_map(raw: Path, folder: Path, number: int) -> None:

@@ -313,8 +313,9 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
 def _submit(pool: ProcessPoolExecutor, job: UnitJob) -> Future[dict[str, Any]]:
     try:
         return pool.submit(_work, job)
-    except OSError as error:
-        # A worker that dies just now closes the pool's pipes before the pool knows that it is broken.
+    except (OSError, ValueError) as error:
+        # A worker that dies while others are started closes the pool's pipes before the pool knows that it is broken;
+        # starting the next one then fails on a closed handle or on a descriptor that is none any more.
         raise BrokenProcessPool(str(error)) from error
 
 

@@ -95,18 +95,21 @@ def _studies(number: int) -> list[_Study]:
     """A subject's studies in order of time; findings develop from one to the next."""
     studies: list[_Study] = []
     prior: Phantom | None = None
-    day, clock = int(draw(number, "day", 0, 300)), 0.0
+    day, clock = int(draw(number, "day", 0, 300)), 0
     for index in range(choose(number, "studies", (1, 2, 2, 3, 3, 4, 5))):
         seed = 1000 * number + index
         phantom = make(seed) if prior is None else follow_up(prior, seed)
         portable = any(device.kind == "endotracheal tube" for device in phantom.devices) or draw(seed, "portable") < 0.3
         views: tuple[View, ...] = ("AP",) if portable else ("PA", "LATERAL") if draw(seed, "views") < 0.75 else ("PA",)
-        same_day = index > 0 and draw(seed, "same day") < 0.15 and clock < 180000
-        if not same_day:
+        # Two studies of one day are told apart by their times alone, so both have one.
+        same_day = index > 0 and bool(studies[-1].time) and draw(seed, "same day") < 0.15 and clock < 18 * 3600
+        if same_day:
+            clock += int(draw(seed, "later", 3600, 5 * 3600))
+        else:
             day += 1 + int(draw(seed, "gap", 0, 40))
-        clock = clock + 20000 + int(draw(seed, "later", 0, 30000)) if same_day else draw(seed, "clock", 300, 180000)
-        minutes = f"{int(clock) // 10000 * 10000 + int(clock) % 6000}"
-        time = "" if draw(seed, "no time") < 0.05 else f"{minutes}.{int(draw(seed, 'ms', 0, 1000)):03d}"
+            clock = int(draw(seed, "clock", 180, 19 * 3600))
+        untimed = not same_day and draw(seed, "no time") < 0.05
+        time = "" if untimed else _study_time(clock, int(draw(seed, "ms", 0, 1000)))
         shots = [
             _Shot(_hex(seed, view), view, jpeg(replace(phantom, view=view, seed=seed), PICTURE_PIXELS))
             for view in views
@@ -120,6 +123,12 @@ def _studies(number: int) -> list[_Study]:
         )
         prior = phantom
     return studies
+
+
+def _study_time(seconds: int, milliseconds: int) -> str:
+    """HHMMSS.mmm as MIMIC has it: a number, so that leading zeros are lost."""
+    clock = seconds // 3600 * 10000 + seconds // 60 % 60 * 100 + seconds % 60
+    return f"{clock}.{milliseconds:03d}"
 
 
 def _hex(seed: int, name: str) -> str:
@@ -137,8 +146,9 @@ def _report(sections: dict[str, str]) -> str:
 
 def _plant(studies: list[_Study]) -> list[_Study]:
     """Leaks of every level, see `PLANTED`; trees of a few subjects have those that fit."""
-    train = [study for study in studies if study.split == "train"]
-    test = [number for number, study in enumerate(studies) if study.split == "test"]
+    # A copied picture goes where a picture of its view is expected: frontal for frontal, first of the study.
+    train = [study for study in studies if study.split == "train" and study.shots[0].view == "PA"]
+    test = [number for number, study in enumerate(studies) if study.split == "test" and study.shots[0].view == "PA"]
     crossing = [number for number, study in enumerate(studies) if study.subject == CROSSING]
     planted = list(studies)
 
@@ -180,9 +190,7 @@ def _rows(studies: list[_Study]) -> tuple[list[list[str]], list[list[str]]]:
     metadata, split = [], []
     for study in studies:
         for shot in study.shots:
-            height, width = (PICTURE_PIXELS * 35 // 43, PICTURE_PIXELS) if shot.view == "AP" else (
-                PICTURE_PIXELS, PICTURE_PIXELS * 35 // 43
-            )  # fmt: skip
+            width, height = Image.open(io.BytesIO(shot.data)).size
             step = "CHEST (PORTABLE AP)" if shot.view == "AP" else "CHEST (PA AND LAT)"
             # MIMIC leaves about 4 % of view positions empty; the view code then says it.
             position = "" if draw(study.study, "no view") < 0.04 else shot.view

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -165,17 +166,28 @@ def test_the_tree_is_a_mimic_tree(tree: Path) -> None:
     metadata, split = rows(tree, "metadata"), rows(tree, "split")
     assert len({row["study_id"] for row in metadata}) >= 300
     assert [row["dicom_id"] for row in metadata] == [row["dicom_id"] for row in split]
-    splits = {row["dicom_id"]: row["split"] for row in split}
-    assert set(splits.values()) == {"train", "validate", "test"}
+    assert {row["split"] for row in split} == {"train", "validate", "test"}
     for row in metadata:
         folder = f"p{row['subject_id'][:2]}/p{row['subject_id']}/s{row['study_id']}"
         data = (tree / "mimic-cxr-jpg" / "files" / folder / f"{row['dicom_id']}.jpg").read_bytes()
-        size = Image.open(io.BytesIO(data)).size
-        if splits[row["dicom_id"]] != "test":  # two planted test pictures are resized
-            assert size == (int(row["Columns"]), int(row["Rows"]))
+        assert Image.open(io.BytesIO(data)).size == (int(row["Columns"]), int(row["Rows"]))
         assert "impression" in parse_sections((tree / "mimic-cxr" / "files" / f"{folder}.txt").read_text())
+        if row["StudyTime"]:
+            datetime.strptime(f"{row['StudyDate']} {float(row['StudyTime']):010.3f}", "%Y%m%d %H%M%S.%f")  # noqa: DTZ007
     assert any(row["StudyTime"] == "" for row in metadata)
     assert {row["ViewPosition"] for row in metadata} == {"PA", "AP", "LATERAL", ""}
+
+
+def test_studies_of_one_day_are_told_apart_by_their_times(tree: Path) -> None:
+    """Study ids rise with time in this tree, so the order by time must be that of the ids."""
+    days: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for row in rows(tree, "metadata"):
+        days[row["subject_id"], row["StudyDate"]].add((row["study_id"], row["StudyTime"]))
+    pairs = [sorted(studies) for studies in days.values() if len(studies) > 1]
+    assert len(pairs) >= 5
+    for pair in pairs:
+        times = [float(time) for _, time in pair]
+        assert times == sorted(set(times))
 
 
 def test_the_tree_is_the_same_every_time(tmp_path: Path) -> None:
