@@ -17,8 +17,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from builders.phantom_pictures import jpeg
 from builders.phantom_reports import describe
-from builders.phantoms import Phantom, View, choose, draw, follow_up, jpeg, make
+from builders.phantoms import Phantom, View, choose, draw, follow_up, make
 from builders.rawfiles import write_demo_file
 
 PICTURE_PIXELS = 336

@@ -279,7 +279,8 @@ def demo_radiograph(number: int) -> Radiograph:
 
 def write_demo_radiographs(raw: Path) -> None:
     """A tiny `mimic-cxr-jpg/`: one picture a subject, and the official split."""
-    from builders.phantoms import jpeg, make
+    from builders.phantom_pictures import jpeg
+    from builders.phantoms import make
 
     lines = ["dicom_id,study_id,subject_id,split"]
     for number, split in _DEMO_OFFICIAL.items():

@@ -1,4 +1,4 @@
-"""What a phantom's report says, and questions about it: text that states exactly what `phantoms.render` drew."""
+"""What a phantom's report says, and questions about it: text that states exactly what `phantom_pictures` drew."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def _csv(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bytes:
 
 
 def _write_demo(raw: Path) -> None:
-    from builders import phantoms
+    from builders import phantom_pictures, phantoms
 
     licences: list[tuple[str, ...]] = []
     seed = 6_200_000
@@ -150,7 +150,7 @@ def _write_demo(raw: Path) -> None:
             concepts.append((name, "C1306645;C0817096"))
             link = f"https://www.ncbi.nlm.nih.gov/pmc/articles/{article}/"
             licences.append((name, article, attribution, link))
-            pictures[f"{split}/{name}.jpg"] = phantoms.jpeg(phantoms.make(seed, "PA"), 96)
+            pictures[f"{split}/{name}.jpg"] = phantom_pictures.jpeg(phantoms.make(seed, "PA"), 96)
         write_demo_file(raw / f"{split}_captions.csv", _csv(("ID", "Caption"), captions))
         write_demo_file(raw / f"{split}_concepts.csv", _csv(("ID", "CUIs"), concepts))
         write_demo_file(raw / f"{split}_concepts_manual.csv", _csv(("ID", "CUIs"), concepts))

@@ -186,14 +186,14 @@ def _demo_split(language: str, picture: int) -> str:
 
 
 def _write_demo(raw: Path) -> None:
-    from builders import phantoms
+    from builders import phantom_pictures, phantoms
 
     splits: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
     for number in range(_DEMO_PICTURES):
         drawn = _COPIED if number == _COPY else number
         view: phantoms.View = "AP" if drawn % 4 == 3 else "PA"
         phantom = phantoms.make(_DEMO_SEED + drawn, view)
-        write_demo_file(raw / f"imgs/xmlab{number}/source.jpg", phantoms.jpeg(phantom, _DEMO_PIXELS))
+        write_demo_file(raw / f"imgs/xmlab{number}/source.jpg", phantom_pictures.jpeg(phantom, _DEMO_PIXELS))
         shown = any(finding.kind == "effusion" for finding in phantom.findings)
         for language, kind, content, question, answer in (
             ("en", "OPEN", "Modality", "What modality is used to take this image?", "X-Ray"),

@@ -180,7 +180,7 @@ PLANTED: dict[str, str] = {
 
 
 def _write_demo(raw: Path) -> None:
-    from builders import phantoms
+    from builders import phantom_pictures, phantoms
 
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
     qid = 0
@@ -205,7 +205,7 @@ def _write_demo(raw: Path) -> None:
     for number in range(_DEMO_PICTURES):
         phantom = phantoms.make(_DEMO_SEED + number)
         suffix = "JPG" if number == 1 else "jpg"
-        picture = phantoms.jpeg(phantom, _DEMO_PIXELS)
+        picture = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
         write_demo_file(raw / _FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
         kinds = {finding.kind for finding in phantom.findings}
         enlarged, effusion = ("Yes" if kind in kinds else "No" for kind in ("cardiomegaly", "effusion"))

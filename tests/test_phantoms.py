@@ -20,8 +20,9 @@ from PIL import Image
 
 from builders import demo_mimic
 from builders.mimic_reports import parse_sections
+from builders.phantom_pictures import render
 from builders.phantom_reports import course, describe, questions, resolved
-from builders.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make, render
+from builders.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make
 from manifests.fingerprints import fingerprint
 from shards.strip import strip_metadata
 
@@ -32,7 +33,8 @@ def pixels(phantom: Phantom) -> np.ndarray:
 
 def test_a_fresh_process_draws_the_same_bytes() -> None:
     code = (
-        "import hashlib; from builders.phantoms import jpeg, make, replace\n"
+        "import hashlib; from dataclasses import replace\n"
+        "from builders.phantom_pictures import jpeg; from builders.phantoms import make\n"
         "print(hashlib.sha256(b''.join(jpeg(replace(make(s), view=v), 200) for s in range(3)"
         " for v in ('PA', 'AP', 'LATERAL'))).hexdigest())"
     )
