@@ -23,10 +23,9 @@ from builders.source import (
     Sample,
     Source,
     Unit,
-    assistant,
     user,
 )
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.tables import Row, convert_rows, question_answer, table_units, with_fields
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
 _COLUMNS = ("instruction", "input", "output")
@@ -64,17 +63,7 @@ def _task(row: Row) -> str:
 
 def _train_sample(row: Row) -> Sample:
     text_of(row.values, "input", row.file)
-    question, answer = _task(row), text_of(row.values, "output", row.file)
-    if not answer.strip():
-        raise InputError("empty_answer", row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(question), assistant(answer)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        answer=answer,
-    )
+    return question_answer(row, _task(row), text_of(row.values, "output", row.file))
 
 
 def _test_sample(row: Row) -> Sample:

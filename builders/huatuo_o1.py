@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builders.rawfiles import require, text_of, write_demo_file
-from builders.source import InputError, PaperRow, Params, Reject, Sample, Source, Unit, assistant, user
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.source import PaperRow, Params, Reject, Sample, Source, Unit
+from builders.tables import Row, convert_rows, question_answer, table_units, with_fields
 
 FILE = "medical_o1_verifiable_problem.json"
 _QUESTION, _ANSWER = "Open-ended Verifiable Question", "Ground-True Answer"
@@ -30,18 +30,7 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
 
 def _sample(row: Row) -> Sample:
     question, answer = (text_of(row.values, name, row.file) for name in (_QUESTION, _ANSWER))
-    if not question.strip():
-        raise InputError("empty_question", row.file)
-    if not answer.strip():
-        raise InputError("empty_answer", row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(question), assistant(answer)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        answer=answer,
-    )
+    return question_answer(row, question, answer)
 
 
 # Made up. Later rows are medical_r1_distill's too, as the publisher's two files overlap.

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builders.rawfiles import require_one, text_of, write_demo_parquet
-from builders.source import InputError, PaperRow, Params, Reject, Sample, Source, Unit, assistant, user
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.source import PaperRow, Params, Reject, Sample, Source, Unit
+from builders.tables import Row, convert_rows, question_answer, table_units, with_fields
 
 _COLUMNS = ("input", "answer_icliniq")
 _FILES = ("data/train-*.parquet", "iCliniq.json", "chatdoctor-icliniq/test-*.parquet")
@@ -26,18 +26,7 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
 
 def _sample(row: Row) -> Sample:
     question, answer = (text_of(row.values, name, row.file) for name in _COLUMNS)
-    if not question.strip():
-        raise InputError("empty_question", row.file)
-    if not answer.strip():
-        raise InputError("empty_answer", row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(question), assistant(answer)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        answer=answer,
-    )
+    return question_answer(row, question, answer)
 
 
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:

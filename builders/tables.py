@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from builders.rawfiles import relative
-from builders.source import InputError, NotThisSource, Reject, Role, Sample, Unit
+from builders.source import InputError, NotThisSource, Reject, Role, Sample, Unit, assistant, user
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
@@ -107,6 +107,22 @@ def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Ite
             yield convert(row)
         except InputError as error:
             yield Reject(row.file, row.number, error.reason, error.detail)
+
+
+def question_answer(row: Row, question: str, answer: str) -> Sample:
+    """A row that is one question and its answer; where either is empty it is rejected by rule."""
+    if not question.strip():
+        raise InputError("empty_question", row.file)
+    if not answer.strip():
+        raise InputError("empty_answer", row.file)
+    return Sample(
+        key=row.number,
+        messages=[user(question), assistant(answer)],
+        file=row.file,
+        row=row.number,
+        question=question,
+        answer=answer,
+    )
 
 
 class _Format(NamedTuple):
