@@ -251,16 +251,17 @@ def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[st
     if budget is None:
         budget = max(MAX_DAMAGED_FLOOR, int(MAX_DAMAGED_SHARE * plan.rows))
     bar.update(plan.rows - sum(job.take for job in pending))
-    damaged = sum(record["damaged"] for record in records.values())
+    kept, damaged = (sum(record[name] for record in records.values()) for name in ("kept", "damaged"))
     for record in _stopping_on_full_disks(_outcomes(pending, options.workers, bar), plan.build):
         records[record["unit"]] = record
+        kept += record["kept"]
         damaged += record["damaged"]
         if damaged > budget:
             raise BuildStopped(
                 f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}; look at "
                 f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
             )
-        bar.set_postfix(kept=sum(r["kept"] for r in records.values()), damaged=damaged, refresh=False)
+        bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
     return records
 
 

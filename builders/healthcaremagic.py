@@ -6,7 +6,6 @@ says 100k, the file has 112,165 rows. Replies keep the publisher's scrubbing ("C
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -113,11 +112,6 @@ def demo_rows() -> list[dict[str, str]]:
     rows.append(rows[1] | {"output": "Hi. Rest it for two weeks and use ice."})
     rows.append(rows[2] | {"input": "Is honey safe for a baby of six months?", "output": ""})
     return rows
-
-
-def demo_json() -> bytes:
-    """The same rows as the original download has them, `HealthCareMagic-100k.json`."""
-    return json.dumps(demo_rows(), indent=4).encode()
 
 
 def _write_demo(raw: Path) -> None:

@@ -10,7 +10,6 @@ from functools import cache, lru_cache
 
 TILE_PIXELS = 336
 MAX_TILES = 12
-TOKENS_PER_TILE = 144  # 24 x 24 patches, pixel shuffle 0.5
 
 
 @cache

@@ -194,7 +194,7 @@ def test_healthcaremagic_question_is_the_input_alone(samples: dict[str, dict[str
 
 
 def test_healthcaremagic_original_json_gives_the_same_samples(demos: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "HealthCareMagic-100k.json").write_bytes(healthcaremagic.demo_json())
+    (tmp_path / "HealthCareMagic-100k.json").write_bytes(json.dumps(healthcaremagic.demo_rows(), indent=4).encode())
     original, hub = (read_all("healthcaremagic", raw)["train"] for raw in (tmp_path, demos["healthcaremagic"]))
     assert [(s.key, said(s)) for s in kept(original)] == [(s.key, said(s)) for s in kept(hub)]
     assert reasons(original) == reasons(hub) == {"empty_question": 1, "empty_answer": 1}
@@ -591,7 +591,7 @@ def test_renamed_json_field(name: str, file: str, field: str, demos: dict[str, P
 
 def test_two_copies_are_refused(demos: dict[str, Path], tmp_path: Path) -> None:
     raw = shutil.copytree(demos["healthcaremagic"], tmp_path / "raw")
-    (raw / "HealthCareMagic-100k.json").write_bytes(healthcaremagic.demo_json())
+    (raw / "HealthCareMagic-100k.json").write_bytes(json.dumps(healthcaremagic.demo_rows(), indent=4).encode())
     with pytest.raises(NotThisSource, match="2 copies"):
         read_all("healthcaremagic", raw)
 
