@@ -110,9 +110,19 @@ class CatalogError(Exception):
 
 
 @dataclass(frozen=True)
-class _Build:
+class LoadedBuild:
+    """A build's folder and the content of its `build.json`, whose parts are there in full size."""
+
     folder: Path
     record: dict[str, Any]
+
+    def parts(self, kind: str, role: str | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
+        """(unit, file) of every Parquet part of a kind: samples, images or rejects; of one role where asked."""
+        for unit in self.record["units"]:
+            if role in (None, unit["role"]):
+                for part in unit["parts"]:
+                    if _kind(part["file"]) == kind:
+                        yield unit, self.folder / part["file"]
 
 
 def find_builds(data: Path) -> list[Path]:
@@ -122,7 +132,7 @@ def find_builds(data: Path) -> list[Path]:
 
     Raises: `CatalogError` if there is none, one cannot be read, or two hold a build of the same name.
     """
-    return [build.folder for build in _load(data)]
+    return [build.folder for build in load_builds(data)]
 
 
 def connect(data: Path, database: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -132,7 +142,7 @@ def connect(data: Path, database: Path | None = None) -> duckdb.DuckDBPyConnecti
     """
     import duckdb
 
-    builds = _load(data)
+    builds = load_builds(data)
     config: dict[str, str | bool | int | float | list[str]] = {
         # DuckDB's own choice is `.tmp` in the working folder. It makes the folder when it first spills, and removes it.
         "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
@@ -164,8 +174,12 @@ def write_catalog(data: Path) -> Path:
     return target
 
 
-def _load(data: Path) -> list[_Build]:
-    builds = [_Build(folder, _read_record(folder / BUILD_FILE)) for folder in sorted(_walk(data))]
+def load_builds(data: Path) -> list[LoadedBuild]:
+    """Read and check every build under `data`, sorted by folder.
+
+    Raises: `CatalogError`, as `find_builds`.
+    """
+    builds = [LoadedBuild(folder, _read_record(folder / BUILD_FILE)) for folder in sorted(_walk(data))]
     if not builds:
         raise CatalogError(f"{data}: no {BUILD_FILE} here or in {MAX_DEPTH} levels of folders; run a builder first")
     folders: dict[str, Path] = {}
@@ -243,7 +257,7 @@ def _kind(file: str) -> str:
     return "images" if file.endswith(".images.parquet") else "samples"
 
 
-def _views(builds: Sequence[_Build], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
+def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
     """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
     from manifests.parts import IMAGES, REJECTS, SAMPLES
     from shards.schema import GROUP_KEYS

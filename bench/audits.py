@@ -1,0 +1,139 @@
+"""All audits over a synthetic manifest of 20 M training samples: wall seconds and peak memory. Goal: 10 s, 2 GiB."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES
+
+SAMPLES_ROWS = 20_000_000
+IMAGE_SHARE = 2
+"""One sample in so many has a picture."""
+PART_ROWS = 1_000_000
+EVAL_ROWS = 28_000
+
+_DIGEST = "unhex(sha256({}::VARCHAR))"
+_VALUES = {
+    "sample_id": "'bench/' || {split} || '/' || i",
+    "build": "{build}",
+    "unit": "{unit}",
+    "source": "'bench'",
+    "role": "{role}",
+    "split": "{split}",
+    "stage": "'instruct'",
+    "task": "'vqa'",
+    "license": "'CC0-1.0'",
+    "access": "'open'",
+    "metadata_only": "false",
+    "shard": "{unit} || '.tar'",
+    "offset": "i * 1000",
+    "length": "700",
+    "n_images": f"(i % {IMAGE_SHARE} = 0)::INTEGER",
+    "tiles": f"(i % {IMAGE_SHARE} = 0)::INTEGER",
+    "text_tokens": "150",
+    "file": "'train.jsonl'",
+    "row": "i::VARCHAR",
+    "question_id": "{build} || '/' || i",
+    "index": "0",
+    "image_id": "{build} || '/' || i",
+    "format": "'jpg'",
+    "width": "720",
+    "height": "540",
+    "phash": "hash(i)",
+    "relation": "'current'",
+    # Digests: 64 random bits repeated, which is as hard to join and to compress as a real digest's prefix.
+    **dict.fromkeys(
+        ("sha256", "stem_sha256", "stem_options_sha256", "stored_sha256", "pixel_sha256"),
+        "repeat(encode(printf('%08x', hash({build}, i) % 4294967296)), 4)",
+    ),
+}
+
+
+def write_manifest(folder: Path, train_rows: int) -> None:
+    """Write two builds without shards: train rows in parts of a million, and a test side."""
+    connection = duckdb.connect()
+    for build, role, split, rows in (
+        ("bench_train", "train", "train", train_rows),
+        ("bench_test", "eval", "test", EVAL_ROWS),
+    ):
+        units = []
+        for start in range(0, rows, PART_ROWS):
+            stop = min(rows, start + PART_ROWS)
+            unit = f"{split}-{start // PART_ROWS:05d}"
+            words = {"build": build, "unit": unit, "role": role, "split": split}
+            parts = []
+            for kind, schema, name in (
+                ("samples", SAMPLES, f"manifest/{unit}.parquet"),
+                ("images", IMAGES, f"manifest/{unit}.images.parquet"),
+                ("rejects", REJECTS, f"rejects/{unit}.parquet"),
+            ):
+                path = folder / build / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                empty = connection.from_arrow(schema.empty_table())
+                columns = ", ".join(
+                    f"({_filled(column, words)})::{kind_of} AS \"{column}\""
+                    for column, kind_of in zip(empty.columns, empty.types, strict=True)
+                )
+                where = {"samples": "true", "images": f"i % {IMAGE_SHARE} = 0", "rejects": "false"}[kind]
+                connection.execute(
+                    f"COPY (SELECT {columns} FROM range({start}, {stop}) t(i) WHERE {where}) "
+                    f"TO '{path}' (FORMAT parquet, COMPRESSION zstd)"
+                )
+                parts.append({"file": name, "bytes": path.stat().st_size, "sha256": ""})
+            units.append(
+                {"unit": unit, "role": role, "split": split, "read": stop - start, "kept": stop - start, "rejected": 0,
+                 "damaged": 0, "images": (stop - start) // IMAGE_SHARE, "shards": [], "parts": parts}
+            )  # fmt: skip
+        source = dict.fromkeys(
+            ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper"), build
+        )
+        document = {
+            "format": 1, "build": build, "source": source, "parameters": {}, "limit": None, "metadata_only": False,
+            "code_sha256": "", "fingerprint_recipe": "bench", "schema_version": 1,
+            "manifest_version": MANIFEST_VERSION, "published": {split: rows}, "counts": {}, "units": units, "root": "",
+        }  # fmt: skip
+        (folder / build / "build.json").write_text(json.dumps(document))
+
+
+def _filled(column: str, words: dict[str, str]) -> str:
+    value = _VALUES.get(column)
+    if value is None:
+        return "NULL"
+    return value.format(**{name: f"'{word}'" for name, word in words.items()})
+
+
+def measure(peer_python: Path | None, train_rows: int = SAMPLES_ROWS) -> dict[str, Any]:
+    """Write the manifest, then run every audit in a process of its own."""
+    del peer_python
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_manifest(folder, train_rows)
+        size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [sys.executable, "-m", "manifests.sql", str(folder), "--audit", "all", "--json"],
+            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()},
+        )  # fmt: skip
+        wall = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode in (0, 1), done.stderr
+    return {
+        "train_samples": train_rows,
+        "images": train_rows // IMAGE_SHARE,
+        "manifest_gb": round(size / 1e9, 2),
+        "wall_s": round(wall, 1),
+        "cpu_s": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "peak_gib": round(after.ru_maxrss / 2**20, 2),
+        "goal": {"wall_s": 10, "peak_gib": 2},
+    }

@@ -1,0 +1,334 @@
+"""What a row of a corpus made elsewhere says: texts, dialogue, question, options and pictures in their usual forms.
+
+Nothing that a row says is left out of its sample because it has an unusual form: what is not read is not compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import orjson
+
+from manifests.fingerprints import ImageFingerprint, fingerprint
+from manifests.foreign_mapping import DEFAULT_PREFIX, Rules, option_label
+from manifests.foreign_rows import (
+    ABSENT,
+    MEMBER_BYTES,
+    OTHER_MAGIC,
+    Damage,
+    Job,
+    TooLarge,
+    extension,
+    found_values,
+    get_field,
+    picture_columns,
+)
+from shards.strip import DamagedImage, sniff, strip_metadata
+
+PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
+
+_OTHER_PICTURES = frozenset({"bmp", "dcm", "gif", "j2k", "jp2", "tif", "tiff", "webp"})
+
+_DEFAULT_PATHS = ("image", "images")
+
+_PLACEHOLDER = re.compile(r"<image>\n?")
+
+_SPEAKERS = {"assistant": "assistant", "gpt": "assistant", "model": "assistant", "system": "system"}
+
+
+def strings(value: Any) -> list[str]:
+    """All texts and numbers within a value, in their order."""
+    found: list[str] = []
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, Mapping):
+            stack.extend(reversed(list(item.values())))
+        elif isinstance(item, list | tuple):
+            stack.extend(reversed(item))
+        elif item is not None and not isinstance(item, bool):
+            found.append(_scalar(item))
+    return [text for text in found if text]
+
+
+def _scalar(value: Any) -> str:
+    """One value as text; a whole number that was stored as a float (a column with gaps) loses its `.0`."""
+    if isinstance(value, TooLarge):
+        raise Damage("bad_field", f"{value.size} bytes, limit {MEMBER_BYTES}")
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            raise Damage("not_utf8", f"byte {error.start}") from None
+    if isinstance(value, float):
+        if value != value:  # NaN: a gap
+            return ""
+        if value.is_integer():
+            value = int(value)
+    return _PLACEHOLDER.sub("", str(value)).strip()
+
+
+def joined(values: Mapping[str, Any], fields: Iterable[str]) -> str | None:
+    """All texts of some fields, one a line; None where there is none."""
+    texts = [text for value in found_values(values, fields) for text in strings(value)]
+    return "\n".join(dict.fromkeys(texts)) or None
+
+
+class _Turn(NamedTuple):
+    role: str
+    text: str
+    reasoning: str | None
+
+
+def _turns(value: Any) -> list[_Turn] | None:
+    """A dialogue in one of the two usual forms, {from, value} and {role, content}; None if it is none."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return None
+    if not isinstance(value, list) or not value:
+        return None
+    turns = []
+    for turn in value:
+        if not isinstance(turn, Mapping):
+            return None
+        speaker = turn.get("from", turn.get("role"))
+        if not isinstance(speaker, str) or not ("value" in turn or "content" in turn):
+            return None
+        said = turn.get("value", turn.get("content"))
+        pieces = said if isinstance(said, list) else [said]
+        parts = [piece.get("text", piece.get("content")) if isinstance(piece, Mapping) else piece for piece in pieces]
+        reasoning = [turn.get(name) for name in ("reasoning", "reasoning_content", "thinking")]
+        text = "\n".join(strings(parts))
+        turns.append(_Turn(_SPEAKERS.get(speaker.lower(), "user"), text, "\n".join(strings(reasoning)) or None))
+    return turns
+
+
+def _options(values: Mapping[str, Any], rules: Rules) -> tuple[list[tuple[str, str]], str | None]:
+    """(label, text) of the options of a row, and what stands there in a form that has no options in it."""
+    if rules.options and rules.options[0][0]:
+        found = [(label, joined(values, [field])) for label, field in rules.options]
+        return [(label, text) for label, text in found if text], None
+    options: list[tuple[str, str]] = []
+    others: list[str] = []
+    for value in found_values(values, [field for _, field in rules.options]):
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            with suppress(orjson.JSONDecodeError):  # else a text that begins with a bracket
+                value = orjson.loads(value)
+        if isinstance(value, list | Mapping) and not options:
+            options = _option_list(value)
+        else:
+            others += strings(value)
+    return options, "\n".join(others) or None
+
+
+def _option_list(value: Mapping[str, Any] | list[Any]) -> list[tuple[str, str]]:
+    pairs: list[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        texts, named = value.get("text"), value.get("label")
+        if isinstance(texts, list) and isinstance(named, list) and len(texts) == len(named):
+            pairs = list(zip(named, texts, strict=True))
+        else:
+            pairs = list(value.items())
+    else:
+        pairs = [_labelled(number, item) for number, item in enumerate(value)]
+    options = [("\n".join(strings(label)), "\n".join(strings(text))) for label, text in pairs]
+    # An empty one among others stays, else an answer given as a number would mean another.
+    return options if any(text for _, text in options) else []
+
+
+def _labelled(number: int, item: Any) -> tuple[Any, Any]:
+    """Label and text of an option in a list: a plain text, or an object with names for both."""
+    if isinstance(item, Mapping):
+        label = [name for name in ("label", "key", "letter", "id") if item.get(name)]
+        text = [name for name in ("text", "value", "content") if name in item]
+        if text:
+            return item[label[0]] if label else option_label(number), item[text[0]]
+    return option_label(number), item
+
+
+def _gold(options: list[tuple[str, str]], answer: str | None) -> str | None:
+    """The label that an answer names: a label, the text of one option, or an index from 0."""
+    if answer is None:
+        return None
+    labels = [label for label, _ in options]
+    if answer in labels:
+        return answer
+    for label, text in options:
+        if text == answer:
+            return label
+    if answer.isdecimal() and int(answer) < len(labels):
+        return labels[int(answer)]
+    bare = answer.strip("().: ").upper()
+    return bare if bare in labels else None
+
+
+def group_value(kind: str, value: Any, prefix: str) -> str | None:
+    """An id as it is compared, `<prefix>/<value>`; None where the row has none. Raises: `Damage`."""
+    texts = strings(value)
+    if not texts:
+        return None
+    if len(texts) > 1:
+        raise Damage("bad_field", f"{kind}: {len(texts)} values where one is expected")
+    text = texts[0]
+    if text.startswith(f"{prefix}/"):
+        return text
+    if kind == "pmcid" and prefix == DEFAULT_PREFIX[kind]:
+        text = f"PMC{text}" if text.isdecimal() else text.upper()
+    return f"{prefix}/{text}" if prefix else text
+
+
+class Picture(NamedTuple):
+    """What is kept of a picture."""
+
+    format: str
+    sha256: bytes
+    stored_sha256: bytes
+    print: ImageFingerprint
+
+
+def read_picture(data: bytes) -> Picture:
+    """Check, strip and fingerprint one picture. Raises: `Damage`."""
+    kind = sniff(data)
+    if kind is None:
+        if not data:
+            raise Damage("empty_file")
+        known = data.startswith(OTHER_MAGIC)
+        raise Damage("unsupported_image" if known else "corrupt_image", f"starts with {data[:4].hex()}")
+    try:
+        stripped = strip_metadata(data)
+        prints = fingerprint(stripped)
+    except DamagedImage as error:
+        raise Damage(error.reason, error.detail) from error
+    sha256 = hashlib.sha256(data).digest()
+    stored = sha256 if stripped.data is data else hashlib.sha256(stripped.data).digest()
+    return Picture(kind, sha256, stored, prints)
+
+
+def picture_fields(job: Job, values: Mapping[str, Any]) -> list[str]:
+    """Fields of a row that hold pictures."""
+    if job.rules.images is not None:
+        return list(job.rules.images)
+    if job.kind == "parquet":
+        return list(picture_columns(job))
+    if job.kind == "jsonl":
+        return [name for name in _DEFAULT_PATHS if name in values]
+    return [
+        name
+        for name, value in values.items()
+        if isinstance(value, bytes | TooLarge)
+        and (extension(name) in PICTURE_SUFFIXES | _OTHER_PICTURES or (isinstance(value, bytes) and sniff(value)))
+    ]
+
+
+def picture_bytes(job: Job, value: Any) -> Iterator[bytes]:
+    """The pictures that a value holds or names."""
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, TooLarge):
+        raise Damage("image_too_large", f"{value.size} bytes, limit {MEMBER_BYTES}")
+    elif isinstance(value, str):
+        yield _loose_picture(job, value)
+    elif isinstance(value, list):
+        for item in value:
+            yield from picture_bytes(job, item)
+    elif isinstance(value, Mapping) and ("bytes" in value or "path" in value):
+        inner = value.get("path") if value.get("bytes") is None else value["bytes"]
+        yield from picture_bytes(job, inner)
+    elif value is not None:
+        raise Damage("bad_field", f"a picture is bytes or a file's name, not {type(value).__name__}")
+
+
+def _loose_picture(job: Job, name: str) -> bytes:
+    """A picture file that a row names, relative to the corpus or to the row's own file."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name or "://" in name:
+        raise Damage("missing_image", "its name leads out of the corpus")
+    if extension(name) not in PICTURE_SUFFIXES:
+        raise Damage("unsupported_image", f"named *.{extension(name)[:8]}")
+    for place in (job.folder, job.path.parent):
+        if (place / path).is_file():
+            return (place / path).read_bytes()
+    raise Damage("missing_image", name[:200])
+
+
+def get_or_none(values: Mapping[str, Any], field: str) -> Any:
+    """A field's value; None where there is no such field."""
+    value = get_field(values, field)
+    return None if value is ABSENT else value
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """All text of a message, its reasoning aside."""
+    return "\n".join(part["text"] for part in message["content"] if part["type"] == "text")
+
+
+def _message(role: str, images: int, texts: Iterable[str | None], reasoning: str | None = None) -> dict[str, Any]:
+    content: list[dict[str, Any]] = [{"type": "image", "text": None, "index": index} for index in range(images)]
+    content += [{"type": "text", "text": text, "index": None} for text in texts if text]
+    return {"role": role, "reasoning": reasoning, "content": content}
+
+
+def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any]:
+    """Task, messages, question, options and answer of a row. No wording is added: all of it is the corpus' own.
+
+    Raises: `Damage` where there is neither text nor picture.
+    """
+    question, answer = joined(values, rules.question), joined(values, rules.answer)
+    reasoning = joined(values, rules.reasoning)
+    options, other_options = _options(values, rules)
+    texts, turns = _said(values, rules)
+    system = [turn for turn in turns if turn.role == "system"]
+    spoken = [turn for turn in turns if turn.role != "system"]
+    if not (question or answer or reasoning or texts) and [turn.role for turn in spoken] == ["user", "assistant"]:
+        # One question and its answer, written as a dialogue.
+        question, (_, answer, reasoning), spoken = spoken[0].text, spoken[1], []
+    gold = _gold(options, answer) if options else answer
+    messages = [_message(turn.role, 0, [turn.text], turn.reasoning) for turn in system]
+    if question:
+        listed = "\n".join(
+            [*(f"{label}. {text}" for label, text in options), *([other_options] if other_options else ())]
+        )
+        messages.append(_message("user", images, [*texts, f"{question}\n\n{listed}" if listed else question]))
+        reply = [f"{gold}. {dict(options)[gold]}" if options and gold is not None else answer]
+        task = "vqa" if images else "mcq" if options else "qa"
+    else:
+        if images and not (spoken and spoken[0].role == "user"):
+            messages.append(_message("user", images, []))
+        reply = [*texts, *(text for _, text in options), other_options, answer]
+        task = "instruction" if spoken else "image"
+        if any(reply) or reasoning:
+            task = "caption" if images else "text"
+    if any(reply) or reasoning:
+        messages.append(_message("assistant", 0, reply, reasoning))
+    for turn in spoken:
+        placed = any(part["type"] == "image" for message in messages for part in message["content"])
+        messages.append(_message(turn.role, 0 if placed else images, [turn.text], turn.reasoning))
+    if not messages:
+        raise Damage("missing_field", "no text and no picture")
+    return {
+        "task": task,
+        "messages": messages,
+        "question": question,
+        "options": [{"label": label, "text": text} for label, text in options] or None,
+        "answer": gold,
+    }
+
+
+def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Turn]]:
+    """Free texts and turns of dialogues."""
+    texts: list[str] = []
+    turns: list[_Turn] = []
+    for value in found_values(values, rules.texts):
+        dialogue = _turns(value)
+        if dialogue is None:
+            texts += strings(value)
+        else:
+            turns += [turn for turn in dialogue if turn.text or turn.reasoning]
+    return list(dict.fromkeys(texts)), turns

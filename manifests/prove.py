@@ -1,0 +1,533 @@
+"""Prove that no test item is trained on: evidence, policy, exclusions, certificate, report.
+
+    python -m manifests.prove data
+
+compares every train sample of the builds under DATA with every test sample at every level of `manifests.evidence` and
+writes `DATA/proof/`:
+
+    evidence.parquet     every pair that overlaps, with its measure          (columns: manifests/evidence.py)
+    exclusions.parquet   the train samples that the policy takes out; shards never change
+    common.parquet       n-grams that so many test items have that they make no pair
+    certificate.json     digests of builds, rules, policy and files, and the counts; `manifests.verify` derives it again
+    report.html          all of it to look at: matrix, then each pair side by side
+
+Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
+is, 2 if there is no proof.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from manifests.catalog import LoadedBuild
+    from manifests.policy import Policy
+    from manifests.report import Pair
+
+PROOF = "proof"
+CORPUS = "corpus"
+_WORK = ".work"
+PAIRS_PER_CELL = 50
+
+
+class ProofError(Exception):
+    """One line: why there is no proof, and what to do."""
+
+
+def prove(
+    data: Path,
+    out: Path,
+    policy: Policy,
+    *,
+    workers: int = 1,
+    show_credentialed: bool = False,
+    pairs_per_cell: int = PAIRS_PER_CELL,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
+
+    Raises: `ProofError`, `CatalogError`, `PolicyError`, `OverlapError`, `TextError`.
+    """
+    from tqdm import tqdm
+
+    from manifests.catalog import connect, load_builds
+    from manifests.certificate import write_certificate
+    from manifests.overlaps import Overlaps, near_level, sql_levels
+
+    builds = load_builds(data)
+    _check(builds, policy, quiet)
+    work = out / _WORK
+    work.mkdir(parents=True, exist_ok=True)
+    with connect(data) as connection:
+        _check_rows(connection)
+        overlaps = Overlaps(files=sql_levels(connection, work))
+        for level, kind, name in ("near_image", "images", "pictures"), ("near_text", "kept", "texts"):
+            total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
+            with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet) as bar:
+                near_level(level, builds, policy, work, workers, bar.update, overlaps)
+        document = _conclude(connection, builds, policy, overlaps, out)
+        document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
+        write_certificate(out, document)
+        render_report(connection, builds, out, document)
+    used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
+    for path in work.iterdir():
+        if path.name not in used:
+            path.unlink()
+    return document
+
+
+def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
+    """Refuse what a proof cannot rest on: no test side, missing shards, altered parts, hashes of differing recipes."""
+    from tqdm import tqdm
+
+    from manifests.digest import build_root, file_sha256
+    from manifests.policy import check_names
+
+    for role, name in ("eval", "test"), ("train", "train"):
+        if not any(unit["role"] == role and unit["kept"] for build in builds for unit in build.record["units"]):
+            raise ProofError(f"no {name} samples below this folder; without a {name} side nothing can be proved")
+    check_names(policy, {build.record["source"]["name"] for build in builds}, {b.record["build"] for b in builds})
+    recipes = {build.record["fingerprint_recipe"]: build.record["build"] for build in builds}
+    if len(recipes) > 1:
+        names = " and ".join(f"{build} ({recipe})" for recipe, build in sorted(recipes.items()))
+        raise ProofError(f"hashes of different recipes cannot be compared: {names}; build them again")
+    total = sum(part["bytes"] for b in builds for unit in b.record["units"] for part in unit["parts"])
+    with tqdm(total=total, desc="manifests", unit="B", unit_scale=True, disable=quiet) as bar:
+        for build in builds:
+            if build_root(build.record) != build.record["root"]:
+                raise ProofError(f"{build.folder}/build.json: does not match its root digest; build it again")
+            for unit in build.record["units"]:
+                for shard in unit["shards"]:
+                    path = build.folder / shard["file"]
+                    size = path.stat().st_size if path.is_file() else -1
+                    if size != shard["bytes"]:
+                        what = "missing" if size < 0 else f"{size} bytes where {shard['bytes']} were written"
+                        raise ProofError(f"{path}: {what}; build it again")
+                for part in unit["parts"]:
+                    if file_sha256(build.folder / part["file"]).hex() != part["sha256"]:
+                        raise ProofError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
+                    bar.update(part["bytes"])
+
+
+def _check_rows(connection: duckdb.DuckDBPyConnection) -> None:
+    row = connection.execute(
+        "SELECT build, sample_id FROM samples GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
+    ).fetchone()
+    if row:
+        raise ProofError(
+            f"{row[0]}: the sample id {row[1]!r} occurs twice, so exclusions would be ambiguous; mend the builder"
+        )
+
+
+def _conclude(
+    connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], policy: Policy, overlaps: Any, out: Path
+) -> dict[str, Any]:
+    """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
+    import pyarrow as pa
+
+    from manifests import certificate
+    from manifests.digest import merkle_root
+    from manifests.evidence import EVIDENCE, EXCLUSIONS, LEVELS, ORDER
+    from manifests.near_images import coverage
+    from manifests.overlaps import rule_digests
+
+    files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in overlaps.files)
+    order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
+    columns = ", ".join(name for name in EVIDENCE.names if name != "action")
+    connection.execute(
+        f"""CREATE TEMP TABLE evidence AS
+        SELECT {columns.replace("kind,", f"kind, {policy.action_sql()} AS action,", 1)}
+        FROM (SELECT DISTINCT * FROM read_parquet([{files}]))
+        JOIN (SELECT build AS train_build, source AS train_source FROM builds) USING (train_build)
+        JOIN (SELECT build AS eval_build, source AS eval_source FROM builds) USING (eval_build)"""  # noqa: S608
+    )
+    connection.execute(
+        """CREATE TEMP TABLE exclusions AS
+        SELECT train_build, train_sample, any_value(unit) AS unit,
+               list_sort(list_distinct(list(level || '/' || kind))) AS reasons,
+               count(*) AS evidence, count(DISTINCT (eval_build, eval_sample)) AS eval_samples
+        FROM evidence
+        JOIN (SELECT build AS train_build, sample_id AS train_sample, unit FROM samples WHERE role = 'train')
+            USING (train_build, train_sample)
+        WHERE action = 'exclude'
+        GROUP BY train_build, train_sample"""
+    )
+    digests = {
+        "evidence": _write(connection, order, EVIDENCE, out / certificate.EVIDENCE_FILE),
+        "exclusions": _write(
+            connection,
+            "SELECT * FROM exclusions ORDER BY train_build, train_sample",
+            EXCLUSIONS,
+            out / certificate.EXCLUSIONS_FILE,
+        ),
+    }
+    common = pa.table(
+        {
+            "ngram": pa.array(sorted(overlaps.common), pa.string()),
+            "eval_df": pa.array([overlaps.common[gram][0] for gram in sorted(overlaps.common)], pa.int64()),
+            "train_samples": pa.array([overlaps.common[gram][1] for gram in sorted(overlaps.common)], pa.int64()),
+        }
+    )
+    digests["common"] = _write_table(common, out / certificate.COMMON_FILE)
+
+    train_totals = _rows(
+        connection,
+        "SELECT build AS train_build, count(*) AS train_samples FROM samples WHERE role = 'train' "
+        "GROUP BY ALL ORDER BY ALL",
+    )
+    eval_totals = _rows(
+        connection,
+        "SELECT build AS eval_build, split AS eval_split, count(*) AS eval_samples FROM samples "
+        "WHERE role = 'eval' GROUP BY ALL ORDER BY ALL",
+    )
+    matrix = _rows(
+        connection,
+        """SELECT train_build, eval_build, eval_split, level, kind, action, count(*) AS pairs,
+                  count(DISTINCT train_sample) AS train_samples, count(DISTINCT eval_sample) AS eval_samples
+           FROM evidence GROUP BY ALL ORDER BY ALL""",
+    )
+    # Benchmarks are often a subset of a split (closed questions); its share is what people quote.
+    subsets = _rows(
+        connection,
+        """SELECT train_build, eval_build, eval_split, eval_subset, level, kind, eval_samples, total AS of_eval_samples
+           FROM (SELECT train_build, eval_build, eval_split, eval_subset, level, kind,
+                        count(DISTINCT eval_sample) AS eval_samples
+                 FROM evidence GROUP BY ALL)
+           JOIN (SELECT build AS eval_build, split AS eval_split, subset AS eval_subset, count(*) AS total
+                 FROM samples WHERE role = 'eval' AND subset IS NOT NULL GROUP BY ALL)
+               USING (eval_build, eval_split, eval_subset)
+           ORDER BY ALL""",
+    )
+    after = _rows(
+        connection,
+        """SELECT level, kind, action, count(*) AS pairs
+           FROM evidence ANTI JOIN exclusions USING (train_build, train_sample)
+           WHERE action IN ('exclude', 'forbid') GROUP BY ALL ORDER BY ALL""",
+    )
+    excluded = _rows(
+        connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
+    )
+    runs = {}
+    for words in policy.text["run_words"]:
+        [[pairs]] = connection.execute(
+            "SELECT count(*) FROM evidence WHERE level = 'near_text' AND kind = 'run' AND words >= ?", [words]
+        ).fetchall()
+        runs[str(words)] = pairs
+    left_out = [
+        {"build": build, "task": task, "reason": reason, "eval_samples": count}
+        for (build, task, reason), count in sorted(overlaps.left_out.items())
+    ]
+    return {
+        "format": certificate.CERTIFICATE_FORMAT,
+        "builds": [_described(build) for build in builds],
+        "builds_root": merkle_root(bytes.fromhex(build.record["root"]) for build in builds).hex(),
+        "policy": dict(policy.content),
+        "policy_sha256": policy.sha256,
+        "rules": rule_digests(),
+        "software": certificate.software(),
+        "levels": {level: list(kinds) for level, kinds in LEVELS.items()},
+        "coverage": coverage(),
+        "files": digests,
+        "train_totals": train_totals,
+        "eval_totals": eval_totals,
+        "matrix": matrix,
+        "subsets": subsets,
+        "runs": runs,
+        "counts": {level: dict(sorted(counts.items())) for level, counts in sorted(overlaps.counts.items())},
+        "common_ngrams": len(common),
+        # What the proof says nothing about.
+        "left_out_of_near_text": left_out,
+        "without_pixels": _rows(
+            connection,
+            "SELECT build, role, count(*) AS images FROM images WHERE pixel_sha256 IS NULL GROUP BY ALL ORDER BY ALL",
+        ),
+        "exclusions": excluded,
+        "after": after,
+        "clean": not after,
+    }
+
+
+def _described(build: LoadedBuild) -> dict[str, Any]:
+    record = build.record
+    samples = {"train": 0, "eval": 0}
+    for unit in record["units"]:
+        samples[unit["role"]] += unit["kept"]
+    return {
+        "build": record["build"],
+        "source": record["source"]["name"],
+        "revision": record["source"]["revision"],
+        "license": record["source"]["license"],
+        "access": record["source"]["access"],
+        "metadata_only": record["metadata_only"],
+        "fingerprint_recipe": record["fingerprint_recipe"],
+        "samples": samples,
+        "root": record["root"],
+    }
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[dict[str, Any]]:
+    cursor = connection.execute(query, values)
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _write(connection: duckdb.DuckDBPyConnection, query: str, schema: Any, path: Path) -> str:
+    """Write a query's rows as Parquet, its digest hexadecimal; batches of fixed size, so that bytes do not vary."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from manifests.atomic import AtomicFile
+
+    reader = connection.sql(query).to_arrow_reader(65_536)
+    with AtomicFile(path) as file, pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            writer.write_table(pa.Table.from_arrays([table[f.name].cast(f.type) for f in schema], schema=schema))
+    return file.sha256.hex()
+
+
+def _write_table(table: Any, path: Path) -> str:
+    import pyarrow.parquet as pq
+
+    from manifests.atomic import AtomicFile
+
+    with AtomicFile(path) as file:
+        pq.write_table(table, file, compression="zstd", store_schema=False)
+    return file.sha256.hex()
+
+
+def render_report(
+    connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], out: Path, document: Mapping[str, Any]
+) -> None:
+    """Write `report.html` from the proof's own files and the builds: what it shows follows from them alone."""
+    import pyarrow.parquet as pq
+
+    from manifests.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
+    from manifests.report import Report, choose_pairs, count_cells, write_report
+
+    chosen = choose_pairs(out / EVIDENCE_FILE, document["report"]["pairs_per_cell"])
+    show = document["report"]["show_credentialed"]
+    report = Report(
+        certificate=document,
+        cells=count_cells(out / EVIDENCE_FILE),
+        pairs=_pairs(connection, builds, chosen, show),
+        common=pq.read_table(out / COMMON_FILE).to_pylist(),
+        show_credentialed=show,
+    )
+    write_report(out / REPORT_FILE, report)
+
+
+def _pairs(
+    connection: duckdb.DuckDBPyConnection,
+    builds: Sequence[LoadedBuild],
+    chosen: Sequence[Mapping[str, Any]],
+    show: bool,
+) -> list[Pair]:
+    """Fetch both sides of the pairs shown: texts from the shards, thumbnails from the manifest."""
+    import pyarrow as pa
+
+    from manifests.report import Pair, Side
+    from manifests.stored_text import read_sample_texts
+
+    wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in ("train", "eval")})
+    names = pa.table({"build": [build for build, _ in wanted], "sample_id": [sample for _, sample in wanted]})
+    names = names.cast(pa.schema([("build", pa.string()), ("sample_id", pa.string())]))
+    connection.register("wanted", names)
+    places = _rows(
+        connection,
+        'SELECT build, sample_id, split, subset, task, n_images, access, shard, "offset", length '
+        'FROM samples SEMI JOIN wanted USING (build, sample_id) ORDER BY build, shard, "offset"',
+    )
+    pictures = {
+        (row["build"], row["sample_id"], row["index"]): row
+        for row in _rows(
+            connection,
+            'SELECT build, sample_id, "index", thumbnail, width, height FROM images '
+            "SEMI JOIN wanted USING (build, sample_id)",
+        )
+    }
+    connection.unregister("wanted")
+    access = {(row["build"], row["sample_id"]): row["access"] for row in places}
+    texts = {}
+    for build in builds:
+        name = build.record["build"]
+        mine = [row for row in places if row["build"] == name and (show or row["access"] != "credentialed")]
+        for text in read_sample_texts(build.folder, mine):
+            texts[name, text.sample_id] = text.dialogue
+
+    def side(row: Mapping[str, Any], of: str) -> Side:
+        build, sample, index = row[f"{of}_build"], row[f"{of}_sample"], row[f"{of}_index"]
+        shown = show or access[build, sample] != "credentialed"
+        picture = pictures.get((build, sample, 0 if index is None else index), {})
+        return Side(
+            build=build,
+            split=row[f"{of}_split"],
+            sample_id=sample,
+            index=index,
+            access=access[build, sample],
+            text=texts.get((build, sample)),
+            thumbnail=picture.get("thumbnail") if shown else None,
+            width=picture.get("width"),
+            height=picture.get("height"),
+        )
+
+    return [Pair(evidence=row, train=side(row, "train"), eval=side(row, "eval")) for row in chosen]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0 if clean after exclusions, 1 if not, 2 if there is no proof."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    foreign = options.train is not None or options.eval is not None
+    if foreign == (options.data is not None):
+        parser.error("give either DATA or both --train and --eval")
+    if foreign and (options.train is None or options.eval is None or options.out is None):
+        parser.error("a corpus made elsewhere needs --train, --eval and --out")
+    if options.mapping and not foreign:
+        parser.error("--mapping goes with --train and --eval")
+    # One thread a process for the linear algebra: the processes share the cores already.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from manifests.catalog import CatalogError, load_builds, one_line
+    from manifests.certificate import CertificateError, sign
+    from manifests.foreign import ForeignError
+    from manifests.overlaps import OverlapError
+    from manifests.policy import PolicyError, load_policy
+    from manifests.report import ReportError
+    from manifests.stored_text import TextError
+
+    try:
+        policy = load_policy(options.policy)
+        data, out = options.data, options.out
+        if foreign:
+            data = options.out / CORPUS
+            _ingest(options, data)
+            out = options.out / PROOF
+        elif out is None:
+            out = data / PROOF
+        if options.dry_run:
+            _print_plan(load_builds(data), policy)
+            return 0
+        document = prove(
+            data,
+            out,
+            policy,
+            workers=options.workers,
+            show_credentialed=options.show_credentialed,
+            pairs_per_cell=options.pairs_per_cell,
+            quiet=options.quiet,
+        )
+        if options.sign:
+            sign(out, options.sign)
+    except (
+        CatalogError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
+        OSError,
+    ) as error:  # fmt: skip
+        print(one_line(error), file=sys.stderr)
+        return 2
+    _print_result(document, out)
+    return 0 if document["clean"] else 1
+
+
+def _ingest(options: argparse.Namespace, data: Path) -> None:
+    from tqdm import tqdm
+
+    from manifests.foreign import ingest, load_mapping
+
+    for role in ("train", "eval"):
+        with tqdm(desc=f"read {role}", unit=" rows", unit_scale=True, disable=options.quiet) as bar:
+            mapping = load_mapping(options.mapping, role) if options.mapping else None
+            ingest(getattr(options, role), role, mapping, data, options.workers, bar.update)
+
+
+def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
+    from manifests.catalog import format_table
+
+    rows = []
+    for build in builds:
+        described = _described(build)
+        images = sum(unit["images"] for unit in build.record["units"])
+        rows.append([described["build"], described["samples"]["train"], described["samples"]["eval"], images])
+    print(format_table(["build", "train samples", "test samples", "pictures"], rows))
+    pairs = sum(row[1] for row in rows) * sum(row[2] for row in rows)
+    print(f"{pairs:,} pairs of samples would be compared under policy {policy.sha256[:16]}; nothing was written")
+
+
+def _print_result(document: Mapping[str, Any], out: Path) -> None:
+    from manifests.catalog import format_table
+
+    columns = [
+        "train_build",
+        "eval_build",
+        "eval_split",
+        "level",
+        "kind",
+        "action",
+        "pairs",
+        "train_samples",
+        "eval_samples",
+    ]
+    if document["matrix"]:
+        print(format_table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
+    excluded = {row["train_build"]: row["train_samples"] for row in document["exclusions"]}
+    totals = {row["train_build"]: row["train_samples"] for row in document["train_totals"]}
+    if excluded:
+        print("\nTrain samples taken out:")
+        rows = [[build, count, totals[build], f"{count / totals[build]:.1%}"] for build, count in excluded.items()]
+        print(format_table(["train_build", "excluded", "of", "share"], rows))
+    for row in document["without_pixels"]:
+        pictures = f"{row['images']} {row['role']} pictures of {row['build']}"
+        print(f"Note: {pictures} have no pixels here, so nothing is said of them")
+    for row in document["left_out_of_near_text"]:
+        items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
+        print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
+    print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
+    if document["clean"]:
+        print(f"After {sum(excluded.values())} exclusions nothing is left at the policy's levels: proved.")
+    else:
+        left = ", ".join(f"{row['level']}/{row['kind']} {row['pairs']}" for row in document["after"])
+        print(f"NOT proved: after {sum(excluded.values())} exclusions there is left: {left}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m manifests.prove",
+        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof.",
+        epilog="examples:\n"
+        "  python -m manifests.prove data\n"
+        "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
+        "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: manifests/policies/default.yaml)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be compared, write nothing")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
+    parser.add_argument(
+        "--show-credentialed", action="store_true", help="put credentialed texts and pictures into the report, too"
+    )
+    parser.add_argument(
+        "--pairs-per-cell", type=int, default=PAIRS_PER_CELL, metavar="N",
+        help=f"pairs the report shows of each train build, test and kind (default {PAIRS_PER_CELL})",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    foreign = parser.add_argument_group("a corpus made elsewhere (WebDataset tars, Parquet, JSON Lines)")
+    foreign.add_argument("--train", type=Path, metavar="DIR")
+    foreign.add_argument("--eval", type=Path, metavar="DIR")
+    foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see README)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Texts of stored samples, read from the shards through the manifest: what the near-text levels compare.
+
+Of a test item the template that our builders put around it ("Answer with the letter ...") is left out, else every
+training sample with the same template would share a run with it. Of a training sample everything is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_COLUMNS = ["sample_id", "split", "subset", "task", "access", "n_images", "shard", "offset", "length"]
+_TEXT_COLUMNS = ["question", "options", "answer", "messages"]
+
+
+class TextError(Exception):
+    """One line: a shard that the manifest names is missing, cut short or holds no such sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleText:
+    """One sample's texts and what the manifest says of it. Absent texts are empty."""
+
+    sample_id: str
+    split: str
+    subset: str | None
+    task: str
+    n_images: int
+    question: str
+    """The publisher's question; of samples without one, the user's text."""
+    options: tuple[str, ...]
+    answer: str
+    """What the assistant says at last; for multiple choice the text of the gold option."""
+    reasoning: str
+    dialogue: str
+    """All texts of all messages, the reasoning among them, in their order."""
+
+    @property
+    def item(self) -> str:
+        """Question and options."""
+        return "\n".join((self.question, *self.options))
+
+    @property
+    def whole(self) -> str:
+        """All there is: the dialogue, and question and options where it does not hold them."""
+        return self.dialogue if self.question in self.dialogue else f"{self.item}\n{self.dialogue}"
+
+
+def read_texts(folder: Path, part: Path) -> Iterator[SampleText]:
+    """Texts of every sample of one manifest part, in its order. `folder` is the build, `part` its samples part.
+
+    Raises: `TextError`.
+    """
+    batches = pq.read_table(part, columns=_COLUMNS).to_batches(max_chunksize=4096)
+    return read_sample_texts(folder, (row for batch in batches for row in batch.to_pylist()))
+
+
+def read_sample_texts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[SampleText]:
+    """Texts of the samples that manifest rows name; the rows of one shard must be in the order of their offsets.
+
+    Raises: `TextError`.
+    """
+    shard: str | None = None
+    reader: _TarReader | _ArrowReader | None = None
+    try:
+        for row in rows:
+            if row["shard"] != shard or reader is None:
+                if reader is not None:
+                    reader.close()
+                shard = row["shard"]
+                path = folder / "shards" / row["shard"]
+                reader = _ArrowReader(path) if row["shard"].endswith(".arrow") else _TarReader(path)
+            yield _sample_text(row, reader.read(row))
+    finally:
+        if reader is not None:
+            reader.close()
+
+
+class _TarReader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise TextError(f"{path}: {error.strerror}; build it again") from error
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        data = os.pread(self._file.fileno(), row["length"], row["offset"])
+        try:
+            record: dict[str, Any] = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise TextError(
+                f"{self.path}: no sample at byte {row['offset']}; python -m shards.verify says more"
+            ) from error
+        return record
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ArrowReader:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._batch: list[dict[str, Any]] = []
+        self._first = self._next = 0
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        except (OSError, pa.ArrowException) as error:
+            raise TextError(f"{path}: cannot be read ({error}); build it again") from error
+
+    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        # Rows of a part are in the order of the shard, so batches are read one after the other.
+        while row["offset"] >= self._first + len(self._batch):
+            if self._next == self._file.num_record_batches:
+                raise TextError(f"{self.path}: no row {row['offset']}; python -m shards.verify says more")
+            self._first += len(self._batch)
+            self._batch = self._file.get_batch(self._next).select(_TEXT_COLUMNS).to_pylist()
+            self._next += 1
+        return self._batch[row["offset"] - self._first]
+
+    def close(self) -> None:
+        self._batch = []
+
+
+def _sample_text(row: Mapping[str, Any], record: Mapping[str, Any]) -> SampleText:
+    messages = record["messages"] or ()
+    user, target, reasoning, dialogue = [], "", [], []
+    for message in messages:
+        text = "\n".join(part["text"] for part in message["content"] if part["type"] == "text")
+        if message["reasoning"]:
+            reasoning.append(message["reasoning"])
+            dialogue.append(message["reasoning"])
+        dialogue.append(text)
+        if message["role"] == "assistant":
+            target = text
+        else:
+            user.append(text)
+    options = record["options"] or ()
+    answer = target
+    if options:
+        answer = next((option["text"] for option in options if option["label"] == record["answer"]), target)
+    question = record["question"]
+    return SampleText(
+        row["sample_id"],
+        row["split"],
+        row["subset"],
+        row["task"],
+        row["n_images"],
+        "\n".join(user) if question is None else question,
+        tuple(option["text"] for option in options),
+        answer or "",
+        "\n".join(reasoning),
+        "\n".join(dialogue),
+    )
