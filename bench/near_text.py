@@ -4,7 +4,7 @@ Speed: 20,000 generated texts against 2,500 test texts, some of which are plante
 wrapping; the index is part of the work. Peers get the first texts of the same corpus, being slower. The peers'
 environment needs `datatrove` (with spacy) or `dolma`; one that cannot be imported is left out.
 
-Rewrites: real multiple-choice items, where the folder of real rows is present, turned into open questions by fixed rules
+Rewrites: real multiple-choice items, where the folder of real rows is present, made into open questions by fixed rules
 (last sentence first, clauses moved, synonyms, "which of the following" dropped, the options replaced by the answer);
 the harder kind also drops every fourth word and half of the sentences of a vignette. These are no language model's
 rewrites: they say how much change the measure bears, and how often another item is named instead.

@@ -23,6 +23,7 @@ CERTIFICATE = "certificate.json"
 EVIDENCE_FILE = "evidence.parquet"
 EXCLUSIONS_FILE = "exclusions.parquet"
 COMMON_FILE = "common.parquet"
+TRAIN_DUPLICATES_FILE = "train_duplicates.parquet"
 REPORT_FILE = "report.html"
 SIGNATURE = "certificate.json.sig"
 

@@ -169,8 +169,7 @@ def check_image(
     total = sum(unit["images"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     every = limit is None or total <= limit
     values = {"roles": list(roles), "all": every, "hashes": sorted(hashes), "radius": settings.radius}
-    arrow = connection.execute(_WITHIN_RADIUS, values).to_arrow_table()
-    candidates = arrow if isinstance(arrow, pa.Table) else arrow.read_all()
+    candidates = connection.sql(_WITHIN_RADIUS, params=values).to_arrow_table()
     folders = {build.record["build"]: build.folder for build in builds}
     item = pa.table(
         {

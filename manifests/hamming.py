@@ -8,9 +8,11 @@ differing bits (the generalised pigeonhole principle; Qin et al., "GPH", ICDE 20
 every key that lies within t_i flips of theirs; a train hash looks its own key up. A pair that several bands show is
 reported by the first.
 
-*Brute force by matrix product.* Six eval bits go into one float64 as 8-bit fields, train bits are +1 and -1. The product
-of 64 such columns is |a| - d in every field; one more column adds 128 + radius - |a| and 2^52, so that all sums are
-integers below 2^53, exact in any order of summation, and a byte of the result is 128 or more just where d <= radius.
+*Brute force by matrix product.* Eight eval hashes share a float64, six bits each. The product of 0/1 columns counts in
+every field the ones two hashes share; one more column and row subtract half of their ones, so that bit 5 of a field is
+set just where d <= radius (where both have an odd number of ones, d <= radius + 2: a check follows). Adding 2^52 makes
+all sums integers below 2^53: exact, in any order of summation. Eval hashes that crowd around a few centres are packed
+side by side, and train hashes that the triangle inequality keeps away from a crowd skip it.
 
 Set OPENBLAS_NUM_THREADS=1 where `workers` threads run: the result is the same without it, the time is not.
 """
@@ -39,16 +41,31 @@ BLOCK = 1 << 20
 EXPECTED = 1 << 24
 """Train hashes an index is built for where nothing else is said."""
 
-_FIELDS = 6
-"""Eval hashes in one float64: six 8-bit fields are 48 of the 52 bits of its fraction."""
-_FIELD_ONES = float(sum(1 << (8 * field) for field in range(_FIELDS)))
-_FIELD_TOPS = sum(0x80 << (8 * field) for field in range(_FIELDS))
+_FIELDS = 8
+_FIELD_STARTS = (0, 8, 14, 20, 26, 32, 39, 45)
+_FIELD_HASH = (7, 6, 2, 3, 4, 1, 5, 0)
+"""Which of eight consecutive hashes a field holds."""
+_GATHER = 0x0402_0084_2012_0040
+"""Times this, bit 5 of the fields becomes the highest byte, hash 0 at its lowest bit.
+
+Found with the two tuples above by trying all orders of fields that start six bits apart or a little more: no other
+product of two bits meets these eight, and the last field ends at bit 50.
+"""
+_FIELD_ONES = float(sum(1 << start for start in _FIELD_STARTS))
 _WORDS = 8192
-"""Most float64 columns of one product; up to 49,152 eval hashes then need no merging of tiles."""
+"""Most float64 columns of one product; up to 65,536 eval hashes then need no merging of tiles."""
 _TILE = 1 << 18
 """Float64 cells of one product, 2 MiB."""
-_PACKED_BYTES = 128
-"""Memory an eval hash takes in every index: 88 bytes packed for the product, 40 for hashes, numbers and groups."""
+_PACKED_BYTES = 256
+"""Memory an eval hash takes in every index, with room for a thread's copy of what it needs of the packed hashes."""
+_CROWD_BITS = 8
+"""How far from a centre a crowd reaches, in bits."""
+_CROWD_SHARE = 64
+"""A crowd holds at least one in so many eval hashes."""
+_MAX_CROWDS = 32
+_CROWD_SAMPLE = 1024
+_GROUP_ROWS = 64
+"""Fewest train hashes for which packed columns are copied together."""
 
 _LOOKUPS = 16_384
 _CANDIDATES = 1 << 16
@@ -62,8 +79,8 @@ _MAX_BANDS = 8
 _SAMPLE_TRAIN, _SAMPLE_EVALS = 512, 2048
 
 # Nanoseconds of CPU on a 2-core x86-64 server (EPYC, 2.6 GHz); only ratios matter, and only for speed.
-_PER_PAIR = 0.65
-_PER_BRUTE_HIT = 14.0
+_PER_PAIR = 0.55
+_PER_BRUTE_HIT = 12.0
 _PER_HASH = 40.0
 _PER_LOOKUP = 65.0
 _PER_SORTED_LOOKUP = 110.0
@@ -152,8 +169,7 @@ class HammingIndex:
             self._spread = sizes, np.cumsum(sizes) - sizes, np.argsort(inverse, kind="stable")
             evals = unique
         self._evals = np.ascontiguousarray(evals)
-        self._packed: list[NDArray[np.float64]] = []
-        self._tops: list[Numbers] = []
+        self._product: _Product | None = None
 
     @property
     def plan(self) -> str:
@@ -175,26 +191,21 @@ class HammingIndex:
         with self._lock:
             if self._prepared or not len(train) or not self._count:
                 return
-            self._chosen = self._choose(train, max(expected, 1))
+            self._product = _Product(self._evals, self.radius)
+            self._chosen = self._choose(train, self._product, max(expected, 1))
             if self._chosen is not None:
                 self._build(self._chosen)
-            for first in range(0, len(self._evals), _WORDS * _FIELDS):
-                packed, tops = _pack_evals(self._evals[first : first + _WORDS * _FIELDS])
-                self._packed.append(packed)
-                self._tops.append(tops)
             self._prepared = True
 
     def search(self, train: Hashes) -> Matches:
         """Every pair of a hash of `train` (uint64, (n,)) and an eval hash within the radius."""
         _check(train, "train")
         self.prepare(train)
-        train = np.ascontiguousarray(train)
         parts = []
-        if self._count:
-            for start in range(0, len(train), BLOCK):
-                block = train[start : start + BLOCK]
-                found = self._by_bands(block) if self._worth_bands(block) else self._by_product(block)
-                parts.extend(_with_start(part, start) for part in found)
+        for start in range(0, len(train) if self._product else 0, BLOCK):
+            block = np.ascontiguousarray(train[start : start + BLOCK])
+            found = self._search_block(block)
+            parts.append(_with_start(found, start))
         return _joined(parts)
 
     def search_blocks(self, train: Hashes, workers: int = 1, block: int = BLOCK) -> Iterator[Matches]:
@@ -229,7 +240,7 @@ class HammingIndex:
 
     # Choosing
 
-    def _choose(self, train: Hashes, expected: int) -> _Plan | None:
+    def _choose(self, train: Hashes, product: _Product, expected: int) -> _Plan | None:
         """The plan of the least estimated cost, or None where brute force costs least."""
         if self._path == "brute":
             return None
@@ -239,7 +250,9 @@ class HammingIndex:
         hits = np.bitwise_count(differences) <= self.radius
         hit_differences = differences[hits]
         per_hash = len(self._evals) / len(differences)
-        best = self._brute_cost(len(hit_differences) * per_hash) if self._path is None else math.inf
+        best = product.cost(some) + _PER_BRUTE_HIT * len(hit_differences) * per_hash
+        if self._path is not None:
+            best = math.inf
         chosen = None
         order = _bits_by_use(differences)
         budget = self._memory - self._count * _PACKED_BYTES
@@ -272,18 +285,18 @@ class HammingIndex:
                     break  # a longer key has no more bits to take
         return chosen
 
-    def _brute_cost(self, hits: float) -> float:
-        return _PER_PAIR * len(self._evals) + _PER_BRUTE_HIT * hits
-
-    def _worth_bands(self, block: Hashes) -> bool:
-        """Whether the lists, at their exact lengths for some hashes of this block, still beat brute force."""
-        if self._chosen is None:
-            return False
-        if self._path is not None:
-            return True
-        some = _permute(block[:: -(-len(block) // _SAMPLE_TRAIN)], self._order)
-        lengths = [float(band.lists(some)[1].mean()) for band in self._bands]
-        return _lookup_cost(lengths, self._chosen.in_order) < self._brute_cost(0)
+    def _search_block(self, block: Hashes) -> Matches:
+        """By the bands, if their lists, at their exact lengths for some hashes of this block, are still worth it."""
+        assert self._product is not None
+        if self._chosen is not None:
+            some = block[:: -(-len(block) // _SAMPLE_TRAIN)]
+            moved = _permute(some, self._order)
+            lengths = [float(band.lists(moved)[1].mean()) for band in self._bands]
+            cost = _lookup_cost(lengths, self._chosen.in_order)
+            if self._path is not None or cost < self._product.cost(some):
+                return self._by_bands(block, self._chosen.in_order)
+        rows, ids, distance, seen = self._product.search(block)
+        return self._spread_out(rows, ids, distance, seen)
 
     # Bands
 
@@ -297,15 +310,14 @@ class HammingIndex:
             self._bands.append(_Band(moved, shift, len(key), flips))
             shift += len(key)
 
-    def _by_bands(self, block: Hashes) -> list[Matches]:
+    def _by_bands(self, block: Hashes, in_order: bool) -> Matches:
         moved = _permute(block, self._order)
-        assert self._chosen is not None
         seen = 0
         found: list[Numbers] = []
         for number, band in enumerate(self._bands):
             numbers: Numbers | None = None
             hashes = moved
-            if self._chosen.in_order:
+            if in_order:
                 sortable = band.keys(moved) << 32
                 sortable |= np.arange(len(moved))
                 sortable.sort()
@@ -327,80 +339,20 @@ class HammingIndex:
                     match <<= _DISTANCE_BITS
                     match |= np.bitwise_count(differences[new])
                     found.append(match)
-        every = np.concatenate(found) if found else np.empty(0, np.int64)
-        every.sort()
-        return [self._unpacked(every, seen)]
+        return self._spread_out(*_unpacked(found, len(self._evals)), seen)
 
-    # Brute force
-
-    def _by_product(self, block: Hashes) -> list[Matches]:
-        widest = self._packed[0].shape[1]
-        height = max(1, min(_TILE // widest, len(block)))
-        product = np.empty(height * widest)
-        tops = np.empty(height * widest, np.int64)
-        flags = np.empty(height * widest, bool)
-        parts: list[Matches] = []
-        for start in range(0, len(block), height):
-            some = block[start : start + height]
-            signs = _signs(some, self.radius)
-            found = []
-            for tile, packed in enumerate(self._packed):
-                cells = len(some) * packed.shape[1]
-                np.matmul(signs, packed, out=product[:cells].reshape(len(some), -1))
-                words = product[:cells].view(np.int64)
-                np.bitwise_and(words.reshape(len(some), -1), self._tops[tile], out=tops[:cells].reshape(len(some), -1))
-                at = np.flatnonzero(np.not_equal(tops[:cells], 0, out=flags[:cells]))
-                if not len(at):
-                    continue
-                hits = np.flatnonzero(tops[at].view(np.int8) < 0)
-                fields = words[at].view(np.uint8)
-                base = at // packed.shape[1]
-                at -= base * packed.shape[1]
-                at += tile * _WORDS
-                at *= _FIELDS
-                base += start
-                base *= len(self._evals)
-                base += at
-                base <<= _DISTANCE_BITS
-                match = base[hits >> 3]
-                distance = np.uint8(128 + self.radius) - fields[hits]
-                hits &= 7
-                hits <<= _DISTANCE_BITS
-                match += hits
-                match += distance
-                found.append(match)
-            if found:
-                every = found[0] if len(found) == 1 else np.concatenate(found)
-                if len(found) > 1:
-                    every.sort()
-                parts.append(self._unpacked(every, 0))
-        return [*parts, Matches(*_NOTHING, len(block) * len(self._evals))]
-
-    def _unpacked(self, every: Numbers, seen: int) -> Matches:
-        """Sorted one-number matches as arrays, spread over equal eval hashes."""
-        distance = (every & _DISTANCE).astype(np.uint8)
-        every >>= _DISTANCE_BITS
-        rows = every // len(self._evals)
-        every -= rows * len(self._evals)
+    def _spread_out(self, rows: Numbers, ids: Numbers, distance: NDArray[np.uint8], seen: int) -> Matches:
+        """Matches with equal eval hashes as matches with each of them."""
         if self._spread is None:
-            return Matches(rows, every, distance, seen)
+            return Matches(rows, ids, distance, seen)
         sizes, starts, members = self._spread
-        counts = sizes[every]
+        counts = sizes[ids]
         ends = np.cumsum(counts)
-        at = np.arange(ends[-1] if len(ends) else 0)
-        at += np.repeat(starts[every] - ends + counts, counts)
-        spread = np.repeat(rows, counts)
-        spread *= self._count
-        spread += members[at]
-        spread <<= _DISTANCE_BITS
-        spread |= np.repeat(distance, counts)
-        if not (spread[1:] > spread[:-1]).all():
-            spread.sort()
-        distance = (spread & _DISTANCE).astype(np.uint8)
-        spread >>= _DISTANCE_BITS
-        rows = spread // self._count
-        spread -= rows * self._count
-        return Matches(rows, spread, distance, seen)
+        places = np.repeat(starts[ids] - ends + counts, counts)
+        places += np.arange(len(places))
+        return Matches(
+            *_in_order(np.repeat(rows, counts), members[places], np.repeat(distance, counts), self._count), seen
+        )
 
 
 def join(
@@ -425,6 +377,139 @@ def join(
         if progress is not None:
             progress(min(number * block, len(train)))
     return _joined(parts)
+
+
+class _Product:
+    """Brute force: eval hashes packed eight to a float64, those of a crowd side by side."""
+
+    def __init__(self, evals: Hashes, radius: int) -> None:
+        self.evals, self.radius = evals, radius
+        self.centres = _centres(evals)
+        # Crowd of each eval hash: the nearest centre's, or the last for those near none; within a crowd by number.
+        crowd = np.full(len(evals), len(self.centres))
+        nearest = np.full(len(evals), _CROWD_BITS + 1, np.uint8)
+        for number, centre in enumerate(self.centres):
+            distance = np.bitwise_count(evals ^ centre)
+            closer = distance < nearest
+            crowd[closer] = number
+            nearest[closer] = distance[closer]
+        members = [np.flatnonzero(crowd == number) for number in range(len(self.centres) + 1)]
+        words = [-(-len(some) // _FIELDS) for some in members]
+        self.reach = [int(nearest[some].max(initial=0)) + radius for some in members[:-1]]
+        self.crowd_of_word = np.repeat(np.arange(len(members)), words)
+        self.numbers = np.zeros(sum(words) * _FIELDS, np.int32)
+        used = np.zeros(len(self.numbers), bool)
+        start = 0
+        for some, length in zip(members, words, strict=True):
+            self.numbers[start : start + len(some)] = some
+            used[start : start + len(some)] = True
+            start += length * _FIELDS
+        self.packed, self.tops = _pack(evals[self.numbers], used)
+
+    def needed(self, hashes: Hashes) -> Numbers:
+        """Which crowds a hash must be compared with, bit by bit: the last always, others within their reach."""
+        needed = np.full(len(hashes), 1 << len(self.centres), np.int64)
+        for number, (centre, reach) in enumerate(zip(self.centres, self.reach, strict=True)):
+            needed |= (np.bitwise_count(hashes ^ centre) <= reach).astype(np.int64) << number
+        return needed
+
+    def cost(self, hashes: Hashes) -> float:
+        """Estimated nanoseconds to compare a hash like these."""
+        needed = self.needed(hashes)
+        words = np.bincount(self.crowd_of_word, minlength=len(self.centres) + 1)
+        shares = [float(((needed >> crowd) & 1).mean()) for crowd in range(len(words))]
+        return _PER_PAIR * _FIELDS * float(np.dot(words, shares))
+
+    def search(self, block: Hashes) -> tuple[Numbers, Numbers, NDArray[np.uint8], int]:
+        """Rows, eval numbers and distances in order; pairs compared."""
+        if not len(self.centres):
+            order, groups = None, [(0, len(block), -1)]
+        else:
+            needed = self.needed(block)
+            order = np.argsort(needed, kind="stable")
+            groups = _groups(needed[order])
+        counts = np.zeros(len(block), np.int64)
+        seen = 0
+        found: list[tuple[NDArray[np.int32], NDArray[np.uint8]]] = []
+        for start, stop, crowds in groups:
+            some = block[start:stop] if order is None else block[order[start:stop]]
+            columns = np.flatnonzero((crowds >> self.crowd_of_word) & 1)
+            whole = len(columns) == len(self.crowd_of_word)
+            packed, tops = (self.packed, self.tops) if whole else (self.packed[:, columns], self.tops[columns])
+            numbers = self.numbers if whole else self.numbers.reshape(-1, _FIELDS)[columns].ravel()
+            seen += len(some) * int(np.bitwise_count(tops).sum())
+            self._compare(some, packed, tops, numbers, counts[start:stop], found)
+        ids = np.concatenate([np.empty(0, np.int64), *(part[0] for part in found)], dtype=np.int64)
+        distance = np.concatenate([np.empty(0, np.uint8), *(part[1] for part in found)])
+        if order is None:
+            return np.repeat(np.arange(len(block)), counts), ids, distance, seen
+        # Hashes were compared group by group: bring their matches back into the order of rows.
+        starts = np.empty(len(block), np.int64)
+        starts[order] = np.cumsum(counts) - counts
+        by_row = np.empty(len(block), np.int64)
+        by_row[order] = counts
+        places = np.repeat(starts - (np.cumsum(by_row) - by_row), by_row)
+        places += np.arange(len(places))
+        rows = np.repeat(np.arange(len(block)), by_row)
+        return *_in_order(rows, ids[places], distance[places], len(self.evals)), seen
+
+    def _compare(
+        self,
+        hashes: Hashes,
+        packed: NDArray[np.float64],
+        tops: Numbers,
+        numbers: NDArray[np.int32],
+        counts: Numbers,
+        found: list[tuple[NDArray[np.int32], NDArray[np.uint8]]],
+    ) -> None:
+        """Compare hashes with packed columns: matches of each go to `counts`, their numbers and distances to `found`."""
+        words = packed.shape[1]
+        height = min(max(_TILE // max(words, 1), 16), 4096, len(hashes))
+        width = min(words, _WORDS)
+        cells = np.empty(height * width)
+        masked = np.empty(height * width, np.int64)
+        flags = np.empty(height * width, bool)
+        for start in range(0, len(hashes), height):
+            some = hashes[start : start + height]
+            columns = _columns(some, self.radius)
+            parts = []
+            for first in range(0, words, _WORDS):
+                last = min(first + _WORDS, words)
+                shape, size = (len(some), last - first), len(some) * (last - first)
+                product = np.matmul(columns, packed[:, first:last], out=cells[:size].reshape(shape))
+                np.bitwise_and(product.view(np.int64), tops[first:last], out=masked[:size].reshape(shape))
+                at = np.flatnonzero(np.not_equal(masked[:size], 0, out=flags[:size]))
+                part = self._decode(some, at, masked[at].view(np.uint64), last - first, numbers[first * _FIELDS :])
+                parts.append(part)
+            by_row, ids, distance = parts[0] if len(parts) == 1 else _merged(parts)
+            counts[start : start + height] = by_row
+            found.append((ids, distance))
+
+    def _decode(
+        self, hashes: Hashes, at: Numbers, fields: Hashes, width: int, numbers: NDArray[np.int32]
+    ) -> tuple[Numbers, NDArray[np.int32], NDArray[np.uint8]]:
+        """Matches of each hash, and the numbers and distances of all of them, from the words that show any."""
+        fields *= np.uint64(_GATHER)
+        fields >>= np.uint64(56)
+        shown = np.flatnonzero(np.unpackbits(fields.astype(np.uint8), bitorder="little").view(bool))
+        row_starts = np.arange(len(hashes) + 1) * width
+        word_cuts = np.searchsorted(at, row_starts)
+        cuts = np.searchsorted(shown, word_cuts * _FIELDS)
+        by_row = np.diff(cuts)
+        # Place of a match = 8 * (word within its row) + bit; `shown` counts 8 a word that shows any.
+        at -= np.repeat(row_starts[:-1], np.diff(word_cuts))
+        at -= np.arange(len(at))
+        at <<= 3
+        places = at.take(shown >> 3)
+        places += shown
+        ids = numbers.take(places)
+        differences = np.repeat(hashes, by_row)
+        differences ^= self.evals.take(ids)
+        distance = np.bitwise_count(differences)
+        keep = np.flatnonzero(distance <= self.radius)
+        if len(keep) == len(ids):
+            return by_row, ids, distance
+        return np.diff(np.searchsorted(keep, cuts)), ids[keep], distance[keep]
 
 
 class _Band:
@@ -567,27 +652,103 @@ def _octets(hashes: Hashes) -> NDArray[np.uint8]:
     return np.ascontiguousarray(hashes, "<u8").view(np.uint8).reshape(-1, 8)
 
 
-def _pack_evals(evals: Hashes) -> tuple[NDArray[np.float64], Numbers]:
-    """(65, words): row k holds bit k of six eval hashes a word, row 64 ones; (words,): the top bits of used fields."""
-    words = -(-len(evals) // _FIELDS)
-    packed = np.zeros((BITS + 1, words))
-    for field in range(_FIELDS):
-        some = evals[field::_FIELDS]
-        weight = float(1 << (8 * field))
-        packed[:BITS, : len(some)] += _BIT_TABLE[_octets(some)].reshape(-1, BITS).T * weight
-    packed[BITS] = 1.0
-    tops = np.full(words, _FIELD_TOPS)
-    tops[-1] >>= 8 * (words * _FIELDS - len(evals))
+def _pack(evals: Hashes, used: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Numbers]:
+    """(66, words) and bit 5 of used fields, (words,): rows 0 to 63 the bits, then minus half the ones, then ones."""
+    words = len(evals) // _FIELDS
+    packed = np.zeros((BITS + 2, words))
+    tops = np.zeros(words, np.int64)
+    for start, place in zip(_FIELD_STARTS, _FIELD_HASH, strict=True):
+        some = evals[place::_FIELDS]
+        for first in range(0, words, _LOOKUPS):
+            part = _BIT_TABLE[_octets(some[first : first + _LOOKUPS])].reshape(-1, BITS)
+            packed[:BITS, first : first + len(part)] += part.T * float(1 << start)
+        packed[BITS] -= (np.bitwise_count(some) >> 1) * float(1 << start)
+        tops |= used[place::_FIELDS].astype(np.int64) << (start + 5)
+    packed[BITS + 1] = 1.0
     return packed, tops
 
 
-def _signs(hashes: Hashes, radius: int) -> NDArray[np.float64]:
-    """(n, 65): +1 and -1 for ones and zeros, and the constant that makes a field 128 + radius - distance."""
-    signs = np.empty((len(hashes), BITS + 1))
-    np.multiply(_BIT_TABLE[_octets(hashes)].reshape(-1, BITS), 2.0, out=signs[:, :BITS])
-    signs[:, :BITS] -= 1.0
-    signs[:, BITS] = (128.0 + radius - np.bitwise_count(hashes)) * _FIELD_ONES + 2.0**52
-    return signs
+def _columns(hashes: Hashes, radius: int) -> NDArray[np.float64]:
+    """(n, 66), to be multiplied with packed evals: a field becomes 32 + (radius - d) / 2, rounded up by odd ones."""
+    columns = np.empty((len(hashes), BITS + 2))
+    columns[:, :BITS] = _BIT_TABLE[_octets(hashes)].reshape(-1, BITS)
+    columns[:, BITS] = 1.0
+    columns[:, BITS + 1] = (32.0 + radius // 2 - (np.bitwise_count(hashes) >> 1)) * _FIELD_ONES + 2.0**52
+    return columns
+
+
+def _centres(evals: Hashes) -> Hashes:
+    """Centres of crowds among eval hashes: the majority of every bit among a hash and those near it, fullest first."""
+    some = evals[:: -(-len(evals) // _CROWD_SAMPLE)]
+    near = np.bitwise_count(some[:, None] ^ some) <= _CROWD_BITS
+    alive = np.ones(len(some), bool)
+    centres = []
+    while len(centres) < _MAX_CROWDS:
+        sizes = np.count_nonzero(near & alive, axis=1)
+        fullest = int(sizes.argmax())
+        if sizes[fullest] < max(len(some) // _CROWD_SHARE, 4):
+            break
+        crowd = near[fullest] & alive
+        shares = _BIT_TABLE[_octets(some[crowd])].reshape(-1, BITS).mean(axis=0)
+        centre = np.packbits(shares > 0.5, bitorder="little").view("<u8").astype(np.uint64)[0]
+        centres.append(centre)
+        alive &= ~crowd
+        alive &= np.bitwise_count(some ^ centre) > _CROWD_BITS
+    return np.array(centres, np.uint64)
+
+
+def _groups(needed: Numbers) -> list[tuple[int, int, int]]:
+    """Start, stop and crowds of runs of hashes that need the same crowds; small runs are put together."""
+    cuts = [0, *(np.flatnonzero(np.diff(needed)) + 1).tolist(), len(needed)]
+    groups: list[tuple[int, int, int]] = []
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        crowds = int(needed[start])
+        if groups and groups[-1][1] - groups[-1][0] < _GROUP_ROWS:
+            before, _, others = groups.pop()
+            groups.append((before, stop, others | crowds))
+        else:
+            groups.append((start, stop, crowds))
+    return groups
+
+
+def _merged(
+    parts: list[tuple[Numbers, NDArray[np.int32], NDArray[np.uint8]]],
+) -> tuple[Numbers, NDArray[np.int32], NDArray[np.uint8]]:
+    """Matches of the same hashes in several ranges of columns, brought together hash by hash."""
+    rows = np.concatenate([np.repeat(np.arange(len(by_row)), by_row) for by_row, _, _ in parts])
+    order = np.argsort(rows, kind="stable")
+    by_row = np.sum([part[0] for part in parts], axis=0)
+    ids = np.concatenate([ids for _, ids, _ in parts])[order]
+    return by_row, ids, np.concatenate([distance for _, _, distance in parts])[order]
+
+
+def _unpacked(found: list[Numbers], evals: int) -> tuple[Numbers, Numbers, NDArray[np.uint8]]:
+    """Rows, ids and distances of matches that are one number each, in order."""
+    every = np.concatenate([np.empty(0, np.int64), *found])
+    every.sort()
+    distance = (every & _DISTANCE).astype(np.uint8)
+    every >>= _DISTANCE_BITS
+    rows = every // evals
+    every -= rows * evals
+    return rows, every, distance
+
+
+def _in_order(
+    rows: Numbers, ids: Numbers, distance: NDArray[np.uint8], evals: int
+) -> tuple[Numbers, Numbers, NDArray[np.uint8]]:
+    """Matches sorted by row and id, given sorted by row."""
+    broken = np.flatnonzero((ids[1:] <= ids[:-1]) & (rows[1:] == rows[:-1]))
+    if len(broken):
+        # Only the matches of rows that are out of order are sorted; runs in order make a stable sort quick.
+        again = np.zeros(int(rows[-1]) + 1, bool)
+        again[rows[broken]] = True
+        at = np.flatnonzero(again[rows])
+        every = ((rows[at] * evals + ids[at]) << _DISTANCE_BITS) | distance[at]
+        every.sort(kind="stable")
+        distance[at] = every & _DISTANCE
+        every >>= _DISTANCE_BITS
+        ids[at] = every - rows[at] * evals
+    return rows, ids, distance
 
 
 def _with_start(matches: Matches, start: int) -> Matches:

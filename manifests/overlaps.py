@@ -22,6 +22,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.agreement import PictureError
 from manifests.atomic import AtomicFile, write_atomic
 from manifests.catalog import LoadedBuild
 from manifests.digest import file_sha256
@@ -32,6 +33,7 @@ from manifests.ngrams import word_list
 from manifests.policy import Policy
 from manifests.stored_text import SampleText, read_texts
 from manifests.text import normalise
+from manifests.variants import ThumbnailError
 
 if TYPE_CHECKING:
     import duckdb
@@ -44,7 +46,7 @@ FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 
 _RULE_FILES = (
     "evidence.py", "policy.py", "overlaps.py", "stored_text.py", "text.py", "fingerprints.py", "hamming.py",
-    "variants.py", "agreement.py", "near_images.py", "ngrams.py", "near_text.py",
+    "variants.py", "agreement.py", "near_images.py", "ngrams.py", "near_text.py", "train_duplicates.py",
     "joins/id.sql", "joins/exact_image.sql", "joins/exact_text.sql",
 )  # fmt: skip
 _TEXTS_AT_ONCE = 4 << 20  # characters
@@ -174,7 +176,10 @@ class _ImageSide(_Side):
             }
         )
         settings = {name: ImageSettings(**values) for name, values in policy.images.items()}
-        self.index = NearImageIndex(table, settings)
+        try:
+            self.index = NearImageIndex(table, settings)
+        except ThumbnailError as error:
+            raise OverlapError(f"test side: {error}") from error
 
     def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         table = pq.read_table(task.part, columns=_IMAGE_COLUMNS)
@@ -192,11 +197,14 @@ class _ImageSide(_Side):
                 slots.append(number)
             shown[slot].append(number)
         distinct = table.take(pa.array(slots, pa.int64()))
-        found = self.index.scan(
-            distinct,
-            lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
-            lambda row: read_image(self.places[row]),
-        )
+        try:
+            found = self.index.scan(
+                distinct,
+                lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
+                lambda row: read_image(self.places[row]),
+            )
+        except (PictureError, ThumbnailError) as error:
+            raise OverlapError(f"{task.part}: {error}") from error
         names = {name: table[name].to_pylist() for name in ("sample_id", "index", "split")}
         evidence = [
             {

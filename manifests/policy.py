@@ -124,7 +124,7 @@ def parse_policy(content: Any) -> Policy:
 
     Raises: `PolicyError`.
     """
-    document = _mapping(content, "policy", {"version", "images", "text", "rules"})
+    document = _mapping(content, "policy", {"version", "images", "text", "rules", "train_duplicates"})
     if document["version"] != _VERSION:
         raise PolicyError(f"version {document['version']!r}, where {_VERSION} is read")
     images: dict[str, dict[str, Any]] = {}
@@ -165,6 +165,13 @@ def parse_policy(content: Any) -> Policy:
         if kind is int and text[key] < 1:
             raise PolicyError(f"text.{key}: {text[key]}; at least 1 is needed")
     _names(text["leave_out_eval_tasks"], "text.leave_out_eval_tasks")
+    duplicates = document["train_duplicates"]
+    if duplicates is not None:
+        duplicates = _mapping(duplicates, "train_duplicates", {"radius", "threshold"})
+        if duplicates["radius"] not in (0, 2, 4):
+            raise PolicyError(f"train_duplicates.radius: {duplicates['radius']!r}; 0, 2 and 4 are allowed")
+        if not 0 < _typed(duplicates["threshold"], float, "train_duplicates.threshold") <= 1:
+            raise PolicyError("train_duplicates.threshold: more than 0 and at most 1 is allowed")
     if not isinstance(document["rules"], list) or not document["rules"]:
         raise PolicyError("rules: a list with at least one rule is needed")
     rules = tuple(_rule(given, f"rule {number}") for number, given in enumerate(document["rules"], 1))

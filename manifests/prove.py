@@ -8,6 +8,7 @@ writes `DATA/proof/`:
     evidence.parquet     every pair that overlaps, with its measure          (columns: manifests/evidence.py)
     exclusions.parquet   the train samples that the policy takes out; shards never change
     common.parquet       n-grams that so many test items have that they make no pair
+    train_duplicates.parquet   different train pictures that look alike: reported, never excluded
     certificate.json     digests of builds, rules, policy and files, and the counts; `manifests.verify` derives it again
     report.html          all of it to look at: matrix, then each pair side by side
 
@@ -73,6 +74,7 @@ def prove(
             with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet) as bar:
                 near_level(level, builds, policy, work, workers, bar.update, overlaps)
         document = _conclude(connection, builds, policy, overlaps, out)
+        document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
         write_certificate(out, document)
         render_report(connection, builds, out, document)
@@ -252,6 +254,25 @@ def _conclude(
         "after": after,
         "clean": not after,
     }
+
+
+def _train_duplicates(
+    connection: duckdb.DuckDBPyConnection, policy: Policy, out: Path, files: dict[str, str], quiet: bool
+) -> dict[str, Any]:
+    """List near-duplicate train pictures where the policy asks for it; adds to `files`."""
+    from tqdm import tqdm
+
+    from manifests.certificate import TRAIN_DUPLICATES_FILE
+    from manifests.train_duplicates import count_by_builds, train_duplicates
+
+    settings = policy.content["train_duplicates"]
+    if settings is None:
+        (out / TRAIN_DUPLICATES_FILE).unlink(missing_ok=True)
+        return {"train_duplicates": None}
+    with tqdm(desc="train duplicates", unit=" pairs", unit_scale=True, disable=quiet) as bar:
+        table = train_duplicates(connection, settings["radius"], settings["threshold"], bar.update)
+    files["train_duplicates"] = _write_table(table, out / TRAIN_DUPLICATES_FILE)
+    return {"train_duplicates": count_by_builds(table)}
 
 
 def _described(build: LoadedBuild) -> dict[str, Any]:

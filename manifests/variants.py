@@ -102,7 +102,7 @@ def region_hashes(pictures: NDArray[np.uint8]) -> tuple[NDArray[np.uint64], NDAr
     """Hashes of the five `REGIONS` of n thumbnails, (n, 5), and which of them have enough contrast to count."""
     n = len(pictures)
     right = pictures.reshape(-1, THUMBNAIL_PIXELS).astype(np.float64) @ _REGION_OPERATOR.T
-    both = np.matmul(_REGION_OPERATOR, right.reshape(n, THUMBNAIL_PIXELS, -1))
+    both = np.matmul(_REGION_OPERATOR, right.reshape(n, THUMBNAIL_PIXELS, len(_REGION_OPERATOR)))
     grid = both.reshape(n, 3, HASH_SIZE, 3, HASH_SIZE)
     low = np.stack([grid[:, i, :, j] for i, j in _REGION_AT], 1).reshape(n, len(REGIONS), HASH_SIZE**2)
     # In grey levels: a coefficient of the cosine transform is its amplitude times 32 * 32 / 4 * 2**24.

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 
@@ -31,14 +32,20 @@ def need(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def audits(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """Rows of every audit over the builds above, through the command line."""
+def built(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The builds above."""
     out = tmp_path_factory.mktemp("real")
     for source, folder, options in BUILDS:
         raw = str(need(real_data / folder))
         done = run_module(f"builders.{source}", "--raw", raw, "--out", str(out), "--quiet", "--workers", "1", *options)
         assert done.returncode == 0, done.stderr
-    done = run_module("manifests.sql", str(out), "--audit", "all", "--json")
+    return out
+
+
+@pytest.fixture(scope="module")
+def audits(built: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of every audit over the builds above, through the command line."""
+    done = run_module("manifests.sql", str(built), "--audit", "all", "--json")
     assert done.returncode == 1, done.stderr
     report = json.loads(done.stdout)
     assert report["clean"] is False
@@ -89,6 +96,65 @@ def test_no_test_question_of_pubmedqa_is_trained_on_by_text_either(audits: dict[
         ("pubmedqa.paper", "pubmedqa", 500),
         ("pubmedqa.paper", "pubmedqa.paper", 500),
     }
+
+
+def test_the_proof_shows_every_known_truth(built: Path) -> None:
+    """PubMedQA, SLAKE and VQA-RAD as the publishers' rows say; the defaults are clean after exclusions."""
+    done = run_module("manifests.prove", str(built), "--quiet")
+    assert done.returncode == 0, done.stderr
+    certificate = json.loads((built / "proof" / "certificate.json").read_text())
+    cells = {
+        (row["train_build"], row["eval_build"], row["eval_split"], row["level"], row["kind"]): row
+        for row in certificate["matrix"]
+    }
+    for test in ("pubmedqa", "pubmedqa.paper"):
+        for level, kind in (("id", "pmid"), ("exact_text", "stem_options")):
+            row = cells["pubmedqa.paper", test, "test", level, kind]
+            assert (row["eval_samples"], row["train_samples"], row["action"]) == (500, 500, "exclude")
+        assert ("pubmedqa", test, "test", "id", "pmid") not in cells
+    closed = [
+        (row["eval_samples"], row["of_eval_samples"])
+        for row in certificate["subsets"]
+        if (row["train_build"], row["eval_build"], row["eval_split"], row["eval_subset"], row["kind"])
+        == ("slake.paper", "slake.paper", "test", "closed", "image_id")
+    ]
+    assert closed == [(607, 836)]
+    assert not [cell for cell in cells if cell[:2] == ("slake", "slake")]
+    evidence = pq.read_table(built / "proof" / "evidence.parquet", filters=[("kind", "=", "image_id")]).to_pylist()
+    shared = {row["value"] for row in evidence if row["train_build"] == row["eval_build"] == "vqa_rad"}
+    assert len(shared) == 203
+    assert certificate["clean"]
+    assert {row["train_build"]: row["train_samples"] for row in certificate["exclusions"]}["pubmedqa.paper"] >= 500
+
+
+def test_one_person_under_two_subject_ids_is_found_by_pictures_alone(real_data: Path, tmp_path: Path) -> None:
+    """Every confirmed pair is the one person that was published twice, as a list made elsewhere says."""
+    raw = need(real_data / "cxr_mimic_layout")
+    done = run_module("builders.mimic_cxr", "--longitudinal", "--raw", str(raw), "--out", str(tmp_path), "--quiet")
+    assert done.returncode == 0, done.stderr
+    done = run_module("manifests.prove", str(tmp_path), "--quiet")
+    assert done.returncode == 0, done.stderr
+    rows = pq.read_table(tmp_path / "proof" / "evidence.parquet").to_pylist()
+    assert {row["level"] for row in rows if row["action"] == "exclude"} == {"near_image"}
+    [images] = [
+        {(row["sample_id"], row["index"]): row for path in tmp_path.glob("*/manifest/*.images.parquet") for row in
+         pq.read_table(path, columns=["sample_id", "index", "subject_id", "image_id"]).to_pylist()}
+    ]  # fmt: skip
+    near = [
+        (images[row["train_sample"], row["train_index"]], images[row["eval_sample"], row["eval_index"]])
+        for row in rows
+        if row["level"] == "near_image"
+    ]
+    persons = {(train["subject_id"], test["subject_id"]) for train, test in near}
+    assert len(persons) == 1
+    assert len({(train["image_id"], test["image_id"]) for train, test in near}) == 4
+    with (raw / "provenance.csv").open() as file:
+        origin = {row["dicom_id"]: row for row in csv.DictReader(file)}
+    for train, test in near:
+        # Two publications of one series: the same day of the case on both sides.
+        first, second = (origin[one["image_id"].partition("/")[2]] for one in (train, test))
+        assert first["patientid"] != second["patientid"]
+        assert first["offset"] == second["offset"]
 
 
 def test_radiographs_in_the_mimic_layout(real_data: Path, tmp_path: Path) -> None:
