@@ -16,6 +16,7 @@ import duckdb
 
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES
 
+ROOT = Path(__file__).parents[1]
 SAMPLES_ROWS = 20_000_000
 IMAGE_SHARE = 2
 """One sample in so many has a picture."""
@@ -81,7 +82,7 @@ def write_manifest(folder: Path, train_rows: int) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 empty = connection.from_arrow(schema.empty_table())
                 columns = ", ".join(
-                    f"({_filled(column, words)})::{kind_of} AS \"{column}\""
+                    f'({_filled(column, words)})::{kind_of} AS "{column}"'
                     for column, kind_of in zip(empty.columns, empty.types, strict=True)
                 )
                 where = {"samples": "true", "images": f"i % {IMAGE_SHARE} = 0", "rejects": "false"}[kind]
@@ -123,7 +124,7 @@ def measure(peer_python: Path | None, train_rows: int = SAMPLES_ROWS) -> dict[st
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
             [sys.executable, "-m", "manifests.sql", str(folder), "--audit", "all", "--json"],
-            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.getcwd()},
+            capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         wall = time.perf_counter() - started
         after = resource.getrusage(resource.RUSAGE_CHILDREN)

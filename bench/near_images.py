@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -165,23 +165,28 @@ SAME_PICTURE = (
     "0930e3aa8cae5920 55fc3ee1c2affe97",
     "ac1f8ff21e07885c cfe328001a276347 286ea08c6b12362f",
     "50ae54128f982a58 e545fa0dbca3975c 6082bc3dd782ba9e ef0bbca7c8c66b0e",
-    "c46c5560028a65d7 c708b4fa2ce34bc2",
 )
-"""Groups of `artifacts` files that show one picture (with overlays, in other colours, cropped), told apart by eye. Other
-pairs of screens of one program are counted as different, though only a few of their pixels differ."""
+"""Groups of `artifacts` files that show one picture (with overlays, in other colours, cropped), told apart by eye.
+Other pairs of screens of one program are counted as different, though only a few of their pixels differ."""
+
+
+SAME_PERSON = {"p10000529": "p10000307"}
+"""The person of `cxr_mimic_layout` who was published twice (the data's README)."""
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
+    """A real picture."""
+
     path: Path
     name: str
     person: str
-    """Subject for radiographs, otherwise the picture's group or its own name."""
+    """Who a radiograph shows; otherwise the picture's group, or its own name."""
     kind: str
     """`radiographs` or `others`."""
 
 
-def sources(folder: Path) -> list[_Source]:
+def sources(folder: Path) -> list[Source]:
     """All real pictures below the data folder. `FileNotFoundError` says what is missing."""
     layout, artifacts = folder / "cxr_mimic_layout", folder / "artifacts" / "images"
     for needed in (layout / "provenance.csv", artifacts):
@@ -192,10 +197,11 @@ def sources(folder: Path) -> list[_Source]:
         for row in csv.DictReader(file):
             subject = f"p{row['subject_id']}"
             place = layout / "mimic-cxr-jpg" / "files" / subject[:3] / subject / f"s{row['study_id']}"
-            found.append(_Source(place / f"{row['dicom_id']}.jpg", row["dicom_id"], subject, "radiographs"))
+            person = SAME_PERSON.get(subject, subject)
+            found.append(Source(place / f"{row['dicom_id']}.jpg", row["dicom_id"], person, "radiographs"))
     groups = {stem: group for group in SAME_PICTURE for stem in group.split()}
     for path in sorted(artifacts.iterdir()):
-        found.append(_Source(path, path.stem, groups.get(path.stem, path.stem), "others"))
+        found.append(Source(path, path.stem, groups.get(path.stem, path.stem), "others"))
     return found
 
 
@@ -228,22 +234,153 @@ def image_table(prints: Iterable[ImageFingerprint], modalities: list[str]) -> pa
     )
 
 
-def _relation(a: _Source, b: _Source, twins: set[frozenset[str]]) -> str:
-    if a.kind != b.kind:
-        return "different_kind"
-    if a.kind == "others":
-        return "same_picture" if a.person == b.person else "different_picture"
-    if frozenset((a.name, b.name)) in twins:
-        return "same_picture"
-    return "same_patient_other_film" if a.person == b.person else "different_people"
+@dataclass(frozen=True)
+class _Change:
+    """What one transformation gave."""
+
+    candidates: set[int]
+    """Pictures that were looked at with their own changed copy."""
+    found: set[int]
+    pairs: list[ImageMatch]
+    counts: Counter[str]
+    cpu_s: float
 
 
-def _twins(pictures: list[_Source], tables: dict[str, tuple[str, str]]) -> set[frozenset[str]]:
-    """Radiographs published twice: the publisher's notes name one article figure for both (see the data's README)."""
-    del tables
-    return {frozenset((a.name, b.name)) for a in pictures for b in pictures}
+class _Coverage:
+    """The real pictures, usable ones only, indexed as test side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sources: list[Source] = []
+        self.left_out: Counter[str] = Counter(too_small=0, without_structure=0)
+        self.pictures: list[Image.Image] = []
+        self.data: list[bytes] = []
+        prints = []
+        for source in sources(folder):
+            picture = opened(source.path)
+            data, print_ = stored(picture)
+            if min(picture.size) < THUMBNAIL_PIXELS:
+                self.left_out["too_small"] += 1
+            elif flat(decode(print_.thumbnail)[None])[0]:
+                self.left_out["without_structure"] += 1
+            else:
+                self.sources.append(source)
+                self.pictures.append(picture)
+                self.data.append(data)
+                prints.append(print_)
+        modalities = ["radiographs" if source.kind == "radiographs" else "default" for source in self.sources]
+        started = time.process_time()
+        self.table = image_table(prints, modalities)
+        self.index = NearImageIndex(self.table, SETTINGS)
+        self.index_cpu_s = time.process_time() - started
+
+    def run(self, change: Callable[[Image.Image], Image.Image]) -> _Change:
+        changed = [stored(change(picture)) for picture in self.pictures]
+        train = image_table((print_ for _, print_ in changed), ["-"] * len(changed))
+        started = time.process_time()
+        found = self.index.scan(train, lambda row: changed[row][0], lambda row: self.data[row])
+        seconds = time.process_time() - started
+        own = {match.train for match in found.pairs if match.train == match.eval}
+        candidates = {row for row, one in self.index.candidates(train) if row == one}
+        return _Change(candidates, own, found.pairs, found.counts, seconds)
+
+    def relation(self, match: ImageMatch) -> str:
+        a, b = self.sources[match.train], self.sources[match.eval]
+        if match.train == match.eval:
+            return "own_copies"
+        if a.kind == b.kind == "radiographs":
+            return "same_person" if a.person == b.person else "different_people"
+        return "same_picture" if a.person == b.person else "different_pictures"
+
+
+def _speeds(coverage: _Coverage, train: pa.Table) -> dict[str, Any]:
+    """Figures per CPU-second of the stages, each the best of five."""
+
+    def rate(work: Callable[[], object], things: int) -> int:
+        best = float("inf")
+        for _ in range(5):
+            started = time.process_time()
+            work()
+            best = min(best, time.process_time() - started)
+        return round(things / best)
+
+    thumbnails = [thumbnail.as_py() for thumbnail in train["thumbnail"]]
+    pictures = np.stack([decode(thumbnail) for thumbnail in thumbnails])
+    n = len(pictures)
+    cells_of = cells(pictures)
+    order = np.random.default_rng(0)
+    rows, ids = order.integers(0, n, 100_000), order.integers(0, n, 100_000)
+    frames = np.tile(np.array([[1.0, 0, 0], [0, 1.0, 0]]), (n, 1, 1))
+    rolled = np.roll(pictures, 1, 0)
+    # Training pictures that are no candidates are the rule: a test side of one picture leaves only what each costs.
+    single = NearImageIndex(coverage.table.slice(0, 1), SETTINGS)
+    copies = pa.concat_tables([train.slice(1)] * 4)
+    return {
+        "decode_per_cpu_s": rate(lambda: [decode(one) for one in thumbnails], n),
+        "region_hashes_per_cpu_s": rate(lambda: region_hashes(pictures), n),
+        "scan_without_candidates_per_cpu_s": rate(
+            lambda: single.scan(copies, lambda row: None, lambda row: None), len(copies)
+        ),
+        "coarse_verdicts_per_cpu_s": rate(lambda: coarse_scores(cells_of, rows, cells_of, ids), len(rows)),
+        "aligned_verdicts_per_cpu_s": rate(lambda: agreement(pictures, rolled, frames, np.zeros(n, bool)), n),
+        "index_ms_a_test_picture": round(1000 * coverage.index_cpu_s / n, 1),
+    }
 
 
 def measure(peer_python: Path | None) -> dict[str, Any]:
     """Recall and precision over all transformations, speeds; writes `manifests/coverage.json`."""
     del peer_python
+    folder = Path(os.environ.get("MEDGPT_PICTURES", Path(__file__).parents[2] / "shared" / "data"))
+    coverage = _Coverage(folder)
+    kinds = np.array([source.kind for source in coverage.sources])
+    tables: dict[str, list[dict[str, Any]]] = {"transformations": [], "between": []}
+    relations: dict[str, Counter[str]] = {"transformations": Counter(), "between": Counter()}
+    seconds, counts = 0.0, Counter[str]()
+    for group, changes in (("transformations", TRANSFORMATIONS), ("between", BETWEEN)):
+        for name, change in changes.items():
+            done = coverage.run(change)
+            row: dict[str, Any] = {
+                "name": name,
+                "pictures": len(kinds),
+                "found": len(done.found),
+                "recall_candidates": round(len(done.candidates) / len(kinds), 4),
+                "recall": round(len(done.found) / len(kinds), 4),
+            }
+            for kind in ("radiographs", "others"):
+                of = np.flatnonzero(kinds == kind)
+                row[kind] = round(len(done.found.intersection(of.tolist())) / len(of), 4)
+            tables[group].append(row)
+            relations[group].update(coverage.relation(match) for match in done.pairs)
+            seconds += done.cpu_s
+            counts.update(done.counts)
+    settings = {name: asdict(one) for name, one in sorted(SETTINGS.items())}
+    pictures = {
+        "radiographs": int((kinds == "radiographs").sum()),
+        "others": int((kinds == "others").sum()),
+        "left_out_too_small": coverage.left_out["too_small"],
+        "left_out_without_structure": coverage.left_out["without_structure"],
+    }
+    precision = _precision(relations["transformations"])
+    document = {
+        "recipe": coverage_recipe(),
+        "settings": settings,
+        "variants": [variant.name for variant in VARIANTS],
+        "pictures": pictures,
+        "precision": precision,
+        **tables,
+    }
+    COVERAGE_FILE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    return {
+        **document,
+        "precision_between": _precision(relations["between"]),
+        "pairs": dict(sorted(counts.items())),
+        "scan_ms_a_changed_picture": round(1000 * seconds / (len(kinds) * (len(TRANSFORMATIONS) + len(BETWEEN))), 2),
+        **_speeds(coverage, coverage.table),
+    }
+
+
+def _precision(relations: Counter[str]) -> dict[str, Any]:
+    """Confirmed pairs by what they are. Another film of the same person is neither right nor wrong."""
+    right = relations["own_copies"] + relations["same_picture"]
+    wrong = relations["different_people"] + relations["different_pictures"]
+    names = ("own_copies", "same_picture", "same_person", "different_people", "different_pictures")
+    return {**{name: relations[name] for name in names}, "precision": round(right / (right + wrong), 4)}

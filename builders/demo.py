@@ -69,7 +69,8 @@ def run(data: Path, workers: int) -> int:
     for row in crossing.rows:
         print("  " + ", ".join(f"{name} {value}" for name, value in zip(crossing.columns, row, strict=True)))
 
-    print("\nPlanted in the demo trees, for the audits to find:")
+    _prove(data, workers)
+    print("\nPlanted in the demo trees, for the audits and the proof to find:")
     for name in NAMES:
         planted = importlib.import_module(_PLANTED_IN.get(name, f"builders.{name}")).PLANTED
         for level, what in planted.items():
@@ -79,11 +80,31 @@ def run(data: Path, workers: int) -> int:
 Done in {time.monotonic() - started:.0f} s. Where to look:
   {data}/raw        the demo trees, in their publishers' layouts
   {data}/built      shards (any WebDataset reader), manifests and rejects (Parquet), build.json
+  {data}/proof      evidence, exclusions, certificate; open report.html
+  python -m manifests.verify {data}
   python -m manifests.sql {data} --audit id_overlap
   python -m manifests.catalog {data} && duckdb {data}/manifest.duckdb
   python -m shards.verify {data}/built"""
     )
     return 0
+
+
+def _prove(data: Path, workers: int) -> None:
+    """Prove the demo builds and say shortly what was found."""
+    from manifests.policy import load_policy
+    from manifests.prove import PROOF, prove
+
+    print(f"\n$ python -m manifests.prove {data}", flush=True)
+    certificate = prove(data, data / PROOF, load_policy(), workers=workers)
+    counts: dict[tuple[str, str], list[int]] = {}
+    for row in certificate["matrix"]:
+        cell = counts.setdefault((row["level"], row["kind"]), [0, 0])
+        cell[0] += row["pairs"]
+        cell[1] += row["pairs"] if row["action"] == "exclude" else 0
+    print(table(("level", "kind", "pairs", "that exclude"), [(*key, *cell) for key, cell in counts.items()]))
+    excluded = sum(row["train_samples"] for row in certificate["exclusions"])
+    left = "nothing" if certificate["clean"] else "something"
+    print(f"{excluded} train samples are taken out, {left} is left at the policy's levels; shards are as they were.")
 
 
 def leaks(results: list[AuditResult]) -> list[tuple[str, str, str, int, int]]:

@@ -36,8 +36,8 @@ CELLS = 32
 FLAT = 2.0
 """Grey levels: a picture that deviates by less has no structure (JPEG noise alone reaches about 1)."""
 STEPS, LIMIT = 24, 3
-"""Whole-number steps a deviation, and the deviations at which values are cut: 1024 * 72**2 < 2**24, so that dot products
-of cells are exact in float32."""
+"""Whole-number steps a deviation, and the deviations at which values are cut: 1024 * 72**2 < 2**24, so that dot
+products of cells are exact in float32."""
 NOISE = 4.0
 """Grey levels added to the deviation at thumbnail size, so that JPEG noise is not blown up to structure; half of it
 where 2 x 2 or 3 x 3 pixels are averaged."""
@@ -143,7 +143,9 @@ def _opened(data: bytes) -> tuple[NDArray[np.uint8], int, int]:
             opened.draft("L", (2 * FULL_PIXELS, 2 * FULL_PIXELS))
             upright = ImageOps.exif_transpose(opened).convert("L")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-        raise PictureError(f"a stored picture of {len(data)} bytes cannot be decoded ({error}): build it again") from error
+        raise PictureError(
+            f"a stored picture of {len(data)} bytes cannot be decoded ({error}): build it again"
+        ) from error
     width, height = upright.size
     small = upright.resize((FULL_PIXELS, FULL_PIXELS), Image.Resampling.BOX)
     return np.asarray(small), width, height
@@ -226,7 +228,8 @@ def _reduced(pictures: NDArray[np.uint8], side: int) -> Floats:
     n, of, _ = pictures.shape
     step = of // side
     sums = pictures.reshape(n, side, step, side, step).sum((2, 4), dtype=np.uint32)
-    return sums / np.float64(step * step)
+    means: Floats = sums / np.float64(step * step)
+    return means
 
 
 def _laid_over(pictures: Floats, frames: Floats) -> tuple[Floats, Flags]:
@@ -278,7 +281,8 @@ def _shrunk(shown: Flags, window: int) -> Flags:
     if shown.all():
         return shown
     sums, count = _window_sums(shown.astype(np.float64), window)
-    return sums == count
+    full: Flags = sums == count
+    return full
 
 
 def _correlation(first: Floats, second: Floats, mask: Flags) -> Floats:
@@ -287,7 +291,8 @@ def _correlation(first: Floats, second: Floats, mask: Flags) -> Floats:
     step = side // BLOCKS
 
     def block_sums(values: Floats) -> Floats:
-        return values.reshape(n, BLOCKS, step, BLOCKS, step).sum((2, 4)).reshape(n, -1)
+        summed: Floats = values.reshape(n, BLOCKS, step, BLOCKS, step).sum((2, 4)).reshape(n, -1)
+        return summed
 
     a, b = first * mask, second * mask
     products, of_first, of_second = block_sums(a * b), block_sums(a * a), block_sums(b * b)
@@ -299,4 +304,5 @@ def _correlation(first: Floats, second: Floats, mask: Flags) -> Floats:
     kept = np.ones_like(products)
     np.put_along_axis(kept, worst, (~out).astype(np.float64), 1)
     rest = (products * kept).sum(1) / np.sqrt(np.maximum((of_first * kept).sum(1) * (of_second * kept).sum(1), 1))
-    return np.maximum(whole, rest)
+    better: Floats = np.maximum(whole, rest)
+    return better

@@ -165,11 +165,12 @@ def check_image(
         borderline=max(s["borderline"] for s in policy.images.values()),
     )
     thumbnail = decode(prints.thumbnail)
-    hashes = {variant.hash(thumbnail, prints.width, prints.height) for variant in VARIANTS} - {None}
+    varied = (variant.hash(thumbnail, prints.width, prints.height) for variant in VARIANTS)
+    hashes = sorted({value for value in varied if value is not None})
     total = sum(unit["images"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     every = limit is None or total <= limit
-    values = {"roles": list(roles), "all": every, "hashes": sorted(hashes), "radius": settings.radius}
-    candidates = connection.sql(_WITHIN_RADIUS, params=values).to_arrow_table()
+    looked_up = {"roles": list(roles), "all": every, "hashes": hashes, "radius": settings.radius}
+    candidates = connection.sql(_WITHIN_RADIUS, params=looked_up).to_arrow_table()
     folders = {build.record["build"]: build.folder for build in builds}
     item = pa.table(
         {

@@ -2,11 +2,11 @@
 
 Two ways find the same pairs; the cheaper one is chosen from counts on a sample of both sides.
 
-*Bands.* Cut the 64 bits into m bands with thresholds t_i that add up to radius - m + 1. If a pair passed every threshold,
-it would differ in at least sum(t_i + 1) = radius + 1 bits; so a pair within the radius has a band with at most t_i
-differing bits (the generalised pigeonhole principle; Qin et al., "GPH", ICDE 2018). The eval hashes are listed under
-every key that lies within t_i flips of theirs; a train hash looks its own key up. A pair that several bands show is
-reported by the first.
+*Bands.* Cut the 64 bits into m bands with thresholds t_i that add up to radius - m + 1. If a pair passed every
+threshold, it would differ in at least sum(t_i + 1) = radius + 1 bits; so a pair within the radius has a band with at
+most t_i differing bits (the generalised pigeonhole principle; Qin et al., "GPH", ICDE 2018). The eval hashes are listed
+under every key that lies within t_i flips of theirs; a train hash looks its own key up. A pair that several bands show
+is reported by the first.
 
 *Brute force by matrix product.* Eight eval hashes share a float64, six bits each. The product of 0/1 columns counts in
 every field the ones two hashes share; one more column and row subtract half of their ones, so that bit 5 of a field is
@@ -19,12 +19,13 @@ Set OPENBLAS_NUM_THREADS=1 where `workers` threads run: the result is the same w
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ MAX_RADIUS = 16
 BLOCK = 1 << 20
 """Train hashes a step: enough to fill the processor with work, few enough that temporaries stay near 100 MiB."""
 
+_BLOCK_MATCHES = 1 << 24
 EXPECTED = 1 << 24
 """Train hashes an index is built for where nothing else is said."""
 
@@ -78,7 +80,9 @@ _KEY_BITS = (8, 10, 12, 14, 16, 18, 20, 22)
 _MAX_BANDS = 8
 _SAMPLE_TRAIN, _SAMPLE_EVALS = 512, 2048
 
-# Nanoseconds of CPU on a 2-core x86-64 server (EPYC, 2.6 GHz); only ratios matter, and only for speed.
+# Nanoseconds of CPU measured with bench/hamming_join.py on an x86-64 server (EPYC, 2.6 GHz). Only their ratios matter,
+# and only for speed: a pair, a match and a list entry; then what a train hash, its lookup in a band and a listed hash
+# cost, in plain and in key order or in place; then what a match costs in every band that shows it, and once.
 _PER_PAIR = 0.55
 _PER_BRUTE_HIT = 12.0
 _PER_HASH = 40.0
@@ -109,6 +113,8 @@ class Matches:
     """Differing bits, (n,)."""
     candidates: int = 0
     """Pairs whose distance was computed to find these."""
+    searched: int = 0
+    """Train hashes these are the matches of."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -170,6 +176,7 @@ class HammingIndex:
             evals = unique
         self._evals = np.ascontiguousarray(evals)
         self._product: _Product | None = None
+        self._matches_per_hash = 0.0
 
     @property
     def plan(self) -> str:
@@ -204,20 +211,23 @@ class HammingIndex:
         parts = []
         for start in range(0, len(train) if self._product else 0, BLOCK):
             block = np.ascontiguousarray(train[start : start + BLOCK])
-            found = self._search_block(block)
-            parts.append(_with_start(found, start))
-        return _joined(parts)
+            parts.append(_with_start(self._search_block(block), start))
+        return replace(_joined(parts), searched=len(train))
 
-    def search_blocks(self, train: Hashes, workers: int = 1, block: int = BLOCK) -> Iterator[Matches]:
+    def search_blocks(self, train: Hashes, workers: int = 1, block: int | None = None) -> Iterator[Matches]:
         """Matches of one block of train hashes after the other, in order, found by `workers` threads.
 
         Rows count from the start of `train`. At most `workers` + 1 blocks are held: for joins whose matches would not
-        fit into memory. Raises `ValueError` for less than one worker or hash a block.
+        fit into memory. Without `block`, a block is as long as some 16 million matches allow, judging by a sample.
+        Raises `ValueError` for less than one worker or hash a block, when first asked for a block.
         """
-        if workers < 1 or block < 1:
+        if workers < 1 or (block is not None and block < 1):
             raise ValueError(f"{workers} workers, blocks of {block} hashes: give at least 1")
         _check(train, "train")
         self.prepare(train)
+        if block is None:
+            fair = -(-len(train) // workers)
+            block = max(1, min(BLOCK, fair, max(int(_BLOCK_MATCHES / (self._matches_per_hash + 1)), _LOOKUPS // 4)))
         starts = range(0, len(train), block)
         if workers == 1:
             for start in starts:
@@ -242,14 +252,15 @@ class HammingIndex:
 
     def _choose(self, train: Hashes, product: _Product, expected: int) -> _Plan | None:
         """The plan of the least estimated cost, or None where brute force costs least."""
-        if self._path == "brute":
-            return None
         some = train[:: -(-len(train) // _SAMPLE_TRAIN)]
         others = self._evals[:: -(-len(self._evals) // _SAMPLE_EVALS)]
         differences = (some[:, None] ^ others).ravel()
         hits = np.bitwise_count(differences) <= self.radius
         hit_differences = differences[hits]
         per_hash = len(self._evals) / len(differences)
+        self._matches_per_hash = len(hit_differences) / len(differences) * self._count
+        if self._path == "brute":
+            return None
         best = product.cost(some) + _PER_BRUTE_HIT * len(hit_differences) * per_hash
         if self._path is not None:
             best = math.inf
@@ -272,10 +283,11 @@ class HammingIndex:
                 build = plan.entries() * len(self._evals) * _PER_ENTRY / expected
                 if build >= best:
                     continue
-                candidates, shown = [], 0
+                candidates: list[float] = []
+                shown = 0
                 for mask, limit in zip(plan.masks(), flips, strict=True):
-                    candidates.append(np.count_nonzero(np.bitwise_count(differences & mask) <= limit) * per_hash)
-                    shown += np.count_nonzero(np.bitwise_count(hit_differences & mask) <= limit)
+                    candidates.append(int(np.count_nonzero(np.bitwise_count(differences & mask) <= limit)) * per_hash)
+                    shown += int(np.count_nonzero(np.bitwise_count(hit_differences & mask) <= limit))
                 hit_cost = (shown * _PER_BAND_HIT + len(hit_differences) * _PER_HIT) * per_hash
                 for in_order in (False, True):
                     cost = build + hit_cost + _lookup_cost(candidates, in_order)
@@ -369,13 +381,14 @@ def join(
     more of those than fit, use `HammingIndex.search_blocks`. Raises `ValueError` as `HammingIndex` does.
     """
     index = HammingIndex(evals, radius, memory)
-    _check(train, "train")
-    block = max(1, min(BLOCK, -(-len(train) // max(workers, 1))))
+    index.prepare(train, len(train))
     parts = []
-    for number, part in enumerate(index.search_blocks(train, workers, block), 1):
+    done = 0
+    for part in index.search_blocks(train, workers):
         parts.append(part)
+        done += part.searched
         if progress is not None:
-            progress(min(number * block, len(train)))
+            progress(done)
     return _joined(parts)
 
 
@@ -434,6 +447,8 @@ class _Product:
         for start, stop, crowds in groups:
             some = block[start:stop] if order is None else block[order[start:stop]]
             columns = np.flatnonzero((crowds >> self.crowd_of_word) & 1)
+            if not len(columns):
+                continue  # far from every crowd, and no eval hash is outside of crowds
             whole = len(columns) == len(self.crowd_of_word)
             packed, tops = (self.packed, self.tops) if whole else (self.packed[:, columns], self.tops[columns])
             numbers = self.numbers if whole else self.numbers.reshape(-1, _FIELDS)[columns].ravel()
@@ -462,12 +477,11 @@ class _Product:
         counts: Numbers,
         found: list[tuple[NDArray[np.int32], NDArray[np.uint8]]],
     ) -> None:
-        """Compare hashes with packed columns: matches of each go to `counts`, their numbers and distances to `found`."""
+        """Compare hashes with packed columns: how many match each goes to `counts`, which and how far to `found`."""
         words = packed.shape[1]
         height = min(max(_TILE // max(words, 1), 16), 4096, len(hashes))
         width = min(words, _WORDS)
         cells = np.empty(height * width)
-        masked = np.empty(height * width, np.int64)
         flags = np.empty(height * width, bool)
         for start in range(0, len(hashes), height):
             some = hashes[start : start + height]
@@ -476,10 +490,11 @@ class _Product:
             for first in range(0, words, _WORDS):
                 last = min(first + _WORDS, words)
                 shape, size = (len(some), last - first), len(some) * (last - first)
-                product = np.matmul(columns, packed[:, first:last], out=cells[:size].reshape(shape))
-                np.bitwise_and(product.view(np.int64), tops[first:last], out=masked[:size].reshape(shape))
-                at = np.flatnonzero(np.not_equal(masked[:size], 0, out=flags[:size]))
-                part = self._decode(some, at, masked[at].view(np.uint64), last - first, numbers[first * _FIELDS :])
+                product = np.matmul(columns, packed[:, first:last], out=cells[:size].reshape(shape)).view(np.int64)
+                np.bitwise_and(product, tops[first:last], out=product)
+                shown = product.ravel()
+                at = np.flatnonzero(np.not_equal(shown, 0, out=flags[:size]))
+                part = self._decode(some, at, shown[at].view(np.uint64), last - first, numbers[first * _FIELDS :])
                 parts.append(part)
             by_row, ids, distance = parts[0] if len(parts) == 1 else _merged(parts)
             counts[start : start + height] = by_row
@@ -529,8 +544,9 @@ class _Band:
         flat.sort()
         self.ids = flat.astype(np.uint32).view(np.int32)
         flat >>= np.uint64(32)
-        self.ends = np.zeros((1 << width) + 1, np.int32 if len(flat) < 1 << 31 else np.int64)
-        np.cumsum(np.bincount(flat.view(np.int64), minlength=1 << width), out=self.ends[1:])
+        ends = np.zeros((1 << width) + 1, np.int32 if len(flat) < 1 << 31 else np.int64)
+        np.cumsum(np.bincount(flat.view(np.int64), minlength=1 << width), out=ends[1:])
+        self.ends: NDArray[Any] = ends
         del sortable, flat
         self.hashes = evals[self.ids]
 
@@ -538,17 +554,18 @@ class _Band:
         """Keys of hashes, as int64: what numpy indexes with."""
         return ((hashes >> self.shift) & self.low_bits).view(np.int64)
 
-    def lists(self, hashes: Hashes) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Where the list of each hash starts, and how long it is."""
+    def lists(self, hashes: Hashes) -> tuple[Numbers, Numbers]:
+        """Where the list of each hash starts, and how long it is (32-bit where that is enough)."""
         keys = self.keys(hashes)
-        first = self.ends.take(keys)
+        first: Numbers = self.ends.take(keys)
         keys += 1
-        return first, self.ends.take(keys) - first
+        counts: Numbers = self.ends.take(keys) - first
+        return first, counts
 
     def shows(self, differences: Hashes) -> NDArray[np.bool_]:
         """Whether pairs with these differing bits meet in this band."""
-        key = (differences >> self.shift) & self.low_bits
-        return np.bitwise_count(key) <= self.flips
+        shown: NDArray[np.bool_] = np.bitwise_count((differences >> self.shift) & self.low_bits) <= self.flips
+        return shown
 
     def near(self, hashes: Hashes, radius: int) -> Iterator[tuple[Numbers, NDArray[np.int32], Hashes, int]]:
         """Position among `hashes`, eval number and differing bits of listed pairs within the radius; pairs compared."""
@@ -564,7 +581,7 @@ class _Band:
         total = int(ends[-1])
         pieces = -(-total // _CANDIDATES)
         cuts = [0, *np.searchsorted(ends, np.arange(1, pieces) * _CANDIDATES).tolist(), len(hashes)]
-        for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+        for low, high in itertools.pairwise(cuts):
             if low == high:
                 continue
             done = int(ends[low - 1]) if low else 0
@@ -583,7 +600,6 @@ class _Band:
 _COUNTING = np.arange(_CANDIDATES + _LONG_LIST)
 _NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
 _BYTES = np.arange(256, dtype=np.uint8)
-_BIT_TABLE = np.unpackbits(_BYTES[:, None], axis=1, bitorder="little").astype(np.float64)
 
 
 def _check(hashes: Hashes, side: str) -> None:
@@ -660,8 +676,8 @@ def _pack(evals: Hashes, used: NDArray[np.bool_]) -> tuple[NDArray[np.float64], 
     for start, place in zip(_FIELD_STARTS, _FIELD_HASH, strict=True):
         some = evals[place::_FIELDS]
         for first in range(0, words, _LOOKUPS):
-            part = _BIT_TABLE[_octets(some[first : first + _LOOKUPS])].reshape(-1, BITS)
-            packed[:BITS, first : first + len(part)] += part.T * float(1 << start)
+            bits = np.unpackbits(_octets(some[first : first + _LOOKUPS]), axis=1, bitorder="little")
+            packed[:BITS, first : first + len(bits)] += bits.T * float(1 << start)
         packed[BITS] -= (np.bitwise_count(some) >> 1) * float(1 << start)
         tops |= used[place::_FIELDS].astype(np.int64) << (start + 5)
     packed[BITS + 1] = 1.0
@@ -671,7 +687,7 @@ def _pack(evals: Hashes, used: NDArray[np.bool_]) -> tuple[NDArray[np.float64], 
 def _columns(hashes: Hashes, radius: int) -> NDArray[np.float64]:
     """(n, 66), to be multiplied with packed evals: a field becomes 32 + (radius - d) / 2, rounded up by odd ones."""
     columns = np.empty((len(hashes), BITS + 2))
-    columns[:, :BITS] = _BIT_TABLE[_octets(hashes)].reshape(-1, BITS)
+    columns[:, :BITS] = np.unpackbits(_octets(hashes), axis=1, bitorder="little")
     columns[:, BITS] = 1.0
     columns[:, BITS + 1] = (32.0 + radius // 2 - (np.bitwise_count(hashes) >> 1)) * _FIELD_ONES + 2.0**52
     return columns
@@ -682,14 +698,14 @@ def _centres(evals: Hashes) -> Hashes:
     some = evals[:: -(-len(evals) // _CROWD_SAMPLE)]
     near = np.bitwise_count(some[:, None] ^ some) <= _CROWD_BITS
     alive = np.ones(len(some), bool)
-    centres = []
+    centres: list[np.uint64] = []
     while len(centres) < _MAX_CROWDS:
         sizes = np.count_nonzero(near & alive, axis=1)
         fullest = int(sizes.argmax())
         if sizes[fullest] < max(len(some) // _CROWD_SHARE, 4):
             break
         crowd = near[fullest] & alive
-        shares = _BIT_TABLE[_octets(some[crowd])].reshape(-1, BITS).mean(axis=0)
+        shares = np.unpackbits(_octets(some[crowd]), axis=1, bitorder="little").mean(axis=0)
         centre = np.packbits(shares > 0.5, bitorder="little").view("<u8").astype(np.uint64)[0]
         centres.append(centre)
         alive &= ~crowd
@@ -701,7 +717,7 @@ def _groups(needed: Numbers) -> list[tuple[int, int, int]]:
     """Start, stop and crowds of runs of hashes that need the same crowds; small runs are put together."""
     cuts = [0, *(np.flatnonzero(np.diff(needed)) + 1).tolist(), len(needed)]
     groups: list[tuple[int, int, int]] = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in itertools.pairwise(cuts):
         crowds = int(needed[start])
         if groups and groups[-1][1] - groups[-1][0] < _GROUP_ROWS:
             before, _, others = groups.pop()
@@ -752,7 +768,7 @@ def _in_order(
 
 
 def _with_start(matches: Matches, start: int) -> Matches:
-    return Matches(matches.rows + start, matches.ids, matches.distance, matches.candidates) if start else matches
+    return replace(matches, rows=matches.rows + start) if start else matches
 
 
 def _joined(parts: list[Matches]) -> Matches:
@@ -763,4 +779,5 @@ def _joined(parts: list[Matches]) -> Matches:
         np.concatenate([_NOTHING[1], *(part.ids for part in parts)]),
         np.concatenate([_NOTHING[2], *(part.distance for part in parts)]),
         sum(part.candidates for part in parts),
+        sum(part.searched for part in parts),
     )

@@ -5,7 +5,7 @@ differ in at most `radius` bits, and every pair that shares a region hash within
 three stages, each for what the one before left open: cells at the matched alignment, thumbnails aligned freely, whole
 pictures for scores between `borderline` and `threshold`.
 
-`coverage()` is what all of this finds on real pictures that were changed on purpose, measured by `bench/near_images.py`.
+`coverage()` is what all of this finds among real pictures changed on purpose, measured by `bench/near_images.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ COARSE_ENOUGH = 0.5
 radiographs that are candidates 0.57 in the middle (bench/near_images.py)."""
 BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
+_PAIRS = 1024
 COVERAGE_FILE = Path(__file__).with_name("coverage.json")
 
 
@@ -55,6 +56,14 @@ class ImageSettings:
     """A score from here on is a match."""
     borderline: float
     """From here to the threshold, whole pictures decide where both can be read; where not, the pair is no match."""
+
+
+SETTINGS = {
+    "default": ImageSettings(radius=8, region_radius=6, threshold=0.75, borderline=0.60),
+    "radiographs": ImageSettings(radius=8, region_radius=6, threshold=0.85, borderline=0.70),
+}
+"""What `coverage()` was measured with. Radiographs of different people score up to 0.70 on thumbnails (0.80 between
+padded ones), later films of one person up to 0.9, changed copies 0.90 and more."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class _Candidates:
 class NearImageIndex:
     """Test pictures with all their variants, ready to be compared with training pictures.
 
-    Memory: about 61 kB a test picture. Workers that are forked share it.
+    Memory: about 70 kB a test picture. Workers that are forked after `prepare` share it.
     """
 
     def __init__(self, evals: pa.Table, settings: Mapping[str, ImageSettings]) -> None:
@@ -119,7 +128,7 @@ class NearImageIndex:
             raise NearImageError(f"modality {unknown[0]!r} has no image settings; there are {', '.join(names)}")
         usable = np.array(evals["phash"].is_valid()) & np.array(evals["thumbnail"].is_valid())
         self._rows: Numbers = np.flatnonzero(usable)
-        thumbnails = _thumbnails([evals["thumbnail"][int(row)].as_py() for row in self._rows])
+        thumbnails = _thumbnails(evals["thumbnail"].take(pa.array(self._rows)).to_pylist(), self._rows)
         blank = flat(thumbnails)
         self.left_out = {"without_hash": int((~usable).sum()), "flat": int(blank.sum())}
         self._rows, self._thumbnails = self._rows[~blank], thumbnails[~blank]
@@ -163,14 +172,14 @@ class NearImageIndex:
         regions, contrast = region_hashes(self._thumbnails)
         self._whole: list[tuple[HammingIndex, Numbers]] = []
         self._regions: list[tuple[int, HammingIndex, Numbers]] = []
-        for mode, one in enumerate(self._settings):
+        for mode, chosen in enumerate(self._settings):
             which = np.flatnonzero(shaped & (self._mode[self._owner] == mode))
             if len(which):
-                self._whole.append((HammingIndex(varied[which], one.radius), which))
+                self._whole.append((HammingIndex(varied[which], chosen.radius), which))
             for region in range(len(REGIONS)):
                 which = np.flatnonzero(contrast[:, region] & (self._mode == mode))
                 if len(which):
-                    self._regions.append((region, HammingIndex(regions[which, region], one.region_radius), which))
+                    self._regions.append((region, HammingIndex(regions[which, region], chosen.region_radius), which))
 
     def scan(
         self, train: pa.Table, read_train: Callable[[int], bytes | None], read_eval: Callable[[int], bytes | None]
@@ -188,6 +197,32 @@ class NearImageIndex:
         found.pairs.sort(key=lambda match: (match.train, match.eval))
         return found
 
+    def prepare(self, train: pa.Table, expected: int) -> None:
+        """Build the lists of hashes now, for training pictures like these, `expected` of them in all.
+
+        Otherwise the first scan builds them: after a fork that is once in every worker.
+        """
+        rows = np.flatnonzero(np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid()))[:BLOCK]
+        thumbnails, hashes = _block(train, rows)
+        regions, _ = region_hashes(thumbnails)
+        for index, _ in self._whole:
+            index.prepare(hashes, expected)
+        for region, index, _ in self._regions:
+            index.prepare(np.ascontiguousarray(regions[:, region]), expected)
+
+    def candidates(self, train: pa.Table) -> list[tuple[int, int]]:
+        """(training row, test row) of every pair that a hash shows, before any pixel is compared; sorted."""
+        usable = np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid())
+        rows = np.flatnonzero(usable)
+        pairs: list[tuple[int, int]] = []
+        for start in range(0, len(rows), BLOCK):
+            some = rows[start : start + BLOCK]
+            thumbnails, hashes = _block(train, some)
+            found = self._candidates(thumbnails, hashes, ~flat(thumbnails))
+            evals = self._rows[self._owner[found.ids]]
+            pairs += zip(some[found.rows].tolist(), evals.tolist(), strict=True)
+        return pairs
+
     def _scan_block(
         self,
         train: pa.Table,
@@ -196,22 +231,23 @@ class NearImageIndex:
         read_eval: Callable[[int], bytes | None],
         found: NearImages,
     ) -> None:
-        table = train.select(["phash", "thumbnail"]).take(pa.array(rows))
-        thumbnails = _thumbnails(table["thumbnail"].to_pylist())
-        hashes = np.array(table["phash"], np.uint64)
+        thumbnails, hashes = _block(train, rows)
         blank = flat(thumbnails)
         found.counts["train_flat"] += int(blank.sum())
         pairs = self._candidates(thumbnails, hashes, ~blank)
         found.counts["candidates"] += len(pairs.rows)
         pairs = pairs.take(pairs.coarse >= COARSE_ENOUGH)
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
-        scores = agreement(
-            thumbnails[pairs.rows],
-            self._thumbnails[evals],
-            self._frames[pairs.ids],
-            _INVERTED[variants],
-            float(self._borderline.min(initial=1)),
-        )
+        scores = np.empty(len(evals))
+        for start in range(0, len(evals), _PAIRS):  # pictures are copied: not all at once
+            some = slice(start, start + _PAIRS)
+            scores[some] = agreement(
+                thumbnails[pairs.rows[some]],
+                self._thumbnails[evals[some]],
+                self._frames[pairs.ids[some]],
+                _INVERTED[variants[some]],
+                float(self._borderline.min(initial=1)),
+            )
         on_full = np.zeros(len(scores), bool)
         low, high = self._borderline[evals], self._threshold[evals]
         for k in np.flatnonzero((scores >= low) & (scores < high)):
@@ -273,14 +309,20 @@ class NearImageIndex:
         return _Candidates(rows[best], ids[order], distance[order], region_found[order], coarse[order])
 
 
-def _thumbnails(stored: Sequence[bytes]) -> NDArray[np.uint8]:
-    """Decode thumbnails to (n, 96, 96); `ThumbnailError` names the position."""
+def _block(train: pa.Table, rows: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Thumbnails and hashes of some rows."""
+    table = train.select(["phash", "thumbnail"]).take(pa.array(rows))
+    return _thumbnails(table["thumbnail"].to_pylist(), rows), np.array(table["phash"], np.uint64)
+
+
+def _thumbnails(stored: Sequence[bytes], rows: Numbers) -> NDArray[np.uint8]:
+    """Decode thumbnails to (n, 96, 96); `ThumbnailError` names the row."""
     pictures = np.empty((len(stored), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), np.uint8)
     for number, data in enumerate(stored):
         try:
             pictures[number] = decode(data)
         except ThumbnailError as error:
-            raise ThumbnailError(f"picture {number}: {error}") from error
+            raise ThumbnailError(f"row {rows[number]}: {error}") from error
     return pictures
 
 

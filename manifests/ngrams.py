@@ -65,7 +65,7 @@ def ranges(starts: Ints, counts: Ints) -> Ints:
 
 
 def counted(values: Ints) -> tuple[Ints, Ints]:
-    """Different values, ascending, and how often each occurs. (`numpy.unique` is several times slower on integers.)"""
+    """Different values, ascending, and how often each occurs; several times faster than `numpy.unique` on integers."""
     values = np.sort(values)
     first = np.flatnonzero(np.append(len(values) > 0, values[1:] != values[:-1]))
     return values[first], np.diff(first, append=len(values))

@@ -32,7 +32,6 @@ from manifests.near_text import EvalText, NearTextIndex, TextSettings, TrainText
 from manifests.ngrams import word_list
 from manifests.policy import Policy
 from manifests.stored_text import SampleText, read_texts
-from manifests.text import normalise
 from manifests.variants import ThumbnailError
 
 if TYPE_CHECKING:
@@ -272,7 +271,7 @@ class _TextSide(_Side):
                     texts.append(eval_text(text, template))
                     self.rows.append(_EvalRow(name, text.split, text.subset, text.sample_id, None, access))
                     if access != "credentialed":
-                        self.open.append(normalise(texts[-1].record))
+                        self.open.append(" ".join(word_list(texts[-1].record)))
         self.index = NearTextIndex(texts, text_settings(policy))
 
     def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
@@ -399,7 +398,8 @@ def near_level(
     settings = policy.content["images" if level == "near_image" else "text"]
     base = [level, rule_digests(), settings]
     base.append(sorted((build.record["build"], build.record["root"]) for build in builds if _has(build, "eval")))
-    tasks, done = [], []
+    tasks: list[_Task] = []
+    done: list[_Task] = []
     for build in builds:
         for unit, part in build.parts(kind, "train"):
             rows = unit["images"] if kind == "images" else unit["kept"]

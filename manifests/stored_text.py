@@ -123,7 +123,8 @@ class _ArrowReader:
             self._first += len(self._batch)
             self._batch = self._file.get_batch(self._next).select(_TEXT_COLUMNS).to_pylist()
             self._next += 1
-        return self._batch[row["offset"] - self._first]
+        record: dict[str, Any] = self._batch[row["offset"] - self._first]
+        return record
 
     def close(self) -> None:
         self._batch = []

@@ -1,7 +1,7 @@
 """Variants of a test picture: what its copies may look like, so that the training side is hashed only once.
 
-Every variant is a **frame** (where each point of the varied picture lies in the test picture: an affine map), a **fill**
-for what lies outside, and a **tone** (how grey values change). All are applied to the 96 x 96 thumbnail of the
+Every variant is a **frame** (an affine map: where each point of the varied picture lies in the test picture), a
+**fill** for what lies outside, and a **tone** (how grey values change). All are applied to the 96 x 96 thumbnail of the
 manifest; width and height undo its squeeze where geometry needs it (rotations, squares). The perceptual hashes of all
 variants make the index in which the plain hashes of training pictures are looked up.
 
@@ -30,7 +30,7 @@ Tone = Callable[[Picture], Picture]
 
 REGIONS = ("top_left", "top_right", "centre", "bottom_left", "bottom_right")
 REGION_PIXELS = 60
-"""Side of a region on the thumbnail: five eighths of it, so that neighbours overlap and the centre is in all corners."""
+"""Side of a region on the thumbnail: five eighths of it, so that all of them overlap in the middle."""
 REGION_CONTRAST = 4
 """A region whose 63 varying coefficients together deviate by less grey levels than this has no hash: blank corners
 would all be alike, and their bits come from noise."""
@@ -40,7 +40,7 @@ PADS = (2.5, 5, 7.5, 10, 12.5, 15)
 ROTATIONS = (-3.0, -1.5, 1.5, 3.0)
 SHAVE = 6
 BORDER_RANGE = 12
-"""A border row or column is uniform if its grey values span at most this: a JPEG of quality 80 rings by a few levels."""
+"""A border row or column is uniform if its grey values span at most this: a JPEG of quality 80 rings a little."""
 
 
 class ThumbnailError(ValueError):
@@ -53,7 +53,9 @@ def decode(thumbnail: bytes) -> Picture:
         with Image.open(io.BytesIO(thumbnail), formats=("JPEG",)) as opened:
             picture = np.array(opened)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ThumbnailError(f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again") from error
+        raise ThumbnailError(
+            f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again"
+        ) from error
     if picture.shape != (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS) or picture.dtype != np.uint8:
         raise ThumbnailError(f"a thumbnail is {picture.shape}, not 96 x 96 grey: build its part again")
     return picture
@@ -63,7 +65,7 @@ def perceptual_hashes(pictures: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """`fingerprints.perceptual_hash` of each of n pictures: (n, height, width) grey to (n,)."""
     small = np.empty((len(pictures), HASH_PIXELS, HASH_PIXELS), np.int64)
     for i, picture in enumerate(pictures):
-        small[i] = Image.fromarray(picture).resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS)
+        small[i] = np.asarray(Image.fromarray(picture).resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS))
     return _above_median((_DCT @ small @ _DCT.T).reshape(len(pictures), HASH_SIZE**2))
 
 
@@ -204,7 +206,8 @@ def _trimmed(thumbnail: Picture, width: int, height: int) -> Matrix | None:
 
 def _equalised(picture: Picture) -> Picture:
     counts = np.bincount(picture.ravel(), minlength=256).cumsum()
-    return (255 * counts // counts[-1]).astype(np.uint8)[picture]
+    table: Picture = (255 * counts // counts[-1]).astype(np.uint8)
+    return table[picture]
 
 
 def _adaptive(picture: Picture) -> Picture:
@@ -223,7 +226,8 @@ def _adaptive(picture: Picture) -> Picture:
     y, x = first[:, None], first[None]
     upper = tables[y, x, picture] * (1 - share) + tables[y, x + 1, picture] * share
     lower = tables[y + 1, x, picture] * (1 - share) + tables[y + 1, x + 1, picture] * share
-    return np.rint(upper * (1 - share[:, None]) + lower * share[:, None]).astype(np.uint8)
+    values: Picture = np.rint(upper * (1 - share[:, None]) + lower * share[:, None]).astype(np.uint8)
+    return values
 
 
 def _curve(values: NDArray[np.float64]) -> Tone:

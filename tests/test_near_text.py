@@ -336,7 +336,7 @@ def test_planted_runs_are_all_found_and_nothing_else(n: int) -> None:
     assert found == expected
 
 
-def test_a_larger_corpus_agrees_in_every_kind() -> None:
+def test_a_larger_corpus_agrees_in_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(5)
     evals, trains = [], []
     for _ in range(120):
@@ -351,7 +351,12 @@ def test_a_larger_corpus_agrees_in_every_kind() -> None:
             rng.shuffle(words)
         item = " ".join(words) + " " + words_of_size(rng, rng.choice((0, 5, 60)))
         trains.append(TrainText(item, source.answer, f"{item}. {source.answer}"))
-    found = check(evals, trains, TextSettings(common_df=2, shingles_min=4))
+    limits = TextSettings(common_df=2, shingles_min=4)
+    found = check(evals, trains, limits)
+    monkeypatch.setattr(near_text, "_ROUND", 20_000)  # several rounds; no text sees another's words
+    scan = NearTextIndex(evals, limits).scan(trains)
+    assert [match for match in scan.matches if match.kind == "rewrite"] == found["rewrite"]
+    assert scan.counts["rewrite_scored"] == len(found["rewrite"])
     assert all(len(found[kind]) > 20 for kind in PLAIN), {kind: len(rows) for kind, rows in found.items()}
 
 
@@ -413,6 +418,24 @@ def test_words_with_equal_hashes_are_told_apart_by_their_letters(monkeypatch: py
     evals = [EvalText(test, (), "", test), EvalText("dog near river banks", (), "", "dog near river banks"), SPARE]
     found = check(evals, trains, TextSettings(shingles_min=2))
     assert [match.train for match in found["run"]] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["window_hashes", "_hashes_of"])
+def test_test_sides_that_collide_get_another_hash_or_a_clear_refusal(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strong, limit = getattr(ngrams, name), 3
+
+    def constant(values: Any, *rest: int) -> Any:
+        hashes = strong(values, *rest)
+        return np.full_like(hashes, 7) if rest[-1] < limit else hashes
+
+    monkeypatch.setattr(ngrams, name, constant)
+    text = "a b c d e f g h i j"
+    assert [match[:5] for match in scan_records([text], [f"{text} k"]).matches] == [(0, 0, "run", 1.0, 10)]
+    limit = ngrams._SALTS
+    with pytest.raises(ValueError, match=f"of the test side collide under each of {limit} hashes"):
+        scan_records([text], [text])
 
 
 SPARE = EvalText("another item altogether", (), "", "another item altogether")

@@ -1,0 +1,316 @@
+"""Near-duplicate pictures: changed copies are found, different pictures are not, nothing depends on how work is cut."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table, opened, sources, stored
+from manifests import near_images
+from manifests.agreement import PictureError, agreement, cells, coarse_scores, flat, full_agreement
+from manifests.fingerprints import HASH_PIXELS, ImageFingerprint, perceptual_hash
+from manifests.near_images import SETTINGS, ImageSettings, NearImageError, NearImageIndex, coverage
+from manifests.variants import BY_NAME, REGIONS, VARIANTS, ThumbnailError, decode, perceptual_hashes, region_hashes
+
+
+def phantom(seed: int, size: tuple[int, int] = (360, 300)) -> Image.Image:
+    """A picture with structure at many scales, another for every seed: smooth noise over a bright oval."""
+    random = np.random.default_rng(seed)
+    width, height = size
+    values = np.zeros((height, width))
+    for cells_across, weight in ((4, 40), (9, 30), (20, 22), (45, 14)):
+        noise = Image.fromarray(random.normal(0, 1, (cells_across, cells_across)).astype(np.float32))
+        values += weight * np.asarray(noise.resize(size, Image.Resampling.BICUBIC))
+    y, x = np.mgrid[0:height, 0:width]
+    oval = 60 * np.exp(-(((x / width - 0.5) / 0.35) ** 2) - ((y / height - 0.5) / 0.4) ** 2)
+    return Image.fromarray(np.clip(90 + values + oval, 0, 255).astype(np.uint8))
+
+
+def prints_of(pictures: list[Image.Image]) -> tuple[list[bytes], list[ImageFingerprint]]:
+    made = [stored(picture) for picture in pictures]
+    return [data for data, _ in made], [print_ for _, print_ in made]
+
+
+def nothing(row: int) -> bytes | None:
+    return None
+
+
+PICTURES = [phantom(seed, (360, 300) if seed % 2 else (280, 340)) for seed in range(6)]
+DATA, PRINTS = prints_of(PICTURES)
+EVALS = image_table(PRINTS, ["default"] * len(PRINTS))
+INDEX = NearImageIndex(EVALS, SETTINGS)
+THUMBNAILS = np.stack([decode(print_.thumbnail) for print_ in PRINTS])
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMATIONS, *BETWEEN])
+def test_every_transformation_is_found_and_no_other_picture(name: str) -> None:
+    change = {**TRANSFORMATIONS, **BETWEEN}[name]
+    data, changed = prints_of([change(picture) for picture in PICTURES])
+    found = INDEX.scan(image_table(changed, ["-"] * len(changed)), data.__getitem__, DATA.__getitem__)
+    assert [(match.train, match.eval) for match in found.pairs] == [(row, row) for row in range(len(PICTURES))]
+    assert all(match.score >= SETTINGS["default"].threshold for match in found.pairs)
+
+
+def test_variants_that_name_a_transformation_are_the_ones_matched() -> None:
+    expected = {
+        "mirrored": "mirror",
+        "quarter turn": "turn_90",
+        "inverted": "inverted",
+        "padded 10 % black": "pad_black_10",
+    }
+    for name, variant in expected.items():
+        _, changed = prints_of([TRANSFORMATIONS[name](picture) for picture in PICTURES])
+        found = INDEX.scan(image_table(changed, ["-"] * 6), nothing, nothing)
+        assert {match.variant for match in found.pairs} == {variant}
+
+
+def test_a_burnt_in_label_is_found_by_regions_and_the_match_says_so() -> None:
+    _, changed = prints_of([TRANSFORMATIONS["text label"](picture) for picture in PICTURES])
+    strict = {"default": ImageSettings(0, 6, 0.75, 0.6)}
+    found = NearImageIndex(EVALS, strict).scan(image_table(changed, ["-"] * 6), nothing, nothing)
+    assert [(match.train, match.eval, match.kind) for match in found.pairs] == [
+        (row, row, "region") for row in range(6)
+    ]
+
+
+def test_candidates_are_all_pairs_within_the_radius_and_no_other() -> None:
+    """Against a double loop over public functions: whole hashes of all variants, region hashes of both sides."""
+    changed = [change(picture) for change in (*TRANSFORMATIONS.values(),) for picture in PICTURES[:3]]
+    _, train = prints_of(changed)
+    # Near hashes of unrelated pictures do not occur among so few: a radius of 16 makes some.
+    wide = ImageSettings(16, 10, 0.75, 0.6)
+    index = NearImageIndex(EVALS, {"default": wide})
+    pictures = np.stack([decode(print_.thumbnail) for print_ in train])
+    train_regions, train_contrast = region_hashes(pictures)
+    eval_regions, eval_contrast = region_hashes(THUMBNAILS)
+    expected = []
+    for row, print_ in enumerate(train):
+        for one, other in enumerate(PRINTS):
+            hashes = [variant.hash(THUMBNAILS[one], other.width, other.height) for variant in VARIANTS[1:]]
+            near = any((print_.phash ^ h).bit_count() <= 16 for h in [other.phash, *hashes] if h is not None)
+            regions = any(
+                (int(train_regions[row, k]) ^ int(eval_regions[one, k])).bit_count() <= 10
+                for k in range(len(REGIONS))
+                if train_contrast[row, k] and eval_contrast[one, k]
+            )
+            if near or regions:
+                expected.append((row, one))
+    assert index.candidates(image_table(train, ["-"] * len(train))) == expected
+    assert any(row % 3 != one for row, one in expected)
+
+
+def test_results_do_not_depend_on_how_the_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = [change(picture) for change in list(TRANSFORMATIONS.values())[::3] for picture in PICTURES]
+    data, train = prints_of(changed)
+    table = image_table(train, ["-"] * len(train))
+    read: Callable[[int], bytes | None] = data.__getitem__
+    whole = INDEX.scan(table, read, DATA.__getitem__)
+    monkeypatch.setattr(near_images, "BLOCK", 7)
+    monkeypatch.setattr(near_images, "_PAIRS", 3)
+    assert INDEX.scan(table, read, DATA.__getitem__) == whole
+    prepared = NearImageIndex(EVALS, SETTINGS)
+    prepared.prepare(table, len(table))
+    assert prepared.scan(table, read, DATA.__getitem__) == whole
+    pieces = []
+    for start in range(0, len(train), 5):
+        part = INDEX.scan(table.slice(start, 5), lambda row, at=start: read(row + at), DATA.__getitem__)
+        pieces += [(match.train + start, match.eval, match.score, match.variant) for match in part.pairs]
+    assert pieces == [(match.train, match.eval, match.score, match.variant) for match in whole.pairs]
+
+
+def test_rows_without_pixels_and_blank_pictures_are_counted_and_match_nothing() -> None:
+    blank = [Image.new("L", (200, 150), grey) for grey in (0, 0, 127, 255)]
+    _, prints = prints_of([*blank, PICTURES[0]])
+    table = image_table(prints, ["default"] * 5)
+    table = table.set_column(0, "phash", pa.array([None, *[p.phash for p in prints[1:]]], pa.uint64()))
+    index = NearImageIndex(table, SETTINGS)
+    assert index.left_out == {"without_hash": 1, "flat": 3}
+    found = index.scan(table, nothing, nothing)
+    assert [(match.train, match.eval) for match in found.pairs] == [(4, 4)]
+    assert found.counts["train_without_hash"] == 1
+    assert found.counts["train_flat"] == 3
+    assert found.counts["candidates"] == found.counts["confirmed"] == 1
+
+
+def test_empty_sides() -> None:
+    assert INDEX.scan(EVALS.slice(0, 0), nothing, nothing).pairs == []
+    assert NearImageIndex(EVALS.slice(0, 0), SETTINGS).scan(EVALS, nothing, nothing).pairs == []
+
+
+def test_borderline_pairs_are_decided_on_whole_pictures_where_they_can_be_read() -> None:
+    """With a threshold no thumbnail reaches, every pair is borderline."""
+    _, changed = prints_of([TRANSFORMATIONS["CLAHE"](picture) for picture in PICTURES[:2]])
+    train = image_table(changed, ["-"] * 2)
+    index = NearImageIndex(EVALS, {"default": ImageSettings(8, 6, 1.0, 0.6)})
+    unread = index.scan(train, nothing, nothing)
+    assert unread.pairs == []
+    assert unread.counts["borderline"] == unread.counts["borderline_unread"] == unread.counts["refuted"] == 2
+    read = index.scan(train, DATA.__getitem__, DATA.__getitem__)  # whole pictures: the test pictures themselves
+    assert [(match.eval, match.score, match.decided_on) for match in read.pairs] == [
+        (0, 1.0, "full_image"),
+        (1, 1.0, "full_image"),
+    ]
+    with pytest.raises(PictureError, match="training row 0 or test row 0: a stored picture of 3 bytes"):
+        index.scan(train, lambda row: b"abc", DATA.__getitem__)
+
+
+def test_bad_input_is_one_clear_line() -> None:
+    with pytest.raises(NearImageError, match="modality 'default' has no image settings; there are ct"):
+        NearImageIndex(EVALS, {"ct": SETTINGS["default"]})
+    buffer = io.BytesIO()
+    Image.new("L", (50, 96)).save(buffer, "JPEG")
+    for data, words in (
+        (b"no picture", "row 1: a thumbnail of 10 bytes cannot be decoded"),
+        (buffer.getvalue(), "row 1"),
+    ):
+        broken = EVALS.set_column(1, "thumbnail", pa.array([PRINTS[0].thumbnail, data, *[None] * 4], pa.binary()))
+        with pytest.raises(ThumbnailError, match=words):
+            INDEX.scan(broken, nothing, nothing)
+        with pytest.raises(ThumbnailError, match=words):
+            NearImageIndex(broken, SETTINGS)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+@settings(max_examples=20)
+def test_hashes_of_many_are_the_hashes_of_each(seed: int, n: int) -> None:
+    random = np.random.default_rng(seed)
+    pictures = random.integers(0, random.integers(2, 257), (n, 96, 96), dtype=np.uint16).astype(np.uint8)
+    assert perceptual_hashes(pictures).tolist() == [perceptual_hash(Image.fromarray(one)) for one in pictures]
+
+
+def test_region_hashes_are_perceptual_hashes_of_the_regions() -> None:
+    """A different way: Pillow cuts and reduces each region, rounding to 8 bits, which may turn a pair of bits."""
+    hashes, contrast = region_hashes(THUMBNAILS)
+    assert contrast.all()
+    starts = {"left": 0, "right": 36, "top": 0, "bottom": 36}
+    for row, thumbnail in enumerate(THUMBNAILS):
+        for k, region in enumerate(REGIONS):
+            top, left = (18, 18) if region == "centre" else (starts[word] for word in region.split("_"))
+            cut = Image.fromarray(thumbnail[top : top + 60, left : left + 60])
+            assert cut.resize((HASH_PIXELS, HASH_PIXELS)).size == (32, 32)
+            assert (perceptual_hash(cut) ^ int(hashes[row, k])).bit_count() <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mirror", Image.Transpose.FLIP_LEFT_RIGHT),
+        ("turn_90", Image.Transpose.ROTATE_90),
+        ("turn_180", Image.Transpose.ROTATE_180),
+        ("turn_270", Image.Transpose.ROTATE_270),
+        ("mirror_turn_180", Image.Transpose.FLIP_TOP_BOTTOM),
+    ],
+)
+def test_turns_and_mirrors_of_a_thumbnail_are_exact(name: str, change: Image.Transpose) -> None:
+    for thumbnail in THUMBNAILS:
+        varied = VARIANTS[BY_NAME[name]].picture(thumbnail, 300, 200)
+        assert varied is not None
+        assert np.array_equal(varied, np.asarray(Image.fromarray(thumbnail).transpose(change)))
+
+
+def test_all_eight_turns_differ() -> None:
+    names = ["identity", "mirror", *(name for name in BY_NAME if "turn_" in name)]
+    varied = {VARIANTS[BY_NAME[name]].picture(THUMBNAILS[0], 300, 200).tobytes() for name in names}  # type: ignore[union-attr]
+    assert len(names) == len(varied) == 8
+
+
+def test_variants_that_do_not_apply_say_so() -> None:
+    for name in ("square_black", "square_white", "square_crop"):
+        assert VARIANTS[BY_NAME[name]].picture(THUMBNAILS[0], 300, 300) is None
+        assert VARIANTS[BY_NAME[name]].hash(THUMBNAILS[0], 300, 200) is not None
+    assert VARIANTS[BY_NAME["trimmed"]].frame(THUMBNAILS[0], 300, 300) is None
+
+
+def test_borders_of_a_test_picture_are_trimmed() -> None:
+    framed = Image.new("L", (500, 440), 0)
+    framed.paste(PICTURES[1], (60, 100))
+    _, evals = prints_of([framed])
+    found = NearImageIndex(image_table(evals, ["default"]), SETTINGS).scan(EVALS, nothing, nothing)
+    assert [(match.train, match.variant) for match in found.pairs] == [(1, "trimmed")]
+
+
+@given(st.floats(-0.03, 0.03), st.floats(-0.03, 0.03), st.floats(0.97, 1.03), st.integers(0, 5))
+@settings(max_examples=15)
+def test_small_shifts_and_scales_are_aligned(right: float, down: float, scale: float, which: int) -> None:
+    """The frame is off by up to 3 % of a side: alignment finds its way back."""
+    frame = np.array([[[scale, 0, right + (1 - scale) / 2], [0, scale, down + (1 - scale) / 2]]])
+    pair = THUMBNAILS[which : which + 1]
+    assert agreement(pair, pair, frame, np.array([False]))[0] >= 0.97
+
+
+def test_scores_do_not_depend_on_the_pairs_beside_them() -> None:
+    frames = np.tile(np.array([[1.0, 0, 0], [0, 1.0, 0]]), (36, 1, 1))
+    first, second = np.repeat(THUMBNAILS, 6, 0), np.tile(THUMBNAILS, (6, 1, 1))
+    together = agreement(first, second, frames, np.zeros(36, bool))
+    alone = [agreement(first[k : k + 1], second[k : k + 1], frames[:1], np.zeros(1, bool))[0] for k in range(36)]
+    assert together.tolist() == alone
+    table = together.reshape(6, 6)
+    assert (table.diagonal() == 1).all()
+    assert (table[~np.eye(6, dtype=bool)] < 0.5).all()
+
+
+def test_coarse_scores_are_correlations_of_cells() -> None:
+    made = cells(THUMBNAILS)
+    rows, ids = np.repeat(np.arange(6), 6), np.tile(np.arange(6), 6)
+    values = made.values.astype(np.int64)
+    expected = [
+        int(values[a] @ values[b]) / float(np.sqrt(float(int(values[a] @ values[a]) * int(values[b] @ values[b]))))
+        for a, b in zip(rows, ids, strict=True)
+    ]
+    assert coarse_scores(made, rows, made, ids) == pytest.approx(expected, abs=1e-12)
+
+
+def test_noise_on_a_blank_picture_is_no_structure() -> None:
+    noise = np.random.default_rng(1).normal(128, 1, (1, 96, 96)).round().astype(np.uint8)
+    assert flat(noise).tolist() == [True]
+    assert flat(THUMBNAILS).tolist() == [False] * 6
+
+
+def test_full_agreement_tells_copies_from_others() -> None:
+    identity, mirror = VARIANTS[0], VARIANTS[BY_NAME["mirror"]]
+    data, _ = prints_of([TRANSFORMATIONS["gamma 0.6"](PICTURES[0]), TRANSFORMATIONS["mirrored"](PICTURES[0])])
+    assert full_agreement(data[0], DATA[0], identity) > 0.95
+    assert full_agreement(data[1], DATA[0], mirror) > 0.95
+    assert full_agreement(data[1], DATA[0], identity) < 0.5
+    assert full_agreement(DATA[1], DATA[0], identity) < 0.5
+
+
+def test_coverage_on_record_is_that_of_the_code_and_keeps_the_promise() -> None:
+    """If this fails after a change of the code: `python -m bench near_images` measures again."""
+    measured = coverage()
+    assert measured is not None
+    assert {row["name"] for row in measured["transformations"]} == set(TRANSFORMATIONS)
+    assert all(row["recall"] >= 0.99 for row in measured["transformations"])
+    assert measured["precision"]["different_people"] == 0
+
+
+def test_coverage_of_other_code_is_no_coverage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(near_images, "COVERAGE_FILE", tmp_path / "coverage.json")
+    assert coverage() is None
+    (tmp_path / "coverage.json").write_text('{"recipe": "of yesterday"}')
+    assert coverage() is None
+
+
+def test_one_person_under_two_subject_ids_is_found_by_pictures_alone(real_data: Path) -> None:
+    """140 radiographs of 47 patients: four pairs of files are one person's films published twice."""
+    pictures = [source for source in sources(real_data) if source.kind == "radiographs"]
+    _, prints = prints_of([opened(source.path) for source in pictures])
+    table = image_table(prints, ["radiographs"] * len(prints))
+    found = NearImageIndex(table, SETTINGS).scan(table, nothing, nothing)
+    subjects = [source.path.parts[-3] for source in pictures]
+    across = {frozenset((subjects[match.train], subjects[match.eval])) for match in found.pairs} - {
+        frozenset((subject,)) for subject in subjects
+    }
+    assert across == {frozenset(pair) for pair in SAME_PERSON.items()}
+    twins = [match for match in found.pairs if subjects[match.train] != subjects[match.eval]]
+    assert len(twins) == 8  # each pair from both sides
+    assert all(match.score > 0.95 for match in twins)
+    assert {(match.train, match.eval) for match in found.pairs} >= {(row, row) for row in range(len(pictures))}
