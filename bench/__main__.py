@@ -13,7 +13,9 @@ import platform
 import sys
 from pathlib import Path
 
-MEASUREMENTS = ("jpeg_build", "text_build", "manifest", "memory", "install")
+MEASUREMENTS = ("jpeg_build", "text_build", "manifest", "memory", "install", "proof")
+PARTS = ("hamming_join", "near_images", "near_text", "audits")
+"""What `proof` consists of, each to be run alone, too."""
 
 
 def main() -> int:
@@ -24,14 +26,19 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example: python -m bench jpeg_build --peer-python .venv-peers/bin/python --out bench.json",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(MEASUREMENTS)} (default all)")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which of {', '.join(MEASUREMENTS)} (default all); or a part of proof: {', '.join(PARTS)}",
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument(
         "--peer-python", type=Path, metavar="FILE", help="interpreter of an environment with img2dataset"
     )
     args = parser.parse_args()
-    if unknown := set(args.names) - set(MEASUREMENTS):
-        parser.error(f"no measurement {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    if unknown := set(args.names) - set(MEASUREMENTS) - set(PARTS):
+        parser.error(f"no measurement {', '.join(sorted(unknown))}; there are {', '.join((*MEASUREMENTS, *PARTS))}")
     figures = {}
     for name in args.names or MEASUREMENTS:
         print(f"== {name}", file=sys.stderr, flush=True)

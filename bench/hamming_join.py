@@ -1,12 +1,13 @@
-"""Radius join of perceptual hashes: pairs a CPU-second beside numpy brute force and faiss, and what the recipe would take.
+"""Radius join of perceptual hashes: pairs a CPU-second beside numpy and faiss, and what the recipe would take.
 
 A pair-equivalent is one train hash beside one eval hash, looked at or not: train x evals / CPU-seconds. Searching is
-timed, with the matches in hand (rows, ids, distances); choosing and building the lists is reported beside it. Run it by
-an interpreter that has faiss-cpu to see that peer: `python -m bench hamming_join`.
+timed, with the matches in hand (rows, ids, distances); choosing and building the lists is reported beside it. faiss-cpu
+is measured where `--peer-python` or this interpreter has it; all then runs by that interpreter (numpy is enough).
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -31,12 +32,12 @@ FEW_MATCHES = 0.0003
 
 def measure(peer_python: Path | None) -> dict[str, Any]:
     """Every part in a process of its own, with one thread a matrix product, so that peak memory is its own."""
-    del peer_python
+    python = str(peer_python) if peer_python and _has_faiss(peer_python) else sys.executable
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     figures = {}
     for part in PARTS:
         done = subprocess.run(
-            [sys.executable, "-m", "bench.hamming_join", part],
+            [python, "-m", "bench.hamming_join", part],
             env=environment,
             capture_output=True,
             text=True,
@@ -45,6 +46,10 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
         )
         figures[part] = json.loads(done.stdout)
     return figures
+
+
+def _has_faiss(python: Path) -> bool:
+    return not subprocess.run([python, "-c", "import faiss"], capture_output=True, check=False).returncode
 
 
 def _uniform(rng: Any, count: int) -> Any:
@@ -118,9 +123,9 @@ def _numpy(train: Any, evals: Any, radius: int) -> tuple[Any, Any, Any]:
 
 
 def _faiss(evals: Any) -> Callable[[Any, int], tuple[Any, Any, Any]]:
-    import faiss
     import numpy as np
 
+    faiss = importlib.import_module("faiss")
     faiss.omp_set_num_threads(1)
     flat = faiss.IndexBinaryFlat(64)
     flat.add(evals.view(np.uint8).reshape(-1, 8))
@@ -140,79 +145,82 @@ def _table() -> dict[str, Any]:
     """Giga pair-equivalents a CPU-second for every kind of data and radius, and the ratio to the faster peer."""
     import numpy as np
 
-    from manifests.hamming import HammingIndex
-
     figures: dict[str, Any] = {}
     for kind, make in KINDS.items():
         rng = np.random.default_rng(0)
         train, evals = make(rng, MANY), make(rng, EVALS)
-        few = train[:FEW]
         flat = _faiss(evals) if importlib.util.find_spec("faiss") else None
         for radius in RADII:
-            started = time.process_time()
-            index = HammingIndex(evals, radius)
-            index.prepare(train)
-            built = time.process_time() - started
-            peers, (rows, ids, _) = {}, (None, None, None)
-            seconds, (rows, ids, _) = _best(lambda r=radius: _numpy(few, evals, r), 2)  # type: ignore[misc]
-            pairs = len(few) * len(evals)
-            peers["numpy"] = pairs / seconds / 1e9
-            if flat is not None:
-                seconds, _ = _best(lambda r=radius: flat(few, r), 3)  # type: ignore[misc]
-                peers["faiss"] = pairs / seconds / 1e9
-            ours_few, matches = _best(lambda i=index: i.search(few), 3)  # type: ignore[misc]
-            same = bool(np.array_equal(matches.rows, rows) and np.array_equal(matches.ids, ids))
-            rate = pairs / ours_few / 1e9
-            searched = few
-            if len(matches) < FEW_MATCHES * pairs:
-                seconds, matches = _best(lambda i=index: i.search(train), 2)  # type: ignore[misc]
-                rate, searched = len(train) * len(evals) / seconds / 1e9, train
-            figures[f"{kind} {radius}"] = {
-                "g_pairs_per_cpu_s": round(rate, 2),
-                **{name: round(value, 2) for name, value in peers.items()},
-                "ratio_to_best_peer": round(rate / max(peers.values()), 2),
-                "same_as_brute_force": same,
-                "train": len(searched),
-                "share_of_pairs_that_match": float(f"{len(matches) / len(searched) / len(evals):.3g}"),
-                "plan": index.plan,
-                "build_cpu_s": round(built, 2),
-            }
+            figures[f"{kind} {radius}"] = _case(train, evals, radius, flat)
     return figures
 
 
-def _headline() -> dict[str, Any]:
-    """The goal's own sizes: a million by 20,000 at radius 8, matches compared with brute force on a slice."""
+def _case(train: Any, evals: Any, radius: int, flat: Callable[[Any, int], Any] | None) -> dict[str, Any]:
     import numpy as np
 
     from manifests.hamming import HammingIndex
 
-    figures: dict[str, Any] = {}
-    for kind in ("uniform", "look_alike"):
-        rng = np.random.default_rng(0)
-        train, evals = KINDS[kind](rng, 1_000_000), KINDS[kind](rng, EVALS)
-        planted = np.arange(0, len(train), 100)
-        targets = rng.integers(EVALS, size=len(planted))
-        flips = rng.permuted(np.arange(64) < rng.integers(9, size=len(planted))[:, None], axis=1)
-        train[planted] = evals[targets] ^ np.packbits(flips, axis=1).view(np.uint64).ravel()
-        index = HammingIndex(evals, 8)
-        built, _ = _best(lambda i=index, t=train: i.prepare(t), 1)  # type: ignore[misc]
-        seconds, matches = _best(lambda i=index, t=train: i.search(t), 3)  # type: ignore[misc]
-        rows, ids, _ = _numpy(train[:FEW], evals, 8)
-        part = int(np.searchsorted(matches.rows, FEW))
-        keys = matches.rows * EVALS + matches.ids
-        figures[kind] = {
-            "g_pairs_per_cpu_s": round(len(train) * EVALS / seconds / 1e9, 1),
-            "pairs": len(matches),
-            "candidates_per_hash": round(matches.candidates / len(train), 1),
-            "planted_recall": float(np.isin(planted * EVALS + targets, keys).mean()),
-            "same_as_brute_force": bool(
-                np.array_equal(matches.rows[:part], rows) and np.array_equal(matches.ids[:part], ids)
-            ),
-            "plan": index.plan,
-            "build_cpu_s": round(built, 2),
-            "peak_gib": _peak_gib(),
-        }
-    return figures
+    few = train[:FEW]
+    pairs = len(few) * len(evals)
+    index = HammingIndex(evals, radius)
+    built, _ = _best(lambda: index.prepare(train), 1)
+    seconds, (rows, ids, _) = _best(lambda: _numpy(few, evals, radius), 2)
+    peers = {"numpy": pairs / seconds / 1e9}
+    if flat is not None:
+        peers["faiss"] = pairs / _best(lambda: flat(few, radius), 3)[0] / 1e9
+    seconds, matches = _best(lambda: index.search(few), 3)
+    same = bool(np.array_equal(matches.rows, rows) and np.array_equal(matches.ids, ids))
+    searched = few
+    if len(matches) < FEW_MATCHES * pairs:
+        searched = train
+        seconds, matches = _best(lambda: index.search(train), 2)
+    rate = len(searched) * len(evals) / seconds / 1e9
+    return {
+        "g_pairs_per_cpu_s": round(rate, 2),
+        **{name: round(value, 2) for name, value in peers.items()},
+        "ratio_to_best_peer": round(rate / max(peers.values()), 2),
+        "same_as_brute_force": same,
+        "train": len(searched),
+        "share_of_pairs_that_match": float(f"{len(matches) / len(searched) / len(evals):.3g}"),
+        "plan": index.plan,
+        "build_cpu_s": round(built, 2),
+    }
+
+
+def _headline() -> dict[str, Any]:
+    """The goal's own sizes: a million by 20,000 at radius 8."""
+    return {kind: _million(KINDS[kind]) for kind in ("uniform", "look_alike")}
+
+
+def _million(make: Callable[[Any, int], Any]) -> dict[str, Any]:
+    """Matches are compared with planted pairs, and with brute force on a slice."""
+    import numpy as np
+
+    from manifests.hamming import HammingIndex
+
+    rng = np.random.default_rng(0)
+    train, evals = make(rng, 1_000_000), make(rng, EVALS)
+    planted = np.arange(0, len(train), 100)
+    targets = rng.integers(EVALS, size=len(planted))
+    flips = rng.permuted(np.arange(64) < rng.integers(9, size=len(planted))[:, None], axis=1)
+    train[planted] = evals[targets] ^ np.packbits(flips, axis=1).view(np.uint64).ravel()
+    index = HammingIndex(evals, 8)
+    built, _ = _best(lambda: index.prepare(train), 1)
+    seconds, matches = _best(lambda: index.search(train), 3)
+    rows, ids, _ = _numpy(train[:FEW], evals, 8)
+    part = int(np.searchsorted(matches.rows, FEW))
+    same = np.array_equal(matches.rows[:part], rows) and np.array_equal(matches.ids[:part], ids)
+    found = np.isin(planted * EVALS + targets, matches.rows * EVALS + matches.ids)
+    return {
+        "g_pairs_per_cpu_s": round(len(train) * EVALS / seconds / 1e9, 1),
+        "pairs": len(matches),
+        "candidates_per_hash": round(matches.candidates / len(train), 1),
+        "planted_recall": float(found.mean()),
+        "same_as_brute_force": bool(same),
+        "plan": index.plan,
+        "build_cpu_s": round(built, 2),
+        "peak_gib": _peak_gib(),
+    }
 
 
 def _recipe(evals_count: int, train_count: int) -> dict[str, Any]:
@@ -224,7 +232,6 @@ def _recipe(evals_count: int, train_count: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     train = _look_alike(rng, train_count)
     evals = np.concatenate([_look_alike(rng, min(100_000, evals_count - n)) for n in range(0, evals_count, 100_000)])
-    before = _peak_gib()
     index = HammingIndex(evals, 8)
     built, _ = _best(lambda: index.prepare(train), 1)
     clock = time.perf_counter()
@@ -241,7 +248,6 @@ def _recipe(evals_count: int, train_count: int) -> dict[str, Any]:
         "plan": index.plan,
         "build_cpu_s": round(built, 2),
         "peak_gib": _peak_gib(),
-        "peak_gib_before": before,
     }
 
 

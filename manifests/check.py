@@ -55,7 +55,7 @@ _WITHIN_RADIUS = """
     SELECT build, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash, thumbnail
     FROM images
     WHERE list_contains($roles, role) AND phash IS NOT NULL
-      AND ($all OR list_bool_or(list_transform($hashes, lambda h: bit_count(xor(phash, h)) <= $radius)))
+      AND ($all OR {near})
     ORDER BY build, sample_id, "index"
 """
 
@@ -169,8 +169,10 @@ def check_image(
     hashes = sorted({value for value in varied if value is not None})
     total = sum(unit["images"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     every = limit is None or total <= limit
-    looked_up = {"roles": list(roles), "all": every, "hashes": hashes, "radius": settings.radius}
-    candidates = connection.sql(_WITHIN_RADIUS, params=looked_up).to_arrow_table()
+    # Written out for each hash: a third of the time of a lambda over a list.
+    near = " OR ".join(f"bit_count(xor(phash, {value}::UBIGINT)) <= {settings.radius}" for value in hashes) or "false"
+    looked_up = {"roles": list(roles), "all": every}
+    candidates = connection.sql(_WITHIN_RADIUS.format(near=near), params=looked_up).to_arrow_table()
     folders = {build.record["build"]: build.folder for build in builds}
     item = pa.table(
         {
@@ -186,15 +188,15 @@ def check_image(
         row = candidates.slice(number, 1).to_pylist()[0]
         return read_image(image_place(folders[row["build"]], row))
 
-    near = []
+    rows = []
     for match in NearImageIndex(item, {"default": settings}).scan(candidates, read_train, lambda _: data).pairs:
         row = candidates.slice(match.train, 1).select(["build", "split", "sample_id", "index"]).to_pylist()[0]
         measures = {"score": match.score, "distance": match.distance, "variant": match.variant}
-        near.append({"level": "near_image", "kind": match.kind, **row, **measures})
-    near.sort(key=lambda row: (-row["score"], row["build"], row["sample_id"], row["index"]))
+        rows.append({"level": "near_image", "kind": match.kind, **row, **measures})
+    rows.sort(key=lambda row: (-row["score"], row["build"], row["sample_id"], row["index"]))
     if every:
-        return found + near, []
-    return found + near, [f"region hashes: the thumbnails of {total:,} pictures were not read; --thorough reads them"]
+        return found + rows, []
+    return found + rows, [f"region hashes: the thumbnails of {total:,} pictures were not read; --thorough reads them"]
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ BLOCK = 1 << 20
 """Train hashes a step: enough to fill the processor with work, few enough that temporaries stay near 100 MiB."""
 
 _BLOCK_MATCHES = 1 << 24
+"""Matches a block of `search_blocks` may bring, about: 272 MiB at 17 bytes each."""
 EXPECTED = 1 << 24
 """Train hashes an index is built for where nothing else is said."""
 
@@ -90,8 +91,9 @@ _PER_LOOKUP = 65.0
 _PER_SORTED_LOOKUP = 110.0
 _PER_CANDIDATE = 7.0
 _PER_SORTED_CANDIDATE = 3.0
-_PER_LONG_CANDIDATE = 1.2
-_PER_LONG_LIST = 4000.0
+_PER_LONG_CANDIDATE = 1.8
+_PER_SORTED_LONG_CANDIDATE = 1.2
+_PER_LONG_LIST = 6000.0
 _PER_BAND_HIT = 40.0
 _PER_HIT = 70.0
 _PER_ENTRY = 120.0
@@ -571,11 +573,18 @@ class _Band:
         """Position among `hashes`, eval number and differing bits of listed pairs within the radius; pairs compared."""
         first, counts = self.lists(hashes)
         long = np.flatnonzero(counts >= _LONG_LIST)
-        for row in long.tolist():
-            start, count = int(first[row]), int(counts[row])
-            differences = self.hashes[start : start + count] ^ hashes[row]
-            hits = np.flatnonzero(np.bitwise_count(differences) <= radius)
-            yield np.full(len(hits), row), self.ids[start : start + count][hits], differences[hits], count
+        # Neighbours with the same list, as key order brings them together, share its way through the caches.
+        same = np.flatnonzero(np.diff(first[long])) + 1
+        for together in np.split(long, same) if len(long) else []:
+            start, count = int(first[together[0]]), int(counts[together[0]])
+            listed, ids = self.hashes[start : start + count], self.ids[start : start + count]
+            step = max(_CANDIDATES // count, 1)
+            for low in range(0, len(together), step):
+                some = together[low : low + step]
+                differences = (hashes[some][:, None] ^ listed).ravel()
+                hits = np.flatnonzero(np.bitwise_count(differences) <= radius)
+                rows = hits // count
+                yield some[rows], ids[hits - rows * count], differences[hits], len(differences)
         counts[long] = 0
         ends = np.cumsum(counts, dtype=np.int64)
         total = int(ends[-1])
@@ -644,7 +653,8 @@ def _lookup_cost(candidates: list[float], in_order: bool) -> float:
     for count in candidates:
         cost += _PER_SORTED_LOOKUP if in_order else _PER_LOOKUP
         short = count * (_PER_SORTED_CANDIDATE if in_order else _PER_CANDIDATE)
-        cost += short if count < _LONG_LIST else min(short, _PER_LONG_LIST + count * _PER_LONG_CANDIDATE)
+        long = _PER_LONG_LIST + count * (_PER_SORTED_LONG_CANDIDATE if in_order else _PER_LONG_CANDIDATE)
+        cost += short if count < _LONG_LIST else min(short, long)
     return cost
 
 

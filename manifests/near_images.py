@@ -29,9 +29,6 @@ from manifests.variants import REGIONS, VARIANTS, ThumbnailError, decode, percep
 
 Numbers = NDArray[np.int64]
 
-COARSE_ENOUGH = 0.5
-"""Pairs whose cells correlate less are refuted. Changed copies of real pictures reach 0.66 and more, other people's
-radiographs that are candidates 0.57 in the middle (bench/near_images.py)."""
 BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
 _PAIRS = 1024
@@ -55,12 +52,13 @@ class ImageSettings:
     threshold: float
     """A score from here on is a match."""
     borderline: float
-    """From here to the threshold, whole pictures decide where both can be read; where not, the pair is no match."""
+    """Cells or thumbnails that score less refute the pair. From here to the threshold, whole pictures decide where both
+    can be read; where not, the pair is no match."""
 
 
 SETTINGS = {
-    "default": ImageSettings(radius=8, region_radius=6, threshold=0.75, borderline=0.60),
-    "radiographs": ImageSettings(radius=8, region_radius=6, threshold=0.85, borderline=0.70),
+    "default": ImageSettings(radius=8, region_radius=8, threshold=0.75, borderline=0.60),
+    "radiographs": ImageSettings(radius=8, region_radius=8, threshold=0.85, borderline=0.70),
 }
 """What `coverage()` was measured with. Radiographs of different people score up to 0.70 on thumbnails (0.80 between
 padded ones), later films of one person up to 0.9, changed copies 0.90 and more."""
@@ -236,7 +234,8 @@ class NearImageIndex:
         found.counts["train_flat"] += int(blank.sum())
         pairs = self._candidates(thumbnails, hashes, ~blank)
         found.counts["candidates"] += len(pairs.rows)
-        pairs = pairs.take(pairs.coarse >= COARSE_ENOUGH)
+        # Cells of changed copies reach 0.66 and more (radiographs 0.89), those of other people's radiographs mostly 0.55.
+        pairs = pairs.take(pairs.coarse >= self._borderline[self._owner[pairs.ids]])
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
         scores = np.empty(len(evals))
         for start in range(0, len(evals), _PAIRS):  # pictures are copied: not all at once

@@ -155,7 +155,7 @@ def test_bands_look_at_fewer_pairs_where_they_are_chosen(kind: Callable[..., Has
 def test_long_lists_and_more_columns_than_one_product_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     train, evals = crowded(rng, 300), crowded(rng, 5_000)
-    train[:3] = evals[0]
+    train[:30] = evals[0]
     expected = brute(train, evals, 6)
     monkeypatch.setattr(hamming, "_LONG_LIST", 64)
     monkeypatch.setattr(hamming, "_CANDIDATES", 1024)

@@ -74,7 +74,7 @@ def test_variants_that_name_a_transformation_are_the_ones_matched() -> None:
 
 def test_a_burnt_in_label_is_found_by_regions_and_the_match_says_so() -> None:
     _, changed = prints_of([TRANSFORMATIONS["text label"](picture) for picture in PICTURES])
-    strict = {"default": ImageSettings(0, 6, 0.75, 0.6)}
+    strict = {"default": ImageSettings(0, 8, 0.75, 0.6)}
     found = NearImageIndex(EVALS, strict).scan(image_table(changed, ["-"] * 6), nothing, nothing)
     assert [(match.train, match.eval, match.kind) for match in found.pairs] == [
         (row, row, "region") for row in range(6)

@@ -1,0 +1,243 @@
+"""Precision and recall of the picture filters (compound figures, narrators, drawn marks), and pictures a CPU-second.
+
+Three kinds of pictures, each halved by `sha256(path) % 2` into what was tuned on (even) and what was not (odd):
+the labelled ones of `shared/data/artifacts`, those there without labels (read by eye for this bench), and pictures put
+together here by seeded rules from clean single pictures of the same half. `python -m bench.filters_pictures --misses
+FILE` writes every miss as a thumbnail into one HTML page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import hashlib
+import importlib.util
+import io
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from filters.base import Filter, Picture, Record
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+COMPOUND_AT = 0.5
+NARRATOR_AT = 0.5
+MARKS_AT = 0.5
+
+# Pictures of `artifacts/images` without a row in labels.csv, by the start of their names.
+UNLABELLED_COMPOUND = frozenset(
+    "0a999b 1e056e 287960 48208e 4a4776 595fdc 8873d2 8d78e8 9a9be9 c708b4 d256a4 d9f0f2 e0c288 f33b40".split()
+)
+UNLABELLED_DOUBTFUL = frozenset("da0d40 f79b61 ddefe3 fe916c".split())
+"""An inset locator, tissue that may be two slides, viewers with two views: not counted either way."""
+SCIKIT_SINGLE = (
+    "brick.png", "cell.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "ihc.png", "microaneurysms.png",
+    "moon.png", "retina.jpg", "rocket.jpg", "hubble_deep_field.jpg",
+)  # fmt: skip
+
+Sides = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture with what is true of it."""
+
+    name: str
+    kind: str
+    held_out: bool
+    truth: bool
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Base:
+    """A picture to build on."""
+
+    name: str
+    held_out: bool
+    image: Image.Image
+
+
+def held_out(path: str) -> bool:
+    """The half that nothing was tuned on."""
+    return int(hashlib.sha256(path.encode()).hexdigest(), 16) % 2 == 1
+
+
+def wilson(hits: int, total: int) -> tuple[float, float, float]:
+    """(share, lower, upper): 95 % score interval of a share; (nan, 0, 1) of nothing."""
+    if not total:
+        return math.nan, 0.0, 1.0
+    z = 1.959963984540054
+    share = hits / total
+    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return share, max(0.0, middle - half), min(1.0, middle + half)
+
+
+def labelled() -> list[tuple[dict[str, str], bytes]]:
+    """Rows of labels.csv with their pictures' bytes."""
+    with (DATA / "artifacts" / "labels.csv").open(newline="") as file:
+        return [(row, (DATA / "artifacts" / row["path"]).read_bytes()) for row in csv.DictReader(file)]
+
+
+def radiographs() -> list[tuple[str, bytes]]:
+    """(path below the data folder, bytes) of the real chest radiographs, which are all single pictures."""
+    files = sorted((DATA / "cxr_mimic_layout" / "mimic-cxr-jpg").rglob("*.jpg"))
+    return [(path.relative_to(DATA).as_posix(), path.read_bytes()) for path in files]
+
+
+def clean_bases() -> list[Base]:
+    """Single pictures without text, marks, screens or people."""
+    bases = [
+        Base(row["path"], held_out(row["path"]), _opened(data))
+        for row, data in labelled()
+        if row["label_panel"] == "single" and row["label_screen"] == "none" and row["modality"] not in {"mask", "no_tissue"}
+        and row["label_overlay_text"] == row["label_drawn_mark"] == row["label_face"] == "0" and int(row["width"]) > 200
+    ]  # fmt: skip
+    bases += [Base(path, held_out(path), _opened(data)) for path, data in radiographs()]
+    bases += [Base(f"skimage/{name}", held_out(name), _opened(data)) for name, data in _scikit(SCIKIT_SINGLE)]
+    return bases
+
+
+def _opened(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.thumbnail((768, 768), Image.Resampling.LANCZOS)
+    return image
+
+
+def _scikit(names: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        return []
+    folder = Path(found.origin).parent / "data"
+    return [(name, (folder / name).read_bytes()) for name in names if (folder / name).exists()]
+
+
+def _encoded(image: Image.Image, rule: random.Random) -> bytes:
+    buffer = io.BytesIO()
+    if rule.random() < 0.2:
+        image.save(buffer, "PNG", compress_level=1)
+    else:
+        image.save(buffer, "JPEG", quality=rule.choice((75, 85, 92)))
+    return buffer.getvalue()
+
+
+def _fitted(image: Image.Image, width: int, height: int, rule: random.Random) -> Image.Image:
+    """The middle of the picture at that size, as editors of figures cut panels to fit."""
+    scale = max(width / image.width, height / image.height)
+    scaled = image.resize((max(width, round(image.width * scale)), max(height, round(image.height * scale))))
+    left, top = rule.randint(0, scaled.width - width), rule.randint(0, scaled.height - height)
+    return scaled.crop((left, top, left + width, top + height))
+
+
+LAYOUTS = ("2x1", "1x2", "1x3", "2x2", "unequal")
+
+
+def composite(bases: list[Base], rule: random.Random) -> tuple[Image.Image, str]:
+    """A figure of 2 to 4 panels of one kind of picture, and its layout with gutter and colour."""
+    layout = rule.choice(LAYOUTS)
+    gutter = rule.choice((0, 1, 2, 3, 4, 6, 8, 12))
+    colour = rule.choice(((255, 255, 255), (255, 255, 255), (0, 0, 0)))
+    side = rule.choice((240, 320, 400))
+    boxes: list[tuple[int, int, int, int]]
+    if layout == "unequal":
+        cut = rule.randint(side // 3, side // 2)
+        boxes = [(0, 0, side, 2 * cut + gutter)]
+        boxes += [(side + gutter, 0, side * 2 // 3, cut), (side + gutter, cut + gutter, side * 2 // 3, cut)]
+    else:
+        rows, columns = {"2x1": (2, 1), "1x2": (1, 2), "1x3": (1, 3), "2x2": (2, 2)}[layout]
+        height = rule.choice((side, side * 3 // 4))
+        boxes = [
+            (column * (side + gutter), row * (height + gutter), side, height)
+            for row in range(rows)
+            for column in range(columns)
+        ]
+    margin = rule.choice((0, 0, 6)) if gutter else 0
+    width, height = (max(box[axis] + box[axis + 2] for box in boxes) + 2 * margin for axis in (0, 1))
+    image = Image.new("RGB", (width, height), colour)
+    kind = rule.choice((True, False))
+    chosen = [base for base in bases if ("cxr" in base.name) == kind]
+    letters = rule.random() < 0.5
+    for number, (x, y, w, h) in enumerate(boxes):
+        image.paste(_fitted(rule.choice(chosen).image, w, h, rule), (x + margin, y + margin))
+        if letters:
+            draw = ImageDraw.Draw(image)
+            draw.text((x + margin + 6, y + margin + 4), "ABCD"[number], "white", ImageFont.load_default(24), stroke_width=2,
+                      stroke_fill="black")  # fmt: skip
+    image.thumbnail((rule.choice((512, 800)),) * 2)
+    tone = "white" if colour[0] else "black"
+    return image, f"{layout}, gutter {gutter}" + (f" {tone}" if gutter else "") + (", radiographs" if kind else "")
+
+
+def compound_cases(per_half: int = 150) -> Iterator[Case]:
+    """Real figures and singles, composites, and the clean singles they were made of."""
+    known = set()
+    for row, data in labelled():
+        known.add(Path(row["path"]).name)
+        kind = "labelled" if row["label_screen"] == "none" else "labelled screens"
+        yield Case(row["path"], kind, held_out(row["path"]), row["label_panel"] == "compound", data)
+    for file in sorted((DATA / "artifacts" / "images").iterdir()):
+        if file.name not in known and file.name[:6] not in UNLABELLED_DOUBTFUL:
+            path = f"images/{file.name}"
+            yield Case(path, "read by eye", held_out(path), file.name[:6] in UNLABELLED_COMPOUND, file.read_bytes())
+    for path, data in radiographs():
+        yield Case(path, "radiographs", held_out(path), False, data)
+    bases = clean_bases()
+    for base in bases:
+        if base.name.startswith("skimage"):
+            yield Case(base.name, "photographs", base.held_out, False, _encoded(base.image, random.Random(base.name)))
+    for half in (False, True):
+        own = [base for base in bases if base.held_out == half]
+        rule = random.Random(f"compound {half}")
+        for number in range(per_half):
+            image, layout = composite(own, rule)
+            yield Case(f"composite {number}: {layout}", "composites", half, True, _encoded(image, rule))
+
+
+Miss = tuple[str, Case, float]
+
+
+def judged(filter_: Filter, score: str, at: float, cases: list[Case]) -> tuple[dict[str, Any], list[Miss], float]:
+    """Table rows by half and kind, misses, and milliseconds of CPU a picture (without decoding)."""
+    counts: dict[str, list[int]] = {}
+    misses: list[Miss] = []
+    seconds = 0.0
+    for case in cases:
+        picture = Picture(case.data)
+        picture.rgb(512)
+        started = time.process_time()
+        [scores] = filter_.score([Record({"messages": []}, [picture])])
+        seconds += time.process_time() - started
+        value = scores[score]
+        assert isinstance(value, (int, float))
+        said = value >= at
+        half = "held out" if case.held_out else "tuned on"
+        for group in (half, f"{half}: {case.kind}"):
+            count = counts.setdefault(group, [0, 0, 0, 0])
+            count[2 * case.truth + said] += 1
+        if said != case.truth:
+            misses.append((f"{filter_.name}: {'missed' if case.truth else 'false alarm'}", case, value))
+    return {name: _row(*count) for name, count in sorted(counts.items())}, misses, 1000 * seconds / len(cases)
+
+
+def _row(quiet: int, alarms: int, missed: int, hits: int) -> dict[str, Any]:
+    row: dict[str, Any] = {"positives": missed + hits, "negatives": quiet + alarms}
+    for name, part, whole in (
+        ("precision", hits, hits + alarms),
+        ("recall", hits, hits + missed),
+        ("false_alarms", alarms, alarms + quiet),
+    ):
+        if whole:
+            share, low, high = wilson(part, whole)
+            row[name] = [round(share, 3), round(low, 3), round(high, 3)]
+    return row

@@ -1,0 +1,437 @@
+"""Compound figures: gutters and steps between panels, panel letters, cues in the caption.
+
+The picture is cut along straight full-length lines, again and again inside the pieces (a recursive XY cut): bands of one
+colour, and steps where two panels meet without a gutter. A piece counts as a panel only if it looks like a picture
+(many grey levels, not ink on paper) **and** its sides are straight: tissue fragments on a white slide or organs on a
+black field are parted by uniform bands as well, but touch the rectangle around them at a few points only. A thin line
+over which the picture goes on is a drawn line, not a gutter.
+
+Letters and captions only add to that. A caption alone is no proof: sources that cut figures into panels keep the
+whole figure's caption with every panel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filters.base import Filter, Picture, Record, Score
+
+SIDE = 512
+"""Pixels of the longest side the gutters are looked for at: a gutter of 2 pixels in 1,000 is still seen as a ridge."""
+MIN_PANEL = 16
+"""Pixels: a piece with a shorter side is a label, not a panel."""
+MIN_AREA = 0.006
+"""Share of the picture a panel covers at least."""
+LONE_AREA = 0.04
+"""The same of a panel that has no others of its size."""
+COVERED = 0.15
+"""Share of the picture all panels cover together at least."""
+SAMPLED = 128
+"""Lines of pixels looked at along a possible gutter; all of them would not find more, only take longer."""
+FLAT = 16
+"""Grey levels (of 256) between the 5th and 95th percentile of a line of one colour: JPEG rings next to edges."""
+EDGE = 12
+"""Grey levels by which a panel's first pixels differ from what lies outside it."""
+STRAIGHT = 0.5
+"""Share of a side along which that must hold. Tissue fragments measured 0.0 to 0.35, panels mostly above 0.7."""
+SEAM = 1.6
+"""How many times the steps nearby the mean step over a seam is."""
+SEAM_SHARE = 0.75
+"""Share of the stretches of a seam in which it must be seen."""
+STRETCHES = 16
+MAX_PIECES = 160
+"""Pieces looked at in one picture; a contact sheet of more is compound long before."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A piece of a picture, in pixels of the reduced picture."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    straight: float
+    """0..1: how much of the sides that do not lie on the picture's border is a straight edge."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.bottom - self.top, self.right - self.left
+
+
+def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
+    """Panels of a picture, and how sure the gutters between them are (0..1).
+
+    `rgb`: (height, width, 3), the longest side at most `SIDE`. At least one panel is returned for any picture (the whole
+    of it where nothing parts it); the strength is 0 for one panel, else the straightness of the second-best panel.
+    """
+    grey = np.ascontiguousarray((rgb.astype(np.uint16) @ np.array([77, 150, 29], np.uint16)) >> 8).astype(np.int16)
+    height, width = grey.shape
+    whole = [Panel(0, height, 0, width, 0.0)]
+    if min(height, width) < 2 * MIN_PANEL:
+        return whole, 0.0
+    pieces = _pieces(grey, rgb)
+    if len(pieces) < 2:
+        return whole, 0.0
+    measured = [
+        (_panel(piece), _pictorial(grey[piece.top : piece.bottom, piece.left : piece.right])) for piece in pieces
+    ]
+    area = height * width
+    measured = [(panel, kind) for panel, kind in measured if _area(panel) >= MIN_AREA * area]
+    pictures = [panel for panel, pictorial in measured if pictorial]
+    found = [panel for panel in pictures if panel.straight >= STRAIGHT]
+    # A mask or a map of few colours beside the picture it belongs to has exactly that picture's size.
+    found += [
+        panel
+        for panel, pictorial in measured
+        if not pictorial and panel.straight >= STRAIGHT and any(_alike(panel, other) for other in found)
+    ]
+    # Small ones count where several are of one size; else they are buttons, icons or logos.
+    found = [
+        panel
+        for panel in found
+        if _area(panel) >= LONE_AREA * area or sum(_alike(panel, other) for other in found) > 2
+    ]
+    if len(found) >= 2 and sum(_area(panel) for panel in found) >= COVERED * area:
+        return found, sorted(panel.straight for panel in found)[-2]
+    # Organs on black without a visible gutter: fragments are hardly ever of one size and in line, panels are.
+    large = [panel for panel in pictures if _area(panel) >= LONE_AREA * area]
+    lined = [panel for panel in large if any(_in_line(panel, other) for other in large if other is not panel)]
+    if len(lined) >= 2:
+        return lined, STRAIGHT
+    return whole, max((panel.straight for panel in large if len(large) > 1), default=0.0) * 0.5
+
+
+def _area(panel: Panel) -> int:
+    return panel.size[0] * panel.size[1]
+
+
+def caption_panels(caption: str) -> int:
+    """Panels that a caption speaks of: "(A) ... (B)", "a, ... b, ...", "left panel", "upper row"; 0 where of none."""
+    letters = 0
+    for pattern in _LETTERS:
+        seen: set[str] = set()
+        for match in pattern.finditer(caption):
+            first, last = match.group(1), match.groupdict().get("last") or match.group(1)
+            if first.isupper() == last.isupper() and first <= last:
+                seen |= {chr(code) for code in range(ord(first), ord(last) + 1)}
+        for start in "Aa":
+            run = 0
+            while chr(ord(start) + run) in seen:
+                run += 1
+            letters = max(letters, run)
+    sides = {_SIDES[match.lower()] for match in _SIDE_WORDS.findall(caption)}
+    halves = sum(pair <= sides for pair in ({"left", "right"}, {"top", "bottom"}))
+    placed = 2**halves if halves else (2 if sides else 0)
+    return max(letters if letters > 1 else 0, placed)
+
+
+_LETTERS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # (A), (A-C), (A, B): the commonest; each inner letter is found by its own turn.
+        r"(?<!\w)\(\s*([A-La-l])(?:\s*[-–]\s*(?P<last>[A-La-l]))?(?=\s*(?:\)|[,&]|and\b))",
+        r"(?:(?<=,)|(?<=&)|(?<=and))\s*([A-La-l])\s*(?=\))|(?<!\w)\(([A-La-l])\)",
+        # "A, lateral view. B, frontal view": at a sentence's start, before a comma, colon, full stop or bracket.
+        r"(?:^|[.;:]\s+)([A-La-l])(?:\s*[-–]\s*(?P<last>[A-La-l]))?\s*[,:.)](?=\s)",
+        r"[Pp]anels?\s+\(?([A-La-l])(?:\s*(?:[-–,&]|and)\s*(?P<last>[A-La-l]))?\b",
+    )
+)
+_SIDES = {
+    "left": "left", "right": "right", "top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom",
+}  # fmt: skip
+_SIDE_WORDS = re.compile(
+    r"\b(left|right|top|upper|bottom|lower)(?:[- ]?(?:hand|most))?(?:\s+side)?\s+(?:panel|row|image|picture|figure|column|plot)s?\b"
+    r"|(?<=\()(left|right|top|upper|bottom|lower)(?=[);:,])",
+    re.IGNORECASE,
+)
+
+
+class Compound(Filter):
+    """Is the picture made of several panels?"""
+
+    name: ClassVar[str] = "compound"
+    version: ClassVar[str] = "1"
+    scores: ClassVar[dict[str, str]] = {
+        "panels": "panels found in the picture; 1 where nothing parts it",
+        "gutter": "how straight the lines between them are, 0..1",
+        "caption_panels": "panels the caption speaks of; 0 where of none",
+        "compound": "0..1; from 0.5 on the picture itself shows several panels",
+    }
+    cost: ClassVar[float] = 5.0
+
+    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
+        """Scores of each record; see `Filter.score`."""
+        return [self._one(record) for record in records]
+
+    def _one(self, record: Record) -> dict[str, Score]:
+        cues = caption_panels(record.caption)
+        if not record.pictures:
+            return {"panels": None, "gutter": None, "caption_panels": cues, "compound": None}
+        count, strength = max((self._look(picture) for picture in record.pictures), key=lambda pair: pair[::-1])
+        letters = record.found.get("overlaid_text.panel_letters")
+        if letters is not None and not isinstance(letters, int):
+            raise ValueError(f"overlaid_text.panel_letters is {letters!r}; a whole number is needed")
+        return {
+            "panels": count,
+            "gutter": round(strength, 4),
+            "caption_panels": cues,
+            "compound": round(combined(strength, cues, letters or 0), 4),
+        }
+
+    @staticmethod
+    def _look(picture: Picture) -> tuple[int, float]:
+        found, strength = panels(picture.rgb(SIDE))
+        return len(found), strength
+
+
+def combined(gutter: float, cues: int, letters: int) -> float:
+    """0..1 of the three signs. Gutters alone may reach 1, two letters 0.8, a caption alone 0.3; together they add up.
+
+    The signs are taken as independent: what remains of doubt is multiplied.
+    """
+    doubt = 1 - gutter
+    doubt *= 0.2 if letters >= 2 else 1.0
+    doubt *= 0.7 if cues >= 2 else 1.0
+    return 1 - doubt
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What lies between cuts: where, and how straight each cut was (top, bottom, left, right; None at the border)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    cuts: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    start: int
+    stop: int
+    before: float
+    """Share of the cut along which what lies before it ends in an edge."""
+    after: float
+
+
+def _pieces(grey: NDArray[np.int16], rgb: NDArray[np.uint8]) -> list[_Piece]:
+    height, width = grey.shape
+    open_pieces = [_Piece(0, height, 0, width)]
+    done: list[_Piece] = []
+    looked = 0
+    while open_pieces:
+        looked += 1
+        piece = _trimmed(grey, open_pieces.pop())
+        if piece is None:
+            continue
+        parts: list[_Piece] = []
+        if looked < MAX_PIECES:
+            inside = np.s_[piece.top : piece.bottom, piece.left : piece.right]
+            columns, rows = _cuts(grey[inside], rgb[inside]), _cuts(grey[inside].T, rgb[inside].transpose(1, 0, 2))
+            if columns and _weight(columns) >= _weight(rows):
+                for start, stop, before, after in _between(columns, piece.right - piece.left, piece.cuts[2:]):
+                    cuts = (*piece.cuts[:2], before, after)
+                    parts.append(replace(piece, left=piece.left + start, right=piece.left + stop, cuts=cuts))
+            elif rows:
+                for start, stop, before, after in _between(rows, piece.bottom - piece.top, piece.cuts[:2]):
+                    cuts = (before, after, *piece.cuts[2:])
+                    parts.append(replace(piece, top=piece.top + start, bottom=piece.top + stop, cuts=cuts))
+        if parts:
+            open_pieces += parts
+        else:
+            done.append(piece)
+    return done
+
+
+def _weight(cuts: list[_Cut]) -> float:
+    return max((cut.before + cut.after for cut in cuts), default=0.0)
+
+
+def _between(
+    cuts: list[_Cut], length: int, ends: tuple[float | None, ...]
+) -> list[tuple[int, int, float | None, float | None]]:
+    """(start, stop, straightness of the cut before, of the cut after) of what the cuts leave, where large enough."""
+    starts = [(0, ends[0]), *((cut.stop, cut.after) for cut in cuts)]
+    stops = [*((cut.start, cut.before) for cut in cuts), (length, ends[1])]
+    return [
+        (start, stop, before, after)
+        for (start, before), (stop, after) in zip(starts, stops, strict=True)
+        if stop - start >= MIN_PANEL
+    ]
+
+
+def _lines(grey: NDArray[np.int16]) -> NDArray[np.int16]:
+    """(lines, samples): columns of `grey` as rows, at most `SAMPLED` pixels of each."""
+    return np.ascontiguousarray(grey[:: max(1, grey.shape[0] // SAMPLED)].T)
+
+
+def _flat(lines: NDArray[np.int16]) -> NDArray[np.bool_]:
+    ordered = np.sort(lines, axis=1)
+    low, high = round(0.05 * (lines.shape[1] - 1)), round(0.95 * (lines.shape[1] - 1))
+    return np.asarray(ordered[:, high] - ordered[:, low] <= FLAT)
+
+
+def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
+    """The piece without uniform margins; None where nothing of a panel's size is left."""
+    top, bottom, left, right = piece.top, piece.bottom, piece.left, piece.right
+    for _ in range(2):
+        content = np.flatnonzero(~_flat(_lines(grey[top:bottom, left:right])))
+        if len(content) < MIN_PANEL:
+            return None
+        left, right = left + int(content[0]), left + int(content[-1]) + 1
+        content = np.flatnonzero(~_flat(_lines(grey[top:bottom, left:right].T)))
+        if len(content) < MIN_PANEL:
+            return None
+        top, bottom = top + int(content[0]), top + int(content[-1]) + 1
+    if (top, bottom, left, right) == (piece.top, piece.bottom, piece.left, piece.right):
+        return piece
+    # What is left of a margin may itself end in a straight edge: a panel within its labels.
+    height, width = grey.shape
+    columns, rows = grey[top:bottom].T, grey[:, left:right]
+    cuts = list(piece.cuts)
+    for side, lines, inner, outer, moved in (
+        (0, rows, top + 1, slice(top - 3, top), top - 3 >= 0 and top > piece.top),
+        (1, rows, bottom - 2, slice(bottom, bottom + 3), bottom + 3 <= height and bottom < piece.bottom),
+        (2, columns, left + 1, slice(left - 3, left), left - 3 >= 0 and left > piece.left),
+        (3, columns, right - 2, slice(right, right + 3), right + 3 <= width and right < piece.right),
+    ):
+        known = cuts[side]
+        if moved and known is not None:
+            cuts[side] = max(known, _edge(lines[inner], lines[outer]))
+    return _Piece(top, bottom, left, right, (cuts[0], cuts[1], cuts[2], cuts[3]))
+
+
+def _edge(inner: NDArray[np.int16], outer: NDArray[np.int16]) -> float:
+    return float((np.abs(outer - inner).max(axis=0) > EDGE).mean())
+
+
+def _cuts(grey: NDArray[np.int16], rgb: NDArray[np.uint8]) -> list[_Cut]:
+    """Upright cuts, from left to right, each with something of a panel's size on both sides of it."""
+    lines = _lines(grey)
+    count = len(lines)
+    if count < 2 * MIN_PANEL:
+        return []
+    flat = _flat(lines)
+    cuts: list[_Cut] = []
+    drawn = np.zeros(count, bool)
+    for start, stop in _runs(flat | _ridges(lines)):
+        if start < 4 or stop > count - 4:
+            continue
+        if stop - start <= 8 and _drawn_line(lines, rgb, start, stop):
+            drawn[start - 4 : stop + 4] = True
+            continue
+        cuts += _steps(lines, start, stop) or [
+            _Cut(start, stop, _edge(lines[start - 2], lines[start : start + 3]), _edge(lines[stop + 1], lines[stop - 3 : stop]))
+        ]  # fmt: skip
+    if not cuts:
+        cuts = _seams(lines, drawn)
+    return [cut for cut in cuts if cut.start >= MIN_PANEL and cut.stop <= count - MIN_PANEL]
+
+
+def _steps(lines: NDArray[np.int16], start: int, stop: int) -> list[_Cut]:
+    """Where a uniform band changes its colour at once: there two panels with uniform margins meet."""
+    levels = np.median(lines[start:stop], axis=1)
+    change = np.abs(levels[3:] - levels[:-3])
+    if len(change) < 8 or change.max() <= 2 * EDGE:
+        return []
+    place = start + int(np.flatnonzero(change == change.max()).mean()) + 2
+    return [_Cut(place, place, 1.0, 1.0)]
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False])).astype(np.int8))).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def _ridges(lines: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Lines that are brighter, or darker, than both neighbours two pixels on, nearly all along: a gutter of a pixel."""
+    found = np.zeros(len(lines), bool)
+    before, here, after = lines[:-4], lines[2:-2], lines[4:]
+    brighter = (here - np.maximum(before, after) > EDGE).mean(axis=1)
+    darker = (np.minimum(before, after) - here > EDGE).mean(axis=1)
+    found[2:-2] = np.maximum(brighter, darker) > 0.85
+    return found
+
+
+def _drawn_line(lines: NDArray[np.int16], rgb: NDArray[np.uint8], start: int, stop: int) -> bool:
+    """Does the picture go on behind a thin band, or is the band coloured? Then it is a line drawn over one picture."""
+    colour = rgb[:, start:stop].reshape(-1, 3)[:: max(1, len(rgb) // SAMPLED)].astype(np.int16)
+    if float(np.median(colour.max(axis=1) - colour.min(axis=1))) > 60:
+        return True
+    if not 8 < np.median(lines[start:stop]) < 245:
+        return False  # Paper or film between panels; drawn lines are rarely as white or black.
+    left, right = lines[max(0, start - 4) : start - 1].mean(axis=0), lines[stop + 1 : stop + 4].mean(axis=0)
+    if min(left.std(), right.std()) < 6 or float(np.corrcoef(left, right)[0, 1]) < 0.6:
+        return False
+    gap = stop - start + 5
+    inside = [
+        np.abs(one - lines[at : at + 3].mean(axis=0)).mean()
+        for one, at in ((left, start - 4 - gap), (right, stop + 1 + gap))
+        if 0 <= at <= len(lines) - 3
+    ]
+    return bool(np.abs(left - right).mean() < 1.5 * max(inside, default=0.0) + 2)
+
+
+def _seams(lines: NDArray[np.int16], drawn: NDArray[np.bool_]) -> list[_Cut]:
+    """Places where two panels touch, from left to right; not next to lines that are `drawn`.
+
+    A step over three pixels is held against steps just as long to both sides of it, in stretches of the line: it must
+    stand out, and at the very same place, in nearly all of them. A bone, a wall or a shadow ends or bends somewhere.
+    """
+    lag, reach, bend = 3, 12, 5
+    steps = np.abs(lines[lag:] - lines[:-lag])
+    profile = steps.mean(axis=1)
+    if len(profile) <= 2 * (reach + MIN_PANEL):
+        return []
+    inside = np.arange(MIN_PANEL, len(profile) - MIN_PANEL)
+    middles = np.median(np.lib.stride_tricks.sliding_window_view(profile, reach - lag), axis=1)
+    around = np.maximum(middles[inside - reach], middles[np.minimum(inside + lag + 1, len(middles) - 1)])
+    excess = profile[inside] / (around + 3)
+    excess[drawn[inside + 2]] = 0
+    found: list[_Cut] = []
+    for index in np.argsort(-excess, kind="stable")[:12].tolist():
+        place = int(inside[index])
+        if excess[index] < SEAM or any(abs(place - other.start) < MIN_PANEL for other in found):
+            continue
+        near = steps[place - reach : place + reach + 1]
+        stretches = near[:, : near.shape[1] // STRETCHES * STRETCHES].reshape(len(near), STRETCHES, -1).mean(axis=2)
+        here = stretches[reach]
+        ground = np.median(np.concatenate((stretches[: reach - lag], stretches[reach + lag + 1 :])), axis=0)
+        at = np.abs(stretches[reach - bend : reach + bend + 1].argmax(axis=0) - bend)
+        clear = float(((here > 1.5 * ground + 4) & (at <= 2)).mean())
+        if clear >= SEAM_SHARE:
+            found.append(_Cut(place + 2, place + 2, clear, clear))
+    return sorted(found, key=lambda cut: cut.start)
+
+
+def _panel(piece: _Piece) -> Panel:
+    known = [cut for cut in piece.cuts if cut is not None]
+    return Panel(piece.top, piece.bottom, piece.left, piece.right, float(np.mean(known)) if known else 0.0)
+
+
+def _pictorial(grey: NDArray[np.int16]) -> bool:
+    """Many grey levels, none of them ruling: a photograph or a radiograph, not ink on paper or a mask."""
+    sampled = grey[:: max(1, grey.shape[0] // 128), :: max(1, grey.shape[1] // 128)]
+    levels = np.bincount(sampled.ravel() >> 2, minlength=64)
+    ruling = np.sort(levels)[-3:].sum() / levels.sum()
+    return bool(ruling < 0.72)
+
+
+def _alike(one: Panel, other: Panel) -> bool:
+    return all(abs(a - b) <= max(3, 0.06 * max(a, b)) for a, b in zip(one.size, other.size, strict=True))
+
+
+def _in_line(one: Panel, other: Panel) -> bool:
+    slack = 0.03 * max(one.size + other.size)
+    side_by_side = abs(one.top - other.top) <= slack and abs(one.bottom - other.bottom) <= slack
+    stacked = abs(one.left - other.left) <= slack and abs(one.right - other.right) <= slack
+    return _alike(one, other) and (side_by_side or stacked)

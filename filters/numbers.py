@@ -1,0 +1,237 @@
+"""Numeric content that nobody can read off the picture: magnifications, measurements, counts of patients, p-values.
+
+Rules only, so they run offline and always first; `judge` names them in the verdict. Every run of digits in a text ends
+up in exactly one find: a kind that misleads, `names` (CD20, T1-weighted, C3-C4, grade 2: vocabulary, not quantities) or
+`other` (a number the rules cannot place). The weights of the kinds are argued, not fitted: there is no public set of
+captions labelled for this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from filters.base import Filter, Record, Score
+
+RULES = "number-rules-1"
+"""What a verdict names when the rules alone have made it."""
+
+WEIGHTS = {
+    "p_values": 0.9,
+    "counts": 0.7,
+    "dates": 0.6,
+    "percentages": 0.6,
+    "measurements": 0.5,
+    "magnifications": 0.5,
+    "ages": 0.4,
+    "references": 0.3,
+    "labels": 0.2,
+    "other": 0.1,
+}
+"""How surely one find of a kind asks for what the picture does not show. Finds combine as independent chances:
+1 - product of (1 - weight), so one p-value is 0.9 and two magnifications are 0.75."""
+
+KINDS = {
+    "magnifications": "magnifications: x200, 40×, original magnification 1:100",
+    "measurements": "numbers with a unit: 3.2 x 4 cm, 5 mg/dl, 38 °C",
+    "counts": "patients, cases, samples: n = 34, twelve patients",
+    "p_values": "p-values, confidence intervals, hazard and odds ratios, areas under curves",
+    "percentages": "percentages and x-fold changes",
+    "ages": "ages and times: 45-year-old, after 6 months",
+    "dates": "dates and years",
+    "labels": "figure, table, case and video numbers: Fig. 3A",
+    "references": "reference numbers, DOIs and links: [12], [3-5]",
+    "other": "numbers of no known kind",
+    "names": "numbers inside names, which mislead nobody: CD20, T1-weighted, L4-L5, grade 2",
+}
+"""Kind of find -> what it covers."""
+
+_NUMBER = r"(?:\d+(?:[.,\u00b7]\d+)*)"
+_RANGE = rf"{_NUMBER}(?:\s?(?:-|–|—|to|±|/|~)\s?{_NUMBER})*"
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)\.?"
+)
+_WORD_NUMBER = (
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen"
+    r"|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[- ](?:one|two|three|four|five|six|seven"
+    r"|eight|nine))?|hundreds?|thousands?)"
+)
+_COUNTED = (
+    r"(?:patients?|cases?|subjects?|participants?|individuals|controls|volunteers|women|men|males|females|children"
+    r"|infants|people|persons|mice|rats|animals|samples|specimens|biopsies|slides|studies|trials|experiments|replicates)"
+)
+_UNIT = (
+    r"(?:(?:n|µ|μ|u|m|c|k)?m(?:\s?[23²³])?(?:/s(?:ec)?)?|microns?|inch(?:es)?|cc|(?:millim|centim|microm|nanom)et(?:er|re)s?"
+    r"|(?:n|µ|μ|u|mc|m|k)?g(?:rams?)?(?:/(?:d?l|ml|kg|day|m2|dL))?|kg(?:/m2|/m²)?|(?:m|d|µ|μ|u)?l(?:/min)?"
+    r"|(?:m|n|p|µ|μ|u)?mol(?:/l)?|meq(?:/l)?|(?:m|k)?iu(?:/(?:m?l))?|u/l|mm\s?hg|cm\s?h2o|bpm|hz|khz|mhz|ghz|(?:m|c)?gy"
+    r"|msv|mci|mbq|kvp?|mas?|hu|hounsfield units?|(?:°|º|degrees?)\s?[cf]?|cells?/(?:mm3|µl|μl|hpf)|/?hpfs?|/(?:mm2|mm3)"
+    r"|tesla|t|kda?|bp|kb|ms|msec|rpm|diopters?|db)"
+)
+_TIME = r"(?:seconds?|secs?|minutes?|mins?|hours?|hrs?|h|days?|weeks?|wks?|months?|years?|yrs?|decades?)"
+
+# The order decides: the first rule that takes a run of digits keeps it.
+_RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(pattern, re.IGNORECASE))
+    for kind, pattern in (
+        ("references", r"\bhttps?://\S+|\bwww\.\S+|\bdoi:?\s?10\.\d{4,9}/\S+|\b(?:pmid|pmcid):?\s?(?:pmc)?\d+"),
+        ("references", r"\[\s?\d{1,3}(?:\s?[,;–-]\s?\d{1,3})*\s?\]|\b(?:refs?\.?|references?)\s?\d+(?:\s?[,–-]\s?\d+)*"),
+        (
+            "labels",
+            r"\b(?:supplementary\s|suppl?\.?\s)?(?:fig(?:ure|s|ures)?\.?|tables?|tab\.|videos?|movies?|box|schemes?|panels?"
+            r"|plates?|cases?|patients?|chapters?|sections?|appendix|equations?|eq\.)\s?(?:no\.?\s|nos\.?\s|#\s?)?"
+            r"s?\d{1,3}(?:\.\d+)?[a-h]?\b(?!\s?%)(?:\s?(?:,|and|&|–|-)\s?s?\d{1,3}[a-h]?\b(?![\s-]*(?:of|out|[a-z]*year)))*",
+        ),
+        (
+            "p_values",
+            rf"\bp\s?(?:-?\s?values?)?\s?(?:of|was|=|<|>|≤|≥|⩽|⩾|&lt;|&gt;)+\s?{_NUMBER}(?:\s?[x×]\s?10\s?[-−–^]*\s?\d+)?",
+        ),
+        (
+            "p_values",
+            rf"\b(?:\d{{2}}(?:\.\d+)?\s?%\s?)?(?:ci|confidence intervals?)\b\s?[:=,]?\s?[(\[]?\s?"
+            rf"(?:of\s|from\s)?{_NUMBER}(?:\s?(?:-|–|—|to|,)\s?{_NUMBER})?",
+        ),
+        (
+            "p_values",
+            rf"\b(?:hr|rr|aor|ahr|auc|auroc|r2|r²|kappa|κ|χ2|χ²|hazard ratio|odds ratio|relative risk"
+            rf"|area under the curve)\s?(?:of|was|=|:)?\s?-?{_NUMBER}|\bor\s?(?:=|:)\s?{_NUMBER}",
+        ),
+        (
+            "dates",
+            rf"\b(?:19|20)\d{{2}}[-/.](?:0?[1-9]|1[0-2])[-/.](?:[0-2]?\d|3[01])\b"
+            rf"|\b(?:[0-2]?\d|3[01])[-/.](?:[0-2]?\d|3[01])[-/.](?:19|20)?\d{{2}}\b"
+            rf"|\b(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?)?{_MONTH}\s(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?,?\s)?"
+            rf"(?:19|20)\d{{2}}\b|\b(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?{_MONTH}(?![a-z])"
+            rf"|\b{_MONTH}\s(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\b",
+        ),
+        ("counts", rf"\bn\s?(?:=|≥|>|of)\s?{_NUMBER}"),
+        (
+            "counts",
+            rf"\b(?:{_NUMBER}|{_WORD_NUMBER})\s?(?:/|of|out of)\s?(?:the\s)?(?:{_NUMBER}|{_WORD_NUMBER})"
+            rf"(?:\s[a-z-]+){{0,2}}\s{_COUNTED}\b|\b(?:{_NUMBER}|{_WORD_NUMBER})(?:\s[a-z-]+){{0,2}}?\s{_COUNTED}\b",
+        ),
+        (
+            "magnifications",
+            rf"\b(?:original\s)?magnifications?\b[\s:=,]*(?:of\s|is\s|was\s)?(?:1\s?:\s?|[x×✕*]\s?)?{_NUMBER}"
+            rf"(?:\s?(?:[x×✕]|fold|times)(?!\w))?(?:\s?(?:,|and|&|or)\s?(?:[x×✕]\s?{_NUMBER}|{_NUMBER}\s?[x×✕](?!\w)))*"
+            rf"|\b(?:h\s?&\s?e|he|hpf|objective|power)\s?[,;:]?\s?[x×✕*]\s?{_NUMBER}",
+        ),
+        (
+            "ages",
+            rf"\b(?:aged?|ages)\s(?:of\s)?{_RANGE}(?:\s?[-\s]?(?:years?|months?|weeks?|days?)(?:\sold)?)?"
+            rf"|\b{_RANGE}[\s-]?(?:year|yr|month|week|day|hour|y)s?[\s-]?(?:olds?|/o)\b"
+            rf"|\b\d{{1,3}}\s?(?:y/?o|yo|[mf])\b(?=[\s,.;:)]|$)(?<!\d\sm)(?<!\dm)"
+            rf"|\b{_RANGE}[\s-]?{_TIME}\b(?![\w/])",
+        ),
+        ("percentages", rf"{_RANGE}\s?(?:%|percent\b|per cent\b|‰)|\b{_RANGE}[\s-]?fold\b"),
+        (
+            "measurements",
+            rf"(?<![\w.])[±≈~<>≤≥]?\s?{_RANGE}(?:\s?{_UNIT})?(?:\s?(?:x|×|✕|by)\s?{_RANGE}(?:\s?{_UNIT})?){{0,2}}"
+            rf"(?<=[\s\d])\s?-?{_UNIT}(?![\w])|(?<![\w.]){_NUMBER}(?:\s?[x×✕]\s?{_NUMBER}){{1,2}}(?![\w])"
+            rf"|\b(?:bmi|ef|lvef|gfr|egfr|suv(?:max)?|psa|hb|hba1c|wbc|crp|ph|spo2|bp|hr|rr)\s?(?:of|was|=|:|<|>)?\s?{_RANGE}",
+        ),
+        ("magnifications", rf"(?<![\w.])[x×✕]\s?{_NUMBER}(?!\w)|(?<![\w.]){_NUMBER}\s?[x×✕](?![\w])"),
+        ("dates", r"(?<![\w.,])(?:19[5-9]|20[0-4])\d(?:\s?[-–/]\s?(?:(?:19|20)?\d{2}))?(?![\w.,]\d|\w)"),
+        # Vocabulary: a letter or a classifying word before the digits, or a hyphened word after them.
+        (
+            "names",
+            r"\b(?:grades?|gleason|stages?|types?|class|score|bi-?rads|pi-?rads|ti-?rads|li-?rads|lung-?rads|levels?|segments?"
+            r"|zones?|phase|lobe|subtypes?|degree|category|toes?|digits?|fingers?|ribs?|cranial nerves?|level|trisomy|group)"
+            r"\s?-?\d{1,2}[a-d]?(?:\s?(?:\+|-|–|/|and|or)\s?\d{1,2}[a-d]?)*(?![\d%])",
+        ),
+        ("names", r"(?:[^\W\d_]|(?<=[^\W\d_])[-‐])\d+(?:[.,]\d+)*(?:(?:[-–/.]|[^\W\d_])*[^\W\d_]?\d+)*"),
+        ("names", r"(?<![\w.])\d{1,2}(?:st|nd|rd|th)(?!\w)|(?<![\w.,])\d+(?:,\d+)*(?:-|[^\W\d_]|')+(?!\d)"),
+        ("other", _NUMBER),
+    )
+)
+_DIGITS = re.compile(r"\d+")
+_WORDS = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One piece of numeric content: `text[start:end]` is of this kind."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def find_numbers(text: str) -> list[Found]:
+    """Numeric content of a text, in order, without overlaps. Every run of digits lies inside exactly one find."""
+    taken = bytearray(len(text))
+    found = []
+    for kind, rule in _RULES:
+        for match in rule.finditer(text):
+            start, end = match.span()
+            while end > start and text[end - 1].isspace():
+                end -= 1
+            while start < end and text[start].isspace():
+                start += 1
+            if start < end and not any(taken[start:end]):
+                taken[start:end] = b"\x01" * (end - start)
+                found.append(Found(kind, start, end))
+    # A rule may have taken the first half of a longer number, or what it wanted was partly taken: nothing gets lost.
+    for match in _DIGITS.finditer(text):
+        start = match.start()
+        while start < match.end():
+            if taken[start]:
+                start += 1
+                continue
+            end = start
+            while end < match.end() and not taken[end]:
+                end += 1
+            found.append(Found("other", start, end))
+            start = end
+    return sorted(found, key=lambda find: find.start)
+
+
+def misleading(finds: Sequence[Found]) -> float:
+    """How surely a text asks for numbers that the picture does not show: 0 (none) to 1; see `WEIGHTS`."""
+    clean = 1.0
+    for find in finds:
+        clean *= 1 - WEIGHTS.get(find.kind, 0.0)
+    return round(1 - clean, 4)
+
+
+def share_of_words(text: str, finds: Sequence[Found]) -> float:
+    """Share of the words (split at white space) that a misleading find touches, 0..1."""
+    spans = [match.span() for match in _WORDS.finditer(text)]
+    pieces = [find for find in finds if find.kind in WEIGHTS]
+    touched = sum(any(find.start < end and start < find.end for find in pieces) for start, end in spans)
+    return round(touched / len(spans), 4) if spans else 0.0
+
+
+class MisleadingNumbers(Filter):
+    """Counts numeric content of the caption by kind. Needs no picture, no model, no network."""
+
+    name: ClassVar[str] = "misleading_numbers"
+    version: ClassVar[str] = RULES
+    scores: ClassVar[dict[str, str]] = {
+        **{kind: f"finds: {what}" for kind, what in KINDS.items()},
+        "share": "share of the words that misleading finds touch, 0..1",
+        "misleading": "how surely the text asks for numbers the picture does not show, 0..1; no caption: none",
+        "judge": "the rules that made the verdict; `empty_caption` where there is no text",
+    }
+    needs_pictures: ClassVar[bool] = False
+    cost: ClassVar[float] = 0.1
+
+    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
+        """Scores of each record's caption; without one all numbers are None and `judge` is `empty_caption`."""
+        return [_scores(record.caption) for record in records]
+
+
+def _scores(text: str) -> dict[str, Score]:
+    if not text.strip():
+        return dict.fromkeys(MisleadingNumbers.scores, None) | {"judge": "empty_caption"}
+    finds = find_numbers(text)
+    counts = Counter(find.kind for find in finds)
+    return {
+        **{kind: counts[kind] for kind in KINDS},
+        "share": share_of_words(text, finds),
+        "misleading": misleading(finds),
+        "judge": RULES,
+    }
