@@ -42,10 +42,17 @@ STRAIGHT = 0.5
 """Share of a side along which that must hold. Tissue fragments measured 0.0 to 0.35, panels mostly above 0.7."""
 SEAM = 1.6
 """How many times the steps nearby the mean step over a seam is."""
-SEAM_SHARE = 0.75
-"""Share of the stretches of a seam in which it must be seen."""
+BOLD_SEAM = 2.5
+SEAM_SHARE, FAINT_SEAM_SHARE = 0.65, 0.85
+"""Share of the stretches of a seam in which it must be seen: of one above `BOLD_SEAM`, of one below."""
 STRETCHES = 16
-MAX_PIECES = 160
+RULING = 0.55
+"""Share of the three commonest of 64 grey levels from which on a piece is ink on paper; radiographs stay below 0.45."""
+GRAIN = 0.3
+"""Share of pixels equal to their right neighbour below which a piece is a picture whatever its levels are."""
+FLATTEST = 0.55
+"""The same share from which on a piece is none; a brain on black has 0.35, a window's controls have 0.4 to 0.8."""
+MAX_PIECES = 40
 """Pieces looked at in one picture; a contact sheet of more is compound long before."""
 
 
@@ -77,32 +84,24 @@ def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
     whole = [Panel(0, height, 0, width, 0.0)]
     if min(height, width) < 2 * MIN_PANEL:
         return whole, 0.0
-    pieces = _pieces(grey, rgb)
-    if len(pieces) < 2:
-        return whole, 0.0
-    measured = [
-        (_panel(piece), _pictorial(grey[piece.top : piece.bottom, piece.left : piece.right])) for piece in pieces
-    ]
     area = height * width
-    measured = [(panel, kind) for panel, kind in measured if _area(panel) >= MIN_AREA * area]
-    pictures = [panel for panel, pictorial in measured if pictorial]
-    found = [panel for panel in pictures if panel.straight >= STRAIGHT]
+    tree = _Look(grey, rgb)
+    found = tree.panels(_Piece(0, height, 0, width))
     # A mask or a map of few colours beside the picture it belongs to has exactly that picture's size.
     found += [
-        panel
-        for panel, pictorial in measured
-        if not pictorial and panel.straight >= STRAIGHT and any(_alike(panel, other) for other in found)
+        panel for panel in tree.others if panel.straight >= STRAIGHT and any(_alike(panel, other) for other in found)
     ]
-    # Small ones count where several are of one size; else they are buttons, icons or logos.
+    # Small ones count where several are of one size and no columns of text; else they are buttons, icons or logos.
     found = [
         panel
         for panel in found
-        if _area(panel) >= LONE_AREA * area or sum(_alike(panel, other) for other in found) > 2
+        if _area(panel) >= LONE_AREA * area
+        or (max(panel.size) <= 3 * min(panel.size) and sum(_alike(panel, other) for other in found) > 2)
     ]
     if len(found) >= 2 and sum(_area(panel) for panel in found) >= COVERED * area:
         return found, sorted(panel.straight for panel in found)[-2]
     # Organs on black without a visible gutter: fragments are hardly ever of one size and in line, panels are.
-    large = [panel for panel in pictures if _area(panel) >= LONE_AREA * area]
+    large = [panel for panel in tree.ragged if _area(panel) >= LONE_AREA * area]
     lined = [panel for panel in large if any(_in_line(panel, other) for other in large if other is not panel)]
     if len(lined) >= 2:
         return lined, STRAIGHT
@@ -218,50 +217,79 @@ class _Piece:
 class _Cut:
     start: int
     stop: int
-    before: float
-    """Share of the cut along which what lies before it ends in an edge."""
-    after: float
+    strength: float
+    """Share of the cut along which what lies before it, or what lies after it, ends in an edge.
+
+    One straight side is enough: what lies beyond a panel's edge is not that panel.
+    """
 
 
-def _pieces(grey: NDArray[np.int16], rgb: NDArray[np.uint8]) -> list[_Piece]:
-    height, width = grey.shape
-    open_pieces = [_Piece(0, height, 0, width)]
-    done: list[_Piece] = []
-    looked = 0
-    while open_pieces:
-        looked += 1
-        piece = _trimmed(grey, open_pieces.pop())
-        if piece is None:
-            continue
-        parts: list[_Piece] = []
-        if looked < MAX_PIECES:
-            inside = np.s_[piece.top : piece.bottom, piece.left : piece.right]
-            columns, rows = _cuts(grey[inside], rgb[inside]), _cuts(grey[inside].T, rgb[inside].transpose(1, 0, 2))
-            if columns and _weight(columns) >= _weight(rows):
-                for start, stop, before, after in _between(columns, piece.right - piece.left, piece.cuts[2:]):
-                    cuts = (*piece.cuts[:2], before, after)
-                    parts.append(replace(piece, left=piece.left + start, right=piece.left + stop, cuts=cuts))
-            elif rows:
-                for start, stop, before, after in _between(rows, piece.bottom - piece.top, piece.cuts[:2]):
-                    cuts = (before, after, *piece.cuts[2:])
-                    parts.append(replace(piece, top=piece.top + start, bottom=piece.top + stop, cuts=cuts))
-        if parts:
-            open_pieces += parts
-        else:
-            done.append(piece)
-    return done
+class _Look:
+    """One look at one picture: pieces cut into pieces, and what was met on the way."""
+
+    def __init__(self, grey: NDArray[np.int16], rgb: NDArray[np.uint8]) -> None:
+        self._grey, self._rgb = grey, rgb
+        self._looked = 0
+        self.others: list[Panel] = []
+        """Undivided pieces that are no pictures: masks, plots, text."""
+        self.ragged: list[Panel] = []
+        """Undivided pieces that are pictures without straight sides: organs on black, fragments of tissue."""
+
+    def panels(self, piece: _Piece) -> list[Panel]:
+        """The panels in a piece: those of its parts where there are several, else the piece itself."""
+        self._looked += 1
+        trimmed = _trimmed(self._grey, piece)
+        if trimmed is None:
+            return []
+        divisible = self._looked < MAX_PIECES and _area(_panel(trimmed)) >= 2 * MIN_AREA * self._grey.size
+        parts = self._parts(trimmed) if divisible else []
+        ragged = len(self.ragged)
+        inner = [panel for part in parts for panel in self.panels(part)]
+        if len(inner) > 1:
+            return inner
+        panel = _panel(trimmed)
+        if _area(panel) < MIN_AREA * self._grey.size:
+            return inner
+        pictorial = _pictorial(self._grey[trimmed.top : trimmed.bottom, trimmed.left : trimmed.right])
+        if pictorial and not parts and panel.straight < STRAIGHT:
+            self.ragged.append(panel)
+        # A slide with little tissue is mostly paper; what it shows makes it a picture.
+        shows = any(_area(other) >= LONE_AREA * self._grey.size for other in (*inner, *self.ragged[ragged:]))
+        if panel.straight >= STRAIGHT and (pictorial or shows):
+            return [panel]
+        if not pictorial and not shows:
+            self.others.append(_panel(replace(piece, cuts=trimmed.cuts)))
+        return inner
+
+    def _parts(self, piece: _Piece) -> list[_Piece]:
+        inside = np.s_[piece.top : piece.bottom, piece.left : piece.right]
+        grey, rgb = self._grey[inside], self._rgb[inside]
+        across, down = _lines(grey), _lines(grey.T)
+        (columns, drawn_across), (rows, drawn_down) = _bands(across, rgb), _bands(down, rgb.transpose(1, 0, 2))
+        if max(_weight(columns), _weight(rows)) < STRAIGHT:
+            columns, rows = columns or _seams(across, drawn_across), rows or _seams(down, drawn_down)
+        parts = []
+        if columns and _weight(columns) >= _weight(rows):
+            for start, stop, before, after in _between(columns, piece.right - piece.left, piece.cuts[2:]):
+                cuts = (*piece.cuts[:2], before, after)
+                parts.append(replace(piece, left=piece.left + start, right=piece.left + stop, cuts=cuts))
+        elif rows:
+            for start, stop, before, after in _between(rows, piece.bottom - piece.top, piece.cuts[:2]):
+                cuts = (before, after, *piece.cuts[2:])
+                parts.append(replace(piece, top=piece.top + start, bottom=piece.top + stop, cuts=cuts))
+        return parts
 
 
 def _weight(cuts: list[_Cut]) -> float:
-    return max((cut.before + cut.after for cut in cuts), default=0.0)
+    return max((cut.strength for cut in cuts), default=0.0)
 
 
 def _between(
     cuts: list[_Cut], length: int, ends: tuple[float | None, ...]
 ) -> list[tuple[int, int, float | None, float | None]]:
     """(start, stop, straightness of the cut before, of the cut after) of what the cuts leave, where large enough."""
-    starts = [(0, ends[0]), *((cut.stop, cut.after) for cut in cuts)]
-    stops = [*((cut.start, cut.before) for cut in cuts), (length, ends[1])]
+    starts = [(0, ends[0]), *((cut.stop, cut.strength) for cut in cuts)]
+    stops = [*((cut.start, cut.strength) for cut in cuts), (length, ends[1])]
     return [
         (start, stop, before, after)
         for (start, before), (stop, after) in zip(starts, stops, strict=True)
@@ -284,6 +312,7 @@ def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
     """The piece without uniform margins; None where nothing of a panel's size is left."""
     top, bottom, left, right = piece.top, piece.bottom, piece.left, piece.right
     for _ in range(2):
+        start = (top, bottom, left, right)
         content = np.flatnonzero(~_flat(_lines(grey[top:bottom, left:right])))
         if len(content) < MIN_PANEL:
             return None
@@ -292,6 +321,8 @@ def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
         if len(content) < MIN_PANEL:
             return None
         top, bottom = top + int(content[0]), top + int(content[-1]) + 1
+        if (top, bottom, left, right) == start:
+            break
     if (top, bottom, left, right) == (piece.top, piece.bottom, piece.left, piece.right):
         return piece
     # What is left of a margin may itself end in a straight edge: a panel within its labels.
@@ -311,40 +342,38 @@ def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
 
 
 def _edge(inner: NDArray[np.int16], outer: NDArray[np.int16]) -> float:
-    return float((np.abs(outer - inner).max(axis=0) > EDGE).mean())
+    return np.count_nonzero(np.abs(outer - inner).max(axis=0) > EDGE) / len(inner)
 
 
-def _cuts(grey: NDArray[np.int16], rgb: NDArray[np.uint8]) -> list[_Cut]:
-    """Upright cuts, from left to right, each with something of a panel's size on both sides of it."""
-    lines = _lines(grey)
+def _bands(lines: NDArray[np.int16], rgb: NDArray[np.uint8]) -> tuple[list[_Cut], NDArray[np.bool_]]:
+    """Cuts along uniform bands, each with something of a panel's size on both sides, and where lines are drawn."""
     count = len(lines)
-    if count < 2 * MIN_PANEL:
-        return []
     flat = _flat(lines)
     cuts: list[_Cut] = []
     drawn = np.zeros(count, bool)
     for start, stop in _runs(flat | _ridges(lines)):
-        if start < 4 or stop > count - 4:
-            continue
+        if start < MIN_PANEL or stop > count - MIN_PANEL:
+            continue  # A margin, not a cut: too little lies beyond it.
         if stop - start <= 8 and _drawn_line(lines, rgb, start, stop):
             drawn[start - 4 : stop + 4] = True
             continue
-        cuts += _steps(lines, start, stop) or [
-            _Cut(start, stop, _edge(lines[start - 2], lines[start : start + 3]), _edge(lines[stop + 1], lines[stop - 3 : stop]))
-        ]  # fmt: skip
-    if not cuts:
-        cuts = _seams(lines, drawn)
-    return [cut for cut in cuts if cut.start >= MIN_PANEL and cut.stop <= count - MIN_PANEL]
+        before = _edge(lines[start - 2], lines[start : start + 3])
+        after = _edge(lines[stop + 1], lines[stop - 3 : stop])
+        cuts.append(_step(lines, start, stop) or _Cut(start, stop, max(before, after)))
+    # Straight cuts first: a panel's own margins are for the next look, at the panel alone.
+    best = _weight(cuts)
+    if best >= STRAIGHT:
+        cuts = [cut for cut in cuts if cut.strength >= max(STRAIGHT, 0.6 * best)]
+    return cuts, drawn
 
 
-def _steps(lines: NDArray[np.int16], start: int, stop: int) -> list[_Cut]:
-    """Where a uniform band changes its colour at once: there two panels with uniform margins meet."""
+def _step(lines: NDArray[np.int16], start: int, stop: int) -> _Cut | None:
+    """Where a uniform band changes its colour at once, two panels with uniform margins meet (or a gutter between)."""
     levels = np.median(lines[start:stop], axis=1)
-    change = np.abs(levels[3:] - levels[:-3])
-    if len(change) < 8 or change.max() <= 2 * EDGE:
-        return []
-    place = start + int(np.flatnonzero(change == change.max()).mean()) + 2
-    return [_Cut(place, place, 1.0, 1.0)]
+    changes = np.flatnonzero(np.abs(levels[3:] - levels[:-3]) > 2 * EDGE)
+    if not len(changes):
+        return None
+    return _Cut(start + int(changes[0]) + 2, start + int(changes[-1]) + 2, 1.0)
 
 
 def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -356,9 +385,9 @@ def _ridges(lines: NDArray[np.int16]) -> NDArray[np.bool_]:
     """Lines that are brighter, or darker, than both neighbours two pixels on, nearly all along: a gutter of a pixel."""
     found = np.zeros(len(lines), bool)
     before, here, after = lines[:-4], lines[2:-2], lines[4:]
-    brighter = (here - np.maximum(before, after) > EDGE).mean(axis=1)
-    darker = (np.minimum(before, after) - here > EDGE).mean(axis=1)
-    found[2:-2] = np.maximum(brighter, darker) > 0.85
+    brighter = np.count_nonzero(here - np.maximum(before, after) > EDGE, axis=1)
+    darker = np.count_nonzero(np.minimum(before, after) - here > EDGE, axis=1)
+    found[2:-2] = np.maximum(brighter, darker) > 0.85 * lines.shape[1]
     return found
 
 
@@ -367,7 +396,8 @@ def _drawn_line(lines: NDArray[np.int16], rgb: NDArray[np.uint8], start: int, st
     colour = rgb[:, start:stop].reshape(-1, 3)[:: max(1, len(rgb) // SAMPLED)].astype(np.int16)
     if float(np.median(colour.max(axis=1) - colour.min(axis=1))) > 60:
         return True
-    if not 8 < np.median(lines[start:stop]) < 245:
+    levels = np.median(lines[start:stop], axis=1)
+    if levels.min() < 30 or levels.max() > 200:
         return False  # Paper or film between panels; drawn lines are rarely as white or black.
     left, right = lines[max(0, start - 4) : start - 1].mean(axis=0), lines[stop + 1 : stop + 4].mean(axis=0)
     if min(left.std(), right.std()) < 6 or float(np.corrcoef(left, right)[0, 1]) < 0.6:
@@ -392,7 +422,9 @@ def _seams(lines: NDArray[np.int16], drawn: NDArray[np.bool_]) -> list[_Cut]:
     profile = steps.mean(axis=1)
     if len(profile) <= 2 * (reach + MIN_PANEL):
         return []
-    inside = np.arange(MIN_PANEL, len(profile) - MIN_PANEL)
+    # Strips along the border that end in a step are curtains, door frames and tables more often than panels.
+    least = max(MIN_PANEL, len(lines) // 8)
+    inside = np.arange(least, len(profile) - least)
     middles = np.median(np.lib.stride_tricks.sliding_window_view(profile, reach - lag), axis=1)
     around = np.maximum(middles[inside - reach], middles[np.minimum(inside + lag + 1, len(middles) - 1)])
     excess = profile[inside] / (around + 3)
@@ -408,8 +440,8 @@ def _seams(lines: NDArray[np.int16], drawn: NDArray[np.bool_]) -> list[_Cut]:
         ground = np.median(np.concatenate((stretches[: reach - lag], stretches[reach + lag + 1 :])), axis=0)
         at = np.abs(stretches[reach - bend : reach + bend + 1].argmax(axis=0) - bend)
         clear = float(((here > 1.5 * ground + 4) & (at <= 2)).mean())
-        if clear >= SEAM_SHARE:
-            found.append(_Cut(place + 2, place + 2, clear, clear))
+        if clear >= (SEAM_SHARE if excess[index] >= BOLD_SEAM else FAINT_SEAM_SHARE):
+            found.append(_Cut(place + 2, place + 2, clear))
     return sorted(found, key=lambda cut: cut.start)
 
 
@@ -419,11 +451,14 @@ def _panel(piece: _Piece) -> Panel:
 
 
 def _pictorial(grey: NDArray[np.int16]) -> bool:
-    """Many grey levels, none of them ruling: a photograph or a radiograph, not ink on paper or a mask."""
-    sampled = grey[:: max(1, grey.shape[0] // 128), :: max(1, grey.shape[1] // 128)]
+    """Many grey levels, none of them ruling, and noise: a photograph or a radiograph, not ink on paper or a mask."""
+    step = max(1, min(grey.shape) // 128)
+    sampled = grey[::step, :: max(1, grey.shape[1] // 128)]
     levels = np.bincount(sampled.ravel() >> 2, minlength=64)
     ruling = np.sort(levels)[-3:].sum() / levels.sum()
-    return bool(ruling < 0.72)
+    rows = grey[::step]
+    still = (rows[:, 1:] == rows[:, :-1]).mean()
+    return bool(still < GRAIN or (ruling < RULING and still < FLATTEST))
 
 
 def _alike(one: Panel, other: Panel) -> bool:

@@ -78,7 +78,7 @@ def resolve_endpoint(base: str) -> Endpoint:
     except ValueError as error:
         raise EndpointRefused(f"endpoint {base!r} is no web address: {error}") from None
     if parts.username is not None or parts.password is not None:
-        raise EndpointRefused("the endpoint's address holds a user name or password; name an environment variable instead")
+        raise EndpointRefused("the endpoint's address holds a user name or password; leave it out")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise EndpointRefused(f"endpoint {base!r} is no web address; give one like http://127.0.0.1:8000/v1")
     if parts.query or parts.fragment:
@@ -94,13 +94,15 @@ def resolve_endpoint(base: str) -> Endpoint:
 def require_private(endpoint: Endpoint, source: str, allowed: Collection[str] = ()) -> None:
     """Refuse an endpoint that must not see credentialed texts.
 
-    `allowed` are hosts, or `host:port`, that the user answers for; letter case does not matter. Raises: `EndpointRefused`.
+    `allowed` are hosts, or `host:port`, that the user answers for; letter case does not matter.
+    Raises: `EndpointRefused`.
     """
     names = {name.strip().lower() for name in allowed}
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     if endpoint.loopback or names & {endpoint.host.lower(), host.lower(), f"{host}:{endpoint.port}".lower()}:
         return
     raise EndpointRefused(
-        f"{source} is credentialed: its texts go to loopback only, and {endpoint.host} is {', '.join(endpoint.addresses)}; "
-        "serve the model on 127.0.0.1, or allow the host by name if your data use agreement covers it"
+        f"{source} is credentialed: its texts go to loopback only, but {endpoint.host} is "
+        f"{', '.join(endpoint.addresses)}; serve the model on 127.0.0.1, "
+        "or allow the host by name if your data use agreement covers it"
     )

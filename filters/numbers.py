@@ -56,19 +56,24 @@ _MONTH = (
     r"|nov(?:ember)?|dec(?:ember)?)\.?"
 )
 _WORD_NUMBER = (
-    r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|eighteen"
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
+    r"|eighteen"
     r"|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[- ](?:one|two|three|four|five|six|seven"
     r"|eight|nine))?|hundreds?|thousands?)"
 )
 _COUNTED = (
     r"(?:patients?|cases?|subjects?|participants?|individuals|controls|volunteers|women|men|males|females|children"
-    r"|infants|people|persons|mice|rats|animals|samples|specimens|biopsies|slides|studies|trials|experiments|replicates)"
+    r"|infants|people|persons|mice|rats|animals|samples|specimens|biopsies|slides|studies|trials|experiments"
+    r"|replicates)"
 )
 _UNIT = (
-    r"(?:(?:n|µ|μ|u|m|c|k)?m(?:\s?[23²³])?(?:/s(?:ec)?)?|microns?|inch(?:es)?|cc|(?:millim|centim|microm|nanom)et(?:er|re)s?"
+    r"(?:(?:n|µ|μ|u|m|c|k)?m(?:\s?[23²³])?(?:/s(?:ec)?)?|microns?|inch(?:es)?|cc|(?:millim|centim|microm"
+    r"|nanom)et(?:er|re)s?"
     r"|(?:n|µ|μ|u|mc|m|k)?g(?:rams?)?(?:/(?:d?l|ml|kg|day|m2|dL))?|kg(?:/m2|/m²)?|(?:m|d|µ|μ|u)?l(?:/min)?"
-    r"|(?:m|n|p|µ|μ|u)?mol(?:/l)?|meq(?:/l)?|(?:m|k)?iu(?:/(?:m?l))?|u/l|mm\s?hg|cm\s?h2o|bpm|hz|khz|mhz|ghz|(?:m|c)?gy"
-    r"|msv|mci|mbq|kvp?|mas?|hu|hounsfield units?|(?:°|º|degrees?)\s?[cf]?|cells?/(?:mm3|µl|μl|hpf)|/?hpfs?|/(?:mm2|mm3)"
+    r"|(?:m|n|p|µ|μ|u)?mol(?:/l)?|meq(?:/l)?|(?:m|k)?iu(?:/(?:m?l))?|u/l|mm\s?hg|cm\s?h2o|bpm|hz|khz|mhz|ghz|(?:m"
+    r"|c)?gy"
+    r"|msv|mci|mbq|kvp?|mas?|hu|hounsfield units?|(?:°|º|degrees?)\s?[cf]?|cells?/(?:mm3|µl|μl|hpf)|/?hpfs?|/(?:mm2"
+    r"|mm3)"
     r"|tesla|t|kda?|bp|kb|ms|msec|rpm|diopters?|db)"
 )
 _TIME = r"(?:seconds?|secs?|minutes?|mins?|hours?|hrs?|h|days?|weeks?|wks?|months?|years?|yrs?|decades?)"
@@ -78,16 +83,22 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
         ("references", r"\bhttps?://\S+|\bwww\.\S+|\bdoi:?\s?10\.\d{4,9}/\S+|\b(?:pmid|pmcid):?\s?(?:pmc)?\d+"),
-        ("references", r"\[\s?\d{1,3}(?:\s?[,;–-]\s?\d{1,3})*\s?\]|\b(?:refs?\.?|references?)\s?\d+(?:\s?[,–-]\s?\d+)*"),
+        (
+            "references",
+            r"\[\s?\d{1,3}(?:\s?[,;–-]\s?\d{1,3})*\s?\]|\b(?:refs?\.?|references?)\s?\d+(?:\s?[,–-]\s?\d+)*",
+        ),
         (
             "labels",
-            r"\b(?:supplementary\s|suppl?\.?\s)?(?:fig(?:ure|s|ures)?\.?|tables?|tab\.|videos?|movies?|box|schemes?|panels?"
+            r"\b(?:supplementary\s|suppl?\.?\s)?(?:fig(?:ure|s|ures)?\.?|tables?|tab\.|videos?|movies?|box|schemes?"
+            r"|panels?"
             r"|plates?|cases?|patients?|chapters?|sections?|appendix|equations?|eq\.)\s?(?:no\.?\s|nos\.?\s|#\s?)?"
-            r"s?\d{1,3}(?:\.\d+)?[a-h]?\b(?!\s?%)(?:\s?(?:,|and|&|–|-)\s?s?\d{1,3}[a-h]?\b(?![\s-]*(?:of|out|[a-z]*year)))*",
+            r"s?\d{1,3}(?:\.\d+)?[a-h]?\b(?!\s?%)(?:\s?(?:,|and|&|–|-)\s?s?\d{1,3}[a-h]?\b(?![\s-]*(?:of|out"
+            r"|[a-z]*year)))*",
         ),
         (
             "p_values",
-            rf"\bp\s?(?:-?\s?values?)?\s?(?:of|was|=|<|>|≤|≥|⩽|⩾|&lt;|&gt;)+\s?{_NUMBER}(?:\s?[x×]\s?10\s?[-−–^]*\s?\d+)?",
+            rf"\bp\s?(?:-?\s?values?)?\s?(?:of|was|=|<|>|≤|≥|⩽|⩾|&lt;"
+            rf"|&gt;)+\s?{_NUMBER}(?:\s?[x×]\s?10\s?[-−–^]*\s?\d+)?",
         ),
         (
             "p_values",
@@ -103,7 +114,8 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "dates",
             rf"\b(?:19|20)\d{{2}}[-/.](?:0?[1-9]|1[0-2])[-/.](?:[0-2]?\d|3[01])\b"
             rf"|\b(?:[0-2]?\d|3[01])[-/.](?:[0-2]?\d|3[01])[-/.](?:19|20)?\d{{2}}\b"
-            rf"|\b(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?)?{_MONTH}\s(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?,?\s)?"
+            rf"|\b(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?)?{_MONTH}\s(?:(?:[0-2]?\d|3[01])(?:st|nd|rd"
+            rf"|th)?,?\s)?"
             rf"(?:19|20)\d{{2}}\b|\b(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?{_MONTH}(?![a-z])"
             rf"|\b{_MONTH}\s(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\b",
         ),
@@ -116,7 +128,8 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "magnifications",
             rf"\b(?:original\s)?magnifications?\b[\s:=,]*(?:of\s|is\s|was\s)?(?:1\s?:\s?|[x×✕*]\s?)?{_NUMBER}"
-            rf"(?:\s?(?:[x×✕]|fold|times)(?!\w))?(?:\s?(?:,|and|&|or)\s?(?:[x×✕]\s?{_NUMBER}|{_NUMBER}\s?[x×✕](?!\w)))*"
+            rf"(?:\s?(?:[x×✕]|fold|times)(?!\w))?(?:\s?(?:,|and|&|or)\s?(?:[x×✕]\s?{_NUMBER}"
+            rf"|{_NUMBER}\s?[x×✕](?!\w)))*"
             rf"|\b(?:h\s?&\s?e|he|hpf|objective|power)\s?[,;:]?\s?[x×✕*]\s?{_NUMBER}",
         ),
         (
@@ -131,15 +144,18 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "measurements",
             rf"(?<![\w.])[±≈~<>≤≥]?\s?{_RANGE}(?:\s?{_UNIT})?(?:\s?(?:x|×|✕|by)\s?{_RANGE}(?:\s?{_UNIT})?){{0,2}}"
             rf"(?<=[\s\d])\s?-?{_UNIT}(?![\w])|(?<![\w.]){_NUMBER}(?:\s?[x×✕]\s?{_NUMBER}){{1,2}}(?![\w])"
-            rf"|\b(?:bmi|ef|lvef|gfr|egfr|suv(?:max)?|psa|hb|hba1c|wbc|crp|ph|spo2|bp|hr|rr)\s?(?:of|was|=|:|<|>)?\s?{_RANGE}",
+            rf"|\b(?:bmi|ef|lvef|gfr|egfr|suv(?:max)?|psa|hb|hba1c|wbc|crp|ph|spo2|bp|hr|rr)\s?(?:of|was|=|:|<"
+            rf"|>)?\s?{_RANGE}",
         ),
         ("magnifications", rf"(?<![\w.])[x×✕]\s?{_NUMBER}(?!\w)|(?<![\w.]){_NUMBER}\s?[x×✕](?![\w])"),
         ("dates", r"(?<![\w.,])(?:19[5-9]|20[0-4])\d(?:\s?[-–/]\s?(?:(?:19|20)?\d{2}))?(?![\w.,]\d|\w)"),
         # Vocabulary: a letter or a classifying word before the digits, or a hyphened word after them.
         (
             "names",
-            r"\b(?:grades?|gleason|stages?|types?|class|score|bi-?rads|pi-?rads|ti-?rads|li-?rads|lung-?rads|levels?|segments?"
-            r"|zones?|phase|lobe|subtypes?|degree|category|toes?|digits?|fingers?|ribs?|cranial nerves?|level|trisomy|group)"
+            r"\b(?:grades?|gleason|stages?|types?|class|score|bi-?rads|pi-?rads|ti-?rads|li-?rads|lung-?rads|levels?"
+            r"|segments?"
+            r"|zones?|phase|lobe|subtypes?|degree|category|toes?|digits?|fingers?|ribs?|cranial nerves?|level|trisomy"
+            r"|group)"
             r"\s?-?\d{1,2}[a-d]?(?:\s?(?:\+|-|–|/|and|or)\s?\d{1,2}[a-d]?)*(?![\d%])",
         ),
         ("names", r"(?:[^\W\d_]|(?<=[^\W\d_])[-‐])\d+(?:[.,]\d+)*(?:(?:[-–/.]|[^\W\d_])*[^\W\d_]?\d+)*"),

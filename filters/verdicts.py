@@ -1,9 +1,9 @@
 """Verdicts of a language model, kept by content: the same text, prompt, model and parameters are never asked twice.
 
 A cache is a folder of append-only files, one JSON line a verdict, and holds no text: a key is the digest of everything
-that went into the question. Every writing process has a file of its own (held by a lock), so several may share a folder.
-A line is written with one call as soon as its answer is there; `kill -9` loses at most the answers still under way. A
-torn last line is dropped, and said, when a later process takes the file over; damage anywhere else is an error.
+that went into the question. Every writing process has a file of its own (held by a lock), so several may share a
+folder. A line is written with one call as soon as its answer is there; `kill -9` loses at most the answers still under
+way. A torn last line is dropped, and said, when a later process takes the file over; damage elsewhere is an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 
 from filters.base import FilterError
+from manifests.atomic import sync_folder
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,6 @@ class _File:
 
     offset: int = 0
     line: int = 0
-    keys: set[bytes] = field(default_factory=set)
 
 
 class VerdictStore:
@@ -69,6 +69,7 @@ class VerdictStore:
         self._files: dict[Path, _File] = {}
         self._descriptor: int | None = None
         self._path: Path | None = None
+        self._process = os.getpid()
         self._close: weakref.finalize[Any, VerdictStore] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ class VerdictStore:
             file.seek(state.offset)
             data = file.read()
         # A last line without its end is still being written, or torn: the process that next owns the file settles it.
-        for line in data[: data.rfind(b"\n") + 1].splitlines():
+        for line in data.split(b"\n")[:-1]:
             state.line += 1
             state.offset += len(line) + 1
             try:
@@ -130,11 +131,11 @@ class VerdictStore:
         line = orjson.dumps(fields)
         try:
             descriptor = self._own_file()
-            whole = line + b"\n"
-            if os.write(descriptor, whole) != len(whole):
-                # The rest would be a torn line in the middle: take it back.
-                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 1)
-                raise OSError("not written whole")
+            before = os.fstat(descriptor).st_size
+            if os.write(descriptor, line + b"\n") != len(line) + 1:
+                # A full disk: half a line in the middle would be damage, so it is taken back.
+                os.ftruncate(descriptor, before)
+                raise OSError("not written whole; is the disk full?")
         except OSError as error:
             raise VerdictError(f"{self._path or self._folder}: a verdict cannot be written ({error})") from error
         self._lines[key] = line
@@ -152,6 +153,9 @@ class VerdictStore:
             self._descriptor = self._path = self._close = None
 
     def _own_file(self) -> int:
+        if self._process != os.getpid():
+            # A fork: the file and its lock are the parent's, this process takes one of its own.
+            self._process, self._descriptor, self._path = os.getpid(), None, None
         if self._descriptor is not None:
             return self._descriptor
         for number in count():
@@ -168,6 +172,7 @@ class VerdictStore:
         if size > whole:
             _log.warning("%s: a torn last line (%d bytes) was dropped; its question is asked again", path, size - whole)
             os.ftruncate(descriptor, whole)
+        sync_folder(self._folder)
         self._descriptor, self._path = descriptor, path
         self._close = weakref.finalize(self, os.close, descriptor)
         return descriptor

@@ -234,7 +234,7 @@ class NearImageIndex:
         found.counts["train_flat"] += int(blank.sum())
         pairs = self._candidates(thumbnails, hashes, ~blank)
         found.counts["candidates"] += len(pairs.rows)
-        # Cells of changed copies reach 0.66 and more (radiographs 0.89), those of other people's radiographs mostly 0.55.
+        # Cells of changed copies score 0.66 and more (radiographs 0.89), radiographs of others 0.55 in the median.
         pairs = pairs.take(pairs.coarse >= self._borderline[self._owner[pairs.ids]])
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
         scores = np.empty(len(evals))

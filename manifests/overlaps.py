@@ -119,7 +119,11 @@ class _Side:
 
     left_out: Mapping[tuple[str, str, str], int] = {}
 
+    def prepare(self, tasks: Sequence[_Task]) -> None:
+        """Do once, before the workers are forked, what each would do by itself."""
+
     def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+        """Evidence of one train part, counts, and common n-grams with (test items, train samples) that have them."""
         raise NotImplementedError
 
 
@@ -179,6 +183,10 @@ class _ImageSide(_Side):
             self.index = NearImageIndex(table, settings)
         except ThumbnailError as error:
             raise OverlapError(f"test side: {error}") from error
+
+    def prepare(self, tasks: Sequence[_Task]) -> None:
+        some = pq.read_table(max(tasks, key=lambda task: task.rows).part, columns=["phash", "thumbnail"])
+        self.index.prepare(some, sum(task.rows for task in tasks))
 
     def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         table = pq.read_table(task.part, columns=_IMAGE_COLUMNS)
@@ -416,6 +424,8 @@ def near_level(
     if tasks or level == "near_text":
         side = make(builds, policy)
         overlaps.left_out.update(side.left_out)
+        if tasks:
+            side.prepare(tasks)
         for task in _run(side, tasks, work, workers):
             progress(task.rows)
     for task in [*done, *tasks]:

@@ -59,7 +59,7 @@ def prove(
     from tqdm import tqdm
 
     from manifests.catalog import connect, load_builds
-    from manifests.certificate import write_certificate
+    from manifests.certificate import read_certificate, write_certificate
     from manifests.overlaps import Overlaps, near_level, sql_levels
 
     builds = load_builds(data)
@@ -77,6 +77,8 @@ def prove(
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
         write_certificate(out, document)
+        # As it was written, not as it is in memory: whoever renders it again has only the file.
+        document = read_certificate(out)
         render_report(connection, builds, out, document)
     used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
     for path in work.iterdir():

@@ -1,0 +1,430 @@
+"""A language model judges captions: is it clinical, and does it hold numbers that the picture does not show.
+
+Any OpenAI-compatible endpoint serves (vLLM, transformers serve, llama.cpp). The number rules always run first: a text
+in which they find no misleading number is settled without a call. Without an endpoint the rules settle everything. What
+settled a score stands beside it (`relevance_by`, `numbers_by`); an answer that is no valid JSON after all attempts is
+the named verdict `unusable_answer` with no score, so a recipe has to say what becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import orjson
+from tqdm import tqdm
+
+from filters.base import Filter, FilterError, Record, Score
+from filters.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped, response_format
+from filters.endpoints import Endpoint, require_private, resolve_endpoint
+from filters.numbers import RULES as NUMBER_RULES
+from filters.numbers import WEIGHTS, find_numbers, misleading
+from filters.relevance import RULES as RELEVANCE_RULES
+from filters.relevance import irrelevance
+from filters.verdicts import Verdict, VerdictStore, verdict_key
+
+PROMPTS = Path(__file__).parent / "prompts"
+RELEVANCE, NUMBERS = "relevance-1", "numbers-1"
+"""Prompts in use. A changed prompt is a new file with the next number; its content is part of every verdict's key."""
+
+_PROBE = "Chest radiograph without findings."
+_RETRY_TEMPERATURE = 0.7
+"""The first attempt is greedy; a second greedy one would fail in the same way."""
+
+
+def _schema(flag: str, choice: str, choices: Sequence[str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            flag: {"type": "boolean"},
+            choice: {"type": "string", "enum": list(choices)},
+            "confidence": {"type": "integer", "minimum": 0, "maximum": 100},
+        },
+        "required": [flag, choice, "confidence"],
+        "additionalProperties": False,
+    }
+
+
+SCHEMAS = {
+    RELEVANCE: _schema("relevant", "reason", ("clinical", "chatter", "chart", "administrative", "unclear")),
+    NUMBERS: _schema(
+        "misleading",
+        "kind",
+        ("none", "magnification", "measurement", "count", "statistic", "age_or_time", "date", "label", "other"),
+    ),
+}
+"""JSON schema of each prompt's answer. No free text: an answer could quote what it judges."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Turns of a conversation (role, text); the last one holds `{text}`."""
+
+    name: str
+    turns: tuple[tuple[str, str], ...]
+    digest: str
+
+    def messages(self, text: str) -> list[dict[str, str]]:
+        """The conversation that asks about `text`. The closing tag inside a text is defused."""
+        *before, (role, last) = self.turns
+        filled = last.replace("{text}", text.replace("</caption", "< /caption"))
+        return [{"role": role, "content": content} for role, content in [*before, (role, filled)]]
+
+
+@cache
+def load_prompt(name: str) -> Prompt:
+    """A prompt of `filters/prompts`: turns begin with a line `[system]`, `[user]` or `[assistant]`.
+
+    Raises: `FilterError` for a prompt that is not there or has no place for the text.
+    """
+    path = PROMPTS / f"{name}.txt"
+    if name not in SCHEMAS or not path.is_file():
+        raise FilterError(f"no prompt is called {name!r}; there are: {', '.join(sorted(SCHEMAS))}")
+    content = path.read_text(encoding="utf-8")
+    turns: list[tuple[str, str]] = []
+    for line in content.splitlines():
+        if line in ("[system]", "[user]", "[assistant]"):
+            turns.append((line[1:-1], ""))
+        elif turns:
+            role, text = turns[-1]
+            turns[-1] = (role, f"{text}\n{line}" if text else line)
+    if not turns or turns[-1][0] != "user" or "{text}" not in turns[-1][1]:
+        raise FilterError(f"{path}: the last turn must be [user] and hold {{text}}")
+    digest = hashlib.sha256(content.encode() + orjson.dumps(SCHEMAS[name], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return Prompt(name, tuple(turns), digest)
+
+
+def parse_answer(content: str | None, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The answer, if the whole of `content` is one JSON object of the schema; else None.
+
+    Nothing is searched for in surrounding talk; only a Markdown fence around the whole is taken off, since models
+    without constrained decoding add one to otherwise valid answers.
+    """
+    text = (content or "").strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        text = text[text.index("\n") : -3]
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    properties = schema["properties"]
+    if not isinstance(value, dict) or value.keys() != properties.keys():
+        return None
+    return value if all(_fits(value[name], rule) for name, rule in properties.items()) else None
+
+
+def _fits(value: object, rule: Mapping[str, Any]) -> bool:
+    if rule["type"] == "boolean":
+        return isinstance(value, bool)
+    if rule["type"] == "integer":
+        return isinstance(value, int) and not isinstance(value, bool) and rule["minimum"] <= value <= rule["maximum"]
+    return value in rule["enum"]
+
+
+@dataclass
+class Statistics:
+    """What a filter has done since it was made."""
+
+    questions: int = 0
+    cached: int = 0
+    requests: int = 0
+    """HTTP requests, retries and repeated attempts included."""
+    judged: int = 0
+    """Questions the endpoint has settled: answered, unusable or refused."""
+    valid_at_once: int = 0
+    """Questions whose first answer was valid."""
+    unusable: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def cost(self, price_in: float, price_out: float) -> float:
+        """Price of the tokens, at prices per million."""
+        return (self.prompt_tokens * price_in + self.completion_tokens * price_out) / 1e6
+
+
+@dataclass(frozen=True)
+class _Question:
+    key: bytes
+    prompt: Prompt
+    text: str
+    sample: str
+
+
+class LanguageModel(Filter):
+    """Relevance and misleading numbers, judged by a language model, or by rules where there is none.
+
+    One object does its own concurrency: give it large batches in one process rather than small ones in many.
+    """
+
+    name: ClassVar[str] = "language_model"
+    version: ClassVar[str] = f"1/{RELEVANCE}/{NUMBERS}/{NUMBER_RULES}/{RELEVANCE_RULES}"
+    scores: ClassVar[dict[str, str]] = {
+        "irrelevant": "how surely the caption is not clinical, 0..1 (0.5 + confidence / 200 if judged so)",
+        "relevance": "verdict: relevant, irrelevant, empty_caption, unusable_answer, refused_request",
+        "relevance_reason": "clinical, chatter, chart, administrative or unclear; none from the rules",
+        "relevance_by": "what made the verdict: rules, or prompt@model",
+        "misleading": "how surely the caption holds numbers the picture does not show, 0..1",
+        "numbers": "verdict: misleading, not_misleading, empty_caption, unusable_answer, refused_request",
+        "numbers_kind": "main kind of misleading number; none from the rules",
+        "numbers_by": "what made the verdict: rules, or rules followed by prompt@model",
+    }
+    needs_pictures: ClassVar[bool] = False
+    cost: ClassVar[float] = 100.0
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        model: str | None = None,
+        verdicts: Path | str | None = None,
+        *,
+        allowed_hosts: Sequence[str] = (),
+        key_variable: str | None = None,
+        attempts: int = 3,
+        max_tokens: int = 96,
+        response: str = "json_schema",
+        extra: Mapping[str, Any] | None = None,
+        price_in: float = 0.0,
+        price_out: float = 0.0,
+        progress: bool = False,
+        **chat: Any,
+    ) -> None:
+        """Connects to nothing yet, but resolves the endpoint and reads the verdicts. Raises: `FilterError`.
+
+        endpoint: base address (`http://127.0.0.1:8000/v1`); None: rules only. verdicts: folder of the cache.
+        allowed_hosts: hosts that may see credentialed texts although they are not loopback. key_variable: environment
+        variable with the API key. attempts: answers asked for until one is valid JSON. response: `json_schema`,
+        `json_object` or `none`, as the server can. extra: further fields of the request; None takes a field out.
+        price_in, price_out: per million tokens. progress: a bar on stderr. chat: fields of `ChatOptions`.
+        """
+        if attempts < 1 or max_tokens < 1:
+            raise FilterError(f"attempts {attempts}, max_tokens {max_tokens}: must be 1 or more")
+        self.statistics = Statistics()
+        self._prices = price_in, price_out
+        self._allowed = tuple(allowed_hosts)
+        self._attempts = attempts
+        self._options = _chat_options(chat)
+        self._progress = progress
+        self._bar: tqdm[Any] | None = None
+        self._address: str | None = None
+        self._endpoint: Endpoint | None = None
+        if endpoint is None:
+            return
+        if not model or verdicts is None:
+            raise FilterError("with an endpoint, give the model's name and a folder for verdicts")
+        self._endpoint = resolve_endpoint(endpoint)
+        self._model = model
+        self._api_key = _api_key(key_variable)
+        self._store = VerdictStore(Path(verdicts))
+        self._fields: dict[str, dict[str, Any]] = {}
+        for name in (RELEVANCE, NUMBERS):
+            fields = {
+                "temperature": 0.0,
+                "max_tokens": max_tokens,
+                "response_format": response_format(response, name.partition("-")[0], SCHEMAS[name]),
+                **(extra or {}),
+            }
+            self._fields[name] = {field: value for field, value in fields.items() if value is not None}
+
+    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
+        """Scores of each record's caption, in order.
+
+        Raises: `EndpointRefused` before anything is sent if a record is credentialed and the endpoint not private;
+        `EndpointError` if the endpoint gives no answers (what was answered is kept); `VerdictError`.
+        """
+        texts = [record.caption for record in records]
+        questions = [self._questions(record, text) for record, text in zip(records, texts, strict=True)]
+        if self._endpoint is not None:
+            sources = {record.sample["source"] for record in records if record.sample["access"] == "credentialed"}
+            for source in sorted(sources):
+                require_private(self._endpoint, source, self._allowed)
+            self._answer([question for few in questions for question in few.values()])
+        return [self._scores(text, few) for text, few in zip(texts, questions, strict=True)]
+
+    def close(self) -> None:
+        """Close the bar and give the verdict file back. The object stays usable."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._endpoint is not None:
+            self._store.close()
+
+    def _questions(self, record: Record, text: str) -> dict[str, _Question]:
+        """What has to be asked about a text, by prompt."""
+        if self._endpoint is None or not text.strip():
+            return {}
+        names = [RELEVANCE]
+        if any(find.kind in WEIGHTS for find in find_numbers(text)):
+            names.append(NUMBERS)
+        prompts = [load_prompt(name) for name in names]
+        return {
+            prompt.name: _Question(
+                verdict_key(prompt.digest, self._model, self._fields[prompt.name], text),
+                prompt,
+                text,
+                record.sample["id"],
+            )
+            for prompt in prompts
+        }
+
+    def _answer(self, questions: Sequence[_Question]) -> None:
+        """See to it that every question has a verdict in the store."""
+        self._store.refresh()
+        missing = {question.key: question for question in questions if not self._settled(question.key)}
+        self.statistics.questions += len(questions)
+        self.statistics.cached += len(questions) - len(missing)
+        self._show(len(questions), len(questions) - len(missing))
+        if missing:
+            try:
+                asyncio.run(self._ask(list(missing.values())))
+            finally:
+                self._store.sync()
+
+    def _settled(self, key: bytes) -> bool:
+        verdict = self._store.get(key)
+        # Someone who allows more attempts than were made wants them made.
+        return verdict is not None and (verdict.outcome != "unusable_answer" or verdict.attempts >= self._attempts)
+
+    async def _ask(self, questions: Sequence[_Question]) -> None:
+        assert self._endpoint is not None
+        if self._address is None:
+            try:
+                self._address = await asyncio.to_thread(self._endpoint.reachable_address, 10.0)
+            except OSError as error:
+                raise EndpointError(f"{self._endpoint.base}: {error}; is the server running?") from error
+        faults: list[Exception] = []
+        waiting = iter(questions)
+        async with Chat(self._endpoint, self._address, self._options, self._api_key) as chat:
+            workers = [
+                self._work(chat, waiting, faults) for _ in range(min(self._options.concurrency, len(questions)))
+            ]
+            await asyncio.gather(*workers)
+            self.statistics.requests += chat.requests
+        if faults:
+            raise faults[0]
+
+    async def _work(self, chat: Chat, waiting: Iterator[_Question], faults: list[Exception]) -> None:
+        for question in waiting:
+            if chat.stop.is_set():
+                return
+            try:
+                verdict = await self._judge(chat, question)
+                self._store.add(question.key, verdict)
+            except Stopped:
+                return
+            except FilterError as error:
+                # The others finish what they have sent, and send no more: their answers are paid for.
+                chat.stop.set()
+                named = EndpointError(f"{error} (at {question.sample})") if isinstance(error, EndpointError) else error
+                faults.append(named)
+                return
+            self._count(verdict)
+
+    async def _judge(self, chat: Chat, question: _Question) -> Verdict:
+        fields = dict(self._fields[question.prompt.name])
+        prompt_tokens = completion_tokens = 0
+        for attempt in range(1, self._attempts + 1):
+            body = {"model": self._model, "messages": question.prompt.messages(question.text), **fields}
+            probe = body | {"messages": question.prompt.messages(_PROBE)}
+            try:
+                reply = await chat.complete(body, probe)
+            except RequestRefused:
+                return Verdict("refused_request", None, attempt, prompt_tokens, completion_tokens)
+            prompt_tokens += reply.prompt_tokens
+            completion_tokens += reply.completion_tokens
+            answer = parse_answer(reply.content, SCHEMAS[question.prompt.name])
+            if answer is not None:
+                return Verdict("answered", answer, attempt, prompt_tokens, completion_tokens)
+            if reply.truncated and "max_tokens" in fields:
+                fields["max_tokens"] *= 2
+            fields |= {"seed": attempt} | ({"temperature": _RETRY_TEMPERATURE} if "temperature" in fields else {})
+        return Verdict("unusable_answer", None, self._attempts, prompt_tokens, completion_tokens)
+
+    def _count(self, verdict: Verdict) -> None:
+        statistics = self.statistics
+        statistics.judged += 1
+        statistics.valid_at_once += verdict.outcome == "answered" and verdict.attempts == 1
+        statistics.unusable += verdict.outcome == "unusable_answer"
+        statistics.refused += verdict.outcome == "refused_request"
+        statistics.prompt_tokens += verdict.prompt_tokens
+        statistics.completion_tokens += verdict.completion_tokens
+        self._show(0, 1)
+
+    def _show(self, more: int, done: int) -> None:
+        if not self._progress:
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=0, unit=" verdicts", desc=self.name, dynamic_ncols=True)
+        self._bar.total += more
+        statistics = self.statistics
+        self._bar.set_postfix_str(
+            f"{statistics.cached} known, {statistics.unusable} unusable, cost {statistics.cost(*self._prices):.4f}",
+            refresh=False,
+        )
+        self._bar.update(done)
+
+    def _scores(self, text: str, questions: Mapping[str, _Question]) -> dict[str, Score]:
+        scores: dict[str, Score] = dict.fromkeys(self.scores)
+        if not text.strip():
+            return scores | {"relevance": "empty_caption", "numbers": "empty_caption"}
+        finds = find_numbers(text)
+        chance = misleading(finds)
+        scores |= {"misleading": chance, "numbers_by": NUMBER_RULES, "numbers": _numbers_verdict(chance)}
+        if RELEVANCE not in questions:
+            chance = irrelevance(text)
+            scores |= {"irrelevant": chance, "relevance_by": RELEVANCE_RULES}
+            return scores | {"relevance": "irrelevant" if chance >= 0.5 else "relevant"}
+        scores["relevance_by"] = f"{RELEVANCE}@{self._model}"
+        verdict = self._verdict(questions[RELEVANCE])
+        if verdict.answer is None:
+            scores["relevance"] = verdict.outcome
+        else:
+            scores["irrelevant"] = _chance(not verdict.answer["relevant"], verdict.answer["confidence"])
+            scores["relevance"] = "relevant" if verdict.answer["relevant"] else "irrelevant"
+            scores["relevance_reason"] = verdict.answer["reason"]
+        if NUMBERS in questions:
+            scores["numbers_by"] = f"{NUMBER_RULES}, {NUMBERS}@{self._model}"
+            verdict = self._verdict(questions[NUMBERS])
+            if verdict.answer is None:
+                scores |= {"misleading": None, "numbers": verdict.outcome}
+            else:
+                scores["misleading"] = _chance(verdict.answer["misleading"], verdict.answer["confidence"])
+                scores["numbers"] = "misleading" if verdict.answer["misleading"] else "not_misleading"
+                scores["numbers_kind"] = verdict.answer["kind"]
+        return scores
+
+    def _verdict(self, question: _Question) -> Verdict:
+        verdict = self._store.get(question.key)
+        assert verdict is not None
+        return verdict
+
+
+def _numbers_verdict(chance: float) -> str:
+    return "misleading" if chance >= 0.5 else "not_misleading"
+
+
+def _chance(positive: bool, confidence: int) -> float:
+    """0..1 from a yes or no and its confidence in percent: 0.5 where the confidence is 0."""
+    return round(0.5 + (confidence if positive else -confidence) / 200, 4)
+
+
+def _chat_options(values: Mapping[str, Any]) -> ChatOptions:
+    try:
+        return ChatOptions(**values)
+    except TypeError as error:
+        raise FilterError(f"language_model: {error}") from None
+
+
+def _api_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise FilterError(f"the environment variable {variable}, named as the API key's, is not set")
+    return value
