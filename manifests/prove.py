@@ -378,6 +378,10 @@ def _pairs(
     }
     connection.unregister("wanted")
     access = {(row["build"], row["sample_id"]): row["access"] for row in places}
+    if unknown := [place for place in wanted if place not in access]:
+        raise ProofError(
+            f"evidence names the sample {unknown[0][1]} of {unknown[0][0]}, which is not there; prove again"
+        )
     texts = {}
     for build in builds:
         name = build.record["build"]

@@ -536,7 +536,7 @@ class _Verification:
 
         from manifests.catalog import connect
         from manifests.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
-        from manifests.prove import render_report
+        from manifests.prove import ProofError, render_report
         from manifests.report import ReportError
 
         with tempfile.TemporaryDirectory() as name:
@@ -546,7 +546,7 @@ class _Verification:
             try:
                 with connect(self.data) as connection:
                     render_report(connection, self.builds, again, self.document)
-            except ReportError as error:
+            except (ReportError, ProofError) as error:
                 step.expect(False, f"{self.proof / REPORT_FILE}: cannot be made from the proof ({error})")
                 return
             path = self.proof / REPORT_FILE
