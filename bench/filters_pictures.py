@@ -12,6 +12,7 @@ import argparse
 import base64
 import csv
 import hashlib
+import html
 import importlib.util
 import io
 import json
@@ -23,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from filters.base import Filter, Picture, Record
@@ -41,11 +40,18 @@ UNLABELLED_COMPOUND = frozenset(
 UNLABELLED_DOUBTFUL = frozenset("da0d40 f79b61 ddefe3 fe916c".split())
 """An inset locator, tissue that may be two slides, viewers with two views: not counted either way."""
 SCIKIT_SINGLE = (
-    "brick.png", "cell.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "ihc.png", "microaneurysms.png",
-    "moon.png", "retina.jpg", "rocket.jpg",
-)  # fmt: skip
-
-Sides = NDArray[np.uint8]
+    "brick.png",
+    "cell.png",
+    "chelsea.png",
+    "coffee.png",
+    "grass.png",
+    "gravel.png",
+    "ihc.png",
+    "microaneurysms.png",
+    "moon.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,12 @@ def clean_bases() -> list[Base]:
     bases = [
         Base(row["path"], held_out(row["path"]), _opened(data))
         for row, data in labelled()
-        if row["label_panel"] == "single" and row["label_screen"] == "none" and row["modality"] not in {"mask", "no_tissue"}
-        and row["label_overlay_text"] == row["label_drawn_mark"] == row["label_face"] == "0" and int(row["width"]) > 200
-    ]  # fmt: skip
+        if row["label_panel"] == "single"
+        and row["label_screen"] == "none"
+        and row["modality"] not in {"mask", "no_tissue"}
+        and row["label_overlay_text"] == row["label_drawn_mark"] == row["label_face"] == "0"
+        and int(row["width"]) > 200
+    ]
     bases += [Base(path, held_out(path), _opened(data)) for path, data in radiographs()]
     bases += [Base(f"skimage/{name}", held_out(name), _opened(data)) for name, data in _scikit(SCIKIT_SINGLE)]
     return bases
@@ -172,8 +181,14 @@ def composite(bases: list[Base], rule: random.Random) -> tuple[Image.Image, str]
         image.paste(_fitted(rule.choice(chosen).image, w, h, rule), (x + margin, y + margin))
         if letters:
             draw = ImageDraw.Draw(image)
-            draw.text((x + margin + 6, y + margin + 4), "ABCD"[number], "white", ImageFont.load_default(24), stroke_width=2,
-                      stroke_fill="black")  # fmt: skip
+            draw.text(
+                (x + margin + 6, y + margin + 4),
+                "ABCD"[number],
+                "white",
+                ImageFont.load_default(24),
+                stroke_width=2,
+                stroke_fill="black",
+            )
     image.thumbnail((rule.choice((512, 800)),) * 2)
     tone = "white" if colour[0] else "black"
     return image, f"{layout}, gutter {gutter}" + (f" {tone}" if gutter else "") + (", radiographs" if kind else "")
@@ -230,7 +245,8 @@ def narrator_cases(per_half: int = 90) -> Iterator[Case]:
         if "cxr" not in base.name and not base.name.startswith("skimage"):
             # Few pictures of tissue are at hand: their quarters and mirror images are looked at, too.
             for number, piece in enumerate(_quarters(base.image)):
-                yield Case(f"{base.name} quarter {number}", kind, base.held_out, False, _encoded(piece, random.Random(number)))
+                name, data = f"{base.name} quarter {number}", _encoded(piece, random.Random(number))
+                yield Case(name, kind, base.held_out, False, data)
     for half in (False, True):
         rule = random.Random(f"narrator {half}")
         own = [base for base in bases if base.held_out == half]
@@ -246,7 +262,8 @@ def narrator_cases(per_half: int = 90) -> Iterator[Case]:
             x = rule.choice((gap, image.width - head.width - gap))
             y = rule.choice((gap, image.height - head.height - gap))
             image.paste(head, (x, y))
-            yield Case(f"inset {number}: {side} px on {base.name}", f"insets {side} px", half, True, _encoded(image, rule))
+            name = f"inset {number}: {side} px on {base.name}"
+            yield Case(name, f"insets {side} px", half, True, _encoded(image, rule))
 
 
 def _head(image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
@@ -301,3 +318,100 @@ def _row(quiet: int, alarms: int, missed: int, hits: int) -> dict[str, Any]:
             share, low, high = wilson(part, whole)
             row[name] = [round(share, 3), round(low, 3), round(high, 3)]
     return row
+
+
+def marks_cases() -> Iterator[Case]:
+    """The labelled pictures; clean singles, of which every second gets an arrow, a circle or a box."""
+    for row, data in labelled():
+        kind = "labelled" if row["label_screen"] == "none" else "labelled screens"
+        yield Case(row["path"], kind, held_out(row["path"]), row["label_drawn_mark"] == "1", data)
+    for number, base in enumerate(clean_bases()):
+        rule = random.Random(f"marks {base.name}")
+        image = base.image.resize((512, max(200, round(512 * base.image.height / base.image.width))))
+        drawn = number % 2 == 1
+        name = base.name
+        if drawn:
+            name = f"{_drawn(image, rule)} on {name}"
+        yield Case(name, "drawn and clean", base.held_out, drawn, _encoded(image, rule))
+
+
+def _drawn(image: Image.Image, rule: random.Random) -> str:
+    draw = ImageDraw.Draw(image)
+    colour = rule.choice(("red", "yellow", "lime", "blue", "cyan", "white"))
+    size, x, y = rule.randint(40, 90), rule.randint(120, image.width - 120), rule.randint(60, image.height - 60)
+    what = rule.choice(("arrow", "circle", "box")) if colour != "white" else "arrow"
+    if what == "arrow":
+        angle = rule.uniform(0, 2 * math.pi)
+        forward, side = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
+        tip = (x + size * forward[0] / 2, y + size * forward[1] / 2)
+        neck = (tip[0] - 14 * forward[0], tip[1] - 14 * forward[1])
+        draw.line((x - size * forward[0] / 2, y - size * forward[1] / 2, *neck), colour, width=rule.choice((3, 4, 5)))
+        draw.polygon(
+            (tip, (neck[0] + 8 * side[0], neck[1] + 8 * side[1]), (neck[0] - 8 * side[0], neck[1] - 8 * side[1])),
+            fill=colour,
+        )
+    else:
+        shape = draw.ellipse if what == "circle" else draw.rectangle
+        shape(
+            (x - size // 2, y - size // 2, x + size // 2, y + size // 2), outline=colour, width=rule.choice((2, 3, 4))
+        )
+    return f"{colour} {what}"
+
+
+def gallery(misses: list[Miss], path: Path) -> None:
+    """One HTML page with a thumbnail of every miss; needs nothing beside itself."""
+    parts = ["<!doctype html><meta charset=utf-8><title>Misses of the picture filters</title>"]
+    for title, case, value in misses:
+        image = _opened(case.data)
+        image.thumbnail((220, 220))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        half = "held out" if case.held_out else "tuned on"
+        parts.append(
+            f'<figure style="display:inline-block;width:230px;vertical-align:top;font:12px sans-serif"><img '
+            f'src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"><figcaption>'
+            f"{html.escape(title)} ({value:.2f}), {half}<br>{html.escape(case.name)}</figcaption></figure>"
+        )
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def measure(peer_python: Path | None, misses_page: Path | None = None) -> dict[str, Any]:
+    """Tables of the three filters; `misses_page` is where the misses are written as thumbnails. No peer has these."""
+    del peer_python
+    from filters.compound import Compound
+    from filters.drawn_marks import DrawnMarks
+    from filters.narrator import Narrator
+
+    if not (DATA / "artifacts" / "labels.csv").is_file():
+        return {"skipped": "no labelled pictures in shared/data/artifacts"}
+    runs: tuple[tuple[Filter, str, float, Callable[[], Iterator[Case]]], ...] = (
+        (Compound(), "compound", COMPOUND_AT, compound_cases),
+        (Narrator(), "narrator", NARRATOR_AT, narrator_cases),
+        (DrawnMarks(), "marks", MARKS_AT, marks_cases),
+    )
+    report: dict[str, Any] = {}
+    misses: list[Miss] = []
+    for filter_, score, at, cases in runs:
+        table, missed, milliseconds = judged(filter_, score, at, list(cases()))
+        report[filter_.name] = {
+            "threshold": at,
+            "images_per_cpu_second": round(1000 / milliseconds, 1),
+            "table": table,
+            "missed": [f"{title}: {case.name} ({value:.2f})" for title, case, value in missed if case.held_out],
+        }
+        misses += missed
+    if misses_page:
+        gallery(misses, misses_page)
+    return report
+
+
+def main() -> None:
+    """Measure, print as JSON, write the page of misses."""
+    parser = argparse.ArgumentParser(prog="python -m bench.filters_pictures", description=__doc__)
+    parser.add_argument("--misses", type=Path, metavar="FILE", help="write misses as thumbnails into this HTML page")
+    args = parser.parse_args()
+    print(json.dumps(measure(None, args.misses), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -84,9 +84,8 @@ class StubEndpoint:
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                length = next(
-                    int(line.partition(":")[2]) for line in head.split("\r\n") if line.lower().startswith("content-length")
-                )
+                fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n") if ": " in line)
+                length = int(fields["content-length"])
                 if not await self._reply(head, await reader.readexactly(length), writer):
                     break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

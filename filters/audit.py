@@ -119,7 +119,7 @@ def review_csv(drawn: Sequence[Drawn], texts: dict[str, str]) -> str:
 
 def key_csv(drawn: Sequence[Drawn]) -> str:
     """What the reviewer does not see: score, verdict, weight."""
-    rows = [(d.scored.sample_id, d.scored.score, int(d.scored.flagged), round(d.weight, 6)) for d in drawn]
+    rows = [(d.scored.sample_id, d.scored.score, int(d.scored.flagged), d.weight) for d in drawn]
     return _csv(KEY_COLUMNS, rows)
 
 
@@ -159,7 +159,10 @@ document.querySelector("button").onclick = () => {
 
 
 def read_labels(path: Path) -> dict[str, bool | None]:
-    """Labels by sample: yes, no (also y, n, 1, 0, true, false), or None where the cell is empty. Raises: `AuditError`."""
+    """Labels by sample: yes, no (also y, n, 1, 0, true, false), or None where the cell is empty.
+
+    Raises: `AuditError`.
+    """
     labels: dict[str, bool | None] = {}
     for number, row in _rows(path, ("sample_id", "label")):
         value = row["label"].strip().lower()
@@ -200,7 +203,7 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
         drawn_weight = sum(one.weight for one in drawn if one.scored.flagged == side)
         if (flagged == side).any():
             weight[flagged == side] *= drawn_weight / weight[flagged == side].sum()
-    cells = [[int((flagged == a) @ (label == b)) for b in (True, False)] for a in (True, False)]
+    cells = [[int(np.sum((flagged == a) & (label == b))) for b in (True, False)] for a in (True, False)]
     accuracy, kappa = _measures(flagged, label, weight)
     chance = np.random.default_rng(seed)
     sides = [np.flatnonzero(flagged == side) for side in (False, True)]
@@ -281,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m filters.audit",
-        description="Draw a sample of a filter's verdicts for people to label; state how far labels and verdicts agree.",
+        description="Draw a sample of a filter's verdicts for people to label; say how far labels and verdicts agree.",
         epilog="examples:\n"
         "  python -m filters.audit draw data --score language_model.irrelevant --n 200 --out review\n"
         "  python -m filters.audit agree review.csv labelled.csv",
@@ -295,8 +298,8 @@ def _parser() -> argparse.ArgumentParser:
     drawing.add_argument("--build", action="append", metavar="NAME", help="only these builds")
     drawing.add_argument("--n", type=int, default=200, help="samples to draw (default 200)")
     drawing.add_argument("--seed", type=int, default=0)
-    drawing.add_argument("--out", type=Path, required=True, metavar="OUT", help="files are OUT.csv, OUT.html, OUT.key.csv")
-    drawing.add_argument("--show-credentialed", action="store_true", help="credentialed texts, too: keep the files safe")
+    drawing.add_argument("--out", type=Path, required=True, metavar="OUT", help="name without its ending")
+    drawing.add_argument("--show-credentialed", action="store_true", help="credentialed, too: keep the files safe")
     agreeing = commands.add_parser("agree", help="accuracy and Cohen's kappa with 95 %% intervals, and the table")
     agreeing.add_argument("review", type=Path, metavar="REVIEW", help="OUT.csv of the draw")
     agreeing.add_argument("labelled", type=Path, nargs="?", metavar="LABELLED", help="labels, if not in REVIEW itself")
@@ -311,13 +314,20 @@ def _draw_command(options: argparse.Namespace) -> None:
     folders = sorted(path for path in (options.data / "scores").glob("*") if path.is_dir())
     if options.build:
         folders = [path for path in folders if path.name in set(options.build)]
-    scores = [one for folder in folders for one in _scores(folder, options.score, options.threshold)]
-    texts, credentialed = _texts(options.data, folders, {one.sample_id for one in scores})
-    if not options.show_credentialed:
-        scores = [one for one in scores if one.sample_id not in credentialed]
+    scores: list[Scored] = []
+    builds: dict[str, Path] = {}
+    for folder in folders:
+        build = options.data / folder.name
+        if not build.is_dir():
+            build = options.data / "built" / folder.name
+        hidden = set() if options.show_credentialed else _credentialed(build)
+        found = [one for one in _scores(folder, options.score, options.threshold) if one.sample_id not in hidden]
+        builds |= {one.sample_id: build for one in found}
+        scores += found
     if not scores:
         raise AuditError(f"{options.data}/scores: no {options.score} to draw from")
     drawn = draw(scores, options.n, options.seed)
+    texts = _texts({one.scored.sample_id: builds[one.scored.sample_id] for one in drawn})
     question = f"{options.score}: yes or no?"
     for suffix, content in (
         (".csv", review_csv(drawn, texts)),
@@ -344,23 +354,35 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Scored]:
                 yield Scored(sample_id, float(score), score >= threshold)
 
 
-def _texts(data: Path, folders: Sequence[Path], wanted: set[str]) -> tuple[dict[str, str], set[str]]:
-    """Captions of the wanted samples, and which of them are credentialed."""
+def _credentialed(build: Path) -> set[str]:
+    """Ids of the credentialed samples of a build."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for path in sorted((build / "manifest").glob("*.parquet")):
+        if not path.name.endswith(".images.parquet"):
+            table = pq.read_table(path, columns=["sample_id", "access"])
+            found |= set(table.filter(pc.equal(table["access"], "credentialed"))["sample_id"].to_pylist())
+    return found
+
+
+def _texts(builds: dict[str, Path]) -> dict[str, str]:
+    """Captions by sample; `builds` says where each one lies."""
     from filters.base import Record
     from shards.reader import Build, BuildError
 
-    texts, credentialed = {}, set()
-    for folder in folders:
-        path = data / folder.name if (data / folder.name).is_dir() else data / "built" / folder.name
-        try:
-            for sample in Build(path, allow_metadata_only=True):
-                if sample.record["id"] in wanted:
-                    texts[sample.record["id"]] = Record(sample.record).caption
-                    if sample.record["access"] == "credentialed":
-                        credentialed.add(sample.record["id"])
-        except BuildError as error:
-            raise AuditError(str(error)) from error
-    return texts, credentialed
+    texts = {}
+    try:
+        opened = {path: Build(path, allow_metadata_only=True) for path in dict.fromkeys(builds.values())}
+        for sample_id, path in builds.items():
+            build = opened[path]
+            texts[sample_id] = Record(build[build.find(sample_id)].record).caption
+    except BuildError as error:
+        raise AuditError(str(error)) from error
+    except KeyError as error:
+        raise AuditError(f"{error.args[0]} has a score but is not in its build; score it again") from None
+    return texts
 
 
 if __name__ == "__main__":

