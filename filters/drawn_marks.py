@@ -1,0 +1,161 @@
+"""Drawn marks: arrows, circles and outlines that an author put on a picture.
+
+Two signs. Lines in a pure colour (red, yellow, green, cyan, blue, magenta) that nothing in the picture around them has:
+stains and endoscopes have reds and purples, too, but not thin, not that pure, not of one shade. And arrows in pure
+white: solid, several times longer than wide, wider at one end, with a sharp edge all around. Flat pictures (windows,
+plots, masks) are full of coloured lines, and a filter of their own finds them: the score falls with the share of flat
+ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from filters.base import Filter, Record, Score
+from filters.compound import grey_levels
+
+SIDE = 512
+CHROMA = 110
+"""Largest minus smallest of red, green, blue (0..255) from which on a colour can be a pen's."""
+PURE = 0.3
+"""How far, as a share of the chroma, the middle channel may lie from the nearer of the two others: pens are near 0,
+eosin, haematoxylin and mucosa about a half."""
+THICKEST = 7
+"""Pixels: what survives an erosion of this width is a patch, not a line."""
+LONG, LONG_ON_GREY = 0.12, 0.06
+"""Extent of a coloured line, as a share of the longest side, that counts in full; radiographs have no colours."""
+SHORT = 0.02
+"""Extent below which it is a speck."""
+APART = 60
+"""Grey levels in at least one channel between a line's colour and what lies three to four pixels beside it."""
+ARROW = (0.05, 0.4)
+"""Shortest and longest extent of an arrow, as shares of the longest side."""
+FLAT = (0.55, 0.75)
+"""Share of pixels equal to their right neighbour from which on the score falls, and at which nothing is left of it."""
+EDGE = 60
+"""Grey levels between an arrow and what lies around it."""
+
+
+class DrawnMarks(Filter):
+    """Says whether somebody has drawn on the picture."""
+
+    name: ClassVar[str] = "drawn_marks"
+    version: ClassVar[str] = "1"
+    scores: ClassVar[dict[str, str]] = {
+        "coloured": "0..1: extent of lines in pure colours",
+        "arrows": "white arrows",
+        "marks": "0..1; the larger of the two signs, less on flat ground",
+    }
+    cost: ClassVar[float] = 8.0
+
+    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
+        """Scores of each record; see `Filter.score`."""
+        return [self._one(record) for record in records]
+
+    def _one(self, record: Record) -> dict[str, Score]:
+        if not record.pictures:
+            return dict.fromkeys(self.scores)
+        found = [marks(picture.rgb(SIDE)) for picture in record.pictures]
+        coloured, arrows, value = max(found, key=lambda one: one[2])
+        return {"coloured": round(coloured, 4), "arrows": arrows, "marks": round(value, 4)}
+
+
+def marks(rgb: NDArray[np.uint8]) -> tuple[float, int, float]:
+    """(extent of coloured lines 0..1, arrows, score 0..1) of a picture of at most `SIDE` pixels a side."""
+    pixels = rgb.astype(np.int16)
+    high, low = pixels.max(axis=2), pixels.min(axis=2)
+    grey = grey_levels(rgb)
+    still = float((grey[:, 1:] == grey[:, :-1]).mean()) if rgb.shape[1] > 1 else 1.0
+    natural = min(1.0, max(0.0, (FLAT[1] - still) / (FLAT[1] - FLAT[0])))
+    coloured = _coloured(pixels, high, low)
+    arrows = _arrows(low >= 240, grey)
+    return coloured, arrows, natural * max(coloured, 0.75 if arrows == 1 else 0.0, 0.9 if arrows > 1 else 0.0)
+
+
+def _coloured(pixels: NDArray[np.int16], high: NDArray[np.int16], low: NDArray[np.int16]) -> float:
+    chroma = high - low
+    middle = pixels[:, :, 0] + pixels[:, :, 1] + pixels[:, :, 2] - high - low
+    near = np.minimum(high - middle, middle - low)
+    pure = (chroma >= CHROMA) & (near <= PURE * chroma) & (high >= 150)
+    longest = max(high.shape)
+    if np.count_nonzero(pure) < SHORT * longest:
+        return 0.0
+    patches = ndimage.minimum_filter(pure.view(np.uint8), THICKEST)
+    lines = pure & ~ndimage.maximum_filter(patches, THICKEST + 4).view(bool)
+    best = 0.0
+    full = (LONG_ON_GREY if np.median(chroma) <= 12 else LONG) * longest
+    # Which of red, green and blue are on: 1 red, 2 green, 3 yellow, 4 blue, 5 magenta, 6 cyan.
+    on = pixels * 2 > (high + low)[:, :, None]
+    shades = on[:, :, 0] + on[:, :, 1] * np.uint8(2) + on[:, :, 2] * np.uint8(4)
+    for shade in range(1, 7):
+        mask = lines & (shades == shade)
+        if np.count_nonzero(mask) < SHORT * longest:
+            continue
+        labels, _ = ndimage.label(mask, np.ones((3, 3), bool))
+        sizes = np.bincount(labels.ravel())
+        boxes = ndimage.find_objects(labels)
+        for index in (np.flatnonzero(sizes[1:] >= SHORT * longest) + 1).tolist():
+            box = boxes[index - 1]
+            extent = max(side.stop - side.start for side in box)
+            if extent < SHORT * longest or extent <= best * full or sizes[index] > 4 * THICKEST * extent:
+                continue
+            if _stands_out(labels, index, box, pixels):
+                best = max(best, extent / full)
+    return float(min(1.0, best))
+
+
+def _stands_out(labels: NDArray[np.integer], index: int, box: tuple[slice, ...], pixels: NDArray[np.int16]) -> bool:
+    """Whether the colour ends on both sides of the line; the rim of something red goes on at one."""
+    around = tuple(slice(max(0, side.start - 4), side.stop + 4) for side in box)
+    line, colours = labels[around] == index, pixels[around]
+    ring = ndimage.binary_dilation(line, iterations=4) & ~ndimage.binary_dilation(line, iterations=2)
+    ink = np.median(colours[line], axis=0)
+    return float((np.abs(colours[ring] - ink).max(axis=1) < APART).mean()) < 0.2
+
+
+def _arrows(solid: NDArray[np.bool_], grey: NDArray[np.integer]) -> int:
+    labels, count = ndimage.label(solid)
+    if not count:
+        return 0
+    longest = max(solid.shape)
+    sizes = np.bincount(labels.ravel())
+    found = 0
+    boxes = ndimage.find_objects(labels)
+    for index in np.flatnonzero(sizes[1:] >= 3 * ARROW[0] * longest).tolist():
+        box = boxes[index]
+        if not ARROW[0] * longest <= max(side.stop - side.start for side in box) <= ARROW[1] * longest:
+            continue
+        if any(side.start < 3 or side.stop > length - 3 for side, length in zip(box, solid.shape, strict=True)):
+            continue
+        around = tuple(slice(side.start - 3, side.stop + 3) for side in box)
+        found += _arrow(labels[around] == index + 1, grey[around])
+    return found
+
+
+def _arrow(shape: NDArray[np.bool_], grey: NDArray[np.integer]) -> bool:
+    rows, columns = np.nonzero(shape)
+    points = np.stack((rows, columns)).astype(np.float64)
+    points -= points.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(points @ points.T)
+    along, across = axes[:, 1] @ points, axes[:, 0] @ points
+    length = float(np.ptp(along)) + 1
+    # Width in ten sections along the arrow: a thin even shaft, one wide end.
+    section = np.minimum(9, ((along - along.min()) / length * 10).astype(int))
+    widths = np.array([np.ptp(across[section == part]) + 1 if (section == part).any() else 0.0 for part in range(10)])
+    if widths.min() == 0:
+        return False
+    if widths[:4].max() > widths[6:].max():
+        widths = widths[::-1]
+    shaft, head = float(np.median(widths[:5])), float(widths[5:].max())
+    # Solid: a bent or forked shape leaves gaps within its sections.
+    if head < 5 or shape.sum() < 0.65 * widths.sum() * length / 10:
+        return False
+    if length < 2.2 * head or head < 1.5 * shaft or widths[:5].max() > 1.6 * shaft + 1.5:
+        return False
+    ring = ndimage.binary_dilation(shape, iterations=3) & ~ndimage.binary_dilation(shape, iterations=2)
+    return float((grey[ring] < 255 - EDGE).mean()) > 0.9
