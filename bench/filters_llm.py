@@ -1,8 +1,8 @@
 """The language-model filter against a stub on loopback that answers at once: what the client itself costs.
 
-Peers: the same requests through one `httpx.AsyncClient`, and through `openai.AsyncOpenAI` where the peer environment has
-it; both keep nothing. The stub is a process of its own; its CPU time is in no figure. The
-endpoint is all that a real run waits for as long as it gives fewer answers a second than `requests_per_s` here.
+Peers: the same requests through one `httpx.AsyncClient`, and through `openai.AsyncOpenAI` where the peer environment
+has it; both keep nothing. The stub is a process of its own; its CPU time is in no figure. The endpoint is all that a
+real run waits for as long as it gives fewer answers a second than `requests_per_s` here.
 """
 
 from __future__ import annotations

@@ -301,9 +301,7 @@ class LanguageModel(Filter):
         faults: list[Exception] = []
         waiting = iter(questions)
         async with Chat(self._endpoint, self._address, self._options, self._api_key) as chat:
-            workers = [
-                self._work(chat, waiting, faults) for _ in range(min(self._options.concurrency, len(questions)))
-            ]
+            workers = [self._work(chat, waiting, faults) for _ in range(min(self._options.concurrency, len(questions)))]
             await asyncio.gather(*workers)
             self.statistics.requests += chat.requests
         if faults:

@@ -791,6 +791,38 @@ def test_bad_labels_are_one_line(tmp_path: Path, content: str, says: str) -> Non
         audit.agreement(audit.draw(scored(4, 2), 4), {"stranger": True})
 
 
+def test_the_command_draws_from_scores_and_states_agreement(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run_module("builders.rocov2", "--demo", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "built"))
+    samples = pq.read_table(next((tmp_path / "built" / "rocov2" / "manifest").glob("*train*.parquet")))
+    ids = samples["sample_id"].to_pylist()
+    (tmp_path / "scores" / "rocov2").mkdir(parents=True)
+    values = [None if n == 0 else n / len(ids) for n in range(len(ids))]
+    table = pa.table(
+        {"sample_id": ids, "language_model.irrelevant": values, "language_model.relevance": ["x"] * len(ids)}
+    )
+    pq.write_table(table, tmp_path / "scores" / "rocov2" / "u-0.parquet")
+    out, arguments = tmp_path / "review", ("filters.audit", "draw", str(tmp_path), "--score")
+    done = run_module(*arguments, "language_model.irrelevant", "--n", "3", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    drawn = audit.read_key(tmp_path / "review.key.csv")
+    assert len(drawn) == 3 and ids[0] not in {one.scored.sample_id for one in drawn}
+    with (tmp_path / "review.csv").open() as file:
+        assert all(row["text"] for row in csv.DictReader(file))
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("sample_id,label\n" + "".join(f"{d.scored.sample_id},{int(d.scored.flagged)}\n" for d in drawn))
+    done = run_module("filters.audit", "agree", str(tmp_path / "review.csv"), str(labelled))
+    assert done.returncode == 0 and "accuracy 1.000" in done.stdout and "kappa 1.000" in done.stdout
+    for score, says in (
+        ("language_model.none", "there are: language_model.irr"),
+        ("language_model.relevance", "is text"),
+    ):
+        done = run_module(*arguments, score, "--out", str(out))
+        assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
+
+
 # A real model --------------------------------------------------------------------------------------------------------
 
 _DEQUANTISE = """
