@@ -15,7 +15,7 @@ $(VENV)/.core: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,filters]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
