@@ -71,8 +71,11 @@ def found(**values: Any) -> Found:
 # ---- samples of a build
 
 
-def chosen_samples(builds: Sequence[LoadedBuild], number: int) -> set[Key]:
-    """Of each build and role the `number` samples with the smallest SHA-256 of their ids, and as many with pictures."""
+def chosen_samples(builds: Sequence[LoadedBuild], number: int, salt: str) -> set[Key]:
+    """Of each build and role the `number` samples with the smallest SHA-256 of salt and id, and as many with pictures.
+
+    The salt is the certificate's root, which changes with whatever is forged: nobody can choose what is looked at.
+    """
     chosen: set[Key] = set()
     for build in builds:
         for role in ("train", "eval"):
@@ -82,7 +85,9 @@ def chosen_samples(builds: Sequence[LoadedBuild], number: int) -> set[Key]:
                     for _, part in build.parts(kind, role)
                     for sample in set(pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist())
                 )
-                smallest = heapq.nsmallest(number, ids, key=lambda sample: hashlib.sha256(sample.encode()).digest())
+                smallest = heapq.nsmallest(
+                    number, ids, key=lambda sample: hashlib.sha256(f"{salt}/{sample}".encode()).digest()
+                )
                 chosen |= {(build.record["build"], sample) for sample in smallest}
     return chosen
 

@@ -7,7 +7,7 @@ training sample with the same template would share a run with it. Of a training 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,17 +67,6 @@ def read_sample_texts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Iterat
 
     Raises: `TextError`.
     """
-    for row, record in read_records(folder, rows, _TEXT_COLUMNS):
-        yield _sample_text(row, record)
-
-
-def read_records(
-    folder: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
-) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
-    """(manifest row, stored record) of samples; the rows of one shard must be in the order of their offsets.
-
-    `columns` are enough (Arrow shards are read faster then). Raises: `TextError`.
-    """
     shard: str | None = None
     reader: _TarReader | _ArrowReader | None = None
     try:
@@ -87,8 +76,8 @@ def read_records(
                     reader.close()
                 shard = row["shard"]
                 path = folder / "shards" / row["shard"]
-                reader = _ArrowReader(path, columns) if row["shard"].endswith(".arrow") else _TarReader(path)
-            yield row, reader.read(row)
+                reader = _ArrowReader(path) if row["shard"].endswith(".arrow") else _TarReader(path)
+            yield _sample_text(row, reader.read(row))
     finally:
         if reader is not None:
             reader.close()
@@ -117,8 +106,8 @@ class _TarReader:
 
 
 class _ArrowReader:
-    def __init__(self, path: Path, columns: Sequence[str] | None) -> None:
-        self.path, self._columns = path, columns
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._batch: list[dict[str, Any]] = []
         self._first = self._next = 0
         try:
@@ -132,8 +121,7 @@ class _ArrowReader:
             if self._next == self._file.num_record_batches:
                 raise TextError(f"{self.path}: no row {row['offset']}; python -m shards.verify says more")
             self._first += len(self._batch)
-            batch = self._file.get_batch(self._next)
-            self._batch = (batch if self._columns is None else batch.select(self._columns)).to_pylist()
+            self._batch = self._file.get_batch(self._next).select(_TEXT_COLUMNS).to_pylist()
             self._next += 1
         record: dict[str, Any] = self._batch[row["offset"] - self._first]
         return record

@@ -155,6 +155,8 @@ def test_one_person_under_two_subject_ids_is_found_by_pictures_alone(real_data: 
         first, second = (origin[one["image_id"].partition("/")[2]] for one in (train, test))
         assert first["patientid"] != second["patientid"]
         assert first["offset"] == second["offset"]
+    done = run_module("manifests.verify", str(tmp_path), "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_radiographs_in_the_mimic_layout(real_data: Path, tmp_path: Path) -> None:

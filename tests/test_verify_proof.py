@@ -1,0 +1,673 @@
+"""`manifests.verify`: an untouched proof is verified, every kind of tampering is found and named.
+
+The forger of these tests knows the formats: after an edit he makes every digest anew that he can, and where it helps
+him he runs `manifests.prove` again on what he forged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import tree_digest
+from PIL import Image
+
+from builders.cli import main as build
+from builders.phantom_pictures import jpeg
+from builders.phantoms import make
+from builders.registry import load
+from manifests.catalog import connect, load_builds
+from manifests.certificate import certificate_root, read_certificate
+from manifests.digest import build_root, file_sha256, merkle_root
+from manifests.evidence import ORDER
+from manifests.foreign import ingest
+from manifests.policy import DEFAULT_POLICY, parse_policy
+from manifests.prove import ProofError, prove, render_report
+from manifests.report import ReportError
+from manifests.verify import main
+
+Row = dict[str, Any]
+Change = Callable[[Path], None]
+
+SLAKE, TRAIN, TEST = "slake.paper", "ours.train", "theirs.eval"
+VIGNETTE = (
+    "A 58-year-old man with type 2 diabetes mellitus presents with crushing substernal chest pain radiating to the "
+    "left arm, diaphoresis and nausea for two hours; electrocardiography shows ST elevation in leads II, III and aVF"
+)
+LESION = (
+    "An MRI of the knee of a young skier shows a complete tear of the anterior cruciate ligament with bone bruises of "
+    "the lateral femoral condyle and the posterolateral tibial plateau after a pivoting injury"
+)
+BOILERPLATE = "which of the following is the most appropriate next step in the management of this patient"
+
+
+def item(question: str, *options: str, **more: Any) -> Row:
+    return {"question": question, "options": list(options), "answer": options[0] if options else None, **more}
+
+
+TEST_ROWS = [
+    item(f"{VIGNETTE}; which artery is occluded?", "Right coronary artery", "Left anterior descending artery"),
+    item(f"{LESION}; what is injured, too?", "Medial meniscus", "Patellar tendon"),
+    item("What causes Whipple disease?", "Tropheryma whipplei", "Giardia lamblia"),
+    *[item(f"A patient number {n} has sign {n}; {BOILERPLATE}", f"Drug {n}", f"Operation {n}") for n in range(4)],
+    item("急性心肌梗死患者应首先使用哪一种药物进行治疗以改善预后并降低死亡率", "阿司匹林", "青霉素"),
+    item("Does this film show a pleural effusion?", image="test.jpg", patient="7"),
+]
+TRAIN_ROWS = [
+    item(f"{VIGNETTE}; which artery is occluded?", "Left anterior descending artery", "Right coronary artery"),
+    item(f"Case: {LESION.lower()}.\nWhat should be looked for?", "Haemarthrosis", "Nothing"),
+    item(
+        "A skier twisted the knee: anterior cruciate ligament tear on MRI, bone bruises of lateral femoral condyle and "
+        "tibial plateau. Which other structure is injured?",
+        "Medial meniscus",
+    ),
+    {"text": "Notes. What causes Whipple disease? Not Giardia lamblia: Tropheryma whipplei does, a Gram-positive rod."},
+    {"text": f"In exams one is asked {BOILERPLATE}, again and again."},
+    {"text": "问题：急性心肌梗死患者应首先使用哪一种药物进行治疗以改善预后并降低死亡率？答案是阿司匹林。"},
+    item("What is seen?", "An effusion", image="copy.png", patient="3"),
+    item("What is seen there?", "A mass", image="other.jpg", patient="7"),
+    item("What else is seen?", "A second mass", image="other.png", patient="9"),
+    {"text": "Nothing of interest to any test stands in this line."},
+]
+
+
+def png(data: bytes, marked: bool = False) -> bytes:
+    """A picture as PNG; `marked` with one pixel changed, so that it is another picture with the same look."""
+    picture, buffer = Image.open(io.BytesIO(data)).convert("L"), io.BytesIO()
+    if marked:
+        picture.putpixel((80, 80), int(picture.getpixel((80, 80))) ^ 8)
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_corpus(folder: Path, rows: list[Row], pictures: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, data in pictures.items():
+        (folder / name).write_bytes(data)
+
+
+def policy() -> Any:
+    """The default, but four test items are enough to make an n-gram common."""
+    content = yaml.safe_load(DEFAULT_POLICY.read_text())
+    content["text"] |= {"common_df": 3, "shingle_common_df": 3}
+    return parse_policy(content)
+
+
+def proved(data: Path) -> None:
+    prove(data, data / "proof", policy(), pairs_per_cell=1)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One build with its pictures and two sides of a corpus made elsewhere, overlapping at every level; proved."""
+    folder = tmp_path_factory.mktemp("verify")
+    data = folder / "data"
+    arguments = ["--demo", "--raw", str(folder / "raw"), "--out", str(data), "--paper-variant", "--limit", "8"]
+    assert build(load("slake"), [*arguments, "--quiet"]) == 0
+    shared, other = jpeg(make(3), 160), jpeg(make(8), 160)
+    pictures = {"copy.png": png(shared), "other.jpg": other, "other.png": png(other, marked=True)}
+    write_corpus(folder / "train", TRAIN_ROWS, pictures)
+    write_corpus(folder / "test", TEST_ROWS, {"test.jpg": shared})
+    groups = {"subject_id": {"field": "patient", "prefix": "hospital"}}
+    for role, name in ("train", "ours"), ("test", "theirs"):
+        side = "train" if role == "train" else "eval"
+        ingest(folder / role, side, {"name": name, "access": "open", "groups": groups}, data)
+    proved(data)
+    return data
+
+
+@pytest.fixture
+def data(untouched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(untouched, tmp_path / "data"))
+
+
+# ---- the forger's tools
+
+
+def reseal(data: Path, *, report: bool = True) -> None:
+    """Make every digest anew: of files in build.json, its root, of the proof's files, the certificate's root."""
+    records = {}
+    for path in sorted(data.glob("*/build.json")):
+        record = json.loads(path.read_bytes())
+        for unit in record["units"]:
+            for file in unit["shards"] + unit["parts"]:
+                content = path.parent / file["file"]
+                file.update(bytes=content.stat().st_size, sha256=file_sha256(content).hex())
+        record["root"] = build_root(record)
+        path.write_bytes(orjson.dumps(record))
+        records[record["build"]] = record
+    document = read_json(data)
+    for said in document["builds"]:
+        if said["build"] in records:
+            said["root"] = records[said["build"]]["root"]
+    document["builds_root"] = merkle_root(bytes.fromhex(said["root"]) for said in document["builds"]).hex()
+    write_certificate(data, document)
+    if report:
+        render_again(data)
+
+
+def read_json(data: Path) -> Row:
+    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())
+    return document
+
+
+def write_certificate(data: Path, document: Row) -> None:
+    """Write the certificate with the digests of the proof's files and its root made anew."""
+    for name in document["files"]:
+        document["files"][name] = file_sha256(data / "proof" / f"{name}.parquet").hex()
+    document["root"] = certificate_root(document)
+    (data / "proof" / "certificate.json").write_bytes(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+
+
+def render_again(data: Path) -> None:
+    """The report as it follows from the forged files; a certificate that no report can be made of keeps the old one."""
+    with contextlib.suppress(ReportError, ProofError, KeyError), connect(data) as connection:
+        render_report(connection, load_builds(data), data / "proof", read_json(data))
+
+
+def recount(data: Path) -> None:
+    """Exclusions and all counts as they follow from forged evidence."""
+    rows = pq.read_table(data / "proof" / "evidence.parquet").to_pylist()
+    document = read_json(data)
+
+    def cells(rows: list[Row], *names: str) -> list[tuple[Row, list[Row]]]:
+        found: dict[tuple[Any, ...], list[Row]] = {}
+        for row in rows:
+            found.setdefault(tuple(row[name] for name in names), []).append(row)
+        order = sorted(found, key=lambda values: [(value is None, value) for value in values])
+        return [(dict(zip(names, values, strict=True)), found[values]) for values in order]
+
+    def different(rows: list[Row], name: str) -> int:
+        return len({row[name] for row in rows})
+
+    document["matrix"] = [
+        {**cell, "pairs": len(of), "train_samples": different(of, "train_sample"),
+         "eval_samples": different(of, "eval_sample")}
+        for cell, of in cells(rows, "train_build", "eval_build", "eval_split", "level", "kind", "action")
+    ]  # fmt: skip
+    totals = {(row["eval_build"], row["eval_split"], row["eval_subset"]): row["of_eval_samples"]
+              for row in document["subsets"]}  # fmt: skip
+    document["subsets"] = [
+        {**cell, "eval_samples": different(of, "eval_sample"),
+         "of_eval_samples": totals[cell["eval_build"], cell["eval_split"], cell["eval_subset"]]}
+        for cell, of in cells(rows, "train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
+        if cell["eval_subset"] is not None
+    ]  # fmt: skip
+    runs = [row["words"] for row in rows if row["kind"] == "run"]
+    document["runs"] = {words: sum(found >= int(words) for found in runs) for words in document["runs"]}
+    taken = cells([row for row in rows if row["action"] == "exclude"], "train_build", "train_sample")
+    names = [name for build in sorted({cell["train_build"] for cell, _ in taken}) for name in [build]]
+    document["exclusions"] = [
+        {"train_build": name, "train_samples": sum(cell["train_build"] == name for cell, _ in taken)} for name in names
+    ]
+    units = {
+        row["sample_id"]: row["unit"]
+        for path in data.glob("*/manifest/*.parquet")
+        for row in pq.read_table(path, columns=["sample_id", "unit"]).to_pylist()
+    }
+    exclusions = [
+        {**cell, "unit": units[cell["train_sample"]], "reasons": sorted({f"{r['level']}/{r['kind']}" for r in of}),
+         "evidence": len(of), "eval_samples": len({(r["eval_build"], r["eval_sample"]) for r in of})}
+        for cell, of in taken
+    ]  # fmt: skip
+    path = data / "proof" / "exclusions.parquet"
+    pq.write_table(pa.Table.from_pylist(exclusions, pq.read_schema(path)), path)
+    write_certificate(data, document)
+    render_again(data)
+
+
+def certificate(change: Callable[[Row], object]) -> Change:
+    """An edit of the certificate, with its root and the report made anew."""
+
+    def apply(data: Path) -> None:
+        document = read_json(data)
+        change(document)
+        write_certificate(data, document)
+        render_again(data)
+
+    return apply
+
+
+def rows_of(path: Path, change: Callable[[list[Row]], object]) -> None:
+    """Edit a Parquet file row by row."""
+    schema = pq.read_schema(path)
+    rows = pq.read_table(path).to_pylist()
+    before = repr(rows)
+    change(rows)
+    assert repr(rows) != before, "the forgery changes nothing"
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+
+
+def proof_rows(name: str, change: Callable[[list[Row]], object]) -> Change:
+    """An edit of one of the proof's files, with all digests made anew; after one of the evidence, all counts too."""
+
+    def apply(data: Path) -> None:
+        rows_of(data / "proof" / f"{name}.parquet", change)
+        if name == "evidence":
+            recount(data)
+        else:
+            write_certificate(data, read_json(data))
+            render_again(data)
+
+    return apply
+
+
+def part(data: Path, build: str, split: str, kind: str = "") -> Path:
+    [path] = [
+        path for path in (data / build / "manifest").glob(f"*-{split}-*{kind}.parquet")
+        if path.name.endswith(".images.parquet") == bool(kind)
+    ]  # fmt: skip
+    return path
+
+
+def manifest_rows(build: str, split: str, kind: str, change: Callable[[list[Row]], object]) -> Change:
+    """An edit of a manifest part with all digests made anew."""
+
+    def apply(data: Path) -> None:
+        rows_of(part(data, build, split, kind), change)
+        reseal(data)
+
+    return apply
+
+
+def again(change: Change) -> Change:
+    """Proved again after the edit, so that everything follows from what was forged."""
+
+    def apply(data: Path) -> None:
+        change(data)
+        proved(data)
+
+    return apply
+
+
+def record(build: str, change: Callable[[Row], object], *, seal: bool = True) -> Change:
+    """An edit of build.json."""
+
+    def apply(data: Path) -> None:
+        path = data / build / "build.json"
+        content = json.loads(path.read_bytes())
+        change(content)
+        path.write_bytes(orjson.dumps(content))
+        if seal:
+            reseal(data)
+
+    return apply
+
+
+def flipped(pattern: str, place: float = 0.5) -> Change:
+    """One bit of one file."""
+
+    def apply(data: Path) -> None:
+        path = sorted(data.glob(pattern))[0]
+        content = bytearray(path.read_bytes())
+        content[int(len(content) * place)] ^= 1
+        path.write_bytes(content)
+
+    return apply
+
+
+def first(rows: list[Row], **wanted: Any) -> Row:
+    return next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
+
+
+def setter(change: Callable[[Row], Row], **wanted: Any) -> Callable[[list[Row]], object]:
+    """Change the first row that has the wanted values."""
+
+    def apply(rows: list[Row]) -> None:
+        row = first(rows, **wanted)
+        row.update(change(row))
+
+    return apply
+
+
+def dropper(**wanted: Any) -> Callable[[list[Row]], object]:
+    return lambda rows: rows.remove(first(rows, **wanted))
+
+
+def added(rows: list[Row]) -> None:
+    """A pair that is none, in its place in the order."""
+    row = first(rows, level="near_text", kind="run")
+    names = [other["train_sample"] for other in rows if other["train_build"] == SLAKE]
+    rows.append({**row, "level": "exact_text", "kind": "caption", "train_build": SLAKE, "train_sample": names[0]})
+    rows.sort(key=lambda row: [(row[name] is not None, row[name]) for name in ORDER])
+
+
+def swap_thumbnails(rows: list[Row]) -> None:
+    one = rows[0]
+    other = next(row for row in rows if row["phash"] != one["phash"])
+    one["thumbnail"], other["thumbnail"] = other["thumbnail"], one["thumbnail"]
+
+
+def point_elsewhere(rows: list[Row]) -> None:
+    """One picture row shows another picture of its shard, in every column that speaks of pixels."""
+    one = rows[0]
+    other = next(row for row in rows if row["phash"] != one["phash"])
+    names = ("offset", "length", "format", "width", "height", "tiles", "sha256", "stored_sha256", "pixel_sha256")
+    one.update({name: other[name] for name in (*names, "phash", "thumbnail")})
+
+
+def swap_roles(data: Path) -> None:
+    """The test split of slake becomes a training split: its overlap would be gone."""
+
+    def change(content: Row) -> None:
+        for unit in content["units"]:
+            if unit["split"] == "test":
+                unit["role"] = "train"
+        content["counts"]["by_split"]["test"]["role"] = "train"
+
+    for kind in ("", ".images"):
+        rows_of(part(data, SLAKE, "test", kind), lambda rows: [row.update(role="train") for row in rows])
+    record(SLAKE, change, seal=False)(data)
+    reseal(data, report=False)
+
+
+def hide_a_test_item(data: Path) -> None:
+    """The manifest and all counts forget the last test item; the shard still holds it."""
+    lost = pq.read_table(part(data, TEST, "test"))["sample_id"].to_pylist()[-1]
+    for kind in ("", ".images"):
+        rows_of(
+            part(data, TEST, "test", kind),
+            lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["sample_id"] != lost]),
+        )
+
+    def change(content: Row) -> None:
+        [unit] = content["units"]
+        for counts in (unit, content["counts"], content["counts"]["by_split"]["test"]):
+            counts["kept"] -= 1
+            counts["read"] -= 1
+        unit["images"] -= 1
+        content["counts"]["by_split"]["test"]["images"] -= 1
+        unit["shards"][0]["samples"] -= 1
+
+    record(TEST, change, seal=False)(data)
+    reseal(data, report=False)
+
+
+def hide_an_exclusion(data: Path) -> None:
+    """A training sample is kept, and the certificate counts as if that were right."""
+    path = data / "proof" / "exclusions.parquet"
+    lost = pq.read_table(path).to_pylist()[0]
+    rows_of(path, lambda rows: rows.remove(lost))
+    certificate(lambda d: first(d["exclusions"], train_build=lost["train_build"]).update(train_samples=1))(data)
+
+
+def drop_level(level: str) -> Callable[[list[Row]], object]:
+    return lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["level"] != level])
+
+
+def loosen(name: str, value: float) -> Change:
+    """A policy that finds less than the evidence says, with its digest made anew."""
+
+    def change(document: Row) -> None:
+        document["policy"]["text"][name] = value
+        document["policy_sha256"] = parse_policy(document["policy"]).sha256
+
+    return certificate(change)
+
+
+def drop_rule(document: Row) -> None:
+    document["policy"]["rules"].remove({"level": "near_image", "action": "exclude"})
+    document["policy_sha256"] = parse_policy(document["policy"]).sha256
+
+
+def other_format(data: Path) -> None:
+    write_certificate(data, read_json(data) | {"format": 99})
+
+
+def add_build(data: Path) -> None:
+    shutil.copytree(data / TRAIN, data / "more")
+    path = data / "more" / "build.json"
+    content = json.loads(path.read_bytes()) | {"build": "more"}
+    path.write_bytes(orjson.dumps(content | {"root": build_root(content)}))
+
+
+def sets_clean(document: Row) -> None:
+    document["clean"] = not document["clean"]
+
+
+TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
+    # Bytes, files and builds.
+    "a bit of a tar shard": (flipped(f"{SLAKE}/shards/*.tar"), ("shards/slake", "altered")),
+    "a bit of an Arrow shard": (flipped(f"{TEST}/shards/*"), ("shards/theirs", "altered")),
+    "a bit of a part": (flipped(f"{SLAKE}/manifest/*train*.parquet"), ("manifest/slake", "altered")),
+    "a bit of the rejects": (flipped(f"{TRAIN}/rejects/*"), ("rejects/ours", "altered")),
+    "a bit of the evidence": (flipped("proof/evidence.parquet"), ("evidence", "altered")),
+    "a bit of the report": (flipped("proof/report.html", 0.9), ("report",)),
+    "a bit of the certificate": (flipped("proof/certificate.json", 0.7), ("certificate.json",)),
+    "shard removed": (lambda data: sorted(data.glob(f"{SLAKE}/shards/*"))[0].unlink(), ("shards/slake", "missing")),
+    "part removed": (lambda data: part(data, TRAIN, "train").unlink(), ("manifest/ours", "not there")),
+    "stray shard": (
+        lambda data: shutil.copy(sorted(data.glob(f"{SLAKE}/shards/*"))[0], data / SLAKE / "shards" / "x-00000.tar"),
+        ("shards/x-00000.tar", "not part of the build"),
+    ),
+    "build removed": (lambda data: shutil.rmtree(data / TRAIN), (TRAIN, "certifi")),
+    "build added": (add_build, ("more", "certificate")),
+    "evidence removed": (lambda data: (data / "proof" / "evidence.parquet").unlink(), ("evidence.parquet", "missing")),
+    "report removed": (lambda data: (data / "proof" / "report.html").unlink(), ("report.html",)),
+    # build.json.
+    "kept of build.json": (record(SLAKE, lambda r: r["counts"].update(kept=1), seal=False), (SLAKE,)),
+    "kept of build.json, sealed": (record(SLAKE, lambda r: r["counts"].update(kept=1)), (SLAKE, "kept")),
+    "rejected of a unit, sealed": (record(SLAKE, lambda r: r["units"][0].update(rejected=9)), (SLAKE, "rejected")),
+    "access, sealed": (record(TRAIN, lambda r: r["source"].update(access="gated")), ("builds", "access")),
+    "another root": (
+        certificate(lambda d: d["builds"][0].update(root="00" * 32)), (TRAIN, "root"),
+    ),
+    # Evidence.
+    "id row gone": (proof_rows("evidence", dropper(level="id")), ("evidence", "id", "missing")),
+    "exact row gone": (proof_rows("evidence", dropper(level="exact_image", kind="pixels")), ("exact_image", "missing")),
+    "exact text row gone": (proof_rows("evidence", dropper(level="exact_text")), ("exact_text", "missing")),
+    "near picture gone": (proof_rows("evidence", dropper(level="near_image")), ("near_image", "missing")),
+    "run gone": (proof_rows("evidence", dropper(kind="run")), ("near_text", "run", "missing")),
+    "short item gone": (proof_rows("evidence", dropper(kind="short_item")), ("short_item", "missing")),
+    "Jaccard gone": (proof_rows("evidence", dropper(kind="jaccard")), ("jaccard", "missing")),
+    "rewrite gone": (proof_rows("evidence", dropper(kind="rewrite")), ("rewrite", "missing")),
+    "a level gone": (proof_rows("evidence", drop_level("near_image")), ("near_image", "missing")),
+    "row added": (proof_rows("evidence", added), ("exact_text", "caption")),
+    "row twice": (proof_rows("evidence", lambda rows: rows.insert(1, rows[0])), ("evidence",)),
+    "order": (proof_rows("evidence", lambda rows: rows.reverse()), ("evidence",)),
+    "distance": (
+        proof_rows("evidence", setter(lambda row: {"distance": row["distance"] + 2}, level="near_image")),
+        ("near_image",),
+    ),
+    "score of a picture": (
+        proof_rows("evidence", setter(lambda row: {"score": row["score"] - 0.0001}, level="near_image")),
+        ("near_image",),
+    ),
+    "words of a run": (
+        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="run")), ("near_text", "run"),
+    ),
+    "span": (proof_rows("evidence", setter(lambda row: {"span": "nothing"}, kind="run")), ("near_text", "run")),
+    "action": (
+        proof_rows("evidence", setter(lambda row: {"action": "report"}, action="exclude")), ("action", "exclude"),
+    ),
+    # What follows from the evidence.
+    "exclusion gone": (hide_an_exclusion, ("exclusion",)),
+    "exclusion added": (
+        proof_rows("exclusions", lambda rows: rows.append({**rows[-1], "train_sample": "slake/train/zzz"})),
+        ("exclusion", "slake/train/zzz"),
+    ),
+    "exclusion's reasons": (
+        proof_rows("exclusions", lambda rows: rows[0].update(reasons=["id/pmid"])), ("exclusion", "id/pmid"),
+    ),
+    "common n-gram's count": (
+        proof_rows("common", lambda rows: rows[0].update(train_samples=rows[0]["train_samples"] + 1)), ("common",),
+    ),
+    "common n-gram gone": (proof_rows("common", lambda rows: rows.pop()), ("common",)),
+    "train duplicate gone": (proof_rows("train_duplicates", lambda rows: rows.pop()), ("train", "duplicate")),
+    "count of the matrix": (certificate(lambda d: d["matrix"][0].update(pairs=1000)), ("matrix", "1000")),
+    "share of a subset": (certificate(lambda d: d["subsets"][0].update(eval_samples=999)), ("subsets", "999")),
+    "count of runs": (certificate(lambda d: d["runs"].update({"13": 0})), ("runs",)),
+    "count of candidates": (certificate(lambda d: d["counts"]["near_image"].update(candidates=77)), ("counts",)),
+    "count of train samples": (certificate(lambda d: d["train_totals"][0].update(train_samples=5)), ("train_totals",)),
+    "count of test samples": (certificate(lambda d: d["eval_totals"][0].update(eval_samples=5)), ("eval_totals",)),
+    "what was left out": (certificate(lambda d: d["left_out_of_near_text"].clear()), ("left_out_of_near_text",)),
+    "clean": (certificate(sets_clean), ("clean",)),
+    "coverage": (certificate(lambda d: d.update(coverage={"recall": 1.0})), ("coverage",)),
+    "levels": (certificate(lambda d: d["levels"].pop("id")), ("levels",)),
+    "rule digest": (certificate(lambda d: d["rules"].update({"manifests/joins/id.sql": "00"})), ("joins/id.sql",)),
+    "rule gone": (certificate(lambda d: d["rules"].pop("manifests/joins/id.sql")), ("joins/id.sql",)),
+    "key gone": (certificate(lambda d: d.pop("software")), ("software",)),
+    "policy's digest": (certificate(lambda d: d.update(policy_sha256="00" * 32)), ("policy",)),
+    "threshold of rewrites": (loosen("rewrite", 0.99), ("rewrite",)),
+    "threshold of Jaccard": (loosen("jaccard", 0.99), ("jaccard",)),
+    "rule of the policy": (certificate(drop_rule), ("action",)),
+    "format": (other_format, ("format",)),
+    # Forged manifests, every digest made anew, some proved again: only the shards know better.
+    "phash": (
+        again(manifest_rows(SLAKE, "train", ".images", setter(lambda row: {"phash": row["phash"] ^ 0xFFFFFFFF}))),
+        ("phash",),
+    ),
+    "thumbnails": (manifest_rows(SLAKE, "train", ".images", swap_thumbnails), ("thumbnail",)),
+    "pixel digest": (
+        manifest_rows(SLAKE, "test", ".images", lambda rows: [row.update(pixel_sha256=bytes(32)) for row in rows]),
+        ("pixel_sha256",),
+    ),
+    "image id": (
+        manifest_rows(SLAKE, "train", ".images", lambda rows: [row.update(image_id="slake/x") for row in rows]),
+        ("image_id",),
+    ),
+    "another picture": (manifest_rows(SLAKE, "train", ".images", point_elsewhere), ("slake",)),
+    "stem digest": (
+        again(manifest_rows(TEST, "test", "", lambda rows: rows[0].update(stem_sha256=None, stem_options_sha256=None))),
+        ("stem_sha256",),
+    ),
+    "subject id": (
+        again(manifest_rows(TRAIN, "train", "", setter(lambda row: {"subject_id": None}, subject_id="hospital/7"))),
+        ("subject_id",),
+    ),
+    "subset": (manifest_rows(SLAKE, "test", "", lambda rows: [row.update(subset=None) for row in rows]), ("subset",)),
+    "pictures of a sample": (
+        manifest_rows(TRAIN, "train", "", lambda rows: [row.update(n_images=1) for row in rows]), ("n_images",),
+    ),
+    "roles": (again(swap_roles), ("role",)),
+    "test item hidden": (again(hide_a_test_item), ("theirs", "rows")),
+}  # fmt: skip
+
+
+def outcome(data: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main([str(data), "--quiet", *more])
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
+
+
+def test_the_proof_has_overlap_of_every_kind_that_is_tampered_with(untouched: Path) -> None:
+    """Else a tampering below would change nothing that matters."""
+    rows = pq.read_table(untouched / "proof" / "evidence.parquet").to_pylist()
+    kinds = {(row["level"], row["kind"]) for row in rows}
+    assert {
+        ("id", "subject_id"), ("id", "image_id"), ("exact_image", "bytes"), ("exact_image", "pixels"),
+        ("exact_text", "stem"), ("exact_text", "stem_options"), ("near_image", "whole"),
+        ("near_text", "run"), ("near_text", "short_item"), ("near_text", "jaccard"), ("near_text", "rewrite"),
+    } <= kinds  # fmt: skip
+    for name in ("exclusions", "common", "train_duplicates"):
+        assert pq.read_table(untouched / "proof" / f"{name}.parquet").num_rows
+    certificate = read_certificate(untouched / "proof")
+    assert certificate["left_out_of_near_text"]
+    assert certificate["clean"]
+
+
+@pytest.mark.parametrize("sample", [(), ("--sample", "1"), ("--sample", "3"), ("--sample", "1000")])
+def test_an_untouched_proof_is_verified_and_nothing_is_written(
+    untouched: Path, capsys: pytest.CaptureFixture[str], sample: tuple[str, ...]
+) -> None:
+    before = tree_digest(untouched)
+    code, text = outcome(untouched, capsys, *sample)
+    assert code == 0, text
+    assert "FAILED" not in text
+    assert "Verified" in text
+    assert tree_digest(untouched) == before
+
+
+@pytest.mark.parametrize("name", TAMPERINGS)
+def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    change, words = TAMPERINGS[name]
+    before = tree_digest(data)
+    change(data)
+    assert tree_digest(data) != before
+    code, text = outcome(data, capsys)
+    assert code == 1, text
+    findings = [line for line in text.splitlines() if line.startswith("   ")]
+    assert any(all(word in line for word in words) for line in findings), text
+
+
+def test_a_resealed_proof_that_was_not_edited_is_verified(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The forger's tools alone are not what is found."""
+    reseal(data)
+    code, text = outcome(data, capsys)
+    assert code == 0, text
+    proved(data)
+    code, text = outcome(data, capsys)
+    assert code == 0, text
+
+
+def test_json_names_every_finding(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proof_rows("evidence", dropper(level="near_image"))(data)
+    capsys.readouterr()
+    assert main([str(data), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["verified"] is False
+    assert [finding for step in document["steps"] for finding in step["findings"]]
+
+
+def test_a_sample_of_all_finds_what_the_full_run_finds(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proof_rows("evidence", dropper(kind="rewrite"))(data)
+    code, text = outcome(data, capsys, "--sample", "1000")
+    assert code == 1
+    assert "rewrite" in text
+
+
+def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from manifests.certificate import sign
+
+    keys = []
+    for name in ("ours", "others"):
+        private = ed25519.Ed25519PrivateKey.generate()
+        secret, public = data.parent / f"{name}.pem", data.parent / f"{name}.pub"
+        secret.write_bytes(
+            private.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        public.write_bytes(
+            private.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+        keys.append(public)
+    code, text = outcome(data, capsys, "--public-key", str(keys[0]))
+    assert (code, "certificate.json.sig" in text) == (1, True)
+    sign(data / "proof", data.parent / "ours.pem")
+    code, text = outcome(data, capsys, "--public-key", str(keys[0]))
+    assert code == 0, text
+    code, text = outcome(data, capsys, "--public-key", str(keys[1]))
+    assert code == 1
+    assert "not this key's signature" in text
+
+
+@pytest.mark.parametrize("lacking", ["data", "certificate"])
+def test_without_anything_to_verify_one_line_says_so(
+    data: Path, capsys: pytest.CaptureFixture[str], lacking: str
+) -> None:
+    if lacking == "data":
+        shutil.move(data / "proof", data.parent / "proof")
+        shutil.rmtree(data)
+    else:
+        (data / "proof" / "certificate.json").unlink()
+    capsys.readouterr()
+    assert main([str(data), "--proof", str((data.parent if lacking == "data" else data) / "proof"), "--quiet"]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
