@@ -53,6 +53,11 @@ class FilterRule:
     not_scored: str | None = None
     """`keep` or `drop`: what becomes of a sample whose predicate stays open for want of a score."""
 
+    @property
+    def asked(self) -> str:
+        """Digest of all but the thresholds: scores made for it serve every recipe that asks the same."""
+        return _digest([self.place, dict(self.options), list(self.after), list(self.needs)])
+
 
 @dataclass(frozen=True)
 class Step:
@@ -92,6 +97,8 @@ class Plan:
     unreadable: str
     left_out: Mapping[str, str]
     """Filters that take no part -> why."""
+    asked: Mapping[str, str]
+    """Filter -> digest of what the recipe asks of it, thresholds left out (`FilterRule.asked`)."""
 
     @property
     def picture_stage(self) -> int:
@@ -141,7 +148,8 @@ class Recipe:
                 left_out[rule.name] = f"not given: {', '.join(missing)}"
             else:
                 wanted[rule.name] = FilterRule(**{**vars(rule), "options": options})
-        return Plan(source, _resolve(wanted, left_out, f"{self.name}, {source}"), unreadable, left_out)
+        steps = _resolve(wanted, left_out, f"{self.name}, {source}")
+        return Plan(source, steps, unreadable, left_out, {rule.name: rule.asked for rule in rules})
 
 
 def load_recipe(path: Path = DEFAULT_RECIPE) -> Recipe:

@@ -4,7 +4,7 @@
     DATA/scores/<build>/run.json                filters, parts, what the parts were made from
 
 `reason` is why a sample could not be shown to filters (filters/records.py); `skipped` names the filters that were not
-asked because an earlier one had already thrown the sample out. Thresholds are no part of a part's key: where a
+asked, because of that or because an earlier one had already thrown the sample out. Thresholds are no part of a part's key: where a
 threshold moves, only skipped filters are asked that are now needed, and where a filter is added, only that one. Both
 decode nothing for the rest. A part therefore depends on its build, its filters and the thresholds it was scored under,
 never on the number of processes, or on how often the work was killed and taken up again.
@@ -17,13 +17,11 @@ import hashlib
 import math
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +35,16 @@ from filters.expressions import ExpressionError, Value
 from filters.recipe import DROP, Plan, Recipe, Settings, Step
 from filters.records import INTAKE, caption_reason, decode
 from manifests.atomic import AtomicFile, write_atomic
-from manifests.catalog import BUILD_FILE, CatalogError, load_builds
+from manifests.catalog import load_builds
 from manifests.digest import file_sha256
-from shards.reader import Build, BuildError, StoredSample
+from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"
 FORMAT = 1
 CHUNK = 256
 """Samples of a job: seconds to half a minute of work, which is what a kill can cost a worker."""
-BATCH = 16
-"""Samples whose pictures are in memory at once."""
+BATCH, PICTURE_BATCH = 16, 64
+"""Samples whose pictures are in memory at once: in a worker, and for a filter that runs in the main process."""
 _DIGITS = 4
 _FIXED = ("sample_id", "reason", "skipped")
 
@@ -97,7 +95,7 @@ def run_build(
     units = [unit for unit in document["units"] if unit["role"] == role and unit["kept"]]
     if not units:
         raise ScoreError(f"{folder}: no samples of role {role}")
-    out = data / SCORES / document["build"]
+    out = scores_folder(data, document["build"], role)
     with _locked(out):
         run = _Run(folder, role, out, plan, all_scores, workers)
         with tqdm(
@@ -117,6 +115,7 @@ def run_build(
                 {
                     "name": step.name,
                     "identity": step.identity,
+                    "asked": plan.asked[step.name],
                     "alone": step.alone,
                     "needs_pictures": step.needs_pictures,
                     "scores": list(step.scores),
@@ -127,7 +126,7 @@ def run_build(
             "parts": parts,
         }
         write_atomic(out / RUN_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
-        run.tidy([part["file"] for part in parts])
+        run.tidy([part["file"] for part in parts], document["units"])
     return RunResult(out, record, run.scored)
 
 
@@ -164,6 +163,11 @@ def run(
         else:
             results.append(result)
     return results, alone
+
+
+def scores_folder(data: Path, build: str, role: str) -> Path:
+    """Where the scores of a build's samples of one role lie."""
+    return data / SCORES / (build if role == "train" else f"{build}@{role}")
 
 
 @contextmanager
@@ -247,12 +251,12 @@ class _Run:
             )
         return records
 
-    def tidy(self, parts: Sequence[str]) -> None:
-        """Remove intermediate results, and parts that were made from other shards."""
+    def tidy(self, parts: Sequence[str], units: Sequence[Mapping[str, Any]]) -> None:
+        """Remove intermediate results, and parts that were made from other shards than the build's present ones."""
         for path in self._work.iterdir():
             if path.name != "lock":
                 path.unlink()
-        current = {read_meta(self.out / name)["content"] for name in parts}
+        current = {self._content(unit) for unit in units}
         for path in self.out.glob("*.parquet"):
             if path.name not in parts and read_meta(path)["content"] not in current:
                 path.unlink()
@@ -354,27 +358,30 @@ class _Run:
 
     def _ask_alone(self, rows: Sequence[_Row], first: int) -> None:
         build = self._build = self._build or Build(self.folder, role=self.role)
-        samples: dict[int, StoredSample] = {}
         for step in self.plan.steps:
             if not step.alone:
                 continue
             todo = [
                 number for number, row in enumerate(rows) if step in missing_steps(row, self.plan, self.all_scores)
             ]
-            if not todo:
-                continue
-            made = self._alone.get(step.name)
-            if made is None:
-                made = self._alone[step.name] = step.make()
-            for number in todo:
-                if number not in samples:
-                    stored = build[first + number]
-                    samples[number] = stored if step.needs_pictures else StoredSample(stored.record, [])
-            records = [
-                Record(samples[number].record, decode(samples[number]), _seen(rows[number], step)) for number in todo
-            ]
-            ask(made, step, [rows[number] for number in todo], records)
-            self.scored += len(todo)
+            size = PICTURE_BATCH if step.needs_pictures else max(1, len(todo))
+            for start in range(0, len(todo), size):
+                asked, records = [], []
+                for number in todo[start : start + size]:
+                    stored, row = build[first + number], rows[number]
+                    try:
+                        pictures = decode(stored) if step.needs_pictures else ()
+                    except UnreadablePicture as error:
+                        row.reason = error.reason
+                        continue
+                    asked.append(row)
+                    records.append(Record(stored.record, pictures, _seen(row, step)))
+                if asked:
+                    made = self._alone.get(step.name)
+                    if made is None:
+                        made = self._alone[step.name] = step.make()
+                    ask(made, step, asked, records)
+                    self.scored += len(asked)
 
 
 class _Worker:
@@ -383,10 +390,11 @@ class _Worker:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._filters: dict[str, Filter] = {}
+        self._build: Build | None = None
 
     def run(self, job: _Job) -> int:
         """Score a chunk and write its rows; how many samples a filter was asked about."""
-        build = _open_build(job.folder, job.role)
+        build = self._opened(job)
         known: list[_Row] | None = None
         if job.seed is not None:
             known = read_rows(job.seed, self.plan.steps, job.start, job.count)
@@ -412,6 +420,11 @@ class _Worker:
         write_rows(own, rows, self.plan, content="")
         own.replace(job.target)
         return asked
+
+    def _opened(self, job: _Job) -> Build:
+        if self._build is None:
+            self._build = Build(job.folder, role=job.role)
+        return self._build
 
     def _open_steps(self, row: _Row, all_scores: bool) -> list[Step]:
         return [step for step in missing_steps(row, self.plan, all_scores) if not step.alone]
@@ -458,11 +471,6 @@ def _start(plan: Plan) -> None:
 def _work(job: _Job) -> int:
     assert _worker is not None
     return _worker.run(job)
-
-
-@lru_cache(maxsize=2)
-def _open_build(folder: Path, role: str) -> Build:
-    return Build(folder, role=role)
 
 
 def _seen(row: _Row, step: Step) -> dict[str, Score]:
@@ -555,7 +563,7 @@ def write_rows(path: Path, rows: Sequence[_Row], plan: Plan, content: str) -> No
 
 
 def _skipped(row: _Row, plan: Plan) -> list[str]:
-    return [step.name for step in plan.steps if row.reason is None and step.name not in row.done]
+    return [step.name for step in plan.steps if step.name not in row.done]
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -579,10 +587,8 @@ def read_rows(path: Path, steps: Sequence[Step], start: int = 0, count: int | No
     for number, (sample, reason, skipped) in enumerate(zip(*(values[name] for name in _FIXED), strict=True)):
         row = _Row(sample, reason, {}, set())
         for step in taken:
-            scores = {column: values[column][number] for column in step.columns}
-            # Of an unreadable sample it is not written which filters came before that was seen.
-            if step.name not in skipped and (reason is None or any(value is not None for value in scores.values())):
-                row.values |= scores
+            if step.name not in skipped:
+                row.values |= {column: values[column][number] for column in step.columns}
                 row.done.add(step.name)
         rows.append(row)
     return rows
