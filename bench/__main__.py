@@ -13,7 +13,9 @@ import platform
 import sys
 from pathlib import Path
 
-MEASUREMENTS = ("jpeg_build", "text_build", "manifest", "memory", "install", "proof")
+MEASUREMENTS = (
+    "jpeg_build", "text_build", "manifest", "memory", "install", "proof", "filters_pictures", "filters_llm",
+)  # fmt: skip
 PARTS = ("hamming_join", "near_images", "near_text", "audits")
 """What `proof` consists of, each to be run alone, too."""
 

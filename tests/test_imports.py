@@ -72,7 +72,8 @@ assert not heavy, heavy
 
 
 COMMANDS = [f"builders.{name}" for name in NAMES] + [
-    "builders", "builders.demo", "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql",
+    "builders", "builders.demo", "filters.audit",
+    "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql",
     "manifests.verify", "shards.verify",
 ]  # fmt: skip
 
