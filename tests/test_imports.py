@@ -72,7 +72,7 @@ assert not heavy, heavy
 
 
 COMMANDS = [f"builders.{name}" for name in NAMES] + [
-    "builders", "builders.demo", "filters.audit",
+    "builders", "builders.demo", "filters.audit", "filters.decide", "filters.run",
     "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql",
     "manifests.verify", "shards.verify",
 ]  # fmt: skip

@@ -1,0 +1,78 @@
+"""Apply a recipe's thresholds to scored builds: who is kept, why not, and a page to look at. Decodes nothing.
+
+python -m filters.decide data
+python -m filters.decide data --explain quilt_1m/train/17
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage."""
+    options = _parser().parse_args(arguments)
+
+    from filters.gallery import waterfall_lines
+    from filters.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
+    from filters.scores import ScoreError
+    from filters.selection import SelectionError, decide, explain
+    from manifests.catalog import CatalogError, format_table
+
+    try:
+        recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
+        if options.explain is not None:
+            print(explain(options.data, recipe, options.explain))
+            return 0
+        decisions, alone = decide(
+            options.data, recipe, gallery=not options.no_gallery, show_credentialed=options.show_credentialed
+        )
+    except (RecipeError, CatalogError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (SelectionError, ScoreError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps([decision.waterfall for decision in decisions], indent=2))
+        return 0
+    for decision in decisions:
+        print(f"\n{decision.folder}")
+        lines = [(step, f"{left:,}", said) for step, left, said in waterfall_lines(decision.waterfall)]
+        print(format_table(("step", "left", ""), lines))
+        for name, why in decision.waterfall["left_out"].items():
+            print(f"{name} took no part ({why})")
+    if alone:
+        print(f"left alone: {', '.join(alone)}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m filters.decide",
+        description="Apply a recipe's thresholds to the scores under DATA/scores; writes selection.parquet, "
+        "waterfall.json and gallery.html to DATA/filtered/<build>. "
+        "Exit code: 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage.",
+        epilog="examples:\n"
+        "  python -m filters.decide data\n"
+        "  python -m filters.decide data --recipe stricter.yaml --json\n"
+        "  python -m filters.decide data --explain quilt_1m/train/17",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds and scores")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="default: filters/recipes/medgpt_oss.yaml")
+    parser.add_argument("--explain", metavar="ID", help="print every score of a sample, its threshold and the verdict")
+    parser.add_argument("--no-gallery", action="store_true", help="write no page")
+    parser.add_argument(
+        "--show-credentialed", action="store_true", help="show pictures and texts of credentialed sources in the page"
+    )
+    parser.add_argument("--json", action="store_true", help="print the waterfalls as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
