@@ -136,7 +136,7 @@ def _load(weights: Path, model: str | None, device: str) -> tuple[Any, Any, Any]
     try:
         import open_clip
     except ImportError as error:
-        raise FilterError(f"zero_shot needs {error.name}: pip install 'medgpt-oss[filters]'") from None
+        raise FilterError(f"zero_shot needs {error.name}: pip install 'medgpt-oss[neural]'") from None
     pretrained = None
     if weights.is_dir():
         if not (weights / "open_clip_config.json").is_file():
