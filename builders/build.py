@@ -11,13 +11,7 @@ import ast
 import fcntl
 import hashlib
 import multiprocessing
-import os
-import threading
-import time
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +27,7 @@ from builders.unit import RECIPE, UnitJob, build_unit
 from manifests.atomic import TEMPORARY_SUFFIX, write_atomic
 from manifests.digest import build_root
 from manifests.parts import MANIFEST_VERSION
+from manifests.processes import WorkerDied, run_jobs
 from shards.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
 
@@ -278,65 +273,40 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
         for job in jobs:
             yield build_unit(job, bar.update)
         return
-    context = multiprocessing.get_context("spawn")
-    # Raw memory without locks: a worker that is killed while it holds a lock would stop all others. Two workers may
-    # overwrite each other's count, which matters to the bar alone and is made good as units finish.
-    rows, stop = context.RawValue("q", 0), context.RawValue("b", 0)
+    # Raw memory without a lock: two workers may overwrite each other's count; that matters to the bar alone and is made
+    # good as units finish.
+    rows = multiprocessing.get_context("spawn").RawValue("q", 0)
     finished, started_at = 0, bar.n
-    start = (rows, stop, os.getpid(), _workers_lock(jobs[0].ledger))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool:
-        waiting = deque(jobs)
-        running: set[Future[dict[str, Any]]] = set()
-        try:
-            while True:
-                # A few jobs ahead of the workers: enough to keep them busy, without pickling thousands of payloads.
-                while len(running) < 2 * workers and waiting:
-                    running.add(_submit(pool, waiting.popleft()))
-                if not running:
-                    return
-                done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    record = future.result()
-                    finished += record["read"]
-                    yield record
-                bar.update(max(finished, rows.value) + started_at - bar.n)
-        except BrokenProcessPool:
-            # The pool waits for its other workers, and does not always end one that it was just starting.
-            stop.value = 1
-            raise BuildStopped(
-                "a worker process died (killed, or out of memory: try fewer --workers); run again to resume"
-            ) from None
-        finally:
-            for future in running:
-                future.cancel()
 
+    def advance() -> None:
+        bar.update(max(finished, rows.value) + started_at - bar.n)
 
-def _submit(pool: ProcessPoolExecutor, job: UnitJob) -> Future[dict[str, Any]]:
     try:
-        return pool.submit(_work, job)
-    except (OSError, ValueError) as error:
-        # A worker that dies while others are started closes the pool's pipes before the pool knows that it is broken;
-        # starting the next one then fails on a closed handle or on a descriptor that is none any more.
-        raise BrokenProcessPool(str(error)) from error
+        for _, record in run_jobs(
+            _work,
+            jobs,
+            workers,
+            prepare=_start_worker,
+            arguments=(rows,),
+            lock=_workers_lock(jobs[0].ledger),
+            poll=advance,
+        ):
+            finished += record["read"]
+            yield record
+            advance()
+    except WorkerDied:
+        raise BuildStopped(
+            "a worker process died (killed, or out of memory: try fewer --workers); run again to resume"
+        ) from None
 
 
-_rows_done: Any = None
-_lock_file: Any = None
+_rows_done: Any = None  # of this worker process
 
 
-def _start_worker(rows: Any, stop: Any, parent: int, lock: Path) -> None:
-    """Remember the shared row counter, and die with the parent: an orphan must not go on writing into the tree."""
-    global _rows_done, _lock_file
+def _start_worker(rows: Any) -> None:
+    """Remember the shared row counter."""
+    global _rows_done
     _rows_done = rows
-    _lock_file = lock.open("w")
-    fcntl.flock(_lock_file, fcntl.LOCK_SH)
-
-    def watch() -> None:
-        while os.getppid() == parent and not stop.value:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(job: UnitJob) -> dict[str, Any]:

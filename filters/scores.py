@@ -15,14 +15,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import math
-import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +34,7 @@ from filters.records import INTAKE, caption_reason, decode
 from manifests.atomic import AtomicFile, write_atomic
 from manifests.catalog import load_builds
 from manifests.digest import file_sha256
+from manifests.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"
@@ -332,27 +329,12 @@ class _Run:
             for job in todo:
                 yield job, worker.run(job)
             return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(
-            min(self.workers, len(todo)), mp_context=context, initializer=_start, initargs=(self.plan,)
-        ) as pool:
-            waiting = iter(todo)
-            running: dict[Future[list[str]], _Job] = {}
-            try:
-                while True:
-                    for job in islice(waiting, 2 * self.workers - len(running)):
-                        running[pool.submit(_work, job)] = job
-                    if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        yield running.pop(future), future.result()
-            except BrokenProcessPool:
-                raise ScoreError(
-                    "a worker process died (killed, or out of memory: try fewer --workers); run again to go on"
-                ) from None
-            finally:
-                for future in running:
-                    future.cancel()
+        try:
+            yield from run_jobs(_work, todo, self.workers, prepare=_start, arguments=(self.plan,))
+        except WorkerDied:
+            raise ScoreError(
+                "a worker process died (killed, or out of memory: try fewer --workers); run again to go on"
+            ) from None
 
     def _finish(self, unit: Mapping[str, Any], first: int, jobs: Sequence[_Job]) -> set[str]:
         """Put a unit's chunks together, ask the filters of this process, write the part; ids that they were shown."""
@@ -367,9 +349,7 @@ class _Run:
         for step in self.plan.steps:
             if not step.alone:
                 continue
-            todo = [
-                number for number, row in enumerate(rows) if step in missing_steps(row, self.plan, self.all_scores)
-            ]
+            todo = [number for number, row in enumerate(rows) if step in missing_steps(row, self.plan, self.all_scores)]
             size = PICTURE_BATCH if step.needs_pictures else max(1, len(todo))
             for start in range(0, len(todo), size):
                 asked, records = [], []

@@ -38,14 +38,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
-import multiprocessing
 import os
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -89,6 +85,7 @@ from manifests.foreign_samples import (
     strings,
 )
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
+from manifests.processes import WorkerDied, run_jobs
 from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from manifests.tiles import tile_count
 from shards.schema import GROUP_KEYS, SAMPLE, SCHEMA_VERSION, canonical_json, record_batch
@@ -630,39 +627,15 @@ def _run(jobs: Sequence[Job], workers: int, progress: Callable[[int], None] | No
         for job in jobs:
             yield job.number, _build_job(job, progress)
         return
-    context = multiprocessing.get_context("spawn")
-    start = (os.getpid(), jobs[0].ledger.with_name("workers"))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=start) as pool:
-        futures = {pool.submit(_build_job, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                record = future.result()
-                if progress is not None:
-                    progress(sum(unit["read"] for unit in record["units"]))
-                yield futures[future].number, record
-        except BrokenProcessPool:
-            raise ForeignError(
-                "a worker process died (killed, or out of memory: try fewer workers); run again to resume"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-_lock_file: Any = None  # of this worker process
-
-
-def _start_worker(parent: int, lock: Path) -> None:
-    """Die with the parent: an orphan must not go on writing into the tree. Until then the next run waits."""
-    global _lock_file
-    _lock_file = lock.open("w")
-    fcntl.flock(_lock_file, fcntl.LOCK_SH)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    try:
+        for job, record in run_jobs(_build_job, jobs, workers, lock=jobs[0].ledger.with_name("workers")):
+            if progress is not None:
+                progress(sum(unit["read"] for unit in record["units"]))
+            yield job.number, record
+    except WorkerDied:
+        raise ForeignError(
+            "a worker process died (killed, or out of memory: try fewer workers); run again to resume"
+        ) from None
 
 
 def _document(

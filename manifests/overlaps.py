@@ -12,8 +12,6 @@ import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +29,7 @@ from manifests.near_images import ImageSettings, NearImageIndex
 from manifests.near_text import EvalText, NearTextIndex, TextSettings, TrainText
 from manifests.ngrams import word_list
 from manifests.policy import Policy
+from manifests.processes import WorkerDied, run_jobs
 from manifests.stored_text import SampleText, read_texts
 from manifests.variants import ThumbnailError
 
@@ -386,7 +385,7 @@ _SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy], _Side], str]] 
     "near_image": (_ImageSide, "images"),
     "near_text": (_TextSide, "samples"),
 }
-_side: _Side | None = None  # of this worker process
+_started: tuple[_Side, Path] | None = None  # of this worker process
 
 
 def near_level(
@@ -456,30 +455,21 @@ def _run(side: _Side, tasks: Sequence[_Task], work: Path, workers: int) -> Itera
         return
     # Forked workers share the index; where there is no fork it is sent to each.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(side,)) as pool:
-        futures = {pool.submit(_do_in_worker, task, work): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BrokenProcessPool as error:
-            raise OverlapError(
-                "a worker process was killed (out of memory?); run again, finished parts are kept"
-            ) from error
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    try:
+        for task, _ in run_jobs(_do_in_worker, tasks, workers, prepare=_start, arguments=(side, work), method=method):
+            yield task
+    except WorkerDied:
+        raise OverlapError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
 
 
-def _start(side: _Side) -> None:
-    global _side
-    _side = side
+def _start(side: _Side, work: Path) -> None:
+    global _started
+    _started = (side, work)
 
 
-def _do_in_worker(task: _Task, work: Path) -> None:
-    assert _side is not None
-    _do(_side, task, work)
+def _do_in_worker(task: _Task) -> None:
+    assert _started is not None
+    _do(_started[0], task, _started[1])
 
 
 def _do(side: _Side, task: _Task, work: Path) -> None:
