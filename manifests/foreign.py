@@ -115,8 +115,8 @@ _REMEMBERED_PICTURES = 4096
 
 CODE = (
     "manifests.foreign", "manifests.foreign_mapping", "manifests.foreign_rows", "manifests.foreign_samples",
-    "manifests.atomic", "manifests.digest", "manifests.fingerprints", "manifests.parts", "manifests.text",
-    "manifests.tiles", "shards.schema", "shards.strip",
+    "manifests.atomic", "manifests.digest", "manifests.fingerprints", "manifests.parts", "manifests.processes",
+    "manifests.text", "manifests.tiles", "shards.schema", "shards.strip",
 )  # fmt: skip
 """The modules that shape a sample; a change in one of them rebuilds every unit."""
 
