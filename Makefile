@@ -15,7 +15,7 @@ $(VENV)/.core: pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable '.[dev,filters]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,filters,train,eval]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -1,0 +1,134 @@
+"""What filters decided about a build, for whoever reads it: which samples are to be left out.
+
+    DATA/filtered/<build>/recipe.json          what the builder was to filter by; written before anything is scored
+    DATA/filtered/<build>/selection.parquet    one row a sample: sample_id, kept, reason, ...
+    DATA/filtered/<build>/waterfall.json       counts, recipe, and the digest of the selection; written last
+
+`filters.decide` and the builders write these; filters never change a shard. `dropped_samples` is how streaming and
+training read them: it checks what can be checked, and a build that was to be filtered and was not is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from manifests.catalog import LoadedBuild
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILTERED = "filtered"
+BUILT = "built"
+REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE, GALLERY_FILE = (
+    "recipe.json", "selection.parquet", "waterfall.json", "gallery.html",
+)  # fmt: skip
+
+
+class SelectionFileError(Exception):
+    """One line: why a build's selection cannot be relied on, and what to do."""
+
+
+class Dropped(NamedTuple):
+    """The samples of a build that a recipe takes out."""
+
+    sample_ids: pa.StringArray
+    """Sorted, each once."""
+    sha256: str
+    """Digest of `selection.parquet`, hex: it covers the build's root, the recipe's digest and every verdict."""
+
+
+def data_folder(built: Path) -> Path:
+    """DATA of a folder of builds: above it where it is called `built`, as by default, else the folder itself."""
+    built = built.absolute()
+    return built.parent if built.name == BUILT else built
+
+
+def selection_folder(data: Path, build: str, role: str = "train") -> Path:
+    """Where the selection of a build's samples of one role lies."""
+    return data / FILTERED / (build if role == "train" else f"{build}@{role}")
+
+
+def dropped_samples(data: Path, build: LoadedBuild, role: str = "train") -> Dropped | None:
+    """The samples of one role that the filters took out of a build; None where it was not filtered.
+
+    data: the folder given to `filters.decide`, or any folder of builds: the place beside the build is looked at, too.
+    Checked: the digest of the selection, that it was made for this very root, for every sample of the role once.
+    Raises: `SelectionFileError`.
+    """
+    name = build.record["build"]
+    places = {
+        folder.resolve()
+        for folder in (
+            selection_folder(data, name, role),
+            selection_folder(data_folder(build.folder.parent), name, role),
+        )
+        if any((folder / file).exists() for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE))
+    }
+    if not places:
+        return None
+    if len(places) > 1:
+        first, second = sorted(map(str, places))
+        raise SelectionFileError(f"{name}: two selections, {first} and {second}; delete the one that is not meant")
+    [folder] = places
+    return _read(folder, build, role)
+
+
+def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from manifests.digest import file_sha256
+
+    waterfall = _waterfall(folder)
+    path = folder / SELECTION_FILE
+    try:
+        digest = file_sha256(path).hex()
+        if digest != waterfall["selection_sha256"]:
+            raise SelectionFileError(f"{path}: not the file that {WATERFALL_FILE} names; run filters.decide again")
+        table = pq.read_table(path, columns=["sample_id", "kept"])
+        meta = pq.read_metadata(path).metadata or {}
+        root, read, dropped = waterfall["root"], waterfall["read"], waterfall["dropped"]
+        recipe, made_for = waterfall["recipe"]["sha256"], waterfall["role"]
+    except OSError as error:
+        raise SelectionFileError(f"{path}: {error.strerror}; run filters.decide again") from error
+    except (KeyError, TypeError, pa.ArrowInvalid) as error:
+        raise SelectionFileError(f"{path}: no selection ({type(error).__name__}); run filters.decide again") from error
+    if root != build.record["root"] or meta.get(b"root") != root.encode():
+        raise SelectionFileError(
+            f"{folder}: made for another build (root {root[:16]}, where {build.folder} is "
+            f"{build.record['root'][:16]}); run filters.run and filters.decide again"
+        )
+    kept_rows = sum(unit["kept"] for unit in build.record["units"] if unit["role"] == role)
+    out = table.filter(pc.invert(table["kept"]))["sample_id"]
+    facts = (
+        made_for,
+        meta.get(b"recipe_sha256"),
+        table.num_rows,
+        read,
+        len(out),
+        pc.count_distinct(table["sample_id"]).as_py(),
+    )
+    if facts != (role, recipe.encode(), kept_rows, kept_rows, dropped, kept_rows):
+        raise SelectionFileError(
+            f"{folder}: does not say once of each of {kept_rows} {role} samples of {build.folder} whether it stays; "
+            "run filters.decide again"
+        )
+    ids = out.combine_chunks() if isinstance(out, pa.ChunkedArray) else out
+    ids = ids.take(pc.sort_indices(ids))
+    return Dropped(ids, digest)
+
+
+def _waterfall(folder: Path) -> dict[str, Any]:
+    path = folder / WATERFALL_FILE
+    try:
+        waterfall: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise SelectionFileError(
+            f"{folder}: filtering was begun and not finished; run the builder again, or it with --filters none"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise SelectionFileError(f"{path}: cannot be read ({error}); run filters.decide again") from error
+    return waterfall

@@ -1,0 +1,553 @@
+"""The training samples that may be used: what is built, less what the proof excludes, less what filters took out.
+
+    certified = load_certified("data")
+    slake = certified.sources["slake"]
+    slake.places(np.array([7]))        # shard, byte ranges of the JSON and of every picture
+
+The first time, every manifest part is held against its digest, and what streaming needs of each sample is written to
+`DATA/.streams` as plain numbers (`shards.columns`, 56 bytes a sample with one picture). Later starts look at files'
+sizes and times only and map the numbers into memory, so they take the same time for a thousand samples and for twenty
+million. `DATA/.streams` may be deleted.
+
+What a later start does not look for: a build that was added in a folder where there was none before. It is not
+streamed, either; and adding one beside the others, or a new proof, is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.atomic import write_atomic
+from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
+from manifests.certificate import CERTIFICATE, EXCLUSIONS_FILE, CertificateError, read_certificate
+from manifests.digest import build_root, file_sha256
+from manifests.selections import (
+    REQUEST_FILE,
+    SELECTION_FILE,
+    WATERFALL_FILE,
+    SelectionFileError,
+    data_folder,
+    dropped_samples,
+    selection_folder,
+)
+from shards.columns import HEADER, Columns, ColumnsError, Signature, locked, signature, write_columns
+
+FORMAT = 1
+STREAMS = ".streams"
+PROOF = "proof"
+UNCERTIFIED = "uncertified-"
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+_COLUMNS = {"places": "int64", "pictures": "int64", "tokens": "int32", "tiles": "int32"}
+_PLACE, _PICTURE = 4, 2
+"""Numbers of a place (shard << 32 | row in it, offset, length, number of the first picture) and of a picture (offset,
+length). Side by side, so that a sample drawn at random touches one or two pages; a last place ends the pictures."""
+_SAMPLE_COLUMNS = ["sample_id", "license", "shard", "offset", "length", "n_images", "tiles", "text_tokens"]
+
+
+class CertifiedError(Exception):
+    """These samples may not, or cannot, be trained on; one line: why, and what to do."""
+
+
+class ShardRef(NamedTuple):
+    """A shard as it was certified."""
+
+    path: str
+    """Relative to DATA, with forward slashes."""
+    sha256: str
+    """Hexadecimal."""
+    size: int
+    """Bytes."""
+    samples: int
+    """Samples in the file, whether they may be used or not."""
+
+
+class Places(NamedTuple):
+    """Where n samples lie, in the order asked for; their pictures one after another."""
+
+    shard: Int32
+    """[n] numbers into `SourceSamples.shards`."""
+    offset: Int64
+    """[n] tar: byte of the JSON; Arrow: row."""
+    length: Int32
+    """[n] bytes of the canonical JSON."""
+    images: Int64
+    """[n] pictures of each sample."""
+    image_offset: Int64
+    """[sum(images)] first byte."""
+    image_length: Int32
+    """[sum(images)] bytes."""
+
+
+class SourceSamples:
+    """The samples of one build that may be used, numbered from 0 in the order of the shards."""
+
+    def __init__(self, name: str, data: Path, folder: str, columns: Columns) -> None:
+        self.name = name
+        self._data, self._folder, self._columns = data, folder, columns
+        self._count = int(columns.header["samples"])
+        place = "" if folder == "." else f"{folder}/"
+        self.shards = tuple(
+            ShardRef(place + file, sha256, size, samples)
+            for file, sha256, size, samples, _part, _first in columns.header["shards"]
+        )
+        """All shards of the build's training units, in order."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def locate(self, indices: Int64) -> tuple[Int32, Int32]:
+        """Number of the shard, and of the sample among all of its shard, for each of [n] indices.
+
+        Raises: `IndexError`.
+        """
+        packed = self._places[self._checked(indices), 0]
+        return (packed >> 32).astype(np.int32), (packed & 0xFFFFFFFF).astype(np.int32)
+
+    def places(self, indices: Int64) -> Places:
+        """What is needed to read each of [n] samples without its manifest. Raises: `IndexError`."""
+        indices = self._checked(indices)
+        place = self._places[indices]
+        first = place[:, 3]
+        images = self._places[indices + 1, 3] - first
+        ends = np.cumsum(images)
+        numbers = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - (ends - images), images)
+        picture = self._columns["pictures"].reshape(-1, _PICTURE)[numbers]
+        shard, length = (place[:, 0] >> 32).astype(np.int32), place[:, 2].astype(np.int32)
+        return Places(shard, place[:, 1], length, images, picture[:, 0], picture[:, 1].astype(np.int32))
+
+    @property
+    def _places(self) -> Int64:
+        return self._columns["places"].reshape(-1, _PLACE)
+
+    @property
+    def tokens(self) -> Int32:
+        """[len] text tokens of the manifest, template tokens not counted; mapped."""
+        return self._columns["tokens"]
+
+    @property
+    def tiles(self) -> Int32:
+        """[len] image tiles of all pictures; mapped."""
+        return self._columns["tiles"]
+
+    @property
+    def shard_counts(self) -> Int64:
+        """[shards] samples of each shard that may be used: shard s holds indices `sum(counts[:s])` and on."""
+        return np.asarray(self._columns.header["shard_counts"], np.int64)
+
+    def ids(self, indices: Int64) -> list[str]:
+        """Ids of [n] samples, read from the manifest parts that hold them: for reports, not for reading samples.
+
+        Raises: `IndexError`; `CertifiedError` if a part is gone.
+        """
+        shard, row = self.locate(indices)
+        parts: dict[str, list[int]] = {}
+        for place, number in enumerate(shard.tolist()):
+            parts.setdefault(self._columns.header["shards"][number][4], []).append(place)
+        found = [""] * len(shard)
+        for part, places in parts.items():
+            path = self._data / self._folder / part
+            try:
+                names = pq.read_table(path, columns=["sample_id"])["sample_id"]
+            except (OSError, pa.ArrowInvalid) as error:
+                raise CertifiedError(f"{path}: cannot be read ({error}); run the builder again") from error
+            first = [self._columns.header["shards"][shard[place]][5] for place in places]
+            rows = pa.array(np.asarray(first, np.int64) + row[places])
+            for place, name in zip(places, names.take(rows).to_pylist(), strict=True):
+                found[place] = name
+        return found
+
+    def _checked(self, indices: Int64) -> Int64:
+        if len(indices) and not (int(indices.min()) >= 0 and int(indices.max()) < self._count):
+            raise IndexError(f"{self.name}: samples are 0 to {self._count - 1}")
+        return indices
+
+
+@dataclass(frozen=True)
+class Certified:
+    """The samples under a certificate, build by build; or, `uncertified`, samples that no proof speaks of."""
+
+    data: Path
+    digest: str
+    """Root of the certificate; with selections of filters or a list of licences a digest over these and the root. For
+    uncertified samples `uncertified-` and a digest over the builds' roots."""
+    certificate: str | None
+    """Root of the certificate; None for uncertified samples."""
+    sources: dict[str, SourceSamples]
+    """By build, in sorted order."""
+    folder: Path
+    """Where numbers beside the shards are kept."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources.values()))
+
+
+def load_certified(
+    data: Path | str,
+    *,
+    stage: str | None = None,
+    licenses: Collection[str] | None = None,
+    uncertified: bool = False,
+    folder: Path | None = None,
+    check_shards: bool = True,
+    quiet: bool = False,
+) -> Certified:
+    """The samples below DATA that may be trained on.
+
+    `stage` limits the builds to those the recipe uses there (`pretrain`, `midtrain`, `instruct`); it is no part of the
+    digest. `licenses` is an allow-list. `uncertified` asks for no proof and heeds none. `folder` is where the numbers
+    are kept, `DATA/.streams` by default. Without `check_shards` shards need not be here, as when they are streamed from
+    a store (`shards.storage`). A bar is shown on a terminal unless `quiet`.
+
+    Raises: `CertifiedError`.
+    """
+    data = Path(os.path.abspath(data))  # noqa: PTH100 - links are followed, not resolved: paths stay below DATA
+    folder = data / STREAMS if folder is None else Path(folder)
+    allowed = None if licenses is None else sorted(set(licenses))
+    request = {
+        "format": FORMAT,
+        "data": str(data),
+        "stage": stage,
+        "licenses": allowed,
+        "uncertified": uncertified,
+    }
+    record = folder / "opened" / f"{_digest(request)[:16]}.json"
+    try:
+        opened = _read_record(record, request)
+        if opened is None:
+            with locked(folder):
+                # Another process may have been first.
+                opened = _read_record(record, request)
+                if opened is None:
+                    opened = _prepare(data, folder, stage, allowed, uncertified, quiet)
+                    opened["request"] = request
+                    record.parent.mkdir(exist_ok=True)
+                    write_atomic(record, orjson.dumps(opened | {"digest_of_this": _digest(opened)}))
+        sources = {
+            source["build"]: SourceSamples(
+                source["build"], data, source["folder"], Columns(folder / "samples" / source["columns"])
+            )
+            for source in opened["sources"]
+        }
+    except (CatalogError, CertificateError, SelectionFileError, ColumnsError) as error:
+        raise CertifiedError(str(error)) from error
+    except OSError as error:
+        raise CertifiedError(f"{error.filename}: {error.strerror}") from error
+    certified = Certified(data, opened["digest"], opened["certificate"], sources, folder)
+    if check_shards:
+        _check_shards(certified)
+    return certified
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _read_record(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an earlier start found, if nothing that it looked at has changed since."""
+    try:
+        opened: dict[str, Any] = orjson.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except orjson.JSONDecodeError as error:
+        raise ColumnsError(f"{path}: not JSON ({error}); delete it") from error
+    if opened.pop("digest_of_this", None) != _digest(opened) or opened["request"] != request:
+        raise ColumnsError(f"{path}: altered; delete it")
+    if any(signature(file) != then for file, then in opened["watched"].items()):
+        return None
+    # Folders change their size and times with every file in them, so only names are compared.
+    if any(_names(place) != then for place, then in opened["folders"].items()):
+        return None
+    if not all((path.parents[1] / "samples" / source["columns"] / HEADER).is_file() for source in opened["sources"]):
+        return None
+    return opened
+
+
+def _names(folder: str) -> list[str]:
+    """What may be a build in a folder of builds."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def _check_shards(certified: Certified) -> None:
+    """Refuse to begin an epoch that could not be finished: every shard is there, in full size."""
+    for source in certified.sources.values():
+        for shard in source.shards:
+            path = f"{certified.data}/{shard.path}"
+            try:
+                size = os.stat(path).st_size  # noqa: PTH116 - thousands of shards in some milliseconds
+            except FileNotFoundError:
+                raise CertifiedError(
+                    f"{path}: missing; restore it, or run the builder of {source.name} again"
+                ) from None
+            if size != shard.size:
+                raise CertifiedError(
+                    f"{path}: {size} bytes where {shard.size} were certified; restore it, or build and prove again"
+                )
+
+
+def _proof_folder(data: Path) -> Path:
+    """DATA/proof; where DATA is the folder `built` itself, the proof may lie beside it."""
+    beside = data_folder(data) / PROOF
+    return beside if not (data / PROOF).is_dir() and beside.is_dir() else data / PROOF
+
+
+def _prepare(
+    data: Path, folder: Path, stage: str | None, licenses: list[str] | None, uncertified: bool, quiet: bool
+) -> dict[str, Any]:
+    """Check all that a start rests on, and write the numbers of builds that have none yet."""
+    from tqdm import tqdm
+
+    proof = _proof_folder(data)
+    # Signatures are taken before anything is read: what changes meanwhile is seen at the next start.
+    watched: dict[str, Signature] = {}
+    if not uncertified:
+        watched |= {str(proof / name): signature(proof / name) for name in (CERTIFICATE, EXCLUSIONS_FILE)}
+    builds = load_builds(data)
+    for build in builds:
+        path = build.folder / BUILD_FILE
+        watched[str(path)] = signature(path)
+    folders = {str(place): _names(str(place)) for place in sorted({build.folder.parent for build in builds} | {data})}
+    train = [b for b in builds if any(unit["role"] == "train" and unit["kept"] for unit in b.record["units"])]
+    train.sort(key=lambda build: str(build.record["build"]))
+    for build in train:
+        for file in _selection_files(data, build):
+            watched[str(file)] = signature(file)
+    certificate = None if uncertified else _check_certificate(proof, builds)
+    roots = {}
+    selections = {}
+    dropped: dict[str, pa.Array] = {}
+    for build in train:
+        name = build.record["build"]
+        _check_build(build)
+        roots[name] = build.record["root"]
+        selection = dropped_samples(data, build)
+        if selection is not None:
+            selections[name] = selection.sha256
+            dropped[name] = selection.sample_ids
+    if certificate is None:
+        terms: dict[str, Any] = {"roots": roots}
+    else:
+        terms = {"certificate": certificate["root"]}
+    terms |= {"selections": selections} if selections else {}
+    terms |= {"licenses": licenses} if licenses is not None else {}
+    if certificate is None:
+        digest = UNCERTIFIED + _digest(terms)
+    elif len(terms) == 1:
+        digest = certificate["root"]
+    else:
+        digest = _digest(terms)
+    used = [build for build in train if stage in (None, build.record["source"]["stage"])]
+    if not used:
+        raise CertifiedError(f"{data}: no train samples{f' of stage {stage}' if stage else ''}; run a builder first")
+    excluded = _exclusions(proof, certificate)
+    sources = []
+    total = sum(u["kept"] for b in used for u in b.record["units"] if u["role"] == "train")
+    with tqdm(total=total, desc="certified samples", unit_scale=True, disable=True if quiet else None, delay=1) as bar:
+        for build in used:
+            name = build.record["build"]
+            key = _digest(
+                [FORMAT, build.record["root"], certificate and certificate["root"], selections.get(name), licenses]
+            )
+            columns = folder / "samples" / f"{name}-{key[:16]}"
+            if not (columns / HEADER).is_file():
+                out = _Out(excluded.get(name, pa.array([], pa.string())), dropped.get(name), licenses)
+                _write_build(columns, build, out, bar)
+            sources.append(
+                {"build": name, "folder": build.folder.relative_to(data).as_posix(), "columns": columns.name}
+            )
+    return {
+        "digest": digest,
+        "certificate": None if certificate is None else certificate["root"],
+        "sources": sources,
+        "watched": watched,
+        "folders": folders,
+    }
+
+
+def _selection_files(data: Path, build: LoadedBuild) -> Iterator[Path]:
+    name = build.record["build"]
+    for place in sorted({data, data_folder(build.folder.parent)}):
+        for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE):
+            yield selection_folder(place, name) / file
+
+
+def _check_build(build: LoadedBuild) -> None:
+    record = build.record
+    if build_root(record) != record["root"]:
+        raise CertifiedError(f"{build.folder / BUILD_FILE}: does not match its root digest; build it again")
+    if record["metadata_only"]:
+        raise CertifiedError(
+            f"{build.folder}: built without pictures (--no-images); build it with them, or move it out of DATA"
+        )
+    if record["parameters"].get("pictures_stored") is False:
+        raise CertifiedError(
+            f"{build.folder}: a corpus made elsewhere, which holds no pictures and cannot be streamed; move it out of "
+            "DATA"
+        )
+
+
+def _check_certificate(proof: Path, builds: Sequence[LoadedBuild]) -> dict[str, Any]:
+    """The certificate, if it covers every build that is there and leaves no overlap."""
+    if not (proof / CERTIFICATE).is_file():
+        raise CertifiedError(
+            f"{proof / CERTIFICATE}: no certificate; run python -m manifests.prove, or ask for uncertified samples"
+        )
+    certificate = read_certificate(proof)
+    covered = {build["build"]: build["root"] for build in certificate["builds"]}
+    for build in builds:
+        name, root = build.record["build"], build.record["root"]
+        if name not in covered:
+            raise CertifiedError(
+                f"{build.folder}: the certificate does not cover the build {name}; run python -m manifests.prove again"
+            )
+        if covered[name] != root:
+            raise CertifiedError(
+                f"{build.folder}: the certificate covers another build of {name} (root {covered[name][:16]}, here "
+                f"{root[:16]}); run python -m manifests.prove again"
+            )
+    if not certificate["clean"]:
+        left = sum(row["pairs"] for row in certificate["after"])
+        raise CertifiedError(
+            f"{proof / CERTIFICATE}: {left} overlapping pairs are left after the exclusions, so nothing is certified; "
+            "see its report.html"
+        )
+    return certificate
+
+
+def _exclusions(proof: Path, certificate: Mapping[str, Any] | None) -> dict[str, pa.Array]:
+    """Excluded sample ids of every build."""
+    if certificate is None:
+        return {}
+    path = proof / EXCLUSIONS_FILE
+    if not path.is_file() or file_sha256(path).hex() != certificate["files"]["exclusions"]:
+        raise CertifiedError(
+            f"{path}: missing, or not the list of the certificate; run python -m manifests.prove again"
+        )
+    table = pq.read_table(path, columns=["train_build", "train_sample"])
+    builds = pc.unique(table["train_build"]).to_pylist()
+    return {
+        name: table.filter(pc.equal(table["train_build"], name))["train_sample"].combine_chunks() for name in builds
+    }
+
+
+class _Out(NamedTuple):
+    """What is left out of a build."""
+
+    excluded: pa.Array
+    dropped: pa.Array | None
+    licenses: list[str] | None
+
+
+def _write_build(folder: Path, build: LoadedBuild, out: _Out, bar: Any) -> None:
+    """Write the numbers of one build, unit by unit."""
+    header: dict[str, Any] = {"format": FORMAT, "build": build.record["build"], "root": build.record["root"]}
+    header |= {"samples": 0, "images": 0, "shards": [], "shard_counts": []}
+    # The header is filled while the chunks are written, and written after them.
+    write_columns(folder, header, _COLUMNS, _chunks(build, out, header, bar))
+
+
+def _chunks(build: LoadedBuild, out: _Out, header: dict[str, Any], bar: Any) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    found = {"excluded": 0, "dropped": 0}
+    images = dict.fromkeys((path for _, path in build.parts("images", "train")))
+    by_unit = {path.name.removesuffix(".images.parquet"): path for path in images}
+    for unit, path in build.parts("samples", "train"):
+        pictures = by_unit[path.name.removesuffix(".parquet")]
+        for part in (path, pictures):
+            _check_part(build, unit, part)
+        table = pq.read_table(path, columns=_SAMPLE_COLUMNS)
+        ids = table["sample_id"]
+        keep = np.ones(table.num_rows, np.bool_)
+        for what, names in (("excluded", out.excluded), ("dropped", out.dropped)):
+            if names is not None and len(names):
+                hit = pc.is_in(ids, names).to_numpy()
+                found[what] += int(hit.sum())
+                keep &= ~hit
+        if out.licenses is not None:
+            keep &= pc.is_in(table["license"], pa.array(out.licenses, pa.string())).to_numpy()
+        yield _unit_chunk(
+            path, build.folder, unit, table, pq.read_table(pictures, columns=_IMAGE_COLUMNS), keep, header
+        )
+        bar.update(table.num_rows)
+    yield {"places": np.array([[0, 0, 0, header["images"]]])}
+    for what, names in (("excluded", out.excluded), ("dropped", out.dropped)):
+        if names is not None and found[what] != len(names):
+            raise CertifiedError(
+                f"{build.folder}: {found[what]} of {len(names)} samples that are {what} were found; prove and filter "
+                "again"
+            )
+
+
+_IMAGE_COLUMNS = ["shard", "offset", "length"]
+
+
+def _check_part(build: LoadedBuild, unit: Mapping[str, Any], path: Path) -> None:
+    digests = {part["file"]: part["sha256"] for part in unit["parts"]}
+    if file_sha256(path).hex() != digests[path.relative_to(build.folder).as_posix()]:
+        raise CertifiedError(f"{path}: altered since it was built; python -m shards.verify says more")
+
+
+def _unit_chunk(
+    path: Path,
+    folder: Path,
+    unit: Mapping[str, Any],
+    table: pa.Table,
+    pictures: pa.Table,
+    keep: npt.NDArray[np.bool_],
+    header: dict[str, Any],
+) -> dict[str, npt.NDArray[Any]]:
+    """The numbers of one unit's samples; adds its shards to the header."""
+    names = [PurePosixPath(shard["file"]).name for shard in unit["shards"]]
+    counts = np.array([shard["samples"] for shard in unit["shards"]], np.int64)
+    firsts = np.cumsum(counts) - counts
+    n_images = table["n_images"].to_numpy()
+    # Rows of a part lie in the order of its shards, pictures in that of their samples: `row`, and finding a sample's
+    # pictures by counting, rest on it.
+    shard = np.repeat(np.arange(len(names)), counts)
+    as_listed = np.array_equal(_codes(table["shard"], names), shard) and np.array_equal(
+        _codes(pictures["shard"], names), np.repeat(shard, n_images)
+    )
+    if not as_listed:
+        raise CertifiedError(f"{path}: its rows are not those of the shards that {BUILD_FILE} lists; build it again")
+    rows = np.arange(len(shard)) - firsts[shard]
+    first = len(header["shards"])
+    part = path.relative_to(folder).as_posix()
+    for listed, begin in zip(unit["shards"], firsts.tolist(), strict=True):
+        header["shards"].append([listed["file"], listed["sha256"], listed["bytes"], listed["samples"], part, begin])
+    header["shard_counts"] += np.bincount(shard[keep], minlength=len(names)).tolist()
+    kept_images = n_images[keep].astype(np.int64)
+    begins = header["images"] + np.cumsum(kept_images) - kept_images
+    shown = np.repeat(keep, n_images)
+    header["samples"] += int(keep.sum())
+    header["images"] += int(kept_images.sum())
+    packed = (shard[keep] + first) << 32 | rows[keep]
+    places = (packed, table["offset"].to_numpy()[keep], table["length"].to_numpy()[keep], begins)
+    return {
+        "places": np.stack(places, axis=1),
+        "pictures": np.stack([pictures[name].to_numpy()[shown] for name in ("offset", "length")], axis=1),
+        "tokens": table["text_tokens"].to_numpy()[keep],
+        "tiles": pc.fill_null(table["tiles"], 0).to_numpy()[keep],
+    }
+
+
+def _codes(column: pa.ChunkedArray, names: list[str]) -> npt.NDArray[Any]:
+    """Number of each value in the list of names; -1 where it is not there."""
+    codes = pc.fill_null(pc.index_in(column, pa.array(names, pa.string())), -1)
+    return np.asarray(codes.to_numpy())

@@ -1,0 +1,172 @@
+"""Numbers beside the shards: folders of plain columns, mapped into memory, so that opening costs the same at any size.
+
+    <folder>/<column>.<dtype>   little-endian numbers and nothing else: `numpy.fromfile(path, "<i8")` reads them
+    <folder>/header.json        what they are, with every column's length and SHA-256; written last
+    <folder>/verified.json      size, times and inode of the files whose digests were last compared
+
+A folder without a header is not there. Digests are compared once, and again when a file's size, times or inode have
+changed. Everything can be derived again, so a damaged folder may be deleted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from manifests.atomic import AtomicFile, write_atomic
+from manifests.digest import file_sha256
+
+HEADER, VERIFIED, LOCK = "header.json", "verified.json", ".lock"
+
+DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4", "int64": "<i8"}
+"""Name of a column's type, which is also its file's suffix -> how numpy spells it, little-endian on every machine."""
+
+Signature = list[int] | None
+
+
+class ColumnsError(Exception):
+    """A folder of columns cannot be written, or is not what it was; one line: which, and what to do."""
+
+
+def signature(path: Path | str) -> Signature:
+    """Size, times of content and of entry (ns), and inode: a file that has the same is the same. None: not there."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - of hundreds of files at every start
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other processes; the lock goes when the process ends, however it ends.
+
+    Raises: `ColumnsError` where it cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ColumnsError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def write_columns(
+    folder: Path, header: Mapping[str, Any], types: Mapping[str, str], chunks: Iterable[Mapping[str, npt.NDArray[Any]]]
+) -> None:
+    """Write columns chunk by chunk: no more than a chunk is in memory. `types` are keys of `DTYPES`.
+
+    A chunk may hold any number of values of each column. The caller holds the lock. Raises: `ColumnsError`.
+    """
+    files: dict[str, AtomicFile] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / HEADER).unlink(missing_ok=True)
+        for name, kind in types.items():
+            files[name] = AtomicFile(folder / f"{name}.{kind}")
+        for chunk in chunks:
+            for name, values in chunk.items():
+                files[name].write(np.ascontiguousarray(values, DTYPES[types[name]]).tobytes())
+        columns = {}
+        for name, kind in types.items():
+            files[name].commit()
+            length = files[name].size // np.dtype(DTYPES[kind]).itemsize
+            columns[name] = {"type": kind, "length": length, "sha256": files[name].sha256.hex()}
+        document = {**header, "columns": columns}
+        document["digest"] = _digest(document)
+        write_atomic(folder / HEADER, orjson.dumps(document))
+    except OSError as error:
+        raise ColumnsError(
+            f"{folder}: cannot be written ({error.strerror}); make room or name another folder"
+        ) from error
+    finally:
+        for file in files.values():
+            if not file.closed:
+                file.discard()
+    _stamp(folder, _signatures(folder, columns))
+
+
+class Columns:
+    """A folder of columns, opened. `header` is what was written, `columns[name]` a column's numbers.
+
+    Raises: `ColumnsError` if a file is missing, or not what was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        try:
+            self.header: dict[str, Any] = orjson.loads((folder / HEADER).read_bytes())
+            intact = self.header["digest"] == _digest(self.header)
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise ColumnsError(f"{folder}/{HEADER}: cannot be read ({error}); delete the folder") from error
+        if not intact:
+            raise ColumnsError(f"{folder}/{HEADER}: altered; delete the folder, it is made again")
+        self._check()
+
+    def _check(self) -> None:
+        now = _signatures(self.folder, self.header["columns"])
+        try:
+            before = orjson.loads((self.folder / VERIFIED).read_bytes())
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            before = None  # then everything is hashed, which is all that the stamp saves
+        if now == before:
+            return
+        for name, column in self.header["columns"].items():
+            path = self._path(name)
+            if not path.is_file() or file_sha256(path).hex() != column["sha256"]:
+                raise ColumnsError(f"{path}: missing or damaged; delete the folder, it is made again")
+        try:
+            _stamp(self.folder, now)
+        except OSError:
+            # A folder that cannot be written to is hashed at each start.
+            return
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.{self.header['columns'][name]['type']}"
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        array = self._arrays.get(name)
+        if array is None:
+            column = self.header["columns"][name]
+            dtype = DTYPES[column["type"]]
+            if column["length"]:
+                with self._path(name).open("rb") as file:
+                    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                # Else every number drawn at random would bring its 16 neighbouring pages into memory.
+                mapped.madvise(mmap.MADV_RANDOM)
+                array = np.frombuffer(mapped, dtype)
+            else:
+                array = np.zeros(0, dtype)
+            self._arrays[name] = array
+        return array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Columns, (self.folder,)
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in document.items() if key != "digest"}
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _signatures(folder: Path, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Signature]:
+    return {name: signature(folder / f"{name}.{column['type']}") for name, column in sorted(columns.items())}
+
+
+def _stamp(folder: Path, signatures: Mapping[str, Signature]) -> None:
+    write_atomic(folder / VERIFIED, orjson.dumps(signatures))

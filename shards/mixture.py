@@ -1,0 +1,360 @@
+"""Mixtures: how often a stage draws from each source, and a schedule that keeps to it at every moment.
+
+A mixture is a YAML file; `shards/mixtures/pretrain.yaml` is an example and explains every key. Sources are named by
+build, so a variant (`slake.paper`) must be asked for by name. Each has exactly one of
+
+    epochs: 1        how often an epoch of the mixture goes through it: 0.5, 1, 3
+    samples: 5000    draws from it
+    weight: 2        its part of what `samples:` of the whole mixture leaves after the draws of the others
+
+A random choice by weight drifts by the square root of the draws. `Schedule` does not: see there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from heapq import heapify, heappop, heappush
+from itertools import pairwise
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import yaml
+
+from shards.columns import HEADER, Columns, ColumnsError, locked, write_columns
+
+FORMAT = 1
+PRESETS = Path(__file__).parent / "mixtures"
+TERMS = ("weight", "epochs", "samples")
+_KEYS = {"format", "name", "samples", "sources"}
+_SOURCE_KEYS = {"build", "builder", *TERMS}
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+class MixtureError(Exception):
+    """A mixture cannot be used; one line: what in which file, and what to do."""
+
+
+@dataclass(frozen=True)
+class MixtureSource:
+    """One source of a mixture."""
+
+    build: str
+    term: str
+    """`weight`, `epochs` or `samples`."""
+    value: Fraction
+    builder: str
+    """Command that builds it."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture as read, sources in the order of their names."""
+
+    name: str
+    samples: int | None
+    """Draws of the whole mixture, where weights are used."""
+    sources: tuple[MixtureSource, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is asked for: the file's layout, comments and name do not matter."""
+        content = [FORMAT, self.samples, [[s.build, s.term, str(s.value)] for s in self.sources]]
+        return hashlib.sha256(orjson.dumps(content)).hexdigest()
+
+    @classmethod
+    def load(cls, mixture: Path | str) -> Mixture:
+        """Read a preset (`pretrain`, `midtrain`, `instruct`) or a YAML file.
+
+        Raises: `MixtureError`.
+        """
+        presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+        path = PRESETS / f"{mixture}.yaml" if str(mixture) in presets else Path(mixture)
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MixtureError(f"{mixture}: neither a file nor a preset; presets are {', '.join(presets)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise MixtureError(f"{path}: cannot be read ({error})") from error
+        except yaml.YAMLError as error:
+            raise MixtureError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        try:
+            return cls.parse(content)
+        except MixtureError as error:
+            raise MixtureError(f"{path}: {error}") from error
+
+    @classmethod
+    def parse(cls, content: Any) -> Mixture:
+        """Check a mixture's content, as a YAML reader gives it. Raises: `MixtureError`."""
+        if not isinstance(content, dict):
+            raise MixtureError(f"a mapping is needed, not {content!r}")
+        if unknown := content.keys() - _KEYS:
+            raise MixtureError(f"unknown key {_listed(unknown)}; there are {_listed(_KEYS)}")
+        if content.get("format") != FORMAT:
+            raise MixtureError(f"format {content.get('format')!r}, where {FORMAT} is read")
+        name, entries = content.get("name"), content.get("sources")
+        if not isinstance(name, str) or not name:
+            raise MixtureError("`name` is missing")
+        if not isinstance(entries, list) or not entries:
+            raise MixtureError("sources: a list with at least one source is needed")
+        sources = sorted(map(_source, entries), key=lambda source: source.build)
+        for one, other in pairwise(sources):
+            if one.build == other.build:
+                raise MixtureError(f"sources: {one.build} is named twice")
+        samples = content.get("samples")
+        weighted = any(source.term == "weight" for source in sources)
+        if weighted != (samples is not None):
+            raise MixtureError(
+                "sources have weights, so `samples`, the draws of the whole mixture, is needed"
+                if weighted
+                else "`samples` of the whole mixture is for weights, and no source has one"
+            )
+        if samples is not None and (type(samples) is not int or samples < 1):
+            raise MixtureError(f"samples: {samples!r}; a whole number of at least 1 is needed")
+        return cls(name, samples, tuple(sources))
+
+    def only_present(self, builds: Collection[str]) -> tuple[Mixture, str | None]:
+        """The mixture without the sources that are not among `builds`, and one line that says which these are.
+
+        It has a digest of its own. Weights of those that are left share all that weights share.
+        Raises: `MixtureError` if none is left.
+        """
+        absent = [source.build for source in self.sources if source.build not in builds]
+        if not absent:
+            return self, None
+        left = tuple(source for source in self.sources if source.build in builds)
+        if not left:
+            raise MixtureError(
+                f"{self.name}: none of its sources is there; the first is made by {self.sources[0].builder}"
+            )
+        samples = self.samples if any(source.term == "weight" for source in left) else None
+        line = (
+            f"{self.name}: {len(absent)} of {len(self.sources)} sources are not there and left out: {_listed(absent)}"
+        )
+        return replace(self, sources=left, samples=samples), line
+
+    def counts(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Draws of an epoch from each source, in the order of their names; `sizes` are samples of each build.
+
+        Epochs are rounded to the nearest sample; weights share by largest remainder (Hamilton's method; of equal
+        remainders the first name's).
+
+        Raises: `MixtureError` for a source that is absent or empty, or has no draw.
+        """
+        for source in self.sources:
+            if source.build not in sizes:
+                raise MixtureError(
+                    f"{self.name}: the source {source.build} is not there; build it with {source.builder} (and prove "
+                    "again), or ask for the sources that are present"
+                )
+            if not sizes[source.build]:
+                raise MixtureError(
+                    f"{self.name}: no sample of {source.build} is left to train on; take it out of the mixture"
+                )
+        counts = {}
+        for source in self.sources:
+            if source.term != "weight":
+                exact = source.value * (sizes[source.build] if source.term == "epochs" else 1)
+                counts[source.build] = int(exact + Fraction(1, 2))
+        weighted = [source for source in self.sources if source.term == "weight"]
+        if weighted:
+            assert self.samples is not None
+            shared = self.samples - sum(counts.values())
+            if shared < 1:
+                raise MixtureError(
+                    f"{self.name}: nothing of {self.samples} samples is left for the sources with weights"
+                )
+            whole = sum(source.value for source in weighted)
+            exact_shares = {source.build: shared * source.value / whole for source in weighted}
+            floors = {build: int(share) for build, share in exact_shares.items()}
+            by_remainder = sorted(floors, key=lambda build: (floors[build] - exact_shares[build], build))
+            more = by_remainder[: shared - sum(floors.values())]
+            counts |= {build: floor + (build in more) for build, floor in floors.items()}
+        for source in self.sources:
+            if not counts[source.build]:
+                raise MixtureError(
+                    f"{self.name}: {source.build} has no draw ({source.term} {float(source.value):g}); ask for more, "
+                    "or take it out"
+                )
+        return {source.build: counts[source.build] for source in self.sources}
+
+
+def _source(entry: Any) -> MixtureSource:
+    if not isinstance(entry, dict) or not isinstance(entry.get("build"), str):
+        raise MixtureError(f"sources: each is a mapping with `build` and one of {_listed(TERMS)}, not {entry!r}")
+    build = entry["build"]
+    if unknown := entry.keys() - _SOURCE_KEYS:
+        raise MixtureError(f"{build}: unknown key {_listed(unknown)}; there are {_listed(_SOURCE_KEYS)}")
+    terms = [term for term in TERMS if term in entry]
+    if len(terms) != 1:
+        raise MixtureError(f"{build}: exactly one of {_listed(TERMS)} is needed, not {_listed(terms) or 'none'}")
+    [term] = terms
+    given = entry[term]
+    whole = term == "samples"
+    try:
+        # As it is written in decimals: 0.1 is a tenth.
+        value = Fraction(str(given)) if type(given) in (int, float) else None
+    except ValueError:  # infinity, not a number
+        value = None
+    if value is None or value <= 0 or (whole and type(given) is not int):
+        raise MixtureError(f"{build}: {term} {given!r}; a {'whole ' if whole else ''}number above 0 is needed")
+    builder = entry.get("builder", f"python -m builders.{build.split('.')[0]}")
+    if not isinstance(builder, str):
+        raise MixtureError(f"{build}: builder {builder!r}; a command is needed")
+    return MixtureSource(build, term, value, builder)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+_BLOCK = 1 << 15
+"""Positions between two counts of all sources; ranks within a block fit 16 bits."""
+
+_CHUNK = 1 << 20
+_MANY_SOURCES = 1 << 8
+
+
+class Schedule:
+    """Which source each position draws from, so that every prefix has its share of each to within one sample.
+
+    counts: [K] draws of each of K sources, all above 0, N in all. The first t positions hold `c` draws of source k with
+    `floor(t counts[k] / N) <= c <= ceil(t counts[k] / N)`, so `|c - t counts[k] / N| < 1`, for every t from 0 to N.
+
+    Why: give draw j (from 0) of source k the window of positions from `floor(j N / n)` to before `ceil((j + 1) N / n)`,
+    n = counts[k]. If every draw stands in its window, source k has at least floor and at most ceil of its share before
+    every t, which is the claim. Such an assignment exists: let position t take the share n / N of each source, and each
+    draw these shares in turn; that fills every position, puts every draw in its window, and a bipartite graph with a
+    fractional perfect matching has an integral one (Birkhoff). And unit jobs with whole-numbered windows are scheduled
+    within them, if they can be at all, by always taking that of the earliest deadline among those whose window has
+    begun (Jackson's rule; Baruah, Cohen, Plaxton, Varvel 1996 for this use; Tijdeman 1980 for the bound).
+
+    The schedule repeats after N / gcd(counts) positions, where all shares are whole. One such period is computed (about
+    a million positions a CPU-second) and kept: three bytes a position. With `folder` it is written there and mapped, so
+    that every later start opens it at once.
+    """
+
+    def __init__(self, counts: Sequence[int], folder: Path | None = None) -> None:
+        if not counts or min(counts) < 1:
+            raise MixtureError(f"counts {list(counts)}: each source needs at least one draw")
+        if len(counts) >= 1 << 16:
+            raise MixtureError(f"{len(counts)} sources; fewer than {1 << 16} can be mixed")
+        self.counts = tuple(map(int, counts))
+        shared = gcd(*self.counts)
+        self._period_counts = tuple(count // shared for count in self.counts)
+        self._length, self._period = sum(self.counts), sum(self._period_counts)
+        self._of_period = np.array(self._period_counts, np.int64)
+        if folder is None or self._period < _BLOCK:
+            parts = list(_period(self._period_counts))
+            self._arrays: Mapping[str, npt.NDArray[Any]] | Columns = {
+                name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+            }
+        else:
+            try:
+                self._arrays = _kept(self._period_counts, folder)
+            except ColumnsError as error:
+                raise MixtureError(str(error)) from error
+
+    def __len__(self) -> int:
+        return self._length
+
+    def source_at(self, positions: Int64) -> tuple[Int32, Int64]:
+        """Source of each of [n] positions, and how many draws of that source stand before it.
+
+        Raises: `IndexError`.
+        """
+        positions = np.asarray(positions, np.int64)
+        self._check(positions, self._length - 1)
+        period, place = np.divmod(positions, self._period)
+        source = self._arrays["source"][place].astype(np.int32)
+        begins = self._arrays["begins"].reshape(-1, len(self.counts))
+        before = begins[place // _BLOCK, source] + self._arrays["rank"][place]
+        return source, period * self._of_period[source] + before
+
+    def prefix(self, position: int) -> Int64:
+        """[K] draws of each source in the first `position` positions. Raises: `IndexError`."""
+        self._check(np.array([position]), self._length)
+        period, place = divmod(position, self._period)
+        block = place // _BLOCK
+        begins = self._arrays["begins"].reshape(-1, len(self.counts))
+        here = np.bincount(self._arrays["source"][block * _BLOCK : place], minlength=len(self.counts))
+        return np.asarray(period * self._of_period + begins[block] + here, np.int64)
+
+    def _check(self, positions: Int64, last: int) -> None:
+        if len(positions) and not (int(positions.min()) >= 0 and int(positions.max()) <= last):
+            raise IndexError(f"positions are 0 to {last}")
+
+
+def _kept(counts: tuple[int, ...], folder: Path) -> Columns:
+    """The period of these counts below `folder`, made where it is not there."""
+    key = hashlib.sha256(orjson.dumps([FORMAT, _BLOCK, counts])).hexdigest()[:16]
+    place = folder / "schedules" / key
+    if not (place / HEADER).is_file():
+        with locked(folder):
+            if not (place / HEADER).is_file():
+                kind = "uint8" if len(counts) <= _MANY_SOURCES else "uint16"
+                types = {"source": kind, "rank": "uint16", "begins": "int64"}
+                write_columns(place, {"format": FORMAT, "counts": list(counts)}, types, _period(counts))
+    return Columns(place)
+
+
+def _period(counts: tuple[int, ...]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """One period of the schedule, chunk by chunk: source, draws of it earlier in its block, counts at each block."""
+    total, before = sum(counts), np.zeros(len(counts), np.int64)
+    dtype = np.uint8 if len(counts) <= _MANY_SOURCES else np.uint16
+    for sources in _by_deadline(counts):
+        source = np.frombuffer(sources, dtype)
+        rank = np.empty(len(source), np.uint16)
+        begins = []
+        for start in range(0, len(source), _BLOCK):
+            block = source[start : start + _BLOCK]
+            begins.append(before.copy())
+            found = np.bincount(block, minlength=len(counts))
+            # Places of each source, in order: their numbers within the source are their ranks.
+            places = np.argsort(block, kind="stable")
+            firsts = np.repeat(np.cumsum(found) - found, found)
+            rank[start + places] = np.arange(len(block)) - firsts
+            before += found
+        yield {"source": source, "rank": rank, "begins": np.concatenate(begins)}
+    if total % _BLOCK == 0:
+        yield {"source": np.zeros(0, dtype), "rank": np.zeros(0, np.uint16), "begins": before}
+
+
+def _by_deadline(counts: tuple[int, ...]) -> Iterator[bytes]:
+    """Sources of all positions by earliest deadline, of equal ones the lower number; in chunks of `_CHUNK`."""
+    total, sources = sum(counts), len(counts)
+    shift = sources.bit_length()
+    mask = (1 << shift) - 1
+    typecode_width = 1 if sources <= _MANY_SOURCES else 2
+    done = [0] * sources
+    # (position << shift) | source, as one integer: begin of the next window of each source whose window is to come, and
+    # end of the window of each that may be taken.
+    waiting: list[int] = list(range(sources))
+    ready: list[int] = []
+    heapify(waiting)
+    waiting.append((total + 2) << shift)
+    for start in range(0, total, _CHUNK):
+        taken = []
+        for position in range(start, min(start + _CHUNK, total)):
+            limit = (position + 1) << shift
+            while waiting[0] < limit:
+                source = heappop(waiting) & mask
+                heappush(ready, (-(-(done[source] + 1) * total // counts[source]) << shift) | source)
+            source = heappop(ready) & mask
+            taken.append(source)
+            draw = done[source] = done[source] + 1
+            if draw < counts[source]:
+                begin = draw * total // counts[source]
+                if begin <= position + 1:
+                    heappush(ready, (-(-(draw + 1) * total // counts[source]) << shift) | source)
+                else:
+                    heappush(waiting, (begin << shift) | source)
+        yield np.array(taken, np.uint8 if typecode_width == 1 else np.uint16).tobytes()

@@ -1,0 +1,360 @@
+"""`python -m shards.show DATA ID`: one sample as it is stored: messages, pictures, provenance, digests, counts.
+
+The sample is read from its shard and its digest compared with the manifest's, so what is shown is what is trained on.
+Nothing leaves the machine. Credentialed samples are shown with a warning; no picture is shown but in a page that was
+asked for with `--html`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import html
+import json
+import os
+import sys
+import textwrap
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.catalog import CatalogError, connect, find_builds, one_line, plain
+
+if TYPE_CHECKING:
+    import duckdb
+
+_WIDTH = 100
+_MANY = 10
+
+CREDENTIALED = "credentialed: the data use agreement forbids passing on text or pictures of this sample"
+
+
+class ShowError(Exception):
+    """One line: no such sample, or it cannot be read."""
+
+
+@dataclass(frozen=True)
+class ShownSample:
+    """A sample and all that the manifests say of it."""
+
+    record: dict[str, Any]
+    row: dict[str, Any]
+    """Its row of the view `samples`, digests as hexadecimal text."""
+    images: list[dict[str, Any]]
+    """Its rows of the view `images`, without thumbnails."""
+    pictures: list[bytes]
+    """As stored; none in a metadata-only build."""
+    altered: list[int]
+    """Pictures that do not have the digest that the manifest records."""
+    excluded: list[str] | None
+    """Why the proof takes it out; empty if it does not, None if nothing is proved."""
+
+
+def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, seed: int = 0) -> ShownSample:
+    """Read a sample by id, or (`None`) one chosen by the seed from all of `data` or of one build.
+
+    Raises: `CatalogError`, and `ShowError` if no or more than one build has the id, or the shard does not hold the
+    sample as it was built. (Altered pictures are not raised.)
+    """
+    import duckdb
+
+    with connect(data) as connection:
+        try:
+            row = _choose(connection, build, seed) if sample_id is None else _find(connection, sample_id, build)
+            images = _rows(
+                connection,
+                'FROM images SELECT * EXCLUDE (thumbnail) WHERE build = ? AND sample_id = ? ORDER BY "index"',
+                [row["build"], row["sample_id"]],
+            )
+            excluded = _exclusion(connection, data, row)
+        except duckdb.Error as error:
+            raise CatalogError(f"{one_line(error)}: build it again") from error
+    folders = {_build_name(folder): folder for folder in find_builds(data)}
+    shards = folders[row["build"]] / "shards"
+    json_bytes = _read_json(shards, row)
+    pictures = [_read(shards / image["shard"], image["offset"], image["length"]) for image in images if image["shard"]]
+    if hashlib.sha256(json_bytes).hexdigest() != row["sha256"]:
+        raise ShowError(f"{shards / row['shard']}: {row['sample_id']} was altered; python -m shards.verify says more")
+    altered = [
+        number
+        for number, (picture, image) in enumerate(zip(pictures, images, strict=False))
+        if hashlib.sha256(picture).hexdigest() != image["stored_sha256"]
+    ]
+    record = json.loads(json_bytes)
+    return ShownSample(record, row, images, pictures, altered, excluded)
+
+
+def _build_name(folder: Path) -> str:
+    name: str = json.loads((folder / "build.json").read_bytes())["build"]
+    return name
+
+
+def _find(connection: duckdb.DuckDBPyConnection, sample_id: str, build: str | None) -> dict[str, Any]:
+    rows = _rows(connection, "FROM samples WHERE sample_id = ? ORDER BY build", [sample_id])
+    rows = [row for row in rows if build in (None, row["build"])]
+    if len(rows) == 1:
+        return rows[0]
+    if rows:
+        names = ", ".join(row["build"] for row in rows)
+        raise ShowError(f"{sample_id}: in several builds ({names}); choose one with --build")
+    like = _rows(
+        connection, "SELECT sample_id FROM samples WHERE contains(sample_id, ?) GROUP BY ALL ORDER BY ALL LIMIT ?",
+        [sample_id, _MANY],
+    )  # fmt: skip
+    hint = (
+        f"; ids like it: {', '.join(row['sample_id'] for row in like)}"
+        if like
+        else "; --random shows what ids are like"
+    )
+    raise ShowError(f"no sample {sample_id!r}{f' in build {build}' if build else ''}{hint}")
+
+
+def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int) -> dict[str, Any]:
+    """One of all samples, each as likely; the same for the same builds and seed."""
+    counts = connection.execute(
+        "SELECT build, unit, count(*) FROM samples WHERE ? IS NULL OR build = ? GROUP BY ALL ORDER BY ALL",
+        [build, build],
+    ).fetchall()
+    total = sum(count for _, _, count in counts)
+    if not total:
+        raise ShowError("there is no sample" + (f" in build {build!r}" if build else ""))
+    number = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=16).digest()) % total
+    ends = list(accumulate(count for _, _, count in counts))
+    place = bisect_right(ends, number)
+    name, unit, count = counts[place]
+    [row] = _rows(
+        connection,
+        'FROM samples WHERE build = ? AND unit = ? ORDER BY shard, "offset" LIMIT 1 OFFSET ?',
+        [name, unit, number - (ends[place] - count)],
+    )
+    return row
+
+
+def _exclusion(connection: duckdb.DuckDBPyConnection, data: Path, row: dict[str, Any]) -> list[str] | None:
+    from manifests.certificate import EXCLUSIONS_FILE
+
+    file = data / "proof" / EXCLUSIONS_FILE
+    if not file.is_file():
+        return None
+    query = "SELECT reasons FROM read_parquet(?) WHERE train_build = ? AND train_sample = ?"
+    found = _rows(connection, query, [str(file), row["build"], row["sample_id"]])
+    return [reason for one in found for reason in one["reasons"]]
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any]) -> list[dict[str, Any]]:
+    cursor = connection.execute(query, values)
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
+
+
+def _read(path: Path, offset: int, length: int) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, offset)
+    except OSError as error:
+        raise ShowError(f"{path}: {error.strerror}; run the builder again") from error
+
+
+def _read_json(shards: Path, row: dict[str, Any]) -> bytes:
+    path = shards / row["shard"]
+    if path.suffix != ".arrow":
+        return _read(path, row["offset"], row["length"])
+    import pyarrow as pa
+
+    from shards.reader import arrow_row
+    from shards.schema import canonical_json
+
+    try:
+        return canonical_json(arrow_row(pa.ipc.open_file(pa.memory_map(str(path))), row["offset"]))
+    except (OSError, pa.ArrowException) as error:
+        raise ShowError(f"{path}: cannot be read; run the builder again") from error
+
+
+def facts(sample: ShownSample) -> list[tuple[str, str]]:
+    """What is known of the sample besides its text, as (name, value) in the order shown."""
+    from shards.packing import sample_length
+
+    record, row = sample.record, sample.row
+    messages = record["messages"] or []
+    replies = [message for message in messages if message["role"] == "assistant"]
+    length = sample_length(
+        row["text_tokens"], row["tiles"] or 0, images=row["n_images"], messages=len(messages) - len(replies),
+        replies=len(replies), reasoned=sum(bool(message["reasoning"]) for message in replies),
+    )  # fmt: skip
+    provenance = record["provenance"] or {}
+    found = [
+        ("id", record["id"]),
+        ("build", f"{row['build']}, shard {row['shard']}, {_place(row)}"),
+        ("role", f"{record['role']}, split {record['split']}" + (f", {record['subset']}" if record["subset"] else "")),
+        ("kind", f"{record['task']} of stage {record['stage']}"),
+        ("licence", f"{record['license']} ({record['access']})"),
+        ("from", f"{provenance.get('file')}, row {provenance.get('row')}"),
+        *[(key, value) for key, value in (record["group"] or {}).items() if value],
+        ("tokens", f"{length} in all: {row['text_tokens']} of text, {row['tiles'] or 0} tiles, the rest template"),
+        ("sha256", row["sha256"]),
+    ]
+    if row["stem_sha256"]:
+        found += [("question", row["stem_sha256"]), ("with options", row["stem_options_sha256"])]
+    for number, image in enumerate(sample.images):
+        found.append((f"picture {number}", _picture_fact(image)))
+    if sample.excluded is not None and record["role"] == "train":
+        why = ", ".join(sample.excluded)
+        found.append(("proof", f"taken out: {why}" if why else "kept"))
+    altered = ", ".join(f"picture {number}" for number in sample.altered)
+    found.append(("integrity", f"ALTERED: {altered}" if altered else "as built"))
+    return [(name, _printable(str(value).replace("\n", " "))) for name, value in found]
+
+
+def _place(row: dict[str, Any]) -> str:
+    return f"row {row['offset']}" if row["shard"].endswith(".arrow") else f"byte {row['offset']}"
+
+
+def _picture_fact(image: dict[str, Any]) -> str:
+    if not image["shard"]:
+        return f"{image['image_id']}, not stored (a metadata-only build)"
+    of = "".join(f", {image[name]}" for name in ("view", "relation") if image[name])
+    return (
+        f"{image['image_id']}{of}, {image['width']} x {image['height']} {image['format']}, {image['tiles']} tiles, "
+        f"sha256 {image['stored_sha256']}"
+    )
+
+
+def _printable(text: str) -> str:
+    """Terminal control codes must not reach the terminal; line breaks may."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _paragraphs(sample: ShownSample) -> Iterator[tuple[str, str, int | None]]:
+    """(heading, text, picture) of every piece of every message; a piece is text or the number of a picture."""
+    for message in sample.record["messages"] or []:
+        if message["reasoning"]:
+            yield f"{message['role']}, reasoning", message["reasoning"], None
+        for part in message["content"]:
+            if part["type"] == "image":
+                yield message["role"], "", part["index"]
+            else:
+                yield message["role"], part["text"], None
+
+
+def as_text(sample: ShownSample) -> str:
+    """The sample for a terminal; pictures are named, not shown."""
+    lines = []
+    if sample.record["access"] == "credentialed":
+        lines += [CREDENTIALED, ""]
+    shown = facts(sample)
+    width = max(len(name) for name, _ in shown)
+    lines += [f"{name:<{width}}  {value}" for name, value in shown]
+    before = None
+    for heading, text, picture in _paragraphs(sample):
+        if heading != before:
+            lines += ["", f"── {heading} "]
+            before = heading
+        lines += [f"    [picture {picture}]"] if picture is not None else _wrapped(_printable(text))
+    options = sample.record["options"]
+    if options:
+        lines += ["", "── options "]
+        for option in options:
+            mark = "*" if option["label"] == sample.record["answer"] else " "
+            lines += _wrapped(_printable(f"{mark} {option['label']}. {option['text']}"))
+    if sample.record["answer"] is not None:
+        lines += ["", f"answer  {_printable(sample.record['answer'])}"]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = []
+    for line in text.split("\n"):
+        wrapped = textwrap.wrap(line, _WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+        lines += [f"    {piece}" for piece in wrapped] or [""]
+    return lines
+
+
+_STYLE = """
+:root { --paper: #fcfcfb; --ink: #1c2126; --soft: #59626b; --line: #dcdfe2; --bad: #a2300f; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171a; --ink: #e4e7ea; --soft: #9aa4ad; --line: #343a40; --bad: #f0906f; }
+}
+body { margin: 0 auto; padding: 2rem clamp(1rem, 4vw, 3rem); max-width: 60rem; background: var(--paper);
+  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.2rem; } h2 { margin: 1.5rem 0 .25rem; font-size: .9rem; color: var(--soft); font-weight: 600; }
+p { margin: .25rem 0; white-space: pre-wrap; } .warning { color: var(--bad); font-weight: 600; }
+img { display: block; max-width: 100%; margin: .5rem 0; border: 1px solid var(--line); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .875rem; }
+dt { color: var(--soft); } dd { margin: 0; }
+"""
+
+
+def as_html(sample: ShownSample) -> str:
+    """The sample as one page with its pictures in it."""
+    from shards.stats import page
+
+    parts = []
+    if sample.record["access"] == "credentialed":
+        parts.append(f'<p class="warning">{html.escape(CREDENTIALED)}</p>')
+    before = None
+    for heading, text, picture in _paragraphs(sample):
+        if heading != before:
+            parts.append(f"<h2>{html.escape(heading)}</h2>")
+            before = heading
+        if picture is None:
+            parts.append(f"<p>{html.escape(text)}</p>")
+        elif picture < len(sample.pictures):
+            kind = "png" if sample.images[picture]["format"] == "png" else "jpeg"
+            coded = base64.b64encode(sample.pictures[picture]).decode()
+            parts.append(f'<img alt="picture {picture}" src="data:image/{kind};base64,{coded}">')
+        else:
+            parts.append(f"<p>[picture {picture} is not stored]</p>")
+    if sample.record["options"]:
+        parts.append("<h2>options</h2>")
+        for option in sample.record["options"]:
+            text = html.escape(f"{option['label']}. {option['text']}")
+            parts.append(
+                f"<p><strong>{text}</strong></p>" if option["label"] == sample.record["answer"] else f"<p>{text}</p>"
+            )
+    if sample.record["answer"] is not None:
+        parts.append(f"<h2>answer</h2><p>{html.escape(sample.record['answer'])}</p>")
+    listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts(sample))
+    parts.append(f"<h2>what is known of it</h2><dl>{listed}</dl>")
+    return page(str(sample.record["id"]), _STYLE, "\n".join(parts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, 1 if a picture is not as it was built, 2 if it cannot be shown."""
+    parser = argparse.ArgumentParser(
+        prog="python -m shards.show",
+        description="Show one sample: messages, options, provenance, digests, counts. Exit code: 0; 1 if a picture was "
+        "altered; 2 if it cannot be shown.",
+        epilog="example: python -m shards.show data --random --seed 7 --html sample.html",
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds, or one build")
+    parser.add_argument("id", nargs="?", metavar="ID", help="id of the sample, like slake/train/1234")
+    parser.add_argument("--random", action="store_true", help="any sample instead, chosen by the seed")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which one --random chooses (default 0)")
+    parser.add_argument("--build", metavar="NAME", help="only of this build")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures instead")
+    options = parser.parse_args(arguments)
+    if (options.id is None) == (not options.random):
+        parser.error("give one of: an ID, --random")
+    try:
+        sample = load_sample(options.data, options.id, build=options.build, seed=options.seed)
+        if options.html:
+            from manifests.atomic import write_atomic
+
+            write_atomic(options.html, as_html(sample).encode())
+            print(f"{options.html} shows {_printable(sample.record['id'])}")
+            if sample.record["access"] == "credentialed":
+                print(CREDENTIALED)
+        else:
+            print(as_text(sample))
+    except (CatalogError, ShowError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    return 1 if sample.altered else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

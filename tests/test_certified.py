@@ -1,0 +1,396 @@
+"""`shards.certified`: exactly the samples that may be used, found where they are; and all that is refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+
+from builders.cli import main as build
+from builders.registry import load
+from manifests.certificate import read_certificate, write_certificate
+from manifests.digest import build_root, file_sha256
+from manifests.policy import load_policy
+from manifests.prove import prove
+from shards.certified import Certified, CertifiedError, load_certified
+from shards.reader import Build
+
+BUILDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("vqa_rad", ()), ("pubmedqa", ()), ("pubmedqa", ("--paper-variant",)), ("medqa", ()), ("mmlu_med", ()),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Builds with and without pictures under a proof that excludes some samples of one and none of others."""
+    data = tmp_path_factory.mktemp("certified")
+    for name, options in BUILDS:
+        raw = data / "raw" / name
+        demo = [] if raw.exists() else ["--demo"]
+        arguments = [*demo, *options, "--raw", str(raw), "--out", str(data / "built"), "--workers", "1", "--quiet"]
+        assert build(load(name), arguments) in (0, 3)
+    shutil.rmtree(data / "raw")
+    assert prove(data, data / "proof", load_policy())["clean"]
+    shutil.rmtree(data / "proof" / ".work")
+    return data
+
+
+@pytest.fixture
+def data(proved: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    shutil.copytree(proved, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def excluded(data: Path, build_name: str) -> set[str]:
+    rows = pq.read_table(data / "proof" / "exclusions.parquet").to_pylist()
+    return {row["train_sample"] for row in rows if row["train_build"] == build_name}
+
+
+def everything(certified: Certified) -> dict[str, list[str]]:
+    return {name: source.ids(np.arange(len(source))) for name, source in certified.sources.items()}
+
+
+def naive(
+    data: Path, drop: Callable[[str, dict[str, Any]], bool] = lambda _build, _record: False
+) -> dict[str, list[str]]:
+    """Train samples less exclusions, by the reader and plain sets, in shard order."""
+    found = {}
+    for folder in sorted((data / "built").iterdir()):
+        if not (folder / "build.json").is_file():
+            continue
+        if not any(
+            u["role"] == "train" and u["kept"] for u in json.loads((folder / "build.json").read_bytes())["units"]
+        ):
+            continue
+        out = excluded(data, folder.name)
+        records = [sample.record for sample in Build(folder, role="train")]
+        found[folder.name] = [r["id"] for r in records if r["id"] not in out and not drop(folder.name, r)]
+    return found
+
+
+def test_train_samples_less_exclusions_and_nothing_else(data: Path) -> None:
+    certified = load_certified(data)
+    expected = naive(data)
+    assert everything(certified) == expected
+    assert any(excluded(data, name) for name in expected), "the demo plants leaks"
+    assert list(certified.sources) == sorted(expected)
+    assert certified.digest == certified.certificate == read_certificate(data / "proof")["root"]
+    assert len(certified) == sum(map(len, expected.values()))
+
+
+def test_places_lead_to_the_stored_bytes_and_numbers(data: Path) -> None:
+    certified = load_certified(data)
+    pictures = 0
+    for name, source in certified.sources.items():
+        reader = Build(data / "built" / name, role="train")
+        rows = {}
+        for part in sorted((data / "built" / name / "manifest").glob("*.parquet")):
+            if not part.name.endswith(".images.parquet"):
+                rows |= {row["sample_id"]: row for row in pq.read_table(part).to_pylist()}
+        # Any order, and a sample twice.
+        indices = np.concatenate((np.random.default_rng(0).permutation(len(source)), [0]))
+        places, ids = source.places(indices), source.ids(indices)
+        shards, ordinals = source.locate(indices)
+        assert np.array_equal(shards, places.shard)
+        assert np.array_equal(source.tokens[indices], [rows[sample]["text_tokens"] for sample in ids])
+        assert np.array_equal(source.tiles[indices], [rows[sample]["tiles"] or 0 for sample in ids])
+        picture = 0
+        for place, sample in enumerate(ids):
+            expected = reader[reader.find(sample)]
+            shard = source.shards[places.shard[place]]
+            file = data / shard.path
+            assert shard.size == file.stat().st_size
+            assert shard.sha256 == file_sha256(file).hex()
+            assert places.images[place] == len(expected.images)
+            if file.suffix == ".tar":
+                stored = file.read_bytes()
+                offset, length = places.offset[place], places.length[place]
+                assert orjson.loads(stored[offset : offset + length]) == expected.record
+                for image in expected.images:
+                    offset, length = places.image_offset[picture], places.image_length[picture]
+                    assert stored[offset : offset + length] == image
+                    picture += 1
+            else:
+                assert pa.ipc.open_file(file).read_all().slice(places.offset[place], 1).to_pylist()[0]["id"] == sample
+                assert ordinals[place] == places.offset[place]
+        assert picture == len(places.image_offset)
+        pictures += picture
+        counts = np.bincount(source.locate(np.arange(len(source)))[0], minlength=len(source.shards))
+        assert np.array_equal(source.shard_counts, counts)
+    assert pictures
+
+
+def test_rows_count_all_samples_of_a_tar_shard(data: Path) -> None:
+    source = load_certified(data).sources["vqa_rad"]
+    stored = Build(data / "built" / "vqa_rad", role="train").ids
+    shard, row = source.locate(np.arange(len(source)))
+    firsts = np.cumsum([0] + [s.samples for s in source.shards])
+    assert [stored[firsts[s] + r] for s, r in zip(shard, row, strict=True)] == source.ids(np.arange(len(source)))
+
+
+def test_licences_stage_and_an_uncertified_folder(data: Path) -> None:
+    licence = "CC0-1.0"
+    plain, limited = load_certified(data), load_certified(data, licenses=[licence])
+    assert everything(limited) == naive(data, lambda _build, record: record["license"] != licence)
+    assert len(limited) < len(plain)
+    assert limited.digest != plain.digest
+    assert load_certified(data, licenses=[licence, licence]).digest == limited.digest
+    assert load_certified(data, stage="instruct").digest == plain.digest
+    with pytest.raises(CertifiedError, match="no train samples of stage pretrain"):
+        load_certified(data, stage="pretrain")
+    shutil.rmtree(data / "proof")
+    with pytest.raises(CertifiedError, match=r"no certificate; run python -m manifests\.prove"):
+        load_certified(data)
+    free = load_certified(data, uncertified=True)
+    assert free.digest.startswith("uncertified-")
+    assert free.certificate is None
+    assert len(free) > len(plain)
+
+
+def write_selection(data: Path, name: str, drop: set[str]) -> None:
+    """What `filters.decide` writes, as `manifests.selections` describes it."""
+    folder = data / "filtered" / name
+    folder.mkdir(parents=True)
+    ids = Build(data / "built" / name, role="train").ids
+    root = json.loads((data / "built" / name / "build.json").read_bytes())["root"]
+    table = pa.table({"sample_id": ids, "kept": [sample not in drop for sample in ids]})
+    pq.write_table(table.replace_schema_metadata({"root": root, "recipe_sha256": "r"}), folder / "selection.parquet")
+    waterfall = {
+        "selection_sha256": file_sha256(folder / "selection.parquet").hex(), "root": root, "read": len(ids),
+        "dropped": len(drop), "recipe": {"sha256": "r"}, "role": "train",
+    }  # fmt: skip
+    (folder / "waterfall.json").write_text(json.dumps(waterfall))
+
+
+def test_what_filters_took_out_is_not_there(data: Path) -> None:
+    before = load_certified(data)
+    name = "pubmedqa.paper"
+    # One that the proof excludes, too, and one that it does not.
+    drop = {sorted(excluded(data, name))[0], before.sources[name].ids(np.array([3]))[0]}
+    write_selection(data, name, drop)
+    after = load_certified(data)
+    assert everything(after) == naive(data, lambda build, record: build == name and record["id"] in drop)
+    assert after.digest != before.digest
+    assert after.certificate == before.certificate
+    (data / "filtered" / name / "waterfall.json").unlink()
+    with pytest.raises(CertifiedError, match="filtering was begun and not finished"):
+        load_certified(data)
+    shutil.rmtree(data / "filtered")
+    assert load_certified(data).digest == before.digest
+
+
+def edit_build(data: Path, name: str, **changes: Any) -> None:
+    path = data / "built" / name / "build.json"
+    document = json.loads(path.read_bytes()) | changes
+    document["root"] = build_root(document)
+    path.write_text(json.dumps(document))
+
+
+def remove_from_certificate(data: Path) -> None:
+    document = read_certificate(data / "proof")
+    document["builds"] = [entry for entry in document["builds"] if entry["build"] != "medqa"]
+    write_certificate(data / "proof", document)
+
+
+def leave_overlap(data: Path) -> None:
+    document = read_certificate(data / "proof")
+    document |= {"clean": False, "after": [{"level": "id", "kind": "pmid", "action": "forbid", "pairs": 3}]}
+    write_certificate(data / "proof", document)
+
+
+def alter_manifest(data: Path) -> None:
+    path = next((data / "built" / "vqa_rad" / "manifest").glob("vqa_rad-train*.images.parquet"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def shard_of(data: Path) -> Path:
+    return next((data / "built" / "vqa_rad" / "shards").glob("vqa_rad-train*.tar"))
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "not covered": (remove_from_certificate, "does not cover the build medqa"),
+    "another build": (lambda data: edit_build(data, "medqa", limit=7), "covers another build of medqa"),
+    "altered certificate": (
+        lambda data: (data / "proof" / "certificate.json").write_text(
+            (data / "proof" / "certificate.json").read_text().replace('"clean": true', '"clean":  false')
+        ),
+        "altered",
+    ),
+    "overlap left": (leave_overlap, "3 overlapping pairs are left"),
+    "other exclusions": (
+        lambda data: shutil.copy(data / "proof" / "evidence.parquet", data / "proof" / "exclusions.parquet"),
+        "not the list of the certificate",
+    ),
+    "no exclusions": (lambda data: (data / "proof" / "exclusions.parquet").unlink(), "missing, or not the list"),
+    "altered manifest": (alter_manifest, "altered since it was built"),
+    "shard missing": (lambda data: shard_of(data).unlink(), "missing; restore it"),
+    "shard truncated": (lambda data: shard_of(data).write_bytes(b"short"), "5 bytes where"),
+    "no builds": (lambda data: shutil.rmtree(data / "built"), "run a builder first"),
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message", "opened_before"),
+    [
+        pytest.param(damage, message, before, id=f"{name}, {'later' if before else 'first'} start")
+        for name, (damage, message) in REFUSED.items()
+        for before in (False, True)
+        # What was written before does not rest on the manifest part any more.
+        if not (before and damage is alter_manifest)
+    ],
+)
+def test_refused_with_one_line(data: Path, damage: Callable[[Path], Any], message: str, opened_before: bool) -> None:
+    if opened_before:
+        load_certified(data)
+    damage(data)
+    with pytest.raises(CertifiedError) as raised:
+        load_certified(data)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metadata_only": True}, "built without pictures"),
+        ({"parameters": {"pictures_stored": False}}, "holds no pictures and cannot be streamed"),
+    ],
+)
+def test_builds_without_pictures_are_refused(data: Path, changes: dict[str, Any], message: str) -> None:
+    edit_build(data, "vqa_rad", **changes)
+    with pytest.raises(CertifiedError, match=message):
+        load_certified(data, uncertified=True)
+
+
+def test_a_build_json_that_was_edited_is_refused(data: Path) -> None:
+    path = data / "built" / "vqa_rad" / "build.json"
+    path.write_text(path.read_text().replace('"limit"', '"limit "', 1))
+    with pytest.raises(CertifiedError, match="does not match its root digest"):
+        load_certified(data, uncertified=True)
+
+
+def test_a_store_needs_no_shards_here(data: Path) -> None:
+    shard_of(data).unlink()
+    assert everything(load_certified(data, check_shards=False)) == everything(load_certified(data, check_shards=False))
+
+
+def test_a_later_start_reads_no_manifest_and_a_change_is_seen(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_certified(data)
+    ids = everything(first)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a manifest was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shards.certified.pq.read_table", refuse)
+        patched.setattr("shards.certified.load_builds", refuse)
+        again = load_certified(data)
+        assert again.digest == first.digest
+        assert [len(s) for s in again.sources.values()] == [len(s) for s in first.sources.values()]
+    shutil.copytree(data / "built" / "medqa", data / "built" / "medqa.copy")
+    edit_build(data, "medqa.copy", build="medqa.copy")
+    with pytest.raises(CertifiedError, match=r"does not cover the build medqa\.copy"):
+        load_certified(data)
+    shutil.rmtree(data / "built" / "medqa.copy")
+    assert everything(load_certified(data)) == ids
+
+
+def test_numbers_may_be_deleted_and_damage_to_them_is_seen(data: Path) -> None:
+    ids = everything(load_certified(data))
+    numbers = {
+        path.relative_to(data): path.read_bytes() for path in sorted((data / ".streams" / "samples").rglob("*.int*"))
+    }
+    shutil.rmtree(data / ".streams")
+    assert everything(load_certified(data)) == ids
+    for path, content in numbers.items():
+        assert (data / path).read_bytes() == content, "not the same bytes again"
+    damaged = max(numbers, key=lambda path: len(numbers[path]))
+    content = bytearray(numbers[damaged])
+    content[8] ^= 1
+    (data / damaged).write_bytes(content)
+    with pytest.raises(CertifiedError, match=r"damaged; delete the folder"):
+        load_certified(data)
+    shutil.rmtree((data / damaged).parent)
+    assert everything(load_certified(data)) == ids
+
+
+def _open(data: str) -> str:
+    return load_certified(data).digest
+
+
+def test_many_processes_may_start_at_once(data: Path) -> None:
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        digests = pool.map(_open, [str(data)] * 8, chunksize=1)
+    assert set(digests) == {load_certified(data).digest}
+    assert not list((data / ".streams").rglob("*.tmp"))
+
+
+KILLED = """
+import os, signal, sys
+import manifests.atomic
+real, left = manifests.atomic.AtomicFile.commit, [int(sys.argv[2])]
+def commit(file):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    real(file)
+manifests.atomic.AtomicFile.commit = commit
+from shards.certified import load_certified
+print(load_certified(sys.argv[1]).digest)
+"""
+
+
+def test_killed_while_preparing_the_next_start_has_everything(data: Path) -> None:
+    expected = naive(data)
+    for commits in (0, 2, 4, 5, 7, 11):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(data), str(commits)], cwd=ROOT, capture_output=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert everything(load_certified(data)) == expected
+    assert not [path for path in (data / ".streams").rglob("*.tmp") if path.suffix == ".tmp" and path.stat().st_size]
+
+
+def test_it_travels_to_another_process_by_name(data: Path) -> None:
+    certified = load_certified(data)
+    sent = pickle.dumps(certified)
+    assert len(sent) < 20_000
+    assert everything(pickle.loads(sent)) == everything(certified)
+
+
+def test_indices_outside_are_refused(data: Path) -> None:
+    source = load_certified(data).sources["vqa_rad"]
+    for outside in (-1, len(source)):
+        for ask in (source.locate, source.places, source.ids):
+            with pytest.raises(IndexError, match="vqa_rad: samples are 0 to"):
+                ask(np.array([outside]))
+    assert len(source.places(np.zeros(0, np.int64)).image_offset) == 0
+    assert source.ids(np.zeros(0, np.int64)) == []
+
+
+def test_numbers_kept_elsewhere_and_a_folder_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
+    elsewhere = load_certified(data, folder=tmp_path / "elsewhere")
+    assert not (data / ".streams").exists()
+    assert everything(elsewhere) == naive(data)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CertifiedError, match="cannot be written to"):
+        load_certified(data, folder=tmp_path / "file")
+
+
+def test_a_proof_beside_the_folder_of_builds_is_found(data: Path) -> None:
+    assert load_certified(data / "built").digest == load_certified(data).digest
