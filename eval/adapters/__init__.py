@@ -1,0 +1,1 @@
+"""What answers the questions: a server, a model in this process, a predictions file, or a baseline without a model."""

@@ -1,0 +1,94 @@
+"""What an adapter is: it turns questions into answers, in any order, and says what it did.
+
+An adapter decides nothing about scores. What it could not get is an answer with an outcome of its own, so that every
+question ends as a record and none is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.tasks import Question
+
+ANSWERED = "answered"
+REFUSED = "refused_request"
+"""The server takes other requests, but not this one (too long, filtered): HTTP 400, 413, 422."""
+NO_COMPLETION = "no_completion"
+"""The server answered with something that is no chat completion: no JSON, not UTF-8, or no message in it."""
+TOO_MANY_IMAGES = "too_many_images"
+"""More pictures than the model card allows; never asked with some of them left out."""
+OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES)
+
+
+class AdapterError(Exception):
+    """One line: the model, the endpoint or the file cannot be used; what was answered is kept."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question on its way to a model."""
+
+    task: str
+    """Label of the task."""
+    benchmark: str
+    """Root digest of the build: the version of the benchmark."""
+    question: Question
+    max_new_tokens: int
+    prompt_sha256: str
+    """Digest of turns and pictures (`prompt_digest`), hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request. `text` is None where there is none; empty is an answer, too."""
+
+    outcome: str
+    text: str | None
+    finish_reason: str | None = None
+    """`stop`, `length` (cut at the limit) or what else the server says; None where it says nothing."""
+    reasoning: str | None = None
+    """What came apart from the answer; kept beside it and never scored."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+Keep = Callable[[Request, Answer], None]
+"""Stores an answer; when it returns, the answer survives `kill -9`."""
+
+
+class Adapter(ABC):
+    """Answers questions."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything that shapes an answer (model, revision, decoding), as JSON: two runs with equal ones compare."""
+
+    @abstractmethod
+    def answer(self, requests: Iterator[Request], keep: Keep) -> None:
+        """Answer all requests, calling `keep` once for each, as soon as its answer is there.
+
+        Raises: `AdapterError`; what was kept until then stays.
+        """
+
+    def prepare(self, access: Mapping[str, str]) -> None:
+        """Refuse before the first question what must not be: `access` maps each source to its access.
+
+        Raises: `AdapterError`, or `shards.endpoints.EndpointRefused` for credentialed data.
+        """
+        del access
+
+    def statistics(self) -> dict[str, int]:
+        """Counts for the end of a run: requests, retries, tokens."""
+        return {}
+
+
+def prompt_digest(messages: Sequence[Mapping[str, Any]], images: Sequence[bytes]) -> str:
+    """SHA-256 (hexadecimal) of turns and pictures: what was asked, apart from how it was decoded."""
+    import orjson
+
+    parts = [list(messages), [hashlib.sha256(image).hexdigest() for image in images]]
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()

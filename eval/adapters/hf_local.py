@@ -1,0 +1,289 @@
+"""A model in this process: a local folder in the Hugging Face layout, ours or any other; batched greedy decoding.
+
+Nothing is fetched from a hub. torch and transformers are imported when the model is loaded, not before.
+
+Prompts are padded on the left to a multiple of `PAD`, and every batch of a picture task has the same number of rows, so
+that few shapes occur and a static cache or a compiled graph is used again. Questions are sorted by length within a
+window, which keeps padding short; the order of answers does not matter to the run.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.adapters.base import ANSWERED, TOO_MANY_IMAGES, Adapter, AdapterError, Answer, Keep, Request
+from eval.cards import Card
+
+if TYPE_CHECKING:
+    import torch
+
+PAD = 64
+"""Prompt lengths are multiples of this: at most 64 tokens of padding too many, and one shape for many batches."""
+WINDOW = 32
+"""Batches that are sorted by length together."""
+GREEDY_BELOW = 1e-3
+"""A temperature at or below this is greedy: QoQ-Med's generation config says 1e-6, which no sampler tells from 0."""
+
+
+class HFLocal(Adapter):
+    """A model that is loaded when the first question comes."""
+
+    def __init__(
+        self, checkpoint: Path, card: Card, *, device: str = "auto", batch: int = 8, trust_remote_code: bool = False
+    ) -> None:
+        """`checkpoint`: folder with config.json, weights and processor. Raises: `AdapterError`."""
+        if not (checkpoint / "config.json").is_file():
+            raise AdapterError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
+        if card.trust_remote_code and not trust_remote_code:
+            raise AdapterError(
+                f"{card.name} brings its own classes; read the Python files in {checkpoint} and run again with "
+                "--trust-remote-code"
+            )
+        if device not in ("auto", "cuda", "cpu"):
+            raise AdapterError(f"--device {device}: choose auto, cuda or cpu")
+        self._checkpoint, self._card, self._device, self._batch = checkpoint, card, device, batch
+        self._trust = trust_remote_code
+        self._digest: str | None = None
+        self._loaded: _Loaded | None = None
+        self._counts = {"batches": 0, "prompt tokens": 0, "padding tokens": 0, "new tokens": 0}
+
+    def identity(self) -> dict[str, Any]:
+        """Digest of the weights, the card, the device's kind and the batch (other padding rounds otherwise)."""
+        if self._digest is None:
+            self._digest = folder_digest(self._checkpoint)
+        return {
+            "adapter": "hf_local",
+            "checkpoint_sha256": self._digest,
+            "card": self._card.shaping(),
+            "device": _device(self._device),
+            "batch": self._batch,
+        }
+
+    def statistics(self) -> dict[str, int]:
+        """Batches and tokens."""
+        return dict(self._counts)
+
+    def answer(self, requests: Iterator[Request], keep: Keep) -> None:
+        """Answer batch by batch. Raises: `AdapterError` if the model cannot be loaded or takes no pictures."""
+        while window := list(islice(requests, self._batch * WINDOW)):
+            askable = []
+            for request in window:
+                if self._card.max_images is not None and len(request.question.images) > self._card.max_images:
+                    keep(request, Answer(TOO_MANY_IMAGES, None))
+                else:
+                    askable.append(request)
+            askable.sort(key=lambda one: (one.max_new_tokens, len(one.question.images), _length(one)))
+            for _, alike in groupby(askable, key=lambda one: (one.max_new_tokens, bool(one.question.images))):
+                for batch in _batches(alike, self._batch):
+                    for request, answer in zip(batch, self.generate(batch), strict=True):
+                        keep(request, answer)
+
+    def generate(self, batch: Sequence[Request]) -> list[Answer]:
+        """Answers of one batch, in order. Raises: `AdapterError`."""
+        if self._loaded is None:
+            self._loaded = _Loaded(self._checkpoint, self._card, _device(self._device), self._trust)
+        texts = self._loaded.generate(
+            [(request.question.messages, request.question.images) for request in batch],
+            max(request.max_new_tokens for request in batch),
+            self._batch,
+            self._counts,
+        )
+        self._counts["batches"] += 1
+        return texts
+
+
+def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
+    while batch := list(islice(requests, size)):
+        yield batch
+
+
+def _length(request: Request) -> int:
+    return sum(len(part.get("text", "")) for turn in request.question.messages for part in turn["content"])
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 (hexadecimal) over names and contents of the files of a checkpoint, in order of their names."""
+    import hashlib
+
+    from manifests.digest import file_sha256
+
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode() + b"\0" + file_sha256(path))
+    return digest.hexdigest()
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise AdapterError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _Loaded:
+    """Model and processor in memory."""
+
+    def __init__(self, checkpoint: Path, card: Card, device: str, trust: bool) -> None:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        try:
+            import torch
+            import transformers
+        except ModuleNotFoundError as error:
+            raise AdapterError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
+        common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
+        kind = getattr(transformers, card.model_class, None)
+        if kind is None:
+            raise AdapterError(
+                f"card {card.name}: transformers {transformers.__version__} has no class {card.model_class}"
+            )
+        try:
+            config = _config(checkpoint, common)
+            # bfloat16 halves the memory on an accelerator; on a CPU it is slower than float32.
+            dtype = torch.bfloat16 if device == "cuda" else torch.float32
+            model, info = kind.from_pretrained(
+                checkpoint, config=config, dtype=dtype, output_loading_info=True, **common
+            )
+            self.processor, self.tokenizer = _processor(checkpoint, common)
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            raise AdapterError(f"{checkpoint}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+        odd = sorted({*info["missing_keys"], *info["unexpected_keys"]})
+        if odd:
+            # transformers only warns, and answers with random weights.
+            raise AdapterError(
+                f"{checkpoint}: {len(odd)} weights are missing or left over ({', '.join(odd[:3])}, ...): "
+                f"the files are not of this architecture ({type(model).__name__})"
+            )
+        self.model = model.to(device).eval()
+        self.device, self.card = device, card
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.stops = _stop_ids(model, self.tokenizer)
+
+    def generate(
+        self,
+        conversations: Sequence[tuple[list[dict[str, Any]], list[bytes]]],
+        max_new_tokens: int,
+        rows: int,
+        counts: dict[str, int],
+    ) -> list[Answer]:
+        """Answers to (turns, pictures), in order. Short batches are filled up with the last conversation."""
+        import torch
+
+        filled = [*conversations, *[conversations[-1]] * (rows - len(conversations))]
+        inputs = self._inputs(filled)
+        decoding = self.card.decoding
+        sample = decoding.temperature is not None and decoding.temperature > GREEDY_BELOW
+        chosen = {"temperature": decoding.temperature, "top_p": decoding.top_p} if sample else {}
+        options = {**chosen, "repetition_penalty": decoding.repetition_penalty}
+        if sample:
+            torch.manual_seed(decoding.seed or 0)
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=sample,
+                pad_token_id=self.tokenizer.pad_token_id,
+                cache_implementation="static" if self.device == "cuda" else None,
+                **{name: value for name, value in options.items() if value is not None},
+            )
+        width = inputs["input_ids"].shape[1]
+        answers = []
+        for row in range(len(conversations)):
+            given = int(inputs["attention_mask"][row].sum())
+            answer = self._read(output[row, width:].tolist(), given)
+            counts["prompt tokens"] += given
+            counts["padding tokens"] += width - given
+            counts["new tokens"] += answer.completion_tokens
+            answers.append(answer)
+        return answers
+
+    def _inputs(self, conversations: Sequence[tuple[list[dict[str, Any]], list[bytes]]]) -> Mapping[str, torch.Tensor]:
+        from PIL import Image
+
+        if self.processor is None and any(images for _, images in conversations):
+            raise AdapterError(f"{self.card.name}: the checkpoint has no processor, so it takes no pictures")
+        pictures = [[Image.open(io.BytesIO(image)).convert("RGB") for image in images] for _, images in conversations]
+        texts = []
+        for turns, _ in conversations:
+            chat = [{"role": turn["role"], "content": self._content(turn["content"])} for turn in turns]
+            template = self.processor or self.tokenizer
+            texts.append(template.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+        options: dict[str, Any] = {"padding": True, "pad_to_multiple_of": PAD, "return_tensors": "pt"}
+        # Most templates write the first special token themselves; twice is not what a model has seen.
+        start = self.tokenizer.bos_token
+        options["add_special_tokens"] = not (start and texts[0].startswith(start))
+        if self.processor is None:
+            inputs = self.tokenizer(texts, **options)
+        elif any(pictures):
+            inputs = self.processor(text=texts, images=pictures, **options)
+        else:
+            inputs = self.processor(text=texts, **options)
+        return {
+            name: value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
+            for name, value in inputs.items()
+        }
+
+    def _content(self, parts: list[dict[str, Any]]) -> Any:
+        """A turn as the template wants it: parts for a processor, a plain string for a text model."""
+        if self.processor is None:
+            return "".join(part["text"] for part in parts)
+        return [{"type": "image"} if part["type"] == "image" else part for part in parts]
+
+    def _read(self, tokens: list[int], prompt_tokens: int) -> Answer:
+        """The new tokens as an answer. Special tokens stay: Harmony's channels tell reasoning from answer."""
+        end = next((place for place, token in enumerate(tokens) if token in self.stops), None)
+        said = tokens if end is None else tokens[:end]
+        text = self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        finish = "length" if end is None else "stop"
+        for stop in self.card.stop:
+            before, found, _ = text.partition(stop)
+            if found:
+                text, finish = before, "stop"
+        return Answer(ANSWERED, text, finish, None, prompt_tokens, len(said))
+
+
+def _config(checkpoint: Path, common: Mapping[str, Any]) -> Any:
+    """The configuration, with the vision encoder that config.json names.
+
+    InternVLConfig of transformers 5 reads any `vision_config` as InternViT and so would swap our CLIP encoder for a
+    random one, with no more than a warning (reported upstream; checked with 5.17 and 5.23).
+    """
+    import orjson
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint, **common)
+    stored = orjson.loads((checkpoint / "config.json").read_bytes()).get("vision_config")
+    if isinstance(stored, dict) and "model_type" in stored:
+        vision = AutoConfig.for_model(**stored)
+        # By class: the wrong one takes over the right one's `model_type`.
+        if type(vision) is not type(config.vision_config):
+            config.vision_config = vision
+    return config
+
+
+def _processor(checkpoint: Path, common: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(processor, tokenizer); no processor for a text model."""
+    from transformers import AutoProcessor, AutoTokenizer
+
+    names = ("processor_config.json", "preprocessor_config.json")
+    if any((checkpoint / name).is_file() for name in names):
+        processor: Any = AutoProcessor.from_pretrained(checkpoint, **common)
+        return processor, processor.tokenizer
+    return None, AutoTokenizer.from_pretrained(checkpoint, **common)
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end an answer, of the generation configuration and the tokenizer."""
+    found: set[int] = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    configured = model.generation_config.eos_token_id
+    found |= set(configured) if isinstance(configured, list) else {configured}
+    return frozenset(token for token in found if token is not None)

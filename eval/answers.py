@@ -1,0 +1,116 @@
+"""Answers on disk while a run goes on: an append-only file a task, one JSON line an answer.
+
+A line is written with one call as soon as its answer is there, so `kill -9` loses at most the answers still under way,
+and no answered question is asked again. A torn last line is dropped, and said, when the file is opened again; damage
+elsewhere is an error. One process writes at a time (held by a lock).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import orjson
+
+from eval.adapters.base import OUTCOMES, Answer
+from manifests.atomic import sync_folder
+
+
+class AnswerError(Exception):
+    """One line: an answer file is damaged, in use, or cannot be written."""
+
+
+class AnswerLog:
+    """The answers of one task, read on opening and appended to afterwards. A context."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file. Raises: `AnswerError`."""
+        self.path = path
+        self.torn = 0
+        """Bytes of a torn last line that were dropped."""
+        self._answers: dict[str, tuple[str, Answer]] = {}
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise AnswerError(f"{path}: cannot be opened ({error.strerror})") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise AnswerError(f"{path}: another run is writing here; wait for it or choose another --out") from None
+        sync_folder(path.parent)
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self) -> None:
+        data = self.path.read_bytes()
+        *lines, rest = data.split(b"\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = orjson.loads(line)
+                sample_id, prompt = entry.pop("sample_id"), entry.pop("prompt_sha256")
+                answer = Answer(**entry)
+                if not isinstance(sample_id, str) or answer.outcome not in OUTCOMES:
+                    raise ValueError
+            except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+                raise AnswerError(
+                    f"{self.path}: line {number} is damaged; delete that line, and its question is asked again"
+                ) from None
+            self._answers[sample_id] = prompt, answer
+        if rest:
+            self.torn = len(rest)
+            os.ftruncate(self._descriptor, len(data) - len(rest))
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._answers)
+
+    def get(self, sample_id: str) -> tuple[str, Answer] | None:
+        """(digest of the prompt, answer) of a question, if it was answered; the last answer counts."""
+        return self._answers.get(sample_id)
+
+    def add(self, sample_id: str, prompt_sha256: str, answer: Answer) -> None:
+        """Append an answer; it is safe from `kill -9` on return. Raises: `AnswerError`."""
+        line = orjson.dumps({"sample_id": sample_id, "prompt_sha256": prompt_sha256, **_plain(answer)}) + b"\n"
+        before = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+        except OSError as error:
+            written, reason = 0, error.strerror
+        else:
+            reason = "not written whole; is the disk full?"
+        if written != len(line):
+            # Half a line in the middle would be damage, so it is taken back.
+            os.ftruncate(self._descriptor, before)
+            raise AnswerError(f"{self.path}: an answer cannot be written ({reason})")
+        self._answers[sample_id] = prompt_sha256, answer
+
+    def sync(self) -> None:
+        """Make everything added safe from a loss of power, too."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> AnswerLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+_DEFAULTS = {entry.name: entry.default for entry in fields(Answer)}
+
+
+def _plain(answer: Answer) -> dict[str, object]:
+    """Fields of an answer that are not their default: most lines are short."""
+    return {key: value for key, value in asdict(answer).items() if value != _DEFAULTS[key]}

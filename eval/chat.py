@@ -1,0 +1,165 @@
+"""Talk to a model in the terminal: a served one, or a checkpoint loaded here. Not for clinical use.
+
+    /image FILE   attach a picture (JPEG or PNG) to the next question
+    /reset        forget the conversation
+    /quit         leave (or end of input)
+
+Whatever is typed is taken for credentialed: a server elsewhere is refused unless it is allowed by name. Nothing is
+written to disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from eval.adapters.base import Adapter, Answer
+
+_EXAMPLE = """
+examples:
+  python -m eval.chat --checkpoint checkpoints/instruct --model medgpt_oss_ours
+  python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --served-model google/medgemma-27b-it --model medgemma_27b
+"""
+
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+
+
+class Conversation:
+    """Turns so far, and what the model says next."""
+
+    def __init__(self, adapter: Adapter, max_new_tokens: int) -> None:
+        self._adapter, self._limit = adapter, max_new_tokens
+        self._turns: list[dict[str, Any]] = []
+        self._images: list[bytes] = []
+        self._attached: list[int] = []
+
+    def attach(self, path: Path) -> str:
+        """Attach a picture to the next question; returns what to tell the user."""
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            return f"{path}: cannot be read ({error.strerror})"
+        if not data.startswith(SIGNATURES):
+            return f"{path}: neither JPEG nor PNG; convert it first"
+        self._attached.append(len(self._images))
+        self._images.append(data)
+        return f"attached {path.name}; now ask about it"
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._turns, self._images, self._attached = [], [], []
+
+    def ask(self, text: str) -> str:
+        """The model's answer. Raises: `AdapterError`; the question is then taken back."""
+        from eval.adapters.base import Request
+        from eval.tasks import Question
+
+        parts: list[dict[str, Any]] = [{"type": "image", "index": index} for index in self._attached]
+        turns = [*self._turns, {"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+        question = Question("chat", turns, list(self._images), (), "", "", "", "", "credentialed")
+        answers: list[Answer] = []
+        request = Request("chat", "", question, self._limit, "")
+        self._adapter.answer(iter([request]), lambda _, answer: answers.append(answer))
+        [answer] = answers
+        said = visible(answer.text or "")
+        self._turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
+        self._attached = []
+        if answer.text is None:
+            return f"(no answer: {answer.outcome})"
+        return said + (" [cut at the limit]" if answer.finish_reason == "length" else "")
+
+
+def visible(text: str) -> str:
+    """The answer without its reasoning, as scoring reads it; all of it where no answer can be told apart."""
+    from eval.mcq import final_text
+
+    final, _ = final_text(text)
+    return (text if final is None else final).strip()
+
+
+def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
+    """Read lines until /quit or their end."""
+    from eval.adapters.base import AdapterError
+
+    for line in lines:
+        text = line.strip()
+        if text == "/quit":
+            return
+        if text == "/reset":
+            conversation.reset()
+            said = "forgotten"
+        elif text.startswith("/image "):
+            said = conversation.attach(Path(text.removeprefix("/image ").strip()).expanduser())
+        elif text.startswith("/"):
+            said = "there are: /image FILE, /reset, /quit"
+        elif not text:
+            continue
+        else:
+            try:
+                said = conversation.ask(text)
+            except AdapterError as error:
+                said = str(error)
+        print(said, file=out, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0 on leaving, 2 where there is no model to talk to."""
+    from eval.serve import WARNING
+
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.chat",
+        description=f"Talk to a model in the terminal. {WARNING}",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="load this folder here")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
+    parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
+    parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
+    parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="a host that may see it all")
+    parser.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="default 512")
+    options = parser.parse_args(arguments)
+    if bool(options.endpoint) == bool(options.checkpoint):
+        parser.error("give either --endpoint URL or --checkpoint DIR")
+
+    from eval.adapters.base import AdapterError
+    from eval.cards import CardError, load_card
+    from shards.endpoints import EndpointRefused
+
+    print(WARNING, file=sys.stderr)
+    try:
+        card = load_card(options.model)
+        adapter: Adapter
+        if options.endpoint:
+            from eval.adapters.openai_chat import OpenAIChat
+
+            key = os.environ.get(options.key_variable) if options.key_variable else None
+            name = options.served_model or card.hub_id
+            adapter = OpenAIChat(options.endpoint, name, card, api_key=key, allowed_hosts=options.allow_host, tries=2)
+        else:
+            from eval.adapters.hf_local import HFLocal
+
+            adapter = HFLocal(
+                options.checkpoint, card, device=options.device, batch=1, trust_remote_code=options.trust_remote_code
+            )
+        adapter.prepare({"what is typed here": "credentialed"})
+    except (AdapterError, CardError, EndpointRefused) as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        talk(Conversation(adapter, options.max_new_tokens), sys.stdin, sys.stdout)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

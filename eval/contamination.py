@@ -1,0 +1,79 @@
+"""Which items of a benchmark the proof links to the training side: clean and contaminated items are scored apart.
+
+An item is contaminated where evidence that the policy acts on (`exclude`, `forbid`) names it. Training on certified
+shards leaves the excluded training samples out, so for such a model both parts are unseen and the split is a check; a
+model trained elsewhere on the same public sources may well have seen them. Evidence at action `report` does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.certificate import CERTIFICATE, EVIDENCE_FILE, CertificateError, read_certificate
+
+COUNTED = ("exclude", "forbid")
+"""Actions of the policy whose evidence makes an item contaminated."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a proof says about test items."""
+
+    root: str
+    """Digest of the certificate."""
+    clean: bool
+    """Whether the certificate found nothing left after exclusions."""
+    builds: Mapping[str, str]
+    """Name of each build that it covers, by root digest."""
+    evidence: Mapping[tuple[str, str], tuple[str, ...]]
+    """`level/kind`, sorted, by (build, sample)."""
+
+    def covers(self, benchmark: str) -> bool:
+        """Whether the build with this root digest was compared with the training side."""
+        return benchmark in self.builds
+
+    def of_item(self, benchmark: str, sample_id: str) -> tuple[bool | None, tuple[str, ...]]:
+        """(contaminated, its evidence). (None, ()) for an item of a build that the proof does not cover."""
+        build = self.builds.get(benchmark)
+        if build is None:
+            return None, ()
+        found = self.evidence.get((build, sample_id), ())
+        return bool(found), found
+
+
+def read_proof(folder: Path) -> Proof | None:
+    """The proof in a folder (`DATA/proof`), None where there is none.
+
+    Raises: `manifests.certificate.CertificateError` for an altered certificate, or evidence that is not the certified.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not (folder / CERTIFICATE).is_file():
+        return None
+    document = read_certificate(folder)
+    path = folder / EVIDENCE_FILE
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"{path}: {error.strerror}; run python -m manifests.prove again") from error
+    if hashlib.sha256(data).hexdigest() != document["files"]["evidence"]:
+        raise CertificateError(
+            f"{path}: not the evidence that {CERTIFICATE} certifies; run python -m manifests.prove again"
+        )
+    table = pq.read_table(pa.BufferReader(data), columns=["action", "level", "kind", "eval_build", "eval_sample"])
+    table = table.filter(pc.is_in(table["action"], value_set=pa.array(COUNTED)))
+    pairs = table.group_by(["eval_build", "eval_sample", "level", "kind"]).aggregate([])
+    evidence: dict[tuple[str, str], set[str]] = {}
+    for row in pairs.to_pylist():
+        evidence.setdefault((row["eval_build"], row["eval_sample"]), set()).add(f"{row['level']}/{row['kind']}")
+    return Proof(
+        document["root"],
+        document["clean"],
+        {build["root"]: build["build"] for build in document["builds"]},
+        {item: tuple(sorted(kinds)) for item, kinds in evidence.items()},
+    )

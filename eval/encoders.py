@@ -1,0 +1,531 @@
+"""Metrics of reports that need models, from local files alone: `--weights DIR`.
+
+    DIR/radgraph/radgraph-xl/   config.json, weights.th, vocabulary/    radgraph_simple, _partial, _complete
+    DIR/radgraph/radgraph/      the same of the original model          radcliq_v1
+    DIR/distilroberta-base/     config, weights, tokenizer              bertscore, radcliq_v1
+    DIR/chexbert/               chexbert.pth, bert-base-uncased/        semb, chexbert_14, chexbert_5, radcliq_v1
+    DIR/rate/RaTE-NER-Deberta/, DIR/rate/BioLORD-2023-C/                ratescore, ratescore_short
+    DIR/SHA256SUMS              optional, as sha256sum writes it: then every file used must have its digest
+
+Nothing is downloaded and no hub name occurs here. RadGraph's code does not run on transformers 5, so its graphs are
+made by another interpreter (`--radgraph-python`) with radgraph 0.1.18, through `eval/radgraph_annotate.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from eval import reports
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BATCH = 32
+_CHUNK_BYTES = 1 << 24
+
+
+class WeightsError(Exception):
+    """One line: a file of weights is not the expected one, or cannot be used."""
+
+
+@dataclass
+class Measured:
+    """Values of reports by metric, and why some metrics are not there."""
+
+    values: list[dict[str, float]]
+    """One mapping a report, in order."""
+    corpus: dict[str, float] = field(default_factory=dict)
+    """Scores of all reports together that are no mean of single ones."""
+    gaps: dict[str, str] = field(default_factory=dict)
+    """Metric -> why it could not be measured."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    """Path below the folder of weights -> SHA-256, hexadecimal, of every file used."""
+
+
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "radgraph-xl": ("radgraph/radgraph-xl/config.json", "radgraph/radgraph-xl/weights.th"),
+    "radgraph": ("radgraph/radgraph/config.json", "radgraph/radgraph/weights.th"),
+    "distilroberta-base": ("distilroberta-base/config.json",),
+    "chexbert": ("chexbert/chexbert.pth", "chexbert/bert-base-uncased/config.json"),
+    "rate": ("rate/RaTE-NER-Deberta/config.json", "rate/BioLORD-2023-C/config.json"),
+}
+"""Parts of the folder of weights, each with files that must be there."""
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("radgraph_simple", "radgraph_partial", "radgraph_complete"), ("radgraph-xl",)),
+    **dict.fromkeys(("ratescore", "ratescore_short"), ("rate",)),
+    "bertscore": ("distilroberta-base",),
+    **dict.fromkeys(("semb", "chexbert_14", "chexbert_5"), ("chexbert",)),
+    "radcliq_v1": ("radgraph", "distilroberta-base", "chexbert"),
+}
+"""Metric -> parts of the folder of weights."""
+
+WEIGHT_FREE = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_1", "rouge_2", "rouge_l")
+
+
+class Weights:
+    """A folder of weights: what is in it, checked against SHA256SUMS where that is given."""
+
+    def __init__(self, folder: Path | None, radgraph_python: Path | None = None) -> None:
+        """Look, without reading any model. Raises: `WeightsError` for a folder or list that cannot be read."""
+        self.folder = folder
+        self.radgraph_python = radgraph_python
+        if folder is not None and not folder.is_dir():
+            raise WeightsError(f"--weights {folder}: no such folder")
+        self._sums = _read_sums(folder / "SHA256SUMS") if folder else {}
+        self._digests: dict[str, dict[str, str]] = {}
+
+    def missing(self, component: str) -> str | None:
+        """Why a part cannot be used, None where it can."""
+        if self.folder is None:
+            return "no --weights given"
+        absent = [name for name in COMPONENTS[component] if not (self.folder / name).is_file()]
+        if absent:
+            return f"{', '.join(absent)} not in {self.folder.name}/"
+        if component.startswith("radgraph") and self.radgraph_python is None:
+            return "no --radgraph-python given (an interpreter with radgraph 0.1.18 and transformers 4)"
+        return None
+
+    def gaps(self) -> dict[str, str]:
+        """Metrics that cannot be measured, each with the reason; known before anything is computed."""
+        found = {}
+        for metric, parts in NEEDS.items():
+            if reasons := [f"{part}: {reason}" for part in parts if (reason := self.missing(part))]:
+                found[metric] = "; ".join(reasons)
+        return found
+
+    def digests(self, component: str) -> dict[str, str]:
+        """SHA-256 of every file of a part. Raises: `WeightsError` where SHA256SUMS says otherwise."""
+        if self.folder is None:
+            return {}
+        if component in self._digests:
+            return self._digests[component]
+        tops = {name.rsplit("/", 1)[0] for name in COMPONENTS[component]}
+        found = {}
+        for top in sorted(tops):
+            for path in sorted((self.folder / top).rglob("*")):
+                if path.is_file():
+                    name = path.relative_to(self.folder).as_posix()
+                    found[name] = _sha256(path)
+                    if self._sums and self._sums.get(name) != found[name]:
+                        listed = self._sums.get(name)
+                        raise WeightsError(
+                            f"{path}: SHA-256 {found[name][:12]}..., SHA256SUMS says "
+                            f"{f'{listed[:12]}...' if listed else 'nothing of it'}; nothing was scored"
+                        )
+        self._digests[component] = found
+        return found
+
+
+def _read_sums(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    sums = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if not match:
+            raise WeightsError(f"{path}: line {number} is not `DIGEST  NAME` as sha256sum writes it")
+        sums[match[2].removeprefix("./")] = match[1]
+    if not sums:
+        raise WeightsError(f"{path}: holds no digest; delete it, or list the files")
+    return sums
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def measure(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    weights: Weights,
+    *,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Measured:
+    """All metrics of pairs of reports that the weights allow.
+
+    Empty hypotheses are scored like any other, at their own place: no metric shifts or drops a pair.
+    Raises: `WeightsError` for weights that are altered or do not load.
+    """
+    ours, theirs = [[" ".join(text.split()) for text in side] for side in (hypotheses, references)]
+    if len(ours) != len(theirs):
+        raise ValueError("every report needs its reference")
+    result = Measured([{} for _ in ours], gaps=weights.gaps())
+    _overlap(result, [text.lower() for text in ours], [text.lower() for text in theirs])
+    folder = weights.folder
+    usable = {part for part in COMPONENTS if weights.missing(part) is None}
+    for part in sorted(usable):
+        result.weights |= weights.digests(part)
+    if folder is None or not usable:
+        return result
+    # Each text is encoded once, on whichever side and however often it occurs.
+    texts = list(dict.fromkeys((*ours, *theirs)))
+    place = {text: number for number, text in enumerate(texts)}
+    pairs = [(place[a], place[b]) for a, b in zip(ours, theirs, strict=True)]
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    combined: list[float] | None = None
+    for model in ("radgraph-xl", "radgraph"):
+        if model in usable and weights.radgraph_python is not None:
+            # Lower case: radgraph 0.1.18 compares tokens as they are written.
+            lower = [text.lower() for text in texts]
+            graphs = annotate(lower, folder / "radgraph", model, weights.radgraph_python)
+            if model == "radgraph-xl":
+                for row, (a, b) in zip(result.values, pairs, strict=True):
+                    row |= reports.radgraph_f1(graphs[a], graphs[b])
+            else:
+                combined = [reports.radgraph_combined(graphs[a], graphs[b]) for a, b in pairs]
+    if "distilroberta-base" in usable:
+        encoder = TokenEncoder(folder / "distilroberta-base", device, BERTSCORE_LAYER)
+        vectors = list(encoder.encode(texts, progress))
+        for row, (a, b) in zip(result.values, pairs, strict=True):
+            row["bertscore"] = bertscore(vectors[a], vectors[b])
+    if "chexbert" in usable:
+        _chexbert(result, texts, pairs, CheXbert(folder / "chexbert", device), progress)
+    if "rate" in usable:
+        _rate(result, texts, pairs, RateModel(folder / "rate", device), progress)
+    if combined is not None and "radcliq_v1" not in result.gaps:
+        for row, radgraph in zip(result.values, combined, strict=True):
+            row["radcliq_v1"] = reports.radcliq_v1(radgraph, row["bertscore"], row["semb"], row["bleu2"])
+        mean = sum(row["radcliq_v1"] for row in result.values) / len(result.values)
+        # Paper compatible, ill-posed: negative for perfect reports, infinite at 0.
+        result.corpus["radcliq_v1_reciprocal"] = 1 / mean if mean else float("inf")
+    return result
+
+
+def _overlap(result: Measured, ours: Sequence[str], theirs: Sequence[str]) -> None:
+    total: reports.BleuCounts | None = None
+    for row, given, wanted in zip(result.values, ours, theirs, strict=True):
+        counts = reports.bleu_counts(given, wanted)
+        total = counts if total is None else total + counts
+        row |= {f"bleu{order}": value for order, value in enumerate(counts.scores(), 1)}
+        row |= reports.rouge(given, wanted)
+    if total is not None:
+        result.corpus |= {f"bleu{order}": value for order, value in enumerate(total.scores(), 1)}
+    result.settings["bleu"] = "lower case, signs apart, COCO captions' smoothing"
+
+
+def _batches(texts: Sequence[str], what: str, progress: bool) -> Iterator[list[int]]:
+    """Places of texts in batches of similar length, so that little is padded; all of them, each once."""
+    from tqdm import tqdm
+
+    order = sorted(range(len(texts)), key=lambda number: (len(texts[number]), number))
+    with tqdm(total=len(texts), desc=what, unit=" texts", disable=not progress, dynamic_ncols=True) as bar:
+        for start in range(0, len(order), BATCH):
+            yield (batch := order[start : start + BATCH])
+            bar.update(len(batch))
+
+
+# ---------------------------------------------------------------- RadGraph
+
+
+def annotate(texts: Sequence[str], folder: Path, model: str, python: Path) -> list[dict[str, Any]]:
+    """Graphs of texts, in order, by radgraph 0.1.18 in another interpreter. An empty text has an empty graph.
+
+    Raises: `WeightsError` with the last line of what the interpreter said; texts are never repeated in it.
+    """
+    wanted = [number for number, text in enumerate(texts) if text.strip()]
+    done = subprocess.run(  # noqa: S603 (the interpreter is the user's own choice)
+        [str(python), str(Path(__file__).with_name("radgraph_annotate.py")), str(folder), model],
+        input=orjson.dumps([texts[number] for number in wanted]),
+        capture_output=True,
+        check=False,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise WeightsError(f"{python}: {model} did not run ({said[-1] if said else f'exit code {done.returncode}'})")
+    try:
+        graphs = orjson.loads(done.stdout.splitlines()[-1])
+    except (orjson.JSONDecodeError, IndexError):
+        raise WeightsError(f"{python}: {model} gave no graphs; is radgraph 0.1.18 installed there?") from None
+    if not isinstance(graphs, list) or len(graphs) != len(wanted):
+        raise WeightsError(f"{python}: {model} gave {len(graphs)} graphs for {len(wanted)} texts")
+    found: list[dict[str, Any]] = [{} for _ in texts]
+    for number, graph in zip(wanted, graphs, strict=True):
+        found[number] = graph
+    return found
+
+
+# ---------------------------------------------------------------- BERTScore
+
+BERTSCORE_LAYER = 5
+BERTSCORE_BASELINE = 0.8473319
+"""F1 of unrelated English sentences at that layer (bert-score 0.3.13, en/distilroberta-base.tsv)."""
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """Unit vectors of a text's tokens with the two special ones, which are matched but have no weight of their own."""
+
+    vectors: NDArray[np.float32]
+
+
+class TokenEncoder:
+    """Hidden states of one layer, token by token."""
+
+    def __init__(self, folder: Path, device: str, layer: int) -> None:
+        """Load a model. Raises: `WeightsError`."""
+        from transformers import AutoModel, AutoTokenizer
+
+        self._tokenizer = _load(AutoTokenizer, folder, add_prefix_space=True)
+        self._model = _load(AutoModel, folder).to(device).eval()
+        self._device, self._layer = device, layer
+
+    def encode(self, texts: Sequence[str], progress: bool) -> list[TokenVectors]:
+        """Vectors of every text, in order."""
+        import torch
+
+        found: dict[int, TokenVectors] = {}
+        limit = self._model.config.max_position_embeddings - 2  # RoBERTa counts positions from 2
+        for batch in _batches(texts, "bertscore", progress):
+            inputs = self._tokenizer(
+                [texts[number] for number in batch],
+                padding=True, truncation=True, max_length=limit, return_tensors="pt",
+            ).to(self._device)  # fmt: skip
+            with torch.inference_mode():
+                states = self._model(**inputs, output_hidden_states=True).hidden_states[self._layer]
+            states = torch.nn.functional.normalize(states.float(), dim=-1).cpu().numpy()
+            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            for number, vectors, length in zip(batch, states, lengths, strict=True):
+                found[number] = TokenVectors(vectors[:length].copy())
+        return [found[number] for number in range(len(texts))]
+
+
+def bertscore(hypothesis: TokenVectors, reference: TokenVectors) -> float:
+    """BERTScore F1 without idf, rescaled by the baseline: 1 for equal texts, about 0 for unrelated ones.
+
+    The raw value of an empty side is 0, as in bert-score 0.3.13.
+    """
+    raw = 0.0
+    if len(hypothesis.vectors) > 2 and len(reference.vectors) > 2:
+        cosines = hypothesis.vectors @ reference.vectors.T
+        precision = float(cosines.max(axis=1)[1:-1].mean())
+        recall = float(cosines.max(axis=0)[1:-1].mean())
+        raw = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return (raw - BERTSCORE_BASELINE) / (1 - BERTSCORE_BASELINE)
+
+
+# ---------------------------------------------------------------- CheXbert
+
+
+class CheXbert:
+    """CheXbert: fourteen labels of a report, and its [CLS] state."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load backbone, tokenizer and heads; no pickled code is run. Raises: `WeightsError`."""
+        import torch
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        self._tokenizer = _load(AutoTokenizer, folder / "bert-base-uncased")
+        self._device = device
+        config = _load(AutoConfig, folder / "bert-base-uncased")
+        build: Any = AutoModel.from_config  # without annotations in transformers
+        self._bert = build(config)
+        path = folder / "chexbert.pth"
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+        except Exception as error:
+            raise WeightsError(f"{path}: cannot be loaded ({_first_line(error)})") from error
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        bert = {name.removeprefix("bert."): value for name, value in state.items() if name.startswith("bert.")}
+        # Position numbers were saved by old transformers and are computed since.
+        bert.pop("embeddings.position_ids", None)
+        try:
+            self._bert.load_state_dict(bert)
+            self._heads = [
+                (state[f"linear_heads.{head}.weight"].to(device), state[f"linear_heads.{head}.bias"].to(device))
+                for head in range(len(reports.CHEXBERT_LABELS))
+            ]
+        except (RuntimeError, KeyError) as error:
+            raise WeightsError(f"{path}: not the weights of CheXbert ({_first_line(error)})") from error
+        self._bert.to(device).eval()
+
+    def read(self, texts: Sequence[str], progress: bool) -> tuple[NDArray[np.float64], list[tuple[bool, ...]]]:
+        """([CLS] states, a row a text; labels, `reports.CHEXBERT_LABELS` a text: positive or uncertain)."""
+        import numpy as np
+        import torch
+
+        states: dict[int, NDArray[np.float64]] = {}
+        labels: dict[int, tuple[bool, ...]] = {}
+        for batch in _batches(texts, "chexbert", progress):
+            inputs = self._tokenizer(
+                [texts[number] for number in batch], padding=True, truncation=True, max_length=512, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                hidden = self._bert(**inputs).last_hidden_state[:, 0].float()
+                # Classes of a head: blank, positive, negative, uncertain; the last head has blank and positive.
+                classes = torch.stack(
+                    [(hidden @ weight.T + bias).argmax(dim=1) for weight, bias in self._heads], dim=1
+                ).tolist()
+            for number, state, row in zip(batch, hidden.cpu().double().numpy(), classes, strict=True):
+                states[number] = state
+                labels[number] = tuple(value in (1, 3) for value in row)
+        return np.stack([states[number] for number in range(len(texts))]), [
+            labels[number] for number in range(len(texts))
+        ]
+
+
+def _chexbert(
+    result: Measured, texts: Sequence[str], pairs: Sequence[tuple[int, int]], model: CheXbert, progress: bool
+) -> None:
+    import numpy as np
+
+    states, labels = model.read(texts, progress)
+    five = [reports.CHEXBERT_LABELS.index(name) for name in reports.CHEXBERT_5]
+    sets = {"chexbert_14": labels, "chexbert_5": [tuple(row[place] for place in five) for row in labels]}
+    for row, (a, b) in zip(result.values, pairs, strict=True):
+        norms = float(np.linalg.norm(states[a]) * np.linalg.norm(states[b]))
+        row["semb"] = float(states[a] @ states[b]) / norms if norms else 0.0
+        row |= {name: reports.label_f1(rows[a], rows[b]) for name, rows in sets.items()}
+    for name, rows in sets.items():
+        result.corpus[f"{name}_micro"] = reports.micro_f1([rows[a] for a, _ in pairs], [rows[b] for _, b in pairs])
+    result.settings["chexbert"] = "uncertain counts as positive"
+
+
+# ---------------------------------------------------------------- RaTEScore
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[a-z)][.!?])(?=[0-9A-Za-z])|\n+")
+_SHORTEST_SENTENCE = 3  # characters, as in RaTEScore 0.6.0
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of a report: split after a stop, also where no space follows it ("process.Enlarged")."""
+    return [part for sentence in _SENTENCE.split(text) if len(part := sentence.strip()) >= _SHORTEST_SENTENCE]
+
+
+class RateModel:
+    """RaTEScore's two models: entities with types, and their embeddings."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load both. Raises: `WeightsError`."""
+        from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
+
+        self._device = device
+        self._tokenizer = _load(AutoTokenizer, folder / "RaTE-NER-Deberta")
+        self._tagger = _load(AutoModelForTokenClassification, folder / "RaTE-NER-Deberta").to(device).eval()
+        self._names_tokenizer = _load(AutoTokenizer, folder / "BioLORD-2023-C")
+        self._names = _load(AutoModel, folder / "BioLORD-2023-C").to(device).eval()
+        tags = {name for name in self._tagger.config.id2label.values() if name != "O"}
+        if {tag[2:] for tag in tags} != set(reports.RATE_TYPES):
+            raise WeightsError(f"{folder}: tags {', '.join(sorted(tags))} are not RaTEScore's")
+
+    def entities(self, texts: Sequence[str], progress: bool) -> list[reports.RateEntities]:
+        """Entities of every text, in order; texts without any keep their place."""
+        import numpy as np
+
+        parts = [(number, sentence) for number, text in enumerate(texts) for sentence in sentences(text)]
+        named: list[list[tuple[str, str]]] = [[] for _ in texts]
+        for number, found in zip(
+            (number for number, _ in parts), self._tag([s for _, s in parts], progress), strict=True
+        ):
+            named[number] += found
+        names = list(dict.fromkeys(name for found in named for name, _ in found))
+        vectors = dict(zip(names, self._embed(names, progress), strict=True))
+        return [
+            reports.RateEntities(
+                [kind for _, kind in found],
+                np.stack([vectors[name] for name, _ in found]) if found else np.zeros((0, 1)),
+            )
+            for found in named
+        ]
+
+    def _tag(self, parts: Sequence[str], progress: bool) -> list[list[tuple[str, str]]]:
+        import torch
+
+        found: dict[int, list[tuple[str, str]]] = {}
+        labels = self._tagger.config.id2label
+        for batch in _batches(parts, "ratescore: entities", progress):
+            inputs = self._tokenizer(
+                [parts[number] for number in batch], padding=True, truncation=True, max_length=512, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                tags = self._tagger(**inputs).logits.argmax(dim=2).tolist()
+            lengths = inputs["attention_mask"].sum(dim=1).tolist()
+            for number, ids, row, length in zip(batch, inputs["input_ids"].tolist(), tags, lengths, strict=True):
+                spans = entity_spans([labels[tag] for tag in row[1 : length - 1]])
+                found[number] = [
+                    (self._tokenizer.decode(ids[1 + start : 1 + end]).strip(), kind) for start, end, kind in spans
+                ]
+        return [found[number] for number in range(len(parts))]
+
+    def _embed(self, names: Sequence[str], progress: bool) -> list[NDArray[np.float64]]:
+        import torch
+
+        found: dict[int, NDArray[np.float64]] = {}
+        for batch in _batches(names, "ratescore: embeddings", progress):
+            inputs = self._names_tokenizer(
+                [names[number] for number in batch], padding=True, truncation=True, max_length=30, return_tensors="pt"
+            ).to(self._device)
+            with torch.inference_mode():
+                states = self._names(**inputs).last_hidden_state[:, 0].double().cpu().numpy()
+            found |= dict(zip(batch, states, strict=True))
+        return [found[number] for number in range(len(names))]
+
+
+def entity_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """(start, end, type) of `B-`/`I-` tags; an `I-` without a beginning is none, as in RaTEScore."""
+    spans: list[tuple[int, int, str]] = []
+    start: int | None = None
+    kind = ""
+    for place, tag in enumerate((*tags, "O")):
+        if start is not None and not tag.startswith("I-"):
+            spans.append((start, place, kind))
+            start = None
+        if tag.startswith("B-"):
+            start, kind = place, tag[2:]
+    return spans
+
+
+def _rate(
+    result: Measured, texts: Sequence[str], pairs: Sequence[tuple[int, int]], model: RateModel, progress: bool
+) -> None:
+    entities = model.entities(texts, progress)
+    floors = 0
+    for row, (a, b) in zip(result.values, pairs, strict=True):
+        floors += not entities[a].types or not entities[b].types
+        row["ratescore"] = reports.ratescore(entities[a], entities[b], "long")
+        row["ratescore_short"] = reports.ratescore(entities[a], entities[b], "short")
+    result.corpus["ratescore_floor_share"] = floors / len(pairs) if pairs else 0.0
+    result.settings["ratescore"] = (
+        "RaTEScore 0.6.0; own sentence splitter; 0.5 where a side has no entity (share: ratescore_floor_share)"
+    )
+
+
+# ---------------------------------------------------------------- loading
+
+
+def _load(kind: Any, folder: Path, **options: Any) -> Any:
+    """A model, tokenizer or config from a local folder. Raises: `WeightsError`."""
+    try:
+        return kind.from_pretrained(str(folder), local_files_only=True, **options)
+    except Exception as error:  # whatever a reader of one of its files raises
+        raise WeightsError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def default_radgraph_python() -> Path | None:
+    """The running interpreter, if radgraph is installed in it."""
+    from importlib.util import find_spec
+
+    return Path(sys.executable) if find_spec("radgraph") else None

@@ -1,0 +1,275 @@
+"""The records that evaluation hands from step to step: what was asked, what was answered, what it scored.
+
+    RUN/run.json                  who was asked                                  by eval.run
+    RUN/<task>/task.json          the declaration, and what it was asked of      by eval.run
+    RUN/<task>/items.jsonl        `Item`, one a question                         by eval.run
+    RUN/<task>/predictions.jsonl  `Prediction`, one an item                      by eval.run
+    RUN/<task>/scores.parquet     `Score`, one an item, in the order of items    by eval.score
+    RUN/<task>/summary.json       counts, intervals, slices, gaps                by eval.score
+
+Scores hold no text of a report or an answer, so they may leave a machine that credentialed text may not leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import orjson
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ITEMS = "items.jsonl"
+PREDICTIONS = "predictions.jsonl"
+SCORES_FILE = "scores.parquet"
+SUMMARY = "summary.json"
+TASK = "task.json"
+
+ANSWERED = "answered"
+KINDS = ("choice", "report")
+
+CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
+VERDICTS = (CORRECT, WRONG, INVALID)
+
+
+class RecordError(Exception):
+    """One line: which record of which file cannot be used, and what to do."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What was asked, without the question's text."""
+
+    task: str
+    variant: str
+    sample_id: str
+    benchmark: str
+    """Root digest of the build: the version of the benchmark."""
+    kind: str
+    """`choice` or `report`."""
+    options: tuple[tuple[str, str], ...]
+    """(label, text) in the order shown; empty for reports and for open questions of a choice task."""
+    gold: str
+    """The gold label; the reference text where there are no options."""
+    cluster: str
+    """Items of one cluster (picture, video, patient) are not independent."""
+    slice: str
+    """Stratum: the publisher's subset, else the split."""
+    exemplar: str
+    """What the worked example answered; empty without one."""
+    images: int
+    access: str
+    max_new_tokens: int
+    prompt_sha256: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What came of one item."""
+
+    task: str
+    variant: str
+    sample_id: str
+    benchmark: str
+    prompt_sha256: str
+    outcome: str
+    """`answered`, or why there is no answer."""
+    text: str | None
+    """The answer as the model gave it, special tokens kept; None where there is none."""
+    finish_reason: str | None = None
+    """`stop`, `length` (cut at the limit) or what else the server said."""
+    reasoning: str | None = None
+    """What came apart from the answer; never scored."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one item scored. Verdict and columns are None for reports, `metrics` is empty for choices."""
+
+    task: str
+    variant: str
+    sample_id: str
+    benchmark: str
+    cluster: str
+    slice: str
+    access: str
+    outcome: str
+    truncated: bool
+    """Cut at the limit of new tokens."""
+    exemplar_is_gold: bool
+    """The worked example showed the very answer that is asked for (frequent normal impressions)."""
+    verdict: str | None = None
+    """Under the strict rule: `correct`, `wrong` or `invalid` (no one valid option; counts as wrong)."""
+    gold: str | None = None
+    """Gold label; None for free text."""
+    option: str | None = None
+    """Label that the strict rule read."""
+    rule: str | None = None
+    detail: str | None = None
+    """Where the answer was found, or why there is none (`eval.mcq`)."""
+    literal: bool | None = None
+    strict: bool | None = None
+    lenient: bool | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Values of a report, by metric. A metric that could not be measured is absent, never a dummy value."""
+    contaminated: bool | None = None
+    """Evidence links this item to a training sample; None where no proof covers the benchmark."""
+    evidence: tuple[str, ...] = ()
+    """`level/kind` of that evidence, sorted."""
+
+
+def label(task: str, variant: str) -> str:
+    """How a task is called in commands: `slake`, `slake:paper`."""
+    return task if variant == "official" else f"{task}:{variant}"
+
+
+def scores_schema() -> pa.Schema:
+    """Columns of `scores.parquet`."""
+    import pyarrow as pa
+
+    text, flag = pa.string(), pa.bool_()
+    nullable = {"verdict", "gold", "option", "rule", "detail", "literal", "strict", "lenient", "contaminated"}
+    types = {
+        **dict.fromkeys(("truncated", "exemplar_is_gold", "literal", "strict", "lenient", "contaminated"), flag),
+        "metrics": pa.map_(text, pa.float64()),
+        "evidence": pa.list_(text),
+    }
+    return pa.schema(
+        [pa.field(entry.name, types.get(entry.name, text), nullable=entry.name in nullable) for entry in fields(Score)]
+    )
+
+
+def read_items(path: Path) -> list[Item]:
+    """Items of a file, in its order. Raises: `RecordError` for a damaged line or an item that occurs twice."""
+    items = []
+    for where, entry in _lines(path):
+        entry["options"] = tuple(_option(where, option) for option in _list(where, entry.get("options")))
+        item = _record(Item, where, entry)
+        if item.kind not in KINDS:
+            raise RecordError(f"{where}: kind {item.kind!r} is none of {', '.join(KINDS)}")
+        labels = [name for name, _ in item.options]
+        if len(set(labels)) != len(labels) or (labels and item.gold not in labels):
+            raise RecordError(f"{where}: {item.sample_id}: labels {labels} with gold {item.gold!r}; run eval.run again")
+        items.append(item)
+    _refuse_duplicates(path, items)
+    return items
+
+
+def read_predictions(path: Path) -> list[Prediction]:
+    """Predictions of a file, in its order. Raises: `RecordError` for a damaged line or an item that occurs twice."""
+    predictions = [_record(Prediction, where, entry) for where, entry in _lines(path)]
+    _refuse_duplicates(path, predictions)
+    return predictions
+
+
+def write_scores(path: Path, scores: list[Score]) -> str:
+    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from manifests.atomic import AtomicFile
+
+    columns: dict[str, list[Any]] = {
+        entry.name: [getattr(row, entry.name) for row in scores] for entry in fields(Score)
+    }
+    columns["metrics"] = [sorted(row.metrics.items()) for row in scores]
+    table = pa.table(columns, schema=scores_schema())
+    with AtomicFile(path) as file:
+        pq.write_table(table, file, compression="zstd")
+    return file.sha256.hex()
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Scores of a file, in its order. Raises: `RecordError`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RecordError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
+    if not table.schema.equals(scores_schema()):
+        raise RecordError(f"{path}: columns of another version; run python -m eval.score again")
+    rows = []
+    for row in table.to_pylist():
+        row["metrics"], row["evidence"] = dict(row["metrics"] or ()), tuple(row["evidence"] or ())
+        rows.append(Score(**row))
+    return rows
+
+
+_R = TypeVar("_R", Item, Prediction)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line:
+            continue
+        where = f"{path}: line {number}"
+        try:
+            entry = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            # The message of the parser holds a position and no content.
+            raise RecordError(f"{where}: damaged, not JSON in UTF-8 ({error}); nothing was scored") from None
+        if not isinstance(entry, dict):
+            raise RecordError(f"{where}: not a JSON object; nothing was scored")
+        yield where, entry
+
+
+_TYPES: dict[type, dict[str, str]] = {
+    kind: {declared.name: str(declared.type) for declared in fields(kind)} for kind in (Item, Prediction)
+}
+_CHECKS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, type(None)),
+    "int": (int,),
+    "tuple[tuple[str, str], ...]": (tuple,),
+}
+
+
+def _record(kind: type[_R], where: str, entry: dict[str, Any]) -> _R:
+    known = _TYPES[kind]
+    try:
+        record = kind(**entry)
+    except TypeError:
+        required = {declared.name for declared in fields(kind) if declared.default is MISSING}
+        missing, odd = sorted(required - entry.keys()), sorted(entry.keys() - known.keys())
+        what = [f"{', '.join(missing)} missing"] * bool(missing) + [f"unknown {', '.join(odd)}"] * bool(odd)
+        raise RecordError(f"{where}: {'; '.join(what)}; its fields are {', '.join(known)}") from None
+    for name, declared in known.items():
+        if not isinstance(getattr(record, name), _CHECKS[declared]):
+            raise RecordError(f"{where}: {name} must be {declared}")
+    return record
+
+
+def _list(where: str, value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise RecordError(f"{where}: options must be a list of [label, text]")
+    return value
+
+
+def _option(where: str, value: object) -> tuple[str, str]:
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
+        raise RecordError(f"{where}: an option must be [label, text]")
+    return value[0], value[1]
+
+
+def _refuse_duplicates(path: Path, records: list[Item] | list[Prediction]) -> None:
+    seen: set[tuple[str, str, str]] = set()
+    twice: dict[str, None] = {}
+    for record in records:
+        key = record.task, record.variant, record.sample_id
+        if key in seen:
+            twice[record.sample_id] = None
+        seen.add(key)
+    if twice:
+        shown = ", ".join(list(twice)[:3])
+        raise RecordError(f"{path}: {len(twice):,} items occur twice ({shown}); nothing was scored")

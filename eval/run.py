@@ -1,0 +1,544 @@
+"""Ask a model the questions of benchmarks and keep every answer; scoring is a step of its own (`python -m eval.score`).
+
+    OUT/run.json                 who was asked: adapter, model card, decoding; one model a folder
+    OUT/<task>/task.json         what was asked: declaration, digest of the build, counts
+    OUT/<task>/items.jsonl       one line a question: options, gold, cluster, prompt digest
+    OUT/<task>/answers.jsonl     answers as they came, appended; a killed run goes on from here
+    OUT/<task>/predictions.jsonl the same in the order of the items, written when all are there
+
+Run the same command again and it goes on: no answered question is asked twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eval.adapters.base import Adapter, Answer, Request
+    from eval.answers import AnswerLog
+    from eval.cards import Card
+    from eval.records import Item, Prediction
+    from eval.tasks import Benchmark, Question, Task
+
+EXIT_UNANSWERED = 3
+"""Everything was asked, but some questions have no answer (refused, no completion, too many pictures)."""
+
+_EXAMPLE = """
+examples:
+  python -m eval.run data --tasks table5 --model medgemma_27b --endpoint http://127.0.0.1:8000/v1 --out runs/medgemma
+  python -m eval.run data --tasks all --model medgpt_oss_ours --checkpoint checkpoints/instruct --out runs/ours
+  python -m eval.run data --tasks slake slake:paper --baseline majority --out runs/majority
+"""
+
+
+class RunError(Exception):
+    """One line: this run cannot be made or gone on with; says what to do."""
+
+
+@dataclass
+class TaskRun:
+    """What became of one task."""
+
+    label: str
+    items: int
+    expected: int | None
+    known: int
+    """Answered by an earlier run."""
+    outcomes: Counter[str]
+    truncated: int
+    """Cut at the limit of new tokens."""
+    complete: bool
+
+
+@dataclass
+class _Open:
+    """A task while it is being run."""
+
+    benchmark: Benchmark
+    folder: Path
+    log: AnswerLog
+    prompts: dict[str, str]
+    """Prompt digest by sample id, in the order of the build."""
+    limit: int
+    known: int
+
+
+def run(
+    benchmarks: Sequence[Benchmark],
+    adapter: Adapter,
+    out: Path,
+    *,
+    card: Card | None = None,
+    certificate: Certificate | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    ask_again: bool = False,
+    progress: bool = True,
+) -> list[TaskRun]:
+    """Ask every question that has no answer yet; returns what became of each task, in order.
+
+    `card` adds its system text and prompt suffix; `certificate` is that of the builds, if there is one.
+    `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
+    `ask_again` asks once more where there was an outcome without an answer.
+    Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
+    """
+    adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, adapter)
+    opened: list[_Open] = []
+    try:
+        for benchmark in benchmarks:
+            opened.append(_open(benchmark, out, card, certificate, limit, max_new_tokens, ask_again, progress))
+        _ask(opened, adapter, card, ask_again, progress)
+        return [_finish(task) for task in opened]
+    finally:
+        for task in opened:
+            task.log.close()
+
+
+def _claim(out: Path, adapter: Adapter) -> None:
+    """Write who is asked, or check that it is the same one as before. Raises: `RunError`."""
+    import orjson
+
+    from manifests.atomic import write_atomic
+
+    path = out / "run.json"
+    identity = adapter.identity()
+    if not path.is_file():
+        write_atomic(path, orjson.dumps(identity, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+        return
+    try:
+        found = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise RunError(f"{path}: not JSON ({error}); choose another --out") from None
+    if found != orjson.loads(orjson.dumps(identity)):
+        odd = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
+        raise RunError(
+            f"{out}: holds answers of another model or other decoding (run.json differs in {', '.join(odd)}); "
+            "choose another --out"
+        )
+
+
+def _folder(out: Path, task: Task) -> Path:
+    return out / task.label.replace(":", ".")
+
+
+def _open(
+    benchmark: Benchmark,
+    out: Path,
+    card: Card | None,
+    certificate: Certificate | None,
+    limit: int | None,
+    max_new_tokens: int | None,
+    ask_again: bool,
+    progress: bool,
+) -> _Open:
+    """Write what is asked, check what was answered. Raises: `RunError`, `AnswerError`, `TaskError`."""
+    import orjson
+    from tqdm import tqdm
+
+    from eval.adapters.base import ANSWERED, prompt_digest
+    from eval.answers import AnswerLog
+    from eval.records import ITEMS, TASK
+    from manifests.atomic import AtomicFile, write_atomic
+
+    task = benchmark.task
+    folder = _folder(out, task)
+    folder.mkdir(exist_ok=True)
+    tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
+    prompts: dict[str, str] = {}
+    with AtomicFile(folder / ITEMS) as file:
+        bar = tqdm(benchmark, desc=f"{task.label}: items", unit=" items", disable=not progress, dynamic_ncols=True)
+        for number, question in enumerate(bar):
+            if limit is not None and number >= limit:
+                break
+            digest = prompt_digest(_messages(question.messages, card), question.images)
+            prompts[question.sample_id] = digest
+            file.write(orjson.dumps(item_of(benchmark, question, tokens, digest)) + b"\n")
+        if not prompts:
+            raise RunError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
+    log = AnswerLog(folder / "answers.jsonl")
+    if log.torn:
+        print(f"{log.path}: a torn last line was dropped; its question is asked again", file=sys.stderr)
+    for sample_id in log:
+        known = log.get(sample_id)
+        if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
+            log.close()
+            raise RunError(
+                f"{log.path}: {sample_id} was answered to another prompt or of another benchmark version; "
+                "choose another --out, or move this folder away"
+            )
+    settled = [known[1].outcome for sample_id in prompts if (known := log.get(sample_id)) is not None]
+    count = sum(outcome == ANSWERED or not ask_again for outcome in settled)
+    record = task_record(benchmark, certificate, len(prompts), limit, tokens)
+    write_atomic(folder / TASK, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+    return _Open(benchmark, folder, log, prompts, tokens, count)
+
+
+def task_record(
+    benchmark: Benchmark, certificate: Certificate | None, items: int, limit: int | None, max_new_tokens: int
+) -> dict[str, Any]:
+    """`task.json`: the declaration and what it was asked of."""
+    from dataclasses import asdict
+
+    return {
+        "task": asdict(benchmark.task),
+        "task_sha256": benchmark.task.digest,
+        "build": benchmark.build,
+        "build_root": benchmark.root,
+        "source": benchmark.source,
+        "access": benchmark.access,
+        "certificate": certificate.root if certificate and certificate.covers(benchmark) else None,
+        "items": items,
+        "limit": limit,
+        "max_new_tokens": max_new_tokens,
+    }
+
+
+def _messages(messages: list[dict[str, Any]], card: Card | None) -> list[dict[str, Any]]:
+    """The turns with what the card adds: its system text first, its suffix last."""
+    from eval.tasks import add_closing
+
+    if card is None:
+        return messages
+    turns = [{"role": turn["role"], "content": list(turn["content"])} for turn in messages]
+    if card.system:
+        if turns[0]["role"] == "system":
+            turns[0]["content"].insert(0, {"type": "text", "text": f"{card.system}\n\n"})
+        else:
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": card.system}]})
+    if card.prompt_suffix:
+        add_closing(turns, card.prompt_suffix)
+    return turns
+
+
+def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again: bool, progress: bool) -> None:
+    from tqdm import tqdm
+
+    by_label = {task.benchmark.task.label: task for task in tasks}
+    total = sum(len(task.prompts) for task in tasks)
+    known = sum(task.known for task in tasks)
+    if known == total:
+        return
+    with tqdm(
+        total=total, initial=known, desc="answers", unit=" items", disable=not progress, dynamic_ncols=True
+    ) as bar:
+
+        def keep(request: Request, answer: Answer) -> None:
+            by_label[request.task].log.add(request.question.sample_id, request.prompt_sha256, answer)
+            bar.set_postfix(adapter.statistics(), refresh=False)
+            bar.update()
+
+        try:
+            adapter.answer(_requests(tasks, card, ask_again), keep)
+        finally:
+            for task in tasks:
+                task.log.sync()
+
+
+def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Iterator[Request]:
+    """Questions without an answer, one after the other: pictures are read when it is their turn."""
+    from dataclasses import replace
+
+    from eval.adapters.base import ANSWERED, Request
+
+    for task in tasks:
+        for sample_id, digest in task.prompts.items():
+            known = task.log.get(sample_id)
+            if known is not None and (known[1].outcome == ANSWERED or not ask_again):
+                continue
+            question = task.benchmark.read(sample_id)
+            asked = replace(question, messages=_messages(question.messages, card))
+            yield Request(task.benchmark.task.label, task.benchmark.root, asked, task.limit, digest)
+
+
+def _finish(task: _Open) -> TaskRun:
+    """Write the predictions in the order of the items, if all are there."""
+    import orjson
+
+    from eval.records import PREDICTIONS
+    from manifests.atomic import AtomicFile
+
+    outcomes: Counter[str] = Counter()
+    truncated = 0
+    answers = {sample_id: found for sample_id in task.prompts if (found := task.log.get(sample_id)) is not None}
+    for _, answer in answers.values():
+        outcomes[answer.outcome] += 1
+        truncated += answer.finish_reason == "length"
+    complete = len(answers) == len(task.prompts)
+    if complete:
+        with AtomicFile(task.folder / PREDICTIONS) as file:
+            for sample_id, (digest, answer) in answers.items():
+                file.write(orjson.dumps(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
+    declared = task.benchmark.task
+    return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
+
+
+def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, prompt_sha256: str) -> Item:
+    """What a question asks, without its text."""
+    from eval.records import Item
+
+    task = benchmark.task
+    return Item(
+        task=task.name,
+        variant=task.variant,
+        sample_id=question.sample_id,
+        benchmark=benchmark.root,
+        kind=task.kind,
+        options=question.options,
+        gold=question.gold,
+        cluster=question.cluster,
+        slice=question.subset,
+        exemplar=question.exemplar,
+        images=len(question.images),
+        access=question.access,
+        max_new_tokens=max_new_tokens,
+        prompt_sha256=prompt_sha256,
+    )
+
+
+def prediction_of(benchmark: Benchmark, sample_id: str, prompt_sha256: str, answer: Answer) -> Prediction:
+    """An answer as a record."""
+    from dataclasses import asdict
+
+    from eval.records import Prediction
+
+    task = benchmark.task
+    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **asdict(answer))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0 done, 3 done with questions unanswered, 1 stopped, 2 cannot be run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.run",
+        description="Ask a model the questions of benchmarks; every answer is kept, a killed run goes on.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
+    parser.add_argument(
+        "--tasks", nargs="+", required=True, metavar="TASK", help="slake, slake:paper, table4, all, ..."
+    )
+    parser.add_argument("--task-file", type=Path, metavar="YAML", help="tasks of your own")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the answers; one model a folder")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--model", metavar="CARD", help="model card: a shipped name or a YAML file")
+    asked.add_argument("--baseline", metavar="NAME", help="majority, constant[=TEXT], copy_exemplar or nearest")
+    asked.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="predictions.jsonl of earlier runs")
+    server = parser.add_argument_group("a served model")
+    server.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
+    server.add_argument(
+        "--served-model", metavar="NAME", help="the model's name at the server (default: the card's hub id)"
+    )
+    server.add_argument("--concurrency", type=int, default=64, metavar="N", help="requests in flight (default 64)")
+    server.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds for one request (default 600)"
+    )
+    server.add_argument("--tries", type=int, default=12, metavar="N", help="requests for one answer (default 12)")
+    server.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
+    server.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    local = parser.add_argument_group("a model in this process")
+    local.add_argument("--checkpoint", type=Path, metavar="DIR", help="local folder of the weights")
+    local.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
+    local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
+    local.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
+    parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args(arguments)
+    for name in ("limit", "max_new_tokens", "concurrency", "tries", "batch"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be 1 or more")
+    if not options.dry_run and not (options.model or options.baseline or options.replay):
+        parser.error("say who answers: --model CARD, --baseline NAME or --replay FILE")
+    if not options.dry_run and options.out is None:
+        parser.error("--out is needed")
+    if options.model and not options.dry_run and bool(options.endpoint) == bool(options.checkpoint):
+        parser.error("with --model, give either --endpoint URL or --checkpoint DIR")
+
+    from eval.adapters.base import AdapterError
+    from eval.answers import AnswerError
+    from eval.cards import CardError
+    from eval.tasks import TaskError, load_task_file, open_benchmarks, select_tasks
+    from manifests.catalog import CatalogError
+    from manifests.certificate import CertificateError
+    from shards.endpoints import EndpointRefused
+    from shards.reader import BuildError
+
+    try:
+        own = load_task_file(options.task_file) if options.task_file else []
+        benchmarks = open_benchmarks(options.data, select_tasks(options.tasks, own))
+        certificate = read_proof(options.data)
+        if options.dry_run:
+            _show_plan(benchmarks, certificate)
+            return 0
+        card, adapter = _adapter(options, benchmarks)
+    except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        done = run(
+            benchmarks,
+            adapter,
+            options.out,
+            card=card,
+            certificate=certificate,
+            limit=options.limit,
+            max_new_tokens=options.max_new_tokens,
+            ask_again=options.ask_again,
+            progress=not options.quiet,
+        )
+    except (RunError, TaskError, EndpointRefused) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (AdapterError, AnswerError, BuildError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        return 1
+    return _show(done, adapter, options.out, benchmarks, certificate)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a certificate says about benchmarks."""
+
+    root: str
+    builds: dict[str, str]
+    """Root digest of each build that it covers, by name."""
+
+    def covers(self, benchmark: Benchmark) -> bool:
+        """Whether this very build was proved against the training side."""
+        return self.builds.get(benchmark.build) == benchmark.root
+
+
+def read_proof(data: Path) -> Certificate | None:
+    """The certificate under `data`, if there is one. Raises: `CertificateError` for a broken one."""
+    from manifests.certificate import CERTIFICATE, read_certificate
+
+    folder = data / "proof"
+    if not (folder / CERTIFICATE).is_file():
+        return None
+    document = read_certificate(folder)
+    return Certificate(document["root"], {build["build"]: build["root"] for build in document["builds"]})
+
+
+def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[Card | None, Adapter]:
+    """Raises: `AdapterError`, `CardError`, `EndpointRefused`."""
+    from eval.adapters.base import AdapterError
+
+    if options.baseline:
+        from eval.adapters.baseline import Baseline
+
+        name, equals, text = options.baseline.partition("=")
+        return None, Baseline(name, benchmarks, text if equals else None)
+    if options.replay:
+        from eval.adapters.replay import Replay
+
+        return None, Replay(options.replay)
+    from eval.cards import load_card
+
+    card = load_card(options.model)
+    if options.endpoint:
+        from eval.adapters.openai_chat import OpenAIChat
+
+        served = options.served_model or card.hub_id
+        if not served:
+            raise AdapterError(f"--model {options.model}: its card has no hub id; give --served-model NAME")
+        return card, OpenAIChat(
+            options.endpoint,
+            served,
+            card,
+            api_key=_key(options.key_variable),
+            allowed_hosts=options.allow_host,
+            concurrency=options.concurrency,
+            timeout_s=options.timeout,
+            tries=options.tries,
+        )
+    from eval.adapters.hf_local import HFLocal
+
+    return card, HFLocal(
+        options.checkpoint,
+        card,
+        device=options.device,
+        batch=options.batch,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def _key(variable: str | None) -> str | None:
+    from eval.adapters.base import AdapterError
+
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise AdapterError(f"the environment variable {variable}, named as the API key's, is not set")
+    return value
+
+
+def _show_plan(benchmarks: Sequence[Benchmark], certificate: Certificate | None) -> None:
+    for benchmark in benchmarks:
+        questions = list(benchmark)
+        pictures = sum(len(question.images) for question in questions)
+        task = benchmark.task
+        expected = "" if task.expected in (None, len(questions)) else f" of {task.expected:,} in the whole benchmark"
+        print(
+            f"{task.label}: {len(questions):,} items{expected}, {pictures:,} pictures, at most "
+            f"{task.max_new_tokens:,} new tokens each, {benchmark.access}; "
+            f"build {benchmark.build} {benchmark.root[:12]}"
+        )
+    _say_certificate(benchmarks, certificate)
+
+
+def _say_certificate(benchmarks: Sequence[Benchmark], certificate: Certificate | None) -> None:
+    if certificate is None:
+        print("certificate: none; run python -m manifests.prove")
+        return
+    print(f"certificate: {certificate.root}")
+    if uncovered := [benchmark.build for benchmark in benchmarks if not certificate.covers(benchmark)]:
+        print(f"  it does not cover {', '.join(dict.fromkeys(uncovered))}; run python -m manifests.prove again")
+
+
+def _show(
+    done: Sequence[TaskRun],
+    adapter: Adapter,
+    out: Path,
+    benchmarks: Sequence[Benchmark],
+    certificate: Certificate | None,
+) -> int:
+    from eval.adapters.base import ANSWERED
+
+    unanswered = 0
+    for task in done:
+        answered = task.outcomes[ANSWERED]
+        others = {name: count for name, count in sorted(task.outcomes.items()) if name != ANSWERED}
+        unanswered += sum(others.values())
+        words = [f"{task.label}: {task.items:,} items", f"{answered:,} answered ({task.known:,} before)"]
+        if task.expected not in (None, task.items):
+            words[0] += f" of {task.expected:,} in the whole benchmark"
+        words += [f"{count:,} {name}" for name, count in others.items()]
+        if task.truncated:
+            words.append(f"{task.truncated:,} cut at the limit")
+        print(", ".join(words))
+    counts = ", ".join(f"{value:,} {name}" for name, value in adapter.statistics().items())
+    if counts:
+        print(counts)
+    _say_certificate(benchmarks, certificate)
+    print(f"next: python -m eval.score {out}")
+    return EXIT_UNANSWERED if unanswered else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,513 @@
+"""Score predictions: strict, offline and deterministic. Same predictions, same bytes.
+
+    python -m eval.score runs/ours --data data --weights weights
+
+reads each task's `items.jsonl` and `predictions.jsonl` in a run folder (`eval.run`) and writes `scores.parquet`, one
+row an item, and `summary.json` beside them (records: eval/records.py). Multiple-choice answers are read by `eval.mcq`,
+reports are measured by `eval.reports`; with `--data` the proof's evidence marks every item as clean or contaminated.
+
+A task whose predictions are of another benchmark version, incomplete, doubled or damaged is not scored at all, with a
+line that says why; other tasks are. Nothing here asks a model or a server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eval.contamination import Proof
+    from eval.encoders import Measured, Weights
+    from eval.records import Item, Prediction, Score
+    from eval.statistics import Interval
+
+EXIT_NOT_ALL = 3
+"""Some tasks were scored, some could not be."""
+MISSING = "missing"
+"""Outcome of an item without a prediction, under --missing-as-wrong."""
+MAX_CLASSES = 10
+"""Up to so many different gold texts a task is a classification: recall by class and macro-F1 mean something."""
+
+_EXAMPLE = """
+examples:
+  python -m eval.score runs/ours --data data
+  python -m eval.score runs/ours/impression_0shot --weights weights --radgraph-python radgraph-env/bin/python
+"""
+
+
+class ScoreError(Exception):
+    """One line: why a task is not scored, and what to do."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A task's scores and what they amount to."""
+
+    scores: list[Score]
+    summary: dict[str, Any]
+
+
+def score_task(
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    *,
+    weights: Weights | None = None,
+    proof: Proof | None = None,
+    missing_as_wrong: bool = False,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Scored:
+    """Scores of one task, in the order of its items.
+
+    Raises: `ScoreError` for predictions that do not belong to the items; `eval.encoders.WeightsError`.
+    """
+    from eval.encoders import Weights
+    from eval.records import ANSWERED, PREDICTIONS, Prediction
+
+    if not items:
+        raise ScoreError("no items; run python -m eval.run again")
+    kinds = {item.kind for item in items}
+    if len(kinds) > 1 or len({(item.task, item.variant, item.benchmark) for item in items}) > 1:
+        raise ScoreError("items of several tasks or benchmark versions in one file; run python -m eval.run again")
+    by_id = {prediction.sample_id: prediction for prediction in predictions}
+    _check(items, predictions, by_id, missing_as_wrong, PREDICTIONS)
+    matched = [
+        by_id.get(item.sample_id)
+        or Prediction(item.task, item.variant, item.sample_id, item.benchmark, item.prompt_sha256, MISSING, None)
+        for item in items
+    ]
+    measured: Measured | None = None
+    if kinds == {"choice"}:
+        scores = [_score_choice(item, prediction, proof) for item, prediction in zip(items, matched, strict=True)]
+    else:
+        scores, measured = _score_reports(items, matched, proof, weights or Weights(None), device, progress)
+    summary = _summary(items, scores, measured, proof)
+    summary["answered"] = sum(prediction.outcome == ANSWERED for prediction in matched)
+    summary["tokens"] = {
+        "prompt": sum(prediction.prompt_tokens for prediction in matched),
+        "completion": sum(prediction.completion_tokens for prediction in matched),
+    }
+    return Scored(scores, summary)
+
+
+def _check(
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    by_id: dict[str, Prediction],
+    missing_as_wrong: bool,
+    name: str,
+) -> None:
+    """Raises: `ScoreError` where predictions and items do not belong together; nothing is dropped or made up."""
+    first = items[0]
+    if strays := {(p.task, p.variant) for p in predictions} - {(first.task, first.variant)}:
+        raise ScoreError(
+            f"{name} holds answers of {', '.join(sorted(f'{a} ({b})' for a, b in strays))}, not of this task"
+        )
+    other = [p for p in predictions if p.benchmark != first.benchmark]
+    if other:
+        raise ScoreError(
+            f"{len(other):,} of {len(predictions):,} predictions are of another benchmark version "
+            f"({other[0].benchmark[:12]}, the items are of {first.benchmark[:12]}); run the model on this version"
+        )
+    known = {item.sample_id: item for item in items}
+    unknown = [p.sample_id for p in predictions if p.sample_id not in known]
+    if unknown:
+        raise ScoreError(f"{len(unknown):,} predictions are of no item ({unknown[0]}, ...); they belong to another run")
+    if len(by_id) != len(predictions):
+        raise ScoreError(f"{len(predictions) - len(by_id):,} items occur twice in {name}; keep one answer each")
+    changed = [p.sample_id for p in predictions if p.prompt_sha256 != known[p.sample_id].prompt_sha256]
+    if changed:
+        raise ScoreError(f"{len(changed):,} predictions answer another prompt ({changed[0]}, ...); run the model again")
+    missing = [item.sample_id for item in items if item.sample_id not in by_id]
+    if missing and not missing_as_wrong:
+        raise ScoreError(
+            f"{len(missing):,} of {len(items):,} predictions are missing ({missing[0]}, ...); run python -m eval.run "
+            "to the end, or count them as wrong with --missing-as-wrong"
+        )
+
+
+def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
+    from eval.mcq import same_text
+    from eval.records import Score
+
+    contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
+    gold = dict(item.options).get(item.gold, item.gold)
+    return Score(
+        task=item.task,
+        variant=item.variant,
+        sample_id=item.sample_id,
+        benchmark=item.benchmark,
+        cluster=item.cluster,
+        slice=item.slice,
+        access=item.access,
+        outcome=prediction.outcome,
+        truncated=prediction.finish_reason == "length",
+        exemplar_is_gold=bool(item.exemplar) and same_text(item.exemplar, gold),
+        contaminated=contaminated,
+        evidence=evidence,
+    )
+
+
+def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
+    from eval.mcq import grade
+    from eval.records import ANSWERED, CORRECT, INVALID, WRONG
+
+    answered = prediction.outcome == ANSWERED
+    found = grade(prediction.text if answered else None, item.options, item.gold)
+    reading = found.reading
+    return replace(
+        _base(item, prediction, proof),
+        verdict=CORRECT if found.correct else INVALID if reading.option is None else WRONG,
+        # Free text stays out of the scores: an open question's answer is in the predictions.
+        gold=item.gold if item.options else None,
+        option=reading.option if item.options else None,
+        rule=reading.rule,
+        detail=reading.detail if answered else prediction.outcome,
+        literal=found.literal,
+        strict=found.correct,
+        lenient=found.lenient,
+    )
+
+
+def _score_reports(
+    items: Sequence[Item],
+    predictions: Sequence[Prediction],
+    proof: Proof | None,
+    weights: Weights,
+    device: str,
+    progress: bool,
+) -> tuple[list[Score], Measured]:
+    from eval.encoders import measure
+    from eval.mcq import final_text
+    from eval.records import ANSWERED
+
+    texts, details = [], []
+    for prediction in predictions:
+        text, detail = None, prediction.outcome
+        if prediction.outcome == ANSWERED:
+            text, detail = final_text(prediction.text or "")
+            if text is not None and not text.strip():
+                detail = "empty"
+        # No report is a report that says nothing: it keeps its place and scores as such.
+        texts.append(text or "")
+        details.append(detail)
+    measured = measure(texts, [item.gold for item in items], weights, device=device, progress=progress)
+    scores = [
+        replace(_base(item, prediction, proof), detail=detail, metrics=values)
+        for item, prediction, detail, values in zip(items, predictions, details, measured.values, strict=True)
+    ]
+    return scores, measured
+
+
+# ---------------------------------------------------------------- what it amounts to
+
+
+def _summary(
+    items: Sequence[Item], scores: Sequence[Score], measured: Measured | None, proof: Proof | None
+) -> dict[str, Any]:
+    first = items[0]
+    summary: dict[str, Any] = {
+        "task": first.task,
+        "variant": first.variant,
+        "kind": first.kind,
+        "benchmark": first.benchmark,
+        "certificate": proof.root if proof and proof.covers(first.benchmark) else None,
+        "items": len(items),
+        "clusters": len({item.cluster for item in items}),
+        "outcomes": dict(sorted(Counter(score.outcome for score in scores).items())),
+        "truncated": sum(score.truncated for score in scores),
+        "exemplar_is_gold": sum(score.exemplar_is_gold for score in scores),
+        "details": dict(sorted(Counter(str(score.detail) for score in scores).items())),
+        "parts": {name: _part(part) for name, part in _parts(scores).items()},
+        "slices": {
+            name: _part([score for score in scores if score.slice == name], interval=False)
+            for name in sorted({score.slice for score in scores})
+        },
+    }
+    if measured is None:
+        summary |= _classes(items, scores)
+    else:
+        summary |= {
+            "corpus": {name: round(value, 6) for name, value in sorted(measured.corpus.items())},
+            "gaps": dict(sorted(measured.gaps.items())),
+            "settings": measured.settings,
+            "weights": dict(sorted(measured.weights.items())),
+        }
+    return summary
+
+
+def _parts(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """All items, and those parts of them that a reader must see apart; parts that do not arise are left out."""
+    parts = {
+        "all": list(scores),
+        "clean": [score for score in scores if score.contaminated is False],
+        "contaminated": [score for score in scores if score.contaminated is True],
+    }
+    if any(score.exemplar_is_gold for score in scores):
+        parts["exemplar_is_not_gold"] = [score for score in scores if not score.exemplar_is_gold]
+    return {name: part for name, part in parts.items() if part}
+
+
+def _part(scores: Sequence[Score], interval: bool = True) -> dict[str, Any]:
+    from eval.records import INVALID
+    from eval.statistics import cluster_interval, share_interval
+
+    part: dict[str, Any] = {"items": len(scores)}
+    clusters: list[Hashable] = [score.cluster for score in scores]
+    if scores[0].verdict is not None:
+        part |= {
+            "correct": sum(score.strict is True for score in scores),
+            "literal": sum(score.literal is True for score in scores),
+            "lenient": sum(score.lenient is True for score in scores),
+            "invalid": sum(score.verdict == INVALID for score in scores),
+        }
+        if interval:
+            part["interval"] = _rounded(share_interval([score.strict is True for score in scores], clusters))
+        return part
+    means: dict[str, Any] = {}
+    for name in sorted(scores[0].metrics):
+        values = [score.metrics[name] for score in scores]
+        found = cluster_interval(values, clusters) if interval else None
+        means[name] = _rounded(found) if found else {"mean": round(sum(values) / len(values), 6)}
+    part["metrics"] = means
+    return part
+
+
+def _rounded(interval: Interval | None) -> dict[str, float | None] | None:
+    if interval is None:
+        return None
+    ends = {"low": interval.low, "high": interval.high}
+    # One cluster says nothing about the spread: JSON has no infinity, so there is no end.
+    finite = {name: round(end, 6) if abs(end) != float("inf") else None for name, end in ends.items()}
+    return {"mean": round(interval.mean, 6), **finite}
+
+
+def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
+    """Baselines without a model, and recall by class where the gold texts are few."""
+    from eval.mcq import text_key
+    from eval.statistics import macro_f1
+
+    closed = [(item, score, dict(item.options)) for item, score in zip(items, scores, strict=True) if item.options]
+    found: dict[str, Any] = {"open_questions": len(items) - len(closed)}
+    if not closed:
+        return found
+    labels = Counter(item.gold for item, _, _ in closed)
+    texts = Counter(text_key(options[item.gold]) for item, _, options in closed)
+    found["majority_label"] = _most(labels)
+    found["chance"] = round(sum(1 / len(item.options) for item, _, _ in closed) / len(items), 6)
+    if len(texts) <= MAX_CLASSES:
+        found["majority_text"] = _most(texts)
+        named = [
+            (text_key(options[item.gold]), None if score.option is None else text_key(options[score.option]))
+            for item, score, options in closed
+        ]
+        found["classes"] = {
+            name: {"items": count, "correct": sum(gold == given == name for gold, given in named)}
+            for name, count in sorted(texts.items())
+        }
+        value = macro_f1(named)
+        found["macro_f1"] = None if value is None else round(value, 6)
+    return found
+
+
+def _most(counts: Counter[str]) -> dict[str, Any]:
+    name, count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return {"answer": name, "correct": count}
+
+
+# ---------------------------------------------------------------- files
+
+
+def task_folders(paths: Sequence[Path]) -> list[Path]:
+    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `ScoreError`."""
+    from eval.records import ITEMS, PREDICTIONS
+
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = given.parent if given.name == PREDICTIONS else given
+        if (path / ITEMS).is_file():
+            found[path] = None
+            continue
+        below = sorted(items.parent for items in path.glob(f"*/{ITEMS}"))
+        if not below:
+            raise ScoreError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def score_folder(
+    folder: Path,
+    out: Path,
+    *,
+    weights: Weights | None = None,
+    proof: Proof | None = None,
+    missing_as_wrong: bool = False,
+    device: str = "cpu",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Score the task in `folder`, write scores and summary into `out`, return the summary.
+
+    Older scores in `out` go first, so that a task that cannot be scored has none.
+    Raises: `ScoreError`, `eval.records.RecordError`, `eval.encoders.WeightsError`.
+    """
+    import orjson
+
+    from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
+    from manifests.atomic import write_atomic
+
+    for name in (SUMMARY, SCORES_FILE):
+        (out / name).unlink(missing_ok=True)
+    try:
+        scored = score_task(
+            read_items(folder / ITEMS),
+            read_predictions(folder / PREDICTIONS),
+            weights=weights,
+            proof=proof,
+            missing_as_wrong=missing_as_wrong,
+            device=device,
+            progress=progress,
+        )
+    except ScoreError as error:
+        raise ScoreError(f"{folder}: {error}") from None
+    out.mkdir(parents=True, exist_ok=True)
+    summary = scored.summary
+    summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
+    for name in (ITEMS, PREDICTIONS):
+        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        summary[f"{name.removesuffix('.jsonl')}_sha256"] = digest
+    summary["code_sha256"] = _code_digest()
+    write_atomic(out / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
+    return summary
+
+
+def _code_digest() -> str:
+    """SHA-256 of the modules that decide a score."""
+    digest = hashlib.sha256()
+    for name in ("mcq", "reports", "encoders", "statistics", "score"):
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """Lines for people."""
+    name = summary["task"] if summary["variant"] == "official" else f"{summary['task']}:{summary['variant']}"
+    whole = summary["parts"]["all"]
+    counts = [f"{count:,} {outcome}" for outcome, count in summary["outcomes"].items() if outcome != "answered"]
+    counts += [f"{summary['truncated']:,} cut at the limit"] * bool(summary["truncated"])
+    tail = f"; {', '.join(counts)}" if counts else ""
+    if summary["kind"] == "choice":
+        items, interval = whole["items"], whole["interval"]
+        lines = [
+            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {_ends(interval)}; "
+            f"literal {_percent(whole['literal'], items)}, lenient {_percent(whole['lenient'], items)}, "
+            f"invalid {_percent(whole['invalid'], items)}{tail}"
+        ]
+        constants = [summary[name] for name in ("majority_text", "majority_label") if name in summary]
+        if constants:
+            constant = max(constants, key=lambda one: one["correct"])
+            lines.append(f"  a constant answer ({constant['answer']}) gets {_percent(constant['correct'], items)}")
+        for part in ("clean", "contaminated"):
+            if part in summary["parts"]:
+                found = summary["parts"][part]
+                lines.append(
+                    f"  {part}: {_percent(found['correct'], found['items'])} ({found['correct']:,}/{found['items']:,})"
+                )
+        return lines
+    values = ", ".join(f"{metric} {found['mean']:.4f}" for metric, found in whole["metrics"].items())
+    lines = [f"{name}: {whole['items']:,} reports{tail}; {values}"]
+    gaps: dict[str, list[str]] = {}
+    for metric, reason in summary["gaps"].items():
+        gaps.setdefault(reason, []).append(metric)
+    lines += [f"  not measured: {', '.join(metrics)} ({reason})" for reason, metrics in gaps.items()]
+    return lines
+
+
+def _percent(count: int, items: int) -> str:
+    return f"{100 * count / items:.2f} %"
+
+
+def _ends(interval: dict[str, float | None]) -> str:
+    low, high = interval["low"], interval["high"]
+    return "not known (one cluster)" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 1 none, 2 wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.score",
+        description="Score what models answered: strict, offline, the same bytes every time.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folder, task folder or predictions.jsonl"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of builds; its proof tells clean from contaminated"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write here, a folder a task (default: beside the predictions)"
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="DIR", help="local models of report metrics (layout: eval/encoders.py)"
+    )
+    parser.add_argument(
+        "--radgraph-python", type=Path, metavar="FILE", help="interpreter that has radgraph 0.1.18 and transformers 4"
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
+    parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args(arguments)
+
+    from tqdm import tqdm
+
+    from eval.contamination import read_proof
+    from eval.encoders import Weights, WeightsError, default_radgraph_python
+    from eval.records import RecordError
+    from manifests.certificate import CertificateError
+
+    try:
+        folders = task_folders(options.runs)
+        if options.out and len({folder.name for folder in folders}) != len(folders):
+            raise ScoreError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
+        weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
+        proof = read_proof(options.data / "proof") if options.data else None
+    except (ScoreError, WeightsError, CertificateError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.data and proof is None:
+        print(f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)")
+    failed = 0
+    with tqdm(folders, unit=" tasks", disable=options.quiet, dynamic_ncols=True) as bar:
+        for folder in bar:
+            out = options.out / folder.name if options.out else folder
+            try:
+                summary = score_folder(
+                    folder,
+                    out,
+                    weights=weights,
+                    proof=proof,
+                    missing_as_wrong=options.missing_as_wrong,
+                    device=options.device,
+                    progress=not options.quiet,
+                )
+            except (ScoreError, RecordError, WeightsError) as error:
+                failed += 1
+                tqdm.write(f"not scored: {error}", file=sys.stderr)
+                continue
+            for line in describe(summary):
+                tqdm.write(line, file=sys.stdout)
+    print(f"{len(folders) - failed} of {len(folders)} tasks scored")
+    if proof is not None:
+        print(f"certificate: {proof.root}")
+    return (1 if failed == len(folders) else EXIT_NOT_ALL) if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

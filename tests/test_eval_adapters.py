@@ -1,0 +1,512 @@
+"""Adapters through what they answer: a scripted server on loopback, baselines against counting, a tiny local model."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eval_builds import build_demos
+from eval_server import Server, reply_to
+
+from eval.adapters.base import Adapter, AdapterError, Answer, Request, prompt_digest
+from eval.adapters.baseline import NORMAL_REPORT, Baseline
+from eval.adapters.hf_local import HFLocal
+from eval.adapters.openai_chat import OpenAIChat, chat_messages
+from eval.cards import Card, CardError, Decoding, card_names, load_card
+from eval.chat import Conversation, talk
+from eval.chat import main as chat_main
+from eval.serve import main as serve_main
+from eval.tasks import Benchmark, Question, open_benchmarks, select_tasks
+from shards.endpoints import EndpointRefused
+
+CARD = Card("stub")
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(autouse=True)
+def quick_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shards.chat.FIRST_WAIT_S", 0.02)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    builds: Any = (
+        ("slake", ()), ("medqa", ()), ("patient_trial", ("--shots", "1")),
+        ("mimic_cxr", ("--task", "impression")), ("mimic_cxr", ("--task", "impression", "--shots", "1")),
+    )  # fmt: skip
+    return build_demos(tmp_path_factory.mktemp("adapters"), builds)
+
+
+def question(text: str, images: int = 0, access: str = "open") -> Question:
+    parts: list[dict[str, Any]] = [{"type": "image", "index": index} for index in range(images)]
+    return Question(
+        f"s/test/{text}", [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}],
+        [PIXEL] * images, (("A", "yes"), ("B", "no")), "A", "c", "test", "", access,
+    )  # fmt: skip
+
+
+def request(text: str, images: int = 0) -> Request:
+    asked = question(text, images)
+    return Request("t", "root", asked, 16, prompt_digest(asked.messages, asked.images))
+
+
+def ask(adapter: Adapter, requests: list[Request]) -> dict[str, Answer]:
+    answers: dict[str, Answer] = {}
+
+    def keep(one: Request, answer: Answer) -> None:
+        assert one.question.sample_id not in answers
+        answers[one.question.sample_id.removeprefix("s/test/")] = answer
+
+    adapter.answer(iter(requests), keep)
+    return answers
+
+
+def chat(server: Server, card: Card = CARD, **options: Any) -> OpenAIChat:
+    return OpenAIChat(server.base, "stub-model", card, **({"tries": 6, "timeout_s": 10.0} | options))
+
+
+# A served model ------------------------------------------------------------------------------------------------------
+
+
+def test_every_question_is_asked_once_and_answered(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        answers = ask(chat(server), [request(f"q{number}", number % 3) for number in range(200)])
+        assert {name: answer.text for name, answer in answers.items()} == {
+            f"q{number}": reply_to(f"q{number}") for number in range(200)
+        }
+        assert set(server.calls().values()) == {1}
+        assert {entry["text"]: entry["pictures"] for entry in server.entries()}["q5"] == 2
+        assert {answer.finish_reason for answer in answers.values()} == {"stop"}
+
+
+def test_pictures_go_as_data_urls_and_text_alone_as_a_string() -> None:
+    [turn] = chat_messages(question("look", 1).messages, [PIXEL])
+    assert turn["content"][0]["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(PIXEL).decode()
+    [turn] = chat_messages(question("look", 1).messages, [b"\xff\xd8\xff"])
+    assert turn["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    assert chat_messages(question("words").messages, []) == [{"role": "user", "content": "words"}]
+
+
+def test_the_card_shapes_the_request(tmp_path: Path) -> None:
+    card = Card("c", decoding=Decoding(0.0, 0.5, None, 42), stop=("END",), request={"skip_special_tokens": False})
+    with Server(tmp_path) as server:
+        ask(chat(server, card, api_key="secret"), [request("q")])
+        [entry] = server.entries()
+    assert entry["fields"] == {
+        "model": "stub-model", "temperature": 0.0, "top_p": 0.5, "seed": 42, "stop": ["END"],
+        "skip_special_tokens": False, "max_tokens": 16,
+    }  # fmt: skip
+    assert entry["key"] and "secret" not in str(chat(Server(tmp_path), card, api_key="secret").identity())
+
+
+def test_64_requests_are_in_flight(tmp_path: Path) -> None:
+    with Server(tmp_path, delay_s=0.3) as server:
+        adapter = chat(server)
+        ask(adapter, [request(f"q{number}") for number in range(128)])
+        assert max(entry["flying"] for entry in server.entries()) >= 64
+        assert adapter.statistics()["most in flight"] == 64
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_faults_for_the_time_being_are_tried_again_and_counted(tmp_path: Path, status: int) -> None:
+    with Server(tmp_path, first=status) as server:
+        adapter = chat(server)
+        answers = ask(adapter, [request(f"q{number}") for number in range(20)])
+        assert len(answers) == 20 and set(server.calls().values()) == {1}
+        assert adapter.statistics()["retries"] == 20 and adapter.statistics()["requests"] == 40
+
+
+def test_no_answer_is_lost_when_the_server_is_killed_and_started_again(tmp_path: Path) -> None:
+    with Server(tmp_path, delay_s=0.05) as server:
+        adapter = chat(server, tries=30, longest_wait_s=0.5)
+        requests = [request(f"q{number}") for number in range(600)]
+
+        def interrupt() -> None:
+            for _ in range(2):
+                done = len(server.entries())
+                while len(server.entries()) < done + 100:
+                    time.sleep(0.01)
+                server.kill()
+                time.sleep(0.2)
+                server.start()
+
+        killer = threading.Thread(target=interrupt)
+        killer.start()
+        answers = ask(adapter, requests)
+        killer.join()
+        assert {name: answer.text for name, answer in answers.items()} == {
+            f"q{number}": reply_to(f"q{number}") for number in range(600)
+        }
+        assert adapter.statistics()["retries"] > 0 and adapter.statistics()["most in flight"] == 64
+
+
+def test_a_server_that_stays_away_stops_the_run_in_one_line(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        pass
+    with pytest.raises(AdapterError, match="is the server running") as error:
+        ask(chat(server), [request("secret words")])
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_refused_question_does_not_stop_the_others(tmp_path: Path) -> None:
+    with Server(tmp_path, refuse="too long") as server:
+        answers = ask(chat(server), [request("fine"), request("too long"), request("also fine")])
+    assert answers["too long"] == Answer("refused_request", None)
+    assert answers["fine"].outcome == answers["also fine"].outcome == "answered"
+
+
+def test_a_server_that_refuses_everything_stops_the_run(tmp_path: Path) -> None:
+    with Server(tmp_path, refuse="") as server, pytest.raises(AdapterError, match="refuses every request, HTTP 400"):
+        ask(chat(server), [request("a"), request("b")])
+
+
+@pytest.mark.parametrize(
+    "raw", ["<html>gateway</html>", '{"choices": []}', "", '{"choices": [{"message": {"content": "\xe9"}}]}',
+            '{"choices": [{"message": {"content": "\\ud800"}}]}', "[1]"],
+)  # fmt: skip
+def test_what_is_no_completion_is_named_and_kept(tmp_path: Path, raw: str) -> None:
+    with Server(tmp_path, raw=raw) as server:
+        assert ask(chat(server), [request("q")])["q"] == Answer("no_completion", None)
+
+
+def test_null_and_empty_answers_stay_what_they_are(tmp_path: Path) -> None:
+    """vLLM answers null at the token limit, and may put the whole answer into the reasoning: never read as one."""
+    with Server(tmp_path, content=None, reasoning="Answer: A", finish="length") as server:
+        answer = ask(chat(server), [request("q")])["q"]
+    assert (answer.text, answer.reasoning, answer.finish_reason) == (None, "Answer: A", "length")
+    assert answer.outcome == "answered"
+
+
+def test_questions_with_too_many_pictures_are_not_asked(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        answers = ask(chat(server, Card("c", max_images=2)), [request("two", 2), request("three", 3)])
+        assert answers["three"] == Answer("too_many_images", None)
+        assert [entry["text"] for entry in server.entries()] == ["two"]
+
+
+def test_credentialed_questions_go_to_loopback_or_allowed_hosts_only(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        chat(server).prepare({"mimic_cxr": "credentialed"})
+    away = OpenAIChat("http://192.0.2.1:8000/v1", "m", CARD)
+    away.prepare({"slake": "open"})
+    with pytest.raises(EndpointRefused, match=r"mimic_cxr is credentialed.*loopback only"):
+        away.prepare({"mimic_cxr": "credentialed", "slake": "open"})
+    OpenAIChat("http://192.0.2.1:8000/v1", "m", CARD, allowed_hosts=["192.0.2.1"]).prepare({"m": "credentialed"})
+
+
+# Model cards ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_card_loads_and_names_the_compared_models() -> None:
+    cards = {name: load_card(name) for name in card_names()}
+    assert {"MedGPT-oss", "OctoMed-7B", "Hulu-Med-32B", "Lingshu-32B", "MedGemma-27B", "QoQ-Med-32B"} <= {
+        card.name for card in cards.values()
+    }
+    assert cards["lingshu_32b"].max_images == 6 and cards["lingshu_32b"].decoding.seed == 42
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("name: x\nmax_image: 3", "unknown fields max_image"), ("hub_id: x", "`name` is missing"),
+     ("name: x\ndecoding: {temperature: hot}", "temperature must be float"), ("name: [", "cannot be read"),
+     ("name: x\nreasoning: aloud", "reasoning must be one of none"), ("- 1", "must be a mapping"),
+     ("name: x\nmax_images: true", "max_images must be int"), ("name: x\nadapter: y", "adapter must be")],
+)  # fmt: skip
+def test_bad_cards_are_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "card.yaml").write_text(text)
+    with pytest.raises(CardError, match=says) as error:
+        load_card(str(tmp_path / "card.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_card_lists_those_there_are() -> None:
+    with pytest.raises(CardError, match=r"neither a YAML file nor one of .*medgemma_27b"):
+        load_card("medgemma")
+
+
+# Baselines -----------------------------------------------------------------------------------------------------------
+
+
+def benchmark(data: Path, name: str) -> Benchmark:
+    [found] = open_benchmarks(data, select_tasks([name]))
+    return found
+
+
+def baseline(found: Benchmark, name: str, text: str | None = None) -> dict[str, str | None]:
+    requests = [Request(found.task.label, found.root, one, 16, "") for one in found]
+    answers: dict[str, str | None] = {}
+    Baseline(name, [found], text).answer(iter(requests), lambda one, answer: answers.update(
+        {one.question.sample_id: answer.text}))  # fmt: skip
+    return answers
+
+
+def right(found: Benchmark, answers: dict[str, str | None]) -> int:
+    return sum(answers[one.sample_id] == f"Answer: {one.gold}" for one in found)
+
+
+@pytest.mark.parametrize("name", ["slake", "medqa", "patient_trial_1shot"])
+def test_majority_is_the_best_constant_option_or_label(data: Path, name: str) -> None:
+    found = benchmark(data, name)
+    best_label = max(Counter(one.gold for one in found).values())
+    best_text = max(Counter(dict(one.options)[one.gold] for one in found).values())
+    assert right(found, baseline(found, "majority")) == max(best_label, best_text)
+
+
+def test_majority_and_constant_reports(data: Path) -> None:
+    found = benchmark(data, "impression_0shot")
+    counts = Counter(one.gold for one in found)
+    [said] = set(baseline(found, "majority").values())
+    assert said is not None and counts[said] == max(counts.values())
+    assert set(baseline(found, "constant").values()) == {NORMAL_REPORT}
+    assert set(baseline(found, "constant", "Normal.").values()) == {"Normal."}
+
+
+def test_copying_the_exemplar(data: Path) -> None:
+    trial, impression = benchmark(data, "patient_trial_1shot"), benchmark(data, "impression_1shot")
+    said = baseline(impression, "copy_exemplar")
+    assert all(said[one.sample_id] == one.exemplar for one in impression)
+    answers = baseline(trial, "copy_exemplar")
+    for one in trial:
+        label = (answers[one.sample_id] or "").removeprefix("Answer: ")
+        # By text, not by letter: the options stand in another order, and cohorts have other ones.
+        assert one.exemplar.endswith(f". {dict(one.options)[label]}")
+    with pytest.raises(AdapterError, match="no worked example"):
+        baseline(benchmark(data, "slake"), "copy_exemplar")
+
+
+def test_nearest_is_the_nearest_by_counting_bits(data: Path) -> None:
+    import imagehash
+    from PIL import Image
+
+    from shards.reader import Build
+
+    found = benchmark(data, "slake")
+
+    def phash(image: bytes) -> Any:
+        return imagehash.phash(Image.open(BytesIO(image)))
+
+    train = {
+        sample.record["id"]: (phash(sample.images[0]), sample.record) for sample in Build(found.folder, role="train")
+    }
+    answers = baseline(found, "nearest")
+    for one in list(found)[:6]:
+        distances = {sample_id: stored - phash(one.images[0]) for sample_id, (stored, _) in train.items()}
+        # The stored hash may differ by a few bits from this one (DCT-scaled decoding).
+        near = [train[sample_id][1] for sample_id, d in distances.items() if d <= min(distances.values()) + 4]
+        allowed = {{o["label"]: o["text"] for o in r["options"]}[r["answer"]] if r["options"] else r["answer"]
+                   for r in near}  # fmt: skip
+        label = (answers[one.sample_id] or "").removeprefix("Answer: ")
+        assert dict(one.options).get(label, answers[one.sample_id]) in allowed
+
+
+def test_nearest_by_words_and_without_training_side(data: Path) -> None:
+    found = benchmark(data, "medqa")
+    assert baseline(found, "nearest") == baseline(found, "nearest")
+    with pytest.raises(AdapterError, match="has no training side"):
+        baseline(benchmark(data, "patient_trial_1shot"), "nearest")
+    with pytest.raises(AdapterError, match="choose one of majority"):
+        Baseline("best", [])
+
+
+# A model in this process ---------------------------------------------------------------------------------------------
+
+CHAT = (
+    "{% for m in messages %}<|start|>{{ m.role }}<|message|>{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for c in m.content %}{% if c.type == 'image' %}<IMG_CONTEXT>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
+    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our architecture in small, saved as a folder: CLIP, two-layer MLP, GPT-oss, random weights, a byte tokenizer."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers", minversion="5")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_only = Tokenizer(models.BPE(vocab={sign: place for place, sign in enumerate(alphabet)}, merges=[]))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+             "video_token": "<video>"}  # fmt: skip
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bytes_only, eos_token="<|return|>", pad_token="<|endoftext|>", extra_special_tokens=names
+    )
+    tokenizer.add_tokens(["<|start|>", "<|message|>", "<|end|>", "<|channel|>"], special_tokens=True)
+    processor = transformers.InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(
+            size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4
+        ),
+        tokenizer=tokenizer, video_processor=InternVLVideoProcessor(), image_seq_length=4, chat_template=CHAT,
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14
+    )
+    text = transformers.GptOssConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_local_experts=4,
+        num_experts_per_tok=2, num_attention_heads=8, num_key_value_heads=2, head_dim=8, sliding_window=16,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    config = transformers.InternVLConfig(
+        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4, downsample_ratio=0.5, vision_feature_layer=-1, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.InternVLForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.05)
+    folder = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def local(folder: Path, **options: Any) -> HFLocal:
+    return HFLocal(folder, Card("tiny"), device="cpu", **options)
+
+
+def by_hand(folder: Path, one: Request) -> str:
+    """The same question alone, without padding or cache, token by token: greedy decoding as it is defined."""
+    import torch
+    import transformers
+    from PIL import Image
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    stored = json.loads((folder / "config.json").read_text())["vision_config"]
+    config.vision_config = transformers.CLIPVisionConfig(**stored)
+    model = transformers.InternVLForConditionalGeneration.from_pretrained(folder, config=config).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    text = "<|start|>user<|message|>"
+    for part in one.question.messages[0]["content"]:
+        text += "<IMG_CONTEXT>\n" if part["type"] == "image" else part["text"]
+    images = [Image.open(BytesIO(image)).convert("RGB") for image in one.question.images]
+    inputs = processor(text=text + "<|end|><|start|>assistant", images=images or None, return_tensors="pt")
+    ids, pixels = inputs["input_ids"], inputs.get("pixel_values")
+    told: list[int] = []
+    with torch.no_grad():
+        for _ in range(one.max_new_tokens):
+            logits = model(input_ids=ids, pixel_values=pixels, use_cache=False).logits
+            token = int(logits[0, -1].argmax())
+            if token == processor.tokenizer.eos_token_id:
+                break
+            told.append(token)
+            ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    return str(processor.tokenizer.decode(told))
+
+
+def test_batched_local_answers_are_those_of_each_question_alone(tiny: Path) -> None:
+    requests = [request("short"), request("a longer question, " * 5), request("look", 1), request("and again", 2)]
+    adapter = local(tiny, batch=3)
+    answers = ask(adapter, requests)
+    for one in requests:
+        name = one.question.sample_id.removeprefix("s/test/")
+        assert answers[name].text == by_hand(tiny, one), name
+        assert answers[name].outcome == "answered"
+        assert (answers[name].finish_reason == "length") == (answers[name].completion_tokens == 16)
+    assert adapter.statistics()["new tokens"] == sum(answer.completion_tokens for answer in answers.values())
+    assert ask(local(tiny, batch=1), requests) == answers
+
+
+def test_the_identity_holds_the_digest_of_the_weights(tiny: Path, tmp_path: Path) -> None:
+    before = local(tiny).identity()
+    assert before == local(tiny).identity() and before["device"] == "cpu"
+    shutil.copytree(tiny, tmp_path / "copy")
+    file = tmp_path / "copy/model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert local(tmp_path / "copy").identity() != before
+
+
+def test_weights_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:
+    """transformers only warns, and would answer with random weights."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tiny, tmp_path / "copy")
+    file = tmp_path / "copy/model.safetensors"
+    weights = load_file(file)
+    del weights[next(name for name in sorted(weights) if "vision" in name and "layernorm" in name.lower())]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(AdapterError, match="1 weights are missing or left over"):
+        ask(local(tmp_path / "copy"), [request("q")])
+
+
+def test_local_refusals_are_one_line(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(AdapterError, match="cannot be loaded") as error:
+        ask(local(tmp_path), [request("q")])
+    assert "\n" not in str(error.value)
+    with pytest.raises(AdapterError, match="no class NoSuchModel"):
+        ask(HFLocal(tiny, Card("c", model_class="NoSuchModel"), device="cpu"), [request("q")])
+    with pytest.raises(AdapterError, match="run again with --trust-remote-code"):
+        HFLocal(tiny, Card("c", trust_remote_code=True))
+    with pytest.raises(AdapterError, match="choose auto, cuda or cpu"):
+        HFLocal(tiny, CARD, device="tpu")
+    answers = ask(HFLocal(tiny, Card("c", max_images=0), device="cpu"), [request("two", 2), request("none")])
+    assert answers["two"] == Answer("too_many_images", None) and answers["none"].outcome == "answered"
+
+
+# Trying it out -------------------------------------------------------------------------------------------------------
+
+
+def test_chat_keeps_the_conversation_and_shows_the_answer_only(tmp_path: Path) -> None:
+    picture = tmp_path / "x.png"
+    picture.write_bytes(PIXEL)
+    said = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>No finding.<|return|>"
+    out = StringIO()
+    lines = ["/image /no/such", f"/image {picture}", "What?", "", "Sure?", "/reset", "Hello", "/help", "/quit", "x"]
+    with Server(tmp_path, content=said) as server:
+        talk(Conversation(chat(server), 32), lines, out)
+        entries = server.entries()
+    assert [entry["text"] for entry in entries] == ["What?", "Sure?", "Hello"]
+    assert [entry["pictures"] for entry in entries] == [1, 1, 0]
+    assert [entry["roles"] for entry in entries] == [["user"], ["user", "assistant", "user"], ["user"]]
+    assert out.getvalue().splitlines()[2:] == [
+        "No finding.", "No finding.", "forgotten", "No finding.", "there are: /image FILE, /reset, /quit",
+    ]  # fmt: skip
+
+
+def test_chat_refuses_servers_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    assert chat_main(["--endpoint", "http://192.0.2.1/v1", "--served-model", "m"]) == 2
+    error = capsys.readouterr().err
+    assert "NOT FOR CLINICAL USE" in error and "credentialed" in error
+
+
+def test_serving_is_on_loopback_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("transformers")
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    assert serve_main([str(tmp_path), "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.endswith(f" serve {tmp_path} --host 127.0.0.1 --port 8000 --device auto\n")
+    assert "NOT FOR CLINICAL USE" in shown.err
+    assert serve_main([str(tmp_path), "--dry-run", "--host", "0.0.0.0"]) == 2
+    assert "others could reach it" in capsys.readouterr().err
+    assert serve_main([str(tmp_path), "--dry-run", "--host", "0.0.0.0", "--allow-network"]) == 0
+    config.write_text('{"auto_map": {"AutoConfig": "mine.Mine"}}')
+    assert serve_main([str(tmp_path), "--dry-run"]) == 2
+    assert "add --trust-remote-code" in capsys.readouterr().err
+    assert serve_main([str(tmp_path), "--dry-run", "--trust-remote-code"]) == 0
+    config.write_text('{"model_type": "internvl", "vision_config": {"model_type": "clip_vision_model"}}')
+    assert serve_main([str(tmp_path), "--dry-run"]) == 2
+    assert "a random InternViT in the place of its clip_vision_model" in capsys.readouterr().err
+    for text in ("[]", "{", None):
+        config.unlink(missing_ok=True)
+        if text:
+            config.write_text(text)
+        assert serve_main([str(tmp_path), "--dry-run"]) == 2
+        assert "is it a model folder" in capsys.readouterr().err

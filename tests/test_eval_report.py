@@ -1,0 +1,202 @@
+"""The page and its Markdown: every number counted a second way, nothing credentialed shown, nothing loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import run_module
+from eval_builds import build_demos
+
+from eval.audit import Published, Row, load_published
+from eval.mcq import grade
+from eval.records import Score, read_items, read_predictions, write_scores
+from eval.report import all_tables, main, read_run
+from eval.run import main as run_main
+from eval.score import main as score_main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    builds: Any = (("slake", ()), ("medqa", ()), ("mimic_cxr", ("--task", "impression", "--shots", "1")))
+    return build_demos(tmp_path_factory.mktemp("report"), builds)
+
+
+def taint(folder: Path) -> None:
+    """Scores as a proof and weights would have them: a made-up metric, every third item contaminated."""
+    rows = []
+    pairs = zip(read_items(folder / "items.jsonl"), read_predictions(folder / "predictions.jsonl"), strict=True)
+    for number, (item, said) in enumerate(pairs):
+        found = grade(said.text, item.options, item.gold)
+        choice = item.kind == "choice"
+        rows.append(Score(
+            item.task, item.variant, item.sample_id, item.benchmark, item.cluster, item.slice, item.access,
+            said.outcome, said.finish_reason == "length", item.exemplar == item.gold,
+            verdict=None if not choice else "correct" if found.correct else "wrong" if found.reading.option
+            else "invalid",
+            gold=item.gold if choice else None, option=found.reading.option if choice else None,
+            rule=found.reading.rule if choice else None, detail=found.reading.detail if choice else None,
+            literal=found.literal if choice else None, strict=found.correct if choice else None,
+            lenient=found.lenient if choice else None, metrics={} if choice else {"ratescore": 0.5 + number % 2 / 4},
+            contaminated=number % 3 == 0, evidence=("exact_image/bytes",) if number % 3 == 0 else (),
+        ))  # fmt: skip
+    write_scores(folder / "scores.parquet", rows)
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    out = tmp_path_factory.mktemp("runs")
+    tasks = ["--tasks", "slake", "medqa", "impression_1shot", "--quiet"]
+    for name in ("majority", "constant=nonsense <b>B</b>\x02"):
+        folder = out / name.partition("=")[0]
+        assert run_main([str(data), *tasks, "--baseline", name, "--out", str(folder)]) == 0
+        assert score_main([str(folder), "--quiet"]) == 0
+        for task in folder.glob("*/task.json"):
+            taint(task.parent)
+    return [out / "majority", out / "constant"]
+
+
+def page(runs: list[Path], out: Path, *more: str) -> str:
+    assert main([*map(str, runs), "--out", str(out), *more]) == 0
+    return out.read_text()
+
+
+def cells(html: str) -> list[list[str]]:
+    return [
+        [unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", row)] for row in re.findall(r"<tr>(.*?)</tr>", html)
+    ]
+
+
+def test_every_choice_number_is_that_of_the_records(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    html = page(runs, tmp_path / "r.html")
+    rows = {(row[0], row[1]): row for row in cells(html) if len(row) == 12}
+    for folder in runs:
+        name = f"baseline: {folder.name}"
+        for task in ("slake", "medqa"):
+            items = read_items(folder / task / "items.jsonl")
+            said = read_predictions(folder / task / "predictions.jsonl")
+            grades = [grade(p.text, i.options, i.gold) for p, i in zip(said, items, strict=True)]
+            k, n = sum(one.correct for one in grades), len(grades)
+            row = rows[name, task]
+            assert row[2].startswith(f"{n} of ") and row[3] == str(k) and row[4] == f"{100 * k / n:.2f}"
+            assert row[8] == f"{100 * sum(one.reading.option is None for one in grades) / n:.1f}"
+            golds = [item.gold for item in items]
+            texts = [dict(item.options)[item.gold] for item in items]
+            best = max(max(given.count(one) for one in given) for given in (golds, texts))
+            assert row[11] == f"{100 * best / n:.1f}"
+            low, high = (float(part) for part in row[5].split(" to "))
+            assert low <= 100 * k / n <= high
+
+
+def test_clean_and_contaminated_items_stand_apart(runs: list[Path], tmp_path: Path) -> None:
+    html = page(runs, tmp_path / "r.html")
+    [row] = [row for row in cells(html) if row[:2] == ["baseline: majority", "slake"] and len(row) == 7]
+    assert (row[2], row[4]) == ("10", "6") and row[6] == "exact_image/bytes 6"
+
+
+def test_reports_show_means_and_what_the_exemplar_gave_away(runs: list[Path], tmp_path: Path) -> None:
+    html = page(runs, tmp_path / "r.html")
+    items = read_items(runs[0] / "impression_1shot/items.jsonl")
+    values = [0.5 + number % 2 / 4 for number in range(len(items))]
+    assert f"{sum(values) / len(values):.4f}" in html
+    given = sum(item.exemplar == item.gold for item in items)
+    assert given
+    assert ["baseline: majority", "impression_1shot", "worked example is not the answer", str(len(items) - given)] in [
+        row[:4] for row in cells(html)
+    ]
+
+
+def test_credentialed_questions_are_shown_only_when_asked(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    html = page(runs, tmp_path / "r.html", "--data", str(data), "--samples", "100")
+    reports = {item.gold for item in read_items(runs[0] / "impression_1shot/items.jsonl")}
+    assert not any(report in unescape(html) for report in reports)
+    assert "Is there a pleural effusion?" in html and html.count("data:image/jpeg;base64,") == 2 * 16
+    assert "must stay where that data may be" not in html
+    shown = page(runs, tmp_path / "s.html", "--data", str(data), "--samples", "100", "--show-credentialed")
+    assert "must stay where that data may be" in shown
+    assert all(report in unescape(shown) for report in reports)
+    assert not any(report in (tmp_path / "s.md").read_text() for report in reports)
+
+
+def test_answers_that_are_markup_stay_text(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    html = page(runs, tmp_path / "r.html", "--data", str(data))
+    assert "nonsense &lt;b&gt;B&lt;/b&gt;\ufffd" in html and "<b>B</b>" not in html and "\x02" not in html
+    assert not re.search(r"""(src|href)=['"]?(https?:)?//""", html)
+
+
+def test_wrong_answers_come_first_in_the_browser(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    html = page(runs[:1], tmp_path / "r.html", "--data", str(data), "--samples", "16")
+    slake = html[html.index("<h3>baseline: majority: slake") :].split("<h3>")[1]
+    verdicts = re.findall(r"<b class=(\w+)>", slake)
+    assert len(verdicts) == 16 and verdicts == sorted(verdicts, key=lambda one: one == "correct")
+
+
+def test_the_same_runs_give_the_same_bytes(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    first = page(runs, tmp_path / "a.html", "--data", str(data))
+    assert first == page(runs, tmp_path / "b.html", "--data", str(data))
+    assert (tmp_path / "a.md").read_bytes() == (tmp_path / "b.md").read_bytes()
+
+
+def test_the_papers_numbers_stand_beside_ours(runs: list[Path], tmp_path: Path) -> None:
+    loaded = [read_run(folder) for folder in runs]
+    published = Published("A paper", ("One", "Two"), (Row("MedQA", "5", 1273, {"One": "12.34"}, grim="yn"),))
+    tables = {table.title.partition(":")[0]: table for table in all_tables(loaded, published)}
+    assert [row[:2] for row in tables["Table 5"].rows[2:]] == [
+        ["One, as published", "12.34 ✓"], ["Two, as published", "? ✗"],
+    ]  # fmt: skip
+    assert len(tables["Table 4"].rows) == 2
+    assert "MedGPT-oss, as published" in page(runs, tmp_path / "r.html")
+
+
+def test_every_row_of_ours_is_one_of_the_papers() -> None:
+    from eval.tasks import TASKS
+
+    ours = {(task.row, task.table, task.paper_n) for task in TASKS if task.row}
+    assert ours == {(row.row, row.table, row.n) for row in load_published().rows}
+
+
+def test_the_certificate_is_named_or_said_to_be_missing(runs: list[Path], tmp_path: Path) -> None:
+    assert "certificate none" in page(runs, tmp_path / "r.html")
+    shutil.copytree(runs[0], tmp_path / "run")
+    summary = tmp_path / "run/slake/summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"certificate": "ab" * 32}))
+    html = page([tmp_path / "run"], tmp_path / "r.html")
+    assert f"certificate {'ab' * 32}" in html and "no certificate covers impression_1shot, medqa" in html
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [("run.json", "give a folder that eval.run wrote"), ("slake/scores.parquet", "run python -m eval.score"),
+     ("slake/predictions.jsonl", "cannot be read")],
+)  # fmt: skip
+def test_what_is_missing_is_one_line(
+    runs: list[Path], data: Path, tmp_path: Path, damage: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    (tmp_path / "run" / damage).unlink()
+    assert main([str(tmp_path / "run"), "--out", str(tmp_path / "r.html"), "--data", str(data)]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and not (tmp_path / "r.html").exists()
+
+
+def test_builds_of_another_version_are_refused(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = build_demos(tmp_path / "other", (("slake", ()), ("medqa", ())))
+    build = other / "built/medqa/build.json"
+    build.write_text(build.read_text().replace(json.loads(build.read_text())["root"], "0" * 64))
+    assert main([str(runs[0]), "--out", str(tmp_path / "r.html"), "--data", str(other)]) == 2
+    error = capsys.readouterr().err
+    assert "another version of the benchmark" in error or "not built" in error
+
+
+def test_help_answers_with_an_example() -> None:
+    for command in ("eval.report", "eval.chat", "eval.serve"):
+        done = run_module(command, "--help")
+        assert done.returncode == 0 and "example" in done.stdout, command
+        assert command == "eval.report" or "NOT FOR CLINICAL USE" in " ".join(done.stdout.split())

