@@ -1,9 +1,9 @@
-"""Precision and recall of the picture filters (compound figures, narrators, drawn marks), and pictures a CPU-second.
+"""Precision and recall of the picture filters (compound, narrator, drawn marks, text, screens), and their speed.
 
 Three kinds of pictures, each halved by `sha256(path) % 2` into what was tuned on (even) and what was not (odd):
 the labelled ones of `shared/data/artifacts`, those there without labels (read by eye for this bench), and pictures put
 together here by seeded rules from clean single pictures of the same half. `python -m bench.filters_pictures --misses
-FILE` writes every miss as a thumbnail into one HTML page.
+FILE` writes every miss as a thumbnail into one HTML page; `--fit` prints the weights of `filters/screens.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from filters.base import Filter, Picture, Record
@@ -32,6 +34,8 @@ DATA = Path(__file__).parents[1].parent / "shared" / "data"
 COMPOUND_AT = 0.5
 NARRATOR_AT = 0.5
 MARKS_AT = 0.5
+TEXT_AT = 0.5
+SCREENS_AT = 0.5
 
 # Pictures of `artifacts/images` without a row in labels.csv, by the start of their names.
 UNLABELLED_COMPOUND = frozenset(
@@ -39,6 +43,33 @@ UNLABELLED_COMPOUND = frozenset(
 )
 UNLABELLED_DOUBTFUL = frozenset("da0d40 f79b61 ddefe3 fe916c".split())
 """An inset locator, tissue that may be two slides, viewers with two views: not counted either way."""
+UNLABELLED_SCREEN = frozenset(
+    "0b4d28 13a66a 1c979e 1e056e 286ea0 2a86f5 2bed31 3e0c05 48208e 4a4776 50cf57 5a5d17 5b400e 5bb3bf 5dc3e2 5eb6e7 "
+    "63d8cc 664b8b 6d4f8b 70a8d6 7bd3c9 7db224 823d2f 8365b0 85099d 89ba28 96bf33 9a9be9 a8fd7a ac1f8f ac5162 b45673 "
+    "b46d44 b6d5da b6543a cd19a0 d1b8ca d5311d d7628f ddefe3 de2e95 eef54c f09d35 f9410f fdc5f1 fe591d fe916c "
+    "ff9fc1".split()
+)
+"""Every one of them shows text, too."""
+UNLABELLED_TEXT = UNLABELLED_SCREEN | frozenset(
+    "0a999b 1dc0a4 287960 4a9568 524ed3 595fdc 8d78e8 c17ba9 c708b4 d256a4 d9f0f2 da0d40 e0c288 f33b40".split()
+)
+DOUBTFUL_TEXT = frozenset("88431c bd84aa f8d773".split())
+"""Writing on what is shown: badges of an astronaut, a blackboard, coins."""
+DOUBTFUL_SCREEN = frozenset(["1dc0a4"])
+"""A page with a question."""
+LETTERS_ONLY = "images/b56123152f965bde.png"
+"""Labelled as text; its note says that it has panel letters only, which are no text here."""
+# Radiographs, by the start of their names: dates, times, exposures and names. Lone markers are no text.
+TEXT_ON_RADIOGRAPHS = frozenset(
+    "04792ca1 04e628f3 06482152 0dcb84ac 218f03e7 2bad5be1 33d68bfa 3f63d944 46113b35 4fdbfb57 "
+    "501c2ffc 598ee49e 77cf21ca 7dd4ba20 7f52d181 87fdcfe8 95a595b5 99fab367 af11d2e3 beb46f94".split()
+)
+DOUBTFUL_RADIOGRAPHS = frozenset(
+    "02813fbd 0e3ca802 0eae5b65 16f1ddf9 2a5aabfb 32b0962d 3986048b 4fe209c3 5139562a 69859e7f "
+    "bd9ac350 edcddcff".split()
+)
+"""Writing that is too small or too faint to be read by eye."""
+REAL = frozenset({"labelled", "read by eye", "radiographs"})
 SCIKIT_SINGLE = (
     "brick.png",
     "cell.png",
@@ -284,27 +315,42 @@ def _quarters(image: Image.Image) -> Iterator[Image.Image]:
 Miss = tuple[str, Case, float]
 
 
-def judged(filter_: Filter, score: str, at: float, cases: list[Case]) -> tuple[dict[str, Any], list[Miss], float]:
-    """Table rows by half and kind, misses, and milliseconds of CPU a picture (without decoding)."""
+def judged(
+    filter_: Filter, scores: tuple[str, ...], at: float, cases: list[Case], before: Filter | None = None
+) -> tuple[dict[str, Any], list[Miss], float]:
+    """Table rows by half and kind, misses, and milliseconds of CPU a picture (without decoding).
+
+    scores: the largest of them counts. before: a filter whose scores this one sees; its time is not counted.
+    """
     counts: dict[str, list[int]] = {}
     misses: list[Miss] = []
     seconds = 0.0
     for case in cases:
-        picture = Picture(case.data)
-        picture.rgb(512)
+        record = _record(case, before)
         started = time.process_time()
-        [scores] = filter_.score([Record({"messages": []}, [picture])])
+        [found] = filter_.score([record])
         seconds += time.process_time() - started
-        value = scores[score]
-        assert isinstance(value, (int, float))
+        values = [found[score] for score in scores]
+        value = max(value for value in values if isinstance(value, (int, float)))
         said = value >= at
         half = "held out" if case.held_out else "tuned on"
-        for group in (half, f"{half}: {case.kind}"):
+        for group in (half, f"{half}: {'real' if case.kind in REAL else 'made'}", f"{half}: {case.kind}"):
             count = counts.setdefault(group, [0, 0, 0, 0])
             count[2 * case.truth + said] += 1
         if said != case.truth:
             misses.append((f"{filter_.name}: {'missed' if case.truth else 'false alarm'}", case, value))
     return {name: _row(*count) for name, count in sorted(counts.items())}, misses, 1000 * seconds / len(cases)
+
+
+def _record(case: Case, before: Filter | None) -> Record:
+    """The case as filters see it, decoded and reduced."""
+    record = Record({"messages": []}, [Picture(case.data)])
+    for side in (512, 1280):
+        record.pictures[0].rgb(side)
+    if before is not None:
+        [found] = before.score([record])
+        record.found = {f"{before.name}.{name}": value for name, value in found.items()}
+    return record
 
 
 def _row(quiet: int, alarms: int, missed: int, hits: int) -> dict[str, Any]:
@@ -358,6 +404,243 @@ def _drawn(image: Image.Image, rule: random.Random) -> str:
     return f"{colour} {what}"
 
 
+WORDS = (
+    "Figure 1", "Patient 4021", "H&E x400", "Dr. Smith", "12/03/2019 14:05", "Case 7", "Lecture 5", "Tumor cells",
+    "Acme Imaging", "www.example.org", "Normal mucosa", "Ki-67", "Kidney biopsy", "Slice 34/120", "W 2048 L 1024",
+)  # fmt: skip
+WRITTEN = ("title", "subtitle", "watermark", "burned in", "scale bar", "label")
+UNWRITTEN = ("nothing", "panel letter", "side marker")
+
+
+def overlaid(base: Base, what: str, rule: random.Random) -> Image.Image:
+    """The base at 512 pixels with writing drawn over it, one of `WRITTEN` and `UNWRITTEN`."""
+    image = base.image.resize((512, max(256, round(512 * base.image.height / base.image.width))))
+    draw = ImageDraw.Draw(image, "RGBA")
+    width, height = image.size
+    edge: dict[str, Any] = {"stroke_width": 1, "stroke_fill": "black"}
+    if what == "title":
+        draw.rectangle((0, 0, width, 40), fill=rule.choice(("white", "navy", "black")))
+        draw.text((12, 6), rule.choice(WORDS), rule.choice(("orange", "gray", "red")), _font(rule.choice((18, 24))))
+    elif what == "subtitle":
+        text = f"{rule.choice(WORDS)} and {rule.choice(WORDS)}"
+        draw.text((60, height - 40), text, "white", _font(rule.choice((14, 18, 22))), **edge)
+    elif what == "watermark":
+        draw.text((width // 5, height // 2), rule.choice(WORDS), (255, 255, 255, 110), _font(rule.choice((32, 44))))
+    elif what == "burned in":
+        for line in range(rule.choice((1, 2, 3))):
+            draw.text((6, 4 + 16 * line), rule.choice(WORDS), rule.choice(("white", "yellow")), _font(12), **edge)
+    elif what == "scale bar":
+        x, y = width - 130, height - 30
+        colour = _visible(image, (x, y - 18, x + 90, y + 4), rule.choice(("black", "white")))
+        draw.rectangle((x, y, x + 90, y + 4), fill=colour)
+        draw.text((x + 20, y - 18), rule.choice(("50 µm", "100 µm", "1 mm", "200 um")), colour, _font(14))
+    elif what == "label":
+        x, y = rule.randint(60, width - 200), rule.randint(60, height - 90)
+        colour = _visible(image, (x, y, x + 140, y + 20), rule.choice(("yellow", "white", "black")))
+        draw.text((x, y), rule.choice(WORDS), colour, _font(rule.choice((16, 20))))
+    elif what == "panel letter":
+        draw.text((6, 4), rule.choice(("A", "B", "(c)", "d", "E")), "white", _font(rule.choice((20, 28))), **edge)
+    elif what == "side marker":
+        draw.text((width - 70, 20), rule.choice(("L", "R", "AP", "PA", "PORT")), "white", _font(18), **edge)
+    return image
+
+
+def _visible(image: Image.Image, box: tuple[int, int, int, int], colour: str) -> str:
+    """The colour, or the opposite one where the ground in the box is as bright or as dark as it."""
+    ground = float(np.asarray(image.crop(box).convert("L")).mean())
+    return "black" if ground > 170 else "white" if ground < 85 else colour
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _window(rule: random.Random) -> tuple[Image.Image, ImageDraw.ImageDraw, Any, Any]:
+    """An empty window, light or dark, of macOS, of Windows or without a title; what draws on it, ink and outline."""
+    dark = rule.random() < 0.3
+    ground = rule.choice(((50, 52, 56), (30, 30, 30)) if dark else ((238, 238, 240), (245, 245, 245), (220, 220, 224)))
+    ink, outline = ((220, 220, 220), (90, 90, 94)) if dark else ((30, 30, 30), (180, 180, 184))
+    image = Image.new("RGB", rule.choice(((900, 600), (1200, 700), (700, 500), (520, 400))), ground)
+    draw = ImageDraw.Draw(image)
+    if rule.random() < 0.5:
+        draw.rectangle((0, 0, image.width, 22), fill=tuple(level - 14 for level in ground))
+        draw.text((image.width // 2 - 40, 4), rule.choice(("Untitled", "Project 4", "slide.svs")), ink, _font(12))
+        if rule.random() < 0.5:
+            for number, colour in enumerate(((255, 95, 87), (254, 188, 46), (40, 200, 64))):
+                draw.ellipse((8 + 18 * number, 5, 20 + 18 * number, 17), fill=colour)
+    return image, draw, ink, outline
+
+
+def viewer(base: Base, rule: random.Random) -> Image.Image:
+    """A mock-up of a slide viewer around a picture: a bar of menus, a bar of tools, perhaps a panel of values."""
+    image, draw, ink, outline = _window(rule)
+    panel = rule.choice((0, 160, 220))
+    for number, word in enumerate(("File", "Edit", "View", "Tools", "Measure", "Window", "Help")):
+        draw.text((10 + 60 * number, 26), word, ink, _font(12))
+    for number in range(rule.randint(6, 12)):
+        x = 8 + 30 * number
+        draw.rounded_rectangle((x, 48, x + 24, 70), 3, outline=outline)
+        draw.line((x + 6, 65, x + 18, 53), rule.choice(("red", ink)), 2)
+    for row in range(12 if panel else 0):
+        draw.text((8, 86 + 22 * row), f"Value {row}", ink, _font(11))
+        draw.rectangle((panel // 2, 84 + 22 * row, panel - 8, 102 + 22 * row), outline=outline)
+    image.paste(base.image.resize((image.width - panel, image.height - 76)), (panel, 76))
+    return image
+
+
+def desktop(rule: random.Random) -> Image.Image:
+    """A mock-up of a dialog, a browser or a terminal."""
+    image, draw, ink, outline = _window(rule)
+    what = rule.choice(("dialog", "browser", "terminal"))
+    if what == "dialog":
+        for row in range(rule.randint(4, 10)):
+            y = 40 + 32 * row
+            draw.text(
+                (16, y + 4), rule.choice(("Threshold", "Pixel size", "Channel", "Classifier", "Name")), ink, _font(13)
+            )
+            draw.rectangle((image.width // 3, y, image.width - 20, y + 24), outline=outline)
+        for number, word in enumerate(("OK", "Cancel")):
+            x = image.width - 200 + 95 * number
+            draw.rounded_rectangle((x, image.height - 40, x + 85, image.height - 12), 4, outline=outline)
+            draw.text((x + 20, image.height - 34), word, ink, _font(13))
+    elif what == "browser":
+        draw.rounded_rectangle((90, 26, image.width - 90, 48), 8, outline=outline)
+        draw.text((104, 29), "https://www.example.org/cases/17", ink, _font(13))
+        draw.rectangle((0, 54, image.width, image.height), fill="white")
+        for row in range((image.height - 90) // 22):
+            words = " ".join(rule.choice(WORDS) for _ in range(rule.randint(2, 5)))
+            draw.text((30, 70 + 22 * row), words, rule.choice(((20, 20, 20), (0, 80, 180))), _font(13))
+        draw.line((0, 54, image.width, 54), outline)
+    else:
+        draw.rectangle((0, 22, image.width, image.height), fill=rule.choice(("white", "black", (40, 40, 46))))
+        for row in range(rule.randint(8, (image.height - 40) // 17)):
+            words = " ".join(rule.choice(WORDS) for _ in range(rule.randint(1, 5)))
+            draw.text((8, 28 + 17 * row), f"$ {words}", rule.choice(((150, 160, 150), (90, 170, 90))), _font(12))
+    return image
+
+
+def drawing(base: Base, rule: random.Random) -> Image.Image:
+    """A slide of boxes and arrows, or a plot, with a picture: writing on white that is no screen."""
+    image = Image.new("RGB", (800, 500), "white")
+    draw = ImageDraw.Draw(image)
+    image.paste(base.image.resize((200, 200)), (40, 140))
+    draw.text((40, 30), f"{rule.choice(WORDS)}: {rule.choice(WORDS)}", rule.choice(("black", "navy")), _font(28))
+    if rule.random() < 0.5:
+        for number in range(3):
+            x = 280 + 170 * number
+            draw.rectangle((x, 190, x + 120, 260), outline=rule.choice(("black", "navy", "red")), width=2)
+            draw.text((x + 8, 212), rule.choice(WORDS)[:12], "black", _font(15))
+            draw.line((x + 122, 225, x + 166, 225), "black", 3)
+    else:
+        draw.rectangle((300, 110, 760, 430), outline="black", width=1)
+        for number in range(5):
+            y = 130 + 65 * number
+            draw.text((268, y - 7), str(100 - 20 * number), "black", _font(13))
+            draw.line((294, y, 300, y), "black")
+            draw.rectangle((330 + 85 * number, rule.randint(150, 400), 380 + 85 * number, 430), fill="steelblue")
+            draw.text((330 + 85 * number, 438), f"Day {number}", "black", _font(13))
+    return image
+
+
+def _real(doubtful: frozenset[str]) -> Iterator[tuple[dict[str, str], str, str, bytes]]:
+    """(row of labels.csv or nothing, path, kind, bytes) of real pictures but those of doubtful truth."""
+    known = set()
+    for row, data in labelled():
+        known.add(Path(row["path"]).name)
+        yield row, row["path"], "labelled", data
+    for file in sorted((DATA / "artifacts" / "images").iterdir()):
+        if file.name not in known and file.name[:6] not in doubtful:
+            yield {}, f"images/{file.name}", "read by eye", file.read_bytes()
+    for path, data in radiographs():
+        if Path(path).name[:8] not in doubtful:
+            yield {}, path, "radiographs", data
+
+
+def _wordless() -> dict[bool, list[Base]]:
+    """By half: clean pictures that have no writing of their own."""
+    unclean = TEXT_ON_RADIOGRAPHS | DOUBTFUL_RADIOGRAPHS
+    bases = [base for base in clean_bases() if Path(base.name).name[:8] not in unclean]
+    return {half: [base for base in bases if base.held_out == half] for half in (False, True)}
+
+
+def text_cases(per_half: int = 180) -> Iterator[Case]:
+    """Real pictures, and clean ones with writing of nine kinds drawn over them, three of which do not count."""
+    for row, path, kind, data in _real(DOUBTFUL_TEXT | DOUBTFUL_RADIOGRAPHS):
+        name = Path(path).name
+        truth = name[:6] in UNLABELLED_TEXT or (kind == "radiographs" and name[:8] in TEXT_ON_RADIOGRAPHS)
+        if row:
+            truth = row["label_overlay_text"] == "1" and path != LETTERS_ONLY
+        yield Case(path, kind, held_out(path), truth, data)
+    for half, own in _wordless().items():
+        others = [base for base in own if "cxr" not in base.name]
+        rule = random.Random(f"text {half}")
+        for number in range(per_half):
+            base = rule.choice(own if number % 2 else others)
+            what = (*WRITTEN, *UNWRITTEN)[number % (len(WRITTEN) + len(UNWRITTEN))]
+            data = _encoded(overlaid(base, what, rule), rule)
+            yield Case(f"{what} {number} on {base.name}", f"drawn: {what}", half, what in WRITTEN, data)
+
+
+def screens_cases(per_half: int = 30) -> Iterator[Case]:
+    """Real pictures; mock-ups of viewers and of desktops; pictures with writing, figures and drawings, no screens."""
+    for row, path, kind, data in _real(DOUBTFUL_SCREEN):
+        truth = row["label_screen"] != "none" if row else Path(path).name[:6] in UNLABELLED_SCREEN
+        yield Case(path, kind, held_out(path), truth, data)
+    for half, own in _wordless().items():
+        others = [base for base in own if "cxr" not in base.name]
+        rule = random.Random(f"screens {half}")
+        for number in range(per_half):
+            made = (
+                ("viewers", True, viewer(rule.choice(others), rule)),
+                ("desktops", True, desktop(rule)),
+                ("written on", False, overlaid(rule.choice(own), WRITTEN[number % len(WRITTEN)], rule)),
+                ("figures", False, composite(own, rule)[0]),
+                ("drawings", False, drawing(rule.choice(others), rule)),
+            )
+            for kind, truth, image in made:
+                yield Case(f"{kind} {number}", kind, half, truth, _encoded(image, rule))
+
+
+def fit(strength: float = 0.1) -> dict[str, Any]:
+    """Bias and weights of `filters.screens` on the tuned half, and the share right where each fifth is left out.
+
+    Ridge-penalised logistic regression by Newton's method; made pictures weigh half as much as real ones.
+    """
+    from filters.overlaid_text import OverlaidText
+    from filters.screens import WEIGHTS, signs
+
+    text = OverlaidText()
+    rows, truths, weights = [], [], []
+    for case in screens_cases():
+        if case.held_out:
+            continue
+        record = _record(case, text)
+        found = signs(record.pictures[0], record.found)
+        rows.append([1.0, *(found[name] for name in WEIGHTS)])
+        truths.append(float(case.truth))
+        weights.append(1.0 if case.kind in REAL else 0.5)
+    x, y, w = np.array(rows), np.array(truths), np.array(weights)
+    fifth = np.arange(len(y)) % 5
+    right = 0
+    for left_out in range(5):
+        used = fifth != left_out
+        right += int(((x[~used] @ _newton(x[used], y[used], w[used], strength) > 0) == (y[~used] > 0.5)).sum())
+    bias, *found_weights = (round(float(value), 2) for value in _newton(x, y, w, strength))
+    return {"bias": bias, "weights": dict(zip(WEIGHTS, found_weights, strict=True)), "right": right / len(y)}
+
+
+def _newton(
+    x: NDArray[np.float64], y: NDArray[np.float64], w: NDArray[np.float64], strength: float
+) -> NDArray[np.float64]:
+    penalty = np.diag([0.0, *[strength] * (x.shape[1] - 1)])
+    found = np.zeros(x.shape[1])
+    for _ in range(40):
+        p = 1 / (1 + np.exp(-np.clip(x @ found, -30, 30)))
+        slope = x.T @ (w * (p - y)) + penalty @ found
+        found -= np.linalg.solve(x.T @ (x * (w * p * (1 - p))[:, None]) + penalty + 1e-9 * np.eye(x.shape[1]), slope)
+    return found
+
+
 def gallery(misses: list[Miss], path: Path) -> None:
     """One HTML page with a thumbnail of every miss; needs nothing beside itself."""
     parts = ["<!doctype html><meta charset=utf-8><title>Misses of the picture filters</title>"]
@@ -376,23 +659,28 @@ def gallery(misses: list[Miss], path: Path) -> None:
 
 
 def measure(peer_python: Path | None, misses_page: Path | None = None) -> dict[str, Any]:
-    """Tables of the three filters; `misses_page` is where the misses are written as thumbnails. No peer has these."""
+    """Tables of the five filters; `misses_page` is where the misses are written as thumbnails. No peer has these."""
     del peer_python
     from filters.compound import Compound
     from filters.drawn_marks import DrawnMarks
     from filters.narrator import Narrator
+    from filters.overlaid_text import OverlaidText
+    from filters.screens import Screens
 
     if not (DATA / "artifacts" / "labels.csv").is_file():
         return {"skipped": "no labelled pictures in shared/data/artifacts"}
-    runs: tuple[tuple[Filter, str, float, Callable[[], Iterator[Case]]], ...] = (
-        (Compound(), "compound", COMPOUND_AT, compound_cases),
-        (Narrator(), "narrator", NARRATOR_AT, narrator_cases),
-        (DrawnMarks(), "marks", MARKS_AT, marks_cases),
+    text = OverlaidText()
+    runs: tuple[tuple[Filter, tuple[str, ...], float, Callable[[], Iterator[Case]], Filter | None], ...] = (
+        (Compound(), ("compound",), COMPOUND_AT, compound_cases, None),
+        (Narrator(), ("narrator",), NARRATOR_AT, narrator_cases, None),
+        (DrawnMarks(), ("marks",), MARKS_AT, marks_cases, None),
+        (text, ("text",), TEXT_AT, text_cases, None),
+        (Screens(), ("desktop", "viewer"), SCREENS_AT, screens_cases, text),
     )
     report: dict[str, Any] = {}
     misses: list[Miss] = []
-    for filter_, score, at, cases in runs:
-        table, missed, milliseconds = judged(filter_, score, at, list(cases()))
+    for filter_, scores, at, cases, before in runs:
+        table, missed, milliseconds = judged(filter_, scores, at, list(cases()), before)
         report[filter_.name] = {
             "threshold": at,
             "images_per_cpu_second": round(1000 / milliseconds, 1),
@@ -406,11 +694,12 @@ def measure(peer_python: Path | None, misses_page: Path | None = None) -> dict[s
 
 
 def main() -> None:
-    """Measure, print as JSON, write the page of misses."""
+    """Measure, print as JSON, write the page of misses; or fit."""
     parser = argparse.ArgumentParser(prog="python -m bench.filters_pictures", description=__doc__)
     parser.add_argument("--misses", type=Path, metavar="FILE", help="write misses as thumbnails into this HTML page")
+    parser.add_argument("--fit", action="store_true", help="print bias and weights of filters/screens.py and stop")
     args = parser.parse_args()
-    print(json.dumps(measure(None, args.misses), indent=1))
+    print(json.dumps(fit() if args.fit else measure(None, args.misses), indent=1))
 
 
 if __name__ == "__main__":

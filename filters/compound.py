@@ -188,13 +188,14 @@ class Compound(Filter):
             return {"panels": None, "gutter": None, "caption_panels": cues, "compound": None}
         count, strength = max((self._look(picture) for picture in record.pictures), key=lambda pair: pair[::-1])
         letters = record.found.get("overlaid_text.panel_letters")
-        if letters is not None and not isinstance(letters, int):
+        # Stored scores come back as floats.
+        if letters is not None and (isinstance(letters, str) or letters != int(letters)):
             raise ValueError(f"overlaid_text.panel_letters is {letters!r}; a whole number is needed")
         return {
             "panels": count,
             "gutter": round(strength, 4),
             "caption_panels": cues,
-            "compound": round(combined(strength, cues, letters or 0), 4),
+            "compound": round(combined(strength, cues, int(letters or 0)), 4),
         }
 
     @staticmethod

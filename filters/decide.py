@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(format_table(("step", "left", ""), lines))
         for name, why in decision.waterfall["left_out"].items():
             print(f"{name} took no part ({why})")
+        if quarantine := decision.waterfall.get("quarantine"):
+            print(
+                f"burned-in text: {quarantine['boxes']:,} boxes on {quarantine['pictures']:,} pictures, listed in "
+                f"{decision.folder / quarantine['file']}"
+            )
     if alone:
         print(f"left alone: {', '.join(alone)}")
     return 0
@@ -55,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m filters.decide",
         description="Apply a recipe's thresholds to the scores under DATA/scores; writes selection.parquet, "
-        "waterfall.json and gallery.html to DATA/filtered/<build>. "
+        "waterfall.json and gallery.html to DATA/filtered/<build>, and quarantine.parquet with boxes of burned-in text "
+        "where the recipe asks for it. "
         "Exit code: 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage.",
         epilog="examples:\n"
         "  python -m filters.decide data\n"

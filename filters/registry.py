@@ -31,6 +31,7 @@ class Entry:
 
 
 FILTERS: Mapping[str, Entry] = {
+    "burned_in": Entry("filters.burned_in:BurnedIn"),
     "compound": Entry("filters.compound:Compound"),
     "drawn_marks": Entry("filters.drawn_marks:DrawnMarks"),
     "language_model": Entry(
@@ -44,9 +45,12 @@ FILTERS: Mapping[str, Entry] = {
     ),
     "misleading_numbers": Entry("filters.numbers:MisleadingNumbers"),
     "narrator": Entry("filters.narrator:Narrator"),
+    "overlaid_text": Entry("filters.overlaid_text:OverlaidText"),
     "panel_type": Entry("filters.source_labels:PanelType"),
     "quilt_cleaner": Entry("filters.source_labels:QuiltCleaner", files=("table",)),
     "relevance_rules": Entry("filters.relevance:RelevanceRules"),
+    "screens": Entry("filters.screens:Screens"),
+    "semantic_duplicates": Entry("filters.duplicate_table:SemanticDuplicates", files=("table",)),
     "zero_shot": Entry("filters.zero_shot:ZeroShot", alone=True, files=("weights",), passing=("device",)),
 }  # fmt: skip
 

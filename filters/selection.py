@@ -3,6 +3,7 @@
     DATA/filtered/<build>/selection.parquet    sample_id, kept, reason (the first in order), reasons, scores_sha256
     DATA/filtered/<build>/waterfall.json       read -> each step -> kept
     DATA/filtered/<build>/gallery.html         the same as a page, with thumbnails
+    DATA/filtered/<build>/quarantine.parquet   boxes of burned-in text, where the recipe names `burned_in`
 
 Nothing is decoded and no filter is asked: the predicates become SQL over the score parts. Every sample ends as kept or
 dropped; a predicate that a missing score leaves open is the outcome `<filter>/not_scored`, which the recipe settles.
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from filters import burned_in
 from filters.expressions import ExpressionError, Predicate, Value, parse
 from filters.recipe import DROP, FilterRule, Recipe
 from filters.records import CAPTION_REASONS, PICTURE_REASONS
@@ -28,9 +30,8 @@ from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
 from manifests.atomic import write_atomic
 from manifests.catalog import load_builds
 from manifests.digest import file_sha256
+from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 
-FILTERED = "filtered"
-SELECTION_FILE, WATERFALL_FILE, GALLERY_FILE = "selection.parquet", "waterfall.json", "gallery.html"
 NOT_SCORED = "not_scored"
 
 SELECTION = pa.schema(
@@ -106,7 +107,7 @@ def decide_build(
 ) -> Decision | None:
     """Apply a recipe to the scores of a build; None if the recipe leaves its source alone.
 
-    Writes the three files atomically, the waterfall last. Same scores and recipe: same bytes.
+    Writes the files atomically, the waterfall last. Same scores and recipe: same bytes.
     Raises: `SelectionError`, `CatalogError`.
     """
     [loaded] = load_builds(folder)
@@ -129,6 +130,7 @@ def decide_build(
     meta = {"recipe": f"{recipe.name} {recipe.version}", "recipe_sha256": recipe.sha256, "root": document["root"]}
     write_table(out / SELECTION_FILE, table.select(SELECTION.names).cast(SELECTION), meta)
     waterfall["selection_sha256"] = file_sha256(out / SELECTION_FILE).hex()
+    _write_quarantine(out / burned_in.QUARANTINE_FILE, scored, table, recipe, waterfall, meta)
     decision = Decision(out, waterfall, table, scored)
     if gallery:
         from filters.gallery import page
@@ -139,6 +141,26 @@ def decide_build(
         (out / GALLERY_FILE).unlink(missing_ok=True)  # it would show another recipe's outcome
     write_atomic(out / WATERFALL_FILE, orjson.dumps(waterfall, option=orjson.OPT_INDENT_2) + b"\n")
     return decision
+
+
+def _write_quarantine(
+    path: Path, scored: Scored, table: pa.Table, recipe: Recipe, waterfall: dict[str, Any], meta: Mapping[str, str]
+) -> None:
+    """Write the boxes of burned-in text, and say so in the waterfall; or take away what another recipe wrote."""
+    _, rules = recipe.rules(scored.document["source"]) or ("", ())
+    stage = next((stage for stage in scored.stages if stage.name == burned_in.NAME), None)
+    if stage is None or burned_in.NAME not in {rule.name for rule in rules}:
+        path.unlink(missing_ok=True)
+        return
+    found = burned_in.quarantine(table, stage.drop is not None)
+    write_table(path, found, meta)
+    waterfall["quarantine"] = {
+        "file": path.name,
+        "sha256": file_sha256(path).hex(),
+        "samples": pc.count_distinct(found["sample_id"]).as_py(),
+        "pictures": len(found),
+        "boxes": pc.sum(pc.list_value_length(found["boxes"])).as_py() or 0,
+    }
 
 
 def open_run(folder: Path, recipe: Recipe) -> Scored | None:

@@ -1,0 +1,559 @@
+"""Overlaid text, screens, the quarantine of burned-in text: drawn pictures with known truth, real ones if present."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import re
+import string
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+
+from builders.cli import main as build_main
+from builders.rawfiles import read_bytes, text_of
+from builders.source import Image as SourceImage
+from builders.source import Sample, Source, assistant, user
+from builders.tables import convert_rows, table_units
+from filters.base import Filter, FilterError, Picture, Record
+from filters.burned_in import QUARANTINE, BurnedIn
+from filters.decide import main as decide_main
+from filters.places import KINDS, Place, places_text, read_places
+from filters.recipe import DEFAULT_RECIPE, load_recipe
+from filters.scores import run_build
+from filters.selection import Decision, decide_build
+
+pytest.importorskip("scipy")
+pytest.importorskip("onnxruntime")
+
+from filters.overlaid_text import MARKERS, OverlaidText, kind, weight
+from filters.screens import Screens, screen, signs
+from filters.text_regions import CELL, Line, Region, TextRegions, ink, windows
+
+GUARD = DEFAULT_RECIPE.with_name("radiographs.yaml")
+
+
+def texture(seed: int, width: int = 512, height: int = 400, low: int = 90, high: int = 170) -> Image.Image:
+    """Something like tissue: smooth colours of random places with noise."""
+    noise = np.random.default_rng(seed)
+    small = noise.integers(low, high, (9, 9, 3), dtype=np.uint8)
+    pixels = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray(np.clip(pixels + noise.integers(-6, 7, pixels.shape), 0, 255).astype(np.uint8))
+
+
+def written(image: Image.Image, text: str, place: tuple[int, int], size: int = 20, ink: str = "white") -> Image.Image:
+    ImageDraw.Draw(image).text(place, text, ink, ImageFont.load_default(size), stroke_width=1, stroke_fill="black")
+    return image
+
+
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def record(*images: Image.Image, found: dict[str, Any] | None = None) -> Record:
+    return Record({"messages": []}, [Picture(encoded(image)) for image in images], found or {})
+
+
+def one(filter_: Filter, made: Record) -> dict[str, Any]:
+    [scores] = filter_.score([made])
+    assert set(scores) == set(filter_.scores)
+    return dict(scores)
+
+
+@pytest.fixture(scope="module")
+def text() -> OverlaidText:
+    import importlib.util
+
+    if importlib.util.find_spec("rapidocr_onnxruntime") is None:
+        pytest.skip("no package rapidocr-onnxruntime: it brings the weights")
+    return OverlaidText()
+
+
+# ---------------------------------------------------------------- places
+
+PLACES = st.builds(
+    lambda picture, top, left, down, across, kind_, score: Place(
+        picture, top, left, top + down, left + across, kind_, score / 100
+    ),
+    st.integers(0, 3), st.integers(0, 4000), st.integers(0, 4000), st.integers(1, 500), st.integers(1, 500),
+    st.sampled_from(sorted(KINDS)), st.integers(0, 100),
+)  # fmt: skip
+
+
+@given(st.lists(PLACES, max_size=8))
+def test_places_are_read_back_as_they_were_in_one_order(places: list[Place]) -> None:
+    assert read_places(places_text(places)) == sorted(places)
+    assert places_text(reversed(places)) == places_text(places)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["0 t 1 2 3;", "0 x 1 2 3 4 50;", "0 t 5 2 3 4 50;", "0 t 1 2 3 4 500;", "abc", "a b;"]
+)
+def test_what_are_no_places_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError):
+        read_places(wrong)
+
+
+# ---------------------------------------------------------------- where ink may be
+
+
+@given(st.integers(0, 10_000), st.floats(0, 0.4), st.integers(1, 40), st.integers(1, 40), st.integers(0, 400_000))
+def test_windows_stay_in_budget_and_picture_and_meet_no_other(
+    seed: int, share: float, rows: int, columns: int, budget: int
+) -> None:
+    cells = np.random.default_rng(seed).random((rows, columns)) < share
+    height, width = rows * CELL + seed % CELL, columns * CELL + seed % 7
+    found = windows(cells, height, width, budget)
+    assert sum(window.area for window in found) <= budget
+    covered = np.zeros((height, width), int)
+    for window in found:
+        assert 0 <= window.left < window.right <= width and 0 <= window.top < window.bottom <= height
+        covered[window.top : window.bottom, window.left : window.right] += 1
+    assert covered.max(initial=0) <= 1
+    if budget >= height * width:  # then no cell with ink is left out
+        inside = covered[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL).all(axis=(1, 3))
+        assert inside[cells].all()
+
+
+def test_ink_lies_where_something_is_written_and_nowhere_else() -> None:
+    image = Image.new("RGB", (320, 160), "black")
+    assert not any(mask.any() for mask in ink(np.asarray(image)))
+    hard, _ = ink(np.asarray(written(image, "Patient 4021", (160, 64), 16)))
+    rows, columns = np.nonzero(hard)
+    assert len(rows) >= 4
+    assert rows.min() * CELL >= 48 and rows.max() * CELL <= 96 and columns.min() * CELL >= 144
+
+
+# ---------------------------------------------------------------- what was read
+
+
+def line(text_: str, confidence: float = 0.95, height: float = 0.05) -> Line:
+    return Line(Region(0.1, 0.1, 0.3, 0.1 + height, 0.9), confidence, text_)
+
+
+@pytest.mark.parametrize(
+    ("read", "expected"),
+    [
+        ("L", "marker"), ("R", "marker"), ("AP", "marker"), ("PORTABLE", "marker"), ("AP UPRIGHT", "marker"),
+        ("PORTABIE", "marker"), ("APPORTABLE", "marker"), ("1R", "marker"), ("(L)", "marker"),
+        ("A", "panel_letter"), ("(A)", "panel_letter"), ("b", "panel_letter"), ("C1", "panel_letter"),
+        ("c.", "panel_letter"),
+        ("SMITH, JOHN", "text"), ("AP SMITH", "text"), ("100 µm", "text"), ("12.03.2019", "text"), ("H&E", "text"),
+        ("肺", "nothing"), ("111", "nothing"), ("", "nothing"), ("-.-", "nothing"),
+    ],
+)  # fmt: skip
+def test_markers_letters_and_text_are_told_apart(read: str, expected: str) -> None:
+    assert kind(line(read), 500) == expected
+    assert kind(line(read, confidence=0.4), 500) == "nothing"
+
+
+@given(st.sampled_from(sorted(MARKERS)), st.sampled_from(sorted(MARKERS)))
+def test_any_two_markers_are_no_text(first: str, second: str) -> None:
+    assert kind(line(f"{first} {second}"), 500) == "marker"
+    assert kind(line(f"{first.lower()} 4021 {second}"), 500) == "text"
+
+
+def test_a_large_texture_is_no_line_of_text() -> None:
+    assert kind(line("8888 88", height=0.5), 500) == "nothing"
+    assert kind(line("Tumour", height=0.5), 80) == "text"
+
+
+@given(st.text(string.printable, max_size=30), st.floats(0, 1), st.floats(0, 1))
+def test_more_confidence_never_counts_less(read: str, low: float, high: float) -> None:
+    low, high = sorted((low, high))
+    assert 0 <= weight(line(read, low)) <= weight(line(read, high)) <= 1
+
+
+def test_what_was_read_is_not_shown() -> None:
+    assert "SMITH" not in repr(line("SMITH, JOHN"))
+
+
+# ---------------------------------------------------------------- the filter
+
+SEEDS = range(6)
+
+
+def test_writing_is_found_where_it_was_put(text: OverlaidText) -> None:
+    right = 0
+    for seed in SEEDS:
+        rule = random.Random(seed)
+        words = rule.choice(("Patient 4021", "12/03/2019 14:05", "Kidney biopsy", "Slice 34/120"))
+        x, y = rule.randint(10, 250), rule.randint(10, 340)
+        assert one(text, record(texture(seed)))["text"] < 0.5
+        scores = one(text, record(written(texture(seed), words, (x, y), rule.choice((16, 20, 26)))))
+        places = [place for place in read_places(scores["places"]) if place.kind == "t"]
+        right += (
+            scores["text"] >= 0.5
+            and scores["boxes"] >= 1
+            and 0 < scores["area"] < 0.2
+            and all(abs(place.left - x) < 150 and abs(place.top - y) < 40 for place in places)
+        )
+    assert right >= len(SEEDS) - 1
+
+
+def test_letters_and_markers_have_scores_of_their_own(text: OverlaidText) -> None:
+    found = {"markers": 0, "panel_letters": 0}
+    for seed in SEEDS:
+        for name, sign in (
+            ("markers", ("R", "AP", "PORTABLE")[seed % 3]),
+            ("panel_letters", ("A", "B", "(c)")[seed % 3]),
+        ):
+            scores = one(text, record(written(texture(seed), sign, (20, 16), 28)))
+            assert scores["text"] < 0.5
+            assert scores["boxes"] == 0
+            found[name] += scores[name] == 1
+    assert found["markers"] >= len(SEEDS) - 1
+    assert found["panel_letters"] >= len(SEEDS) - 2  # a lone "(c)" on tissue is easily overlooked
+
+
+def test_a_scale_bar_counts_as_text(text: OverlaidText) -> None:
+    image = texture(3, low=200, high=240)
+    ImageDraw.Draw(image).rectangle((380, 370, 470, 374), fill="black")
+    ImageDraw.Draw(image).text((400, 350), "100 µm", "black", ImageFont.load_default(16))
+    assert one(text, record(image))["text"] >= 0.5
+
+
+def test_places_are_pixels_of_the_whole_picture_also_where_it_is_turned(text: OverlaidText) -> None:
+    # Large enough to be reduced before anybody looks at it.
+    image = written(Image.new("RGB", (2600, 1900), "black"), "SMITH, JOHN", (1500, 1200), 90)
+    upright = one(text, record(image))
+    [place] = [place for place in read_places(upright["places"]) if place.kind == "t"]
+    assert abs(place.left - 1500) < 40 and abs(place.top - 1220) < 50 and 40 < place.bottom - place.top < 180
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter to the right
+    buffer = io.BytesIO()
+    image.transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=95, exif=exif)
+    turned = one(text, Record({"messages": []}, [Picture(buffer.getvalue())]))
+    [again] = [place for place in read_places(turned["places"]) if place.kind == "t"]
+    assert max(abs(again.left - place.left), abs(again.bottom - place.bottom)) <= 8
+
+
+def test_no_score_depends_on_the_batch_and_the_clearest_picture_counts(text: OverlaidText) -> None:
+    plain, named = texture(1), written(texture(2), "Patient 4021", (40, 40))
+    records = [record(plain), record(named), record(plain, named)]
+    alone = [text.score([made])[0] for made in records]
+    assert text.score(records) == alone
+    assert text.score(records[::-1])[::-1] == alone
+    assert alone[2] | {"places": ""} == alone[1] | {"places": ""}
+    assert {place.picture for place in read_places(str(alone[2]["places"]))} == {1}
+
+
+def test_nothing_that_was_read_is_in_a_score(text: OverlaidText) -> None:
+    scores = one(text, record(written(texture(1), "ZWICKENPFLUG", (40, 40), 26)))
+    assert scores["text"] >= 0.5
+    assert scores["characters"] >= 5
+    assert "ZWICK" not in json.dumps(scores).upper()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 600), (600, 1), (15, 15), (33, 31), (9000, 20)])
+def test_odd_sizes_are_scored(text: OverlaidText, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    made = record(Image.fromarray(noise))
+    made.found = {f"overlaid_text.{name}": value for name, value in one(text, made).items()}
+    assert made.found["overlaid_text.text"] == 0
+    assert one(Screens(), made)["desktop"] < 0.5
+
+
+def test_a_sample_without_pictures_has_no_score(text: OverlaidText) -> None:
+    for filter_ in (text, Screens()):
+        assert set(one(filter_, record()).values()) == {None}
+
+
+@pytest.mark.parametrize("what", ["absent", "other"])
+def test_a_missing_model_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str) -> None:
+    import importlib.util
+
+    spec = None
+    if what == "other":
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / "ch_PP-OCRv4_det_infer.onnx").write_bytes(b"another model")
+        spec = importlib.util.spec_from_loader("rapidocr_onnxruntime", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(FilterError, match=r"rapidocr-onnxruntime.*1\.4\.4") as caught:
+        TextRegions()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["onnxruntime", "scipy"])
+def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # import raises ImportError
+    monkeypatch.delitem(sys.modules, f"{module}.ndimage", raising=False)
+    with pytest.raises(FilterError, match=rf"{module}.*pip install 'medgpt-oss\[filters\]'"):
+        OverlaidText()
+
+
+# ---------------------------------------------------------------- screens
+
+
+def dialog(seed: int) -> Image.Image:
+    """Labels with fields beside them and two buttons, on even grey."""
+    rule = random.Random(seed)
+    grey = rule.randint(215, 245)
+    image = Image.new("RGB", (560, 420), (grey, grey, grey))
+    draw = ImageDraw.Draw(image)
+    for row in range(rule.randint(5, 10)):
+        y = 20 + 34 * row
+        draw.text(
+            (16, y + 4),
+            rule.choice(("Threshold", "Pixel size", "Channel", "Name")),
+            "black",
+            ImageFont.load_default(14),
+        )
+        draw.rectangle((200, y, 540, y + 25), fill="white", outline=(grey - 40,) * 3)
+    for x in (330, 440):
+        draw.rectangle((x, 380, x + 95, 408), outline=(grey - 50,) * 3)
+        draw.text((x + 20, 384), "Cancel", "black", ImageFont.load_default(14))
+    return image
+
+
+def scored(text: OverlaidText, image: Image.Image) -> dict[str, Any]:
+    made = record(image)
+    made.found = {f"overlaid_text.{name}": value for name, value in one(text, made).items()}
+    return one(Screens(), made)
+
+
+def test_dialogs_are_desktops_and_viewers_have_tissue(text: OverlaidText) -> None:
+    for seed in range(4):
+        scores = scored(text, dialog(seed))
+        assert (scores["desktop"] >= 0.5, scores["viewer"] >= 0.5) == (True, False)
+        image = dialog(seed).resize((560, 420))
+        image.paste(texture(seed, 340, 330, 60, 220), (210, 60))
+        scores = scored(text, image)
+        assert max(scores["desktop"], scores["viewer"]) >= 0.5
+        assert scores["viewer"] > scores["desktop"]
+        assert scores["tissue"] > 0.1
+
+
+def test_pictures_and_pictures_with_a_title_are_no_screens(text: OverlaidText) -> None:
+    for seed in range(4):
+        for image in (texture(seed), written(texture(seed), "Kidney biopsy, Case 7", (40, 20), 26)):
+            scores = scored(text, image)
+            assert max(scores["desktop"], scores["viewer"]) < 0.5
+
+
+def test_each_sign_of_a_screen_can_only_add() -> None:
+    nothing = dict.fromkeys(signs(Picture(encoded(texture(1))), EMPTY), 0.0)
+    assert screen(nothing) < 0.05
+    for name in nothing.keys() - {"tissue"}:
+        assert screen(nothing) < screen(nothing | {name: 0.5}) < screen(nothing | {name: 1.0})
+
+
+EMPTY = {"overlaid_text.boxes": 0, "overlaid_text.regions": 0, "overlaid_text.places": ""}
+
+
+@settings(max_examples=20, derandomize=True)
+@given(st.integers(64, 400), st.integers(64, 400), st.integers(0, 200), st.integers(6, 50))
+def test_a_faint_outline_is_seen_and_a_hard_one_or_none_is_not(width: int, height: int, ground: int, step: int) -> None:
+    def outlines(level: int) -> float:
+        image = Image.new("RGB", (width, height), (ground,) * 3)
+        ImageDraw.Draw(image).line((0, height // 2, width, height // 2), (level,) * 3)
+        return signs(Picture(encoded(image)), EMPTY)["outlines"]
+
+    assert outlines(ground) == 0
+    assert outlines(ground + step) > 0
+    assert outlines(255 if ground < 128 else 0) == 0
+
+
+@pytest.mark.parametrize("missing", sorted(EMPTY))
+def test_screens_without_the_text_filter_is_one_clear_line(missing: str) -> None:
+    found = {name: value for name, value in EMPTY.items() if name != missing}
+    with pytest.raises(FilterError, match="after: \\[overlaid_text\\]"):
+        Screens().score([record(texture(1), found=found)])
+
+
+# ---------------------------------------------------------------- burned-in text
+
+PICTURES = (
+    ("named", [(60, 40, "SMITH, JOHN 4021")]),
+    ("marked", [(420, 30, "L")]),
+    ("clean", []),
+    ("dated", [(30, 340, "12/03/2019 14:05"), (420, 30, "AP")]),
+)
+
+
+REPORTS = {"named": "No effusion.", "marked": "Clear lungs.", "clean": "Normal heart.", "dated": "Small nodule."}
+
+
+def _plan(raw: Path, params: Mapping[str, Any]) -> Iterator[Any]:
+    yield from table_units(raw, [raw / "train.jsonl"], "train", "train")
+
+
+def _sample(raw: Path, row: Any) -> Sample:
+    name = text_of(row.values, "id", row.file)
+    place = f"{name}.png"
+    return Sample(
+        key=name,
+        messages=[user(0, "Report?"), assistant(REPORTS[name])],
+        file=row.file,
+        row=row.number,
+        answer=REPORTS[name],
+        images=[SourceImage(name, place, partial(read_bytes, raw / place, raw))],
+    )
+
+
+def _read(raw: Path, unit: Any, params: Mapping[str, Any]) -> Iterator[Any]:
+    return convert_rows(raw, unit, partial(_sample, raw))
+
+
+SOURCE = Source(
+    name="mimic_cxr", title="-", homepage="-", revision="1", license="-", access="credentialed", stage="instruct",
+    task="report", modality="image-text", splits={"train": "train"}, obtain="-", plan=_plan, read=_read,
+    write_demo=lambda raw: None, published=lambda params: {"train": 4}, module="test_text_filters",
+)  # fmt: skip
+
+
+def radiograph(seed: int, lines: Sequence[tuple[int, int, str]]) -> Image.Image:
+    image = texture(seed, low=20, high=90).convert("L").convert("RGB")
+    for x, y, words in lines:
+        written(image, words, (x, y), 22)
+    return image
+
+
+@pytest.fixture(scope="module")
+def radiographs(tmp_path_factory: pytest.TempPathFactory, text: OverlaidText) -> Path:
+    """DATA with a scored build of four grey pictures, two of them with burned-in text."""
+    data = tmp_path_factory.mktemp("radiographs")
+    raw = data / "raw"
+    raw.mkdir()
+    for seed, (name, lines) in enumerate(PICTURES):
+        (raw / f"{name}.png").write_bytes(encoded(radiograph(seed, lines)))
+    (raw / "train.jsonl").write_text("".join(json.dumps({"id": name}) + "\n" for name, _ in PICTURES))
+    arguments = ["--raw", str(raw), "--out", str(data / "built"), "--quiet", "--workers", "1"]
+    assert build_main(SOURCE, arguments) == 0
+    run_build(data / "built" / "mimic_cxr", data, load_recipe(GUARD))
+    return data
+
+
+def decided(data: Path, recipe: Path) -> Decision:
+    decision = decide_build(data / "built" / "mimic_cxr", data, load_recipe(recipe), gallery=False)
+    assert decision is not None
+    return decision
+
+
+def test_burned_in_text_is_set_aside_with_its_boxes(radiographs: Path, text: OverlaidText) -> None:
+    decision = decided(radiographs, GUARD)
+    path = decision.folder / "quarantine.parquet"
+    rows = {row["sample_id"].rpartition("/")[2]: row for row in pq.read_table(path).to_pylist()}
+    assert set(rows) == {"named", "dated"}
+    assert pq.read_table(path).schema.equals(QUARANTINE, check_metadata=False)
+    for seed, (name, lines) in enumerate(PICTURES):
+        # A second way: what the text filter says of the same picture, directly.
+        places = read_places(one(text, record(radiograph(seed, lines)))["places"])
+        expected = [place for place in places if place.kind not in "mp"]
+        if name not in rows:
+            assert not expected
+            continue
+        row = rows[name]
+        boxes = {(box["left"], box["top"], box["right"], box["bottom"]) for box in row["boxes"]}
+        assert boxes == {(place.left, place.top, place.right, place.bottom) for place in expected}
+        assert (row["image"], row["score"]) == (0, max(box["score"] for box in row["boxes"] if box["read"]))
+        x, y, _ = lines[0]
+        assert any(abs(left - x) < 30 and top - 10 < y + 12 < bottom + 10 for left, top, _, bottom in boxes)
+        assert not any(left > 380 for left, *_ in boxes)  # that is where the markers are
+    assert decision.waterfall["quarantine"] == {
+        "file": "quarantine.parquet", "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "samples": 2,
+        "pictures": 2, "boxes": sum(len(row["boxes"]) for row in rows.values()),
+    }  # fmt: skip
+    assert (decision.waterfall["kept"], decision.waterfall["reasons"]) == (2, {"burned_in": 2})
+
+
+def test_no_file_of_scores_or_decisions_holds_what_was_read(radiographs: Path) -> None:
+    decided(radiographs, GUARD)
+    for folder in ("scores", "filtered"):
+        for path in (radiographs / folder).rglob("*.parquet"):
+            found = json.dumps(pq.read_table(path).to_pylist(), default=repr).upper()
+            assert "SMITH" not in found and "4021" not in found and "2019" not in found
+
+
+def test_the_same_scores_give_the_same_quarantine_and_another_recipe_its_own(
+    radiographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = decided(radiographs, GUARD).folder / "quarantine.parquet"
+    before = path.read_bytes()
+    path.unlink()
+    assert decide_main([str(radiographs), "--recipe", str(GUARD), "--no-gallery"]) == 0
+    said = capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert "on 2 pictures" in said and str(path) in said
+    listed = GUARD.read_text()
+    listing = tmp_path / "listing.yaml"  # without a threshold, everything with boxes is listed and nothing taken out
+    listing.write_text(re.sub(r"burned_in: .*", "burned_in: {after: [overlaid_text]}", listed))
+    decision = decided(radiographs, listing)
+    assert decision.waterfall["kept"] == 4
+    assert {row["sample_id"].rpartition("/")[2] for row in pq.read_table(path).to_pylist()} >= {"named", "dated"}
+    silent = tmp_path / "silent.yaml"  # a recipe that does not name it leaves no quarantine of another one behind
+    silent.write_text(re.sub(r" +burned_in: .*\n", "", listed))
+    assert "quarantine" not in decided(radiographs, silent).waterfall
+    assert not path.exists()
+
+
+def test_burned_in_without_the_text_filter_is_one_clear_line_and_no_picture_has_no_score() -> None:
+    with pytest.raises(FilterError, match="after: \\[overlaid_text\\]"):
+        BurnedIn().score([Record({"messages": []})])
+    nothing = {"overlaid_text.text": None, "overlaid_text.places": None}
+    assert one(BurnedIn(), Record({"messages": []}, (), nothing)) == {"score": None, "boxes": None, "places": None}
+
+
+@given(st.lists(PLACES, max_size=8), st.floats(0, 1))
+def test_markers_and_letters_are_no_burned_in_text(places: list[Place], score: float) -> None:
+    found = {"overlaid_text.text": score, "overlaid_text.places": places_text(places)}
+    scores = one(BurnedIn(), Record({"messages": []}, (), found))
+    assert scores["score"] == score
+    left = [place for place in places if KINDS[place.kind] in {"text", "unread"}]
+    assert (scores["boxes"], read_places(scores["places"])) == (len(left), sorted(left))
+
+
+# ---------------------------------------------------------------- together, and on real pictures
+
+
+def test_the_default_recipe_shows_the_text_before_the_screens() -> None:
+    recipe = load_recipe(DEFAULT_RECIPE)
+    for source in recipe.sources:
+        plan = recipe.plan(source)
+        assert plan is not None
+        steps = {step.name: step for step in plan.steps}
+        names = list(steps)
+        assert names.index("overlaid_text") < names.index("screens")
+        for name in ("overlaid_text", "screens"):
+            assert steps[name].drop is not None and steps[name].not_scored == "drop"
+        assert steps["screens"].after == ("overlaid_text",)
+
+
+# Of the half that was tuned on: a dialog, a viewer, figures and tissue; the labels are those of labels.csv.
+@pytest.mark.parametrize(
+    ("name", "has_text", "screen_kind"),
+    [
+        ("03b1c4", True, "desktop"), ("50b958", True, "desktop"), ("3e0c05", True, "desktop"),
+        ("ca7c02", True, "viewer"), ("fe916c", True, "viewer"), ("d1d6b5", True, "viewer"),
+        ("522297", True, None), ("a3cf78", False, None), ("f9bd43", False, None), ("c8cbe5", False, None),
+    ],
+)  # fmt: skip
+def test_real_pictures(text: OverlaidText, real_data: Path, name: str, has_text: bool, screen_kind: str | None) -> None:
+    [file] = (real_data / "artifacts" / "images").glob(f"{name}*")
+    made = Record({"messages": []}, [Picture(file.read_bytes())])
+    found = one(text, made)
+    assert (found["text"] >= 0.5) == has_text
+    made.found = {f"overlaid_text.{score}": value for score, value in found.items()}
+    scores = one(Screens(), made)
+    for kind_ in ("desktop", "viewer"):
+        assert (scores[kind_] >= 0.5) == (kind_ == screen_kind), scores
+
+
+def test_real_radiographs_without_writing_have_none(text: OverlaidText, real_data: Path) -> None:
+    # Read by eye; of the half that was tuned on.
+    for start in ("aedf7cfe", "023a8436", "6ade9d2a", "45e41a64", "43d5ff61", "5b111545"):
+        [file] = (real_data / "cxr_mimic_layout" / "mimic-cxr-jpg").rglob(f"{start}*.jpg")
+        assert one(text, Record({"messages": []}, [Picture(file.read_bytes())]))["text"] < 0.5, start
