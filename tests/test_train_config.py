@@ -1,0 +1,160 @@
+"""Settings of a training run, learning rates, the log and the memory plan: all without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+
+from train.config import PRESETS, STAGES, ConfigError, Optimizer, check_config, learning_rate, load_config
+from train.log import Log, curves, read_log
+from train.memory import Shape, plan_memory
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_presets_are_the_recipe(stage: str) -> None:
+    config = load_config(stage)
+    assert config.stage == stage
+    assert (config.data.length, config.data.tiles) == (32768, 96)
+    assert config.optimizer.weight_decay == 0.05
+    assert config.train.llm == ("freeze" if stage == "pretrain" else "train")
+    assert config.engine.zero == (2 if stage == "pretrain" else 3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_value_of_a_preset_that_is_a_number_of_the_recipe_names_its_source(stage: str) -> None:
+    """Learning rates, decay, length, warm-up: each line, or the one above it, says where it comes from."""
+    lines = (PRESETS / f"{stage}.yaml").read_text().splitlines()
+    for key in ("length", "tiles", "packs_per_step", "llm_lr", "projector_lr", "warmup", "weight_decay", "weighting"):
+        found = [number for number, line in enumerate(lines) if line.strip().startswith(f"{key}:")]
+        for number in found:
+            above = "\n".join(lines[max(0, number - 3) : number + 1])
+            assert any(word in above for word in ("paper", "ours", "InternVL")), f"{stage}: {key}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_saved_configuration_is_the_same_when_read_again(stage: str, tmp_path: Path) -> None:
+    config = load_config(stage, ["optimizer.llm_lr=3e-5", "data.max_tile_area=100000", "engine.zero=1"])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.as_dict()))
+    assert load_config(str(path)) == config
+    assert config.optimizer.llm_lr == 3e-5
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("optimizer.lr=1", "optimizer.lr is no setting"),
+        ("nothing=1", "nothing is no setting"),
+        ("engine.zero=4", "may be 1, 2, 3"),
+        ("engine.zero=true", "may be 1, 2, 3"),
+        ("engine.compile=1", "must be true or false"),
+        ("optimizer.llm_lr=fast", "must be a number"),
+        ("optimizer.llm_lr=.nan", "not a number"),
+        ("optimizer.llm_lr=-1", r"must be in \[0, 1\)"),
+        ("optimizer.betas=[0.9]", "list of 2 numbers"),
+        ("optimizer.warmup=1", "must be in"),
+        ("data.length=1.5", "whole number"),
+        ("data.length=3", "at least 64"),
+        ("data=3", "must be a mapping"),
+        ("data.length", "write it as key=value"),
+        ("data.length.more=1", "no group of settings"),
+        ("data.mixture=[", "not valid YAML"),
+        ("watch.evaluate_every=5", "go together"),
+    ],
+)
+def test_wrong_settings_are_named(setting: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        load_config("instruct", [setting])
+
+
+def test_everything_frozen_is_refused() -> None:
+    frozen = ["train.vision=freeze", "train.projector=freeze"]
+    with pytest.raises(ConfigError, match="freezes everything"):
+        load_config("pretrain", frozen)
+
+
+def test_missing_files_and_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a stage"):
+        load_config("finetune")
+    (tmp_path / "x.yaml").write_text("stage: x\nseed: 1\n")
+    with pytest.raises(ConfigError, match="data is missing"):
+        load_config(str(tmp_path / "x.yaml"))
+    (tmp_path / "y.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="must hold a mapping"):
+        load_config(str(tmp_path / "y.yaml"))
+    with pytest.raises(ConfigError, match="nowhere: seed is missing"):
+        check_config({"stage": "x", "data": {"mixture": "x"}}, "nowhere")
+
+
+@given(st.integers(1, 5000), st.floats(0, 0.5), st.floats(0, 1))
+def test_learning_rate_rises_then_falls_to_its_end(steps: int, warmup: float, final: float) -> None:
+    optimizer = Optimizer(warmup=warmup, final=final)
+    rates = [learning_rate(step, steps, optimizer) for step in range(steps)]
+    warm = max(1, round(steps * warmup)) if warmup else 0
+    assert all(0 < rate <= 1 or final == 0 for rate in rates)
+    assert rates[:warm] == sorted(rates[:warm])
+    assert rates[warm:] == sorted(rates[warm:], reverse=True)
+    assert learning_rate(steps, steps, optimizer) == pytest.approx(final if warm < steps else 1, abs=1e-12)
+
+
+def test_a_log_goes_on_after_the_step_of_a_checkpoint(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0)
+    for step in range(5):
+        log.write({"step": step, "loss": 5.0 - step, "sources": {"slake": 1.0 + step}})
+    log.close()
+    with log.path.open("ab") as file:
+        file.write(b'{"step": 5, "lo')  # killed while it wrote
+    again = Log(tmp_path, 3)
+    again.write({"step": 3, "loss": 1.5})
+    again.close()
+    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3]
+    picture = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
+    lines = picture.findall(".//{http://www.w3.org/2000/svg}polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [4, 3]  # loss, and loss of slake
+
+
+def test_curves_escape_names_and_take_one_step() -> None:
+    ElementTree.fromstring(curves([{"step": 1, "loss": 2.0, "sources": {"<b>&": 1.0}}]))
+
+
+SHAPE = Shape(
+    {"vision": 303_507_456, "projector": 20_104_832, "llm": 20_914_757_184, "lora": 0},
+    24, 2880, 4 * 2880, 4096, 201_088, 24, 1024, 576,
+)  # fmt: skip
+
+
+def needs(stage: str, ranks: int, *settings: str) -> dict[str, float]:
+    return {need.what: need.bytes / 2**30 for need in plan_memory(load_config(stage, settings), SHAPE, ranks)}
+
+
+def test_memory_of_the_20b_model_is_what_was_measured_and_counted() -> None:
+    assert needs("pretrain", 1)["weights"] == pytest.approx(39.6, abs=0.1)  # 21.24 G parameters in bf16
+    full = needs("midtrain", 1)
+    assert full["gradients"] == pytest.approx(39.6, abs=0.1)
+    assert full["master weights and moments"] == pytest.approx(237.4, abs=0.5)  # 12 bytes a parameter
+    assert sum(full.values()) > 2 * 131  # two H200s (131 GiB) do not hold it, so it does not fit one H200
+    assert sum(needs("pretrain", 1).values()) < 139  # fits one H200
+    assert sum(needs("midtrain", 8).values()) < 90
+
+
+def test_settings_change_the_memory_they_are_said_to() -> None:
+    base, full = needs("midtrain", 8), "activations, language model"
+    assert needs("midtrain", 8, "engine.offload=optimizer")["master weights and moments"] == 0
+    assert needs("midtrain", 8, "engine.checkpointing=none")[full] > 3 * base[full]
+    assert needs("midtrain", 8, "loss.chunk=1024")["logits"] < base["logits"]
+    assert needs("midtrain", 8, "train.vision=freeze")["activations, vision"] < base["activations, vision"]
+
+
+def test_configuration_and_plan_need_no_torch() -> None:
+    code = (
+        "import sys; import train.config, train.memory, train.log\nassert not {'torch', 'deepspeed'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -1,0 +1,550 @@
+"""`python -m train.assemble`: put a vision encoder and a language model together into a model folder.
+
+Both come from local files (or are random): GPT-oss as published (MXFP4 cannot be trained and is dequantised to bf16) or
+in bf16, or any other causal language model of transformers; CLIP, SigLIP or ViT from a Hugging Face folder or from an
+open_clip checkpoint. The projector between them is new. An encoder with another grid than 24 x 24 patches gets its
+positions interpolated to that: a tile is 144 tokens whatever the encoder, so counts and packing plans hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from train.configuration_medgpt import MedGptConfig
+    from train.model import MedGptForTraining
+    from train.tokenizer import Tokenizer
+
+SIZES = ("tiny", "small", "20b")
+
+EXAMPLE = """\
+examples:
+  python -m train.assemble --size tiny --out data/models/tiny
+  python -m train.assemble --llm models/gpt-oss-20b --vision models/clip-vit-large-patch14-336 --out data/models/20b
+  python -m train.assemble --llm models/gpt-oss-20b --open-clip ViT-L-14-336-quickgelu models/ViT-L-14-336px.pt \\
+      --out data/models/20b
+"""
+
+PATCHES = 24
+"""Patches along a tile's side."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A vision encoder and the normalisation it was trained with."""
+
+    module: Any
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Language:
+    """A causal language model and its vocabulary."""
+
+    module: Any
+    tokenizer: Tokenizer
+    base: Any
+    """Its fast tokenizer with the new tokens; None for GPT-oss's, which is built."""
+    new_rows: list[int]
+    """Ids of tokens that it was not trained with."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = argparse.ArgumentParser(
+        "python -m train.assemble",
+        description=(__doc__ or "").partition("\n\n")[2],
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
+    parser.add_argument("--size", choices=SIZES, default="20b", help="shapes of what is random (default 20b)")
+    parser.add_argument("--llm", type=Path, metavar="DIR", help="language model; without it, a random one")
+    vision = parser.add_mutually_exclusive_group()
+    vision.add_argument("--vision", type=Path, metavar="DIR", help="vision encoder; without it, a random one")
+    vision.add_argument("--open-clip", nargs=2, metavar=("NAME", "FILE"), help="open_clip model and its checkpoint")
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="precision of the weights (bf16)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is random (0)")
+    parser.add_argument("--dry-run", action="store_true", help="say what the model would be, write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR if it is a model folder")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 done, 1 refused with one line."""
+    options = make_parser().parse_args(arguments)
+    from train.model import ModelError
+    from train.tokenizer import TokenizerError
+
+    try:
+        assemble(
+            options.out, size=options.size, llm=options.llm, vision=options.vision, open_clip=options.open_clip,
+            dtype=options.dtype, seed=options.seed, dry_run=options.dry_run, overwrite=options.overwrite,
+        )  # fmt: skip
+    except (ModelError, TokenizerError, OSError) as error:
+        print(f"train.assemble: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def assemble(
+    out: Path,
+    *,
+    size: str = "20b",
+    llm: Path | None = None,
+    vision: Path | None = None,
+    open_clip: Sequence[str] | None = None,
+    dtype: str = "bf16",
+    seed: int = 0,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write a model folder, load it again and compare every weight; see the module.
+
+    Raises:
+        ModelError: a source that cannot be used, or `out` is there already.
+        OSError: it cannot be written.
+
+    """
+    import torch
+    from transformers import set_seed
+
+    from manifests.atomic import TEMPORARY_SUFFIX, sync_folder
+    from train.model import MedGptForTraining, ModelError, composed_config, load_module, sized_config, write_weights
+    from train.tokenizer import harmony
+
+    if out.exists() and not (overwrite and (out / "config.json").is_file()):
+        raise ModelError(f"{out}: is there already; name another folder, or add --overwrite if it is a model folder")
+    precision = torch.bfloat16 if dtype == "bf16" else torch.float32
+    shapes = sized_config(size)
+    if dry_run and llm is None and vision is None and open_clip is None:
+        with torch.device("meta"):
+            print(describe(MedGptForTraining(shapes)))
+        return
+    set_seed(seed)
+    language = None if llm is None else load_language(llm, precision)
+    tokenizer = harmony() if language is None else language.tokenizer
+    base = None if language is None else language.base
+    encoder = None
+    if vision is not None:
+        encoder = load_vision(vision, precision)
+    elif open_clip is not None:
+        encoder = load_open_clip(open_clip[0], Path(open_clip[1]), precision)
+    config = shapes
+    if language is not None or encoder is not None:
+        names = [str(llm.name) if llm else f"random {size}", Path(encoder_name(vision, open_clip) or "random").name]
+        config = composed_config(
+            shapes.vision_config if encoder is None else encoder.module.config,
+            shapes.text_config if language is None else language.module.config,
+            tokenizer,
+            f"MedGPT-oss ({names[0]}, {names[1]})",
+            *(() if encoder is None else (encoder.mean, encoder.std)),
+        )
+    module = compose(config, encoder, language, precision)
+    if language is not None:
+        set_new_rows(module, language.new_rows)
+    print(describe(module))
+    if dry_run:
+        return
+    work = out.with_name(out.name + TEMPORARY_SUFFIX)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    state = module.state_dict()
+    write_weights(work, state, config)
+    write_side_files(work, config, base)
+    again = load_module(work, precision).state_dict()
+    for name, tensor in state.items():
+        if not torch.equal(tensor, again[name]):
+            raise ModelError(f"{work}: {name} differs from what was written; the disk, or a library, is at fault")
+    for path in sorted(work.iterdir()):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(out, ignore_errors=True)
+    work.rename(out)
+    sync_folder(out.parent)
+    print(f"{out}: written, loaded again, {len(state)} tensors equal bit by bit")
+
+
+def encoder_name(vision: Path | None, open_clip: Sequence[str] | None) -> str | None:
+    """What the encoder is called."""
+    return vision.name if vision is not None else open_clip[0] if open_clip is not None else None
+
+
+def describe(module: MedGptForTraining) -> str:
+    """Parts of a model and their parameters, one a line."""
+    from train.model import PARTS, part_of
+
+    counts = dict.fromkeys(PARTS, 0)
+    for name, parameter in module.named_parameters():
+        counts[part_of(name)] += parameter.numel()
+    kinds = {
+        "vision": type(module.model.vision_tower).__name__,
+        "projector": type(module.model.multi_modal_projector).__name__,
+        "llm": type(module.model.language_model).__name__,
+    }
+    lines = [f"{part:10}{counts[part]:>16,}  {kinds[part]}" for part in PARTS]
+    return "\n".join([*lines, f"{'all':10}{sum(counts.values()):>16,}  {module.config.title}"])
+
+
+def compose(
+    config: MedGptConfig, encoder: Encoder | None, language: Language | None, dtype: torch.dtype
+) -> MedGptForTraining:
+    """The model with the given parts, in `dtype`; parts that are None, and the projector, are random."""
+    import torch
+
+    from train.model import LossHead, MedGptForTraining
+
+    if encoder is None and language is None:
+        return MedGptForTraining(config).to(dtype)
+    with torch.device("meta"):
+        module = MedGptForTraining(config)
+    model = module.model
+    model.multi_modal_projector.to_empty(device="cpu")
+    model.multi_modal_projector.apply(module._init_weights)
+    if encoder is None:
+        from transformers import AutoModel
+
+        model.vision_tower = AutoModel.from_config(config.vision_config)
+    else:
+        model.vision_tower = encoder.module
+    if language is None:
+        from transformers import AutoModelForCausalLM
+
+        causal = AutoModelForCausalLM.from_config(config.text_config)
+    else:
+        causal = language.module
+    model.language_model = causal.base_model
+    module.lm_head = causal.get_output_embeddings()
+    module.lm_head.__class__ = LossHead
+    return module.to(dtype)
+
+
+# --- The language model
+
+
+def load_language(folder: Path, dtype: torch.dtype) -> Language:
+    """A causal language model from a local folder.
+
+    GPT-oss keeps its rows: new tokens take reserved ones. Another model grows by those it needs, to a multiple of 64.
+
+    Raises:
+        ModelError: not a folder of such a model, weights missing, or a structure that cannot be taken apart.
+
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
+
+    from train.model import ModelError, check_report
+    from train.tokenizer import IMAGE_SPECIAL, TEMPLATE_SPECIAL, fast_tokenizer, harmony
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        quantised = getattr(config, "quantization_config", None)
+        options: dict[str, Any] = {}
+        if quantised is not None:
+            method = quantised["quant_method"] if isinstance(quantised, dict) else quantised.quant_method
+            if getattr(method, "value", method) != "mxfp4":
+                raise ModelError(
+                    f"{folder}: quantised with {method}; only MXFP4 is dequantised here, give a bf16 folder"
+                )
+            options["quantization_config"] = Mxfp4Config(dequantize=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, local_files_only=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(f"{folder}: no causal language model ({' '.join(str(error).split())[:300]})") from None
+    check_report(folder, report)
+    head = model.get_output_embeddings()
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None:
+        raise ModelError(f"{folder}: its output layer is no plain linear layer; it cannot be used")
+    if config.model_type == "gpt_oss":
+        tokenizer = harmony()
+        return Language(model, tokenizer, None, [tokenizer.special[name] for name in IMAGE_SPECIAL])
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        known = set(theirs.get_vocab())
+        base = fast_tokenizer(theirs)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}: no fast tokenizer ({' '.join(str(error).split())[:300]})") from None
+    tokenizer = _own_tokenizer(base, config.model_type)
+    new = [tokenizer.special[name] for name in (*TEMPLATE_SPECIAL, *IMAGE_SPECIAL) if name not in known]
+    if tokenizer.rows > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(tokenizer.rows, pad_to_multiple_of=64, mean_resizing=False)
+    return Language(model, tokenizer, base, new)
+
+
+def _own_tokenizer(base: Any, name: str) -> Tokenizer:
+    """A fast tokenizer as `train.tokenizer` sees it in a model folder."""
+    import tempfile
+
+    from train.tokenizer import folder_tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        base.backend_tokenizer.save(str(Path(folder) / "tokenizer.json"))
+        return folder_tokenizer(Path(folder), name)
+
+
+def set_new_rows(module: MedGptForTraining, new: list[int]) -> None:
+    """Give rows that were never trained the mean of those that were, in the embedding and the output layer."""
+    import torch
+
+    tables = [module.get_input_embeddings().weight, module.lm_head.weight]
+    with torch.no_grad():
+        for table in tables[: 1 if module.config.tie_word_embeddings else 2]:
+            table[new] = table[: min(new)].mean(0, dtype=torch.float32).to(table.dtype)
+
+
+# --- The vision encoder
+
+
+def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
+    """A vision encoder from a local Hugging Face folder: CLIP, SigLIP, MedSigLIP (their vision half) or ViT.
+
+    Raises:
+        ModelError: no such encoder, or weights are missing.
+
+    """
+    import json
+
+    from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel, ViTModel
+
+    from train.model import ModelError, check_report
+    from train.tiling import CLIP_MEAN, CLIP_STD
+
+    classes = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "vit": ViTModel}
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        kind = config.model_type.removesuffix("_vision_model")
+        if kind not in classes:
+            raise ModelError(f"{folder}: a {config.model_type} model; vision encoders are {', '.join(classes)}")
+        module, report = classes[kind].from_pretrained(
+            folder, config=getattr(config, "vision_config", config), dtype=dtype, output_loading_info=True,
+            local_files_only=True,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder}: no vision encoder ({' '.join(str(error).split())[:300]})") from None
+    # The folder of a whole CLIP has its text half, too.
+    unexpected = {
+        key for key in report["unexpected_keys"] if not str(key).startswith(("text_", "logit_", "visual_proj"))
+    }
+    # Of a ViT's pooler, which nothing uses, there may be no weights.
+    missing = {key for key in report["missing_keys"] if not str(key).startswith("pooler.")}
+    check_report(folder, {**report, "unexpected_keys": unexpected, "missing_keys": missing})
+    mean, std = CLIP_MEAN, CLIP_STD
+    described = folder / "preprocessor_config.json"
+    if described.is_file():
+        found = json.loads(described.read_text(encoding="utf-8"))
+        mean, std = tuple(found["image_mean"]), tuple(found["image_std"])
+    elif kind != "clip":
+        raise ModelError(f"{described}: missing; it says how pictures are normalised for this encoder")
+    return Encoder(resized(module), mean, std)
+
+
+def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
+    """The vision half of an open_clip checkpoint: OpenAI's ViT, or a timm ViT such as BiomedCLIP's.
+
+    `name` is a model of open_clip (`ViT-L-14-336-quickgelu` for OpenAI's weights) or a JSON file of that form.
+
+    Raises:
+        ModelError: an unknown name, an unreadable file, or an architecture that has no counterpart.
+
+    """
+    import json
+
+    import open_clip
+    from open_clip.factory import load_state_dict
+
+    from train.model import ModelError
+    from train.tiling import CLIP_MEAN, CLIP_STD
+
+    path = Path(name)
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else open_clip.get_model_config(name)
+    if settings is None:
+        raise ModelError(f"{name}: no model of open_clip and no JSON file of one; see open_clip.list_models()")
+    settings = settings.get("model_cfg", settings)
+    try:
+        state = load_state_dict(str(file))
+    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+        raise ModelError(f"{file}: no open_clip checkpoint ({' '.join(str(error).split())[:200]})") from None
+    visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    tower = settings["vision_cfg"]
+    if "timm_model_name" in tower:
+        module = _timm_vit(visual, file)
+    elif "conv1.weight" in visual:
+        module = _openai_vit(visual, tower, bool(settings.get("quick_gelu", False)), file)
+    else:
+        raise ModelError(f"{file}: {name} has no ViT; encoders are ViTs")
+    return Encoder(resized(module).to(dtype), CLIP_MEAN, CLIP_STD)
+
+
+def _openai_vit(state: Mapping[str, torch.Tensor], tower: Mapping[str, Any], quick: bool, file: Path) -> Any:
+    """open_clip's ViT as `CLIPVisionModel`; the same outputs."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    patch = state["conv1.weight"].shape[-1]
+    width = state["conv1.weight"].shape[0]
+    layers = len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
+    side = round((len(state["positional_embedding"]) - 1) ** 0.5)
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=state["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=width // tower.get("head_width", 64),
+        image_size=side * patch,
+        patch_size=patch,
+        hidden_act="quick_gelu" if quick else "gelu",
+    )
+    found = {
+        "embeddings.class_embedding": state["class_embedding"],
+        "embeddings.patch_embedding.weight": state["conv1.weight"],
+        "embeddings.position_embedding.weight": state["positional_embedding"],
+    }
+    for kind in ("weight", "bias"):
+        found[f"pre_layrnorm.{kind}"], found[f"post_layernorm.{kind}"] = (
+            state[f"ln_pre.{kind}"],
+            state[f"ln_post.{kind}"],
+        )
+        for i in range(layers):
+            theirs, ours = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
+            for name, part in zip("qkv", state[f"{theirs}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                found[f"{ours}.self_attn.{name}_proj.{kind}"] = part
+            for a, b in (
+                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
+            ):  # fmt: skip
+                found[f"{ours}.{b}.{kind}"] = state[f"{theirs}.{a}.{kind}"]
+    return _filled(CLIPVisionModel(config), found, file)
+
+
+def _timm_vit(state: Mapping[str, torch.Tensor], file: Path) -> Any:
+    """A timm ViT (`visual.trunk.*`) as `ViTModel`; the same patch outputs."""
+    from transformers import ViTConfig, ViTModel
+
+    from train.model import ModelError
+
+    trunk = {key.removeprefix("trunk."): value for key, value in state.items() if key.startswith("trunk.")}
+    if "cls_token" not in trunk or "norm_pre.weight" in trunk:
+        raise ModelError(f"{file}: a timm encoder that is no plain ViT with a class token; give a Hugging Face folder")
+    patch = trunk["patch_embed.proj.weight"].shape[-1]
+    width = trunk["patch_embed.proj.weight"].shape[0]
+    layers = len({key.split(".")[1] for key in trunk if key.startswith("blocks.")})
+    side = round((trunk["pos_embed"].shape[1] - 1) ** 0.5)
+    config = ViTConfig(
+        hidden_size=width,
+        intermediate_size=trunk["blocks.0.mlp.fc1.weight"].shape[0],
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,  # of every ViT in timm from tiny to large
+        image_size=side * patch,
+        patch_size=patch,
+        layer_norm_eps=1e-6,
+        hidden_act="gelu",
+    )
+    found = {
+        "embeddings.cls_token": trunk["cls_token"],
+        "embeddings.position_embeddings": trunk["pos_embed"],
+    }
+    for kind in ("weight", "bias"):
+        found[f"embeddings.patch_embeddings.projection.{kind}"] = trunk[f"patch_embed.proj.{kind}"]
+        found[f"layernorm.{kind}"] = trunk[f"norm.{kind}"]
+        for i in range(layers):
+            theirs, ours = f"blocks.{i}", f"layers.{i}"
+            for name, part in zip("qkv", trunk[f"{theirs}.attn.qkv.{kind}"].chunk(3), strict=True):
+                found[f"{ours}.attention.{name}_proj.{kind}"] = part
+            for a, b in (
+                ("attn.proj", "attention.o_proj"), ("norm1", "layernorm_before"), ("norm2", "layernorm_after"),
+                ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2"),
+            ):  # fmt: skip
+                found[f"{ours}.{b}.{kind}"] = trunk[f"{theirs}.{a}.{kind}"]
+    return _filled(ViTModel(config), found, file)
+
+
+def _filled(module: Any, state: Mapping[str, torch.Tensor], file: Path) -> Any:
+    """`module` with exactly these weights; ViT's pooler, which nothing uses, stays random."""
+    from train.model import ModelError
+
+    wanted = {name: tensor.shape for name, tensor in module.named_parameters() if not name.startswith("pooler.")}
+    if {name: tensor.shape for name, tensor in state.items()} != wanted:
+        odd = sorted(set(state) ^ set(wanted)) or sorted(n for n in wanted if wanted[n] != state[n].shape)
+        raise ModelError(f"{file}: its {odd[0]} does not fit; not the model that was named")
+    module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    return module
+
+
+def resized(module: Any) -> Any:
+    """The encoder for tiles of 24 x 24 patches; positions of another grid are interpolated (bicubic, antialiased)."""
+    import copy
+
+    import torch
+
+    config = copy.deepcopy(module.config)
+    size = config.image_size if isinstance(config.image_size, int) else config.image_size[0]
+    patch = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
+    if size == PATCHES * patch:
+        return module
+    config.image_size = PATCHES * patch
+    other = type(module)(config)
+    state = module.state_dict()
+    [name] = [name for name in state if name.endswith(("position_embedding.weight", "position_embeddings"))]
+    table = state[name]
+    flat = table.reshape(-1, table.shape[-1]).float()
+    old = size // patch
+    head, grid = flat[: len(flat) - old * old], flat[len(flat) - old * old :]
+    square = grid.T.reshape(1, -1, old, old)
+    wide = torch.nn.functional.interpolate(square, (PATCHES, PATCHES), mode="bicubic", antialias=True)
+    state[name] = (
+        torch.cat([head, wide[0].flatten(1).T]).reshape(*table.shape[:-2], -1, table.shape[-1]).to(table.dtype)
+    )
+    other.load_state_dict(state)
+    return other.to(module.dtype)
+
+
+# --- Everything beside the weights
+
+
+def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
+    """Configuration with its class, tokenizer, chat template, processor and generation settings."""
+    import json
+
+    from transformers import GenerationConfig, InternVLProcessor
+    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
+
+    import train.configuration_medgpt as module
+    from train.model import config_tiling
+    from train.template import CHAT_TEMPLATE
+    from train.tokenizer import fast_tokenizer
+
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["architectures"] = ["MedGptForConditionalGeneration"]
+    document["auto_map"] = {
+        "AutoConfig": "configuration_medgpt.MedGptConfig",
+        "AutoModelForImageTextToText": "configuration_medgpt.MedGptForConditionalGeneration",
+    }
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    shutil.copyfile(str(module.__file__), folder / "configuration_medgpt.py")
+    tokenizer = fast_tokenizer() if base is None else base
+    InternVLProcessor(
+        image_processor=config_tiling(config).processor(),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(),
+        image_seq_length=config.image_seq_length,
+        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+    ).save_pretrained(folder)
+    stops = [config.eos_token_id, config.pad_token_id]
+    GenerationConfig(eos_token_id=stops, pad_token_id=config.pad_token_id).save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The trained model as a folder that `transformers` loads: weights, configuration, processor, template and model card.
+
+The card names data, licences and the certificate; nothing in it depends on the day or the machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from manifests.atomic import TEMPORARY_SUFFIX
+from train.config import Config
+from train.model import Model
+
+
+def export_model(engine: Any, model: Model, folder: Path, identity: Mapping[str, Any], config: Config) -> Path:
+    """Write the engine's model to `folder`; a collective, rank 0 writes. LoRA weights are merged into the copy.
+
+    Raises:
+        OSError: the folder cannot be written; nothing is left under its name.
+
+    """
+    weights = _whole_weights(engine)
+    if dist.get_rank() == 0:
+        work = folder.with_name(folder.name + TEMPORARY_SUFFIX)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        model.save(work, weights)
+        (work / "README.md").write_text(model_card(model, identity, config), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    dist.barrier()
+    return folder
+
+
+def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str:
+    """Markdown: what the model is, what it was trained on and under which licences, and what it is not for."""
+    data = identity["data"]
+    rows = "\n".join(
+        f"| {source['name']} | {source['samples']:,} | {', '.join(source['licenses'])} | {source['access']} |"
+        for source in data["sources"]
+    )
+    certificate = identity["certificate"]
+    proof = (
+        f"Certificate of train-test non-overlap: `{certificate}`."
+        if identity["certified"]
+        else "**Trained on data that no certificate covers**; overlap with test sets is unknown."
+    )
+    licenses = sorted({name for source in data["sources"] for name in source["licenses"]})
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags: [biomedical, vision-language]
+---
+
+# {model.title}, {config.stage}
+
+**Not a medical device and not for clinical use.** It was made for research; its answers may be wrong.
+
+{proof}
+
+## Data of this stage
+
+| source | samples | licences | access |
+|---|---|---|---|
+{rows}
+
+Licences that bind whoever uses the weights: {", ".join(licenses)}. Samples under `credentialed` access may not be
+shared; whether weights trained on them may be is for the data's owners to say.
+
+Digest of the data: `{certificate}`; of the mixture: `{identity["mixture"]}`; of the packing plan: `{identity["plan"]}`.
+
+## Training
+
+Stage `{config.stage}`, seed {config.seed}, {data["packs"]:,} packs of {config.data.length:,} tokens,
+{data["samples"]:,}
+samples. Vision encoder: {config.train.vision}; projector: {config.train.projector}; language model:
+{config.train.llm}. The whole configuration is in `train_config.yaml`.
+
+## Loading
+
+`transformers` rebuilds the vision encoder as another class unless it is given this checkpoint's configuration class:
+`configuration_medgpt.py` comes with it and is named in `config.json` (`trust_remote_code=True`).
+"""
+
+
+def _whole_weights(engine: Any) -> dict[str, torch.Tensor]:
+    """All weights in the precision of training, on rank 0's host memory; an empty mapping elsewhere."""
+    if hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):
+        found = engine._zero3_consolidated_16bit_state_dict()
+        return dict(found) if found else {}
+    if dist.get_rank() != 0:
+        return {}
+    # DeepSpeed keeps parameters as views of one flat tensor; a file needs each on its own.
+    return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}

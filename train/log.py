@@ -1,0 +1,137 @@
+"""What a run leaves to look at: `log.jsonl` (one line a step), TensorBoard events where installed, `curves.svg`."""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from manifests.atomic import write_atomic
+
+CURVES = {
+    "loss": "loss",
+    "tokens_per_second": "tokens a second",
+    "mfu": "share of the device's peak",
+    "data_wait": "share of time waiting for data",
+    "fill": "packing fill",
+    "grad_norm": "norm of the gradient",
+}
+
+
+class Log:
+    """Appends the records of steps; lines after `step` of an earlier, killed run are cut off first."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "log.jsonl"
+        kept = [record for record in read_log(self.path) if record["step"] < step]
+        write_atomic(self.path, b"".join(orjson.dumps(record) + b"\n" for record in kept))
+        self._file = self.path.open("ab")
+        self._events = _tensorboard(folder / "tensorboard", step)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add one step: numbers by name, `sources` by source."""
+        self._file.write(orjson.dumps(record) + b"\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._events.add_scalar(name, value, record["step"])
+            for name, value in record.get("sources", {}).items():
+                self._events.add_scalar(f"loss/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Write the curves and close all files."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+        records = read_log(self.path)
+        if records:
+            write_atomic(self.path.with_name("curves.svg"), curves(records).encode())
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [orjson.loads(line) for line in lines[:-1]]
+
+
+def curves(records: Sequence[Mapping[str, Any]]) -> str:
+    """An SVG of small line charts over the steps, one for each measure of `CURVES` and one of loss by source."""
+    charts = [(title, {"": _series(records, name)}) for name, title in CURVES.items()]
+    sources = sorted({source for record in records for source in record.get("sources", {})})
+    by_source = {
+        source: [(r["step"], r["sources"][source]) for r in records if source in r.get("sources", {})]
+        for source in sources
+    }
+    charts.insert(1, ("loss by source", by_source))
+    charts = [(title, lines) for title, lines in charts if any(lines.values())]
+    width, height = 420, 220
+    rows = math.ceil(len(charts) / 2)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * width} {rows * height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{2 * width}" height="{rows * height}" fill="white"/>',
+    ]
+    for number, (title, lines) in enumerate(charts):
+        left, top = number % 2 * width, number // 2 * height
+        parts.append(f'<g transform="translate({left},{top})">{_chart(title, lines, width, height)}</g>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    return [(record["step"], record[name]) for record in records if record.get(name) is not None]
+
+
+_COLOURS = ("#1f5fa8", "#c0504d", "#4f8f4f", "#8064a2", "#d08a2c", "#3b9aa8", "#777777", "#a0522d")
+
+
+def _chart(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], width: int, height: int) -> str:
+    left, right, top, bottom = 52, 12, 24, 26
+    points = [point for line in lines.values() for point in line]
+    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    if high == low:
+        low, high = low - 0.5, high + 0.5
+
+    def at(x: float, y: float) -> str:
+        across = left + (width - left - right) * ((x - low_x) / max(1, high_x - low_x))
+        return f"{across:.1f},{top + (height - top - bottom) * (high - y) / (high - low):.1f}"
+
+    out = [f'<text x="{left}" y="15" font-weight="bold">{html.escape(title)}</text>']
+    for tick in range(5):
+        value = low + (high - low) * tick / 4
+        y = at(low_x, value).split(",")[1]
+        out.append(f'<line x1="{left}" x2="{width - right}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
+        out.append(f'<text x="{left - 5}" y="{y}" dy="3" text-anchor="end" fill="#555">{value:.3g}</text>')
+    for x, anchor in ((low_x, "start"), (high_x, "end")):
+        across = at(x, low).split(",")[0]
+        out.append(f'<text x="{across}" y="{height - 8}" text-anchor="{anchor}" fill="#555">step {x}</text>')
+    for number, (name, line) in enumerate(lines.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        path = " ".join(at(x, y) for x, y in line)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+        if name:
+            out.append(
+                f'<text x="{width - right}" y="{top + 10 + 12 * number}" text-anchor="end" fill="{colour}">'
+                f"{html.escape(name)}</text>"
+            )
+    return "".join(out)
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A writer of events, or None where TensorBoard is not installed (extra `train` has it)."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step)

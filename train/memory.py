@@ -1,0 +1,100 @@
+"""What a run will need of a device, before any device is touched: weights, gradients, states, activations.
+
+Weights, gradients and optimizer states are counted; activations are estimated from the shapes, with the factors that
+`bench/train.py` measured on one H200. The estimate is for planning: a run that does not fit is stopped by the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from train.config import Config
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model that memory follows from."""
+
+    parameters: Mapping[str, int]
+    """Parameters of `vision`, `projector`, `llm` and, for LoRA, `lora`."""
+    layers: int
+    hidden: int
+    expert_width: int
+    """Intermediate width that a token meets in a layer: experts a token times their width (dense: the width)."""
+    attention_width: int
+    """Query, key, value and output channels."""
+    vocabulary: int
+    vision_layers: int
+    vision_hidden: int
+    patches: int
+    """Patches of a tile."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """One line of the plan."""
+
+    what: str
+    bytes: int
+    knob: str
+    """The setting that makes it smaller."""
+
+
+def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
+    """Bytes a device needs, part by part, for one pack of `config.data.length` tokens and `config.data.tiles` tiles."""
+    engine = config.engine
+    width = 2 if engine.precision == "bf16" else 4
+    learns = {
+        "vision": config.train.vision == "train",
+        "projector": config.train.projector == "train",
+        "llm": config.train.llm == "train",
+        "lora": config.train.llm == "lora",
+    }
+    trained = sum(count for name, count in shape.parameters.items() if learns[name])
+    total = sum(shape.parameters.values())
+    weights = total * width // (ranks if engine.zero == 3 else 1)
+    if engine.zero == 3 and ranks > 1:  # two layers are gathered at a time
+        weights += 2 * width * (shape.parameters["llm"] // max(1, shape.layers))
+    gradients = trained * width // (ranks if engine.zero >= 2 else 1)
+    # fp32 master weight and two moments; in fp32 the weights are the master.
+    states = trained * (12 if engine.precision == "bf16" else 8) // ranks
+    tokens, tiles = config.data.length, config.data.tiles
+    layer = width * (4 * shape.hidden + 2 * shape.attention_width + 3 * shape.expert_width)
+    share = {"none": 1.0, "selective": 0.5, "full": 0.0}[engine.checkpointing]
+    language = int(tokens * (shape.layers * (shape.hidden * width + share * layer) + (1 - share) * 2 * layer))
+    sees = tiles * (shape.patches + 1) * width * shape.vision_hidden
+    # Stored per layer of a tower that learns: two norms, query, key, value, output, the MLP's 4 x hidden twice.
+    kept = shape.vision_layers * (1 + share * 13) + (1 - share) * 13
+    vision = int(sees * (kept if learns["vision"] else 4))
+    # Logits of a chunk, their gradient and the softmax in fp32.
+    logits = min(config.loss.chunk, tokens) * shape.vocabulary * (4 + 4 + width)
+    return [
+        Need("weights", weights, "engine.zero=3 with more devices"),
+        Need("gradients", gradients, "train.llm=lora or engine.zero=3 with more devices"),
+        Need(
+            "master weights and moments",
+            0 if engine.offload == "optimizer" else states,
+            "engine.offload=optimizer, train.llm=lora or more devices",
+        ),
+        Need("activations, language model", language, "engine.checkpointing=full or a smaller data.length"),
+        Need("activations, vision", vision, "a smaller data.tiles or train.vision=freeze"),
+        Need("logits", logits, "a smaller loss.chunk"),
+    ]
+
+
+def advice(config: Config) -> str:
+    """Which settings to change when a device runs out of memory, first the cheapest."""
+    knobs = []
+    if config.engine.checkpointing != "full":
+        knobs.append("engine.checkpointing=full")
+    knobs.append(f"data.length below {config.data.length} (with a new packing plan)")
+    if config.data.tiles > 16:
+        knobs.append(f"data.tiles below {config.data.tiles}")
+    if config.train.llm == "train":
+        knobs.append("train.llm=lora")
+    if config.engine.offload == "none":
+        knobs.append("engine.offload=optimizer")
+    return "; ".join(knobs)
