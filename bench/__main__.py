@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 MEASUREMENTS = (
-    "jpeg_build", "text_build", "manifest", "memory", "install", "proof", "filters_pictures", "filters_llm",
+    "jpeg_build", "text_build", "manifest", "memory", "install", "proof", "filters", "filters_pictures", "filters_llm",
+    "stream", "pack", "eval", "train", "flex_sinks",
 )  # fmt: skip
 PARTS = ("hamming_join", "near_images", "near_text", "audits")
 """What `proof` consists of, each to be run alone, too."""

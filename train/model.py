@@ -201,9 +201,15 @@ AttentionMaskInterface.register(FLEX, flex_attention_mask)
 def packed_masks(text_config: Any, position_ids: torch.Tensor, dtype: torch.dtype) -> Any:
     """Masks that keep documents apart, by the restarts of `position_ids` (1, T).
 
-    One mask, or one for each kind of layer where a model has several. Given positions alone, GPT-oss lets documents see
-    each other: it does not pass them on to its masks.
+    One mask, or one for each kind of layer where a model has several kinds. GPT-oss given positions alone lets
+    documents see each other: it does not pass them on to its masks.
     """
+    kinds = getattr(text_config, "layer_types", None)
+    if text_config._attn_implementation == FLEX:
+        if not kinds:
+            return block_mask(position_ids)
+        windows = {"full_attention": None, "sliding_attention": text_config.sliding_window}
+        return {kind: block_mask(position_ids, windows[kind]) for kind in sorted(set(kinds))}
     makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
     arguments = {
         "config": text_config,
@@ -212,10 +218,52 @@ def packed_masks(text_config: Any, position_ids: torch.Tensor, dtype: torch.dtyp
         "past_key_values": None,
         "position_ids": position_ids,
     }
-    kinds = getattr(text_config, "layer_types", None)
     if not kinds:
         return create_causal_mask(**arguments)
     return {kind: makers[kind](**arguments) for kind in sorted(set(kinds))}
+
+
+_BLOCK = 128
+"""Tokens of a block of flex attention, its own default."""
+
+
+def block_mask(position_ids: torch.Tensor, window: int | None = None) -> Any:
+    """Flex attention's mask of a packed row (1, T): causal, within documents, at most `window` tokens back.
+
+    Which blocks are empty, partial or full follows from the first and the last document of each block, since documents
+    lie one behind the other. Flex attention's own way looks at all T x T pairs, in a kernel that it compiles for every
+    length; at 12,288 tokens the assembler had not done with it after two minutes (torch 2.11).
+    """
+    from torch.nn.attention.flex_attention import BlockMask
+
+    documents = (position_ids[0] == 0).cumsum(0)
+    length = len(documents)
+    blocks = -(-length // _BLOCK)
+    starts = torch.arange(blocks, device=documents.device) * _BLOCK
+    first, last = documents[starts], documents[(starts + _BLOCK - 1).clamp(max=length - 1)]
+    number = torch.arange(blocks, device=documents.device)
+    apart = (number[:, None] - number[None, :]) * _BLOCK
+    # Query block i, key block j < i: the last document of j is the first of i, or they share none. The nearest pair of
+    # tokens is apart - 127, the farthest apart + 127.
+    some = (apart == 0) | ((apart > 0) & (last[None, :] == first[:, None]))
+    whole = (apart > 0) & (first[None, :] == last[:, None])
+    if length % _BLOCK:
+        whole[-1] = False  # rows beyond the end
+    if window is not None:
+        some &= apart - (_BLOCK - 1) < window
+        whole &= apart + _BLOCK - 1 < window
+
+    def visible(_batch: Any, _head: Any, query: Any, key: Any) -> Any:
+        seen = (query >= key) & (documents[query] == documents[key])
+        return seen if window is None else seen & (query - key < window)
+
+    def listed(which: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        order = torch.argsort(which.int(), dim=1, descending=True, stable=True)
+        return which.sum(1, dtype=torch.int32)[None, None], order.int()[None, None]
+
+    return BlockMask.from_kv_blocks(
+        *listed(some & ~whole), *listed(whole), BLOCK_SIZE=_BLOCK, mask_mod=visible, seq_lengths=(length, length)
+    )
 
 
 # --- The module that is trained
