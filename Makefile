@@ -22,8 +22,14 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	@touch $@
 
-demo: $(VENV)/.core
+$(VENV)/.filters: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --editable '.[filters]'
+	@touch $@
+
+demo: $(VENV)/.filters
 	$(BIN)/python -m builders.demo --data $(DATA)
+	$(BIN)/python -m shards.pack $(DATA) --stage instruct --sources-present
+	$(BIN)/python -m shards.resume_check $(DATA) --stage instruct --sources-present --samples 500
 
 test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

@@ -195,6 +195,11 @@ class Certified:
     def __len__(self) -> int:
         return sum(map(len, self.sources.values()))
 
+    @property
+    def present(self) -> list[str]:
+        """Builds of which a sample is left, once exclusions and filters are heeded."""
+        return [name for name, source in self.sources.items() if len(source)]
+
 
 def load_certified(
     data: Path | str,

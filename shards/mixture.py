@@ -137,7 +137,8 @@ class Mixture:
             )
         samples = self.samples if any(source.term == "weight" for source in left) else None
         line = (
-            f"{self.name}: {len(absent)} of {len(self.sources)} sources are not there and left out: {_listed(absent)}"
+            f"{self.name}: {len(absent)} of {len(self.sources)} sources are not there, or have no sample left, and are "
+            f"left out: {_listed(absent)}"
         )
         return replace(self, sources=left, samples=samples), line
 

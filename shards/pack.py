@@ -384,7 +384,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     mixture = Mixture.load(options.mixture or options.stage)
     if options.sources_present:
-        mixture, left_out = mixture.only_present(certified.sources)
+        mixture, left_out = mixture.only_present(certified.present)
         if left_out:
             print(left_out)
     order = EpochOrder(certified, mixture, options.seed, options.epoch)

@@ -159,7 +159,7 @@ def test_only_what_is_asked_for_is_in_the_digest(tmp_path: Path) -> None:
     assert one.digest == same.digest
     less, line = one.only_present(["a"])
     assert less.digest != one.digest
-    assert line == "m: 1 of 2 sources are not there and left out: b"
+    assert line == "m: 1 of 2 sources are not there, or have no sample left, and are left out: b"
     assert one.only_present(["a", "b", "c"]) == (one, None)
 
 
