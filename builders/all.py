@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from builders.cli import EXIT_DAMAGED, EXIT_FAILED, table
+from builders.cli import EXIT_DAMAGED, EXIT_FAILED, FILTERS_HELP, table
 from builders.registry import NAMES, load
 
 
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--limit", type=int, metavar="N", help="trial builds: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only, see a builder's --help")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences")
+    add("--filters", metavar="RECIPE", help=f"{FILTERS_HELP.format(recipe='of each source its own')}")
     add("--demo", action="store_true", help="write every source's demo tree under --raw first")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--json", action="store_true", help="print the summary as JSON, no progress bar")
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     from tqdm import tqdm
 
     from builders.build import BuildOptions, BuildStopped, make_plan, run
+    from builders.filtered import NotFiltered, begin, choose, finish
     from builders.source import NotThisSource
 
     rows: list[dict[str, Any]] = []
@@ -54,22 +56,31 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if args.demo:
                 source.write_demo(options.raw)
-            planned.append((source, options, make_plan(source, options)))
-        except NotThisSource as error:
+            plan, filtering = make_plan(source, options), choose(source, args.filters, options.raw, params)
+            planned.append((source, options, plan, filtering))
+        except (NotThisSource, NotFiltered) as error:
             rows.append({"source": name, "state": "not built", "note": str(error)})
     if args.dry_run:
-        rows += [{"source": s.name, "state": "planned", "read": p.rows, "note": str(p.target)} for s, _, p in planned]
+        for source, _, plan, filtering in planned:
+            recipe = f"; filters of {filtering.recipe.name} {filtering.recipe.version}" if filtering else ""
+            rows.append(
+                {"source": source.name, "state": "planned", "read": plan.rows, "note": f"{plan.target}{recipe}"}
+            )
         return _print(rows, args.json, 0)
-    with tqdm(total=sum(plan.rows for _, _, plan in planned), unit="row", disable=args.json, smoothing=0.05) as bar:
-        for source, options, plan in planned:
+    with tqdm(total=sum(plan.rows for _, _, plan, _ in planned), unit="row", disable=args.json, smoothing=0.05) as bar:
+        for source, options, plan, filtering in planned:
             bar.set_description(plan.build)
             try:
+                begin(source, plan.target, filtering)
                 counts = run(source, options, plan, bar)["counts"]
-            except BuildStopped as error:
+                waterfall = finish(source, plan.target, filtering, args.workers, not args.json)
+            except (BuildStopped, NotFiltered) as error:
                 rows.append({"source": source.name, "state": "stopped", "note": str(error)})
                 continue
             state = "damaged rows" if counts["damaged"] else "built"
             numbers = {key: counts[key] for key in ("read", "kept", "rejected", "damaged")}
+            if waterfall:
+                numbers["filtered"] = waterfall["dropped"]
             rows.append({"source": source.name, "state": state, **numbers, "note": str(plan.target)})
     states = {row["state"] for row in rows}
     failed = states & {"stopped", "not built"}
@@ -80,10 +91,11 @@ def _print(rows: list[dict[str, Any]], as_json: bool, code: int) -> int:
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
         return code
-    heads = ("source", "state", "read", "kept", "rejected", "damaged", "note")
+    heads = ("source", "state", "read", "kept", "rejected", "damaged", "filtered", "note")
     print(table(heads, [tuple(row.get(head, "-") for head in heads) for row in rows]))
     kept, read = (sum(row.get(key, 0) for row in rows) for key in ("kept", "read"))
-    print(f"\n{len(rows)} sources, {read:,} rows read, {kept:,} kept")
+    dropped = sum(row.get("filtered", 0) for row in rows)
+    print(f"\n{len(rows)} sources, {read:,} rows read, {kept:,} kept, {dropped:,} of them taken out by filters")
     return code
 
 

@@ -291,6 +291,7 @@ may be one of the two trees itself. The tars hold pictures and text together: --
     ),
     options=(Option("--subset", "build one of the two subsets alone", "both", ("both", *_SUBSETS)),),
     variant=lambda params: "" if params["subset"] == "both" else str(params["subset"]),
+    filters="medgpt_oss",
 )
 
 if __name__ == "__main__":

@@ -12,13 +12,17 @@ from typing import Any
 from builders.source import DAMAGED_REASONS, RULE_REASONS, NotThisSource, Source
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 3
+FILTERS_HELP = (
+    "a recipe file, by which training samples are chosen after the build; none: all stay (default: {recipe}, which "
+    "needs pip install 'medgpt-oss[filters]')"
+)
 
 
 def main(source: Source, arguments: list[str] | None = None) -> int:
     """Run a builder's command line; returns the exit code.
 
-    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 1: not finished. 2: wrong usage,
-    or the raw tree is not this source.
+    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 1: not finished, or built and not
+    filtered. 2: wrong usage, the raw tree is not this source, or its filters cannot run.
     """
     parser = _parser(source)
     args = parser.parse_args(arguments)
@@ -40,6 +44,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
 
     # Imported late, so that --help and usage errors answer at once.
     from builders.build import BuildOptions, BuildStopped, make_plan, run
+    from builders.filtered import NotFiltered, begin, choose, finish, unfiltered_text, waterfall_text
 
     options = BuildOptions(
         raw=raw,
@@ -59,14 +64,21 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
 
             download(source, raw, args.revision, quiet=args.quiet or args.json)
         plan = make_plan(source, options)
+        try:
+            filtering = choose(source, args.filters, raw, params)
+        except NotFiltered as error:
+            print(f"{source.name}: {error}", file=sys.stderr)
+            return EXIT_USAGE
         if args.dry_run:
-            _print_plan(source, plan, options, args.json)
+            _print_plan(source, plan, options, filtering, args.json)
             return 0
+        begin(source, plan.target, filtering)
         document = run(source, options, plan)
+        waterfall = finish(source, plan.target, filtering, args.workers, options.progress)
     except NotThisSource as error:
         print(f"{source.name}: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except BuildStopped as error:
+    except (BuildStopped, NotFiltered) as error:
         print(f"{source.name}: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -74,9 +86,13 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
         return EXIT_FAILED
     reused = len(plan.reusable)
     if args.json:
-        print(json.dumps(_summary(document, plan.target, reused), ensure_ascii=False))
+        print(json.dumps(_summary(document, plan.target, reused) | {"filtered": waterfall}, ensure_ascii=False))
     else:
         print(format_summary(document, plan.target, reused))
+        if waterfall:
+            print(f"\n{waterfall_text(waterfall, plan.target)}")
+        elif source.filters:
+            print(unfiltered_text(plan.target))
     return EXIT_DAMAGED if document["counts"]["damaged"] else 0
 
 
@@ -94,7 +110,7 @@ def _parser(source: Source) -> argparse.ArgumentParser:
             f"example:\n  python -m builders.{source.name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
             f"  python -m builders.{source.name} --demo\n\n"
             "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
-            "2 wrong usage, or the tree is not this source"
+            "2 wrong usage, the tree is not this source, or its filters cannot run"
         ),
     )
     add = parser.add_argument
@@ -120,6 +136,10 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         help="metadata only: ids and texts for audits before pictures are downloaded",
     )
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
+    if source.filters:
+        add("--filters", metavar="RECIPE", help=FILTERS_HELP.format(recipe=source.filters))
+    else:
+        parser.set_defaults(filters=None)
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--demo", action="store_true", help="write a small demo tree in the publisher's layout and build from it")
     if source.hub_id or source.access == "credentialed":
@@ -148,7 +168,7 @@ def _parser(source: Source) -> argparse.ArgumentParser:
     return parser
 
 
-def _print_plan(source: Source, plan: Any, options: Any, as_json: bool) -> None:
+def _print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json: bool) -> None:
     splits: dict[str, dict[str, Any]] = {}
     for job in plan.jobs:
         split = splits.setdefault(
@@ -163,7 +183,8 @@ def _print_plan(source: Source, plan: Any, options: Any, as_json: bool) -> None:
             split["input_files"] += 1
             split["input_bytes"] += path.stat().st_size if path.is_file() else 0
     if as_json:
-        print(json.dumps({"build": plan.build, "target": str(plan.target), "splits": splits}))
+        chosen = filtering.describe() if filtering else None
+        print(json.dumps({"build": plan.build, "target": str(plan.target), "splits": splits, "filters": chosen}))
         return
     print(f"{source.title} -> {plan.target} (nothing written)")
     rows = [
@@ -171,6 +192,8 @@ def _print_plan(source: Source, plan: Any, options: Any, as_json: bool) -> None:
         for name, s in splits.items()
     ]
     print(table(("split", "role", "units", "rows", "units done", "input files", "input"), rows))
+    if source.filters:
+        print("\n".join(filtering.lines()) if filtering else "no filter would run")
 
 
 def _summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:

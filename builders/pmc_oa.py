@@ -203,6 +203,7 @@ Clone https://huggingface.co/datasets/axiong/pmc_oa (git lfs), or --download --r
     ),
     hub_id="axiong/pmc_oa",
     hub_files=("train.jsonl", "valid.jsonl", "test.jsonl", "images.zip"),
+    filters="medgpt_oss",
 )
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ One table holds both splits. Its list columns (`roi_text`, `med_umls_ids`, ...) 
 slides, not panels, and `magnification` is empty outside the YouTube subset: none of them is read. Rows that the
 publisher marks `not_histology` are dropped; outside the subset that he marked the column is empty, and rows are kept.
 QuiltCleaner's `predictions_quiltcleaner.csv`, by which the recipe very likely filtered (reference `sources.md`,
-section 3, 12), may lie beside the table: it is no part of this set, and judging pictures is left to the filters.
+section 3, 12), may lie beside the table: it shapes no sample, the filters read it where it is there.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from builders.source import (
 from builders.tables import Row, table_rows, table_units
 
 FILE = "quilt_1M_lookup.csv"
+LABELS_FILE = "predictions_quiltcleaner.csv"
 _SPLITS: dict[str, Role] = {"train": "train", "val": "eval"}
 _COLUMNS = ("caption", "image_path", "subset", "split", "not_histology")
 _SUBSETS = frozenset({"quilt", "openpath", "pubmed", "laion"})
@@ -185,7 +186,7 @@ def _write_demo(raw: Path) -> None:
     write_demo_zip(raw / "images_part_1.zip", {name: pictures[name] for name in names[1::2]})
     scores = "Unnamed: 0,Persons/Photos,Any impairment,Filename\n"
     scores += "".join(f"{index},0.{index},0.{index},{Path(name).name}\n" for index, name in enumerate(names))
-    write_demo_file(raw / "predictions_quiltcleaner.csv", scores.encode())
+    write_demo_file(raw / LABELS_FILE, scores.encode())
 
 
 SOURCE = Source(
@@ -203,7 +204,8 @@ SOURCE = Source(
 Ask for access at https://zenodo.org/records/8239942 (512 pixels), or by the form linked from
 https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
   {FILE}
-  images_part_*.zip (read in place), or quilt_1m/ with the same pictures; not needed with --no-images""",
+  images_part_*.zip (read in place), or quilt_1m/ with the same pictures; not needed with --no-images
+  {LABELS_FILE}, from https://github.com/DeepMicroscopy/QuiltCleaner: optional, for the filters""",
     plan=_plan,
     read=_read,
     write_demo=_write_demo,
@@ -221,6 +223,8 @@ https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
             "the published set before the filter, less not_histology; the paper's filter is unpublished",
         ),
     ),
+    filters="medgpt_oss",
+    filter_files={"quilt_cleaner.table": LABELS_FILE},
 )
 
 if __name__ == "__main__":

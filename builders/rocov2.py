@@ -189,6 +189,7 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
             "ROCOv2 (filtered)", "PT", 38_861, "64.8 % of train 59,958 by an unpublished rule; all rows are built"
         ),
     ),
+    filters="medgpt_oss",
 )
 
 if __name__ == "__main__":

@@ -229,6 +229,10 @@ class Source:
     """Commit to fetch; pinned, so that two sites build the same bytes. Empty: `--revision` must say it."""
     hub_files: tuple[str, ...] = ()
     """Glob patterns of the files the builder reads."""
+    filters: str = ""
+    """Recipe in `filters/recipes` that chooses among its training samples after a build; empty: none does."""
+    filter_files: Mapping[str, str] = field(default_factory=dict)
+    """Files of the raw tree that filters use where they are there: `FILTER.OPTION` -> path."""
     module: str = ""
     """Where workers find `SOURCE`; `builders.<name>` if empty. A source may live outside this repository."""
 

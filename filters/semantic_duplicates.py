@@ -1,16 +1,36 @@
 """Semantic duplicates: pictures whose embeddings point the same way, whatever was done to the pixels.
 
-Complete for the threshold: every pair is compared, block by block. Of a group the sample that comes first stays.
+    python -m filters.semantic_duplicates data --weights weights/biomedclip --threshold 0.97
+    python -m filters.run data --set semantic_duplicates.table=data/embeddings/duplicates.parquet
+
+The first picture of every sample is embedded by a CLIP model (filters/zero_shot.py), every pair is compared, block by
+block: complete for the threshold. Of a group the sample that comes first stays. Embeddings are kept, so that another
+threshold decodes nothing. The table of duplicates is then a filter like any other.
+
+    DATA/embeddings/<build>/<unit>-<key>.parquet    sample_id, embedding (d numbers; none where there is no picture)
+    DATA/embeddings/duplicates.parquet              build, sample_id, stays_build, stays, cosine
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
+    from filters.zero_shot import ZeroShot
+    from manifests.catalog import LoadedBuild
+
+EMBEDDINGS, TABLE_FILE = "embeddings", "duplicates.parquet"
 _BLOCK = 4096
+_BATCH = 32
 
 
 def semantic_duplicates(
@@ -22,6 +42,8 @@ def semantic_duplicates(
     nearest row that stays is at least that close (the first of equally near ones is named). O(n² d) time.
     Raises: `ValueError` for shapes that do not fit or rows that are not of length 1.
     """
+    import numpy as np
+
     if embeddings.ndim != 2 or len(embeddings) != len(ids):
         raise ValueError(f"{len(ids)} ids and embeddings of shape {embeddings.shape}; (n, d) is needed")
     if len(ids) and not np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3):
@@ -52,3 +74,210 @@ def semantic_duplicates(
             else:
                 stays.append(start + number)
     return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, 1 if it stopped (run again to go on), 2 for wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not 0 < options.threshold <= 1:
+        parser.error("--threshold is a cosine above 0, at most 1")
+
+    from filters.base import FilterError
+    from filters.scores import ScoreError
+    from manifests.catalog import CatalogError
+    from shards.reader import BuildError
+
+    try:
+        builds = _chosen(options.data, options.build)
+        table = find(
+            options.data, builds, options.weights, options.model, options.device, options.threshold,
+            progress=not options.quiet,
+        )  # fmt: skip
+    except CatalogError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (FilterError, ScoreError, BuildError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; run again to go on", file=sys.stderr)
+        return 1
+    path = options.data / EMBEDDINGS / TABLE_FILE
+    print(f"{len(table):,} samples repeat an earlier one at a cosine of {options.threshold:g} or more: {path}")
+    print(f"next: python -m filters.run {options.data} --set semantic_duplicates.table={path}")
+    return 0
+
+
+def _chosen(data: Path, names: Sequence[str]) -> list[LoadedBuild]:
+    """The builds named, or all that have pictures of the train side. Raises: `CatalogError`."""
+    from manifests.catalog import CatalogError, load_builds
+
+    builds = load_builds(data)
+    if missing := sorted(set(names) - {build.record["build"] for build in builds}):
+        raise CatalogError(
+            f"{data}: no build is called {missing[0]!r}; there are: {', '.join(b.record['build'] for b in builds)}"
+        )
+    chosen = [build for build in builds if build.record["build"] in names] if names else builds
+    chosen = [
+        build
+        for build in chosen
+        if not build.record["metadata_only"] and any(map(_has_pictures, build.record["units"]))
+    ]
+    if not chosen:
+        raise CatalogError(f"{data}: no build here has training samples with pictures")
+    return chosen
+
+
+def _has_pictures(unit: dict[str, Any]) -> bool:
+    """Whether a unit is of the train side and its samples lie in tars."""
+    return unit["role"] == "train" and any(shard["file"].endswith(".tar") for shard in unit["shards"])
+
+
+def find(
+    data: Path,
+    builds: Sequence[LoadedBuild],
+    weights: Path,
+    model: str | None,
+    device: str,
+    threshold: float,
+    progress: bool = False,
+) -> pa.Table:
+    """Embed the first picture of every training sample, find the duplicates, write and return their table.
+
+    Raises: `FilterError` (weights, an extra), `ScoreError` (an id in two builds, a damaged part), `BuildError`.
+    """
+    import numpy as np
+    import pyarrow as pa
+    from tqdm import tqdm
+
+    from filters.scores import ScoreError, write_table
+    from filters.zero_shot import ZeroShot
+    from manifests.digest import file_sha256
+
+    files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
+    digests = [[path.name, file_sha256(path).hex()] for path in files if path.is_file()]
+    total = sum(unit["kept"] for build in builds for unit in build.record["units"] if _has_pictures(unit))
+    ids: list[str] = []
+    owners: list[str] = []
+    parts: list[NDArray[np.float32]] = []
+    network: ZeroShot | None = None
+    with tqdm(total=total, unit=" samples", desc="embed", disable=not progress, smoothing=0.05) as bar:
+        for build in builds:
+            first = 0
+            for unit in build.record["units"]:
+                if unit["role"] != "train":
+                    continue
+                if _has_pictures(unit):
+                    path = _part(data, build, unit, [digests, model])
+                    if not path.is_file():
+                        network = network or ZeroShot(str(weights), model, device)
+                        write_table(path, _embed(network, build, first, unit["kept"]), {"format": "1"})
+                    names, vectors = _read(path)
+                    ids += names
+                    owners += [build.record["build"]] * len(names)
+                    parts.append(vectors)
+                    bar.update(unit["kept"])
+                first += unit["kept"]
+    if len(set(ids)) != len(ids):
+        raise ScoreError(f"{data}: a sample id is in two builds (two variants of a source?); choose one with --build")
+    stacked = np.concatenate([part for part in parts if len(part)] or [np.zeros((0, 0), np.float32)])
+    owner = dict(zip(ids, owners, strict=True))
+    found = semantic_duplicates(ids, stacked, threshold)
+    table = pa.table(
+        {
+            "build": pa.array([owner[sample] for sample, _, _ in found], pa.string()),
+            "sample_id": pa.array([sample for sample, _, _ in found], pa.string()),
+            "stays_build": pa.array([owner[other] for _, other, _ in found], pa.string()),
+            "stays": pa.array([other for _, other, _ in found], pa.string()),
+            "cosine": pa.array([cosine for _, _, cosine in found], pa.float64()),
+        }
+    )
+    roots = {build.record["build"]: build.record["root"] for build in builds}
+    made_from = {"threshold": f"{threshold:g}", "weights": json.dumps(digests), "roots": json.dumps(roots)}
+    write_table(data / EMBEDDINGS / TABLE_FILE, table, made_from)
+    return table
+
+
+def _part(data: Path, build: LoadedBuild, unit: dict[str, Any], made_with: Any) -> Path:
+    import hashlib
+
+    key = json.dumps([[shard["sha256"] for shard in unit["shards"]], made_with])
+    folder: Path = data / EMBEDDINGS / build.record["build"]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{unit['unit']}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
+
+
+def _embed(network: ZeroShot, build: LoadedBuild, first: int, count: int) -> pa.Table:
+    """Embeddings of a unit's samples; a sample without a readable picture has none."""
+    import pyarrow as pa
+
+    from filters.base import Picture, UnreadablePicture
+    from filters.records import decode
+    from shards.reader import Build
+
+    stored = Build(build.folder, role="train")
+    ids, vectors = list[str](), list[Any]()
+    for start in range(first, first + count, _BATCH):
+        pictures: list[Picture] = []
+        shown: list[int] = []
+        for number in range(start, min(start + _BATCH, first + count)):
+            sample = stored[number]
+            ids.append(sample.record["id"])
+            vectors.append(None)
+            try:
+                decoded = decode(sample)
+            except UnreadablePicture:
+                continue  # filters.run names it: the recipe says what becomes of it
+            if decoded:
+                pictures.append(decoded[0])
+                shown.append(len(vectors) - 1)
+        for place, vector in zip(shown, network.embed_pictures(pictures), strict=True):
+            vectors[place] = vector.tolist()
+    return pa.table({"sample_id": pa.array(ids, pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
+
+
+def _read(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Ids and embeddings of the samples of a part that have one. Raises: `ScoreError`."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from filters.scores import ScoreError
+
+    try:
+        table = pq.read_table(path, columns=["sample_id", "embedding"])
+        table = table.filter(pc.is_valid(table["embedding"]))
+        flat = pc.list_flatten(table["embedding"]).to_numpy().astype(np.float32)
+        return table["sample_id"].to_pylist(), flat.reshape(len(table), -1 if len(table) else 0)
+    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        raise ScoreError(f"{path}: no embeddings ({type(error).__name__}); delete it and run again") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m filters.semantic_duplicates",
+        description="Find training samples whose first picture is, to a CLIP model, the one of an earlier sample; "
+        "writes DATA/embeddings/duplicates.parquet, which the filter semantic_duplicates drops by. Every pair is "
+        "compared: a million pictures of 512 numbers take an hour and a half at 10^11 operations a second. "
+        "Exit code: 0, 1 if it stopped (run again to go on), 2 for wrong usage.",
+        epilog="example:\n"
+        "  python -m filters.semantic_duplicates data --build pmc_oa --build rocov2 --weights weights/biomedclip "
+        "--threshold 0.97",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
+    parser.add_argument("--build", action="append", default=[], metavar="NAME", help="only this one (may be repeated)")
+    parser.add_argument("--weights", type=Path, required=True, metavar="PATH", help="checkpoint: see filters.zero_shot")
+    parser.add_argument("--model", metavar="NAME", help="architecture in open_clip, where the weights are one file")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="for torch (default cpu)")
+    parser.add_argument(
+        "--threshold", type=float, required=True, metavar="COSINE", help="no default: checkpoints differ, look at pairs"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
