@@ -42,7 +42,8 @@ def make_data(folder: Path) -> None:
     for name, (side, count) in PICTURES.items():
         raw = folder / "raw" / name
         (raw / "train").mkdir(parents=True)
-        captions, licences = [("ID", "Caption")], [("ID", "PMCID", "Attribution", "Link")]
+        captions: list[tuple[str, ...]] = [("ID", "Caption")]
+        licences: list[tuple[str, ...]] = [("ID", "PMCID", "Attribution", "Link")]
         for number in range(count):
             key, phantom = f"ROCOv2_2023_train_{number + 1:06d}", phantoms.make(7_000_000 + number, "PA")
             picture = phantom_pictures.render(phantom, side).resize((side, side))
@@ -114,8 +115,8 @@ def run_one(folder: Path, data: str, name: str, out: Path) -> int:
     def no_export(*_: Any) -> Path:
         return out / "not written"
 
-    model.load_module = random_module
-    export.export_model = no_export
+    setattr(model, "load_module", random_module)  # noqa: B010 - of another name than the type checker expects
+    setattr(export, "export_model", no_export)  # noqa: B010
     settings = [f"data.mixture={folder / data / 'mixture.yaml'}", *COMMON, *RUNS[name]]
     stage = name.split(",")[0]
     return command.main(

@@ -41,7 +41,7 @@ def test_every_value_of_a_preset_that_is_a_number_of_the_recipe_names_its_source
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_saved_configuration_is_the_same_when_read_again(stage: str, tmp_path: Path) -> None:
-    config = load_config(stage, ["optimizer.llm_lr=3e-5", "data.max_tile_area=100000", "engine.zero=1"])
+    config = load_config(stage, ["optimizer.llm_lr=3e-5", "data.max_enlargement=1.5", "engine.zero=1"])
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config.as_dict()))
     assert load_config(str(path)) == config
@@ -64,6 +64,7 @@ def test_a_saved_configuration_is_the_same_when_read_again(stage: str, tmp_path:
         ("data.length=1.5", "whole number"),
         ("data.length=3", "at least 64"),
         ("data=3", "must be a mapping"),
+        ("data.max_enlargement=-1", "must be above 0"),
         ("data.length", "write it as key=value"),
         ("data.length.more=1", "no group of settings"),
         ("data.mixture=[", "not valid YAML"),

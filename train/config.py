@@ -40,8 +40,11 @@ class Data:
     """What happens to samples longer than a pack; `report` stops and lists them."""
     only_present: bool = False
     """Leave out sources of the mixture that are not built (they are named), instead of stopping."""
-    max_tile_area: int | None = None
-    """Pixels of a picture above which it is not cut into more tiles; none is the recipe."""
+    max_enlargement: float | None = None
+    """Tiles cover at most this multiple of a picture's pixels; none, the recipe, looks at its aspect ratio only.
+
+    Packs are planned by the manifest's counts, so with a cap they are less full than planned, never fuller.
+    """
     workers: int = 4
     """Threads that read, decode and cut pictures ahead of the device, per rank."""
 
@@ -176,6 +179,7 @@ def check_config(document: Mapping[str, Any], place: str) -> Config:
         ("data.packs_per_step", config.data.packs_per_step >= 1, "at least 1"),
         ("data.epochs", config.data.epochs >= 1, "at least 1"),
         ("data.workers", config.data.workers >= 1, "at least 1"),
+        ("data.max_enlargement", (config.data.max_enlargement or 1) > 0, "above 0, or null"),
         ("optimizer.warmup", 0 <= config.optimizer.warmup < 1, "in [0, 1)"),
         ("optimizer.final", 0 <= config.optimizer.final <= 1, "in [0, 1]"),
         ("optimizer.clip", config.optimizer.clip > 0, "above 0"),

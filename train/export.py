@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import yaml
 
 from manifests.atomic import TEMPORARY_SUFFIX
 from train.config import Config
@@ -31,6 +32,8 @@ def export_model(engine: Any, model: Model, folder: Path, identity: Mapping[str,
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         model.save(work, weights)
+        text = yaml.safe_dump(config.as_dict(), sort_keys=False)
+        (work / "train_config.yaml").write_text(text, encoding="utf-8")
         (work / "README.md").write_text(model_card(model, identity, config), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
@@ -77,9 +80,9 @@ Digest of the data: `{certificate}`; of the mixture: `{identity["mixture"]}`; of
 
 ## Training
 
-Stage `{config.stage}`, seed {config.seed}, {data["packs"]:,} packs of {config.data.length:,} tokens,
-{data["samples"]:,}
-samples. Vision encoder: {config.train.vision}; projector: {config.train.projector}; language model:
+Stage `{config.stage}`, seed {config.seed}: a schedule of {identity["steps"]:,} steps, each of
+{config.data.packs_per_step} packs of {config.data.length:,} tokens; an epoch has {data["packs"]:,} packs,
+{data["samples"]:,} samples. Vision encoder: {config.train.vision}; projector: {config.train.projector}; language model:
 {config.train.llm}. The whole configuration is in `train_config.yaml`.
 
 ## Loading
@@ -90,11 +93,16 @@ samples. Vision encoder: {config.train.vision}; projector: {config.train.project
 
 
 def _whole_weights(engine: Any) -> dict[str, torch.Tensor]:
-    """All weights in the precision of training, on rank 0's host memory; an empty mapping elsewhere."""
-    if hasattr(engine.optimizer, "fp32_partitioned_groups_flat"):
-        found = engine._zero3_consolidated_16bit_state_dict()
-        return dict(found) if found else {}
-    if dist.get_rank() != 0:
-        return {}
-    # DeepSpeed keeps parameters as views of one flat tensor; a file needs each on its own.
-    return {name: tensor.detach().cpu().clone() for name, tensor in engine.module.state_dict().items()}
+    """All weights in the precision of training, copied to rank 0's host memory; an empty mapping elsewhere."""
+    import deepspeed
+
+    first = dist.get_rank() == 0
+    weights: dict[str, torch.Tensor] = {}
+    # A tied weight has two names, and a file has both.
+    for name, parameter in engine.module.named_parameters(remove_duplicate=False):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_tensor")):
+            if first:  # a copy: DeepSpeed keeps parameters as views of one flat tensor
+                weights[name] = parameter.detach().to("cpu", copy=True)
+    if first:
+        weights |= {name: buffer.cpu() for name, buffer in engine.module.state_dict().items() if name not in weights}
+    return weights

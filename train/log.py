@@ -18,7 +18,8 @@ CURVES = {
     "tokens_per_second": "tokens a second",
     "mfu": "share of the device's peak",
     "data_wait": "share of time waiting for data",
-    "fill": "packing fill",
+    "fill": "packing fill, tokens",
+    "tile_fill": "packing fill, tiles",
     "grad_norm": "norm of the gradient",
 }
 

@@ -69,6 +69,10 @@ def start_processes() -> Place:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     else:
         device = torch.device("cpu")
+    if device.type == "cpu":
+        # DeepSpeed would compile an operator for ranks that share memory, say so on standard output, and never use it
+        # for what training does.
+        deepspeed.ops.__compatible_ops__ = {}
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
     return Place(dist.get_rank(), dist.get_world_size(), device)
 
@@ -136,9 +140,15 @@ class Trainer:
         self.names = [group["name"] for group in groups]
         if resume is not None:
             resume.put_weights(model.module)
-        self.engine, *_ = deepspeed.initialize(
-            model=model.module, optimizer=optimizer, config=engine_config(config, micros)
-        )
+        try:
+            self.engine, *_ = deepspeed.initialize(
+                model=model.module, optimizer=optimizer, config=engine_config(config, micros)
+            )
+        except torch.OutOfMemoryError as error:
+            raise TrainError(
+                f"the device is out of memory for weights and states ({str(error).split('. ')[0]}); "
+                f"try {advice(config)}"
+            ) from None
         checkpoints.make_states(self.engine)
         self.step = 0
         if resume is not None:
@@ -264,15 +274,16 @@ class Trainer:
         dist.all_reduce(by_source)
         dist.all_reduce(waited, dist.ReduceOp.MAX)
         loss_sum, tokens, tiles, supervised, flops, documents = totals.tolist()
-        room = step.batch.count * self.config.data.length
+        data, packs = self.config.data, step.batch.count
         return {
             "loss": round(loss_sum, 6),
             "tokens": int(tokens),
             "tiles": int(tiles),
             "supervised": int(supervised),
             "samples": int(documents),
-            "packs": step.batch.count,
-            "fill": round(tokens / room, 4),
+            "packs": packs,
+            "fill": round(tokens / (packs * data.length), 4),
+            "tile_fill": round(tiles / (packs * data.tiles), 4),
             "grad_norm": round(norm, 6),
             "waited": waited.item(),
             "flops": flops,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from train.config import Config, ConfigError, check_config, load_config
 
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
     from shards.certified import Certified
     from shards.order import EpochOrder
     from shards.packing import Plan
+    from shards.stream import Stream
+    from train.checkpoint import Checkpoint
+    from train.collate import Collator
+    from train.loop import Place
     from train.memory import Need
+    from train.model import Model
+
+Made = TypeVar("Made")
 
 EXAMPLE = """\
 example:
@@ -31,6 +39,10 @@ data.packs_per_step.
 
 class RunError(Exception):
     """A run cannot start or go on; one line: what, where, what to do."""
+
+
+class Told(RunError):
+    """Every rank stops for a reason that rank 0 has already printed."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,30 +81,78 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"train.run: {error}", file=sys.stderr)
         return 2
-    from shards.certified import CertifiedError
-    from shards.mixture import MixtureError
+    expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), OSError)
+    try:
+        quiet_libraries()
+        from train.model import ModelError
 
+        expected += (ModelError,)
+        if options.dry_run:
+            print(dry_run(config, options))
+            return 0
+        expected += training_errors()
+        train(config, options)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers", "deepspeed", "peft", "safetensors"):
+            raise
+        say(f"needs {error.name}: pip install 'medgpt-oss[train]'")
+        return 1
+    except Told:
+        return 1
+    except expected as error:
+        say(error)
+        return 1
+    return 0
+
+
+def say(message: object) -> None:
+    """One line on standard error."""
+    print(f"train.run: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def data_errors() -> tuple[type[Exception], ...]:
+    """What builds, proofs, mixtures and plans may be refused with."""
+    from manifests.catalog import CatalogError
+    from manifests.processes import WorkerDied
+    from shards.certified import CertifiedError
+    from shards.columns import ColumnsError
+    from shards.mixture import MixtureError
     from shards.packing import PackingError
     from shards.storage import StorageError
     from shards.stream import StreamError
 
-    expected: tuple[type[Exception], ...] = (
-        RunError, CertifiedError, MixtureError, PackingError, StorageError, StreamError,
+    return (
+        CatalogError, WorkerDied, CertifiedError, ColumnsError, MixtureError, PackingError, StorageError, StreamError,
     )  # fmt: skip
-    try:
-        if options.dry_run:
-            print(dry_run(config, options))
-            return 0
-        from train.checkpoint import CheckpointError
-        from train.loop import TrainError
-        from train.model import ModelError
 
-        expected += (CheckpointError, TrainError, ModelError)
-        train(config, options)
-    except expected as error:
-        print(f"train.run: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+def training_errors() -> tuple[type[Exception], ...]:
+    """What samples, models and checkpoints may be refused with."""
+    from train.checkpoint import CheckpointError
+    from train.collate import CollateError
+    from train.loop import TrainError
+    from train.model import ModelError
+    from train.template import TemplateError
+    from train.tiling import TilingError
+    from train.tokenizer import TokenizerError
+
+    return CheckpointError, CollateError, TrainError, ModelError, TemplateError, TilingError, TokenizerError
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries say by the way out of our lines; their errors still come."""
+    import logging
+    import warnings
+
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
 
 
 def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, EpochOrder]:
@@ -104,25 +164,35 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
     certified = load_certified(options.shards, uncertified=options.uncertified, quiet=options.quiet)
     mixture = Mixture.load(config.data.mixture)
     if config.data.only_present:
-        mixture, left_out = mixture.only_present(certified.sources)
+        mixture, left_out = mixture.only_present(certified.present)
         if left_out and not options.quiet:
             print(f"train.run: {left_out}", file=sys.stderr)
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
-def open_plan(config: Config, certified: Certified, order: EpochOrder, workers: int, quiet: bool) -> Plan:
-    """The packing plan of an epoch's order; it is made where it is not there yet."""
-    from shards.pack import draw, pack_epoch, save
-    from shards.packing import Plan, PlanTerms, plan_path
+def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> Plan:
+    """The packing plan of an epoch's order; it is made where it is not there yet, by one of the ranks.
 
-    terms = PlanTerms.of(order, config.data.length, config.data.tiles, config.data.over_long)
-    path = plan_path(certified.data, terms)
-    if not path.exists():
-        if not quiet:
-            print(f"train.run: packing {len(order):,} samples of epoch {order.epoch}", file=sys.stderr)
-        draws = draw(certified, order, workers=workers)
-        save(path, terms, pack_epoch(draws, config.data.length, config.data.tiles, config.data.over_long))
-    return Plan.load(path)
+    Raises: `RunError` where samples are too long and the settings do not say what becomes of them; as `ensure_plan`.
+    """
+    from tqdm import tqdm
+
+    from shards.pack import ensure_plan
+    from shards.packing import OverLong
+
+    data = config.data
+    label = f"packing epoch {order.epoch}"
+    with tqdm(unit="sample", desc=label, disable=True if quiet else None, leave=False) as bar:
+        try:
+            return ensure_plan(
+                certified, order, data.length, data.tiles, data.over_long, workers=os.cpu_count() or 1,
+                progress=bar.update,
+            )  # fmt: skip
+        except OverLong as error:
+            raise RunError(
+                f"{str(error).split(';')[0]}; set a larger data.length or data.tiles, or data.over_long=truncate (cuts "
+                "the end of the text) or data.over_long=drop (python -m shards.pack lists them)"
+            ) from None
 
 
 def describe(certified: Certified, order: EpochOrder, plan: Plan) -> dict[str, Any]:
@@ -156,6 +226,7 @@ def describe(certified: Certified, order: EpochOrder, plan: Plan) -> dict[str, A
         "tokens": header["tokens"],
         "tiles": header["tiles"],
         "fill": header["token_fill"],
+        "tile_fill": header["tile_fill"],
         "over_long": header["over_long_samples"],
     }
 
@@ -165,25 +236,28 @@ def dry_run(config: Config, options: argparse.Namespace) -> str:
     from train.memory import GIB, plan_memory
     from train.model import model_shape, read_config
 
+    shape = model_shape(read_config(options.model), config.train)
     certified, order = open_data(config, options)
-    plan = open_plan(config, certified, order, os.cpu_count() or 1, options.quiet)
-    data = describe(certified, order, plan)
+    plans = open_plans(config, certified, order, options)
+    data = describe(certified, order, plans[order.epoch])
+    steps = schedule(config, plans, options)
     lines = [f"{'source':<28} {'samples':>12}  licences"]
     lines += [
         f"{s['name']:<28} {s['samples']:>12,}  {', '.join(s['licenses'])} ({s['access']})" for s in data["sources"]
     ]
-    steps = _steps(config, plan)
+    length = "" if options.steps is None else " (--steps)"
+    too_long = ", ".join(f"{count:,} {what}" for what, count in data["over_long"].items() if count)
     lines += [
         f"{'all':<28} {data['samples']:>12,}",
         "",
-        f"{data['packs']:,} packs of {config.data.length:,} tokens and at most {config.data.tiles} tiles: "
-        f"{data['tokens']:,} tokens ({data['fill']:.2%} full), {data['tiles']:,} tiles",
-        f"{steps:,} steps of {config.data.packs_per_step} packs over {config.data.epochs} epoch(s)",
-        f"samples too long for a pack: {', '.join(f'{n:,} {what}' for what, n in data['over_long'].items()) or 'none'}",
+        f"an epoch: {data['packs']:,} packs of {config.data.length:,} tokens and at most {config.data.tiles} tiles; "
+        f"{data['tokens']:,} tokens ({data['fill']:.2%} full), {data['tiles']:,} tiles ({data['tile_fill']:.2%} full)",
+        f"{steps:,} steps{length or f' of {len(plans)} epoch(s)'}, each of {config.data.packs_per_step} packs",
+        f"samples too long for a pack: {too_long or 'none'}",
         "",
         f"memory of one of {options.devices} device(s), {config.engine.precision}, ZeRO-{config.engine.zero}:",
     ]
-    needs: list[Need] = plan_memory(config, model_shape(read_config(options.model), config.train), options.devices)
+    needs: list[Need] = plan_memory(config, shape, options.devices)
     lines += [f"  {need.what:<28} {need.bytes / GIB:>8.1f} GiB   less with {need.knob}" for need in needs]
     lines.append(
         f"  {'together':<28} {sum(need.bytes for need in needs) / GIB:>8.1f} GiB   (activations are estimates)"
@@ -191,73 +265,48 @@ def dry_run(config: Config, options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Data and their plans, opened and agreed with what a run says of itself."""
+
+    certified: Certified
+    order: EpochOrder
+    plans: dict[int, Plan]
+    """By epoch."""
+    identity: dict[str, Any]
+    """What a checkpoint must have been made with to go on from it, and what the model card says."""
+    steps: int
+
+
 def train(config: Config, options: argparse.Namespace) -> None:
     """Train the stage, from the last checkpoint of `options.out` if there is one; then export the model."""
+    import torch.distributed as dist
     import yaml
     from tqdm import tqdm
 
     from manifests.atomic import write_atomic
-    from shards.stream import Stream
-    from train.collate import Collator
     from train.data import Batches
     from train.export import export_model
     from train.log import Log
     from train.loop import Trainer, start_processes
-    from train.model import load_model
 
     place = start_processes()
-    if config.data.packs_per_step % place.world:
-        raise RunError(
-            f"data.packs_per_step={config.data.packs_per_step} is no multiple of {place.world} ranks; set one that is"
-        )
-    first = place.rank == 0
-    certified, order = open_data(config, options)
-    if first:  # one rank packs, the others read
-        open_plan(config, certified, order, os.cpu_count() or 1, options.quiet)
-    _barrier()
-    plan = open_plan(config, certified, order, 1, True)
-    data = describe(certified, order, plan)
-    identity = {
-        "certificate": certified.digest,
-        "certified": not options.uncertified,
-        "mixture": order.mixture_digest,
-        "plan": plan.digest,
-        "model": _from_first(place, lambda: folder_digest(options.model)),
-        "data": data,
-        "versions": _versions(),
-    }
-    resume = _resume(config, options.out, identity)
-    model = load_model(options.model, config, place.device)
-
-    def plan_of(epoch: int) -> Plan:
-        return plan if epoch == order.epoch else open_plan(config, certified, order.at_epoch(epoch), 1, True)
-
-    stream = Stream(
-        certified,
-        order,
-        rank=place.rank,
-        world_size=place.world,
-        batch_size=config.data.packs_per_step // place.world,
-        plan=plan_of,
-        epochs=config.data.epochs if options.steps is None else None,
-    )
-    if resume is not None:
-        stream.load_state_dict(resume.state["stream"])
-    names = sorted({source["source"] for source in data["sources"]})
-    collate = Collator(
-        model.tokenizer,
-        model.tiling,
-        {name: number for number, name in enumerate(names)},
-        weighting=config.loss.weighting,
-        flops=model.flops,
-        # One shape for all packs: a compiled layer is not compiled again for every length.
-        multiple=config.data.length if config.engine.compile else 128,
-    )
+    prepared = _together(place, lambda: _prepare(config, options, place))
+    digest = [prepared.identity["model"]]
+    dist.broadcast_object_list(digest, 0)  # one rank reads the 42 GB
+    prepared.identity["model"] = digest[0]
+    resume = _together(place, lambda: _resume(config, options.out, prepared.identity))
+    model, stream, collate = _together(place, lambda: _load(config, options, prepared, place, resume))
+    names = list(collate.sources)
     trainer = Trainer(
-        config, model, Batches(stream, collate, config.data.workers), place, options.out, identity, names, resume
-    )
-    steps = options.steps or _steps(config, plan)
+        config, model, Batches(stream, collate, config.data.workers), place, options.out, prepared.identity, names,
+        resume,
+    )  # fmt: skip
+    if resume is not None:
+        resume.close()
+    steps = prepared.steps
     until = min(steps, options.max_steps or steps)
+    first = place.rank == 0
     log = None
     if first:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -271,9 +320,100 @@ def train(config: Config, options: argparse.Namespace) -> None:
     finally:
         if log is not None:
             log.close()
-    folder = export_model(trainer.engine, model, options.out / "model", identity, config)
+    folder = export_model(trainer.engine, model, options.out / "model", prepared.identity, config)
     if first:
         print(f"train.run: {config.stage}: {trainer.step} of {steps} steps; model in {folder}")
+    dist.destroy_process_group()
+
+
+def open_plans(config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace) -> dict[int, Plan]:
+    """Plans by epoch: of all of them, whose packs the schedule counts; with --steps of the first."""
+    epochs = config.data.epochs if options.steps is None else 1
+    orders = [order, *(order.at_epoch(order.epoch + number) for number in range(1, epochs))]
+    return {each.epoch: open_plan(config, certified, each, options.quiet) for each in orders}
+
+
+def schedule(config: Config, plans: Mapping[int, Plan], options: argparse.Namespace) -> int:
+    """Steps of the whole run, after which the learning rate has reached its end."""
+    if options.steps is not None:
+        return int(options.steps)
+    return sum(-(-len(plan) // config.data.packs_per_step) for plan in plans.values())
+
+
+def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepared:
+    from train.model import read_config
+
+    if config.data.packs_per_step % place.world:
+        raise RunError(
+            f"data.packs_per_step={config.data.packs_per_step} is no multiple of {place.world} ranks; set one that is"
+        )
+    read_config(options.model)
+    options.quiet = options.quiet or place.rank != 0
+    certified, order = open_data(config, options)
+    plans = open_plans(config, certified, order, options)
+    plan = plans[order.epoch]
+    steps = schedule(config, plans, options)
+    identity = {
+        "certificate": certified.digest,
+        "certified": not options.uncertified,
+        "mixture": order.mixture_digest,
+        "plan": plan.digest,
+        "steps": steps,
+        "model": folder_digest(options.model) if place.rank == 0 else "",
+        "data": describe(certified, order, plan),
+        "versions": _versions(),
+    }
+    return Prepared(certified, order, plans, identity, steps)
+
+
+def _load(
+    config: Config, options: argparse.Namespace, prepared: Prepared, place: Place, resume: Checkpoint | None
+) -> tuple[Model, Stream, Collator]:
+    """The model, this rank's stream of packs, and what makes tensors of them."""
+    from shards.stream import Stream
+    from train.collate import Collator
+    from train.model import config_tiling, load_model
+    from train.tokenizer import IMAGE_CONTEXT
+
+    model = load_model(options.model, config, place.device)
+    shapes, tokenizer = model.module.config, model.tokenizer
+    if tokenizer.rows > shapes.text_config.vocab_size or tokenizer.special[IMAGE_CONTEXT] != shapes.image_token_id:
+        raise RunError(
+            f"{options.model}: the vocabulary {tokenizer.name} has {tokenizer.rows:,} rows and its image token is "
+            f"{tokenizer.special[IMAGE_CONTEXT]}, the model has {shapes.text_config.vocab_size:,} and "
+            f"{shapes.image_token_id}; assemble the model again (python -m train.assemble)"
+        )
+    if config.data.max_enlargement is not None:
+        model.tiling = config_tiling(model.module.config, config.data.max_enlargement)
+    plans, order = prepared.plans, prepared.order
+
+    def plan_of(epoch: int) -> Plan:
+        if epoch not in plans:
+            plans[epoch] = open_plan(config, prepared.certified, order.at_epoch(epoch), True)
+        return plans[epoch]
+
+    stream = Stream(
+        prepared.certified,
+        order,
+        rank=place.rank,
+        world_size=place.world,
+        batch_size=config.data.packs_per_step // place.world,
+        plan=plan_of,
+        epochs=config.data.epochs if options.steps is None else None,
+    )
+    if resume is not None:
+        stream.load_state_dict(resume.state["stream"])
+    names = sorted({source["source"] for source in prepared.identity["data"]["sources"]})
+    collate = Collator(
+        model.tokenizer,
+        model.tiling,
+        {name: number for number, name in enumerate(names)},
+        weighting=config.loss.weighting,
+        flops=model.flops,
+        # One shape for all packs: a compiled layer is not compiled again for every length.
+        multiple=config.data.length if config.engine.compile else 128,
+    )
+    return model, stream, collate
 
 
 def folder_digest(folder: Path) -> str:
@@ -289,26 +429,34 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_first(place: Any, make: Any) -> Any:
-    """What rank 0 makes, on every rank."""
+def _together(place: Place, make: Callable[[], Made]) -> Made:
+    """What `make` gives, once it has succeeded on every rank; nothing in it may wait for another rank.
+
+    Raises: what `make` raised if this is the only rank; else `Told` on all, after rank 0 has said why.
+    """
     import torch.distributed as dist
 
-    made = [make() if place.rank == 0 else None]
-    dist.broadcast_object_list(made, 0)
-    return made[0]
+    expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), *training_errors(), OSError)
+    problem: Exception | None = None
+    try:
+        made = make()
+    except expected as error:
+        if place.world == 1:
+            raise
+        problem = error
+    reports: list[Any] = [None] * place.world
+    dist.all_gather_object(reports, "" if problem is None else str(problem))
+    found = [(rank, text) for rank, text in enumerate(reports) if text]
+    if found:
+        everywhere = len(found) == place.world
+        if place.rank == 0:
+            say(found[0][1] if everywhere else f"rank {found[0][0]}: {found[0][1]}")
+        dist.barrier()  # a launcher ends the others as soon as one has ended
+        raise Told(found[0][1])
+    return made
 
 
-def _steps(config: Config, plan: Plan) -> int:
-    return -(-len(plan) // config.data.packs_per_step) * config.data.epochs
-
-
-def _barrier() -> None:
-    import torch.distributed as dist
-
-    dist.barrier()
-
-
-def _resume(config: Config, out: Path, identity: dict[str, Any]) -> Any:
+def _resume(config: Config, out: Path, identity: dict[str, Any]) -> Checkpoint | None:
     """The last checkpoint of `out`, if it is of this very run; what may differ is how it runs, not what it learns."""
     from train.checkpoint import Checkpoint, checkpoints
 
@@ -316,32 +464,32 @@ def _resume(config: Config, out: Path, identity: dict[str, Any]) -> Any:
     if not found:
         return None
     checkpoint = Checkpoint(found[-1])
+    before = check_config(checkpoint.state["config"], str(checkpoint.path))
+    for name in ("stage", "seed", "data", "train", "optimizer", "loss"):
+        ours, theirs = (asdict(settings)[name] for settings in (config, before))
+        if name == "data":
+            ours, theirs = ours | {"workers": 0}, theirs | {"workers": 0}
+        if ours != theirs:
+            if isinstance(ours, dict):
+                key = next(key for key in ours if ours[key] != theirs[key])
+                name, ours, theirs = f"{name}.{key}", ours[key], theirs[key]
+            raise RunError(
+                f"{checkpoint.path}: made with {name}={theirs}, now {name}={ours}; use that, or another --out"
+            )
     for name, what in (
         ("certificate", "data (certificate)"),
         ("mixture", "mixture"),
         ("plan", "packing plan"),
         ("model", "model to start from"),
+        ("steps", "number of steps of its schedule"),
     ):
         if checkpoint.state[name] != identity[name]:
             raise RunError(
                 f"{checkpoint.path}: made with another {what} ({str(checkpoint.state[name])[:16]}, now "
                 f"{str(identity[name])[:16]}); use that one, or another --out"
             )
-    before = check_config(checkpoint.state["config"], str(checkpoint.path))
-    for name in ("stage", "seed", "data", "train", "optimizer", "loss"):
-        ours, theirs = getattr(config, name), getattr(before, name)
-        if name == "data":
-            ours, theirs = _data_terms(ours), _data_terms(theirs)
-        if ours != theirs:
-            raise RunError(f"{checkpoint.path}: made with another `{name}` ({theirs}); use that, or another --out")
     checkpoint.verify()
     return checkpoint
-
-
-def _data_terms(data: Any) -> Any:
-    from dataclasses import replace
-
-    return replace(data, workers=1)
 
 
 def _versions() -> dict[str, str]:
