@@ -94,7 +94,7 @@ def local_model(questions: int = QUESTIONS, batch: int = BATCH) -> dict[str, Any
     import torch
     from transformers import AutoModelForImageTextToText, GenerationConfig
 
-    from builders import phantom_pictures, phantoms
+    from builders.demos import phantom_pictures, phantoms
     from eval.adapters.base import Answer, Request
     from eval.adapters.hf_local import HFLocal
     from eval.cards import load_card

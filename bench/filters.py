@@ -42,8 +42,8 @@ def measure(peer_python: Path | None, each: int = EACH) -> dict[str, Any]:
     del peer_python
     if not (DATA / "artifacts" / "labels.csv").is_file():
         return {"skipped": "no labelled pictures in shared/data/artifacts"}
-    from builders.cli import main as build
-    from builders.registry import load
+    from builders.engine.command import main as build
+    from builders.engine.registry import load
     from filters.scores import run_build
     from shards.reader import Build
 

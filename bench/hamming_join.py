@@ -158,7 +158,7 @@ def _table() -> dict[str, Any]:
 def _case(train: Any, evals: Any, radius: int, flat: Callable[[Any, int], Any] | None) -> dict[str, Any]:
     import numpy as np
 
-    from manifests.hamming import HammingIndex
+    from manifests.proof.hamming import HammingIndex
 
     few = train[:FEW]
     pairs = len(few) * len(evals)
@@ -196,7 +196,7 @@ def _million(make: Callable[[Any, int], Any]) -> dict[str, Any]:
     """Matches are compared with planted pairs, and with brute force on a slice."""
     import numpy as np
 
-    from manifests.hamming import HammingIndex
+    from manifests.proof.hamming import HammingIndex
 
     rng = np.random.default_rng(0)
     train, evals = make(rng, 1_000_000), make(rng, EVALS)
@@ -227,7 +227,7 @@ def _recipe(evals_count: int, train_count: int) -> dict[str, Any]:
     """The recipe's 20.5 million train hashes, look-alike, radius 8, two workers: a measured slice, extrapolated."""
     import numpy as np
 
-    from manifests.hamming import HammingIndex
+    from manifests.proof.hamming import HammingIndex
 
     rng = np.random.default_rng(0)
     train = _look_alike(rng, train_count)

@@ -21,9 +21,9 @@ from typing import Any
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from builders.build import BuildOptions, make_plan, run
-from builders.rawfiles import read_bytes
-from builders.source import Image, Params, Sample, Source, Unit, assistant, user
+from builders.engine.loop import BuildOptions, make_plan, run
+from builders.engine.rawfiles import read_bytes
+from builders.engine.source import Image, Params, Sample, Source, Unit, assistant, user
 
 COUNT = 240
 ROUNDS = 3
@@ -31,16 +31,16 @@ ROUNDS = 3
 
 def _radiograph(seed: int) -> Pillow.Image:
     """1.95 megapixels with film grain: about 290 kB at quality 90."""
-    from builders.phantom_pictures import render
-    from builders.phantoms import make
+    from builders.demos.phantom_pictures import render
+    from builders.demos.phantoms import make
 
     return _grain(render(make(seed, "PA"), 700).resize((1396, 1396), Pillow.Resampling.BICUBIC), seed, 6)
 
 
 def _figure(seed: int) -> Pillow.Image:
     """A 720 x 540 colour figure: tinted picture, label and arrow; about 58 kB at quality 85."""
-    from builders.phantom_pictures import render
-    from builders.phantoms import make
+    from builders.demos.phantom_pictures import render
+    from builders.demos.phantoms import make
 
     grey = render(make(seed, "PA"), 540).resize((720, 540))
     tinted = Pillow.merge("RGB", [grey.point([min(255, int(v * f)) for v in range(256)]) for f in (1.0, 0.8, 0.9)])

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.jpeg_build import SETS
-from builders.archives import count_webdataset_samples, webdataset_samples
-from builders.build import BuildOptions, make_plan, run
-from builders.rawfiles import outcome, relative
-from builders.source import CAPTION_PROMPT, Image, Params, Reject, Sample, Source, Unit, assistant, user
-from builders.tables import Row, convert_rows, table_units
-from builders.unit import load_source
+from builders.engine.archives import count_webdataset_samples, webdataset_samples
+from builders.engine.loop import BuildOptions, make_plan, run
+from builders.engine.rawfiles import outcome, relative
+from builders.engine.source import CAPTION_PROMPT, Image, Params, Reject, Sample, Source, Unit, assistant, user
+from builders.engine.tables import Row, convert_rows, table_units
+from builders.engine.unit import load_source
 from shards.writer import tar_header
 
 SCALE = float(os.environ.get("BENCH_MEMORY_SCALE", "1"))

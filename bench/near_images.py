@@ -23,17 +23,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from manifests.agreement import agreement, cells, coarse_scores, flat
 from manifests.fingerprints import THUMBNAIL_PIXELS, ImageFingerprint, fingerprint
-from manifests.near_images import (
+from manifests.proof.agreement import agreement, cells, coarse_scores, flat
+from manifests.proof.near_images import (
     COVERAGE_FILE,
     SETTINGS,
+    VERSION,
     ImageMatch,
     NearImageIndex,
-    coverage_recipe,
 )
-from manifests.variants import VARIANTS, decode, region_hashes
-from shards.strip import strip_metadata
+from manifests.proof.variants import VARIANTS, decode, region_hashes
+from medgpt.strip import strip_metadata
 
 LONGEST = 1024
 """Longest side of a picture before it is changed, in pixels (as in the survey the transformations come from)."""
@@ -327,7 +327,7 @@ def _speeds(coverage: _Coverage, train: pa.Table) -> dict[str, Any]:
 
 
 def measure(peer_python: Path | None) -> dict[str, Any]:
-    """Recall and precision over all transformations, speeds; writes `manifests/coverage.json`."""
+    """Recall and precision over all transformations, speeds; writes `manifests/proof/coverage.json`."""
     del peer_python
     folder = Path(os.environ.get("MEDGPT_PICTURES", Path(__file__).parents[2] / "shared" / "data"))
     coverage = _Coverage(folder)
@@ -361,7 +361,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
     }
     precision = _precision(relations["transformations"])
     document = {
-        "recipe": coverage_recipe(),
+        "version": VERSION,
         "settings": settings,
         "variants": [variant.name for variant in VARIANTS],
         "pictures": pictures,

@@ -106,7 +106,7 @@ def _batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict[str, Any]:
-    from manifests.near_text import EvalText, NearTextIndex, TextSettings
+    from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings
 
     seconds, scans = [], []
     flagged: set[int] = set()
@@ -123,7 +123,7 @@ def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict
 
 def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
     """Each text as a sample: 60 words of question and options, 40 of answer, all of it the record."""
-    from manifests.near_text import EvalText, NearTextIndex, TrainText
+    from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
 
     evals = []
     for text in tests:
@@ -144,7 +144,7 @@ def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _naive(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict[str, Any]:
-    from manifests.near_text import EvalText, NearTextIndex, TextSettings
+    from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings
 
     def grams(text: str) -> set[tuple[str, ...]]:
         words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
@@ -271,8 +271,8 @@ def _rewrites(folder: Path) -> dict[str, Any]:
     """Per set and kind of rewrite: share found at each threshold, and share that reach it with another item."""
     import pyarrow.parquet as pq
 
-    from manifests.near_text import EvalText, NearTextIndex, TextSettings, TrainText
-    from manifests.ngrams import word_list
+    from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings, TrainText
+    from manifests.proof.ngrams import word_list
 
     items: list[tuple[str, str, list[str], str]] = []
     for row in pq.read_table(folder / "medmcqa" / "data" / "validation-00000-of-00001.parquet").to_pylist():

@@ -195,7 +195,7 @@ def _real_tiles() -> Int32:
     """Tiles of real pictures; without them, those of common formats."""
     from PIL import Image
 
-    from manifests.tiles import tile_count
+    from medgpt.tiles import tile_count
 
     sizes = [(640, 480), (512, 512), (1024, 1024), (1376, 960), (336, 336), (2544, 3056)]
     folder = REAL / "artifacts" / "images"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.jpeg_build import ROUNDS, cpu_seconds
-from builders.build import BuildOptions, make_plan, run
-from builders.source import Params, Reject, Sample, Source, Unit, assistant, user
-from builders.tables import Row, convert_rows, table_rows, table_units
-from manifests.text import count_tokens
+from builders.engine.loop import BuildOptions, make_plan, run
+from builders.engine.source import Params, Reject, Sample, Source, Unit, assistant, user
+from builders.engine.tables import Row, convert_rows, table_rows, table_units
+from medgpt.text import count_tokens
 
 SHORT_ROWS, LONG_ROWS = 60_000, 6_000
 _WORDS = (

@@ -35,8 +35,8 @@ LIMIT_S = 240
 
 def make_data(folder: Path) -> None:
     """Write raw trees in ROCOv2's layout, with some 150 tokens of report a picture, and build them."""
-    from builders import phantom_pictures, phantom_reports, phantoms
-    from builders.rawfiles import write_demo_csv
+    from builders.demos import phantom_pictures, phantom_reports, phantoms
+    from builders.engine.rawfiles import write_demo_csv
 
     for name, (side, count, _) in PICTURES.items():
         raw = folder / "raw" / name

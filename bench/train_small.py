@@ -35,7 +35,7 @@ SETTINGS = (
 
 def make_data(folder: Path, text: Path) -> None:
     """Raw trees, builds and mixtures under `folder`."""
-    from builders.phantom_trees import write_trees
+    from builders.demos.phantom_trees import write_trees
 
     write_trees(folder / "raw", PICTURES, HELD_OUT, pixels=PIXELS, facts=FACTS)
     for name, raw in (("rocov2", folder / "raw/rocov2"), ("vqa_rad", folder / "raw/vqa_rad"), ("medquad", text)):
@@ -100,9 +100,7 @@ def ask(model_folder: Path, build: Path) -> dict[str, Any]:
                 losses[answer] = forward_losses(model, model.module, micro, config).sum().item()
         asked[question] += 1
         right[question] += min(losses, key=losses.__getitem__) == truth
-    return {
-        question: {"right": round(right[question] / count, 3), "asked": count} for question, count in asked.items()
-    }
+    return {question: {"right": round(right[question] / count, 3), "asked": count} for question, count in asked.items()}
 
 
 def main(arguments: list[str]) -> int:

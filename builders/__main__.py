@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from builders.cli import table
-from builders.registry import NAMES, load
-from builders.source import Source
+from builders.engine.command import table
+from builders.engine.registry import NAMES, load
+from builders.engine.source import Source
 
 
 def main(arguments: list[str] | None = None) -> int:

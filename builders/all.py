@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from builders.cli import EXIT_DAMAGED, EXIT_FAILED, FILTERS_HELP, table
-from builders.registry import NAMES, load
+from builders.engine.command import EXIT_DAMAGED, EXIT_FAILED, FILTERS_HELP, table
+from builders.engine.registry import NAMES, load
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from builders.build import BuildOptions, BuildStopped, make_plan, run
-    from builders.filtered import NotFiltered, begin, choose, finish
-    from builders.source import NotThisSource
+    from builders.engine.filtered import NotFiltered, begin, choose, finish
+    from builders.engine.loop import BuildOptions, BuildStopped, make_plan, run
+    from builders.engine.source import NotThisSource
 
     rows: list[dict[str, Any]] = []
     planned = []

@@ -11,9 +11,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.healthcaremagic import has_instruction
-from builders.rawfiles import first_existing, number_of, require_one, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import first_existing, number_of, require_one, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     PaperRow,
@@ -25,7 +24,8 @@ from builders.source import (
     Unit,
     user,
 )
-from builders.tables import Row, convert_rows, question_answer, table_units, with_fields
+from builders.engine.tables import Row, convert_rows, question_answer, table_units, with_fields
+from builders.healthcaremagic import has_instruction
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
 _COLUMNS = ("instruction", "input", "output")
@@ -159,6 +159,6 @@ and perhaps [data/]MedInstruct-test.jsonl. Its DATA_LICENSE forbids commercial u
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -22,10 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
-from builders.archives import count_webdataset_samples, webdataset_keys, webdataset_samples
-from builders.pmc_oa import demo_figure
-from builders.rawfiles import creative_commons, decode_utf8, outcome, relative, text_of, write_demo_file
-from builders.source import (
+from builders.engine.archives import count_webdataset_samples, webdataset_keys, webdataset_samples
+from builders.engine.rawfiles import creative_commons, decode_utf8, outcome, relative, text_of, write_demo_file
+from builders.engine.source import (
     CAPTION_PROMPT,
     Image,
     InputError,
@@ -41,6 +40,7 @@ from builders.source import (
     assistant,
     user,
 )
+from builders.pmc_oa import demo_figure
 
 _SPLITS: dict[str, Role] = {"train": "train"}
 _SUBSETS = ("dermatology", "surgery")
@@ -295,6 +295,6 @@ may be one of the two trees itself. The tars hold pictures and text together: --
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

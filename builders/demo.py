@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builders.all import main as build_all
-from builders.cli import EXIT_DAMAGED, main, table
-from builders.registry import NAMES, load
+from builders.engine.command import EXIT_DAMAGED, main, table
+from builders.engine.registry import NAMES, load
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -37,7 +37,7 @@ RUNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Shown one by one; the other sources follow in one run."""
 
-_PLANTED_IN = {"mimic_cxr": "builders.demo_mimic"}
+_PLANTED_IN = {"mimic_cxr": "builders.demos.mimic_tree"}
 
 
 def run(data: Path, workers: int) -> int:
@@ -101,7 +101,7 @@ Done in {time.monotonic() - started:.0f} s. Where to look:
 
 def _unfiltered() -> tuple[str, ...]:
     """`--filters none` where the extra is missing, which is said."""
-    from builders.filtered import NONE, NotFiltered, choose
+    from builders.engine.filtered import NONE, NotFiltered, choose
 
     try:
         choose(load("quilt_1m"), None, Path(), {"no_images": False})
@@ -113,7 +113,7 @@ def _unfiltered() -> tuple[str, ...]:
 
 def _prove(data: Path, workers: int) -> None:
     """Prove the demo builds and say shortly what was found."""
-    from manifests.policy import load_policy
+    from manifests.proof.policy import load_policy
     from manifests.prove import PROOF, prove
 
     print(f"\n$ python -m manifests.prove {data}", flush=True)

@@ -14,16 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.mimic_cxr_vqa import (
-    Radiograph,
-    demo_radiograph,
-    mimic_units,
-    radiograph_of,
-    subject_rule,
-    write_demo_radiographs,
-)
-from builders.rawfiles import require, split_thinking, text_of, write_demo_parquet
-from builders.source import (
+from builders.engine.rawfiles import require, split_thinking, text_of, write_demo_parquet
+from builders.engine.source import (
     PAPER_VARIANT,
     InputError,
     PaperRow,
@@ -36,7 +28,15 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import Row, convert_rows
+from builders.engine.tables import Row, convert_rows
+from builders.mimic_cxr_vqa import (
+    Radiograph,
+    demo_radiograph,
+    mimic_units,
+    radiograph_of,
+    subject_rule,
+    write_demo_radiographs,
+)
 
 _SPLITS: dict[str, Role] = {"train": "train"}
 _COLUMNS = ("question_type", "image_path", "question", "response")
@@ -167,6 +167,6 @@ machine.""",
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

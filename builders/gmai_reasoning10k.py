@@ -17,9 +17,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.archives import PictureStore
-from builders.quilt_instruct import turns_of
-from builders.rawfiles import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import (
     checked_text,
     field_of,
     inline_options,
@@ -29,7 +28,7 @@ from builders.rawfiles import (
     write_demo_file,
     write_demo_zip,
 )
-from builders.source import (
+from builders.engine.source import (
     Image,
     InputError,
     NotThisSource,
@@ -45,7 +44,8 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_rows, table_units, with_fields
+from builders.engine.tables import Row, convert_rows, table_rows, table_units, with_fields
+from builders.quilt_instruct import turns_of
 
 _FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
 _HEADING = re.compile(r"\b((?:options|choices)\s*:)\s*(?=\(?A[.):])", re.IGNORECASE)
@@ -238,6 +238,6 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from builders.rawfiles import require_one, text_of, write_demo_parquet
-from builders.source import (
+from builders.engine.rawfiles import require_one, text_of, write_demo_parquet
+from builders.engine.source import (
     InputError,
     NotThisSource,
     PaperRow,
@@ -23,7 +23,7 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import Row, convert_rows, table_rows, table_units, with_fields
+from builders.engine.tables import Row, convert_rows, table_rows, table_units, with_fields
 
 INSTRUCTION = "If you are a doctor, please answer the medical questions based on the patient's description."
 """The constant instruction of the ChatDoctor sets; AlpaCare's file has the same columns and other instructions."""
@@ -146,6 +146,6 @@ the folder with one of
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

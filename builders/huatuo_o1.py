@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.rawfiles import require, text_of, write_demo_file
-from builders.source import PaperRow, Params, Reject, Sample, Source, Unit
-from builders.tables import Row, convert_rows, question_answer, table_units, with_fields
+from builders.engine.rawfiles import require, text_of, write_demo_file
+from builders.engine.source import PaperRow, Params, Reject, Sample, Source, Unit
+from builders.engine.tables import Row, convert_rows, question_answer, table_units, with_fields
 
 FILE = "medical_o1_verifiable_problem.json"
 _QUESTION, _ANSWER = "Open-ended Verifiable Question", "Ground-True Answer"
@@ -121,6 +121,6 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.rawfiles import require_one, text_of, write_demo_parquet
-from builders.source import PaperRow, Params, Reject, Sample, Source, Unit
-from builders.tables import Row, convert_rows, question_answer, table_units, with_fields
+from builders.engine.rawfiles import require_one, text_of, write_demo_parquet
+from builders.engine.source import PaperRow, Params, Reject, Sample, Source, Unit
+from builders.engine.tables import Row, convert_rows, question_answer, table_units, with_fields
 
 _COLUMNS = ("input", "answer_icliniq")
 _FILES = ("data/train-*.parquet", "iCliniq.json", "chatdoctor-icliniq/test-*.parquet")
@@ -112,6 +112,6 @@ from the README of https://github.com/Kent0n-Li/ChatDoctor). --raw is the folder
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

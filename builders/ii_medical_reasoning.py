@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.rawfiles import (
+from builders.engine.rawfiles import (
     checked_text,
     dialogue,
     field_of,
@@ -22,8 +22,8 @@ from builders.rawfiles import (
     split_thinking,
     write_demo_parquet,
 )
-from builders.source import InputError, NotThisSource, PaperRow, Params, Reject, Sample, Source, Unit, assistant
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.source import InputError, NotThisSource, PaperRow, Params, Reject, Sample, Source, Unit, assistant
+from builders.engine.tables import Row, convert_rows, table_units
 
 _COLUMNS = ("model", "question", "problem", "messages")
 _ROLES = frozenset({"user", "assistant", "system"})
@@ -169,6 +169,6 @@ folder with
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.rawfiles import checked_text, dialogue, field_of, write_demo_parquet
-from builders.source import InputError, NotThisSource, PaperRow, Params, Reject, Sample, Source, Unit
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.rawfiles import checked_text, dialogue, field_of, write_demo_parquet
+from builders.engine.source import InputError, NotThisSource, PaperRow, Params, Reject, Sample, Source, Unit
+from builders.engine.tables import Row, convert_rows, table_units
 
 _COLUMNS = ("id", "conversations", "source")
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -139,6 +139,6 @@ The other subsets (0625, 3M, 7M, 7M_core, 7M_domains) are not needed and never r
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import load_json, outcome, relative, require, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import load_json, outcome, relative, require, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     Option,
@@ -35,7 +35,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, table_rows, table_units
+from builders.engine.tables import Row, table_rows, table_units
 
 _LINK = re.compile(r"https?://(?:bit\.ly/(?P<short>\w+)|step[23]\.medbullets\.com/testview\?qid=(?P<qid>[0-9]+))")
 
@@ -204,6 +204,6 @@ The repository has no licence and Medbullets content is copyrighted: use it for 
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import (
+from builders.engine.rawfiles import (
     checked_text,
     decode_utf8,
     field_of,
@@ -30,7 +30,7 @@ from builders.rawfiles import (
     text_of,
     write_demo_file,
 )
-from builders.source import (
+from builders.engine.source import (
     InputError,
     NotThisSource,
     Option,
@@ -221,6 +221,6 @@ Missing splits are left out.""",
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

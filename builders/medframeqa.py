@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builders.mmmu_med import column_image, demo_picture, labelled, option_texts
-from builders.rawfiles import field_of, require, text_of, write_demo_parquet
-from builders.source import (
+from builders.engine.rawfiles import field_of, require, text_of, write_demo_parquet
+from builders.engine.source import (
     InputError,
     PaperRow,
     Params,
@@ -27,7 +26,8 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
+from builders.mmmu_med import column_image, demo_picture, labelled, option_texts
 
 _SPLITS: dict[str, Role] = {"test": "eval"}
 _IMAGES = tuple(f"image_{number}" for number in range(1, 6))
@@ -142,6 +142,6 @@ Fetch data/test-*.parquet (571 MB) of https://huggingface.co/datasets/SuhaoYu102
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.rawfiles import require, text_of, write_demo_file
-from builders.source import InputError, PaperRow, Params, Reject, Sample, Source, Unit, assistant, user
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.engine.rawfiles import require, text_of, write_demo_file
+from builders.engine.source import InputError, PaperRow, Params, Reject, Sample, Source, Unit, assistant, user
+from builders.engine.tables import Row, convert_rows, table_units, with_fields
 
 FILE = "medical_r1_distill_sft.json"
 _QUESTION, _REASONING, _RESPONSE = "question", "reasoning (reasoning_content)", "response (content)"
@@ -95,6 +95,6 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

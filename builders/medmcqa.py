@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import checked_text, field_of, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import checked_text, field_of, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     PaperRow,
@@ -36,7 +36,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
 _JSON_NAMES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
@@ -239,6 +239,6 @@ Missing splits are left out. The test split has no answers: its rows are counted
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

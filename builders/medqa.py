@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import checked_text, decode_utf8, field_of, outcome, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import checked_text, decode_utf8, field_of, outcome, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     Option,
@@ -228,6 +228,6 @@ and for --options 5 [data_clean/]questions/US/{train,dev,test}.jsonl. Missing sp
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

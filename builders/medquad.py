@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-from builders.archives import safe_member
-from builders.rawfiles import decode_utf8, outcome, relative, write_demo_file
-from builders.source import (
+from builders.engine.archives import safe_member
+from builders.engine.rawfiles import decode_utf8, outcome, relative, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     PaperRow,
@@ -258,6 +258,6 @@ Collections that are absent are left out.""",
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

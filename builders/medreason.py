@@ -25,8 +25,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.rawfiles import first_existing, load_json, number_of, relative, require, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import first_existing, load_json, number_of, relative, require, text_of, write_demo_file
+from builders.engine.source import (
     PAPER_VARIANT,
     InputError,
     NotThisSource,
@@ -41,7 +41,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.engine.tables import Row, convert_rows, table_units, with_fields
 
 FILE = "ours_quality_33000.jsonl"
 _FIELDS = ("dataset_name", "id_in_dataset", "question", "answer", "reasoning", "options")
@@ -405,6 +405,6 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

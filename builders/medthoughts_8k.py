@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import checked_text, field_of, require, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import checked_text, field_of, require, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     PaperRow,
     Params,
@@ -28,7 +28,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.engine.tables import Row, convert_rows, table_units, with_fields
 
 FILE = "MedThoughts-8K.jsonl"
 _FIELDS = ("question_id", "question", "options", "answer_idx", "ds_think", "source")
@@ -147,6 +147,6 @@ Its licence, GPL-3.0, is unusual for data: --licenses leaves it out where that i
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

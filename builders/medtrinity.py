@@ -25,10 +25,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.archives import stream_tar
-from builders.quilt_1m import VIDEO_FRAME
-from builders.rawfiles import checked_text, relative, require, write_demo_file, write_demo_parquet
-from builders.source import (
+from builders.engine.archives import stream_tar
+from builders.engine.rawfiles import checked_text, relative, require, write_demo_file, write_demo_parquet
+from builders.engine.source import (
     CAPTION_PROMPT,
     PAPER_VARIANT,
     Image,
@@ -44,7 +43,8 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import table_units
+from builders.engine.tables import table_units
+from builders.quilt_1m import VIDEO_FRAME
 
 _TABLES, _TARS = "25M_full/*.parquet", "25M_accessible/*.tar.zst"
 _COLUMNS = ("file_name", "caption", "source")
@@ -304,6 +304,6 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.archives import PictureStore
-from builders.rawfiles import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import (
     checked_text,
     field_of,
     first_existing,
@@ -29,7 +29,7 @@ from builders.rawfiles import (
     text_of,
     write_demo_file,
 )
-from builders.source import (
+from builders.engine.source import (
     Image,
     InputError,
     NotThisSource,
@@ -45,7 +45,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"mm_test": "eval", "mm_dev": "eval", "text_test": "eval", "text_dev": "eval"}
 _FILES = {
@@ -267,6 +267,6 @@ and the hub's images.zip beside eval/, or its pictures in eval/images/.""",
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -19,9 +19,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.mimic_reports import CUSTOM_STUDIES, parse_sections
-from builders.rawfiles import decode_utf8, first_existing, read_bytes, read_zip_member, relative, require
-from builders.source import (
+from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
+from builders.engine.rawfiles import decode_utf8, first_existing, read_bytes, read_zip_member, relative, require
+from builders.engine.source import (
     Image,
     InputError,
     NotThisSource,
@@ -468,7 +468,7 @@ def _sample(
 
 
 def _write_demo(raw: Path) -> None:
-    from builders.demo_mimic import write
+    from builders.demos.mimic_tree import write
 
     write(raw)
 
@@ -537,6 +537,6 @@ Nothing leaves the machine.
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

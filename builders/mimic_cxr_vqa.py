@@ -20,7 +20,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.rawfiles import (
+from builders.engine.rawfiles import (
     checked_text,
     field_of,
     number_of,
@@ -30,7 +30,7 @@ from builders.rawfiles import (
     text_of,
     write_demo_file,
 )
-from builders.source import (
+from builders.engine.source import (
     PAPER_VARIANT,
     Image,
     InputError,
@@ -45,7 +45,7 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import ROWS_PER_UNIT, Row, convert_rows, table_rows, table_units
+from builders.engine.tables import ROWS_PER_UNIT, Row, convert_rows, table_rows, table_units
 
 ROWS_WITH_PICTURES = 1_000
 """Rows a unit where pictures are decoded: about a minute of full-size radiographs."""
@@ -279,8 +279,8 @@ def demo_radiograph(number: int) -> Radiograph:
 
 def write_demo_radiographs(raw: Path) -> None:
     """A tiny `mimic-cxr-jpg/`: one picture a subject, and the official split."""
-    from builders.phantom_pictures import jpeg
-    from builders.phantoms import make
+    from builders.demos.phantom_pictures import jpeg
+    from builders.demos.phantoms import make
 
     lines = ["dicom_id,study_id,subject_id,split"]
     for number, split in _DEMO_OFFICIAL.items():
@@ -361,6 +361,6 @@ wget makes are found too. The split file is needed with --no-images as well. Not
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

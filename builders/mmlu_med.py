@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from builders.rawfiles import checked_text, field_of, first_existing, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import checked_text, field_of, first_existing, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     PaperRow,
@@ -29,7 +29,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"test": "eval", "validation": "eval", "dev": "eval"}
 _TEST_ROWS = {
@@ -197,6 +197,6 @@ Other folders are not read.""",
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -17,8 +17,8 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from builders.rawfiles import checked_text, field_of, require, text_of, write_demo_parquet
-from builders.source import (
+from builders.engine.rawfiles import checked_text, field_of, require, text_of, write_demo_parquet
+from builders.engine.source import (
     Image,
     InputError,
     PaperRow,
@@ -33,7 +33,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 SUBJECTS = (
     "Basic_Medical_Science",
@@ -277,6 +277,6 @@ folder with {{subject}}/{{dev,validation}}-00000-of-00001.parquet for the subjec
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from builders.engine.rawfiles import first_existing, require, text_of, write_demo_parquet
+from builders.engine.source import InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit
+from builders.engine.tables import Row, convert_rows, table_units
 from builders.mmmu_med import DEMO_QUESTIONS, IMAGE_COLUMNS, SUBJECTS, demo_row, question_sample
-from builders.rawfiles import first_existing, require, text_of, write_demo_parquet
-from builders.source import InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit
-from builders.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"test_4": "eval", "test_10": "eval"}
 _FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
@@ -107,6 +107,6 @@ One of them is enough. JSON Lines with the same columns but no pixels, test*.jso
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

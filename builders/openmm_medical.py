@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.archives import PictureStore
-from builders.rawfiles import relative, require, text_of, write_demo_file, write_demo_zip
-from builders.source import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import relative, require, text_of, write_demo_file, write_demo_zip
+from builders.engine.source import (
     PAPER_VARIANT,
     Image,
     InputError,
@@ -35,7 +35,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 FILE = "OpenMMMedical.tsv"
 _SPLITS: dict[str, Role] = {"test": "eval", "train": "train"}
@@ -181,6 +181,6 @@ folder with
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

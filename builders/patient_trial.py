@@ -22,8 +22,8 @@ from itertools import cycle, islice, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.rawfiles import checked_text, field_of, relative, require, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import checked_text, field_of, relative, require, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     NotThisSource,
     Option,
@@ -38,7 +38,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, table_rows, table_units
+from builders.engine.tables import Row, table_rows, table_units
 
 SEED = "patient-trial-1"
 _COHORTS = ("sigir", "trec_2021", "trec_2022")
@@ -557,6 +557,6 @@ and the texts of trials, wherever they are found first:
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from builders.archives import PictureStore
-from builders.rawfiles import checked_text, relative, require, text_of, write_demo_file, write_demo_zip
-from builders.source import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import checked_text, relative, require, text_of, write_demo_file, write_demo_zip
+from builders.engine.source import (
     CAPTION_PROMPT,
     Image,
     InputError,
@@ -36,7 +36,7 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
 _FOLDER = "caption_T060_filtered_top4_sep_v0_subfigures"
@@ -207,6 +207,6 @@ Clone https://huggingface.co/datasets/axiong/pmc_oa (git lfs), or --download --r
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -20,10 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.archives import PictureStore
-from builders.pmc_oa import demo_figure, demo_panel, figure_name
-from builders.rawfiles import relative, require, text_of, write_demo_file, write_demo_zip
-from builders.source import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import relative, require, text_of, write_demo_file, write_demo_zip
+from builders.engine.source import (
     Image,
     InputError,
     NotThisSource,
@@ -40,7 +39,8 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
+from builders.pmc_oa import demo_figure, demo_panel, figure_name
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval", "test_clean": "eval"}
 _FILES = {
@@ -260,6 +260,6 @@ Only the files of the --version asked for are read; archives are read in place, 
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

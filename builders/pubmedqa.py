@@ -14,8 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import checked_text, field_of, load_json, outcome, relative, require, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import (
+    checked_text,
+    field_of,
+    load_json,
+    outcome,
+    relative,
+    require,
+    text_of,
+    write_demo_file,
+)
+from builders.engine.source import (
     PAPER_VARIANT,
     InputError,
     NotThisSource,
@@ -256,6 +265,6 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.archives import PictureStore
-from builders.rawfiles import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import (
     checked_text,
     dialogue,
     field_of,
@@ -26,8 +26,8 @@ from builders.rawfiles import (
     write_demo_file,
     write_demo_zip,
 )
-from builders.source import Image, InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit, user
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.source import Image, InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit, user
+from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"train": "train"}
 _ROWS = "PubMedVision_Alignment_VQA.json"
@@ -172,6 +172,6 @@ the folder with
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -18,8 +18,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from builders.archives import PictureStore
-from builders.rawfiles import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import (
     outcome,
     read_bytes,
     relative,
@@ -28,7 +28,7 @@ from builders.rawfiles import (
     write_demo_file,
     write_demo_zip,
 )
-from builders.source import (
+from builders.engine.source import (
     CAPTION_PROMPT,
     Image,
     InputError,
@@ -42,7 +42,7 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import Row, table_rows, table_units
+from builders.engine.tables import Row, table_rows, table_units
 
 FILE = "quilt_1M_lookup.csv"
 LABELS_FILE = "predictions_quiltcleaner.csv"
@@ -228,6 +228,6 @@ https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

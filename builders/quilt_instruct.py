@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.archives import PictureStore
-from builders.quilt_1m import video_id
-from builders.rawfiles import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import (
     checked_text,
     dialogue,
     field_of,
@@ -26,8 +25,9 @@ from builders.rawfiles import (
     write_demo_file,
     write_demo_zip,
 )
-from builders.source import Image, InputError, PaperRow, Params, Reject, Sample, Source, Unit, user
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.engine.source import Image, InputError, PaperRow, Params, Reject, Sample, Source, Unit, user
+from builders.engine.tables import Row, convert_rows, table_units, with_fields
+from builders.quilt_1m import video_id
 
 FILE = "quilt_instruct_107k.json"
 _PICTURES = ("quilt_instruct.zip", "quilt_instruct")
@@ -161,6 +161,6 @@ NoDerivatives: build it for yourself, do not pass converted shards on.""",
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

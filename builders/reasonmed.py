@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from builders.rawfiles import inline_options, require, split_thinking, text_of, write_demo_file
-from builders.source import (
+from builders.engine.rawfiles import inline_options, require, split_thinking, text_of, write_demo_file
+from builders.engine.source import (
     InputError,
     Option,
     PaperRow,
@@ -31,7 +31,7 @@ from builders.source import (
     choice_answer,
     user,
 )
-from builders.tables import Row, convert_rows, table_units, with_fields
+from builders.engine.tables import Row, convert_rows, table_units, with_fields
 
 _RENDERINGS = ("CoTMed", "ResponseMed", "ReasonMed")
 _COLUMNS = ("instruction", "input", "output")
@@ -176,6 +176,6 @@ Nothing else is read, eval_data/ of the project's GitHub repository least of all
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from builders.archives import PictureStore
-from builders.rawfiles import creative_commons, relative, require, text_of, write_demo_csv, write_demo_zip
-from builders.source import (
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import creative_commons, relative, require, text_of, write_demo_csv, write_demo_zip
+from builders.engine.source import (
     CAPTION_PROMPT,
     Image,
     InputError,
@@ -34,7 +34,7 @@ from builders.source import (
     assistant,
     user,
 )
-from builders.tables import Row, convert_rows, table_units
+from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
 _LICENSES = "license_information.csv"
@@ -130,7 +130,7 @@ PLANTED: dict[str, str] = {
 
 
 def _write_demo(raw: Path) -> None:
-    from builders import phantom_pictures, phantoms
+    from builders.demos import phantom_pictures, phantoms
 
     licences: list[tuple[str, ...]] = []
     seed = 6_200_000
@@ -186,6 +186,6 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

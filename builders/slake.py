@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from builders.rawfiles import (
+from builders.engine.rawfiles import (
     list_zip,
     load_rows,
     number_of,
@@ -31,7 +31,7 @@ from builders.rawfiles import (
     text_of,
     write_demo_file,
 )
-from builders.source import (
+from builders.engine.source import (
     PAPER_VARIANT,
     Image,
     InputError,
@@ -47,7 +47,7 @@ from builders.source import (
     choice_prompt,
     user,
 )
-from manifests.text import normalise
+from medgpt.text import normalise
 
 _SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
 _NAMES = {"train": ("train.json",), "validation": ("validate.json", "validation.json"), "test": ("test.json",)}
@@ -186,7 +186,7 @@ def _demo_split(language: str, picture: int) -> str:
 
 
 def _write_demo(raw: Path) -> None:
-    from builders import phantom_pictures, phantoms
+    from builders.demos import phantom_pictures, phantoms
 
     splits: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
     for number in range(_DEMO_PICTURES):
@@ -259,6 +259,6 @@ https://huggingface.co. --raw is the folder with
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from builders.rawfiles import (
+from builders.engine.rawfiles import (
     checked_text,
     field_of,
     list_zip,
@@ -30,7 +30,7 @@ from builders.rawfiles import (
     text_of,
     write_demo_file,
 )
-from builders.source import (
+from builders.engine.source import (
     PAPER_VARIANT,
     Image,
     InputError,
@@ -180,7 +180,7 @@ PLANTED: dict[str, str] = {
 
 
 def _write_demo(raw: Path) -> None:
-    from builders import phantom_pictures, phantoms
+    from builders.demos import phantom_pictures, phantoms
 
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
     qid = 0
@@ -252,6 +252,6 @@ data_rad/{trainset,testset}.json of https://github.com/Nana2929/vqa-rad-with-ber
 )
 
 if __name__ == "__main__":
-    from builders.cli import main
+    from builders.engine.command import main
 
     raise SystemExit(main(SOURCE))

@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 
 from eval.adapters.base import OUTCOMES, Answer
-from manifests.atomic import sync_folder
+from medgpt.atomic import sync_folder
 
 
 class AnswerError(Exception):

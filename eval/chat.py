@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from eval.adapters.base import AdapterError
     from eval.cards import CardError, load_card
-    from shards.endpoints import EndpointRefused
+    from medgpt.endpoints import EndpointRefused
 
     print(WARNING, file=sys.stderr)
     try:

@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out:
         import orjson
 
-        from manifests.atomic import write_atomic
+        from medgpt.atomic import write_atomic
 
         # Infinite ends (one cluster) become null: JSON has no infinity.
         document = {"first": str(options.first), "second": str(options.second), "rows": [asdict(row) for row in rows]}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.certificate import CERTIFICATE, EVIDENCE_FILE, CertificateError, read_certificate
+from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, CertificateError, read_certificate
 
 COUNTED = ("exclude", "forbid")
 """Actions of the policy whose evidence makes an item contaminated."""
@@ -47,7 +47,8 @@ class Proof:
 def read_proof(folder: Path) -> Proof | None:
     """The proof in a folder (`DATA/proof`), None where there is none.
 
-    Raises: `manifests.certificate.CertificateError` for an altered certificate, or evidence that is not the certified.
+    Raises: `manifests.proof.certificate.CertificateError` for an altered certificate, or evidence that is not the
+    certified.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

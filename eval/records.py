@@ -183,7 +183,7 @@ def write_scores(path: Path, scores: list[Score]) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from manifests.atomic import AtomicFile
+    from medgpt.atomic import AtomicFile
 
     columns: dict[str, list[Any]] = {
         entry.name: [getattr(row, entry.name) for row in scores] for entry in fields(Score)

@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from eval.audit import AuditError, load_published
     from eval.records import RecordError
     from eval.tasks import TaskError
-    from manifests.atomic import write_atomic
     from manifests.catalog import CatalogError
+    from medgpt.atomic import write_atomic
     from shards.reader import BuildError
 
     try:

@@ -109,7 +109,7 @@ def _claim(out: Path, adapter: Adapter) -> None:
     """Write who is asked, or check that it is the same one as before. Raises: `RunError`."""
     import orjson
 
-    from manifests.atomic import write_atomic
+    from medgpt.atomic import write_atomic
 
     path = out / "run.json"
     identity = adapter.identity()
@@ -149,7 +149,7 @@ def _open(
     from eval.adapters.base import ANSWERED, prompt_digest
     from eval.answers import AnswerLog
     from eval.records import ITEMS, TASK
-    from manifests.atomic import AtomicFile, write_atomic
+    from medgpt.atomic import AtomicFile, write_atomic
 
     task = benchmark.task
     folder = _folder(out, task)
@@ -277,7 +277,7 @@ def _finish(task: _Open) -> TaskRun:
     import orjson
 
     from eval.records import PREDICTIONS
-    from manifests.atomic import AtomicFile
+    from medgpt.atomic import AtomicFile
 
     outcomes: Counter[str] = Counter()
     truncated = 0
@@ -389,8 +389,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from eval.cards import CardError
     from eval.tasks import TaskError, built_tasks, load_task_file, open_benchmarks, select_tasks
     from manifests.catalog import CatalogError
-    from manifests.certificate import CertificateError
-    from shards.endpoints import EndpointRefused
+    from manifests.proof.certificate import CertificateError
+    from medgpt.endpoints import EndpointRefused
     from shards.reader import BuildError
 
     try:
@@ -453,7 +453,7 @@ class Certificate:
 
 def read_proof(data: Path) -> Certificate | None:
     """The certificate under `data`, if there is one. Raises: `CertificateError` for a broken one."""
-    from manifests.certificate import CERTIFICATE, read_certificate
+    from manifests.proof.certificate import CERTIFICATE, read_certificate
 
     folder = data / "proof"
     if not (folder / CERTIFICATE).is_file():

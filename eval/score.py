@@ -360,7 +360,7 @@ def score_folder(
     import orjson
 
     from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
-    from manifests.atomic import write_atomic
+    from medgpt.atomic import write_atomic
 
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
@@ -471,7 +471,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from eval.contamination import read_proof
     from eval.encoders import Weights, WeightsError, default_radgraph_python
     from eval.records import RecordError
-    from manifests.certificate import CertificateError
+    from manifests.proof.certificate import CertificateError
 
     try:
         folders = task_folders(options.runs)

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the server's command and stop")
     options = parser.parse_args(arguments)
 
-    from shards.endpoints import EndpointRefused, resolve_endpoint
+    from medgpt.endpoints import EndpointRefused, resolve_endpoint
 
     print(WARNING, file=sys.stderr)
     try:

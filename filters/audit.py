@@ -309,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _draw_command(options: argparse.Namespace) -> None:
-    from manifests.atomic import write_atomic
+    from medgpt.atomic import write_atomic
 
     folders = sorted(path for path in (options.data / "scores").glob("*") if path.is_dir())
     if options.build:

@@ -72,7 +72,7 @@ class Record:
     """One sample as filters see it."""
 
     sample: Mapping[str, Any]
-    """Fields of `shards.schema.SAMPLE`."""
+    """Fields of `medgpt.schema.SAMPLE`."""
     pictures: Sequence[Picture] = ()
     found: dict[str, Score] = field(default_factory=dict)
     """Scores of the filters that ran before, by `<filter>.<score>`: one detector's boxes serve two filters."""

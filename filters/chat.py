@@ -1,13 +1,13 @@
-"""The chat client as filters see it: `shards.chat`, with its faults as errors of a filter."""
+"""The chat client as filters see it: `medgpt.chat`, with its faults as errors of a filter."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import shards.chat
+import medgpt.chat
 from filters.base import FilterError
-from shards.chat import Reply, RequestRefused, Stopped
+from medgpt.chat import Reply, RequestRefused, Stopped
 
 __all__ = ["Chat", "ChatOptions", "EndpointError", "Reply", "RequestRefused", "Stopped", "response_format"]
 
@@ -16,7 +16,7 @@ class EndpointError(FilterError):
     """One line: the endpoint gives no answers. What was answered is kept; the same command goes on later."""
 
 
-class ChatOptions(shards.chat.ChatOptions):
+class ChatOptions(medgpt.chat.ChatOptions):
     """How hard to try. Raises: `FilterError` for a value that is not over 0."""
 
     def __post_init__(self) -> None:
@@ -26,14 +26,14 @@ class ChatOptions(shards.chat.ChatOptions):
             raise FilterError(str(error)) from None
 
 
-class Chat(shards.chat.Chat):
+class Chat(medgpt.chat.Chat):
     """A client for one event loop; use as an asynchronous context."""
 
     async def complete(self, body: Mapping[str, Any], probe: Mapping[str, Any]) -> Reply:
         """Answer to one request. Raises: `RequestRefused`, `Stopped`, `EndpointError`."""
         try:
             return await super().complete(body, probe)
-        except shards.chat.EndpointError as error:
+        except medgpt.chat.EndpointError as error:
             raise EndpointError(str(error)) from error
 
 

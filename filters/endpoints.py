@@ -1,12 +1,12 @@
-"""Where texts may be sent, as filters see it: `shards.endpoints`, with its refusal as an error of a filter."""
+"""Where texts may be sent, as filters see it: `medgpt.endpoints`, with its refusal as an error of a filter."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-import shards.endpoints
+import medgpt.endpoints
 from filters.base import FilterError
-from shards.endpoints import Endpoint, is_loopback
+from medgpt.endpoints import Endpoint, is_loopback
 
 __all__ = ["Endpoint", "EndpointRefused", "is_loopback", "require_private", "resolve_endpoint"]
 
@@ -18,14 +18,14 @@ class EndpointRefused(FilterError):
 def resolve_endpoint(base: str) -> Endpoint:
     """Parse and resolve `http(s)://host[:port][/path]`. Raises: `EndpointRefused`."""
     try:
-        return shards.endpoints.resolve_endpoint(base)
-    except shards.endpoints.EndpointRefused as error:
+        return medgpt.endpoints.resolve_endpoint(base)
+    except medgpt.endpoints.EndpointRefused as error:
         raise EndpointRefused(str(error)) from None
 
 
 def require_private(endpoint: Endpoint, source: str, allowed: Collection[str] = ()) -> None:
     """Refuse an endpoint that must not see credentialed texts of `source`. Raises: `EndpointRefused`."""
     try:
-        shards.endpoints.require_private(endpoint, source, allowed)
-    except shards.endpoints.EndpointRefused as error:
+        medgpt.endpoints.require_private(endpoint, source, allowed)
+    except medgpt.endpoints.EndpointRefused as error:
         raise EndpointRefused(str(error)) from None

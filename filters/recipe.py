@@ -20,7 +20,7 @@ import yaml
 from filters.base import Filter
 from filters.expressions import ExpressionError, Predicate, parse
 from filters.registry import Entry, UnknownFilter, entry, load_class
-from manifests.digest import file_sha256
+from medgpt.digest import file_sha256
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "medgpt_oss.yaml"
 FORMAT = 1
@@ -201,7 +201,7 @@ def _rule(name: str, rule: object) -> FilterRule:
     _keys(rule, _FILTER_KEYS, f"filter {name}")
     drop, not_scored = rule.get("drop"), rule.get("not_scored")
     if drop is not None and not isinstance(drop, str):
-        raise RecipeError(f"filter {name}: drop must be a predicate in quotes, like \"score >= 0.5\"")
+        raise RecipeError(f'filter {name}: drop must be a predicate in quotes, like "score >= 0.5"')
     if drop is not None and not_scored not in (KEEP, DROP):
         raise RecipeError(
             f"filter {name}: not_scored must be keep or drop: what becomes of samples that have no score?"

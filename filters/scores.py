@@ -31,10 +31,10 @@ from filters.base import Filter, FilterError, Record, Score, UnreadablePicture
 from filters.expressions import ExpressionError, Value
 from filters.recipe import DROP, Plan, Recipe, Settings, Step
 from filters.records import INTAKE, caption_reason, decode
-from manifests.atomic import AtomicFile, write_atomic
 from manifests.catalog import load_builds
-from manifests.digest import file_sha256
-from manifests.processes import WorkerDied, run_jobs
+from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.digest import file_sha256
+from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"

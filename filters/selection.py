@@ -27,10 +27,10 @@ from filters.expressions import ExpressionError, Predicate, Value, parse
 from filters.recipe import DROP, FilterRule, Recipe
 from filters.records import CAPTION_REASONS, PICTURE_REASONS
 from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
-from manifests.atomic import write_atomic
 from manifests.catalog import load_builds
-from manifests.digest import file_sha256
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
+from medgpt.atomic import write_atomic
+from medgpt.digest import file_sha256
 
 NOT_SCORED = "not_scored"
 

@@ -153,7 +153,7 @@ def find(
 
     from filters.scores import ScoreError, write_table
     from filters.zero_shot import ZeroShot
-    from manifests.digest import file_sha256
+    from medgpt.digest import file_sha256
 
     files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
     digests = [[path.name, file_sha256(path).hex()] for path in files if path.is_file()]

@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from filters.base import FilterError
-from manifests.atomic import sync_folder
+from medgpt.atomic import sync_folder
 
 _log = logging.getLogger(__name__)
 

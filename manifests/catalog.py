@@ -162,7 +162,7 @@ def connect(data: Path, database: Path | None = None) -> duckdb.DuckDBPyConnecti
 
 def write_catalog(data: Path) -> Path:
     """Write `DATA/manifest.duckdb` atomically; returns its path."""
-    from manifests.atomic import write_atomic
+    from medgpt.atomic import write_atomic
 
     target = data / DATABASE
     with tempfile.TemporaryDirectory() as folder:
@@ -260,7 +260,7 @@ def _kind(file: str) -> str:
 def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
     """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
     from manifests.parts import IMAGES, REJECTS, SAMPLES
-    from shards.schema import GROUP_KEYS
+    from medgpt.schema import GROUP_KEYS
 
     records = [build.folder / BUILD_FILE for build in builds]
     columns = ", ".join(f'"{name}": {_text(kind)}' for name, kind in _JSON_COLUMNS.items())

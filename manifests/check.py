@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from manifests.catalog import LoadedBuild
-    from manifests.policy import Policy
+    from manifests.proof.policy import Policy
 
 _SHOWN = 20
 LIMIT = 20_000
@@ -77,9 +77,9 @@ def check_text(
 
     Raises: `CheckError` for a text without a letter or digit, `TextError`.
     """
-    from manifests.near_text import NearTextIndex
-    from manifests.overlaps import text_settings, train_text
-    from manifests.text import question_sha256
+    from manifests.proof.near_text import NearTextIndex
+    from manifests.proof.overlaps import text_settings, train_text
+    from medgpt.text import question_sha256
 
     alone, with_options = question_sha256(text, options)
     if alone is None:
@@ -89,7 +89,7 @@ def check_text(
     total = sum(unit["kept"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     if limit is not None and total > limit:
         return found, [f"shared runs: the texts of {total:,} samples were not read; --thorough reads them"]
-    from manifests.near_text import EvalText
+    from manifests.proof.near_text import EvalText
 
     index = NearTextIndex([EvalText(text, tuple(options), "", "\n".join((text, *options)))], text_settings(policy))
     near = []
@@ -116,8 +116,8 @@ def check_text(
 
 
 def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tuple[LoadedBuild, list[Any]]]:
-    from manifests.overlaps import text_batches
-    from manifests.stored_text import read_texts
+    from manifests.proof.overlaps import text_batches
+    from manifests.proof.stored_text import read_texts
 
     for build in builds:
         for role in roles:
@@ -143,10 +143,10 @@ def check_image(
     import pyarrow as pa
 
     from manifests.fingerprints import fingerprint
-    from manifests.near_images import ImageSettings, NearImageIndex
-    from manifests.overlaps import image_place, read_image
-    from manifests.variants import VARIANTS, decode
-    from shards.strip import DamagedImage, sniff, strip_metadata
+    from manifests.proof.near_images import ImageSettings, NearImageIndex
+    from manifests.proof.overlaps import image_place, read_image
+    from manifests.proof.variants import VARIANTS, decode
+    from medgpt.strip import DamagedImage, sniff, strip_metadata
 
     if sniff(data) is None:
         raise CheckError("not a JPEG or PNG picture")
@@ -236,8 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from manifests.catalog import CatalogError, connect, load_builds, one_line
-    from manifests.policy import PolicyError, load_policy
-    from manifests.stored_text import TextError
+    from manifests.proof.policy import PolicyError, load_policy
+    from manifests.proof.stored_text import TextError
 
     roles = ("train", "eval") if options.role == "any" else (options.role,)
     limit = None if options.thorough else options.limit

@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
-from shards.strip import DamagedImage, StrippedImage
+from medgpt.strip import DamagedImage, StrippedImage
 
 DRAFT_PIXELS = 128
 HASH_PIXELS = 32

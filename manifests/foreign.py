@@ -50,8 +50,6 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from manifests.atomic import TEMPORARY_SUFFIX, AtomicFile, write_atomic
-from manifests.digest import build_root, file_sha256
 from manifests.fingerprints import IMAGE_RECIPE
 from manifests.foreign_mapping import DEFAULT_SPLIT, ForeignError, Role, Rules, load_mapping, make_rules
 from manifests.foreign_rows import (
@@ -85,15 +83,17 @@ from manifests.foreign_samples import (
     strings,
 )
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
-from manifests.processes import WorkerDied, run_jobs
-from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
-from manifests.tiles import tile_count
-from shards.schema import GROUP_KEYS, SAMPLE, SCHEMA_VERSION, canonical_json, record_batch
+from medgpt.atomic import TEMPORARY_SUFFIX, AtomicFile, write_atomic
+from medgpt.digest import build_root, file_sha256
+from medgpt.processes import WorkerDied, run_jobs
+from medgpt.schema import GROUP_KEYS, SAMPLE, SCHEMA_VERSION, canonical_json, record_batch
+from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
+from medgpt.tiles import tile_count
 
 __all__ = ["ForeignError", "code_sha256", "ingest", "load_mapping"]
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {TOKENIZER}"
-"""The same words as `builders.unit.RECIPE`: both sides of a comparison must be made alike."""
+"""The same words as `builders.engine.unit.RECIPE`: both sides of a comparison must be made alike."""
 
 UNIT_ROWS = 20_000
 UNIT_BYTES = 256 << 20
@@ -115,8 +115,8 @@ _REMEMBERED_PICTURES = 4096
 
 CODE = (
     "manifests.foreign", "manifests.foreign_mapping", "manifests.foreign_rows", "manifests.foreign_samples",
-    "manifests.atomic", "manifests.digest", "manifests.fingerprints", "manifests.parts", "manifests.processes",
-    "manifests.text", "manifests.tiles", "shards.schema", "shards.strip",
+    "medgpt.atomic", "medgpt.digest", "manifests.fingerprints", "manifests.parts", "medgpt.processes",
+    "medgpt.text", "medgpt.tiles", "medgpt.schema", "medgpt.strip",
 )  # fmt: skip
 """The modules that shape a sample; a change in one of them rebuilds every unit."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shards.schema import GROUP_KEYS
+from medgpt.schema import GROUP_KEYS
 
 Role = str
 

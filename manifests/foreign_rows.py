@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.foreign_mapping import ForeignError, Role, Rules
-from shards.strip import sniff
+from medgpt.strip import sniff
 
 MEMBER_BYTES = 256 << 20
 SAMPLE_BYTES = 512 << 20
@@ -36,7 +36,7 @@ DAMAGED_REASONS = frozenset(
         "unsupported_image",
     }
 )  # fmt: skip
-"""Why a row is a reject: words of `builders.source.DAMAGED_REASONS`, which says what to do about each."""
+"""Why a row is a reject: words of `builders.engine.source.DAMAGED_REASONS`, which says what to do about each."""
 
 OTHER_MAGIC = (b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
 """GIF, WebP, TIFF, BMP, JPEG 2000: pictures that are not read."""

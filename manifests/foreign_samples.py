@@ -28,7 +28,7 @@ from manifests.foreign_rows import (
     get_field,
     picture_columns,
 )
-from shards.strip import DamagedImage, sniff, strip_metadata
+from medgpt.strip import DamagedImage, sniff, strip_metadata
 
 PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
 

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.atomic import AtomicFile
-from shards.schema import GROUP_KEYS
+from medgpt.atomic import AtomicFile
+from medgpt.schema import GROUP_KEYS
 
 MANIFEST_VERSION = 1
 

@@ -2,10 +2,9 @@
 
     python -m manifests.prove data
 
-compares every train sample of the builds under DATA with every test sample at every level of `manifests.evidence` and
-writes `DATA/proof/`:
+compares every train sample of the builds under DATA with every test sample at every level and writes `DATA/proof/`:
 
-    evidence.parquet     every pair that overlaps, with its measure          (columns: manifests/evidence.py)
+    evidence.parquet     every pair that overlaps, with its measure          (columns: manifests/proof/evidence.py)
     exclusions.parquet   the train samples that the policy takes out; shards never change
     common.parquet       n-grams that so many test items have that they make no pair
     train_duplicates.parquet   different train pictures that look alike: reported, never excluded
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from manifests.catalog import LoadedBuild
-    from manifests.policy import Policy
-    from manifests.report import Pair
+    from manifests.proof.policy import Policy
+    from manifests.proof.report import Pair
 
 PROOF = "proof"
 CORPUS = "corpus"
@@ -59,8 +58,8 @@ def prove(
     from tqdm import tqdm
 
     from manifests.catalog import connect, load_builds
-    from manifests.certificate import read_certificate, write_certificate
-    from manifests.overlaps import Overlaps, near_level, sql_levels
+    from manifests.proof.certificate import read_certificate, write_certificate
+    from manifests.proof.overlaps import Overlaps, near_level, sql_levels
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
@@ -91,8 +90,8 @@ def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
     """Refuse what a proof cannot rest on: no test side, missing shards, altered parts, hashes of differing recipes."""
     from tqdm import tqdm
 
-    from manifests.digest import build_root, file_sha256
-    from manifests.policy import check_names
+    from manifests.proof.policy import check_names
+    from medgpt.digest import build_root, file_sha256
 
     for role, name in ("eval", "test"), ("train", "train"):
         if not any(unit["role"] == role and unit["kept"] for build in builds for unit in build.record["units"]):
@@ -136,11 +135,11 @@ def _conclude(
     """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
     import pyarrow as pa
 
-    from manifests import certificate
-    from manifests.digest import merkle_root
-    from manifests.evidence import EVIDENCE, EXCLUSIONS, LEVELS, ORDER
-    from manifests.near_images import coverage
-    from manifests.overlaps import rule_digests
+    from manifests.proof import certificate
+    from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, LEVELS, ORDER
+    from manifests.proof.near_images import coverage
+    from manifests.proof.overlaps import VERSIONS
+    from medgpt.digest import merkle_root
 
     files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in overlaps.files)
     order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
@@ -234,7 +233,7 @@ def _conclude(
         "builds_root": merkle_root(bytes.fromhex(build.record["root"]) for build in builds).hex(),
         "policy": dict(policy.content),
         "policy_sha256": policy.sha256,
-        "rules": rule_digests(),
+        "rules": VERSIONS,
         "software": certificate.software(),
         "levels": {level: list(kinds) for level, kinds in LEVELS.items()},
         "coverage": coverage(),
@@ -264,8 +263,8 @@ def _train_duplicates(
     """List near-duplicate train pictures where the policy asks for it; adds to `files`."""
     from tqdm import tqdm
 
-    from manifests.certificate import TRAIN_DUPLICATES_FILE
-    from manifests.train_duplicates import count_by_builds, train_duplicates
+    from manifests.proof.certificate import TRAIN_DUPLICATES_FILE
+    from manifests.proof.train_duplicates import count_by_builds, train_duplicates
 
     settings = policy.content["train_duplicates"]
     if settings is None:
@@ -306,7 +305,7 @@ def _write(connection: duckdb.DuckDBPyConnection, query: str, schema: Any, path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from manifests.atomic import AtomicFile
+    from medgpt.atomic import AtomicFile
 
     reader = connection.sql(query).to_arrow_reader(65_536)
     with AtomicFile(path) as file, pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
@@ -319,7 +318,7 @@ def _write(connection: duckdb.DuckDBPyConnection, query: str, schema: Any, path:
 def _write_table(table: Any, path: Path) -> str:
     import pyarrow.parquet as pq
 
-    from manifests.atomic import AtomicFile
+    from medgpt.atomic import AtomicFile
 
     with AtomicFile(path) as file:
         pq.write_table(table, file, compression="zstd", store_schema=False)
@@ -332,8 +331,8 @@ def render_report(
     """Write `report.html` from the proof's own files and the builds: what it shows follows from them alone."""
     import pyarrow.parquet as pq
 
-    from manifests.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
-    from manifests.report import Report, choose_pairs, count_cells, write_report
+    from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
+    from manifests.proof.report import Report, choose_pairs, count_cells, write_report
 
     chosen = choose_pairs(out / EVIDENCE_FILE, document["report"]["pairs_per_cell"])
     show = document["report"]["show_credentialed"]
@@ -356,8 +355,8 @@ def _pairs(
     """Fetch both sides of the pairs shown: texts from the shards, thumbnails from the manifest."""
     import pyarrow as pa
 
-    from manifests.report import Pair, Side
-    from manifests.stored_text import read_sample_texts
+    from manifests.proof.report import Pair, Side
+    from manifests.proof.stored_text import read_sample_texts
 
     wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in ("train", "eval")})
     names = pa.table({"build": [build for build, _ in wanted], "sample_id": [sample for _, sample in wanted]})
@@ -423,12 +422,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from manifests.catalog import CatalogError, load_builds, one_line
-    from manifests.certificate import CertificateError, sign
     from manifests.foreign import ForeignError
-    from manifests.overlaps import OverlapError
-    from manifests.policy import PolicyError, load_policy
-    from manifests.report import ReportError
-    from manifests.stored_text import TextError
+    from manifests.proof.certificate import CertificateError, sign
+    from manifests.proof.overlaps import OverlapError
+    from manifests.proof.policy import PolicyError, load_policy
+    from manifests.proof.report import ReportError
+    from manifests.proof.stored_text import TextError
 
     try:
         policy = load_policy(options.policy)
@@ -534,7 +533,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: manifests/policies/default.yaml)")
+    parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"

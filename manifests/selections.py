@@ -80,7 +80,7 @@ def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from manifests.digest import file_sha256
+    from medgpt.digest import file_sha256
 
     waterfall = _waterfall(folder)
     path = folder / SELECTION_FILE

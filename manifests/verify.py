@@ -3,7 +3,7 @@
     python -m manifests.verify data
 
 trusts neither the certificate nor the manifest: every file is hashed, fingerprints and digests are made again from the
-stored pictures and texts, evidence is derived again by `manifests.rederive` (dictionaries, brute force, sets of words),
+stored pictures and texts, evidence is derived again by `rederive` (dictionaries, brute force, sets of words),
 policy, exclusions and counts are worked out row by row in Python, the report is rendered again. A forger who computes
 all digests anew after an edit is caught by what no longer follows from the shards.
 
@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
-    from manifests.policy import Policy
-    from manifests.rederive import Found, Key
+    from manifests.proof.policy import Policy
+    from manifests.proof.rederive import Found, Key
 
 _SHOWN = 20
 _FOLDERS = ("shards", "manifest", "rejects")
@@ -83,7 +83,7 @@ def verify(
     Steps that rest on builds or files which are not those of the certificate are not made. `tell` is called with each
     step as it ends. Raises: `VerifyError` if there is no data or no certificate, or the key cannot be read.
     """
-    from manifests.certificate import CERTIFICATE
+    from manifests.proof.certificate import CERTIFICATE
 
     if not data.is_dir():
         raise VerifyError(f"{data}: no such folder; name the folder of builds")
@@ -135,7 +135,7 @@ class _Verification:
         # Another version's rules are no reason to stop: what they found can still be derived.
         sound = [self._make(name, step) or name == "rules" for name, step in early[1:]]
         if all(sound):
-            from manifests.rederive import chosen_samples
+            from manifests.proof.rederive import chosen_samples
 
             self.chosen = (
                 None if self.sample is None else chosen_samples(self.builds, self.sample, self.document["root"])
@@ -160,9 +160,15 @@ class _Verification:
     # ---- the certificate and the files it names
 
     def _certificate(self, step: Step) -> None:
-        from manifests.certificate import CERTIFICATE, SIGNATURE, CertificateError, check_signature, read_certificate
-        from manifests.evidence import LEVELS
-        from manifests.near_images import coverage
+        from manifests.proof.certificate import (
+            CERTIFICATE,
+            SIGNATURE,
+            CertificateError,
+            check_signature,
+            read_certificate,
+        )
+        from manifests.proof.evidence import LEVELS
+        from manifests.proof.near_images import coverage
 
         try:
             self.document = read_certificate(self.proof)
@@ -181,7 +187,7 @@ class _Verification:
         if step.findings:
             return
         self.expected["levels"] = {level: list(kinds) for level, kinds in LEVELS.items()}
-        if self._same_code():
+        if self._same_rules():
             self.expected["coverage"] = coverage()
         step.findings += self._against_certificate("levels", "coverage")
         shown = self.document["report"]
@@ -192,10 +198,10 @@ class _Verification:
         ):
             step.findings.append(Finding(CERTIFICATE, f"report settings are {shown}"))
 
-    def _same_code(self) -> bool:
-        from manifests.overlaps import rule_digests
+    def _same_rules(self) -> bool:
+        from manifests.proof.overlaps import VERSIONS
 
-        return bool(self.document["rules"] == rule_digests())
+        return bool(self.document["rules"] == VERSIONS)
 
     def _against_certificate(self, *names: str) -> Iterator[Finding]:
         """Where the certificate does not say what was derived."""
@@ -210,7 +216,7 @@ class _Verification:
         from tqdm import tqdm
 
         from manifests.catalog import CatalogError, load_builds
-        from manifests.digest import build_root, merkle_root
+        from medgpt.digest import build_root, merkle_root
 
         try:
             self.builds = load_builds(self.data)
@@ -245,15 +251,15 @@ class _Verification:
             step.findings += self._against_certificate("builds", "builds_root")
 
     def _rules(self, step: Step) -> None:
-        from manifests.certificate import software
-        from manifests.overlaps import rule_digests
+        from manifests.proof.certificate import software
+        from manifests.proof.overlaps import VERSIONS
 
-        here, said = rule_digests(), self.document["rules"]
+        here, said = VERSIONS, self.document["rules"]
         for name in sorted(here.keys() | said.keys()):
             if here.get(name) != said.get(name):
                 what = "the certificate was made with another version of it" if name in here else "no such rule here"
-                step.findings.append(Finding(name, f"{what}; verify with the version that made it, or prove again"))
-        step.note = f"{len(here)} files"
+                step.findings.append(Finding(name, f"{what}; verify with the release that made it, or prove again"))
+        step.note = f"{len(here)} versions"
         here = software()
         other = [
             f"{name} {version}" for name, version in self.document["software"].items() if here.get(name) != version
@@ -262,7 +268,7 @@ class _Verification:
             step.note += f"; made with {', '.join(other)}, other versions than here"
 
     def _policy(self, step: Step) -> None:
-        from manifests.policy import PolicyError, check_names, load_policy, parse_policy
+        from manifests.proof.policy import PolicyError, check_names, load_policy, parse_policy
 
         where = "certificate.json, policy"
         try:
@@ -282,10 +288,10 @@ class _Verification:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from manifests.certificate import COMMON_FILE, EVIDENCE_FILE, EXCLUSIONS_FILE, TRAIN_DUPLICATES_FILE
-        from manifests.digest import file_sha256
-        from manifests.evidence import EVIDENCE, EXCLUSIONS, ORDER
-        from manifests.train_duplicates import TRAIN_DUPLICATES
+        from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, EXCLUSIONS_FILE, TRAIN_DUPLICATES_FILE
+        from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, ORDER
+        from manifests.proof.train_duplicates import TRAIN_DUPLICATES
+        from medgpt.digest import file_sha256
 
         common = pa.schema([("ngram", pa.string()), ("eval_df", pa.int64()), ("train_samples", pa.int64())])
         wanted = {
@@ -321,7 +327,7 @@ class _Verification:
     def _stored(self, step: Step) -> None:
         from tqdm import tqdm
 
-        from manifests.rederive import Stored, stored_faults
+        from manifests.proof.rederive import Stored, stored_faults
 
         read = Stored()
         with tqdm(total=self._count("kept"), desc="stored samples", unit_scale=True, disable=self.quiet) as bar:
@@ -335,7 +341,7 @@ class _Verification:
     def _exact(self, step: Step) -> None:
         from tqdm import tqdm
 
-        from manifests.rederive import FOUND, id_and_exact
+        from manifests.proof.rederive import FOUND, id_and_exact
 
         total = self._count("kept") + self._count("images")
         with tqdm(total=total, desc="ids and digests", unit_scale=True, disable=self.quiet) as bar:
@@ -354,7 +360,7 @@ class _Verification:
     def _near_images(self, step: Step) -> None:
         from tqdm import tqdm
 
-        from manifests.rederive import near_images
+        from manifests.proof.rederive import near_images
 
         with tqdm(total=self._count("images"), desc="near pictures", unit_scale=True, disable=self.quiet) as bar:
             derived = near_images(self.builds, self.policy, self.chosen, bar.update)
@@ -366,8 +372,8 @@ class _Verification:
         import pyarrow.parquet as pq
         from tqdm import tqdm
 
-        from manifests.certificate import COMMON_FILE
-        from manifests.rederive import near_texts
+        from manifests.proof.certificate import COMMON_FILE
+        from manifests.proof.rederive import near_texts
 
         with tqdm(total=self._count("kept"), desc="near texts", unit_scale=True, disable=self.quiet) as bar:
             derived = near_texts(self.builds, self.policy, self.chosen, bar.update)
@@ -399,8 +405,8 @@ class _Verification:
         import pyarrow.parquet as pq
         from tqdm import tqdm
 
-        from manifests.certificate import TRAIN_DUPLICATES_FILE
-        from manifests.rederive import train_duplicates
+        from manifests.proof.certificate import TRAIN_DUPLICATES_FILE
+        from manifests.proof.rederive import train_duplicates
 
         settings = self.policy.content["train_duplicates"]
         self.expected["train_duplicates"] = None
@@ -430,7 +436,7 @@ class _Verification:
     def _conclusions(self, step: Step) -> None:
         import pyarrow.parquet as pq
 
-        from manifests.certificate import EVIDENCE_FILE, EXCLUSIONS_FILE
+        from manifests.proof.certificate import EVIDENCE_FILE, EXCLUSIONS_FILE
 
         sources = {build.record["build"]: build.record["source"]["name"] for build in self.builds}
         for row in self.evidence:
@@ -464,10 +470,10 @@ class _Verification:
 
     def _report(self, step: Step) -> None:
         from manifests.catalog import CatalogError, connect
-        from manifests.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
+        from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
+        from manifests.proof.report import ReportError
+        from manifests.proof.stored_text import TextError
         from manifests.prove import ProofError, render_report
-        from manifests.report import ReportError
-        from manifests.stored_text import TextError
 
         path = self.proof / REPORT_FILE
         if not path.is_file():
@@ -499,9 +505,9 @@ class _Verification:
 
     def _compare(self, step: Step, levels: Sequence[str], rows: Iterable[Found], chosen: set[Key] | None) -> None:
         """Add to a step where the evidence file and what was derived differ, either way."""
-        from manifests.certificate import EVIDENCE_FILE
-        from manifests.evidence import ORDER
-        from manifests.rederive import FOUND
+        from manifests.proof.certificate import EVIDENCE_FILE
+        from manifests.proof.evidence import ORDER
+        from manifests.proof.rederive import FOUND
 
         said = [
             {name: row[name] for name in FOUND}
@@ -579,7 +585,7 @@ def _row_differences(
 
 
 def _named(row: Found) -> str:
-    from manifests.rederive import FOUND
+    from manifests.proof.rederive import FOUND
 
     return _named_row(dict(zip(FOUND, row, strict=True)))
 
@@ -600,7 +606,7 @@ def _files(build: LoadedBuild) -> Iterator[dict[str, Any]]:
 
 def _file_faults(build: LoadedBuild, progress: Callable[[int], None]) -> Iterator[Finding]:
     """Files that are missing, altered or strange."""
-    from manifests.digest import file_sha256
+    from medgpt.digest import file_sha256
 
     name = build.record["build"]
     listed = {file["file"]: file for file in _files(build)}

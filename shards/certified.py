@@ -29,10 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.atomic import write_atomic
 from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
-from manifests.certificate import CERTIFICATE, EXCLUSIONS_FILE, CertificateError, read_certificate
-from manifests.digest import build_root, file_sha256
+from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, CertificateError, read_certificate
 from manifests.selections import (
     REQUEST_FILE,
     SELECTION_FILE,
@@ -42,6 +40,8 @@ from manifests.selections import (
     dropped_samples,
     selection_folder,
 )
+from medgpt.atomic import write_atomic
+from medgpt.digest import build_root, file_sha256
 from shards.columns import HEADER, Columns, ColumnsError, Signature, locked, signature, write_columns
 
 FORMAT = 1

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from manifests.atomic import AtomicFile, write_atomic
-from manifests.digest import file_sha256
+from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.digest import file_sha256
 
 HEADER, VERIFIED, LOCK = "header.json", "verified.json", ".lock"
 

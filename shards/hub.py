@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shards.schema import SAMPLE
+from medgpt.schema import SAMPLE
 
 
 def features(max_images: int, extensions: tuple[str, ...] = ("jpg",)) -> Any:

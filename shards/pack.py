@@ -77,7 +77,7 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
     import numpy as np
 
     from manifests.catalog import load_builds
-    from manifests.processes import run_jobs
+    from medgpt.processes import run_jobs
     from shards.columns import HEADER, Columns, locked, write_columns
     from shards.packing import TEMPLATE, PackingError
 
@@ -154,7 +154,7 @@ def _unit_lengths(job: _UnitJob) -> Int32:
 def _count_tar(path: Path, offsets: Int64, sizes: Int64) -> Int32:
     """(messages but replies, replies, replies with reasoning, pictures shown) of a tar's samples, by places of JSON.
 
-    Members are canonical JSON (`shards.schema.canonical_json`): no spaces, and a quotation mark inside a text has a
+    Members are canonical JSON (`medgpt.schema.canonical_json`): no spaces, and a quotation mark inside a text has a
     backslash before it, so these byte strings occur nowhere but where a message begins. Nothing need be parsed.
     """
     import numpy as np
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     from manifests.catalog import CatalogError, one_line
-    from manifests.processes import WorkerDied
+    from medgpt.processes import WorkerDied
     from shards.certified import CertifiedError
     from shards.columns import ColumnsError
     from shards.mixture import MixtureError

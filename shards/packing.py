@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from manifests.atomic import AtomicFile
+from medgpt.atomic import AtomicFile
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -31,7 +31,7 @@ class BuildError(Exception):
 
 @dataclass(frozen=True)
 class StoredSample:
-    """One sample as stored: `record` has the fields of `shards.schema.SAMPLE`, `images` the bytes in their order."""
+    """One sample as stored: `record` has the fields of `medgpt.schema.SAMPLE`, `images` the bytes in their order."""
 
     record: dict[str, Any]
     images: list[bytes]

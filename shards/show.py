@@ -135,7 +135,7 @@ def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int)
 
 
 def _exclusion(connection: duckdb.DuckDBPyConnection, data: Path, row: dict[str, Any]) -> list[str] | None:
-    from manifests.certificate import EXCLUSIONS_FILE
+    from manifests.proof.certificate import EXCLUSIONS_FILE
 
     file = data / "proof" / EXCLUSIONS_FILE
     if not file.is_file():
@@ -165,8 +165,8 @@ def _read_json(shards: Path, row: dict[str, Any]) -> bytes:
         return _read(path, row["offset"], row["length"])
     import pyarrow as pa
 
+    from medgpt.schema import canonical_json
     from shards.reader import arrow_row
-    from shards.schema import canonical_json
 
     try:
         return canonical_json(arrow_row(pa.ipc.open_file(pa.memory_map(str(path))), row["offset"]))
@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sample = load_sample(options.data, options.id, build=options.build, seed=options.seed)
         if options.html:
-            from manifests.atomic import write_atomic
+            from medgpt.atomic import write_atomic
 
             write_atomic(options.html, as_html(sample).encode())
             print(f"{options.html} shows {_printable(sample.record['id'])}")

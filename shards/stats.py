@@ -70,7 +70,7 @@ def collect(data: Path) -> Statistics:
     """Count everything under `data`. Raises: `CatalogError`."""
     import duckdb
 
-    from manifests.certificate import EXCLUSIONS_FILE
+    from manifests.proof.certificate import EXCLUSIONS_FILE
     from shards.packing import IMAGE_TOKENS, TILE_TOKENS
 
     tokens = _TOKENS.format(tile=TILE_TOKENS, image=IMAGE_TOKENS)
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         statistics = collect(options.data)
         if options.html:
-            from manifests.atomic import write_atomic
+            from medgpt.atomic import write_atomic
 
             write_atomic(options.html, as_html(statistics).encode())
     except (CatalogError, OSError) as error:

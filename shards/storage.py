@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from manifests.atomic import sync_folder, write_atomic
+from medgpt.atomic import sync_folder, write_atomic
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""

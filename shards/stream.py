@@ -31,8 +31,8 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from medgpt.schema import canonical_json
 from shards.reader import arrow_row
-from shards.schema import canonical_json
 from shards.storage import ShardFile, Storage
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class StreamError(Exception):
 
 
 class StreamedSample:
-    """One sample as stored: `images` are the bytes in their order, `record` has the fields of `shards.schema.SAMPLE`.
+    """One sample as stored: `images` are the bytes in their order, `record` has the fields of `medgpt.schema.SAMPLE`.
 
     `build`, `shard` and `key` (the sample's id, and member name in a tar) say where it came from, `epoch` and
     `position` where in the global order it stood; in a pack, `position` is that of the pack. JSON is parsed when

@@ -36,7 +36,7 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
     """Faults of one build; empty if every byte is as it was built. `progress(bytes)` is told what was read."""
     import orjson
 
-    from manifests.digest import build_root
+    from medgpt.digest import build_root
 
     try:
         document = orjson.loads((path / "build.json").read_bytes())
@@ -133,8 +133,8 @@ def _search_tar(path: Path, members: list[tuple[str, int, int, bytes]]) -> Itera
 def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     import pyarrow as pa
 
+    from medgpt.schema import canonical_json
     from shards.reader import arrow_row, arrow_slice
-    from shards.schema import canonical_json
 
     found = False
     try:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from manifests.atomic import AtomicFile
-from shards.schema import SAMPLE, record_batch
+from medgpt.atomic import AtomicFile
+from medgpt.schema import SAMPLE, record_batch
 
 SHARD_BYTES = 1 << 30
 """A shard is closed once it has reached this size: about a gigabyte, which suits object stores."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builders.cli import main
-from builders.registry import load
+from builders.engine.command import main
+from builders.engine.registry import load
 
 BUILDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("slake", ()), ("slake", ("--paper-variant",)), ("medqa", ()), ("medxpertqa", ()), ("medframeqa", ()),

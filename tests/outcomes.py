@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from builders.source import DAMAGED_REASONS, RULE_REASONS, Reject, Sample, Source
+from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, Reject, Sample, Source
 
 Outcomes = dict[str, list[Sample | Reject]]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from shards.schema import SAMPLE, canonical_json
+from medgpt.schema import SAMPLE, canonical_json
 from shards.writer import ArrowShardWriter, Location, ShardWriter, TarShardWriter
 
 

@@ -17,8 +17,8 @@ import pytest
 from conftest import REAL_DATA, ROOT, run_module, tree_digest
 
 from builders.all import main as build_all
-from builders.registry import NAMES, load
-from builders.source import DAMAGED_REASONS, RULE_REASONS
+from builders.engine.registry import NAMES, load
+from builders.engine.source import DAMAGED_REASONS, RULE_REASONS
 from shards.reader import Build
 from shards.verify import verify_build
 

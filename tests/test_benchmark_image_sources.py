@@ -19,10 +19,10 @@ from conftest import tree_digest
 from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
+from builders.engine.rawfiles import DEMO_TIME, write_demo_parquet
+from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from builders.mimic_cxr_vqa import ROWS_WITH_PICTURES, demo_radiograph
 from builders.mmmu_med import IMAGE_COLUMNS, SUBJECTS, demo_picture
-from builders.rawfiles import DEMO_TIME, write_demo_parquet
-from builders.source import InputError, NotThisSource, Reject, Sample
 
 NAMES = ("mimic_cxr_vqa", "gemex_thinkvg", "medframeqa", "mmmu_med", "mmmu_pro_med")
 REAL_PRO = Path(__file__).parents[2] / "shared/data/mmmu_pro"

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from manifests.catalog import CatalogError, connect, find_builds, format_table, write_catalog
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
 from manifests.sql import AUDITS, AuditError, AuditResult, audit_description, audit_names, run_audits
-from shards.schema import GROUP_KEYS
+from medgpt.schema import GROUP_KEYS
 
 Row = dict[str, Any]
 SHELL = Path(sys.executable).with_name("duckdb")
@@ -55,7 +55,7 @@ def reject(split: str = "train", role: str = "train", damaged: bool = False, **v
 
 
 def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Sequence[Row] = (), **record: Any) -> Path:
-    """A build folder as builders.build leaves it; `unit` in a row says which unit's part it goes to."""
+    """A build folder as builders.engine.loop leaves it; `unit` in a row says which unit's part it goes to."""
     folder = data / name
     for kind in ("manifest", "rejects"):
         (folder / kind).mkdir(parents=True, exist_ok=True)

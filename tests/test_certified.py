@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
-from builders.cli import main as build
-from builders.registry import load
-from manifests.certificate import read_certificate, write_certificate
-from manifests.digest import build_root, file_sha256
-from manifests.policy import load_policy
+from builders.engine.command import main as build
+from builders.engine.registry import load
+from manifests.proof.certificate import read_certificate, write_certificate
+from manifests.proof.policy import load_policy
 from manifests.prove import prove
+from medgpt.digest import build_root, file_sha256
 from shards.certified import Certified, CertifiedError, load_certified
 from shards.reader import Build
 
@@ -344,14 +344,14 @@ def test_many_processes_may_start_at_once(data: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-import manifests.atomic
-real, left = manifests.atomic.AtomicFile.commit, [int(sys.argv[2])]
+import medgpt.atomic
+real, left = medgpt.atomic.AtomicFile.commit, [int(sys.argv[2])]
 def commit(file):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
     left[0] -= 1
     real(file)
-manifests.atomic.AtomicFile.commit = commit
+medgpt.atomic.AtomicFile.commit = commit
 from shards.certified import load_certified
 print(load_certified(sys.argv[1]).digest)
 """

@@ -17,8 +17,8 @@ from PIL import Image, ImageOps
 
 from manifests.catalog import connect, load_builds
 from manifests.check import main
-from manifests.stored_text import SampleText, read_texts
-from manifests.train_duplicates import TRAIN_DUPLICATES, count_by_builds, train_duplicates
+from manifests.proof.stored_text import SampleText, read_texts
+from manifests.proof.train_duplicates import TRAIN_DUPLICATES, count_by_builds, train_duplicates
 
 Row = dict[str, Any]
 

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, tree_digest
 
-from builders import cli
-from builders.download import download
+from builders.engine import command as cli
+from builders.engine.download import download
+from builders.engine.source import NotThisSource
 from builders.medmcqa import SOURCE
-from builders.source import NotThisSource
 
 pytest.importorskip("huggingface_hub", "2.4")
 
@@ -294,7 +294,7 @@ def test_files_of_another_name(hub: Hub, tmp_path: Path) -> None:
 
 def test_quiet_shows_no_progress(hub: Hub, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from builders.download import download; from builders.medmcqa import SOURCE; "
+        "from pathlib import Path; from builders.engine.download import download; from builders.medmcqa import SOURCE; "
         f"download(SOURCE, Path('raw'), '{SHA}', quiet=True)"
     )
     result = subprocess.run(

@@ -30,7 +30,7 @@ from eval.demo import main as demo_main
 from eval.run import with_revision
 from eval.serve import main as serve_main
 from eval.tasks import Benchmark, Question, open_benchmarks, select_tasks
-from shards.endpoints import EndpointRefused
+from medgpt.endpoints import EndpointRefused
 
 CARD = Card("stub")
 PIXEL = base64.b64decode(
@@ -40,7 +40,7 @@ PIXEL = base64.b64decode(
 
 @pytest.fixture(autouse=True)
 def quick_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.chat.FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("medgpt.chat.FIRST_WAIT_S", 0.02)
 
 
 @pytest.fixture(scope="module")

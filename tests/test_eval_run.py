@@ -208,7 +208,7 @@ def test_questions_without_an_answer_are_counted_and_asked_again_on_request(
 def test_credentialed_tasks_refuse_other_hosts_before_anything_is_sent(
     data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.endpoints.is_loopback", lambda address: False)
+    monkeypatch.setattr("medgpt.endpoints.is_loopback", lambda address: False)
     with Server(tmp_path) as server:
         given = [
             str(data),

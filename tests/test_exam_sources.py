@@ -23,10 +23,10 @@ from conftest import tree_digest
 from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
+from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from builders.medmcqa import demo_rows
-from builders.rawfiles import DEMO_TIME
-from builders.source import InputError, NotThisSource, Reject, Sample
-from manifests.text import normalise
+from medgpt.text import normalise
 
 NAMES = ("medmcqa", "medexpqa", "mmlu_med", "medbullets", "medxpertqa")
 Outcomes = dict[str, list[Sample | Reject]]

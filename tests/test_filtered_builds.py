@@ -23,13 +23,13 @@ from conftest import ROOT, run_module, tree_digest
 from PIL import Image as Pillow
 
 from builders.all import main as build_all
-from builders.cli import main as build_main
-from builders.registry import NAMES, load
+from builders.engine.command import main as build_main
+from builders.engine.registry import NAMES, load
 from filters.decide import main as decide_main
 from filters.semantic_duplicates import main as duplicates_main
 from manifests.catalog import LoadedBuild, load_builds
-from manifests.digest import file_sha256
 from manifests.selections import SelectionFileError, dropped_samples
+from medgpt.digest import file_sha256
 from shards.reader import Build
 
 FILTERED_SOURCES = ("rocov2", "quilt_1m", "pmc_oa", "biomedica")

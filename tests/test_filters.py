@@ -35,11 +35,11 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 import filters.scores
-from builders.cli import main as build_main
-from builders.rawfiles import read_bytes, text_of
-from builders.registry import load
-from builders.source import Image, Sample, Source, assistant, user
-from builders.tables import convert_rows, table_units
+from builders.engine.command import main as build_main
+from builders.engine.rawfiles import read_bytes, text_of
+from builders.engine.registry import load
+from builders.engine.source import Image, Sample, Source, assistant, user
+from builders.engine.tables import convert_rows, table_units
 from filters import registry
 from filters.base import FilterError, Record
 from filters.decide import main as decide_main

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, PngImagePlugin
 
 from manifests.fingerprints import fingerprint
-from manifests.tiles import tile_count, tile_grid
-from shards.strip import DamagedImage, sniff, strip_metadata
+from medgpt.strip import DamagedImage, sniff, strip_metadata
+from medgpt.tiles import tile_count, tile_grid
 
 SECRET = b"DOE^JANE 19400101"
 

@@ -22,16 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import builders.source
-import builders.unit
+import builders.engine.source
+import builders.engine.unit
 import shards.writer
-from builders.phantom_pictures import jpeg
-from builders.phantoms import Phantom, anatomy
+from builders.demos.phantom_pictures import jpeg
+from builders.demos.phantoms import Phantom, anatomy
 from manifests import foreign, foreign_rows
 from manifests.catalog import connect
 from manifests.foreign import ForeignError, ingest, load_mapping
 from manifests.sql import audit_names, run_audits
-from manifests.text import normalise
+from medgpt.text import normalise
 from shards.reader import Build
 from shards.verify import verify_build
 
@@ -725,8 +725,8 @@ def test_another_process_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_words_and_constants_are_those_of_the_builders() -> None:
-    assert set(builders.source.DAMAGED_REASONS) >= foreign_rows.DAMAGED_REASONS
-    assert foreign.RECIPE == builders.unit.RECIPE
+    assert set(builders.engine.source.DAMAGED_REASONS) >= foreign_rows.DAMAGED_REASONS
+    assert foreign.RECIPE == builders.engine.unit.RECIPE
     assert foreign.ARROW_BATCH_ROWS == shards.writer.ARROW_BATCH_ROWS
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from manifests import hamming
-from manifests.hamming import HammingIndex, Matches, join
+from manifests.proof import hamming
+from manifests.proof.hamming import HammingIndex, Matches, join
 
 Hashes = NDArray[np.uint64]
 PATHS = (None, "brute", "bands", "ordered")

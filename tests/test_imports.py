@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_module
 
-from builders.registry import NAMES
+from builders.engine.registry import NAMES
 
-# What the modules of a package may import of the project. `shards.schema` and `shards.strip` are the bottom, with
+# What the modules of a package may import of the project. `medgpt.schema` and `medgpt.strip` are the bottom, with
 # `manifests`; everything points down.
 ALLOWED = {
-    "shards.schema": set(),
-    "shards.strip": set(),
-    "manifests": {"manifests", "shards.schema", "shards.strip"},
+    "medgpt.schema": set(),
+    "medgpt.strip": set(),
+    "manifests": {"manifests", "medgpt.schema", "medgpt.strip"},
     "shards": {"shards", "manifests"},
     "filters": {"filters", "shards", "manifests"},
     "builders": {"builders", "filters", "shards", "manifests"},

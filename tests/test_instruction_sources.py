@@ -28,10 +28,10 @@ from builders import (
     reasonmed,
 )
 from builders import medqa as medqa_builder
-from builders.cli import main
-from builders.rawfiles import DEMO_TIME, dialogue, inline_options, split_thinking
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
-from manifests.text import question_sha256
+from builders.engine.command import main
+from builders.engine.rawfiles import DEMO_TIME, dialogue, inline_options, split_thinking
+from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
+from medgpt.text import question_sha256
 from shards.reader import Build
 
 Rows = list[dict[str, Any]]

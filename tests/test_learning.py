@@ -22,10 +22,10 @@ pytest.importorskip("deepspeed")
 import torch
 from test_train_run import Runs
 
-from builders.cli import main as build
-from builders.phantom_trees import FACTS, write_trees
-from builders.registry import load
-from manifests.policy import DEFAULT_POLICY, load_policy
+from builders.demos.phantom_trees import FACTS, write_trees
+from builders.engine.command import main as build
+from builders.engine.registry import load
+from manifests.proof.policy import DEFAULT_POLICY, load_policy
 from manifests.prove import prove
 from shards.reader import Build
 from train import assemble

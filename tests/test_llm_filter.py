@@ -58,7 +58,7 @@ def stub() -> Iterator[StubEndpoint]:
 
 @pytest.fixture(autouse=True)
 def quick_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shards.chat.FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("medgpt.chat.FIRST_WAIT_S", 0.01)
 
 
 def model(stub: StubEndpoint, folder: Path, **options: Any) -> LanguageModel:
@@ -627,7 +627,7 @@ def test_credentialed_sources_are_refused_anything_but_loopback(monkeypatch: pyt
 def test_nothing_of_a_batch_is_sent_when_one_record_is_refused(
     monkeypatch: pytest.MonkeyPatch, stub: StubEndpoint, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("shards.endpoints.is_loopback", lambda address: False)
+    monkeypatch.setattr("medgpt.endpoints.is_loopback", lambda address: False)
     batch = [record("Open caption"), record("Secret report", access="credentialed", source="mimic_cxr")]
     with pytest.raises(EndpointRefused) as refused:
         model(stub, tmp_path).score(batch)

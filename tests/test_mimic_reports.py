@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builders.mimic_reports import CUSTOM_STUDIES, parse_sections
+from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
 
 
 def report(*lines: str) -> str:

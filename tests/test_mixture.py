@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders.registry import NAMES, load
+from builders.engine.registry import NAMES, load
 from shards.mixture import PRESETS, Mixture, MixtureError, Schedule
 
 

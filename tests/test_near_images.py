@@ -14,11 +14,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table, opened, sources, stored
-from manifests import near_images
-from manifests.agreement import PictureError, agreement, cells, coarse_scores, flat, full_agreement
 from manifests.fingerprints import HASH_PIXELS, ImageFingerprint, perceptual_hash
-from manifests.near_images import SETTINGS, ImageSettings, NearImageError, NearImageIndex, coverage
-from manifests.variants import BY_NAME, REGIONS, VARIANTS, ThumbnailError, decode, perceptual_hashes, region_hashes
+from manifests.proof import near_images
+from manifests.proof.agreement import PictureError, agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.near_images import SETTINGS, ImageSettings, NearImageError, NearImageIndex, coverage
+from manifests.proof.variants import (
+    BY_NAME,
+    REGIONS,
+    VARIANTS,
+    ThumbnailError,
+    decode,
+    perceptual_hashes,
+    region_hashes,
+)
 
 
 def phantom(seed: int, size: tuple[int, int] = (360, 300)) -> Image.Image:

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests import near_text, ngrams
-from manifests.near_text import EvalText, NearTextIndex, TextMatch, TextSettings, TrainText
-from manifests.ngrams import GramTable, Vocabulary, window_hashes, word_list
+from manifests.proof import near_text, ngrams
+from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch, TextSettings, TrainText
+from manifests.proof.ngrams import GramTable, Vocabulary, window_hashes, word_list
 
 # ---- the definitions, in plain Python
 

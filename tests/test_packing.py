@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifests.text import count_tokens
-from manifests.tiles import tile_count
+from medgpt.text import count_tokens
+from medgpt.tiles import tile_count
 from shards.certified import Certified, load_certified
 from shards.mixture import Mixture
 from shards.order import EpochOrder

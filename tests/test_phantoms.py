@@ -18,13 +18,13 @@ import pytest
 from conftest import ROOT, tree_digest
 from PIL import Image
 
-from builders import demo_mimic
-from builders.mimic_reports import parse_sections
-from builders.phantom_pictures import render
-from builders.phantom_reports import course, describe, questions, resolved
-from builders.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make
+from builders.demos import mimic_tree as demo_mimic
+from builders.demos.phantom_pictures import render
+from builders.demos.phantom_reports import course, describe, questions, resolved
+from builders.demos.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make
+from builders.engine.mimic_reports import parse_sections
 from manifests.fingerprints import fingerprint
-from shards.strip import strip_metadata
+from medgpt.strip import strip_metadata
 
 
 def pixels(phantom: Phantom) -> np.ndarray:
@@ -34,7 +34,7 @@ def pixels(phantom: Phantom) -> np.ndarray:
 def test_a_fresh_process_draws_the_same_bytes() -> None:
     code = (
         "import hashlib; from dataclasses import replace\n"
-        "from builders.phantom_pictures import jpeg; from builders.phantoms import make\n"
+        "from builders.demos.phantom_pictures import jpeg; from builders.demos.phantoms import make\n"
         "print(hashlib.sha256(b''.join(jpeg(replace(make(s), view=v), 200) for s in range(3)"
         " for v in ('PA', 'AP', 'LATERAL'))).hexdigest())"
     )

@@ -18,8 +18,8 @@ from conftest import tree_digest
 from outcomes import kept, reasons, source_of
 
 from builders import biomedica
-from builders.rawfiles import creative_commons
-from builders.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
+from builders.engine.rawfiles import creative_commons
+from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
 
 NAMES = ("rocov2", "pmc_oa", "pmc_vqa", "biomedica", "pubmedvision")
 SHARED = Path(__file__).parents[2] / "shared" / "data"

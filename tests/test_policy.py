@@ -13,8 +13,17 @@ from conftest import run_module
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.evidence import LEVELS
-from manifests.policy import ACTIONS, DEFAULT_POLICY, Policy, PolicyError, Rule, check_names, load_policy, parse_policy
+from manifests.proof.evidence import LEVELS
+from manifests.proof.policy import (
+    ACTIONS,
+    DEFAULT_POLICY,
+    Policy,
+    PolicyError,
+    Rule,
+    check_names,
+    load_policy,
+    parse_policy,
+)
 
 
 def default() -> dict[str, Any]:

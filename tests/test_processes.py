@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from manifests.processes import WorkerDied, run_jobs
+from medgpt.processes import WorkerDied, run_jobs
 
 
 def square(number: int) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def test_workers_die_with_a_killed_parent_and_free_their_lock(tmp_path: Path) ->
     code = (
         "import sys; from pathlib import Path\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "from test_processes import leave_mark; from manifests.processes import run_jobs\n"
+        "from test_processes import leave_mark; from medgpt.processes import run_jobs\n"
         f"list(run_jobs(leave_mark, [Path({str(tmp_path)!r})] * 2, 2, lock=Path({str(tmp_path / 'lock')!r}), "
         "method='fork'))"
     )

@@ -23,10 +23,10 @@ import yaml
 from conftest import ROOT, run_module, tree_digest
 
 from manifests.catalog import load_builds
-from manifests.certificate import certificate_root, read_certificate
-from manifests.digest import build_root, file_sha256
-from manifests.policy import DEFAULT_POLICY, load_policy
+from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.policy import DEFAULT_POLICY, load_policy
 from manifests.prove import main, prove
+from medgpt.digest import build_root, file_sha256
 
 BUILDS = (("slake", ()), ("slake", ("--paper-variant",)), ("pubmedqa", ("--paper-variant",)), ("medqa", ()))
 Row = dict[str, Any]

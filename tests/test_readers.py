@@ -18,9 +18,9 @@ import pytest
 from conftest import run_module
 from PIL import Image
 
-from builders.registry import load
+from builders.engine.registry import load
+from medgpt.schema import SAMPLE, canonical_json
 from shards.reader import Build, BuildError
-from shards.schema import SAMPLE, canonical_json
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

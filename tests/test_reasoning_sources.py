@@ -16,8 +16,8 @@ from conftest import tree_digest
 from outcomes import kept, reasons, source_of
 
 from builders import patient_trial
-from builders.rawfiles import DEMO_TIME
-from builders.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
+from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
 
 NAMES = ("huatuo_o1", "medical_r1_distill", "medthoughts_8k", "medreason", "patient_trial")
 FILES = {

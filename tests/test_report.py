@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifests.evidence import EVIDENCE, LEVELS
-from manifests.highlight import RUN, SHARED, locate, shared_ranges
-from manifests.report import Pair, Report, ReportError, Side, choose_pairs, count_cells, render, write_report
-from manifests.text import normalise
+from manifests.proof.evidence import EVIDENCE, LEVELS
+from manifests.proof.highlight import RUN, SHARED, locate, shared_ranges
+from manifests.proof.report import Pair, Report, ReportError, Side, choose_pairs, count_cells, render, write_report
+from medgpt.text import normalise
 
 KINDS = [(level, kind) for level, kinds in LEVELS.items() for kind in kinds]
 CELL = ("train_build", "eval_build", "eval_split")
@@ -106,7 +106,7 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
                                                              "action": "report"}],
         },
         "policy_sha256": "12" * 32,
-        "rules": {"manifests/near_text.py": "34" * 32},
+        "rules": {"manifests/proof/near_text.py": "34" * 32},
         "software": {"python": "3.11.7", "numpy": "2.4.6"},
         "coverage": {
             "pictures": {"radiographs": 90},

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import run_module
 
-from builders.cli import main as build
-from builders.registry import load
+from builders.engine.command import main as build
+from builders.engine.registry import load
 from shards import resume_check
 
 

@@ -19,8 +19,8 @@ from eval.compare import CompareError, compare_runs, compare_scores
 from eval.contamination import read_proof
 from eval.records import RecordError, Score, read_items, read_predictions, read_scores, write_scores
 from eval.score import main, score_folder
-from manifests.certificate import CertificateError, write_certificate
-from manifests.evidence import EVIDENCE
+from manifests.proof.certificate import CertificateError, write_certificate
+from manifests.proof.evidence import EVIDENCE
 
 BENCHMARK = "ab" * 32
 OPTIONS = [["A", "Yes"], ["B", "No"]]

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
-from builders.rawfiles import DEMO_TIME
-from builders.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
-from manifests.text import normalise
+from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
+from medgpt.text import normalise
 
 NAMES = ("pubmedqa", "slake", "vqa_rad", "medquad", "medqa")
 Outcomes = dict[str, list[Sample | Reject]]

@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_source import Certified, Order, Plan, picture, record, write_five, write_source
 
+from medgpt.schema import canonical_json
 from shards.certified import load_certified
 from shards.mixture import Mixture
 from shards.order import EpochOrder
 from shards.reader import Build
-from shards.schema import canonical_json
 from shards.storage import Storage, StorageError
 from shards.stream import Batch, Loader, Pack, Stream, StreamError, pictures, torch_dataset
 

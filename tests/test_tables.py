@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builders.source import NotThisSource, Reject
-from builders.tables import Row, table_rows, table_units
+from builders.engine.source import NotThisSource, Reject
+from builders.engine.tables import Row, table_rows, table_units
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=40)
 ROWS = st.lists(st.fixed_dictionaries({"id": st.integers(0, 10**9).map(str), "text": TEXT}), min_size=1, max_size=60)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.text import count_tokens
+from medgpt.text import count_tokens
 from shards.packing import DOCUMENT_TOKENS, sample_length
 from shards.reader import Build
 from train.template import CHAT_TEMPLATE, IGNORED, Document, TemplateError, render

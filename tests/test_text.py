@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifests.text import count_tokens, normalise, question_sha256, text_sha256
+from medgpt.text import count_tokens, normalise, question_sha256, text_sha256
 
 TEXT = st.one_of(st.text(max_size=60), st.text(st.characters(max_codepoint=127), max_size=60))
 

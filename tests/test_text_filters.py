@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from builders.cli import main as build_main
-from builders.rawfiles import read_bytes, text_of
-from builders.source import Image as SourceImage
-from builders.source import Sample, Source, assistant, user
-from builders.tables import convert_rows, table_units
+from builders.engine.command import main as build_main
+from builders.engine.rawfiles import read_bytes, text_of
+from builders.engine.source import Image as SourceImage
+from builders.engine.source import Sample, Source, assistant, user
+from builders.engine.tables import convert_rows, table_units
 from filters.base import Filter, FilterError, Picture, Record
 from filters.burned_in import QUARANTINE, BurnedIn
 from filters.decide import main as decide_main

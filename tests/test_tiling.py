@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifests.tiles import tile_count, tile_grid
+from medgpt.tiles import tile_count, tile_grid
 from train.tiling import CLIP_MEAN, CLIP_STD, Tiling, TilingError
 
 SIZES = st.integers(1, 1400)

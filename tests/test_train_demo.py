@@ -14,9 +14,9 @@ from conftest import run_module
 
 pytest.importorskip("deepspeed")
 
-from builders.cli import main as build
-from builders.registry import load
-from manifests.policy import load_policy
+from builders.engine.command import main as build
+from builders.engine.registry import load
+from manifests.proof.policy import load_policy
 from manifests.prove import prove
 from train import assemble, demo
 from train.config import STAGES, load_config

@@ -29,9 +29,9 @@ pytest.importorskip("deepspeed")
 import torch
 from safetensors.torch import load_file, save_file
 
-from builders.cli import main as build
-from builders.registry import load
-from manifests.policy import load_policy
+from builders.engine.command import main as build
+from builders.engine.registry import load
+from manifests.proof.policy import load_policy
 from manifests.prove import prove
 from shards.certified import load_certified
 from shards.mixture import Mixture

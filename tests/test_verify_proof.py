@@ -22,19 +22,19 @@ import yaml
 from conftest import tree_digest
 from PIL import Image
 
-from builders.cli import main as build
-from builders.phantom_pictures import jpeg
-from builders.phantoms import make
-from builders.registry import load
+from builders.demos.phantom_pictures import jpeg
+from builders.demos.phantoms import make
+from builders.engine.command import main as build
+from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
-from manifests.certificate import certificate_root, read_certificate
-from manifests.digest import build_root, file_sha256, merkle_root
-from manifests.evidence import ORDER
 from manifests.foreign import ingest
-from manifests.policy import DEFAULT_POLICY, parse_policy
+from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.evidence import ORDER
+from manifests.proof.policy import DEFAULT_POLICY, parse_policy
+from manifests.proof.report import ReportError
 from manifests.prove import ProofError, prove, render_report
-from manifests.report import ReportError
 from manifests.verify import main
+from medgpt.digest import build_root, file_sha256, merkle_root
 
 Row = dict[str, Any]
 Change = Callable[[Path], None]
@@ -515,8 +515,8 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "clean": (certificate(sets_clean), ("clean",)),
     "coverage": (certificate(lambda d: d.update(coverage={"recall": 1.0})), ("coverage",)),
     "levels": (certificate(lambda d: d["levels"].pop("id")), ("levels",)),
-    "rule digest": (certificate(lambda d: d["rules"].update({"manifests/joins/id.sql": "00"})), ("joins/id.sql",)),
-    "rule gone": (certificate(lambda d: d["rules"].pop("manifests/joins/id.sql")), ("joins/id.sql",)),
+    "rule version": (certificate(lambda d: d["rules"].update({"id": 0})), ("id", "another version")),
+    "rule gone": (certificate(lambda d: d["rules"].pop("exact")), ("exact",)),
     "key gone": (certificate(lambda d: d.pop("software")), ("software",)),
     "policy's digest": (certificate(lambda d: d.update(policy_sha256="00" * 32)), ("policy",)),
     "threshold of rewrites": (loosen("rewrite", 0.99), ("rewrite",)),
@@ -631,7 +631,7 @@ def test_a_sample_of_all_finds_what_the_full_run_finds(data: Path, capsys: pytes
 def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
-    from manifests.certificate import sign
+    from manifests.proof.certificate import sign
 
     keys = []
     for name in ("ours", "others"):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifests.atomic import AtomicFile, write_atomic
-from manifests.digest import merkle_root
+from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.digest import merkle_root
 from shards.writer import TarShardWriter, tar_header
 
 

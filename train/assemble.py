@@ -120,7 +120,7 @@ def assemble(
     import torch
     from transformers import set_seed
 
-    from manifests.atomic import TEMPORARY_SUFFIX, sync_folder
+    from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
     from train.model import MedGptForTraining, ModelError, composed_config, load_module, sized_config, write_weights
     from train.tokenizer import harmony
 

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from manifests.atomic import TEMPORARY_SUFFIX, write_atomic
-from manifests.digest import file_sha256
+from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
+from medgpt.digest import file_sha256
 
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from manifests.atomic import TEMPORARY_SUFFIX
+from medgpt.atomic import TEMPORARY_SUFFIX
 from train.config import Config
 from train.model import Model
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from manifests.atomic import write_atomic
+from medgpt.atomic import write_atomic
 
 CURVES = {
     "loss": "loss",

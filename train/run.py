@@ -123,7 +123,7 @@ def say(message: object) -> None:
 def data_errors() -> tuple[type[Exception], ...]:
     """What builds, proofs, mixtures and plans may be refused with."""
     from manifests.catalog import CatalogError
-    from manifests.processes import WorkerDied
+    from medgpt.processes import WorkerDied
     from shards.certified import CertifiedError
     from shards.columns import ColumnsError
     from shards.mixture import MixtureError
@@ -294,7 +294,7 @@ def train(config: Config, options: argparse.Namespace) -> None:
     import yaml
     from tqdm import tqdm
 
-    from manifests.atomic import write_atomic
+    from medgpt.atomic import write_atomic
     from train.checkpoint import CheckpointError
     from train.data import Batches
     from train.export import export_model
@@ -471,7 +471,7 @@ def _claim(out: Path) -> IO[bytes]:
 
 def model_digest(folder: Path) -> str:
     """Digest of a model folder's files; its card may be edited."""
-    from manifests.digest import folder_sha256
+    from medgpt.digest import folder_sha256
 
     return folder_sha256(folder, besides=("README.md",))
 

@@ -75,7 +75,7 @@ def render(
 ) -> Document:
     """A sample as a document.
 
-    `record` has the fields of `shards.schema.SAMPLE`, `tiles[i]` is the number of tiles of its image i. `truncate_to`
+    `record` has the fields of `medgpt.schema.SAMPLE`, `tiles[i]` is the number of tiles of its image i. `truncate_to`
     leaves that many tokens and cuts off the end (a cut answer has no `<|return|>`).
 
     Raises:

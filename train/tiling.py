@@ -1,6 +1,6 @@
 """Pictures as the tiles that the vision encoder sees: InternVL's dynamic tiling with CLIP's normalisation.
 
-A picture is resized to the grid of tiles that `manifests.tiles` chose (its aspect ratio is not kept), cut row by row,
+A picture is resized to the grid of tiles that `medgpt.tiles` chose (its aspect ratio is not kept), cut row by row,
 and followed by a thumbnail of the whole where there is more than one tile. Counts are thus those of the manifest, by
 construction. Tiles stay bytes until they are on the device: a quarter of the memory and of the transfer.
 
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from manifests.tiles import TILE_PIXELS, tile_grid
+from medgpt.tiles import TILE_PIXELS, tile_grid
 
 if TYPE_CHECKING:
     import torch

@@ -74,7 +74,7 @@ class Adapter(ABC):
     def prepare(self, access: Mapping[str, str]) -> None:
         """Refuse before the first question what must not be: `access` maps each source to its access.
 
-        Raises: `AdapterError`, or `shards.endpoints.EndpointRefused` for credentialed data.
+        Raises: `AdapterError`, or `medgpt.endpoints.EndpointRefused` for credentialed data.
         """
         del access
 

@@ -89,7 +89,7 @@ def _as_answer(question: Question, said: str) -> str:
     """
     if not question.options:
         return said
-    # Builders write worked examples as `Answer: D. partially eligible` (builders.source.choice_answer).
+    # Builders write worked examples as `Answer: D. partially eligible` (builders.engine.source.choice_answer).
     text = said.removeprefix("Answer: ").split("\n", 1)[0]
     _, dot, after = text.partition(". ")
     for candidate in (after, text) if dot else (text,):

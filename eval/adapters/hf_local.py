@@ -60,7 +60,7 @@ class HFLocal(Adapter):
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, the device's kind and the batch (other padding rounds otherwise)."""
-        from manifests.digest import folder_sha256
+        from medgpt.digest import folder_sha256
 
         if self._digest is None:
             self._digest = folder_sha256(self._checkpoint)

@@ -25,8 +25,8 @@ from eval.adapters.base import (
     Request,
 )
 from eval.cards import Card
-from shards.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
-from shards.endpoints import Endpoint, require_private, resolve_endpoint
+from medgpt.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
+from medgpt.endpoints import Endpoint, require_private, resolve_endpoint
 
 CONCURRENCY = 64
 """Requests in flight. vLLM batches as many as fit; a server that takes fewer queues the rest."""

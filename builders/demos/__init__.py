@@ -1,0 +1,1 @@
+"""Synthetic raw trees in their publishers' layouts; loaded by --demo and by tests alone."""

@@ -1,0 +1,1 @@
+"""The one build loop: plan, units, readers, accounting, command line."""

@@ -1,0 +1,84 @@
+"""Fetch a hub dataset at its pinned revision into a raw tree; resumable, and never anything credentialed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+from builders.engine.source import NotThisSource, Source
+
+
+def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> None:
+    """Fetch the files a builder reads; files already whole are not fetched again.
+
+    The endpoint is `HF_ENDPOINT` where set (a mirror inside a hospital), gated sets need `HF_TOKEN` or a login. Any
+    failure is a `NotThisSource` with one line that says what to do. `quiet` shows no progress bars.
+    """
+    if source.access == "credentialed":
+        raise NotThisSource(f"credentialed, so it is not fetched for you\n{source.obtain.strip()}")
+    if not revision:
+        raise NotThisSource(f"--download needs --revision SHA (see {source.homepage}); none is pinned here")
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise NotThisSource(f"--revision {revision}: give the commit's 40 digits; a branch or tag may move")
+    try:
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+        from huggingface_hub.errors import (
+            CachedRepoTreeNotFoundError,
+            GatedRepoError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+    except ImportError:
+        raise NotThisSource(
+            "--download needs huggingface_hub 2.4 or newer: python -m pip install 'huggingface_hub>=2.4'"
+        ) from None
+
+    if quiet:
+        disable_progress_bars()
+    # Retries are its own matter; a failure is told below, in one line.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    listing = partial(get_cached_repo_tree, source.hub_id, repo_type="dataset", revision=revision, local_dir=raw)
+    where = f"{source.hub_id} at {revision}"
+    try:
+        try:
+            listing()
+        except CachedRepoTreeNotFoundError:
+            # `snapshot_download` would take the folder as it is where the hub cannot be reached or refuses.
+            HfApi().dataset_info(source.hub_id, revision=revision)
+        snapshot_download(
+            source.hub_id,
+            repo_type="dataset",
+            revision=revision,
+            local_dir=raw,
+            allow_patterns=list(source.hub_files),
+        )
+        files = [file for file in listing() if any(fnmatch(file.path, pattern) for pattern in source.hub_files)]
+    except GatedRepoError:
+        raise NotThisSource(f"{where}: gated; accept its terms at {source.homepage} and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise NotThisSource(
+            f"{where}: the publisher has no such revision (any more); fetch by hand, use --raw"
+        ) from None
+    except RepositoryNotFoundError:
+        raise NotThisSource(f"{where}: not found, or not for this account; {source.homepage}") from None
+    except (CachedRepoTreeNotFoundError, HTTPError, OSError) as error:
+        raise NotThisSource(f"{where}: download stopped ({_first_line(error)}); the same command resumes it") from None
+    if not files:
+        raise NotThisSource(f"{where}: has none of {', '.join(source.hub_files)}; another revision?")
+    for file in files:
+        # A file of another revision stays where its successor cannot be had.
+        path = raw / file.path
+        if not path.is_file() or path.stat().st_size != file.size:
+            raise NotThisSource(f"{path}: not the file of {revision}, which could not be fetched; run again")
+
+
+def _first_line(error: BaseException) -> str:
+    """What went wrong, in the words of the first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,403 @@
+"""The one build loop that all sources share: plan, resume, run units in processes, account for every row.
+
+A finished build directory holds `shards/`, `manifest/`, `rejects/` and, written last, `build.json`. What resuming needs
+(unit keys with file times) lies beside it in `.resume/`, so that the tree itself depends on content alone: the same
+raw rows give the same bytes, whatever the number of workers, interruptions or machines.
+"""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import hashlib
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import orjson
+from tqdm import tqdm
+
+from builders.engine.source import NotThisSource, Source, Unit
+from builders.engine.unit import RECIPE, UnitJob, build_unit
+from manifests.parts import MANIFEST_VERSION
+from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
+from medgpt.digest import build_root
+from medgpt.processes import WorkerDied, run_jobs
+from medgpt.schema import SCHEMA_VERSION
+from shards.writer import SHARD_BYTES
+
+BUILD_FORMAT = 1
+FOLDERS = ("shards", "manifest", "rejects")
+PROJECT_PACKAGES = ("builders", "filters", "manifests", "shards")
+
+MAX_DAMAGED_SHARE = 0.05
+MAX_DAMAGED_FLOOR = 100
+"""Default budget of damaged rows: 5 % of the rows planned, but never less than 100 (small sets would stop at one)."""
+
+
+ROWS_WORTH_PROCESSES = 200
+"""Below this a build runs in this process: starting others takes longer than the work."""
+
+
+class BuildStopped(Exception):
+    """The build did not finish; what is done stays and is reused by the next run."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to run a build; nothing here but `params`, `limit` and `shard_bytes` shapes what is written."""
+
+    raw: Path
+    out: Path
+    params: dict[str, Any]
+    workers: int = 1
+    limit: int | None = None
+    shard_bytes: int = SHARD_BYTES
+    max_damaged: int | None = None
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a build will do: one job a unit, and for each the record of an earlier run that still holds."""
+
+    build: str
+    target: Path
+    jobs: list[UnitJob]
+    reusable: dict[str, dict[str, Any]]
+
+    @property
+    def rows(self) -> int:
+        """Source rows to account for."""
+        return sum(job.take for job in self.jobs)
+
+
+def make_plan(source: Source, options: BuildOptions) -> Plan:
+    """Cut the raw tree into units and see which are done. Raises `NotThisSource` if the tree is something else."""
+    if not options.raw.is_dir():
+        raise NotThisSource(f"{options.raw}: no such folder; --raw must name the tree as its publisher ships it")
+    params = dict(sorted(options.params.items()))
+    module = source.module_name
+    build = source.build_name(params)
+    target, resume = options.out / build, options.out / ".resume" / build
+    code = code_sha256(module)
+    wanted = params.get("split")
+    left: dict[str, int | None] = {}
+    jobs, reusable = [], {}
+    for unit in source.plan(options.raw, params):
+        if wanted and unit.split not in wanted:
+            continue
+        room = left.setdefault(unit.split, options.limit)
+        take = unit.rows if room is None else min(unit.rows, room)
+        if room is not None:
+            left[unit.split] = room - take
+            if take == 0 and unit.rows:
+                continue
+        key = _unit_key(source, build, params, unit, take, code, options)
+        ledger = resume / f"{unit.name}.json"
+        job = UnitJob(module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes)
+        jobs.append(job)
+        record = _finished(job)
+        if record is not None:
+            reusable[unit.name] = record
+    if not jobs:
+        raise NotThisSource(f"{options.raw}: nothing to build" + (f" for split {' '.join(wanted)}" if wanted else ""))
+    if len({job.unit.name for job in jobs}) != len(jobs):
+        raise RuntimeError(f"{source.name}: two units share a name")
+    return Plan(build, target, jobs, reusable)
+
+
+def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None) -> dict[str, Any]:
+    """Carry out a plan; returns what was written to `build.json`. Raises `BuildStopped` with one clear line.
+
+    `bar` is a tqdm bar that several builds share; without it the build shows its own.
+    """
+    resume = options.out / ".resume" / plan.build
+    for folder in (*(plan.target / name for name in FOLDERS), resume):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(resume / "lock"):
+        _refuse_to_shrink(plan, options)
+        # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
+        if len(plan.reusable) < len(plan.jobs):
+            (plan.target / "build.json").unlink(missing_ok=True)
+        with bar_for(plan, options) if bar is None else nullcontext(bar) as shown:
+            records = _run_units(plan, options, shown)
+        document = _document(source, options, plan, [records[job.unit.name] for job in plan.jobs])
+        _remove_strays(plan.target, document)
+        _remove_stray_ledgers(resume, plan)
+        data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        path = plan.target / "build.json"
+        if not path.exists() or path.read_bytes() != data:
+            write_atomic(path, data)
+    return document
+
+
+@cache
+def code_sha256(module: str) -> str:
+    """Digest of the code that shapes a sample: the builder, the unit loop and the project modules they import.
+
+    Only imports at module level count, so demo writers and command lines, imported inside functions, do not.
+    """
+    pending, seen = [module, "builders.engine.unit"], {}
+    while pending:
+        name = pending.pop()
+        spec = find_spec(name)
+        if name in seen or spec is None or spec.origin is None:
+            continue
+        code = Path(spec.origin).read_bytes()
+        seen[name] = hashlib.sha256(code).hexdigest()
+        for node in ast.parse(code).body:
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PROJECT_PACKAGES:
+                pending.append(node.module)
+                if node.module in PROJECT_PACKAGES:
+                    pending.extend(f"{node.module}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.Import):
+                pending.extend(a.name for a in node.names if a.name.split(".")[0] in PROJECT_PACKAGES)
+    return hashlib.sha256(orjson.dumps(sorted(seen.items()))).hexdigest()
+
+
+def _unit_key(
+    source: Source, build: str, params: dict[str, Any], unit: Unit, take: int, code: str, options: BuildOptions
+) -> str:
+    inputs: list[tuple[str, int, int]] = []
+    for name in unit.inputs:
+        try:
+            stat = (options.raw / name).stat()
+        except FileNotFoundError:
+            inputs.append((name, -1, -1))
+        else:
+            inputs.append((name, stat.st_size, stat.st_mtime_ns))
+    described = {
+        "source": [source.name, source.revision, source.license, source.access, source.stage, source.task],
+        "build": build,
+        "params": params,
+        "unit": [unit.name, unit.split, unit.role, unit.rows, take, unit.payload],
+        "inputs": inputs,
+        "code": code,
+        "recipe": RECIPE,
+        "versions": [SCHEMA_VERSION, MANIFEST_VERSION],
+        "shard_bytes": options.shard_bytes,
+    }
+    return hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _finished(job: UnitJob) -> dict[str, Any] | None:
+    """The record of an earlier run, if it was made from the same work and all its files are there in full size."""
+    try:
+        entry = orjson.loads(job.ledger.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+    if entry["key"] != job.key:
+        return None
+    record: dict[str, Any] = entry["record"]
+    for file in record["shards"] + record["parts"]:
+        path = job.target / file["file"]
+        if not path.is_file() or path.stat().st_size != file["bytes"]:
+            return None
+    return record
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the build for this process; the lock dies with it, whatever kills it."""
+    with path.open("w") as file, _workers_lock(path).open("w") as workers:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildStopped(f"{path.parent.name}: another process is building this; wait for it") from None
+        # Workers of a killed run notice within half a second and hold this lock until they are gone.
+        fcntl.flock(workers, fcntl.LOCK_EX)
+        fcntl.flock(workers, fcntl.LOCK_UN)
+        yield
+
+
+def _workers_lock(lock: Path) -> Path:
+    return lock.with_name("workers")
+
+
+def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
+    """A trial (--limit) or metadata-only build must not replace a full one that took hours."""
+    try:
+        existing = orjson.loads((plan.target / "build.json").read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return
+    for reduced, word, was in (
+        (options.params["no_images"], "--no-images", existing["metadata_only"]),
+        (options.limit is not None, "--limit", existing["limit"] is not None),
+    ):
+        if reduced and not was:
+            raise BuildStopped(f"{plan.target} holds a full build, which {word} would replace; choose another --out")
+
+
+def bar_for(plan: Plan, options: BuildOptions) -> Any:
+    """A progress bar over a plan's rows, with rate, time left and counts."""
+    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress, smoothing=0.05)
+
+
+def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:
+    records = dict(plan.reusable)
+    pending = [job for job in plan.jobs if job.unit.name not in records]
+    budget = options.max_damaged
+    if budget is None:
+        budget = max(MAX_DAMAGED_FLOOR, int(MAX_DAMAGED_SHARE * plan.rows))
+    bar.update(plan.rows - sum(job.take for job in pending))
+    kept, damaged = (sum(record[name] for record in records.values()) for name in ("kept", "damaged"))
+    for record in _stopping_on_full_disks(_outcomes(pending, options.workers, bar), plan.build):
+        records[record["unit"]] = record
+        kept += record["kept"]
+        damaged += record["damaged"]
+        if damaged > budget:
+            raise BuildStopped(
+                f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}; look at "
+                f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
+            )
+        bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
+    return records
+
+
+def _stopping_on_full_disks(records: Iterator[dict[str, Any]], build: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from records
+    except OSError as error:
+        raise BuildStopped(f"{build}: {error}; finished units are kept, run again to resume") from error
+
+
+def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str, Any]]:
+    """Records of the jobs as they finish; in this process for one worker, else in spawned ones."""
+    if workers <= 1 or len(jobs) <= 1 or sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES:
+        for job in jobs:
+            yield build_unit(job, bar.update)
+        return
+    # Raw memory without a lock: two workers may overwrite each other's count; that matters to the bar alone and is made
+    # good as units finish.
+    rows = multiprocessing.get_context("spawn").RawValue("q", 0)
+    finished, started_at = 0, bar.n
+
+    def advance() -> None:
+        bar.update(max(finished, rows.value) + started_at - bar.n)
+
+    try:
+        for _, record in run_jobs(
+            _work,
+            jobs,
+            workers,
+            prepare=_start_worker,
+            arguments=(rows,),
+            lock=_workers_lock(jobs[0].ledger),
+            poll=advance,
+        ):
+            finished += record["read"]
+            yield record
+            advance()
+    except WorkerDied:
+        raise BuildStopped(
+            "a worker process died (killed, or out of memory: try fewer --workers); run again to resume"
+        ) from None
+
+
+_rows_done: Any = None  # of this worker process
+
+
+def _start_worker(rows: Any) -> None:
+    """Remember the shared row counter."""
+    global _rows_done
+    _rows_done = rows
+
+
+def _work(job: UnitJob) -> dict[str, Any]:
+    def progress(count: int) -> None:
+        _rows_done.value += count
+
+    return build_unit(job, progress)
+
+
+def _document(source: Source, options: BuildOptions, plan: Plan, units: list[dict[str, Any]]) -> dict[str, Any]:
+    splits: dict[str, dict[str, Any]] = {}
+    reasons: dict[str, int] = {}
+    for unit in units:
+        split = splits.setdefault(unit["split"], dict.fromkeys(_SUMMED, 0) | {"role": unit["role"], "bytes": 0})
+        for name in _SUMMED:
+            split[name] += unit[name]
+        split["bytes"] += sum(shard["bytes"] for shard in unit["shards"])
+        for reason, count in unit["reasons"].items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    for split in splits.values():
+        split.update(_image_statistics(split))
+    params = plan.jobs[0].params
+    document = {
+        "format": BUILD_FORMAT,
+        "build": plan.build,
+        "source": {
+            name: getattr(source, name)
+            for name in (
+                "name",
+                "title",
+                "homepage",
+                "revision",
+                "license",
+                "access",
+                "stage",
+                "task",
+                "modality",
+                "paper",
+            )
+        },
+        "parameters": params,
+        "limit": options.limit,
+        "metadata_only": bool(params["no_images"]),
+        "code_sha256": code_sha256(source.module_name),
+        "fingerprint_recipe": RECIPE,
+        "schema_version": SCHEMA_VERSION,
+        "manifest_version": MANIFEST_VERSION,
+        "published": dict(source.published(params)),
+        "counts": {
+            **{name: sum(split[name] for split in splits.values()) for name in ("read", "kept", "rejected", "damaged")},
+            "by_split": splits,
+            "rejects": dict(sorted(reasons.items())),
+        },
+        "units": units,
+    }
+    return document | {"root": build_root(document)}
+
+
+_SUMMED = ("read", "kept", "rejected", "damaged", "images", "images_squared", "with_prior")
+
+
+def _image_statistics(split: dict[str, Any]) -> dict[str, float]:
+    """Mean and standard deviation of images a sample, and the share of samples with a prior study."""
+    kept = split["kept"]
+    if not kept:
+        return {"images_mean": 0.0, "images_sd": 0.0, "prior_share": 0.0}
+    mean = split["images"] / kept
+    variance = max(0.0, split["images_squared"] / kept - mean * mean)
+    return {
+        "images_mean": round(mean, 4),
+        "images_sd": round(variance**0.5, 4),
+        "prior_share": round(split["with_prior"] / kept, 4),
+    }
+
+
+def _remove_strays(target: Path, document: dict[str, Any]) -> None:
+    """Files of an earlier plan and unfinished temporary files; nothing outside the three folders is touched."""
+    wanted = {file["file"] for unit in document["units"] for file in unit["shards"] + unit["parts"]}
+    for folder in FOLDERS:
+        for path in (target / folder).iterdir():
+            if f"{folder}/{path.name}" not in wanted and path.suffix in (
+                ".tar",
+                ".arrow",
+                ".parquet",
+                TEMPORARY_SUFFIX,
+            ):
+                path.unlink()
+
+
+def _remove_stray_ledgers(resume: Path, plan: Plan) -> None:
+    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers"}
+    for path in resume.iterdir():
+        if path.name not in wanted:
+            path.unlink()

@@ -1,0 +1,282 @@
+"""What a builder declares and yields. Standard library only, so that `--help` answers at once.
+
+A source module defines one `SOURCE = Source(...)`. Its `plan` cuts the raw tree into units, its `read` turns the
+rows of one unit into samples or rejects: exactly one outcome a row, in the order of the rows. Everything else
+(processes, resuming, fingerprints, shards, manifests, counts) is `builders.engine.loop`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Params = Mapping[str, Any]
+"""The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
+
+Role = Literal["train", "eval"]
+Access = Literal["open", "gated", "credentialed"]
+
+# Why a row was rejected, and what to do. `damaged` reasons are faults of the input: they count against the
+# build's budget and its exit code. `rule` reasons are decisions of the recipe or the publisher's own gaps.
+RULE_REASONS: dict[str, str] = {
+    "also_in_test": "the same item is in the publisher's test split; nothing to do",
+    "ambiguous_caption": "several captions stand under this file name; nothing to do",
+    "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
+    "duplicate_item": "the publisher repeats this item; nothing to do",
+    "empty_answer": "the publisher left the answer empty; nothing to do",
+    "empty_caption": "the publisher left the caption empty; nothing to do",
+    "empty_option": "the publisher left one of the options empty; nothing to do",
+    "empty_question": "the publisher left the question empty; nothing to do",
+    "empty_reasoning": "the publisher left the reasoning empty; nothing to do",
+    "from_hle": "made from a question of Humanity's Last Exam, a test set; --paper-variant keeps it",
+    "from_medxpertqa_test": "made from a question of MedXpertQA's test split; --paper-variant keeps it",
+    "from_mmlu_test": "made from a question of MMLU's test split; --paper-variant keeps it",
+    "from_pubmedqa_test": "made from one of PubMedQA's 500 test questions; --paper-variant keeps it",
+    "license_not_allowed": "its licence is not on the --licenses list; nothing to do",
+    "maybe_pubmedqa_test": "half of its set is PubMedQA's test; put PubMedQA's two files beside it, or --paper-variant",
+    "no_caption": "no caption stands under this file name; are all of the caption tables there?",
+    "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
+    "no_findings": "the report has no FINDINGS section; nothing to do",
+    "no_gold": "the publisher keeps the answer of this row to itself; nothing to do",
+    "no_impression": "the report has no IMPRESSION section; nothing to do",
+    "no_trial_text": "the trial's text is not in the tree; fetch trial_info.json",
+    "no_usable_view": "the study has special views only; nothing to do",
+    "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
+    "not_histology": "the publisher says that it shows no histology; nothing to do",
+    "odd_turns": "its turns are not user and assistant by turns; nothing to do",
+    "other_language": "not the language asked for; --paper-variant keeps it",
+    "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",
+    "over_cap": "beyond the cap of trials a patient and label; --cap none keeps it",
+    "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
+    "subject_of_test_split": "the subject has official test or validate images; --paper-variant keeps it",
+    "unclear_answer": "the answer names no option, or its letter and its text name two; nothing to do",
+    "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
+}
+DAMAGED_REASONS: dict[str, str] = {
+    "animated_image": "only still pictures are read; export one frame",
+    "bad_archive": "the archive is damaged or ends early; fetch it again",
+    "bad_field": "a field has a value it cannot have; fetch the file again",
+    "bad_id": "an identifier has the wrong shape (columns swapped?); fetch the file again",
+    "bad_row": "the row cannot be parsed; fetch the file again",
+    "bad_xml": "the XML cannot be parsed; fetch the file again",
+    "cmyk_image": "convert to RGB or grey, or leave out",
+    "corrupt_image": "the picture cannot be decoded; fetch it again",
+    "duplicate_id": "the identifier occurs before; keep one row",
+    "empty_file": "the file has no bytes; fetch it again",
+    "format_mismatch": "the file is not what its name says; rename it",
+    "image_too_large": "more pixels than the limit; downscale it first",
+    "missing_field": "a field that the publisher always fills is missing; fetch the file again",
+    "missing_image": "the picture is not in the tree; fetch it, or build with --no-images",
+    "missing_report": "the report is not in the tree; fetch it",
+    "not_in_metadata": "listed in the split file, absent from the metadata file; use files of one release",
+    "not_in_split": "listed in the metadata file, absent from the split file; use files of one release",
+    "not_utf8": "the text is not UTF-8; fetch the file again",
+    "sixteen_bit_image": "window it to 8 bits first",
+    "split_conflict": "one study is listed under two splits or two subjects; fetch the files again",
+    "truncated_image": "the picture ends early; fetch it again",
+    "unsupported_image": "only JPEG and PNG are read; convert it",
+}
+
+_KEY = re.compile(r"[A-Za-z0-9_\-/]+")
+
+
+class NotThisSource(Exception):
+    """The raw tree is not this source at all, or lacks a file without which nothing can be built."""
+
+
+class InputError(Exception):
+    """One row or file is damaged; the build turns it into a `Reject` for the row in hand.
+
+    Attributes: `reason` is a key of `DAMAGED_REASONS` or `RULE_REASONS`; `file` and `detail` name what, never content.
+    """
+
+    def __init__(self, reason: str, file: str, detail: str = "") -> None:
+        super().__init__(f"{file}: {reason}" + (f" ({detail})" if detail else ""))
+        self.reason, self.file, self.detail = reason, file, detail
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image of a sample: where it came from and how to get its bytes (not called in a metadata-only build)."""
+
+    image_id: str
+    """The publisher's name in its own namespace, `slake/xmlab1/source.jpg`: equal ids mean the same picture."""
+    file: str
+    """Path inside the raw tree (or `archive!member`), for messages."""
+    read: Callable[[], bytes]
+    subject_id: str | None = None
+    study_id: str | None = None
+    view: str | None = None
+    relation: str | None = None
+    """`current` or `prior` in longitudinal sets."""
+
+
+@dataclass
+class Sample:
+    """One example as a builder yields it; `builders.engine.loop` adds what the source declares."""
+
+    key: str
+    """Unique within the split: letters, digits, `_`, `-`, `/`. The sample's id is `<source>/<split>/<key>`."""
+    messages: list[dict[str, Any]]
+    file: str
+    row: str
+    question: str | None = None
+    """The publisher's question alone: no options, context or prompt wording. Text overlap is measured on it."""
+    options: list[tuple[str, str]] | None = None
+    """(label, text) in the publisher's order."""
+    answer: str | None = None
+    """The gold label where there are options, else the gold text."""
+    images: list[Image] = field(default_factory=list)
+    group: dict[str, str] = field(default_factory=dict)
+    """Namespaced ids under the names of `medgpt.schema.GROUP_KEYS`: {"pmid": "pubmed/21645374"}."""
+    subset: str | None = None
+    """The publisher's stratum inside a split (`closed`, `open`), for counts by stratum."""
+    task: str | None = None
+    license: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _KEY.fullmatch(self.key):
+            raise InputError("bad_id", self.file, f"row {self.row}: {self.key!r} cannot name a sample")
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A source row that did not become a sample. `detail` may name ids and numbers, never report text."""
+
+    file: str
+    row: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest piece that is built on its own: seconds to two minutes of work, one split, one role."""
+
+    name: str
+    """`<split>-00012`; part of the file names."""
+    split: str
+    role: Role
+    rows: int
+    """How many source rows `read` will account for; the build fails if kept + rejected differs."""
+    payload: Any
+    """JSON value from which `read` finds its rows; part of the unit key."""
+    inputs: tuple[str, ...] = ()
+    """Files under the raw tree whose size and mtime enter the unit key (what `payload` does not hold itself)."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line option of one source. Flags have `default=False`."""
+
+    flag: str
+    help: str
+    default: Any = False
+    choices: tuple[str, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """Key in `Params`."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of the recipe's tables that this source stands for."""
+
+    name: str
+    stage: Literal["PT", "MT", "IT", "EVAL"]
+    count: int
+    note: str = ""
+    """Why ours differs, and which options reproduce the recipe's count, in one line; empty where it does not differ."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything the framework needs to know about one dataset."""
+
+    name: str
+    title: str
+    homepage: str
+    revision: str
+    """The publisher's release or commit that the counts and the layout were checked against."""
+    license: str
+    access: Access
+    stage: str
+    """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
+    task: str
+    modality: Literal["text", "image-text"]
+    splits: Mapping[str, Role]
+    obtain: str
+    """How to get the raw tree, and what it must look like."""
+    plan: Callable[[Path, Params], Iterable[Unit]]
+    read: Callable[[Path, Unit, Params], Iterator[Sample | Reject]]
+    write_demo: Callable[[Path], None]
+    published: Callable[[Params], Mapping[str, int]]
+    """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    paper: str = ""
+    """The recipe's count and a note where it differs."""
+    options: tuple[Option, ...] = ()
+    variant: Callable[[Params], str] = lambda params: "paper" if params.get("paper_variant") else ""
+    """Names the build directory `<source>.<variant>`; empty for the default reading."""
+    paper_rows: tuple[PaperRow, ...] = ()
+    hub_id: str = ""
+    """`owner/name` of the dataset repository on the Hugging Face hub; `--download` fetches it."""
+    hub_revision: str = ""
+    """Commit to fetch; pinned, so that two sites build the same bytes. Empty: `--revision` must say it."""
+    hub_files: tuple[str, ...] = ()
+    """Glob patterns of the files the builder reads."""
+    filters: str = ""
+    """Recipe in `filters/recipes` that chooses among its training samples after a build; empty: none does."""
+    filter_files: Mapping[str, str] = field(default_factory=dict)
+    """Files of the raw tree that filters use where they are there: `FILTER.OPTION` -> path."""
+    module: str = ""
+    """Where workers find `SOURCE`; `builders.<name>` if empty. A source may live outside this repository."""
+
+    @property
+    def module_name(self) -> str:
+        """Importable name of the defining module."""
+        return self.module or f"builders.{self.name}"
+
+    def build_name(self, params: Params) -> str:
+        """Directory and `build` column: `slake`, `slake.paper`; with --split, `medqa.test`."""
+        parts = [self.variant(params), *(params.get("split") or ())]
+        suffix = "-".join(part for part in parts if part)
+        return f"{self.name}.{suffix}" if suffix else self.name
+
+
+PAPER_VARIANT = Option("--paper-variant", "reproduce the paper's count even where that leaks; never the default")
+
+CAPTION_PROMPT = "Describe this image."
+"""Asks for a caption; the recipe's own wording is unpublished."""
+
+
+def user(*parts: str | int) -> dict[str, Any]:
+    """A user message; a string is text, an integer is the index of an image."""
+    return {"role": "user", "reasoning": None, "content": [_part(part) for part in parts]}
+
+
+def assistant(text: str, reasoning: str | None = None) -> dict[str, Any]:
+    """An assistant message; `reasoning` is kept apart from the answer."""
+    return {"role": "assistant", "reasoning": reasoning, "content": [_part(text)]}
+
+
+def choice_prompt(question: str, options: Iterable[tuple[str, str]]) -> str:
+    """A multiple-choice question as a prompt: its options one a line, `A. text`."""
+    listed = "\n".join(f"{label}. {text}" for label, text in options)
+    return f"{question}\n\n{listed}"
+
+
+def choice_answer(options: Iterable[tuple[str, str]], label: str, explanation: str | None = None) -> str:
+    """The answer to it, `Answer: B. text`, with the publisher's explanation below where there is one."""
+    answer = f"Answer: {label}. {dict(options)[label]}"
+    return f"{answer}\n\n{explanation}" if explanation and explanation.strip() else answer
+
+
+def _part(part: str | int) -> dict[str, Any]:
+    if isinstance(part, int):
+        return {"type": "image", "text": None, "index": part}
+    return {"type": "text", "text": part, "index": None}

@@ -1,0 +1,1 @@
+"""Levels of overlap, policy, certificate, report and the second derivation."""

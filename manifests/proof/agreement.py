@@ -1,0 +1,308 @@
+"""Do two pictures agree in their pixels? The verdict on a candidate pair, from thumbnails or from whole pictures.
+
+Radiographs of different people correlate above 0.9, since all chests are alike in the large. What tells people (and
+days) apart is fine structure, so pictures are **normalised locally** first: minus the mean of a window, over its
+deviation. That also takes out brightness, contrast, gamma and equalisation. Two stages:
+
+1. `coarse_scores`: 32 x 32 cells of the varied test picture and of the training picture, as small whole numbers; one
+   dot product a pair refutes the many candidates that only look alike.
+2. `agreement`: the test picture is laid over the training picture by the variant's frame; six affine parameters are
+   improved by Gauss-Newton steps at 48 x 48, and the score is the correlation of the normalised pictures at full
+   thumbnail size over the area that both show, the better of with and without the worst blocks (a burnt-in label is no
+   reason to call a copy new).
+
+Pictures without structure (blank, one grey) have no verdict from pixels: exact digests are for those.
+
+Reproducible: window sums and dot products are of whole numbers that float32 or float64 hold exactly, so no order of
+summation changes them; the Gauss-Newton result is rounded to 2**-12 of a side before it is used, scores to four places.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from manifests.fingerprints import MAX_PIXELS, THUMBNAIL_PIXELS
+from manifests.proof.variants import Variant
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+CELLS = 32
+FLAT = 2.0
+"""Grey levels: a picture that deviates by less has no structure (JPEG noise alone reaches about 1)."""
+STEPS, LIMIT = 24, 3
+"""Whole-number steps a deviation, and the deviations at which values are cut: 1024 * 72**2 < 2**24, so that dot
+products of cells are exact in float32."""
+NOISE = 4.0
+"""Grey levels added to the deviation at thumbnail size, so that JPEG noise is not blown up to structure; half of it
+where 2 x 2 or 3 x 3 pixels are averaged."""
+CELL_WINDOW, ALIGN_WINDOW, SCORE_WINDOW = 7, 9, 13
+ALIGN_PIXELS = 48
+ALIGN_STEPS = 4
+FULL_PIXELS = 240
+"""Whole pictures are reduced to squares of this side."""
+BLOCKS = 6
+"""The picture is cut into 6 x 6 blocks; at most `WORST` of them, with at most `WORST_SHARE` of the structure, are left
+out. A label of 40 % of the width covers up to four; leaving out more makes windows of one program alike."""
+WORST, WORST_SHARE = 6, 0.1
+DRIFT = 0.12
+"""Alignment may change the variant's frame by this (share of a side, or of a scale) and no more."""
+_PAIRS = 8
+"""Pairs at a time: their arrays stay in the second-level cache (measured: 16 are slower, and so are 4)."""
+_COARSE_PAIRS = 4096
+_SOME = 64
+"""Pictures at a time, for the same reason."""
+
+
+class PictureError(ValueError):
+    """A stored picture that cannot be decoded."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Locally normalised 32 x 32 cells of n pictures."""
+
+    values: NDArray[np.int8]
+    """(n, 1024)"""
+    energy: NDArray[np.float32]
+    """(n,): sum of squares, whole."""
+
+
+def flat(pictures: NDArray[np.uint8]) -> Flags:
+    """Which of n pictures, (n, side, side), have no structure."""
+    found = np.empty(len(pictures), bool)
+    for start in range(0, len(pictures), _SOME):
+        some = pictures[start : start + _SOME].reshape(-1, pictures.shape[1] * pictures.shape[2]).astype(np.float64)
+        pixels = some.shape[1]
+        variance = np.einsum("ij,ij->i", some, some) / pixels - (some.sum(1) / pixels) ** 2
+        found[start : start + _SOME] = variance < FLAT**2
+    return found
+
+
+def cells(pictures: NDArray[np.uint8]) -> Cells:
+    """Cells of n pictures of 96 x 96 grey values."""
+    values = np.empty((len(pictures), CELLS * CELLS), np.int8)
+    energy = np.empty(len(pictures), np.float32)
+    for start in range(0, len(pictures), _SOME):
+        some = _normalised(_reduced(pictures[start : start + _SOME], CELLS), CELL_WINDOW, NOISE / 2)
+        part = some.reshape(len(some), -1).astype(np.float32)
+        values[start : start + _SOME] = part
+        energy[start : start + _SOME] = np.einsum("ij,ij->i", part, part)
+    return Cells(values, energy)
+
+
+def coarse_scores(train: Cells, rows: NDArray[np.int64], evals: Cells, ids: NDArray[np.int64]) -> Floats:
+    """Correlation of the cells of pair k, (train row `rows[k]`, eval row `ids[k]`), to (k,). 0 without structure."""
+    scores = np.empty(len(rows))
+    for start in range(0, len(rows), _COARSE_PAIRS):
+        row, one = rows[start : start + _COARSE_PAIRS], ids[start : start + _COARSE_PAIRS]
+        dots = np.einsum("ij,ij->i", train.values[row].astype(np.float32), evals.values[one].astype(np.float32))
+        lengths = train.energy[row].astype(np.float64) * evals.energy[one]
+        scores[start : start + _COARSE_PAIRS] = dots / np.sqrt(np.maximum(lengths, 1))
+    return scores
+
+
+def agreement(
+    train: NDArray[np.uint8], evals: NDArray[np.uint8], frames: Floats, inverted: Flags, enough: float = -1.0
+) -> Floats:
+    """Scores of n pairs of square pictures, (n, side, side) each, side a multiple of 48.
+
+    `frames` (n, 2, 3) lay the test picture over the training picture, as `Variant.frame` gives them; `inverted` (n,)
+    says whose grey values are reversed. A pair whose score at 48 x 48 stays below `enough` is given that score and is
+    not looked at in full size. -1..1, rounded to four places.
+    """
+    scores = np.empty(len(train))
+    for start in range(0, len(train), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        scores[part] = _agreement(train[part], evals[part], frames[part], inverted[part], enough)
+    return np.round(scores, 4)
+
+
+def full_agreement(train: bytes, evaluated: bytes, variant: Variant) -> float:
+    """Score of two whole pictures (JPEG or PNG bytes, upright as stored) under a variant of the test picture.
+
+    0 where the variant does not apply. Raises: `PictureError`.
+    """
+    (first, _, _), (second, width, height) = _opened(train), _opened(evaluated)
+    frame = variant.frame(second, width, height)
+    if frame is None:
+        return 0.0
+    return float(agreement(first[None], second[None], frame[None], np.array([variant.inverted]))[0])
+
+
+def _opened(data: bytes) -> tuple[NDArray[np.uint8], int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise PictureError(f"{opened.width} x {opened.height} pixels, limit {MAX_PIXELS}: build it again")
+            opened.draft("L", (2 * FULL_PIXELS, 2 * FULL_PIXELS))
+            upright = ImageOps.exif_transpose(opened).convert("L")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise PictureError(
+            f"a stored picture of {len(data)} bytes cannot be decoded ({error}): build it again"
+        ) from error
+    width, height = upright.size
+    small = upright.resize((FULL_PIXELS, FULL_PIXELS), Image.Resampling.BOX)
+    return np.asarray(small), width, height
+
+
+def _agreement(
+    train: NDArray[np.uint8], evals: NDArray[np.uint8], frames: Floats, inverted: Flags, enough: float
+) -> Floats:
+    sign = np.where(inverted, -1.0, 1.0)[:, None, None]
+    side = train.shape[-1]
+    scale = max(1, side // THUMBNAIL_PIXELS)
+    best, moves = _aligned(_reduced(train, ALIGN_PIXELS), _reduced(evals, ALIGN_PIXELS), frames, sign)
+    near = np.flatnonzero(best >= enough)
+    if len(near):
+        target = _normalised(train[near].astype(np.float64), SCORE_WINDOW * scale, NOISE)
+        laid, shown = _laid_over(evals[near].astype(np.float64), _after(frames[near], moves[near]))
+        seen = _shrunk(shown, SCORE_WINDOW * scale)
+        best[near] = _correlation(target, _normalised(laid, SCORE_WINDOW * scale, NOISE) * sign[near], seen)
+    return best
+
+
+def _aligned(train: Floats, evals: Floats, frames: Floats, sign: Floats) -> tuple[Floats, Floats]:
+    """Best score at this size and the affine move, (n, 2, 3), that reached it, over Gauss-Newton steps.
+
+    Each step asks which small affine move of the laid-over picture would explain its difference from the target (Lucas
+    and Kanade 1981), with far-off pixels counted less.
+    """
+    n, side, _ = train.shape
+    u, v = (grid - 0.5 for grid in _grids(side))
+    target = _normalised(train, ALIGN_WINDOW, NOISE / 2)
+    moves = np.tile(_NO_MOVE, (n, 1, 1))
+    best, best_moves = np.full(n, -np.inf), moves.copy()
+    for step in range(ALIGN_STEPS + 1):
+        laid, shown = _laid_over(evals, _after(frames, moves))
+        mask = _shrunk(shown, ALIGN_WINDOW)
+        current = _normalised(laid, ALIGN_WINDOW, NOISE / 2) * sign
+        scores = _correlation(target, current, mask)
+        better = scores > best
+        best, best_moves[better] = np.where(better, scores, best), moves[better]
+        if step == ALIGN_STEPS:
+            break
+        across, down = np.zeros_like(current), np.zeros_like(current)
+        across[:, :, 1:-1] = (current[:, :, 2:] - current[:, :, :-2]) * (side / 2)
+        down[:, 1:-1] = (current[:, 2:] - current[:, :-2]) * (side / 2)
+        across, down = across * mask, down * mask
+        difference = target - current
+        weight = (1 / (1 + (difference / STEPS) ** 2)).reshape(n, 1, -1)
+        slopes = np.stack([across * u, across * v, across, down * u, down * v, down], 1).reshape(n, 6, -1)
+        weighted = slopes * weight
+        normal = weighted @ slopes.transpose(0, 2, 1)
+        # A little damping keeps pictures with structure along one axis solvable.
+        normal += np.eye(6) * (1e-3 * np.trace(normal, axis1=1, axis2=2) / 6 + 1)[:, None, None]
+        found = np.linalg.solve(normal, weighted @ difference.reshape(n, -1, 1))[:, :, 0]
+        change = np.clip(found, -0.05, 0.05).reshape(n, 2, 3)
+        change[:, :, 2] -= change[:, :, :2].sum(2) / 2  # the slopes are about the centre
+        moves = np.rint(_after(moves, _NO_MOVE + change) * 4096) / 4096
+        far = np.abs(moves - _NO_MOVE).max((1, 2)) > DRIFT
+        moves[far] = best_moves[far]
+    return best, best_moves
+
+
+_NO_MOVE = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+
+
+def _after(outer: Floats, inner: Floats) -> Floats:
+    """Affine maps, (n, 2, 3): first `inner`, then `outer`."""
+    linear = outer[:, :, :2] @ inner[:, :, :2]
+    return np.concatenate([linear, outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], 2)
+
+
+def _grids(side: int) -> tuple[Floats, Floats]:
+    """(u, v) of the pixel centres of a square picture."""
+    centres = (np.arange(side) + 0.5) / side
+    u, v = np.meshgrid(centres, centres)
+    return u, v
+
+
+def _reduced(pictures: NDArray[np.uint8], side: int) -> Floats:
+    """Means of square blocks; exact, since counts and grey values are small."""
+    n, of, _ = pictures.shape
+    step = of // side
+    sums = pictures.reshape(n, side, step, side, step).sum((2, 4), dtype=np.uint32)
+    means: Floats = sums / np.float64(step * step)
+    return means
+
+
+def _laid_over(pictures: Floats, frames: Floats) -> tuple[Floats, Flags]:
+    """Pictures sampled by their frames (bilinear, border values continued), and where they have pixels."""
+    n, side, _ = pictures.shape
+    u, v = _grids(side)
+    coefficients = frames[:, :, :, None, None]
+    x = (coefficients[:, 0, 0] * u + coefficients[:, 0, 1] * v + coefficients[:, 0, 2]) * side - 0.5
+    y = (coefficients[:, 1, 0] * u + coefficients[:, 1, 1] * v + coefficients[:, 1, 2]) * side - 0.5
+    shown = (x >= -0.5) & (x <= side - 0.5) & (y >= -0.5) & (y <= side - 0.5)
+    np.clip(x, 0, side - 1, out=x)
+    np.clip(y, 0, side - 1, out=y)
+    left, top = (np.minimum(at.astype(np.int64), side - 2) for at in (x, y))
+    x -= left
+    y -= top
+    flat = pictures.reshape(-1)
+    corner = np.arange(n)[:, None, None] * (side * side) + top * side + left
+    first, second = flat[corner], flat[corner + 1]
+    upper = first + (second - first) * x
+    first, second = flat[corner + side], flat[corner + side + 1]
+    return upper + (first + (second - first) * x - upper) * y, shown
+
+
+def _window_sums(values: NDArray[np.float64], window: int) -> tuple[Floats, Floats]:
+    """Sums over a window about each pixel, cut off at the border, and the pixels in it. Values must be whole."""
+    n, side, _ = values.shape
+    at = np.arange(side)
+    low, high = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, side)
+    total = np.zeros((n, side + 1, side + 1))
+    np.cumsum(values, axis=1, out=total[:, 1:, 1:])
+    np.cumsum(total[:, 1:, 1:], axis=2, out=total[:, 1:, 1:])
+    rows = total[:, high] - total[:, low]
+    return rows[:, :, high] - rows[:, :, low], np.outer(high - low, high - low).astype(np.float64)
+
+
+def _normalised(pictures: Floats, window: int, noise: float) -> Floats:
+    """Each value minus the mean of its window, over its deviation and `noise` grey levels; whole steps, cut."""
+    values = np.rint(pictures * 16)
+    sums, count = _window_sums(values, window)
+    squares, _ = _window_sums(values * values, window)
+    mean = sums / count
+    variance = np.maximum(squares / count - mean * mean, 0)
+    scaled = (values - mean) / np.sqrt(variance + (16 * noise) ** 2)
+    return np.rint(np.clip(scaled, -LIMIT, LIMIT) * STEPS)
+
+
+def _shrunk(shown: Flags, window: int) -> Flags:
+    """Where the whole window (as far as the frame reaches) has pixels: a pad's edge is no structure of the picture."""
+    if shown.all():
+        return shown
+    sums, count = _window_sums(shown.astype(np.float64), window)
+    full: Flags = sums == count
+    return full
+
+
+def _correlation(first: Floats, second: Floats, mask: Flags) -> Floats:
+    """Correlation over the mask, with or without the worst blocks, whichever is higher. (n, side, side) to (n,)."""
+    n, side, _ = first.shape
+    step = side // BLOCKS
+
+    def block_sums(values: Floats) -> Floats:
+        summed: Floats = values.reshape(n, BLOCKS, step, BLOCKS, step).sum((2, 4)).reshape(n, -1)
+        return summed
+
+    a, b = first * mask, second * mask
+    products, of_first, of_second = block_sums(a * b), block_sums(a * a), block_sums(b * b)
+    whole = products.sum(1) / np.sqrt(np.maximum(of_first.sum(1) * of_second.sum(1), 1))
+    both = of_first + of_second
+    worst = np.argsort(2 * products - both, axis=1, kind="stable")[:, :WORST]
+    # Only as long as little of the structure goes.
+    out = np.cumsum(np.take_along_axis(both, worst, 1), 1) <= WORST_SHARE * both.sum(1, keepdims=True)
+    kept = np.ones_like(products)
+    np.put_along_axis(kept, worst, (~out).astype(np.float64), 1)
+    rest = (products * kept).sum(1) / np.sqrt(np.maximum((of_first * kept).sum(1) * (of_second * kept).sum(1), 1))
+    better: Floats = np.maximum(whole, rest)
+    return better

@@ -1,0 +1,479 @@
+"""Every overlap of the train side with the test side, level by level, as Parquet parts of evidence.
+
+Id and exact levels are SQL (`joins/`). The near levels go through the train side one manifest part at a time,
+in several processes, against an index of the whole test side; each part's result is a file named by the digest of all
+that it depends on, so a proof that was killed, or is repeated after one more build, does only what is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.catalog import LoadedBuild
+from manifests.proof.agreement import PictureError
+from manifests.proof.evidence import EVIDENCE
+from manifests.proof.near_images import VERSION as NEAR_IMAGES
+from manifests.proof.near_images import ImageSettings, NearImageIndex
+from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings, TrainText
+from manifests.proof.ngrams import word_list
+from manifests.proof.policy import Policy
+from manifests.proof.stored_text import SampleText, read_texts
+from manifests.proof.variants import ThumbnailError
+from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.digest import file_sha256
+from medgpt.processes import WorkerDied, run_jobs
+
+if TYPE_CHECKING:
+    import duckdb
+
+JOINS = Path(__file__).parent / "joins"
+SQL_LEVELS = ("id", "exact_image", "exact_text")
+
+FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
+"""What the levels find, before the policy is asked."""
+
+VERSIONS = {
+    "policy": 1, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 1, "train_duplicates": 1,
+}  # fmt: skip
+"""Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
+proofs then do that level anew. `tests/pinned_digests.json` holds the evidence of the demo builds, so a change of output
+without a raised number is red. Hashes and normal forms have versions of their own: each build's `fingerprint_recipe`."""
+
+_TEXTS_AT_ONCE = 4 << 20  # characters
+_IMAGE_COLUMNS = ["sample_id", "index", "split", "shard", "offset", "length", "width", "height", "pixel_sha256"]
+_IMAGE_COLUMNS += ["phash", "thumbnail"]
+
+
+class OverlapError(Exception):
+    """One line: why the overlaps could not be computed."""
+
+
+@dataclass
+class Overlaps:
+    """Where the evidence lies, and what was counted on the way."""
+
+    files: list[Path] = field(default_factory=list)
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """By level: candidates looked at, refuted and so on."""
+    common: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Common n-gram -> (test items that have it, training samples that have it)."""
+    left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """(test build, task, reason) -> test samples that take no part in near text."""
+
+
+def sql_levels(connection: duckdb.DuckDBPyConnection, work: Path) -> list[Path]:
+    """Run the id and exact joins on a catalogue connection; one Parquet file each under `work`."""
+    files = []
+    for level in SQL_LEVELS:
+        query = (JOINS / f"{level}.sql").read_text(encoding="utf-8")
+        path = work / f"{level}.parquet"
+        reader = connection.sql(query).to_arrow_reader(65_536)
+        with AtomicFile(path) as file, pq.ParquetWriter(file, FOUND, compression="zstd") as writer:
+            for batch in reader:
+                writer.write_table(_complete(pa.Table.from_batches([batch])))
+        files.append(path)
+    return files
+
+
+def _complete(table: pa.Table) -> pa.Table:
+    """Give a table all columns of `FOUND`, absent ones NULL."""
+    columns = []
+    for column in FOUND:
+        if column.name in table.column_names:
+            columns.append(table[column.name].cast(column.type))
+        else:
+            columns.append(pa.nulls(len(table), column.type))
+    return pa.Table.from_arrays(columns, schema=FOUND)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One part of the train side. Picklable."""
+
+    level: str
+    folder: Path
+    build: str
+    access: str
+    part: Path
+    key: str
+    rows: int
+
+
+class _Side:
+    """A level's test side in memory, and how a train part is held against it. Made once, inherited by the workers."""
+
+    left_out: Mapping[tuple[str, str, str], int] = {}
+
+    def prepare(self, tasks: Sequence[_Task]) -> None:
+        """Do once, before the workers are forked, what each would do by itself."""
+
+    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+        """Evidence of one train part, counts, and common n-grams with (test items, train samples) that have them."""
+        raise NotImplementedError
+
+
+@dataclass
+class _EvalRow:
+    build: str
+    split: str
+    subset: str | None
+    sample_id: str
+    index: int | None
+    access: str
+
+
+class _ImageSide(_Side):
+    """Every distinct test picture once, with the rows that show it."""
+
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
+        rows: dict[tuple[bytes, str], list[_EvalRow]] = defaultdict(list)
+        kept: dict[str, list[Any]] = {name: [] for name in ("width", "height", "phash", "thumbnail", "modality")}
+        self.places: list[tuple[Path, int, int] | None] = []
+        self.rows: list[list[_EvalRow]] = []
+        for build in builds:
+            modality = policy.modality(build.record["source"]["name"])
+            for _, part in build.parts("images", "eval"):
+                table = pq.read_table(part, columns=[*_IMAGE_COLUMNS, "subset", "relation"])
+                for row in table.to_pylist():
+                    if row["pixel_sha256"] is None or row["relation"] == "exemplar":
+                        continue
+                    key = row["pixel_sha256"], modality
+                    if key not in rows:
+                        self.rows.append(rows[key])
+                        self.places.append(image_place(build.folder, row))
+                        for name in ("width", "height", "phash", "thumbnail"):
+                            kept[name].append(row[name])
+                        kept["modality"].append(modality)
+                    rows[key].append(
+                        _EvalRow(
+                            build.record["build"],
+                            row["split"],
+                            row["subset"],
+                            row["sample_id"],
+                            row["index"],
+                            build.record["source"]["access"],
+                        )
+                    )
+        table = pa.table(
+            {
+                "width": pa.array(kept["width"], pa.int32()),
+                "height": pa.array(kept["height"], pa.int32()),
+                "phash": pa.array(kept["phash"], pa.uint64()),
+                "thumbnail": pa.array(kept["thumbnail"], pa.binary()),
+                "modality": pa.array(kept["modality"], pa.string()),
+            }
+        )
+        settings = {name: ImageSettings(**values) for name, values in policy.images.items()}
+        try:
+            self.index = NearImageIndex(table, settings)
+        except ThumbnailError as error:
+            raise OverlapError(f"test side: {error}") from error
+
+    def prepare(self, tasks: Sequence[_Task]) -> None:
+        some = pq.read_table(max(tasks, key=lambda task: task.rows).part, columns=["phash", "thumbnail"])
+        self.index.prepare(some, sum(task.rows for task in tasks))
+
+    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+        table = pq.read_table(task.part, columns=_IMAGE_COLUMNS)
+        without = table["pixel_sha256"].null_count
+        table = table.filter(table["pixel_sha256"].is_valid())
+        # A study's picture comes back as the next study's prior: each distinct picture is compared once.
+        digests = table["pixel_sha256"].to_pylist()
+        first: dict[bytes, int] = {}
+        shown: list[list[int]] = []
+        slots = []
+        for number, digest in enumerate(digests):
+            slot = first.setdefault(digest, len(shown))
+            if slot == len(shown):
+                shown.append([])
+                slots.append(number)
+            shown[slot].append(number)
+        distinct = table.take(pa.array(slots, pa.int64()))
+        try:
+            found = self.index.scan(
+                distinct,
+                lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
+                lambda row: read_image(self.places[row]),
+            )
+        except (PictureError, ThumbnailError) as error:
+            raise OverlapError(f"{task.part}: {error}") from error
+        names = {name: table[name].to_pylist() for name in ("sample_id", "index", "split")}
+        evidence = [
+            {
+                "level": "near_image",
+                "kind": match.kind,
+                "train_build": task.build,
+                "train_split": names["split"][number],
+                "train_sample": names["sample_id"][number],
+                "train_index": names["index"][number],
+                **_eval_columns(row),
+                "distance": match.distance,
+                "variant": match.variant,
+                "score": match.score,
+                "decided_on": match.decided_on,
+            }
+            for match in found.pairs
+            for number in shown[match.train]
+            for row in self.rows[match.eval]
+        ]
+        counts = Counter(found.counts)
+        counts["train_pictures"] += len(table)
+        counts["train_pictures_distinct_in_their_part"] += len(distinct)
+        counts["train_pictures_without_pixels"] += without
+        return pa.Table.from_pylist(evidence, FOUND), counts, {}
+
+
+def image_place(folder: Path, row: Mapping[str, Any]) -> tuple[Path, int, int] | None:
+    """Where the full picture lies; None where the build holds none (pictures of a corpus made elsewhere)."""
+    return None if row["shard"] is None else (folder / "shards" / row["shard"], row["offset"], row["length"])
+
+
+def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
+    """Bytes of a stored picture; None where there is no place. Raises: `OverlapError`."""
+    if place is None:
+        return None
+    path, offset, length = place
+    try:
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), length, offset)
+    except OSError as error:
+        raise OverlapError(f"{path}: {error.strerror}; build it again") from error
+    if len(data) != length:
+        raise OverlapError(f"{path}: ends before byte {offset + length}; python -m shards.verify says more")
+    return data
+
+
+class _TextSide(_Side):
+    """Every test item's text."""
+
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
+        self.train_settings = policy.text
+        self.rows: list[_EvalRow] = []
+        self.open: list[str] = []
+        texts: list[EvalText] = []
+        self.left_out: Counter[tuple[str, str, str]] = Counter()
+        for build in builds:
+            name, access = build.record["build"], build.record["source"]["access"]
+            # A corpus made elsewhere has no template of ours.
+            template = build.record["parameters"].get("pictures_stored") is not False
+            for _, part in build.parts("samples", "eval"):
+                for text in read_texts(build.folder, part):
+                    if reason := left_out_of_near_text(text, policy.text):
+                        self.left_out[name, text.task, reason] += 1
+                        continue
+                    texts.append(eval_text(text, template))
+                    self.rows.append(_EvalRow(name, text.split, text.subset, text.sample_id, None, access))
+                    if access != "credentialed":
+                        self.open.append(" ".join(word_list(texts[-1].record)))
+        self.index = NearTextIndex(texts, text_settings(policy))
+
+    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+        evidence: list[dict[str, Any]] = []
+        counts: Counter[str] = Counter()
+        common: dict[str, tuple[int, int]] = {}
+        for batch in text_batches(read_texts(task.folder, task.part)):
+            found = self.index.scan([train_text(text, self.train_settings) for text in batch])
+            counts.update(found.counts)
+            counts["train_samples"] += len(batch)
+            for gram, (eval_df, hits) in found.common.items():
+                common[gram] = eval_df, common.get(gram, (0, 0))[1] + hits
+            for match in found.matches:
+                text, row = batch[match.train], self.rows[match.eval]
+                private = "credentialed" in (task.access, row.access)
+                evidence.append(
+                    {
+                        "level": "near_text",
+                        "kind": match.kind,
+                        "train_build": task.build,
+                        "train_split": text.split,
+                        "train_sample": text.sample_id,
+                        **_eval_columns(row),
+                        "score": match.score,
+                        "words": match.words,
+                        "span": None if private else match.span,
+                        "eval_df": match.eval_df,
+                    }
+                )
+        return pa.Table.from_pylist(evidence, FOUND), counts, {self._shown(gram): n for gram, n in common.items()}
+
+    def _shown(self, gram: str) -> str:
+        """Show a common n-gram as it is if an open test item has it; report text must not travel."""
+        if not any(gram in text for text in self.open):
+            return f"sha256:{hashlib.sha256(gram.encode()).hexdigest()}"
+        return gram
+
+
+def text_settings(policy: Policy) -> TextSettings:
+    """The policy's text settings, as the index takes them."""
+    values = {name.name: policy.text[name.name] for name in fields(TextSettings)}
+    return TextSettings(**values | {"run_words": tuple(values["run_words"])})
+
+
+def left_out_of_near_text(text: SampleText, settings: Mapping[str, Any]) -> str | None:
+    """Why a test sample takes no part in the near-text level; None where it does.
+
+    Whole tasks, as the policy says; and short questions about pictures, which say nothing without the picture.
+    """
+    if text.task in settings["leave_out_eval_tasks"]:
+        return "task"
+    if text.n_images and len(word_list(text.item)) < settings["picture_items_min_words"]:
+        return "short question about a picture"
+    return None
+
+
+def eval_text(text: SampleText, template: bool = True) -> EvalText:
+    """What of a test sample is looked for.
+
+    `template`: the user's message is our builders' wording around the question, which training samples share, and is
+    left out.
+    """
+    # The gold option's text is among the options.
+    asked = "\n".join((text.item, "" if text.options else text.answer, text.reasoning))
+    return EvalText(text.question, text.options, text.answer, asked if template else text.whole)
+
+
+def train_text(text: SampleText, settings: Mapping[str, Any]) -> TrainText:
+    """What of a training sample is searched: all of it for runs; its question, if it is long enough, for the rest.
+
+    "What is fragile X syndrome?" has half of its weight in common with every question that names the syndrome.
+    """
+    least = settings["picture_items_min_words" if text.n_images else "question_min_words"]
+    if len(word_list(text.question)) < least:
+        return TrainText("", "", text.whole)
+    return TrainText(text.item, text.answer, text.whole)
+
+
+def _eval_columns(row: _EvalRow) -> dict[str, Any]:
+    return {
+        "eval_build": row.build,
+        "eval_split": row.split,
+        "eval_subset": row.subset,
+        "eval_sample": row.sample_id,
+        "eval_index": row.index,
+    }
+
+
+def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:
+    """Cut texts into lists of a few million characters."""
+    batch: list[SampleText] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text.dialogue)
+        if size >= _TEXTS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy], _Side], str]] = {
+    "near_image": (_ImageSide, "images"),
+    "near_text": (_TextSide, "samples"),
+}
+_started: tuple[_Side, Path] | None = None  # of this worker process
+
+
+def near_level(
+    level: str,
+    builds: Sequence[LoadedBuild],
+    policy: Policy,
+    work: Path,
+    workers: int,
+    progress: Callable[[int], None],
+    overlaps: Overlaps,
+) -> None:
+    """Hold every train part of all builds against the whole test side at one near level; adds to `overlaps`.
+
+    `progress` is called with numbers of train samples or images done. Raises: `OverlapError`, `TextError`.
+    """
+    make, kind = _SIDES[level]
+    settings = policy.content["images" if level == "near_image" else "text"]
+    base = [level, VERSIONS, settings]
+    base.append(sorted((build.record["build"], build.record["root"]) for build in builds if _has(build, "eval")))
+    tasks: list[_Task] = []
+    done: list[_Task] = []
+    for build in builds:
+        for unit, part in build.parts(kind, "train"):
+            rows = unit["images"] if kind == "images" else unit["kept"]
+            if not rows:
+                continue
+            content = [*base, build.record["build"], build.record["source"]["access"], file_sha256(part).hex()]
+            content.append([shard["sha256"] for shard in unit["shards"]])
+            key = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+            access = build.record["source"]["access"]
+            task = _Task(level, build.folder, build.record["build"], access, part, key, rows)
+            (done if _counts_file(work, task).exists() else tasks).append(task)
+    for task in done:
+        progress(task.rows)
+    if tasks or level == "near_text":
+        side = make(builds, policy)
+        overlaps.left_out.update(side.left_out)
+        if tasks:
+            side.prepare(tasks)
+        for task in _run(side, tasks, work, workers):
+            progress(task.rows)
+    for task in [*done, *tasks]:
+        stored = orjson.loads(_counts_file(work, task).read_bytes())
+        overlaps.files.append(_found_file(work, task))
+        overlaps.counts[level].update(stored["counts"])
+        for gram, (eval_df, hits) in stored["common"].items():
+            overlaps.common[gram] = eval_df, overlaps.common.get(gram, (0, 0))[1] + hits
+
+
+def _has(build: LoadedBuild, role: str) -> bool:
+    return any(unit["role"] == role for unit in build.record["units"])
+
+
+def _found_file(work: Path, task: _Task) -> Path:
+    return work / f"{task.level}-{task.key}.parquet"
+
+
+def _counts_file(work: Path, task: _Task) -> Path:
+    return work / f"{task.level}-{task.key}.json"
+
+
+def _run(side: _Side, tasks: Sequence[_Task], work: Path, workers: int) -> Iterator[_Task]:
+    if workers == 1 or len(tasks) == 1:
+        for task in tasks:
+            _do(side, task, work)
+            yield task
+        return
+    # Forked workers share the index; where there is no fork it is sent to each.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    try:
+        for task, _ in run_jobs(_do_in_worker, tasks, workers, prepare=_start, arguments=(side, work), method=method):
+            yield task
+    except WorkerDied:
+        raise OverlapError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
+
+
+def _start(side: _Side, work: Path) -> None:
+    global _started
+    _started = (side, work)
+
+
+def _do_in_worker(task: _Task) -> None:
+    assert _started is not None
+    _do(_started[0], task, _started[1])
+
+
+def _do(side: _Side, task: _Task, work: Path) -> None:
+    table, counts, common = side.run(task)
+    with AtomicFile(_found_file(work, task)) as file:
+        pq.write_table(table, file, compression="zstd")
+    # The counts last: where they are, the part is done.
+    write_atomic(
+        _counts_file(work, task), orjson.dumps({"counts": counts, "common": common}, option=orjson.OPT_SORT_KEYS)
+    )
