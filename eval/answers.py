@@ -17,9 +17,10 @@ import orjson
 
 from eval.adapters.base import OUTCOMES, Answer
 from medgpt.atomic import sync_folder
+from medgpt.errors import UserError
 
 
-class AnswerError(Exception):
+class AnswerError(UserError):
     """One line: an answer file is damaged, in use, or cannot be written."""
 
 

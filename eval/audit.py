@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from eval.records import Item
 
@@ -32,7 +34,7 @@ examples:
 """
 
 
-class AuditError(Exception):
+class AuditError(UserError):
     """One line: which table or items cannot be read."""
 
 

@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import UserError
+
 CARDS = Path(__file__).parent / "models"
 
 DIALECTS = ("none", "think_tags", "harmony", "unused_tokens")
 """How reasoning is told from the answer: nothing to tell; `</think>`; Harmony channels; MedGemma's `<unused95>`."""
 
 
-class CardError(Exception):
+class CardError(UserError):
     """One line: a card cannot be found or read; says which field and what to do."""
 
 

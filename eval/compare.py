@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from eval.records import Score
 
@@ -30,7 +32,7 @@ example:
 """
 
 
-class CompareError(Exception):
+class CompareError(UserError):
     """One line: why two runs cannot be compared."""
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from eval import report_metrics
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ BATCH = 32
 _CHUNK_BYTES = 1 << 24
 
 
-class WeightsError(Exception):
+class WeightsError(UserError):
     """One line: a file of weights is not the expected one, or cannot be used."""
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -41,7 +43,7 @@ KINDS = ("choice", "report")
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
 
-class RecordError(Exception):
+class RecordError(UserError):
     """One line: which record of which file cannot be used, and what to do."""
 
 

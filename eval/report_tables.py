@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from eval.audit import Published
     from eval.records import Score
@@ -28,7 +30,7 @@ SIGNIFICANT = 0.05
 """Corrected p-values below this are more than noise."""
 
 
-class ReportError(Exception):
+class ReportError(UserError):
     """One line: which run lacks what, and how to make it."""
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from eval.adapters.base import Adapter, Answer, Request
     from eval.answers import AnswerLog
@@ -37,7 +39,7 @@ examples:
 """
 
 
-class RunError(Exception):
+class RunError(UserError):
     """One line: this run cannot be made or gone on with; says what to do."""
 
 

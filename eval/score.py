@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from eval.contamination import Proof
     from eval.encoders import Measured, Weights
@@ -42,7 +44,7 @@ examples:
 """
 
 
-class ScoreError(Exception):
+class ScoreError(UserError):
     """One line: why a task is not scored, and what to do."""
 
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import UserError
+
 WARNING = (
     "NOT FOR CLINICAL USE. This model was trained for research. It makes things up, it has not been validated for any "
     "patient, and no diagnosis or treatment may rest on what it says."
@@ -26,7 +28,7 @@ example:
 """
 
 
-class ServeError(Exception):
+class ServeError(UserError):
     """One line: what is missing and how to get it."""
 
 

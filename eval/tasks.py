@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from shards.reader import Build, StoredSample
 
@@ -45,7 +47,7 @@ CLUSTERS = ("image", "subject_id", "study_id", "pmid", "video_id", "question_id"
 """What `Task.cluster` may name: the picture of the question, or one of the sample's group ids."""
 
 
-class TaskError(Exception):
+class TaskError(UserError):
     """One line: a task, a task file or the build of a task is not as it must be; says what to do."""
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medgpt.errors import UserError
+
 Score = float | int | str | None
 """One stored value; None where the filter has nothing to say (no picture, no text)."""
 
@@ -23,11 +25,11 @@ MAX_PIXELS = 400_000_000
 """Larger pictures are refused: a slide at full resolution is no training picture."""
 
 
-class FilterError(Exception):
+class FilterError(UserError):
     """One line: a filter cannot run at all (a model file or an extra is missing, an endpoint is refused)."""
 
 
-class UnreadablePicture(Exception):
+class UnreadablePicture(UserError):
     """A picture that cannot be decoded; `reason` is a reject reason (`corrupt_image`, `truncated_image`, ...)."""
 
     def __init__(self, reason: str, detail: str) -> None:

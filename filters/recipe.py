@@ -21,6 +21,7 @@ from filters.base import Filter
 from filters.expressions import ExpressionError, Predicate, parse
 from filters.registry import Entry, UnknownFilter, entry, load_class
 from medgpt.digest import file_sha256
+from medgpt.errors import UserError
 
 DEFAULT_RECIPE = Path(__file__).parent / "recipes" / "medgpt_oss.yaml"
 FORMAT = 1
@@ -33,7 +34,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 """Options given from outside the recipe, by filter: weights, label tables, an endpoint."""
 
 
-class RecipeError(Exception):
+class RecipeError(UserError):
     """One line: what in the recipe is wrong, and what is allowed."""
 
 

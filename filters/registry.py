@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from filters.base import Filter
 
@@ -55,7 +57,7 @@ FILTERS: Mapping[str, Entry] = {
 }  # fmt: skip
 
 
-class UnknownFilter(Exception):
+class UnknownFilter(UserError):
     """One line: a filter or its class is not there."""
 
 

@@ -34,6 +34,7 @@ from filters.records import INTAKE, caption_reason, decode
 from manifests.catalog import load_builds
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
+from medgpt.errors import UserError
 from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
@@ -47,7 +48,7 @@ _DIGITS = 4
 _FIXED = ("sample_id", "reason", "skipped")
 
 
-class ScoreError(Exception):
+class ScoreError(UserError):
     """One line: why scoring stopped, and what to do."""
 
 

@@ -31,6 +31,7 @@ from manifests.catalog import load_builds
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.errors import UserError
 
 NOT_SCORED = "not_scored"
 
@@ -45,7 +46,7 @@ SELECTION = pa.schema(
 )
 
 
-class SelectionError(Exception):
+class SelectionError(UserError):
     """One line: why thresholds cannot be applied, and what to do."""
 
 

@@ -33,6 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -105,7 +107,7 @@ _READ_AND_PUBLISHED = """
 """
 
 
-class CatalogError(Exception):
+class CatalogError(UserError):
     """One line: which file stands in the way, and what to do."""
 
 

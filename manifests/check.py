@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -60,7 +62,7 @@ _WITHIN_RADIUS = """
 """
 
 
-class CheckError(Exception):
+class CheckError(UserError):
     """One line: why there is no answer."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import UserError
 from medgpt.schema import GROUP_KEYS
 
 Role = str
@@ -28,7 +29,7 @@ _KEYS = ("name", "id", "text", "question", "options", "answer", "reasoning", "im
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-class ForeignError(Exception):
+class ForeignError(UserError):
     """One line: what of a folder or a mapping cannot be used, and what to do."""
 
 

@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -37,7 +39,7 @@ _WORK = ".work"
 PAIRS_PER_CELL = 50
 
 
-class ProofError(Exception):
+class ProofError(UserError):
     """One line: why there is no proof, and what to do."""
 
 

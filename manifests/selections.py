@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manifests.catalog import LoadedBuild
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +27,7 @@ REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE, GALLERY_FILE = (
 )  # fmt: skip
 
 
-class SelectionFileError(Exception):
+class SelectionFileError(UserError):
     """One line: why a build's selection cannot be relied on, and what to do."""
 
 

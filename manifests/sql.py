@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import CatalogError, connect, format_table, one_line, plain
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,7 +31,7 @@ _QUERY_ROWS_SHOWN = 1_000
 _BATCH = 1_000
 
 
-class AuditError(Exception):
+class AuditError(UserError):
     """One line: no audit of this name, or one that failed."""
 
 

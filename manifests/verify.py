@@ -30,6 +30,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import UserError
+
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
@@ -39,7 +41,7 @@ _SHOWN = 20
 _FOLDERS = ("shards", "manifest", "rejects")
 
 
-class VerifyError(Exception):
+class VerifyError(UserError):
     """One line: why nothing can be verified."""
 
 
@@ -260,10 +262,9 @@ class _Verification:
                 what = "the certificate was made with another version of it" if name in here else "no such rule here"
                 step.findings.append(Finding(name, f"{what}; verify with the release that made it, or prove again"))
         step.note = f"{len(here)} versions"
-        here = software()
-        other = [
-            f"{name} {version}" for name, version in self.document["software"].items() if here.get(name) != version
-        ]
+        libraries = software()
+        made_with = self.document["software"].items()
+        other = [f"{name} {version}" for name, version in made_with if libraries.get(name) != version]
         if other:
             step.note += f"; made with {', '.join(other)}, other versions than here"
 

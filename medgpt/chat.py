@@ -21,6 +21,7 @@ import httpx
 import orjson
 
 from medgpt.endpoints import Endpoint
+from medgpt.errors import UserError
 
 FIRST_WAIT_S = 0.5
 """Back-off: 0.5, 1, 2, 4, ... seconds, each shortened by up to half, at most `ChatOptions.longest_wait_s`."""
@@ -32,15 +33,15 @@ _REFUSALS = frozenset({400, 413, 422})
 _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 
-class EndpointError(Exception):
+class EndpointError(UserError):
     """One line: the endpoint gives no answers. What was answered is kept; the same command goes on later."""
 
 
-class RequestRefused(Exception):
+class RequestRefused(UserError):
     """The endpoint will not take this one request (too long, filtered); it does take others."""
 
 
-class Stopped(Exception):
+class Stopped(UserError):
     """Another request has found that the endpoint gives no answers."""
 
 

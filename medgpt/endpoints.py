@@ -13,8 +13,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from medgpt.errors import UserError
 
-class EndpointRefused(Exception):
+
+class EndpointRefused(UserError):
     """One line: this endpoint is no web address, cannot be resolved, or must not see these texts."""
 
 

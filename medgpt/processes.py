@@ -20,14 +20,21 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medgpt.errors import NOT_FINISHED, UserError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 _POLL_SECONDS = 0.2
 
 
-class WorkerDied(Exception):
+class WorkerDied(UserError):
     """A worker process ended without an answer: it was killed, or the machine ran out of memory."""
+
+    exit_code = NOT_FINISHED
+
+    def __str__(self) -> str:
+        return "a worker process died (killed, or out of memory: try fewer --workers); run again to go on"
 
 
 def run_jobs(

@@ -16,8 +16,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Literal
 
+from medgpt.errors import UserError
 
-class DamagedImage(Exception):
+
+class DamagedImage(UserError):
     """The file's structure is broken; `reason` is `truncated_image` or `corrupt_image`."""
 
     def __init__(self, reason: str, detail: str) -> None:

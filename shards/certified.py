@@ -42,6 +42,7 @@ from manifests.selections import (
 )
 from medgpt.atomic import write_atomic
 from medgpt.digest import build_root, file_sha256
+from medgpt.errors import UserError
 from shards.columns import HEADER, Columns, ColumnsError, Signature, locked, signature, write_columns
 
 FORMAT = 1
@@ -59,7 +60,7 @@ length). Side by side, so that a sample drawn at random touches one or two pages
 _SAMPLE_COLUMNS = ["sample_id", "license", "shard", "offset", "length", "n_images", "tiles", "text_tokens"]
 
 
-class CertifiedError(Exception):
+class CertifiedError(UserError):
     """These samples may not, or cannot, be trained on; one line: why, and what to do."""
 
 

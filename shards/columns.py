@@ -25,6 +25,7 @@ import orjson
 
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
+from medgpt.errors import UserError
 
 HEADER, VERIFIED, LOCK = "header.json", "verified.json", ".lock"
 
@@ -34,7 +35,7 @@ DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4", "int64": "<i8"}
 Signature = list[int] | None
 
 
-class ColumnsError(Exception):
+class ColumnsError(UserError):
     """A folder of columns cannot be written, or is not what it was; one line: which, and what to do."""
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import orjson
 import yaml
 
+from medgpt.errors import UserError
 from shards.columns import HEADER, Columns, ColumnsError, locked, write_columns
 
 FORMAT = 1
@@ -39,7 +40,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 
-class MixtureError(Exception):
+class MixtureError(UserError):
     """A mixture cannot be used; one line: what in which file, and what to do."""
 
 

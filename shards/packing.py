@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medgpt.atomic import AtomicFile
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +74,7 @@ CHUNK = 4096
 """Packs in one record batch of a plan, whose digest is checked when the first of them is read."""
 
 
-class PackingError(Exception):
+class PackingError(UserError):
     """Samples cannot be packed, or a plan cannot be used; one line: what, and what to do."""
 
 

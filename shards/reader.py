@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from medgpt.errors import UserError
 from shards.writer import ARROW_BATCH_ROWS
 
 _INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
 _IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length")
 
 
-class BuildError(Exception):
+class BuildError(UserError):
     """A build cannot be read or used as asked; the message says which file and what to do."""
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import CatalogError, connect, find_builds, one_line, plain
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,7 +34,7 @@ _MANY = 10
 CREDENTIALED = "credentialed: the data use agreement forbids passing on text or pictures of this sample"
 
 
-class ShowError(Exception):
+class ShowError(UserError):
     """One line: no such sample, or it cannot be read."""
 
 

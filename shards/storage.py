@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from medgpt.atomic import sync_folder, write_atomic
+from medgpt.errors import UserError
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""
@@ -44,7 +45,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = logging.getLogger(__name__)
 
 
-class StorageError(Exception):
+class StorageError(UserError):
     """A shard cannot be had as it was certified; one line: which, where, and what to do."""
 
 

@@ -31,6 +31,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from medgpt.errors import UserError
 from medgpt.schema import canonical_json
 from shards.reader import arrow_row
 from shards.storage import ShardFile, Storage
@@ -53,7 +54,7 @@ _LOOK_AHEAD, _PROBES = 65_536, 128
 """How far the order is searched, and at how many positions, for shards to fetch in advance."""
 
 
-class StreamError(Exception):
+class StreamError(UserError):
     """A stream cannot be made or go on; one line: what does not fit, and what to do."""
 
 

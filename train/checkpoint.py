@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
 from medgpt.digest import file_sha256
+from medgpt.errors import UserError
 
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -33,7 +34,7 @@ _FILE_BYTES = 4 * 2**30
 _NAME = re.compile(r"step-(\d{8})")
 
 
-class CheckpointError(Exception):
+class CheckpointError(UserError):
     """A checkpoint that cannot be written or used; the message says why and what to do."""
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 import torch
 
+from medgpt.errors import UserError
 from train.template import IGNORED, Document, render
 from train.tiling import Pixels, Tiling
 from train.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ from train.tokenizer import Tokenizer
 Weighting = Literal["square", "token", "sample"]
 
 
-class CollateError(Exception):
+class CollateError(UserError):
     """Samples that cannot be laid out; one line: which, why, what to do."""
 
 

@@ -17,11 +17,13 @@ from typing import Any, Literal, cast
 
 import yaml
 
+from medgpt.errors import UserError
+
 PRESETS = Path(__file__).with_name("presets")
 STAGES = ("pretrain", "midtrain", "instruct")
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """A setting that does not exist or cannot be; the message names it and what it may be."""
 
 

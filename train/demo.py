@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from medgpt.errors import UserError
 from train.config import STAGES, load_config
 
 EXAMPLE = """\
@@ -41,7 +42,7 @@ SETTINGS = (
 )  # fmt: skip
 
 
-class DemoError(Exception):
+class DemoError(UserError):
     """The demo cannot be trained on; one line: what, where, what to do."""
 
 

@@ -24,6 +24,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
+from medgpt.errors import UserError
 from train import checkpoint as checkpoints
 from train.collate import Micro
 from train.config import Config, learning_rate
@@ -40,7 +41,7 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which `torchrun`, `deepspeed` and the Slurm example tell a process where it is."""
 
 
-class TrainError(Exception):
+class TrainError(UserError):
     """Training cannot go on; one line: what, where, and what to do. Checkpoints stay as they were.
 
     `everywhere`: every rank raises it at the same place, so one of them may speak for all.

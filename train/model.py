@@ -26,6 +26,7 @@ from transformers.masking_utils import (
     flex_attention_mask,
 )
 
+from medgpt.errors import UserError
 from shards.packing import TILE_TOKENS
 from train.collate import Micro
 from train.config import Config, Train
@@ -75,7 +76,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """A model that cannot be made, loaded or written; one line: which folder, why, what to do."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from medgpt.errors import UserError
 from train.config import Config, ConfigError, check_config, load_config
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ data.packs_per_step. SIGTERM and Ctrl-C write a checkpoint after the step in han
 """
 
 
-class RunError(Exception):
+class RunError(UserError):
     """A run cannot start or go on; one line: what, where, what to do."""
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medgpt.errors import UserError
 from shards.packing import TILE_TOKENS
 from train.tokenizer import IMAGE_BEGIN, IMAGE_CONTEXT, IMAGE_END, Tokenizer
 
@@ -49,7 +50,7 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 _ROLES = {"user": "user", "system": "developer"}
 
 
-class TemplateError(Exception):
+class TemplateError(UserError):
     """A sample that cannot be rendered; one line: which, why, what to do."""
 
 

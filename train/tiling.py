@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medgpt.errors import UserError
 from medgpt.tiles import TILE_PIXELS, tile_grid
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of OpenAI's CLIP; in open_clip's `OPENAI_DATASET_MEAN` and `OPENAI_DATASET_STD`."""
 
 
-class TilingError(Exception):
+class TilingError(UserError):
     """A picture that cannot be cut into tiles; one line: which and why."""
 
 

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import UserError
+
 HARMONY = "o200k_harmony"
 
 HARMONY_ROWS = 201_088
@@ -52,7 +54,7 @@ _PATTERN = "|".join(
 )  # o200k_base in tiktoken 0.14
 
 
-class TokenizerError(Exception):
+class TokenizerError(UserError):
     """A vocabulary that cannot be used; one line: what, where, what to do."""
 
 

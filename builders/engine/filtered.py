@@ -36,6 +36,7 @@ from manifests.selections import (
     selection_folder,
 )
 from medgpt.atomic import write_atomic
+from medgpt.errors import UserError
 from shards.reader import BuildError
 
 NONE = "none"
@@ -43,7 +44,7 @@ ROLE = "train"
 """Only training samples are chosen among: a benchmark is scored as its publisher ships it."""
 
 
-class NotFiltered(Exception):
+class NotFiltered(UserError):
     """One line: why the filters cannot run, or stopped, and what to do."""
 
 

@@ -27,6 +27,7 @@ from builders.engine.unit import RECIPE, UnitJob, build_unit
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
 from medgpt.digest import build_root
+from medgpt.errors import NOT_FINISHED, UserError
 from medgpt.processes import WorkerDied, run_jobs
 from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
@@ -44,8 +45,10 @@ ROWS_WORTH_PROCESSES = 200
 """Below this a build runs in this process: starting others takes longer than the work."""
 
 
-class BuildStopped(Exception):
+class BuildStopped(UserError):
     """The build did not finish; what is done stays and is reused by the next run."""
+
+    exit_code = NOT_FINISHED
 
 
 @dataclass(frozen=True)

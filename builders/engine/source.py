@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from medgpt.errors import UserError
+
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
 
@@ -83,7 +85,7 @@ DAMAGED_REASONS: dict[str, str] = {
 _KEY = re.compile(r"[A-Za-z0-9_\-/]+")
 
 
-class NotThisSource(Exception):
+class NotThisSource(UserError):
     """The raw tree is not this source at all, or lacks a file without which nothing can be built."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from eval.records import ANSWERED, NO_COMPLETION, OUTCOMES, REFUSED, TOO_MANY_IMAGES
 from eval.tasks import Question
+from medgpt.errors import UserError
 
 __all__ = [
     "ANSWERED", "NO_COMPLETION", "OUTCOMES", "REFUSED", "TOO_MANY_IMAGES",
@@ -21,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class AdapterError(Exception):
+class AdapterError(UserError):
     """One line: the model, the endpoint or the file cannot be used; what was answered is kept."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from medgpt.atomic import write_atomic
+from medgpt.errors import UserError
 
 CERTIFICATE_FORMAT = 1
 CERTIFICATE = "certificate.json"
@@ -30,7 +31,7 @@ SIGNATURE = "certificate.json.sig"
 _PACKAGES = ("numpy", "pillow", "pyarrow", "duckdb", "orjson", "pyyaml")
 
 
-class CertificateError(Exception):
+class CertificateError(UserError):
     """One line: what is wrong with a certificate, a key or a signature."""
 
 

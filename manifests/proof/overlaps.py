@@ -32,6 +32,7 @@ from manifests.proof.stored_text import SampleText, read_texts
 from manifests.proof.variants import ThumbnailError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
+from medgpt.errors import UserError
 from medgpt.processes import WorkerDied, run_jobs
 
 if TYPE_CHECKING:
@@ -48,14 +49,14 @@ VERSIONS = {
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
 proofs then do that level anew. `tests/pinned_digests.json` holds the evidence of the demo builds, so a change of output
-without a raised number is red. Hashes and normal forms have versions of their own: each build's `fingerprint_recipe`."""
+without a raised number is red. Hashes and normal forms have versions of their own: a build's `fingerprint_recipe`."""
 
 _TEXTS_AT_ONCE = 4 << 20  # characters
 _IMAGE_COLUMNS = ["sample_id", "index", "split", "shard", "offset", "length", "width", "height", "pixel_sha256"]
 _IMAGE_COLUMNS += ["phash", "thumbnail"]
 
 
-class OverlapError(Exception):
+class OverlapError(UserError):
     """One line: why the overlaps could not be computed."""
 
 

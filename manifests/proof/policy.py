@@ -17,6 +17,7 @@ import orjson
 import yaml
 
 from manifests.proof.evidence import LEVELS
+from medgpt.errors import UserError
 
 DEFAULT_POLICY = Path(__file__).parent / "policies" / "default.yaml"
 ACTIONS = ("exclude", "report", "forbid")
@@ -39,7 +40,7 @@ _TEXT_KEYS = {
 _RULE_KEYS = {"level", "kinds", "train", "eval", "min_score", "min_words", "max_distance", "action"}
 
 
-class PolicyError(Exception):
+class PolicyError(UserError):
     """One line: what in the policy file is wrong, and what is allowed."""
 
 

@@ -32,6 +32,7 @@ from manifests.proof.evidence import EVIDENCE, LEVELS
 from manifests.proof.highlight import RUN, Range, shared_ranges
 from manifests.proof.policy import ACTIONS
 from medgpt.atomic import write_atomic
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import duckdb
@@ -64,7 +65,7 @@ _SLOT = re.compile(r"\{\{(\w+)\}\}")
 _SEPARATOR = re.compile(r"[/._]")
 
 
-class ReportError(Exception):
+class ReportError(UserError):
     """One line: what does not fit together, and what to do."""
 
 

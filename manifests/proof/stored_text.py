@@ -16,11 +16,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medgpt.errors import UserError
+
 _COLUMNS = ["sample_id", "split", "subset", "task", "access", "n_images", "shard", "offset", "length"]
 _TEXT_COLUMNS = ["question", "options", "answer", "messages"]
 
 
-class TextError(Exception):
+class TextError(UserError):
     """One line: a shard that the manifest names is missing, cut short or holds no such sample."""
 
 

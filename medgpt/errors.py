@@ -1,0 +1,97 @@
+"""What a user is told when something is wrong: one base of errors, one net around every command, one table of codes.
+
+    0  done
+    1  not finished: run the same command again, and it goes on
+    2  wrong usage, or an input that is not what the command needs
+    3  done, but damaged rows were left out (they are listed)
+    4  done, but something was not read or not compared (it is named)
+
+4 outranks 3; 1 and 2 outrank both (`worst`). An audit or a check that found what it looks for also ends with 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
+
+TRACEBACK = "MEDGPT_TRACEBACK"
+"""Set to 1 in the environment, this shows where in the code an error came from. Tracebacks may quote data."""
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+class UserError(Exception):
+    """Something that a user can mend, as one line: which file or row, what is wrong, what to do.
+
+    `exit_code` is what a command returns when the error reaches its end. The text never holds report text or cells.
+    """
+
+    exit_code = USAGE
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of several results: 2 over 1 over 4 over 3 over 0."""
+    rank = (DONE, DAMAGED, NOT_COMPARED, NOT_FINISHED, USAGE)
+    return max(codes, key=rank.index, default=DONE)
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error's text on one line, without control codes; its kind where it says nothing."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    return " ".join(text.split()) or type(error).__name__
+
+
+def run(main: Main) -> Main:
+    """Decorate a command's `main`: whatever goes wrong in it ends as one line on stderr and a documented exit code.
+
+    `UserError` speaks for itself. An `OSError` names its file. What no one foresaw (a library's own error) is told by
+    its kind and by where in this project it arose, never by its text, which may quote the data.
+    """
+
+    @functools.wraps(main)
+    def command(arguments: Sequence[str] | None = None) -> int:
+        try:
+            code = main(arguments)
+            sys.stdout.flush()
+        except UserError as error:
+            return _tell(one_line(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _tell("interrupted; run the same command again to go on", NOT_FINISHED)
+        except BrokenPipeError:
+            # The reader (`head`) has had enough. Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return NOT_FINISHED
+        except OSError as error:
+            what = error.strerror or type(error).__name__
+            named = f"{error.filename}: {what}" if error.filename is not None else what
+            return _tell(one_line(f"{named}; what is done stays, mend it and run again"), NOT_FINISHED)
+        except MemoryError:
+            return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
+        except Exception as error:  # noqa: BLE001 - the net itself
+            kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+            return _tell(f"{kind} {_place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
+        return code
+
+    return command
+
+
+def _tell(line: str, code: int) -> int:
+    if os.environ.get(TRACEBACK) == "1":
+        traceback.print_exc()
+    print(line, file=sys.stderr)
+    return code
+
+
+def _place(error: BaseException) -> str:
+    """`at builders/slake.py:73`: the deepest line of this project that the error passed, else the deepest of all."""
+    root = Path(__file__).parent.parent
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if Path(f.filename).is_relative_to(root) and "site-packages" not in f.filename]
+    found = (ours or frames)[-1]
+    return f"at {os.path.relpath(found.filename, root) if ours else Path(found.filename).name}:{found.lineno}"

@@ -1,0 +1,133 @@
+"""Settings from YAML files (policies, recipes, mixtures, presets, cards, mappings), every key and value checked.
+
+A file's form is a `Settings` class: its fields are the keys, their types and `Annotated[int, Meta(ge=1)]` bounds are
+checked by msgspec, what concerns several keys by `__post_init__`, which raises `ValueError`. Unknown and repeated keys
+are refused everywhere: a misspelt rule would otherwise be none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+import yaml
+
+from medgpt.errors import UserError, one_line
+
+Kind = TypeVar("Kind")
+
+_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+
+
+class SettingsError(UserError):
+    """A settings file that cannot be used: which file, which key, what is allowed."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a checked form. Immutable; compare and copy with `msgspec.structs.replace`."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as `yaml.safe_load`, but 1e-5 is a number (YAML 1.2) and a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is there twice: of two values the last would win unseen."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str | bytes, place: str) -> Any:
+    """The plain values of a YAML text. Raises: `SettingsError` with `place`, the file as the user knows it."""
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise SettingsError(f"{place}: not YAML ({one_line(error)})") from error
+    _refuse_infinite(value, place)
+    return value
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values of a YAML file. Raises: `SettingsError`."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
+    return parse_yaml(data, str(path))
+
+
+def find(name: Path | str, presets: Path, what: str) -> Path:
+    """The file of a shipped name (`presets/NAME.yaml`) or of a path. Raises: `SettingsError`, naming the shipped."""
+    shipped = sorted(path.stem for path in presets.glob("*.yaml"))
+    path = presets / f"{name}.yaml" if str(name) in shipped else Path(name)
+    if not path.is_file():
+        raise SettingsError(f"{name}: neither a YAML file nor a shipped {what} ({', '.join(shipped)})")
+    return path
+
+
+def checked(kind: type[Kind], value: Any, place: str) -> Kind:
+    """`value`, plain, as `kind`. Raises: `SettingsError` with `place`, the key and what it may be."""
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise SettingsError(f"{place}: {_explained(kind, str(error))}") from error
+
+
+def put(document: dict[str, Any], setting: str) -> None:
+    """Carry out one `--set a.b=value` on plain settings. Raises: `SettingsError`."""
+    key, equals, text = setting.partition("=")
+    *groups, last = key.strip().split(".")
+    if not equals or not last:
+        raise SettingsError(f"--set {setting}: write it as key=value")
+    for group in groups:
+        document = document.setdefault(group, {})
+        if not isinstance(document, dict):
+            raise SettingsError(f"--set {setting}: {group} is no group of settings")
+    document[last] = parse_yaml(text, f"--set {setting}")
+
+
+def _refuse_infinite(value: Any, place: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{place}: {value} is no number that a setting can have")
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _refuse_infinite(item, place)
+
+
+def _explained(kind: Any, message: str) -> str:
+    """The message of msgspec with the key in front, and what there is where a name or a word is unknown."""
+    found = _AT.fullmatch(message)
+    assert found is not None  # the pattern matches every text
+    path, what = (found["path"] or "").lstrip("."), found["what"]
+    known = ", ".join(sorted(map(str, _known(kind, re.findall(r"\w+|\[[^]]*\]", path)))))
+    if unknown := _UNKNOWN.fullmatch(what):
+        what = f"no key is called {unknown[1]}; there are {known}"
+    elif missing := _MISSING.fullmatch(what):
+        what = f"{missing[1]} is missing"
+    elif what.startswith("Invalid enum value"):
+        what = f"{what.removeprefix('Invalid enum value ')} is none of {known}"
+    return one_line(f"{path}: {what}" if path else what)
+
+
+def _known(kind: Any, path: Sequence[str]) -> set[Any]:
+    """The keys or words that may stand at a path within `kind`."""
+    arguments = get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+        return set(fields) if not path else _known(fields[path[0]], path[1:])
+    if get_origin(kind) is Literal:
+        return set(arguments)
+    # A list or a mapping takes one step of the path, `| None` and `Annotated` none.
+    step = path and path[0].startswith("[") and get_origin(kind) in (list, tuple, dict)
+    return set().union(*(_known(part, path[1:] if step else path) for part in arguments))
