@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.base import Filter, FilterError, Picture, Record, Score
-from filters.places import Place, read_places
+from filters.burned_in import TextBox, read_boxes
 from filters.text_regions import CELL, SIDE, difference, ink, shares
 
 RUN = 32
@@ -72,7 +72,7 @@ def signs(picture: Picture, found: Mapping[str, Score], number: int = 0) -> dict
     lines, regions, places = (found.get(f"overlaid_text.{name}") for name in ("boxes", "regions", "places"))
     if not isinstance(lines, (int, float)) or not isinstance(regions, (int, float)) or not isinstance(places, str):
         raise FilterError("the screens filter needs the scores of overlaid_text: give it `after: [overlaid_text]`")
-    here = [place for place in read_places(places) if place.picture == number]
+    here = [place for place in read_boxes(places) if place.picture == number]
     height, width = rgb.shape[:2]
     planes = [np.ascontiguousarray(rgb[:, :, channel]) for channel in range(3)]
     green = planes[1]
@@ -118,7 +118,7 @@ def _runs(edges: NDArray[np.bool_]) -> float:
     return float(np.count_nonzero(whole)) * 1000 / whole.size
 
 
-def _on_grey(grey: NDArray[np.bool_], places: Sequence[Place], scale: float) -> int:
+def _on_grey(grey: NDArray[np.bool_], places: Sequence[TextBox], scale: float) -> int:
     """How many pieces of writing, read or not, stand on even grey. `scale`: pixels of `grey` for one of the places."""
     count = 0
     for place in places:
@@ -129,7 +129,7 @@ def _on_grey(grey: NDArray[np.bool_], places: Sequence[Place], scale: float) -> 
     return count
 
 
-def _column(places: Sequence[Place]) -> int:
+def _column(places: Sequence[TextBox]) -> int:
     """The most pieces of writing that begin at one distance from the left, within half a line's height."""
     lines = [place for place in places if place.kind in "tu"]
     return max(

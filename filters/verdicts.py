@@ -27,10 +27,6 @@ from medgpt.atomic import sync_folder
 _log = logging.getLogger(__name__)
 
 
-class VerdictError(FilterError):
-    """One line: a verdict file is damaged or cannot be written."""
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What came of one question."""
@@ -63,7 +59,7 @@ class VerdictStore:
     """The verdicts below a folder (made if it is not there), read into memory: some 300 bytes a verdict."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there. Raises: `VerdictError`."""
+        """Read what is there. Raises: `FilterError`."""
         self._folder = folder
         self._lines: dict[bytes, bytes] = {}
         self._files: dict[Path, _File] = {}
@@ -74,7 +70,7 @@ class VerdictStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise VerdictError(f"{folder}: no folder for verdicts ({error})") from error
+            raise FilterError(f"{folder}: no folder for verdicts ({error})") from error
         self.refresh()
 
     def __len__(self) -> int:
@@ -93,7 +89,7 @@ class VerdictStore:
         return Verdict(**fields)
 
     def refresh(self) -> None:
-        """Read what other processes have added since. Raises: `VerdictError`."""
+        """Read what other processes have added since. Raises: `FilterError`."""
         for path in sorted(self._folder.glob("verdicts-*.jsonl")):
             if path != self._path:
                 self._read(path)
@@ -110,7 +106,7 @@ class VerdictStore:
             try:
                 key = bytes.fromhex(orjson.loads(line)["key"])
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-                raise VerdictError(
+                raise FilterError(
                     f"{path}: line {state.line} is damaged; delete that line, and its question is asked again"
                 ) from None
             self._lines[key] = line
@@ -118,17 +114,9 @@ class VerdictStore:
     def add(self, key: bytes, verdict: Verdict) -> None:
         """Append a verdict; it is safe from `kill -9` on return. A key already there gets the new verdict.
 
-        Raises: `VerdictError`.
+        Raises: `FilterError`.
         """
-        fields = {
-            "key": key.hex(),
-            "outcome": verdict.outcome,
-            "answer": verdict.answer,
-            "attempts": verdict.attempts,
-            "prompt_tokens": verdict.prompt_tokens,
-            "completion_tokens": verdict.completion_tokens,
-        }
-        line = orjson.dumps(fields)
+        line = orjson.dumps({"key": key.hex(), **vars(verdict)})
         try:
             descriptor = self._own_file()
             before = os.fstat(descriptor).st_size
@@ -137,7 +125,7 @@ class VerdictStore:
                 os.ftruncate(descriptor, before)
                 raise OSError("not written whole; is the disk full?")
         except OSError as error:
-            raise VerdictError(f"{self._path or self._folder}: a verdict cannot be written ({error})") from error
+            raise FilterError(f"{self._path or self._folder}: a verdict cannot be written ({error})") from error
         self._lines[key] = line
 
     def sync(self) -> None:
