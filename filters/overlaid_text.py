@@ -185,23 +185,17 @@ def _read(reader: TextRegions, rgb: NDArray[np.uint8], regions: Sequence[Region]
 
 
 def _boxes(found: FoundText, picture: Picture, number: int) -> Iterator[TextBox]:
-    height, width = picture.rgb(SIDE).shape[:2]
-    sides = picture.width, picture.height
-    if (height > width) != (picture.height > picture.width):
-        sides = sides[::-1]  # an EXIF orientation has turned it
+    high, wide = picture.rgb(SIDE).shape[:2]
+    width, height = picture.width, picture.height
+    if (high > wide) != (height > width):
+        width, height = height, width  # an EXIF orientation has turned it
     scored = [(line.region, "t", weight(line)) for line in found.text]
     scored += [(line.region, "m", line.confidence) for line in found.markers]
     scored += [(line.region, "p", line.confidence) for line in found.panel_letters]
     scored += [(region, "u", region.probability) for region in found.unread]
     for region, letter, score in scored:
-        left, top = (
-            min(side - 1, int(share * side)) for share, side in zip((region.left, region.top), sides, strict=True)
-        )
-        right, bottom = (
-            math.ceil(share * side) for share, side in zip((region.right, region.bottom), sides, strict=True)
-        )
-        score = min(1.0, round(score, 2))
-        yield TextBox(number, top, left, max(top + 1, bottom), max(left + 1, right), letter, score)
+        left, top, right, bottom = region.pixels(height, width)
+        yield TextBox(number, top, left, bottom, right, letter, min(1.0, round(score, 2)))
 
 
 class OverlaidText(Filter):
@@ -227,13 +221,8 @@ class OverlaidText(Filter):
         """Load the models. Raises: `FilterError` where a package is missing or a model is another one."""
         self._reader = TextRegions()
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        if not record.pictures:
-            return dict.fromkeys(self.scores)
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`."""
         found = [writing(self._reader, picture) for picture in record.pictures]
         most = max(found, key=lambda one: (one.score, one.regions))
         pairs = enumerate(zip(found, record.pictures, strict=True))

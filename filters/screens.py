@@ -12,12 +12,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from filters.base import Filter, FilterError, Picture, Record, Score
 from filters.burned_in import TextBox, read_boxes
-from filters.text_regions import CELL, SIDE, difference, ink, shares
+from filters.text_regions import CELL, SIDE, ink, shares
 
 RUN = 32
 """Pixels that an outline goes on for at least: a button's."""
@@ -74,11 +75,11 @@ def signs(picture: Picture, found: Mapping[str, Score], number: int = 0) -> dict
         raise FilterError("the screens filter needs the scores of overlaid_text: give it `after: [overlaid_text]`")
     here = [place for place in read_boxes(places) if place.picture == number]
     height, width = rgb.shape[:2]
-    planes = [np.ascontiguousarray(rgb[:, :, channel]) for channel in range(3)]
+    planes = cv2.split(rgb)
     green = planes[1]
     across, down = np.zeros_like(green), np.zeros_like(green)
-    across[:, 1:] = difference(green[:, 1:], green[:, :-1])
-    down[1:] = difference(green[1:], green[:-1])
+    across[:, 1:] = cv2.absdiff(green[:, 1:], green[:, :-1])
+    down[1:] = cv2.absdiff(green[1:], green[:-1])
     spread = np.maximum.reduce(planes) - np.minimum.reduce(planes)
     even = across <= EVEN
     beside = even[1:] & even[:-1]  # along the outline on both of its sides
@@ -173,13 +174,8 @@ class Screens(Filter):
     }
     cost: ClassVar[float] = 8.0
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`. Raises: `FilterError` without scores of `overlaid_text`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        if not record.pictures:
-            return dict.fromkeys(self.scores)
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`. Raises: `FilterError` without scores of `overlaid_text`."""
         every = [signs(picture, record.found, number) for number, picture in enumerate(record.pictures)]
         most = max(every, key=screen)
         value, tissue = screen(most), most["tissue"]
