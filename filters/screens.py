@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from filters.base import Filter, FilterError, Picture, Record, Score
 from filters.burned_in import TextBox, read_boxes
-from filters.text_regions import CELL, SIDE, ink, shares
+from filters.text_regions import CELL, SIDE, ink, shares, steps
 
 RUN = 32
 """Pixels that an outline goes on for at least: a button's."""
@@ -77,9 +77,7 @@ def signs(picture: Picture, found: Mapping[str, Score], number: int = 0) -> dict
     height, width = rgb.shape[:2]
     planes = cv2.split(rgb)
     green = planes[1]
-    across, down = np.zeros_like(green), np.zeros_like(green)
-    across[:, 1:] = cv2.absdiff(green[:, 1:], green[:, :-1])
-    down[1:] = cv2.absdiff(green[1:], green[:-1])
+    across, down = steps(green)
     spread = np.maximum.reduce(planes) - np.minimum.reduce(planes)
     even = across <= EVEN
     beside = even[1:] & even[:-1]  # along the outline on both of its sides
@@ -112,9 +110,7 @@ def _runs(edges: NDArray[np.bool_]) -> float:
     columns = edges.shape[1] // RUN
     if not columns or not len(edges):
         return 0.0
-    # Whole words instead of single pixels: eight times as fast.
-    pieces = np.ascontiguousarray(edges[:, : columns * RUN]).view(np.uint64).reshape(len(edges), columns, RUN // 8)
-    whole: NDArray[np.bool_] = np.asarray((pieces == np.uint64(0x0101010101010101)).all(axis=2))
+    whole = edges[:, : columns * RUN].reshape(len(edges), columns, RUN).all(axis=2)
     whole[1:] &= ~whole[:-1]  # an outline two pixels thick is one outline
     return float(np.count_nonzero(whole)) * 1000 / whole.size
 

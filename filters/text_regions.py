@@ -109,17 +109,23 @@ def ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
     Costs a tenth of the detector and leaves nothing of a clean radiograph.
     """
+    if min(rgb.shape[:2]) < CELL:
+        nothing = np.zeros((rgb.shape[0] // CELL, rgb.shape[1] // CELL), np.bool_)
+        return nothing, nothing
     planes = cv2.split(rgb[: rgb.shape[0] // CELL * CELL, : rgb.shape[1] // CELL * CELL])
     if all((plane == planes[0]).all() for plane in planes):
         planes = planes[:1]  # grey: the other planes are the same
-    steep_across, steep_down = np.zeros_like(planes[0]), np.zeros_like(planes[0])
-    for plane in planes:
-        cv2.max(steep_across[:, 1:], cv2.absdiff(plane[:, 1:], plane[:, :-1]), steep_across[:, 1:])
-        cv2.max(steep_down[1:], cv2.absdiff(plane[1:], plane[:-1]), steep_down[1:])
+    steep_across, steep_down = map(np.maximum.reduce, zip(*map(steps, planes), strict=True))
     flat = shares(np.maximum(steep_across, steep_down) <= FLAT)
     hard = (shares(steep_across > HARD) > ACROSS) & (shares(steep_down > HARD) > DOWN) & (flat > GROUND)
     soft = (shares(steep_across > SOFT) > ACROSS) & (shares(steep_down > SOFT) > DOWN) & ~hard
     return hard, soft
+
+
+def steps(plane: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(height, width) each: how far a pixel is from its left and from its upper neighbour; 0 at the border."""
+    left, upper = np.hstack((plane[:, :1], plane[:, :-1])), np.vstack((plane[:1], plane[:-1]))
+    return np.asarray(cv2.absdiff(plane, left)), np.asarray(cv2.absdiff(plane, upper))
 
 
 def shares(mask: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -254,7 +254,7 @@ def test_a_missing_extra_stops_before_the_build_and_says_what_to_install(
             "no rules for",
         ),
         ("format: 1\nname: x\nversion: 1\nsources: {'*': {unreadable: drop, filters: {dust: {}}}}", "'dust'"),
-        (None, "No such file"),
+        (None, "neither a YAML file nor a shipped recipe"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_one_line_and_builds_nothing(

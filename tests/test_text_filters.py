@@ -26,14 +26,15 @@ from builders.engine.rawfiles import read_bytes, text_of
 from builders.engine.source import Image as SourceImage
 from builders.engine.source import Sample, Source, assistant, user
 from builders.engine.tables import convert_rows, table_units
-from filters.base import Filter, FilterError, Picture, Record
+from filters.base import Filter, FilterError, Picture, Record, filter_class
 from filters.burned_in import BOX_KINDS, QUARANTINE, BurnedIn, TextBox, boxes_text, read_boxes
 from filters.decide import main as decide_main
 from filters.recipe import DEFAULT_RECIPE, load_recipe
 from filters.scores import run_build
 from filters.selection import Decision, decide_build
+from medgpt.errors import UserError
 
-pytest.importorskip("scipy")
+pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
 from filters.overlaid_text import MARKERS, OverlaidText, kind, weight
@@ -286,12 +287,13 @@ def test_a_missing_model_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("module", ["onnxruntime", "scipy"])
+@pytest.mark.parametrize("module", ["onnxruntime", "cv2"])
 def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # import raises ImportError
-    monkeypatch.delitem(sys.modules, f"{module}.ndimage", raising=False)
-    with pytest.raises(FilterError, match=rf"{module}.*pip install 'medgpt-oss\[filters\]'"):
-        OverlaidText()
+    for name in ("overlaid_text", "text_regions"):
+        monkeypatch.delitem(sys.modules, f"filters.{name}")
+    with pytest.raises(UserError, match=rf"{module}.*pip install 'medgpt-oss\[filters\]'"):
+        filter_class("overlaid_text")()
 
 
 # ---------------------------------------------------------------- screens
