@@ -58,7 +58,8 @@ def test_exit_codes_and_arguments_pass_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [(("biuld",), "did you mean build?"), (("build", "slaek"), "did you mean slake?"), (("zzz",), "")]
+    ("words", "said"),
+    [(("biuld",), "did you mean build?"), (("build", "slaek"), "did you mean slake?"), (("zzz",), "no such command")],
 )
 def test_an_unknown_name_is_one_line_that_says_what_is_near(words: tuple[str, ...], said: str) -> None:
     done = medgpt(*words)
