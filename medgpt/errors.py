@@ -15,15 +15,21 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 
 TRACEBACK = "MEDGPT_TRACEBACK"
 """Set to 1 in the environment, this shows where in the code an error came from. Tracebacks may quote data."""
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """A command's entry point: words of its command line (those of the process if None) to an exit code."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command."""
 
 
 class UserError(Exception):
