@@ -9,6 +9,7 @@ rule) belongs into `version`: nothing else says that scores are out of date.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -160,17 +161,19 @@ class Filter:
         """What of the options can change a score; files by the digest of their content. Raises: `OSError`."""
         kept = {name: value for name, value in options.items() if name not in cls.runtime_options}
         files = [name for name in cls.file_options if kept.get(name) is not None]
-        return kept | {name: _content(Path(str(kept[name]))) for name in files}
+        return kept | {name: content_digest(Path(str(kept[name]))) for name in files}
 
 
-def _content(path: Path) -> Any:
-    """Digest of a file, or of a folder's files and their names."""
+def content_digest(path: Path) -> str:
+    """Digest of a file, or of a folder's files and their names. Raises: `OSError`."""
     from medgpt.digest import file_sha256
 
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return [(file.relative_to(path).as_posix(), file_sha256(file).hex()) for file in files]
-    return file_sha256(path).hex()
+    if not path.is_dir():
+        return file_sha256(path).hex()
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(file.relative_to(path).as_posix().encode() + b"\0" + file_sha256(file))
+    return digest.hexdigest()
 
 
 def filter_class(name: str, place: str | None = None) -> type[Filter]:

@@ -169,8 +169,9 @@ class _Parser:
                 return -value
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             return node.value
-        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            if abs(node.value) < 1e300:  # neither infinite nor an integer that is too long for a float
+        elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            # Neither infinite, nor an integer that is too long for a float.
+            if not isinstance(node.value, bool) and abs(node.value) < 1e300:
                 return float(node.value)
         elif isinstance(node, ast.Name):
             return self._column(self._own, node.id)

@@ -32,7 +32,7 @@ Options = Mapping[str, Mapping[str, Any]]
 """Options given from outside the recipe, by filter: weights, label tables, an endpoint."""
 
 
-class FilterRule(Settings, rename={"place": "class"}):
+class FilterRule(Settings, frozen=True, kw_only=True, rename={"place": "class"}):
     """One filter as a recipe asks for it, not yet checked against the filter itself."""
 
     place: str | None = None
@@ -58,7 +58,7 @@ class FilterRule(Settings, rename={"place": "class"}):
         return _digest([self.place, self.options, self.after, self.needs])
 
 
-class SourceRules(Settings):
+class SourceRules(Settings, frozen=True, kw_only=True):
     """What a recipe says of a source: what becomes of unreadable samples, and its filters."""
 
     unreadable: Outcome | None = None
@@ -66,7 +66,7 @@ class SourceRules(Settings):
     """By name; from `load_recipe` on, each is a `FilterRule`."""
 
 
-class _RecipeFile(Settings):
+class _RecipeFile(Settings, frozen=True, kw_only=True):
     format: int
     name: str
     version: int

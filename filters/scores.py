@@ -536,16 +536,11 @@ def read_rows(path: Path, steps: Sequence[Step], start: int = 0, count: int | No
     same = read_meta(path)["filters"]
     taken = [step for step in steps if same.get(step.name) == step.identity]
     columns = [*_FIXED, *(column for step in taken for column in step.columns)]
-    table = pq.read_table(path, columns=columns).slice(start, count)
-    values = {name: table[name].to_pylist() for name in columns}
     rows = []
-    for number, (sample, reason, skipped) in enumerate(zip(*(values[name] for name in _FIXED), strict=True)):
-        row = _Row(sample, reason, {}, set())
-        for step in taken:
-            if step.name not in skipped:
-                row.values |= {column: values[column][number] for column in step.columns}
-                row.done.add(step.name)
-        rows.append(row)
+    for entry in pq.read_table(path, columns=columns).slice(start, count).to_pylist():
+        done = [step for step in taken if step.name not in entry["skipped"]]
+        values = {column: entry[column] for step in done for column in step.columns}
+        rows.append(_Row(entry["sample_id"], entry["reason"], values, {step.name for step in done}))
     return rows
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -110,7 +110,7 @@ def _runs(edges: NDArray[np.bool_]) -> float:
     columns = edges.shape[1] // RUN
     if not columns or not len(edges):
         return 0.0
-    whole = edges[:, : columns * RUN].reshape(len(edges), columns, RUN).all(axis=2)
+    whole = np.asarray(edges[:, : columns * RUN].reshape(len(edges), columns, RUN).all(axis=2))
     whole[1:] &= ~whole[:-1]  # an outline two pixels thick is one outline
     return float(np.count_nonzero(whole)) * 1000 / whole.size
 
@@ -134,7 +134,7 @@ def _column(places: Sequence[TextBox]) -> int:
     )
 
 
-def _buttons(planes: Sequence[NDArray[np.uint8]]) -> bool:
+def _buttons(planes: Sequence[NDArray[Any]]) -> bool:
     """Whether a red, a yellow and a green dot follow each other in a row at equal distances near the top."""
     rows = max(1, round(planes[0].shape[0] * DOT_HEIGHT))
     red, green, blue = (plane[:rows].astype(np.int16) for plane in planes)

@@ -19,10 +19,11 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from filters.base import Filter, FilterError, Picture, Record, Score, UnreadablePicture, decode
+from filters.base import Filter, FilterError, Picture, Record, Score, UnreadablePicture, content_digest, decode
 from medgpt.errors import DONE, UserError, one_line, run
 
 if TYPE_CHECKING:
@@ -173,44 +174,39 @@ def find(
 
     from filters.scores import write_table
     from filters.zero_shot import ZeroShot
-    from medgpt.digest import file_sha256
 
-    files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
-    digests = [[path.name, file_sha256(path).hex()] for path in files if path.is_file()]
-    total = sum(unit["kept"] for build in builds for unit in build.record["units"] if _has_pictures(unit))
-    ids: list[str] = []
-    owners: list[str] = []
+    digest = content_digest(weights) if weights.exists() else ""
+    owner: dict[str, str] = {}
     parts: list[NDArray[np.float32]] = []
     network: ZeroShot | None = None
-    with tqdm(total=total, unit=" samples", desc="embed", disable=not progress, smoothing=0.05) as bar:
+    count = 0
+    with tqdm(unit=" samples", desc="embed", disable=not progress, smoothing=0.05) as bar:
+        bar.total = sum(unit["kept"] for build in builds for unit in build.record["units"] if _has_pictures(unit))
         for build in builds:
             first = 0
-            for unit in build.record["units"]:
-                if unit["role"] != "train":
-                    continue
+            for unit in (unit for unit in build.record["units"] if unit["role"] == "train"):
                 if _has_pictures(unit):
-                    path = _part(data, build, unit, [digests, model])
+                    path = _part(data, build, unit, [digest, model])
                     if not path.is_file():
                         network = network or ZeroShot(str(weights), model, device)
                         write_table(path, _embed(network, build, first, unit["kept"]), {"format": "1"})
                     names, vectors = _read(path)
-                    ids += names
-                    owners += [build.record["build"]] * len(names)
+                    owner |= dict.fromkeys(names, build.record["build"])
+                    count += len(names)
                     parts.append(vectors)
                     bar.update(unit["kept"])
                 first += unit["kept"]
-    if len(set(ids)) != len(ids):
+    if len(owner) != count:
         raise UserError(f"{data}: a sample id is in two builds (two variants of a source?); choose one with --build")
     stacked = np.concatenate([part for part in parts if len(part)] or [np.zeros((0, 0), np.float32)])
-    owner = dict(zip(ids, owners, strict=True))
     rows = [
         {"build": owner[sample], "sample_id": sample, "stays_build": owner[other], "stays": other, "cosine": cosine}
-        for sample, other, cosine in semantic_duplicates(ids, stacked, threshold)
+        for sample, other, cosine in semantic_duplicates(list(owner), stacked, threshold)
     ]
     kinds = dict.fromkeys(("build", "sample_id", "stays_build", "stays"), pa.string()) | {"cosine": pa.float64()}
     table = pa.Table.from_pylist(rows, pa.schema(list(kinds.items())))
     roots = {build.record["build"]: build.record["root"] for build in builds}
-    made_from = {"threshold": f"{threshold:g}", "weights": json.dumps(digests), "roots": json.dumps(roots)}
+    made_from = {"threshold": f"{threshold:g}", "weights": digest, "roots": json.dumps(roots)}
     write_table(data / EMBEDDINGS / TABLE_FILE, table, made_from)
     return table
 
@@ -231,21 +227,15 @@ def _embed(network: ZeroShot, build: LoadedBuild, first: int, count: int) -> pa.
     stored = Build(build.folder, role="train")
     ids, vectors = list[str](), list[Any]()
     for start in range(first, first + count, _BATCH):
-        pictures: list[Picture] = []
-        shown: list[int] = []
+        shown: dict[int, Picture] = {}
         for number in range(start, min(start + _BATCH, first + count)):
             sample = stored[number]
             ids.append(sample.record["id"])
             vectors.append(None)
-            try:
-                decoded = decode(sample)
-            except UnreadablePicture:
-                continue  # filters.run names it: the recipe says what becomes of it
-            if decoded:
-                pictures.append(decoded[0])
-                shown.append(len(vectors) - 1)
-        for place, vector in zip(shown, network.embed_pictures(pictures), strict=True):
-            vectors[place] = vector.tolist()
+            with suppress(UnreadablePicture):  # filters.run names it: the recipe says what becomes of it
+                shown |= {len(vectors) - 1: picture for picture in decode(sample)[:1]}
+        for row, vector in zip(shown, network.embed_pictures(list(shown.values())), strict=True):
+            vectors[row] = vector.tolist()
     return pa.table({"sample_id": pa.array(ids, pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
 
 

@@ -122,7 +122,7 @@ def ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return hard, soft
 
 
-def steps(plane: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def steps(plane: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(height, width) each: how far a pixel is from its left and from its upper neighbour; 0 at the border."""
     left, upper = np.hstack((plane[:, :1], plane[:, :-1])), np.vstack((plane[:1], plane[:-1]))
     return np.asarray(cv2.absdiff(plane, left)), np.asarray(cv2.absdiff(plane, upper))
