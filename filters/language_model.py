@@ -128,7 +128,7 @@ def _fits(value: object, rule: Mapping[str, Any]) -> bool:
 
 
 @dataclass
-class Statistics:
+class JudgeStatistics:
     """What a filter has done since it was made."""
 
     questions: int = 0
@@ -210,7 +210,7 @@ class LanguageModel(Filter):
         """
         if attempts < 1 or max_tokens < 1:
             raise UserError(f"attempts {attempts}, max_tokens {max_tokens}: must be 1 or more")
-        self.statistics = Statistics()
+        self.statistics = JudgeStatistics()
         self._prices = price_in, price_out
         self._allowed = tuple(allowed_hosts)
         self._attempts = attempts

@@ -147,14 +147,8 @@ def writing(reader: TextRegions, picture: Picture) -> FoundText:
         places = windows(soft, height, width, SOFT_BUDGET)[:MOST_WINDOWS]
         second = [region for window in places for region in reader.detect(rgb, window)]
     second = [region for region in second if not any(_same(region, other) for other in first)]
-    more = _read(reader, rgb, second)
-    return FoundText(
-        found.text + more.text,
-        found.markers + more.markers,
-        found.panel_letters + more.panel_letters,
-        found.unread + more.unread,
-        found.regions + more.regions,
-    )
+    more = vars(_read(reader, rgb, second))
+    return FoundText(**{name: value + more[name] for name, value in vars(found).items()})
 
 
 def _same(one: Region, other: Region) -> bool:

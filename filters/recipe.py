@@ -107,7 +107,7 @@ def picture_stage(stages: Sequence[Stage]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Stage):
+class FilterStep(Stage):
     """A stage that can be run: its filter, resolved. Picklable."""
 
     place: str
@@ -130,7 +130,7 @@ class FilterPlan:
     """What happens to the samples of one source, in order."""
 
     source: str
-    steps: tuple[Step, ...]
+    steps: tuple[FilterStep, ...]
     unreadable: str
     left_out: Mapping[str, str]
     """Filters that do not run -> why."""
@@ -209,8 +209,8 @@ def _source(place: str, base: SourceRules, content: object) -> SourceRules:
     return SourceRules(unreadable=unreadable, filters=filters)
 
 
-def _resolve(rules: Mapping[str, FilterRule], left_out: Mapping[str, str], where: str) -> tuple[Step, ...]:
-    steps: dict[str, Step] = {}
+def _resolve(rules: Mapping[str, FilterRule], left_out: Mapping[str, str], where: str) -> tuple[FilterStep, ...]:
+    steps: dict[str, FilterStep] = {}
     try:
         classes = {name: filter_class(name, rule.place) for name, rule in rules.items()}
         for name in _order(rules, classes, left_out):
@@ -218,7 +218,7 @@ def _resolve(rules: Mapping[str, FilterRule], left_out: Mapping[str, str], where
             after = tuple(other for other in rule.after if other in rules)
             known = {other: frozenset(step.scores) for other, step in steps.items()}
             known[name] = frozenset(found.scores)
-            steps[name] = Step(
+            steps[name] = FilterStep(
                 name=name,
                 needs_pictures=found.needs_pictures,
                 scores=tuple(found.scores),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from manifests.catalog import LoadedBuild
+
 REVIEW_COLUMNS = ("sample_id", "text", "label")
 KEY_COLUMNS = ("sample_id", "score", "flagged", "weight")
 LABELS = {"yes": True, "y": True, "1": True, "true": True, "no": False, "n": False, "0": False, "false": False}
@@ -293,29 +295,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _draw_command(options: argparse.Namespace) -> None:
+    from filters.base import Record
+    from manifests.catalog import load_builds
     from medgpt.atomic import write_atomic
+    from shards.reader import Build
 
-    folders = sorted(path for path in (options.data / "scores").glob("*") if path.is_dir())
-    if options.build:
-        folders = [path for path in folders if path.name in set(options.build)]
+    builds = {build.record["build"]: build for build in load_builds(options.data)}
     scores: list[Drawn] = []
-    builds: dict[str, Path] = {}
-    for folder in folders:
-        build = options.data / folder.name
-        if not build.is_dir():
-            build = options.data / "built" / folder.name
+    owners: dict[str, Path] = {}
+    for folder in sorted(path for path in (options.data / "scores").glob("*") if path.is_dir()):
+        if options.build and folder.name not in options.build:
+            continue
+        build = builds.get(folder.name.partition("@")[0])
+        if build is None:
+            raise UserError(f"{folder}: scores of a build that is no more; delete the folder")
         hidden = set() if options.show_credentialed else _credentialed(build)
         found = [one for one in _scores(folder, options.score, options.threshold) if one.sample_id not in hidden]
-        builds |= {one.sample_id: build for one in found}
+        owners |= {one.sample_id: build.folder for one in found}
         scores += found
     if not scores:
         raise UserError(f"{options.data}/scores: no {options.score} to draw from")
     drawn = draw(scores, options.n, options.seed)
-    texts = _texts({one.sample_id: builds[one.sample_id] for one in drawn})
-    question = f"{options.score}: yes or no?"
+    opened = {path: Build(path, allow_metadata_only=True) for path in {owners[one.sample_id] for one in drawn}}
+    texts = {}
+    for one in drawn:
+        stored = opened[owners[one.sample_id]]
+        try:
+            texts[one.sample_id] = Record(stored[stored.find(one.sample_id)].record).caption
+        except KeyError:
+            raise UserError(f"{one.sample_id} has a score but is not in its build; score it again") from None
     for suffix, content in (
         (".csv", review_csv(drawn, texts)),
-        (".html", review_html(drawn, texts, question)),
+        (".html", review_html(drawn, texts, f"{options.score}: yes or no?")),
         (".key.csv", key_csv(drawn)),
     ):
         write_atomic(options.out.with_name(options.out.name + suffix), content.encode())
@@ -330,41 +341,22 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Drawn]:
         names = pq.read_schema(path).names
         if column not in names:
             raise UserError(f"{path}: no score {column!r}; there are: {', '.join(n for n in names if '.' in n)}")
-        table = pq.read_table(path, columns=["sample_id", column])
-        for sample_id, score in zip(*(table[name].to_pylist() for name in ("sample_id", column)), strict=True):
-            if isinstance(score, str):
+        for row in pq.read_table(path, columns=["sample_id", column]).to_pylist():
+            if isinstance(row[column], str):
                 raise UserError(f"{column} is text; choose a score that is a number")
-            if score is not None:
-                yield Drawn(sample_id, float(score), score >= threshold)
+            if row[column] is not None:
+                yield Drawn(row["sample_id"], float(row[column]), row[column] >= threshold)
 
 
-def _credentialed(build: Path) -> set[str]:
+def _credentialed(build: LoadedBuild) -> set[str]:
     """Ids of the credentialed samples of a build."""
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     found: set[str] = set()
-    for path in sorted((build / "manifest").glob("*.parquet")):
-        if not path.name.endswith(".images.parquet"):
-            table = pq.read_table(path, columns=["sample_id", "access"])
-            found |= set(table.filter(pc.equal(table["access"], "credentialed"))["sample_id"].to_pylist())
+    for _, path in build.parts("samples"):
+        rows = pq.read_table(path, columns=["sample_id"], filters=[("access", "=", "credentialed")])
+        found |= set(rows["sample_id"].to_pylist())
     return found
-
-
-def _texts(builds: dict[str, Path]) -> dict[str, str]:
-    """Captions by sample; `builds` says where each one lies."""
-    from filters.base import Record
-    from shards.reader import Build
-
-    texts = {}
-    opened = {path: Build(path, allow_metadata_only=True) for path in dict.fromkeys(builds.values())}
-    for sample_id, path in builds.items():
-        build = opened[path]
-        try:
-            texts[sample_id] = Record(build[build.find(sample_id)].record).caption
-        except KeyError:
-            raise UserError(f"{sample_id} has a score but is not in its build; score it again") from None
-    return texts
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from filters.base import (
     UnreadablePicture,
     decode,
 )
-from filters.recipe import FilterPlan, Options, Recipe, Step, picture_stage
+from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds
 from manifests.fingerprints import MAX_PIXELS
 from medgpt.atomic import AtomicFile, write_atomic
@@ -189,7 +189,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 @dataclass
-class _Row:
+class _ScoreRow:
     """One sample's scores while they are being collected."""
 
     sample_id: str
@@ -366,7 +366,7 @@ class _Worker:
         if job.seed is not None:
             rows = read_rows(job.seed, self._plan.steps, job.start, job.count)
         else:
-            rows = [_Row("", None, {}, set()) for _ in range(job.count)]
+            rows = [_ScoreRow("", None, {}, set()) for _ in range(job.count)]
         asked = []
         for start in range(0, job.count, BATCH):
             batch = {job.first + number: rows[number] for number in range(start, min(start + BATCH, job.count))}
@@ -377,7 +377,7 @@ class _Worker:
         own.replace(job.target)
         return asked
 
-    def ask(self, batch: Mapping[int, _Row], steps: Sequence[Step]) -> list[str]:
+    def ask(self, batch: Mapping[int, _ScoreRow], steps: Sequence[FilterStep]) -> list[str]:
         """Ask filters about samples (number in the build -> row) where their scores are needed; ids of the samples."""
         waiting: dict[int, StoredSample] = {}
         records: dict[int, Record] = {}
@@ -412,7 +412,7 @@ class _Worker:
                 ask(made, step, [batch[number] for number in todo], [records[number] for number in todo])
         return [batch[number].sample_id for number in records]
 
-    def _missing(self, row: _Row) -> list[Step]:
+    def _missing(self, row: _ScoreRow) -> list[FilterStep]:
         return missing_steps(row, self._plan, self._all_scores)
 
     def _opened(self) -> Build:
@@ -434,7 +434,7 @@ def _work(job: _Job) -> list[str]:
     return _worker.run(job)
 
 
-def missing_steps(row: _Row, plan: FilterPlan, all_scores: bool) -> list[Step]:
+def missing_steps(row: _ScoreRow, plan: FilterPlan, all_scores: bool) -> list[FilterStep]:
     """The filters that have still to be asked about a sample, as far as that is known before they are asked."""
     missing = []
     first_picture = picture_stage(plan.steps)
@@ -450,7 +450,7 @@ def missing_steps(row: _Row, plan: FilterPlan, all_scores: bool) -> list[Step]:
     return missing
 
 
-def ask(made: Filter, step: Step, rows: Sequence[_Row], records: Sequence[Record]) -> None:
+def ask(made: Filter, step: FilterStep, rows: Sequence[_ScoreRow], records: Sequence[Record]) -> None:
     """Ask a filter about records and put its answers, checked and rounded, into the rows. Raises: `FilterError`."""
     try:
         answers = made.score(records)
@@ -472,7 +472,7 @@ def ask(made: Filter, step: Step, rows: Sequence[_Row], records: Sequence[Record
         row.done.add(step.name)
 
 
-def _value(value: Any, step: Step, score: str, sample: str) -> Score:
+def _value(value: Any, step: FilterStep, score: str, sample: str) -> Score:
     if value is None or isinstance(value, str):
         return value
     try:
@@ -485,7 +485,7 @@ def _value(value: Any, step: Step, score: str, sample: str) -> Score:
     return number + 0.0  # no negative zero
 
 
-def write_rows(path: Path, rows: Sequence[_Row], plan: FilterPlan, content: str) -> None:
+def write_rows(path: Path, rows: Sequence[_ScoreRow], plan: FilterPlan, content: str) -> None:
     """Write rows as a part. Raises: `FilterError` for a score that is now a number and now a text."""
     arrays: dict[str, Any] = {
         "sample_id": pa.array([row.sample_id for row in rows], pa.string()),
@@ -531,7 +531,7 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise FilterError(f"{path}: no score part ({type(error).__name__}); delete it and run again") from error
 
 
-def read_rows(path: Path, steps: Sequence[Step], start: int = 0, count: int | None = None) -> list[_Row]:
+def read_rows(path: Path, steps: Sequence[FilterStep], start: int = 0, count: int | None = None) -> list[_ScoreRow]:
     """Rows of a part, with the scores of those filters whose identity is the same. Raises: `FilterError`."""
     same = read_meta(path)["filters"]
     taken = [step for step in steps if same.get(step.name) == step.identity]
@@ -540,7 +540,7 @@ def read_rows(path: Path, steps: Sequence[Step], start: int = 0, count: int | No
     for entry in pq.read_table(path, columns=columns).slice(start, count).to_pylist():
         done = [step for step in taken if step.name not in entry["skipped"]]
         values = {column: entry[column] for step in done for column in step.columns}
-        rows.append(_Row(entry["sample_id"], entry["reason"], values, {step.name for step in done}))
+        rows.append(_ScoreRow(entry["sample_id"], entry["reason"], values, {step.name for step in done}))
     return rows
 
 

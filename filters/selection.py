@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -248,55 +249,54 @@ def _decide(scored: ScoredBuild) -> pa.Table:
 
 
 def _waterfall(scored: ScoredBuild, table: pa.Table, recipe: Recipe) -> dict[str, Any]:
-    at, kept = table["at"], table["kept"]
+    at = table["at"]
     reached = len(table)
     steps: list[dict[str, Any]] = []
 
-    def unreadable(place: float, names: Sequence[str]) -> None:
+    def unreadable(place: float, step: str) -> None:
         nonlocal reached
         here = table.filter(pc.equal(at, place))
-        counts = {name: pc.sum(pc.equal(here["unreadable"], name)).as_py() or 0 for name in names}
-        counts = {name: count for name, count in counts.items() if count}
+        left = reached - len(here)
         steps.append(
-            {"step": "readable caption" if place == 0 else "readable picture", "reached": reached, "reasons": counts,
-             "unreadable": len(here), "outcome": scored.unreadable, "left": reached - len(here)}
+            {"step": step, "reached": reached, "reasons": _counts(here["unreadable"]), "unreadable": len(here),
+             "outcome": scored.unreadable, "left": left}
         )  # fmt: skip
-        reached -= len(here)
+        reached = left
 
-    unreadable(0.0, CAPTION_REASONS)
+    unreadable(0.0, "readable caption")
     for number, stage in enumerate(scored.stages):
         if number == picture_stage(scored.stages):
-            unreadable(number + 0.5, PICTURE_REASONS)
+            unreadable(number + 0.5, "readable picture")
         if stage.drop is None:
             continue
         # Whoever left earlier was not looked at; NULL means that nothing took the sample out.
-        here = table.filter(pc.fill_null(pc.greater(at, number), True))
-        code = here["#" + stage.name]
-        dropped = pc.sum(pc.equal(code, "drop")).as_py() or 0
-        missing = pc.sum(pc.equal(code, NOT_SCORED)).as_py() or 0
-        leaving = dropped + (missing if stage.not_scored == DROP else 0)
+        codes = _counts(table.filter(pc.fill_null(pc.greater(at, number), True))["#" + stage.name])
+        dropped, missing = codes.get("drop", 0), codes.get(NOT_SCORED, 0)
+        left = reached - dropped - (missing if stage.not_scored == DROP else 0)
         steps.append(
             {"step": stage.name, "drop": stage.drop.text, "reached": reached, "dropped": dropped,
-             NOT_SCORED: missing, "not_scored_outcome": stage.not_scored, "left": reached - leaving}
+             NOT_SCORED: missing, "not_scored_outcome": stage.not_scored, "left": left}
         )  # fmt: skip
-        reached -= leaving
-    dropped_table = table.filter(pc.invert(kept))
-    first = dropped_table["reason"].value_counts().to_pylist()
-    every = pc.list_flatten(dropped_table["reasons"]).value_counts().to_pylist()
+        reached = left
+    gone = table.filter(pc.invert(table["kept"]))
     return {
-        "build": scored.document["build"],
-        "source": scored.document["source"],
-        "role": scored.document["role"],
-        "root": scored.document["root"],
+        **{name: scored.document[name] for name in ("build", "source", "role", "root")},
         "recipe": {"name": recipe.name, "version": recipe.version, "sha256": recipe.sha256},
         "read": len(table),
-        "kept": pc.sum(kept).as_py() or 0,
-        "dropped": len(dropped_table),
+        "kept": len(table) - len(gone),
+        "dropped": len(gone),
         "steps": steps,
-        "reasons": {item["values"]: item["counts"] for item in sorted(first, key=lambda item: item["values"])},
-        "all_reasons": {item["values"]: item["counts"] for item in sorted(every, key=lambda item: item["values"])},
+        "reasons": _counts(gone["reason"]),
+        "all_reasons": _counts(pc.list_flatten(gone["reasons"])),
         "left_out": dict(scored.left_out),
         "parts": [{"file": part["file"], "sha256": part["sha256"]} for part in scored.document["parts"]],
+    }
+
+
+def _counts(values: Any) -> dict[str, int]:
+    """How often each text is in a column, by text."""
+    return {
+        item["values"]: item["counts"] for item in sorted(values.value_counts().to_pylist(), key=itemgetter("values"))
     }
 
 

@@ -47,14 +47,6 @@ def verdict_key(prompt: str, model: str, parameters: Mapping[str, Any], text: st
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-@dataclass
-class _File:
-    """A file as far as it has been read."""
-
-    offset: int = 0
-    line: int = 0
-
-
 class VerdictStore:
     """The verdicts below a folder (made if it is not there), read into memory: some 300 bytes a verdict."""
 
@@ -62,7 +54,8 @@ class VerdictStore:
         """Read what is there. Raises: `FilterError`."""
         self._folder = folder
         self._lines: dict[bytes, bytes] = {}
-        self._files: dict[Path, _File] = {}
+        self._files: dict[Path, tuple[int, int]] = {}
+        """How far each file has been read: bytes, lines."""
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._process = os.getpid()
@@ -95,21 +88,21 @@ class VerdictStore:
                 self._read(path)
 
     def _read(self, path: Path) -> None:
-        state = self._files.setdefault(path, _File())
+        offset, number = self._files.get(path, (0, 0))
         with path.open("rb") as file:
-            file.seek(state.offset)
+            file.seek(offset)
             data = file.read()
         # A last line without its end is still being written, or torn: the process that next owns the file settles it.
         for line in data.split(b"\n")[:-1]:
-            state.line += 1
-            state.offset += len(line) + 1
             try:
                 key = bytes.fromhex(orjson.loads(line)["key"])
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
                 raise FilterError(
-                    f"{path}: line {state.line} is damaged; delete that line, and its question is asked again"
+                    f"{path}: line {number + 1} is damaged; delete that line, and its question is asked again"
                 ) from None
             self._lines[key] = line
+            offset, number = offset + len(line) + 1, number + 1
+        self._files[path] = offset, number
 
     def add(self, key: bytes, verdict: Verdict) -> None:
         """Append a verdict; it is safe from `kill -9` on return. A key already there gets the new verdict.
@@ -156,7 +149,7 @@ class VerdictStore:
                 continue
             break
         self._read(path)
-        whole, size = self._files[path].offset, os.fstat(descriptor).st_size
+        whole, size = self._files[path][0], os.fstat(descriptor).st_size
         if size > whole:
             _log.warning("%s: a torn last line (%d bytes) was dropped; its question is asked again", path, size - whole)
             os.ftruncate(descriptor, whole)
