@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 Score = float | int | str | None
 """One stored value; None where the filter has nothing to say (no picture, no text)."""
 
-MIN_SIDE, MAX_SIDE = 16, 16_384
-"""Pixels. Below, there is nothing to see; above, it is a scan of a whole slide, not a figure: decoding a side of 20,000
-pixels takes gigabytes and seconds."""
+SIDES = 16, 16_384
+"""Shortest and longest side, in pixels. Below, there is nothing to see; above, it is a scan of a whole slide, not a
+figure: decoding a side of 20,000 pixels takes gigabytes and seconds."""
 CAPTION_REASONS = ("empty_caption",)
 PICTURE_REASONS = ("image_too_small", "image_too_large", "truncated_image", "corrupt_image")
 """Why a sample has no scores. A recipe says what becomes of it: `unreadable`."""
@@ -100,7 +100,7 @@ class Picture:
 
 def decode(sample: StoredSample) -> list[Picture]:
     """The pictures of a sample. Raises: `UnreadablePicture` for the first that is too small, too large or damaged."""
-    return [Picture(data, (MIN_SIDE, MAX_SIDE)) for data in sample.images]
+    return [Picture(data, SIDES) for data in sample.images]
 
 
 @dataclass

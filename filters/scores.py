@@ -19,7 +19,8 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from filters.base import (
-    CAPTION_REASONS,
-    MAX_SIDE,
-    MIN_SIDE,
-    Filter,
-    FilterError,
-    Record,
-    Score,
-    UnreadablePicture,
-    decode,
-)
+from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Score, UnreadablePicture, decode
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds
 from manifests.fingerprints import MAX_PIXELS
@@ -50,7 +41,7 @@ from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"
 FORMAT = 1
-INTAKE = f"1/{MIN_SIDE}-{MAX_SIDE}-{MAX_PIXELS}"
+INTAKE = f"1/{SIDES[0]}-{SIDES[1]}-{MAX_PIXELS}"
 """Version of the rules by which a picture is unreadable; part of what makes scores out of date."""
 CHUNK = 256
 """Samples of a job: seconds to half a minute of work, which is what a kill can cost a worker."""
@@ -213,6 +204,19 @@ class _Job:
     target: Path
 
 
+@dataclass
+class _UnitWork:
+    """The jobs of one unit, and how far they are."""
+
+    unit: Mapping[str, Any]
+    first: int
+    """Number of its first sample in the build, among those of the role."""
+    jobs: list[_Job]
+    done: int = 0
+    asked: set[str] = field(default_factory=set)
+    """Ids of the samples that a filter was asked about."""
+
+
 class _Run:
     """The work on one build."""
 
@@ -226,8 +230,7 @@ class _Run:
 
     def parts(self, units: Sequence[Mapping[str, Any]], bar: Any) -> list[dict[str, Any]]:
         """Make or find every unit's part; their records in the order of the units."""
-        jobs: list[_Job] = []
-        pending: dict[str, tuple[Mapping[str, Any], int, list[_Job]]] = {}
+        owner: dict[_Job, _UnitWork] = {}
         first = 0
         for unit in units:
             target = self._target(unit)
@@ -235,12 +238,18 @@ class _Run:
             if seed == target and self._complete(target):
                 bar.update(unit["kept"])
             else:
-                mine = self._jobs(unit, first, seed)
-                pending[unit["unit"]] = unit, first, mine
-                jobs += mine
+                work = _UnitWork(unit, first, self._jobs(unit, first, seed))
+                owner |= dict.fromkeys(work.jobs, work)
             first += unit["kept"]
         try:
-            self._chunks(jobs, pending, bar)
+            for job, asked in self._done(list(owner)):
+                work = owner.pop(job)
+                work.asked.update(asked)
+                work.done += 1
+                bar.update(job.count)
+                if work.done == len(work.jobs):
+                    self._finish(work)
+                    self.scored += len(work.asked)
         finally:
             self._here.close()
         targets = [(unit, self._target(unit)) for unit in units]
@@ -276,13 +285,13 @@ class _Run:
         if target.is_file():
             return target
         wanted = {step.identity for step in self.plan.steps}
-        best: tuple[int, Path] | None = None
-        for path in sorted(self.out.glob(f"{glob.escape(unit['unit'])}-????????????????.parquet")):
-            meta = read_meta(path)
-            shared = len(wanted & set(meta["filters"].values()))
-            if meta["content"] == self._content(unit) and shared and (best is None or shared > best[0]):
-                best = shared, path
-        return best[1] if best else None
+        found = [
+            (len(wanted & set(meta["filters"].values())), path)
+            for path in sorted(self.out.glob(f"{glob.escape(unit['unit'])}-????????????????.parquet"))
+            if (meta := read_meta(path))["content"] == self._content(unit)
+        ]
+        shared, best = max(found, key=itemgetter(0), default=(0, None))
+        return best if shared else None
 
     def _complete(self, path: Path) -> bool:
         """Whether no sample waits for a filter under the present thresholds."""
@@ -299,19 +308,6 @@ class _Run:
             )
             for start in range(0, unit["kept"], CHUNK)
         ]  # fmt: skip
-
-    def _chunks(self, jobs: Sequence[_Job], pending: dict[str, Any], bar: Any) -> None:
-        owner = {job.target: name for name, (_, _, mine) in pending.items() for job in mine}
-        left = {name: len(mine) for name, (_, _, mine) in pending.items()}
-        shown: dict[str, set[str]] = {name: set() for name in pending}
-        for job, asked in self._done(jobs):
-            name = owner[job.target]
-            shown[name].update(asked)
-            bar.update(job.count)
-            left[name] -= 1
-            if not left[name]:
-                asked_here = self._finish(*pending.pop(name))
-                self.scored += len(shown.pop(name).union(asked_here))
 
     def _done(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, list[str]]]:
         """Jobs as they are finished, with the ids of the samples that filters were asked about."""
@@ -332,19 +328,17 @@ class _Run:
                 "a worker process died (killed, or out of memory: try fewer --workers); run again to go on"
             ) from None
 
-    def _finish(self, unit: Mapping[str, Any], first: int, jobs: Sequence[_Job]) -> set[str]:
-        """Put a unit's chunks together, ask the filters of this process, write the part; ids that they were shown."""
-        rows = [row for job in jobs for row in read_rows(job.target, self.plan.steps)]
-        asked: set[str] = set()
+    def _finish(self, work: _UnitWork) -> None:
+        """Put a unit's chunks together, ask the filters of this process, write the part."""
+        rows = [row for job in work.jobs for row in read_rows(job.target, self.plan.steps)]
         for step in self.plan.steps:
             if step.in_main_process:
                 todo = [n for n, row in enumerate(rows) if step in missing_steps(row, self.plan, self.all_scores)]
                 size = PICTURE_BATCH if step.needs_pictures else max(1, len(todo))
                 for start in range(0, len(todo), size):
-                    batch = {first + number: rows[number] for number in todo[start : start + size]}
-                    asked.update(self._here.ask(batch, [step]))
-        write_rows(self._target(unit), rows, self.plan, self._content(unit))
-        return asked
+                    batch = {work.first + number: rows[number] for number in todo[start : start + size]}
+                    work.asked.update(self._here.ask(batch, [step]))
+        write_rows(self._target(work.unit), rows, self.plan, self._content(work.unit))
 
 
 class _Worker:
