@@ -198,7 +198,9 @@ def read_scores(scored: ScoredBuild) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="default").combine_chunks()
     except pa.ArrowInvalid as error:
-        raise FilterError(f"{scored.folder}: a score is here a number and there a text ({error})") from error
+        raise FilterError(
+            f"{scored.folder}: a score is here a number and there a text; run filters.run again"
+        ) from error
 
 
 def _decide(scored: ScoredBuild) -> pa.Table:
