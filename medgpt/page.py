@@ -28,8 +28,13 @@ _SEPARATOR = re.compile(r"[/._]")
 
 
 def render(folder: Path, name: str, /, **values: Any) -> str:
-    """Fill the template `name` of a room's folder. Raises: `jinja2.UndefinedError` for a value that is not given."""
-    return _environment(folder).get_template(name).render(values)
+    """Fill the template `name` of a room's folder. Raises: LookupError for a value that is not there."""
+    import jinja2
+
+    try:
+        return _environment(folder).get_template(name).render(values)
+    except jinja2.UndefinedError as error:
+        raise LookupError(f"{name}: {error}") from error
 
 
 def data_url(picture: bytes) -> str:
