@@ -67,6 +67,7 @@ def _environment(folder: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_visible,
+        auto_reload=False,
     )
     environment.filters |= {"name": _name, "shown": _shown, "plural": plural, "data_url": data_url}
     environment.globals |= {"security": _security, "fit": fit}
