@@ -21,7 +21,7 @@ import httpx
 import orjson
 
 from medgpt.endpoints import Endpoint
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
 
 FIRST_WAIT_S = 0.5
 """Back-off: 0.5, 1, 2, 4, ... seconds, each shortened by up to half, at most `ChatOptions.longest_wait_s`."""
@@ -35,6 +35,8 @@ _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 class EndpointError(UserError):
     """One line: the endpoint gives no answers. What was answered is kept; the same command goes on later."""
+
+    exit_code = NOT_FINISHED
 
 
 class RequestRefused(UserError):

@@ -71,7 +71,8 @@ assert not heavy, heavy
 
 COMMANDS = [f"builders.{name}" for name in NAMES] + [
     "builders", "builders.demo", "eval.audit", "eval.chat", "eval.compare", "eval.report", "eval.run", "eval.score",
-    "eval.serve", "eval.demo", "filters.audit", "filters.decide", "filters.run", "filters.semantic_duplicates",
+    "eval.serve", "eval.demo", "filters.audit", "filters.decide", "filters.review", "filters.run",
+    "filters.semantic_duplicates",
     "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql", "manifests.verify", "shards.pack",
     "shards.resume_check", "shards.show", "shards.stats", "shards.verify", "train.assemble", "train.demo", "train.run",
 ]  # fmt: skip

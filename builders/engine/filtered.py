@@ -20,12 +20,11 @@ import orjson
 
 from builders.engine.command import table
 from builders.engine.source import Params, Source
-from filters.base import FilterError
 from filters.gallery import waterfall_lines
-from filters.recipe import DEFAULT_RECIPE, Plan, Recipe, RecipeError, load_recipe
-from filters.scores import ScoreError, run_build
-from filters.selection import SelectionError, decide_build
-from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
+from filters.recipe import FilterPlan, Recipe, load_recipe
+from filters.scores import run_build
+from filters.selection import decide_build
+from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
 from manifests.selections import (
     GALLERY_FILE,
     REQUEST_FILE,
@@ -37,7 +36,6 @@ from manifests.selections import (
 )
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
-from shards.reader import BuildError
 
 NONE = "none"
 ROLE = "train"
@@ -53,7 +51,7 @@ class Filtering:
     """The filters that are to run over a source's build."""
 
     recipe: Recipe
-    plan: Plan
+    plan: FilterPlan
     settings: Mapping[str, Mapping[str, Any]]
 
     def describe(self) -> dict[str, Any]:
@@ -79,7 +77,7 @@ class Filtering:
         lines = [f"filters of {self.recipe.name} {self.recipe.version} ({self.recipe.sha256[:16]}), in this order:"]
         for step in self.plan.steps:
             lines.append(f"  {step.name}: {f'drop if {step.drop.text}' if step.drop else 'scores only'}")
-        lines += [f"  {name} takes no part ({why})" for name, why in self.plan.left_out.items()]
+        lines += [f"  {name} left out ({why})" for name, why in self.plan.left_out.items()]
         return lines
 
 
@@ -91,19 +89,20 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
     if not source.filters or asked == NONE or params["no_images"]:
         return None
     try:
-        recipe = load_recipe(Path(asked) if asked else DEFAULT_RECIPE.with_name(f"{source.filters}.yaml"))
+        recipe = load_recipe(asked or source.filters)
         settings: dict[str, dict[str, Any]] = {}
-        named = {rule.name for rule in (recipe.rules(source.name) or ("", ()))[1]}
+        rules = recipe.rules(source.name)
+        named = set(rules.filters or ()) if rules else set()
         for place, file in source.filter_files.items():
             name, _, option = place.partition(".")
             if name in named and (raw / file).is_file():
                 settings.setdefault(name, {})[option] = str(raw / file)
         plan = recipe.plan(source.name, settings)
         if plan is None:
-            raise NotFiltered(f"{asked}: the recipe has no rules for {source.name}; add them, or --filters none")
+            raise UserError(f"{asked}: the recipe has no rules for {source.name}; add them")
         for step in plan.steps:
             step.make()
-    except (RecipeError, FilterError) as error:
+    except UserError as error:
         raise NotFiltered(f"{error}; or build with --filters none") from error
     return Filtering(recipe, plan, settings)
 
@@ -167,10 +166,10 @@ def finish(
             _clear(folder)
             return None
         if not _selected(data, loaded):
-            run_build(target, data, filtering.recipe, workers, progress, role=ROLE, settings=filtering.settings)
+            run_build(target, data, filtering.recipe, workers, progress, role=ROLE, options=filtering.settings)
             decide_build(target, data, filtering.recipe, role=ROLE)
         waterfall: dict[str, Any] = orjson.loads((folder / WATERFALL_FILE).read_bytes())
-    except (BuildError, CatalogError, FilterError, RecipeError, ScoreError, SelectionError, OSError) as error:
+    except (UserError, OSError) as error:
         raise NotFiltered(f"built, but not filtered: {error} (or build with --filters none)") from error
     return waterfall
 
@@ -191,7 +190,7 @@ def waterfall_text(waterfall: Mapping[str, Any], target: Path) -> str:
         f"filters of {recipe['name']} {recipe['version']}: {stay}",
         table(("step", "left", ""), waterfall_lines(waterfall)),
     ]
-    lines += [f"{name} took no part ({why})" for name, why in waterfall["left_out"].items()]
+    lines += [f"{name} left out ({why})" for name, why in waterfall["left_out"].items()]
     lines.append(
         f"page {folder / GALLERY_FILE}; why one went: python -m filters.decide {folder.parents[1]} --explain ID"
     )
