@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.command import table
-from builders.engine.registry import NAMES, load
+from builders.engine.registry import sources
 from builders.engine.source import Source
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError) as error:
         print(f"{args.data}: a build.json cannot be read ({error}); run its builder again", file=sys.stderr)
         return 2
-    rows = [_row(load(name), built) for name in NAMES]
+    rows = [_row(source, built) for source in sources()]
     if args.json:
         print(json.dumps(rows, ensure_ascii=False))
         return 0

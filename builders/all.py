@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.command import EXIT_DAMAGED, EXIT_FAILED, FILTERS_HELP, table
-from builders.engine.registry import NAMES, load
+from builders.engine.registry import load, modules
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--raw", type=Path, default=Path("data/raw"), metavar="DIR", help="folder of raw trees (default data/raw)")
     add("--out", type=Path, default=Path("data/built"), metavar="DIR", help="root of the builds (default data/built)")
-    add("--only", nargs="+", choices=NAMES, metavar="SOURCE", help="only these sources")
+    add("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add("--limit", type=int, metavar="N", help="trial builds: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only, see a builder's --help")
@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--json", action="store_true", help="print the summary as JSON, no progress bar")
     args = parser.parse_args(arguments)
-    names = [name for name in args.only or NAMES if args.demo or (args.raw / name).is_dir()]
+    names = [
+        name for name in args.only or modules() if (load(name).has_demo if args.demo else (args.raw / name).is_dir())
+    ]
     if not names:
         parser.error(f"{args.raw}: no folder named after a source; `python -m builders` lists the names")
 

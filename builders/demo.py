@@ -8,14 +8,14 @@ need the extra `filters`, which `make demo` installs; without it they are left u
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builders.all import main as build_all
 from builders.engine.command import EXIT_DAMAGED, main, table
-from builders.engine.registry import NAMES, load
+from builders.engine.registry import load, sources
+from builders.engine.source import demo_module
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -37,8 +37,6 @@ RUNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Shown one by one; the other sources follow in one run."""
 
-_PLANTED_IN = {"mimic_cxr": "builders.demos.mimic_tree"}
-
 
 def run(data: Path, workers: int) -> int:
     """Build, catalogue and audit under `data`; exit code 0 if every step ran, whatever the audits found."""
@@ -55,7 +53,8 @@ def run(data: Path, workers: int) -> int:
         code = main(load(name), [*arguments, "--workers", str(workers), "--quiet"])
         if code not in (0, EXIT_DAMAGED):
             return code
-    others = [name for name in NAMES if name not in written]
+    names = [source.name for source in sources() if source.has_demo]
+    others = [name for name in names if name not in written]
     arguments = ["--demo", "--raw", str(data / "raw"), "--out", str(data / "built"), "--workers", str(workers)]
     arguments += unfiltered
     print(f"\n$ python -m builders.all {' '.join(arguments)} --only {' '.join(others)}", flush=True)
@@ -80,9 +79,8 @@ def run(data: Path, workers: int) -> int:
 
     _prove(data, workers)
     print("\nPlanted in the demo trees, for the audits and the proof to find:")
-    for name in NAMES:
-        planted = importlib.import_module(_PLANTED_IN.get(name, f"builders.{name}")).PLANTED
-        for level, what in planted.items():
+    for name in names:
+        for level, what in getattr(demo_module(name), "PLANTED", {}).items():
             print(f"  {name}, {level}: {what}")
     print(
         f"""

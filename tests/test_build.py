@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_module, tree_digest
 
-from builders.demos import mimic_tree as demo_mimic
+from builders.demos import mimic_cxr as demo_mimic
 from shards.reader import Build, BuildError
 
 NAME = "mimic_cxr.longitudinal"

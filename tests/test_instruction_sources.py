@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outcomes import kept, reasons, source_of
 
-from builders import (
+from builders import medqa as medqa_builder
+from builders.demos import (
     alpacare_medinstruct,
     healthcaremagic,
     icliniq,
@@ -27,10 +28,10 @@ from builders import (
     infinity_instruct_gen,
     reasonmed,
 )
-from builders import medqa as medqa_builder
 from builders.engine.command import main
-from builders.engine.rawfiles import DEMO_TIME, dialogue, inline_options, split_thinking
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
+from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.source import DAMAGED_REASONS, InputError, NotThisSource, Reject, Sample
+from builders.engine.texts import dialogue, inline_options, split_thinking
 from medgpt.text import question_sha256
 from shards.reader import Build
 
@@ -61,7 +62,7 @@ def read_all(name: str, raw: Path, **given_values: Any) -> Outcomes:
         assert [int(outcome.row) for outcome in found] == sorted(int(outcome.row) for outcome in found)
         for outcome in found:
             if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
+                assert outcome.reason in source.advice
             else:
                 orjson.dumps([outcome.messages, outcome.question, outcome.options, outcome.answer, outcome.group])
         outcomes.setdefault(unit.split, []).extend(found)
@@ -506,7 +507,7 @@ def check_one_reject(
     ],
 )
 def test_damaged_parquet_rows(name: str, file: str, damage: Damage, reason: str, tmp_path: Path) -> None:
-    rows: Rows = importlib.import_module(f"builders.{name}").demo_rows()[:6]
+    rows: Rows = importlib.import_module(f"builders.demos.{name}").demo_rows()[:6]
     write_parquet(tmp_path / file, rows)
     before = read_all(name, tmp_path)["train"]
     damage(rows[1])

@@ -6,10 +6,11 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, NotThisSource, Source
+from builders.engine.source import DAMAGED_REASONS, NotThisSource, Source
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 3
 FILTERS_HELP = (
@@ -88,7 +89,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps(_summary(document, plan.target, reused) | {"filtered": waterfall}, ensure_ascii=False))
     else:
-        print(format_summary(document, plan.target, reused))
+        print(format_summary(document, plan.target, reused, source.advice))
         if waterfall:
             print(f"\n{waterfall_text(waterfall, plan.target)}")
         elif source.filters:
@@ -205,7 +206,7 @@ def _summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, A
     }
 
 
-def format_summary(document: dict[str, Any], target: Path, reused: int) -> str:
+def format_summary(document: dict[str, Any], target: Path, reused: int, advice: Mapping[str, str]) -> str:
     """The counts of a build as text: rows by split beside the publisher's figures, then rejects by reason."""
     counts, published = document["counts"], document["published"]
     rows = [
@@ -230,7 +231,6 @@ def format_summary(document: dict[str, Any], target: Path, reused: int) -> str:
     if document["limit"] is not None:
         lines.append(f"trial build: the first {document['limit']} rows of each split")
     if counts["rejects"]:
-        advice = DAMAGED_REASONS | RULE_REASONS
         listed = [
             (reason, count, "damaged" if reason in DAMAGED_REASONS else "rule", advice[reason])
             for reason, count in counts["rejects"].items()

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from builders.engine.source import InputError, NotThisSource, Reject, Sample, assistant, user
+from builders.engine.source import InputError, NotThisSource, Reject, Sample
 
 DEMO_TIME = 1_577_836_800
 """Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
@@ -149,102 +148,6 @@ def number_of(row: Any, name: str, file: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InputError("bad_id", file, f"{name} is not a whole number")
     return value
-
-
-def dialogue(
-    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant
-) -> list[dict[str, Any]]:
-    """Messages of a conversation, (role, text) each: perhaps a system turn, then user and assistant by turns.
-
-    `reply` makes the assistant's messages. A conversation must end with one: there is nothing to learn otherwise.
-    """
-    messages: list[dict[str, Any]] = []
-    expected = ["system", "user"]
-    for number, (role, text) in enumerate(turns):
-        if role not in expected:
-            raise InputError("odd_turns", file, f"turn {number} is {role}'s")
-        if role == "assistant":
-            if not text.strip():
-                raise InputError("empty_answer", file, f"turn {number}")
-            messages.append(reply(text))
-        elif text.strip():
-            messages.append(user(text) | {"role": role})
-        elif role == "user":
-            raise InputError("empty_question", file, f"turn {number}")
-        expected = ["assistant"] if role == "user" else ["user"]
-    if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
-        raise InputError("empty_answer", file, "the last turn has no reply")
-    return messages
-
-
-def split_thinking(text: str, file: str) -> tuple[str | None, str]:
-    """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
-
-    The opening tag may be missing: some chat templates put it into the prompt.
-    """
-    thought, closed, answer = text.rpartition("</think>")
-    if not closed:
-        if text.lstrip().startswith("<think>"):
-            raise InputError("unfinished_reasoning", file)
-        thought, answer = "", text
-    if not answer.strip():
-        raise InputError("empty_answer", file, "nothing after the reasoning")
-    return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
-
-
-_OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")
-_OPTIONS_HEADING = re.compile(r"\s*\b(?:answer )?(?:options|choices)\s*:$", re.IGNORECASE)
-
-
-def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
-    """(question, options) of a prompt that lists its options one a line as `A. text`, `A) text`, `(A) text`.
-
-    The last list counts, and what follows it is prompt wording. Without a list that runs A, B, ... unbroken (an option
-    of several lines breaks it) the whole text is the question, and there are no options.
-    """
-    whole, found = text.strip(), None
-    lines = text.split("\n")
-    matches = [_OPTION.fullmatch(line) for line in lines]
-    for start, first in enumerate(matches):
-        if first is None or first[1] != "A":
-            continue
-        options: list[tuple[str, str]] = []
-        for line, match in zip(lines[start:], matches[start:], strict=True):
-            if match is not None and match[1] == "ABCDEFGHIJ"[len(options) : len(options) + 1]:
-                options.append((match[1], match[2]))
-            elif line.strip():
-                break
-        found = start, options
-    if found is None:
-        return whole, None
-    start, options = found
-    lost = chr(ord("A") + len(options))
-    question = "\n".join(lines[:start]).strip()
-    if question.endswith(":"):
-        question = _OPTIONS_HEADING.sub("", question)
-    broken = any(match is not None and match[1] == lost for match in matches[start:])
-    return (whole, None) if broken or len(options) < 2 or not question else (question, options)
-
-
-_CREATIVE_COMMONS = re.compile(
-    r"(?:\bCC[ -]?|creativecommons\.org/(?:licenses|publicdomain)/)"
-    r"(BY(?:[ -](?:NC|SA|ND)\b)*|0|ZERO)(?:[ /-]v?(\d\.\d))?",
-    re.IGNORECASE,
-)
-
-
-def creative_commons(text: str) -> str | None:
-    """The Creative Commons licence that a text names (`CC BY-NC [Author et al. (2020)]`, a link), None if none.
-
-    `CC-BY-NC`, with `-4.0` where the version is stated: PubMed Central's lists leave it out.
-    """
-    found = _CREATIVE_COMMONS.search(text)
-    if found is None:
-        return None
-    if found[1].upper() in ("0", "ZERO"):
-        return "CC0-1.0"
-    name = f"CC-{found[1].upper().replace(' ', '-')}"
-    return f"{name}-{found[2]}" if found[2] else name
 
 
 def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:

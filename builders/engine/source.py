@@ -7,6 +7,7 @@ rows of one unit into samples or rejects: exactly one outcome a row, in the orde
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -22,37 +23,17 @@ Role = Literal["train", "eval"]
 Access = Literal["open", "gated", "credentialed"]
 
 # Why a row was rejected, and what to do. `damaged` reasons are faults of the input: they count against the
-# build's budget and its exit code. `rule` reasons are decisions of the recipe or the publisher's own gaps.
+# build's budget and its exit code. `rule` reasons are decisions of the recipe or the publisher's own gaps; here are
+# those that several sources have, each source declares its own.
 RULE_REASONS: dict[str, str] = {
-    "also_in_test": "the same item is in the publisher's test split; nothing to do",
-    "ambiguous_caption": "several captions stand under this file name; nothing to do",
-    "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
     "duplicate_item": "the publisher repeats this item; nothing to do",
     "empty_answer": "the publisher left the answer empty; nothing to do",
     "empty_caption": "the publisher left the caption empty; nothing to do",
     "empty_option": "the publisher left one of the options empty; nothing to do",
     "empty_question": "the publisher left the question empty; nothing to do",
     "empty_reasoning": "the publisher left the reasoning empty; nothing to do",
-    "from_hle": "made from a question of Humanity's Last Exam, a test set; --paper-variant keeps it",
-    "from_medxpertqa_test": "made from a question of MedXpertQA's test split; --paper-variant keeps it",
-    "from_mmlu_test": "made from a question of MMLU's test split; --paper-variant keeps it",
-    "from_pubmedqa_test": "made from one of PubMedQA's 500 test questions; --paper-variant keeps it",
     "license_not_allowed": "its licence is not on the --licenses list; nothing to do",
-    "maybe_pubmedqa_test": "half of its set is PubMedQA's test; put PubMedQA's two files beside it, or --paper-variant",
-    "no_caption": "no caption stands under this file name; are all of the caption tables there?",
-    "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
-    "no_findings": "the report has no FINDINGS section; nothing to do",
-    "no_gold": "the publisher keeps the answer of this row to itself; nothing to do",
-    "no_impression": "the report has no IMPRESSION section; nothing to do",
-    "no_trial_text": "the trial's text is not in the tree; fetch trial_info.json",
-    "no_usable_view": "the study has special views only; nothing to do",
-    "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
-    "not_histology": "the publisher says that it shows no histology; nothing to do",
     "odd_turns": "its turns are not user and assistant by turns; nothing to do",
-    "other_language": "not the language asked for; --paper-variant keeps it",
-    "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",
-    "over_cap": "beyond the cap of trials a patient and label; --cap none keeps it",
-    "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
     "subject_of_test_split": "the subject has official test or validate images; --paper-variant keeps it",
     "unclear_answer": "the answer names no option, or its letter and its text name two; nothing to do",
     "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
@@ -92,7 +73,8 @@ class NotThisSource(UserError):
 class InputError(Exception):
     """One row or file is damaged; the build turns it into a `Reject` for the row in hand.
 
-    Attributes: `reason` is a key of `DAMAGED_REASONS` or `RULE_REASONS`; `file` and `detail` name what, never content.
+    Attributes: `reason` is a key of `DAMAGED_REASONS`, `RULE_REASONS` or the source's own; `file` and `detail` name
+    what, never content.
     """
 
     def __init__(self, reason: str, file: str, detail: str = "") -> None:
@@ -216,9 +198,12 @@ class Source:
     """How to get the raw tree, and what it must look like."""
     plan: Callable[[Path, Params], Iterable[Unit]]
     read: Callable[[Path, Unit, Params], Iterator[Sample | Reject]]
-    write_demo: Callable[[Path], None]
     published: Callable[[Params], Mapping[str, int]]
     """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    demo: Callable[[Path], None] | None = None
+    """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
     paper: str = ""
     """The recipe's count and a note where it differs."""
     options: tuple[Option, ...] = ()
@@ -236,7 +221,24 @@ class Source:
     filter_files: Mapping[str, str] = field(default_factory=dict)
     """Files of the raw tree that filters use where they are there: `FILTER.OPTION` -> path."""
     module: str = ""
-    """Where workers find `SOURCE`; `builders.<name>` if empty. A source may live outside this repository."""
+    """Where workers find `SOURCE`; `builders.<name>` if empty, and where `registry` or `kit.run` found it."""
+
+    @property
+    def has_demo(self) -> bool:
+        """Whether there is a demo tree to write."""
+        return self.demo is not None or demo_module(self.name) is not None
+
+    def write_demo(self, raw: Path) -> None:
+        """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
+        write = self.demo or getattr(demo_module(self.name), "write", None)
+        if write is None:
+            raise NotThisSource(f"{self.name} has no demo tree; give --raw")
+        write(raw)
+
+    @property
+    def advice(self) -> dict[str, str]:
+        """What to do about a rejected row, by every reason that there is for this source."""
+        return DAMAGED_REASONS | RULE_REASONS | dict(self.reasons)
 
     @property
     def module_name(self) -> str:
@@ -248,6 +250,16 @@ class Source:
         parts = [self.variant(params), *(params.get("split") or ())]
         suffix = "-".join(part for part in parts if part)
         return f"{self.name}.{suffix}" if suffix else self.name
+
+
+def demo_module(name: str) -> Any:
+    """`builders.demos.<name>`, which has `write(raw)` and may have `PLANTED`; None if there is none."""
+    try:
+        return importlib.import_module(f"builders.demos.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"builders.demos.{name}":
+            raise
+        return None
 
 
 PAPER_VARIANT = Option("--paper-variant", "reproduce the paper's count even where that leaks; never the default")

@@ -12,12 +12,25 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from builders.engine.archives import PictureStore
 from builders.engine.rawfiles import relative
-from builders.engine.source import InputError, NotThisSource, Reject, Role, Sample, Unit, assistant, user
+from builders.engine.source import (
+    Image,
+    InputError,
+    NotThisSource,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Unit,
+    assistant,
+    user,
+)
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
@@ -28,6 +41,14 @@ _BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
 _NO_ITEM = re.compile(r"[\s,]*")
 
 
+class Here(NamedTuple):
+    """What is the same for all rows of a unit that a `kit.table_source` reads."""
+
+    split: str
+    params: Params
+    store: PictureStore
+
+
 class Row(NamedTuple):
     """One row of a table: where it stands and its columns."""
 
@@ -35,6 +56,27 @@ class Row(NamedTuple):
     number: str
     """Line number for line formats, index from 0 for Parquet and JSON arrays."""
     values: dict[str, Any]
+    here: Here | None = None
+    """Of the rows of a `kit.table_source`: its split, its parameters, and where its pictures are."""
+
+    @property
+    def split(self) -> str:
+        """The split that is read."""
+        return self._here.split
+
+    @property
+    def params(self) -> Params:
+        """The options of the build."""
+        return self._here.params
+
+    def picture(self, name: str) -> tuple[str, Callable[[], bytes]]:
+        """(file, read) of a picture in the source's `pictures`: `Image("my_set/1", *row.picture("1.jpg"))`."""
+        return self._here.store.reader(name)
+
+    @property
+    def _here(self) -> Here:
+        assert self.here is not None, "only rows of a table_source know where they are"
+        return self.here
 
 
 class _Range(NamedTuple):
@@ -81,6 +123,11 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     return rows(path, file, _Range(*unit.payload["range"]), unit.payload["columns"])
 
 
+def has_header(unit: Unit) -> bool:
+    """Whether the format of a unit's file names its columns, so that `table_units` has checked them."""
+    return _format(Path(unit.payload["file"]), unit.payload.get("layout", "")).header
+
+
 def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iterator[Unit]:
     """`units` after a look into each file: a field that none of its first 100 rows has is `NotThisSource`.
 
@@ -125,9 +172,33 @@ def question_answer(row: Row, question: str, answer: str) -> Sample:
     )
 
 
+def column_image(row: Row, column: str, image_id: str) -> Image:
+    """The picture in an image column of the hub (`{"bytes", "path"}`); a row file without pixels has no such column."""
+    file = f"{row.file}!{row.number}.{column}"
+    value = row.values.get(column)
+    data = value.get("bytes") if isinstance(value, dict) else None
+    if column in row.values and not isinstance(data, bytes):
+        raise InputError("missing_image", row.file, column)
+    return Image(image_id, file, partial(_stored, data, file))
+
+
+def _stored(data: bytes | None, file: str) -> bytes:
+    if data is None:
+        raise InputError("missing_image", file, "this copy has no pixels")
+    if not data:
+        raise InputError("empty_file", file)
+    return data
+
+
+def any_row_has(raw: Path, unit: Unit, field: str, value: Any) -> bool:
+    """Whether one of a unit's first 20 rows has this value: for files that nothing else tells apart."""
+    return any(row.values.get(field) == value for row in islice(table_rows(raw, unit), 20) if isinstance(row, Row))
+
+
 class _Format(NamedTuple):
     ranges: Callable[[Path, str, Sequence[str], int], Iterator[_Range]]
     rows: Callable[[Path, str, _Range, Sequence[str]], Iterator[Row | Reject]]
+    header: bool
 
 
 def _format(path: Path, layout: str = "") -> _Format:
@@ -383,9 +454,9 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
 
 
 _FORMATS: dict[str, _Format] = {
-    "parquet": _Format(_parquet_ranges, _parquet_rows),
-    "jsonl": _Format(_lines_ranges, _lines_rows),
-    "json": _Format(_array_ranges, _array_rows),
-    "csv": _Format(_csv_ranges, _csv_rows),
-    "tsv": _Format(_csv_ranges, _csv_rows),
+    "parquet": _Format(_parquet_ranges, _parquet_rows, True),
+    "jsonl": _Format(_lines_ranges, _lines_rows, False),
+    "json": _Format(_array_ranges, _array_rows, False),
+    "csv": _Format(_csv_ranges, _csv_rows, True),
+    "tsv": _Format(_csv_ranges, _csv_rows, True),
 }

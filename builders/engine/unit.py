@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, Image, InputError, Reject, Sample, Source, Unit
+from builders.engine.source import DAMAGED_REASONS, Image, InputError, Reject, Sample, Source, Unit
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
 from medgpt.atomic import write_atomic
@@ -116,6 +116,7 @@ class _UnitWork:
 
     def __init__(self, source: Source, job: UnitJob) -> None:
         self.source, self.job, self.unit = source, job, job.unit
+        self.advice = source.advice
         self.stem = f"{source.name}-{job.unit.name}"
         constants = {
             "build": job.build,
@@ -144,7 +145,7 @@ class _UnitWork:
     def reject(self, reject: Reject) -> None:
         """Record a row that became no sample."""
         damaged = reject.reason in DAMAGED_REASONS
-        if not damaged and reject.reason not in RULE_REASONS:
+        if reject.reason not in self.advice:
             raise RuntimeError(f"{self.source.name}: unknown reject reason {reject.reason!r}")
         self._damaged += damaged
         self._reasons[reject.reason] = self._reasons.get(reject.reason, 0) + 1
