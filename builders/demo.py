@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builders.all import main as build_all
-from builders.engine.command import EXIT_DAMAGED, main, table
+from builders.engine.command import main
 from builders.engine.registry import load, sources
+from builders.engine.report import table
 from builders.engine.source import demo_module
+from medgpt.errors import DAMAGED, DONE, UserError
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -51,7 +53,7 @@ def run(data: Path, workers: int) -> int:
         arguments = [*demo, *options, "--raw", str(data / "raw" / name), "--out", str(data / "built")]
         print(f"\n$ python -m builders.{name} {' '.join(arguments)}", flush=True)
         code = main(load(name), [*arguments, "--workers", str(workers), "--quiet"])
-        if code not in (0, EXIT_DAMAGED):
+        if code not in (DONE, DAMAGED):
             return code
     names = [source.name for source in sources() if source.has_demo]
     others = [name for name in names if name not in written]
@@ -59,7 +61,7 @@ def run(data: Path, workers: int) -> int:
     arguments += unfiltered
     print(f"\n$ python -m builders.all {' '.join(arguments)} --only {' '.join(others)}", flush=True)
     code = build_all([*arguments, "--only", *others])
-    if code not in (0, EXIT_DAMAGED):
+    if code not in (DONE, DAMAGED):
         return code
 
     from manifests.catalog import connect, write_catalog
@@ -99,11 +101,11 @@ Done in {time.monotonic() - started:.0f} s. Where to look:
 
 def _unfiltered() -> tuple[str, ...]:
     """`--filters none` where the extra is missing, which is said."""
-    from builders.engine.filtered import NONE, NotFiltered, choose
+    from builders.engine.filtered import NONE, choose
 
     try:
         choose(load("quilt_1m"), None, Path(), {"no_images": False})
-    except NotFiltered as error:
+    except UserError as error:
         print(f"No source is filtered here: {error}")
         return ("--filters", NONE)
     return ()

@@ -5,8 +5,8 @@
 
 The recipe (name, version, digest, thresholds, each filter's identity) stands in `recipe.json` there, and not in
 `build.json`: that file's root covers all it says, so a moved threshold would make a new build of unchanged shards, and
-scores, evidence and certificate would have to be made again. `recipe.json` is written before `build.json` is: a reader
-that finds the build refuses it until the filters are done.
+scores, evidence and certificate would have to be made again. `build.json` says beside its root that a selection is
+wanted (`filter_wanted`): a reader that finds the build refuses it until there is one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 
 import orjson
 
-from builders.engine.command import table
-from builders.engine.source import Params, Source
+from builders.engine.loop import BuildOptions
+from builders.engine.report import table
+from builders.engine.source import BuildStopped, Params, Source
 from filters.base import FilterError
 from filters.gallery import waterfall_lines
 from filters.recipe import DEFAULT_RECIPE, Plan, Recipe, RecipeError, load_recipe
-from filters.scores import ScoreError, run_build
-from filters.selection import SelectionError, decide_build
-from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
+from filters.scores import run_build
+from filters.selection import decide_build
+from manifests.catalog import LoadedBuild, load_builds
 from manifests.selections import (
     GALLERY_FILE,
     REQUEST_FILE,
@@ -37,15 +38,10 @@ from manifests.selections import (
 )
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
-from shards.reader import BuildError
 
 NONE = "none"
 ROLE = "train"
 """Only training samples are chosen among: a benchmark is scored as its publisher ships it."""
-
-
-class NotFiltered(UserError):
-    """One line: why the filters cannot run, or stopped, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Filtering:
 def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filtering | None:
     """The filters for a source: its own recipe, or the file `asked` for; None for `none` and metadata-only builds.
 
-    Every filter is made once, so that a missing extra is found before hours of building. Raises: `NotFiltered`.
+    Every filter is made once, so that a missing extra is found before hours of building. Raises: `UserError`.
     """
     if not source.filters or asked == NONE or params["no_images"]:
         return None
@@ -100,22 +96,12 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
                 settings.setdefault(name, {})[option] = str(raw / file)
         plan = recipe.plan(source.name, settings)
         if plan is None:
-            raise NotFiltered(f"{asked}: the recipe has no rules for {source.name}; add them, or --filters none")
+            raise UserError(f"{asked}: the recipe has no rules for {source.name}; add them, or --filters none")
         for step in plan.steps:
             step.make()
     except (RecipeError, FilterError) as error:
-        raise NotFiltered(f"{error}; or build with --filters none") from error
+        raise UserError(f"{error}; or build with --filters none") from error
     return Filtering(recipe, plan, settings)
-
-
-def begin(source: Source, target: Path, filtering: Filtering | None) -> None:
-    """Before a build that is not there yet: write down what it is to be filtered by.
-
-    From the moment on that the build is there, a reader then knows that its selection is still to come. A build that is
-    there keeps the selection it has until `finish`: it may be refused to replace it.
-    """
-    if not (target / BUILD_FILE).is_file():
-        _ask(source, target, filtering)
 
 
 def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
@@ -148,13 +134,13 @@ def _clear(folder: Path, keep: bool = False) -> None:
         folder.rmdir()
 
 
-def finish(
-    source: Source, target: Path, filtering: Filtering | None, workers: int, progress: bool
+def filter_build(
+    source: Source, target: Path, filtering: Filtering | None, options: BuildOptions
 ) -> dict[str, Any] | None:
     """After a build: score, decide, write the waterfall and the page; the waterfall. None where no filter ran.
 
     What is there and right is not done again; a run that was killed goes on where it was. A selection that
-    `filters.decide` made since by another recipe stays. Raises: `NotFiltered`.
+    `filters.decide` made since by another recipe stays. Raises: `BuildStopped`.
     """
     data = data_folder(target.parent)
     _ask(source, target, filtering)
@@ -167,11 +153,19 @@ def finish(
             _clear(folder)
             return None
         if not _selected(data, loaded):
-            run_build(target, data, filtering.recipe, workers, progress, role=ROLE, settings=filtering.settings)
+            run_build(
+                target,
+                data,
+                filtering.recipe,
+                options.workers,
+                options.progress,
+                role=ROLE,
+                settings=filtering.settings,
+            )
             decide_build(target, data, filtering.recipe, role=ROLE)
         waterfall: dict[str, Any] = orjson.loads((folder / WATERFALL_FILE).read_bytes())
-    except (BuildError, CatalogError, FilterError, RecipeError, ScoreError, SelectionError, OSError) as error:
-        raise NotFiltered(f"built, but not filtered: {error} (or build with --filters none)") from error
+    except (UserError, OSError) as error:
+        raise BuildStopped(f"built, but not filtered: {error} (or build with --filters none)") from error
     return waterfall
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
@@ -60,14 +60,23 @@ DAMAGED_REASONS: dict[str, str] = {
     "sixteen_bit_image": "window it to 8 bits first",
     "split_conflict": "one study is listed under two splits or two subjects; fetch the files again",
     "truncated_image": "the picture ends early; fetch it again",
+    "unreadable_file": "the file may not be read, or is no file; mend it or fetch it again",
     "unsupported_image": "only JPEG and PNG are read; convert it",
 }
 
 _KEY = re.compile(r"[A-Za-z0-9_\-/]+")
+_LONGEST_KEY, _LONGEST_NAME = 120, 90
+"""Characters of a key, and of what stands behind its last `/`: file names in a tar hold no more."""
 
 
 class NotThisSource(UserError):
     """The raw tree is not this source at all, or lacks a file without which nothing can be built."""
+
+
+class BuildStopped(UserError):
+    """The build did not finish; what is done stays and is reused by the next run."""
+
+    exit_code = NOT_FINISHED
 
 
 class InputError(Exception):
@@ -122,6 +131,8 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
+        if len(self.key) > _LONGEST_KEY or len(self.key.rpartition("/")[2]) > _LONGEST_NAME:
+            raise InputError("bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters is too long")
         if not _KEY.fullmatch(self.key):
             raise InputError("bad_id", self.file, f"row {self.row}: {self.key!r} cannot name a sample")
 
@@ -220,6 +231,8 @@ class Source:
     """Recipe in `filters/recipes` that chooses among its training samples after a build; empty: none does."""
     filter_files: Mapping[str, str] = field(default_factory=dict)
     """Files of the raw tree that filters use where they are there: `FILTER.OPTION` -> path."""
+    version: int = 1
+    """Raised where a change of the source's code changes what it writes: units are built again, the root moves."""
     module: str = ""
     """Where workers find `SOURCE`; `builders.<name>` if empty, and where `registry` or `kit.run` found it."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import relative
+from builders.engine.rawfiles import outcome, relative
 from builders.engine.source import (
     Image,
     InputError,
@@ -31,6 +31,7 @@ from builders.engine.source import (
     assistant,
     user,
 )
+from medgpt.errors import UserError
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
@@ -107,7 +108,7 @@ def table_units(
     number = first_unit
     for path in files:
         file = relative(path, raw)
-        for part in _format(path, layout).ranges(path, file, columns, rows_per_unit):
+        for part in _ranges(path, file, columns, rows_per_unit, layout):
             payload = {"file": file, "range": list(part), "columns": list(columns)}
             if layout:
                 payload["layout"] = layout
@@ -115,12 +116,52 @@ def table_units(
             number += 1
 
 
+def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, layout: str) -> Iterator[_Range]:
+    try:
+        yield from _format(path, layout).ranges(path, file, columns, rows_per_unit)
+    except (UserError, MemoryError, PermissionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
+        raise NotThisSource(f"{file}: cannot be read ({type(error).__name__}); fetch the file again") from None
+
+
 def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
-    """The rows of a unit of `table_units`; a row that cannot be parsed is a `Reject`."""
-    file = unit.payload["file"]
+    """The rows of a unit of `table_units`; a row that cannot be parsed is a `Reject`.
+
+    Where a file is damaged so that its reader gives up, or ends early, all rows that should follow are rejects.
+    """
+    file, part = unit.payload["file"], _Range(*unit.payload["range"])
     path = raw / file
-    rows = _format(path, unit.payload.get("layout", "")).rows
-    return rows(path, file, _Range(*unit.payload["range"]), unit.payload["columns"])
+    done, why = 0, "the file ends early"
+    try:
+        for row in _format(path, unit.payload.get("layout", "")).rows(path, file, part, unit.payload["columns"]):
+            yield row
+            done += 1
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
+        why = f"the file cannot be read any further ({type(error).__name__})"
+    for number in range(done, part.rows):
+        yield Reject(file, str(part.first + number), "bad_row", why)
+
+
+def columns_seen(raw: Path, unit: Unit) -> str:
+    """Names of the columns of a unit's first row, for a message; empty where it is no unit of `table_units`."""
+    if not isinstance(unit.payload, dict) or not {"file", "range", "columns"} <= unit.payload.keys():
+        return ""
+    first = next((row for row in table_rows(raw, unit) if isinstance(row, Row)), None)
+    return shown_names(first.values) if first else ""
+
+
+_NAME = re.compile(r"[A-Za-z_][\w .()/-]{0,39}")
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """Names of columns for a message: a few, and none that looks like a cell (files may have lost their header)."""
+    listed = list(names)
+    good = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)][:20]
+    left = len(listed) - len(good)
+    return ", ".join([*good, *([f"{left} more"] if left else [])])
 
 
 def has_header(unit: Unit) -> bool:
@@ -139,7 +180,7 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
             if missing := [name for name in fields if name not in found]:
                 raise NotThisSource(
                     f"{unit.payload['file']}: no field {', '.join(missing)} in its first rows "
-                    f"(there are {', '.join(sorted(found))}); another revision?"
+                    f"(there are {shown_names(sorted(found))}); another revision?"
                 )
         yield unit
 
@@ -147,13 +188,7 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
 def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Iterator[Sample | Reject]:
     """One outcome a row: `convert` makes a sample, or raises `InputError` for a row that cannot be one."""
     for row in table_rows(raw, unit):
-        if isinstance(row, Reject):
-            yield row
-            continue
-        try:
-            yield convert(row)
-        except InputError as error:
-            yield Reject(row.file, row.number, error.reason, error.detail)
+        yield row if isinstance(row, Reject) else outcome(partial(convert, row), row.file, row.number)
 
 
 def question_answer(row: Row, question: str, answer: str) -> Sample:
@@ -226,7 +261,9 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
         raise NotThisSource(f"{file}: not readable as Parquet ({error}); fetch the file again") from None
     names = metadata.schema.to_arrow_schema().names
     if missing := [name for name in columns if name not in names]:
-        raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {', '.join(names)}); another revision?")
+        raise NotThisSource(
+            f"{file}: no column {', '.join(missing)} (there are {shown_names(names)}); another revision?"
+        )
     start = first = rows = size = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
@@ -417,7 +454,7 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
     header, position = _csv_header(path)
     if missing := [name for name in columns if name not in header]:
         raise NotThisSource(
-            f"{file}: no column {', '.join(missing)} (there are {', '.join(header)}); another revision?"
+            f"{file}: no column {', '.join(missing)} (there are {shown_names(header)}); another revision?"
         )
     with _open(path) as handle:
         handle.seek(position)
