@@ -8,14 +8,16 @@ need the extra `filters`, which `make demo` installs; without it they are left u
 from __future__ import annotations
 
 import argparse
-import importlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builders.all import main as build_all
-from builders.engine.command import EXIT_DAMAGED, main, table
-from builders.engine.registry import NAMES, load
+from builders.engine.command import main
+from builders.engine.registry import load, sources
+from builders.engine.report import table
+from builders.engine.source import demo_module
+from medgpt.errors import DAMAGED, DONE, UserError
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -37,8 +39,6 @@ RUNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Shown one by one; the other sources follow in one run."""
 
-_PLANTED_IN = {"mimic_cxr": "builders.demos.mimic_tree"}
-
 
 def run(data: Path, workers: int) -> int:
     """Build, catalogue and audit under `data`; exit code 0 if every step ran, whatever the audits found."""
@@ -53,14 +53,15 @@ def run(data: Path, workers: int) -> int:
         arguments = [*demo, *options, "--raw", str(data / "raw" / name), "--out", str(data / "built")]
         print(f"\n$ python -m builders.{name} {' '.join(arguments)}", flush=True)
         code = main(load(name), [*arguments, "--workers", str(workers), "--quiet"])
-        if code not in (0, EXIT_DAMAGED):
+        if code not in (DONE, DAMAGED):
             return code
-    others = [name for name in NAMES if name not in written]
+    names = [source.name for source in sources() if source.has_demo]
+    others = [name for name in names if name not in written]
     arguments = ["--demo", "--raw", str(data / "raw"), "--out", str(data / "built"), "--workers", str(workers)]
     arguments += unfiltered
     print(f"\n$ python -m builders.all {' '.join(arguments)} --only {' '.join(others)}", flush=True)
     code = build_all([*arguments, "--only", *others])
-    if code not in (0, EXIT_DAMAGED):
+    if code not in (DONE, DAMAGED):
         return code
 
     from manifests.catalog import connect, write_catalog
@@ -80,9 +81,8 @@ def run(data: Path, workers: int) -> int:
 
     _prove(data, workers)
     print("\nPlanted in the demo trees, for the audits and the proof to find:")
-    for name in NAMES:
-        planted = importlib.import_module(_PLANTED_IN.get(name, f"builders.{name}")).PLANTED
-        for level, what in planted.items():
+    for name in names:
+        for level, what in getattr(demo_module(name), "PLANTED", {}).items():
             print(f"  {name}, {level}: {what}")
     print(
         f"""
@@ -101,11 +101,11 @@ Done in {time.monotonic() - started:.0f} s. Where to look:
 
 def _unfiltered() -> tuple[str, ...]:
     """`--filters none` where the extra is missing, which is said."""
-    from builders.engine.filtered import NONE, NotFiltered, choose
+    from builders.engine.filtered import NONE, choose
 
     try:
         choose(load("quilt_1m"), None, Path(), {"no_images": False})
-    except NotFiltered as error:
+    except UserError as error:
         print(f"No source is filtered here: {error}")
         return ("--filters", NONE)
     return ()

@@ -117,7 +117,7 @@ def review_html(drawn: Sequence[Drawn], texts: dict[str, str], question: str) ->
     """A page with buttons that saves the same sheet, filled in. Loads nothing, sends nothing."""
     from medgpt.page import render
 
-    samples = [(one.scored.sample_id, texts[one.scored.sample_id]) for one in drawn]
+    samples = [(one.sample_id, texts[one.sample_id]) for one in drawn]
     return render(Path(__file__).parent, "review.html", title=question, samples=samples)
 
 

@@ -293,6 +293,7 @@ def _described(build: LoadedBuild) -> dict[str, Any]:
         "fingerprint_recipe": record["fingerprint_recipe"],
         "samples": samples,
         "root": record["root"],
+        "inputs": record.get("inputs", {}).get("sha256"),
     }
 
 

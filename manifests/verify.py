@@ -247,7 +247,7 @@ class _Verification:
                 files += sum(1 for _ in _files(build))
                 samples += sum(unit["kept"] for unit in build.record["units"])
         step.note = f"{len(here)} builds, {files} files, {total:,} bytes, {samples:,} samples"
-        self.expected["builds"] = [_described(build.record) for build in self.builds]
+        self.expected["builds"] = [_described(build) for build in self.builds]
         self.expected["builds_root"] = merkle_root(bytes.fromhex(b.record["root"]) for b in self.builds).hex()
         if not step.findings:
             step.findings += self._against_certificate("builds", "builds_root")
@@ -715,15 +715,18 @@ def _kind(file: str) -> str:
     return "images" if file.endswith(".images.parquet") else "samples"
 
 
-def _described(record: Mapping[str, Any]) -> dict[str, Any]:
+def _described(build: LoadedBuild) -> dict[str, Any]:
     """A build, as the certificate describes it."""
-    source = record["source"]
+    from medgpt.digest import INPUTS_FILE, inputs_sha256
+
+    record, source = build.record, build.record["source"]
     samples = {
         role: sum(unit["kept"] for unit in record["units"] if unit["role"] == role) for role in ("train", "eval")
     }
     return {
         **{name: source[name] for name in ("revision", "license", "access")}, "source": source["name"],
         **{name: record[name] for name in ("build", "metadata_only", "fingerprint_recipe", "root")}, "samples": samples,
+        "inputs": inputs_sha256(build.folder / INPUTS_FILE),
     }  # fmt: skip
 
 

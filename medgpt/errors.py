@@ -81,7 +81,7 @@ def run(main: Main) -> Main:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
         except Exception as error:  # noqa: BLE001 - the net itself
             kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-            return _tell(f"{kind} {_place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
+            return _tell(f"{kind} {place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
         return code
 
     return command
@@ -94,7 +94,7 @@ def _tell(line: str, code: int) -> int:
     return code
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """`at builders/slake.py:73`: the deepest line of this project that the error passed, else the deepest of all."""
     root = Path(__file__).parent.parent
     frames = traceback.extract_tb(error.__traceback__)

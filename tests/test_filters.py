@@ -86,7 +86,7 @@ def _read(raw: Path, unit: Any, params: Mapping[str, Any]) -> Iterator[Any]:
 SOURCE = Source(
     name="my_pictures", title="-", homepage="-", revision="1", license="CC0-1.0", access="open", stage="pretrain",
     task="caption", modality="image-text", splits={"train": "train"}, obtain="-", plan=_plan, read=_read,
-    write_demo=lambda raw: None, published=lambda params: {"train": SAMPLES}, module="test_filters",
+    published=lambda params: {"train": SAMPLES}, module="test_filters",
 )  # fmt: skip
 
 
