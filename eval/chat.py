@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _EXAMPLE = """
 examples:
   python -m eval.chat --checkpoint checkpoints/instruct --model medgpt_oss_ours
+  python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --key-file token     # of eval.serve --token-file token
   python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --served-model google/medgemma-27b-it --model medgemma_27b
 """
 
@@ -119,11 +120,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="load this folder here")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
     parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
     parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="a host that may see it all")
-    parser.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="default 512")
     options = parser.parse_args(arguments)
     if bool(options.endpoint) == bool(options.checkpoint):
@@ -140,15 +142,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.endpoint:
             from eval.adapters.openai_chat import OpenAIChat, read_key
 
-            key = read_key(options.key_variable)
+            secret = read_key(options.key_variable, options.key_file)
             name = options.served_model or card.hub_id
-            adapter = OpenAIChat(options.endpoint, name, card, api_key=key, allowed_hosts=options.allow_host, tries=2)
+            adapter = OpenAIChat(
+                options.endpoint, name, card, api_key=secret, allowed_hosts=options.allow_host, tries=2
+            )
         else:
             from eval.adapters.hf_local import HFLocal
 
-            adapter = HFLocal(
-                options.checkpoint, card, device=options.device, batch=1, trust_remote_code=options.trust_remote_code
-            )
+            adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
         adapter.prepare({"what is typed here": "credentialed"})
     except (AdapterError, CardError, EndpointRefused) as error:
         print(error, file=sys.stderr)

@@ -72,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "nearest": ["--tasks", *trained, "--baseline", "nearest"],
     }
     if (why := _unusable(checkpoint)) is None:
-        # The only class that the checkpoint brings is configuration_medgpt.py, which train.assemble wrote.
-        model = ["--model", "medgpt_oss_ours", "--checkpoint", str(checkpoint), "--trust-remote-code"]
+        model = ["--model", "medgpt_oss_ours", "--checkpoint", str(checkpoint)]
         asked = {"model": [*everything, *model, "--max-new-tokens", str(NEW_TOKENS)], **asked}
     else:
         print(f"without a model: {why}")

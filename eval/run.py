@@ -356,14 +356,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     server.add_argument("--tries", type=int, default=12, metavar="N", help="requests for one answer (default 12)")
     server.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
-    server.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key = server.add_mutually_exclusive_group()
+    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     asked_of = parser.add_argument_group("either way")
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local = parser.add_argument_group("a model in this process")
     local.add_argument("--checkpoint", type=Path, metavar="DIR", help="local folder of the weights")
     local.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
-    local.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
+    local.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
+    )
     parser.add_argument("--builds-present", action="store_true", help="leave out tasks whose build is not there")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
@@ -488,7 +494,7 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
             options.endpoint,
             served,
             card,
-            api_key=read_key(options.key_variable),
+            api_key=read_key(options.key_variable, options.key_file),
             allowed_hosts=options.allow_host,
             concurrency=options.concurrency,
             timeout_s=options.timeout,

@@ -23,7 +23,7 @@ ALLOWED = {
     "filters": {"filters", "shards", "manifests"},
     "builders": {"builders", "filters", "shards", "manifests"},
     "train": {"train", "shards", "manifests"},
-    "eval": {"eval", "shards", "manifests"},
+    "eval": {"eval", "shards", "manifests", "train.configuration_medgpt"},
     "bench": {"bench", "builders", "filters", "shards", "manifests", "train", "eval"},
 }
 PACKAGES = {name.split(".")[0] for name in ALLOWED}
