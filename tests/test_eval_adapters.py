@@ -487,7 +487,7 @@ def test_local_refusals_are_one_line(tiny: Path, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(AdapterError, match="no class NoSuchModel"):
         ask(HFLocal(tiny, Card("c", model_class="NoSuchModel"), device="cpu"), [request("q")])
-    with pytest.raises(AdapterError, match="through eval.run --trust-remote-code"):
+    with pytest.raises(AdapterError, match=r"through eval\.run --trust-remote-code"):
         HFLocal(tiny, Card("c", trust_remote_code=True))
     with pytest.raises(AdapterError, match="choose auto, cuda or cpu"):
         HFLocal(tiny, CARD, device="tpu")
