@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +27,7 @@ from filters.recipe import DROP, FilterRule, Recipe
 from filters.records import CAPTION_REASONS, PICTURE_REASONS
 from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
 from manifests.atomic import write_atomic
-from manifests.catalog import load_builds
+from manifests.catalog import jail, load_builds, open_duckdb
 from manifests.digest import file_sha256
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 
@@ -260,7 +259,8 @@ def _decide(scored: Scored) -> pa.Table:
                CASE WHEN kept THEN [] ELSE found END AS reasons
         FROM settled ORDER BY "row"
     """  # noqa: S608 - names and texts are quoted above
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
+        jail(connection)
         connection.register("scores", scores.append_column("row", pa.array(range(len(scores)), pa.int64())))
         table = connection.sql(query).to_arrow_table()
     if (stale := table.filter(pc.equal(table["at"], -1.0))).num_rows:

@@ -25,9 +25,10 @@ import json
 import math
 import os
 import shlex
+import shutil
 import sys
 import tempfile
-import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,29 +136,66 @@ def find_builds(data: Path) -> list[Path]:
     return [build.folder for build in load_builds(data)]
 
 
-def connect(data: Path, database: Path | None = None) -> duckdb.DuckDBPyConnection:
+def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -> duckdb.DuckDBPyConnection:
     """Open the catalogue's views over everything under `data`: in memory, or in the file `database`.
 
+    jailed: no other file can be read from then on (`jail`); for SQL that a user wrote.
     Raises: `CatalogError`.
     """
     import duckdb
 
     builds = load_builds(data)
-    config: dict[str, str | bool | int | float | list[str]] = {
-        # DuckDB's own choice is `.tmp` in the working folder. It makes the folder when it first spills, and removes it.
-        "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
-        "autoinstall_known_extensions": False,  # no network, ever; JSON and Parquet are built in
-    }
-    if database:
-        config["storage_compatibility_version"] = _STORAGE_VERSION
-    connection = duckdb.connect(str(database) if database else ":memory:", config=config)
+    connection = open_duckdb(database)
     try:
         for name, query in _views(builds, lambda schema: _no_rows(connection, schema)):
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
     except duckdb.Error as error:
         connection.close()
         raise CatalogError(f"{one_line(error)}: build it again") from error
+    if jailed:
+        jail(connection, manifest_files(builds))
     return connection
+
+
+def open_duckdb(database: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open DuckDB, in memory or on a file, without extensions from outside and without sight of Python's variables."""
+    import duckdb
+
+    # DuckDB's own choice is `.tmp` in the working folder, open to all; what is spilled may be a thumbnail of a patient.
+    scratch = tempfile.mkdtemp(prefix="manifests-duckdb-")
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "temp_directory": scratch,
+        "autoinstall_known_extensions": False,  # no network, ever; JSON and Parquet are built in
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,
+    }
+    if database:
+        config["storage_compatibility_version"] = _STORAGE_VERSION
+    connection = duckdb.connect(str(database) if database else ":memory:", config=config)
+    weakref.finalize(connection, shutil.rmtree, scratch, ignore_errors=True)
+    return connection
+
+
+def jail(connection: duckdb.DuckDBPyConnection, files: Iterable[Path] = ()) -> None:
+    """Close a connection to all files but these, and its settings to any change; what it spills stays possible.
+
+    DuckDB knows no right to read alone: a COPY could still overwrite these files, so SQL of a user must be kept from
+    that besides (`manifests.sql`).
+    """
+    paths = [os.path.abspath(file) for file in files]  # noqa: PTH100 - as the views name them
+    # Before a file is opened its name is looked up as a pattern, so both spellings are needed.
+    spellings = {spelling for path in paths for spelling in (path, glob.escape(path))}
+    connection.execute(f"SET allowed_paths = [{', '.join(map(_text, sorted(spellings)))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def manifest_files(builds: Iterable[LoadedBuild]) -> Iterator[Path]:
+    """Yield every file that the views read."""
+    for build in builds:
+        yield build.folder / BUILD_FILE
+        yield from (build.folder / part["file"] for part in _parts(build.record))
 
 
 def write_catalog(data: Path) -> Path:
@@ -234,6 +272,8 @@ def _read_record(path: Path) -> dict[str, Any]:
             )
         for part in _parts(record):
             file = path.parent / part["file"]
+            if Path(part["file"]).is_absolute() or ".." in file.relative_to(path.parent).parts:
+                raise CatalogError(f"{path}: names a part outside its build, {part['file']!r}; build it again")
             if not file.is_file():
                 raise CatalogError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
             if file.stat().st_size != part["bytes"]:

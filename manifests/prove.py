@@ -58,7 +58,7 @@ def prove(
     """
     from tqdm import tqdm
 
-    from manifests.catalog import connect, load_builds
+    from manifests.catalog import connect, jail, load_builds, manifest_files
     from manifests.certificate import read_certificate, write_certificate
     from manifests.overlaps import Overlaps, near_level, sql_levels
 
@@ -73,6 +73,8 @@ def prove(
             total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
             with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet) as bar:
                 near_level(level, builds, policy, work, workers, bar.update, overlaps)
+        # What follows has texts of the policy in its SQL.
+        jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}

@@ -16,9 +16,7 @@ import hashlib
 import html
 import json
 import re
-import tempfile
 import unicodedata
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.atomic import write_atomic
-from manifests.catalog import one_line
+from manifests.catalog import one_line, open_duckdb
 from manifests.evidence import EVIDENCE, LEVELS
 from manifests.highlight import RUN, Range, shared_ranges
 from manifests.policy import ACTIONS
@@ -264,11 +262,7 @@ def render(report: Report, limit: int = LIMIT) -> str:
 def _open(evidence: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
-        "autoinstall_known_extensions": False,  # no network, ever
-    }
-    with duckdb.connect(config=config) as connection:
+    with open_duckdb() as connection:
         try:
             rows = connection.read_parquet(glob.escape(str(evidence)), file_row_number=True, hive_partitioning=False)
             if rows.columns != [*EVIDENCE.names, "file_row_number"]:
