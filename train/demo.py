@@ -119,9 +119,9 @@ def run(data: Path, out: Path, steps: int, certificate: str, quiet: bool) -> int
         seconds = sum(record["seconds"] for record in records)
         rows.append((stage, len(records), records[0]["loss"], records[-1]["loss"], seconds, folder / "curves.svg"))
         model = folder / "model"
-    print(f"\n{'stage':<9} {'steps':>5} {'first loss':>11} {'last loss':>10} {'seconds':>8}  curves")
+    print()
     for stage, count, first, last, seconds, curves in rows:
-        print(f"{stage:<9} {count:>5} {first:>11.3f} {last:>10.3f} {seconds:>8.1f}  {curves}")
+        print(f"{stage}: {count} steps, loss {first:.3f} to {last:.3f}, {seconds:.1f} s, {curves}")
     print(f"\nThe model: {model}")
     return 0
 
