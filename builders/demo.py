@@ -19,7 +19,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -40,7 +40,7 @@ READINGS: dict[str, tuple[tuple[str, ...], ...]] = {
 """Sources that are built more than once, from one tree."""
 STREAMED = ("--stage", "instruct", "--sources-present")
 LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("shards.pack", STREAMED, r"^.+ samples in .+ packs.+tiles\b"),
+    ("shards.pack", STREAMED, r"^[\d,]+ samples in .+? tiles"),
     ("shards.resume_check", (*STREAMED, "--samples", "500"), r"^resume check: .+"),
     ("train.demo", (), r"^\w+: \d+ steps, loss [\d.]+ to [\d.]+"),
     ("eval.demo", (), r"\d+ runs, \d+ tasks"),
@@ -59,8 +59,8 @@ class _Stopped(Exception):
         self.code = code
 
 
-def run(data: Path, workers: int, everything: bool = False) -> int:
-    """Build, audit and prove under `data`, and with `everything` pack, stream, train and evaluate.
+def run(data: Path, workers: int, everything: bool = False, names: Sequence[str] = NAMES) -> int:
+    """Build the sources, audit and prove under `data`, and with `everything` pack, stream, train and evaluate.
 
     Returns 0 if every step ran, whatever the audits found; else the exit code of the step that failed, of which the
     last lines are shown.
@@ -69,9 +69,9 @@ def run(data: Path, workers: int, everything: bool = False) -> int:
     log = data / LOG
     try:
         with _logged(log) as screen:
-            _steps(data, workers, everything, screen)
+            _steps(data, workers, everything, names, screen)
     except _Stopped as stopped:
-        last = log.read_text(errors="replace").splitlines()[-LINES_OF_A_FAILURE:]
+        last = log.read_text(errors="replace").rsplit("\n$ ", 1)[-1].splitlines()[-LINES_OF_A_FAILURE:]
         print(*last, f"{stopped} ended with exit code {stopped.code}; {log} has all of it", sep="\n", file=sys.stderr)
         return stopped.code
     return 0
@@ -93,7 +93,7 @@ def _logged(path: Path) -> Iterator[TextIO]:
             os.close(before)
 
 
-def _steps(data: Path, workers: int, everything: bool, screen: TextIO) -> None:
+def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], screen: TextIO) -> None:
     started = time.monotonic()
 
     def show(text: str = "", end: str = "\n") -> None:
@@ -103,7 +103,7 @@ def _steps(data: Path, workers: int, everything: bool, screen: TextIO) -> None:
     if why:
         show(f"No source is filtered here: {why}")
     show(f"{'source':<22} builds    read    kept  rejected  pictures  filters")
-    for name in NAMES:
+    for name in names:
         for number, options in enumerate(READINGS.get(name, ((),))):
             # The second reading of a source uses the tree that the first one wrote.
             given = [*(() if number else ("--demo",)), *options, *(unfiltered if load(name).filters else ())]
@@ -118,7 +118,7 @@ def _steps(data: Path, workers: int, everything: bool, screen: TextIO) -> None:
     if code:
         raise _Stopped("manifests.prove", code)
     show(_exclusions(data))
-    _print_planted()
+    _print_planted(names)
     if everything:
         missing = [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]
         for module, options, shown in LATER:
@@ -207,11 +207,11 @@ def _audit(data: Path) -> str:
     found = [f"{result.name} {result.violations:,}" for result in results if result.violations]
     return "\n".join(
         [
-            _filled("audits", f"{len(found)} of {len(results)} find something: {', '.join(found)}"),
+            _filled("audits", f"{len(found)} of {len(results)} find something: {', '.join(found) or '-'}"),
             _filled(
                 "leaked",
                 "from a build's own train split into its own test, in "
-                f"{len(shown)} builds: {', '.join(f'{name} {what}' for name, (_, what) in shown[:LEAKS_SHOWN])}, ...",
+                f"{len(shown)} builds: {', '.join(f'{name} {what}' for name, (_, what) in shown[:LEAKS_SHOWN])}{', ...' * (len(shown) > LEAKS_SHOWN)}",
             ),
         ]
     )
@@ -240,9 +240,9 @@ def _filled(head: str, text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=f"{head:<10}", subsequent_indent=" " * 10)
 
 
-def _print_planted() -> None:
+def _print_planted(names: Sequence[str]) -> None:
     print("\nPlanted in the demo trees, for the audits and the proof to find:")
-    for name in NAMES:
+    for name in names:
         planted = importlib.import_module(_PLANTED_IN.get(name, f"builders.{name}")).PLANTED
         for level, what in planted.items():
             print(f"  {name}, {level}: {what}")
@@ -273,8 +273,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--data", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
+    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="SOURCE", help="only these sources")
     parser.add_argument(
         "--all", action="store_true", help="then pack, stream, train (where torch is) and evaluate, as make demo does"
     )
     args = parser.parse_args()
-    raise SystemExit(run(args.data, args.workers, args.all))
+    raise SystemExit(run(args.data, args.workers, args.all, args.only or NAMES))

@@ -25,17 +25,17 @@ example:
 Run again, it goes on where it was stopped; a stage that is done is not trained again.
 """
 
-STEPS = 10
-"""Optimizer steps of a stage: each is some two seconds on two cores, for the 201,088 rows of embedding and head."""
+STEPS = 5
+"""Optimizer steps of a stage: each is about a second on two cores, for the 201,088 rows of embedding and head."""
 
 SETTINGS = (
     "data.only_present=true",  # the demo leaves some sources without a sample
     "data.length=2048", "data.tiles=13",  # one picture of 12 tiles and its thumbnail, with room for its text
     "data.over_long=drop",  # samples with several pictures
     "data.max_enlargement=0.01",  # one tile a picture: the demo's are smaller than one
-    "data.packs_per_step=2", "data.workers=2",
+    "data.packs_per_step=1", "data.workers=2",
     "engine.precision=fp32", "engine.zero=1", "engine.compile=false", "engine.checkpointing=none",
-    # A model that knows nothing and has ten steps: the recipe's learning rates would not move it.
+    # A model that knows nothing and has five steps: the recipe's learning rates would not move it.
     "optimizer.vision_lr=1e-3", "optimizer.projector_lr=1e-2", "optimizer.llm_lr=2e-3",
     "loss.chunk=256", "watch.keep=1",
 )  # fmt: skip
