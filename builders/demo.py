@@ -203,18 +203,12 @@ def _audit(data: Path) -> str:
     worst: dict[str, tuple[float, str]] = {}
     for build, split, level, shared, total in leaked:
         worst[build] = max(worst.get(build, (0.0, "")), (shared / total, f"{shared} of {total} {split} by {level}"))
-    shown = sorted(worst.items(), key=lambda item: -item[1][0])
+    shown = [f"{name} {what}" for name, (_, what) in sorted(worst.items(), key=lambda item: -item[1][0])]
     found = [f"{result.name} {result.violations:,}" for result in results if result.violations]
-    return "\n".join(
-        [
-            _filled("audits", f"{len(found)} of {len(results)} find something: {', '.join(found) or '-'}"),
-            _filled(
-                "leaked",
-                "from a build's own train split into its own test, in "
-                f"{len(shown)} builds: {', '.join(f'{name} {what}' for name, (_, what) in shown[:LEAKS_SHOWN])}{', ...' * (len(shown) > LEAKS_SHOWN)}",
-            ),
-        ]
-    )
+    most = ", ".join(shown[:LEAKS_SHOWN]) + ", ..." * (len(shown) > LEAKS_SHOWN)
+    own = f"from a build's own train split into its own test, in {len(shown)} builds: {most or '-'}"
+    audits = f"{len(found)} of {len(results)} find something: {', '.join(found) or '-'}"
+    return f"{_filled('audits', audits)}\n{_filled('leaked', own)}"
 
 
 def _exclusions(data: Path) -> str:
