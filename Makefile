@@ -27,12 +27,7 @@ $(VENV)/.filters: $(VENV)/.core
 	@touch $@
 
 demo: $(VENV)/.filters
-	$(BIN)/python -m builders.demo --data $(DATA)
-	$(BIN)/python -m shards.pack $(DATA) --stage instruct --sources-present
-	$(BIN)/python -m shards.resume_check $(DATA) --stage instruct --sources-present --samples 500
-	@if $(BIN)/python -c 'import torch, deepspeed' 2>/dev/null; then $(BIN)/python -m train.demo $(DATA); \
-	else echo "Training is left out. To have it: $(BIN)/python -m pip install -e '.[train,eval]', then make demo"; fi
-	$(BIN)/python -m eval.demo $(DATA)
+	@$(BIN)/python -m builders.demo --data $(DATA) --all
 
 test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

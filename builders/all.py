@@ -67,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
                 {"source": source.name, "state": "planned", "read": plan.rows, "note": f"{plan.target}{recipe}"}
             )
         return _print(rows, args.json, 0)
-    with tqdm(total=sum(plan.rows for _, _, plan, _ in planned), unit="row", disable=args.json, smoothing=0.05) as bar:
+    with tqdm(
+        total=sum(plan.rows for _, _, plan, _ in planned), unit="row", disable=args.json or None, smoothing=0.05
+    ) as bar:
         for source, options, plan, filtering in planned:
             bar.set_description(plan.build)
             try:

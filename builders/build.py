@@ -236,7 +236,7 @@ def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
 
 def bar_for(plan: Plan, options: BuildOptions) -> Any:
     """A progress bar over a plan's rows, with rate, time left and counts."""
-    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress, smoothing=0.05)
+    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress or None, smoothing=0.05)
 
 
 def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:

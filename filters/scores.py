@@ -98,7 +98,7 @@ def run_build(
         run = _Run(folder, role, out, plan, all_scores, workers)
         with tqdm(
             total=sum(unit["kept"] for unit in units), unit=" samples", desc=f"score {document['build']}",
-            disable=not progress, smoothing=0.05,
+            disable=not progress or None, smoothing=0.05,
         ) as bar:  # fmt: skip
             parts = run.parts(units, bar)
         record = {

@@ -328,8 +328,9 @@ def train(config: Config, options: argparse.Namespace) -> None:
             print("train.run: no TensorBoard events (pip install tensorboard); log.jsonl has the same", file=sys.stderr)
     try:
         with tqdm(
-            total=steps, initial=trainer.step, unit="step", disable=options.quiet or not first, desc=config.stage
-        ) as bar:
+            total=steps, initial=trainer.step, unit="step", desc=config.stage,
+            disable=options.quiet or not first or None,
+        ) as bar:  # fmt: skip
             trainer.run(steps, until, log, bar)
     except (TrainError, CheckpointError) as error:
         if isinstance(error, TrainError) and not error.everywhere:
