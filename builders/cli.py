@@ -45,6 +45,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
     # Imported late, so that --help and usage errors answer at once.
     from builders.build import BuildOptions, BuildStopped, make_plan, run
     from builders.filtered import NotFiltered, begin, choose, finish, unfiltered_text, waterfall_text
+    from manifests.private import keep_private
 
     options = BuildOptions(
         raw=raw,
@@ -56,6 +57,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
         max_damaged=args.max_damaged,
         progress=not args.quiet and not args.json,
     )
+    keep_private(source.access)
     try:
         if args.demo:
             source.write_demo(raw)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
+from manifests.private import keep_private
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -70,6 +72,9 @@ class Item:
     access: str
     max_new_tokens: int
     prompt_sha256: str
+
+    def __post_init__(self) -> None:
+        keep_private(self.access)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,9 @@ class Score:
     """Evidence links this item to a training sample; None where no proof covers the benchmark."""
     evidence: tuple[str, ...] = ()
     """`level/kind` of that evidence, sorted."""
+
+    def __post_init__(self) -> None:
+        keep_private(self.access)
 
 
 def label(task: str, variant: str) -> str:

@@ -88,9 +88,11 @@ def run(
     `ask_again` asks once more where there was an outcome without an answer.
     Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
     """
+    from manifests.private import make_folder
+
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
     _claim(out, adapter)
@@ -150,10 +152,11 @@ def _open(
     from eval.answers import AnswerLog
     from eval.records import ITEMS, TASK
     from manifests.atomic import AtomicFile, write_atomic
+    from manifests.private import make_folder
 
     task = benchmark.task
     folder = _folder(out, task)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
     with AtomicFile(folder / ITEMS) as file:

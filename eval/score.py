@@ -361,6 +361,7 @@ def score_folder(
 
     from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
     from manifests.atomic import write_atomic
+    from manifests.private import make_folder
 
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
@@ -376,7 +377,7 @@ def score_folder(
         )
     except ScoreError as error:
         raise ScoreError(f"{folder}: {error}") from None
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     summary = scored.summary
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
     for name in (ITEMS, PREDICTIONS):

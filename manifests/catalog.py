@@ -33,6 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.private import keep_private
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -241,6 +243,7 @@ def _read_record(path: Path) -> dict[str, Any]:
                 raise CatalogError(
                     f"{file}: {file.stat().st_size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again"
                 )
+        keep_private(record["source"]["access"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CatalogError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
     return record

@@ -85,6 +85,7 @@ from manifests.foreign_samples import (
     strings,
 )
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
+from manifests.private import keep_private, make_folder
 from manifests.processes import WorkerDied, run_jobs
 from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from manifests.tiles import tile_count
@@ -551,6 +552,7 @@ def ingest(
     if role not in DEFAULT_SPLIT:
         raise ValueError(f"role is train or eval, not {role!r}")
     rules = make_rules(mapping or {}, role, folder)
+    keep_private(rules.access)
     contents = _look(folder, out)
     build = f"{rules.name}.{role}"
     target, resume = out / build, out / ".resume" / build
@@ -560,8 +562,8 @@ def ingest(
     before = _states(folder, names)
     files = sorted(_digests(folder, names, workers), key=lambda file: str(file["file"]))
     jobs = _with_keys(jobs, files, set(contents.pictures))
-    for place in (*(target / name for name in _FOLDERS), resume):
-        place.mkdir(parents=True, exist_ok=True)
+    for place in (target, *(target / name for name in _FOLDERS), resume):
+        make_folder(place)
     with (resume / "lock").open("w") as lock, (resume / "workers").open("w") as workers_lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

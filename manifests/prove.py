@@ -61,11 +61,13 @@ def prove(
     from manifests.catalog import connect, load_builds
     from manifests.certificate import read_certificate, write_certificate
     from manifests.overlaps import Overlaps, near_level, sql_levels
+    from manifests.private import make_folder
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
     work = out / _WORK
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in out, work:
+        make_folder(folder)
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))

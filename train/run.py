@@ -295,6 +295,7 @@ def train(config: Config, options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from manifests.atomic import write_atomic
+    from manifests.private import make_folder
     from train.checkpoint import CheckpointError
     from train.data import Batches
     from train.export import export_model
@@ -321,7 +322,7 @@ def train(config: Config, options: argparse.Namespace) -> None:
     until = min(steps, options.max_steps or steps)
     log = None
     if first:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
@@ -459,7 +460,9 @@ def _claim(out: Path) -> IO[bytes]:
     """Hold the folder of a run against other processes; the hold ends when the file is closed, or with the process."""
     import fcntl
 
-    out.mkdir(parents=True, exist_ok=True)
+    from manifests.private import make_folder
+
+    make_folder(out)
     file = (out / ".lock").open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
