@@ -222,7 +222,9 @@ def read_scores(scored: Scored) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="default").combine_chunks()
     except pa.ArrowInvalid as error:
-        raise SelectionError(f"{scored.folder}: a score is here a number and there a text ({error})") from error
+        raise SelectionError(
+            f"{scored.folder}: a score is here a number and there a text; run filters.run again"
+        ) from error
 
 
 def _decide(scored: Scored) -> pa.Table:

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain, safe
 from manifests.private import keep_private
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
 
 def one_line(error: Exception) -> str:
     """Put an error's message on one line, without DuckDB's excerpt of the statement."""
-    return " ".join(str(error).split("\n\nLINE ")[0].split())
+    return safe(str(error).split("\n\nLINE ")[0])
 
 
 def plain(value: object) -> Any:
@@ -379,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             builds = _rows(connection, "SELECT * FROM builds ORDER BY build")
             splits = _rows(connection, _READ_AND_PUBLISHED)
     except (CatalogError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         for build in builds:

@@ -1,10 +1,10 @@
 """Whose files these are: what comes from credentialed data is its owner's alone, 0600 in folders 0700.
 
-A process that opens a credentialed build or source is private from then on (`keep_private`), whatever the umask was: every
-file and folder that it, its workers and the libraries they use make afterwards is private, temporary files, caches and
-what other builds give in the same run included. This hangs on reading, not on writing: builds are opened in few places
-(`manifests.catalog`, `shards.reader`, `shards.certified`, `eval.records`, and the builders), so no new command can
-forget it. A process that opens nothing credentialed leaves the umask alone, so open data can be shared.
+A process that opens a credentialed build or source is private from then on (`keep_private`), whatever the umask was:
+every file and folder that it, its workers and the libraries they use make afterwards, temporary files and caches
+included, and what other builds give in the same run. This hangs on reading, not on writing: builds are opened in few
+places (`manifests.catalog`, `shards.reader`, `shards.certified`, `eval.records`, `manifests.foreign`, the builders), so
+no new command can forget it. A process that opens nothing credentialed heeds the umask: open data can be shared.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def keep_private(access: str) -> None:
         _private = _OTHERS
 
 
+def is_private() -> bool:
+    """Whether what this process makes is its owner's alone: it reads credentialed data, or its user wants it so."""
+    return _private == _OTHERS
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder of our own and those above it; one that is there stays.
 
@@ -40,7 +45,7 @@ def make_folder(folder: Path) -> None:
     Raises: `OSError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if _private == _OTHERS and _close(folder):
+    if is_private() and _close(folder):
         for path in folder.rglob("*"):
             # Temporary files of another process come and go.
             with contextlib.suppress(FileNotFoundError):
