@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from builders.cli import table
 from builders.registry import NAMES, load
 from builders.source import Source
+from manifests.messages import complain
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         built = _built(args.data)
     except (OSError, ValueError, KeyError) as error:
-        print(f"{args.data}: a build.json cannot be read ({error}); run its builder again", file=sys.stderr)
+        complain(f"{args.data}: a build.json cannot be read ({error}); run its builder again")
         return 2
     rows = [_row(load(name), built) for name in NAMES]
     if args.json:

@@ -42,9 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     from builders.build import BuildOptions, BuildStopped, make_plan, run
     from builders.filtered import NotFiltered, begin, choose, finish
     from builders.source import NotThisSource
+    from manifests.private import keep_private
 
     rows: list[dict[str, Any]] = []
     planned = []
+    for name in names:  # before the first file: whose a file is must not depend on the order of the sources
+        keep_private(load(name).access)
     for name in names:
         source = load(name)
         params = {option.name: option.default for option in source.options} | {

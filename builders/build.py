@@ -27,6 +27,7 @@ from builders.unit import RECIPE, UnitJob, build_unit
 from manifests.atomic import TEMPORARY_SUFFIX, write_atomic
 from manifests.digest import build_root
 from manifests.parts import MANIFEST_VERSION
+from manifests.private import keep_private, make_folder
 from manifests.processes import WorkerDied, run_jobs
 from shards.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
@@ -81,6 +82,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     """Cut the raw tree into units and see which are done. Raises `NotThisSource` if the tree is something else."""
     if not options.raw.is_dir():
         raise NotThisSource(f"{options.raw}: no such folder; --raw must name the tree as its publisher ships it")
+    keep_private(source.access)
     params = dict(sorted(options.params.items()))
     module = source.module_name
     build = source.build_name(params)
@@ -118,8 +120,8 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None) -> d
     `bar` is a tqdm bar that several builds share; without it the build shows its own.
     """
     resume = options.out / ".resume" / plan.build
-    for folder in (*(plan.target / name for name in FOLDERS), resume):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (plan.target, *(plan.target / name for name in FOLDERS), resume):
+        make_folder(folder)
     with _locked(resume / "lock"):
         _refuse_to_shrink(plan, options)
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from builders.source import DAMAGED_REASONS, RULE_REASONS, NotThisSource, Source
+from manifests.messages import complain, safe
 
 EXIT_FAILED, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 3
 FILTERS_HELP = (
@@ -45,6 +45,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
     # Imported late, so that --help and usage errors answer at once.
     from builders.build import BuildOptions, BuildStopped, make_plan, run
     from builders.filtered import NotFiltered, begin, choose, finish, unfiltered_text, waterfall_text
+    from manifests.private import keep_private
 
     options = BuildOptions(
         raw=raw,
@@ -56,6 +57,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
         max_damaged=args.max_damaged,
         progress=not args.quiet and not args.json,
     )
+    keep_private(source.access)
     try:
         if args.demo:
             source.write_demo(raw)
@@ -67,7 +69,7 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
         try:
             filtering = choose(source, args.filters, raw, params)
         except NotFiltered as error:
-            print(f"{source.name}: {error}", file=sys.stderr)
+            complain(f"{source.name}: {error}")
             return EXIT_USAGE
         if args.dry_run:
             _print_plan(source, plan, options, filtering, args.json)
@@ -76,13 +78,13 @@ def main(source: Source, arguments: list[str] | None = None) -> int:
         document = run(source, options, plan)
         waterfall = finish(source, plan.target, filtering, args.workers, options.progress)
     except NotThisSource as error:
-        print(f"{source.name}: {error}", file=sys.stderr)
+        complain(f"{source.name}: {error}")
         return EXIT_USAGE
     except (BuildStopped, NotFiltered) as error:
-        print(f"{source.name}: {error}", file=sys.stderr)
+        complain(f"{source.name}: {error}")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print(f"{source.name}: interrupted; run the same command again to resume", file=sys.stderr)
+        complain(f"{source.name}: interrupted; run the same command again to resume")
         return EXIT_FAILED
     reused = len(plan.reusable)
     if args.json:
@@ -249,7 +251,7 @@ def format_summary(document: dict[str, Any], target: Path, reused: int) -> str:
 
 def table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     """Columns of text; numbers to the right with thousands separated, text to the left."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    cells = [[f"{cell:,}" if isinstance(cell, int) else safe(cell) for cell in row] for row in rows]
     right = [all(isinstance(row[i], int) or row[i] == "-" for row in rows) for i in range(len(heads))]
     widths = [max(len(line[i]) for line in [list(heads), *cells]) for i in range(len(heads))]
     lines = []

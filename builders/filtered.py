@@ -27,6 +27,7 @@ from filters.scores import ScoreError, run_build
 from filters.selection import SelectionError, decide_build
 from manifests.atomic import write_atomic
 from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
+from manifests.private import make_folder
 from manifests.selections import (
     GALLERY_FILE,
     REQUEST_FILE,
@@ -130,7 +131,7 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
         wanted = orjson.dumps(filtering.describe(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     if not source.filters or before == wanted:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # In this order a reader finds the selection unfinished wherever this is killed, and never a build without one.
     (folder / WATERFALL_FILE).unlink(missing_ok=True)
     if wanted is not None:

@@ -41,6 +41,7 @@ from builders.source import (
     user,
 )
 from builders.tables import Row, convert_rows, table_units
+from manifests.messages import named
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval", "test_clean": "eval"}
 _FILES = {
@@ -79,7 +80,8 @@ def _answer_column(path: Path, raw: Path) -> str:
         if name in header:
             return name
     raise NotThisSource(
-        f"{relative(path, raw)}: no column {' or '.join(_ANSWERS)} (there are {', '.join(header)}); another revision?"
+        f"{relative(path, raw)}: no column {' or '.join(_ANSWERS)} (there are {named(header, first_row=True)}); "
+        "another revision?"
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.source import InputError, NotThisSource, Reject, Sample, assistant, user
+from manifests.private import make_folder
 
 DEMO_TIME = 1_577_836_800
 """Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
@@ -257,7 +258,7 @@ def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
 
 def write_demo_file(path: Path, data: bytes) -> None:
     """One file of a demo tree, with its folders and a fixed modification time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_bytes(data)
     os.utime(path, (DEMO_TIME, DEMO_TIME))
 

@@ -139,7 +139,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):
-            raise InputError("bad_id", self.file, f"row {self.row}: {self.key!r} cannot name a sample")
+            raise InputError(
+                "bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters that cannot name a sample"
+            )
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,6 @@ class Source:
     revision: str
     """The publisher's release or commit that the counts and the layout were checked against."""
     license: str
-    access: Access
     stage: str
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     task: str
@@ -217,6 +218,9 @@ class Source:
     write_demo: Callable[[Path], None]
     published: Callable[[Params], Mapping[str, int]]
     """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    access: Access = "credentialed"
+    """`credentialed` where nothing else is said: files are their owner's alone (`manifests.private`), texts stay out of
+    reports and go to no server that is not on loopback or allowed by name."""
     paper: str = ""
     """The recipe's count and a note where it differs."""
     options: tuple[Option, ...] = ()

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from builders.rawfiles import relative
 from builders.source import InputError, NotThisSource, Reject, Role, Sample, Unit, assistant, user
+from manifests.messages import named
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
@@ -92,7 +93,7 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
             if missing := [name for name in fields if name not in found]:
                 raise NotThisSource(
                     f"{unit.payload['file']}: no field {', '.join(missing)} in its first rows "
-                    f"(there are {', '.join(sorted(found))}); another revision?"
+                    f"(there are {named(sorted(found))}); another revision?"
                 )
         yield unit
 
@@ -155,7 +156,7 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
         raise NotThisSource(f"{file}: not readable as Parquet ({error}); fetch the file again") from None
     names = metadata.schema.to_arrow_schema().names
     if missing := [name for name in columns if name not in names]:
-        raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {', '.join(names)}); another revision?")
+        raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {named(names)}); another revision?")
     start = first = rows = size = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
@@ -346,7 +347,7 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
     header, position = _csv_header(path)
     if missing := [name for name in columns if name not in header]:
         raise NotThisSource(
-            f"{file}: no column {', '.join(missing)} (there are {', '.join(header)}); another revision?"
+            f"{file}: no column {', '.join(missing)} (there are {named(header, first_row=True)}); another revision?"
         )
     with _open(path) as handle:
         handle.seek(position)

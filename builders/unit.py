@@ -21,6 +21,7 @@ from builders.source import DAMAGED_REASONS, RULE_REASONS, Image, InputError, Re
 from manifests.atomic import write_atomic
 from manifests.digest import file_sha256
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
+from manifests.messages import DETAIL_CHARACTERS, safe
 from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
 from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from manifests.tiles import tile_count
@@ -151,10 +152,10 @@ class _UnitWork:
         self.rejects.append(
             {
                 "file": reject.file,
-                "row": reject.row,
+                "row": safe(reject.row),
                 "reason": reject.reason,
                 "damaged": damaged,
-                "detail": reject.detail,
+                "detail": safe(reject.detail, DETAIL_CHARACTERS),
             }
         )
 

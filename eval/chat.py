@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from manifests.messages import complain
+
 if TYPE_CHECKING:
     from eval.adapters.base import Adapter, Answer
 
@@ -135,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from eval.cards import CardError, load_card
     from shards.endpoints import EndpointRefused
 
-    print(WARNING, file=sys.stderr)
+    complain(WARNING)
     try:
         card = load_card(options.model)
         adapter: Adapter
@@ -153,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
         adapter.prepare({"what is typed here": "credentialed"})
     except (AdapterError, CardError, EndpointRefused) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     try:
         talk(Conversation(adapter, options.max_new_tokens), sys.stdin, sys.stdout)

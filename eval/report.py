@@ -14,13 +14,13 @@ must stay where the data may be.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.report_page import Sample, render_html, render_markdown, samples_of
 from eval.report_tables import ReportError, Run, TaskResult, all_tables, by_task, read_run
+from manifests.messages import complain
 
 EXIT_NOT_ALL = 3
 """The page is written, but some tasks of the runs are not scored; the page names them."""
@@ -63,22 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         browser = _browser(runs, options.data, options.samples, options.show_credentialed)
         page = render_html(runs, tables, browser)
     except (AuditError, ReportError, RecordError, TaskError, CatalogError, BuildError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out, page.encode())
         write_atomic(options.out.with_suffix(".md"), render_markdown(runs, tables).encode())
     except OSError as error:
-        print(
-            f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})", file=sys.stderr
-        )
+        complain(f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})")
         return 2
     tasks = sum(len(run.tasks) for run in runs)
     print(f"{options.out} and {options.out.with_suffix('.md').name}: {len(runs)} runs, {tasks} tasks")
     for run in runs:
         if run.unscored:
-            print(f"{run.name}: not scored: {', '.join(run.unscored)}", file=sys.stderr)
+            complain(f"{run.name}: not scored: {', '.join(run.unscored)}")
     return EXIT_NOT_ALL if any(run.unscored for run in runs) else 0
 
 

@@ -12,12 +12,13 @@ Run the same command again and it goes on: no answered question is asked twice.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from manifests.messages import complain
 
 if TYPE_CHECKING:
     from eval.adapters.base import Adapter, Answer, Request
@@ -88,9 +89,11 @@ def run(
     `ask_again` asks once more where there was an outcome without an answer.
     Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
     """
+    from manifests.private import make_folder
+
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
     _claim(out, adapter)
@@ -150,10 +153,11 @@ def _open(
     from eval.answers import AnswerLog
     from eval.records import ITEMS, TASK
     from manifests.atomic import AtomicFile, write_atomic
+    from manifests.private import make_folder
 
     task = benchmark.task
     folder = _folder(out, task)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
     with AtomicFile(folder / ITEMS) as file:
@@ -174,7 +178,7 @@ def _open(
             raise RunError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
-        print(f"{log.path}: a torn last line was dropped; its question is asked again", file=sys.stderr)
+        complain(f"{log.path}: a torn last line was dropped; its question is asked again")
     for sample_id in log:
         known = log.get(sample_id)
         if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
@@ -413,7 +417,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         card, adapter = _adapter(options, benchmarks)
     except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     try:
         done = run(
@@ -428,18 +432,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=not options.quiet,
         )
     except (RunError, TaskError, EndpointRefused) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except (AdapterError, AnswerError, BuildError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except OSError as error:
-        print(
-            f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})", file=sys.stderr
-        )
+        complain(f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})")
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        complain("stopped; run the same command again to go on")
         return 1
     return _show(done, adapter, options.out, benchmarks, certificate)
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain, safe
+
 if TYPE_CHECKING:
     from eval.contamination import Proof
     from eval.encoders import Measured, Weights
@@ -361,6 +363,7 @@ def score_folder(
 
     from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
     from manifests.atomic import write_atomic
+    from manifests.private import make_folder
 
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
@@ -376,7 +379,7 @@ def score_folder(
         )
     except ScoreError as error:
         raise ScoreError(f"{folder}: {error}") from None
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     summary = scored.summary
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
     for name in (ITEMS, PREDICTIONS):
@@ -482,7 +485,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
         proof = read_proof(options.data / "proof") if options.data else None
     except (ScoreError, WeightsError, CertificateError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     if options.data and proof is None:
         print(f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)")
@@ -506,7 +509,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             except (ScoreError, RecordError, WeightsError) as error:
                 failed += 1
-                tqdm.write(f"not scored: {error}", file=sys.stderr)
+                tqdm.write(f"not scored: {safe(error)}", file=sys.stderr)
                 continue
             for line in describe(summary):
                 tqdm.write(line, file=sys.stdout)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain, named
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -167,7 +169,9 @@ def read_labels(path: Path) -> dict[str, bool | None]:
     for number, row in _rows(path, ("sample_id", "label")):
         value = row["label"].strip().lower()
         if value and value not in LABELS:
-            raise AuditError(f"{path}: line {number}: label {row['label']!r}; write yes or no, or leave it empty")
+            raise AuditError(
+                f"{path}: line {number}: the label is neither yes nor no; write one of them, or leave it empty"
+            )
         if row["sample_id"] in labels:
             raise AuditError(f"{path}: line {number}: {row['sample_id']} is there twice")
         labels[row["sample_id"]] = LABELS[value] if value else None
@@ -181,8 +185,8 @@ def read_key(path: Path) -> list[Drawn]:
         try:
             scored = Scored(row["sample_id"], float(row["score"]), bool(int(row["flagged"])))
             drawn.append(Drawn(scored, float(row["weight"])))
-        except ValueError as error:
-            raise AuditError(f"{path}: line {number}: {error}") from None
+        except ValueError:
+            raise AuditError(f"{path}: line {number}: a score, flag or weight is no number") from None
     return drawn
 
 
@@ -260,7 +264,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
         raise AuditError(f"{path}: cannot be read ({error})") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-        raise AuditError(f"{path}: no column {missing[0]!r}; there are: {', '.join(reader.fieldnames or ()) or 'none'}")
+        there = named(reader.fieldnames or (), first_row=True)
+        raise AuditError(f"{path}: no column {missing[0]!r}; there are: {there}")
     for row in reader:
         yield reader.line_num, row
 
@@ -276,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = agreement(read_key(key), read_labels(options.labelled or options.review), options.seed)
             print("\n".join(result.lines()))
     except AuditError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     return 0
 
@@ -345,11 +350,13 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Scored]:
     for path in sorted(folder.glob("*.parquet")):
         names = pq.read_schema(path).names
         if column not in names:
-            raise AuditError(f"{path}: no score {column!r}; there are: {', '.join(n for n in names if '.' in n)}")
+            raise AuditError(
+                f"{path}: no score {column!r}; there are: {named([name for name in names if '.' in name], shown=60)}"
+            )
         table = pq.read_table(path, columns=["sample_id", column])
         for sample_id, score in zip(*(table[name].to_pylist() for name in ("sample_id", column)), strict=True):
             if isinstance(score, str):
-                raise AuditError(f"{column} is text ({score!r}), choose a score that is a number")
+                raise AuditError(f"{column} is text, choose a score that is a number")
             if score is not None:
                 yield Scored(sample_id, float(score), score >= threshold)
 

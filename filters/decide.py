@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from manifests.messages import complain
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage."""
@@ -32,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.data, recipe, gallery=not options.no_gallery, show_credentialed=options.show_credentialed
         )
     except (RecipeError, CatalogError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except (SelectionError, ScoreError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     if options.json:
         print(json.dumps([decision.waterfall for decision in decisions], indent=2))

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from manifests.messages import complain
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if scoring stopped (run again to go on), 2 for a wrong recipe or usage."""
@@ -41,13 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             all_scores=options.all_scores,
         )
     except (RecipeError, CatalogError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except (ScoreError, FilterError, BuildError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run again to go on", file=sys.stderr)
+        complain("stopped; run again to go on")
         return 1
     for result in results:
         rows = sum(part["rows"] for part in result.document["parts"])
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if alone:
         print(f"left alone: {', '.join(alone)}")
     if not results:
-        print("nothing was scored: no build here has samples of that role and rules in the recipe", file=sys.stderr)
+        complain("nothing was scored: no build here has samples of that role and rules in the recipe")
         return 2
     chosen = f" --recipe {options.recipe}" if options.recipe else ""
     print(f"next: python -m filters.decide {options.data}{chosen}")

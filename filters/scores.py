@@ -34,6 +34,7 @@ from filters.records import INTAKE, caption_reason, decode
 from manifests.atomic import AtomicFile, write_atomic
 from manifests.catalog import load_builds
 from manifests.digest import file_sha256
+from manifests.private import make_folder
 from manifests.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
@@ -174,7 +175,8 @@ def scores_folder(data: Path, build: str, role: str) -> Path:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     work = out / ".work"
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in out, work:
+        make_folder(folder)
     with (work / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

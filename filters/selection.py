@@ -29,6 +29,7 @@ from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
 from manifests.atomic import write_atomic
 from manifests.catalog import jail, load_builds, open_duckdb
 from manifests.digest import file_sha256
+from manifests.private import make_folder
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 
 NOT_SCORED = "not_scored"
@@ -125,7 +126,7 @@ def decide_build(
             "build; run filters.run again"
         )
     out = data / FILTERED / scored.folder.name
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     meta = {"recipe": f"{recipe.name} {recipe.version}", "recipe_sha256": recipe.sha256, "root": document["root"]}
     write_table(out / SELECTION_FILE, table.select(SELECTION.names).cast(SELECTION), meta)
     waterfall["selection_sha256"] = file_sha256(out / SELECTION_FILE).hex()
@@ -220,7 +221,9 @@ def read_scores(scored: Scored) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="default").combine_chunks()
     except pa.ArrowInvalid as error:
-        raise SelectionError(f"{scored.folder}: a score is here a number and there a text ({error})") from error
+        raise SelectionError(
+            f"{scored.folder}: a score is here a number and there a text; run filters.run again"
+        ) from error
 
 
 def _decide(scored: Scored) -> pa.Table:

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -95,13 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=not options.quiet,
         )  # fmt: skip
     except CatalogError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except (FilterError, ScoreError, BuildError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run again to go on", file=sys.stderr)
+        complain("stopped; run again to go on")
         return 1
     path = options.data / EMBEDDINGS / TABLE_FILE
     print(f"{len(table):,} samples repeat an earlier one at a cosine of {options.threshold:g} or more: {path}")
@@ -202,9 +204,11 @@ def find(
 def _part(data: Path, build: LoadedBuild, unit: dict[str, Any], made_with: Any) -> Path:
     import hashlib
 
+    from manifests.private import make_folder
+
     key = json.dumps([[shard["sha256"] for shard in unit["shards"]], made_with])
     folder: Path = data / EMBEDDINGS / build.record["build"]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / f"{unit['unit']}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
 
 

@@ -106,7 +106,9 @@ def _read(path: Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.int64], _Colu
     try:
         table = pc.read_csv(path, convert_options=pc.ConvertOptions(column_types={"Filename": pa.string()}))
     except (OSError, pa.ArrowInvalid) as error:
-        raise FilterError(f"{path}: {' '.join(str(error).split())}") from error
+        # The library's own words repeat the row.
+        what = error.strerror if isinstance(error, OSError) else "empty, or its rows are not those of one table"
+        raise FilterError(f"{path}: cannot be read as CSV ({what})") from error
     there = {score: column for score, column in LABELS.items() if column in table.column_names}
     if "Filename" not in table.column_names or not there:
         raise FilterError(f"{path}: no column Filename, or none of {', '.join(LABELS.values())}")
@@ -115,7 +117,7 @@ def _read(path: Path) -> tuple[Any, NDArray[np.uint64], NDArray[np.int64], _Colu
         try:
             columns[score] = table[column].cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid as error:
-            raise FilterError(f"{path}: column {column!r} holds what is no number ({error})") from error
+            raise FilterError(f"{path}: column {column!r} holds what is no number") from error
         if not np.all((columns[score] >= 0) & (columns[score] <= 1) | np.isnan(columns[score])):
             raise FilterError(f"{path}: column {column!r} holds what is no probability between 0 and 1")
     names = table["Filename"].combine_chunks()

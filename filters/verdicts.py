@@ -23,6 +23,7 @@ import orjson
 
 from filters.base import FilterError
 from manifests.atomic import sync_folder
+from manifests.private import make_folder
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class VerdictStore:
         self._process = os.getpid()
         self._close: weakref.finalize[Any, VerdictStore] | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise VerdictError(f"{folder}: no folder for verdicts ({error})") from error
         self.refresh()

@@ -34,6 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain, safe
+from manifests.private import keep_private
+
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
@@ -281,6 +284,7 @@ def _read_record(path: Path) -> dict[str, Any]:
                 raise CatalogError(
                     f"{file}: {file.stat().st_size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again"
                 )
+        keep_private(record["source"]["access"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CatalogError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
     return record
@@ -356,7 +360,7 @@ def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
 
 def one_line(error: Exception) -> str:
     """Put an error's message on one line, without DuckDB's excerpt of the statement."""
-    return " ".join(str(error).split("\n\nLINE ")[0].split())
+    return safe(str(error).split("\n\nLINE ")[0])
 
 
 def plain(value: object) -> Any:
@@ -416,7 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             builds = _rows(connection, "SELECT * FROM builds ORDER BY build")
             splits = _rows(connection, _READ_AND_PUBLISHED)
     except (CatalogError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         for build in builds:

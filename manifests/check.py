@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -235,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--option goes with --text")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, connect, load_builds, one_line
+    from manifests.catalog import CatalogError, connect, load_builds
     from manifests.policy import PolicyError, load_policy
     from manifests.stored_text import TextError
 
@@ -251,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 text = sys.stdin.read() if options.text == "-" else options.text
                 found, left_out = check_text(connection, builds, policy, text, options.option, roles, limit)
     except (CatalogError, CheckError, PolicyError, TextError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         print(json.dumps({"found": found, "left_out": left_out}, indent=2))

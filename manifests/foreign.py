@@ -84,7 +84,9 @@ from manifests.foreign_samples import (
     shape,
     strings,
 )
+from manifests.messages import DETAIL_CHARACTERS, named, safe
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
+from manifests.private import keep_private, make_folder
 from manifests.processes import WorkerDied, run_jobs
 from manifests.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from manifests.tiles import tile_count
@@ -115,8 +117,8 @@ _REMEMBERED_PICTURES = 4096
 
 CODE = (
     "manifests.foreign", "manifests.foreign_mapping", "manifests.foreign_rows", "manifests.foreign_samples",
-    "manifests.atomic", "manifests.digest", "manifests.fingerprints", "manifests.parts", "manifests.processes",
-    "manifests.text", "manifests.tiles", "shards.schema", "shards.strip",
+    "manifests.atomic", "manifests.digest", "manifests.fingerprints", "manifests.messages", "manifests.parts",
+    "manifests.private", "manifests.processes", "manifests.text", "manifests.tiles", "shards.schema", "shards.strip",
 )  # fmt: skip
 """The modules that shape a sample; a change in one of them rebuilds every unit."""
 
@@ -302,8 +304,8 @@ class _Unit:
                 return
         assert outcome.reason in DAMAGED_REASONS
         self.reasons[outcome.reason] += 1
-        row = {"file": self.job.file, "row": outcome.row, "reason": outcome.reason, "damaged": True}
-        self.rejects.append(row | {"detail": outcome.detail})
+        row = {"file": self.job.file, "row": safe(outcome.row), "reason": outcome.reason, "damaged": True}
+        self.rejects.append(row | {"detail": safe(outcome.detail, DETAIL_CHARACTERS)})
 
     def _sample(self, row: Row) -> None:
         job, rules, values = self.job, self.job.rules, row.values
@@ -521,9 +523,8 @@ def _check_fields(jobs: Sequence[Job], rules: Rules) -> None:
                     if not missing:
                         break
     if missing:
-        there = sorted(seen)
-        shown = ", ".join(there[:60]) + (f" and {len(there) - 60} more" if len(there) > 60 else "")
-        raise ForeignError(f"mapping: no row of {jobs[0].folder} has {', '.join(sorted(missing))}; there are {shown}")
+        there = named(sorted(seen), shown=60)
+        raise ForeignError(f"mapping: no row of {jobs[0].folder} has {', '.join(sorted(missing))}; there are {there}")
 
 
 @cache
@@ -551,6 +552,7 @@ def ingest(
     if role not in DEFAULT_SPLIT:
         raise ValueError(f"role is train or eval, not {role!r}")
     rules = make_rules(mapping or {}, role, folder)
+    keep_private(rules.access)
     contents = _look(folder, out)
     build = f"{rules.name}.{role}"
     target, resume = out / build, out / ".resume" / build
@@ -560,8 +562,8 @@ def ingest(
     before = _states(folder, names)
     files = sorted(_digests(folder, names, workers), key=lambda file: str(file["file"]))
     jobs = _with_keys(jobs, files, set(contents.pictures))
-    for place in (*(target / name for name in _FOLDERS), resume):
-        place.mkdir(parents=True, exist_ok=True)
+    for place in (target, *(target / name for name in _FOLDERS), resume):
+        make_folder(place)
     with (resume / "lock").open("w") as lock, (resume / "workers").open("w") as workers_lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -698,7 +700,7 @@ def _refuse_empty(document: Mapping[str, Any], folder: Path) -> None:
     if counts["kept"]:
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects"].items()) or "no rows"
-    fields = ", ".join(document["parameters"]["fields_not_used"][:60]) or "none"
+    fields = named(document["parameters"]["fields_not_used"], shown=60)
     raise ForeignError(
         f"{folder}: none of {counts['read']} rows could be used ({reasons}); fields that nothing was taken from: "
         f"{fields}; say in a mapping where text and pictures are (`images: []` compares texts alone)"

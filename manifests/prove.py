@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -61,11 +63,13 @@ def prove(
     from manifests.catalog import connect, jail, load_builds, manifest_files
     from manifests.certificate import read_certificate, write_certificate
     from manifests.overlaps import Overlaps, near_level, sql_levels
+    from manifests.private import make_folder
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
     work = out / _WORK
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in out, work:
+        make_folder(folder)
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
@@ -424,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, load_builds, one_line
+    from manifests.catalog import CatalogError, load_builds
     from manifests.certificate import CertificateError, sign
     from manifests.foreign import ForeignError
     from manifests.overlaps import OverlapError
@@ -459,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         CatalogError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
         OSError,
     ) as error:  # fmt: skip
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     _print_result(document, out)
     return 0 if document["clean"] else 1

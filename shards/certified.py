@@ -33,6 +33,7 @@ from manifests.atomic import write_atomic
 from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
 from manifests.certificate import CERTIFICATE, EXCLUSIONS_FILE, CertificateError, read_certificate
 from manifests.digest import build_root, file_sha256
+from manifests.private import keep_private, make_folder
 from manifests.selections import (
     REQUEST_FILE,
     SELECTION_FILE,
@@ -44,7 +45,7 @@ from manifests.selections import (
 )
 from shards.columns import HEADER, Columns, ColumnsError, Signature, locked, signature, write_columns
 
-FORMAT = 1
+FORMAT = 2
 STREAMS = ".streams"
 PROOF = "proof"
 UNCERTIFIED = "uncertified-"
@@ -240,8 +241,10 @@ def load_certified(
                 if opened is None:
                     opened = _prepare(data, folder, stage, allowed, uncertified, quiet)
                     opened["request"] = request
-                    record.parent.mkdir(exist_ok=True)
+                    make_folder(record.parent)
                     write_atomic(record, orjson.dumps(opened | {"digest_of_this": _digest(opened)}))
+        for access in opened["access"]:
+            keep_private(access)
         sources = {
             source["build"]: SourceSamples(
                 source["build"], data, source["folder"], Columns(folder / "samples" / source["columns"])
@@ -381,6 +384,7 @@ def _prepare(
     return {
         "digest": digest,
         "certificate": None if certificate is None else certificate["root"],
+        "access": sorted({build.record["source"]["access"] for build in builds}),
         "sources": sources,
         "watched": watched,
         "folders": folders,

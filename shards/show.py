@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import CatalogError, connect, find_builds, one_line, plain
+from manifests.messages import complain
 
 if TYPE_CHECKING:
     import duckdb
@@ -351,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(as_text(sample))
     except (CatalogError, ShowError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     return 1 if sample.altered else 0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import CatalogError, connect, format_table, one_line, plain
+from manifests.messages import complain
 
 if TYPE_CHECKING:
     import duckdb
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             write_atomic(options.html, as_html(statistics).encode())
     except (CatalogError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     print(json.dumps(statistics.as_json(), indent=2) if options.json else as_text(statistics))
     if options.html and not options.json:

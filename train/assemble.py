@@ -18,6 +18,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from manifests.messages import complain
+
 if TYPE_CHECKING:
     import torch
 
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype=options.dtype, seed=options.seed, dry_run=options.dry_run, overwrite=options.overwrite,
         )  # fmt: skip
     except (ModelError, TokenizerError, OSError) as error:
-        print(f"train.assemble: {error}", file=sys.stderr)
+        complain(f"train.assemble: {error}")
         return 1
     return 0
 

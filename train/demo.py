@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from manifests.messages import complain
 from train.config import STAGES, load_config
 
 EXAMPLE = """\
@@ -64,13 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 stopped with one line (run again to resume), 2 wrong usage, else a stage's code."""
     options = make_parser().parse_args(arguments)
     if options.steps < 1:
-        print(f"train.demo: --steps {options.steps}: at least 1", file=sys.stderr)
+        complain(f"train.demo: --steps {options.steps}: at least 1")
         return 2
     try:
         certificate = check(options.data)
         return run(options.data, options.out or options.data / "train", options.steps, certificate, options.quiet)
     except DemoError as error:
-        print(f"train.demo: {error}", file=sys.stderr)
+        complain(f"train.demo: {error}")
         return 1
 
 

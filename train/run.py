@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from manifests.messages import complain
 from train.config import Config, ConfigError, check_config, load_config
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: at least 1")
     except ConfigError as error:
-        print(f"train.run: {error}", file=sys.stderr)
+        complain(f"train.run: {error}")
         return 2
     expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), OSError)
     try:
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say(message: object) -> None:
     """One line on standard error."""
-    print(f"train.run: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    complain(f"train.run: {' '.join(str(message).split())}")
 
 
 def data_errors() -> tuple[type[Exception], ...]:
@@ -176,7 +176,7 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
         if left_out and not options.quiet:
-            print(f"train.run: {left_out}", file=sys.stderr)
+            complain(f"train.run: {left_out}")
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
@@ -295,6 +295,7 @@ def train(config: Config, options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from manifests.atomic import write_atomic
+    from manifests.private import make_folder
     from train.checkpoint import CheckpointError
     from train.data import Batches
     from train.export import export_model
@@ -321,11 +322,11 @@ def train(config: Config, options: argparse.Namespace) -> None:
     until = min(steps, options.max_steps or steps)
     log = None
     if first:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
-            print("train.run: no TensorBoard events (pip install tensorboard); log.jsonl has the same", file=sys.stderr)
+            complain("train.run: no TensorBoard events (pip install tensorboard); log.jsonl has the same")
     try:
         with tqdm(
             total=steps, initial=trainer.step, unit="step", desc=config.stage,
@@ -460,7 +461,9 @@ def _claim(out: Path) -> IO[bytes]:
     """Hold the folder of a run against other processes; the hold ends when the file is closed, or with the process."""
     import fcntl
 
-    out.mkdir(parents=True, exist_ok=True)
+    from manifests.private import make_folder
+
+    make_folder(out)
     file = (out / ".lock").open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
