@@ -100,9 +100,7 @@ def ask(model_folder: Path, build: Path) -> dict[str, Any]:
                 losses[answer] = forward_losses(model, model.module, micro, config).sum().item()
         asked[question] += 1
         right[question] += min(losses, key=losses.__getitem__) == truth
-    return {
-        question: {"right": round(right[question] / count, 3), "asked": count} for question, count in asked.items()
-    }
+    return {question: {"right": round(right[question] / count, 3), "asked": count} for question, count in asked.items()}
 
 
 def main(arguments: list[str]) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from manifests.libraries import libraries_apart
 from manifests.messages import complain
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
         print(said, file=out, flush=True)
 
 
+@libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 on leaving, 2 where there is no model to talk to."""
     from eval.serve import WARNING

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manifests.libraries import LIBRARIES, libraries_apart
 from manifests.messages import complain
 
 if TYPE_CHECKING:
@@ -344,7 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tasks", nargs="+", required=True, metavar="TASK", help="slake, slake:paper, table4, all, ..."
     )
     parser.add_argument("--task-file", type=Path, metavar="YAML", help="tasks of your own")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the answers; one model a folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder of the answers and of {LIBRARIES}; one model a folder"
+    )
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--model", metavar="CARD", help="model card: a shipped name or a YAML file")
     asked.add_argument("--baseline", metavar="NAME", help="majority, constant[=TEXT], copy_exemplar or nearest")
@@ -394,6 +397,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.model and not options.dry_run and bool(options.endpoint) == bool(options.checkpoint):
         parser.error("with --model, give either --endpoint URL or --checkpoint DIR")
 
+    with libraries_apart() as libraries:
+        if options.out is not None:
+            libraries.keep_in(options.out / LIBRARIES)
+        return _carry_out(options)
+
+
+def _carry_out(options: argparse.Namespace) -> int:
     from eval.adapters.base import AdapterError
     from eval.answers import AnswerError
     from eval.cards import CardError

@@ -111,9 +111,7 @@ def parse(text: str, own: str, known: Mapping[str, frozenset[str]]) -> Predicate
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ExpressionError(f"{text!r}: {reason}; write something like 'score >= 0.5 and other < 3'") from None
     tree = _Parser(text, own, known).node(body)
-    columns = {
-        side.column for node in _walk(tree) for side in (node.left, node.right) if isinstance(side, _Score)
-    }
+    columns = {side.column for node in _walk(tree) for side in (node.left, node.right) if isinstance(side, _Score)}
     return Predicate(text, tuple(sorted(columns)), tree)
 
 

@@ -67,9 +67,7 @@ def page(loaded: LoadedBuild, decision: Decision, *, role: str, show_credentiale
         f"<code>{escape(waterfall['root'][:16])}</code>, role {escape(role)}: {waterfall['read']:,} read, "
         f"{waterfall['kept']:,} kept, {waterfall['dropped']:,} dropped.</p>",
     ]
-    body += [
-        f"<p>Took no part: {escape(name)} ({escape(why)}).</p>" for name, why in waterfall["left_out"].items()
-    ]
+    body += [f"<p>Took no part: {escape(name)} ({escape(why)}).</p>" for name, why in waterfall["left_out"].items()]
     if hidden:
         body.append("<p>Credentialed: pictures and texts are left out; --show-credentialed shows them.</p>")
     body += [waterfall_svg(waterfall), _table(waterfall)]

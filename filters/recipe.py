@@ -201,7 +201,7 @@ def _rule(name: str, rule: object) -> FilterRule:
     _keys(rule, _FILTER_KEYS, f"filter {name}")
     drop, not_scored = rule.get("drop"), rule.get("not_scored")
     if drop is not None and not isinstance(drop, str):
-        raise RecipeError(f"filter {name}: drop must be a predicate in quotes, like \"score >= 0.5\"")
+        raise RecipeError(f'filter {name}: drop must be a predicate in quotes, like "score >= 0.5"')
     if drop is not None and not_scored not in (KEEP, DROP):
         raise RecipeError(
             f"filter {name}: not_scored must be keep or drop: what becomes of samples that have no score?"

@@ -13,7 +13,6 @@ def seventh(sample_id: str) -> bool:
     return int(sample_id.rpartition("/")[2]) % 7 == 3
 
 
-
 class Words(Filter):
     """Cheap, reads the caption."""
 

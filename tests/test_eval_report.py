@@ -213,9 +213,7 @@ def test_what_is_missing_is_one_line(
     assert says in error and error.count("\n") == 1 and not (tmp_path / "r.html").exists()
 
 
-def test_tasks_without_scores_are_named(
-    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tasks_without_scores_are_named(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(runs[0], tmp_path / "run")
     (tmp_path / "run/slake/scores.parquet").unlink()
     arguments = [str(tmp_path / "run"), str(runs[1]), "--out", str(tmp_path / "r.html")]

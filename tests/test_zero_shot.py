@@ -106,5 +106,3 @@ def test_semantic_duplicates_across_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     assert semantic_duplicates(names, vectors, 0.9) == whole and whole
     with pytest.raises(ValueError, match="length 1"):
         semantic_duplicates(names, vectors * 2, 0.9)
-
-

@@ -18,6 +18,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from manifests.libraries import libraries_apart
 from manifests.messages import complain
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 refused with one line."""
     options = make_parser().parse_args(arguments)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from manifests.libraries import LIBRARIES, LibraryLog, libraries_apart
 from manifests.messages import complain
 from train.config import Config, ConfigError, check_config, load_config
 
@@ -60,7 +61,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, required=True, metavar="DATA", help="folder of builds and their proof")
     parser.add_argument("--stage", required=True, help="pretrain, midtrain, instruct, or a YAML file of that form")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model to start from: of train.assemble or of a run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of checkpoints, logs and the trained model")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder of checkpoints, logs ({LIBRARIES}: of libraries) and the model"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N steps; the schedule keeps its length")
     parser.add_argument("--steps", type=int, metavar="N", help="length of the schedule, instead of whole epochs")
@@ -91,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         complain(f"train.run: {error}")
         return 2
+    with libraries_apart() as libraries:
+        return _run(config, options, libraries)
+
+
+def _run(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> int:
     expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), OSError)
     try:
         quiet_libraries()
@@ -101,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(dry_run(config, options))
             return 0
         expected += training_errors()
-        train(config, options)
+        train(config, options, libraries)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "deepspeed", "peft", "safetensors"):
             raise
@@ -150,17 +158,11 @@ def training_errors() -> tuple[type[Exception], ...]:
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say by the way out of our lines; their errors still come."""
-    import logging
-    import warnings
-
+    """Keep libraries' progress bars and notes on standard output out of our lines."""
     import torch
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
 
@@ -288,7 +290,7 @@ class Prepared:
     steps: int
 
 
-def train(config: Config, options: argparse.Namespace) -> None:
+def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> None:
     """Train the stage, from the last checkpoint of `options.out` if there is one; then export the model."""
     import torch.distributed as dist
     import yaml
@@ -304,6 +306,7 @@ def train(config: Config, options: argparse.Namespace) -> None:
 
     place = start_processes()
     first = place.rank == 0
+    libraries.keep_in(options.out / (LIBRARIES if first else f"rank-{place.rank}-{LIBRARIES}"))
     prepared = _together(place, lambda: _prepare(config, options, place))
     digest = [prepared.identity["model"]]
     dist.broadcast_object_list(digest, 0)  # one rank reads the 42 GB
