@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/demo
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Twice quiet: errors only, none of the warnings that a package index of one's own provokes.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV := $(or $(shell command -v uv),.venv-lock/bin/uv)
 
 .PHONY: demo test test-latest lint lock bench clean
@@ -11,12 +12,12 @@ UV := $(or $(shell command -v uv),.venv-lock/bin/uv)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed (make PYTHON=...)" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 
 # One lock: what it names and nothing else, by its hashes, then the project itself, built by what the lock holds.
 $(VENV)/.%: locks/%.txt pyproject.toml | $(BIN)/python
-	$(PIP) install --no-deps --require-hashes --no-build-isolation --requirement $<
-	$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) install --no-deps --require-hashes --no-build-isolation --requirement $<
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # DeepSpeed is built on the spot, which takes the setuptools of a lock that is there already.
