@@ -49,7 +49,7 @@ class LibraryLog(logging.Handler):
         return count, Path(name)
 
     def _write(self) -> None:
-        if self._file is None or not self._file.parent.is_dir():
+        if not self._waiting or self._file is None or not self._file.parent.is_dir():
             return
         try:
             with self._file.open("a", encoding="utf-8", errors="backslashreplace") as file:
