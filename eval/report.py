@@ -14,7 +14,6 @@ must stay where the data may be.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from eval.report_page import Sample, render_html, render_markdown, samples_of
 from eval.report_tables import Run, TaskResult, all_tables, by_task, read_run
 from medgpt import errors
+from medgpt.messages import complain
 
 SAMPLES = 20
 """Questions a task in the browser, unless --samples says otherwise: wrong and invalid ones first."""
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{options.out} and {options.out.with_suffix('.md').name}: {len(runs)} runs, {tasks} tasks")
     for run in runs:
         if run.unscored:
-            print(f"{run.name}: not scored: {', '.join(run.unscored)}", file=sys.stderr)
+            complain(f"{run.name}: not scored: {', '.join(run.unscored)}")
     return errors.DAMAGED if any(run.unscored for run in runs) else errors.DONE
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from medgpt.messages import complain, safe
+
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 
 TRACEBACK = "MEDGPT_TRACEBACK"
@@ -49,8 +51,7 @@ def worst(codes: Iterable[int]) -> int:
 
 def one_line(error: BaseException | str) -> str:
     """An error's text on one line, without control codes; its kind where it says nothing."""
-    text = "".join(c if c.isprintable() else " " for c in str(error))
-    return " ".join(text.split()) or type(error).__name__
+    return safe(error) or type(error).__name__
 
 
 def run(main: Main) -> Main:
@@ -90,7 +91,7 @@ def run(main: Main) -> Main:
 def _tell(line: str, code: int) -> int:
     if os.environ.get(TRACEBACK) == "1":
         traceback.print_exc()
-    print(line, file=sys.stderr)
+    complain(line)
     return code
 
 

@@ -54,7 +54,9 @@ def test_every_package_of_the_project_is_under_the_rule() -> None:
 def test_core_imports_need_no_torch_and_no_network() -> None:
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
     rooms = {"medgpt", "builders", "manifests", "shards"}
-    core = [m for m in modules if m.split(".")[0] in rooms and not m.endswith("__main__")]
+    # The class that goes into model folders is one of transformers; it is loaded with a model alone.
+    apart = ("__main__", "configuration_medgpt")
+    core = [m for m in modules if m.split(".")[0] in rooms and not m.endswith(apart)]
     code = f"""
 import socket, sys
 def refuse(*a, **k): raise AssertionError("network at import")

@@ -37,6 +37,7 @@ from manifests.selections import (
 )
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 
 NONE = "none"
 ROLE = "train"
@@ -117,7 +118,7 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
         wanted = orjson.dumps(filtering.describe(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     if not source.filters or before == wanted:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # In this order a reader finds the selection unfinished wherever this is killed, and never a build without one.
     (folder / WATERFALL_FILE).unlink(missing_ok=True)
     if wanted is not None:
