@@ -79,7 +79,7 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample]:
 SOURCE = Source(
     name="bench_jpeg", title="Generated JPEGs", homepage="-", revision="1", license="CC0-1.0", access="open",
     stage="pretrain", task="caption", modality="image-text", splits={"train": "train"}, obtain="-", plan=_plan,
-    read=_read, write_demo=lambda raw: None, published=lambda params: {}, module="bench.jpeg_build",
+    read=_read, published=lambda params: {}, module="bench.jpeg_build",
 )  # fmt: skip
 
 

@@ -76,7 +76,7 @@ def _tar_sample(file: str, row: str, key: str, parts: dict[str, bytes]) -> Sampl
 SOURCE = Source(
     name="bench_memory", title="Large generated sources", homepage="-", revision="1", license="CC0-1.0",
     access="open", stage="pretrain", task="caption", modality="image-text", splits={"train": "train"}, obtain="-",
-    plan=_plan, read=_read, write_demo=lambda raw: None, published=lambda params: {}, module="bench.memory",
+    plan=_plan, read=_read, published=lambda params: {}, module="bench.memory",
 )  # fmt: skip
 
 

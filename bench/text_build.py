@@ -56,7 +56,7 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
 SOURCE = Source(
     name="bench_text", title="Generated rows", homepage="-", revision="1", license="CC0-1.0", access="open",
     stage="instruct", task="mcq", modality="text", splits={"train": "train"}, obtain="-", plan=_plan, read=_read,
-    write_demo=lambda raw: None, published=lambda params: {}, module="bench.text_build",
+    published=lambda params: {}, module="bench.text_build",
 )  # fmt: skip
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from builders.engine.command import table
-from builders.engine.registry import NAMES, load
+from builders.engine.registry import sources
+from builders.engine.report import table
 from builders.engine.source import Source
+from medgpt.errors import DONE, UserError, run
 
 
-def main(arguments: list[str] | None = None) -> int:
+@run
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; exit code 0, or 2 where a build here cannot be read."""
     parser = argparse.ArgumentParser(
         prog="python -m builders",
@@ -29,18 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--markdown", action="store_true", help="print the README's table (what is built here left out)"
     )
     args = parser.parse_args(arguments)
-    try:
-        built = _built(args.data)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"{args.data}: a build.json cannot be read ({error}); run its builder again", file=sys.stderr)
-        return 2
-    rows = [_row(load(name), built) for name in NAMES]
+    built = _built(args.data)
+    rows = [_row(source, built) for source in sources()]
     if args.json:
         print(json.dumps(rows, ensure_ascii=False))
-        return 0
+        return DONE
     if args.markdown:
         print(markdown(rows))
-        return 0
+        return DONE
     heads = ("source", "stage", "modality", "licence", "access", "published", "built here")
     cells = [
         (
@@ -56,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     ]
     print(table(heads, cells))
     print(f"\n{len(rows)} sources; `python -m builders.<source> --help` says how to obtain each")
-    return 0
+    return DONE
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -85,17 +83,20 @@ def _built(data: Path) -> dict[str, list[dict[str, Any]]]:
     """Finished builds below `data`, by source."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(data.rglob("build.json")) if data.is_dir() else []:
-        document = json.loads(path.read_bytes())
-        found.setdefault(document["source"]["name"], []).append(
-            {
-                "build": document["build"],
-                "path": str(path.parent),
-                "metadata_only": document["metadata_only"],
-                "limit": document["limit"],
-                "kept": {split: c["kept"] for split, c in document["counts"]["by_split"].items()},
-                "damaged": document["counts"]["damaged"],
-            }
-        )
+        try:
+            document = json.loads(path.read_bytes())
+            found.setdefault(document["source"]["name"], []).append(
+                {
+                    "build": document["build"],
+                    "path": str(path.parent),
+                    "metadata_only": document["metadata_only"],
+                    "limit": document["limit"],
+                    "kept": {split: c["kept"] for split, c in document["counts"]["by_split"].items()},
+                    "damaged": document["counts"]["damaged"],
+                }
+            )
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); run its builder again") from None
     return found
 
 
@@ -135,4 +136,4 @@ def _here(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(None))

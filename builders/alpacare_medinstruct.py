@@ -7,25 +7,33 @@ file beside the train file: 216 questions with four models' answers and no gold 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.engine.rawfiles import first_existing, number_of, require_one, text_of, write_demo_file
-from builders.engine.source import (
+from builders.kit import (
+    CHATDOCTOR_INSTRUCTION,
     InputError,
     NotThisSource,
     PaperRow,
     Params,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
+    any_row_has,
+    convert_rows,
+    first_existing,
+    number_of,
+    question_answer,
+    require_one,
+    run,
+    table_units,
+    text_of,
     user,
+    with_fields,
 )
-from builders.engine.tables import Row, convert_rows, question_answer, table_units, with_fields
-from builders.healthcaremagic import has_instruction
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
 _COLUMNS = ("instruction", "input", "output")
@@ -42,7 +50,7 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
     for number, unit in enumerate(
         with_fields(raw, table_units(raw, train, "train", "train", columns=_COLUMNS), _COLUMNS)
     ):
-        if number == 0 and has_instruction(raw, unit):
+        if number == 0 and any_row_has(raw, unit, "instruction", CHATDOCTOR_INSTRUCTION):
             raise NotThisSource(
                 f"{unit.payload['file']}: holds ChatDoctor's instruction; is it HealthCareMagic's file?"
             )
@@ -86,47 +94,6 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     return convert_rows(raw, unit, _train_sample if unit.split == "train" else _test_sample)
 
 
-# (instruction, input, output)
-_TASKS = (
-    ("Explain why a mass in the lung could cause shortness of breath.", "<noinput>", "It can narrow an airway."),
-    ("Rewrite this note for the patient.", "Pt c/o SOB on exertion, NYHA II.", "You get short of breath when active."),
-    ("List three side effects of prednisone.", "", "Weight gain, poor sleep, thin skin."),
-    ("Summarise the dialogue.", "Doctor: How long?\nPatient: Two weeks.", "Symptoms for two weeks."),
-    ("Which vaccines does a pregnant woman need?", "<noinput>", "Influenza and pertussis."),
-    ("Classify the finding as normal or not.", "DNA ploidy: aneuploid.", "Not normal."),
-    ("Write a quiz question about the spleen.", '"<noinput>" 2. Type: Open Q&A Topic: Spleen', "What does it filter?"),
-    ("Name the bones of the wrist.", "<noinput>", ""),
-)
-_TEST_TASKS = (
-    "Discuss how beta blockers lower blood pressure.",
-    "My nephew swallowed a coin an hour ago. What should we do?",
-    "Outline a plan for a first seizure in an adult.",
-    "What does a raised anion gap mean?",
-)
-
-PLANTED: dict[str, str] = {
-    "exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals",
-}
-"""What overlaps between the train and test splits of the demo tree."""
-
-
-def demo_rows() -> list[dict[str, str]]:
-    """The demo's train rows: every spelling of no input, and one answer that is empty."""
-    rows = [{"instruction": task, "input": given, "output": output} for task, given, output in _TASKS]
-    return [*rows, {"instruction": _TEST_TASKS[2].upper(), "input": "<noinput>", "output": "History, EEG, MRI."}]
-
-
-def _write_demo(raw: Path) -> None:
-    write_demo_file(raw / "data/MedInstruct-52k.json", json.dumps(demo_rows(), indent=4).encode())
-    models = ("gpt-4-answer", "claude-2", "gpt-3.5-turbo-answer", "text-davinci-003-answer")
-    lines = [
-        {"id": number, "instruction": task, "difficulty": str(1 + number % 5)}
-        | {model: f"It depends. ({model})" for model in models}
-        for number, task in enumerate(_TEST_TASKS)
-    ]
-    write_demo_file(raw / "data/MedInstruct-test.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
 SOURCE = Source(
     name="alpacare_medinstruct",
     title="AlpaCare MedInstruct-52k: medical instructions and answers by language models",
@@ -146,7 +113,6 @@ SOURCE = Source(
 and perhaps [data/]MedInstruct-test.jsonl. Its DATA_LICENSE forbids commercial use.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 52_002, "test": 216},
     paper=(
         "train 52,002: the whole file. The test file has 216 questions (the README says 217; an id is left out). "
@@ -159,6 +125,4 @@ and perhaps [data/]MedInstruct-test.jsonl. Its DATA_LICENSE forbids commercial u
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -12,30 +12,26 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from builders.engine.rawfiles import require, split_thinking, text_of, write_demo_parquet
-from builders.engine.source import (
+from builders.engine.mimic_pictures import Radiograph, mimic_units, radiograph_of, subject_rule
+from builders.kit import (
     PAPER_VARIANT,
     InputError,
     PaperRow,
     Params,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
+    convert_rows,
+    require,
+    run,
+    split_thinking,
+    text_of,
     user,
-)
-from builders.engine.tables import Row, convert_rows
-from builders.mimic_cxr_vqa import (
-    Radiograph,
-    demo_radiograph,
-    mimic_units,
-    radiograph_of,
-    subject_rule,
-    write_demo_radiographs,
 )
 
 _SPLITS: dict[str, Role] = {"train": "train"}
@@ -96,36 +92,6 @@ def _parts(response: str, file: str) -> tuple[str, str, str]:
     return reasoning, answer, f"{answer}\n{regions}" if regions else answer
 
 
-PLANTED: dict[str, str] = {
-    "subject": "rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
-    "--paper-variant trains on them",
-    "other source": "a row shows the picture of mimic_cxr_vqa's test question on subject 10000007",
-}
-"""What overlaps in the demo tree and with that of `mimic_cxr_vqa`."""
-
-_DEMO_ROWS = (
-    (0, "open_ended_questions", "What does the left costophrenic angle show?", "It is blunted [150, 160, 210, 204]"),
-    (1, "closed_ended_questions", "Is there any pneumothorax?", "No"),
-    (2, "single_choice_questions", "Which side is hyperinflated?\nA. Left\nB. Right\nC. Both\nD. Neither", "D"),
-    (6, "multi_choice_questions", "Which devices are seen?\nA. Line\nB. Tube\nC. Wires\nD. None", "A, C"),
-    (7, "open_ended_questions", "How wide is the heart?", "Wider than half of the thorax [60,90,170.5,200]"),
-    (3, "open_ended_questions", "Where is the opacity?", "In the right lower zone [20, 140, 90, 210]"),
-    (5, "closed_ended_questions", "Are the lungs clear?", "Yes"),
-)
-
-
-def _write_demo(raw: Path) -> None:
-    write_demo_radiographs(raw)
-    rows: list[dict[str, Any]] = []
-    for index, (number, kind, question, answer) in enumerate(_DEMO_ROWS):
-        regions = "<location>right lung [10, 20, 100, 200]</location>" if index == 1 else ""
-        thought = f"The question is about one region.\nLooking at [12, 20, {100 + index}, 190] settles it."
-        response = f"<think>{thought}</think>{chr(10) * (index % 2)}<answer>{answer}</answer>{regions}"
-        path = f"/{demo_radiograph(number).path}"
-        rows.append({"question_type": kind, "image_path": path, "question": question, "response": response})
-    write_demo_parquet(raw / "data/train-00000-of-00001.parquet", rows)
-
-
 SOURCE = Source(
     name="gemex_thinkvg",
     title="GEMeX-ThinkVG: grounded reasoning about radiographs of MIMIC-CXR",
@@ -146,7 +112,6 @@ Layout under --raw: data/train-00000-of-00001.parquet and mimic-cxr-jpg/{mimic-c
 machine.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 202_384},
     paper=(
         "202,383, one less than the hub's file. We drop rows on subjects with official test or validate images; "
@@ -167,6 +132,4 @@ machine.""",
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

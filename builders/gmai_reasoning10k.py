@@ -9,43 +9,42 @@ zip at the top of the tree is looked into. Options are listed one a line or in o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import (
-    checked_text,
-    field_of,
-    inline_options,
-    relative,
-    require,
-    split_thinking,
-    write_demo_file,
-    write_demo_zip,
-)
-from builders.engine.source import (
+from builders.kit import (
     Image,
     InputError,
     NotThisSource,
     Option,
     PaperRow,
     Params,
+    PictureStore,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
+    checked_text,
     choice_answer,
     choice_prompt,
+    convert_rows,
+    field_of,
+    inline_options,
+    relative,
+    require,
+    run,
+    split_thinking,
+    table_rows,
+    table_units,
+    turns_of,
     user,
+    with_fields,
 )
-from builders.engine.tables import Row, convert_rows, table_rows, table_units, with_fields
-from builders.quilt_instruct import turns_of
 
 _FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
 _HEADING = re.compile(r"\b((?:options|choices)\s*:)\s*(?=\(?A[.):])", re.IGNORECASE)
@@ -158,50 +157,6 @@ def _label(answer: str, options: list[tuple[str, str]], file: str) -> str:
     return named[0]
 
 
-PLANTED: dict[str, str] = {
-    "both files": "--file rl asks, in another order, four of the six questions of the default",
-}
-"""What overlaps between the two readings of the demo tree."""
-
-# (picture or pictures, question, reasoning, answer)
-_DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
-    ("2d/cls/ct/demo_lits/1.png",
-     "<image>\nWhich organ holds the lesion?\nOptions:\nA: Liver\nB: Spleen\nC: Left kidney\nD: Pancreas",
-     "The lesion lies in the right upper quadrant.\nThe liver is there.", "A"),
-    ("2d/cls/fundus_photography/demo_dr/1.png",
-     "<image>\nWhat does the photograph show? Options: A: Normal retina, B: Haemorrhages; C: Drusen",
-     "There are dark blots in all quadrants.", "B: Haemorrhages"),
-    (["2d/cls/endoscopy/demo_polyp/f1.jpg", "2d/cls/endoscopy/demo_polyp/f2.jpg"],
-     "Which frame shows the polyp?\nOptions:\nA. The first\nB. The second\n<image>\n<image>",
-     "The first frame is empty.", "The second"),
-    ("2d/cls/x_ray/demo_bone/9.png", "<image>\nName the bone with the fracture line.",
-     "It articulates with the humerus.", "The radius"),
-    ("2d/cls/x_ray/demo_bone/9.png", "<image>\nWhich side?\nOptions:\nA: Left\nB: Right",
-     "The marker says so.", "C"),
-    ("2d/cls/x_ray/demo_bone/9.png", "<image>\nIs it displaced?\nOptions:\nA: Yes\nB: No", "", "B"),
-)  # fmt: skip
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.mmmu_med import demo_picture
-
-    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "rl": []}
-    pictures: dict[str, bytes] = {}
-    for image, question, reasoning, answer in _DEMO:
-        thought = f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
-        for kind, reply in (("sft", thought), ("rl", answer)):
-            told = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
-            rows[kind].append({"image": image, "conversations": told})
-        for name in image if isinstance(image, list) else [image]:
-            pictures[name] = demo_picture(name, "PNG" if name.endswith("png") else "JPEG")
-    # The answers-only file has another order and a row of its own.
-    first, *others = rows["rl"]
-    rows["rl"] = [*others[:2], first, others[2]]
-    for kind, listed in rows.items():
-        write_demo_file(raw / _FILES[kind], "".join(json.dumps(row) + "\n" for row in listed).encode())
-    write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})
-
-
 SOURCE = Source(
     name="gmai_reasoning10k",
     title="GMAI-Reasoning10K: multiple-choice questions with reasoning, from 95 imaging sets",
@@ -220,7 +175,6 @@ SOURCE = Source(
   the pictures under the paths that `image` gives, in folders or zips (read in place); not needed with --no-images""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 7_004 if params["file"] == "sft" else 10_000},
     paper=(
         "9,965 with reasoning, 35 less than the 10,000 that the card states, which are the answers-only questions "
@@ -238,6 +192,4 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -7,35 +7,32 @@ says 100k, the file has 112,165 rows. Replies keep the publisher's scrubbing ("C
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-from builders.engine.rawfiles import require_one, text_of, write_demo_parquet
-from builders.engine.source import (
+from builders.kit import (
+    CHATDOCTOR_INSTRUCTION,
     InputError,
     NotThisSource,
     PaperRow,
     Params,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
+    any_row_has,
     assistant,
+    convert_rows,
+    require_one,
+    run,
+    table_units,
+    text_of,
     user,
+    with_fields,
 )
-from builders.engine.tables import Row, convert_rows, table_rows, table_units, with_fields
-
-INSTRUCTION = "If you are a doctor, please answer the medical questions based on the patient's description."
-"""The constant instruction of the ChatDoctor sets; AlpaCare's file has the same columns and other instructions."""
 
 _COLUMNS = ("instruction", "input", "output")
 _FILES = ("data/train-*.parquet", "HealthCareMagic-100k.json")
-
-
-def has_instruction(raw: Path, unit: Unit) -> bool:
-    """Whether the first rows of a unit hold ChatDoctor's instruction: only that tells its files from AlpaCare's."""
-    rows = (row for row in islice(table_rows(raw, unit), 20) if isinstance(row, Row))
-    return any(row.values.get("instruction") == INSTRUCTION for row in rows)
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
@@ -43,7 +40,7 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
     for number, unit in enumerate(
         with_fields(raw, table_units(raw, files, "train", "train", columns=_COLUMNS), _COLUMNS)
     ):
-        if number == 0 and not has_instruction(raw, unit):
+        if number == 0 and not any_row_has(raw, unit, "instruction", CHATDOCTOR_INSTRUCTION):
             raise NotThisSource(f"{unit.payload['file']}: not ChatDoctor's instruction; is it another set's file?")
         yield unit
 
@@ -68,56 +65,6 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     return convert_rows(raw, unit, _sample)
 
 
-# (complaint, since when, reply); the demo's patients and doctors.
-_CASES = (
-    (
-        "the room spins when I turn over in bed",
-        "yesterday",
-        "This sounds like positional vertigo. Try the Epley manoeuvre.",
-    ),
-    ("my knee clicks and swells after running", "two months ago", "A meniscal tear is possible. An MRI would show it."),
-    (
-        "my son has a barking cough at night",
-        "Tuesday",
-        "That is croup as a rule. Cool night air and one dose of steroid help.",
-    ),
-    ("I see floaters and flashes in my left eye", "this morning", "Please have your retina looked at today."),
-    (
-        "my fingers turn white and then blue in the cold",
-        "last winter",
-        "Raynaud phenomenon. Keep warm; nifedipine may help.",
-    ),
-    ("I have heartburn after every meal", "a year ago", "Raise the head of your bed and take a PPI before breakfast."),
-    ("my periods are heavy and I am always tired", "six months ago", "Please check your haemoglobin and ferritin."),
-    ("my father’s ankles are swollen – more so at night", "a week ago", "His heart and kidneys should be checked."),
-)
-
-PLANTED: dict[str, str] = {
-    "repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak",
-}
-"""What repeats in the demo tree."""
-
-
-def demo_rows() -> list[dict[str, str]]:
-    """The demo's rows: every trap that the reference names, none of them damaged."""
-    rows = [
-        {
-            "instruction": INSTRUCTION,
-            "input": f"Hello doctor, {complaint}. It began {since}. What should I do?",
-            "output": f"Hi, thanks for writing to Chat Doctor. {reply} Regards, Chat Doctor.",
-        }
-        for complaint, since, reply in _CASES
-    ]
-    rows.append(rows[0] | {"input": "  "})
-    rows.append(rows[1] | {"output": "Hi. Rest it for two weeks and use ice."})
-    rows.append(rows[2] | {"input": "Is honey safe for a baby of six months?", "output": ""})
-    return rows
-
-
-def _write_demo(raw: Path) -> None:
-    write_demo_parquet(raw / "data/train-00000-of-00001-5e7cb295b9cff0bf.parquet", list(demo_rows()))
-
-
 SOURCE = Source(
     name="healthcaremagic",
     title="HealthCareMagic-100k: patients' questions answered by doctors",
@@ -137,7 +84,6 @@ the folder with one of
   HealthCareMagic-100k.json""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 112_165},
     paper="train 112,165: the whole file (100k is its nickname). No licence is stated for the data.",
     paper_rows=(PaperRow("HealthCareMagic-100k", "IT", 112_165),),
@@ -146,6 +92,4 @@ the folder with one of
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

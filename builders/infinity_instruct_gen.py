@@ -11,9 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.engine.rawfiles import checked_text, dialogue, field_of, write_demo_parquet
-from builders.engine.source import InputError, NotThisSource, PaperRow, Params, Reject, Sample, Source, Unit
-from builders.engine.tables import Row, convert_rows, table_units
+from builders.kit import (
+    InputError,
+    NotThisSource,
+    PaperRow,
+    Params,
+    Reject,
+    Row,
+    Sample,
+    Source,
+    Unit,
+    checked_text,
+    convert_rows,
+    dialogue,
+    field_of,
+    run,
+    table_units,
+)
 
 _COLUMNS = ("id", "conversations", "source")
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -57,56 +71,6 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     return convert_rows(raw, unit, _sample)
 
 
-# (source, language, turns: human and gpt by turns)
-_TALKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Subjective", "en", ("Write a haiku about rain.", "Rain on the tin roof / ...")),
-    ("flan", "en", ("Translate 'good evening' into French.", "Bonsoir.")),
-    ("Subjective", "en", ("Name a prime above 90.", "97.", "And the next one?", "101.", "Is 103 prime?", "Yes.")),
-    ("BELLE", "zh-cn", ("用一句话解释光合作用。", "植物利用光能把二氧化碳和水变成糖和氧气。")),
-    ("OpenHermes-2.5", "en", ("How does aspirin thin the blood?", "It blocks cyclooxygenase in platelets.")),
-    ("ultrachat", "es", ("¿Qué es la anemia?", "Una falta de glóbulos rojos o de hemoglobina.")),
-    ("Subjective", "en", ("Sort 3, 1, 2.", "1, 2, 3.")),
-    ("flan", "en", ("Continue the story of the fox.", "")),
-    ("Subjective", "en", ("Thank you!", "You are welcome.", "One more thing:")),
-    ("", "en", ("What is a stent?", "A tube that keeps a vessel open.")),
-)
-
-PLANTED: dict[str, str] = {}
-"""What overlaps with the demo trees of other sources: nothing; general data meets benchmarks by chance alone."""
-
-
-def demo_rows() -> list[dict[str, Any]]:
-    """The demo's rows: several turns, languages, a system turn, an empty and a missing reply, a gpt that opens."""
-    rows: list[dict[str, Any]] = []
-    for number, (source, language, turns) in enumerate(_TALKS):
-        told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
-        rows.append(
-            {
-                "id": f"{0xA3F52E9EF0E6C24C + number:032x}",
-                "conversations": told,
-                "label": {
-                    "ability_en": ["command understanding"],
-                    "ability_zh": ["指令理解"],
-                    "cate_ability_en": ["natural language processing and understanding"],
-                    "cate_ability_zh": ["自然语言处理与理解"],
-                },
-                "langdetect": language,
-                "source": source,
-                "reward": number / 8,  # the hub shows a numeric column; unknown columns are not read
-            }
-        )
-    rows[6]["conversations"] = [{"from": "system", "value": "You are brief."}, *rows[6]["conversations"]]
-    rows.append(rows[1] | {"conversations": rows[1]["conversations"][1:]})
-    return rows
-
-
-def _write_demo(raw: Path) -> None:
-    rows = demo_rows()
-    write_demo_parquet(raw / "Gen/train-00000-of-00015.parquet", rows[:7])
-    write_demo_parquet(raw / "Gen/train-00001-of-00015.parquet", rows[7:])
-    write_demo_parquet(raw / "0625/train-00000-of-00006.parquet", rows[:2])  # another subset, never read
-
-
 SOURCE = Source(
     name="infinity_instruct_gen",
     title="Infinity-Instruct (Gen): general instructions in several turns",
@@ -125,7 +89,6 @@ it or fetch its folder Gen. --raw is the folder with
 The other subsets (0625, 3M, 7M, 7M_core, 7M_domains) are not needed and never read.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 1_456_927},
     paper=(
         "train 1,483,097, which is 26,170 above the card's 1,456,927 for Gen (0729); no public text has the paper's "
@@ -139,6 +102,4 @@ The other subsets (0625, 3M, 7M, 7M_core, 7M_domains) are not needed and never r
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

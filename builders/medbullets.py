@@ -10,32 +10,36 @@ orders, so a question is known by its link. The CSV files have one row a questio
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.engine.rawfiles import load_json, outcome, relative, require, text_of, write_demo_file
-from builders.engine.source import (
+from builders.kit import (
     InputError,
     NotThisSource,
     Option,
     PaperRow,
     Params,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
     choice_answer,
     choice_prompt,
+    load_json,
+    outcome,
+    relative,
+    require,
+    run,
+    table_rows,
+    table_units,
+    text_of,
     user,
 )
-from builders.engine.tables import Row, table_rows, table_units
 
 _LINK = re.compile(r"https?://(?:bit\.ly/(?P<short>\w+)|step[23]\.medbullets\.com/testview\?qid=(?P<qid>[0-9]+))")
 
@@ -117,64 +121,6 @@ def _sample(row: Row, columns: dict[str, str]) -> Sample:
     )
 
 
-# The demo's items: case, answer, four wrong options (the last one only in the 5-option files); made up.
-_Item = tuple[str, str, tuple[str, ...]]
-_ITEMS: tuple[_Item, ...] = (
-    ("A 34-year-old man has a severe, one-sided headache with tearing, at the same hour each night.\n\n"
-     "Which is the best abortive treatment?", "100% oxygen", ("Verapamil", "Propranolol", "Ibuprofen", "Lithium")),
-    ("A 58-year-old woman has a tremor at rest, rigidity and slow movements. Which cells are lost?",
-     "Dopaminergic neurons", ("Purkinje cells", "Motor neurons", "Basket cells", "Schwann cells")),
-    ("A 6-week-old boy vomits after each feed and has an olive-shaped mass. What is the next step?",
-     "Abdominal ultrasound", ("Barium enema", "CT of the abdomen", "Observation", "Colonoscopy")),
-    ("A 70-year-old man with atrial fibrillation has sudden abdominal pain out of proportion. The diagnosis is",
-     "Mesenteric ischaemia", ("Diverticulitis", "Appendicitis", "Pancreatitis", "Ileus")),
-    ("A 25-year-old woman at 32 weeks has a blood pressure of 168/112 mmHg and 3+ protein. Which drug first?",
-     "Labetalol", ("Lisinopril", "Furosemide", "Losartan", "Spironolactone")),
-    ("A 45-year-old farmer has fever, jaundice and red eyes after a flood. The organism is",
-     "Leptospira", ("Brucella", "Coxiella", "Rickettsia", "Borrelia")),
-    ("A 19-year-old rower has a new rash that spreads in a \"Christmas tree\", after one larger patch. It is",
-     "Pityriasis rosea", ("Tinea corporis", "Guttate psoriasis", "Lichen planus", "Urticaria")),
-)  # fmt: skip
-_REPEATS: dict[int, tuple[str, ...]] = {1: (), 4: ("Hydrochlorothiazide", "Ramipril", "Amlodipine besilate")}
-"""Items that a later row repeats, with the wrong options that differ in the 4-option file."""
-
-PLANTED: dict[str, str] = {
-    "medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options",
-}
-"""What overlaps with other demo trees: both are benchmarks."""
-
-
-def _demo_row(number: int, item: _Item, count: int, link: str) -> dict[str, str]:
-    question, right, wrong = item
-    place = number % count
-    options = [*wrong[:place], right, *wrong[place:]][:count]
-    texts = {f"op{letter}": text for letter, text in zip("abcde", options, strict=False)}
-    answer = {"answer_idx": "ABCDE"[place], "answer": right, "explanation": f"{right} is the answer because it fits."}
-    return {"link": link, "question": question} | texts | answer
-
-
-def _write_demo(raw: Path) -> None:
-    for count in (4, 5):
-        rows = []
-        for number, item in enumerate(_ITEMS):
-            link = f"https://step2.medbullets.com/testview?qid={217_000 + number}"
-            rows.append(_demo_row(number, item, count, link if number % 2 else f"https://bit.ly/4demo{number:02}"))
-        for number, others in _REPEATS.items():
-            question, right, wrong = _ITEMS[number]
-            changed = count == 4 and len(others) > 0
-            item = (question, right, others if changed else wrong)
-            rows.append(_demo_row(number + changed, item, count, f"https://bit.ly/3again{number}"))
-        if count == 5:
-            rows.reverse()
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        columns = {name: {str(number): row[name] for number, row in enumerate(rows)} for name in rows[0]}
-        write_demo_file(raw / f"medbullets/medbullets_op{count}.csv", text.getvalue().encode())
-        write_demo_file(raw / f"medbullets/medbullets_op{count}.json", json.dumps(columns).encode())
-
-
 SOURCE = Source(
     name="medbullets",
     title="Medbullets: USMLE step 2 and 3 questions",
@@ -192,7 +138,6 @@ Clone https://github.com/HanjieChen/ChallengeClinicalQA. --raw is the clone, or 
 The repository has no licence and Medbullets content is copyrighted: use it for evaluation only.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"test": 308},
     paper=(
         "benchmark 298: the 308 rows less ten repeated questions, for 4 and 5 options alike. The paper does not say 4 "
@@ -204,6 +149,4 @@ The repository has no licence and Medbullets content is copyrighted: use it for 
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

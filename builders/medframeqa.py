@@ -9,25 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from builders.engine.rawfiles import field_of, require, text_of, write_demo_parquet
-from builders.engine.source import (
+from builders.kit import (
     InputError,
     PaperRow,
     Params,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
     choice_answer,
     choice_prompt,
+    column_image,
+    convert_rows,
+    field_of,
+    labelled,
+    option_texts,
+    require,
+    run,
+    table_units,
+    text_of,
     user,
 )
-from builders.engine.tables import Row, convert_rows, table_units
-from builders.mmmu_med import column_image, demo_picture, labelled, option_texts
 
 _SPLITS: dict[str, Role] = {"test": "eval"}
 _IMAGES = tuple(f"image_{number}" for number in range(1, 6))
@@ -75,48 +81,6 @@ def _sample(row: Row) -> Sample:
     )
 
 
-PLANTED: dict[str, str] = {}
-"""Nothing overlaps within the demo tree."""
-
-# Frames, system, question, options, answer.
-_DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
-    (2, "Respiratory", "What has changed from the first to the second frame?", ("Air", "Fluid", "Mass"), "B"),
-    (3, "Digestive", "Which diagnosis do these CT slices support?", ("Ileus", "Colitis", "Volvulus", "Hernia"), "C"),
-    (5, "Nervous", "Which sequence shows restricted diffusion?", ("T1", "T2", "FLAIR", "DWI", "SWI", "None"), "D"),
-    (4, "Skeletal", "Which joint is unstable in all frames?", ("Hip", "Knee", "Ankle", "Wrist", "Elbow", "None"), "F"),
-    (2, "Urinary", "What do both ultrasound frames show?", ("Stone", "Cyst", "Tumour", "Clot", "Reflux"), "A"),
-)
-
-
-def _write_demo(raw: Path) -> None:
-    rows: list[dict[str, Any]] = []
-    for index, (frames, system, question, options, answer) in enumerate(_DEMO_ROWS, 1):
-        images = {
-            name: {"bytes": demo_picture(f"frames/{index}/{name}", "JPEG"), "path": f"{index}_{name}.jpg"}
-            if number <= frames
-            else None
-            for number, name in enumerate(_IMAGES, 1)
-        }
-        rows.append(
-            {
-                "question_id": f"Q{index:04d}",
-                "system": system,
-                "organ": system.lower(),
-                "keyword": "follow-up",
-                "modality": "CT",
-                # Two questions are about one video; an id may begin with a dash.
-                "video_id": "-demo_vid-0" if index < 3 else f"demoVideo{index:02d}",
-                "question": question,
-                "options": list(options),
-                "correct_answer": answer,
-                "reasoning_chain": f"Frame by frame, only {answer} fits.",
-                "image_url": [f"frames/{index}_{number}.jpg" for number in range(1, frames + 1)],
-                **images,
-            }
-        )
-    write_demo_parquet(raw / "data/test-00000-of-00001.parquet", rows)
-
-
 SOURCE = Source(
     name="medframeqa",
     title="MedFrameQA: questions over several frames of a medical video",
@@ -133,7 +97,6 @@ Fetch data/test-*.parquet (571 MB) of https://huggingface.co/datasets/SuhaoYu102
 --raw is the folder with data/test-*.parquet""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"test": 2_851},
     paper="2,851, the whole test split.",
     paper_rows=(PaperRow("MedFrameQA", "EVAL", 2_851),),
@@ -142,6 +105,4 @@ Fetch data/test-*.parquet (571 MB) of https://huggingface.co/datasets/SuhaoYu102
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

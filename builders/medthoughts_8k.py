@@ -8,27 +8,32 @@ Stems and options are verbatim MedQA; the publisher left out the rows in which R
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from builders.engine.rawfiles import checked_text, field_of, require, text_of, write_demo_file
-from builders.engine.source import (
+from builders.kit import (
     InputError,
     PaperRow,
     Params,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
+    checked_text,
     choice_answer,
     choice_prompt,
+    convert_rows,
+    field_of,
+    require,
+    run,
+    table_units,
+    text_of,
     user,
+    with_fields,
 )
-from builders.engine.tables import Row, convert_rows, table_units, with_fields
 
 FILE = "MedThoughts-8K.jsonl"
 _FIELDS = ("question_id", "question", "options", "answer_idx", "ds_think", "source")
@@ -81,45 +86,6 @@ def _sample(row: Row) -> Sample:
     )
 
 
-PLANTED: dict[str, str] = {
-    "verbatim": "medthoughts_8k/train/0 to 3 have the stems of medqa/train/1 to 4, with a fifth option",
-}
-"""What overlaps between this demo tree and others."""
-
-
-def _write_demo(raw: Path) -> None:
-    endocarditis, ketoacidosis = (
-        "A 19-year-old man has fever, a harsh holosystolic murmur and splinter haemorrhages.",
-        "A 56-year-old woman has polyuria, polydipsia and a serum glucose of 412 mg/dL.",
-    )
-    diagnosis, treatment = "What is the most likely diagnosis?", "Which treatment is best now?"
-    rows: list[dict[str, Any]] = []
-    for stem, answer, *others in (
-        (f"{endocarditis} {diagnosis}", "Infective endocarditis", "Rheumatic fever", "Lyme disease", "Myocarditis"),
-        (f"{endocarditis} {treatment}", "Vancomycin", "Aspirin", "Colchicine", "Fluconazole"),
-        (f"{ketoacidosis} {diagnosis}", "Diabetic ketoacidosis", "Psychogenic polydipsia", "Gout", "Migraine"),
-        (f"{ketoacidosis} {treatment}", "Intravenous insulin", "Metformin", "Desmopressin", "Furosemide"),
-        ("Which tendon is torn in mallet finger?", "Terminal extensor", "Palmaris longus", "Supraspinatus", "Psoas"),
-    ):
-        place = len(rows)
-        texts = [*others, "Watchful waiting"]
-        texts.insert(place % len(_LABELS), answer)
-        label = _LABELS[texts.index(answer)]
-        rows.append(
-            {
-                "question_id": place,
-                "question": stem,
-                "options": dict(zip(_LABELS, texts, strict=True)),
-                "answer_idx": label,
-                "ds_answer": f"The correct answer is **{label}: {answer}**.",
-                "ds_think": f"Okay, so I need to pick one option. {answer} fits best; the others explain less.\n",
-                "source": _SPLIT,
-            }
-        )
-    rows.append(rows[4] | {"question_id": 11, "ds_think": "", "question": "Which nerve is cut if the wrist drops?"})
-    write_demo_file(raw / FILE, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
 SOURCE = Source(
     name="medthoughts_8k",
     title="MedThoughts-8K: DeepSeek-R1's reasoning on MedQA US training questions",
@@ -138,7 +104,6 @@ SOURCE = Source(
 Its licence, GPL-3.0, is unusual for data: --licenses leaves it out where that is unwelcome.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 7_716},
     paper="train 7,716: the publisher's file (GPL-3.0). Its questions repeat MedQA's training questions word for word.",
     paper_rows=(PaperRow("MedThoughts-8K", "IT", 7_716),),
@@ -147,6 +112,4 @@ Its licence, GPL-3.0, is unusual for data: --licenses leaves it out where that i
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

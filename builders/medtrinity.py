@@ -13,9 +13,7 @@ carry drawn boxes, so their ids are the set's own, while the video and the artic
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,11 +23,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.engine.archives import stream_tar
-from builders.engine.rawfiles import checked_text, relative, require, write_demo_file, write_demo_parquet
-from builders.engine.source import (
+from builders.kit import (
     CAPTION_PROMPT,
     PAPER_VARIANT,
+    VIDEO_FRAME,
     Image,
     InputError,
     NotThisSource,
@@ -41,10 +38,14 @@ from builders.engine.source import (
     Source,
     Unit,
     assistant,
+    checked_text,
+    relative,
+    require,
+    run,
+    stream_tar,
+    table_units,
     user,
 )
-from builders.engine.tables import table_units
-from builders.quilt_1m import VIDEO_FRAME
 
 _TABLES, _TARS = "25M_full/*.parquet", "25M_accessible/*.tar.zst"
 _COLUMNS = ("file_name", "caption", "source")
@@ -200,66 +201,6 @@ def _sample(file: str, position: int, name: str, data: bytes, found: set[Any]) -
     )
 
 
-PLANTED: dict[str, str] = {
-    "video": "medtrinity has a frame of youtube/demoVideo03, a video of the demo trees of medframeqa and quilt_1m",
-    "article": "a picture of medtrinity is named after PMC9000001, an article of the pmc_oa demo tree",
-}
-"""What overlaps with the demo trees of other sources."""
-
-_FRAME = "demoVideo03_image_0b0f4c1e-5d1c-4f7e-9a57-000000000000.jpg"
-_TABLE_NAME = "25M_full/train-{:05d}-of-00002.parquet"
-# (tar, member, captions under its base name: (text, source))
-_DEMO: tuple[tuple[int, str, tuple[tuple[str | None, str], ...]], ...] = (
-    (1, "data2/quilt/" + _FRAME, (("The image is a stained section. Region of interest: nests.", "quilt_1m"),)),
-    (1, "data2/brats/BraTS-GoAT-00001 0000_y.slice-119.jpg", (("The image is an axial MRI slice.", "brats_24"),)),
-    (1, "data5/pmc/PMC9000001_Fig3_1.jpg", (("The image is a light micrograph.", "pmc_oa"),)),
-    (1, "data5/pmc/figure.jpg", (("The image is a chart.", "pmc_vqa"), ("The image is a CT scan.", "pmc_oa"))),
-    (1, "metadata.json", ()),
-    (10, "a/deeplesion/figure.jpg", ()),
-    (10, "a/deeplesion/000001_01_01_100.png", (("The image is a CT scan of the abdomen. Région hépatique.",
-                                                "deeplesion"),)),
-    (10, "a/deeplesion/000001_01_01_101.png", (("The image is a CT scan.", "deeplesion"),
-                                               ("The image is a CT scan.", "deeplesion"))),
-    (10, "b/not_in_the_tables.png", ()),
-    (10, "b/null_caption.png", ((None, "sammed"),)),
-    (10, "b/000001_01_01_101.png", ()),
-)  # fmt: skip
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.mmmu_med import demo_picture
-
-    tars: dict[int, dict[str, bytes]] = {}
-    rows: list[dict[str, Any]] = []
-    for number, member, captions in _DEMO:
-        last = member.rpartition("/")[2]
-        picture = demo_picture(member, "PNG" if member.endswith("png") else "JPEG")
-        tars.setdefault(number, {})[member] = picture if captions or "." in last[-4:] else b"{}"
-        rows += [{"file_name": last, "caption": caption, "source": source} for caption, source in captions]
-    # An inaccessible source of the full tables, of which no tar has a picture, stops nothing.
-    rows.append({"file_name": "s50000000.jpg", "caption": "The image is a radiograph.", "source": "mimic_cxr_jpg"})
-    rows.reverse()
-    write_demo_parquet(raw / _TABLE_NAME.format(0), rows[::2])
-    write_demo_parquet(raw / _TABLE_NAME.format(1), rows[1::2])
-    for number, members in tars.items():
-        write_demo_file(raw / f"25M_accessible/dataset_shard_{number}.tar.zst", demo_tar(members))
-
-
-def demo_tar(members: dict[str, bytes]) -> bytes:
-    """A Zstandard-compressed tar."""
-    import pyarrow as pa
-
-    buffer, packed = io.BytesIO(), pa.BufferOutputStream()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    with pa.CompressedOutputStream(packed, "zstd") as stream:
-        stream.write(buffer.getvalue())
-    return bytes(packed.getvalue())
-
-
 SOURCE = Source(
     name="medtrinity",
     title="MedTrinity-25M (accessible part): machine-written captions of medical pictures",
@@ -278,9 +219,12 @@ does it, with your token). --raw is the folder with
   25M_accessible/*.tar.zst       the pictures, read in place; some or all (needed with --no-images as well: they say
                                  which rows there are)
 Planning reads every tar once. Captions are sorted in the folder for temporary files (TMPDIR): 1 to 2 GB a worker.""",
+    reasons={
+        "ambiguous_caption": "several captions stand under this file name; nothing to do",
+        "no_caption": "no caption stands under this file name; are all of the caption tables there?",
+    },
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 18_525_974},
     paper=(
         "18,525,974, which we take for the pictures of 25M_accessible (unverified). Ours are those with one caption. "
@@ -304,6 +248,4 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

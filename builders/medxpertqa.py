@@ -9,43 +9,40 @@ compare. 70 stems of MM repeat, with other pictures or options: distinct items, 
 
 from __future__ import annotations
 
-import io
-import json
 import re
-import zipfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import (
-    checked_text,
-    field_of,
-    first_existing,
-    list_zip,
-    relative,
-    require,
-    text_of,
-    write_demo_file,
-)
-from builders.engine.source import (
+from builders.kit import (
     Image,
     InputError,
     NotThisSource,
     PaperRow,
     Params,
+    PictureStore,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
+    checked_text,
     choice_answer,
     choice_prompt,
+    convert_rows,
+    field_of,
+    first_existing,
+    list_zip,
+    relative,
+    require,
+    run,
+    table_units,
+    text_of,
     user,
 )
-from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"mm_test": "eval", "mm_dev": "eval", "text_test": "eval", "text_dev": "eval"}
 _FILES = {
@@ -151,85 +148,6 @@ def _image_names(given: Any, file: str) -> list[str]:
     return names
 
 
-# The demo's questions: stem, right answer, type; made up. Text-2 is a question of the medbullets demo tree.
-_FIGURE = "A 9-year-old boy falls on his elbow. A radiograph is shown in Figure A. What is the most likely diagnosis?"
-_MM = (
-    (_FIGURE, "Supracondylar fracture", "Reasoning", ("a.jpeg",)),
-    ("A 52-year-old man has a cough. Films are shown in Figures A and B. Which lobe is affected?",
-     "Right upper lobe", "Reasoning", ("a.jpeg", "b.png")),
-    (_FIGURE, "Radial neck fracture", "Reasoning", ("a.JPG",)),
-    ("Which structure is marked in Figures A to C?", "Aortic knob", "Understanding", ("a.jpeg", "b.jpeg", "c.jpeg")),
-)  # fmt: skip
-_TEXT = (
-    ("A 41-year-old woman has episodes of sweating, headache and a blood pressure of 210/120 mmHg. What is measured?",
-     "Plasma metanephrines", "Reasoning"),
-    ("Which cranial nerve carries taste from the anterior two thirds of the tongue?", "Facial", "Understanding"),
-    ("A 58-year-old woman has a tremor at rest, rigidity and slow movements. Which cells are lost?",
-     "Cells of the pars compacta", "Reasoning"),
-)  # fmt: skip
-_WRONG = ("None of these", "Sternal notch", "Plasma renin", "Clavicle fracture", "Vagus", "Left lower lobe",
-          "Urinary sodium", "Olecranon bursitis", "Granule cells")  # fmt: skip
-
-PLANTED: dict[str, str] = {
-    "repeated_stem": "MM-0 and MM-2 share a question, not the picture nor the answer: two items",
-    "same_picture": "MM-2-a.JPG is, byte for byte, MM-0-a.jpeg",
-    "medbullets": "Text-2 is a question of the medbullets demo tree, with other options",
-}
-"""What the audits find in the demo trees; all of it is between benchmarks."""
-
-
-def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> dict[str, Any]:
-    place = (3 * number + 1) % count
-    wrong = _WRONG[: count - 1]
-    options = dict(zip(_LABELS, (*wrong[:place], right, *wrong[place:]), strict=False))
-    listed = " ".join(f"({letter}) {text}" for letter, text in options.items())
-    return {
-        "id": key,
-        "question": f"{stem}\nAnswer Choices: {listed}",
-        "medical_task": "Diagnosis" if kind == "Reasoning" else "Basic Science",
-        "body_system": "Skeletal",
-        "question_type": kind,
-        "options": options,
-        "label": _LABELS[place],
-    }
-
-
-def _write_demo(raw: Path) -> None:
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
-    for number, (stem, right, kind, ends) in enumerate(_MM):
-        row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)
-        rows["mm_test"].append(row | {"images": [f"MM-{number}-{end}" for end in ends]})
-    for number, (stem, right, kind) in enumerate(_TEXT):
-        rows["text_test"].append(_demo_row(f"Text-{number}", number, stem, right, kind, 10))
-    shown = _demo_row("MM-2000", 0, "Which view is shown in Figure A?", "Lateral", "Understanding", 5)
-    rows["mm_dev"].append(shown | {"images": ["MM-2000-a.jpeg"]})
-    rows["text_dev"].append(_demo_row("Text-2450", 1, "Which vitamin is cobalamin?", "B12", "Understanding", 10))
-    for split, listed in rows.items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
-        write_demo_file(raw / _FILES[split][0], lines.encode())
-    names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for number, name in enumerate(names):
-            picture = _demo_picture(0 if name == "MM-2-a.JPG" else number, name)
-            archive.writestr(zipfile.ZipInfo(f"images/{name}", (2020, 1, 1, 0, 0, 0)), picture)
-    write_demo_file(raw / "images.zip", buffer.getvalue())
-
-
-def _demo_picture(number: int, name: str) -> bytes:
-    """A bone-like drawing of 64 pixels."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw
-
-    picture = Pillow.new("L", (64, 64), 20 + 9 * number)
-    draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle((24, 4, 40, 34 + 2 * number), 6, fill=200)
-    draw.ellipse((12 + number, 36, 50, 60 - number), fill=150 + 7 * number)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG" if name.endswith(".png") else "JPEG")
-    return buffer.getvalue()
-
-
 SOURCE = Source(
     name="medxpertqa",
     title="MedXpertQA: expert board questions, text and multimodal",
@@ -250,7 +168,6 @@ or a clone of https://github.com/TsinghuaC3I/MedXpertQA with eval/data/medxpertq
 and the hub's images.zip beside eval/, or its pictures in eval/images/.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"mm_test": 2_000, "mm_dev": 5, "text_test": 2_450, "text_dev": 5},
     paper="benchmarks 2,000 (MM) and 2,450 (text): the publisher's test files; its ten dev rows are separate splits.",
     paper_rows=(
@@ -267,6 +184,4 @@ and the hub's images.zip beside eval/, or its pictures in eval/images/.""",
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
-from builders.engine.rawfiles import decode_utf8, first_existing, read_bytes, read_zip_member, relative, require
-from builders.engine.source import (
+from builders.kit import (
     Image,
     InputError,
     NotThisSource,
@@ -34,6 +33,13 @@ from builders.engine.source import (
     Source,
     Unit,
     assistant,
+    decode_utf8,
+    first_existing,
+    read_bytes,
+    read_zip_member,
+    relative,
+    require,
+    run,
     user,
 )
 
@@ -467,12 +473,6 @@ def _sample(
     )
 
 
-def _write_demo(raw: Path) -> None:
-    from builders.demos.mimic_tree import write
-
-    write(raw)
-
-
 def _published(params: Params) -> Mapping[str, int]:
     """Studies (images under libra) by split: the official split file of MIMIC-CXR-JPG 2.x."""
     if params["prior_policy"] == "libra":
@@ -519,9 +519,16 @@ Layout under --raw: mimic-cxr-jpg/{mimic-cxr-2.0.0-metadata.csv.gz, mimic-cxr-2.
 mimic-cxr/{mimic-cxr-reports.zip | files/p10/...}; the folders that wget makes are found too.
 Nothing leaves the machine.
 """,
+    reasons={
+        "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
+        "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
+        "no_findings": "the report has no FINDINGS section; nothing to do",
+        "no_impression": "the report has no IMPRESSION section; nothing to do",
+        "no_usable_view": "the study has special views only; nothing to do",
+        "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
+    },
     plan=plan,
     read=read,
-    write_demo=_write_demo,
     published=_published,
     paper="single-panel 22,747 (rule unpublished) and multi-view & longitudinal 146,893 (= EditGRPO); eval 2,231",
     paper_rows=(
@@ -537,6 +544,4 @@ Nothing leaves the machine.
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -8,47 +8,32 @@ trains on train + valid, 363,598 rows: `--paper-variant` keeps them all. Picture
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from builders.engine.rawfiles import (
-    checked_text,
-    field_of,
-    number_of,
-    read_bytes,
-    relative,
-    require,
-    text_of,
-    write_demo_file,
-)
-from builders.engine.source import (
+from builders.engine.mimic_pictures import Radiograph, mimic_units, radiograph_of, subject_rule
+from builders.kit import (
     PAPER_VARIANT,
-    Image,
     InputError,
-    NotThisSource,
     PaperRow,
     Params,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
+    checked_text,
+    convert_rows,
+    field_of,
+    number_of,
+    require,
+    run,
+    text_of,
     user,
 )
-from builders.engine.tables import ROWS_PER_UNIT, Row, convert_rows, table_rows, table_units
-
-ROWS_WITH_PICTURES = 1_000
-"""Rows a unit where pictures are decoded: about a minute of full-size radiographs."""
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
 _FOLDERS = (
@@ -56,128 +41,9 @@ _FOLDERS = (
     "dataset",
     "physionet.org/files/mimic-ext-mimic-cxr-vqa/1.*/MIMIC-Ext-MIMIC-CXR-VQA/dataset",
 )
-_JPG_ROOTS = ("mimic-cxr-jpg/", "mimic-cxr-jpg/2.*/", "physionet.org/files/mimic-cxr-jpg/2.*/", "")
 _KINDS = frozenset({"verify", "choose", "query"})
 _NOTHING = "none"
 """Stands for `[]` in the paper's variant: the program found nothing, or could not tell (generate_answer.py)."""
-
-_PICTURE = re.compile(r"(?:.*/)?p(1\d)/p(1\d{7})/s(5\d{7})/([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.jpg")
-_SUBJECT = re.compile(r"1\d{7}")
-_OFFICIAL = frozenset({"train", "validate", "test"})
-
-
-class Radiograph(NamedTuple):
-    """What a path of MIMIC-CXR-JPG says about its picture."""
-
-    subject_id: str
-    study_id: str
-    dicom_id: str
-
-    @property
-    def path(self) -> str:
-        """Below the root of MIMIC-CXR-JPG."""
-        return f"files/p{self.subject_id[:2]}/p{self.subject_id}/s{self.study_id}/{self.dicom_id}.jpg"
-
-    @property
-    def group(self) -> dict[str, str]:
-        """Group ids in the namespace that all sources made from MIMIC-CXR share."""
-        return {"subject_id": f"mimic-cxr/{self.subject_id}", "study_id": f"mimic-cxr/{self.study_id}"}
-
-    def image(self, raw: Path, jpg_root: str) -> Image:
-        """The picture under `raw`; both sources show frontal views only, which one is not said."""
-        file = (Path(jpg_root) / self.path).as_posix()
-        return Image(
-            image_id=f"mimic-cxr/{self.dicom_id}",
-            file=file,
-            read=partial(read_bytes, raw / file, raw),
-            subject_id=f"mimic-cxr/{self.subject_id}",
-            study_id=f"mimic-cxr/{self.study_id}",
-        )
-
-
-def radiograph_of(row: Row) -> Radiograph:
-    """The picture that a row's `image_path` names, with or without leading folders."""
-    match = _PICTURE.fullmatch(text_of(row.values, "image_path", row.file))
-    if match is None or not match[2].startswith(match[1]):
-        raise InputError("bad_field", row.file, "image_path is not p1x/p1xxxxxxx/s5xxxxxxx/<dicom id>.jpg")
-    return Radiograph(match[2], match[3], match[4])
-
-
-def mimic_units(
-    raw: Path, files: Iterable[Path], split: str, role: Role, params: Params, columns: Sequence[str] = ()
-) -> Iterator[Unit]:
-    """Units of row files about MIMIC-CXR-JPG; the official split file and the rows' pictures enter their keys."""
-    official = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _JPG_ROOTS))
-    held_out_subjects(official, raw)  # an unusable file stops here, not in every worker
-    tree = {"official": relative(official, raw), "jpg_root": relative(official.parent, raw)}
-    for unit in table_units(
-        raw,
-        files,
-        split,
-        role,
-        columns=columns,
-        rows_per_unit=ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES,
-        inputs=(tree["official"],),
-    ):
-        pictures = [] if params["no_images"] else _pictures(raw, unit, tree["jpg_root"])
-        yield replace(unit, payload=unit.payload | tree, inputs=(*unit.inputs, *pictures))
-
-
-def _pictures(raw: Path, unit: Unit, jpg_root: str) -> list[str]:
-    """Files of a unit's pictures; rows that name none are rejected when they are read."""
-    found = set()
-    for row in table_rows(raw, replace(unit, payload=unit.payload | {"columns": ["image_path"]})):
-        path = row.values.get("image_path") if isinstance(row, Row) else None
-        match = _PICTURE.fullmatch(path) if isinstance(path, str) else None
-        if match is not None:
-            found.add((Path(jpg_root) / Radiograph(match[2], match[3], match[4]).path).as_posix())
-    return sorted(found)
-
-
-def subject_rule(raw: Path, unit: Unit, params: Params) -> Callable[[Radiograph, str], None]:
-    """Refuses training rows of subjects with official test or validate images, except in the paper's variant."""
-    if unit.role != "train" or params["paper_variant"]:
-        return lambda picture, file: None
-    known, held_out = held_out_subjects(raw / unit.payload["official"], raw)
-
-    def check(picture: Radiograph, file: str) -> None:
-        if picture.subject_id not in known:
-            raise InputError("not_in_split", file, f"subject {picture.subject_id}")
-        if picture.subject_id in held_out:
-            raise InputError("subject_of_test_split", file, f"subject {picture.subject_id}")
-
-    return check
-
-
-def held_out_subjects(path: Path, raw: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """(all subjects, those with a test or validate image) of the official split file of MIMIC-CXR-JPG.
-
-    No line of it may be damaged: a subject that it loses would be trained on.
-    """
-    stat = path.stat()
-    return _held_out_subjects(path, relative(path, raw), (stat.st_size, stat.st_mtime_ns))
-
-
-@lru_cache(maxsize=2)
-def _held_out_subjects(path: Path, file: str, state: tuple[int, int]) -> tuple[frozenset[str], frozenset[str]]:
-    known, held_out = set(), set()
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as data:
-            reader = csv.reader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
-            header = next(reader, [])
-            if missing := [name for name in ("subject_id", "split") if name not in header]:
-                raise NotThisSource(f"{file}: no column {', '.join(missing)}; is this the file of MIMIC-CXR-JPG 2.x?")
-            subject, split = header.index("subject_id"), header.index("split")
-            for cells in reader:
-                whole = len(cells) == len(header) and _SUBJECT.fullmatch(cells[subject])
-                if not whole or cells[split] not in _OFFICIAL:
-                    raise NotThisSource(f"{file}: line {reader.line_num} is damaged; fetch the file again")
-                known.add(cells[subject])
-                if cells[split] != "train":
-                    held_out.add(cells[subject])
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise NotThisSource(f"{file}: not readable ({error}); fetch the file again") from None
-    return frozenset(known), frozenset(held_out)
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
@@ -234,94 +100,6 @@ def _answers(row: Row) -> list[str]:
     return [checked_text(answer, "answer", row.file) for answer in answers]
 
 
-PLANTED: dict[str, str] = {
-    "subject": "training rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
-    "--paper-variant trains on them",
-    "own split": "subject 10000001 is in train and in valid, as 698 subjects of the real set are",
-}
-"""What overlaps between the splits of the demo tree."""
-
-# Subjects of the demo as in that of `mimic_cxr`: number 8n+3 is in the official test split, 12n+5 in validate.
-_DEMO_OFFICIAL = {0: "train", 1: "train", 2: "train", 3: "test", 5: "validate", 6: "train", 7: "train", 11: "test"}
-_DEMO_SEED = 7_200_000
-_DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
-    "train": (
-        (0, "verify", "presence", "Are there any signs of pleural effusion in the left lung?", ["yes"]),
-        (0, "query", "anatomy", "Which regions show an abnormality?", ["left lower lung zone", "left lung"]),
-        (1, "choose", "size", "Is the width of the heart wider or narrower than half the thorax?", []),
-        (1, "query", "abnormality", "List all devices in the picture.", []),
-        (2, "query", "plane", "What is the plane of this radiograph?", ["pa"]),
-        (2, "verify", "attribute", "Is there an enlarged cardiac silhouette?", ["no"]),
-        (3, "verify", "presence", "Are there any signs of pneumothorax?", ["no"]),
-        (3, "query", "gender", "What is the gender of the patient?", ["f"]),
-        (5, "query", "abnormality", "What abnormalities are seen in the right lung?", ["lung opacity", "atelectasis"]),
-    ),
-    "valid": (
-        (6, "verify", "presence", "Is there a nodule in the right upper lung zone?", ["no"]),
-        (1, "choose", "attribute", "Which is seen in the mediastinum, a line or a tube?", ["line"]),
-        (3, "query", "anatomy", "Where is the opacity?", []),
-    ),
-    "test": (
-        (7, "verify", "size", "Is the cardiac silhouette wider than normal?", ["yes"]),
-        (11, "query", "abnormality", "Name every abnormality in the left lung.", ["atelectasis", "lung opacity"]),
-    ),
-}
-
-
-def demo_radiograph(number: int) -> Radiograph:
-    """The picture of a demo subject; `gemex_thinkvg` shows the same ones."""
-    from hashlib import blake2b
-
-    digest = blake2b(f"vqa/{number}".encode(), digest_size=20).hexdigest()
-    dicom_id = "-".join(digest[start : start + 8] for start in range(0, 40, 8))
-    return Radiograph(str(10_000_000 + number), str(58_000_000 + number), dicom_id)
-
-
-def write_demo_radiographs(raw: Path) -> None:
-    """A tiny `mimic-cxr-jpg/`: one picture a subject, and the official split."""
-    from builders.demos.phantom_pictures import jpeg
-    from builders.demos.phantoms import make
-
-    lines = ["dicom_id,study_id,subject_id,split"]
-    for number, split in _DEMO_OFFICIAL.items():
-        picture = demo_radiograph(number)
-        lines.append(f"{picture.dicom_id},{picture.study_id},{picture.subject_id},{split}")
-        write_demo_file(raw / "mimic-cxr-jpg" / picture.path, jpeg(make(_DEMO_SEED + number, "PA"), 96))
-    table = gzip.compress(("\n".join(lines) + "\n").encode(), mtime=0)
-    write_demo_file(raw / "mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz", table)
-
-
-def _write_demo(raw: Path) -> None:
-    write_demo_radiographs(raw)
-    for split, rows in _DEMO_ROWS.items():
-        data = [_demo_row(split, index, *row) for index, row in enumerate(rows)]
-        write_demo_file(raw / f"MIMIC-Ext-MIMIC-CXR-VQA/dataset/{split}.json", json.dumps(data, indent=4).encode())
-    answers = sorted({answer for rows in _DEMO_ROWS.values() for row in rows for answer in row[4]})
-    numbered = {answer: index for index, answer in enumerate(answers)}
-    write_demo_file(raw / "MIMIC-Ext-MIMIC-CXR-VQA/dataset/ans2idx.json", json.dumps(numbered).encode())
-
-
-def _demo_row(
-    split: str, index: int, number: int, kind: str, content: str, question: str, answer: list[str]
-) -> dict[str, Any]:
-    picture = demo_radiograph(number)
-    return {
-        "split": split,
-        "idx": index,
-        "subject_id": picture.subject_id,
-        "study_id": picture.study_id,
-        "image_id": picture.dicom_id,
-        "image_path": picture.path.removeprefix("files/"),
-        "question": question,
-        "semantic_type": kind,
-        "content_type": content,
-        "template": question,
-        "template_program": "program_1",
-        "template_arguments": {"object": {}, "attribute": {}, "category": {}, "viewpos": {}, "gender": {}},
-        "answer": answer,
-    }
-
-
 SOURCE = Source(
     name="mimic_cxr_vqa",
     title="MIMIC-CXR-VQA: templated questions about frontal radiographs of MIMIC-CXR",
@@ -342,7 +120,6 @@ mimic-cxr-jpg/{mimic-cxr-2.0.0-split.csv.gz, files/p10/...} (a link to the tree 
 wget makes are found too. The split file is needed with --no-images as well. Nothing leaves the machine.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 290_031, "valid": 73_567, "test": 13_793},
     paper=(
         "363,598 = train 290,031 + valid 73,567, whatever the official split says. We train on train alone, without "
@@ -361,6 +138,4 @@ wget makes are found too. The split file is needed with --no-images as well. Not
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from builders.engine.rawfiles import first_existing, require, text_of, write_demo_parquet
-from builders.engine.source import InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit
-from builders.engine.tables import Row, convert_rows, table_units
-from builders.mmmu_med import DEMO_QUESTIONS, IMAGE_COLUMNS, SUBJECTS, demo_row, question_sample
+from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
+from builders.kit import (
+    InputError,
+    PaperRow,
+    Params,
+    Reject,
+    Role,
+    Row,
+    Sample,
+    Source,
+    Unit,
+    convert_rows,
+    first_existing,
+    require,
+    run,
+    table_units,
+    text_of,
+)
 
 _SPLITS: dict[str, Role] = {"test_4": "eval", "test_10": "eval"}
 _FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
@@ -42,39 +55,6 @@ def _sample(row: Row) -> Sample:
     return question_sample(row, "mmmu-pro", subject)
 
 
-PLANTED: dict[str, str] = {
-    "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_med's demo too, by the same ids",
-}
-"""What the demo tree shares with that of `mmmu_med`."""
-
-# Id, subject, question of `DEMO_QUESTIONS`. The first two are those of the demo of `mmmu_med`, pictures and all.
-_DEMO_ROWS = (
-    ("validation_Pharmacy_1", "Pharmacy", 0),
-    ("validation_Public_Health_2", "Public_Health", 2),
-    ("test_Pharmacy_3", "Pharmacy", 2),
-    ("test_Clinical_Medicine_12", "Clinical_Medicine", 1),
-    ("test_Accounting_7", "Accounting", 0),
-    ("test_Basic_Medical_Science_40", "Basic_Medical_Science", 3),
-    ("test_Diagnostics_and_Laboratory_Medicine_5", "Diagnostics_and_Laboratory_Medicine", 0),
-)
-_DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina", "Kidney")
-
-
-def _write_demo(raw: Path) -> None:
-    for split, most in (("test_4", 4), ("test_10", 10)):
-        rows: list[dict[str, Any]] = []
-        for key, subject, number in _DEMO_ROWS:
-            row = demo_row(key, number) | {"subject": subject}
-            _, options, answer = DEMO_QUESTIONS[number]
-            right = options["ABCDEFGHIJ".index(answer)]
-            # Options that name images get no fillers, as in the real set, but are shuffled.
-            many = options if any("<image" in option for option in options) else [*options, *_DEMO_FILLERS][:most]
-            shuffled = many[::-1]
-            row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
-            rows.append(row)
-        write_demo_parquet(raw / _FOLDERS[split] / "test-00000-of-00001.parquet", rows)
-
-
 SOURCE = Source(
     name="mmmu_pro_med",
     title="MMMU-Pro-Med: Health & Medicine of MMMU-Pro, up to 4 and up to 10 options",
@@ -92,9 +72,11 @@ Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--downloa
   standard (10 options)/test-*.parquet
 One of them is enough. JSON Lines with the same columns but no pixels, test*.jsonl, are read in their stead
 (--no-images).""",
+    reasons={
+        "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",
+    },
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     # All 30 subjects are in one file; those outside medicine are rejected by rule, which leaves 286 of each.
     published=lambda params: {"test_4": 1_730, "test_10": 1_730},
     paper="286 with 4 and 286 with 10 options: the five Health & Medicine subjects of the 1,730 rows of each file.",
@@ -107,6 +89,4 @@ One of them is enough. JSON Lines with the same columns but no pixels, test*.jso
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

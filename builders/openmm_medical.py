@@ -9,33 +9,36 @@ is the component's name, the second part of `image_path`.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import relative, require, text_of, write_demo_file, write_demo_zip
-from builders.engine.source import (
+from builders.kit import (
     PAPER_VARIANT,
     Image,
     InputError,
     PaperRow,
     Params,
+    PictureStore,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
     choice_answer,
     choice_prompt,
+    convert_rows,
+    relative,
+    require,
+    run,
+    table_units,
+    text_of,
     user,
 )
-from builders.engine.tables import Row, convert_rows, table_units
 
 FILE = "OpenMMMedical.tsv"
 _SPLITS: dict[str, Role] = {"test": "eval", "train": "train"}
@@ -106,43 +109,6 @@ def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:
     return given
 
 
-PLANTED: dict[str, str] = {
-    "paper variant": "--paper-variant trains on the questions and pictures that the default keeps as a benchmark",
-    "repeated name": "Images/ACRIMA/1.png and Images/BreakHis/1.png are two pictures of one file name",
-}
-"""What overlaps between the two readings of the demo tree."""
-
-# (picture, question, options, answer, modality of the card, wrong for BreakHis and Adam Challenge)
-_DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
-    ("ACRIMA/1.png", "What imaging method was used here?", ("Fundus photography", "CT", "MRI", "Ultrasound"), "A",
-     "Fundus Photography"),
-    ("ACRIMA/1.png", "Is glaucoma present?", ("Yes", "No"), "B", "Fundus Photography"),
-    ("BreakHis/1.png", "Which kind of tumour is shown?", ("Fibroadenoma", "Ductal carcinoma", "Lipoma"), "B",
-     "Magnetic Resonance Imaging"),
-    ("Adam Challenge/training/A0001.jpg", "Which disease is visible?", ("Macular degeneration", "Cataract", "None"),
-     "A", "Endoscopy"),
-    ("Chest X-Ray PA/pneumonia/7.png", 'What does "white" in the left\tlung stand for?',
-     ("Consolidation", "Air", "Bone", "A line"), "A", "X-Ray"),
-    ("Chest X-Ray PA/pneumonia/7.png", "Which side is affected?", ("Left", "", "Both", ""), "A", "X-Ray"),
-)  # fmt: skip
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.mmmu_med import demo_picture
-
-    table = io.StringIO()
-    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-    writer.writerow(("index", "image_path", "question", *_LABELS, "answer", "category", "dataset", "modality"))
-    for number, (picture, question, options, answer, modality) in enumerate(_DEMO):
-        listed = (*options, *("",) * (4 - len(options)))
-        component = picture.partition("/")[0]
-        writer.writerow((number, f"{_FOLDER}/{picture}", question, *listed, answer, "MCQ", component, modality))
-    write_demo_file(raw / FILE, table.getvalue().encode())
-    names = dict.fromkeys(row[0] for row in _DEMO)
-    pictures = {f"{_FOLDER}/{name}": demo_picture(name, "PNG" if name.endswith("png") else "JPEG") for name in names}
-    write_demo_zip(raw / f"{_FOLDER}.zip", pictures)
-
-
 SOURCE = Source(
     name="openmm_medical",
     title="OpenMM-Medical: multiple-choice questions about pictures of 42 classification sets",
@@ -161,7 +127,6 @@ folder with
   Images.zip (10.7 GB, read in place), or Images/<component>/... with the same; not needed with --no-images""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {_split(params): 88_996},
     paper=(
         "88,996 as instruction data (benchmark_as_train), though published as an evaluation set; the default builds it "
@@ -181,6 +146,4 @@ folder with
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

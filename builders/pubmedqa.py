@@ -7,24 +7,13 @@ conclusion, then the question (the publisher's reasoning-required setting); targ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.engine.rawfiles import (
-    checked_text,
-    field_of,
-    load_json,
-    outcome,
-    relative,
-    require,
-    text_of,
-    write_demo_file,
-)
-from builders.engine.source import (
+from builders.kit import (
     PAPER_VARIANT,
     InputError,
     NotThisSource,
@@ -36,6 +25,14 @@ from builders.engine.source import (
     Source,
     Unit,
     assistant,
+    checked_text,
+    field_of,
+    load_json,
+    outcome,
+    relative,
+    require,
+    run,
+    text_of,
     user,
 )
 
@@ -168,70 +165,6 @@ def _published(params: Params) -> dict[str, int]:
     return {"train": 1000 if params["paper_variant"] else 500, "test": 500}
 
 
-# The demo's words: train and test speak of different things, so that only the planted items overlap.
-_INTERVENTIONS = {
-    "train": ("early mobilisation", "oral iron", "tranexamic acid", "a low-salt diet", "nurse-led care", "melatonin"),
-    "test": ("topical timolol", "group yoga", "bedside ultrasound", "vitamin D", "text messages", "nasal budesonide"),
-}
-_EFFECTS = {
-    "train": ("wound infection", "thirty-day readmission", "postoperative delirium", "anaemia", "length of stay"),
-    "test": ("time to diagnosis", "asthma exacerbations", "missed appointments", "haemangioma growth", "neck pain"),
-}
-_PATIENTS = {
-    "train": ("women after caesarean section", "adults with hip fracture", "children with sickle cell disease"),
-    "test": ("office workers", "preterm infants", "farmers with chest pain", "adolescents living with HIV"),
-}
-
-PLANTED: dict[str, str] = {
-    "exact_text": "pubmedqa/train/90000029 repeats pubmedqa/test/90000030 (whole record, question in capitals)",
-    "reworded": "pubmedqa/train/90000031 asks the question of pubmedqa/test/90000032 in another order of words",
-    "paper_variant": "--paper-variant: all 30 test PMIDs are training PMIDs",
-}
-"""What overlaps between the train and test splits of the demo tree."""
-
-
-def _demo_item(split: str, index: int) -> dict[str, Any]:
-    given, effect, patients = (
-        words[split][index % len(words[split])] for words in (_INTERVENTIONS, _EFFECTS, _PATIENTS)
-    )
-    label = ("yes", "no", "yes", "maybe")[index % 4]
-    share, difference = 5 + index, 0 if label == "no" else 6
-    conclusion = {
-        "yes": f"{effect.capitalize()} improved in {patients} given {given}.",
-        "no": f"{effect.capitalize()} stayed the same in {patients} given {given}.",
-        "maybe": f"{effect.capitalize()} in {patients} may or may not depend on {given}.",
-    }
-    return {
-        "QUESTION": f"Does {given} reduce {effect} in {patients}?",
-        "CONTEXTS": [
-            f"Little is known about {given} and {effect}.",
-            f"We enrolled {61 + 7 * index} {patients} at {2 + index % 9} centres; half received {given}.",
-            f"Rates of {effect} were {share}% with and {share + difference}% without {given}.",
-        ],
-        "LABELS": ["BACKGROUND", "METHODS", "RESULTS"],
-        "MESHES": ["Humans", "Treatment Outcome"],
-        "YEAR": str(1998 + index % 20),
-        "reasoning_required_pred": label,
-        "reasoning_free_pred": label,
-        "final_decision": label,
-        "LONG_ANSWER": conclusion[label],
-    }
-
-
-def _write_demo(raw: Path) -> None:
-    items: dict[str, dict[str, Any]] = {}
-    for index in range(30):
-        for offset, split in ((1, "train"), (2, "test")):
-            items[str(90_000_000 + 2 * index + offset)] = _demo_item(split, index)
-    copied = items["90000030"]
-    items["90000029"] = copied | {"QUESTION": copied["QUESTION"].upper().replace("?", " ?!")}
-    assert items["90000032"]["QUESTION"] == "Does vitamin D reduce time to diagnosis in adolescents living with HIV?"
-    items["90000031"]["QUESTION"] = "Is time to diagnosis in adolescents living with HIV reduced by vitamin D?"
-    truth = {pmid: item["final_decision"] for pmid, item in items.items() if int(pmid) % 2 == 0}
-    write_demo_file(raw / "data/ori_pqal.json", json.dumps(items, indent=1).encode())
-    write_demo_file(raw / "data/test_ground_truth.json", json.dumps(truth, indent=1).encode())
-
-
 SOURCE = Source(
     name="pubmedqa",
     title="PubMedQA, expert-labelled (PQA-L): yes/no/maybe questions about PubMed abstracts",
@@ -251,7 +184,6 @@ SOURCE = Source(
 (The hub's parquet of pqa_labeled has no test split and cannot be used instead.)""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=_published,
     paper=(
         "train 1,000, benchmark 500. The 500 are half of the 1,000, so that recipe trains on every test question; we "
@@ -265,6 +197,4 @@ SOURCE = Source(
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -9,25 +9,34 @@ it): `Alignment_VQA_7` is made from `Original_Caption_7`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import (
+from builders.kit import (
+    Image,
+    InputError,
+    PaperRow,
+    Params,
+    PictureStore,
+    Reject,
+    Role,
+    Row,
+    Sample,
+    Source,
+    Unit,
     checked_text,
+    convert_rows,
     dialogue,
     field_of,
     relative,
     require,
+    run,
+    table_units,
     text_of,
-    write_demo_file,
-    write_demo_zip,
+    user,
 )
-from builders.engine.source import Image, InputError, PaperRow, Params, Reject, Role, Sample, Source, Unit, user
-from builders.engine.tables import Row, convert_rows, table_units
 
 _SPLITS: dict[str, Role] = {"train": "train"}
 _ROWS = "PubMedVision_Alignment_VQA.json"
@@ -93,51 +102,6 @@ def _turn(turn: Any, file: str) -> tuple[str, str]:
     return _ROLES[speaker], text
 
 
-# (pictures of the row, modality, body part, turns); made up.
-_DEMO: tuple[tuple[int, str | None, str, tuple[str, ...]], ...] = (
-    (1, "Computed Tomography", "Chest", (
-        "Can you describe the image?",
-        "An axial CT of the chest. The arrow marks a spiculated nodule in the right upper lobe.",
-    )),
-    (3, "Magnetic Resonance Imaging", "Brain", (
-        "What do these images show, in their order?",
-        "Three axial slices: T1, T2 and FLAIR. The lesion is bright on T2 and FLAIR.",
-    )),
-    (2, "Digital Photography", "Skin", (
-        "Please compare the two pictures.", "Before treatment the plaque is red and scaly; after it, it has faded.",
-        "Which side is shown?", "The left forearm, in both.",
-    )),
-    (1, None, "Eye", ("Describe the fundus.", "A round, pale disc with a cup-to-disc ratio of 0.7.")),
-    (1, "Ultrasound", "Abdomen", ("What is seen?", " ")),
-    (1, "Endoscopy", "Stomach", ("What organ is shown?",)),
-)  # fmt: skip
-_COPIED_ROW, _COPIED = 0, 10
-
-PLANTED: dict[str, str] = {
-    "other_source": "Alignment_VQA_1 shows panel 0 of Fig3 of PMC9000001 of pmc_oa's demo tree, without its id",
-}
-"""What overlaps with PMC-OA's demo tree; only pixels tell."""
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.pmc_oa import demo_figure
-
-    rows: list[dict[str, Any]] = []
-    zips: list[dict[str, bytes]] = [{}, {}]
-    for number, (count, modality, part, turns) in enumerate(_DEMO):
-        names = [f"pmc_{number + 1}_{k}.jpg" for k in range(count)]
-        for k, name in enumerate(names):
-            drawn = _COPIED if number == _COPIED_ROW else 100 + 10 * number + k
-            # A row's pictures may lie in different zips, under a folder that its `image` does not name.
-            zips[(number + k) % 2][f"mnt/pubmedvision/images/{name}"] = demo_figure(drawn)
-        spoken = [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)]
-        row = {"image": [f"images/{name}" for name in names], "conversations": spoken}
-        rows.append(row | {"id": f"Alignment_VQA_{number + 1}", "body_part": part, "modality": modality})
-    write_demo_file(raw / _ROWS, json.dumps(rows, indent=1).encode())
-    for number, members in enumerate(zips):
-        write_demo_zip(raw / f"images_{number}.zip", members)
-
-
 SOURCE = Source(
     name="pubmedvision",
     title="PubMedVision (alignment): questions about figures of PubMed, written by GPT-4V",
@@ -156,7 +120,6 @@ the folder with
   images_0.zip .. images_19.zip, read in place (or images/ with their files); not needed with --no-images""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 647_031},
     paper=(
         "646,759, which is 272 below the card's 647,031 (914,960 pictures); likely rows whose pictures could not be "
@@ -172,6 +135,4 @@ the folder with
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -7,32 +7,38 @@ have the keys `from` and `value`, in some of the publisher's files `role` and `c
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import (
+from builders.kit import (
+    Image,
+    InputError,
+    PaperRow,
+    Params,
+    PictureStore,
+    Reject,
+    Row,
+    Sample,
+    Source,
+    Unit,
     checked_text,
+    convert_rows,
     dialogue,
     field_of,
     relative,
     require,
+    run,
+    table_units,
     text_of,
-    write_demo_file,
-    write_demo_zip,
+    turns_of,
+    user,
+    video_id,
+    with_fields,
 )
-from builders.engine.source import Image, InputError, PaperRow, Params, Reject, Sample, Source, Unit, user
-from builders.engine.tables import Row, convert_rows, table_units, with_fields
-from builders.quilt_1m import video_id
 
 FILE = "quilt_instruct_107k.json"
 _PICTURES = ("quilt_instruct.zip", "quilt_instruct")
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_TOKEN = re.compile(r"\s*<image>\s*")
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
@@ -47,21 +53,6 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     store = PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
     return convert_rows(raw, unit, partial(_sample, store))
-
-
-def turns_of(conversations: Any, file: str) -> list[tuple[str, str]]:
-    """(role, text) of LLaVA-style turns of either spelling, without the `<image>` token."""
-    if not isinstance(conversations, list):
-        raise InputError("bad_field", file, "conversations is not a list")
-    return [_turn(turn, file) for turn in conversations]
-
-
-def _turn(turn: Any, file: str) -> tuple[str, str]:
-    speaker, said = ("role", "content") if isinstance(turn, dict) and "role" in turn else ("from", "value")
-    role = _ROLES.get(text_of(turn, speaker, file))
-    if role is None:
-        raise InputError("bad_field", file, "a turn is from neither human, gpt nor system")
-    return role, _TOKEN.sub("\n", text_of(turn, said, file)).strip()
 
 
 def _sample(store: PictureStore, row: Row) -> Sample:
@@ -89,45 +80,6 @@ def _sample(store: PictureStore, row: Row) -> Sample:
     )
 
 
-PLANTED: dict[str, str] = {
-    "video, benchmark": "quilt_instruct/train/0 is a frame of youtube/demoVideo03, a video of medframeqa's demo",
-    "video, pretrain": "youtube/demoVideo03 and youtube/demo_qlt-01 are videos of the quilt_1m demo tree too",
-}
-"""What overlaps with the demo trees of other sources."""
-
-# (video in quilt_1m's demo, turns: human and gpt by turns)
-_DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("<image>\nWhat pattern do these nests show?", "A lentiginous pattern along the junction.")),
-    (1, ("Which feature of the nuclei stands out?\n<image>", "Grooves and clearing.",
-         "What does that suggest?", "A papillary carcinoma of the thyroid.")),
-    (1, ("<image>\nDescribe the section.", "Follicles lined by crowded cells with pale nuclei.")),
-    (3, ("What is seen in the crypts?", "Neutrophils, a crypt abscess.")),
-    (3, ("<image>\nIs there dysplasia?", "")),
-    (3, ("<image>\nWhat remains to be done?",)),
-)  # fmt: skip
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.quilt_1m import DEMO_VIDEOS, demo_slide
-
-    rows: list[dict[str, Any]] = []
-    for number, (video, turns) in enumerate(_DEMO):
-        told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
-        name = f"{DEMO_VIDEOS[video]}_roi_7c9e6679-7425-40de-944b-{number:012x}.jpg"
-        rows.append({"id": f"{DEMO_VIDEOS[video]}_{number // 2}", "image": name, "conversations": told})
-    rows[2]["conversations"] = [
-        {"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": turn["value"]}
-        for turn in rows[2]["conversations"]
-    ]
-    write_demo_file(raw / FILE, json.dumps(rows, indent=1).encode())
-    write_demo_zip(
-        raw / "quilt_instruct.zip",
-        {f"quilt_instruct/{row['image']}": demo_slide(100 + number) for number, row in enumerate(rows)},
-    )
-    # Lies beside it on the hub, with other rows of the same kind; never read.
-    write_demo_file(raw / "quilt_instruct_ablation_40k.json", json.dumps(rows[:1]).encode())
-
-
 SOURCE = Source(
     name="quilt_instruct",
     title="Quilt-Instruct: conversations about frames of histopathology videos",
@@ -147,7 +99,6 @@ fetch the two files (--download does it, with your token). --raw is the folder w
 NoDerivatives: build it for yourself, do not pass converted shards on.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 107_131},
     paper=(
         'listed as "Quilt-VQA", 107,131, which is the size of Quilt-Instruct; Quilt-VQA proper, 1,283 questions, is a '
@@ -161,6 +112,4 @@ NoDerivatives: build it for yourself, do not pass converted shards on.""",
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -11,27 +11,33 @@ The questions are MedQA train and dev, MedMCQA train, half of PubMedQA-L, MMLU d
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from builders.engine.rawfiles import inline_options, require, split_thinking, text_of, write_demo_file
-from builders.engine.source import (
+from builders.kit import (
     InputError,
     Option,
     PaperRow,
     Params,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
     choice_answer,
+    convert_rows,
+    inline_options,
+    require,
+    run,
+    split_thinking,
+    table_units,
+    text_of,
     user,
+    with_fields,
 )
-from builders.engine.tables import Row, convert_rows, table_units, with_fields
 
 _RENDERINGS = ("CoTMed", "ResponseMed", "ReasonMed")
 _COLUMNS = ("instruction", "input", "output")
@@ -86,60 +92,6 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     return convert_rows(raw, unit, partial(_sample, Path(unit.payload["file"]).stem))
 
 
-# (question, options, the right one); the first is an item of the demo of medqa, dev split: MedQA dev is a source.
-_CASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    (
-        "A 39-year-old man has epigastric pain that wakes him and melena. What is the most likely diagnosis?",
-        ("Aortic dissection", "Peptic ulcer disease", "Asthma", "Erythema multiforme"),
-        "B",
-    ),
-    ("Heberden's ahritis affects", ("Lumbar spine", "Wrist", "Distal interphalangeal joints", "Knee"), "C"),
-    ("Does oral zinc shorten the common cold?", ("yes", "no", "maybe"), "A"),
-    ("Which nerve supplies the deltoid?", ("Radial", "Axillary", "Median", "Ulnar"), "B"),
-    ("The most sensitive test for iron deficiency is", ("Ferritin", "Serum iron", "MCV", "TIBC", "Reticulocytes"), "A"),
-)
-_PROMPT = "Please answer the following multiple-choice question:"
-
-PLANTED: dict[str, str] = {
-    "by_design": "row 0 of each rendering is medqa/dev/5 of its demo tree: MedQA dev is among the sources",
-}
-"""What overlaps with the demo trees of other sources."""
-
-
-def demo_rows(rendering: str) -> list[dict[str, str]]:
-    """The demo's rows of a rendering: letters stated once, never or twice; options of three, five or no lines."""
-    rows = []
-    for number, (question, options, label) in enumerate(_CASES):
-        listed = "\n".join(f"{mark}. {text}" for mark, text in zip("ABCDE", options, strict=False))
-        right = dict(zip("ABCDE", options, strict=False))[label]
-        thought = f"1. The question asks: {question}\n2. Option A is weighed first, then the rest.\n"
-        said = (f"The correct answer is **{label}. {right}**.", f"Final answer: {label}", f"So {right} it is.")[
-            number % 3
-        ]
-        output = {
-            "CoTMed": thought + said,
-            "ResponseMed": f"{right} fits best. {said}",
-            "ReasonMed": f"<think>{thought}</think>\n{said}" if number % 2 else f"{thought}\n{said}",
-        }[rendering]
-        given = "Context: 300 adults, two arms." if options[0] == "yes" else ""
-        rows.append({"instruction": f"{_PROMPT} {question}\n{listed}", "input": given, "output": output})
-    unsure = "The answer is A. On reflection, the answer is B."
-    rows.append(rows[3] | {"instruction": f"{_PROMPT} Which muscle abducts?\nA. Deltoid\nB. Teres", "output": unsure})
-    rows.append(
-        rows[3] | {"instruction": "Explain why aspirin is stopped before surgery.", "output": "It thins blood."}
-    )
-    rows.append(rows[3] | {"output": ""})
-    return rows
-
-
-def _write_demo(raw: Path) -> None:
-    for rendering in _RENDERINGS:
-        rows = demo_rows(rendering)[: 7 if rendering == "ResponseMed" else None]  # summaries that failed were left out
-        write_demo_file(raw / f"{rendering}.json", json.dumps(rows, ensure_ascii=False, indent=2).encode())
-    test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]
-    write_demo_file(raw / "eval_data/eval_data_all.json", json.dumps(test).encode())
-
-
 SOURCE = Source(
     name="reasonmed",
     title="ReasonMed: chains of thought and summaries for medical exam questions",
@@ -158,7 +110,6 @@ folder with the renderings asked for:
 Nothing else is read, eval_data/ of the project's GitHub repository least of all.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 1_111_555} if params["rendering"] == "all" else {},
     paper=(
         "train 1,111,555: the three renderings together, of some 370,500 rows each (the title's 370K) and at most "
@@ -176,6 +127,4 @@ Nothing else is read, eval_data/ of the project's GitHub repository least of all
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -17,24 +17,31 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import creative_commons, relative, require, text_of, write_demo_csv, write_demo_zip
-from builders.engine.source import (
+from builders.kit import (
     CAPTION_PROMPT,
     Image,
     InputError,
     NotThisSource,
     PaperRow,
     Params,
+    PictureStore,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
     assistant,
+    convert_rows,
+    creative_commons,
+    relative,
+    require,
+    run,
+    table_units,
+    text_of,
     user,
 )
-from builders.engine.tables import Row, convert_rows, table_units
+from medgpt.messages import named
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
 _LICENSES = "license_information.csv"
@@ -66,7 +73,9 @@ def _origins(raw: Path) -> Mapping[str, _Origin]:
         rows = csv.reader(handle)
         header = [name.strip() for name in next(rows, [])]
         if "ID" not in header:
-            raise NotThisSource(f"{_LICENSES}: no column ID (there are {', '.join(header)}); another revision?")
+            raise NotThisSource(
+                f"{_LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
+            )
         key = header.index("ID")
         return {cells[key].strip(): _origin(cells) for cells in rows if len(cells) > key}
 
@@ -104,54 +113,6 @@ def _sample(store: PictureStore, origins: Mapping[str, _Origin], row: Row) -> Sa
     )
 
 
-# (caption, article, licence's text); made up.
-_DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "train": (
-        ("Head CT, bone window, fracture of the left zygoma.", "PMC9200001", "CC BY [Moreau et al. (2021)]"),
-        ('Chest X-ray: "ground-glass" opacities,\nand a central line.', "PMC9200002", "CC BY-NC [Ito (2019)]"),
-        ("Axial T2 image of the pelvis; the mass (arrow) displaces the bladder.", "PMC9200003",
-         "CC BY-NC-ND [Abebe et al. (2020)]"),
-        ("  ", "PMC9200003", "CC BY-NC-ND [Abebe et al. (2020)]"),
-        ("Ultrasound of the gallbladder with sludge.", "PMC9200004", "© The authors"),
-        ("Real time image of the labelled protein.", "PMC9000001", "CC BY [Demo et al. (2003)]"),
-    ),
-    "valid": (("Panoramic radiograph, cyst around tooth 38.", "PMC9200011", "CC BY [Nowak and Li (2018)]"),),
-    "test": (
-        ("Coronary angiography: stenosis of the left anterior descending artery.", "PMC9200012", "CC0 [Silva (2022)]"),
-        ("Chest X-ray one week later.", "PMC9200002", "CC BY-NC [Ito (2019)]"),
-    ),
-}  # fmt: skip
-
-PLANTED: dict[str, str] = {
-    "same_article": "rocov2/test/ROCOv2_2023_test_000002 is of the article of training row 2",
-    "other_source": "rocov2/train/ROCOv2_2023_train_000006 is of PMC9000001, which pmc_oa's demo test split shows",
-}
-"""What overlaps between the splits of the demo tree, and with PMC-OA's."""
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.demos import phantom_pictures, phantoms
-
-    licences: list[tuple[str, ...]] = []
-    seed = 6_200_000
-    for split, figures in _DEMO.items():
-        names = [f"ROCOv2_2023_{split}_{number:06d}" for number in range(1, len(figures) + 1)]
-        captions, concepts, pictures = [], [], {}
-        for name, (caption, article, attribution) in zip(names, figures, strict=True):
-            seed += 1
-            captions.append((name, caption))
-            concepts.append((name, "C1306645;C0817096"))
-            link = f"https://www.ncbi.nlm.nih.gov/pmc/articles/{article}/"
-            licences.append((name, article, attribution, link))
-            pictures[f"{split}/{name}.jpg"] = phantom_pictures.jpeg(phantoms.make(seed, "PA"), 96)
-        write_demo_csv(raw / f"{split}_captions.csv", [("ID", "Caption"), *captions])
-        write_demo_csv(raw / f"{split}_concepts.csv", [("ID", "CUIs"), *concepts])
-        write_demo_csv(raw / f"{split}_concepts_manual.csv", [("ID", "CUIs"), *concepts])
-        write_demo_zip(raw / f"{split}_images.zip", pictures)
-    write_demo_csv(raw / _LICENSES, [("ID", "PMCID", "Attribution", "Link"), *licences])
-    write_demo_csv(raw / "cui_mapping.csv", [("CUI", "Canonical name"), ("C1306645", "Plain x-ray")])
-
-
 SOURCE = Source(
     name="rocov2",
     title="ROCOv2: radiology pictures of open-access articles with captions",
@@ -171,7 +132,6 @@ Download from https://zenodo.org/records/8333645 into one folder, which is --raw
 The copy on the Hugging Face hub has neither articles nor licences and cannot be used.""",
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 59_958, "valid": 9_904, "test": 9_927},
     paper=(
         "38,861 of 59,958 training rows by an unpublished rule; all are built here and filters choose. The licence of "
@@ -186,6 +146,4 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -8,7 +8,6 @@ rewordings), which hides one test picture (202 of 203).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,21 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from builders.engine.rawfiles import (
-    checked_text,
-    field_of,
-    list_zip,
-    load_rows,
-    number_of,
-    outcome,
-    read_bytes,
-    read_zip_member,
-    relative,
-    require,
-    text_of,
-    write_demo_file,
-)
-from builders.engine.source import (
+from builders.kit import (
     PAPER_VARIANT,
     Image,
     InputError,
@@ -42,6 +27,18 @@ from builders.engine.source import (
     Source,
     Unit,
     assistant,
+    checked_text,
+    field_of,
+    list_zip,
+    load_rows,
+    number_of,
+    outcome,
+    read_bytes,
+    read_zip_member,
+    relative,
+    require,
+    run,
+    text_of,
     user,
 )
 
@@ -168,60 +165,6 @@ def _image(raw: Path, place: str, pictures: dict[str, str], name: str) -> Image:
     return Image(f"vqa-rad/{name}", path, partial(read_bytes, raw / path, raw))
 
 
-_DEMO_PICTURES = 6
-_DEMO_SEED = 7_200_000
-_DEMO_PIXELS = 192
-
-PLANTED: dict[str, str] = {
-    "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
-    "item": "one training row repeats a test row word for word; it is left out when read (also_in_test)",
-}
-"""What overlaps between the train and test splits of the demo tree."""
-
-
-def _write_demo(raw: Path) -> None:
-    from builders.demos import phantom_pictures, phantoms
-
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
-    qid = 0
-
-    def add(split: str, number: int, question: str, answer: str | int, kind: str, phrase: str = "freeform") -> None:
-        nonlocal qid
-        qid += 1
-        rows[split].append(
-            {
-                "qid": qid,
-                "image_name": f"synpic{10_001 + number}.jpg",
-                "image_organ": "CHEST",
-                "answer": answer,
-                "answer_type": kind,
-                "question_type": "PRES",
-                "question": question,
-                "phrase_type": phrase,
-                "modality": "XR",
-            }
-        )
-
-    for number in range(_DEMO_PICTURES):
-        phantom = phantoms.make(_DEMO_SEED + number)
-        suffix = "JPG" if number == 1 else "jpg"
-        picture = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
-        write_demo_file(raw / _FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
-        kinds = {finding.kind for finding in phantom.findings}
-        enlarged, effusion = ("Yes" if kind in kinds else "No" for kind in ("cardiomegaly", "effusion"))
-        add("train", number, "Is the heart enlarged?", enlarged, "CLOSED")
-        add("train", number, "Is there evidence of an enlarged heart?", enlarged, "CLOSED ", "para")
-        add("train", number, "Is enlarged heart present?", enlarged, "CLOSED", "frame")
-        add("train", number, "How many findings does this radiograph show?", len(phantom.findings), "OPEN")
-        if number % 2 == 0:
-            add("test", number, "Is a pleural effusion seen?", effusion, "CLOSED")
-            add("test", number, "What imaging method was used?", "X-ray", "OPEN", "para")
-    add("train", 0, rows["train"][0]["question"], rows["train"][0]["answer"], "CLOSED")
-    add("train", 0, rows["test"][0]["question"], rows["test"][0]["answer"], "CLOSED")
-    for split, items in rows.items():
-        write_demo_file(raw / f"{split}set.json", json.dumps(items, indent=1).encode())
-
-
 SOURCE = Source(
     name="vqa_rad",
     title="VQA-RAD: clinicians' questions about 315 radiology pictures",
@@ -239,9 +182,12 @@ data_rad/{trainset,testset}.json of https://github.com/Nana2929/vqa-rad-with-ber
   trainset.json  testset.json
   VQA_RAD Image Folder/synpic<N>.jpg (or images/ or imgs/, or a .zip of one); not needed with --no-images
 (The hub's parquet has no picture names and no question ids, and cannot be used instead.)""",
+    reasons={
+        "also_in_test": "the same item is in the publisher's test split; nothing to do",
+        "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
+    },
     plan=_plan,
     read=_read,
-    write_demo=_write_demo,
     published=lambda params: {"train": 3_064, "test": 451},
     paper=(
         "train 1,793 = 3,064 less 1,267 templated (frame), 3 repeated, 1 also in test: --paper-variant. The default "
@@ -252,6 +198,4 @@ data_rad/{trainset,testset}.json of https://github.com/Nana2929/vqa-rad-with-ber
 )
 
 if __name__ == "__main__":
-    from builders.engine.command import main
-
-    raise SystemExit(main(SOURCE))
+    run(SOURCE)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import html
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -116,37 +115,10 @@ def key_csv(drawn: Sequence[Drawn]) -> str:
 
 def review_html(drawn: Sequence[Drawn], texts: dict[str, str], question: str) -> str:
     """A page with buttons that saves the same sheet, filled in. Loads nothing, sends nothing."""
-    rows = "\n".join(
-        f'<fieldset data-id="{html.escape(one.sample_id)}"><legend>{html.escape(one.sample_id)}</legend>'
-        f"<p>{html.escape(texts[one.sample_id])}</p>"
-        f'<label><input type="radio" name="r{number}" value="yes"> yes</label> '
-        f'<label><input type="radio" name="r{number}" value="no"> no</label></fieldset>'
-        for number, one in enumerate(drawn)
-    )
-    return _PAGE.replace("QUESTION", html.escape(question)).replace("ROWS", rows)
+    from medgpt.page import render
 
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Review</title>
-<style>body{font:16px/1.5 sans-serif;max-width:50rem;margin:2rem auto;padding:0 1rem}fieldset{margin:1rem 0}
-legend{color:#666}button{position:sticky;bottom:1rem;font-size:1rem;padding:.5rem 1rem}</style>
-<h1>QUESTION</h1>
-ROWS
-<button>Save labels</button>
-<script>
-document.querySelector("button").onclick = () => {
-  const lines = ["sample_id,label"];
-  for (const row of document.querySelectorAll("fieldset")) {
-    const chosen = row.querySelector("input:checked");
-    lines.push('"' + row.dataset.id.replaceAll('"', '""') + '",' + (chosen ? chosen.value : ""));
-  }
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], {type: "text/csv"}));
-  link.download = "labelled.csv";
-  link.click();
-};
-</script></html>
-"""
+    samples = [(one.sample_id, texts[one.sample_id]) for one in drawn]
+    return render(Path(__file__).parent, "review.html", title=question, samples=samples)
 
 
 def read_labels(path: Path) -> dict[str, bool | None]:

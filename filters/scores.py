@@ -36,6 +36,7 @@ from manifests.fingerprints import MAX_PIXELS
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
@@ -97,7 +98,7 @@ def run_build(
         run = _Run(folder, role, out, plan, all_scores, workers)
         with tqdm(
             total=sum(unit["kept"] for unit in units), unit=" samples", desc=f"score {document['build']}",
-            disable=not progress, smoothing=0.05,
+            disable=not progress or None, smoothing=0.05,
         ) as bar:  # fmt: skip
             parts = run.parts(units, bar)
         record = {
@@ -170,7 +171,8 @@ def scores_folder(data: Path, build: str, role: str) -> Path:
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     work = out / ".work"
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in out, work:
+        make_folder(folder)
     with (work / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

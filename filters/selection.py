@@ -17,7 +17,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,10 +27,11 @@ from filters.base import CAPTION_REASONS, PICTURE_REASONS, FilterError, Score
 from filters.expressions import parse, sql_name, sql_text
 from filters.recipe import DROP, KEEP, Recipe, Stage, picture_stage
 from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
-from manifests.catalog import load_builds
+from manifests.catalog import jail, load_builds, open_duckdb
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.private import make_folder
 
 NOT_SCORED = "not_scored"
 
@@ -107,7 +107,7 @@ def decide_build(
             "build; run filters.run again"
         )
     out = data / FILTERED / scored.folder.name
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     meta = {"recipe": f"{recipe.name} {recipe.version}", "recipe_sha256": recipe.sha256, "root": document["root"]}
     write_table(out / SELECTION_FILE, table.select(SELECTION.names).cast(SELECTION), meta)
     waterfall["selection_sha256"] = file_sha256(out / SELECTION_FILE).hex()
@@ -238,7 +238,8 @@ def _decide(scored: ScoredBuild) -> pa.Table:
                CASE WHEN kept THEN [] ELSE found END AS reasons
         FROM settled ORDER BY "row"
     """  # noqa: S608 - names and texts are quoted above
-    with duckdb.connect() as connection:
+    with open_duckdb() as connection:
+        jail(connection)
         connection.register("scores", scores.append_column("row", pa.array(range(len(scores)), pa.int64())))
         table = connection.sql(query).to_arrow_table()
     if (stale := table.filter(pc.equal(table["at"], -1.0))).num_rows:

@@ -212,9 +212,11 @@ def find(
 
 
 def _part(data: Path, build: LoadedBuild, unit: dict[str, Any], made_with: Any) -> Path:
+    from medgpt.private import make_folder
+
     key = json.dumps([[shard["sha256"] for shard in unit["shards"]], made_with])
     folder: Path = data / EMBEDDINGS / build.record["build"]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / f"{unit['unit']}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
 
 

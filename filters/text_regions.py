@@ -1,7 +1,7 @@
 """Where there is writing in a picture, and what it says: PP-OCRv4's detector and recogniser.
 
-Both ONNX files ship in the package `rapidocr-onnxruntime` (Apache-2.0), which is itself not used: its interface
-enlarges every picture and is four times slower. The detector alone takes cells, vessels and gravel for writing; so a
+Both ONNX files ship in the package `rapidocr` (Apache-2.0), which is itself not used: its interface enlarges every
+picture and is four times slower. The detector alone takes cells, vessels and gravel for writing; so a
 region counts only once the recogniser has read it with confidence. What was read stays in memory: see
 `filters.overlaid_text`.
 """
@@ -22,12 +22,12 @@ from PIL import Image
 
 from filters.base import FilterError
 
-DETECTOR, RECOGNISER = "ch_PP-OCRv4_det_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx"
+DETECTOR, RECOGNISER = "ch_PP-OCRv4_det_mobile.onnx", "ch_PP-OCRv4_rec_mobile.onnx"
 SHA256 = {
     DETECTOR: "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
     RECOGNISER: "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
 }
-"""Of the files in rapidocr-onnxruntime 1.4.4."""
+"""Of the files in rapidocr 3.8.4, the last with these models; those of rapidocr-onnxruntime 1.4.4 are the same."""
 WRITING = 0.3
 """Probability from which on the detector's pixels belong to a region: PP-OCR's own default."""
 REGION = 0.5
@@ -263,17 +263,15 @@ def _session(name: str) -> Any:
         import onnxruntime
     except ImportError as error:
         raise FilterError(f"text filters need {error.name}: pip install 'medgpt-oss[filters]'") from None
-    found = importlib.util.find_spec("rapidocr_onnxruntime")
+    found = importlib.util.find_spec("rapidocr")
     if found is None or found.origin is None:
-        raise FilterError(
-            "text filters need the package rapidocr-onnxruntime: pip install --no-deps rapidocr-onnxruntime==1.4.4"
-        )
+        raise FilterError("text filters need the package rapidocr: pip install --no-deps rapidocr==3.8.4")
     file = Path(found.origin).parent / "models" / name
     if not file.is_file():
-        raise FilterError(f"no {name} in the package rapidocr-onnxruntime; version 1.4.4 has it")
+        raise FilterError(f"no {name} in the package rapidocr; version 3.8.4 has it")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256[name]:
-        raise FilterError(f"{name} of rapidocr-onnxruntime is not that of version 1.4.4; scores would differ")
+        raise FilterError(f"{name} of rapidocr is not that of version 3.8.4; scores would differ")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -23,6 +23,7 @@ import orjson
 
 from filters.base import FilterError
 from medgpt.atomic import sync_folder
+from medgpt.private import make_folder
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class VerdictStore:
         self._process = os.getpid()
         self._close: weakref.finalize[Any, VerdictStore] | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise FilterError(f"{folder}: no folder for verdicts ({error})") from error
         self.refresh()

@@ -1,6 +1,6 @@
 """What filters decided about a build, for whoever reads it: which samples are to be left out.
 
-    DATA/filtered/<build>/recipe.json          what the builder was to filter by; written before anything is scored
+    DATA/filtered/<build>/recipe.json          what the builder filters by; written before anything is scored
     DATA/filtered/<build>/selection.parquet    one row a sample: sample_id, kept, reason, ...
     DATA/filtered/<build>/waterfall.json       counts, recipe, and the digest of the selection; written last
 
@@ -68,6 +68,8 @@ def dropped_samples(data: Path, build: LoadedBuild, role: str = "train") -> Drop
         if any((folder / file).exists() for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE))
     }
     if not places:
+        if role == "train" and build.record.get("filter_wanted"):
+            raise _unfinished(build.folder)
         return None
     if len(places) > 1:
         first, second = sorted(map(str, places))
@@ -122,14 +124,18 @@ def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
     return Dropped(ids, digest)
 
 
+def _unfinished(folder: Path) -> SelectionFileError:
+    return SelectionFileError(
+        f"{folder}: filtering was begun and not finished; run the builder again, or it with --filters none"
+    )
+
+
 def _waterfall(folder: Path) -> dict[str, Any]:
     path = folder / WATERFALL_FILE
     try:
         waterfall: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise SelectionFileError(
-            f"{folder}: filtering was begun and not finished; run the builder again, or it with --filters none"
-        ) from None
+        raise _unfinished(folder) from None
     except (OSError, ValueError) as error:
         raise SelectionFileError(f"{path}: cannot be read ({error}); run filters.decide again") from error
     return waterfall

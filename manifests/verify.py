@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain, safe
+from medgpt.private import is_private
 
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
@@ -247,7 +249,7 @@ class _Verification:
                 files += sum(1 for _ in _files(build))
                 samples += sum(unit["kept"] for unit in build.record["units"])
         step.note = f"{len(here)} builds, {files} files, {total:,} bytes, {samples:,} samples"
-        self.expected["builds"] = [_described(build.record) for build in self.builds]
+        self.expected["builds"] = [_described(build) for build in self.builds]
         self.expected["builds_root"] = merkle_root(bytes.fromhex(b.record["root"]) for b in self.builds).hex()
         if not step.findings:
             step.findings += self._against_certificate("builds", "builds_root")
@@ -392,7 +394,8 @@ class _Verification:
             )
             unlisted = gram not in said and not hits
             if not fits and not unlisted:
-                what = f"{gram!r}: in {told[0]} test items and {told[1]} train samples, derived {test_items} and {hits}"
+                which = "a run of words (not shown)" if is_private() else repr(gram)
+                what = f"{which}: in {told[0]} test items and {told[1]} train samples, derived {test_items} and {hits}"
                 step.findings.append(Finding(COMMON_FILE, what))
         self.expected["common_ngrams"] = len(common)
         self.expected["left_out_of_near_text"] = [
@@ -715,15 +718,18 @@ def _kind(file: str) -> str:
     return "images" if file.endswith(".images.parquet") else "samples"
 
 
-def _described(record: Mapping[str, Any]) -> dict[str, Any]:
+def _described(build: LoadedBuild) -> dict[str, Any]:
     """A build, as the certificate describes it."""
-    source = record["source"]
+    from medgpt.digest import INPUTS_FILE, inputs_sha256
+
+    record, source = build.record, build.record["source"]
     samples = {
         role: sum(unit["kept"] for unit in record["units"] if unit["role"] == role) for role in ("train", "eval")
     }
     return {
         **{name: source[name] for name in ("revision", "license", "access")}, "source": source["name"],
         **{name: record[name] for name in ("build", "metadata_only", "fingerprint_recipe", "root")}, "samples": samples,
+        "inputs": inputs_sha256(build.folder / INPUTS_FILE),
     }  # fmt: skip
 
 
@@ -844,7 +850,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tell=(lambda step: None) if options.json else _print,
         )
     except VerifyError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     findings = sum(len(step.findings) for step in steps)
     if options.json:
@@ -860,7 +866,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(step: Step) -> None:
     print(f"{'ok' if step.ok else 'FAILED':8}{step.name:18}{step.note}".rstrip(), flush=True)
     for finding in step.findings[:_SHOWN]:
-        print(f"        {finding}")
+        print(f"        {safe(finding)}")
     if len(step.findings) > _SHOWN:
         print(f"        and {len(step.findings) - _SHOWN} more; --json prints all")
 

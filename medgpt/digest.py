@@ -41,12 +41,33 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
     return level[0]
 
 
+INPUTS_FILE = "inputs.parquet"
+BESIDE_ROOT = frozenset({"root", "code_sha256", "software", "inputs", "filter_wanted"})
+"""What `build.json` says that is no part of what was built: with what code, from which files, what is to follow."""
+
+
+def inputs_sha256(path: Path) -> str | None:
+    """Digest (hexadecimal) over a build's list of raw files; None where there is no such file.
+
+    Each file is a line `<path> <bytes> <sha256>`, sorted by path; `-` stands where it was not hashed.
+    """
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    for row in pq.read_table(path, columns=["file", "bytes", "sha256"]).to_pylist():
+        digest.update(f"{row['file']} {row['bytes']} {row['sha256'].hex() if row['sha256'] else '-'}\n".encode())
+    return digest.hexdigest()
+
+
 def build_root(document: dict[str, Any]) -> str:
     """Root digest of a build: a Merkle tree over its description and every file's path and digest, hex.
 
-    Leaves: the canonical JSON of `build.json` without `root`, then `<path> <sha256>` of all files, sorted by path.
+    Leaves: the canonical JSON of `build.json` without what is `BESIDE_ROOT`, then `<path> <sha256>` of all files,
+    sorted by path. So it depends on content and declared versions, not on the text of the code that made it.
     """
-    described = {key: value for key, value in document.items() if key != "root"}
+    described = {key: value for key, value in document.items() if key not in BESIDE_ROOT}
     files = sorted(
         (file["file"], file["sha256"]) for unit in document["units"] for file in unit["shards"] + unit["parts"]
     )

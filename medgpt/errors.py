@@ -19,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from medgpt.messages import complain, safe
+
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 
 TRACEBACK = "MEDGPT_TRACEBACK"
@@ -49,8 +51,7 @@ def worst(codes: Iterable[int]) -> int:
 
 def one_line(error: BaseException | str) -> str:
     """An error's text on one line, without control codes; its kind where it says nothing."""
-    text = "".join(c if c.isprintable() else " " for c in str(error))
-    return " ".join(text.split()) or type(error).__name__
+    return safe(error) or type(error).__name__
 
 
 def run(main: Main) -> Main:
@@ -81,7 +82,7 @@ def run(main: Main) -> Main:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
         except Exception as error:  # noqa: BLE001 - the net itself
             kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-            return _tell(f"{kind} {_place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
+            return _tell(f"{kind} {place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
         return code
 
     return command
@@ -90,11 +91,11 @@ def run(main: Main) -> Main:
 def _tell(line: str, code: int) -> int:
     if os.environ.get(TRACEBACK) == "1":
         traceback.print_exc()
-    print(line, file=sys.stderr)
+    complain(line)
     return code
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """`at builders/slake.py:73`: the deepest line of this project that the error passed, else the deepest of all."""
     root = Path(__file__).parent.parent
     frames = traceback.extract_tb(error.__traceback__)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, Reject, Sample, Source
+from builders.engine.source import Reject, Sample, Source
 
 Outcomes = dict[str, list[Sample | Reject]]
 
@@ -40,7 +40,7 @@ def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
         assert len(found) == unit.rows
         for outcome in found:
             if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
+                assert outcome.reason in source.advice
                 orjson.dumps([outcome.file, outcome.row, outcome.detail])
             else:
                 written = [outcome.messages, outcome.question, outcome.options, outcome.answer, outcome.group]

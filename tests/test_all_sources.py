@@ -17,11 +17,13 @@ import pytest
 from conftest import REAL_DATA, ROOT, run_module, tree_digest
 
 from builders.all import main as build_all
-from builders.engine.registry import NAMES, load
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS
+from builders.demos.drawings import demo_picture
+from builders.engine.rawfiles import write_demo_parquet
+from builders.engine.registry import load, modules, sources
 from shards.reader import Build
 from shards.verify import verify_build
 
+NAMES = tuple(modules())
 PINNED = Path(__file__).parent / "pinned_digests.json"
 FIXTURE_BYTES = 200_000
 LARGE_DEMOS = {"mimic_cxr", "slake", "vqa_rad"}
@@ -54,7 +56,7 @@ def test_demo_builds_and_every_row_is_accounted_for(demo: Path, name: str) -> No
     assert counts["kept"] > 0
     assert counts["damaged"] == 0
     assert counts["kept"] + counts["rejected"] == counts["read"]
-    assert set(counts["rejects"]) <= set(RULE_REASONS) | set(DAMAGED_REASONS)
+    assert set(counts["rejects"]) <= set(load(name).advice)
     assert verify_build(demo / "built" / name) == []
 
 
@@ -130,7 +132,8 @@ def test_licence_allow_list_when_reading(demo: Path) -> None:
 def test_table_lists_all_sources(demo: Path) -> None:
     done = run_module("builders", "--data", str(demo), "--json")
     rows: list[dict[str, Any]] = json.loads(done.stdout)
-    assert [row["name"] for row in rows] == list(NAMES)
+    assert [row["name"] for row in rows] == [source.name for source in sources()]
+    assert {row["name"] for row in rows} == set(NAMES) == set(json.loads(PINNED.read_text()))
     for row in rows:
         assert row["status"] == "working"
         assert row["license"] and row["homepage"] and row["paper_rows"]
@@ -154,28 +157,107 @@ def test_the_readmes_table_is_the_generated_one() -> None:
     assert table == run_module("builders", "--markdown").stdout.strip()
 
 
+def run_with(folder: Path, *arguments: str, expect: int = 0) -> str:
+    """Output of `python -m ...` run in `folder`, which is on PYTHONPATH."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == expect, done.stderr + done.stdout
+    return done.stdout
+
+
 def test_the_readmes_example_source_works(tmp_path: Path) -> None:
-    """The worked example of "Add a source" is run as it stands: built, verified, audited."""
+    """The worked example of "Add a source" is run as it stands: built, verified, audited; also as a plain module."""
     readme = (ROOT / "README.md").read_text()
     [code] = re.findall(r"<!-- example source -->\n```python\n(.*?)```", readme, re.DOTALL)
     assert len(code.splitlines()) <= 45
-    (tmp_path / "my_notes.py").write_text(code)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    for arguments, expect in (
-        (["my_notes", "--demo", "--raw", "raw", "--out", "built", "--quiet"], 0),
-        (["shards.verify", "built"], 0),
-        (["manifests.sql", "built", "--audit", "all"], 0),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == expect, done.stderr + done.stdout
-    assert (tmp_path / "built" / "my_notes" / "build.json").is_file()
+    for module in ("my_notes", "medgpt_sources.my_notes"):
+        folder = tmp_path / module
+        path = folder / f"{module.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True)
+        path.write_text(code)
+        run_with(folder, module, "--demo", "--raw", "raw", "--out", "built", "--quiet")
+        run_with(folder, "shards.verify", "built")
+        run_with(folder, "manifests.sql", "built", "--audit", "all")
+        assert (folder / "built" / "my_notes" / "build.json").is_file()
+
+
+HOUSE_SET = '''
+"""Films with a question each, of our own house: pictures in Parquet cells, three splits."""
+
+from builders.kit import Image, InputError, Row, Sample, assistant, column_image, run, table_source, user
+
+
+def _sample(row: Row, key: str, question: str, answer: str) -> Sample:
+    if answer == "unsure":
+        raise InputError("reader_unsure", row.file)
+    return Sample(
+        key=key,
+        messages=[user(0, question), assistant(answer)],
+        file=row.file,
+        row=row.number,
+        question=question,
+        answer=answer,
+        images=[column_image(row, "image", f"house/{key}")],
+        group={"question_id": f"house/{key}"},
+        subset=row.split,
+    )
+
+
+SOURCE = table_source(
+    name="house_films",
+    title="Questions about our films",
+    revision="2026-11",
+    license="internal",
+    task="vqa",
+    modality="image-text",
+    splits={"train": "train", "validation": "eval", "test": "eval"},
+    files={split: f"data/{split}-*.parquet" for split in ("train", "validation", "test")},
+    several=True,
+    fields=("id", "question", "answer"),
+    columns=("image",),
+    sample=_sample,
+    published={"train": 6, "validation": 2, "test": 2},
+    obtain="Ask the archive.",
+    reasons={"reader_unsure": "the reader was not sure; nothing to do"},
+)
+
+if __name__ == "__main__":
+    run(SOURCE)
+'''
+
+
+def test_one_file_adds_a_source(tmp_path: Path) -> None:
+    """Pictures in cells, three splits, several files a split: one short file, and every command knows the source."""
+    assert len(HOUSE_SET.strip().splitlines()) <= 60
+    (tmp_path / "medgpt_sources").mkdir()
+    (tmp_path / "medgpt_sources" / "house_films.py").write_text(HOUSE_SET)
+    number = 0
+    for split, sizes in (("train", (4, 3)), ("validation", (2,)), ("test", (2,))):
+        for part, size in enumerate(sizes):
+            rows = []
+            for _ in range(size):
+                number += 1
+                drawn = 3 if number == 9 else number  # a validation film that is in train, byte for byte
+                picture = {"bytes": demo_picture(f"house {drawn}"), "path": f"{number}.png"}
+                answer = "unsure" if number == 7 else f"finding {number}"
+                asked = f"What is in film {number}?"
+                rows.append({"id": str(number), "question": asked, "answer": answer, "image": picture})
+            write_demo_parquet(tmp_path / f"raw/house_films/data/{split}-{part:05d}-of-{len(sizes):05d}.parquet", rows)
+    [row] = [row for row in json.loads(run_with(tmp_path, "builders", "--json")) if row["name"] == "house_films"]
+    assert (row["access"], row["published"]) == ("credentialed", {"train": 6, "validation": 2, "test": 2})
+    [built] = json.loads(run_with(tmp_path, "builders.all", "--raw", "raw", "--out", "data/built", "--json"))
+    assert (built["source"], built["read"], built["kept"], built["rejected"]) == ("house_films", 11, 10, 1)
+    again = run_with(tmp_path, "medgpt_sources.house_films", "--raw", "raw/house_films", "--out", "data/built")
+    assert "reader_unsure" in again and "the reader was not sure" in again and "(4 reused)" in again
+    run_with(tmp_path, "shards.verify", "data/built")
+    run_with(tmp_path, "manifests.prove", "data")
+    [excluded] = pq.read_table(tmp_path / "data/proof/exclusions.parquet").to_pylist()
+    assert excluded["train_sample"] == "house_films/train/3"
+    mixture = "format: 1\nname: house\nsources:\n  - {build: house_films, epochs: 2}\n"
+    (tmp_path / "mixture.yaml").write_text(mixture)
+    run_with(tmp_path, "shards.pack", "data", "--stage", "instruct", "--mixture", "mixture.yaml")
 
 
 def test_repeated_stems_of_real_benchmarks_are_reported(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from conftest import tree_digest
 from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
+from builders.demos.drawings import demo_picture
+from builders.demos.radiographs import OFFICIAL, demo_radiograph
+from builders.engine.mimic_pictures import ROWS_WITH_PICTURES
+from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS
 from builders.engine.rawfiles import DEMO_TIME, write_demo_parquet
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
-from builders.mimic_cxr_vqa import ROWS_WITH_PICTURES, demo_radiograph
-from builders.mmmu_med import IMAGE_COLUMNS, SUBJECTS, demo_picture
 
 NAMES = ("mimic_cxr_vqa", "gemex_thinkvg", "medframeqa", "mmmu_med", "mmmu_pro_med")
 REAL_PRO = Path(__file__).parents[2] / "shared/data/mmmu_pro"
@@ -293,9 +295,7 @@ def test_vqa_sample(demos: dict[str, Path]) -> None:
 
 
 def test_planted_subjects_follow_the_rule_of_the_mimic_demo() -> None:
-    from builders.mimic_cxr_vqa import _DEMO_OFFICIAL
-
-    for number, split in _DEMO_OFFICIAL.items():
+    for number, split in OFFICIAL.items():
         assert split == ("test" if number % 8 == 3 else "validate" if number % 12 == 5 else "train")
 
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_module, tree_digest
 
-from builders.demos import mimic_tree as demo_mimic
+from builders.demos import mimic_cxr as demo_mimic
 from shards.reader import Build, BuildError
 
 NAME = "mimic_cxr.longitudinal"
@@ -83,6 +83,7 @@ def test_twenty_kills_and_resumes_give_the_same_bytes(raw: Path, reference: Path
         process.wait()
         if kill % 5 == 4:
             # Let it get further than any one delay allows, so that later kills meet finished units too.
+            (tmp_path / NAME / "shards").mkdir(parents=True, exist_ok=True)
             (tmp_path / NAME / "shards" / "left-behind.tar.tmp").write_bytes(b"unfinished")
     document = build(raw, tmp_path, "--workers", "2")
     assert document["units"] == len(json.loads((reference / NAME / "build.json").read_bytes())["units"])
@@ -109,7 +110,7 @@ def test_a_killed_worker_stops_the_build_with_one_line(raw: Path, reference: Pat
     os.kill(worker, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "run again to resume" in errors
+    assert "run again to go on" in errors
     assert "Traceback" not in errors
     build(raw, tmp_path, "--workers", "2")
     assert tree_digest(tmp_path / NAME) == tree_digest(reference / NAME)

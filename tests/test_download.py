@@ -321,7 +321,7 @@ def test_credentialed_sources_are_not_fetched(tmp_path: Path, capsys: pytest.Cap
     source = importlib.import_module("builders.gemex_thinkvg").SOURCE
     assert cli.main(source, ["--download", "--revision", SHA, "--raw", str(tmp_path / "raw")]) == cli.EXIT_USAGE
     said = capsys.readouterr().err
-    assert said.startswith("gemex_thinkvg: credentialed, so it is not fetched for you\n")
+    assert said.endswith("gemex_thinkvg: credentialed, so it is not fetched for you\n")
     assert source.obtain.strip() in said
     assert not (tmp_path / "raw").exists()
 

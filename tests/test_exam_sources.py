@@ -23,9 +23,9 @@ from conftest import tree_digest
 from outcomes import kept, parameters, read_all, reasons, source_of
 from PIL import Image as PillowImage
 
+from builders.demos.medmcqa import demo_rows
 from builders.engine.rawfiles import DEMO_TIME
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
-from builders.medmcqa import demo_rows
 from medgpt.text import normalise
 
 NAMES = ("medmcqa", "medexpqa", "mmlu_med", "medbullets", "medxpertqa")

@@ -24,7 +24,7 @@ from PIL import Image as Pillow
 
 from builders.all import main as build_all
 from builders.engine.command import main as build_main
-from builders.engine.registry import NAMES, load
+from builders.engine.registry import load, modules
 from filters.decide import main as decide_main
 from filters.semantic_duplicates import main as duplicates_main
 from manifests.catalog import LoadedBuild, load_builds
@@ -99,7 +99,7 @@ def recipe_file(folder: Path, source: str = "quilt_1m", drop: str = "count >= 9"
 
 
 def test_four_sources_filter_by_default_and_no_other() -> None:
-    assert {name for name in NAMES if load(name).filters} == set(FILTERED_SOURCES)
+    assert {name for name in modules() if load(name).filters} == set(FILTERED_SOURCES)
     for name in FILTERED_SOURCES:
         assert "--filters" in run_module(f"builders.{name}", "--help").stdout
     assert "--filters" not in run_module("builders.slake", "--help").stdout
@@ -539,7 +539,7 @@ def test_texts_beside_the_picture_reach_no_shard(tmp_path: Path) -> None:
 
     from PIL.PngImagePlugin import PngInfo
 
-    from builders.pmc_oa import demo_panel
+    from builders.demos.drawings import demo_panel
 
     secret = b"DOE^JANE 1957-03-04 MRN 0012345"
     raw = tmp_path / "raw" / "pmc_oa"

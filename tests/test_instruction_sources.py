@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outcomes import kept, reasons, source_of
 
-from builders import (
+from builders import medqa as medqa_builder
+from builders.demos import (
     alpacare_medinstruct,
     healthcaremagic,
     icliniq,
@@ -27,10 +28,11 @@ from builders import (
     infinity_instruct_gen,
     reasonmed,
 )
-from builders import medqa as medqa_builder
 from builders.engine.command import main
-from builders.engine.rawfiles import DEMO_TIME, dialogue, inline_options, split_thinking
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
+from builders.engine.names import CHATDOCTOR_INSTRUCTION
+from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.source import DAMAGED_REASONS, InputError, NotThisSource, Reject, Sample
+from builders.engine.texts import dialogue, inline_options, split_thinking
 from medgpt.text import question_sha256
 from shards.reader import Build
 
@@ -61,7 +63,7 @@ def read_all(name: str, raw: Path, **given_values: Any) -> Outcomes:
         assert [int(outcome.row) for outcome in found] == sorted(int(outcome.row) for outcome in found)
         for outcome in found:
             if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
+                assert outcome.reason in source.advice
             else:
                 orjson.dumps([outcome.messages, outcome.question, outcome.options, outcome.answer, outcome.group])
         outcomes.setdefault(unit.split, []).extend(found)
@@ -186,9 +188,9 @@ def test_planted_overlaps_are_there(samples: dict[str, dict[str, Sample]], tmp_p
 
 def test_healthcaremagic_question_is_the_input_alone(samples: dict[str, dict[str, Sample]]) -> None:
     for sample in samples["healthcaremagic"].values():
-        assert healthcaremagic.INSTRUCTION not in (sample.question or "")
+        assert CHATDOCTOR_INSTRUCTION not in (sample.question or "")
         [(_, _, prompt), (_, reasoning, reply)] = said(sample)
-        assert prompt == f"{healthcaremagic.INSTRUCTION}\n\n{sample.question}"
+        assert prompt == f"{CHATDOCTOR_INSTRUCTION}\n\n{sample.question}"
         assert (reasoning, reply) == (None, sample.answer)
         assert "Chat Doctor" in reply or sample.key == "9"
 
@@ -212,7 +214,7 @@ def test_real_chatdoctor_rows(tmp_path: Path) -> None:
         assert (sample.question, sample.answer) == (row["input"], row["output"])
     # The instruction is one and the same: it would make a single question of them all.
     assert len({sha(sample)[0] for sample in kept(found)}) == 1000
-    assert {row["instruction"] for row in rows} == {healthcaremagic.INSTRUCTION}
+    assert {row["instruction"] for row in rows} == {CHATDOCTOR_INSTRUCTION}
 
 
 # --- iCliniq ------------------------------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ def test_alpacare_test_file_is_eval_and_has_no_gold(demos: dict[str, Path], tmp_
     write_json(raw / "data/.ipynb_checkpoints/MedInstruct-test-checkpoint.jsonl", [{"never": "read"}])
     outcomes = read_all("alpacare_medinstruct", raw)
     test = kept(outcomes["test"])
-    assert alpacare_medinstruct.SOURCE.splits["test"] == "eval"
+    assert source_of("alpacare_medinstruct").splits["test"] == "eval"
     assert [(s.key, s.subset, s.answer) for s in test] == [(str(i), f"difficulty-{1 + i}", None) for i in range(4)]
     assert all([role for role, _, _ in said(sample)] == ["user"] for sample in test)
     assert [s.group for s in test] == [{"question_id": f"medinstruct-test/{i}"} for i in range(4)]
@@ -279,7 +281,7 @@ def test_alpacare_hub_parquet(demos: dict[str, Path], tmp_path: Path) -> None:
 def test_reasonmed_never_reads_the_test_file(demos: dict[str, Path]) -> None:
     raw = demos["reasonmed"]
     assert (raw / "eval_data/eval_data_all.json").is_file()
-    units = list(reasonmed.SOURCE.plan(raw, {"rendering": "all"}))
+    units = list(source_of("reasonmed").plan(raw, {"rendering": "all"}))
     assert [unit.inputs for unit in units] == [("CoTMed.json",), ("ResponseMed.json",), ("ReasonMed.json",)]
     assert [unit.name for unit in units] == ["train-00000", "train-00001", "train-00002"]
     assert not any("A test question" in str(s.question) for s in kept(read_all("reasonmed", raw)["train"]))
@@ -290,7 +292,7 @@ def test_reasonmed_renderings(rendering: str, count: int, demos: dict[str, Path]
     found = read_all("reasonmed", demos["reasonmed"], rendering=rendering)["train"]
     assert len(found) == count
     assert rendering == "all" or {sample.subset for sample in kept(found)} == {rendering}
-    source = reasonmed.SOURCE
+    source = source_of("reasonmed")
     name = "reasonmed" if rendering == "all" else f"reasonmed.{rendering.lower()}"
     assert source.build_name({"rendering": rendering}) == name
     assert source.published({"rendering": rendering}) == ({"train": 1_111_555} if rendering == "all" else {})
@@ -350,7 +352,7 @@ def test_infinity_reads_gen_alone_and_tolerates_more_columns(demos: dict[str, Pa
     raw = demos["infinity_instruct_gen"]
     names = pq.read_schema(raw / "Gen/train-00000-of-00015.parquet").names
     assert {"label", "langdetect", "reward"} < set(names)
-    units = list(infinity_instruct_gen.SOURCE.plan(raw, {}))
+    units = list(source_of("infinity_instruct_gen").plan(raw, {}))
     assert {file for unit in units for file in unit.inputs} == {f"Gen/train-0000{n}-of-00015.parquet" for n in (0, 1)}
 
 
@@ -506,7 +508,7 @@ def check_one_reject(
     ],
 )
 def test_damaged_parquet_rows(name: str, file: str, damage: Damage, reason: str, tmp_path: Path) -> None:
-    rows: Rows = importlib.import_module(f"builders.{name}").demo_rows()[:6]
+    rows: Rows = importlib.import_module(f"builders.demos.{name}").demo_rows()[:6]
     write_parquet(tmp_path / file, rows)
     before = read_all(name, tmp_path)["train"]
     damage(rows[1])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import run_module
 
-from builders.demos import mimic_tree as demo_mimic
+from builders.demos import mimic_cxr as demo_mimic
 from builders.mimic_cxr import EXEMPLAR_CANDIDATES, MAX_IMAGES, VIEW_RANK
 from shards.reader import Build
 

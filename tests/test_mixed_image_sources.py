@@ -21,11 +21,11 @@ import pytest
 from conftest import tree_digest
 from outcomes import kept, reasons, source_of
 
+from builders.demos.medtrinity import demo_tar
 from builders.engine.archives import PictureStore
 from builders.engine.command import EXIT_DAMAGED, EXIT_USAGE, main
 from builders.engine.rawfiles import DEMO_TIME, write_demo_parquet
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
-from builders.medtrinity import demo_tar
 
 NAMES = ("quilt_1m", "quilt_instruct", "medtrinity", "openmm_medical", "gmai_reasoning10k")
 Outcomes = dict[str, list[Sample | Reject]]

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders.engine.registry import NAMES, load
+from builders.engine.registry import load, sources
 from shards.mixture import PRESETS, Mixture, MixtureError, Schedule
 
 
@@ -223,7 +223,7 @@ def test_a_preset_has_the_sources_of_its_stage(stage: str) -> None:
     mixture = Mixture.load(stage)
     assert {path.stem for path in PRESETS.glob("*.yaml")} == {"pretrain", "midtrain", "instruct"}
     assert {source.build.split(".")[0] for source in mixture.sources} == {
-        name for name in NAMES if load(name).stage == stage and name not in LEFT_OUT
+        source.name for source in sources() if source.stage == stage and source.name not in LEFT_OUT
     }
     for source in mixture.sources:
         module, *options = source.builder.removeprefix("python -m builders.").split()

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, tree_digest
 from PIL import Image
 
-from builders.demos import mimic_tree as demo_mimic
+from builders.demos import mimic_cxr as demo_mimic
 from builders.demos.phantom_pictures import render
 from builders.demos.phantom_reports import course, describe, questions, resolved
 from builders.demos.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make

@@ -18,8 +18,9 @@ from conftest import tree_digest
 from outcomes import kept, reasons, source_of
 
 from builders import biomedica
-from builders.engine.rawfiles import creative_commons
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, InputError, NotThisSource, Reject, Sample
+from builders.demos import biomedica as demo_biomedica
+from builders.engine.names import creative_commons
+from builders.engine.source import DAMAGED_REASONS, InputError, NotThisSource, Reject, Sample
 
 NAMES = ("rocov2", "pmc_oa", "pmc_vqa", "biomedica", "pubmedvision")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -37,7 +38,7 @@ def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
         found: list[Sample | Reject] = []
         for outcome in source.read(raw, unit, params):
             if isinstance(outcome, Reject):
-                assert outcome.reason in DAMAGED_REASONS | RULE_REASONS
+                assert outcome.reason in source.advice
             elif not params["no_images"]:
                 try:
                     assert all(image.read().startswith(b"\xff\xd8\xff") for image in outcome.images)
@@ -432,16 +433,16 @@ def edited(change: dict[str, Any]) -> Callable[[dict[str, bytes]], dict[str, byt
 def test_biomedica_damaged_members(
     key: str | None, edit: Callable[[dict[str, bytes]], dict[str, bytes]], reason: str, tmp_path: Path
 ) -> None:
-    figures = [figure for figure in biomedica._DEMO["dermatology"] if figure[0] == "commercial"]
-    samples = [("-".join(map(str, figure[1:5])), biomedica.demo_members(figure)) for figure in figures]
+    figures = [figure for figure in demo_biomedica._DEMO["dermatology"] if figure[0] == "commercial"]
+    samples = [("-".join(map(str, figure[1:5])), demo_biomedica.demo_members(figure)) for figure in figures]
     samples[1] = (key or samples[1][0], edit(samples[1][1]))
     biomedica.write_demo_tar(tmp_path / "commercial/0_2000000000.tar", samples)
     assert counts(read_all("biomedica", tmp_path, subset="dermatology"))["train"] == (3, {reason: 1})
 
 
 def test_biomedica_unstated_licence(tmp_path: Path) -> None:
-    figure = biomedica._DEMO["dermatology"][0]
-    members = edited({"article_license": "None"})(biomedica.demo_members(figure))  # the publisher's str(None)
+    figure = demo_biomedica._DEMO["dermatology"][0]
+    members = edited({"article_license": "None"})(demo_biomedica.demo_members(figure))  # the publisher's str(None)
     biomedica.write_demo_tar(tmp_path / "other/0_2000000000.tar", [("other_0_0-PMC9300001-0-x", members)])
     [sample] = kept(read_all("biomedica", tmp_path, subset="dermatology")["train"])
     assert sample.license == "unstated"

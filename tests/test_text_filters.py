@@ -77,8 +77,8 @@ def one(filter_: Filter, made: Record) -> dict[str, Any]:
 def text() -> OverlaidText:
     import importlib.util
 
-    if importlib.util.find_spec("rapidocr_onnxruntime") is None:
-        pytest.skip("no package rapidocr-onnxruntime: it brings the weights")
+    if importlib.util.find_spec("rapidocr") is None:
+        pytest.skip("no package rapidocr: it brings the weights")
     return OverlaidText()
 
 
@@ -279,10 +279,10 @@ def test_a_missing_model_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_
     spec = None
     if what == "other":
         (tmp_path / "models").mkdir()
-        (tmp_path / "models" / "ch_PP-OCRv4_det_infer.onnx").write_bytes(b"another model")
-        spec = importlib.util.spec_from_loader("rapidocr_onnxruntime", None, origin=str(tmp_path / "__init__.py"))
+        (tmp_path / "models" / "ch_PP-OCRv4_det_mobile.onnx").write_bytes(b"another model")
+        spec = importlib.util.spec_from_loader("rapidocr", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(FilterError, match=r"rapidocr-onnxruntime.*1\.4\.4") as caught:
+    with pytest.raises(FilterError, match=r"rapidocr.*3\.8\.4") as caught:
         TextRegions()
     assert "\n" not in str(caught.value)
 
@@ -412,7 +412,7 @@ def _read(raw: Path, unit: Any, params: Mapping[str, Any]) -> Iterator[Any]:
 SOURCE = Source(
     name="mimic_cxr", title="-", homepage="-", revision="1", license="-", access="credentialed", stage="instruct",
     task="report", modality="image-text", splits={"train": "train"}, obtain="-", plan=_plan, read=_read,
-    write_demo=lambda raw: None, published=lambda params: {"train": 4}, module="test_text_filters",
+    published=lambda params: {"train": 4}, module="test_text_filters",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from builders.engine.rawfiles import read_bytes, relative
+from builders.engine.rawfiles import ARCHIVE_DAMAGE, read_bytes, relative, unreadable
 from builders.engine.source import InputError, NotThisSource
 
 _LOCAL_HEADER = struct.Struct("<26sHH")
@@ -116,9 +116,9 @@ def _zip_index(raw: Path, zips: tuple[str, ...]) -> Any:
                     for info in archive.infolist()
                     if not info.is_dir() and safe_member(info.filename)
                 ]  # fmt: skip
-        except zipfile.BadZipFile as error:
+            parts.append(np.array(rows, kinds))
+        except (*ARCHIVE_DAMAGE, OSError) as error:
             raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
-        parts.append(np.array(rows, kinds))
     members = np.concatenate(parts)
     return members[np.argsort(members["name"], kind="stable")]
 
@@ -135,18 +135,20 @@ def _local_name(path: Path, offset: int) -> str:
 
 
 def _read_member(path: Path, member: _Member, file: str) -> bytes:
-    with path.open("rb") as handle:
-        handle.seek(member.offset)
-        _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
-        handle.seek(name + extra, io.SEEK_CUR)
-        data = handle.read(member.size)
     try:
+        with path.open("rb") as handle:
+            handle.seek(member.offset)
+            _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
+            handle.seek(name + extra, io.SEEK_CUR)
+            data = handle.read(member.size)
         if member.method == zipfile.ZIP_DEFLATED:
             data = zlib.decompress(data, -zlib.MAX_WBITS)
         elif member.method != zipfile.ZIP_STORED:
             raise InputError("bad_archive", file, "packed by an unknown method, or encrypted")
-    except zlib.error as error:
+    except (zlib.error, struct.error) as error:
         raise InputError("bad_archive", file, str(error)) from None
+    except OSError as error:
+        raise unreadable(error, file) from None
     if zlib.crc32(data) != member.crc:
         raise InputError("bad_archive", file, "wrong checksum")
     if not data:

@@ -5,8 +5,8 @@
 
 The recipe (name, version, digest, thresholds, each filter's identity) stands in `recipe.json` there, and not in
 `build.json`: that file's root covers all it says, so a moved threshold would make a new build of unchanged shards, and
-scores, evidence and certificate would have to be made again. `recipe.json` is written before `build.json` is: a reader
-that finds the build refuses it until the filters are done.
+scores, evidence and certificate would have to be made again. `build.json` says beside its root that a selection is
+wanted (`filter_wanted`): a reader that finds the build refuses it until there is one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 
 import orjson
 
-from builders.engine.command import table
-from builders.engine.source import Params, Source
+from builders.engine.loop import BuildOptions
+from builders.engine.report import table
+from builders.engine.source import BuildStopped, Params, Source
 from filters.gallery import waterfall_lines
 from filters.recipe import FilterPlan, Recipe, load_recipe
 from filters.scores import run_build
 from filters.selection import decide_build
-from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
+from manifests.catalog import LoadedBuild, load_builds
 from manifests.selections import (
     GALLERY_FILE,
     REQUEST_FILE,
@@ -36,14 +37,11 @@ from manifests.selections import (
 )
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 
 NONE = "none"
 ROLE = "train"
 """Only training samples are chosen among: a benchmark is scored as its publisher ships it."""
-
-
-class NotFiltered(UserError):
-    """One line: why the filters cannot run, or stopped, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,14 @@ class Filtering:
         lines = [f"filters of {self.recipe.name} {self.recipe.version} ({self.recipe.sha256[:16]}), in this order:"]
         for step in self.plan.steps:
             lines.append(f"  {step.name}: {f'drop if {step.drop.text}' if step.drop else 'scores only'}")
-        lines += [f"  {name} left out ({why})" for name, why in self.plan.left_out.items()]
+        lines += [f"  {name} takes no part ({why})" for name, why in self.plan.left_out.items()]
         return lines
 
 
 def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filtering | None:
     """The filters for a source: its own recipe, or the file `asked` for; None for `none` and metadata-only builds.
 
-    Every filter is made once, so that a missing extra is found before hours of building. Raises: `NotFiltered`.
+    Every filter is made once, so that a missing extra is found before hours of building. Raises: `UserError`.
     """
     if not source.filters or asked == NONE or params["no_images"]:
         return None
@@ -99,22 +97,12 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
                 settings.setdefault(name, {})[option] = str(raw / file)
         plan = recipe.plan(source.name, settings)
         if plan is None:
-            raise UserError(f"{asked}: the recipe has no rules for {source.name}; add them")
+            raise UserError(f"{asked}: the recipe has no rules for {source.name}; add them, or --filters none")
         for step in plan.steps:
             step.make()
     except UserError as error:
-        raise NotFiltered(f"{error}; or build with --filters none") from error
+        raise UserError(f"{error}; or build with --filters none") from error
     return Filtering(recipe, plan, settings)
-
-
-def begin(source: Source, target: Path, filtering: Filtering | None) -> None:
-    """Before a build that is not there yet: write down what it is to be filtered by.
-
-    From the moment on that the build is there, a reader then knows that its selection is still to come. A build that is
-    there keeps the selection it has until `finish`: it may be refused to replace it.
-    """
-    if not (target / BUILD_FILE).is_file():
-        _ask(source, target, filtering)
 
 
 def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
@@ -130,7 +118,7 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
         wanted = orjson.dumps(filtering.describe(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     if not source.filters or before == wanted:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # In this order a reader finds the selection unfinished wherever this is killed, and never a build without one.
     (folder / WATERFALL_FILE).unlink(missing_ok=True)
     if wanted is not None:
@@ -147,13 +135,13 @@ def _clear(folder: Path, keep: bool = False) -> None:
         folder.rmdir()
 
 
-def finish(
-    source: Source, target: Path, filtering: Filtering | None, workers: int, progress: bool
+def filter_build(
+    source: Source, target: Path, filtering: Filtering | None, options: BuildOptions
 ) -> dict[str, Any] | None:
     """After a build: score, decide, write the waterfall and the page; the waterfall. None where no filter ran.
 
     What is there and right is not done again; a run that was killed goes on where it was. A selection that
-    `filters.decide` made since by another recipe stays. Raises: `NotFiltered`.
+    `filters.decide` made since by another recipe stays. Raises: `BuildStopped`.
     """
     data = data_folder(target.parent)
     _ask(source, target, filtering)
@@ -166,11 +154,19 @@ def finish(
             _clear(folder)
             return None
         if not _selected(data, loaded):
-            run_build(target, data, filtering.recipe, workers, progress, role=ROLE, options=filtering.settings)
+            run_build(
+                target,
+                data,
+                filtering.recipe,
+                options.workers,
+                options.progress,
+                role=ROLE,
+                options=filtering.settings,
+            )
             decide_build(target, data, filtering.recipe, role=ROLE)
         waterfall: dict[str, Any] = orjson.loads((folder / WATERFALL_FILE).read_bytes())
     except (UserError, OSError) as error:
-        raise NotFiltered(f"built, but not filtered: {error} (or build with --filters none)") from error
+        raise BuildStopped(f"built, but not filtered: {error} (or build with --filters none)") from error
     return waterfall
 
 
@@ -190,7 +186,7 @@ def waterfall_text(waterfall: Mapping[str, Any], target: Path) -> str:
         f"filters of {recipe['name']} {recipe['version']}: {stay}",
         table(("step", "left", ""), waterfall_lines(waterfall)),
     ]
-    lines += [f"{name} left out ({why})" for name, why in waterfall["left_out"].items()]
+    lines += [f"{name} took no part ({why})" for name, why in waterfall["left_out"].items()]
     lines.append(
         f"page {folder / GALLERY_FILE}; why one went: python -m filters.decide {folder.parents[1]} --explain ID"
     )

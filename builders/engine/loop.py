@@ -11,10 +11,13 @@ import ast
 import fcntl
 import hashlib
 import multiprocessing
+import platform
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,19 +25,23 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from builders.engine.source import NotThisSource, Source, Unit
-from builders.engine.unit import RECIPE, UnitJob, build_unit
+from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
+from builders.engine.rawfiles import State, state_of
+from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit
+from builders.engine.tables import columns_seen
+from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
 from medgpt.digest import build_root
-from medgpt.errors import NOT_FINISHED, UserError
-from medgpt.processes import WorkerDied, run_jobs
+from medgpt.private import keep_private, make_folder
+from medgpt.processes import run_jobs
 from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
 
 BUILD_FORMAT = 1
 FOLDERS = ("shards", "manifest", "rejects")
-PROJECT_PACKAGES = ("builders", "filters", "manifests", "shards")
+_PACKAGES = ("bpe-openai", "numpy", "orjson", "pillow", "pyarrow")
+PROJECT_PACKAGES = ("builders", "filters", "manifests", "medgpt", "medgpt_sources", "shards")
 
 MAX_DAMAGED_SHARE = 0.05
 MAX_DAMAGED_FLOOR = 100
@@ -43,12 +50,6 @@ MAX_DAMAGED_FLOOR = 100
 
 ROWS_WORTH_PROCESSES = 200
 """Below this a build runs in this process: starting others takes longer than the work."""
-
-
-class BuildStopped(UserError):
-    """The build did not finish; what is done stays and is reused by the next run."""
-
-    exit_code = NOT_FINISHED
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     """Cut the raw tree into units and see which are done. Raises `NotThisSource` if the tree is something else."""
     if not options.raw.is_dir():
         raise NotThisSource(f"{options.raw}: no such folder; --raw must name the tree as its publisher ships it")
+    keep_private(source.access)
     params = dict(sorted(options.params.items()))
     module = source.module_name
     build = source.build_name(params)
     target, resume = options.out / build, options.out / ".resume" / build
-    code = code_sha256(module)
+    states: dict[str, Input] = {}
     wanted = params.get("split")
     left: dict[str, int | None] = {}
     jobs, reusable = [], {}
@@ -101,9 +103,13 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
             left[unit.split] = room - take
             if take == 0 and unit.rows:
                 continue
-        key = _unit_key(source, build, params, unit, take, code, options)
+        planned = tuple(
+            states.get(name) or states.setdefault(name, Input(name, state_of(options.raw / name)))
+            for name in unit.inputs
+        )
+        key = _unit_key(source, build, params, unit, take, planned, options)
         ledger = resume / f"{unit.name}.json"
-        job = UnitJob(module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes)
+        job = UnitJob(module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes, planned)
         jobs.append(job)
         record = _finished(job)
         if record is not None:
@@ -115,22 +121,24 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     return Plan(build, target, jobs, reusable)
 
 
-def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None) -> dict[str, Any]:
+def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_filter: bool = False) -> dict[str, Any]:
     """Carry out a plan; returns what was written to `build.json`. Raises `BuildStopped` with one clear line.
 
-    `bar` is a tqdm bar that several builds share; without it the build shows its own.
+    `bar` is a tqdm bar that several builds share; without it the build shows its own. With `to_filter` readers refuse
+    the build until there is a selection among its training samples.
     """
     resume = options.out / ".resume" / plan.build
-    for folder in (*(plan.target / name for name in FOLDERS), resume):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (plan.target, *(plan.target / name for name in FOLDERS), resume):
+        make_folder(folder)
     with _locked(resume / "lock"):
         _refuse_to_shrink(plan, options)
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
         if len(plan.reusable) < len(plan.jobs):
             (plan.target / "build.json").unlink(missing_ok=True)
-        with bar_for(plan, options) if bar is None else nullcontext(bar) as shown:
-            records = _run_units(plan, options, shown)
-        document = _document(source, options, plan, [records[job.unit.name] for job in plan.jobs])
+        with bar_for(plan, options) if bar is None else nullcontext(bar) as progress:
+            records = _run_units(source, plan, options, progress)
+            inputs = _inputs(plan, options, resume)
+        document = _document(source, options, plan, [records[job.unit.name] for job in plan.jobs], inputs, to_filter)
         _remove_strays(plan.target, document)
         _remove_stray_ledgers(resume, plan)
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -165,25 +173,22 @@ def code_sha256(module: str) -> str:
 
 
 def _unit_key(
-    source: Source, build: str, params: dict[str, Any], unit: Unit, take: int, code: str, options: BuildOptions
+    source: Source,
+    build: str,
+    params: dict[str, Any],
+    unit: Unit,
+    take: int,
+    planned: tuple[Input, ...],
+    options: BuildOptions,
 ) -> str:
-    inputs: list[tuple[str, int, int]] = []
-    for name in unit.inputs:
-        try:
-            stat = (options.raw / name).stat()
-        except FileNotFoundError:
-            inputs.append((name, -1, -1))
-        else:
-            inputs.append((name, stat.st_size, stat.st_mtime_ns))
     described = {
         "source": [source.name, source.revision, source.license, source.access, source.stage, source.task],
         "build": build,
         "params": params,
         "unit": [unit.name, unit.split, unit.role, unit.rows, take, unit.payload],
-        "inputs": inputs,
-        "code": code,
+        "inputs": [(shown(file), *state) for file, state, _ in planned],
         "recipe": RECIPE,
-        "versions": [SCHEMA_VERSION, MANIFEST_VERSION],
+        "versions": [source.version, ENGINE_VERSION, SCHEMA_VERSION, MANIFEST_VERSION],
         "shard_bytes": options.shard_bytes,
     }
     return hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
@@ -193,16 +198,22 @@ def _finished(job: UnitJob) -> dict[str, Any] | None:
     """The record of an earlier run, if it was made from the same work and all its files are there in full size."""
     try:
         entry = orjson.loads(job.ledger.read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        return None
-    if entry["key"] != job.key:
-        return None
-    record: dict[str, Any] = entry["record"]
-    for file in record["shards"] + record["parts"]:
-        path = job.target / file["file"]
-        if not path.is_file() or path.stat().st_size != file["bytes"]:
+        if entry["key"] != job.key:
             return None
+        record: dict[str, Any] = entry["record"]
+        for file in record["shards"] + record["parts"]:
+            path = job.target / file["file"]
+            if not path.is_file() or path.stat().st_size != file["bytes"]:
+                return None
+        known = {one.file for one in job.planned}
+        check_unchanged(job.build, job.raw, (one for one in _read_whole(entry) if one.file not in known))
+    except (FileNotFoundError, orjson.JSONDecodeError, LookupError, TypeError, ValueError, BuildStopped):
+        return None
     return record
+
+
+def _read_whole(entry: dict[str, Any]) -> list[Input]:
+    return [Input(file, State(size, mtime), digest) for file, size, mtime, digest in entry["inputs"]]
 
 
 @contextmanager
@@ -239,10 +250,10 @@ def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
 
 def bar_for(plan: Plan, options: BuildOptions) -> Any:
     """A progress bar over a plan's rows, with rate, time left and counts."""
-    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress, smoothing=0.05)
+    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress or None, smoothing=0.05)
 
 
-def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:
+def _run_units(source: Source, plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:
     records = dict(plan.reusable)
     pending = [job for job in plan.jobs if job.unit.name not in records]
     budget = options.max_damaged
@@ -250,24 +261,32 @@ def _run_units(plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[st
         budget = max(MAX_DAMAGED_FLOOR, int(MAX_DAMAGED_SHARE * plan.rows))
     bar.update(plan.rows - sum(job.take for job in pending))
     kept, damaged = (sum(record[name] for record in records.values()) for name in ("kept", "damaged"))
-    for record in _stopping_on_full_disks(_outcomes(pending, options.workers, bar), plan.build):
+    for record in _outcomes(pending, options.workers, bar):
         records[record["unit"]] = record
         kept += record["kept"]
         damaged += record["damaged"]
         if damaged > budget:
+            [job] = [job for job in pending if job.unit.name == record["unit"]]
+            wrong = _what_is_wrong(source, job, list(records.values()))
             raise BuildStopped(
-                f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}; look at "
+                f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}: {wrong}look at "
                 f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
             )
         bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
     return records
 
 
-def _stopping_on_full_disks(records: Iterator[dict[str, Any]], build: str) -> Iterator[dict[str, Any]]:
-    try:
-        yield from records
-    except OSError as error:
-        raise BuildStopped(f"{build}: {error}; finished units are kept, run again to resume") from error
+def _what_is_wrong(source: Source, job: UnitJob, records: list[dict[str, Any]]) -> str:
+    """The most frequent damages with counts and advice; where all rows fail alike, what columns are there."""
+    reasons: Counter[str] = Counter()
+    for record in records:
+        reasons.update({reason: n for reason, n in record["reasons"].items() if reason in DAMAGED_REASONS})
+    said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(3))
+    [(first, count)] = reasons.most_common(1)
+    if len(reasons) > 1 or count < sum(record["read"] for record in records):
+        return f"{said} ({first}: {source.advice[first]}); "
+    columns = columns_seen(job.raw, job.unit)
+    return f"{said}, every row: another layout?" + (f" columns: {columns}; " if columns else " ")
 
 
 def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str, Any]]:
@@ -284,23 +303,18 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
     def advance() -> None:
         bar.update(max(finished, rows.value) + started_at - bar.n)
 
-    try:
-        for _, record in run_jobs(
-            _work,
-            jobs,
-            workers,
-            prepare=_start_worker,
-            arguments=(rows,),
-            lock=_workers_lock(jobs[0].ledger),
-            poll=advance,
-        ):
-            finished += record["read"]
-            yield record
-            advance()
-    except WorkerDied:
-        raise BuildStopped(
-            "a worker process died (killed, or out of memory: try fewer --workers); run again to resume"
-        ) from None
+    for _, record in run_jobs(
+        _work,
+        jobs,
+        workers,
+        prepare=_start_worker,
+        arguments=(rows,),
+        lock=_workers_lock(jobs[0].ledger),
+        poll=advance,
+    ):
+        finished += record["read"]
+        yield record
+        advance()
 
 
 _rows_done: Any = None  # of this worker process
@@ -319,7 +333,26 @@ def _work(job: UnitJob) -> dict[str, Any]:
     return build_unit(job, progress)
 
 
-def _document(source: Source, options: BuildOptions, plan: Plan, units: list[dict[str, Any]]) -> dict[str, Any]:
+def _inputs(plan: Plan, options: BuildOptions, resume: Path) -> dict[str, Any]:
+    """List the raw files that the units read; what `build.json` says of them."""
+    whole, planned = {}, {}
+    for job in plan.jobs:
+        whole.update({one.file: one for one in _read_whole(orjson.loads(job.ledger.read_bytes()))})
+        planned.update({one.file: one for one in job.planned})
+    return write_inputs(
+        plan.target, options.raw, resume, plan.build, whole, planned.values(),
+        hash_rest=options.limit is None, workers=options.workers,
+    )  # fmt: skip
+
+
+def _document(
+    source: Source,
+    options: BuildOptions,
+    plan: Plan,
+    units: list[dict[str, Any]],
+    inputs: dict[str, Any],
+    to_filter: bool,
+) -> dict[str, Any]:
     splits: dict[str, dict[str, Any]] = {}
     reasons: dict[str, int] = {}
     for unit in units:
@@ -354,6 +387,10 @@ def _document(source: Source, options: BuildOptions, plan: Plan, units: list[dic
         "limit": options.limit,
         "metadata_only": bool(params["no_images"]),
         "code_sha256": code_sha256(source.module_name),
+        "software": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "inputs": inputs,
+        "filter_wanted": to_filter and any(unit["role"] == "train" and unit["kept"] for unit in units),
+        "versions": {"source": source.version, "engine": ENGINE_VERSION},
         "fingerprint_recipe": RECIPE,
         "schema_version": SCHEMA_VERSION,
         "manifest_version": MANIFEST_VERSION,
@@ -400,7 +437,7 @@ def _remove_strays(target: Path, document: dict[str, Any]) -> None:
 
 
 def _remove_stray_ledgers(resume: Path, plan: Plan) -> None:
-    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers"}
+    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers", "inputs.jsonl"}
     for path in resume.iterdir():
         if path.name not in wanted:
             path.unlink()

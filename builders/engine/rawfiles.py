@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import csv
+import errno
+import hashlib
 import io
 import json
 import os
-import re
+import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from builders.engine.source import InputError, NotThisSource, Reject, Sample, assistant, user
+from builders.engine.source import InputError, NotThisSource, Reject, Sample
+from medgpt.errors import place
+from medgpt.private import make_folder
 
 DEMO_TIME = 1_577_836_800
 """Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
@@ -22,10 +28,16 @@ DEMO_TIME = 1_577_836_800
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
     """The first of `candidates` (paths relative to `raw`, `*` allowed) that exists, in their order."""
-    for candidate in candidates:
-        for path in sorted(raw.glob(candidate)):
-            return path
-    return None
+    return next(iter(_found(raw, candidates)), None)
+
+
+def _found(raw: Path, candidates: Iterable[str]) -> list[Path]:
+    """All files and folders that the candidates name; a pipe or device in a file's place would hang its reader."""
+    found = [path for candidate in candidates for path in sorted(raw.glob(candidate))]
+    for path in found:
+        if not (path.is_file() or path.is_dir()):
+            raise NotThisSource(f"{path}: neither a file nor a folder")
+    return found
 
 
 def require(raw: Path, what: str, *candidates: str) -> Path:
@@ -38,7 +50,7 @@ def require(raw: Path, what: str, *candidates: str) -> Path:
 
 def require_one(raw: Path, what: str, *candidates: str) -> Path:
     """The one file that `candidates` match; two would be two copies of the same rows, and no guess is made."""
-    found = [path for candidate in candidates for path in sorted(raw.glob(candidate))]
+    found = _found(raw, candidates)
     if len(found) > 1:
         names = ", ".join(relative(path, raw) for path in found)
         raise NotThisSource(f"{raw}: {len(found)} copies of the {what} ({names}); leave one of them in --raw")
@@ -50,14 +62,73 @@ def relative(path: Path, raw: Path) -> str:
     return path.relative_to(raw).as_posix()
 
 
-def read_bytes(path: Path, raw: Path, missing: str = "missing_image") -> bytes:
-    """Bytes of a file; a missing or empty one is an `InputError` with the given reason or `empty_file`."""
+class State(NamedTuple):
+    """By what a file is seen to have changed; both are -1 where there is none."""
+
+    size: int
+    mtime_ns: int
+
+
+def state_of(path: Path) -> State:
+    """The state of a file or folder now."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(missing, relative(path, raw)) from None
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return State(-1, -1)
+    return State(found.st_size, found.st_mtime_ns)
+
+
+_reads: dict[str, tuple[State, str]] | None = None  # by file, while a unit is built
+
+
+@contextmanager
+def recorded_reads() -> Iterator[dict[str, tuple[State, str]]]:
+    """While this is open, every file that `read_bytes` reads stands in the mapping: its state and SHA-256."""
+    global _reads
+    _reads = {}
+    try:
+        yield _reads
+    finally:
+        _reads = None
+
+
+def open_regular(path: Path, raw: Path, missing: str) -> io.BufferedReader:
+    """A file open for reading. What is no file, or may not be read, is an `InputError`; nothing hangs on a pipe."""
+    file = relative(path, raw)
+    try:
+        handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(missing, file) from None
+    except IsADirectoryError:
+        raise InputError("unreadable_file", file, "not a file") from None
+    except OSError as error:
+        raise unreadable(error, file) from None
+    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+        handle.close()
+        raise InputError("unreadable_file", file, "not a file")
+    return handle
+
+
+def unreadable(error: OSError, file: str) -> InputError:
+    """The `InputError` for a file that the system does not let us read; raises `error` if it is the system's own."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
+    return InputError("unreadable_file", file, error.strerror or type(error).__name__)
+
+
+def read_bytes(path: Path, raw: Path, missing: str = "missing_image") -> bytes:
+    """Bytes of a file; a missing, empty or unreadable one is an `InputError`: `missing`, `empty_file`, ..."""
+    file = relative(path, raw)
+    with open_regular(path, raw, missing) as handle:
+        try:
+            found = os.fstat(handle.fileno())
+            data = handle.read()
+        except OSError as error:
+            raise unreadable(error, file) from None
+    if _reads is not None:
+        _reads[file] = State(found.st_size, found.st_mtime_ns), hashlib.sha256(data).hexdigest()
     if not data:
-        raise InputError("empty_file", relative(path, raw))
+        raise InputError("empty_file", file)
     return data
 
 
@@ -67,6 +138,10 @@ def decode_utf8(data: bytes, file: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError("not_utf8", file, f"byte {error.start}") from None
+
+
+ARCHIVE_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError)
+"""What readers of damaged archives raise."""
 
 
 @lru_cache(maxsize=8)
@@ -82,7 +157,17 @@ def read_zip_member(path: Path, member: str, raw: Path, missing: str = "missing_
         data = open_zip(path).read(member)
     except KeyError:
         raise InputError(missing, file) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except OSError as error:
+        raise unreadable(error, file) from None
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        struct.error,
+    ) as error:
         # Damaged, cut off, packed by an unknown method, or encrypted (zipfile raises RuntimeError for that).
         raise InputError("bad_archive", file, str(error)) from None
     if not data:
@@ -95,7 +180,7 @@ def list_zip(path: Path, raw: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [info.filename for info in archive.infolist() if not info.is_dir()]
-    except zipfile.BadZipFile as error:
+    except ARCHIVE_DAMAGE as error:
         raise NotThisSource(f"{relative(path, raw)}: not a readable zip ({error}); fetch it again") from None
 
 
@@ -151,113 +236,23 @@ def number_of(row: Any, name: str, file: str) -> int:
     return value
 
 
-def dialogue(
-    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant
-) -> list[dict[str, Any]]:
-    """Messages of a conversation, (role, text) each: perhaps a system turn, then user and assistant by turns.
-
-    `reply` makes the assistant's messages. A conversation must end with one: there is nothing to learn otherwise.
-    """
-    messages: list[dict[str, Any]] = []
-    expected = ["system", "user"]
-    for number, (role, text) in enumerate(turns):
-        if role not in expected:
-            raise InputError("odd_turns", file, f"turn {number} is {role}'s")
-        if role == "assistant":
-            if not text.strip():
-                raise InputError("empty_answer", file, f"turn {number}")
-            messages.append(reply(text))
-        elif text.strip():
-            messages.append(user(text) | {"role": role})
-        elif role == "user":
-            raise InputError("empty_question", file, f"turn {number}")
-        expected = ["assistant"] if role == "user" else ["user"]
-    if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
-        raise InputError("empty_answer", file, "the last turn has no reply")
-    return messages
-
-
-def split_thinking(text: str, file: str) -> tuple[str | None, str]:
-    """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
-
-    The opening tag may be missing: some chat templates put it into the prompt.
-    """
-    thought, closed, answer = text.rpartition("</think>")
-    if not closed:
-        if text.lstrip().startswith("<think>"):
-            raise InputError("unfinished_reasoning", file)
-        thought, answer = "", text
-    if not answer.strip():
-        raise InputError("empty_answer", file, "nothing after the reasoning")
-    return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
-
-
-_OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")
-_OPTIONS_HEADING = re.compile(r"\s*\b(?:answer )?(?:options|choices)\s*:$", re.IGNORECASE)
-
-
-def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
-    """(question, options) of a prompt that lists its options one a line as `A. text`, `A) text`, `(A) text`.
-
-    The last list counts, and what follows it is prompt wording. Without a list that runs A, B, ... unbroken (an option
-    of several lines breaks it) the whole text is the question, and there are no options.
-    """
-    whole, found = text.strip(), None
-    lines = text.split("\n")
-    matches = [_OPTION.fullmatch(line) for line in lines]
-    for start, first in enumerate(matches):
-        if first is None or first[1] != "A":
-            continue
-        options: list[tuple[str, str]] = []
-        for line, match in zip(lines[start:], matches[start:], strict=True):
-            if match is not None and match[1] == "ABCDEFGHIJ"[len(options) : len(options) + 1]:
-                options.append((match[1], match[2]))
-            elif line.strip():
-                break
-        found = start, options
-    if found is None:
-        return whole, None
-    start, options = found
-    lost = chr(ord("A") + len(options))
-    question = "\n".join(lines[:start]).strip()
-    if question.endswith(":"):
-        question = _OPTIONS_HEADING.sub("", question)
-    broken = any(match is not None and match[1] == lost for match in matches[start:])
-    return (whole, None) if broken or len(options) < 2 or not question else (question, options)
-
-
-_CREATIVE_COMMONS = re.compile(
-    r"(?:\bCC[ -]?|creativecommons\.org/(?:licenses|publicdomain)/)"
-    r"(BY(?:[ -](?:NC|SA|ND)\b)*|0|ZERO)(?:[ /-]v?(\d\.\d))?",
-    re.IGNORECASE,
-)
-
-
-def creative_commons(text: str) -> str | None:
-    """The Creative Commons licence that a text names (`CC BY-NC [Author et al. (2020)]`, a link), None if none.
-
-    `CC-BY-NC`, with `-4.0` where the version is stated: PubMed Central's lists leave it out.
-    """
-    found = _CREATIVE_COMMONS.search(text)
-    if found is None:
-        return None
-    if found[1].upper() in ("0", "ZERO"):
-        return "CC0-1.0"
-    name = f"CC-{found[1].upper().replace(' ', '-')}"
-    return f"{name}-{found[2]}" if found[2] else name
+ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What code meets in a row whose values are of types or shapes that no publisher ships."""
 
 
 def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
-    """What `make` returns, or the `Reject` for the `InputError` it raises."""
+    """What `make` returns, or the `Reject` for the `InputError` it raises; a row it cannot digest is a `bad_row`."""
     try:
         return make()
     except InputError as error:
         return Reject(file, row, error.reason, error.detail)
+    except ODD_VALUES as error:
+        return Reject(file, row, "bad_row", f"{type(error).__name__} {place(error)}")
 
 
 def write_demo_file(path: Path, data: bytes) -> None:
     """One file of a demo tree, with its folders and a fixed modification time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_bytes(data)
     os.utime(path, (DEMO_TIME, DEMO_TIME))
 

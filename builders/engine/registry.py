@@ -1,28 +1,56 @@
-"""All sources: training sets in the order of the recipe's table, then benchmarks."""
+"""All sources, found by presence: a module with a `SOURCE` in `builders`, or in a folder `medgpt_sources`.
+
+`medgpt_sources` is a namespace package: any folder of that name on PYTHONPATH takes part, without an `__init__.py`. The
+module is named as its source.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 from builders.engine.source import Source
+from medgpt.errors import UserError
 
-NAMES = (
-    # pretraining
-    "rocov2", "quilt_1m", "pmc_oa", "biomedica",
-    # mid-training
-    "mimic_cxr", "medtrinity", "pubmedvision",
-    # instruction tuning: image and text, then text
-    "mimic_cxr_vqa", "slake", "vqa_rad", "gemex_thinkvg", "quilt_instruct", "pmc_vqa", "openmm_medical",
-    "gmai_reasoning10k",
-    "ii_medical_reasoning", "infinity_instruct_gen", "reasonmed", "medmcqa", "healthcaremagic", "medqa", "medexpqa",
-    "pubmedqa", "alpacare_medinstruct", "medquad", "huatuo_o1", "medreason", "medical_r1_distill", "medthoughts_8k",
-    "icliniq",
-    # benchmarks only (the others are splits of the sets above)
-    "medxpertqa", "medframeqa", "mmmu_med", "mmmu_pro_med", "mmlu_med", "medbullets", "patient_trial",
-)  # fmt: skip
+ELSEWHERE = "medgpt_sources"
+_STAGES = ("pretrain", "midtrain", "instruct", "eval")
+_DECLARES = re.compile(rb"^SOURCE\b", re.MULTILINE)
+
+
+@cache
+def modules() -> dict[str, str]:
+    """Module of every source by the source's name, in the order of the names; none is imported for it."""
+    found: dict[str, str] = {}
+    for package in ("builders", ELSEWHERE):
+        spec = importlib.util.find_spec(package)
+        folders = (spec and spec.submodule_search_locations) or ()
+        for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
+            for path in sorted(folder.glob("*.py")):
+                if _DECLARES.search(path.read_bytes()):
+                    if path.stem in found:
+                        raise UserError(f"{path}: there is a source {path.stem} already; give it another name")
+                    found[path.stem] = f"{package}.{path.stem}"
+    return dict(sorted(found.items()))
 
 
 def load(name: str) -> Source:
-    """The `SOURCE` of `builders.<name>`."""
-    source: Source = importlib.import_module(f"builders.{name}").SOURCE
-    return source
+    """The source of that name, which knows its module. Raises `KeyError` for a name that `modules` has not."""
+    return source_in(modules()[name])
+
+
+def source_in(module: str) -> Source:
+    """The `SOURCE` of a module. Raises `UserError` if it has none, or one of another name."""
+    source = getattr(importlib.import_module(module), "SOURCE", None)
+    if not isinstance(source, Source) or (module in modules().values() and source.name != module.rpartition(".")[2]):
+        raise UserError(f"{module}: its SOURCE must be a Source named {module.rpartition('.')[2]}")
+    return replace(source, module=module)
+
+
+def sources() -> list[Source]:
+    """All sources: by stage, those with pictures first, then by name."""
+    found = [load(name) for name in modules()]
+    return sorted(found, key=lambda source: (_STAGES.index(source.stage), source.modality, source.name))

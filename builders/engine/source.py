@@ -7,13 +7,14 @@ rows of one unit into samples or rejects: exactly one outcome a row, in the orde
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
@@ -22,37 +23,17 @@ Role = Literal["train", "eval"]
 Access = Literal["open", "gated", "credentialed"]
 
 # Why a row was rejected, and what to do. `damaged` reasons are faults of the input: they count against the
-# build's budget and its exit code. `rule` reasons are decisions of the recipe or the publisher's own gaps.
+# build's budget and its exit code. `rule` reasons are decisions of the recipe or the publisher's own gaps; here are
+# those that several sources have, each source declares its own.
 RULE_REASONS: dict[str, str] = {
-    "also_in_test": "the same item is in the publisher's test split; nothing to do",
-    "ambiguous_caption": "several captions stand under this file name; nothing to do",
-    "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
     "duplicate_item": "the publisher repeats this item; nothing to do",
     "empty_answer": "the publisher left the answer empty; nothing to do",
     "empty_caption": "the publisher left the caption empty; nothing to do",
     "empty_option": "the publisher left one of the options empty; nothing to do",
     "empty_question": "the publisher left the question empty; nothing to do",
     "empty_reasoning": "the publisher left the reasoning empty; nothing to do",
-    "from_hle": "made from a question of Humanity's Last Exam, a test set; --paper-variant keeps it",
-    "from_medxpertqa_test": "made from a question of MedXpertQA's test split; --paper-variant keeps it",
-    "from_mmlu_test": "made from a question of MMLU's test split; --paper-variant keeps it",
-    "from_pubmedqa_test": "made from one of PubMedQA's 500 test questions; --paper-variant keeps it",
     "license_not_allowed": "its licence is not on the --licenses list; nothing to do",
-    "maybe_pubmedqa_test": "half of its set is PubMedQA's test; put PubMedQA's two files beside it, or --paper-variant",
-    "no_caption": "no caption stands under this file name; are all of the caption tables there?",
-    "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
-    "no_findings": "the report has no FINDINGS section; nothing to do",
-    "no_gold": "the publisher keeps the answer of this row to itself; nothing to do",
-    "no_impression": "the report has no IMPRESSION section; nothing to do",
-    "no_trial_text": "the trial's text is not in the tree; fetch trial_info.json",
-    "no_usable_view": "the study has special views only; nothing to do",
-    "not_current_image": "only frontal images are current images under this prior policy; nothing to do",
-    "not_histology": "the publisher says that it shows no histology; nothing to do",
     "odd_turns": "its turns are not user and assistant by turns; nothing to do",
-    "other_language": "not the language asked for; --paper-variant keeps it",
-    "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",
-    "over_cap": "beyond the cap of trials a patient and label; --cap none keeps it",
-    "phrase_type_frame": "a templated rewording that the 1,793-row set leaves out; nothing to do",
     "subject_of_test_split": "the subject has official test or validate images; --paper-variant keeps it",
     "unclear_answer": "the answer names no option, or its letter and its text name two; nothing to do",
     "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
@@ -79,20 +60,30 @@ DAMAGED_REASONS: dict[str, str] = {
     "sixteen_bit_image": "window it to 8 bits first",
     "split_conflict": "one study is listed under two splits or two subjects; fetch the files again",
     "truncated_image": "the picture ends early; fetch it again",
+    "unreadable_file": "the file may not be read, or is no file; mend it or fetch it again",
     "unsupported_image": "only JPEG and PNG are read; convert it",
 }
 
 _KEY = re.compile(r"[A-Za-z0-9_\-/]+")
+_LONGEST_KEY, _LONGEST_NAME = 120, 90
+"""Characters of a key, and of what stands behind its last `/`: file names in a tar hold no more."""
 
 
 class NotThisSource(UserError):
     """The raw tree is not this source at all, or lacks a file without which nothing can be built."""
 
 
+class BuildStopped(UserError):
+    """The build did not finish; what is done stays and is reused by the next run."""
+
+    exit_code = NOT_FINISHED
+
+
 class InputError(Exception):
     """One row or file is damaged; the build turns it into a `Reject` for the row in hand.
 
-    Attributes: `reason` is a key of `DAMAGED_REASONS` or `RULE_REASONS`; `file` and `detail` name what, never content.
+    Attributes: `reason` is a key of `DAMAGED_REASONS`, `RULE_REASONS` or the source's own; `file` and `detail` name
+    what, never content.
     """
 
     def __init__(self, reason: str, file: str, detail: str = "") -> None:
@@ -140,8 +131,12 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
+        if len(self.key) > _LONGEST_KEY or len(self.key.rpartition("/")[2]) > _LONGEST_NAME:
+            raise InputError("bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters is too long")
         if not _KEY.fullmatch(self.key):
-            raise InputError("bad_id", self.file, f"row {self.row}: {self.key!r} cannot name a sample")
+            raise InputError(
+                "bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters that cannot name a sample"
+            )
 
 
 @dataclass(frozen=True)
@@ -206,7 +201,6 @@ class Source:
     revision: str
     """The publisher's release or commit that the counts and the layout were checked against."""
     license: str
-    access: Access
     stage: str
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     task: str
@@ -216,9 +210,15 @@ class Source:
     """How to get the raw tree, and what it must look like."""
     plan: Callable[[Path, Params], Iterable[Unit]]
     read: Callable[[Path, Unit, Params], Iterator[Sample | Reject]]
-    write_demo: Callable[[Path], None]
     published: Callable[[Params], Mapping[str, int]]
     """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    demo: Callable[[Path], None] | None = None
+    """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
+    access: Access = "credentialed"
+    """`credentialed` where nothing else is said: files are their owner's alone (`medgpt.private`), texts stay out of
+    reports and go to no server that is not on loopback or allowed by name."""
     paper: str = ""
     """The recipe's count and a note where it differs."""
     options: tuple[Option, ...] = ()
@@ -235,8 +235,27 @@ class Source:
     """Recipe in `filters/recipes` that chooses among its training samples after a build; empty: none does."""
     filter_files: Mapping[str, str] = field(default_factory=dict)
     """Files of the raw tree that filters use where they are there: `FILTER.OPTION` -> path."""
+    version: int = 1
+    """Raised where a change of the source's code changes what it writes: units are built again, the root moves."""
     module: str = ""
-    """Where workers find `SOURCE`; `builders.<name>` if empty. A source may live outside this repository."""
+    """Where workers find `SOURCE`; `builders.<name>` if empty, and where `registry` or `kit.run` found it."""
+
+    @property
+    def has_demo(self) -> bool:
+        """Whether there is a demo tree to write."""
+        return self.demo is not None or demo_module(self.name) is not None
+
+    def write_demo(self, raw: Path) -> None:
+        """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
+        write = self.demo or getattr(demo_module(self.name), "write", None)
+        if write is None:
+            raise NotThisSource(f"{self.name} has no demo tree; give --raw")
+        write(raw)
+
+    @property
+    def advice(self) -> dict[str, str]:
+        """What to do about a rejected row, by every reason that there is for this source."""
+        return DAMAGED_REASONS | RULE_REASONS | dict(self.reasons)
 
     @property
     def module_name(self) -> str:
@@ -248,6 +267,16 @@ class Source:
         parts = [self.variant(params), *(params.get("split") or ())]
         suffix = "-".join(part for part in parts if part)
         return f"{self.name}.{suffix}" if suffix else self.name
+
+
+def demo_module(name: str) -> Any:
+    """`builders.demos.<name>`, which has `write(raw)` and may have `PLANTED`; None if there is none."""
+    try:
+        return importlib.import_module(f"builders.demos.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"builders.demos.{name}":
+            raise
+        return None
 
 
 PAPER_VARIANT = Option("--paper-variant", "reproduce the paper's count even where that leaks; never the default")

@@ -12,12 +12,16 @@ import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from builders.engine.rawfiles import relative
-from builders.engine.source import InputError, NotThisSource, Reject, Role, Sample, Unit, assistant, user
+from builders.engine.archives import PictureStore
+from builders.engine.rawfiles import outcome, relative
+from builders.engine.source import Image, InputError, NotThisSource, Params, Reject, Role, Sample, Unit, assistant, user
+from medgpt.errors import UserError
+from medgpt.messages import named
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
@@ -28,6 +32,14 @@ _BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
 _NO_ITEM = re.compile(r"[\s,]*")
 
 
+class Here(NamedTuple):
+    """What is the same for all rows of a unit that a `kit.table_source` reads."""
+
+    split: str
+    params: Params
+    store: PictureStore
+
+
 class Row(NamedTuple):
     """One row of a table: where it stands and its columns."""
 
@@ -35,6 +47,27 @@ class Row(NamedTuple):
     number: str
     """Line number for line formats, index from 0 for Parquet and JSON arrays."""
     values: dict[str, Any]
+    here: Here | None = None
+    """Of the rows of a `kit.table_source`: its split, its parameters, and where its pictures are."""
+
+    @property
+    def split(self) -> str:
+        """The split that is read."""
+        return self._here.split
+
+    @property
+    def params(self) -> Params:
+        """The options of the build."""
+        return self._here.params
+
+    def picture(self, name: str) -> tuple[str, Callable[[], bytes]]:
+        """(file, read) of a picture in the source's `pictures`: `Image("my_set/1", *row.picture("1.jpg"))`."""
+        return self._here.store.reader(name)
+
+    @property
+    def _here(self) -> Here:
+        assert self.here is not None, "only rows of a table_source know where they are"
+        return self.here
 
 
 class _Range(NamedTuple):
@@ -65,7 +98,7 @@ def table_units(
     number = first_unit
     for path in files:
         file = relative(path, raw)
-        for part in _format(path, layout).ranges(path, file, columns, rows_per_unit):
+        for part in _ranges(path, file, columns, rows_per_unit, layout):
             payload = {"file": file, "range": list(part), "columns": list(columns)}
             if layout:
                 payload["layout"] = layout
@@ -73,12 +106,46 @@ def table_units(
             number += 1
 
 
+def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, layout: str) -> Iterator[_Range]:
+    try:
+        yield from _format(path, layout).ranges(path, file, columns, rows_per_unit)
+    except (UserError, MemoryError, PermissionError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
+        raise NotThisSource(f"{file}: cannot be read ({type(error).__name__}); fetch the file again") from None
+
+
 def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
-    """The rows of a unit of `table_units`; a row that cannot be parsed is a `Reject`."""
-    file = unit.payload["file"]
+    """The rows of a unit of `table_units`; a row that cannot be parsed is a `Reject`.
+
+    Where a file is damaged so that its reader gives up, or ends early, all rows that should follow are rejects.
+    """
+    file, part = unit.payload["file"], _Range(*unit.payload["range"])
     path = raw / file
-    rows = _format(path, unit.payload.get("layout", "")).rows
-    return rows(path, file, _Range(*unit.payload["range"]), unit.payload["columns"])
+    done, why = 0, "the file ends early"
+    try:
+        for row in _format(path, unit.payload.get("layout", "")).rows(path, file, part, unit.payload["columns"]):
+            yield row
+            done += 1
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
+        why = f"the file cannot be read any further ({type(error).__name__})"
+    for number in range(done, part.rows):
+        yield Reject(file, str(part.first + number), "bad_row", why)
+
+
+def columns_seen(raw: Path, unit: Unit) -> str:
+    """Names of the columns of a unit's first row, for a message; empty where it is no unit of `table_units`."""
+    if not isinstance(unit.payload, dict) or not {"file", "range", "columns"} <= unit.payload.keys():
+        return ""
+    first = next((row for row in table_rows(raw, unit) if isinstance(row, Row)), None)
+    return named(first.values) if first else ""
+
+
+def has_header(unit: Unit) -> bool:
+    """Whether the format of a unit's file names its columns, so that `table_units` has checked them."""
+    return _format(Path(unit.payload["file"]), unit.payload.get("layout", "")).header
 
 
 def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iterator[Unit]:
@@ -92,7 +159,7 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
             if missing := [name for name in fields if name not in found]:
                 raise NotThisSource(
                     f"{unit.payload['file']}: no field {', '.join(missing)} in its first rows "
-                    f"(there are {', '.join(sorted(found))}); another revision?"
+                    f"(there are {named(sorted(found))}); another revision?"
                 )
         yield unit
 
@@ -100,13 +167,7 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
 def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Iterator[Sample | Reject]:
     """One outcome a row: `convert` makes a sample, or raises `InputError` for a row that cannot be one."""
     for row in table_rows(raw, unit):
-        if isinstance(row, Reject):
-            yield row
-            continue
-        try:
-            yield convert(row)
-        except InputError as error:
-            yield Reject(row.file, row.number, error.reason, error.detail)
+        yield row if isinstance(row, Reject) else outcome(partial(convert, row), row.file, row.number)
 
 
 def question_answer(row: Row, question: str, answer: str) -> Sample:
@@ -125,9 +186,33 @@ def question_answer(row: Row, question: str, answer: str) -> Sample:
     )
 
 
+def column_image(row: Row, column: str, image_id: str) -> Image:
+    """The picture in an image column of the hub (`{"bytes", "path"}`); a row file without pixels has no such column."""
+    file = f"{row.file}!{row.number}.{column}"
+    value = row.values.get(column)
+    data = value.get("bytes") if isinstance(value, dict) else None
+    if column in row.values and not isinstance(data, bytes):
+        raise InputError("missing_image", row.file, column)
+    return Image(image_id, file, partial(_stored, data, file))
+
+
+def _stored(data: bytes | None, file: str) -> bytes:
+    if data is None:
+        raise InputError("missing_image", file, "this copy has no pixels")
+    if not data:
+        raise InputError("empty_file", file)
+    return data
+
+
+def any_row_has(raw: Path, unit: Unit, field: str, value: Any) -> bool:
+    """Whether one of a unit's first 20 rows has this value: for files that nothing else tells apart."""
+    return any(row.values.get(field) == value for row in islice(table_rows(raw, unit), 20) if isinstance(row, Row))
+
+
 class _Format(NamedTuple):
     ranges: Callable[[Path, str, Sequence[str], int], Iterator[_Range]]
     rows: Callable[[Path, str, _Range, Sequence[str]], Iterator[Row | Reject]]
+    header: bool
 
 
 def _format(path: Path, layout: str = "") -> _Format:
@@ -155,7 +240,7 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
         raise NotThisSource(f"{file}: not readable as Parquet ({error}); fetch the file again") from None
     names = metadata.schema.to_arrow_schema().names
     if missing := [name for name in columns if name not in names]:
-        raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {', '.join(names)}); another revision?")
+        raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {named(names)}); another revision?")
     start = first = rows = size = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
@@ -346,7 +431,7 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
     header, position = _csv_header(path)
     if missing := [name for name in columns if name not in header]:
         raise NotThisSource(
-            f"{file}: no column {', '.join(missing)} (there are {', '.join(header)}); another revision?"
+            f"{file}: no column {', '.join(missing)} (there are {named(header, first_row=True)}); another revision?"
         )
     with _open(path) as handle:
         handle.seek(position)
@@ -383,9 +468,9 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
 
 
 _FORMATS: dict[str, _Format] = {
-    "parquet": _Format(_parquet_ranges, _parquet_rows),
-    "jsonl": _Format(_lines_ranges, _lines_rows),
-    "json": _Format(_array_ranges, _array_rows),
-    "csv": _Format(_csv_ranges, _csv_rows),
-    "tsv": _Format(_csv_ranges, _csv_rows),
+    "parquet": _Format(_parquet_ranges, _parquet_rows, True),
+    "jsonl": _Format(_lines_ranges, _lines_rows, False),
+    "json": _Format(_array_ranges, _array_rows, False),
+    "csv": _Format(_csv_ranges, _csv_rows, True),
+    "tsv": _Format(_csv_ranges, _csv_rows, True),
 }

@@ -1,6 +1,7 @@
-"""Build one unit: the code that shapes samples. A change here, or in what it imports, rebuilds units.
+"""Build one unit: the code that shapes samples.
 
-Runs in a worker process. Everything it writes depends only on the raw rows, the parameters and this code.
+Runs in a worker process. Everything it writes depends only on the raw rows, the parameters and this code. Where a
+change of the engine changes what is written, `ENGINE_VERSION` is raised (a source has `Source.version`).
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from typing import Any
 
 import orjson
 
-from builders.engine.source import DAMAGED_REASONS, RULE_REASONS, Image, InputError, Reject, Sample, Source, Unit
+from builders.engine.inputs import Input, check_unchanged, shown
+from builders.engine.rawfiles import State, recorded_reads
+from builders.engine.source import DAMAGED_REASONS, Image, InputError, Reject, Sample, Source, Unit
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.messages import DETAIL_CHARACTERS, safe
 from medgpt.schema import GROUP_KEYS, canonical_json
 from medgpt.strip import DamagedImage, StrippedImage, sniff, strip_metadata
 from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
@@ -29,6 +33,9 @@ from medgpt.tiles import tile_count
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {TOKENIZER}"
+
+ENGINE_VERSION = 1
+"""Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
 CACHED_PICTURES = 64
 """Decoded once though several samples show it: a study's images come back as the next study's prior within one unit."""
@@ -54,6 +61,8 @@ class UnitJob:
     """Rows to account for: `unit.rows`, fewer under --limit."""
     key: str
     shard_bytes: int
+    planned: tuple[Input, ...] = ()
+    """`unit.inputs` as they were when the key was made."""
 
     @property
     def metadata_only(self) -> bool:
@@ -86,28 +95,34 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
-    try:
-        for done, outcome in enumerate(islice(source.read(job.raw, unit, job.params), job.take), 1):
-            if isinstance(outcome, Reject):
-                work.reject(outcome)
-            else:
-                work.sample(outcome)
-            if done % 50 == 0:
-                progress(50)
-        progress(job.take % 50)
-        if work.samples.rows + work.rejects.rows != job.take:
-            raise RuntimeError(
-                f"{job.build}, unit {unit.name}: {work.samples.rows} kept + {work.rejects.rows} rejected "
-                f"!= {job.take} rows; this is a fault of the builder, please report it"
-            )
-        record = work.finish()
-    except BaseException:
-        work.writer.discard()
-        raise
-    finally:
-        if collecting:
-            gc.enable()
-    write_atomic(job.ledger, orjson.dumps({"key": job.key, "record": record}))
+    with recorded_reads() as reads:
+        try:
+            for done, outcome in enumerate(islice(source.read(job.raw, unit, job.params), job.take), 1):
+                if isinstance(outcome, Reject):
+                    work.reject(outcome)
+                else:
+                    work.sample(outcome, reads)
+                if done % 50 == 0:
+                    progress(50)
+            progress(job.take % 50)
+            if work.samples.rows + work.rejects.rows != job.take:
+                raise RuntimeError(
+                    f"{job.build}, unit {unit.name}: {work.samples.rows} kept + {work.rejects.rows} rejected "
+                    f"!= {job.take} rows; this is a fault of the builder, please report it"
+                )
+            record = work.finish()
+        except BaseException as error:
+            work.writer.discard()
+            if isinstance(error, Exception):  # whose cause may be that the tree changed
+                check_unchanged(job.build, job.raw, job.planned)
+            raise
+        finally:
+            if collecting:
+                gc.enable()
+    whole = [Input(file, state, digest) for file, (state, digest) in sorted(reads.items())]
+    check_unchanged(job.build, job.raw, (*job.planned, *whole))
+    entry = {"key": job.key, "record": record, "inputs": [[shown(i.file), *i.state, i.sha256] for i in whole]}
+    write_atomic(job.ledger, orjson.dumps(entry))
     return record
 
 
@@ -116,6 +131,7 @@ class _UnitWork:
 
     def __init__(self, source: Source, job: UnitJob) -> None:
         self.source, self.job, self.unit = source, job, job.unit
+        self.advice = source.advice
         self.stem = f"{source.name}-{job.unit.name}"
         constants = {
             "build": job.build,
@@ -144,22 +160,25 @@ class _UnitWork:
     def reject(self, reject: Reject) -> None:
         """Record a row that became no sample."""
         damaged = reject.reason in DAMAGED_REASONS
-        if not damaged and reject.reason not in RULE_REASONS:
+        if reject.reason not in self.advice:
             raise RuntimeError(f"{self.source.name}: unknown reject reason {reject.reason!r}")
         self._damaged += damaged
         self._reasons[reject.reason] = self._reasons.get(reject.reason, 0) + 1
         self.rejects.append(
             {
                 "file": reject.file,
-                "row": reject.row,
+                "row": safe(reject.row),
                 "reason": reject.reason,
                 "damaged": damaged,
-                "detail": reject.detail,
+                "detail": safe(reject.detail, DETAIL_CHARACTERS),
             }
         )
 
-    def sample(self, sample: Sample) -> None:
-        """Write a sample, or reject its row where a picture cannot be used or the id occurred before."""
+    def sample(self, sample: Sample, reads: Mapping[str, tuple[State, str]]) -> None:
+        """Write a sample, or reject its row where a picture cannot be used or the id occurred before.
+
+        `reads` has the digests of files that were read whole.
+        """
         sample_id = f"{self.source.name}/{self.unit.split}/{sample.key}"
         allowed = self.job.params.get("licenses")
         try:
@@ -167,7 +186,7 @@ class _UnitWork:
                 raise InputError("duplicate_id", sample.file, sample_id)
             if allowed is not None and (sample.license or self.source.license) not in allowed:
                 raise InputError("license_not_allowed", sample.file, sample.license or self.source.license)
-            pictures = [] if self.job.metadata_only else [self._picture(image) for image in sample.images]
+            pictures = [] if self.job.metadata_only else [self._picture(image, reads) for image in sample.images]
         except InputError as error:
             detail = f"{error.file}: {error.detail}" if error.file != sample.file else error.detail
             self.reject(Reject(sample.file, sample.row, error.reason, detail.rstrip(": ")))
@@ -285,10 +304,10 @@ class _UnitWork:
             "provenance": {"file": sample.file, "row": sample.row},
         }
 
-    def _picture(self, image: Image) -> _Picture:
+    def _picture(self, image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
         picture = self._pictures.get(image.file)
         if picture is None:
-            picture = _read_picture(image)
+            picture = _read_picture(image, reads)
             self._pictures[image.file] = picture
             if len(self._pictures) > CACHED_PICTURES:
                 self._pictures.popitem(last=False)
@@ -330,7 +349,7 @@ class _UnitWork:
         }
 
 
-def _read_picture(image: Image) -> _Picture:
+def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
     """Read, check, strip and fingerprint one picture file; every fault is an `InputError`."""
     data = image.read()
     kind = sniff(data)
@@ -345,7 +364,8 @@ def _read_picture(image: Image) -> _Picture:
         prints = fingerprint(stripped)
     except DamagedImage as error:
         raise InputError(error.reason, image.file, error.detail) from error
-    sha256 = hashlib.sha256(data).digest()
+    read = reads.get(image.file)
+    sha256 = bytes.fromhex(read[1]) if read else hashlib.sha256(data).digest()
     stored = sha256 if stripped.data is data else hashlib.sha256(stripped.data).digest()
     return _Picture(stripped, sha256, stored, prints)
 

@@ -1,0 +1,54 @@
+"""The demo tree of `builders.gmai_reasoning10k`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builders.demos.drawings import demo_picture
+from builders.gmai_reasoning10k import _FILES
+from builders.kit import write_demo_file, write_demo_zip
+
+PLANTED: dict[str, str] = {
+    "both files": "--file rl asks, in another order, four of the six questions of the default",
+}
+"""What overlaps between the two readings of the demo tree."""
+
+
+# (picture or pictures, question, reasoning, answer)
+_DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
+    ("2d/cls/ct/demo_lits/1.png",
+     "<image>\nWhich organ holds the lesion?\nOptions:\nA: Liver\nB: Spleen\nC: Left kidney\nD: Pancreas",
+     "The lesion lies in the right upper quadrant.\nThe liver is there.", "A"),
+    ("2d/cls/fundus_photography/demo_dr/1.png",
+     "<image>\nWhat does the photograph show? Options: A: Normal retina, B: Haemorrhages; C: Drusen",
+     "There are dark blots in all quadrants.", "B: Haemorrhages"),
+    (["2d/cls/endoscopy/demo_polyp/f1.jpg", "2d/cls/endoscopy/demo_polyp/f2.jpg"],
+     "Which frame shows the polyp?\nOptions:\nA. The first\nB. The second\n<image>\n<image>",
+     "The first frame is empty.", "The second"),
+    ("2d/cls/x_ray/demo_bone/9.png", "<image>\nName the bone with the fracture line.",
+     "It articulates with the humerus.", "The radius"),
+    ("2d/cls/x_ray/demo_bone/9.png", "<image>\nWhich side?\nOptions:\nA: Left\nB: Right",
+     "The marker says so.", "C"),
+    ("2d/cls/x_ray/demo_bone/9.png", "<image>\nIs it displaced?\nOptions:\nA: Yes\nB: No", "", "B"),
+)  # fmt: skip
+
+
+def write(raw: Path) -> None:
+    """Write the tree under `raw`."""
+    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "rl": []}
+    pictures: dict[str, bytes] = {}
+    for image, question, reasoning, answer in _DEMO:
+        thought = f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
+        for kind, reply in (("sft", thought), ("rl", answer)):
+            told = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
+            rows[kind].append({"image": image, "conversations": told})
+        for name in image if isinstance(image, list) else [image]:
+            pictures[name] = demo_picture(name, "PNG" if name.endswith("png") else "JPEG")
+    # The answers-only file has another order and a row of its own.
+    first, *others = rows["rl"]
+    rows["rl"] = [*others[:2], first, others[2]]
+    for kind, listed in rows.items():
+        write_demo_file(raw / _FILES[kind], "".join(json.dumps(row) + "\n" for row in listed).encode())
+    write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})

@@ -1,0 +1,98 @@
+"""The demo tree of `builders.medxpertqa`."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+from PIL import ImageDraw
+
+from builders.kit import write_demo_file
+from builders.medxpertqa import _FILES, _LABELS, _SPLITS
+
+# The demo's questions: stem, right answer, type; made up. Text-2 is a question of the medbullets demo tree.
+_FIGURE = "A 9-year-old boy falls on his elbow. A radiograph is shown in Figure A. What is the most likely diagnosis?"
+
+
+_MM = (
+    (_FIGURE, "Supracondylar fracture", "Reasoning", ("a.jpeg",)),
+    ("A 52-year-old man has a cough. Films are shown in Figures A and B. Which lobe is affected?",
+     "Right upper lobe", "Reasoning", ("a.jpeg", "b.png")),
+    (_FIGURE, "Radial neck fracture", "Reasoning", ("a.JPG",)),
+    ("Which structure is marked in Figures A to C?", "Aortic knob", "Understanding", ("a.jpeg", "b.jpeg", "c.jpeg")),
+)  # fmt: skip
+
+
+_TEXT = (
+    ("A 41-year-old woman has episodes of sweating, headache and a blood pressure of 210/120 mmHg. What is measured?",
+     "Plasma metanephrines", "Reasoning"),
+    ("Which cranial nerve carries taste from the anterior two thirds of the tongue?", "Facial", "Understanding"),
+    ("A 58-year-old woman has a tremor at rest, rigidity and slow movements. Which cells are lost?",
+     "Cells of the pars compacta", "Reasoning"),
+)  # fmt: skip
+
+
+_WRONG = ("None of these", "Sternal notch", "Plasma renin", "Clavicle fracture", "Vagus", "Left lower lobe",
+          "Urinary sodium", "Olecranon bursitis", "Granule cells")  # fmt: skip
+
+
+PLANTED: dict[str, str] = {
+    "repeated_stem": "MM-0 and MM-2 share a question, not the picture nor the answer: two items",
+    "same_picture": "MM-2-a.JPG is, byte for byte, MM-0-a.jpeg",
+    "medbullets": "Text-2 is a question of the medbullets demo tree, with other options",
+}
+"""What the audits find in the demo trees; all of it is between benchmarks."""
+
+
+def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> dict[str, Any]:
+    place = (3 * number + 1) % count
+    wrong = _WRONG[: count - 1]
+    options = dict(zip(_LABELS, (*wrong[:place], right, *wrong[place:]), strict=False))
+    listed = " ".join(f"({letter}) {text}" for letter, text in options.items())
+    return {
+        "id": key,
+        "question": f"{stem}\nAnswer Choices: {listed}",
+        "medical_task": "Diagnosis" if kind == "Reasoning" else "Basic Science",
+        "body_system": "Skeletal",
+        "question_type": kind,
+        "options": options,
+        "label": _LABELS[place],
+    }
+
+
+def write(raw: Path) -> None:
+    """Write the tree under `raw`."""
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    for number, (stem, right, kind, ends) in enumerate(_MM):
+        row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)
+        rows["mm_test"].append(row | {"images": [f"MM-{number}-{end}" for end in ends]})
+    for number, (stem, right, kind) in enumerate(_TEXT):
+        rows["text_test"].append(_demo_row(f"Text-{number}", number, stem, right, kind, 10))
+    shown = _demo_row("MM-2000", 0, "Which view is shown in Figure A?", "Lateral", "Understanding", 5)
+    rows["mm_dev"].append(shown | {"images": ["MM-2000-a.jpeg"]})
+    rows["text_dev"].append(_demo_row("Text-2450", 1, "Which vitamin is cobalamin?", "B12", "Understanding", 10))
+    for split, listed in rows.items():
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
+        write_demo_file(raw / _FILES[split][0], lines.encode())
+    names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, name in enumerate(names):
+            picture = _demo_picture(0 if name == "MM-2-a.JPG" else number, name)
+            archive.writestr(zipfile.ZipInfo(f"images/{name}", (2020, 1, 1, 0, 0, 0)), picture)
+    write_demo_file(raw / "images.zip", buffer.getvalue())
+
+
+def _demo_picture(number: int, name: str) -> bytes:
+    """A bone-like drawing of 64 pixels."""
+    picture = Pillow.new("L", (64, 64), 20 + 9 * number)
+    draw = ImageDraw.Draw(picture)
+    draw.rounded_rectangle((24, 4, 40, 34 + 2 * number), 6, fill=200)
+    draw.ellipse((12 + number, 36, 50, 60 - number), fill=150 + 7 * number)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG" if name.endswith(".png") else "JPEG")
+    return buffer.getvalue()

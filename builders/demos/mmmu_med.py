@@ -1,0 +1,67 @@
+"""The demo tree of `builders.mmmu_med`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from builders.demos.drawings import demo_picture
+from builders.engine.mmmu import IMAGE_COLUMNS, IMAGE_TOKEN, SUBJECTS
+from builders.kit import write_demo_parquet
+
+PLANTED: dict[str, str] = {
+    "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_pro_med's demo too, by the same ids",
+}
+"""What the demo tree shares with that of `mmmu_pro_med`."""
+
+
+# Question, options (none: an open question), answer.
+DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
+    ("Which chamber does the arrow in <image 1> point to?", ["Left atrium", "Right atrium", "Aorta"], "B"),
+    (
+        "Compare <image 2> with the earlier <image 1>. What has grown?",
+        ["The nodule", "The heart", "It's 'nothing'"],
+        "A",
+    ),
+    ("Which curve is that of a competitive antagonist?", ["<image 3>", "<image 1>", "<image 2>", "None"], "C"),
+    ("<image 1> The stain in <image 1> is typical of which cell?", ["Mast cell", "Neutrophil"], "A"),
+    ("How many half-lives does <image 1> show?", [], "['4', 'four']"),
+    ("Which organ is marked in <image 1>?", [], "Spleen"),
+)
+
+
+def demo_row(key: str, number: int) -> dict[str, Any]:
+    """A row with all of the publisher's columns but those that tell MMMU and MMMU-Pro apart."""
+    question, options, answer = DEMO_QUESTIONS[number]
+    tokens = set(IMAGE_TOKEN.findall(question + "".join(options)))
+    images = {
+        column: {"bytes": demo_picture(f"{key}/{column}"), "path": f"{key}_{column[-1]}.png"}
+        if column[-1] in tokens
+        else None
+        for column in IMAGE_COLUMNS
+    }
+    return {
+        "id": key,
+        "question": f"{question} (case {key.replace('_', ' ')})",
+        "options": str(options),
+        "explanation": "",
+        **images,
+        "img_type": "['Diagrams']",
+        "answer": answer,
+        "topic_difficulty": "Medium",
+    }
+
+
+def write(raw: Path) -> None:
+    """Write the tree under `raw`."""
+    for place, subject in enumerate(SUBJECTS):
+        chosen = {"dev": [place % 4], "validation": [(place + 1) % 4, (place + 2) % 4]}
+        if subject in ("Basic_Medical_Science", "Pharmacy"):
+            chosen["validation"].append(4 if subject == "Pharmacy" else 5)
+        for split, numbers in chosen.items():
+            rows = [
+                demo_row(f"{split}_{subject}_{index}", number)
+                | {"question_type": "multiple-choice" if DEMO_QUESTIONS[number][1] else "open", "subfield": subject}
+                for index, number in enumerate(numbers, 1)
+            ]
+            write_demo_parquet(raw / subject / f"{split}-00000-of-00001.parquet", rows)

@@ -1,0 +1,57 @@
+"""The demo tree of `builders.pubmedvision`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builders.demos.drawings import demo_figure
+from builders.kit import write_demo_file, write_demo_zip
+from builders.pubmedvision import _ROWS
+
+# (pictures of the row, modality, body part, turns); made up.
+_DEMO: tuple[tuple[int, str | None, str, tuple[str, ...]], ...] = (
+    (1, "Computed Tomography", "Chest", (
+        "Can you describe the image?",
+        "An axial CT of the chest. The arrow marks a spiculated nodule in the right upper lobe.",
+    )),
+    (3, "Magnetic Resonance Imaging", "Brain", (
+        "What do these images show, in their order?",
+        "Three axial slices: T1, T2 and FLAIR. The lesion is bright on T2 and FLAIR.",
+    )),
+    (2, "Digital Photography", "Skin", (
+        "Please compare the two pictures.", "Before treatment the plaque is red and scaly; after it, it has faded.",
+        "Which side is shown?", "The left forearm, in both.",
+    )),
+    (1, None, "Eye", ("Describe the fundus.", "A round, pale disc with a cup-to-disc ratio of 0.7.")),
+    (1, "Ultrasound", "Abdomen", ("What is seen?", " ")),
+    (1, "Endoscopy", "Stomach", ("What organ is shown?",)),
+)  # fmt: skip
+
+
+_COPIED_ROW, _COPIED = 0, 10
+
+
+PLANTED: dict[str, str] = {
+    "other_source": "Alignment_VQA_1 shows panel 0 of Fig3 of PMC9000001 of pmc_oa's demo tree, without its id",
+}
+"""What overlaps with PMC-OA's demo tree; only pixels tell."""
+
+
+def write(raw: Path) -> None:
+    """Write the tree under `raw`."""
+    rows: list[dict[str, Any]] = []
+    zips: list[dict[str, bytes]] = [{}, {}]
+    for number, (count, modality, part, turns) in enumerate(_DEMO):
+        names = [f"pmc_{number + 1}_{k}.jpg" for k in range(count)]
+        for k, name in enumerate(names):
+            drawn = _COPIED if number == _COPIED_ROW else 100 + 10 * number + k
+            # A row's pictures may lie in different zips, under a folder that its `image` does not name.
+            zips[(number + k) % 2][f"mnt/pubmedvision/images/{name}"] = demo_figure(drawn)
+        spoken = [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)]
+        row = {"image": [f"images/{name}" for name in names], "conversations": spoken}
+        rows.append(row | {"id": f"Alignment_VQA_{number + 1}", "body_part": part, "modality": modality})
+    write_demo_file(raw / _ROWS, json.dumps(rows, indent=1).encode())
+    for number, members in enumerate(zips):
+        write_demo_zip(raw / f"images_{number}.zip", members)

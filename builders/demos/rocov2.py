@@ -1,0 +1,56 @@
+"""The demo tree of `builders.rocov2`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builders.demos import phantom_pictures, phantoms
+from builders.kit import write_demo_csv, write_demo_zip
+from builders.rocov2 import _LICENSES
+
+# (caption, article, licence's text); made up.
+_DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "train": (
+        ("Head CT, bone window, fracture of the left zygoma.", "PMC9200001", "CC BY [Moreau et al. (2021)]"),
+        ('Chest X-ray: "ground-glass" opacities,\nand a central line.', "PMC9200002", "CC BY-NC [Ito (2019)]"),
+        ("Axial T2 image of the pelvis; the mass (arrow) displaces the bladder.", "PMC9200003",
+         "CC BY-NC-ND [Abebe et al. (2020)]"),
+        ("  ", "PMC9200003", "CC BY-NC-ND [Abebe et al. (2020)]"),
+        ("Ultrasound of the gallbladder with sludge.", "PMC9200004", "© The authors"),
+        ("Real time image of the labelled protein.", "PMC9000001", "CC BY [Demo et al. (2003)]"),
+    ),
+    "valid": (("Panoramic radiograph, cyst around tooth 38.", "PMC9200011", "CC BY [Nowak and Li (2018)]"),),
+    "test": (
+        ("Coronary angiography: stenosis of the left anterior descending artery.", "PMC9200012", "CC0 [Silva (2022)]"),
+        ("Chest X-ray one week later.", "PMC9200002", "CC BY-NC [Ito (2019)]"),
+    ),
+}  # fmt: skip
+
+
+PLANTED: dict[str, str] = {
+    "same_article": "rocov2/test/ROCOv2_2023_test_000002 is of the article of training row 2",
+    "other_source": "rocov2/train/ROCOv2_2023_train_000006 is of PMC9000001, which pmc_oa's demo test split shows",
+}
+"""What overlaps between the splits of the demo tree, and with PMC-OA's."""
+
+
+def write(raw: Path) -> None:
+    """Write the tree under `raw`."""
+    licences: list[tuple[str, ...]] = []
+    seed = 6_200_000
+    for split, figures in _DEMO.items():
+        names = [f"ROCOv2_2023_{split}_{number:06d}" for number in range(1, len(figures) + 1)]
+        captions, concepts, pictures = [], [], {}
+        for name, (caption, article, attribution) in zip(names, figures, strict=True):
+            seed += 1
+            captions.append((name, caption))
+            concepts.append((name, "C1306645;C0817096"))
+            link = f"https://www.ncbi.nlm.nih.gov/pmc/articles/{article}/"
+            licences.append((name, article, attribution, link))
+            pictures[f"{split}/{name}.jpg"] = phantom_pictures.jpeg(phantoms.make(seed, "PA"), 96)
+        write_demo_csv(raw / f"{split}_captions.csv", [("ID", "Caption"), *captions])
+        write_demo_csv(raw / f"{split}_concepts.csv", [("ID", "CUIs"), *concepts])
+        write_demo_csv(raw / f"{split}_concepts_manual.csv", [("ID", "CUIs"), *concepts])
+        write_demo_zip(raw / f"{split}_images.zip", pictures)
+    write_demo_csv(raw / _LICENSES, [("ID", "PMCID", "Attribution", "Link"), *licences])
+    write_demo_csv(raw / "cui_mapping.csv", [("CUI", "Canonical name"), ("C1306645", "Plain x-ray")])

@@ -1,0 +1,68 @@
+"""The demo tree of `builders.vqa_rad`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from builders.demos import phantom_pictures, phantoms
+from builders.kit import write_demo_file
+from builders.vqa_rad import _FOLDERS, _SPLITS
+
+_DEMO_PICTURES = 6
+
+
+_DEMO_SEED = 7_200_000
+
+
+_DEMO_PIXELS = 192
+
+
+PLANTED: dict[str, str] = {
+    "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
+    "item": "one training row repeats a test row word for word; it is left out when read (also_in_test)",
+}
+"""What overlaps between the train and test splits of the demo tree."""
+
+
+def write(raw: Path) -> None:
+    """Write the tree under `raw`."""
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    qid = 0
+
+    def add(split: str, number: int, question: str, answer: str | int, kind: str, phrase: str = "freeform") -> None:
+        nonlocal qid
+        qid += 1
+        rows[split].append(
+            {
+                "qid": qid,
+                "image_name": f"synpic{10_001 + number}.jpg",
+                "image_organ": "CHEST",
+                "answer": answer,
+                "answer_type": kind,
+                "question_type": "PRES",
+                "question": question,
+                "phrase_type": phrase,
+                "modality": "XR",
+            }
+        )
+
+    for number in range(_DEMO_PICTURES):
+        phantom = phantoms.make(_DEMO_SEED + number)
+        suffix = "JPG" if number == 1 else "jpg"
+        picture = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
+        write_demo_file(raw / _FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
+        kinds = {finding.kind for finding in phantom.findings}
+        enlarged, effusion = ("Yes" if kind in kinds else "No" for kind in ("cardiomegaly", "effusion"))
+        add("train", number, "Is the heart enlarged?", enlarged, "CLOSED")
+        add("train", number, "Is there evidence of an enlarged heart?", enlarged, "CLOSED ", "para")
+        add("train", number, "Is enlarged heart present?", enlarged, "CLOSED", "frame")
+        add("train", number, "How many findings does this radiograph show?", len(phantom.findings), "OPEN")
+        if number % 2 == 0:
+            add("test", number, "Is a pleural effusion seen?", effusion, "CLOSED")
+            add("test", number, "What imaging method was used?", "X-ray", "OPEN", "para")
+    add("train", 0, rows["train"][0]["question"], rows["train"][0]["answer"], "CLOSED")
+    add("train", 0, rows["test"][0]["question"], rows["test"][0]["answer"], "CLOSED")
+    for split, items in rows.items():
+        write_demo_file(raw / f"{split}set.json", json.dumps(items, indent=1).encode())

@@ -1,0 +1,91 @@
+"""Rows of MMMU and MMMU-Pro: `<image i>` in a question or an option stands for column `image_i`."""
+
+from __future__ import annotations
+
+import re
+
+from builders.engine.rawfiles import field_of, text_of
+from builders.engine.source import InputError, Sample, assistant, choice_answer, choice_prompt, user
+from builders.engine.tables import Row, column_image
+from builders.engine.texts import labelled, option_texts, python_literal
+
+SUBJECTS = (
+    "Basic_Medical_Science",
+    "Clinical_Medicine",
+    "Diagnostics_and_Laboratory_Medicine",
+    "Pharmacy",
+    "Public_Health",
+)
+"""Health & Medicine: configurations of MMMU, values of `subject` in MMMU-Pro."""
+IMAGE_COLUMNS = tuple(f"image_{number}" for number in range(1, 8))
+
+IMAGE_TOKEN = re.compile(r"<image\s*(\d+)>")
+_ID = re.compile(r"(?:dev|validation|test)_[A-Za-z_]+_\d+")
+
+
+def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = False) -> Sample:
+    """A row of MMMU or MMMU-Pro; `pictures` is the namespace of its images, its question id is MMMU's in both."""
+    file, values = row.file, row.values
+    key, asked, answer = (text_of(values, name, file) for name in ("id", "question", "answer"))
+    if not _ID.fullmatch(key):
+        raise InputError("bad_id", file, "id is not <split>_<subject>_<number>")
+    if not asked.strip():
+        raise InputError("empty_question", file)
+    if not answer.strip():
+        raise InputError("empty_answer", file)
+    if open_ended:
+        options, prompt, said = None, asked, _accepted(answer)[0]
+    else:
+        options = labelled(option_texts(field_of(values, "options", file), file), file)
+        if answer not in dict(options):
+            raise InputError("bad_field", file, f"the answer names none of the {len(options)} options")
+        prompt, said = choice_prompt(asked, options), choice_answer(options, answer)
+        if IMAGE_TOKEN.search(said):  # an answer cannot show the picture that its option is
+            said = f"Answer: {answer}"
+    parts, numbers = _placed(prompt)
+    if not numbers:
+        raise InputError("bad_field", file, "neither question nor options name an image")
+    if unknown := [number for number in numbers if f"image_{number}" not in IMAGE_COLUMNS]:
+        raise InputError("bad_field", file, f"there is no image {unknown[0]}")
+    return Sample(
+        key=key,
+        messages=[user(*parts), assistant(said)],
+        file=file,
+        row=row.number,
+        # The tokens are no words of the question; one that has no words but them is in the picture.
+        question=IMAGE_TOKEN.sub(" ", asked).strip() or asked,
+        options=options,
+        answer=answer,
+        images=[column_image(row, f"image_{number}", f"{pictures}/{key}/image_{number}") for number in numbers],
+        group={"question_id": f"mmmu/{key}"},
+        subset=subset,
+        task="vqa" if open_ended else None,
+    )
+
+
+def _accepted(answer: str) -> list[str]:
+    """Answers that count for an open question: one text, or several as the text of a Python list."""
+    several = python_literal(answer) if answer.startswith("[") else None
+    if isinstance(several, list) and several and all(isinstance(text, str) and text.strip() for text in several):
+        return several
+    return [answer]
+
+
+def _placed(prompt: str) -> tuple[list[str | int], list[int]]:
+    """(parts of the message, numbers of the image columns): each image stands where its token stood first.
+
+    A later mention of the same image becomes words: a sample shows each of its images once.
+    """
+    parts: list[str | int] = []
+    numbers: list[int] = []
+    text = ""
+    for index, piece in enumerate(IMAGE_TOKEN.split(prompt)):
+        if index % 2 == 0:
+            text += piece
+        elif int(piece) in numbers:
+            text += f"image {numbers.index(int(piece)) + 1}"
+        else:
+            parts += [text, len(numbers)] if text.strip() else [len(numbers)]
+            numbers.append(int(piece))
+            text = ""
+    return ([*parts, text] if text.strip() else parts), numbers

@@ -1,0 +1,111 @@
+"""What the commands of builders print: plans, counts, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builders.engine.source import DAMAGED_REASONS, Source
+
+
+def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json: bool) -> None:
+    """What a build would do, by split."""
+    splits: dict[str, dict[str, Any]] = {}
+    for job in plan.jobs:
+        split = splits.setdefault(
+            job.unit.split,
+            {"role": job.unit.role, "units": 0, "rows": 0, "done": 0, "input_files": 0, "input_bytes": 0},
+        )
+        split["units"] += 1
+        split["rows"] += job.take
+        split["done"] += job.unit.name in plan.reusable
+        for name in job.unit.inputs:
+            path = options.raw / name
+            split["input_files"] += 1
+            split["input_bytes"] += path.stat().st_size if path.is_file() else 0
+    if as_json:
+        chosen = filtering.describe() if filtering else None
+        print(json.dumps({"build": plan.build, "target": str(plan.target), "splits": splits, "filters": chosen}))
+        return
+    print(f"{source.title} -> {plan.target} (nothing written)")
+    rows = [
+        (name, s["role"], s["units"], s["rows"], s["done"], s["input_files"], _bytes(s["input_bytes"]))
+        for name, s in splits.items()
+    ]
+    print(table(("split", "role", "units", "rows", "units done", "input files", "input"), rows))
+    if source.filters:
+        print("\n".join(filtering.lines()) if filtering else "no filter would run")
+
+
+def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:
+    """The counts of a build, for JSON."""
+    names = ("build", "parameters", "metadata_only", "published", "counts", "root")
+    return {name: document[name] for name in names} | {
+        "target": str(target),
+        "units": len(document["units"]),
+        "units_reused": reused,
+    }
+
+
+def format_summary(document: dict[str, Any], target: Path, reused: int, advice: Mapping[str, str]) -> str:
+    """The counts of a build as text: rows by split beside the publisher's figures, then rejects by reason."""
+    counts, published = document["counts"], document["published"]
+    rows = [
+        (
+            split,
+            c["role"],
+            c["read"],
+            published.get(split, "-"),
+            c["kept"],
+            c["rejected"],
+            c["images"],
+            f"{c['images_mean']:.2f} ± {c['images_sd']:.2f}" if c["images"] else "-",
+            f"{100 * c['prior_share']:.1f} %" if c["with_prior"] else "-",
+            _bytes(c["bytes"]),
+        )
+        for split, c in counts["by_split"].items()
+    ]
+    heads = ("split", "role", "read", "published", "kept", "rejected", "images", "a sample", "with prior", "shards")
+    lines = [f"{document['source']['title']} -> {target}", table(heads, rows)]
+    if document["metadata_only"]:
+        lines.append("metadata only: pictures are named, not read; training refuses these shards")
+    if document["limit"] is not None:
+        lines.append(f"trial build: the first {document['limit']} rows of each split")
+    if counts["rejects"]:
+        listed = [
+            (reason, count, "damaged" if reason in DAMAGED_REASONS else "rule", advice[reason])
+            for reason, count in counts["rejects"].items()
+        ]
+        lines += ["", f"rejected rows (each with file and row in {target}/rejects)"]
+        lines.append(table(("reason", "rows", "kind", "what to do"), listed))
+    check = "=" if counts["kept"] + counts["rejected"] == counts["read"] else "!="
+    lines += [
+        "",
+        f"kept {counts['kept']} + rejected {counts['rejected']} {check} read {counts['read']}; "
+        f"damaged rows: {counts['damaged']}; units: {len(document['units'])} ({reused} reused)",
+        f"root {document['root']}",
+    ]
+    return "\n".join(lines)
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    """Columns of text; numbers to the right with thousands separated, text to the left."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    right = [all(isinstance(row[i], int) or row[i] == "-" for row in rows) for i in range(len(heads))]
+    widths = [max(len(line[i]) for line in [list(heads), *cells]) for i in range(len(heads))]
+    lines = []
+    for line in [list(heads), ["-" * width for width in widths], *cells]:
+        pieces = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)]
+        lines.append("  " + "  ".join(pieces).rstrip())
+    return "\n".join(lines)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,129 @@
+"""Texts as publishers shape them: conversations, reasoning in tags, options in many spellings."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable
+from string import ascii_uppercase
+from typing import Any
+
+from builders.engine.rawfiles import checked_text, text_of
+from builders.engine.source import InputError, assistant, user
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_PICTURE_TOKEN = re.compile(r"\s*<image>\s*")
+
+
+def dialogue(
+    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant
+) -> list[dict[str, Any]]:
+    """Messages of a conversation, (role, text) each: perhaps a system turn, then user and assistant by turns.
+
+    `reply` makes the assistant's messages. A conversation must end with one: there is nothing to learn otherwise.
+    """
+    messages: list[dict[str, Any]] = []
+    expected = ["system", "user"]
+    for number, (role, text) in enumerate(turns):
+        if role not in expected:
+            raise InputError("odd_turns", file, f"turn {number} is {role}'s")
+        if role == "assistant":
+            if not text.strip():
+                raise InputError("empty_answer", file, f"turn {number}")
+            messages.append(reply(text))
+        elif text.strip():
+            messages.append(user(text) | {"role": role})
+        elif role == "user":
+            raise InputError("empty_question", file, f"turn {number}")
+        expected = ["assistant"] if role == "user" else ["user"]
+    if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
+        raise InputError("empty_answer", file, "the last turn has no reply")
+    return messages
+
+
+def split_thinking(text: str, file: str) -> tuple[str | None, str]:
+    """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
+
+    The opening tag may be missing: some chat templates put it into the prompt.
+    """
+    thought, closed, answer = text.rpartition("</think>")
+    if not closed:
+        if text.lstrip().startswith("<think>"):
+            raise InputError("unfinished_reasoning", file)
+        thought, answer = "", text
+    if not answer.strip():
+        raise InputError("empty_answer", file, "nothing after the reasoning")
+    return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
+
+
+def turns_of(conversations: Any, file: str) -> list[tuple[str, str]]:
+    """(role, text) of LLaVA-style turns of either spelling, without the `<image>` token."""
+    if not isinstance(conversations, list):
+        raise InputError("bad_field", file, "conversations is not a list")
+    return [_turn(turn, file) for turn in conversations]
+
+
+def _turn(turn: Any, file: str) -> tuple[str, str]:
+    speaker, said = ("role", "content") if isinstance(turn, dict) and "role" in turn else ("from", "value")
+    role = _ROLES.get(text_of(turn, speaker, file))
+    if role is None:
+        raise InputError("bad_field", file, "a turn is from neither human, gpt nor system")
+    return role, _PICTURE_TOKEN.sub("\n", text_of(turn, said, file)).strip()
+
+
+_OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")
+_OPTIONS_HEADING = re.compile(r"\s*\b(?:answer )?(?:options|choices)\s*:$", re.IGNORECASE)
+
+
+def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
+    """(question, options) of a prompt that lists its options one a line as `A. text`, `A) text`, `(A) text`.
+
+    The last list counts, and what follows it is prompt wording. Without a list that runs A, B, ... unbroken (an option
+    of several lines breaks it) the whole text is the question, and there are no options.
+    """
+    whole, found = text.strip(), None
+    lines = text.split("\n")
+    matches = [_OPTION.fullmatch(line) for line in lines]
+    for start, first in enumerate(matches):
+        if first is None or first[1] != "A":
+            continue
+        options: list[tuple[str, str]] = []
+        for line, match in zip(lines[start:], matches[start:], strict=True):
+            if match is not None and match[1] == "ABCDEFGHIJ"[len(options) : len(options) + 1]:
+                options.append((match[1], match[2]))
+            elif line.strip():
+                break
+        found = start, options
+    if found is None:
+        return whole, None
+    start, options = found
+    lost = chr(ord("A") + len(options))
+    question = "\n".join(lines[:start]).strip()
+    if question.endswith(":"):
+        question = _OPTIONS_HEADING.sub("", question)
+    broken = any(match is not None and match[1] == lost for match in matches[start:])
+    return (whole, None) if broken or len(options) < 2 or not question else (question, options)
+
+
+def option_texts(value: Any, file: str) -> list[str]:
+    """Options as a list, which the publisher ships as the text of a Python list."""
+    if isinstance(value, str):
+        value = python_literal(value)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise InputError("bad_field", file, "options is not a list of texts")
+    return [checked_text(text, "options", file) for text in value]
+
+
+def python_literal(text: str) -> Any:
+    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def labelled(texts: list[str], file: str) -> list[tuple[str, str]]:
+    """Options under letters from A: as many as the row has, never a fixed number."""
+    if not 2 <= len(texts) <= len(ascii_uppercase):
+        raise InputError("bad_field", file, f"{len(texts)} options")
+    return list(zip(ascii_uppercase, texts, strict=False))

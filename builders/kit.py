@@ -1,0 +1,227 @@
+"""All that a source module imports: what it declares and yields, readers, and `table_source` for sets of row files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+from builders.engine.archives import (
+    PictureStore,
+    count_webdataset_samples,
+    safe_member,
+    stream_tar,
+    webdataset_keys,
+    webdataset_samples,
+)
+from builders.engine.names import (
+    CHATDOCTOR_INSTRUCTION,
+    VIDEO_FRAME,
+    FigureName,
+    creative_commons,
+    figure_name,
+    video_id,
+)
+from builders.engine.rawfiles import (
+    DEMO_TIME,
+    checked_text,
+    decode_utf8,
+    field_of,
+    first_existing,
+    list_zip,
+    load_json,
+    load_rows,
+    number_of,
+    outcome,
+    read_bytes,
+    read_zip_member,
+    relative,
+    require,
+    require_one,
+    text_of,
+    write_demo_csv,
+    write_demo_file,
+    write_demo_parquet,
+    write_demo_zip,
+)
+from builders.engine.source import (
+    CAPTION_PROMPT,
+    PAPER_VARIANT,
+    Image,
+    InputError,
+    NotThisSource,
+    Option,
+    PaperRow,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Source,
+    Unit,
+    assistant,
+    choice_answer,
+    choice_prompt,
+    user,
+)
+from builders.engine.tables import (
+    ROWS_PER_UNIT,
+    Here,
+    Row,
+    any_row_has,
+    column_image,
+    convert_rows,
+    has_header,
+    question_answer,
+    table_rows,
+    table_units,
+    with_fields,
+)
+from builders.engine.texts import (
+    dialogue,
+    inline_options,
+    labelled,
+    option_texts,
+    python_literal,
+    split_thinking,
+    turns_of,
+)
+
+__all__ = [
+    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
+    "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
+    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "checked_text", "choice_answer",
+    "choice_prompt", "column_image", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8",
+    "dialogue", "field_of", "figure_name", "first_existing", "inline_options", "labelled", "list_zip", "load_json",
+    "load_rows", "number_of", "option_texts", "outcome", "python_literal", "question_answer", "read_bytes",
+    "read_zip_member", "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stream_tar",
+    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
+    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_zip",
+]  # fmt: skip
+
+T = TypeVar("T")
+ByParams: TypeAlias = T | Callable[[Params], T]
+"""A value, or how the options of the build give it."""
+Patterns: TypeAlias = str | tuple[str, ...]
+Places: TypeAlias = Patterns | Mapping[str, Patterns]
+
+
+def table_source(
+    *,
+    files: ByParams[Mapping[str, Patterns]],
+    fields: tuple[str, ...],
+    sample: Callable[..., Sample],
+    published: ByParams[Mapping[str, int]],
+    splits: Mapping[str, Role] | None = None,
+    columns: tuple[str, ...] = (),
+    pictures: ByParams[Places] = (),
+    several: bool = False,
+    optional: Sequence[str] = (),
+    layout: str = "",
+    obtain: str = "",
+    plan: Callable[[Path, Params], Iterable[Unit]] | None = None,
+    **declared: Any,
+) -> Source:
+    """A source whose splits are row files: Parquet, JSON arrays or Lines, CSV, TSV, plain or gzipped.
+
+    Args:
+        files: File of each split under the raw tree, `*` allowed; several patterns are spellings or copies of the same
+            rows, of which one may be there.
+        fields: Text fields that every row has; a file without one of them is not this source.
+        sample: `sample(row, *texts)` gets the texts of `fields`, checked; it may raise `InputError`. `row.split`,
+            `row.params`, `row.values`, `row.picture(name)` and `column_image(row, ...)` say the rest.
+        published: Rows a split has at the publisher.
+        several: Whether the rows of a split are all files of its first pattern that has some.
+        optional: Splits that may have no file.
+        splits: Splits and roles where they are not all for training.
+        columns: Further columns that are read, and checked where the format has a header (pictures, lists).
+        pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
+        layout: "jsonl" for JSON Lines in a file named `.json`.
+        obtain: How to get the files; by default from the hub. The files and fields are listed below it.
+        plan: Replaces how the raw tree is cut, for sets that need it.
+        declared: What `Source` has besides. Access is open where there is a `hub_id`, credentialed elsewhere.
+
+    """
+    defaults = {option.name: option.default for option in declared.get("options", ())}
+    roles: Mapping[str, Role] = splits or dict.fromkeys(_of(files, defaults), "train")
+
+    def places(params: Params) -> dict[str, tuple[str, ...]]:
+        found = pictures(params) if callable(pictures) else pictures
+        by_split = found if isinstance(found, Mapping) else dict.fromkeys(roles, found)
+        return {split: _tuple(patterns) for split, patterns in by_split.items() if patterns}
+
+    named = (*fields, *columns)
+
+    def cut(raw: Path, params: Params) -> Iterator[Unit]:
+        for split, patterns in _of(files, params).items():
+            if split in optional and first_existing(raw, *_tuple(patterns)) is None:
+                continue
+            paths = _files(raw, split, _tuple(patterns), several)
+            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()))
+            for unit in table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout):
+                # A format with a header is checked as it is cut.
+                checked = [unit] if has_header(unit) else with_fields(raw, [unit], fields)
+                yield from checked
+
+    def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+        # After the table itself come the pictures.
+        here = Here(unit.split, params, PictureStore(raw, unit.inputs[1:]))
+
+        def convert(row: Row) -> Sample:
+            return sample(row._replace(here=here), *(text_of(row.values, name, row.file) for name in fields))
+
+        return convert_rows(raw, unit, convert)
+
+    hub = declared.get("hub_id", "")
+    declared.setdefault("homepage", f"https://huggingface.co/datasets/{hub}" if hub else "-")
+    declared.setdefault("access", "open" if hub else "credentialed")
+    declared.setdefault(
+        "hub_files", tuple(_tuple(patterns)[0] for patterns in _of(files, defaults).values()) if hub else ()
+    )
+    declared.setdefault("stage", "instruct")
+    declared.setdefault("task", "qa")
+    declared.setdefault("modality", "image-text" if places(defaults) else "text")
+    how = obtain.strip() or f"hf download {hub} --repo-type dataset --local-dir DIR"
+    listed = [f"  {split}: {' or '.join(_tuple(patterns))}" for split, patterns in _of(files, defaults).items()]
+    if shown := dict.fromkeys(pattern for patterns in places(defaults).values() for pattern in patterns):
+        listed.append(f"  pictures: {', '.join(shown)} (zips are read in place); not needed with --no-images")
+    return Source(
+        plan=plan or cut,
+        read=read,
+        splits=roles,
+        published=lambda params: _of(published, params),
+        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(fields)}"]),
+        **declared,
+    )
+
+
+def run(source: Source) -> NoReturn:
+    """The builder's command line, for a module that is run by `python -m`."""
+    from dataclasses import replace
+
+    from builders.engine.command import main
+
+    spec = sys.modules["__main__"].__spec__
+    raise SystemExit(main(replace(source, module=spec.name) if spec else source))
+
+
+def _of(value: ByParams[T], params: Params) -> T:
+    found: T = value(params) if callable(value) else value
+    return found
+
+
+def _tuple(patterns: Patterns) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def _places(raw: Path, split: str, patterns: tuple[str, ...]) -> list[str]:
+    if patterns:
+        require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
+    return [relative(path, raw) for pattern in patterns for path in sorted(raw.glob(pattern))]
+
+
+def _files(raw: Path, split: str, patterns: tuple[str, ...], several: bool) -> list[Path]:
+    if not several:
+        return [require_one(raw, f"{split} file", *patterns)]
+    require(raw, f"{split} files", *patterns)
+    return next(found for pattern in patterns if (found := sorted(raw.glob(pattern))))
