@@ -68,13 +68,9 @@ def write_inputs(
 ) -> dict[str, Any]:  # fmt: skip
     """Hash what the units did not, write the list, return what `build.json` says of it.
 
-    whole: the files that units read whole and hashed. planned: all that the units named, folders and absent ones too.
+    whole: the files that units read whole and hashed. planned: all that the units named, also folders and what is not there.
     """
-    rest = {
-        one.file: one
-        for one in planned
-        if one.file not in whole and one.state.size >= 0 and not (raw / one.file).is_dir()
-    }
+    rest = {one.file: one for one in planned if one.file not in whole and (raw / one.file).is_file()}
     found = dict(whole)
     if hash_rest:
         with _kept(resume / "inputs.jsonl") as (known, keep):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
 from builders.engine.rawfiles import State, state_of
-from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit
+from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
 from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.parts import MANIFEST_VERSION
@@ -92,7 +92,9 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     wanted = params.get("split")
     left: dict[str, int | None] = {}
     jobs, reusable = [], {}
-    for unit in source.plan(options.raw, params):
+    with told(str(options.raw), NotThisSource):
+        units = list(source.plan(options.raw, params))
+    for unit in units:
         if wanted and unit.split not in wanted:
             continue
         room = left.setdefault(unit.split, options.limit)
@@ -115,7 +117,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     if not jobs:
         raise NotThisSource(f"{options.raw}: nothing to build" + (f" for split {' '.join(wanted)}" if wanted else ""))
     if len({job.unit.name for job in jobs}) != len(jobs):
-        raise RuntimeError(f"{source.name}: two units share a name")
+        raise BuildStopped(f"{source.name}: two units share a name")
     return Plan(build, target, jobs, reusable)
 
 
