@@ -1,50 +1,60 @@
-# Two commands do all: `make demo` and `make test`. Both create .venv where it does not exist yet.
+# Two commands do all: `make demo` and `make test`. Both create .venv where it does not exist yet, from locks/*.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA := data/demo
+# Twice quiet: errors only, none of the warnings that a package index of one's own provokes.
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+UV := $(or $(shell command -v uv),.venv-lock/bin/uv)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-latest lint lock bench clean
 .DEFAULT_GOAL := demo
 
-$(VENV)/.core: pyproject.toml
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed (make PYTHON=...)" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	@$(PYTHON) -m venv $(VENV)
+
+# One lock: what it names and nothing else, by its hashes, then the project itself, built by what the lock holds.
+$(VENV)/.%: locks/%.txt pyproject.toml | $(BIN)/python
+	@$(PIP) install --no-deps --require-hashes --no-build-isolation --requirement $<
+	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable '.[dev,filters,train,eval]'
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	@touch $@
-
-$(VENV)/.filters: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --editable '.[filters]'
-	@touch $@
+# DeepSpeed is built on the spot, which takes the setuptools of a lock that is there already.
+$(VENV)/.dev $(VENV)/.train: $(VENV)/.filters
 
 demo: $(VENV)/.filters
-	$(BIN)/python -m builders.demo --data $(DATA)
-	$(BIN)/python -m shards.pack $(DATA) --stage instruct --sources-present
-	$(BIN)/python -m shards.resume_check $(DATA) --stage instruct --sources-present --samples 500
-	@if $(BIN)/python -c 'import torch, deepspeed' 2>/dev/null; then $(BIN)/python -m train.demo $(DATA); \
-	else echo "Training is left out. To have it: $(BIN)/python -m pip install -e '.[train,eval]', then make demo"; fi
-	$(BIN)/python -m eval.demo $(DATA)
+	@$(BIN)/python -m builders.demo --data $(DATA) --all
 
-test: $(VENV)/.dev
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m mypy
+test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# The same tests on the newest of everything that pyproject.toml allows, in an environment of their own.
+test-latest:
+	$(MAKE) .venv-latest/bin/python VENV=.venv-latest
+	.venv-latest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[filters,train,eval,dev]'
+	.venv-latest/bin/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 
-bench: $(VENV)/.bench
+# Every version anew, for all platforms and Pythons; the smaller locks take theirs from that of `make test`.
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --no-emit-index-url
+lock: $(UV)
+	$(COMPILE) pyproject.toml --group build --extra filters --extra train --extra eval --extra dev -o locks/dev.txt
+	for extra in filters train eval; do \
+	$(COMPILE) pyproject.toml --group build --extra $$extra -c locks/dev.txt -o locks/$$extra.txt || exit; done
+	$(COMPILE) pyproject.toml --group build -c locks/dev.txt -o locks/core.txt
+	$(COMPILE) --group interop -o locks/interop.txt
+
+.venv-lock/bin/uv:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+
+bench: $(VENV)/.dev
 	$(BIN)/python -m bench
 
 clean:
-	rm -rf $(VENV) $(DATA) build *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-lock $(DATA) build *.egg-info

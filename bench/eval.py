@@ -99,8 +99,8 @@ def local_model(questions: int = QUESTIONS, batch: int = BATCH) -> dict[str, Any
     from eval.adapters.hf_local import HFLocal
     from eval.cards import load_card
     from eval.tasks import Question
+    from medgpt.configuration_medgpt import MedGptForConditionalGeneration
     from train.assemble import assemble
-    from train.configuration_medgpt import MedGptForConditionalGeneration
     from train.model import sized_config
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -134,7 +134,7 @@ def local_model(questions: int = QUESTIONS, batch: int = BATCH) -> dict[str, Any
     with tempfile.TemporaryDirectory() as scratch:
         assemble(Path(scratch) / "model", size="tiny")
         card = load_card("medgpt_oss_ours")
-        adapter = HFLocal(Path(scratch) / "model", card, batch=batch, trust_remote_code=True)
+        adapter = HFLocal(Path(scratch) / "model", card, batch=batch)
         started = time.perf_counter()
         adapter.answer(iter(requests[:batch]), lambda _, answer: answers.append(answer))
         warm = time.perf_counter() - started

@@ -23,9 +23,8 @@ from typing import Any
 from PIL import Image
 
 from bench.filters_pictures import DATA, clean_bases, composite, labelled, narrator_cases
-from filters.base import Filter, Picture, Record
-from filters.recipe import Plan, load_recipe
-from filters.records import decode
+from filters.base import Filter, Picture, Record, decode
+from filters.recipe import FilterPlan, load_recipe
 
 SIDE = 512
 GOAL_AVERAGE, GOAL_WORST = 20.0, 8.0
@@ -148,7 +147,7 @@ def _write(raw: Path, pictures: list[bytes]) -> None:
         (raw / f"{split}.jsonl").write_text("")
 
 
-def _timed(data: bytes, made: dict[str, Filter], plan: Plan) -> dict[str, float]:
+def _timed(data: bytes, made: dict[str, Filter], plan: FilterPlan) -> dict[str, float]:
     """CPU seconds of decoding and of every filter for one picture, none of them left out."""
     seconds = {}
     content = [{"type": "text", "text": CAPTION.format(number=1), "index": None}]

@@ -21,8 +21,8 @@ import orjson
 
 from bench.stub_endpoint import serve_apart
 from filters.base import Record
-from filters.llm import RELEVANCE, LanguageModel, load_prompt
-from filters.numbers import MisleadingNumbers
+from filters.language_model import RELEVANCE, LanguageModel, load_prompt
+from filters.misleading_numbers import MisleadingNumbers
 
 REQUESTS, CONCURRENCY, ROUNDS = 500, 32, 3
 

@@ -6,9 +6,9 @@ shuffled. Limits: slices of a memory map in the same order, and the bare decode 
 
 Peers run with the interpreter given by `--peer-python` where they are installed there, each in a process of its own:
 this file is run as `python bench/stream.py PEER FOLDER`, imports nothing of the project then, and times iteration
-alone, after the peer has made its own copy or index. One environment takes them all (November 2026): `pip install
-torch torchvision litdata mosaicml-streaming webdataset datasets megatron-energon`. mosaicml-streaming imports
-torchvision, which does not load where it is made for CUDA and torch for the CPU, or the other way round.
+alone, after the peer has made its own copy or index. One environment takes them all: locks/interop.txt.
+mosaicml-streaming imports torchvision, which does not load where it is made for CUDA and torch for the CPU, or the
+other way round.
 """
 
 from __future__ import annotations

@@ -39,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     from builders.engine.work import Work, options_of, prepare
+    from medgpt.private import keep_private
 
     rows: list[dict[str, Any]] = []
     works: list[Work] = []
     codes = []
+    for name in names:  # before the first file: whose a file is must not depend on the order of the sources
+        keep_private(load(name).access)
     for name in names:
         source = load(name)
         given = {option.name: option.default for option in source.options}
@@ -60,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             note = f"{work.plan.target}{recipe}"
             rows.append({"source": work.source.name, "state": "planned", "read": work.plan.rows, "note": note})
         return _print(rows, args.json, DONE)
-    with tqdm(total=sum(work.plan.rows for work in works), unit="row", disable=args.json, smoothing=0.05) as bar:
+    with tqdm(
+        total=sum(work.plan.rows for work in works), unit="row", disable=args.json or None, smoothing=0.05
+    ) as bar:
         for work in works:
             bar.set_description(work.plan.build)
             try:

@@ -1,132 +1,246 @@
-"""`python -m builders.demo`: build every demo source, audit the lot, and say what was found where.
+"""`python -m builders.demo`: build every demo source, audit the lot, prove it, and say shortly what was found where.
 
 The demo trees are synthetic, in their publishers' layouts, with leaks planted at every level; two sources are also
 built in the recipe's own reading (`--paper-variant`), which leaks by itself. The sources that are filtered by default
 need the extra `filters`, which `make demo` installs; without it they are left unfiltered, and it is said.
+
+The screen gets a line a source and what matters of each step; all that the commands print is in `DATA/demo.log`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
-from builders.all import main as build_all
 from builders.engine.command import main
 from builders.engine.registry import load, sources
 from builders.engine.report import table
 from builders.engine.source import demo_module
-from medgpt.errors import DAMAGED, DONE, UserError
+from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
 
-RUNS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("mimic_cxr", ("--longitudinal",)),
-    ("mimic_cxr", ()),
-    ("slake", ()),
-    ("slake", ("--paper-variant",)),
-    ("vqa_rad", ()),
-    ("pubmedqa", ()),
-    ("pubmedqa", ("--paper-variant",)),
-    ("medqa", ()),
-    ("quilt_1m", ()),
-    ("mimic_cxr", ("--task", "impression")),
-    ("mimic_cxr", ("--task", "impression", "--shots", "1")),
-    ("patient_trial", ()),
-    ("patient_trial", ("--shots", "1")),
+LOG = "demo.log"
+READINGS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "mimic_cxr": (("--longitudinal",), (), ("--task", "impression"), ("--task", "impression", "--shots", "1")),
+    "slake": ((), ("--paper-variant",)),
+    "pubmedqa": ((), ("--paper-variant",)),
+    "patient_trial": ((), ("--shots", "1")),
+}
+"""Sources that are built more than once, from one tree."""
+STREAMED = ("--stage", "instruct", "--sources-present")
+LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("shards.pack", STREAMED, r"^[\d,]+ samples in .+? tiles"),
+    ("shards.resume_check", (*STREAMED, "--samples", "500"), r"^resume check: .+"),
+    ("train.demo", (), r"^\w+: \d+ steps, loss [\d.]+ to [\d.]+"),
+    ("eval.demo", (), r"\d+ runs, \d+ tasks"),
 )
-"""Shown one by one; the other sources follow in one run."""
+"""What `--all` runs on the builds and their proof: module, options, and what of its output the screen shows."""
+TRAINING_NEEDS = ("torch", "transformers", "deepspeed")
+LEAKS_SHOWN, LINES_OF_A_FAILURE, WIDTH = 8, 15, 118
 
 
-def run(data: Path, workers: int) -> int:
-    """Build, catalogue and audit under `data`; exit code 0 if every step ran, whatever the audits found."""
-    started = time.monotonic()
-    written: set[str] = set()
-    unfiltered = _unfiltered()
-    for name, options in RUNS:
-        # The second reading of a source uses the tree that the first one wrote.
-        demo = [] if name in written else ["--demo"]
-        options += unfiltered if load(name).filters else ()
-        written.add(name)
-        arguments = [*demo, *options, "--raw", str(data / "raw" / name), "--out", str(data / "built")]
-        print(f"\n$ python -m builders.{name} {' '.join(arguments)}", flush=True)
-        code = main(load(name), [*arguments, "--workers", str(workers), "--quiet"])
-        if code not in (DONE, DAMAGED):
-            return code
-    names = [source.name for source in sources() if source.has_demo]
-    others = [name for name in names if name not in written]
-    arguments = ["--demo", "--raw", str(data / "raw"), "--out", str(data / "built"), "--workers", str(workers)]
-    arguments += unfiltered
-    print(f"\n$ python -m builders.all {' '.join(arguments)} --only {' '.join(others)}", flush=True)
-    code = build_all([*arguments, "--only", *others])
-    if code not in (DONE, DAMAGED):
-        return code
+class _Stopped(Exception):
+    """A step that failed: its exit code, and what it is."""
 
-    from manifests.catalog import connect, write_catalog
-    from manifests.sql import audit_names, run_audits
+    def __init__(self, step: str, code: int) -> None:
+        super().__init__(step)
+        self.code = code
 
-    print(f"\n$ python -m manifests.catalog {data}\n$ python -m manifests.sql {data} --audit all", flush=True)
-    write_catalog(data)
-    with connect(data) as connection:
-        results = run_audits(connection, audit_names())
-    rows = [(result.name, result.violations, result.description) for result in results]
-    print(table(("audit", "violations", "what it looks for"), rows))
-    print("\nWhat leaked from a build's own train split into its own test:")
-    print(table(("build", "split", "level", "shared", "of"), leaks(results)))
-    crossing = next(result for result in results if result.name == "subject_crossing_splits")
-    for row in crossing.rows:
-        print("  " + ", ".join(f"{name} {value}" for name, value in zip(crossing.columns, row, strict=True)))
 
-    _prove(data, workers)
-    print("\nPlanted in the demo trees, for the audits and the proof to find:")
-    for name in names:
-        for level, what in getattr(demo_module(name), "PLANTED", {}).items():
-            print(f"  {name}, {level}: {what}")
-    print(
-        f"""
-Done in {time.monotonic() - started:.0f} s. Where to look:
-  {data}/raw        the demo trees, in their publishers' layouts
-  {data}/built      shards (any WebDataset reader), manifests and rejects (Parquet), build.json
-  {data}/filtered   {"what the filters left; open quilt_1m/gallery.html" if not unfiltered else "(no filter ran)"}
-  {data}/proof      evidence, exclusions, certificate; open report.html
-  python -m manifests.verify {data}
-  python -m manifests.sql {data} --audit id_overlap
-  python -m manifests.catalog {data} && duckdb {data}/manifest.duckdb
-  python -m shards.verify {data}/built"""
-    )
+def run(data: Path, workers: int, everything: bool, names: Sequence[str]) -> int:
+    """Build the sources, audit and prove under `data`, and with `everything` pack, stream, train and evaluate.
+
+    Returns 0 if every step ran, whatever the audits found; else the exit code of the step that failed, of which the
+    last lines are shown.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    log = data / LOG
+    try:
+        with _logged(log) as screen:
+            _steps(data, workers, everything, names, screen)
+    except _Stopped as stopped:
+        last = log.read_text(errors="replace").rsplit("\n$ ", 1)[-1].splitlines()[-LINES_OF_A_FAILURE:]
+        print(*last, f"{stopped} ended with exit code {stopped.code}; {log} has all of it", sep="\n", file=sys.stderr)
+        return stopped.code
     return 0
 
 
-def _unfiltered() -> tuple[str, ...]:
-    """`--filters none` where the extra is missing, which is said."""
+@contextmanager
+def _logged(path: Path) -> Iterator[TextIO]:
+    """What this process and those it starts print goes to a file; gives what is left of the screen."""
+    kept = [os.dup(1), os.dup(2)]
+    try:
+        with path.open("wb") as log, os.fdopen(os.dup(1), "w", encoding="utf-8") as screen:
+            for place in (1, 2):
+                os.dup2(log.fileno(), place)
+            yield screen
+    finally:
+        for place, stream, before in zip((1, 2), (sys.stdout, sys.stderr), kept, strict=True):
+            stream.flush()
+            os.dup2(before, place)
+            os.close(before)
+
+
+def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], screen: TextIO) -> None:
+    started = time.monotonic()
+
+    def show(text: str = "", end: str = "\n") -> None:
+        print(text, end=end, file=screen, flush=True)
+
+    unfiltered, why = _unfiltered()
+    if why:
+        show(f"No source is filtered here: {why}")
+    show(f"{'source':<22} builds    read    kept  rejected  pictures  filters")
+    for name in names:
+        for number, options in enumerate(READINGS.get(name, ((),))):
+            # The second reading of a source uses the tree that the first one wrote.
+            given = [*(() if number else ("--demo",)), *options, *(unfiltered if load(name).filters else ())]
+            given += ["--raw", str(data / "raw" / name), "--out", str(data / "built"), "--workers", str(workers)]
+            print(f"\n$ python -m builders.{name} {' '.join(given)}", flush=True)
+            code = main(load(name), [*given, "--quiet"])
+            if code not in (DONE, DAMAGED):
+                raise _Stopped(f"builders.{name}", code)
+        show(_source_line(data, name))
+    show(_audit(data))
+    code, _ = _call(data, "manifests.prove", (str(data), "--workers", str(workers), "--quiet"))
+    if code:
+        raise _Stopped("manifests.prove", code)
+    show(_exclusions(data))
+    _print_planted(names)
+    if everything:
+        missing = [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]
+        for module, options, shown in LATER:
+            if module == "train.demo" and missing:
+                get = f"{os.path.relpath(sys.executable)} -m pip install -e '.[train,eval]'"
+                show(f"{module:<20} left out, no {', '.join(missing)}. To have it: {get}, then again")
+                continue
+            show(f"{module:<20} ", end="")
+            begun = time.monotonic()
+            code, said = _call(data, module, (str(data), *options))
+            show(f"{time.monotonic() - begun:>3.0f} s  {'; '.join(re.findall(shown, said, re.MULTILINE))}")
+            if code:
+                raise _Stopped(module, code)
+    show(f"Done in {time.monotonic() - started:.0f} s. Where to look:")
+    for path, what in (
+        ("filtered/quilt_1m/gallery.html", "what the filters took out, and why"),
+        ("proof/report.html", "each kind of pair of the proof; python -m manifests.verify DATA derives it again"),
+        ("evaluation/report.html", "baselines, and the model if there is one"),
+        (LOG, "all the rest: every command, its counts, audits, what leaked, what was planted, curves"),
+    ):
+        if (data / path).is_file():
+            show(f"  {data / path}: {what.replace('DATA', str(data))}")
+
+
+def _unfiltered() -> tuple[tuple[str, ...], str]:
+    """Where the extra is missing: `--filters none`, and why."""
     from builders.engine.filtered import NONE, choose
 
     try:
         choose(load("quilt_1m"), None, Path(), {"no_images": False})
     except UserError as error:
-        print(f"No source is filtered here: {error}")
-        return ("--filters", NONE)
-    return ()
+        return ("--filters", NONE), str(error)
+    return (), ""
 
 
-def _prove(data: Path, workers: int) -> None:
-    """Prove the demo builds and say shortly what was found."""
-    from manifests.proof.policy import load_policy
-    from manifests.prove import PROOF, prove
+def _source_line(data: Path, name: str) -> str:
+    """What the builds of a source read, kept and rejected, and what the filters left of its training samples."""
+    from manifests.selections import WATERFALL_FILE, selection_folder
 
-    print(f"\n$ python -m manifests.prove {data}", flush=True)
-    certificate = prove(data, data / PROOF, load_policy(), workers=workers)
-    counts: dict[tuple[str, str], list[int]] = {}
+    files = [*(data / "built").glob(f"{name}/build.json"), *(data / "built").glob(f"{name}.*/build.json")]
+    counts = [json.loads(path.read_bytes())["counts"] for path in files]
+    read, kept, rejected = (sum(count[key] for count in counts) for key in ("read", "kept", "rejected"))
+    pictures = sum(split["images"] for count in counts for split in count["by_split"].values())
+    waterfall = selection_folder(data, name) / WATERFALL_FILE
+    found = json.loads(waterfall.read_bytes()) if waterfall.is_file() else None
+    filters = f"{found['kept']:,} of {found['read']:,} training samples stay" if found else "-"
+    return f"{name:<22} {len(files):>6} {read:>7,} {kept:>7,} {rejected:>9,} {pictures:>9,}  {filters}"
+
+
+def _call(data: Path, module: str, arguments: tuple[str, ...]) -> tuple[int, str]:
+    """`python -m ...` as it would be typed, in a process of its own; its exit code and what it left in the log."""
+    log = data / LOG
+    print(f"\n$ python -m {module} {' '.join(arguments)}", flush=True)
+    before = log.stat().st_size
+    code = subprocess.run([sys.executable, "-m", module, *arguments], check=False).returncode  # noqa: S603 (ours)
+    with log.open("rb") as file:
+        file.seek(before)
+        return code, file.read().decode(errors="replace")
+
+
+def _audit(data: Path) -> str:
+    """Run all audits, which the log gets in full; the lines of the screen on them."""
+    from manifests.catalog import connect, write_catalog
+    from manifests.sql import audit_names, run_audits
+
+    print(f"\n$ python -m manifests.catalog {data}\n$ python -m manifests.sql {data} --audit all", flush=True)
+    try:
+        write_catalog(data)
+        with connect(data) as connection:
+            results = run_audits(connection, audit_names())
+    except (UserError, OSError) as error:
+        print(error)
+        raise _Stopped("the audits", NOT_FINISHED) from error
+    rows = [(result.name, result.violations, result.description) for result in results]
+    print(table(("audit", "violations", "what it looks for"), rows))
+    leaked = leaks(results)
+    print("\nWhat leaked from a build's own train split into its own test:")
+    print(table(("build", "split", "level", "shared", "of"), leaked))
+    crossing = next(result for result in results if result.name == "subject_crossing_splits")
+    for row in crossing.rows:
+        print("  " + ", ".join(f"{name} {value}" for name, value in zip(crossing.columns, row, strict=True)))
+    worst: dict[str, tuple[float, str]] = {}
+    for build, split, level, shared, total in leaked:
+        worst[build] = max(worst.get(build, (0.0, "")), (shared / total, f"{shared} of {total} {split} by {level}"))
+    shown = [f"{name} {what}" for name, (_, what) in sorted(worst.items(), key=lambda item: -item[1][0])]
+    found = [f"{result.name} {result.violations:,}" for result in results if result.violations]
+    most = ", ".join(shown[:LEAKS_SHOWN]) + ", ..." * (len(shown) > LEAKS_SHOWN)
+    own = f"from a build's own train split into its own test, in {len(shown)} builds: {most or '-'}"
+    audits = f"{len(found)} of {len(results)} find something: {', '.join(found) or '-'}"
+    return f"{_filled('audits', audits)}\n{_filled('leaked', own)}"
+
+
+def _exclusions(data: Path) -> str:
+    """What the proof took out, by level, and what it says is left."""
+    from manifests.proof.certificate import read_certificate
+    from manifests.prove import PROOF
+
+    certificate = read_certificate(data / PROOF)
+    pairs: dict[str, int] = {}
     for row in certificate["matrix"]:
-        cell = counts.setdefault((row["level"], row["kind"]), [0, 0])
-        cell[0] += row["pairs"]
-        cell[1] += row["pairs"] if row["action"] == "exclude" else 0
-    print(table(("level", "kind", "pairs", "that exclude"), [(*key, *cell) for key, cell in counts.items()]))
-    excluded = sum(row["train_samples"] for row in certificate["exclusions"])
-    left = "nothing" if certificate["clean"] else "something"
-    print(f"{excluded} train samples are taken out, {left} is left at the policy's levels; shards are as they were.")
+        if row["action"] == "exclude":
+            pairs[row["level"]] = pairs.get(row["level"], 0) + row["pairs"]
+    excluded, total = (sum(row["train_samples"] for row in certificate[key]) for key in ("exclusions", "train_totals"))
+    by_level = ", ".join(f"{level} {count:,}" for level, count in pairs.items())
+    return _filled(
+        "excluded",
+        f"by the proof: {excluded:,} of {total:,} train samples (pairs: {by_level}); nothing is left at the policy's "
+        "levels, the shards are as they were",
+    )
+
+
+def _filled(head: str, text: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=f"{head:<10}", subsequent_indent=" " * 10)
+
+
+def _print_planted(names: Sequence[str]) -> None:
+    print("\nPlanted in the demo trees, for the audits and the proof to find:")
+    for name in names:
+        for level, what in getattr(demo_module(name), "PLANTED", {}).items():
+            print(f"  {name}, {level}: {what}")
 
 
 def leaks(results: list[AuditResult]) -> list[tuple[str, str, str, int, int]]:
@@ -154,5 +268,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("--data", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
+    names = [source.name for source in sources() if source.has_demo]
+    parser.add_argument("--only", nargs="+", choices=names, metavar="SOURCE", help="only these sources")
+    parser.add_argument(
+        "--all", action="store_true", help="then pack, stream, train (where torch is) and evaluate, as make demo does"
+    )
     args = parser.parse_args()
-    raise SystemExit(run(args.data, args.workers))
+    raise SystemExit(run(args.data, args.workers, args.all, args.only or names))

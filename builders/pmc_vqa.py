@@ -44,6 +44,7 @@ from builders.kit import (
     text_of,
     user,
 )
+from medgpt.messages import named
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval", "test_clean": "eval"}
 _FILES = {
@@ -82,7 +83,8 @@ def _answer_column(path: Path, raw: Path) -> str:
         if name in header:
             return name
     raise NotThisSource(
-        f"{relative(path, raw)}: no column {' or '.join(_ANSWERS)} (there are {', '.join(header)}); another revision?"
+        f"{relative(path, raw)}: no column {' or '.join(_ANSWERS)} (there are {named(header, first_row=True)}); "
+        "another revision?"
     )
 
 

@@ -41,6 +41,7 @@ from builders.kit import (
     text_of,
     user,
 )
+from medgpt.messages import named
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
 _LICENSES = "license_information.csv"
@@ -72,7 +73,9 @@ def _origins(raw: Path) -> Mapping[str, _Origin]:
         rows = csv.reader(handle)
         header = [name.strip() for name in next(rows, [])]
         if "ID" not in header:
-            raise NotThisSource(f"{_LICENSES}: no column ID (there are {', '.join(header)}); another revision?")
+            raise NotThisSource(
+                f"{_LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
+            )
         key = header.index("ID")
         return {cells[key].strip(): _origin(cells) for cells in rows if len(cells) > key}
 

@@ -11,7 +11,6 @@ figure is no accuracy over that many items: averages of averages, dropped items 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from eval.records import Item
@@ -332,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document["cells"] = [asdict(cell) for cell in grim_table(published)]
             lines += describe_published(published)
     except (AuditError, RecordError, ScoreError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() if options.json else "\n".join(lines))
     return 0

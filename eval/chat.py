@@ -16,12 +16,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from medgpt.libraries import libraries_apart
+from medgpt.messages import complain
+
 if TYPE_CHECKING:
     from eval.adapters.base import Adapter, Answer
 
 _EXAMPLE = """
 examples:
   python -m eval.chat --checkpoint checkpoints/instruct --model medgpt_oss_ours
+  python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --key-file token     # of eval.serve --token-file token
   python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --served-model google/medgemma-27b-it --model medgemma_27b
 """
 
@@ -106,6 +110,7 @@ def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
         print(said, file=out, flush=True)
 
 
+@libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 on leaving, 2 where there is no model to talk to."""
     from eval.serve import WARNING
@@ -119,11 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="load this folder here")
     parser.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
     parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
     parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
     parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="a host that may see it all")
-    parser.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key = parser.add_mutually_exclusive_group()
+    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="default 512")
     options = parser.parse_args(arguments)
     if bool(options.endpoint) == bool(options.checkpoint):
@@ -133,25 +139,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from eval.cards import CardError, load_card
     from medgpt.endpoints import EndpointRefused
 
-    print(WARNING, file=sys.stderr)
+    complain(WARNING)
     try:
         card = load_card(options.model)
         adapter: Adapter
         if options.endpoint:
             from eval.adapters.openai_chat import OpenAIChat, read_key
 
-            key = read_key(options.key_variable)
+            secret = read_key(options.key_variable, options.key_file)
             name = options.served_model or card.hub_id
-            adapter = OpenAIChat(options.endpoint, name, card, api_key=key, allowed_hosts=options.allow_host, tries=2)
+            adapter = OpenAIChat(
+                options.endpoint, name, card, api_key=secret, allowed_hosts=options.allow_host, tries=2
+            )
         else:
             from eval.adapters.hf_local import HFLocal
 
-            adapter = HFLocal(
-                options.checkpoint, card, device=options.device, batch=1, trust_remote_code=options.trust_remote_code
-            )
+            adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
         adapter.prepare({"what is typed here": "credentialed"})
     except (AdapterError, CardError, EndpointRefused) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     try:
         talk(Conversation(adapter, options.max_new_tokens), sys.stdin, sys.stdout)

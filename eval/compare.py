@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgpt.errors import UserError
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from eval.records import Score
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows, alone = compare_runs(options.first, options.second)
     except (CompareError, RecordError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     for row in rows:
         print(describe(row))
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             write_atomic(options.out, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
         except OSError as error:
-            print(f"--out {options.out}: cannot be written ({error.strerror})", file=sys.stderr)
+            complain(f"--out {options.out}: cannot be written ({error.strerror})")
             return 1
     return 0
 

@@ -14,9 +14,10 @@ import importlib
 import importlib.util
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from medgpt.messages import complain
 
 CHECKPOINT = "train/instruct/model"
 """Where the training demo leaves its model, below the folder of the demo."""
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         trained = with_training_side(data)
     except (CatalogError, TaskError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     checkpoint = options.checkpoint or data / CHECKPOINT
     everything = ["--tasks", "all", "--builds-present"]
@@ -72,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "nearest": ["--tasks", *trained, "--baseline", "nearest"],
     }
     if (why := _unusable(checkpoint)) is None:
-        # The only class that the checkpoint brings is configuration_medgpt.py, which train.assemble wrote.
-        model = ["--model", "medgpt_oss_ours", "--checkpoint", str(checkpoint), "--trust-remote-code"]
+        model = ["--model", "medgpt_oss_ours", "--checkpoint", str(checkpoint)]
         asked = {"model": [*everything, *model, "--max-new-tokens", str(NEW_TOKENS)], **asked}
     else:
         print(f"without a model: {why}")
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n$ python -m {module} {shlex.join(given)}", flush=True)
         code = _command(module)(given)
         if code:
-            print(f"python -m {module} ended with exit code {code}", file=sys.stderr)
+            complain(f"python -m {module} ended with exit code {code}")
             return code
     print(f"\nDone. Open {page}\n  python -m eval.compare {shlex.join(runs[:2])}")
     return 0

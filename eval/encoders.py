@@ -27,6 +27,7 @@ import orjson
 
 from eval import report_metrics
 from medgpt.errors import UserError
+from medgpt.private import is_private
 
 if TYPE_CHECKING:
     import numpy as np
@@ -256,8 +257,10 @@ def annotate(texts: Sequence[str], folder: Path, model: str, python: Path) -> li
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise WeightsError(f"{python}: {model} did not run ({said[-1] if said else f'exit code {done.returncode}'})")
+        said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        # The words of an error may repeat a text; its name does not.
+        last = said[-1].partition(":")[0] if is_private() else said[-1]
+        raise WeightsError(f"{python}: {model} did not run ({last})")
     try:
         graphs = orjson.loads(done.stdout.splitlines()[-1])
     except (orjson.JSONDecodeError, IndexError):

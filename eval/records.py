@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from medgpt.errors import UserError
+from medgpt.messages import named
+from medgpt.private import keep_private
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +74,9 @@ class Item:
     access: str
     max_new_tokens: int
     prompt_sha256: str
+
+    def __post_init__(self) -> None:
+        keep_private(self.access)
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,9 @@ class Score:
     evidence: tuple[str, ...] = ()
     """`level/kind` of that evidence, sorted."""
 
+    def __post_init__(self) -> None:
+        keep_private(self.access)
+
 
 def label(task: str, variant: str) -> str:
     """How a task is called in commands: `slake`, `slake:paper`."""
@@ -159,10 +167,12 @@ def read_items(path: Path) -> list[Item]:
         entry["options"] = tuple(_option(where, option) for option in _list(where, entry.get("options")))
         item = _record(Item, where, entry)
         if item.kind not in KINDS:
-            raise RecordError(f"{where}: kind {item.kind!r} is none of {', '.join(KINDS)}")
+            raise RecordError(f"{where}: its kind is none of {', '.join(KINDS)}")
         labels = [name for name, _ in item.options]
         if len(set(labels)) != len(labels) or (labels and item.gold not in labels):
-            raise RecordError(f"{where}: {item.sample_id}: labels {labels} with gold {item.gold!r}; run eval.run again")
+            raise RecordError(
+                f"{where}: {item.sample_id}: a label is there twice, or the gold answer is none; run eval.run again"
+            )
         items.append(item)
     _refuse_duplicates(path, items)
     return items
@@ -174,7 +184,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     for where, entry in _lines(path):
         prediction = _record(Prediction, where, entry)
         if prediction.outcome not in OUTCOMES:
-            raise RecordError(f"{where}: outcome {prediction.outcome!r} is none of {', '.join(OUTCOMES)}")
+            raise RecordError(f"{where}: its outcome is none of {', '.join(OUTCOMES)}")
         predictions.append(prediction)
     _refuse_duplicates(path, predictions)
     return predictions
@@ -255,7 +265,7 @@ def _record(kind: type[_R], where: str, entry: dict[str, Any]) -> _R:
     except TypeError:
         required = {declared.name for declared in fields(kind) if declared.default is MISSING}
         missing, odd = sorted(required - entry.keys()), sorted(entry.keys() - known.keys())
-        what = [f"{', '.join(missing)} missing"] * bool(missing) + [f"unknown {', '.join(odd)}"] * bool(odd)
+        what = [f"{', '.join(missing)} missing"] * bool(missing) + [f"unknown {named(odd)}"] * bool(odd)
         raise RecordError(f"{where}: {'; '.join(what)}; its fields are {', '.join(known)}") from None
     for name, declared in known.items():
         if not isinstance(getattr(record, name), _CHECKS[declared]):

@@ -14,16 +14,15 @@ must stay where the data may be.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.report_page import Sample, render_html, render_markdown, samples_of
-from eval.report_tables import ReportError, Run, TaskResult, all_tables, by_task, read_run
+from eval.report_tables import Run, TaskResult, all_tables, by_task, read_run
+from medgpt import errors
+from medgpt.messages import complain
 
-EXIT_NOT_ALL = 3
-"""The page is written, but some tasks of the runs are not scored; the page names them."""
 SAMPLES = 20
 """Questions a task in the browser, unless --samples says otherwise: wrong and invalid ones first."""
 
@@ -33,8 +32,12 @@ example:
 """
 
 
+@errors.run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Returns the exit code: 0 written, 3 written without tasks that are not scored, 2 not written."""
+    """Command line. Returns the exit code: 0 written, 3 written without tasks that are not scored, 2 not written.
+
+    Where the page cannot be written, it is 1.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m eval.report",
         description="Tables, plots and single questions of scored runs, as one HTML page and as Markdown.",
@@ -50,36 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.samples < 0:
         parser.error("--samples must be 0 or more")
 
-    from eval.audit import AuditError, load_published
-    from eval.records import RecordError
-    from eval.tasks import TaskError
-    from manifests.catalog import CatalogError
+    from eval.audit import load_published
     from medgpt.atomic import write_atomic
-    from shards.reader import BuildError
 
-    try:
-        runs = _distinct([read_run(folder) for folder in options.runs])
-        tables = all_tables(runs, load_published())
-        browser = _browser(runs, options.data, options.samples, options.show_credentialed)
-        page = render_html(runs, tables, browser)
-    except (AuditError, ReportError, RecordError, TaskError, CatalogError, BuildError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(options.out, page.encode())
-        write_atomic(options.out.with_suffix(".md"), render_markdown(runs, tables).encode())
-    except OSError as error:
-        print(
-            f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})", file=sys.stderr
-        )
-        return 2
+    runs = _distinct([read_run(folder) for folder in options.runs])
+    tables = all_tables(runs, load_published())
+    browser = _browser(runs, options.data, options.samples, options.show_credentialed)
+    page = render_html(runs, tables, browser)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.out, page.encode())
+    write_atomic(options.out.with_suffix(".md"), render_markdown(runs, tables).encode())
     tasks = sum(len(run.tasks) for run in runs)
     print(f"{options.out} and {options.out.with_suffix('.md').name}: {len(runs)} runs, {tasks} tasks")
     for run in runs:
         if run.unscored:
-            print(f"{run.name}: not scored: {', '.join(run.unscored)}", file=sys.stderr)
-    return EXIT_NOT_ALL if any(run.unscored for run in runs) else 0
+            complain(f"{run.name}: not scored: {', '.join(run.unscored)}")
+    return errors.DAMAGED if any(run.unscored for run in runs) else errors.DONE
 
 
 def _distinct(runs: list[Run]) -> list[Run]:

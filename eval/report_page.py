@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.report_tables import PUBLISHED, TABLES, ReportError, Run, Table, TaskResult, by_task, numbers, percent
+from medgpt.page import render
 
 if TYPE_CHECKING:
     from eval.records import Item, Prediction, Score
@@ -84,8 +83,8 @@ def _benchmark(result: TaskResult, data: Path) -> Any:
     return benchmark
 
 
-def thumbnail(image: bytes) -> str:
-    """A picture as a data URL, at most `THUMBNAIL` pixels a side, without metadata."""
+def thumbnail(image: bytes) -> bytes:
+    """A picture as JPEG, at most `THUMBNAIL` pixels a side, without metadata."""
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) as opened:
@@ -94,90 +93,40 @@ def thumbnail(image: bytes) -> str:
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue()
 
 
 # The page ------------------------------------------------------------------------------------------------------------
 
-_STYLE = """
-:root{color-scheme:light dark;--ink:#222;--soft:#5f5f5f;--line:#ddd;--fill:#f4f4f4;--page:#fff;--mark:#1f5a93;
---best:#b85400;--good:#17622f;--bad:#9a1c1c;--odd:#7a5000;--warn:#fff3d6}
-@media(prefers-color-scheme:dark){:root{--ink:#e4e4e4;--soft:#a6a6a6;--line:#444;--fill:#262626;--page:#161616;
---mark:#7fb4ea;--best:#f0a050;--good:#79cf93;--bad:#f28b82;--odd:#e0b050;--warn:#3d3113}}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:1.5em auto;padding:0 1em;color:var(--ink);
-background:var(--page);overflow-wrap:anywhere}
-nav{display:flex;flex-wrap:wrap;gap:.2em 1em;margin:.5em 0 1em;font-size:13px}a{color:var(--mark)}
-.wide{overflow-x:auto;margin:.5em 0}
-table{border-collapse:collapse;font-size:13px;overflow-wrap:normal}
-th,td{border-bottom:1px solid var(--line);padding:.25em .6em;text-align:right;white-space:nowrap}
-th{background:var(--fill);vertical-align:bottom;white-space:normal;min-width:4em}
-th:first-child,td:first-child{position:sticky;left:0;background:var(--page)}
-@media(max-width:700px){td:first-child{white-space:normal;min-width:6em}}
-th:first-child{background:var(--fill)}
-th:first-child,td:first-child,.by-task :nth-child(2),.by-task :nth-child(7):last-child{text-align:left}
-.by-task td:nth-child(7):last-child{white-space:normal;min-width:16em}
-tr.published td{color:var(--soft)}
-details{border:1px solid var(--line);border-radius:4px;margin:.3em 0;padding:.3em .7em}
-summary{cursor:pointer}pre{white-space:pre-wrap;background:var(--fill);padding:.5em;margin:.3em 0}
-.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(260px,100%),1fr));gap:0 1em}
-img{max-height:240px;max-width:100%;margin:.2em}.note{color:var(--soft);font-size:13px}
-input{font:inherit;width:min(28em,95%);padding:.2em .4em}
-.correct{color:var(--good)}.wrong{color:var(--bad)}.invalid{color:var(--odd)}.scored{color:var(--ink)}
-.warn{background:var(--warn);border-left:4px solid var(--best);padding:.5em 1em}
-svg{min-width:760px;color:var(--ink)}svg text{fill:currentColor}
-"""
-_FILTER = """
-for (const box of document.querySelectorAll('input[data-of]')) box.addEventListener('input', () => {
-  const words = box.value.toLowerCase().split(' ').filter(Boolean);
-  for (const one of document.querySelectorAll('#' + box.dataset.of + ' > details'))
-    one.hidden = !words.every(word => one.dataset.find.includes(word));
-});
-"""
+_WORDS = {"model", "task", "against", "measure", "slice", "evidence (items)"}
+"""Columns of text; the others hold numbers."""
+_COLOURS = {"correct": "good", "wrong": "bad", "invalid": "odd"}
 
 
 def render_html(runs: Sequence[Run], tables: Sequence[Table], browser: Mapping[str, list[Sample]]) -> str:
     """The page. `browser`: samples by task label."""
-    sections = [(f"t{number}", table.title, _html_table(table)) for number, table in enumerate(tables)]
-    sections.insert(len(_paper_tables(tables)), ("plot", "Intervals", plot(runs)))
+    of_paper = sum(table.title in TABLES.values() for table in tables)
+    sections = [(f"t{number}", table.title.partition(":")[0]) for number, table in enumerate(tables)]
+    sections.insert(of_paper, ("plot", "Intervals"))
     if browser:
-        sections.append(("questions", "Single questions", _html_browser(browser)))
-    links = "".join(f"<a href='#{name}'>{_escaped(title.partition(':')[0])}</a>" for name, title, _ in sections)
-    return "\n".join([
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        "<title>Evaluation</title>",
-        f"<style>{_STYLE}</style><h1>Evaluation</h1>",
-        *_headline(runs, browser),
-        f"<nav>{links}</nav>",
-        *(f"<h2 id={name}>{_escaped(title)}</h2>{body}" for name, title, body in sections),
-        f"<script>{_FILTER}</script></html>\n",
-    ])  # fmt: skip
-
-
-def _paper_tables(tables: Sequence[Table]) -> list[Table]:
-    return [table for table in tables if table.title in TABLES.values()]
-
-
-def _html_browser(browser: Mapping[str, list[Sample]]) -> str:
-    parts = ["<p class=note>Those that fewest runs got right come first. Type words to filter.</p>"]
-    for number, (label, samples) in enumerate(browser.items()):
-        parts.append(f"<h3>{_escaped(label)}</h3>")
-        parts.append(f"<input data-of=b{number} placeholder='wrong, invalid, contaminated, a word of the question'>")
-        parts.append(f"<div id=b{number}>" + "".join(map(_html_sample, samples)) + "</div>")
-    return "\n".join(parts)
-
-
-def _headline(runs: Sequence[Run], browser: Mapping[str, list[Sample]]) -> list[str]:
-    parts = [f"<p>{_escaped(line)}</p>" for line in facts(runs)]
-    if any(one.question is not None and one.item.access == "credentialed" for part in browser.values() for one in part):
-        parts.insert(0, "<p class=warn>This page holds credentialed data. It must stay where that data may be.</p>")
+        sections.append(("questions", "Single questions"))
+    samples = [one for part in browser.values() for one in part]
     short = {
         f"{label} {len(result.scores):,} of {result.task['expected']:,}": None
         for _, label, result in by_task(runs)
         if result.task["expected"] not in (None, len(result.scores))
     }
-    if short:
-        parts.append(f"<p class=warn>Not the whole benchmarks: {_escaped(', '.join(short))}.</p>")
-    return parts
+    return render(
+        Path(__file__).parent, "report.html", runs=len(runs), facts=facts(runs), sections=sections, short=list(short),
+        credentialed=any(one.question is not None and one.item.access == "credentialed" for one in samples),
+        tables=[
+            {"title": table.title, "rows": table.rows, "note": table.note,
+             "columns": [(head, "" if head in _WORDS else "number") for head in table.head]}
+            for table in tables
+        ],
+        of_paper=of_paper, published=PUBLISHED, plot=_plot(runs), thumbnail=thumbnail,
+        browser={label: [_shown(one) for one in part] for label, part in browser.items()},
+    )  # fmt: skip
 
 
 def facts(runs: Sequence[Run]) -> list[str]:
@@ -203,125 +152,54 @@ def facts(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{_escaped(cell)}</th>" for cell in table.head)
-    rows = "".join(
-        f"<tr{' class=published' if row[0].endswith(PUBLISHED) else ''}>"
-        + "".join(f"<td>{_escaped(cell)}</td>" for cell in row)
-        + "</tr>"
-        for row in table.rows
-    )
-    note = f"<p class=note>{_escaped(table.note)}</p>" if table.note else ""
-    kind = " class=by-task" if table.head[1] == "task" else ""
-    return f"<div class=wide><table{kind}><tr>{head}</tr>{rows}</table></div>{note}"
+def _plot(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Strict accuracy with 95 % intervals and of clean and contaminated items, a line a task and run; in pixels."""
 
+    def place(share: float) -> float:
+        return round(330 + 560 * share, 1)
 
-def plot(runs: Sequence[Run]) -> str:
-    """Strict accuracy with 95 % intervals as inline SVG, a line a task and run, clean and contaminated items marked."""
-    lines = [
-        (f"{label} · {run.name}", result) for run, label, result in by_task(runs) if result.task["kind"] == "choice"
-    ]
-    if not lines:
-        return "<p class=note>No choice task was scored.</p>"
-    left, width, step = 330, 560, 22
-    height = step * len(lines) + 40
-    parts = [f"<svg viewBox='0 0 {left + width + 80} {height}' width='100%' role=img aria-label='accuracy by task'>"]
-    for tick in range(0, 101, 20):
-        x = left + width * tick / 100
-        parts.append(f"<line x1={x:.1f} x2={x:.1f} y1=10 y2={height - 25} stroke='var(--line)'/>")
-        parts.append(f"<text x={x:.1f} y={height - 8} font-size=11 text-anchor=middle>{tick} %</text>")
-    for place, (name, result) in enumerate(lines):
-        one, ends = numbers(result.scores), result.interval
-        y = 22 + place * step
-        low, mid, high = (left + width * share for share in (ends[0], one.accuracy, ends[1]))
-        best = left + width * (result.constant / one.n if one.n else 0)
+    lines = []
+    for run, label, result in by_task(runs):
+        if result.task["kind"] != "choice":
+            continue
+        one, (low, high) = numbers(result.scores), result.interval
+        name = f"{label} · {run.name}"
         words = f"{name}: {percent(one.accuracy)} % ({one.correct}/{one.n})"
-        marks = ""
-        for flag, part, shape in ((False, "clean", _CIRCLE), (True, "contaminated", _CROSS)):
+        parts: dict[str, float | None] = {}
+        for flag, part in ((False, "clean"), (True, "contaminated")):
             found = numbers([score for score in result.scores if score.contaminated is flag])
-            if found.n:
-                marks += shape.format(x=round(left + width * found.accuracy, 1), y=y)
-                words += f", {part} {percent(found.accuracy)} % ({found.correct}/{found.n})"
-        parts.append(
-            f"<g><title>{_escaped(words)}, 95 % {percent(ends[0])} to {percent(ends[1])}</title>"
-            f"<text x={left - 10} y={y + 4} font-size=12 text-anchor=end>{_escaped(name)}</text>"
-            f"<line x1={low:.1f} x2={high:.1f} y1={y} y2={y} stroke='var(--mark)' stroke-width=2 />"
-            f"<circle cx={mid:.1f} cy={y} r=4 fill='var(--mark)'/>{marks}"
-            f"<line x1={best:.1f} x2={best:.1f} y1={y - 6} y2={y + 6} stroke='var(--best)' stroke-width=2 /></g>"
-        )
-    return f"<div class=wide>{''.join(parts)}</svg></div><p class=note>{_PLOT_NOTE}</p>"
+            parts[part] = place(found.accuracy) if found.n else None
+            words += f", {part} {percent(found.accuracy)} % ({found.correct}/{found.n})" if found.n else ""
+        lines.append({
+            "name": name, "words": f"{words}, 95 % {percent(low)} to {percent(high)}",
+            "low": place(low), "high": place(high), "all": place(one.accuracy), **parts,
+            "best": place(result.constant / one.n if one.n else 0),
+        })  # fmt: skip
+    return lines
 
 
-_CIRCLE = "<circle cx={x} cy={y} r=6.5 fill=none stroke='var(--good)' stroke-width=1.5 />"
-_CROSS = "<path d='M{x} {y}m-6 -6l12 12m0 -12l-12 12' stroke='var(--bad)' stroke-width=1.5 />"
-_PLOT_NOTE = (
-    "Dot and line: all items with the 95 % interval (clusters resampled). Ring: clean items alone. Cross: contaminated "
-    "items alone. Bar across: what the best constant answer gets."
-)
-
-
-def _html_sample(one: Sample) -> str:
+def _shown(one: Sample) -> dict[str, Any]:
+    """A question as the page shows it; `find` is what its filter looks in."""
     first = one.answers[0].score
-    body = []
-    words = [one.item.sample_id, *(["contaminated"] if first.contaminated else [])]
-    if one.question is None:
-        body.append("<p class=note>Question and answers are not shown here (credentialed, or no --data).</p>")
-    else:
-        body += _turns(one.question)
-        gold = one.item.gold + "".join(f". {text}" for label, text in one.item.options if label == one.item.gold)
-        body.append(f"<p class=note>gold</p><pre>{_escaped(gold)}</pre>")
-        words.append(" ".join(part.get("text", "") for turn in one.question.messages for part in turn["content"]))
-    if first.evidence:
-        body.append(f"<p class=note>overlap with training data: {_escaped(', '.join(first.evidence))}</p>")
-    heads = []
-    parts = []
+    answers = []
     for given in one.answers:
-        verdict = given.score.verdict or "scored"
-        state = verdict if given.score.outcome == "answered" else f"{verdict}, {given.score.outcome}"
-        words.append(f"{given.run} {state}")
-        heads.append(f"<b class={verdict} title='{_escaped(given.run)}'>{_escaped(state)}</b>")
-        parts.append(
-            f"<div><p><b class={verdict}>{_escaped(state)}</b> {_escaped(given.run)}</p>"
-            + _html_answer(given, one.question is not None)
-            + "</div>"
-        )
-    body.append(f"<div class=answers>{''.join(parts)}</div>")
-    find = _escaped(" ".join(words).lower())
-    summary = f"{' '.join(heads)} {_escaped(one.item.sample_id)}"
-    return f'<details data-find="{find}"><summary>{summary}</summary>{"".join(body)}</details>'
-
-
-def _html_answer(given: Given, shown: bool) -> str:
-    parts = []
-    score, prediction = given.score, given.prediction
-    if shown:
-        parts.append(f"<pre>{_escaped(prediction.text or '(none)')}</pre>")
-        if prediction.reasoning:
-            parts.append(f"<p class=note>apart from it, never scored</p><pre>{_escaped(prediction.reasoning)}</pre>")
-    read = f"read as {score.option}" if score.option else "no option read"
-    detail = [read, score.rule, score.detail] if score.verdict else []
-    detail += ["cut at the limit of new tokens"] if score.truncated else []
-    detail += [f"{name} {value:.4f}" for name, value in sorted(score.metrics.items())]
-    parts.append(f"<p class=note>{_escaped('; '.join(part for part in detail if part))}</p>")
-    return "".join(parts)
-
-
-def _turns(question: Question) -> list[str]:
-    parts = []
-    for turn in question.messages:
-        for part in turn["content"]:
-            if part["type"] == "image":
-                parts.append(
-                    f"<img alt='picture {part['index'] + 1}' src='{thumbnail(question.images[part['index']])}'>"
-                )
-            else:
-                parts.append(f"<p class=note>{_escaped(turn['role'])}</p><pre>{_escaped(part['text'])}</pre>")
-    return parts
-
-
-def _escaped(text: str) -> str:
-    """Text for the page; control characters, which models do emit, are shown as a replacement character."""
-    return escape("".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text))
+        score, verdict = given.score, given.score.verdict or "scored"
+        read = [f"read as {score.option}" if score.option else "no option read", score.rule, score.detail]
+        detail = [*(read if score.verdict else []), "cut at the limit of new tokens" if score.truncated else None]
+        answers.append({
+            "run": given.run, "kind": _COLOURS.get(verdict, ""), "prediction": given.prediction,
+            "state": verdict if score.outcome == "answered" else f"{verdict}, {score.outcome}",
+            "detail": [part for part in detail if part] + [f"{n} {v:.4f}" for n, v in sorted(score.metrics.items())],
+        })  # fmt: skip
+    words = [one.item.sample_id, *(["contaminated"] if first.contaminated else [])]
+    if one.question is not None:
+        words += [part.get("text", "") for turn in one.question.messages for part in turn["content"]]
+    words += [f"{given['run']} {given['state']}" for given in answers]
+    return {
+        "item": one.item, "question": one.question, "evidence": first.evidence, "answers": answers,
+        "find": " ".join(words).lower(),
+        "gold": one.item.gold + "".join(f". {text}" for label, text in one.item.options if label == one.item.gold),
+    }  # fmt: skip
 
 
 def render_markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:

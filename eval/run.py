@@ -12,7 +12,6 @@ Run the same command again and it goes on: no answered question is asked twice.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.libraries import LIBRARIES, libraries_apart
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from eval.adapters.base import Adapter, Answer, Request
@@ -90,9 +91,11 @@ def run(
     `ask_again` asks once more where there was an outcome without an answer.
     Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
     """
+    from medgpt.private import make_folder
+
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
     except OSError as error:
         raise RunError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
     _claim(out, adapter)
@@ -152,10 +155,11 @@ def _open(
     from eval.answers import AnswerLog
     from eval.records import ITEMS, TASK
     from medgpt.atomic import AtomicFile, write_atomic
+    from medgpt.private import make_folder
 
     task = benchmark.task
     folder = _folder(out, task)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
     with AtomicFile(folder / ITEMS) as file:
@@ -176,7 +180,7 @@ def _open(
             raise RunError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
-        print(f"{log.path}: a torn last line was dropped; its question is asked again", file=sys.stderr)
+        complain(f"{log.path}: a torn last line was dropped; its question is asked again")
     for sample_id in log:
         known = log.get(sample_id)
         if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
@@ -342,7 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tasks", nargs="+", required=True, metavar="TASK", help="slake, slake:paper, table4, all, ..."
     )
     parser.add_argument("--task-file", type=Path, metavar="YAML", help="tasks of your own")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the answers; one model a folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder of the answers and of {LIBRARIES}; one model a folder"
+    )
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--model", metavar="CARD", help="model card: a shipped name or a YAML file")
     asked.add_argument("--baseline", metavar="NAME", help="majority, constant[=TEXT], copy_exemplar or nearest")
@@ -358,14 +364,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     server.add_argument("--tries", type=int, default=12, metavar="N", help="requests for one answer (default 12)")
     server.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
-    server.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key = server.add_mutually_exclusive_group()
+    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
+    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     asked_of = parser.add_argument_group("either way")
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local = parser.add_argument_group("a model in this process")
     local.add_argument("--checkpoint", type=Path, metavar="DIR", help="local folder of the weights")
     local.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
-    local.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
+    local.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
+    )
     parser.add_argument("--builds-present", action="store_true", help="leave out tasks whose build is not there")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
@@ -386,6 +398,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.model and not options.dry_run and bool(options.endpoint) == bool(options.checkpoint):
         parser.error("with --model, give either --endpoint URL or --checkpoint DIR")
 
+    with libraries_apart() as libraries:
+        if options.out is not None:
+            libraries.keep_in(options.out / LIBRARIES)
+        return _carry_out(options)
+
+
+def _carry_out(options: argparse.Namespace) -> int:
     from eval.adapters.base import AdapterError
     from eval.answers import AnswerError
     from eval.cards import CardError
@@ -409,7 +428,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         card, adapter = _adapter(options, benchmarks)
     except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     try:
         done = run(
@@ -424,18 +443,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=not options.quiet,
         )
     except (RunError, TaskError, EndpointRefused) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except (AdapterError, AnswerError, BuildError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except OSError as error:
-        print(
-            f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})", file=sys.stderr
-        )
+        complain(f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})")
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        complain("stopped; run the same command again to go on")
         return 1
     return _show(done, adapter, options.out, benchmarks, certificate)
 
@@ -490,7 +507,7 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
             options.endpoint,
             served,
             card,
-            api_key=read_key(options.key_variable),
+            api_key=read_key(options.key_variable, options.key_file),
             allowed_hosts=options.allow_host,
             concurrency=options.concurrency,
             timeout_s=options.timeout,

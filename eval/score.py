@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.libraries import libraries_apart
+from medgpt.messages import complain, safe
 
 if TYPE_CHECKING:
     from eval.contamination import Proof
@@ -363,6 +365,7 @@ def score_folder(
 
     from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
     from medgpt.atomic import write_atomic
+    from medgpt.private import make_folder
 
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
@@ -378,7 +381,7 @@ def score_folder(
         )
     except ScoreError as error:
         raise ScoreError(f"{folder}: {error}") from None
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     summary = scored.summary
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
     for name in (ITEMS, PREDICTIONS):
@@ -440,6 +443,7 @@ def _ends(interval: dict[str, float | None]) -> str:
     return "not known (one cluster)" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+@libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 1 none, 2 wrong usage."""
     parser = argparse.ArgumentParser(
@@ -484,7 +488,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
         proof = read_proof(options.data / "proof") if options.data else None
     except (ScoreError, WeightsError, CertificateError) as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     if options.data and proof is None:
         print(f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)")
@@ -508,7 +512,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 continue
             except (ScoreError, RecordError, WeightsError) as error:
                 failed += 1
-                tqdm.write(f"not scored: {error}", file=sys.stderr)
+                tqdm.write(f"not scored: {safe(error)}", file=sys.stderr)
                 continue
             for line in describe(summary):
                 tqdm.write(line, file=sys.stdout)

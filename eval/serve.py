@@ -1,75 +1,129 @@
-"""Serve a trained checkpoint on loopback with an existing server, so that people can try it. Not for clinical use.
+"""Serve a trained checkpoint on loopback, so that people can try it. Not for clinical use.
 
-This is a thin wrapper: `transformers serve` or vLLM does the work. The address is 127.0.0.1 unless --allow-network is
-given: what is asked may be about patients.
+Two routes of the OpenAI wire format and nothing else: POST /v1/chat/completions (whole or streamed) and
+GET /v1/models. A request needs the token and a Host that is expected; pictures come inside it, as data URLs: nothing is
+fetched, no file is opened, no code of a checkpoint is run. The address is 127.0.0.1 unless --allow-network is given:
+what is asked may be about patients.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
+import re
+import secrets
+import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError
+if TYPE_CHECKING:
+    from eval.serve_app import Limits
+    from medgpt.endpoints import Endpoint
+
 
 WARNING = (
     "NOT FOR CLINICAL USE. This model was trained for research. It makes things up, it has not been validated for any "
     "patient, and no diagnosis or treatment may rest on what it says."
 )
 
+OUR_CLASSES = frozenset({"configuration_medgpt.MedGptConfig", "configuration_medgpt.MedGptForConditionalGeneration"})
+"""What `train.assemble` names in `auto_map`, for others; here the class is part of the program."""
+
 _EXAMPLE = """
 example:
-  python -m eval.serve checkpoints/instruct
-  python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --served-model "$PWD/checkpoints/instruct"
+  python -m eval.serve checkpoints/instruct --token-file token
+  python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --key-file token
 """
 
 
-class ServeError(UserError):
-    """One line: what is missing and how to get it."""
+class ServeError(Exception):
+    """One line: what is missing or refused, and what to do."""
 
 
-def command(checkpoint: Path, server: str, host: str, port: int, device: str, trust_remote_code: bool) -> list[str]:
-    """Program and arguments of the server's own command line. Raises: `ServeError`."""
-    config = _config(checkpoint)
-    if config.get("auto_map") and not trust_remote_code:
-        files = ", ".join(sorted(path.name for path in checkpoint.glob("*.py")))
-        raise ServeError(f"{checkpoint} brings its own classes ({files}); read them and add --trust-remote-code")
-    vision = config.get("vision_config")
-    if config.get("model_type") == "internvl" and vision and vision.get("model_type") != "internvl_vision":
-        raise ServeError(
-            f"{checkpoint}: transformers would put a random InternViT in the place of its {vision.get('model_type')}; "
-            "export it again with python -m train.assemble, which adds a configuration class"
-        )
-    folder = str(checkpoint.resolve())
-    options = ["--host", host, "--port", str(port), *(["--trust-remote-code"] if trust_remote_code else [])]
-    if server == "vllm":
-        return ["vllm", "serve", folder, *options]
-    return ["transformers", "serve", folder, *options, "--device", device]
+def check_checkpoint(folder: Path) -> None:
+    """Refuse a folder that is no model's, or that wants code other than ours to be run. Raises: `ServeError`."""
+    if not (folder / "config.json").is_file():
+        raise ServeError(f"{folder}: no config.json; is it a model folder?")
+    for path in sorted(folder.glob("*config.json")):
+        named = _json_object(path).get("auto_map", {})
+        if not isinstance(named, dict) or not OUR_CLASSES.issuperset(map(str, named.values())):
+            raise ServeError(
+                f"{path}: its auto_map names code of its own, which is never run here; serve it with its own tools"
+            )
 
 
-_PACKAGES = {"transformers": "transformers[serving]", "vllm": "vllm"}
-_MODULES = {"transformers": ("transformers", "fastapi", "openai", "uvicorn"), "vllm": ("vllm",)}
-"""What a server cannot start without."""
-
-
-def _config(checkpoint: Path) -> dict[str, Any]:
+def _json_object(path: Path) -> dict[str, Any]:
     import json
 
     try:
-        found = json.loads((checkpoint / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise ServeError(f"{checkpoint}: no config.json that can be read ({error}); is it a model folder?") from None
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ServeError(f"{path}: cannot be read ({type(error).__name__}); is it a model folder?") from None
     if not isinstance(found, dict):
-        raise ServeError(f"{checkpoint}/config.json: not a JSON object; is it a model folder?")
+        raise ServeError(f"{path}: not a JSON object; is it a model folder?")
     return found
 
 
+def read_token(variable: str | None, file: Path | None) -> tuple[str, bool]:
+    """(token, whether it is new and shown nowhere yet). A file that is not there is made, for its owner alone.
+
+    Raises: `ServeError`.
+    """
+    token, fresh = secrets.token_urlsafe(32), True
+    where = "the token"
+    if variable is not None:
+        where = f"--token-variable {variable}"
+        token, fresh = os.environ.get(variable, ""), False
+    elif file is not None:
+        where, fresh = f"--token-file {file}", False
+        try:
+            try:
+                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                if file.stat().st_mode & 0o077:
+                    raise ServeError(f"{where}: others may read it; chmod 600, or remove it for a new one") from None
+                token = file.read_text(encoding="ascii").strip()
+            else:
+                with os.fdopen(descriptor, "w", encoding="ascii") as opened:
+                    opened.write(token + "\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServeError(f"{where}: cannot be used ({type(error).__name__})") from None
+    if not re.fullmatch(r"[\x21-\x7e]{16,}", token):
+        raise ServeError(f"{where}: a token is 16 or more printable ASCII characters without spaces")
+    return token, fresh
+
+
+def allowed_hosts(endpoint: Endpoint, port: int, more: Sequence[str]) -> frozenset[str]:
+    """What `Host` may be: loopback's names and the address that is listened on, with the port, and what is added."""
+    given = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+    names = {"localhost", "127.0.0.1", "[::1]", given.lower()}
+    found = {f"{name}:{port}" for name in names} | {name.strip().lower() for name in more}
+    return frozenset(found | names if port == 80 else found)
+
+
+def read_limits(given: Sequence[str]) -> Limits:
+    """Limits from `name=number`. Raises: `ServeError`."""
+    from eval.serve_app import Limits
+
+    defaults = asdict(Limits())
+    values: dict[str, Any] = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            values[name] = type(defaults[name])(number)
+        except (KeyError, ValueError):
+            values[name] = 0
+        if not 0 < values[name] < 1e15:
+            there = ", ".join(f"{name}={value}" for name, value in defaults.items())
+            raise ServeError(f"--limit {text}: give a name and a number over 0; there are {there}")
+    return Limits(**values)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Serves until it is stopped; 2 where it cannot."""
+    """Command line. Serves until it is stopped (130 by Ctrl-C); 2 where it cannot."""
     parser = argparse.ArgumentParser(
         prog="python -m eval.serve",
         description=f"Serve a trained checkpoint on loopback. {WARNING}",
@@ -77,74 +131,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="folder with config.json, weights and processor")
-    parser.add_argument("--server", choices=("transformers", "vllm"), default="transformers", help="what serves")
+    parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
+    parser.add_argument("--served-model", metavar="NAME", help="the model's name to clients (default: the folder's)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="default 8000")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cpu (transformers only)")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the classes that a checkpoint brings")
-    parser.add_argument("--allow-network", action="store_true", help="listen on an address that others can reach")
-    parser.add_argument("--dry-run", action="store_true", help="print the server's command and stop")
+    parser.add_argument("--port", type=int, default=8000, help="default 8000; 0 takes a free one")
+    parser.add_argument(
+        "--allow-network",
+        action="store_true",
+        help="listen on an address that others can reach; there is no TLS, put a proxy that has it in front",
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME[:PORT]", help="one more Host that is answered"
+    )
+    token = parser.add_mutually_exclusive_group()
+    token.add_argument("--token-file", type=Path, metavar="FILE", help="holds the token; made (0600) if not there")
+    token.add_argument("--token-variable", metavar="NAME", help="environment variable that holds the token")
+    token.add_argument("--no-token", action="store_true", help="answer everybody on this machine; loopback only")
+    parser.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=N",
+        help="body_bytes, pictures, pixels (of all pictures of a request), context and new_tokens (tokens), body_s, "
+        "request_s (seconds), waiting (requests); --limit x shows their values",
+    )
     options = parser.parse_args(arguments)
 
-    from medgpt.endpoints import EndpointRefused, resolve_endpoint
+    from eval.adapters.base import AdapterError
+    from eval.cards import CardError
+    from medgpt.endpoints import EndpointRefused
 
     print(WARNING, file=sys.stderr)
     try:
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        endpoint = resolve_endpoint(f"http://{host}:{options.port}/v1")
-        if not endpoint.loopback and not options.allow_network:
-            raise ServeError(
-                f"--host {options.host}: others could reach it and read what is asked; leave it at 127.0.0.1, "
-                "or add --allow-network"
-            )
-        run = command(
-            options.checkpoint,
-            options.server,
-            options.host,
-            options.port,
-            options.device,
-            options.trust_remote_code,
-        )
-    except (ServeError, EndpointRefused) as error:
+        return _serve(options)
+    except (ServeError, EndpointRefused, AdapterError, CardError) as error:
         print(error, file=sys.stderr)
         return 2
-    if options.dry_run:
-        print(" ".join(run))
-        return 0
-    if missing := [name for name in _MODULES[options.server] if importlib.util.find_spec(name) is None]:
-        what = f"{', '.join(missing)} not installed; pip install '{_PACKAGES[options.server]}'"
-        print(f"--server {options.server}: {what}", file=sys.stderr)
-        return 2
-    print(f"serving at {endpoint.base}", file=sys.stderr, flush=True)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    if options.server == "vllm":
-        # The server takes this process over, so that its signals and exit code are the caller's.
-        os.execvp(run[0], run)  # noqa: S606 - no shell; the command is the one that --dry-run shows
-    from transformers.cli.transformers import main as transformers_main
+    except KeyboardInterrupt:
+        return 130
 
-    if options.trust_remote_code:
-        offer_class(options.checkpoint)
-    sys.argv = run
-    transformers_main()
+
+def _serve(options: argparse.Namespace) -> int:
+    from eval.adapters.hf_local import HFLocal
+    from eval.cards import load_card
+    from medgpt.endpoints import resolve_endpoint
+
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    endpoint = resolve_endpoint(f"http://{host}:{options.port or 80}/v1")
+    if not endpoint.loopback and not options.allow_network:
+        raise ServeError(
+            f"--host {options.host}: others could reach it and read what is asked; leave it at 127.0.0.1, "
+            "or add --allow-network"
+        )
+    if not endpoint.loopback and options.no_token:
+        raise ServeError(f"--no-token: not on {options.host}, which others can reach")
+    check_checkpoint(options.checkpoint)
+    card = load_card(options.model)
+    if card.trust_remote_code:
+        raise ServeError(f"--model {options.model}: its checkpoint brings code of its own, which is never run here")
+    model = HFLocal(options.checkpoint, card, device=options.device, batch=1)
+    limits = read_limits(options.limit)
+    try:
+        from eval.serve_app import App, listen
+    except ModuleNotFoundError as error:
+        raise ServeError(f"eval.serve needs {error.name}: pip install 'medgpt-oss[eval]'") from None
+    address = endpoint.addresses[0]
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((address, options.port))
+        except (OSError, OverflowError) as error:
+            raise ServeError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from None
+        port = sock.getsockname()[1]
+        token, fresh = (None, False) if options.no_token else read_token(options.token_variable, options.token_file)
+        model.load()
+        hosts = allowed_hosts(endpoint, port, options.allow_host)
+        name = options.served_model or options.checkpoint.resolve().name
+        sock.listen()
+        if fresh:
+            print(f"token (shown once): {token}", file=sys.stderr)
+        print(f"serving {name} at http://{host}:{port}/v1 for Host {', '.join(sorted(hosts))}", file=sys.stderr)
+        sys.stderr.flush()
+        listen(App(model, card, name, token, hosts, limits), sock)
     return 0
-
-
-def offer_class(checkpoint: Path) -> None:
-    """Put the model class that a checkpoint brings where `transformers serve` looks for it.
-
-    It looks up `architectures` in the package itself and the modality by the class's name (seen in 5.23), although
-    loading by `auto_map` would work.
-    """
-    import transformers
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    config = _config(checkpoint)
-    for reference in config.get("auto_map", {}).values():
-        name = reference.rpartition(".")[2]
-        if name in config.get("architectures", ()):
-            setattr(transformers, name, get_class_from_dynamic_module(reference, str(checkpoint.resolve())))
-            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[config["model_type"]] = name
 
 
 if __name__ == "__main__":

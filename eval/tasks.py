@@ -355,7 +355,7 @@ def make_question(task: Task, sample: StoredSample) -> Question:
     if not gold:
         raise TaskError(f"{where}: no gold answer; a task needs one for every item")
     if task.kind == "choice" and options and gold not in dict(options):
-        raise TaskError(f"{where}: gold {gold!r} is none of its options' labels; build it again")
+        raise TaskError(f"{where}: the gold answer is none of its options' labels; build it again")
     images = list(sample.images)
     if len(images) != len(record["images"] or ()):
         raise TaskError(f"{where}: {len(images)} of {len(record['images'])} pictures are there; build it with pictures")

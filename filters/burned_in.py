@@ -12,14 +12,15 @@ What was read is nowhere: the recogniser's text never leaves `filters.overlaid_t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.base import Filter, FilterError, Record, Score
-from filters.places import Place, places_text, read_places
 
 NAME = "burned_in"
 QUARANTINE_FILE = "quarantine.parquet"
@@ -43,6 +44,48 @@ QUARANTINE = pa.schema(
 )
 
 
+BOX_KINDS = {"t": "text", "m": "marker", "p": "panel letter", "u": "unread"}
+"""Unread: looks like writing and was left unread, since what was read before it settled the picture."""
+
+
+@dataclass(frozen=True, order=True)
+class TextBox:
+    """A box of writing, in pixels of the picture as it is shown (its EXIF orientation followed)."""
+
+    picture: int
+    """Number among the record's pictures."""
+    top: int
+    left: int
+    bottom: int
+    right: int
+    kind: str
+    """One of `BOX_KINDS`."""
+    score: float
+    """0..1, two digits: how sure it is that this is text; of an unread one, the detector's probability."""
+
+
+def boxes_text(boxes: Iterable[TextBox]) -> str:
+    """`<picture> <kind> <left> <top> <right> <bottom> <score in hundredths>;` of each box, in order."""
+    return "".join(
+        f"{one.picture} {one.kind} {one.left} {one.top} {one.right} {one.bottom} {round(100 * one.score)};"
+        for one in sorted(boxes)
+    )
+
+
+def read_boxes(text: str) -> list[TextBox]:
+    """The boxes of `boxes_text`. Raises: `ValueError` for any other text."""
+    found = []
+    for entry in text.split(";")[:-1]:
+        picture, kind, *numbers = entry.split(" ")
+        left, top, right, bottom, score = map(int, numbers)
+        if kind not in BOX_KINDS or not (0 <= left < right and 0 <= top < bottom and 0 <= score <= 100):
+            raise ValueError(f"{entry!r} is no box of text")
+        found.append(TextBox(int(picture), top, left, bottom, right, kind, score / 100))
+    if boxes_text(found) != text:
+        raise ValueError("no boxes of text in order")
+    return found
+
+
 class BurnedIn(Filter):
     """Says whether there is burned-in text, and where. `overlaid_text` must run before."""
 
@@ -51,26 +94,20 @@ class BurnedIn(Filter):
     scores: ClassVar[dict[str, str]] = {
         "score": "0..1; text other than markers of sides and lone letters, of the picture with most",
         "boxes": "boxes of such text in all pictures, read or not, count",
-        "places": "the boxes, in pixels; see filters/places.py",
+        "places": "the boxes, in pixels; see `TextBox`",
     }
     needs_pictures: ClassVar[bool] = False
     cost: ClassVar[float] = 0.1
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`. Raises: `FilterError` without scores of `overlaid_text`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        for score in ("text", "places"):
-            if f"overlaid_text.{score}" not in record.found:
-                raise FilterError(
-                    f"the {NAME} filter needs the scores of overlaid_text: give it after: [overlaid_text]"
-                )
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`. Raises: `FilterError` without scores of `overlaid_text`."""
+        if not {"overlaid_text.text", "overlaid_text.places"} <= record.found.keys():
+            raise FilterError(f"the {NAME} filter needs the scores of overlaid_text: give it after: [overlaid_text]")
         text, places = record.found["overlaid_text.text"], record.found["overlaid_text.places"]
         if text is None or places is None:
             return dict.fromkeys(self.scores)
-        found = [place for place in read_places(str(places)) if place.kind in "tu"]
-        return {"score": text, "boxes": len(found), "places": places_text(found)}
+        found = [box for box in read_boxes(str(places)) if box.kind in "tu"]
+        return {"score": text, "boxes": len(found), "places": boxes_text(found)}
 
 
 def quarantine(table: pa.Table, threshold: bool) -> pa.Table:
@@ -83,20 +120,13 @@ def quarantine(table: pa.Table, threshold: bool) -> pa.Table:
         table = table.filter(pc.equal(table[f"#{NAME}"], "drop"))
     made = []
     for sample, text in zip(table["sample_id"].to_pylist(), table[f"{NAME}.places"].to_pylist(), strict=True):
-        boxes: dict[int, list[Place]] = {}
-        for place in read_places(text or ""):
-            boxes.setdefault(place.picture, []).append(place)
-        made += [
-            {
-                "sample_id": sample,
-                "image": number,
-                "score": max((place.score for place in places if place.kind == "t"), default=0.0),
-                "boxes": [
-                    {"left": place.left, "top": place.top, "right": place.right, "bottom": place.bottom,
-                     "read": place.kind == "t", "score": place.score}
-                    for place in places
-                ],
-            }
-            for number, places in boxes.items()
-        ]  # fmt: skip
+        # The boxes are in the order of their pictures.
+        for number, boxes in groupby(read_boxes(text or ""), key=lambda box: box.picture):
+            found = [
+                {"left": box.left, "top": box.top, "right": box.right, "bottom": box.bottom, "read": box.kind == "t",
+                 "score": box.score}
+                for box in boxes
+            ]  # fmt: skip
+            surest = max((box["score"] for box in found if box["read"]), default=0.0)
+            made.append({"sample_id": sample, "image": number, "score": surest, "boxes": found})
     return pa.Table.from_pylist(made, schema=QUARANTINE)

@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.base import Filter, Picture, Record, Score
+from filters.base import Filter, Record, Score
 
 SIDE = 512
 """Pixels of the longest side the gutters are looked for at: a gutter of 2 pixels in 1,000 is still seen as a ridge."""
@@ -58,19 +58,30 @@ MAX_PIECES = 40
 
 @dataclass(frozen=True)
 class Panel:
-    """A piece of a picture, in pixels of the reduced picture."""
+    """A piece of a picture, in pixels of the reduced picture, and how straight the cuts around it are (0..1)."""
 
     top: int
     bottom: int
     left: int
     right: int
-    straight: float
-    """0..1: how much of the sides that do not lie on the picture's border is a straight edge."""
+    cuts: tuple[float | None, ...] = (None, None, None, None)
+    """Top, bottom, left, right; None at the picture's border."""
+
+    @property
+    def straight(self) -> float:
+        """0..1: how much of the sides that do not lie on the picture's border is a straight edge."""
+        known = [cut for cut in self.cuts if cut is not None]
+        return float(np.mean(known)) if known else 0.0
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.bottom - self.top, self.right - self.left
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.size[0] * self.size[1]
 
 
 def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
@@ -81,12 +92,12 @@ def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
     """
     grey = grey_levels(rgb)
     height, width = grey.shape
-    whole = [Panel(0, height, 0, width, 0.0)]
+    whole = [Panel(0, height, 0, width)]
     if min(height, width) < 2 * MIN_PANEL:
         return whole, 0.0
-    area = height * width
+    area = grey.size
     tree = _Look(grey, rgb)
-    found = tree.panels(_Piece(0, height, 0, width))
+    found = tree.panels(whole[0])
     # A mask or a map of few colours beside the picture it belongs to has exactly that picture's size.
     found += [
         panel for panel in tree.others if panel.straight >= STRAIGHT and any(_alike(panel, other) for other in found)
@@ -95,13 +106,13 @@ def panels(rgb: NDArray[np.uint8]) -> tuple[list[Panel], float]:
     found = [
         panel
         for panel in found
-        if _area(panel) >= LONE_AREA * area
+        if panel.area >= LONE_AREA * area
         or (max(panel.size) <= 3 * min(panel.size) and sum(_alike(panel, other) for other in found) > 2)
     ]
-    if len(found) >= 2 and sum(_area(panel) for panel in found) >= COVERED * area:
+    if len(found) >= 2 and sum(panel.area for panel in found) >= COVERED * area:
         return found, sorted(panel.straight for panel in found)[-2]
     # Three of one size in line are panels even with labels up to their sides; fragments of tissue hardly ever are.
-    large = [panel for panel in tree.ragged if _area(panel) >= LONE_AREA * area]
+    large = [panel for panel in tree.ragged if panel.area >= LONE_AREA * area]
     lined = [panel for panel in large if sum(_in_line(panel, other) for other in large) > 2]
     if lined:
         return lined, STRAIGHT
@@ -112,10 +123,6 @@ def grey_levels(rgb: NDArray[np.uint8]) -> NDArray[np.int16]:
     """(height, width), 0..255: luma of ITU-R BT.601 in integers, so that it is the same on every machine."""
     red, green, blue = (rgb[:, :, channel].astype(np.uint16) for channel in range(3))
     return ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.int16)
-
-
-def _area(panel: Panel) -> int:
-    return panel.size[0] * panel.size[1]
 
 
 def caption_panels(caption: str) -> int:
@@ -180,13 +187,15 @@ class Compound(Filter):
 
     def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
         """Scores of each record; see `Filter.score`."""
-        return [self._one(record) for record in records]
+        return [self.one(record) for record in records]
 
-    def _one(self, record: Record) -> dict[str, Score]:
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`. The caption's panels are counted without a picture, too."""
         cues = caption_panels(record.caption)
         if not record.pictures:
-            return {"panels": None, "gutter": None, "caption_panels": cues, "compound": None}
-        count, strength = max((self._look(picture) for picture in record.pictures), key=lambda pair: pair[::-1])
+            return dict.fromkeys(self.scores) | {"caption_panels": cues}
+        looks = [panels(picture.rgb(SIDE)) for picture in record.pictures]
+        count, strength = max(((len(found), strength) for found, strength in looks), key=lambda pair: pair[::-1])
         letters = record.found.get("overlaid_text.panel_letters")
         # Stored scores come back as floats.
         if letters is not None and (isinstance(letters, str) or letters != int(letters)):
@@ -198,11 +207,6 @@ class Compound(Filter):
             "compound": round(combined(strength, cues, int(letters or 0)), 4),
         }
 
-    @staticmethod
-    def _look(picture: Picture) -> tuple[int, float]:
-        found, strength = panels(picture.rgb(SIDE))
-        return len(found), strength
-
 
 def combined(gutter: float, cues: int, letters: int) -> float:
     """0..1 of the three signs. Gutters alone may reach 1, two letters 0.8, a caption alone 0.3; together they add up.
@@ -213,17 +217,6 @@ def combined(gutter: float, cues: int, letters: int) -> float:
     doubt *= 0.2 if letters >= 2 else 1.0
     doubt *= 0.7 if cues >= 2 else 1.0
     return 1 - doubt
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """What lies between cuts: where, and how straight each cut was (top, bottom, left, right; None at the border)."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    cuts: tuple[float | None, float | None, float | None, float | None] = (None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -248,34 +241,33 @@ class _Look:
         self.ragged: list[Panel] = []
         """Undivided pieces that are pictures without straight sides: organs on black, fragments of tissue."""
 
-    def panels(self, piece: _Piece) -> list[Panel]:
+    def panels(self, piece: Panel) -> list[Panel]:
         """The panels in a piece: those of its parts where there are several, else the piece itself."""
         self._looked += 1
-        trimmed = _trimmed(self._grey, piece)
-        if trimmed is None:
+        panel = _trimmed(self._grey, piece)
+        if panel is None:
             return []
-        divisible = self._looked < MAX_PIECES and _area(_panel(trimmed)) >= 2 * MIN_AREA * self._grey.size
-        parts, strength = self._parts(trimmed) if divisible else ([], 0.0)
+        divisible = self._looked < MAX_PIECES and panel.area >= 2 * MIN_AREA * self._grey.size
+        parts, strength = self._parts(panel) if divisible else ([], 0.0)
         ragged = len(self.ragged)
         inner = [panel for part in parts for panel in self.panels(part)]
-        panel = _panel(trimmed)
         # A weak cut through a panel makes no panels of its parts: each still has the panel's own straight sides.
         if len(inner) > 1 and (strength >= STRAIGHT or panel.straight < STRAIGHT):
             return inner
-        if _area(panel) < MIN_AREA * self._grey.size:
+        if panel.area < MIN_AREA * self._grey.size:
             return inner
-        pictorial = _pictorial(self._grey[trimmed.top : trimmed.bottom, trimmed.left : trimmed.right])
+        pictorial = _pictorial(self._grey[panel.top : panel.bottom, panel.left : panel.right])
         if pictorial and not parts and panel.straight < STRAIGHT:
             self.ragged.append(panel)
         # A slide with little tissue is mostly paper; what it shows makes it a picture.
-        shows = any(_area(other) >= LONE_AREA * self._grey.size for other in (*inner, *self.ragged[ragged:]))
+        shows = any(other.area >= LONE_AREA * self._grey.size for other in (*inner, *self.ragged[ragged:]))
         if panel.straight >= STRAIGHT and (pictorial or shows):
             return [panel]
         if not pictorial and not shows:
-            self.others.append(_panel(replace(piece, cuts=trimmed.cuts)))
+            self.others.append(replace(piece, cuts=panel.cuts))
         return inner
 
-    def _parts(self, piece: _Piece) -> tuple[list[_Piece], float]:
+    def _parts(self, piece: Panel) -> tuple[list[Panel], float]:
         """What the best cuts of a piece leave, and their strength."""
         inside = np.s_[piece.top : piece.bottom, piece.left : piece.right]
         grey, rgb = self._grey[inside], self._rgb[inside]
@@ -323,21 +315,21 @@ def _flat(lines: NDArray[np.int16]) -> NDArray[np.bool_]:
     return np.asarray(ordered[:, high] - ordered[:, low] <= FLAT)
 
 
-def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
+def _trimmed(grey: NDArray[np.int16], piece: Panel) -> Panel | None:
     """The piece without uniform margins; None where nothing of a panel's size is left."""
-    top, bottom, left, right = piece.top, piece.bottom, piece.left, piece.right
+    ends = {"rows": (piece.top, piece.bottom), "columns": (piece.left, piece.right)}
     for _ in range(2):
-        start = (top, bottom, left, right)
-        content = np.flatnonzero(~_flat(_lines(grey[top:bottom, left:right])))
-        if len(content) < MIN_PANEL:
-            return None
-        left, right = left + int(content[0]), left + int(content[-1]) + 1
-        content = np.flatnonzero(~_flat(_lines(grey[top:bottom, left:right].T)))
-        if len(content) < MIN_PANEL:
-            return None
-        top, bottom = top + int(content[0]), top + int(content[-1]) + 1
-        if (top, bottom, left, right) == start:
+        before = dict(ends)
+        for axis in ("columns", "rows"):
+            inside = grey[slice(*ends["rows"]), slice(*ends["columns"])]
+            content = np.flatnonzero(~_flat(_lines(inside if axis == "columns" else inside.T)))
+            if len(content) < MIN_PANEL:
+                return None
+            start = ends[axis][0]
+            ends[axis] = start + int(content[0]), start + int(content[-1]) + 1
+        if ends == before:
             break
+    (top, bottom), (left, right) = ends["rows"], ends["columns"]
     if (top, bottom, left, right) == (piece.top, piece.bottom, piece.left, piece.right):
         return piece
     # What is left of a margin may itself end in a straight edge: a panel within its labels.
@@ -353,7 +345,7 @@ def _trimmed(grey: NDArray[np.int16], piece: _Piece) -> _Piece | None:
         known = cuts[side]
         if moved and known is not None:
             cuts[side] = max(known, _edge(lines[inner], lines[outer]))
-    return _Piece(top, bottom, left, right, (cuts[0], cuts[1], cuts[2], cuts[3]))
+    return Panel(top, bottom, left, right, tuple(cuts))
 
 
 def _edge(inner: NDArray[np.int16], outer: NDArray[np.int16]) -> float:
@@ -459,11 +451,6 @@ def _seams(lines: NDArray[np.int16], drawn: NDArray[np.bool_]) -> list[_Cut]:
         if clear >= (SEAM_SHARE if excess[index] >= BOLD_SEAM else FAINT_SEAM_SHARE):
             found.append(_Cut(place + 2, place + 2, clear))
     return sorted(found, key=lambda cut: cut.start)
-
-
-def _panel(piece: _Piece) -> Panel:
-    known = [cut for cut in piece.cuts if cut is not None]
-    return Panel(piece.top, piece.bottom, piece.left, piece.right, float(np.mean(known)) if known else 0.0)
 
 
 def _pictorial(grey: NDArray[np.int16]) -> bool:

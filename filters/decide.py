@@ -12,48 +12,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from medgpt.errors import DONE, run
 
+
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage."""
     options = _parser().parse_args(arguments)
 
     from filters.gallery import waterfall_lines
-    from filters.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
-    from filters.scores import ScoreError
-    from filters.selection import SelectionError, decide, explain
-    from manifests.catalog import CatalogError, format_table
+    from filters.recipe import DEFAULT_RECIPE, load_recipe
+    from filters.selection import decide, explain
+    from manifests.catalog import format_table
 
-    try:
-        recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
-        if options.explain is not None:
-            print(explain(options.data, recipe, options.explain))
-            return 0
-        decisions, alone = decide(
-            options.data, recipe, gallery=not options.no_gallery, show_credentialed=options.show_credentialed
-        )
-    except (RecipeError, CatalogError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (SelectionError, ScoreError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
+    if options.explain is not None:
+        print(explain(options.data, recipe, options.explain))
+        return DONE
+    decisions, unfiltered = decide(
+        options.data, recipe, gallery=not options.no_gallery, show_credentialed=options.show_credentialed
+    )
     if options.json:
         print(json.dumps([decision.waterfall for decision in decisions], indent=2))
-        return 0
+        return DONE
     for decision in decisions:
         print(f"\n{decision.folder}")
         lines = [(step, f"{left:,}", said) for step, left, said in waterfall_lines(decision.waterfall)]
         print(format_table(("step", "left", ""), lines))
         for name, why in decision.waterfall["left_out"].items():
-            print(f"{name} took no part ({why})")
+            print(f"{name} left out ({why})")
         if quarantine := decision.waterfall.get("quarantine"):
             print(
                 f"burned-in text: {quarantine['boxes']:,} boxes on {quarantine['pictures']:,} pictures, listed in "
                 f"{decision.folder / quarantine['file']}"
             )
-    if alone:
-        print(f"left alone: {', '.join(alone)}")
-    return 0
+    if unfiltered:
+        print(f"not filtered: {', '.join(unfiltered)}")
+    return DONE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds and scores")
-    parser.add_argument("--recipe", type=Path, metavar="FILE", help="default: filters/recipes/medgpt_oss.yaml")
+    parser.add_argument("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
     parser.add_argument("--explain", metavar="ID", help="print every score of a sample, its threshold and the verdict")
     parser.add_argument("--no-gallery", action="store_true", help="write no page")
     parser.add_argument(

@@ -9,12 +9,11 @@ ground.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from filters.base import Filter, Record, Score
 from filters.compound import grey_levels
@@ -53,13 +52,8 @@ class DrawnMarks(Filter):
     }
     cost: ClassVar[float] = 8.0
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        if not record.pictures:
-            return dict.fromkeys(self.scores)
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`."""
         found = [marks(picture.rgb(SIDE)) for picture in record.pictures]
         coloured, arrows, value = max(found, key=lambda one: one[2])
         return {"coloured": round(coloured, 4), "arrows": arrows, "marks": round(value, 4)}
@@ -85,8 +79,8 @@ def _coloured(pixels: NDArray[np.int16], high: NDArray[np.int16], low: NDArray[n
     longest = max(high.shape)
     if np.count_nonzero(pure) < SHORT * longest:
         return 0.0
-    patches = ndimage.minimum_filter(pure.view(np.uint8), THICKEST)
-    lines = pure & ~ndimage.maximum_filter(patches, THICKEST + 4).view(bool)
+    patches = cv2.erode(pure.view(np.uint8), np.ones((THICKEST, THICKEST)))
+    lines = pure & ~cv2.dilate(patches, np.ones((THICKEST + 4, THICKEST + 4))).view(bool)
     best = 0.0
     full = (LONG_ON_GREY if np.median(chroma) <= 12 else LONG) * longest
     # Which of red, green and blue are on: 1 red, 2 green, 3 yellow, 4 blue, 5 magenta, 6 cyan.
@@ -94,46 +88,45 @@ def _coloured(pixels: NDArray[np.int16], high: NDArray[np.int16], low: NDArray[n
     shades = on[:, :, 0] + on[:, :, 1] * np.uint8(2) + on[:, :, 2] * np.uint8(4)
     for shade in range(1, 7):
         mask = lines & (shades == shade)
-        if np.count_nonzero(mask) < SHORT * longest:
-            continue
-        labels, _ = ndimage.label(mask, np.ones((3, 3), bool))
-        sizes = np.bincount(labels.ravel())
-        boxes = ndimage.find_objects(labels)
-        for index in (np.flatnonzero(sizes[1:] >= SHORT * longest) + 1).tolist():
-            box = boxes[index - 1]
-            extent = max(side.stop - side.start for side in box)
-            if extent < SHORT * longest or extent <= best * full or sizes[index] > 4 * THICKEST * extent:
-                continue
-            if _stands_out(labels, index, box, pixels):
-                best = max(best, extent / full)
+        _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        for index, (left, top, width, height, size) in enumerate(boxes.tolist()):
+            extent = max(width, height)
+            if (
+                index
+                and min(size, extent) >= SHORT * longest
+                and best * full < extent
+                and size <= 4 * THICKEST * extent
+            ):
+                around = np.s_[max(0, top - 4) : top + height + 4, max(0, left - 4) : left + width + 4]
+                if _stands_out(labels[around] == index, pixels[around]):
+                    best = max(best, extent / full)
     return float(min(1.0, best))
 
 
-def _stands_out(labels: NDArray[np.integer], index: int, box: tuple[slice, ...], pixels: NDArray[np.int16]) -> bool:
+def _stands_out(line: NDArray[np.bool_], colours: NDArray[np.int16]) -> bool:
     """Whether the colour ends on both sides of the line; the rim of something red goes on at one."""
-    around = tuple(slice(max(0, side.start - 4), side.stop + 4) for side in box)
-    line, colours = labels[around] == index, pixels[around]
-    ring = ndimage.binary_dilation(line, iterations=4) & ~ndimage.binary_dilation(line, iterations=2)
     ink = np.median(colours[line], axis=0)
-    return float((np.abs(colours[ring] - ink).max(axis=1) < APART).mean()) < 0.2
+    return float((np.abs(colours[_ring(line, 2, 4)] - ink).max(axis=1) < APART).mean()) < 0.2
+
+
+def _ring(shape: NDArray[np.bool_], inner: int, outer: int) -> NDArray[Any]:
+    """What lies more than `inner` and at most `outer` steps from a shape."""
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    near, far = (cv2.dilate(shape.view(np.uint8), cross, iterations=steps) for steps in (inner, outer))
+    return np.asarray(far > near)
 
 
 def _arrows(solid: NDArray[np.bool_], grey: NDArray[np.integer]) -> int:
-    labels, count = ndimage.label(solid)
-    if not count:
-        return 0
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(solid.view(np.uint8), connectivity=4)
+    height, width = solid.shape
     longest = max(solid.shape)
-    sizes = np.bincount(labels.ravel())
     found = 0
-    boxes = ndimage.find_objects(labels)
-    for index in np.flatnonzero(sizes[1:] >= 3 * ARROW[0] * longest).tolist():
-        box = boxes[index]
-        if not ARROW[0] * longest <= max(side.stop - side.start for side in box) <= ARROW[1] * longest:
-            continue
-        if any(side.start < 3 or side.stop > length - 3 for side, length in zip(box, solid.shape, strict=True)):
-            continue
-        around = tuple(slice(side.start - 3, side.stop + 3) for side in box)
-        found += _arrow(labels[around] == index + 1, grey[around])
+    for index, (left, top, wide, high, size) in enumerate(boxes.tolist()):
+        inside = 3 <= left <= width - 3 - wide and 3 <= top <= height - 3 - high
+        long = ARROW[0] * longest <= max(wide, high) <= ARROW[1] * longest
+        if index and size >= 3 * ARROW[0] * longest and long and inside:
+            around = np.s_[top - 3 : top + high + 3, left - 3 : left + wide + 3]
+            found += _arrow(labels[around] == index, grey[around])
     return found
 
 
@@ -157,5 +150,4 @@ def _arrow(shape: NDArray[np.bool_], grey: NDArray[np.integer]) -> bool:
         return False
     if length < 2.2 * head or head < 1.5 * shaft or widths[:5].max() > 1.6 * shaft + 1.5:
         return False
-    ring = ndimage.binary_dilation(shape, iterations=3) & ~ndimage.binary_dilation(shape, iterations=2)
-    return float((grey[ring] < 255 - EDGE).mean()) > 0.9
+    return float((grey[_ring(shape, 2, 3)] < 255 - EDGE).mean()) > 0.9

@@ -7,11 +7,10 @@ credentialed sources neither pictures nor texts are shown unless asked for.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
+from medgpt.page import render
 from shards.reader import Build
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ REJECTED, BORDERLINE, KEPT = 12, 6, 24
 """Samples shown: a reason; on each side of a threshold; kept ones."""
 _TEXT = 240  # characters of a caption
 _THUMBNAIL = 128  # pixels of the longer side on the page
-
-_STYLE = """
-body{font:14px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem;color:#222}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse}td,th{padding:.2rem .7rem;text-align:left}td.n,th.n{text-align:right}
-tr:nth-child(even){background:#f6f6f6}code{background:#f1f1f1;padding:0 .2rem}
-.cards{display:flex;flex-wrap:wrap;gap:.8rem}.card{width:160px;font-size:11px;overflow-wrap:anywhere}
-.card .p{height:128px;background:#eee;display:flex;align-items:center;justify-content:center;color:#888}
-.t{color:#555}
-"""
 
 
 @dataclass(frozen=True)
@@ -53,32 +43,24 @@ class _Card:
 def page(loaded: LoadedBuild, decision: Decision, *, role: str, show_credentialed: bool) -> str:
     """The page as HTML."""
     waterfall, table = decision.waterfall, decision.table
-    hidden = loaded.record["source"]["access"] == "credentialed" and not show_credentialed
+    credentialed = loaded.record["source"]["access"] == "credentialed"
+    hidden = credentialed and not show_credentialed
     sections = _sections(decision)
     wanted = {sample for _, _, samples, _ in sections for sample in samples}
     cards = {} if hidden else _cards(loaded, wanted, role)
     shown = table.filter(pc.is_in(table["sample_id"], value_set=_strings(wanted)))
     rows = {row["sample_id"]: row for row in shown.to_pylist()}
-    recipe = waterfall["recipe"]
-    title = f"{waterfall['build']}: what the filters kept"
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>Recipe {escape(recipe['name'])} {recipe['version']} (<code>{escape(recipe['sha256'][:16])}</code>), build "
-        f"<code>{escape(waterfall['root'][:16])}</code>, role {escape(role)}: {waterfall['read']:,} read, "
-        f"{waterfall['kept']:,} kept, {waterfall['dropped']:,} dropped.</p>",
-    ]
-    body += [f"<p>Took no part: {escape(name)} ({escape(why)}).</p>" for name, why in waterfall["left_out"].items()]
-    if hidden:
-        body.append("<p>Credentialed: pictures and texts are left out; --show-credentialed shows them.</p>")
-    body += [waterfall_svg(waterfall), _table(waterfall)]
-    for heading, note, samples, columns in sections:
-        body.append(f"<h2>{escape(heading)}</h2><p class=t>{escape(note)}</p><div class=cards>")
-        body += [_card(rows[sample], cards.get(sample), columns, hidden) for sample in samples]
-        body.append("</div>")
-    return (
-        f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
-        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
+    lines = waterfall_lines(waterfall)
+    before = [lines[0][1], *(left for _, left, _ in lines)]
+    return render(
+        Path(__file__).parent, "gallery.html", waterfall=waterfall, role=role, hidden=hidden,
+        credentialed=credentialed, lines=lines, side=_THUMBNAIL,
+        steps=[(step, left, whole) for (step, left, _), whole in zip(lines, before, strict=False)],
+        sections=[
+            (heading, note, [(rows[one], _scores(rows[one], columns, hidden), cards.get(one)) for one in samples])
+            for heading, note, samples, columns in sections
+        ],
+    )  # fmt: skip
 
 
 def waterfall_lines(waterfall: Mapping[str, Any]) -> list[tuple[str, int, str]]:
@@ -97,36 +79,6 @@ def waterfall_lines(waterfall: Mapping[str, Any]) -> list[tuple[str, int, str]]:
             said += f"; {step['not_scored']:,} not scored: {step['not_scored_outcome']}"
         lines.append((step["step"], step["left"] + aside, said))
     return [*lines, ("kept", int(waterfall["kept"]), "")]
-
-
-def waterfall_svg(waterfall: Mapping[str, Any]) -> str:
-    """The waterfall as bars, inline SVG; what a step took away is the pale end of its bar."""
-    lines = waterfall_lines(waterfall)
-    total, height, left, width = max(1, waterfall["read"]), 22, 190, 620
-    parts = []
-    before = lines[0][1]
-    for number, (step, count, _) in enumerate(lines):
-        y = number * height
-        full, now = width * before / total, width * count / total
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 15}" text-anchor="end">{escape(step)}</text>'
-            f'<rect x="{left}" y="{y + 3}" width="{full:.1f}" height="16" fill="#f2c9c0"/>'
-            f'<rect x="{left}" y="{y + 3}" width="{now:.1f}" height="16" fill="#4a7fb5"/>'
-            f'<text x="{left + full + 6:.1f}" y="{y + 15}">{count:,}</text>'
-        )
-        before = count
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 90}" height="{len(lines) * height}" '
-        f'font-family="system-ui,sans-serif" font-size="12" role="img" aria-label="waterfall">{"".join(parts)}</svg>'
-    )
-
-
-def _table(waterfall: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{escape(step)}</td><td class=n>{count:,}</td><td>{escape(said)}</td></tr>"
-        for step, count, said in waterfall_lines(waterfall)
-    )
-    return f"<table><tr><th>step</th><th class=n>left</th><th></th></tr>{rows}</table>"
 
 
 def _sections(decision: Decision) -> list[tuple[str, str, list[str], Sequence[str]]]:
@@ -200,21 +152,7 @@ def _caption(record: Mapping[str, Any]) -> str:
     return text if len(text) <= _TEXT else text[:_TEXT] + " ..."
 
 
-def _card(row: Mapping[str, Any], card: _Card | None, columns: Sequence[str], hidden: bool) -> str:
-    picture = "no picture"
-    if card is not None and card.thumbnail is not None:
-        scale = _THUMBNAIL / max(card.width, card.height)
-        width, height = max(1, round(card.width * scale)), max(1, round(card.height * scale))
-        data = base64.b64encode(card.thumbnail).decode()
-        picture = f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="">'
+def _scores(row: Mapping[str, Any], columns: Sequence[str], hidden: bool) -> list[tuple[str, str]]:
     # A filter ought to give numbers and verdicts only; a text score of a credentialed sample is not trusted to.
     shown = [column for column in columns if isinstance(row.get(column), float if hidden else (float, str))]
-    scores = "".join(f"<br>{escape(column)}: {escape(_score(row[column]))}" for column in shown)
-    verdict = "kept" if row["kept"] else f"dropped: {', '.join(row['reasons'])}"
-    text = f"<br><span class=t>{escape(card.text)}</span>" if card is not None else ""
-    said = f"{escape(row['sample_id'])}<br>{escape(verdict)}{scores}{text}"
-    return f"<div class=card><div class=p>{picture}</div>{said}</div>"
-
-
-def _score(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return [(column, f"{row[column]:g}" if isinstance(row[column], float) else row[column]) for column in shown]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,6 +54,10 @@ class Face:
         return float(min(1.0, min(across, down)))
 
 
+NO_FACE = Face(0.0, 0.5, 0.5, 0.5, 0.5)
+"""In the middle, without a size."""
+
+
 def narrates(face: Face) -> float:
     """0..1: how much a face looks like a narrator's.
 
@@ -83,29 +86,18 @@ class Narrator(Filter):
         """Load the model. Raises: `FilterError` where a package is missing or the model is another one."""
         self._session = _session()
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        if not record.pictures:
-            return dict.fromkeys(self.scores)
-        best: dict[str, Score] = {}
-        value = -1.0
-        for picture in record.pictures:
-            faces = self.faces(picture)
-            first = max(faces, key=narrates, default=None)
-            here = narrates(first) if first else 0.0
-            if here > value:
-                value = here
-                best = {
-                    "faces": len(faces),
-                    "face": round(max((face.score for face in faces), default=0.0), 4),
-                    "size": round(first.height, 4) if first else 0.0,
-                    "corner": round(first.corner, 4) if first else 0.0,
-                    "narrator": round(here, 4),
-                }
-        return best
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`. Of several pictures the first with the likeliest narrator counts."""
+        looks = [self.faces(picture) for picture in record.pictures]
+        most = [max(faces, key=narrates, default=NO_FACE) for faces in looks]
+        number = max(range(len(most)), key=lambda one: narrates(most[one]))
+        return {
+            "faces": len(looks[number]),
+            "face": round(max((face.score for face in looks[number]), default=0.0), 4),
+            "size": round(most[number].height, 4),
+            "corner": round(most[number].corner, 4),
+            "narrator": round(narrates(most[number]), 4),
+        }
 
     def faces(self, picture: Picture) -> list[Face]:
         """Faces of a picture, surest first."""

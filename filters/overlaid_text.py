@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.base import Filter, Picture, Record, Score
-from filters.places import Place, places_text
+from filters.burned_in import TextBox, boxes_text
 from filters.text_regions import SETTINGS, SIDE, Line, Region, TextRegions, Window, ink, windows
 
 HARD_BUDGET, SOFT_BUDGET = 512 * 512, 448 * 448
@@ -52,7 +52,7 @@ _PANEL = re.compile(r"\d?([A-Za-z])\d?")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundText:
     """The writing of one picture."""
 
     text: tuple[Line, ...] = field(repr=False)
@@ -129,7 +129,7 @@ def _nearly(word: str, marker: str) -> bool:
     return a[1:] == b[1:] or a[1:] == b or a == b[1:]
 
 
-def writing(reader: TextRegions, picture: Picture) -> Found:
+def writing(reader: TextRegions, picture: Picture) -> FoundText:
     """Find and read the writing of a picture: first hard strokes on flat ground, then, if that is no text, the rest."""
     rgb = picture.rgb(SIDE)
     height, width = rgb.shape[:2]
@@ -147,14 +147,8 @@ def writing(reader: TextRegions, picture: Picture) -> Found:
         places = windows(soft, height, width, SOFT_BUDGET)[:MOST_WINDOWS]
         second = [region for window in places for region in reader.detect(rgb, window)]
     second = [region for region in second if not any(_same(region, other) for other in first)]
-    more = _read(reader, rgb, second)
-    return Found(
-        found.text + more.text,
-        found.markers + more.markers,
-        found.panel_letters + more.panel_letters,
-        found.unread + more.unread,
-        found.regions + more.regions,
-    )
+    more = vars(_read(reader, rgb, second))
+    return FoundText(**{name: value + more[name] for name, value in vars(found).items()})
 
 
 def _same(one: Region, other: Region) -> bool:
@@ -163,7 +157,7 @@ def _same(one: Region, other: Region) -> bool:
     return other.left <= x <= other.right and other.top <= y <= other.bottom
 
 
-def _read(reader: TextRegions, rgb: NDArray[np.uint8], regions: Sequence[Region]) -> Found:
+def _read(reader: TextRegions, rgb: NDArray[np.uint8], regions: Sequence[Region]) -> FoundText:
     lines: dict[str, list[Line]] = {"text": [], "marker": [], "panel_letter": [], "nothing": []}
     unread = []
     sure, budget = 0, READ_WIDTH
@@ -179,29 +173,23 @@ def _read(reader: TextRegions, rgb: NDArray[np.uint8], regions: Sequence[Region]
         what = kind(line, rgb.shape[0])
         lines[what].append(line)
         sure += what == "text" and weight(line) >= TEXT
-    return Found(
+    return FoundText(
         tuple(lines["text"]), tuple(lines["marker"]), tuple(lines["panel_letter"]), tuple(unread), len(regions)
     )
 
 
-def _places(found: Found, picture: Picture, number: int) -> Iterator[Place]:
-    height, width = picture.rgb(SIDE).shape[:2]
-    sides = picture.width, picture.height
-    if (height > width) != (picture.height > picture.width):
-        sides = sides[::-1]  # an EXIF orientation has turned it
+def _boxes(found: FoundText, picture: Picture, number: int) -> Iterator[TextBox]:
+    high, wide = picture.rgb(SIDE).shape[:2]
+    width, height = picture.width, picture.height
+    if (high > wide) != (height > width):
+        width, height = height, width  # an EXIF orientation has turned it
     scored = [(line.region, "t", weight(line)) for line in found.text]
     scored += [(line.region, "m", line.confidence) for line in found.markers]
     scored += [(line.region, "p", line.confidence) for line in found.panel_letters]
     scored += [(region, "u", region.probability) for region in found.unread]
     for region, letter, score in scored:
-        left, top = (
-            min(side - 1, int(share * side)) for share, side in zip((region.left, region.top), sides, strict=True)
-        )
-        right, bottom = (
-            math.ceil(share * side) for share, side in zip((region.right, region.bottom), sides, strict=True)
-        )
-        score = min(1.0, round(score, 2))
-        yield Place(number, top, left, max(top + 1, bottom), max(left + 1, right), letter, score)
+        left, top, right, bottom = region.pixels(height, width)
+        yield TextBox(number, top, left, bottom, right, letter, min(1.0, round(score, 2)))
 
 
 class OverlaidText(Filter):
@@ -219,7 +207,7 @@ class OverlaidText(Filter):
         "markers": "lines of side, projection and position, as on radiographs (L, AP, PORTABLE), count",
         "panel_letters": "single letters such as (A), b, C1, count",
         "regions": "places that look like writing, read or not, count",
-        "places": "where the writing is, in pixels; see filters/places.py",
+        "places": "where the writing is, in pixels; see `filters.burned_in`",
     }
     cost: ClassVar[float] = 30.0
 
@@ -227,13 +215,8 @@ class OverlaidText(Filter):
         """Load the models. Raises: `FilterError` where a package is missing or a model is another one."""
         self._reader = TextRegions()
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        if not record.pictures:
-            return dict.fromkeys(self.scores)
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`."""
         found = [writing(self._reader, picture) for picture in record.pictures]
         most = max(found, key=lambda one: (one.score, one.regions))
         pairs = enumerate(zip(found, record.pictures, strict=True))
@@ -245,5 +228,5 @@ class OverlaidText(Filter):
             "markers": len(most.markers),
             "panel_letters": len(most.panel_letters),
             "regions": most.regions,
-            "places": places_text(place for number, (one, picture) in pairs for place in _places(one, picture, number)),
+            "places": boxes_text(box for number, (one, picture) in pairs for box in _boxes(one, picture, number)),
         }

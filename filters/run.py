@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import DONE, UserError, run
 
+
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if scoring stopped (run again to go on), 2 for a wrong recipe or usage."""
     parser = _parser()
@@ -21,71 +24,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--workers must be 1 or more")
     if bool(options.endpoint) != bool(options.model):
         parser.error("--endpoint and --model belong together")
-    settings = _settings(parser, options)
 
-    from filters.base import FilterError
-    from filters.recipe import DEFAULT_RECIPE, RecipeError, load_recipe
-    from filters.scores import ScoreError, run
-    from manifests.catalog import CatalogError
-    from shards.reader import BuildError
+    from filters import scores
+    from filters.recipe import DEFAULT_RECIPE, load_recipe
 
-    try:
-        results, alone = run(
-            options.data,
-            load_recipe(options.recipe or DEFAULT_RECIPE),
-            options.build,
-            options.workers,
-            not options.quiet,
-            role=options.role,
-            settings=settings,
-            all_scores=options.all_scores,
-        )
-    except (RecipeError, CatalogError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (ScoreError, FilterError, BuildError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; run again to go on", file=sys.stderr)
-        return 1
+    results, unfiltered = scores.run(
+        options.data,
+        load_recipe(options.recipe or DEFAULT_RECIPE),
+        options.build,
+        options.workers,
+        not options.quiet,
+        role=options.role,
+        options=_filter_options(options),
+        all_scores=options.all_scores,
+    )
     for result in results:
         rows = sum(part["rows"] for part in result.document["parts"])
         names = ", ".join(entry["name"] for entry in result.document["filters"])
         print(f"{result.document['build']}: {rows:,} samples, {result.scored:,} of them shown to a filter now; {names}")
         for name, why in result.document["left_out"].items():
-            print(f"  {name} takes no part ({why}); give it with --set {name}.OPTION=VALUE")
-    if alone:
-        print(f"left alone: {', '.join(alone)}")
+            print(f"  {name} left out ({why}); give it with --set {name}.OPTION=VALUE")
+    if unfiltered:
+        print(f"not filtered: {', '.join(unfiltered)}")
     if not results:
-        print("nothing was scored: no build here has samples of that role and rules in the recipe", file=sys.stderr)
-        return 2
+        raise UserError("nothing was scored: no build here has samples of that role and rules in the recipe")
     chosen = f" --recipe {options.recipe}" if options.recipe else ""
     print(f"next: python -m filters.decide {options.data}{chosen}")
-    return 0
+    return DONE
 
 
-def _settings(parser: argparse.ArgumentParser, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    import yaml
+def _filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Options by filter. Raises: `SettingsError`."""
+    from medgpt.settings import put
 
-    settings: dict[str, dict[str, Any]] = {}
-    for text in options.set:
-        place, equals, value = text.partition("=")
-        name, dot, option = place.partition(".")
-        if not (equals and dot and name and option):
-            parser.error(f"--set {text}: write FILTER.OPTION=VALUE")
-        try:
-            settings.setdefault(name, {})[option] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            parser.error(f"--set {text}: the value is no YAML; put texts with special signs in quotes")
+    found: dict[str, dict[str, Any]] = {}
+    for setting in options.set:
+        if setting.partition("=")[0].count(".") != 1:
+            raise UserError(f"--set {setting}: write FILTER.OPTION=VALUE")
+        put(found, setting)
     if options.endpoint:
-        settings.setdefault("language_model", {}).update(
+        found.setdefault("language_model", {}).update(
             endpoint=options.endpoint,
             model=options.model,
             verdicts=str(options.verdicts or options.data / "verdicts"),
             progress=not options.quiet,
         )
-    return settings
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--build", action="append", default=[], metavar="NAME", help="only this build (may be repeated); default: all "
         "that the recipe has rules for",
     )  # fmt: skip
-    parser.add_argument("--recipe", type=Path, metavar="FILE", help="default: filters/recipes/medgpt_oss.yaml")
+    parser.add_argument("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
     parser.add_argument("--role", choices=("train", "eval"), default="train", help="which samples (default train)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     parser.add_argument("--all-scores", action="store_true", help="show every sample to every filter: no early exit")

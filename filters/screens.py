@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from filters.base import Filter, FilterError, Picture, Record, Score
-from filters.places import Place, read_places
-from filters.text_regions import CELL, SIDE, difference, ink, shares
+from filters.burned_in import TextBox, read_boxes
+from filters.text_regions import CELL, SIDE, ink, shares, steps
 
 RUN = 32
 """Pixels that an outline goes on for at least: a button's."""
@@ -72,13 +73,11 @@ def signs(picture: Picture, found: Mapping[str, Score], number: int = 0) -> dict
     lines, regions, places = (found.get(f"overlaid_text.{name}") for name in ("boxes", "regions", "places"))
     if not isinstance(lines, (int, float)) or not isinstance(regions, (int, float)) or not isinstance(places, str):
         raise FilterError("the screens filter needs the scores of overlaid_text: give it `after: [overlaid_text]`")
-    here = [place for place in read_places(places) if place.picture == number]
+    here = [place for place in read_boxes(places) if place.picture == number]
     height, width = rgb.shape[:2]
-    planes = [np.ascontiguousarray(rgb[:, :, channel]) for channel in range(3)]
+    planes = cv2.split(rgb)
     green = planes[1]
-    across, down = np.zeros_like(green), np.zeros_like(green)
-    across[:, 1:] = difference(green[:, 1:], green[:, :-1])
-    down[1:] = difference(green[1:], green[:-1])
+    across, down = steps(green)
     spread = np.maximum.reduce(planes) - np.minimum.reduce(planes)
     even = across <= EVEN
     beside = even[1:] & even[:-1]  # along the outline on both of its sides
@@ -111,14 +110,12 @@ def _runs(edges: NDArray[np.bool_]) -> float:
     columns = edges.shape[1] // RUN
     if not columns or not len(edges):
         return 0.0
-    # Whole words instead of single pixels: eight times as fast.
-    pieces = np.ascontiguousarray(edges[:, : columns * RUN]).view(np.uint64).reshape(len(edges), columns, RUN // 8)
-    whole: NDArray[np.bool_] = np.asarray((pieces == np.uint64(0x0101010101010101)).all(axis=2))
+    whole = np.asarray(edges[:, : columns * RUN].reshape(len(edges), columns, RUN).all(axis=2))
     whole[1:] &= ~whole[:-1]  # an outline two pixels thick is one outline
     return float(np.count_nonzero(whole)) * 1000 / whole.size
 
 
-def _on_grey(grey: NDArray[np.bool_], places: Sequence[Place], scale: float) -> int:
+def _on_grey(grey: NDArray[np.bool_], places: Sequence[TextBox], scale: float) -> int:
     """How many pieces of writing, read or not, stand on even grey. `scale`: pixels of `grey` for one of the places."""
     count = 0
     for place in places:
@@ -129,7 +126,7 @@ def _on_grey(grey: NDArray[np.bool_], places: Sequence[Place], scale: float) -> 
     return count
 
 
-def _column(places: Sequence[Place]) -> int:
+def _column(places: Sequence[TextBox]) -> int:
     """The most pieces of writing that begin at one distance from the left, within half a line's height."""
     lines = [place for place in places if place.kind in "tu"]
     return max(
@@ -137,7 +134,7 @@ def _column(places: Sequence[Place]) -> int:
     )
 
 
-def _buttons(planes: Sequence[NDArray[np.uint8]]) -> bool:
+def _buttons(planes: Sequence[NDArray[Any]]) -> bool:
     """Whether a red, a yellow and a green dot follow each other in a row at equal distances near the top."""
     rows = max(1, round(planes[0].shape[0] * DOT_HEIGHT))
     red, green, blue = (plane[:rows].astype(np.int16) for plane in planes)
@@ -173,13 +170,8 @@ class Screens(Filter):
     }
     cost: ClassVar[float] = 8.0
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record; see `Filter.score`. Raises: `FilterError` without scores of `overlaid_text`."""
-        return [self._one(record) for record in records]
-
-    def _one(self, record: Record) -> dict[str, Score]:
-        if not record.pictures:
-            return dict.fromkeys(self.scores)
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; see `Filter.score`. Raises: `FilterError` without scores of `overlaid_text`."""
         every = [signs(picture, record.found, number) for number, picture in enumerate(record.pictures)]
         most = max(every, key=screen)
         value, tissue = screen(most), most["tissue"]

@@ -6,6 +6,7 @@
 The first picture of every sample is embedded by a CLIP model (filters/zero_shot.py), every pair is compared, block by
 block: complete for the threshold. Of a group the sample that comes first stays. Embeddings are kept, so that another
 threshold decodes nothing. The table of duplicates is then a filter like any other.
+The filter of the same name reads the table.
 
     DATA/embeddings/<build>/<unit>-<key>.parquet    sample_id, embedding (d numbers; none where there is no picture)
     DATA/embeddings/duplicates.parquet              build, sample_id, stays_build, stays, cosine
@@ -14,11 +15,16 @@ threshold decodes nothing. The table of duplicates is then a filter like any oth
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from filters.base import Filter, FilterError, Picture, Record, Score, UnreadablePicture, content_digest, decode
+from medgpt.errors import DONE, UserError, one_line, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +37,38 @@ if TYPE_CHECKING:
 EMBEDDINGS, TABLE_FILE = "embeddings", "duplicates.parquet"
 _BLOCK = 4096
 _BATCH = 32
+
+
+class SemanticDuplicates(Filter):
+    """Whether a sample is in the table, by its id, and how near it is to the sample that stays."""
+
+    name: ClassVar[str] = "semantic_duplicates"
+    version: ClassVar[str] = "1"
+    scores: ClassVar[dict[str, str]] = {
+        "duplicate": "1 where the table has the sample, else 0; the threshold was the table's",
+        "cosine": "to the earlier sample that stays; none where the table does not have the sample",
+    }
+    cost: ClassVar[float] = 0.01
+    needs_pictures: ClassVar[bool] = False
+    file_options: ClassVar[tuple[str, ...]] = ("table",)
+
+    def __init__(self, table: str | None = None) -> None:
+        """Read the table. Raises: `FilterError`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if table is None:
+            raise FilterError("semantic_duplicates needs its table: python -m filters.semantic_duplicates makes it")
+        try:
+            rows = pq.read_table(Path(table), columns=["sample_id", "cosine"])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise FilterError(f"{table}: no table of duplicates ({one_line(error)})") from error
+        self._cosines = dict(zip(rows["sample_id"].to_pylist(), rows["cosine"].to_pylist(), strict=True))
+
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record; no picture is looked at."""
+        cosine = self._cosines.get(record.sample["id"])
+        return {"duplicate": int(cosine is not None), "cosine": cosine}
 
 
 def semantic_duplicates(
@@ -76,56 +114,39 @@ def semantic_duplicates(
     return found
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if it stopped (run again to go on), 2 for wrong usage."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not 0 < options.threshold <= 1:
         parser.error("--threshold is a cosine above 0, at most 1")
-
-    from filters.base import FilterError
-    from filters.scores import ScoreError
-    from manifests.catalog import CatalogError
-    from shards.reader import BuildError
-
-    try:
-        builds = _chosen(options.data, options.build)
-        table = find(
-            options.data, builds, options.weights, options.model, options.device, options.threshold,
-            progress=not options.quiet,
-        )  # fmt: skip
-    except CatalogError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (FilterError, ScoreError, BuildError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; run again to go on", file=sys.stderr)
-        return 1
+    table = find(
+        options.data, _chosen(options.data, options.build), options.weights, options.model, options.device,
+        options.threshold, progress=not options.quiet,
+    )  # fmt: skip
     path = options.data / EMBEDDINGS / TABLE_FILE
     print(f"{len(table):,} samples repeat an earlier one at a cosine of {options.threshold:g} or more: {path}")
     print(f"next: python -m filters.run {options.data} --set semantic_duplicates.table={path}")
-    return 0
+    return DONE
 
 
 def _chosen(data: Path, names: Sequence[str]) -> list[LoadedBuild]:
-    """The builds named, or all that have pictures of the train side. Raises: `CatalogError`."""
-    from manifests.catalog import CatalogError, load_builds
+    """The builds named, or all that have pictures of the train side. Raises: `UserError`."""
+    from manifests.catalog import load_builds
 
-    builds = load_builds(data)
-    if missing := sorted(set(names) - {build.record["build"] for build in builds}):
-        raise CatalogError(
-            f"{data}: no build is called {missing[0]!r}; there are: {', '.join(b.record['build'] for b in builds)}"
-        )
-    chosen = [build for build in builds if build.record["build"] in names] if names else builds
+    builds = {build.record["build"]: build for build in load_builds(data)}
+    if missing := sorted(set(names) - set(builds)):
+        raise UserError(f"{data}: no build is called {missing[0]!r}; there are: {', '.join(builds)}")
     chosen = [
         build
-        for build in chosen
-        if not build.record["metadata_only"] and any(map(_has_pictures, build.record["units"]))
+        for name, build in builds.items()
+        if name in (names or builds)
+        and not build.record["metadata_only"]
+        and any(map(_has_pictures, build.record["units"]))
     ]
     if not chosen:
-        raise CatalogError(f"{data}: no build here has training samples with pictures")
+        raise UserError(f"{data}: no build here has training samples with pictures")
     return chosen
 
 
@@ -145,66 +166,57 @@ def find(
 ) -> pa.Table:
     """Embed the first picture of every training sample, find the duplicates, write and return their table.
 
-    Raises: `FilterError` (weights, an extra), `ScoreError` (an id in two builds, a damaged part), `BuildError`.
+    Raises: `UserError`, where an id is in two builds; `FilterError` (weights, an extra, a damaged part).
     """
     import numpy as np
     import pyarrow as pa
     from tqdm import tqdm
 
-    from filters.scores import ScoreError, write_table
+    from filters.scores import write_table
     from filters.zero_shot import ZeroShot
-    from medgpt.digest import file_sha256
 
-    files = sorted(path for path in weights.rglob("*") if path.is_file()) if weights.is_dir() else [weights]
-    digests = [[path.name, file_sha256(path).hex()] for path in files if path.is_file()]
-    total = sum(unit["kept"] for build in builds for unit in build.record["units"] if _has_pictures(unit))
-    ids: list[str] = []
-    owners: list[str] = []
+    digest = content_digest(weights) if weights.exists() else ""
+    owner: dict[str, str] = {}
     parts: list[NDArray[np.float32]] = []
     network: ZeroShot | None = None
-    with tqdm(total=total, unit=" samples", desc="embed", disable=not progress, smoothing=0.05) as bar:
+    count = 0
+    with tqdm(unit=" samples", desc="embed", disable=not progress, smoothing=0.05) as bar:
+        bar.total = sum(unit["kept"] for build in builds for unit in build.record["units"] if _has_pictures(unit))
         for build in builds:
             first = 0
-            for unit in build.record["units"]:
-                if unit["role"] != "train":
-                    continue
+            for unit in (unit for unit in build.record["units"] if unit["role"] == "train"):
                 if _has_pictures(unit):
-                    path = _part(data, build, unit, [digests, model])
+                    path = _part(data, build, unit, [digest, model])
                     if not path.is_file():
                         network = network or ZeroShot(str(weights), model, device)
                         write_table(path, _embed(network, build, first, unit["kept"]), {"format": "1"})
                     names, vectors = _read(path)
-                    ids += names
-                    owners += [build.record["build"]] * len(names)
+                    owner |= dict.fromkeys(names, build.record["build"])
+                    count += len(names)
                     parts.append(vectors)
                     bar.update(unit["kept"])
                 first += unit["kept"]
-    if len(set(ids)) != len(ids):
-        raise ScoreError(f"{data}: a sample id is in two builds (two variants of a source?); choose one with --build")
+    if len(owner) != count:
+        raise UserError(f"{data}: a sample id is in two builds (two variants of a source?); choose one with --build")
     stacked = np.concatenate([part for part in parts if len(part)] or [np.zeros((0, 0), np.float32)])
-    owner = dict(zip(ids, owners, strict=True))
-    found = semantic_duplicates(ids, stacked, threshold)
-    table = pa.table(
-        {
-            "build": pa.array([owner[sample] for sample, _, _ in found], pa.string()),
-            "sample_id": pa.array([sample for sample, _, _ in found], pa.string()),
-            "stays_build": pa.array([owner[other] for _, other, _ in found], pa.string()),
-            "stays": pa.array([other for _, other, _ in found], pa.string()),
-            "cosine": pa.array([cosine for _, _, cosine in found], pa.float64()),
-        }
-    )
+    rows = [
+        {"build": owner[sample], "sample_id": sample, "stays_build": owner[other], "stays": other, "cosine": cosine}
+        for sample, other, cosine in semantic_duplicates(list(owner), stacked, threshold)
+    ]
+    kinds = dict.fromkeys(("build", "sample_id", "stays_build", "stays"), pa.string()) | {"cosine": pa.float64()}
+    table = pa.Table.from_pylist(rows, pa.schema(list(kinds.items())))
     roots = {build.record["build"]: build.record["root"] for build in builds}
-    made_from = {"threshold": f"{threshold:g}", "weights": json.dumps(digests), "roots": json.dumps(roots)}
+    made_from = {"threshold": f"{threshold:g}", "weights": digest, "roots": json.dumps(roots)}
     write_table(data / EMBEDDINGS / TABLE_FILE, table, made_from)
     return table
 
 
 def _part(data: Path, build: LoadedBuild, unit: dict[str, Any], made_with: Any) -> Path:
-    import hashlib
+    from medgpt.private import make_folder
 
     key = json.dumps([[shard["sha256"] for shard in unit["shards"]], made_with])
     folder: Path = data / EMBEDDINGS / build.record["build"]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder / f"{unit['unit']}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.parquet"
 
 
@@ -212,28 +224,20 @@ def _embed(network: ZeroShot, build: LoadedBuild, first: int, count: int) -> pa.
     """Embeddings of a unit's samples; a sample without a readable picture has none."""
     import pyarrow as pa
 
-    from filters.base import Picture, UnreadablePicture
-    from filters.records import decode
     from shards.reader import Build
 
     stored = Build(build.folder, role="train")
     ids, vectors = list[str](), list[Any]()
     for start in range(first, first + count, _BATCH):
-        pictures: list[Picture] = []
-        shown: list[int] = []
+        shown: dict[int, Picture] = {}
         for number in range(start, min(start + _BATCH, first + count)):
             sample = stored[number]
             ids.append(sample.record["id"])
             vectors.append(None)
-            try:
-                decoded = decode(sample)
-            except UnreadablePicture:
-                continue  # filters.run names it: the recipe says what becomes of it
-            if decoded:
-                pictures.append(decoded[0])
-                shown.append(len(vectors) - 1)
-        for place, vector in zip(shown, network.embed_pictures(pictures), strict=True):
-            vectors[place] = vector.tolist()
+            with suppress(UnreadablePicture):  # filters.run names it: the recipe says what becomes of it
+                shown |= {len(vectors) - 1: picture for picture in decode(sample)[:1]}
+        for row, vector in zip(shown, network.embed_pictures(list(shown.values())), strict=True):
+            vectors[row] = vector.tolist()
     return pa.table({"sample_id": pa.array(ids, pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
 
 
@@ -244,15 +248,13 @@ def _read(path: Path) -> tuple[list[str], NDArray[np.float32]]:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from filters.scores import ScoreError
-
     try:
         table = pq.read_table(path, columns=["sample_id", "embedding"])
         table = table.filter(pc.is_valid(table["embedding"]))
         flat = pc.list_flatten(table["embedding"]).to_numpy().astype(np.float32)
         return table["sample_id"].to_pylist(), flat.reshape(len(table), -1 if len(table) else 0)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise ScoreError(f"{path}: no embeddings ({type(error).__name__}); delete it and run again") from error
+        raise FilterError(f"{path}: no embeddings ({type(error).__name__}); delete it and run again") from error
 
 
 def _parser() -> argparse.ArgumentParser:

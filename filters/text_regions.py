@@ -1,7 +1,7 @@
 """Where there is writing in a picture, and what it says: PP-OCRv4's detector and recogniser.
 
-Both ONNX files ship in the package `rapidocr-onnxruntime` (Apache-2.0), which is itself not used: its interface
-enlarges every picture and is four times slower. The detector alone takes cells, vessels and gravel for writing; so a
+Both ONNX files ship in the package `rapidocr` (Apache-2.0), which is itself not used: its interface enlarges every
+picture and is four times slower. The detector alone takes cells, vessels and gravel for writing; so a
 region counts only once the recogniser has read it with confidence. What was read stays in memory: see
 `filters.overlaid_text`.
 """
@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from filters.base import FilterError
 
-DETECTOR, RECOGNISER = "ch_PP-OCRv4_det_infer.onnx", "ch_PP-OCRv4_rec_infer.onnx"
+DETECTOR, RECOGNISER = "ch_PP-OCRv4_det_mobile.onnx", "ch_PP-OCRv4_rec_mobile.onnx"
 SHA256 = {
     DETECTOR: "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
     RECOGNISER: "48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
 }
-"""Of the files in rapidocr-onnxruntime 1.4.4."""
+"""Of the files in rapidocr 3.8.4, the last with these models; those of rapidocr-onnxruntime 1.4.4 are the same."""
 WRITING = 0.3
 """Probability from which on the detector's pixels belong to a region: PP-OCR's own default."""
 REGION = 0.5
@@ -68,6 +69,11 @@ class Region:
         """Share of the picture."""
         return (self.right - self.left) * (self.bottom - self.top)
 
+    def pixels(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """(left, top, right, bottom) in a picture of that size, at least one pixel each way."""
+        left, top = min(width - 1, int(self.left * width)), min(height - 1, int(self.top * height))
+        return left, top, max(left + 1, math.ceil(self.right * width)), max(top + 1, math.ceil(self.bottom * height))
+
 
 @dataclass(frozen=True)
 class Line:
@@ -103,44 +109,39 @@ def ink(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
     Costs a tenth of the detector and leaves nothing of a clean radiograph.
     """
-    height, width = rgb.shape[0] // CELL * CELL, rgb.shape[1] // CELL * CELL
-    steep_across = np.zeros((height, width), np.uint8)
-    steep_down = np.zeros((height, width), np.uint8)
-    for channel in range(3):
-        plane = np.ascontiguousarray(rgb[:height, :width, channel])
-        np.maximum(steep_across[:, 1:], difference(plane[:, 1:], plane[:, :-1]), out=steep_across[:, 1:])
-        np.maximum(steep_down[1:], difference(plane[1:], plane[:-1]), out=steep_down[1:])
-        if channel == 0 and (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all():
-            break  # grey: the other planes are the same
+    if min(rgb.shape[:2]) < CELL:
+        nothing = np.zeros((rgb.shape[0] // CELL, rgb.shape[1] // CELL), np.bool_)
+        return nothing, nothing
+    planes = cv2.split(rgb[: rgb.shape[0] // CELL * CELL, : rgb.shape[1] // CELL * CELL])
+    if all((plane == planes[0]).all() for plane in planes):
+        planes = planes[:1]  # grey: the other planes are the same
+    steep_across, steep_down = map(np.maximum.reduce, zip(*map(steps, planes), strict=True))
     flat = shares(np.maximum(steep_across, steep_down) <= FLAT)
     hard = (shares(steep_across > HARD) > ACROSS) & (shares(steep_down > HARD) > DOWN) & (flat > GROUND)
     soft = (shares(steep_across > SOFT) > ACROSS) & (shares(steep_down > SOFT) > DOWN) & ~hard
     return hard, soft
 
 
-def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Absolute difference of two arrays of one shape, without leaving their bytes."""
-    return np.maximum(one, other) - np.minimum(one, other)
+def steps(plane: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(height, width) each: how far a pixel is from its left and from its upper neighbour; 0 at the border."""
+    left, upper = np.hstack((plane[:, :1], plane[:, :-1])), np.vstack((plane[:1], plane[:-1]))
+    return np.asarray(cv2.absdiff(plane, left)), np.asarray(cv2.absdiff(plane, upper))
 
 
 def shares(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Share of each cell's pixels that are set: (rows / 16, columns / 16) of a mask that holds whole cells."""
-    rows, columns = mask.shape[0] // CELL, mask.shape[1] // CELL
-    down = mask.view(np.uint8).reshape(rows, CELL, columns * CELL).sum(1, dtype=np.uint8)
-    found: NDArray[np.float32] = down.reshape(rows, columns, CELL).sum(2, dtype=np.float32)
-    return found / np.float32(CELL * CELL)
+    size = mask.shape[1] // CELL, mask.shape[0] // CELL
+    return np.asarray(cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA))
 
 
 def windows(cells: NDArray[np.bool_], height: int, width: int, budget: int) -> list[Window]:
     """Parts of a picture of that size around cells that hold ink, fullest first, together at most `budget` pixels."""
     if not cells.any():
         return []
-    from scipy import ndimage
-
     # One cell of margin for the detector's sight; two across, since words of a line belong together.
-    labels, _ = ndimage.label(ndimage.binary_dilation(cells, np.ones((3, 5))))
-    boxes = [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in ndimage.find_objects(labels)]
-    boxes = _merged(boxes)
+    grown = cv2.dilate(cells.view(np.uint8), np.ones((3, 5)))
+    _, _, found_boxes, _ = cv2.connectedComponentsWithStats(grown, connectivity=4)
+    boxes = _merged([[left, top, left + wide, top + high] for left, top, wide, high, _ in found_boxes[1:].tolist()])
     found = []
     for left, top, right, bottom in boxes:
         inside = int(cells[top:bottom, left:right].sum())
@@ -199,8 +200,6 @@ class TextRegions:
 
     def detect(self, rgb: NDArray[np.uint8], window: Window, scale: float = 1.0) -> list[Region]:
         """Regions in a window of (height, width, 3), looked at `scale` times as large as it is; surest first."""
-        from scipy import ndimage
-
         height, width = rgb.shape[:2]
         part = rgb[window.top : window.bottom, window.left : window.right]
         if scale != 1:
@@ -211,36 +210,34 @@ class TextRegions:
         padded = np.pad(part, ((0, -high % 32), (0, -wide % 32), (0, 0)), mode="edge")
         [output] = self._detector.run(None, {"x": _normal(padded)})
         probability = output[0, 0, :high, :wide]
-        labels, count = ndimage.label(probability > WRITING, np.ones((3, 3)))
-        if not count:
-            return []
-        means = ndimage.mean(probability, labels, np.arange(1, count + 1))
+        writing = (probability > WRITING).view(np.uint8)
+        _, labels, boxes, _ = cv2.connectedComponentsWithStats(writing, connectivity=8)
+        means = np.bincount(labels.ravel(), probability.ravel()) / boxes[:, cv2.CC_STAT_AREA]
         down, across = (window.bottom - window.top) / high, (window.right - window.left) / wide
         found = []
-        for (rows, columns), mean in zip(ndimage.find_objects(labels), means, strict=True):
-            h, w = rows.stop - rows.start, columns.stop - columns.start
+        for (x, y, w, h, _), mean in zip(boxes[1:].tolist(), means[1:].tolist(), strict=True):
             if min(h, w) < 3 or mean < REGION:
                 continue
             grow = GROWN * w * h / (2 * (w + h))
             found.append(
                 Region(
-                    max(0.0, (window.left + (columns.start - grow) * across) / width),
-                    max(0.0, (window.top + (rows.start - grow) * down) / height),
-                    min(1.0, (window.left + (columns.stop + grow) * across) / width),
-                    min(1.0, (window.top + (rows.stop + grow) * down) / height),
-                    float(mean),
+                    max(0.0, (window.left + (x - grow) * across) / width),
+                    max(0.0, (window.top + (y - grow) * down) / height),
+                    min(1.0, (window.left + (x + w + grow) * across) / width),
+                    min(1.0, (window.top + (y + h + grow) * down) / height),
+                    mean,
                 )
             )
         return sorted(found, key=lambda region: (-round(region.probability, 3), region.top, region.left))
 
     def reading_width(self, rgb: NDArray[np.uint8], region: Region, longest: int = LINE_WIDTH) -> int:
         """Pixels of line that reading a region takes: 60 microseconds each."""
-        left, top, right, bottom = _pixels(region, rgb.shape[0], rgb.shape[1])
+        left, top, right, bottom = region.pixels(*rgb.shape[:2])
         return min(longest, max(LINE_HEIGHT, round(LINE_HEIGHT * (right - left) / (bottom - top))))
 
     def read(self, rgb: NDArray[np.uint8], region: Region, longest: int = LINE_WIDTH) -> Line:
         """What a region says; only the beginning of a line longer than `longest`. No line depends on another."""
-        left, top, right, bottom = _pixels(region, rgb.shape[0], rgb.shape[1])
+        left, top, right, bottom = region.pixels(*rgb.shape[:2])
         end = left - (top - bottom) * longest // LINE_HEIGHT
         wide = self.reading_width(rgb, region, longest)
         crop = Image.fromarray(rgb[top:bottom, left : min(right, end)])
@@ -251,12 +248,6 @@ class TextRegions:
         keep = (best != 0) & np.append(True, best[1:] != best[:-1])
         text = "".join(self._characters[index] for index in best[keep])
         return Line(region, round(float(confidence[keep].mean()), 4) if keep.any() else 0.0, text, right > end)
-
-
-def _pixels(region: Region, height: int, width: int) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom), at least one pixel each way."""
-    left, top = min(width - 1, int(region.left * width)), min(height - 1, int(region.top * height))
-    return left, top, max(left + 1, math.ceil(region.right * width)), max(top + 1, math.ceil(region.bottom * height))
 
 
 def _normal(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -270,20 +261,17 @@ def _normal(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _session(name: str) -> Any:
     try:
         import onnxruntime
-        import scipy.ndimage  # noqa: F401 - better missed here than in the middle of a run
     except ImportError as error:
         raise FilterError(f"text filters need {error.name}: pip install 'medgpt-oss[filters]'") from None
-    found = importlib.util.find_spec("rapidocr_onnxruntime")
+    found = importlib.util.find_spec("rapidocr")
     if found is None or found.origin is None:
-        raise FilterError(
-            "text filters need the package rapidocr-onnxruntime: pip install --no-deps rapidocr-onnxruntime==1.4.4"
-        )
+        raise FilterError("text filters need the package rapidocr: pip install --no-deps rapidocr==3.8.4")
     file = Path(found.origin).parent / "models" / name
     if not file.is_file():
-        raise FilterError(f"no {name} in the package rapidocr-onnxruntime; version 1.4.4 has it")
+        raise FilterError(f"no {name} in the package rapidocr; version 3.8.4 has it")
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256[name]:
-        raise FilterError(f"{name} of rapidocr-onnxruntime is not that of version 1.4.4; scores would differ")
+        raise FilterError(f"{name} of rapidocr is not that of version 3.8.4; scores would differ")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

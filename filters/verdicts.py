@@ -23,12 +23,9 @@ import orjson
 
 from filters.base import FilterError
 from medgpt.atomic import sync_folder
+from medgpt.private import make_folder
 
 _log = logging.getLogger(__name__)
-
-
-class VerdictError(FilterError):
-    """One line: a verdict file is damaged or cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -51,30 +48,23 @@ def verdict_key(prompt: str, model: str, parameters: Mapping[str, Any], text: st
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).digest()
 
 
-@dataclass
-class _File:
-    """A file as far as it has been read."""
-
-    offset: int = 0
-    line: int = 0
-
-
 class VerdictStore:
     """The verdicts below a folder (made if it is not there), read into memory: some 300 bytes a verdict."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is there. Raises: `VerdictError`."""
+        """Read what is there. Raises: `FilterError`."""
         self._folder = folder
         self._lines: dict[bytes, bytes] = {}
-        self._files: dict[Path, _File] = {}
+        self._files: dict[Path, tuple[int, int]] = {}
+        """How far each file has been read: bytes, lines."""
         self._descriptor: int | None = None
         self._path: Path | None = None
         self._process = os.getpid()
         self._close: weakref.finalize[Any, VerdictStore] | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
-            raise VerdictError(f"{folder}: no folder for verdicts ({error})") from error
+            raise FilterError(f"{folder}: no folder for verdicts ({error})") from error
         self.refresh()
 
     def __len__(self) -> int:
@@ -93,42 +83,34 @@ class VerdictStore:
         return Verdict(**fields)
 
     def refresh(self) -> None:
-        """Read what other processes have added since. Raises: `VerdictError`."""
+        """Read what other processes have added since. Raises: `FilterError`."""
         for path in sorted(self._folder.glob("verdicts-*.jsonl")):
             if path != self._path:
                 self._read(path)
 
     def _read(self, path: Path) -> None:
-        state = self._files.setdefault(path, _File())
+        offset, number = self._files.get(path, (0, 0))
         with path.open("rb") as file:
-            file.seek(state.offset)
+            file.seek(offset)
             data = file.read()
         # A last line without its end is still being written, or torn: the process that next owns the file settles it.
         for line in data.split(b"\n")[:-1]:
-            state.line += 1
-            state.offset += len(line) + 1
             try:
                 key = bytes.fromhex(orjson.loads(line)["key"])
             except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-                raise VerdictError(
-                    f"{path}: line {state.line} is damaged; delete that line, and its question is asked again"
+                raise FilterError(
+                    f"{path}: line {number + 1} is damaged; delete that line, and its question is asked again"
                 ) from None
             self._lines[key] = line
+            offset, number = offset + len(line) + 1, number + 1
+        self._files[path] = offset, number
 
     def add(self, key: bytes, verdict: Verdict) -> None:
         """Append a verdict; it is safe from `kill -9` on return. A key already there gets the new verdict.
 
-        Raises: `VerdictError`.
+        Raises: `FilterError`.
         """
-        fields = {
-            "key": key.hex(),
-            "outcome": verdict.outcome,
-            "answer": verdict.answer,
-            "attempts": verdict.attempts,
-            "prompt_tokens": verdict.prompt_tokens,
-            "completion_tokens": verdict.completion_tokens,
-        }
-        line = orjson.dumps(fields)
+        line = orjson.dumps({"key": key.hex(), **vars(verdict)})
         try:
             descriptor = self._own_file()
             before = os.fstat(descriptor).st_size
@@ -137,7 +119,7 @@ class VerdictStore:
                 os.ftruncate(descriptor, before)
                 raise OSError("not written whole; is the disk full?")
         except OSError as error:
-            raise VerdictError(f"{self._path or self._folder}: a verdict cannot be written ({error})") from error
+            raise FilterError(f"{self._path or self._folder}: a verdict cannot be written ({error})") from error
         self._lines[key] = line
 
     def sync(self) -> None:
@@ -168,7 +150,7 @@ class VerdictStore:
                 continue
             break
         self._read(path)
-        whole, size = self._files[path].offset, os.fstat(descriptor).st_size
+        whole, size = self._files[path][0], os.fstat(descriptor).st_size
         if size > whole:
             _log.warning("%s: a torn last line (%d bytes) was dropped; its question is asked again", path, size - whole)
             os.ftruncate(descriptor, whole)

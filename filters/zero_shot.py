@@ -60,6 +60,9 @@ class ZeroShot(Filter):
         "agreement": "cosine of picture and caption, -1..1; none without a caption",
     }
     cost: ClassVar[float] = 200.0
+    in_main_process: ClassVar[bool] = True
+    file_options: ClassVar[tuple[str, ...]] = ("weights",)
+    runtime_options: ClassVar[tuple[str, ...]] = ("device",)
 
     def __init__(self, weights: str | None = None, model: str | None = None, device: str = "cpu") -> None:
         """Load the checkpoint. weights: a file, with `model` the architecture's name; or a folder that says it all.

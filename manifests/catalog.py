@@ -25,15 +25,18 @@ import json
 import math
 import os
 import shlex
+import shutil
 import sys
 import tempfile
-import uuid
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain, safe
+from medgpt.private import keep_private
 
 if TYPE_CHECKING:
     import duckdb
@@ -137,29 +140,66 @@ def find_builds(data: Path) -> list[Path]:
     return [build.folder for build in load_builds(data)]
 
 
-def connect(data: Path, database: Path | None = None) -> duckdb.DuckDBPyConnection:
+def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -> duckdb.DuckDBPyConnection:
     """Open the catalogue's views over everything under `data`: in memory, or in the file `database`.
 
+    jailed: no other file can be read from then on (`jail`); for SQL that a user wrote.
     Raises: `CatalogError`.
     """
     import duckdb
 
     builds = load_builds(data)
-    config: dict[str, str | bool | int | float | list[str]] = {
-        # DuckDB's own choice is `.tmp` in the working folder. It makes the folder when it first spills, and removes it.
-        "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
-        "autoinstall_known_extensions": False,  # no network, ever; JSON and Parquet are built in
-    }
-    if database:
-        config["storage_compatibility_version"] = _STORAGE_VERSION
-    connection = duckdb.connect(str(database) if database else ":memory:", config=config)
+    connection = open_duckdb(database)
     try:
         for name, query in _views(builds, lambda schema: _no_rows(connection, schema)):
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
     except duckdb.Error as error:
         connection.close()
         raise CatalogError(f"{one_line(error)}: build it again") from error
+    if jailed:
+        jail(connection, manifest_files(builds))
     return connection
+
+
+def open_duckdb(database: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open DuckDB, in memory or on a file, without extensions from outside and without sight of Python's variables."""
+    import duckdb
+
+    # DuckDB's own choice is `.tmp` in the working folder, open to all; what is spilled may be a thumbnail of a patient.
+    scratch = tempfile.mkdtemp(prefix="manifests-duckdb-")
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "temp_directory": scratch,
+        "autoinstall_known_extensions": False,  # no network, ever; JSON and Parquet are built in
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "python_enable_replacements": False,
+    }
+    if database:
+        config["storage_compatibility_version"] = _STORAGE_VERSION
+    connection = duckdb.connect(str(database) if database else ":memory:", config=config)
+    weakref.finalize(connection, shutil.rmtree, scratch, ignore_errors=True)
+    return connection
+
+
+def jail(connection: duckdb.DuckDBPyConnection, files: Iterable[Path] = ()) -> None:
+    """Close a connection to all files but these, and its settings to any change; what it spills stays possible.
+
+    DuckDB knows no right to read alone: a COPY could still overwrite these files, so SQL of a user must be kept from
+    that besides (`manifests.sql`).
+    """
+    paths = [os.path.abspath(file) for file in files]  # noqa: PTH100 - as the views name them
+    # Before a file is opened its name is looked up as a pattern, so both spellings are needed.
+    spellings = {spelling for path in paths for spelling in (path, glob.escape(path))}
+    connection.execute(f"SET allowed_paths = [{', '.join(map(_text, sorted(spellings)))}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def manifest_files(builds: Iterable[LoadedBuild]) -> Iterator[Path]:
+    """Yield every file that the views read."""
+    for build in builds:
+        yield build.folder / BUILD_FILE
+        yield from (build.folder / part["file"] for part in _parts(build.record))
 
 
 def write_catalog(data: Path) -> Path:
@@ -236,6 +276,8 @@ def _read_record(path: Path) -> dict[str, Any]:
             )
         for part in _parts(record):
             file = path.parent / part["file"]
+            if Path(part["file"]).is_absolute() or ".." in file.relative_to(path.parent).parts:
+                raise CatalogError(f"{path}: names a part outside its build, {part['file']!r}; build it again")
             if not file.is_file():
                 raise CatalogError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
             if file.stat().st_size != part["bytes"]:
@@ -243,6 +285,7 @@ def _read_record(path: Path) -> dict[str, Any]:
                 raise CatalogError(
                     f"{file}: {file.stat().st_size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again"
                 )
+        keep_private(record["source"]["access"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CatalogError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
     return record
@@ -318,7 +361,7 @@ def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
 
 def one_line(error: Exception) -> str:
     """Put an error's message on one line, without DuckDB's excerpt of the statement."""
-    return " ".join(str(error).split("\n\nLINE ")[0].split())
+    return safe(str(error).split("\n\nLINE ")[0])
 
 
 def plain(value: object) -> Any:
@@ -378,7 +421,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             builds = _rows(connection, "SELECT * FROM builds ORDER BY build")
             splits = _rows(connection, _READ_AND_PUBLISHED)
     except (CatalogError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         for build in builds:

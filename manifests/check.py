@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     import duckdb
@@ -237,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--option goes with --text")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, connect, load_builds, one_line
+    from manifests.catalog import CatalogError, connect, load_builds
     from manifests.proof.policy import PolicyError, load_policy
     from manifests.proof.stored_text import TextError
 
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 text = sys.stdin.read() if options.text == "-" else options.text
                 found, left_out = check_text(connection, builds, policy, text, options.option, roles, limit)
     except (CatalogError, CheckError, PolicyError, TextError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     if options.json:
         print(json.dumps({"found": found, "left_out": left_out}, indent=2))

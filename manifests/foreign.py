@@ -85,6 +85,8 @@ from manifests.foreign_samples import (
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
 from medgpt.atomic import TEMPORARY_SUFFIX, AtomicFile, write_atomic
 from medgpt.digest import build_root, file_sha256
+from medgpt.messages import DETAIL_CHARACTERS, named, safe
+from medgpt.private import keep_private, make_folder
 from medgpt.processes import WorkerDied, run_jobs
 from medgpt.schema import GROUP_KEYS, SAMPLE, SCHEMA_VERSION, canonical_json, record_batch
 from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
@@ -302,8 +304,8 @@ class _Unit:
                 return
         assert outcome.reason in DAMAGED_REASONS
         self.reasons[outcome.reason] += 1
-        row = {"file": self.job.file, "row": outcome.row, "reason": outcome.reason, "damaged": True}
-        self.rejects.append(row | {"detail": outcome.detail})
+        row = {"file": self.job.file, "row": safe(outcome.row), "reason": outcome.reason, "damaged": True}
+        self.rejects.append(row | {"detail": safe(outcome.detail, DETAIL_CHARACTERS)})
 
     def _sample(self, row: Row) -> None:
         job, rules, values = self.job, self.job.rules, row.values
@@ -521,9 +523,8 @@ def _check_fields(jobs: Sequence[Job], rules: Rules) -> None:
                     if not missing:
                         break
     if missing:
-        there = sorted(seen)
-        shown = ", ".join(there[:60]) + (f" and {len(there) - 60} more" if len(there) > 60 else "")
-        raise ForeignError(f"mapping: no row of {jobs[0].folder} has {', '.join(sorted(missing))}; there are {shown}")
+        there = named(sorted(seen), shown=60)
+        raise ForeignError(f"mapping: no row of {jobs[0].folder} has {', '.join(sorted(missing))}; there are {there}")
 
 
 @cache
@@ -551,6 +552,7 @@ def ingest(
     if role not in DEFAULT_SPLIT:
         raise ValueError(f"role is train or eval, not {role!r}")
     rules = make_rules(mapping or {}, role, folder)
+    keep_private(rules.access)
     contents = _look(folder, out)
     build = f"{rules.name}.{role}"
     target, resume = out / build, out / ".resume" / build
@@ -560,8 +562,8 @@ def ingest(
     before = _states(folder, names)
     files = sorted(_digests(folder, names, workers), key=lambda file: str(file["file"]))
     jobs = _with_keys(jobs, files, set(contents.pictures))
-    for place in (*(target / name for name in _FOLDERS), resume):
-        place.mkdir(parents=True, exist_ok=True)
+    for place in (target, *(target / name for name in _FOLDERS), resume):
+        make_folder(place)
     with (resume / "lock").open("w") as lock, (resume / "workers").open("w") as workers_lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -698,7 +700,7 @@ def _refuse_empty(document: Mapping[str, Any], folder: Path) -> None:
     if counts["kept"]:
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in counts["rejects"].items()) or "no rows"
-    fields = ", ".join(document["parameters"]["fields_not_used"][:60]) or "none"
+    fields = named(document["parameters"]["fields_not_used"], shown=60)
     raise ForeignError(
         f"{folder}: none of {counts['read']} rows could be used ({reasons}); fields that nothing was taken from: "
         f"{fields}; say in a mapping where text and pictures are (`images: []` compares texts alone)"

@@ -36,6 +36,7 @@ _OTHER_PICTURES = frozenset({"bmp", "dcm", "gif", "j2k", "jp2", "tif", "tiff", "
 
 _DEFAULT_PATHS = ("image", "images")
 
+_FILE_NAME = re.compile(r"[\w./()+=,@%-]{1,200}")
 _PLACEHOLDER = re.compile(r"<image>\n?")
 
 _SPEAKERS = {"assistant": "assistant", "gpt": "assistant", "model": "assistant", "system": "system"}
@@ -251,11 +252,16 @@ def _loose_picture(job: Job, name: str) -> bytes:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name or "://" in name:
         raise Damage("missing_image", "its name leads out of the corpus")
     if extension(name) not in PICTURE_SUFFIXES:
-        raise Damage("unsupported_image", f"named *.{extension(name)[:8]}")
+        raise Damage("unsupported_image", _called(f"*.{extension(name)}"))
     for place in (job.folder, job.path.parent):
         if (place / path).is_file():
             return (place / path).read_bytes()
-    raise Damage("missing_image", name[:200])
+    raise Damage("missing_image", _called(name))
+
+
+def _called(name: str) -> str:
+    """A file's name for a message; a field that holds a text instead is not repeated."""
+    return name if _FILE_NAME.fullmatch(name) else f"a name of {len(name)} characters that is not shown"
 
 
 def get_or_none(values: Mapping[str, Any], field: str) -> Any:

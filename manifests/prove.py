@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,14 +60,16 @@ def prove(
     """
     from tqdm import tqdm
 
-    from manifests.catalog import connect, load_builds
+    from manifests.catalog import connect, jail, load_builds, manifest_files
     from manifests.proof.certificate import read_certificate, write_certificate
     from manifests.proof.overlaps import Overlaps, near_level, sql_levels
+    from medgpt.private import make_folder
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
     work = out / _WORK
-    work.mkdir(parents=True, exist_ok=True)
+    for folder in out, work:
+        make_folder(folder)
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
@@ -74,6 +77,8 @@ def prove(
             total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
             with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet) as bar:
                 near_level(level, builds, policy, work, workers, bar.update, overlaps)
+        # What follows has texts of the policy in its SQL.
+        jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
@@ -424,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, load_builds, one_line
+    from manifests.catalog import CatalogError, load_builds
     from manifests.foreign import ForeignError
     from manifests.proof.certificate import CertificateError, sign
     from manifests.proof.overlaps import OverlapError
@@ -459,7 +464,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         CatalogError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
         OSError,
     ) as error:  # fmt: skip
-        print(one_line(error), file=sys.stderr)
+        complain(error)
         return 2
     _print_result(document, out)
     return 0 if document["clean"] else 1

@@ -3,7 +3,8 @@
     python -m manifests.sql data "SELECT build, split, count(*) FROM samples GROUP BY ALL"
     python -m manifests.sql data --audit all
 
-The views are those of `manifests.catalog`, made anew in memory on every call: nothing under DATA is ever changed.
+The views are those of `manifests.catalog`, made anew in memory on every call. SQL runs in a jail: it reads the files of
+the manifests and nothing else, and a query is one statement that only reads. `--unsafe` lifts both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +32,22 @@ _ROWS_SHOWN = 20
 _QUERY_ROWS_SHOWN = 1_000
 _BATCH = 1_000
 
+_UNSAFE = "--unsafe: this query may read and change every file that you can"
+_ALLOWED = (
+    "only one statement that reads is run: SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN, or PIVOT "
+    "with IN (...); --unsafe lifts this"
+)
+_EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
+# Operators of a plan by which what DuckDB calls a SELECT writes: WITH a AS (COPY ...), also hidden in serialized SQL.
+_WRITES = re.compile("COPY_TO_FILE|JSON_EXECUTE_SERIALIZED_SQL", re.IGNORECASE)
+
 
 class AuditError(UserError):
     """One line: no audit of this name, or one that failed."""
+
+
+class QueryError(Exception):
+    """One line: why a query is not run."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give one of: an SQL query, --audit, --list")
     if options.csv and (options.json or options.query is None):
         parser.error("--csv is for the result of one query")
+    if options.unsafe and options.query is None:
+        parser.error("--unsafe is for a query")
     try:
         if options.list:
             code = _print_list(options.json)
@@ -135,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _print_audits(options.data, options.audit, options.json)
         else:
             form = "json" if options.json else "csv" if options.csv else "table"
-            code = _print_query(options.data, options.query, form)
+            code = _print_query(options.data, options.query, form, options.unsafe)
         sys.stdout.flush()
-    except (CatalogError, AuditError) as error:
+    except (CatalogError, AuditError, QueryError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except BrokenPipeError:
@@ -164,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the audits")
     parser.add_argument("--json", action="store_true", help="print JSON (digests as hexadecimal text)")
     parser.add_argument("--csv", action="store_true", help="print the rows of a query as CSV")
+    parser.add_argument("--unsafe", action="store_true", help="run any SQL: it can read and change any file of yours")
     return parser
 
 
@@ -179,7 +197,7 @@ def _print_list(as_json: bool) -> int:
 
 
 def _print_audits(data: Path, names: Sequence[str], as_json: bool) -> int:
-    with connect(data) as connection:
+    with connect(data, jailed=True) as connection:
         results = run_audits(connection, audit_names() if "all" in names else list(dict.fromkeys(names)))
     found = [result for result in results if not result.clean]
     if as_json:
@@ -201,13 +219,17 @@ def _print_audits(data: Path, names: Sequence[str], as_json: bool) -> int:
     return 1 if found else 0
 
 
-def _print_query(data: Path, query: str, form: str) -> int:
+def _print_query(data: Path, query: str, form: str, unsafe: bool) -> int:
     import duckdb
 
-    with connect(data) as connection:
+    if unsafe:
+        print(_UNSAFE, file=sys.stderr)
+    with connect(data, jailed=not unsafe) as connection:
         try:
             if not connection.extract_statements(query):
-                raise duckdb.InvalidInputException("the query is empty")
+                raise QueryError("the query is empty")
+            if not unsafe:
+                _check_reads(connection, query)
             cursor = connection.execute(query)
             columns, batches = _columns(cursor), _batches(cursor)
             if form == "json":
@@ -219,10 +241,26 @@ def _print_query(data: Path, query: str, form: str) -> int:
                     writer.writerows([_csv_cell(value) for value in row] for row in batch)
             else:
                 _write_table(columns, batches)
+        except duckdb.PermissionException as error:
+            raise QueryError(f"{one_line(error)}; only manifests are read, --unsafe lifts this") from error
         except duckdb.Error as error:
-            print(one_line(error), file=sys.stderr)
-            return 2
+            raise QueryError(one_line(error)) from error
     return 0
+
+
+def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Refuse what is not one statement that reads. Raises: `QueryError`, `duckdb.Error`."""
+    from duckdb import StatementType
+
+    kinds = [statement.type for statement in connection.extract_statements(query)]
+    if kinds == [StatementType.EXPLAIN]:  # EXPLAIN ANALYZE runs what it explains
+        query = _EXPLAIN.sub("", query, count=1)
+        kinds = [statement.type for statement in connection.extract_statements(query)]
+    if kinds != [StatementType.SELECT]:
+        raise QueryError(_ALLOWED)
+    plan = connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall()
+    if any(_WRITES.search(text) for _, text in plan):
+        raise QueryError(_ALLOWED)
 
 
 def _write_json(columns: Sequence[str], batches: Iterator[list[tuple[Any, ...]]]) -> None:

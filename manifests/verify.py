@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain, safe
+from medgpt.private import is_private
 
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
@@ -392,7 +394,8 @@ class _Verification:
             )
             unlisted = gram not in said and not hits
             if not fits and not unlisted:
-                what = f"{gram!r}: in {told[0]} test items and {told[1]} train samples, derived {test_items} and {hits}"
+                which = "a run of words (not shown)" if is_private() else repr(gram)
+                what = f"{which}: in {told[0]} test items and {told[1]} train samples, derived {test_items} and {hits}"
                 step.findings.append(Finding(COMMON_FILE, what))
         self.expected["common_ngrams"] = len(common)
         self.expected["left_out_of_near_text"] = [
@@ -847,7 +850,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tell=(lambda step: None) if options.json else _print,
         )
     except VerifyError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     findings = sum(len(step.findings) for step in steps)
     if options.json:
@@ -863,7 +866,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print(step: Step) -> None:
     print(f"{'ok' if step.ok else 'FAILED':8}{step.name:18}{step.note}".rstrip(), flush=True)
     for finding in step.findings[:_SHOWN]:
-        print(f"        {finding}")
+        print(f"        {safe(finding)}")
     if len(step.findings) > _SHOWN:
         print(f"        and {len(step.findings) - _SHOWN} more; --json prints all")
 

@@ -21,6 +21,8 @@ class AtomicFile:
         self.path = path
         self.size = 0
         self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        # What a killed run left may be open to others, or a link.
+        self._temporary.unlink(missing_ok=True)
         self._file = self._temporary.open("wb")
         self._hash = hashlib.sha256()
 

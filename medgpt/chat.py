@@ -21,7 +21,9 @@ import httpx
 import orjson
 
 from medgpt.endpoints import Endpoint
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
+from medgpt.messages import safe
+from medgpt.private import is_private
 
 FIRST_WAIT_S = 0.5
 """Back-off: 0.5, 1, 2, 4, ... seconds, each shortened by up to half, at most `ChatOptions.longest_wait_s`."""
@@ -35,6 +37,8 @@ _TRANSIENT = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 
 class EndpointError(UserError):
     """One line: the endpoint gives no answers. What was answered is kept; the same command goes on later."""
+
+    exit_code = NOT_FINISHED
 
 
 class RequestRefused(UserError):
@@ -133,7 +137,7 @@ class Chat:
     async def _check(self, data: bytes) -> None:
         status, reply = await self._send(data)
         if status in _REFUSALS:
-            raise EndpointError(f"{self._endpoint.base} refuses every request, HTTP {status}: {_one_line(reply)}")
+            raise EndpointError(f"{self._endpoint.base} refuses every request, HTTP {status}: {_said(reply)}")
 
     async def _send(self, data: bytes) -> tuple[int, bytes]:
         """Status (200 or a refusal) and body."""
@@ -246,8 +250,10 @@ def _hint(status: int) -> str:
     return "this cannot be helped by trying again"
 
 
-def _one_line(reply: bytes) -> str:
-    return " ".join(reply[:600].decode("utf-8", "replace").split())[:300] or "(no message)"
+def _said(reply: bytes) -> str:
+    if is_private():  # a server may repeat what it was asked
+        return "what it said is not shown"
+    return safe(reply[:600].decode("utf-8", "replace"), 300) or "(no message)"
 
 
 def _parse(reply: bytes) -> Reply:

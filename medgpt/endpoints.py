@@ -8,6 +8,7 @@ time. Proxies of the environment are never used and redirects never followed: bo
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -106,3 +107,12 @@ def require_private(endpoint: Endpoint, source: str, allowed: Collection[str] = 
         f"{', '.join(endpoint.addresses)}; serve the model on 127.0.0.1, "
         "or allow the host by name if your data use agreement covers it"
     )
+
+
+def read_key(variable: str | None) -> str | None:
+    """The API key in an environment variable, None for none. Raises: `UserError` if the variable is not set."""
+    if variable is None:
+        return None
+    if value := os.environ.get(variable):
+        return value
+    raise UserError(f"the environment variable {variable}, named as the API key's, is not set")

@@ -15,15 +15,23 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
+
+from medgpt.messages import complain, safe
 
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 
 TRACEBACK = "MEDGPT_TRACEBACK"
 """Set to 1 in the environment, this shows where in the code an error came from. Tracebacks may quote data."""
 
-Main = Callable[[Sequence[str] | None], int]
+
+class Main(Protocol):
+    """A command's entry point: words of its command line (those of the process if None) to an exit code."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> int:
+        """Run the command."""
 
 
 class UserError(Exception):
@@ -43,8 +51,7 @@ def worst(codes: Iterable[int]) -> int:
 
 def one_line(error: BaseException | str) -> str:
     """An error's text on one line, without control codes; its kind where it says nothing."""
-    text = "".join(c if c.isprintable() else " " for c in str(error))
-    return " ".join(text.split()) or type(error).__name__
+    return safe(error) or type(error).__name__
 
 
 def run(main: Main) -> Main:
@@ -84,7 +91,7 @@ def run(main: Main) -> Main:
 def _tell(line: str, code: int) -> int:
     if os.environ.get(TRACEBACK) == "1":
         traceback.print_exc()
-    print(line, file=sys.stderr)
+    complain(line)
     return code
 
 

@@ -43,9 +43,10 @@ from manifests.selections import (
 from medgpt.atomic import write_atomic
 from medgpt.digest import build_root, file_sha256
 from medgpt.errors import UserError
+from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Columns, ColumnsError, Signature, locked, signature, write_columns
 
-FORMAT = 1
+FORMAT = 2
 STREAMS = ".streams"
 PROOF = "proof"
 UNCERTIFIED = "uncertified-"
@@ -241,8 +242,10 @@ def load_certified(
                 if opened is None:
                     opened = _prepare(data, folder, stage, allowed, uncertified, quiet)
                     opened["request"] = request
-                    record.parent.mkdir(exist_ok=True)
+                    make_folder(record.parent)
                     write_atomic(record, orjson.dumps(opened | {"digest_of_this": _digest(opened)}))
+        for access in opened["access"]:
+            keep_private(access)
         sources = {
             source["build"]: SourceSamples(
                 source["build"], data, source["folder"], Columns(folder / "samples" / source["columns"])
@@ -382,6 +385,7 @@ def _prepare(
     return {
         "digest": digest,
         "certificate": None if certificate is None else certificate["root"],
+        "access": sorted({build.record["source"]["access"] for build in builds}),
         "sources": sources,
         "watched": watched,
         "folders": folders,

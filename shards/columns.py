@@ -26,6 +26,7 @@ import orjson
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 
 HEADER, VERIFIED, LOCK = "header.json", "verified.json", ".lock"
 
@@ -55,7 +56,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises: `ColumnsError` where it cannot be written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise ColumnsError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
@@ -75,7 +76,7 @@ def write_columns(
     """
     files: dict[str, AtomicFile] = {}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / HEADER).unlink(missing_ok=True)
         for name, kind in types.items():
             files[name] = AtomicFile(folder / f"{name}.{kind}")

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.messages import complain
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -326,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
 
-    from manifests.catalog import CatalogError, one_line
+    from manifests.catalog import CatalogError
     from medgpt.processes import WorkerDied
     from shards.certified import CertifiedError
     from shards.columns import ColumnsError
@@ -336,9 +338,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except (CatalogError, CertifiedError, ColumnsError, MixtureError, PackingError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
+        complain(error)
     except WorkerDied:
-        print("a worker process was killed (memory?); run again with fewer --workers", file=sys.stderr)
+        complain("a worker process was killed (memory?); run again with fewer --workers")
     return 2
 
 
@@ -400,7 +402,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         epoch = pack_epoch(draws, options.length, options.tiles, options.over_long)
     except OverLong as error:
-        print(error, file=sys.stderr)
+        complain(error)
         print(_over_long_table(certified, terms, draws.take(error.positions)))
         return 1
     _report(certified, terms, epoch)

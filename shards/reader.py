@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medgpt.errors import UserError
+from medgpt.private import keep_private
 from shards.writer import ARROW_BATCH_ROWS
 
 _INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
@@ -60,6 +61,7 @@ class Build:
             raise BuildError(f"{self.path}: no build.json, so no finished build; run its builder again") from None
         except orjson.JSONDecodeError as error:
             raise BuildError(f"{self.path}/build.json: not valid JSON ({error}); run its builder again") from None
+        keep_private(self.document["source"]["access"])
         if self.document["metadata_only"] and not allow_metadata_only:
             raise BuildError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
         units = [unit for unit in self.document["units"] if role in (None, unit["role"])]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from shards.certified import Certified
@@ -125,13 +126,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.sources_present:
             mixture, left_out = mixture.only_present(certified.present)
             if left_out:
-                print(left_out, file=sys.stderr)
+                complain(left_out)
         order = EpochOrder(certified, mixture, options.seed)
         total = min(options.samples, len(order)) * (1 + len(LOADED_BY) / 2)
         with tqdm(total=int(total), unit=" samples", disable=options.quiet or None) as bar:
             result = check(certified, order, options.samples, bar)
     except (CertifiedError, MixtureError, StorageError, StreamError) as error:
-        print(f"shards.resume_check: {error}", file=sys.stderr)
+        complain(f"shards.resume_check: {error}")
         return 2
     for split in result["different"]:
         print(f"{split['ranks']} ranks with batches of {split['batch']}: other samples than the uninterrupted stream")

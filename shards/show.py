@@ -8,9 +8,7 @@ asked for with `--html`.
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
-import html
 import json
 import os
 import sys
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import CatalogError, connect, find_builds, one_line, plain
-from medgpt.errors import UserError
+from medgpt.errors import UserError, run
 
 if TYPE_CHECKING:
     import duckdb
@@ -32,10 +30,6 @@ _WIDTH = 100
 _MANY = 10
 
 CREDENTIALED = "credentialed: the data use agreement forbids passing on text or pictures of this sample"
-
-
-class ShowError(UserError):
-    """One line: no such sample, or it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class ShownSample:
 def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, seed: int = 0) -> ShownSample:
     """Read a sample by id, or (`None`) one chosen by the seed from all of `data` or of one build.
 
-    Raises: `CatalogError`, and `ShowError` if no or more than one build has the id, or the shard does not hold the
+    Raises: `UserError`, also if no or more than one build has the id, or the shard does not hold the
     sample as it was built. (Altered pictures are not raised.)
     """
     import duckdb
@@ -79,7 +73,7 @@ def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, 
     json_bytes = _read_json(shards, row)
     pictures = [_read(shards / image["shard"], image["offset"], image["length"]) for image in images if image["shard"]]
     if hashlib.sha256(json_bytes).hexdigest() != row["sha256"]:
-        raise ShowError(f"{shards / row['shard']}: {row['sample_id']} was altered; python -m shards.verify says more")
+        raise UserError(f"{shards / row['shard']}: {row['sample_id']} was altered; python -m shards.verify says more")
     altered = [
         number
         for number, (picture, image) in enumerate(zip(pictures, images, strict=False))
@@ -101,7 +95,7 @@ def _find(connection: duckdb.DuckDBPyConnection, sample_id: str, build: str | No
         return rows[0]
     if rows:
         names = ", ".join(row["build"] for row in rows)
-        raise ShowError(f"{sample_id}: in several builds ({names}); choose one with --build")
+        raise UserError(f"{sample_id}: in several builds ({names}); choose one with --build")
     like = _rows(
         connection, "SELECT sample_id FROM samples WHERE contains(sample_id, ?) GROUP BY ALL ORDER BY ALL LIMIT ?",
         [sample_id, _MANY],
@@ -111,7 +105,7 @@ def _find(connection: duckdb.DuckDBPyConnection, sample_id: str, build: str | No
         if like
         else "; --random shows what ids are like"
     )
-    raise ShowError(f"no sample {sample_id!r}{f' in build {build}' if build else ''}{hint}")
+    raise UserError(f"no sample {sample_id!r}{f' in build {build}' if build else ''}{hint}")
 
 
 def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int) -> dict[str, Any]:
@@ -122,7 +116,7 @@ def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int)
     ).fetchall()
     total = sum(count for _, _, count in counts)
     if not total:
-        raise ShowError("there is no sample" + (f" in build {build!r}" if build else ""))
+        raise UserError("there is no sample" + (f" in build {build!r}" if build else ""))
     number = int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=16).digest()) % total
     ends = list(accumulate(count for _, _, count in counts))
     place = bisect_right(ends, number)
@@ -157,7 +151,7 @@ def _read(path: Path, offset: int, length: int) -> bytes:
         with path.open("rb", buffering=0) as file:
             return os.pread(file.fileno(), length, offset)
     except OSError as error:
-        raise ShowError(f"{path}: {error.strerror}; run the builder again") from error
+        raise UserError(f"{path}: {error.strerror}; run the builder again") from error
 
 
 def _read_json(shards: Path, row: dict[str, Any]) -> bytes:
@@ -172,7 +166,7 @@ def _read_json(shards: Path, row: dict[str, Any]) -> bytes:
     try:
         return canonical_json(arrow_row(pa.ipc.open_file(pa.memory_map(str(path))), row["offset"]))
     except (OSError, pa.ArrowException) as error:
-        raise ShowError(f"{path}: cannot be read; run the builder again") from error
+        raise UserError(f"{path}: cannot be read; run the builder again") from error
 
 
 def facts(sample: ShownSample) -> list[tuple[str, str]]:
@@ -274,55 +268,18 @@ def _wrapped(text: str) -> list[str]:
     return lines
 
 
-_STYLE = """
-:root { --paper: #fcfcfb; --ink: #1c2126; --soft: #59626b; --line: #dcdfe2; --bad: #a2300f; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --ink: #e4e7ea; --soft: #9aa4ad; --line: #343a40; --bad: #f0906f; }
-}
-body { margin: 0 auto; padding: 2rem clamp(1rem, 4vw, 3rem); max-width: 60rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.2rem; } h2 { margin: 1.5rem 0 .25rem; font-size: .9rem; color: var(--soft); font-weight: 600; }
-p { margin: .25rem 0; white-space: pre-wrap; } .warning { color: var(--bad); font-weight: 600; }
-img { display: block; max-width: 100%; margin: .5rem 0; border: 1px solid var(--line); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .875rem; }
-dt { color: var(--soft); } dd { margin: 0; }
-"""
-
-
 def as_html(sample: ShownSample) -> str:
     """The sample as one page with its pictures in it."""
-    from shards.stats import page
+    from medgpt.page import render
 
-    parts = []
-    if sample.record["access"] == "credentialed":
-        parts.append(f'<p class="warning">{html.escape(CREDENTIALED)}</p>')
-    before = None
-    for heading, text, picture in _paragraphs(sample):
-        if heading != before:
-            parts.append(f"<h2>{html.escape(heading)}</h2>")
-            before = heading
-        if picture is None:
-            parts.append(f"<p>{html.escape(text)}</p>")
-        elif picture < len(sample.pictures):
-            kind = "png" if sample.images[picture]["format"] == "png" else "jpeg"
-            coded = base64.b64encode(sample.pictures[picture]).decode()
-            parts.append(f'<img alt="picture {picture}" src="data:image/{kind};base64,{coded}">')
-        else:
-            parts.append(f"<p>[picture {picture} is not stored]</p>")
-    if sample.record["options"]:
-        parts.append("<h2>options</h2>")
-        for option in sample.record["options"]:
-            text = html.escape(f"{option['label']}. {option['text']}")
-            parts.append(
-                f"<p><strong>{text}</strong></p>" if option["label"] == sample.record["answer"] else f"<p>{text}</p>"
-            )
-    if sample.record["answer"] is not None:
-        parts.append(f"<h2>answer</h2><p>{html.escape(sample.record['answer'])}</p>")
-    listed = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in facts(sample))
-    parts.append(f"<h2>what is known of it</h2><dl>{listed}</dl>")
-    return page(str(sample.record["id"]), _STYLE, "\n".join(parts))
+    return render(
+        Path(__file__).parent, "show.html", title=str(sample.record["id"]), record=sample.record,
+        credentialed=CREDENTIALED if sample.record["access"] == "credentialed" else "",
+        paragraphs=list(_paragraphs(sample)), pictures=sample.pictures, facts=facts(sample),
+    )  # fmt: skip
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if a picture is not as it was built, 2 if it cannot be shown."""
     parser = argparse.ArgumentParser(
@@ -340,20 +297,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if (options.id is None) == (not options.random):
         parser.error("give one of: an ID, --random")
-    try:
-        sample = load_sample(options.data, options.id, build=options.build, seed=options.seed)
-        if options.html:
-            from medgpt.atomic import write_atomic
+    sample = load_sample(options.data, options.id, build=options.build, seed=options.seed)
+    if options.html:
+        from medgpt.atomic import write_atomic
 
-            write_atomic(options.html, as_html(sample).encode())
-            print(f"{options.html} shows {_printable(sample.record['id'])}")
-            if sample.record["access"] == "credentialed":
-                print(CREDENTIALED)
-        else:
-            print(as_text(sample))
-    except (CatalogError, ShowError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
+        write_atomic(options.html, as_html(sample).encode())
+        print(f"{options.html} shows {_printable(sample.record['id'])}")
+        if sample.record["access"] == "credentialed":
+            print(CREDENTIALED)
+    else:
+        print(as_text(sample))
     return 1 if sample.altered else 0
 
 

@@ -7,7 +7,6 @@ Everything comes from the manifests in one pass of SQL, no shard is opened. A sa
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import CatalogError, connect, format_table, one_line, plain
+from medgpt.errors import run
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,6 +37,9 @@ _GROUPS = {
     "licences": ("license AS licence, access, role", "ALL"),
     "stages": ("stage, task, role", "ALL"),
 }
+
+_TABLES = {"Builds": "builds", "Licences and access": "licences", "Stages and tasks": "stages"}
+_ROLES = ("train", "eval")
 
 _HISTOGRAMS = {
     # Bin k holds numbers of k bits: from 2^(k-1) to 2^k - 1.
@@ -101,16 +104,13 @@ def as_text(statistics: Statistics) -> str:
     """The tables and histograms for a terminal."""
     tables = statistics.tables
     parts = []
-    for title, name in (("Builds", "builds"), ("Licences and access", "licences"), ("Stages and tasks", "stages")):
+    for title, name in _TABLES.items():
         rows = _without_empty(tables[name])
         parts.append(f"{title}\n{format_table(list(rows[0]), [list(row.values()) for row in rows])}" if rows else title)
-    for role in ("train", "eval"):
-        lengths = [(_length_label(row["bits"]), row["samples"]) for row in tables["lengths"] if row["role"] == role]
-        tiles = [(str(row["tiles"]), row["samples"]) for row in tables["tiles"] if row["role"] == role]
-        if lengths:
-            parts.append(f"Tokens of a sample, {role}\n{_bars(lengths)}")
-        if tiles:
-            parts.append(f"Tiles of a sample with pictures, {role}\n{_bars(tiles)}")
+    for role in _ROLES:
+        for title, name in (("Tokens of a sample", "lengths"), ("Tiles of a sample with pictures", "tiles")):
+            if bars := [(_label(row), row["samples"]) for row in tables[name] if row["role"] == role]:
+                parts.append(f"{title}, {role}\n{_bars(bars)}")
     parts.append(_summary(statistics))
     return "\n\n".join(parts)
 
@@ -122,8 +122,11 @@ def _without_empty(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "without_pictures"} for row in rows]
 
 
-def _length_label(bits: int) -> str:
-    return "0" if bits == 0 else f"{1 << (bits - 1)}-{(1 << bits) - 1}"
+def _label(row: dict[str, Any]) -> str:
+    """The bin of a row of a histogram: a number of tiles, or the numbers of tokens of so many bits."""
+    if "tiles" in row:
+        return str(row["tiles"])
+    return "0" if row["bits"] == 0 else f"{1 << (row['bits'] - 1)}-{(1 << row['bits']) - 1}"
 
 
 def _bars(rows: Sequence[tuple[str, int]]) -> str:
@@ -138,7 +141,7 @@ def _bars(rows: Sequence[tuple[str, int]]) -> str:
 
 def _summary(statistics: Statistics) -> str:
     lines = []
-    for role in ("train", "eval"):
+    for role in _ROLES:
         rows = [row for row in statistics.tables["builds"] if row["role"] == role]
         if rows:
             total = {name: sum(row[name] for row in rows) for name in ("samples", "images", "text_tokens", "tiles")}
@@ -153,88 +156,34 @@ def _summary(statistics: Statistics) -> str:
     return "\n".join(lines)
 
 
-_STYLE = """
-:root { --paper: #fcfcfb; --ink: #1c2126; --soft: #59626b; --line: #dcdfe2; --bar: #2a72b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #14171a; --ink: #e4e7ea; --soft: #9aa4ad; --line: #343a40; --bar: #84b7e0; }
-}
-body { margin: 0 auto; padding: 2rem clamp(1rem, 4vw, 3rem); max-width: 80rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.4rem; } h2 { margin-top: 2.5rem; font-size: 1.1rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-svg { display: block; max-width: 100%; height: auto; } svg rect { fill: var(--bar); }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; } svg .value { fill: var(--ink); }
-pre { white-space: pre-wrap; }
-"""
-
-
 def as_html(statistics: Statistics) -> str:
     """The same as one page that needs nothing else: tables, and histograms as inline SVG."""
-    tables = statistics.tables
-    parts = [f"<p>{html.escape(line)}</p>" for line in _summary(statistics).splitlines()]
-    for role in ("train", "eval"):
-        lengths = [row for row in tables["lengths"] if row["role"] == role]
-        if lengths:
-            parts.append(f"<h2>Tokens of a sample, {role}</h2>")
-            parts.append(_svg([(_length_label(row["bits"]), row["samples"]) for row in lengths], "samples"))
-            parts.append(f"<h2>Where the tokens are: samples of each length taken together, {role}</h2>")
-            parts.append(_svg([(_length_label(row["bits"]), row["tokens"]) for row in lengths], "tokens"))
-        tiles = [(str(row["tiles"]), row["samples"]) for row in tables["tiles"] if row["role"] == role]
-        if tiles:
-            parts += [f"<h2>Tiles of a sample with pictures, {role}</h2>", _svg(tiles, "samples")]
-    for title, name in (("Builds", "builds"), ("Licences and access", "licences"), ("Stages and tasks", "stages")):
-        parts += [f"<h2>{title}</h2>", _html_table(_without_empty(tables[name]))]
-    return page(f"Statistics of {Path(statistics.data).name}", _STYLE, "\n".join(parts))
+    from medgpt.page import render
+
+    histograms = []
+    for role in _ROLES:
+        lengths = [row for row in statistics.tables["lengths"] if row["role"] == role]
+        tiles = [row for row in statistics.tables["tiles"] if row["role"] == role]
+        for heading, unit, rows in (
+            (f"Tokens of a sample, {role}", "samples", lengths),
+            (f"Where the tokens are: samples of each length taken together, {role}", "tokens", lengths),
+            (f"Tiles of a sample with pictures, {role}", "samples", tiles),
+        ):
+            bars = [(_label(row), row[unit], row[unit]) for row in rows]
+            histograms += [(heading, unit, bars)] if bars else []
+    tables = []
+    for heading, name in _TABLES.items():
+        rows = _without_empty(statistics.tables[name])
+        numbers = {column for row in rows for column, value in row.items() if isinstance(value, int | float)}
+        columns = [(column.replace("_", " "), "number" if column in numbers else "") for column in (rows or [{}])[0]]
+        tables.append((heading, columns, [row.values() for row in rows]))
+    return render(
+        Path(__file__).parent, "stats.html", name=Path(statistics.data).name,
+        summary=_summary(statistics).splitlines(), histograms=histograms, tables=tables,
+    )  # fmt: skip
 
 
-def page(title: str, style: str, body: str) -> str:
-    """A page without scripts that fetches nothing; `body` is HTML."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{style}</style>\n<h1>{html.escape(title)}</h1>\n{body}\n</html>\n"
-    )
-
-
-def _svg(rows: Sequence[tuple[str, int]], unit: str) -> str:
-    """A bar chart, one bar a line."""
-    height, label_width, bar_width = 22, 130, 480
-    longest = max(value for _, value in rows)
-    bars = []
-    for number, (label, value) in enumerate(rows):
-        top, width = number * height, max(1.0, bar_width * value / longest)
-        bars.append(
-            f'<text x="{label_width - 8}" y="{top + 15}" text-anchor="end">{html.escape(label)}</text>'
-            f'<rect x="{label_width}" y="{top + 3}" width="{width:.1f}" height="{height - 6}"/>'
-            f'<text class="value" x="{label_width + width + 6:.1f}" y="{top + 15}">{value:,}</text>'
-        )
-    described = f"{unit} by bin: " + ", ".join(f"{label}: {value}" for label, value in rows)
-    size = label_width + bar_width + 130, height * len(rows)
-    return (
-        f'<svg viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" role="img" aria-label="{html.escape(described)}">'
-        f"{''.join(bars)}</svg>"
-    )
-
-
-def _html_table(rows: Sequence[dict[str, Any]]) -> str:
-    if not rows:
-        return "<p>none</p>"
-    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
-    body = "".join(f"<tr>{''.join(map(_html_cell, row.values()))}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _html_cell(value: object) -> str:
-    if isinstance(value, int | float):
-        return f'<td class="number">{value:,}</td>'
-    return f"<td>{html.escape(str(value))}</td>"
-
-
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if the builds cannot be read."""
     parser = argparse.ArgumentParser(
@@ -246,15 +195,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    try:
-        statistics = collect(options.data)
-        if options.html:
-            from medgpt.atomic import write_atomic
+    statistics = collect(options.data)
+    if options.html:
+        from medgpt.atomic import write_atomic
 
-            write_atomic(options.html, as_html(statistics).encode())
-    except (CatalogError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
+        write_atomic(options.html, as_html(statistics).encode())
     print(json.dumps(statistics.as_json(), indent=2) if options.json else as_text(statistics))
     if options.html and not options.json:
         print(f"{options.html} has the plots")

@@ -31,6 +31,7 @@ from typing import Any, Literal, Protocol
 
 from medgpt.atomic import sync_folder, write_atomic
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""
@@ -258,7 +259,7 @@ class Storage:
                         f"{shard.sha256[:12]}...); python -m shards.verify names the member"
                     )
                 try:
-                    mark.parent.mkdir(parents=True, exist_ok=True)
+                    make_folder(mark.parent)
                     write_atomic(mark, stamp.encode())
                 except OSError as error:
                     # A tree may be mounted read-only: then every process has to hash for itself.
@@ -368,7 +369,7 @@ class Storage:
         """The cache folder, with the lock under which files are removed and room is claimed."""
         assert self.cache is not None
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            make_folder(self.cache)
             descriptor = os.open(self.cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise StorageError(f"{self.cache}: no folder to keep shards in ({error.strerror})") from error

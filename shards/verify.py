@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from medgpt.messages import complain
 
 CHUNK = 1 << 22
 
@@ -181,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps({"builds": len(builds), "bytes": total, "faults": [vars(fault) for fault in faults]}))
     else:
         for fault in faults:
-            print(fault, file=sys.stderr)
+            complain(fault)
         print(f"{len(builds)} builds, {total:,} bytes: " + (f"{len(faults)} faults" if faults else "as built"))
     return 1 if faults else 0
 

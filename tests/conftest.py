@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ settings.load_profile("project")
 
 # One process a core is at work already: threads of torch's own would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+UMASK = os.umask(0o022)
+os.umask(UMASK)
 
 ROOT = Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -43,6 +47,15 @@ def tree_digest(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+@pytest.fixture(autouse=True)
+def own_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What reads credentialed data makes its process private for good; a test does not do that to the next."""
+    os.umask(UMASK)
+    monkeypatch.setattr("medgpt.private._private", UMASK & 0o077)
+    yield
+    os.umask(UMASK)
 
 
 @pytest.fixture(scope="session")

@@ -218,7 +218,7 @@ def test_every_source_names_the_filters_that_would_run(tmp_path: Path, capsys: p
     for name in FILTERED_SOURCES:
         assert build(name, tmp_path, "--dry-run") == 0
         said = capsys.readouterr().out
-        assert "compound: drop if compound >=" in said and "language_model takes no part (not given" in said
+        assert "compound: drop if compound >=" in said and "language_model left out (not given" in said
     assert "panel_type: scores only" in said
     assert build("quilt_1m", tmp_path, "--dry-run", "--json") == 0
     chosen = json.loads(capsys.readouterr().out)["filters"]
@@ -230,7 +230,7 @@ def test_every_source_names_the_filters_that_would_run(tmp_path: Path, capsys: p
     (tmp_path / "raw" / "quilt_1m" / "predictions_quiltcleaner.csv").unlink()
     arguments = ["--raw", str(tmp_path / "raw" / "quilt_1m"), "--out", str(tmp_path / "built"), "--dry-run"]
     assert build_main(load("quilt_1m"), arguments) == 0
-    assert "quilt_cleaner takes no part (not given: table)" in capsys.readouterr().out
+    assert "quilt_cleaner left out (not given: table)" in capsys.readouterr().out
 
 
 def test_a_missing_extra_stops_before_the_build_and_says_what_to_install(
@@ -267,7 +267,7 @@ def test_a_missing_extra_stops_before_the_build_and_says_what_to_install(
             "no rules for",
         ),
         ("format: 1\nname: x\nversion: 1\nsources: {'*': {unreadable: drop, filters: {dust: {}}}}", "'dust'"),
-        (None, "No such file"),
+        (None, "neither a YAML file nor a shipped recipe"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_one_line_and_builds_nothing(
@@ -689,7 +689,7 @@ def test_semantic_duplicates_say_what_is_wrong(
 
 def test_a_table_of_duplicates_that_is_none_is_refused(tmp_path: Path) -> None:
     from filters.base import FilterError
-    from filters.duplicate_table import SemanticDuplicates
+    from filters.semantic_duplicates import SemanticDuplicates
 
     (tmp_path / "t.parquet").write_bytes(b"x")
     with pytest.raises(FilterError, match="no table of duplicates"):

@@ -28,6 +28,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sample_filters
 import yaml
 from conftest import ROOT, tree_digest
 from hypothesis import given
@@ -40,15 +41,15 @@ from builders.engine.rawfiles import read_bytes, text_of
 from builders.engine.registry import load
 from builders.engine.source import Image, Sample, Source, assistant, user
 from builders.engine.tables import convert_rows, table_units
-from filters import registry
-from filters.base import FilterError, Record
+from filters.base import FilterError, Record, filter_class, shipped_filters
 from filters.decide import main as decide_main
-from filters.expressions import ExpressionError, parse
+from filters.expressions import parse
 from filters.gallery import waterfall_lines
-from filters.recipe import Recipe, RecipeError, load_recipe
+from filters.recipe import Recipe, load_recipe
 from filters.run import main as run_main
-from filters.scores import ScoreError, run_build
-from filters.selection import Decision, SelectionError, decide_build, explain
+from filters.scores import run_build
+from filters.selection import Decision, decide_build, explain
+from medgpt.errors import UserError
 from shards.reader import Build
 
 SAMPLES = 300
@@ -258,9 +259,9 @@ def test_texts_compare_by_equality_and_quotes_are_no_way_out() -> None:
         found = connection.sql(f"SELECT {predicate.sql({'f.a': 'text'})} FROM rows").fetchall()
     assert [value for (value,) in found] == [True, True, True, False, None]
     assert [predicate.evaluate({"f.a": value}) for value in values] == [True, True, True, False, None]
-    with pytest.raises(ExpressionError, match="text"):
+    with pytest.raises(UserError, match="text"):
         predicate.sql({"f.a": "number"})
-    with pytest.raises(ExpressionError, match="text"):
+    with pytest.raises(UserError, match="text"):
         predicate.evaluate({"f.a": 1.0})
 
 
@@ -287,7 +288,7 @@ def test_texts_compare_by_equality_and_quotes_are_no_way_out() -> None:
     ],
 )
 def test_what_is_no_predicate_is_refused_in_one_line(text: str, says: str) -> None:
-    with pytest.raises(ExpressionError) as caught:
+    with pytest.raises(UserError) as caught:
         parse(text, "f", _KNOWN)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -300,7 +301,7 @@ def test_what_is_no_predicate_is_refused_in_one_line(text: str, says: str) -> No
     ("change", "says"),
     [
         ({"words": {"drop": "count > 1", "not_scored": "drop"}}, "no filter is called 'words'"),
-        ({"words": BASE["words"] | {"dorp": "x"}}, "unknown dorp"),
+        ({"words": BASE["words"] | {"dorp": "x"}}, "no key is called dorp; there are after, class, drop"),
         ({"words": {"class": f"{MODULE}:Words", "drop": "count > 1"}}, "not_scored must be keep or drop"),
         ({"words": {"class": f"{MODULE}:Words", "not_scored": "keep"}}, "without drop means nothing"),
         ({"words": BASE["words"] | {"drop": "cuont > 1"}}, "has no score 'cuont'; there are: count, first"),
@@ -316,7 +317,7 @@ def test_what_is_no_predicate_is_refused_in_one_line(text: str, says: str) -> No
     ],
 )
 def test_a_wrong_recipe_is_refused_in_one_line(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UserError) as caught:
         recipe(tmp_path, change).plan("my_pictures")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -324,13 +325,13 @@ def test_a_wrong_recipe_is_refused_in_one_line(tmp_path: Path, change: dict[str,
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("a: [", "expected"), ("[]", "must be a mapping"), ("format: 1\nname: x\n", "missing"),
+    [("a: [", "expected"), ("[]", "Expected `object`, got `array`"), ("format: 1\nname: x\n", "version is missing"),
      ("format: 2\nname: x\nversion: 1\nsources: {a: {}}", "format 2"), ("\x00", "unacceptable"),
      ("format: 1\nname: x\nversion: 1\nsources: {a: {filters: {}}}", "unreadable must be keep or drop")],
 )  # fmt: skip
 def test_a_broken_file_is_refused_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=says) as caught:
+    with pytest.raises(UserError, match=says) as caught:
         load_recipe(tmp_path / "r.yaml")
     assert "\n" not in str(caught.value)
 
@@ -360,7 +361,7 @@ def test_a_source_starts_from_the_default_and_may_replace_and_take_out(tmp_path:
     assert load_recipe(tmp_path / "r.yaml").plan("three") is None
 
 
-def test_a_filter_that_needs_what_is_not_given_takes_no_part_and_that_is_said(data: Path, tmp_path: Path) -> None:
+def test_a_filter_that_needs_what_is_not_given_is_left_out_and_that_is_said(data: Path, tmp_path: Path) -> None:
     faulty = {"class": f"{MODULE}:Faulty", "needs": ["fault"], "drop": "value > 0", "not_scored": "drop"}
     rules = BASE | {"faulty": faulty}
     found = recipe(tmp_path, rules)
@@ -368,7 +369,7 @@ def test_a_filter_that_needs_what_is_not_given_takes_no_part_and_that_is_said(da
     assert result is not None
     assert result.document["left_out"] == {"faulty": "not given: fault"}
     assert decided(data, found).waterfall["left_out"] == {"faulty": "not given: fault"}
-    assert run_build(folder_of(data), data, found, settings={"faulty": {"fault": "none"}})
+    assert run_build(folder_of(data), data, found, options={"faulty": {"fault": "none"}})
     assert decided(data, found).waterfall["kept"] == 0
 
 
@@ -385,9 +386,25 @@ def test_the_default_recipe_fits_its_filters_and_sources() -> None:
     assert found.plan("slake") is None
 
 
-def test_every_registered_filter_is_what_its_entry_says() -> None:
-    for name, entry in registry.FILTERS.items():
-        assert registry.load_class(name, entry.place).name == name
+def test_every_shipped_filter_is_found_by_its_name() -> None:
+    found = shipped_filters()
+    assert len(found) >= 12
+    for name in found:
+        assert filter_class(name).name == name
+
+
+def test_a_filter_is_found_by_its_presence_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lucky_numbers.py").write_text(
+        "from filters.base import Filter\n\n\nclass Lucky(Filter):\n    name, version, scores, cost = "
+        "'lucky_numbers', '1', {'sevens': 'count'}, 1.0\n"
+    )
+    with pytest.raises(UserError, match=r"no filter is called 'lucky_numbers'; there are: burned_in, compound.*lucky"):
+        filter_class("lucky_numbers")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert filter_class("lucky_numbers").scores == {"sevens": "count"}
+    for name in ("json", "base", "no such thing", "filters.compound", ""):
+        with pytest.raises(UserError, match="no filter is called"):
+            filter_class(name)
 
 
 # ---------------------------------------------------------------- scoring and deciding
@@ -490,7 +507,7 @@ def test_a_moved_threshold_decodes_only_what_is_newly_needed(data: Path, tmp_pat
     assert stricter != expected(range(SAMPLES))
     # Looser: exactly those that words threw out before, and the rest is left as it is.
     loose = recipe(tmp_path, changed(words="count >= 100"))
-    with pytest.raises(SelectionError, match=r"run filters\.run"):
+    with pytest.raises(FilterError, match=r"run filters\.run"):
         decided(data, loose)
     run_build(folder_of(data), data, loose)
     assert sorted(decodes) == sorted(
@@ -638,7 +655,7 @@ def test_a_faulty_filter_stops_the_run_with_its_name_and_without_the_text(
     data: Path, tmp_path: Path, fault: str, says: str
 ) -> None:
     rules = {"faulty": {"class": f"{MODULE}:Faulty", "options": {"fault": fault}}}
-    with pytest.raises(ScoreError) as caught:
+    with pytest.raises(UserError) as caught:
         run_build(folder_of(data), data, recipe(tmp_path, rules))
     assert says in str(caught.value) and "faulty" in str(caught.value)
     assert "Square" not in str(caught.value) and "\n" not in str(caught.value)
@@ -649,9 +666,10 @@ def test_a_filter_of_the_main_process_that_stops_loses_nothing(
     data: Path, tmp_path: Path, decodes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a language model whose endpoint goes down: the pictures are not looked at again."""
-    entry = registry.Entry(f"{MODULE}:Faulty", alone=True, passing=("fault",))
-    monkeypatch.setattr(registry, "FILTERS", {"faulty": entry})
-    rules = BASE | {"faulty": {"options": {"fault": "down"}, "drop": "value > 5", "not_scored": "drop"}}
+    monkeypatch.setattr(sample_filters.Faulty, "in_main_process", True)
+    monkeypatch.setattr(sample_filters.Faulty, "runtime_options", ("fault",))
+    faulty = {"class": f"{MODULE}:Faulty", "options": {"fault": "down"}, "drop": "value > 5", "not_scored": "drop"}
+    rules = BASE | {"faulty": faulty}
     found = recipe(tmp_path, rules)
     plan = found.plan("my_pictures")
     assert plan is not None and plan.steps[-1].name == "faulty"
@@ -659,7 +677,7 @@ def test_a_filter_of_the_main_process_that_stops_loses_nothing(
         run_build(folder_of(data), data, found)
     seen = len(decodes)
     assert seen
-    result = run_build(folder_of(data), data, found, settings={"faulty": {"fault": "none"}})
+    result = run_build(folder_of(data), data, found, options={"faulty": {"fault": "none"}})
     assert len(set(decodes)) == len(decodes)  # the first unit's pictures were there already
     assert result is not None
     # Only what the others left over was shown to it.
@@ -675,7 +693,7 @@ def test_scores_of_another_build_are_not_used(data: Path, tmp_path: Path) -> Non
     shutil.rmtree(data / "built")
     make_build(tmp_path / "again", SAMPLES - 10)
     shutil.move(tmp_path / "again" / "built", data / "built")
-    with pytest.raises(SelectionError, match="built anew"):
+    with pytest.raises(FilterError, match="built anew"):
         decided(data, found)
     run_build(folder_of(data), data, found)
     assert selection(decided(data, found)) == expected(range(SAMPLES - 10))
@@ -684,17 +702,17 @@ def test_scores_of_another_build_are_not_used(data: Path, tmp_path: Path) -> Non
 
 def test_an_altered_or_missing_part_is_seen(data: Path, tmp_path: Path) -> None:
     found = recipe(tmp_path)
-    with pytest.raises(SelectionError, match=r"run filters\.run first"):
+    with pytest.raises(FilterError, match=r"run filters\.run first"):
         decided(data, found)
     result = run_build(folder_of(data), data, found)
     assert result is not None
     path = result.folder / result.document["parts"][0]["file"]
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(SelectionError, match="changed since"):
+    with pytest.raises(FilterError, match="changed since"):
         decided(data, found)
     path.unlink()
-    with pytest.raises(SelectionError, match=r"run filters\.run again"):
+    with pytest.raises(FilterError, match=r"run filters\.run again"):
         decided(data, found)
     run_build(folder_of(data), data, found)
     assert path.read_bytes() == content
@@ -704,7 +722,7 @@ def test_another_filter_version_or_option_is_not_taken_for_this_one(data: Path, 
     run_build(folder_of(data), data, recipe(tmp_path))
     rules = changed()
     rules["brightness"] = rules["brightness"] | {"options": {"nap": 0.001}}
-    with pytest.raises(SelectionError, match="brightness was not scored as this recipe asks"):
+    with pytest.raises(FilterError, match="brightness was not scored as this recipe asks"):
         decided(data, recipe(tmp_path, rules))
 
 
@@ -715,7 +733,7 @@ def test_two_runs_of_one_build_do_not_meet(data: Path, tmp_path: Path) -> None:
     lock.parent.mkdir(parents=True)
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ScoreError, match="another process"):
+        with pytest.raises(UserError, match="another process"):
             run_build(folder_of(data), data, recipe(tmp_path))
 
 
@@ -774,7 +792,7 @@ def test_credentialed_pictures_and_texts_are_shown_only_when_asked_for(tmp_path:
         pages.append((decision.folder / "gallery.html").read_text())
     hidden, shown = map(_Page, pages)
     assert hidden.tags["img"] == 0 and "Square" not in pages[0] and "Grey" not in pages[0]
-    assert "my_pictures/train/" in pages[0]
+    assert "my_pictures/train/" in "".join(hidden.text)
     assert shown.tags["img"] > 0 and "Square" in pages[1]
 
 
@@ -789,7 +807,7 @@ def test_explaining_agrees_with_deciding_for_every_sample(odd_build: Path, tmp_p
         assert "Square" not in said.replace("words.first = Square", "")
     assert "brightness.mean = 222" in explain(tmp_path, found, "my_pictures/train/6")
     assert "drops (drop if mean > 200; not scored: keep)" in explain(tmp_path, found, "my_pictures/train/6")
-    with pytest.raises(SelectionError, match="no scored sample"):
+    with pytest.raises(FilterError, match="no scored sample"):
         explain(tmp_path, found, "my_pictures/train/999")
 
 
@@ -813,9 +831,11 @@ def test_the_commands_end_to_end(data: Path, tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--build", "nothing"], 1, "no build is called 'nothing'; there are: my_pictures"),
+        (["--build", "nothing"], 2, "no build is called 'nothing'; there are: my_pictures"),
         (["--recipe", "missing.yaml"], 2, "missing.yaml"),
-        (["--set", "nonsense.x=1"], 1, "no such filter"),
+        (["--set", "nonsense.x=1"], 2, "no such filter"),
+        (["--set", "words=1"], 2, "write FILTER.OPTION=VALUE"),
+        (["--set", "words.x=["], 2, "not YAML"),
         (["--role", "eval"], 2, "nothing was scored"),
     ],
 )
@@ -848,7 +868,7 @@ def test_the_readmes_example_filter_works(data: Path, tmp_path: Path) -> None:
     [code] = re.findall(r"<!-- example filter -->\n```python\n(.*?)```", readme, re.DOTALL)
     [rules] = re.findall(r"<!-- example recipe -->\n```yaml\n(.*?)```", readme, re.DOTALL)
     assert len(code.splitlines()) <= 25
-    (tmp_path / "my_filters.py").write_text(code)
+    (tmp_path / "too_dark.py").write_text(code)
     (tmp_path / "mine.yaml").write_text(rules)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     for command in ("filters.run", "filters.decide"):
@@ -878,7 +898,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def test_biomedicas_panel_type_is_read_from_the_samples(labelled: Path) -> None:
-    from filters.source_labels import PanelType
+    from filters.panel_type import PanelType
 
     found = records(labelled / "built" / "biomedica")
     answers = [row["panels"] for row in PanelType().score(found)]
@@ -889,7 +909,7 @@ def test_biomedicas_panel_type_is_read_from_the_samples(labelled: Path) -> None:
 
 
 def test_quilt_cleaners_table_is_found_by_picture(labelled: Path) -> None:
-    from filters.source_labels import LABELS, QuiltCleaner
+    from filters.quilt_cleaner import LABELS, QuiltCleaner
 
     table = labelled / "raw" / "quilt_1m" / "predictions_quiltcleaner.csv"
     lines = [line.split(",") for line in table.read_text().splitlines()[1:]]
@@ -916,7 +936,7 @@ def test_quilt_cleaners_table_is_found_by_picture(labelled: Path) -> None:
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, content: str | None, says: str) -> None:
-    from filters.source_labels import QuiltCleaner
+    from filters.quilt_cleaner import QuiltCleaner
 
     if content is not None:
         (tmp_path / "t.csv").write_text(content)

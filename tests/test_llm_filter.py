@@ -26,14 +26,15 @@ from hypothesis import strategies as st
 pytest.importorskip("httpx")
 
 from bench.stub_endpoint import StubEndpoint
-from filters import audit
+from filters import review
 from filters.base import FilterError, Record
-from filters.chat import EndpointError
-from filters.endpoints import EndpointRefused, is_loopback, require_private, resolve_endpoint
-from filters.llm import RELEVANCE, SCHEMAS, LanguageModel, load_prompt, parse_answer
-from filters.numbers import KINDS, WEIGHTS, MisleadingNumbers, find_numbers, misleading, share_of_words
-from filters.relevance import RelevanceRules, irrelevance
-from filters.verdicts import Verdict, VerdictError, VerdictStore, verdict_key
+from filters.language_model import RELEVANCE, SCHEMAS, LanguageModel, load_prompt, parse_answer
+from filters.misleading_numbers import KINDS, WEIGHTS, MisleadingNumbers, find_numbers, misleading, share_of_words
+from filters.relevance_rules import RelevanceRules, irrelevance
+from filters.verdicts import Verdict, VerdictStore, verdict_key
+from medgpt.chat import EndpointError
+from medgpt.endpoints import EndpointRefused, is_loopback, require_private, resolve_endpoint
+from medgpt.errors import UserError
 
 CLINICAL = "Axial CT of the chest shows a nodule in the right upper lobe"
 
@@ -458,7 +459,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 from filters.base import Record
-from filters.llm import LanguageModel
+from filters.language_model import LanguageModel
 samples = json.loads(Path(sys.argv[3]).read_text())
 LanguageModel(sys.argv[1], "stub", Path(sys.argv[2]), concurrency=4).score([Record(sample) for sample in samples])
 """
@@ -554,7 +555,7 @@ def test_damage_in_the_middle_is_an_error_that_names_the_line(tmp_path: Path) ->
     [path] = tmp_path.glob("*.jsonl")
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], lines[1][:20], lines[2], b""]))
-    with pytest.raises(VerdictError, match="line 2 is damaged; delete that line"):
+    with pytest.raises(FilterError, match="line 2 is damaged; delete that line"):
         VerdictStore(tmp_path)
 
 
@@ -678,15 +679,15 @@ def test_bad_options_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ({"model": "m", "verdicts": tmp_path, "attempts": 0}, "attempts 0"),
         ({"model": "m", "verdicts": tmp_path, "colour": 1}, "colour"),
     ):  # fmt: skip
-        with pytest.raises(FilterError, match=says):
+        with pytest.raises(UserError, match=says):
             LanguageModel(base, **options)  # type: ignore[arg-type]
 
 
-# The audit -----------------------------------------------------------------------------------------------------------
+# The review -----------------------------------------------------------------------------------------------------------
 
 
-def scored(number: int, flagged: int) -> list[audit.Scored]:
-    return [audit.Scored(f"s/{n}", 0.9 if n < flagged else 0.1, n < flagged) for n in range(number)]
+def scored(number: int, flagged: int) -> list[review.Drawn]:
+    return [review.Drawn(f"s/{n}", 0.9 if n < flagged else 0.1, n < flagged) for n in range(number)]
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 50), st.randoms(use_true_random=False))
@@ -695,29 +696,29 @@ def test_a_draw_is_balanced_deterministic_and_stands_for_all(
 ) -> None:
     population = scored(clear + flagged, flagged)
     if not population:
-        with pytest.raises(audit.AuditError):
-            audit.draw(population, n)
+        with pytest.raises(UserError):
+            review.draw(population, n)
         return
-    drawn = audit.draw(population, n)
+    drawn = review.draw(population, n)
     shuffled = population[:]
     order.shuffle(shuffled)
-    assert audit.draw(shuffled, n) == drawn
-    assert len(drawn) == min(n, len(population)) == len({one.scored.sample_id for one in drawn})
-    picked = sum(one.scored.flagged for one in drawn)
+    assert review.draw(shuffled, n) == drawn
+    assert len(drawn) == min(n, len(population)) == len({one.sample_id for one in drawn})
+    picked = sum(one.flagged for one in drawn)
     assert picked >= min(flagged, n // 2) and len(drawn) - picked >= min(clear, n // 2)
     for side, size in ((True, flagged), (False, clear)):
-        weights = [one.weight for one in drawn if one.scored.flagged == side]
+        weights = [one.weight for one in drawn if one.flagged == side]
         assert not weights or sum(weights) == pytest.approx(size)
 
 
 def test_agreement_of_a_known_table() -> None:
     """Cohen's textbook table 20, 5, 10, 15 has kappa 0.4 and accuracy 0.7."""
-    drawn = [audit.Drawn(one, 1.0) for one in scored(50, 25)]
+    drawn = scored(50, 25)
     labels: dict[str, bool | None] = {f"s/{n}": n < 20 or 25 <= n < 35 for n in range(50)}
-    result = audit.agreement(drawn, labels)
+    result = review.agreement(drawn, labels)
     assert result.table == ((20, 5), (10, 15)) and result.accuracy == 0.7 and result.kappa == 0.4
     assert result.kappa_interval is not None and result.kappa_interval[0] < 0.2 < 0.6 < result.kappa_interval[1]
-    assert audit.agreement(drawn, labels) == result
+    assert review.agreement(drawn, labels) == result
     assert "Cohen's kappa 0.400" in "\n".join(result.lines())
 
 
@@ -729,15 +730,15 @@ def test_weighted_agreement_is_that_of_the_repeated_rows(rows: list[tuple[bool, 
     drawn, labels = [], {}
     for number, (flagged, label, _) in enumerate(rows):
         weight = max(w for f, _, w in rows if f == flagged)  # one weight a side, as a draw gives
-        drawn.append(audit.Drawn(audit.Scored(str(number), 0.5, flagged), weight))
+        drawn.append(review.Drawn(str(number), 0.5, flagged, weight))
         labels[str(number)] = label
     known = [(f, label) for f, label, _ in rows if label is not None]
     if not known:
-        with pytest.raises(audit.AuditError, match="no sample has a label"):
-            audit.agreement(drawn, labels)
+        with pytest.raises(UserError, match="no sample has a label"):
+            review.agreement(drawn, labels)
         return
-    result = audit.agreement(drawn, labels)
-    total: dict[bool, float] = {s: sum(d.weight for d in drawn if d.scored.flagged == s) for s in (True, False)}
+    result = review.agreement(drawn, labels)
+    total: dict[bool, float] = {s: sum(d.weight for d in drawn if d.flagged == s) for s in (True, False)}
     chance = {
         (f, y): total[f] * known.count((f, y)) / max(1, sum(a == f for a, _ in known))
         for f in total
@@ -758,13 +759,13 @@ def test_weighted_agreement_is_that_of_the_repeated_rows(rows: list[tuple[bool, 
 
 
 def test_sheets_go_out_and_come_back(tmp_path: Path) -> None:
-    drawn = audit.draw(scored(30, 10), 12)
-    texts = {one.scored.sample_id: f'=1+1 "quoted", <b>{one.scored.sample_id}</b>\nnext' for one in drawn}
+    drawn = review.draw(scored(30, 10), 12)
+    texts = {one.sample_id: f'=1+1 "quoted", <b>{one.sample_id}</b>\nnext' for one in drawn}
     sheet, hidden = tmp_path / "r.csv", tmp_path / "r.key.csv"
-    sheet.write_text(audit.review_csv(drawn, texts))
-    hidden.write_text(audit.key_csv(drawn))
-    assert audit.read_key(hidden) == drawn
-    assert "0.9" not in sheet.read_text() and set(audit.read_labels(sheet).values()) == {None}
+    sheet.write_text(review.review_csv(drawn, texts))
+    hidden.write_text(review.key_csv(drawn))
+    assert review.read_key(hidden) == drawn
+    assert "0.9" not in sheet.read_text() and set(review.read_labels(sheet).values()) == {None}
     with sheet.open() as file:
         rows = list(csv.DictReader(file))
     assert all(row["text"].startswith("'=1+1") for row in rows)
@@ -772,9 +773,9 @@ def test_sheets_go_out_and_come_back(tmp_path: Path) -> None:
         f"{row['sample_id']},{' YES' if i % 2 else 'n'}\n" for i, row in enumerate(rows)
     )
     sheet.write_text(filled)
-    assert list(audit.read_labels(sheet).values()) == [bool(i % 2) for i in range(12)]
-    page = audit.review_html(drawn, texts, "Is it <clinical>?")
-    assert "<b>s/" not in page and "&lt;b&gt;" in page and "&lt;clinical&gt;" in page and "http" not in page
+    assert list(review.read_labels(sheet).values()) == [bool(i % 2) for i in range(12)]
+    page = review.review_html(drawn, texts, "Is it <clinical>?")
+    assert "<b>s/" not in page and "&lt;b&gt;" in page and "&lt;clinical&gt;" in page and "://" not in page
 
 
 @pytest.mark.parametrize(
@@ -785,10 +786,10 @@ def test_sheets_go_out_and_come_back(tmp_path: Path) -> None:
 def test_bad_labels_are_one_line(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "l.csv"
     path.write_text(content)
-    with pytest.raises(audit.AuditError, match=says):
-        audit.read_labels(path)
-    with pytest.raises(audit.AuditError, match="not drawn"):
-        audit.agreement(audit.draw(scored(4, 2), 4), {"stranger": True})
+    with pytest.raises(UserError, match=says):
+        review.read_labels(path)
+    with pytest.raises(UserError, match="not drawn"):
+        review.agreement(review.draw(scored(4, 2), 4), {"stranger": True})
 
 
 def test_the_command_draws_from_scores_and_states_agreement(tmp_path: Path) -> None:
@@ -805,15 +806,15 @@ def test_the_command_draws_from_scores_and_states_agreement(tmp_path: Path) -> N
         {"sample_id": ids, "language_model.irrelevant": values, "language_model.relevance": ["x"] * len(ids)}
     )
     pq.write_table(table, tmp_path / "scores" / "rocov2" / "u-0.parquet")
-    out, arguments = tmp_path / "review", ("filters.audit", "draw", str(tmp_path), "--score")
+    out, arguments = tmp_path / "review", ("filters.review", "draw", str(tmp_path), "--score")
     done = run_module(*arguments, "language_model.irrelevant", "--n", "3", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    drawn = audit.read_key(tmp_path / "review.key.csv")
-    assert len(drawn) == 3 and ids[0] not in {one.scored.sample_id for one in drawn}
+    drawn = review.read_key(tmp_path / "review.key.csv")
+    assert len(drawn) == 3 and ids[0] not in {one.sample_id for one in drawn}
     with (tmp_path / "review.csv").open() as file:
         assert all(row["text"] for row in csv.DictReader(file))
     labelled = tmp_path / "labelled.csv"
-    labelled.write_text("sample_id,label\n" + "".join(f"{d.scored.sample_id},{int(d.scored.flagged)}\n" for d in drawn))
+    labelled.write_text("sample_id,label\n" + "".join(f"{d.sample_id},{int(d.flagged)}\n" for d in drawn))
     done = run_module("filters.audit", "agree", str(tmp_path / "review.csv"), str(labelled))
     assert done.returncode == 0 and "accuracy 1.000" in done.stdout and "kappa 1.000" in done.stdout
     for score, says in (

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from filters.base import Filter, FilterError, Picture, Record
 from filters.compound import SIDE, Compound, caption_panels, combined, panels
 
-pytest.importorskip("scipy")
+pytest.importorskip("cv2")
 
 from filters.drawn_marks import DrawnMarks, marks
 

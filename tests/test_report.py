@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manifests.proof.evidence import EVIDENCE, LEVELS
-from manifests.proof.highlight import RUN, SHARED, locate, shared_ranges
+from manifests.proof.highlight import RUN, SHARED, shared_ranges
 from manifests.proof.report import Pair, Report, ReportError, Side, choose_pairs, count_cells, render, write_report
 from medgpt.text import normalise
 
@@ -402,7 +402,7 @@ def test_the_header_says_how_it_stands(tmp_path: Path) -> None:
     }
     for headline, rows in cases.items():
         page = Page(render(make_report(tmp_path, rows)))
-        verdict = page.one("p", id="verdict")
+        verdict = page.one("h1", id="verdict")
         assert verdict.text.split(maxsplit=1)[1] == headline
         assert page.one("title").text == headline
         assert ("unclean" in verdict["class"].split()) == (forbidden in rows)
@@ -629,6 +629,13 @@ def test_a_long_text_is_cut_around_what_matched(tmp_path: Path) -> None:
     before, after = (number(cut.text.split()[0]) for cut in shown.all("i", class_="cut"))
     assert before + after + 2_000 == len(text)
     assert text[before : len(text) - after] in shown.text
+
+
+def locate(text: str, words: str) -> tuple[int, int] | None:
+    """Where a run of words is marked in a text, if it is."""
+    (ranges, found), _ = shared_ranges((text, ""), words)
+    assert found == bool(ranges)
+    return ranges[0][:2] if ranges else None
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ BROKEN = {
     "another task": (lambda rows: rows[1].update(task="other"), "other (official)"),
     "no text field": (lambda rows: rows[1].pop("text"), "line 2: text missing"),
     "unknown field": (lambda rows: rows[1].update(score=1), "line 2: unknown score"),
-    "unknown outcome": (lambda rows: rows[1].update(outcome="fine"), "line 2: outcome 'fine' is none of answered"),
+    "unknown outcome": (lambda rows: rows[1].update(outcome="fine"), "line 2: its outcome is none of answered"),
     "wrong type": (lambda rows: rows[1].update(text=1), "line 2: text must be str | None"),
 }
 

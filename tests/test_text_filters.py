@@ -26,15 +26,15 @@ from builders.engine.rawfiles import read_bytes, text_of
 from builders.engine.source import Image as SourceImage
 from builders.engine.source import Sample, Source, assistant, user
 from builders.engine.tables import convert_rows, table_units
-from filters.base import Filter, FilterError, Picture, Record
-from filters.burned_in import QUARANTINE, BurnedIn
+from filters.base import Filter, FilterError, Picture, Record, filter_class
+from filters.burned_in import BOX_KINDS, QUARANTINE, BurnedIn, TextBox, boxes_text, read_boxes
 from filters.decide import main as decide_main
-from filters.places import KINDS, Place, places_text, read_places
 from filters.recipe import DEFAULT_RECIPE, load_recipe
 from filters.scores import run_build
 from filters.selection import Decision, decide_build
+from medgpt.errors import UserError
 
-pytest.importorskip("scipy")
+pytest.importorskip("cv2")
 pytest.importorskip("onnxruntime")
 
 from filters.overlaid_text import MARKERS, OverlaidText, kind, weight
@@ -77,26 +77,26 @@ def one(filter_: Filter, made: Record) -> dict[str, Any]:
 def text() -> OverlaidText:
     import importlib.util
 
-    if importlib.util.find_spec("rapidocr_onnxruntime") is None:
-        pytest.skip("no package rapidocr-onnxruntime: it brings the weights")
+    if importlib.util.find_spec("rapidocr") is None:
+        pytest.skip("no package rapidocr: it brings the weights")
     return OverlaidText()
 
 
 # ---------------------------------------------------------------- places
 
 PLACES = st.builds(
-    lambda picture, top, left, down, across, kind_, score: Place(
+    lambda picture, top, left, down, across, kind_, score: TextBox(
         picture, top, left, top + down, left + across, kind_, score / 100
     ),
     st.integers(0, 3), st.integers(0, 4000), st.integers(0, 4000), st.integers(1, 500), st.integers(1, 500),
-    st.sampled_from(sorted(KINDS)), st.integers(0, 100),
+    st.sampled_from(sorted(BOX_KINDS)), st.integers(0, 100),
 )  # fmt: skip
 
 
 @given(st.lists(PLACES, max_size=8))
-def test_places_are_read_back_as_they_were_in_one_order(places: list[Place]) -> None:
-    assert read_places(places_text(places)) == sorted(places)
-    assert places_text(reversed(places)) == places_text(places)
+def test_places_are_read_back_as_they_were_in_one_order(places: list[TextBox]) -> None:
+    assert read_boxes(boxes_text(places)) == sorted(places)
+    assert boxes_text(reversed(places)) == boxes_text(places)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_places_are_read_back_as_they_were_in_one_order(places: list[Place]) -> 
 )
 def test_what_are_no_places_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError):
-        read_places(wrong)
+        read_boxes(wrong)
 
 
 # ---------------------------------------------------------------- where ink may be
@@ -194,7 +194,7 @@ def test_writing_is_found_where_it_was_put(text: OverlaidText) -> None:
         x, y = rule.randint(10, 250), rule.randint(10, 340)
         assert one(text, record(texture(seed)))["text"] < 0.5
         scores = one(text, record(written(texture(seed), words, (x, y), rule.choice((16, 20, 26)))))
-        places = [place for place in read_places(scores["places"]) if place.kind == "t"]
+        places = [place for place in read_boxes(scores["places"]) if place.kind == "t"]
         right += (
             scores["text"] >= 0.5
             and scores["boxes"] >= 1
@@ -230,14 +230,14 @@ def test_places_are_pixels_of_the_whole_picture_also_where_it_is_turned(text: Ov
     # Large enough to be reduced before anybody looks at it.
     image = written(Image.new("RGB", (2600, 1900), "black"), "SMITH, JOHN", (1500, 1200), 90)
     upright = one(text, record(image))
-    [place] = [place for place in read_places(upright["places"]) if place.kind == "t"]
+    [place] = [place for place in read_boxes(upright["places"]) if place.kind == "t"]
     assert abs(place.left - 1500) < 40 and abs(place.top - 1220) < 50 and 40 < place.bottom - place.top < 180
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter to the right
     buffer = io.BytesIO()
     image.transpose(Image.Transpose.ROTATE_90).save(buffer, "JPEG", quality=95, exif=exif)
     turned = one(text, Record({"messages": []}, [Picture(buffer.getvalue())]))
-    [again] = [place for place in read_places(turned["places"]) if place.kind == "t"]
+    [again] = [place for place in read_boxes(turned["places"]) if place.kind == "t"]
     assert max(abs(again.left - place.left), abs(again.bottom - place.bottom)) <= 8
 
 
@@ -248,7 +248,7 @@ def test_no_score_depends_on_the_batch_and_the_clearest_picture_counts(text: Ove
     assert text.score(records) == alone
     assert text.score(records[::-1])[::-1] == alone
     assert alone[2] | {"places": ""} == alone[1] | {"places": ""}
-    assert {place.picture for place in read_places(str(alone[2]["places"]))} == {1}
+    assert {place.picture for place in read_boxes(str(alone[2]["places"]))} == {1}
 
 
 def test_nothing_that_was_read_is_in_a_score(text: OverlaidText) -> None:
@@ -279,20 +279,21 @@ def test_a_missing_model_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, tmp_
     spec = None
     if what == "other":
         (tmp_path / "models").mkdir()
-        (tmp_path / "models" / "ch_PP-OCRv4_det_infer.onnx").write_bytes(b"another model")
-        spec = importlib.util.spec_from_loader("rapidocr_onnxruntime", None, origin=str(tmp_path / "__init__.py"))
+        (tmp_path / "models" / "ch_PP-OCRv4_det_mobile.onnx").write_bytes(b"another model")
+        spec = importlib.util.spec_from_loader("rapidocr", None, origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(FilterError, match=r"rapidocr-onnxruntime.*1\.4\.4") as caught:
+    with pytest.raises(FilterError, match=r"rapidocr.*3\.8\.4") as caught:
         TextRegions()
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("module", ["onnxruntime", "scipy"])
+@pytest.mark.parametrize("module", ["onnxruntime", "cv2"])
 def test_a_missing_extra_is_one_clear_line(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # import raises ImportError
-    monkeypatch.delitem(sys.modules, f"{module}.ndimage", raising=False)
-    with pytest.raises(FilterError, match=rf"{module}.*pip install 'medgpt-oss\[filters\]'"):
-        OverlaidText()
+    for name in ("overlaid_text", "text_regions"):
+        monkeypatch.delitem(sys.modules, f"filters.{name}")
+    with pytest.raises(UserError, match=rf"{module}.*pip install 'medgpt-oss\[filters\]'"):
+        filter_class("overlaid_text")()
 
 
 # ---------------------------------------------------------------- screens
@@ -451,7 +452,7 @@ def test_burned_in_text_is_set_aside_with_its_boxes(radiographs: Path, text: Ove
     assert pq.read_table(path).schema.equals(QUARANTINE, check_metadata=False)
     for seed, (name, lines) in enumerate(PICTURES):
         # A second way: what the text filter says of the same picture, directly.
-        places = read_places(one(text, record(radiograph(seed, lines)))["places"])
+        places = read_boxes(one(text, record(radiograph(seed, lines)))["places"])
         expected = [place for place in places if place.kind not in "mp"]
         if name not in rows:
             assert not expected
@@ -508,12 +509,12 @@ def test_burned_in_without_the_text_filter_is_one_clear_line_and_no_picture_has_
 
 
 @given(st.lists(PLACES, max_size=8), st.floats(0, 1))
-def test_markers_and_letters_are_no_burned_in_text(places: list[Place], score: float) -> None:
-    found = {"overlaid_text.text": score, "overlaid_text.places": places_text(places)}
+def test_markers_and_letters_are_no_burned_in_text(places: list[TextBox], score: float) -> None:
+    found = {"overlaid_text.text": score, "overlaid_text.places": boxes_text(places)}
     scores = one(BurnedIn(), Record({"messages": []}, (), found))
     assert scores["score"] == score
-    left = [place for place in places if KINDS[place.kind] in {"text", "unread"}]
-    assert (scores["boxes"], read_places(scores["places"])) == (len(left), sorted(left))
+    left = [place for place in places if BOX_KINDS[place.kind] in {"text", "unread"}]
+    assert (scores["boxes"], read_boxes(scores["places"])) == (len(left), sorted(left))
 
 
 # ---------------------------------------------------------------- together, and on real pictures

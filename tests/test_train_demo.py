@@ -47,7 +47,9 @@ def narrow_model(folder: Path) -> None:
 
 def table(text: str) -> dict[str, list[float]]:
     """Steps, first and last loss and seconds, by stage."""
-    rows = re.findall(rf"^({'|'.join(STAGES)}) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+)  \S+curves.svg$", text, re.M)
+    rows = re.findall(
+        rf"^({'|'.join(STAGES)}): (\d+) steps, loss ([\d.]+) to ([\d.]+), ([\d.]+) s, \S+curves.svg$", text, re.M
+    )
     return {stage: [float(number) for number in numbers] for stage, *numbers in rows}
 
 

@@ -18,10 +18,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from medgpt.libraries import libraries_apart
+from medgpt.messages import complain
+
 if TYPE_CHECKING:
     import torch
 
-    from train.configuration_medgpt import MedGptConfig
+    from medgpt.configuration_medgpt import MedGptConfig
     from train.model import MedGptForTraining
     from train.tokenizer import Tokenizer
 
@@ -81,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 refused with one line."""
     options = make_parser().parse_args(arguments)
@@ -93,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtype=options.dtype, seed=options.seed, dry_run=options.dry_run, overwrite=options.overwrite,
         )  # fmt: skip
     except (ModelError, TokenizerError, OSError) as error:
-        print(f"train.assemble: {error}", file=sys.stderr)
+        complain(f"train.assemble: {error}")
         return 1
     return 0
 
@@ -527,7 +531,7 @@ def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
     from transformers import GenerationConfig, InternVLProcessor
     from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
-    import train.configuration_medgpt as module
+    import medgpt.configuration_medgpt as module
     from train.model import config_tiling
     from train.template import CHAT_TEMPLATE
     from train.tokenizer import fast_tokenizer

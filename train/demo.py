@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medgpt.errors import UserError
+from medgpt.messages import complain
 from train.config import STAGES, load_config
 
 EXAMPLE = """\
@@ -26,17 +27,17 @@ example:
 Run again, it goes on where it was stopped; a stage that is done is not trained again.
 """
 
-STEPS = 10
-"""Optimizer steps of a stage: each is some two seconds on two cores, for the 201,088 rows of embedding and head."""
+STEPS = 5
+"""Optimizer steps of a stage: each is about a second on two cores, for the 201,088 rows of embedding and head."""
 
 SETTINGS = (
     "data.only_present=true",  # the demo leaves some sources without a sample
     "data.length=2048", "data.tiles=13",  # one picture of 12 tiles and its thumbnail, with room for its text
     "data.over_long=drop",  # samples with several pictures
     "data.max_enlargement=0.01",  # one tile a picture: the demo's are smaller than one
-    "data.packs_per_step=2", "data.workers=2",
+    "data.packs_per_step=1", "data.workers=2",
     "engine.precision=fp32", "engine.zero=1", "engine.compile=false", "engine.checkpointing=none",
-    # A model that knows nothing and has ten steps: the recipe's learning rates would not move it.
+    # A model that knows nothing and has five steps: the recipe's learning rates would not move it.
     "optimizer.vision_lr=1e-3", "optimizer.projector_lr=1e-2", "optimizer.llm_lr=2e-3",
     "loss.chunk=256", "watch.keep=1",
 )  # fmt: skip
@@ -65,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 stopped with one line (run again to resume), 2 wrong usage, else a stage's code."""
     options = make_parser().parse_args(arguments)
     if options.steps < 1:
-        print(f"train.demo: --steps {options.steps}: at least 1", file=sys.stderr)
+        complain(f"train.demo: --steps {options.steps}: at least 1")
         return 2
     try:
         certificate = check(options.data)
         return run(options.data, options.out or options.data / "train", options.steps, certificate, options.quiet)
     except DemoError as error:
-        print(f"train.demo: {error}", file=sys.stderr)
+        complain(f"train.demo: {error}")
         return 1
 
 
@@ -120,9 +121,9 @@ def run(data: Path, out: Path, steps: int, certificate: str, quiet: bool) -> int
         seconds = sum(record["seconds"] for record in records)
         rows.append((stage, len(records), records[0]["loss"], records[-1]["loss"], seconds, folder / "curves.svg"))
         model = folder / "model"
-    print(f"\n{'stage':<9} {'steps':>5} {'first loss':>11} {'last loss':>10} {'seconds':>8}  curves")
+    print()
     for stage, count, first, last, seconds, curves in rows:
-        print(f"{stage:<9} {count:>5} {first:>11.3f} {last:>10.3f} {seconds:>8.1f}  {curves}")
+        print(f"{stage}: {count} steps, loss {first:.3f} to {last:.3f}, {seconds:.1f} s, {curves}")
     print(f"\nThe model: {model}")
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from medgpt.atomic import write_atomic
+from medgpt.private import make_folder
 
 CURVES = {
     "loss": "loss",
@@ -31,7 +32,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self.path = folder / "log.jsonl"
         kept = [record for record in read_log(self.path) if record["step"] < step]
         write_atomic(self.path, b"".join(orjson.dumps(record) + b"\n" for record in kept))

@@ -26,11 +26,11 @@ from transformers.masking_utils import (
     flex_attention_mask,
 )
 
+from medgpt.configuration_medgpt import MedGptConfig, MedGptForConditionalGeneration
 from medgpt.errors import UserError
 from shards.packing import TILE_TOKENS
 from train.collate import Micro
 from train.config import Config, Train
-from train.configuration_medgpt import MedGptConfig, MedGptForConditionalGeneration
 from train.memory import Shape
 from train.tiling import CLIP_MEAN, CLIP_STD, Tiling
 from train.tokenizer import HARMONY_ROWS, IMAGE_CONTEXT, Tokenizer, TokenizerError, folder_tokenizer, harmony
@@ -212,16 +212,12 @@ def packed_masks(text_config: Any, position_ids: torch.Tensor, dtype: torch.dtyp
         windows = {"full_attention": None, "sliding_attention": text_config.sliding_window}
         return {kind: block_mask(position_ids, windows[kind]) for kind in sorted(set(kinds))}
     makers = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
-    arguments = {
-        "config": text_config,
-        "inputs_embeds": torch.empty(*position_ids.shape, 1, dtype=dtype, device=position_ids.device),
-        "attention_mask": None,
-        "past_key_values": None,
-        "position_ids": position_ids,
-    }
+    embeds = torch.empty(*position_ids.shape, 1, dtype=dtype, device=position_ids.device)
+    # By place: the cache, which there is none of, was renamed between releases.
+    arguments = (text_config, embeds, None, None, position_ids)
     if not kinds:
-        return create_causal_mask(**arguments)
-    return {kind: makers[kind](**arguments) for kind in sorted(set(kinds))}
+        return create_causal_mask(*arguments)
+    return {kind: makers[kind](*arguments) for kind in sorted(set(kinds))}
 
 
 _BLOCK = 128

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from medgpt.errors import UserError
+from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
+from medgpt.messages import complain
 from train.config import Config, ConfigError, check_config, load_config
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", type=Path, required=True, metavar="DATA", help="folder of builds and their proof")
     parser.add_argument("--stage", required=True, help="pretrain, midtrain, instruct, or a YAML file of that form")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model to start from: of train.assemble or of a run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of checkpoints, logs and the trained model")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder of checkpoints, logs ({LIBRARIES}: of libraries) and the model"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
     parser.add_argument("--max-steps", type=int, metavar="N", help="stop after N steps; the schedule keeps its length")
     parser.add_argument("--steps", type=int, metavar="N", help="length of the schedule, instead of whole epochs")
@@ -90,8 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value}: at least 1")
     except ConfigError as error:
-        print(f"train.run: {error}", file=sys.stderr)
+        complain(f"train.run: {error}")
         return 2
+    with libraries_apart() as libraries:
+        return _run(config, options, libraries)
+
+
+def _run(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> int:
     expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), OSError)
     try:
         quiet_libraries()
@@ -102,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(dry_run(config, options))
             return 0
         expected += training_errors()
-        train(config, options)
+        train(config, options, libraries)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "deepspeed", "peft", "safetensors"):
             raise
@@ -118,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def say(message: object) -> None:
     """One line on standard error."""
-    print(f"train.run: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+    complain(f"train.run: {' '.join(str(message).split())}")
 
 
 def data_errors() -> tuple[type[Exception], ...]:
@@ -151,17 +159,11 @@ def training_errors() -> tuple[type[Exception], ...]:
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries say by the way out of our lines; their errors still come."""
-    import logging
-    import warnings
-
+    """Keep libraries' progress bars and notes on standard output out of our lines."""
     import torch
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
 
@@ -177,7 +179,7 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
         if left_out and not options.quiet:
-            print(f"train.run: {left_out}", file=sys.stderr)
+            complain(f"train.run: {left_out}")
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
@@ -289,13 +291,14 @@ class Prepared:
     steps: int
 
 
-def train(config: Config, options: argparse.Namespace) -> None:
+def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> None:
     """Train the stage, from the last checkpoint of `options.out` if there is one; then export the model."""
     import torch.distributed as dist
     import yaml
     from tqdm import tqdm
 
     from medgpt.atomic import write_atomic
+    from medgpt.private import make_folder
     from train.checkpoint import CheckpointError
     from train.data import Batches
     from train.export import export_model
@@ -304,6 +307,7 @@ def train(config: Config, options: argparse.Namespace) -> None:
 
     place = start_processes()
     first = place.rank == 0
+    libraries.keep_in(options.out / (LIBRARIES if first else f"rank-{place.rank}-{LIBRARIES}"))
     prepared = _together(place, lambda: _prepare(config, options, place))
     digest = [prepared.identity["model"]]
     dist.broadcast_object_list(digest, 0)  # one rank reads the 42 GB
@@ -322,15 +326,16 @@ def train(config: Config, options: argparse.Namespace) -> None:
     until = min(steps, options.max_steps or steps)
     log = None
     if first:
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
-            print("train.run: no TensorBoard events (pip install tensorboard); log.jsonl has the same", file=sys.stderr)
+            complain("train.run: no TensorBoard events (pip install tensorboard); log.jsonl has the same")
     try:
         with tqdm(
-            total=steps, initial=trainer.step, unit="step", disable=options.quiet or not first, desc=config.stage
-        ) as bar:
+            total=steps, initial=trainer.step, unit="step", desc=config.stage,
+            disable=options.quiet or not first or None,
+        ) as bar:  # fmt: skip
             trainer.run(steps, until, log, bar)
     except (TrainError, CheckpointError) as error:
         if isinstance(error, TrainError) and not error.everywhere:
@@ -460,7 +465,9 @@ def _claim(out: Path) -> IO[bytes]:
     """Hold the folder of a run against other processes; the hold ends when the file is closed, or with the process."""
     import fcntl
 
-    out.mkdir(parents=True, exist_ok=True)
+    from medgpt.private import make_folder
+
+    make_folder(out)
     file = (out / ".lock").open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

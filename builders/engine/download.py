@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> N
     failure is a `NotThisSource` with one line that says what to do. `quiet` shows no progress bars.
     """
     if source.access == "credentialed":
-        raise NotThisSource(f"credentialed, so it is not fetched for you\n{source.obtain.strip()}")
+        print(f"{source.name}: how to obtain it\n{source.obtain.strip()}", file=sys.stderr)
+        raise NotThisSource("credentialed, so it is not fetched for you")
     if not revision:
         raise NotThisSource(f"--download needs --revision SHA (see {source.homepage}); none is pinned here")
     if not re.fullmatch("[0-9a-f]{40}", revision):

@@ -21,9 +21,8 @@ import orjson
 from builders.engine.loop import BuildOptions
 from builders.engine.report import table
 from builders.engine.source import BuildStopped, Params, Source
-from filters.base import FilterError
 from filters.gallery import waterfall_lines
-from filters.recipe import DEFAULT_RECIPE, Plan, Recipe, RecipeError, load_recipe
+from filters.recipe import FilterPlan, Recipe, load_recipe
 from filters.scores import run_build
 from filters.selection import decide_build
 from manifests.catalog import LoadedBuild, load_builds
@@ -38,6 +37,7 @@ from manifests.selections import (
 )
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 
 NONE = "none"
 ROLE = "train"
@@ -49,7 +49,7 @@ class Filtering:
     """The filters that are to run over a source's build."""
 
     recipe: Recipe
-    plan: Plan
+    plan: FilterPlan
     settings: Mapping[str, Mapping[str, Any]]
 
     def describe(self) -> dict[str, Any]:
@@ -87,9 +87,10 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
     if not source.filters or asked == NONE or params["no_images"]:
         return None
     try:
-        recipe = load_recipe(Path(asked) if asked else DEFAULT_RECIPE.with_name(f"{source.filters}.yaml"))
+        recipe = load_recipe(asked or source.filters)
         settings: dict[str, dict[str, Any]] = {}
-        named = {rule.name for rule in (recipe.rules(source.name) or ("", ()))[1]}
+        rules = recipe.rules(source.name)
+        named = set(rules.filters or ()) if rules else set()
         for place, file in source.filter_files.items():
             name, _, option = place.partition(".")
             if name in named and (raw / file).is_file():
@@ -99,7 +100,7 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
             raise UserError(f"{asked}: the recipe has no rules for {source.name}; add them, or --filters none")
         for step in plan.steps:
             step.make()
-    except (RecipeError, FilterError) as error:
+    except UserError as error:
         raise UserError(f"{error}; or build with --filters none") from error
     return Filtering(recipe, plan, settings)
 
@@ -117,7 +118,7 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
         wanted = orjson.dumps(filtering.describe(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     if not source.filters or before == wanted:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # In this order a reader finds the selection unfinished wherever this is killed, and never a build without one.
     (folder / WATERFALL_FILE).unlink(missing_ok=True)
     if wanted is not None:
@@ -160,7 +161,7 @@ def filter_build(
                 options.workers,
                 options.progress,
                 role=ROLE,
-                settings=filtering.settings,
+                options=filtering.settings,
             )
             decide_build(target, data, filtering.recipe, role=ROLE)
         waterfall: dict[str, Any] = orjson.loads((folder / WATERFALL_FILE).read_bytes())

@@ -33,6 +33,7 @@ from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
 from medgpt.digest import build_root
+from medgpt.private import keep_private, make_folder
 from medgpt.processes import run_jobs
 from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
@@ -86,6 +87,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     """Cut the raw tree into units and see which are done. Raises `NotThisSource` if the tree is something else."""
     if not options.raw.is_dir():
         raise NotThisSource(f"{options.raw}: no such folder; --raw must name the tree as its publisher ships it")
+    keep_private(source.access)
     params = dict(sorted(options.params.items()))
     module = source.module_name
     build = source.build_name(params)
@@ -131,8 +133,8 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_f
     the build until there is a selection among its training samples.
     """
     resume = options.out / ".resume" / plan.build
-    for folder in (*(plan.target / name for name in FOLDERS), resume):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (plan.target, *(plan.target / name for name in FOLDERS), resume):
+        make_folder(folder)
     with _locked(resume / "lock"):
         _refuse_to_shrink(plan, options)
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
@@ -253,7 +255,7 @@ def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
 
 def bar_for(plan: Plan, options: BuildOptions) -> Any:
     """A progress bar over a plan's rows, with rate, time left and counts."""
-    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress, smoothing=0.05)
+    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress or None, smoothing=0.05)
 
 
 def _run_units(source: Source, plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from medgpt.errors import place
+from medgpt.private import make_folder
 
 DEMO_TIME = 1_577_836_800
 """Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
@@ -268,7 +269,7 @@ def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
 
 def write_demo_file(path: Path, data: bytes) -> None:
     """One file of a demo tree, with its folders and a fixed modification time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_bytes(data)
     os.utime(path, (DEMO_TIME, DEMO_TIME))
 

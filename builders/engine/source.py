@@ -151,7 +151,9 @@ class Sample:
         if len(self.key) > _LONGEST_KEY or len(self.key.rpartition("/")[2]) > _LONGEST_NAME:
             raise InputError("bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters is too long")
         if not _KEY.fullmatch(self.key):
-            raise InputError("bad_id", self.file, f"row {self.row}: {self.key!r} cannot name a sample")
+            raise InputError(
+                "bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters that cannot name a sample"
+            )
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,6 @@ class Source:
     revision: str
     """The publisher's release or commit that the counts and the layout were checked against."""
     license: str
-    access: Access
     stage: str
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     task: str
@@ -232,6 +233,9 @@ class Source:
     """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
+    access: Access = "credentialed"
+    """`credentialed` where nothing else is said: files are their owner's alone (`medgpt.private`), texts stay out of
+    reports and go to no server that is not on loopback or allowed by name."""
     paper: str = ""
     """The recipe's count and a note where it differs."""
     options: tuple[Option, ...] = ()

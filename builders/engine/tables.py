@@ -19,19 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import PictureStore
 from builders.engine.rawfiles import outcome, relative
-from builders.engine.source import (
-    Image,
-    InputError,
-    NotThisSource,
-    Params,
-    Reject,
-    Role,
-    Sample,
-    Unit,
-    assistant,
-    user,
-)
+from builders.engine.source import Image, InputError, NotThisSource, Params, Reject, Role, Sample, Unit, assistant, user
 from medgpt.errors import UserError
+from medgpt.messages import named
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
@@ -150,18 +140,7 @@ def columns_seen(raw: Path, unit: Unit) -> str:
     if not isinstance(unit.payload, dict) or not {"file", "range", "columns"} <= unit.payload.keys():
         return ""
     first = next((row for row in table_rows(raw, unit) if isinstance(row, Row)), None)
-    return shown_names(first.values) if first else ""
-
-
-_NAME = re.compile(r"[A-Za-z_][\w .()/-]{0,39}")
-
-
-def shown_names(names: Iterable[str]) -> str:
-    """Names of columns for a message: a few, and none that looks like a cell (files may have lost their header)."""
-    listed = list(names)
-    good = [name for name in listed if isinstance(name, str) and _NAME.fullmatch(name)][:20]
-    left = len(listed) - len(good)
-    return ", ".join([*good, *([f"{left} more"] if left else [])])
+    return named(first.values) if first else ""
 
 
 def has_header(unit: Unit) -> bool:
@@ -183,7 +162,7 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
             if missing := [name for name in fields if name not in found]:
                 raise NotThisSource(
                     f"{unit.payload['file']}: no field {', '.join(missing)} in its first rows "
-                    f"(there are {shown_names(sorted(found))}); another revision?"
+                    f"(there are {named(sorted(found))}); another revision?"
                 )
         yield unit
 
@@ -264,9 +243,7 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
         raise NotThisSource(f"{file}: not readable as Parquet ({error}); fetch the file again") from None
     names = metadata.schema.to_arrow_schema().names
     if missing := [name for name in columns if name not in names]:
-        raise NotThisSource(
-            f"{file}: no column {', '.join(missing)} (there are {shown_names(names)}); another revision?"
-        )
+        raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {named(names)}); another revision?")
     start = first = rows = size = 0
     for group in range(metadata.num_row_groups):
         rows += metadata.row_group(group).num_rows
@@ -457,7 +434,7 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
     header, position = _csv_header(path)
     if missing := [name for name in columns if name not in header]:
         raise NotThisSource(
-            f"{file}: no column {', '.join(missing)} (there are {shown_names(header)}); another revision?"
+            f"{file}: no column {', '.join(missing)} (there are {named(header, first_row=True)}); another revision?"
         )
     with _open(path) as handle:
         handle.seek(position)

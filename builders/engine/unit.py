@@ -25,6 +25,7 @@ from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.messages import DETAIL_CHARACTERS, safe
 from medgpt.schema import GROUP_KEYS, canonical_json
 from medgpt.strip import DamagedImage, StrippedImage, sniff, strip_metadata
 from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
@@ -166,10 +167,10 @@ class _UnitWork:
         self.rejects.append(
             {
                 "file": reject.file,
-                "row": reject.row,
+                "row": safe(reject.row),
                 "reason": reject.reason,
                 "damaged": damaged,
-                "detail": reject.detail,
+                "detail": safe(reject.detail, DETAIL_CHARACTERS),
             }
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 from builders.engine.filtered import Filtering, choose, filter_build
 from builders.engine.loop import BuildOptions, Plan, make_plan, run
 from builders.engine.source import Source
+from medgpt.private import keep_private
 
 
 def options_of(
@@ -41,6 +42,7 @@ class Work:
 
 def prepare(source: Source, options: BuildOptions, recipe: str | None, *, demo: bool = False) -> Work:
     """Plan a build of a tree, with `demo` of the demo tree that is written first. Raises `UserError`."""
+    keep_private(source.access)
     if demo:
         source.write_demo(options.raw)
     return Work(source, options, make_plan(source, options), choose(source, recipe, options.raw, options.params))

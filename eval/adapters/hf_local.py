@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
@@ -47,8 +47,8 @@ class HFLocal(Adapter):
             raise AdapterError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
         if card.trust_remote_code and not trust_remote_code:
             raise AdapterError(
-                f"{card.name} brings its own classes; read the Python files in {checkpoint} and run again with "
-                "--trust-remote-code"
+                f"{card.name} brings its own classes; read the Python files in {checkpoint}, then ask it through "
+                "eval.run --trust-remote-code"
             )
         if device not in ("auto", "cuda", "cpu"):
             raise AdapterError(f"--device {device}: choose auto, cuda or cpu")
@@ -97,13 +97,45 @@ class HFLocal(Adapter):
         (answers,) = self._answers([batch])
         return answers
 
+    def load(self) -> None:
+        """Load the model now, not at the first question. Raises: `AdapterError`."""
+        self._ready()
+
+    def stream(self, request: Request, card: Card, longest: int, say: Callable[[str], None]) -> Answer:
+        """One answer; `say` is called after every token, with what is new in the text or nothing.
+
+        `card` is the model's with this request's decoding and stops, `longest` the most tokens of prompt and answer.
+        What `say` raises ends the generation. Raises: `AdapterError` if the model cannot take the request.
+        """
+        from jinja2 import TemplateError
+
+        loaded, question = self._ready(), request.question
+        try:
+            prompt = loaded.inputs([(question.messages, question.images)])
+            asked = int(prompt["attention_mask"].sum())
+            if asked + request.max_new_tokens > longest:
+                raise AdapterError(
+                    f"the prompt is {asked:,} tokens and the answer up to {request.max_new_tokens:,}; "
+                    f"together at most {longest:,}"
+                )
+            pieces = _Pieces(loaded, card.stop, say)
+            [answer] = loaded.generate(prompt, 1, request.max_new_tokens, self._counts, card, pieces)
+        except (TemplateError, ValueError, LookupError, StopIteration) as error:
+            # Their own words may repeat the text.
+            raise AdapterError(f"the model does not take this conversation ({type(error).__name__})") from None
+        say((answer.text or "")[pieces.sent :])
+        return answer
+
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            self._loaded = _Loaded(self._checkpoint, self._card, _device(self._device), self._trust, self._batch)
+        return self._loaded
+
     def _answers(self, batches: Sequence[Sequence[Request]]) -> Iterator[list[Answer]]:
         """Answers of each batch; while the device answers one, threads decode the pictures of the next ones."""
         if not batches:
             return
-        if self._loaded is None:
-            self._loaded = _Loaded(self._checkpoint, self._card, _device(self._device), self._trust, self._batch)
-        loaded = self._loaded
+        loaded = self._ready()
 
         def inputs(number: int) -> Mapping[str, torch.Tensor]:
             asked = [(request.question.messages, request.question.images) for request in batches[number]]
@@ -117,7 +149,7 @@ class HFLocal(Adapter):
                     waiting.append(pool.submit(inputs, upcoming))
                 ready = waiting.popleft().result()
                 limit = max(request.max_new_tokens for request in batch)
-                yield loaded.generate(ready, len(batch), limit, self._counts)
+                yield loaded.generate(ready, len(batch), limit, self._counts, self._card)
                 self._counts["batches"] += 1
 
 
@@ -150,6 +182,9 @@ class _Loaded:
             import transformers
         except ModuleNotFoundError as error:
             raise AdapterError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
+        if not trust:
+            # Our own class, so that our checkpoints need no code from their folder; a foreign one may use its name.
+            import medgpt.configuration_medgpt  # noqa: F401 - registers itself
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
         kind = getattr(transformers, card.model_class, None)
         if kind is None:
@@ -182,13 +217,19 @@ class _Loaded:
         self.stops = _stop_ids(model, self.tokenizer)
 
     def generate(
-        self, prompts: Mapping[str, torch.Tensor], asked: int, max_new_tokens: int, counts: dict[str, int]
+        self,
+        prompts: Mapping[str, torch.Tensor],
+        asked: int,
+        max_new_tokens: int,
+        counts: dict[str, int],
+        card: Card,
+        pieces: _Pieces | None = None,
     ) -> list[Answer]:
-        """Answers to the first `asked` rows of `inputs`, in order."""
+        """Answers to the first `asked` rows of `inputs`, in order; `pieces` follows the text of a single row."""
         import torch
 
         inputs = {name: value.to(self.device) for name, value in prompts.items()}
-        decoding = self.card.decoding
+        decoding = card.decoding
         sample = decoding.temperature is not None and decoding.temperature > GREEDY_BELOW
         chosen = {"temperature": decoding.temperature, "top_p": decoding.top_p} if sample else {}
         options = {**chosen, "repetition_penalty": decoding.repetition_penalty}
@@ -200,13 +241,15 @@ class _Loaded:
                 max_new_tokens=max_new_tokens,
                 do_sample=sample,
                 pad_token_id=self.tokenizer.pad_token_id,
+                streamer=pieces,
+                stopping_criteria=None if pieces is None else [pieces.stop],
                 **{name: value for name, value in options.items() if value is not None},
             )
         width = inputs["input_ids"].shape[1]
         given = inputs["attention_mask"].sum(1).tolist()
         answers = []
         for prompt, row in zip(given[:asked], output[:asked, width:].tolist(), strict=True):
-            answer = self._read(row, prompt)
+            answer = self._read(row, prompt, card.stop)
             counts["prompt tokens"] += prompt
             counts["padding tokens"] += width - prompt
             counts["new tokens"] += answer.completion_tokens
@@ -245,17 +288,66 @@ class _Loaded:
             return "".join(part["text"] for part in parts)
         return [{"type": "image"} if part["type"] == "image" else part for part in parts]
 
-    def _read(self, tokens: list[int], prompt_tokens: int) -> Answer:
+    def _read(self, tokens: list[int], prompt_tokens: int, stops: Sequence[str]) -> Answer:
         """The new tokens as an answer. Special tokens stay: Harmony's channels tell reasoning from answer."""
         end = next((place for place, token in enumerate(tokens) if token in self.stops), None)
         said = tokens if end is None else tokens[:end]
-        text = self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self.decode(said)
         finish = "length" if end is None else "stop"
-        for stop in self.card.stop:
+        for stop in stops:
             before, found, _ = text.partition(stop)
             if found:
                 text, finish = before, "stop"
         return Answer(ANSWERED, text, finish, None, prompt_tokens, len(said))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text, special tokens included."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+
+class _Pieces:
+    """Follows one generation as transformers' streamer: the text so far, piece by piece, up to a stop."""
+
+    def __init__(self, loaded: _Loaded, stops: Sequence[str], say: Callable[[str], None]) -> None:
+        self._loaded, self._stops, self._say = loaded, stops, say
+        self._tokens: list[int] | None = None
+        self._text, self._from, self._read, self._ended = "", 0, 0, False
+        self.sent = 0
+        """Characters that were said."""
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """New tokens; the first call brings the prompt."""
+        if self._tokens is None:
+            self._tokens = []
+            return
+        for token in tokens.reshape(-1).tolist():
+            self._ended = self._ended or token in self._loaded.stops
+            if not self._ended:
+                self._tokens.append(token)
+        # Decoded behind the piece before: the first token of a decoding may lose its space.
+        before = self._loaded.decode(self._tokens[self._from : self._read])
+        text = self._loaded.decode(self._tokens[self._from :])
+        # A character of several bytes may be half there.
+        if len(text) > len(before) and not text.endswith("\ufffd"):
+            self._text += text[len(before) :]
+            self._from, self._read = self._read, len(self._tokens)
+        places = [place for place in map(self._text.find, self._stops) if place >= 0]
+        self._ended = self._ended or bool(places)
+        # What may become a stop is held back; the answer itself brings it if it does not.
+        end = min(places, default=max(self.sent, len(self._text) - max(map(len, self._stops), default=1) + 1))
+        piece, self.sent = self._text[self.sent : end], end
+        self._say(piece)
+
+    def end(self) -> None:
+        """Nothing is left to do: the caller has the whole answer."""
+
+    def stop(self, tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Whether a stop was said, for each row."""
+        import torch
+
+        del scores
+        return tokens.new_full((len(tokens),), self._ended, dtype=torch.bool)
 
 
 def _config(checkpoint: Path, common: Mapping[str, Any]) -> Any:

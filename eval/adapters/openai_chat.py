@@ -11,6 +11,7 @@ import asyncio
 import base64
 import os
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import (
@@ -38,8 +39,13 @@ REACH_S = 10.0
 _PROBE = "Answer with the letter A."
 
 
-def read_key(variable: str | None) -> str | None:
-    """The API key in an environment variable, None for none. Raises: `AdapterError` if the variable is not set."""
+def read_key(variable: str | None, file: Path | None = None) -> str | None:
+    """The API key in an environment variable or a file, None for neither. Raises: `AdapterError` if it is not there."""
+    if file is not None:
+        try:
+            return file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise AdapterError(f"--key-file {file}: cannot be read ({type(error).__name__})") from None
     if variable is None:
         return None
     value = os.environ.get(variable)

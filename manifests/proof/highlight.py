@@ -25,24 +25,14 @@ Range = tuple[int, int, int]
 _Token = tuple[str, int, int]
 
 
-def locate(text: str, words: str) -> tuple[int, int] | None:
-    """Where in `text` a run of words first stands, as (start, end); None where it does not.
-
-    `words` is normalised (`medgpt.text.normalise`, with or without each ideograph as a word of its own); case, line
-    wraps, punctuation and Unicode forms of `text` do not matter, as in that normalisation.
-    """
-    tokens = _tokens(text)
-    run = [token[0] for token in _tokens(words)]
-    found = _find([token[0] for token in tokens], run)
-    return None if found is None else (tokens[found][1], tokens[found + len(run) - 1][2])
-
-
 def shared_ranges(
     texts: tuple[str, str], span: str | None
 ) -> tuple[tuple[list[Range], bool], tuple[list[Range], bool]]:
     """For each of two texts the ranges that are marked, rising and apart, and whether `span` was found in it.
 
-    `span` is a normalised run of words; its first place in a text is marked `RUN`, shared runs elsewhere `SHARED`.
+    `span` is a normalised run of words (`medgpt.text.normalise`, with or without each ideograph as a word of its own);
+    its first place in a text is marked `RUN`, shared runs elsewhere `SHARED`. Case, line wraps, punctuation and Unicode
+    forms of the texts do not matter, as in that normalisation.
     """
     tokens = [_tokens(text) for text in texts]
     words = [[token[0] for token in side] for side in tokens]

@@ -8,10 +8,12 @@ captions labelled for this.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 from filters.base import Filter, Record, Score
@@ -169,7 +171,7 @@ _WORDS = re.compile(r"\S+")
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundNumber:
     """One piece of numeric content: `text[start:end]` is of this kind."""
 
     kind: str
@@ -177,44 +179,33 @@ class Found:
     end: int
 
 
-def find_numbers(text: str) -> list[Found]:
+def find_numbers(text: str) -> list[FoundNumber]:
     """Numeric content of a text, in order, without overlaps. Every run of digits lies inside exactly one find."""
     taken = bytearray(len(text))
     found = []
     for kind, rule in _RULES:
         for match in rule.finditer(text):
             start, end = match.span()
-            while end > start and text[end - 1].isspace():
-                end -= 1
-            while start < end and text[start].isspace():
-                start += 1
+            end = start + len(match[0].rstrip())
+            start = end - len(match[0].strip())
             if start < end and not any(taken[start:end]):
                 taken[start:end] = b"\x01" * (end - start)
-                found.append(Found(kind, start, end))
+                found.append(FoundNumber(kind, start, end))
     # A rule may have taken the first half of a longer number, or what it wanted was partly taken: nothing gets lost.
     for match in _DIGITS.finditer(text):
-        start = match.start()
-        while start < match.end():
-            if taken[start]:
-                start += 1
-                continue
-            end = start
-            while end < match.end() and not taken[end]:
-                end += 1
-            found.append(Found("other", start, end))
-            start = end
+        for is_taken, run in groupby(range(*match.span()), key=taken.__getitem__):
+            if not is_taken:
+                places = list(run)
+                found.append(FoundNumber("other", places[0], places[-1] + 1))
     return sorted(found, key=lambda find: find.start)
 
 
-def misleading(finds: Sequence[Found]) -> float:
+def misleading(finds: Sequence[FoundNumber]) -> float:
     """How surely a text asks for numbers that the picture does not show: 0 (none) to 1; see `WEIGHTS`."""
-    clean = 1.0
-    for find in finds:
-        clean *= 1 - WEIGHTS.get(find.kind, 0.0)
-    return round(1 - clean, 4)
+    return round(1 - math.prod(1 - WEIGHTS.get(find.kind, 0.0) for find in finds), 4)
 
 
-def share_of_words(text: str, finds: Sequence[Found]) -> float:
+def share_of_words(text: str, finds: Sequence[FoundNumber]) -> float:
     """Share of the words (split at white space) that a misleading find touches, 0..1."""
     spans = [match.span() for match in _WORDS.finditer(text)]
     marked = bytearray(len(text))
@@ -239,19 +230,16 @@ class MisleadingNumbers(Filter):
     needs_pictures: ClassVar[bool] = False
     cost: ClassVar[float] = 0.1
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record's caption; without one all numbers are None and `judge` is `empty_caption`."""
-        return [_scores(record.caption) for record in records]
-
-
-def _scores(text: str) -> dict[str, Score]:
-    if not text.strip():
-        return dict.fromkeys(MisleadingNumbers.scores, None) | {"judge": "empty_caption"}
-    finds = find_numbers(text)
-    counts = Counter(find.kind for find in finds)
-    return {
-        **{kind: counts[kind] for kind in KINDS},
-        "share": share_of_words(text, finds),
-        "misleading": misleading(finds),
-        "judge": RULES,
-    }
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record's caption; without one all numbers are None and `judge` is `empty_caption`."""
+        text = record.caption
+        if not text.strip():
+            return dict.fromkeys(self.scores) | {"judge": "empty_caption"}
+        finds = find_numbers(text)
+        counts = Counter(find.kind for find in finds)
+        return {
+            **{kind: counts[kind] for kind in KINDS},
+            "share": share_of_words(text, finds),
+            "misleading": misleading(finds),
+            "judge": RULES,
+        }

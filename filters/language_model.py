@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,13 +20,14 @@ import orjson
 from tqdm import tqdm
 
 from filters.base import Filter, FilterError, Record, Score
-from filters.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped, response_format
-from filters.endpoints import Endpoint, require_private, resolve_endpoint
-from filters.numbers import RULES as NUMBER_RULES
-from filters.numbers import WEIGHTS, find_numbers, misleading
-from filters.relevance import RULES as RELEVANCE_RULES
-from filters.relevance import irrelevance
+from filters.misleading_numbers import RULES as NUMBER_RULES
+from filters.misleading_numbers import WEIGHTS, find_numbers, misleading
+from filters.relevance_rules import RULES as RELEVANCE_RULES
+from filters.relevance_rules import irrelevance
 from filters.verdicts import Verdict, VerdictStore, verdict_key
+from medgpt.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
+from medgpt.endpoints import Endpoint, read_key, require_private, resolve_endpoint
+from medgpt.errors import UserError
 
 PROMPTS = Path(__file__).parent / "prompts"
 RELEVANCE, NUMBERS = "relevance-1", "numbers-1"
@@ -128,7 +128,7 @@ def _fits(value: object, rule: Mapping[str, Any]) -> bool:
 
 
 @dataclass
-class Statistics:
+class JudgeStatistics:
     """What a filter has done since it was made."""
 
     questions: int = 0
@@ -175,8 +175,13 @@ class LanguageModel(Filter):
         "numbers_kind": "main kind of misleading number; none from the rules",
         "numbers_by": "what made the verdict: rules, or rules followed by prompt@model",
     }
-    needs_pictures: ClassVar[bool] = False
     cost: ClassVar[float] = 100.0
+    needs_pictures: ClassVar[bool] = False
+    in_main_process: ClassVar[bool] = True
+    runtime_options: ClassVar[tuple[str, ...]] = (
+        "endpoint", "verdicts", "allowed_hosts", "key_variable", "price_in", "price_out", "progress", "concurrency",
+        "timeout_s", "tries", "longest_wait_s",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -195,7 +200,7 @@ class LanguageModel(Filter):
         progress: bool = False,
         **chat: Any,
     ) -> None:
-        """Connects to nothing yet, but resolves the endpoint and reads the verdicts. Raises: `FilterError`.
+        """Connects to nothing yet, but resolves the endpoint and reads the verdicts. Raises: `UserError`.
 
         endpoint: base address (`http://127.0.0.1:8000/v1`); None: rules only. verdicts: folder of the cache.
         allowed_hosts: hosts that may see credentialed texts although they are not loopback. key_variable: environment
@@ -204,12 +209,15 @@ class LanguageModel(Filter):
         price_in, price_out: per million tokens. progress: a bar on stderr. chat: fields of `ChatOptions`.
         """
         if attempts < 1 or max_tokens < 1:
-            raise FilterError(f"attempts {attempts}, max_tokens {max_tokens}: must be 1 or more")
-        self.statistics = Statistics()
+            raise UserError(f"attempts {attempts}, max_tokens {max_tokens}: must be 1 or more")
+        self.statistics = JudgeStatistics()
         self._prices = price_in, price_out
         self._allowed = tuple(allowed_hosts)
         self._attempts = attempts
-        self._options = _chat_options(chat)
+        try:
+            self._options = ChatOptions(**chat)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"language_model: {error}") from None
         self._progress = progress
         self._bar: tqdm[Any] | None = None
         self._address: str | None = None
@@ -217,26 +225,31 @@ class LanguageModel(Filter):
         if endpoint is None:
             return
         if not model or verdicts is None:
-            raise FilterError("with an endpoint, give the model's name and a folder for verdicts")
+            raise UserError("with an endpoint, give the model's name and a folder for verdicts")
         self._endpoint = resolve_endpoint(endpoint)
         self._model = model
-        self._api_key = _api_key(key_variable)
+        self._api_key = read_key(key_variable)
         self._store = VerdictStore(Path(verdicts))
         self._fields: dict[str, dict[str, Any]] = {}
         for name in (RELEVANCE, NUMBERS):
             fields = {
                 "temperature": 0.0,
                 "max_tokens": max_tokens,
-                "response_format": response_format(response, name.partition("-")[0], SCHEMAS[name]),
+                "response_format": _response_format(response, name.partition("-")[0], SCHEMAS[name]),
                 **(extra or {}),
             }
             self._fields[name] = {field: value for field, value in fields.items() if value is not None}
+
+    @classmethod
+    def identity_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the model is served changes no score, but whether there is one does: without, the rules judge."""
+        return super().identity_options(options) | {"endpoint": options.get("endpoint") is not None}
 
     def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
         """Scores of each record's caption, in order.
 
         Raises: `EndpointRefused` before anything is sent if a record is credentialed and the endpoint not private;
-        `EndpointError` if the endpoint gives no answers (what was answered is kept); `VerdictError`.
+        `EndpointError` if the endpoint gives no answers (what was answered is kept); `FilterError` of the store.
         """
         texts = [record.caption for record in records]
         questions = [self._questions(record, text) for record, text in zip(records, texts, strict=True)]
@@ -316,7 +329,7 @@ class LanguageModel(Filter):
                 self._store.add(question.key, verdict)
             except Stopped:
                 return
-            except FilterError as error:
+            except UserError as error:
                 # The others finish what they have sent, and send no more: their answers are paid for.
                 chat.stop.set()
                 named = EndpointError(f"{error} (at {question.sample})") if isinstance(error, EndpointError) else error
@@ -412,17 +425,9 @@ def _chance(positive: bool, confidence: int) -> float:
     return round(0.5 + (confidence if positive else -confidence) / 200, 4)
 
 
-def _chat_options(values: Mapping[str, Any]) -> ChatOptions:
-    try:
-        return ChatOptions(**values)
-    except TypeError as error:
-        raise FilterError(f"language_model: {error}") from None
-
-
-def _api_key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise FilterError(f"the environment variable {variable}, named as the API key's, is not set")
-    return value
+def _response_format(kind: str, name: str, schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The request field of this name: `json_schema`, `json_object`, or None for `none`. Raises: `UserError`."""
+    if kind not in ("json_schema", "json_object", "none"):
+        raise UserError(f"response_format {kind!r}: choose json_schema, json_object or none")
+    shape = {"json_schema": {"name": name, "strict": True, "schema": schema}} if kind == "json_schema" else {}
+    return None if kind == "none" else {"type": kind} | shape

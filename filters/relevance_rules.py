@@ -8,7 +8,6 @@ and weights are argued, not fitted.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import ClassVar
 
 from filters.base import Filter, Record, Score
@@ -88,16 +87,6 @@ def _cues(text: str) -> tuple[int, int, int]:
     return len(_CHATTER.findall(text)), len(_GRAPHICS.findall(text)), len(_CLINICAL.findall(text))
 
 
-def _scores(text: str) -> dict[str, Score]:
-    if not text.strip():
-        return dict.fromkeys(RelevanceRules.scores, None) | {"judge": "empty_caption"}
-    chatter, graphics, clinical = _cues(text)
-    irrelevant = irrelevance(text)
-    return {
-        "chatter": chatter, "graphics": graphics, "clinical": clinical, "irrelevant": irrelevant, "judge": RULES,
-    }  # fmt: skip
-
-
 class RelevanceRules(Filter):
     """Chatter, charts and diagrams named in the caption. Needs no picture, no model, no network."""
 
@@ -113,6 +102,13 @@ class RelevanceRules(Filter):
     needs_pictures: ClassVar[bool] = False
     cost: ClassVar[float] = 0.1
 
-    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
-        """Scores of each record's caption; without one all numbers are None and `judge` is `empty_caption`."""
-        return [_scores(record.caption) for record in records]
+    def one(self, record: Record) -> dict[str, Score]:
+        """Scores of a record's caption; without one all numbers are None and `judge` is `empty_caption`."""
+        text = record.caption
+        if not text.strip():
+            return dict.fromkeys(self.scores) | {"judge": "empty_caption"}
+        chatter, graphics, clinical = _cues(text)
+        irrelevant = irrelevance(text)
+        return {
+            "chatter": chatter, "graphics": graphics, "clinical": clinical, "irrelevant": irrelevant, "judge": RULES,
+        }  # fmt: skip

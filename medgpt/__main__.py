@@ -1,0 +1,126 @@
+"""The front door: `medgpt build mimic_cxr --longitudinal`, `medgpt prove data`, `medgpt train --shards data`.
+
+Every command is a module that also runs as `python -m MODULE`; here they are named as strings and none is imported, so
+no room is loaded but the one asked for. The current folder is no place for code: a `train.py` or an `eval/` that lies
+there is never taken for ours, neither by this process nor by those it starts. (`python -m train.run` cannot be kept
+from it: Python looks into the current folder first.)
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import os
+import pkgutil
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from medgpt.errors import UserError, run
+
+DOORS: dict[str, dict[str, tuple[str, str]]] = {
+    "Build": {
+        "sources": ("builders", "what there is: stage, licence, access, counts, what is built here"),
+        "build": ("builders.", "build a source: medgpt build slake --raw DIR; all: every source that is there"),
+        "filter": ("filters.run", "scores of every filter over the builds"),
+        "decide": ("filters.decide", "thresholds of a recipe: what stays, and why"),
+        "demo": ("builders.demo", "build, filter and prove the synthetic demo sources"),
+    },
+    "Look": {
+        "sql": ("manifests.sql", "SQL over the manifests, and the audits"),
+        "catalog": ("manifests.catalog", "write DATA/manifest.duckdb for the DuckDB shell"),
+        "stats": ("shards.stats", "counts, tokens, tiles, licences, lengths"),
+        "show": ("shards.show", "one sample with its pictures"),
+        "check-shards": ("shards.verify", "hash everything again; names the altered member"),
+    },
+    "Prove": {
+        "prove": ("manifests.prove", "compare all train with all test samples"),
+        "verify": ("manifests.verify", "derive the certificate again by a second code path"),
+        "check": ("manifests.check", "is this text or picture among the test items?"),
+    },
+    "Train": {
+        "pack": ("shards.pack", "which samples make one sequence"),
+        "resume-check": ("shards.resume_check", "left by 4 ranks, taken up by others: the same samples"),
+        "assemble": ("train.assemble", "put encoder and language model together"),
+        "train": ("train.run", "one stage of training on certified shards"),
+    },
+    "Evaluate": {
+        "eval": ("eval.run", "ask a model the benchmark items"),
+        "score": ("eval.score", "judge its answers by rule"),
+        "report": ("eval.report", "results on one page, clean and contaminated items apart"),
+        "compare": ("eval.compare", "two models on the same items"),
+        "audit-tables": ("eval.audit", "which published figures are possible as k of n"),
+        "chat": ("eval.chat", "talk to a checkpoint in the terminal"),
+        "serve": ("eval.serve", "serve a checkpoint on loopback"),
+    },
+}
+"""Group -> command -> (module, what it does). A module that ends with a dot takes the next word as its last part."""
+
+
+class UnknownCommand(UserError):
+    """No command of this name; the message says which is near."""
+
+
+@run
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: run a command's module as `python -m` would; returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    _leave_current_folder()
+    module, rest = _module(words)
+    sys.argv = [module, *rest]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        raise
+    return 0
+
+
+def _module(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The module that the words name, and what is left for it. Raises: `UnknownCommand`."""
+    doors = {name: door for group in DOORS.values() for name, door in group.items()}
+    if words[0] not in doors:
+        raise UnknownCommand(f"medgpt {words[0]}: no such command{_near(words[0], doors)}; medgpt --help lists them")
+    module = doors[words[0]][0]
+    if not module.endswith("."):
+        return module, list(words[1:])
+    package = module.removesuffix(".")
+    if len(words) == 1 or words[1].startswith("-"):
+        return package, list(words[1:])
+    name = words[1]
+    if not name.isidentifier() or importlib.util.find_spec(module + name) is None:
+        found = importlib.util.find_spec(package)
+        places = found.submodule_search_locations if found else None
+        known = [one.name for one in pkgutil.iter_modules(places) if not one.ispkg]
+        raise UnknownCommand(f"medgpt {words[0]} {name}: no such source{_near(name, known)}; medgpt sources lists them")
+    return module + name, list(words[2:])
+
+
+def _near(word: str, known: Sequence[str] | dict[str, tuple[str, str]]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _leave_current_folder() -> None:
+    """Take the current folder off the path of modules, here and in every Python that is started from here."""
+    home, here = Path(__file__).resolve().parent.parent, Path.cwd()
+    sys.path[:] = [str(home), *(place for place in sys.path if place and Path(place).resolve() not in (home, here))]
+    if home == here:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(home), os.environ.get("PYTHONPATH"))))
+    os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def _help() -> str:
+    lines = ["medgpt COMMAND ...   (each has a --help with an example)"]
+    for group, doors in DOORS.items():
+        lines += ["", group, *(f"  {name:14}{what}" for name, (_, what) in doors.items())]
+    return "\n".join([*lines, "", "example:", "  medgpt build slake --demo && medgpt sql data/demo --audit all"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

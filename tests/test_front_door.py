@@ -1,0 +1,80 @@
+"""`medgpt COMMAND`: every door leads to a module's own command line, and the current folder is no place for code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from medgpt.__main__ import DOORS
+
+MODULES = {name: module for group in DOORS.values() for name, (module, _) in group.items()}
+
+
+def medgpt(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The front door in a fresh process, as an installed console script starts it: from a file in another folder."""
+    with tempfile.TemporaryDirectory() as bin_folder:
+        script = Path(bin_folder) / "medgpt"
+        script.write_text("import sys\nfrom medgpt.__main__ import main\nsys.exit(main())\n")
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(script), *words]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def traps(tmp_path: Path) -> Path:
+    """A folder whose modules are named like ours and stop whoever imports them."""
+    for room in ("builders", "filters", "shards", "manifests", "eval"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
+    for module in ("train.py", "multiprocessing.py", "orjson.py"):
+        (tmp_path / module).write_text("raise SystemExit('the wrong one')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_every_door_opens_its_command_in_a_folder_of_traps(name: str, traps: Path) -> None:
+    words = [name, "slake", "--help"] if MODULES[name].endswith(".") else [name, "--help"]
+    done = medgpt(*words, cwd=traps)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {MODULES[name].removesuffix('.')}" in done.stdout
+
+
+def test_workers_of_a_build_ignore_the_current_folder(traps: Path) -> None:
+    done = medgpt("build", "pubmedqa", "--demo", "--raw", "raw", "--out", "built", "--workers", "2", cwd=traps)
+    assert done.returncode == 0, done.stderr
+    assert (traps / "built/pubmedqa/build.json").is_file()
+    assert medgpt("sql", "built", "SELECT count(*) FROM samples", cwd=traps).returncode == 0
+
+
+def test_exit_codes_and_arguments_pass_through(tmp_path: Path) -> None:
+    assert medgpt("sql", str(tmp_path), "--audit", "all").returncode == 2
+    assert medgpt("build", "slake", "--raw", str(tmp_path / "nothing")).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("biuld",), "did you mean build?"), (("build", "slaek"), "did you mean slake?"), (("zzz",), "no such command")],
+)
+def test_an_unknown_name_is_one_line_that_says_what_is_near(words: tuple[str, ...], said: str) -> None:
+    done = medgpt(*words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_lists_every_command() -> None:
+    done = medgpt("--help")
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in MODULES)
+
+
+def test_a_command_under_the_net_says_one_line(tmp_path: Path) -> None:
+    done = medgpt("catalog", str(tmp_path / "nowhere"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
