@@ -117,7 +117,9 @@ def table_source(
     sample: Callable[..., Sample],
     published: ByParams[Mapping[str, int]],
     splits: Mapping[str, Role] | None = None,
+    values: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
+    check: Callable[[Path, Unit, Params], None] | None = None,
     pictures: ByParams[Places] = (),
     several: bool = False,
     optional: Sequence[str] = (),
@@ -140,7 +142,9 @@ def table_source(
         several: Whether the rows of a split are all files of its first pattern that has some.
         optional: Splits that may have no file.
         splits: Splits and roles where they are not all for training.
+        values: Fields of other types that every row has, checked in the file as `fields` are.
         columns: Further columns that are read, and checked where the format has a header (pictures, lists).
+        check: A further look at each unit as it is cut, by `table_rows`; raises `NotThisSource`.
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
@@ -158,7 +162,7 @@ def table_source(
         by_split = found if isinstance(found, Mapping) else dict.fromkeys(roles, found)
         return {split: _tuple(patterns) for split, patterns in by_split.items() if patterns}
 
-    named = (*fields, *columns)
+    required = (*fields, *values)
 
     def cut(raw: Path, params: Params) -> Iterator[Unit]:
         found_in = _of(files, params)
@@ -169,10 +173,13 @@ def table_source(
                 continue
             paths = _files(raw, split, _tuple(patterns), several)
             found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
+            named = (*required, *columns)
             for unit in table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout):
-                # A format with a header is checked as it is cut.
-                checked = [unit] if has_header(unit) else with_fields(raw, [unit], fields)
-                yield from checked
+                if not has_header(unit):  # a format that has one is checked as it is cut
+                    list(with_fields(raw, [unit], required))
+                if check:
+                    check(raw, unit, params)
+                yield unit
 
     def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
         pictured = () if params["no_images"] else places(params).get(unit.split, ())
@@ -201,7 +208,7 @@ def table_source(
         read=read,
         splits=roles,
         published=lambda params: _of(published, params),
-        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(fields)}"]),
+        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(required)}"]),
         **declared,
     )
 
