@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from builders.demos.mmmu_med import DEMO_QUESTIONS, demo_row
-from builders.kit import write_demo_parquet
-from builders.mmmu_pro_med import _FOLDERS
+from builders.kit import write_demo_rows
+from builders.mmmu_pro_med import FOLDERS
 
 PLANTED: dict[str, str] = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_med's demo too, by the same ids",
@@ -43,4 +43,4 @@ def write(raw: Path) -> None:
             shuffled = many[::-1]
             row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
             rows.append(row)
-        write_demo_parquet(raw / _FOLDERS[split] / "test-00000-of-00001.parquet", rows)
+        write_demo_rows(raw / FOLDERS[split] / "test-00000-of-00001.parquet", rows)
