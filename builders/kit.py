@@ -237,6 +237,9 @@ def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> lis
         require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
     found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
     if each:
+        for path in found:
+            if path.suffix == ".zip":
+                list_zip(path, raw)  # a broken archive stops here, not in a worker
         found = [file for path in found for file in sorted(path.rglob("*") if path.is_dir() else [path])]
     return [relative(path, raw) for path in found if not (each and path.is_dir())]
 

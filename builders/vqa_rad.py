@@ -46,7 +46,6 @@ FOLDERS = ("VQA_RAD Image Folder", "images", "imgs")
 _PICTURE = re.compile(r"synpic[0-9]+\.jpg")
 _SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
 
-
 Item = tuple[str, str, str]
 """What makes two rows the same item: picture, question and answer, word for word."""
 

@@ -11,7 +11,6 @@ from builders.demos.drawings import demo_figure, write_demo_tar
 # (list, batch, article, position, file stem, caption, licence, panel type, its subtype); made up.
 _Figure = tuple[str, str, str, int, str, str, str, str, str]
 
-
 _DEMO: dict[str, tuple[_Figure, ...]] = {
     "dermatology": (
         ("commercial", "commercial_0_1", "PMC9300001", 0, "1471-9300-1-2-1",
@@ -38,7 +37,6 @@ _DEMO: dict[str, tuple[_Figure, ...]] = {
         ("noncommercial", "noncommercial_3_1", "PMC9300006", 0, "gr1", " ", "CC BY-NC", "single", "single panel"),
     ),
 }  # fmt: skip
-
 
 PLANTED: dict[str, str] = {
     "both_subsets": "the figure at position 4 of PMC9300003 is in both subsets, and kept once",

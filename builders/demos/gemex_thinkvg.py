@@ -15,7 +15,6 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps in the demo tree and with that of `mimic_cxr_vqa`."""
 
-
 _DEMO_ROWS = (
     (0, "open_ended_questions", "What does the left costophrenic angle show?", "It is blunted [150, 160, 210, 204]"),
     (1, "closed_ended_questions", "Is there any pneumothorax?", "No"),

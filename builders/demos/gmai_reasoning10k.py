@@ -14,7 +14,6 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps between the two readings of the demo tree."""
 
-
 # (picture or pictures, question, reasoning, answer)
 _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
     ("2d/cls/ct/demo_lits/1.png",

@@ -12,7 +12,6 @@ from builders.medframeqa import IMAGES
 PLANTED: dict[str, str] = {}
 """Nothing overlaps within the demo tree."""
 
-
 # Frames, system, question, options, answer.
 _DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
     (2, "Respiratory", "What has changed from the first to the second frame?", ("Air", "Fluid", "Mass"), "B"),

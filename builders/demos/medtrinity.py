@@ -14,9 +14,7 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps with the demo trees of other sources."""
 
-
 _FRAME = "demoVideo03_image_0b0f4c1e-5d1c-4f7e-9a57-000000000000.jpg"
-
 
 # (tar, member, captions under its base name: (text, source))
 _DEMO: tuple[tuple[int, str, tuple[tuple[str | None, str], ...]], ...] = (

@@ -15,7 +15,6 @@ from builders.medxpertqa import FILES, LABELS
 # The demo's questions: stem, right answer, type; made up. Text-2 is a question of the medbullets demo tree.
 _FIGURE = "A 9-year-old boy falls on his elbow. A radiograph is shown in Figure A. What is the most likely diagnosis?"
 
-
 _MM = (
     (_FIGURE, "Supracondylar fracture", "Reasoning", ("a.jpeg",)),
     ("A 52-year-old man has a cough. Films are shown in Figures A and B. Which lobe is affected?",
@@ -24,7 +23,6 @@ _MM = (
     ("Which structure is marked in Figures A to C?", "Aortic knob", "Understanding", ("a.jpeg", "b.jpeg", "c.jpeg")),
 )  # fmt: skip
 
-
 _TEXT = (
     ("A 41-year-old woman has episodes of sweating, headache and a blood pressure of 210/120 mmHg. What is measured?",
      "Plasma metanephrines", "Reasoning"),
@@ -32,7 +30,6 @@ _TEXT = (
     ("A 58-year-old woman has a tremor at rest, rigidity and slow movements. Which cells are lost?",
      "Cells of the pars compacta", "Reasoning"),
 )  # fmt: skip
-
 
 _WRONG = ("None of these", "Sternal notch", "Plasma renin", "Clavicle fracture", "Vagus", "Left lower lobe",
           "Urinary sodium", "Olecranon bursitis", "Granule cells")  # fmt: skip

@@ -15,7 +15,6 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps between the splits of the demo tree."""
 
-
 # Subjects of the demo as in that of `mimic_cxr`: number 8n+3 is in the official test split, 12n+5 in validate.
 _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
     "train": (

@@ -14,7 +14,6 @@ PLANTED: dict[str, str] = {
 }
 """What the demo tree shares with that of `mmmu_pro_med`."""
 
-
 # Question, options (none: an open question), answer.
 DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
     ("Which chamber does the arrow in <image 1> point to?", ["Left atrium", "Right atrium", "Aorta"], "B"),

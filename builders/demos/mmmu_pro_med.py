@@ -14,7 +14,6 @@ PLANTED: dict[str, str] = {
 }
 """What the demo tree shares with that of `mmmu_med`."""
 
-
 # Id, subject, question of `DEMO_QUESTIONS`. The first two are those of the demo of `mmmu_med`, pictures and all.
 _DEMO_ROWS = (
     ("validation_Pharmacy_1", "Pharmacy", 0),
@@ -25,7 +24,6 @@ _DEMO_ROWS = (
     ("test_Basic_Medical_Science_40", "Basic_Medical_Science", 3),
     ("test_Diagnostics_and_Laboratory_Medicine_5", "Diagnostics_and_Laboratory_Medicine", 0),
 )
-
 
 _DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina", "Kidney")
 

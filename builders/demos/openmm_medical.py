@@ -15,7 +15,6 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps between the two readings of the demo tree."""
 
-
 # (picture, question, options, answer, modality of the card, wrong for BreakHis and Adam Challenge)
 _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
     ("ACRIMA/1.png", "What imaging method was used here?", ("Fundus photography", "CT", "MRI", "Ultrasound"), "A",

@@ -12,7 +12,6 @@ from builders.pmc_vqa import ANSWERS, FILES, LABELS, PLACES
 # (picture, question, options, right letter, answer's text where it is not the option's); made up.
 _Item = tuple[str, str, tuple[str, str, str, str], str, str | None]
 
-
 _VERSION_1: dict[str, tuple[_Item, ...]] = {
     "train": (
         ("PMC9100001_F1.jpg", "What is the uptake pattern in the breast?",
@@ -36,7 +35,6 @@ _VERSION_1: dict[str, tuple[_Item, ...]] = {
     ),
 }  # fmt: skip
 
-
 _VERSION_2: dict[str, tuple[_Item, ...]] = {
     "train": (
         ("PMC9100007_Fig4_11.jpg", "What is labelled in green?",
@@ -51,7 +49,6 @@ _VERSION_2: dict[str, tuple[_Item, ...]] = {
          ("A blue-white veil", "Milia-like cysts", "A scar", "Comedo-like openings"), "A", None),
     ),
 }  # fmt: skip
-
 
 PLANTED: dict[str, str] = {
     "same_figure": "pmc_vqa/test/test-3 asks about the figure of training rows 2 and 3",

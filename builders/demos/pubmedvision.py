@@ -28,9 +28,7 @@ _DEMO: tuple[tuple[int, str | None, str, tuple[str, ...]], ...] = (
     (1, "Endoscopy", "Stomach", ("What organ is shown?",)),
 )  # fmt: skip
 
-
 _COPIED_ROW, _COPIED = 0, 10
-
 
 PLANTED: dict[str, str] = {
     "other_source": "Alignment_VQA_1 shows panel 0 of Fig3 of PMC9000001 of pmc_oa's demo tree, without its id",

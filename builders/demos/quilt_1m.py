@@ -12,7 +12,6 @@ from builders.quilt_1m import FILE, LABELS_FILE
 DEMO_VIDEOS = ("demoVideo03", "demo_qlt-01", "-demoQuilt2", "demoQuilt_3")
 """The first is a video of the medframeqa demo tree, the first two are quilt_instruct's too. An id may begin oddly."""
 
-
 PLANTED: dict[str, str] = {
     "video, benchmark": "quilt_1m/train/2 and 4 are frames of youtube/demoVideo03, a video of medframeqa's demo",
     "video, instruct": "frames of youtube/demo_qlt-01 are in the demo trees of quilt_1m and quilt_instruct",
@@ -20,9 +19,7 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps in the demo tree and with others."""
 
-
 _UUID = "0b0f4c1e-5d1c-4f7e-9a57-{:012x}"
-
 
 # (picture, subset, split, caption, not_histology); a picture may have several rows.
 _DEMO: tuple[tuple[str, str, str, str, str], ...] = (

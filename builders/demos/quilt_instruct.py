@@ -16,7 +16,6 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps with the demo trees of other sources."""
 
-
 # (video in quilt_1m's demo, turns: human and gpt by turns)
 _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("<image>\nWhat pattern do these nests show?", "A lentiginous pattern along the junction.")),

@@ -26,7 +26,6 @@ _DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }  # fmt: skip
 
-
 PLANTED: dict[str, str] = {
     "same_article": "rocov2/test/ROCOv2_2023_test_000002 is of the article of training row 2",
     "other_source": "rocov2/train/ROCOv2_2023_train_000006 is of PMC9000001, which pmc_oa's demo test split shows",

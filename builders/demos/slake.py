@@ -12,15 +12,11 @@ from builders.slake import FILES
 
 _DEMO_PICTURES = 40
 
-
 _DEMO_SEED = 6_100_000
-
 
 _DEMO_PIXELS = 192
 
-
 _COPY, _COPIED = 39, 4
-
 
 PLANTED: dict[str, str] = {
     "same_bytes": "test picture slake/xmlab39/source.jpg is, byte for byte, training picture slake/xmlab4/source.jpg",

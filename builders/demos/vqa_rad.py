@@ -11,12 +11,9 @@ from builders.vqa_rad import FOLDERS
 
 _DEMO_PICTURES = 6
 
-
 _DEMO_SEED = 7_200_000
 
-
 _DEMO_PIXELS = 192
-
 
 PLANTED: dict[str, str] = {
     "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
