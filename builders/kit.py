@@ -42,6 +42,7 @@ from builders.engine.rawfiles import (
     text_of,
     write_demo_csv,
     write_demo_file,
+    write_demo_json,
     write_demo_parquet,
     write_demo_zip,
 )
@@ -78,9 +79,11 @@ from builders.engine.tables import (
     with_fields,
 )
 from builders.engine.texts import (
+    choice_sample,
     dialogue,
     inline_options,
     labelled,
+    lettered,
     option_texts,
     python_literal,
     split_thinking,
@@ -91,12 +94,13 @@ __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
     "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
     "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "checked_text", "choice_answer",
-    "choice_prompt", "column_image", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8",
-    "dialogue", "field_of", "figure_name", "first_existing", "inline_options", "labelled", "list_zip", "load_json",
-    "load_rows", "number_of", "option_texts", "outcome", "python_literal", "question_answer", "read_bytes",
-    "read_zip_member", "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stream_tar",
-    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
-    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_zip",
+    "choice_prompt", "choice_sample", "column_image", "convert_rows", "count_webdataset_samples", "creative_commons",
+    "decode_utf8", "dialogue", "field_of", "figure_name", "first_existing", "inline_options", "labelled", "lettered",
+    "list_zip", "load_json", "load_rows", "number_of", "option_texts", "outcome", "python_literal", "question_answer",
+    "read_bytes", "read_zip_member", "relative", "require", "require_one", "run", "safe_member", "split_thinking",
+    "stream_tar", "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id",
+    "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_json",
+    "write_demo_parquet", "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -120,6 +124,7 @@ def table_source(
     layout: str = "",
     obtain: str = "",
     plan: Callable[[Path, Params], Iterable[Unit]] | None = None,
+    check: Callable[[Path, Unit], None] | None = None,
     **declared: Any,
 ) -> Source:
     """A source whose splits are row files: Parquet, JSON arrays or Lines, CSV, TSV, plain or gzipped.
@@ -139,6 +144,7 @@ def table_source(
         layout: "jsonl" for JSON Lines in a file named `.json`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
+        check: Gets the first unit of a split and raises `NotThisSource` where its rows show that it is another set's.
         declared: What `Source` has besides. Access is open where there is a `hub_id`, credentialed elsewhere.
 
     """
@@ -153,15 +159,22 @@ def table_source(
     named = (*fields, *columns)
 
     def cut(raw: Path, params: Params) -> Iterator[Unit]:
-        for split, patterns in _of(files, params).items():
+        wanted = _of(files, params)
+        if wanted.keys() <= set(optional):
+            require(raw, "file of any split", *(name for patterns in wanted.values() for name in _tuple(patterns)))
+        for split, patterns in wanted.items():
             if split in optional and first_existing(raw, *_tuple(patterns)) is None:
                 continue
             paths = _files(raw, split, _tuple(patterns), several)
             found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()))
-            for unit in table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout):
+            units = table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout)
+            for number, unit in enumerate(units):
                 # A format with a header is checked as it is cut.
                 checked = [unit] if has_header(unit) else with_fields(raw, [unit], fields)
-                yield from checked
+                for one in checked:
+                    if check and not number:
+                        check(raw, one)
+                    yield one
 
     def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
         # After the table itself come the pictures.
@@ -190,7 +203,7 @@ def table_source(
         read=read,
         splits=roles,
         published=lambda params: _of(published, params),
-        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(fields)}"]),
+        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(named)}"]),
         **declared,
     )
 

@@ -93,7 +93,8 @@ def table_units(
     """Units `<split>-00000` ... over the files in the order given; `inputs` are further files every unit depends on.
 
     `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`.
-    `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`.
+    `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
+    "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
     """
     number = first_unit
     for path in files:
@@ -288,6 +289,7 @@ def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
         for data in handle:
             line += 1
             position += len(data)
+            data = data.removeprefix(codecs.BOM_UTF8) if line == 1 else data
             rows += bool(data.strip())
             if rows >= rows_per_unit or position - start >= BYTES_PER_UNIT:
                 yield _Range(start, first, rows)
@@ -296,27 +298,33 @@ def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
         yield _Range(start, first, rows)
 
 
-def _lines_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
+def _lines_rows(
+    path: Path, file: str, part: _Range, columns: Sequence[str], python: bool = False
+) -> Iterator[Row | Reject]:
     import orjson
 
+    loads: Callable[[bytes], Any] = json.loads if python else orjson.loads
     with _open(path) as handle:
         handle.seek(part.start)
         left, number = part.rows, part.first
         while left:
             data = handle.readline()
             number += 1
+            if not data:
+                return
+            data = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
             if not data.strip():
                 continue
             left -= 1
             try:
-                values = orjson.loads(data)
-            except orjson.JSONDecodeError as error:
+                values = loads(data)
+            except (ValueError, RecursionError) as error:
                 try:
                     data.decode()
                 except UnicodeDecodeError as wrong:
                     yield Reject(file, str(number), "not_utf8", f"byte {wrong.start}")
                 else:
-                    yield Reject(file, str(number), "bad_row", error.msg)
+                    yield Reject(file, str(number), "bad_row", getattr(error, "msg", type(error).__name__))
                 continue
             if isinstance(values, dict):
                 yield Row(file, str(number), values)
@@ -470,6 +478,7 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
 _FORMATS: dict[str, _Format] = {
     "parquet": _Format(_parquet_ranges, _parquet_rows, True),
     "jsonl": _Format(_lines_ranges, _lines_rows, False),
+    "python-jsonl": _Format(_lines_ranges, partial(_lines_rows, python=True), False),
     "json": _Format(_array_ranges, _array_rows, False),
     "csv": _Format(_csv_ranges, _csv_rows, True),
     "tsv": _Format(_csv_ranges, _csv_rows, True),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
 from builders.engine.rawfiles import checked_text, text_of
-from builders.engine.source import InputError, assistant, user
+from builders.engine.source import Image, InputError, Sample, assistant, choice_answer, choice_prompt, user
+from builders.engine.tables import Row
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PICTURE_TOKEN = re.compile(r"\s*<image>\s*")
@@ -41,6 +42,49 @@ def dialogue(
     return messages
 
 
+def choice_sample(
+    row: Row,
+    key: str,
+    question: str,
+    options: list[tuple[str, str]],
+    answer: str,
+    *,
+    question_id: str,
+    explanation: str | None = None,
+    reasoning: str | None = None,
+    images: Sequence[Image] = (),
+    **more: Any,
+) -> Sample:
+    """A multiple-choice question after its pictures, answered by a label with its text; `more` goes to `Sample`.
+
+    A blank question is rejected by rule; an answer that is none of the labels is a damaged row.
+    """
+    if answer not in dict(options):
+        raise InputError("bad_field", row.file, "the answer names no option")
+    if not question.strip():
+        raise InputError("empty_question", row.file)
+    answered = assistant(choice_answer(options, answer, explanation), reasoning)
+    return Sample(
+        key=key,
+        messages=[user(*range(len(images)), choice_prompt(question, options)), answered],
+        file=row.file,
+        row=row.number,
+        question=question,
+        options=options,
+        answer=answer,
+        images=list(images),
+        group={"question_id": question_id},
+        **more,
+    )
+
+
+def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
+    """Options that a row ships as an object with these labels and no others."""
+    if not isinstance(given, dict) or sorted(given) != list(labels):
+        raise InputError("bad_field", file, f"options are not {', '.join(labels)}")
+    return [(label, checked_text(given[label], f"option {label}", file)) for label in labels]
+
+
 def split_thinking(text: str, file: str) -> tuple[str | None, str]:
     """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
 
@@ -56,11 +100,12 @@ def split_thinking(text: str, file: str) -> tuple[str | None, str]:
     return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
 
 
-def turns_of(conversations: Any, file: str) -> list[tuple[str, str]]:
-    """(role, text) of LLaVA-style turns of either spelling, without the `<image>` token."""
+def turns_of(conversations: Any, file: str, *, pictures: bool = True) -> list[tuple[str, str]]:
+    """(role, text) of turns of either spelling; those about `pictures` are stripped and lose the `<image>` token."""
     if not isinstance(conversations, list):
-        raise InputError("bad_field", file, "conversations is not a list")
-    return [_turn(turn, file) for turn in conversations]
+        raise InputError("bad_field", file, "the conversation is not a list")
+    turns = [_turn(turn, file) for turn in conversations]
+    return [(role, _PICTURE_TOKEN.sub("\n", text).strip()) for role, text in turns] if pictures else turns
 
 
 def _turn(turn: Any, file: str) -> tuple[str, str]:
@@ -68,7 +113,7 @@ def _turn(turn: Any, file: str) -> tuple[str, str]:
     role = _ROLES.get(text_of(turn, speaker, file))
     if role is None:
         raise InputError("bad_field", file, "a turn is from neither human, gpt nor system")
-    return role, _PICTURE_TOKEN.sub("\n", text_of(turn, said, file)).strip()
+    return role, text_of(turn, said, file)
 
 
 _OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")
