@@ -42,8 +42,8 @@ from builders.engine.rawfiles import (
     text_of,
     write_demo_csv,
     write_demo_file,
-    write_demo_json,
     write_demo_parquet,
+    write_demo_rows,
     write_demo_zip,
 )
 from builders.engine.source import (
@@ -70,6 +70,8 @@ from builders.engine.tables import (
     Here,
     Row,
     any_row_has,
+    caption_sample,
+    choice_sample,
     column_image,
     convert_rows,
     has_header,
@@ -79,7 +81,6 @@ from builders.engine.tables import (
     with_fields,
 )
 from builders.engine.texts import (
-    choice_sample,
     dialogue,
     inline_options,
     labelled,
@@ -93,14 +94,14 @@ from builders.engine.texts import (
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
     "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "checked_text", "choice_answer",
-    "choice_prompt", "choice_sample", "column_image", "convert_rows", "count_webdataset_samples", "creative_commons",
-    "decode_utf8", "dialogue", "field_of", "figure_name", "first_existing", "inline_options", "labelled", "lettered",
-    "list_zip", "load_json", "load_rows", "number_of", "option_texts", "outcome", "python_literal", "question_answer",
-    "read_bytes", "read_zip_member", "relative", "require", "require_one", "run", "safe_member", "split_thinking",
-    "stream_tar", "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id",
-    "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_json",
-    "write_demo_parquet", "write_demo_zip",
+    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "checked_text",
+    "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows", "count_webdataset_samples",
+    "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name", "first_existing", "inline_options",
+    "labelled", "lettered", "list_zip", "load_json", "load_rows", "number_of", "option_texts", "outcome",
+    "python_literal", "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run",
+    "safe_member", "split_thinking", "stream_tar", "table_rows", "table_source", "table_units", "text_of", "turns_of",
+    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file",
+    "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -122,6 +123,8 @@ def table_source(
     several: bool = False,
     optional: Sequence[str] = (),
     layout: str = "",
+    flat: bool = True,
+    each_picture: bool = False,
     obtain: str = "",
     plan: Callable[[Path, Params], Iterable[Unit]] | None = None,
     check: Callable[[Path, Unit], None] | None = None,
@@ -141,6 +144,8 @@ def table_source(
         splits: Splits and roles where they are not all for training.
         columns: Further columns that are read, and checked where the format has a header (pictures, lists).
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
+        flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
+        each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
         layout: "jsonl" for JSON Lines in a file named `.json`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
@@ -159,15 +164,17 @@ def table_source(
     named = (*fields, *columns)
 
     def cut(raw: Path, params: Params) -> Iterator[Unit]:
-        wanted = _of(files, params)
-        if wanted.keys() <= set(optional):
-            require(raw, "file of any split", *(name for patterns in wanted.values() for name in _tuple(patterns)))
-        for split, patterns in wanted.items():
+        found_in = _of(files, params)
+        if set(found_in) <= set(optional):
+            require(raw, "row files of any split", *(one for patterns in found_in.values() for one in _tuple(patterns)))
+        for split, patterns in found_in.items():
             if split in optional and first_existing(raw, *_tuple(patterns)) is None:
                 continue
             paths = _files(raw, split, _tuple(patterns), several)
-            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()))
-            units = table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout)
+            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
+            units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
+            if not units:
+                raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
             for number, unit in enumerate(units):
                 # A format with a header is checked as it is cut.
                 checked = [unit] if has_header(unit) else with_fields(raw, [unit], fields)
@@ -177,8 +184,8 @@ def table_source(
                     yield one
 
     def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-        # After the table itself come the pictures.
-        here = Here(unit.split, params, PictureStore(raw, unit.inputs[1:]))
+        pictured = () if params["no_images"] else places(params).get(unit.split, ())
+        here = Here(unit.split, params, PictureStore(raw, pictured, flat))
 
         def convert(row: Row) -> Sample:
             return sample(row._replace(here=here), *(text_of(row.values, name, row.file) for name in fields))
@@ -227,10 +234,13 @@ def _tuple(patterns: Patterns) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else patterns
 
 
-def _places(raw: Path, split: str, patterns: tuple[str, ...]) -> list[str]:
+def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> list[str]:
     if patterns:
         require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
-    return [relative(path, raw) for pattern in patterns for path in sorted(raw.glob(pattern))]
+    found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
+    if each:
+        found = [file for path in found for file in sorted(path.rglob("*") if path.is_dir() else [path])]
+    return [relative(path, raw) for path in found if not (each and path.is_dir())]
 
 
 def _files(raw: Path, split: str, patterns: tuple[str, ...], several: bool) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.kit import write_demo_file
-from builders.medexpqa import _LABELS, _LANGUAGES, _NAMES
+from builders.medexpqa import LABELS, LANGUAGES, NAMES
 
 # The demo's cases, made up: specialty and signs, then the test that comes first, in each language.
 _SIGNS = (
@@ -60,14 +60,14 @@ def _demo_row(language: str, number: int) -> dict[str, Any]:
         "correct_option": place + 1,
         "explanations": {
             label: {"exist": label == str(place + 1), "char_ranges": [], "word_ranges": [], "text": ""}
-            for label in _LABELS
+            for label in LABELS
         },
         "full_answer": None if number == 7 else answer,
         "full_answer_no_ref": "A REWRITTEN COMMENTARY",
-        "full_question": question.format(age=20 + 5 * number, sign=signs[_LANGUAGES.index(language)]),
+        "full_question": question.format(age=20 + 5 * number, sign=signs[LANGUAGES.index(language)]),
         "id": number,
         "lang": language,
-        "options": dict(zip(_LABELS, texts, strict=True)),
+        "options": dict(zip(LABELS, texts, strict=True)),
         "question_id_specific": 100 + number,
         "type": topic,
         "year": 2011 + number % 12,
@@ -77,8 +77,8 @@ def _demo_row(language: str, number: int) -> dict[str, Any]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    for language in _LANGUAGES:
+    for language in LANGUAGES:
         for split, ids in _DEMO_IDS.items():
             lines = [json.dumps(_demo_row(language, number), ensure_ascii=False) + "\n" for number in ids]
-            path = raw / f"data/{language}/{_NAMES[split]}.{language}.casimedicos.rag.jsonl"
+            path = raw / f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl"
             write_demo_file(path, "".join(lines).encode())

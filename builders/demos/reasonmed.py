@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from builders.kit import write_demo_file
-from builders.reasonmed import _RENDERINGS
+from builders.reasonmed import RENDERINGS
 
 # (question, options, the right one); the first is an item of the demo of medqa, dev split: MedQA dev is a source.
 _CASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -59,7 +59,7 @@ def demo_rows(rendering: str) -> list[dict[str, str]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    for rendering in _RENDERINGS:
+    for rendering in RENDERINGS:
         rows = demo_rows(rendering)[: 7 if rendering == "ResponseMed" else None]  # summaries that failed were left out
         write_demo_file(raw / f"{rendering}.json", json.dumps(rows, ensure_ascii=False, indent=2).encode())
     test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]

@@ -19,7 +19,21 @@ from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import PictureStore
 from builders.engine.rawfiles import outcome, relative
-from builders.engine.source import Image, InputError, NotThisSource, Params, Reject, Role, Sample, Unit, assistant, user
+from builders.engine.source import (
+    CAPTION_PROMPT,
+    Image,
+    InputError,
+    NotThisSource,
+    Params,
+    Reject,
+    Role,
+    Sample,
+    Unit,
+    assistant,
+    choice_answer,
+    choice_prompt,
+    user,
+)
 from medgpt.errors import UserError
 from medgpt.messages import named
 
@@ -171,20 +185,58 @@ def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Ite
         yield row if isinstance(row, Reject) else outcome(partial(convert, row), row.file, row.number)
 
 
-def question_answer(row: Row, question: str, answer: str) -> Sample:
-    """A row that is one question and its answer; where either is empty it is rejected by rule."""
+def question_answer(
+    row: Row, question: str, answer: str, images: Sequence[Image] = (), *, said: str = "", **fields: Any
+) -> Sample:
+    """A row that is one question and its answer, behind its pictures; where either is empty it is rejected by rule.
+
+    `said` is the reply where it is more than the answer. `fields` are `reasoning`, or further ones of the sample.
+    """
     if not question.strip():
         raise InputError("empty_question", row.file)
     if not answer.strip():
         raise InputError("empty_answer", row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(question), assistant(answer)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        answer=answer,
-    )
+    return _sample(row, question, said or answer, images, question=question, answer=answer, **fields)
+
+
+def choice_sample(
+    row: Row,
+    question: str,
+    options: list[tuple[str, str]],
+    label: str,
+    images: Sequence[Image] = (),
+    *,
+    explanation: str | None = None,
+    **fields: Any,
+) -> Sample:
+    """A row that is a multiple-choice question, behind its pictures, and the label of its answer.
+
+    An empty question or label is rejected by rule; a label of no option is damage. `explanation` follows the answer in
+    the reply; `fields` as in `question_answer`.
+    """
+    if not question.strip():
+        raise InputError("empty_question", row.file)
+    if not label.strip():
+        raise InputError("empty_answer", row.file)
+    if label not in dict(options):
+        raise InputError("bad_field", row.file, f"the answer names none of the {len(options)} options")
+    prompt, said = choice_prompt(question, options), choice_answer(options, label, explanation)
+    return _sample(row, prompt, said, images, question=question, options=options, answer=label, **fields)
+
+
+def caption_sample(row: Row, caption: str, image: Image, **fields: Any) -> Sample:
+    """A row that is a picture and its caption, rejected by rule where that is empty."""
+    if not caption.strip():
+        raise InputError("empty_caption", row.file)
+    return _sample(row, CAPTION_PROMPT, caption.strip(), [image], answer=caption.strip(), **fields)
+
+
+def _sample(
+    row: Row, prompt: str, said: str, images: Sequence[Image], *, reasoning: str | None = None, **fields: Any
+) -> Sample:
+    messages = [user(*range(len(images)), prompt), assistant(said, reasoning=reasoning)]
+    keyed = {"key": row.number} | fields
+    return Sample(messages=messages, file=row.file, row=row.number, images=list(images), **keyed)
 
 
 def column_image(row: Row, column: str, image_id: str) -> Image:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from string import ascii_uppercase
 from typing import Any
 
 from builders.engine.rawfiles import checked_text, text_of
-from builders.engine.source import Image, InputError, Sample, assistant, choice_answer, choice_prompt, user
-from builders.engine.tables import Row
+from builders.engine.source import InputError, assistant, user
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PICTURE_TOKEN = re.compile(r"\s*<image>\s*")
@@ -40,42 +39,6 @@ def dialogue(
     if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
         raise InputError("empty_answer", file, "the last turn has no reply")
     return messages
-
-
-def choice_sample(
-    row: Row,
-    key: str,
-    question: str,
-    options: list[tuple[str, str]],
-    answer: str,
-    *,
-    question_id: str,
-    explanation: str | None = None,
-    reasoning: str | None = None,
-    images: Sequence[Image] = (),
-    **more: Any,
-) -> Sample:
-    """A multiple-choice question after its pictures, answered by a label with its text; `more` goes to `Sample`.
-
-    A blank question is rejected by rule; an answer that is none of the labels is a damaged row.
-    """
-    if answer not in dict(options):
-        raise InputError("bad_field", row.file, "the answer names no option")
-    if not question.strip():
-        raise InputError("empty_question", row.file)
-    answered = assistant(choice_answer(options, answer, explanation), reasoning)
-    return Sample(
-        key=key,
-        messages=[user(*range(len(images)), choice_prompt(question, options)), answered],
-        file=row.file,
-        row=row.number,
-        question=question,
-        options=options,
-        answer=answer,
-        images=list(images),
-        group={"question_id": question_id},
-        **more,
-    )
 
 
 def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
