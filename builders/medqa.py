@@ -18,6 +18,7 @@ from builders.kit import (
     lettered,
     run,
     table_source,
+    text_of,
 )
 
 SPLITS: dict[str, Role] = {"train": "train", "dev": "eval", "test": "eval"}
@@ -34,8 +35,9 @@ def _files(params: Params) -> dict[str, tuple[str, ...]]:
     return {split: tuple(folder + NAMES[count].format(split) for folder in _FOLDERS[count]) for split in SPLITS}
 
 
-def _sample(row: Row, question: str, label: str, answer: str) -> Sample:
+def _sample(row: Row, question: str) -> Sample:
     options = lettered(field_of(row.values, "options", row.file), LABELS[: int(row.params["options"])], row.file)
+    label, answer = text_of(row.values, "answer_idx", row.file), text_of(row.values, "answer", row.file)
     if answer != dict(options).get(label, answer):
         raise InputError("bad_field", row.file, "answer is not the text of answer_idx")
     group = {"question_id": f"medqa/{row.split}-{row.number}"}
@@ -58,7 +60,8 @@ For --options 5, [data_clean/]questions/US/{train,dev,test}.jsonl are read.""",
     several=True,
     optional=tuple(SPLITS),
     layout="python-jsonl",
-    fields=("question", "answer_idx", "answer"),
+    fields=("question",),
+    columns=("options", "answer_idx", "answer"),
     sample=_sample,
     published={"train": 10_178, "dev": 1_272, "test": 1_273},
     paper=(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from builders.kit import write_demo_file
-from builders.medmcqa import _COLUMNS, _OPTIONS, _SPLITS
+from builders.medmcqa import COLUMNS, OPTIONS, SPLITS
 
 # The demo's facts: subject, topic, question, correct option, the others, explanation; made up, OCR damage and all.
 _Fact = tuple[str, str | None, str, str, tuple[str, str, str], str | None]
@@ -75,7 +75,7 @@ def _demo_row(split: str, number: int, fact: _Fact) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"medmcqa/{split}/{question}/{right}")),
         "question": question,
-        **dict(zip(_OPTIONS.values(), options, strict=True)),
+        **dict(zip(OPTIONS.values(), options, strict=True)),
         "cop": -1 if split == "test" else place,
         "choice_type": None if split == "validation" else "multi" if number % 3 == 1 else "single",
         "exp": explanation,
@@ -86,9 +86,9 @@ def _demo_row(split: str, number: int, fact: _Fact) -> dict[str, Any]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    names = (*_COLUMNS, "subject_name", "topic_name")
+    names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
-    for split in _SPLITS:
+    for split in SPLITS:
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(demo_rows(split), schema), buffer)
         write_demo_file(raw / f"data/{split}-00000-of-00001.parquet", buffer.getvalue())

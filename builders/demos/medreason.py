@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.kit import write_demo_file
-from builders.medreason import _FIELDS, _LABELS, FILE
+from builders.medreason import FIELDS, FILE, LABELS
 
 PLANTED: dict[str, str] = {
     "paper_variant": (
@@ -26,10 +26,10 @@ def _demo_rows() -> list[dict[str, Any]]:
             f"Conclusion:\n{answer.split('.')[0]}"
         )
         values = (name, number, question, answer, reasoning, options)
-        return dict(zip(_FIELDS, values, strict=True))
+        return dict(zip(FIELDS, values, strict=True))
 
     def choices(*texts: str) -> str:
-        return "Answer Choices:\n" + "\n".join(f"{label}. {text}" for label, text in zip(_LABELS, texts, strict=False))
+        return "Answer Choices:\n" + "\n".join(f"{label}. {text}" for label, text in zip(LABELS, texts, strict=False))
 
     yes_no = choices("Yes", "No")
     return [
