@@ -1,11 +1,8 @@
 """The demo tree of `builders.huatuo_o1`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 
 # Made up. Later rows are medical_r1_distill's too, as the publisher's two files overlap.
 DEMO_PROBLEMS = (
@@ -50,7 +47,6 @@ DEMO_PROBLEMS = (
     ),
 )
 
-
 PLANTED: dict[str, str] = {
     "subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5",
 }
@@ -61,4 +57,4 @@ def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     problems = (*DEMO_PROBLEMS, ("Which cranial nerve carries taste from the epiglottis?", ""))
     rows = [{"Open-ended Verifiable Question": question, "Ground-True Answer": answer} for question, answer in problems]
-    write_demo_file(raw / "medical_o1_verifiable_problem.json", json.dumps(rows, ensure_ascii=False, indent=2).encode())
+    write_demo_rows(raw / "medical_o1_verifiable_problem.json", rows)

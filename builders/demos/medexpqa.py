@@ -1,12 +1,9 @@
 """The demo tree of `builders.medexpqa`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 from builders.medexpqa import LABELS, LANGUAGES, NAMES
 
 # The demo's cases, made up: specialty and signs, then the test that comes first, in each language.
@@ -21,14 +18,12 @@ _SIGNS = (
     ("HEMATOLOGY", ("fatigue and petechiae", "astenia y petequias", "fatigue et pétéchies", "astenia e petecchie")),
 )  # fmt: skip
 
-
 _TESTS = {
     "en": ("CT of the head", "Electrocardiogram", "Gastroscopy", "Chest radiograph", "Urine protein", "Blood count"),
     "es": ("TC craneal", "Electrocardiograma", "Gastroscopia", "Radiografía de tórax", "Proteinuria", "Hemograma"),
     "fr": ("Scanner cérébral", "Électrocardiogramme", "Gastroscopie", "Radiographie", "Protéinurie", "Hémogramme"),
     "it": ("TC del cranio", "Elettrocardiogramma", "Gastroscopia", "Radiografia", "Proteinuria", "Emocromo"),
 }
-
 
 _WORDS = {
     "en": ("A {age}-year-old patient has {sign}. Which test comes first?", "{test}: the answer is {number}."),
@@ -37,12 +32,7 @@ _WORDS = {
     "it": ("Un paziente di {age} anni ha {sign}. Quale esame per primo?", "{test}: la risposta è la {number}."),
 }
 
-
 _DEMO_IDS = {"train": range(1, 9), "validation": range(9, 11), "test": range(11, 15)}
-
-
-PLANTED: dict[str, str] = {}
-"""Nothing overlaps."""
 
 
 def _demo_row(language: str, number: int) -> dict[str, Any]:
@@ -79,6 +69,5 @@ def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     for language in LANGUAGES:
         for split, ids in _DEMO_IDS.items():
-            lines = [json.dumps(_demo_row(language, number), ensure_ascii=False) + "\n" for number in ids]
             path = raw / f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl"
-            write_demo_file(path, "".join(lines).encode())
+            write_demo_rows(path, [_demo_row(language, number) for number in ids])

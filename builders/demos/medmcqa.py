@@ -1,21 +1,16 @@
 """The demo tree of `builders.medmcqa`."""
 
-from __future__ import annotations
-
-import io
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_parquet
 from builders.medmcqa import COLUMNS, OPTIONS, SPLITS
 
 # The demo's facts: subject, topic, question, correct option, the others, explanation; made up, OCR damage and all.
 _Fact = tuple[str, str | None, str, str, tuple[str, str, str], str | None]
-
 
 _FACTS: tuple[_Fact, ...] = (
     ("Anatomy", "Upper limb", "Nerve injured in a fracture of the surgical neck of the humerus:", "Axillary nerve",
@@ -46,13 +41,10 @@ _FACTS: tuple[_Fact, ...] = (
      ("Pseudomonas", "Staphylococcus epidermidis", "Proteus"), None),
 )  # fmt: skip
 
-
 _MMLU = ("Anatomy", None, "Which of these bones does not articulate with the scaphoid?", "Ulna",
          ("Radius", "Lunate", "Capitate"), None)  # fmt: skip
 
-
 _DEMO_FACTS = {"train": range(9), "validation": range(8, 11), "test": range(11, 13)}
-
 
 PLANTED: dict[str, str] = {
     "validation_in_train": "the ninth train row is the first validation row under another id",
@@ -89,6 +81,4 @@ def write(raw: Path) -> None:
     names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
     for split in SPLITS:
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(demo_rows(split), schema), buffer)
-        write_demo_file(raw / f"data/{split}-00000-of-00001.parquet", buffer.getvalue())
+        write_demo_parquet(raw / f"data/{split}-00000-of-00001.parquet", demo_rows(split), schema)

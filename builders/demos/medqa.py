@@ -1,12 +1,9 @@
 """The demo tree of `builders.medqa`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 from builders.medqa import LABELS, NAMES, SPLITS
 
 # The demo's cases: presentation, diagnosis, treatment. Splits share no case but the planted one.
@@ -43,9 +40,7 @@ _CASES = (
     ("watery diarrhoea after two weeks of clindamycin", "Clostridioides difficile colitis", "Oral vancomycin"),
 )
 
-
 _DEMO_CASES = {"train": range(18), "dev": range(18, 24), "test": range(24, 30)}
-
 
 PLANTED: dict[str, str] = {
     "reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order",
@@ -87,15 +82,11 @@ def write(raw: Path) -> None:
     folder = raw / "data_clean/questions/US"
     five: dict[str, list[dict[str, Any]]] = {}
     for split, rows in splits.items():
-        write_demo_file(folder / f"4_options/{NAMES['4'].format(split)}", _json_lines(rows))
+        write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
         five[split] = [
             {k: v for k, v in row.items() if k != "metamap_phrases"}
             | {"options": row["options"] | {"E": "Watchful waiting"}}
             for row in rows
         ]
-        write_demo_file(folder / NAMES["5"].format(split), _json_lines(five[split]))
-    write_demo_file(folder / "US_qbank.jsonl", _json_lines([row for split in SPLITS for row in five[split]]))
-
-
-def _json_lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+        write_demo_rows(folder / NAMES["5"].format(split), five[split])
+    write_demo_rows(folder / "US_qbank.jsonl", [row for split in SPLITS for row in five[split]])

@@ -1,12 +1,9 @@
 """The demo tree of `builders.medreason`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 from builders.medreason import FIELDS, FILE, LABELS
 
 PLANTED: dict[str, str] = {
@@ -126,9 +123,9 @@ def _demo_rows() -> list[dict[str, Any]]:
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     rows = _demo_rows()
-    write_demo_file(raw / FILE, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_demo_rows(raw / FILE, rows)
     # The ids that the demo tree of `pubmedqa` gives to these questions.
     questions = {"90000001": rows[8], "90000002": rows[7], "90000007": rows[9]}
     listed = {pmid: {"QUESTION": row["question"]} for pmid, row in questions.items()}
-    write_demo_file(raw / "ori_pqal.json", json.dumps(listed, indent=1).encode())
-    write_demo_file(raw / "test_ground_truth.json", json.dumps({"90000002": "yes"}).encode())
+    write_demo_rows(raw / "ori_pqal.json", listed)
+    write_demo_rows(raw / "test_ground_truth.json", {"90000002": "yes"})

@@ -1,12 +1,9 @@
 """The demo tree of `builders.medthoughts_8k`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 from builders.medthoughts_8k import FILE, LABELS, SPLIT
 
 PLANTED: dict[str, str] = {
@@ -46,4 +43,4 @@ def write(raw: Path) -> None:
             }
         )
     rows.append(rows[4] | {"question_id": 11, "ds_think": "", "question": "Which nerve is cut if the wrist drops?"})
-    write_demo_file(raw / FILE, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_demo_rows(raw / FILE, rows)
