@@ -20,7 +20,6 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from builders.kit import (
-    CAPTION_PROMPT,
     Image,
     InputError,
     NotThisSource,
@@ -28,11 +27,11 @@ from builders.kit import (
     PaperRow,
     Params,
     Reject,
-    Role,
+    Row,
     Sample,
     Source,
     Unit,
-    assistant,
+    caption_sample,
     count_webdataset_samples,
     creative_commons,
     decode_utf8,
@@ -40,12 +39,10 @@ from builders.kit import (
     relative,
     run,
     text_of,
-    user,
     webdataset_keys,
     webdataset_samples,
 )
 
-_SPLITS: dict[str, Role] = {"train": "train"}
 _SUBSETS = ("dermatology", "surgery")
 _LISTS = ("commercial", "noncommercial", "other")
 """PubMed Central's lists of articles by licence: the folders of a subset."""
@@ -86,7 +83,8 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     done = 0
     try:
         for key, parts in webdataset_samples(raw / file, raw):
-            yield outcome(partial(_sample, file, str(done), subset, key, parts, repeats), file, str(done))
+            row = Row(file, str(done), {})
+            yield outcome(partial(_sample, row, subset, key, parts, repeats), file, row.number)
             done += 1
     except InputError as error:  # the tar is damaged from here on
         for number in range(done, unit.rows):
@@ -100,31 +98,27 @@ def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
     return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
 
 
-def _sample(file: str, row: str, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> Sample:
+def _sample(row: Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> Sample:
+    file = row.file
     match = _KEY.fullmatch(PurePosixPath(key).name)
     if match is None:
         raise InputError("bad_id", file, f"{key!r} is not <batch>-<PMCID>-<position>-<image>")
     article, position = match["article"], match["position"]
     # What stands before the extension of `...-pone.0012345.g001.jpg` is the rest of the key.
     content = {name.rpartition(".")[2]: data for name, data in parts.items()}
-    record, caption = _record(content, file), decode_utf8(_part(content, "txt", file), file).strip()
+    record, caption = _record(content, file), decode_utf8(_part(content, "txt", file), file)
     if record["article_accession_id"] != article:
         raise InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
     if record["image_panel_type"] not in _PANEL_TYPES:
         raise InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
     if f"{article}-{position}" in repeats:
         raise InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
-    if not caption:
-        raise InputError("empty_caption", file)
-    figure = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}"
-    place = f"{file}!{key}.jpg"
-    return Sample(
+    figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
+    return caption_sample(
+        row,
+        caption,
+        Image(figure, place, partial(_picture, content, place), study_id=figure),
         key=f"{match['batch']}-{article}-{position}",
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=file,
-        row=row,
-        answer=caption,
-        images=[Image(figure, place, partial(_picture, content, place), study_id=figure)],
         group={"pmcid": f"pmc/{article}", "study_id": figure},
         subset=f"{subset}/{record['image_panel_type']}",
         license=_license(record["article_license"], file),
@@ -176,7 +170,7 @@ SOURCE = Source(
     stage="pretrain",
     task="caption",
     modality="image-text",
-    splits=_SPLITS,
+    splits={"train": "train"},
     obtain=f"""
 Accept the terms at https://huggingface.co/BIOMEDICA, log in, and fetch both repositories into one folder:
   hf download BIOMEDICA/biomedica_dermatology_subset_webdataset --repo-type dataset --local-dir RAW/dermatology

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from builders.kit import (
-    CAPTION_PROMPT,
     Image,
     InputError,
     NotThisSource,
@@ -31,7 +30,7 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
+    caption_sample,
     convert_rows,
     creative_commons,
     relative,
@@ -39,7 +38,6 @@ from builders.kit import (
     run,
     table_units,
     text_of,
-    user,
 )
 from medgpt.messages import named
 
@@ -93,24 +91,14 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
 
 def _sample(store: PictureStore, origins: Mapping[str, _Origin], row: Row) -> Sample:
     file = row.file
-    key, caption = text_of(row.values, "ID", file).strip(), text_of(row.values, "Caption", file).strip()
+    key, caption = text_of(row.values, "ID", file).strip(), text_of(row.values, "Caption", file)
     if not key:
         raise InputError("bad_id", file, "ID is empty")
     if (origin := origins.get(key)) is None:
         raise InputError("not_in_metadata", file, f"{key} is not in {_LICENSES}")
-    if not caption:
-        raise InputError("empty_caption", file)
-    place, read = store.reader(f"{key}.jpg")
-    return Sample(
-        key=key,
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=file,
-        row=row.number,
-        answer=caption,
-        images=[Image(f"rocov2/{key}", place, read)],
-        group={"pmcid": f"pmc/{origin.pmcid}"} if origin.pmcid else {},
-        license=origin.license,
-    )
+    image = Image(f"rocov2/{key}", *store.reader(f"{key}.jpg"))
+    group = {"pmcid": f"pmc/{origin.pmcid}"} if origin.pmcid else {}
+    return caption_sample(row, caption, image, key=key, group=group, license=origin.license)
 
 
 SOURCE = Source(

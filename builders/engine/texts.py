@@ -16,11 +16,12 @@ _PICTURE_TOKEN = re.compile(r"\s*<image>\s*")
 
 
 def dialogue(
-    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant
+    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant, images: int = 0
 ) -> list[dict[str, Any]]:
     """Messages of a conversation, (role, text) each: perhaps a system turn, then user and assistant by turns.
 
-    `reply` makes the assistant's messages. A conversation must end with one: there is nothing to learn otherwise.
+    `reply` makes the assistant's messages. So many `images` stand before the first question. A conversation must end
+    with a reply: there is nothing to learn otherwise.
     """
     messages: list[dict[str, Any]] = []
     expected = ["system", "user"]
@@ -32,7 +33,8 @@ def dialogue(
                 raise InputError("empty_answer", file, f"turn {number}")
             messages.append(reply(text))
         elif text.strip():
-            messages.append(user(text) | {"role": role})
+            shown = range(images) if role == "user" and not any(said["role"] == "user" for said in messages) else ()
+            messages.append(user(*shown, text) | {"role": role})
         elif role == "user":
             raise InputError("empty_question", file, f"turn {number}")
         expected = ["assistant"] if role == "user" else ["user"]
