@@ -16,6 +16,7 @@ from conftest import tree_digest
 from outcomes import kept, reasons, source_of
 
 from builders import patient_trial
+from builders.engine import tables
 from builders.engine.rawfiles import DEMO_TIME
 from builders.engine.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
 
@@ -483,7 +484,7 @@ def test_patient_trial_damaged_texts(copy: Callable[[str], Path]) -> None:
     found = read_all("patient_trial", raw)["trec_2021"]
     assert reasons(found) == {"over_cap": 4, "no_trial_text": 2, "missing_field": 1, "bad_field": 1}
     path.write_text(json.dumps(info)[:-40])
-    with pytest.raises(NotThisSource, match=r"trial_info\.json: not valid JSON"):
+    with pytest.raises(NotThisSource, match=r"trial_info\.json: broken JSON after byte"):
         read_all("patient_trial", raw)
     queries = raw / "dataset/sigir/queries.jsonl"
     queries.write_text(queries.read_text() + '{"_id": "sigir-1"\n')
@@ -505,17 +506,17 @@ def test_patient_trial_wrong_trees(copy: Callable[[str], Path], tmp_path: Path) 
 
 
 def test_trial_members_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient_trial, "_CHUNK", 7)
+    monkeypatch.setattr(tables, "_CHUNK", 7)
     values = {"a": {"text": "αβγ } ] ,", "n": 1.5}, "b": [1, {"c": None}], "d": 123456789, "e": "x", "f": {}}
     path = tmp_path / "object.json"
     path.write_text("  " + json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    assert dict(patient_trial._members(path, "object.json")) == values
+    assert {name: value for _, name, value in tables.json_items(path, "object.json", kinds="[{")} == values
     path.write_text(json.dumps(list(values.values())), encoding="utf-8")
-    assert [value for _, value in patient_trial._members(path, "object.json")] == list(values.values())
+    assert [value for _, _, value in tables.json_items(path, "object.json")] == list(values.values())
     for broken in ('{"a": 1', '{"a" 1}', '"text"', "", '[{"a": 1}, '):
         path.write_text(broken)
         with pytest.raises(NotThisSource):
-            list(patient_trial._members(path, "object.json"))
+            list(tables.json_items(path, "object.json", kinds="[{"))
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ BYTES_PER_UNIT = 256 << 20
 _CHUNK = 1 << 22
 _BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
 _NO_ITEM = re.compile(r"[\s,]*")
+_COLON = re.compile(r"\s*:\s*|")
 
 
 class Here(NamedTuple):
@@ -390,41 +391,49 @@ def _lines_rows(
 # JSON arrays
 
 
-def _array_items(path: Path, file: str, start: int) -> Iterator[tuple[int, Any]]:
-    """(byte after the item, item) from byte `start`, which is 0 or stands behind an item."""
+def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Iterator[tuple[int, str, Any]]:
+    """(byte after the item, its name, item) of a JSON array, or of an object where `kinds` has "{", one at a time.
+
+    Items of an array have no name; its `start` may be the byte behind an item.
+    """
     decode = json.JSONDecoder().raw_decode
     with _open(path) as handle:
         handle.seek(start)
         utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
         # `text` is what was read, items up to `place` are done, `position` is the byte of `place`.
-        text, place, position, opened, ended = "", 0, start, start > 0, False
+        text, place, position, opened, ended, closing = "", 0, start, start > 0, False, "]"
         if start == 0 and path.suffix != ".gz":
             position += len(codecs.BOM_UTF8) * (handle.read(3) == codecs.BOM_UTF8)
             handle.seek(0)
         while True:
             at = _NO_ITEM.match(text, place).end()  # type: ignore[union-attr]  # the pattern matches everywhere
             if not opened and at < len(text):
-                if text[at] != "[":
-                    raise NotThisSource(f"{file}: not an array of rows; is it another file of that name?")
-                opened = True
+                if text[at] not in kinds:
+                    wanted = "an array of rows" if kinds == "[" else "an array or object"
+                    raise NotThisSource(f"{file}: not {wanted}; is it another file of that name?")
+                opened, closing = True, "}" if text[at] == "{" else "]"
                 position += at + 1 - place
                 place = at + 1
                 continue
-            if at < len(text) and text[at] == "]":
+            if at < len(text) and text[at] == closing:
                 return
             if at < len(text):
                 try:
-                    item, end = decode(text, at)
+                    name, end = decode(text, at) if closing == "}" else ("", at)
+                    item, end = decode(text, _COLON.match(text, end).end() if closing == "}" else end)  # type: ignore[union-attr]
                 except json.JSONDecodeError as error:
-                    if ended:
-                        raise NotThisSource(f"{file}: broken JSON after byte {position} ({error.msg})") from None
+                    end, wrong = len(text), error.msg
                 else:
+                    wrong = ""
+                if wrong and ended:
+                    raise NotThisSource(f"{file}: broken JSON after byte {position} ({wrong})")
+                if end < len(text):  # a number that ends with the text may go on
                     done = text[place:end]
                     position += len(done) if done.isascii() else len(done.encode())
                     place = end
-                    yield position, item
+                    yield position, str(name), item
                     continue
-            elif ended:
+            if ended:
                 raise NotThisSource(f"{file}: the array ends early after byte {position}; fetch the file again")
             data = handle.read(max(_CHUNK, len(text) - place))
             try:
@@ -436,7 +445,7 @@ def _array_items(path: Path, file: str, start: int) -> Iterator[tuple[int, Any]]
 
 def _array_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
     start = first = rows = end = 0
-    for end, _ in _array_items(path, file, 0):
+    for end, _, _ in json_items(path, file):
         rows += 1
         if rows >= rows_per_unit or end - start >= BYTES_PER_UNIT:
             yield _Range(start, first, rows)
@@ -446,9 +455,9 @@ def _array_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
 
 
 def _array_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
-    items = _array_items(path, file, part.start)
+    items = json_items(path, file, part.start)
     for number in range(part.first, part.first + part.rows):
-        _, values = next(items)
+        _, _, values = next(items)
         if isinstance(values, dict):
             yield Row(file, str(number), values)
         else:
