@@ -11,10 +11,7 @@ DEMO_PROBLEMS = (
         "Which complication of ascent explains her symptoms?",
         "High-altitude pulmonary oedema",
     ),
-    (
-        "Which vitamin is given to a newborn on the first day to prevent bleeding from the umbilical stump?",
-        "Vitamin K",
-    ),
+    ("Which vitamin is given to a newborn on the first day to prevent bleeding from the umbilical stump?", "Vitamin K"),
     ("Name the nerve that is at risk when the lateral wall of the axilla is explored.", "Musculocutaneous nerve"),
     (
         "Une éruption bulleuse apparaît sous soleil chez un homme de 52 ans. What enzyme is deficient in his liver?",
@@ -47,9 +44,7 @@ DEMO_PROBLEMS = (
     ),
 )
 
-PLANTED: dict[str, str] = {
-    "subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5",
-}
+PLANTED: dict[str, str] = {"subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5"}
 """What overlaps between this demo tree and others."""
 
 

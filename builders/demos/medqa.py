@@ -42,9 +42,7 @@ _CASES = (
 
 _DEMO_CASES = {"train": range(18), "dev": range(18, 24), "test": range(24, 30)}
 
-PLANTED: dict[str, str] = {
-    "reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order",
-}
+PLANTED: dict[str, str] = {"reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order"}
 """What overlaps between the train and test splits of the demo tree."""
 
 

@@ -9,11 +9,7 @@ _STEM = "Which of the following statements is true?"
 # The demo's items by subject: question, choices, answer; made up, but for common knowledge.
 _ITEMS: dict[str, tuple[tuple[str, tuple[str, str, str, str], int], ...]] = {
     "anatomy": (
-        (
-            "Which of these bones does not articulate with the scaphoid?",
-            ("Radius", "Lunate", "Ulna", "Capitate"),
-            2,
-        ),
+        ("Which of these bones does not articulate with the scaphoid?", ("Radius", "Lunate", "Ulna", "Capitate"), 2),
         ("The phrenic nerve arises from", ("C1 to C3", "C3 to C5", "C5 to C7", "T1 to T3"), 1),
         (_STEM, ("The ulna is lateral.", "The tibia is medial.", "The radius is medial.", "The fibula is medial."), 1),
     ),

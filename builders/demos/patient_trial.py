@@ -16,10 +16,7 @@ _DEMO_PATIENTS = {
 _DEMO_TRAPS = (
     ("inclusion criteria: \n\n adults with {0} \n\n  1. stable dose for 4 weeks \n\n or \n\n ", ": \n\n prior surgery"),
     ("Inclusion Criteria: adults with {0} who can attend weekly visits", ""),
-    (
-        "- aged 18 to 65 \n\n - {0} for 6 months \n\n (c) 2.5 mg/dL or less",
-        "exclusion criteria: \n\n pregnancy",
-    ),
+    ("- aged 18 to 65 \n\n - {0} for 6 months \n\n (c) 2.5 mg/dL or less", "exclusion criteria: \n\n pregnancy"),
     ("Patients who met the inclusion criteria of the parent study of {0}", "Exclusion Criteria:\n none known to date"),
 )
 
