@@ -44,7 +44,7 @@ from builders.kit import (
 )
 
 _SUBSETS = ("dermatology", "surgery")
-_LISTS = ("commercial", "noncommercial", "other")
+LISTS = ("commercial", "noncommercial", "other")
 """PubMed Central's lists of articles by licence: the folders of a subset."""
 _KEY = re.compile(r"(?P<batch>[^-/]+)-(?P<article>PMC[0-9]+)-(?P<position>[0-9]+)-.+")
 _PANEL_TYPES = frozenset({"single", "multiple"})
@@ -70,10 +70,10 @@ def _tars(raw: Path, subset: str, alone: bool) -> list[Path]:
     """The tars of a subset's tree, which is `raw` itself if it is the only one wanted."""
     folders = [raw / subset, raw / f"biomedica_{subset}_subset_webdataset", *([raw] if alone else [])]
     for folder in folders:
-        if tars := [path for name in _LISTS for path in sorted(folder.glob(f"{name}/*.tar"))]:
+        if tars := [path for name in LISTS for path in sorted(folder.glob(f"{name}/*.tar"))]:
             return tars
     hint = "" if alone else "; --subset builds one of the two alone"
-    raise NotThisSource(f"{raw}: no {subset}/{{{','.join(_LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
+    raise NotThisSource(f"{raw}: no {subset}/{{{','.join(LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
 
 
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
@@ -175,7 +175,7 @@ SOURCE = Source(
 Accept the terms at https://huggingface.co/BIOMEDICA, log in, and fetch both repositories into one folder:
   hf download BIOMEDICA/biomedica_dermatology_subset_webdataset --repo-type dataset --local-dir RAW/dermatology
   hf download BIOMEDICA/biomedica_surgery_subset_webdataset --repo-type dataset --local-dir RAW/surgery
---raw is RAW, with {{dermatology,surgery}}/{{{",".join(_LISTS)}}}/*.tar, which are read as streams. With --subset it
+--raw is RAW, with {{dermatology,surgery}}/{{{",".join(LISTS)}}}/*.tar, which are read as streams. With --subset it
 may be one of the two trees itself. The tars hold pictures and text together: --no-images needs them, too.""",
     plan=_plan,
     read=_read,

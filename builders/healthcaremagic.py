@@ -11,6 +11,7 @@ from builders.kit import (
     CHATDOCTOR_INSTRUCTION,
     NotThisSource,
     PaperRow,
+    Params,
     Row,
     Sample,
     Unit,
@@ -23,7 +24,7 @@ from builders.kit import (
 )
 
 
-def _check(raw: Path, unit: Unit) -> None:
+def _check(raw: Path, unit: Unit, params: Params) -> None:
     if not any_row_has(raw, unit, "instruction", CHATDOCTOR_INSTRUCTION):
         raise NotThisSource(f"{unit.payload['file']}: not ChatDoctor's instruction; is it another set's file?")
 

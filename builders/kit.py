@@ -119,7 +119,9 @@ def table_source(
     sample: Callable[..., Sample],
     published: ByParams[Mapping[str, int]],
     splits: Mapping[str, Role] | None = None,
+    values: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
+    check: Callable[[Path, Unit, Params], None] | None = None,
     pictures: ByParams[Places] = (),
     several: bool = False,
     optional: Sequence[str] = (),
@@ -128,7 +130,6 @@ def table_source(
     each_picture: bool = False,
     obtain: str = "",
     plan: Callable[[Path, Params], Iterable[Unit]] | None = None,
-    check: Callable[[Path, Unit], None] | None = None,
     **declared: Any,
 ) -> Source:
     """A source whose splits are row files: Parquet, JSON arrays or Lines, CSV, TSV, plain or gzipped.
@@ -143,14 +144,15 @@ def table_source(
         several: Whether the rows of a split are all files of its first pattern that has some.
         optional: Splits that may have no file.
         splits: Splits and roles where they are not all for training.
+        values: Fields of other types that every row has, checked in the file as `fields` are.
         columns: Further columns that are read, and checked where the format has a header (pictures, lists).
+        check: A further look at each unit as it is cut, by `table_rows`; raises `NotThisSource`.
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
-        layout: "jsonl" for JSON Lines in a file named `.json`.
+        layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
-        check: Gets the first unit of a split and raises `NotThisSource` where its rows show that it is another set's.
         declared: What `Source` has besides. Access is open where there is a `hub_id`, credentialed elsewhere.
 
     """
@@ -162,7 +164,8 @@ def table_source(
         by_split = found if isinstance(found, Mapping) else dict.fromkeys(roles, found)
         return {split: _tuple(patterns) for split, patterns in by_split.items() if patterns}
 
-    named = (*fields, *columns)
+    required = (*fields, *values)
+    named = (*required, *columns)
 
     def cut(raw: Path, params: Params) -> Iterator[Unit]:
         found_in = _of(files, params)
@@ -176,13 +179,12 @@ def table_source(
             units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
             if not units:
                 raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
-            for number, unit in enumerate(units):
-                # A format with a header is checked as it is cut.
-                checked = [unit] if has_header(unit) else with_fields(raw, [unit], fields)
-                for one in checked:
-                    if check and not number:
-                        check(raw, one)
-                    yield one
+            for unit in units:
+                if not has_header(unit):  # a format that has one is checked as it is cut
+                    list(with_fields(raw, [unit], required))
+                if check:
+                    check(raw, unit, params)
+                yield unit
 
     def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
         pictured = () if params["no_images"] else places(params).get(unit.split, ())
@@ -240,6 +242,9 @@ def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> lis
         require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
     found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
     if each:
+        for path in found:
+            if path.suffix == ".zip":
+                list_zip(path, raw)  # a broken archive stops here, not in a worker
         found = [file for path in found for file in sorted(path.rglob("*") if path.is_dir() else [path])]
     return [relative(path, raw) for path in found if not (each and path.is_dir())]
 

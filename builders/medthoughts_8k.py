@@ -42,7 +42,7 @@ SOURCE = table_source(
 Its licence, GPL-3.0, is unusual for data: --licenses leaves it out where that is unwelcome.""",
     files={"train": FILE},
     fields=("question", "answer_idx", "ds_think", "source"),
-    columns=("question_id", "options"),
+    values=("question_id", "options"),
     sample=_sample,
     published={"train": 7_716},
     paper="train 7,716: the publisher's file (GPL-3.0). Its questions repeat MedQA's training questions word for word.",

@@ -33,7 +33,8 @@ SOURCE = table_source(
     several=True,
     optional=tuple(FOLDERS),
     fields=("id", "question", "answer", "subject"),
-    columns=("options", *IMAGE_COLUMNS),
+    values=("options",),
+    columns=IMAGE_COLUMNS,
     sample=_sample,
     obtain="""
 Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--download does it); one of them is enough. JSON

@@ -62,7 +62,7 @@ shards on.""",
     files={"train": FILE},
     pictures=("quilt_instruct.zip", "quilt_instruct"),
     fields=("image",),
-    columns=("id", "conversations"),
+    values=("id", "conversations"),
     sample=_sample,
     published={"train": 107_131},
     paper=(

@@ -105,6 +105,7 @@ https://huggingface.co.""",
     pictures=("imgs", "imgs.zip"),
     flat=False,  # all are named source.jpg
     each_picture=True,
+    values=("qid",),
     fields=("q_lang", "img_name", "answer_type", "question", "answer"),
     sample=_sample,
     reasons={

@@ -46,7 +46,6 @@ FOLDERS = ("VQA_RAD Image Folder", "images", "imgs")
 _PICTURE = re.compile(r"synpic[0-9]+\.jpg")
 _SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
 
-
 Item = tuple[str, str, str]
 """What makes two rows the same item: picture, question and answer, word for word."""
 
@@ -86,7 +85,7 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     spelt = {PurePosixPath(path).name.lower(): path for place in places for path in _pictures(raw, place)}
 
     def image(name: str) -> Image:
-        return Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, name)))
+        return Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, f"{FOLDERS[0]}/{name}")))
 
     left_out = _test_items(raw) if unit.split == "train" else None
     return convert_rows(raw, unit, partial(_sample, image, left_out, params["paper_variant"]))
