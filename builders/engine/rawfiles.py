@@ -297,13 +297,13 @@ def write_demo_csv(path: Path, rows: Iterable[Iterable[Any]], delimiter: str = "
     write_demo_file(path, text.getvalue().encode())
 
 
-def write_demo_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A Parquet file of a demo tree; the columns are those of the first row, in its order."""
+def write_demo_parquet(path: Path, rows: list[dict[str, Any]], schema: Any = None) -> None:
+    """A Parquet file of a demo tree; without a schema the columns are those of the first row, in its order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
     write_demo_file(path, buffer.getvalue())
 
 
