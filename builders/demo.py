@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from builders.engine.command import main
 from builders.engine.registry import load, sources
-from builders.engine.report import table
 from builders.engine.source import demo_module
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError
+from medgpt.tables import table
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medgpt.errors import UserError
 from medgpt.messages import complain
 
 CHECKPOINT = "train/instruct/model"
@@ -57,13 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.checkpoint is not None and not (options.checkpoint / "config.json").is_file():
         parser.error(f"--checkpoint {options.checkpoint}: no config.json; give a model folder")
 
-    from eval.tasks import TaskError
-    from manifests.catalog import CatalogError
 
     data, out = options.data, options.out or options.data / "evaluation"
     try:
         trained = with_training_side(data)
-    except (CatalogError, TaskError) as error:
+    except UserError as error:
         complain(error)
         return 2
     checkpoint = options.checkpoint or data / CHECKPOINT
@@ -103,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def with_training_side(data: Path) -> list[str]:
     """Labels of the tasks whose build has a training side, so that a nearest training sample exists.
 
-    Raises: `eval.tasks.TaskError` where no build is a benchmark, `manifests.catalog.CatalogError`.
+    Raises: `eval.tasks.TaskError` where no build is a benchmark, `UserError`.
     """
     from eval.tasks import TaskError, built_tasks, select_tasks
     from manifests.catalog import load_builds

@@ -407,10 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(options: argparse.Namespace) -> int:
     from eval.adapters.base import AdapterError
     from eval.answers import AnswerError
-    from eval.cards import CardError
     from eval.tasks import TaskError, built_tasks, load_task_file, open_benchmarks, select_tasks
-    from manifests.catalog import CatalogError
-    from manifests.proof.certificate import CertificateError
     from medgpt.endpoints import EndpointRefused
     from shards.reader import BuildError
 
@@ -427,7 +424,7 @@ def _carry_out(options: argparse.Namespace) -> int:
             _show_plan(benchmarks, certificate)
             return 0
         card, adapter = _adapter(options, benchmarks)
-    except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
+    except UserError as error:
         complain(error)
         return 2
     try:

@@ -408,7 +408,7 @@ def _cluster(task: Task, record: Mapping[str, Any]) -> str:
 def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
     """The benchmarks of tasks among the builds under `data`.
 
-    Raises: `TaskError` naming every build that is missing; `manifests.catalog.CatalogError`.
+    Raises: `TaskError` naming every build that is missing; `UserError`.
     """
     folders = _folders(data)
     if missing := dict.fromkeys(task.build for task in tasks if task.build not in folders):
@@ -421,7 +421,7 @@ def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
 
 
 def built_tasks(data: Path, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-    """(tasks whose build is under `data`, the others). Raises: `TaskError` where none is; `CatalogError`."""
+    """(tasks whose build is under `data`, the others). Raises: `TaskError` where none is; `UserError`."""
     folders = _folders(data)
     there, missing = ([task for task in tasks if (task.build in folders) is flag] for flag in (True, False))
     if not there:

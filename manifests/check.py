@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--option goes with --text")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, connect, load_builds
+    from manifests.catalog import connect, load_builds
     from manifests.proof.policy import PolicyError, load_policy
     from manifests.proof.stored_text import TextError
 
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 text = sys.stdin.read() if options.text == "-" else options.text
                 found, left_out = check_text(connection, builds, policy, text, options.option, roles, limit)
-    except (CatalogError, CheckError, PolicyError, TextError, OSError) as error:
+    except (UserError, CheckError, PolicyError, TextError, OSError) as error:
         complain(error)
         return 2
     if options.json:
@@ -264,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(found: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> None:
-    from manifests.catalog import format_table
+    from medgpt.tables import table
 
     if found:
         names = [
@@ -281,7 +281,7 @@ def _print(found: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> None:
             "span",
         ]
         names = [name for name in names if any(row.get(name) is not None for row in found)]
-        print(format_table(names, [[row.get(name) for name in names] for row in found[:_SHOWN]]))
+        print(table(names, [[row.get(name) for name in names] for row in found[:_SHOWN]], longest=72))
         if len(found) > _SHOWN:
             print(f"and {len(found) - _SHOWN} more; --json prints all")
     for line in left_out:

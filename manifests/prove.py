@@ -56,7 +56,7 @@ def prove(
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    Raises: `ProofError`, `CatalogError`, `PolicyError`, `OverlapError`, `TextError`.
+    Raises: `ProofError`, `UserError`, `PolicyError`, `OverlapError`, `TextError`.
     """
     from tqdm import tqdm
 
@@ -429,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, load_builds
+    from manifests.catalog import load_builds
     from manifests.foreign import ForeignError
     from manifests.proof.certificate import CertificateError, sign
     from manifests.proof.overlaps import OverlapError
@@ -461,7 +461,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.sign:
             sign(out, options.sign)
     except (
-        CatalogError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
+        UserError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
         OSError,
     ) as error:  # fmt: skip
         complain(error)
@@ -482,20 +482,20 @@ def _ingest(options: argparse.Namespace, data: Path) -> None:
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
-    from manifests.catalog import format_table
+    from medgpt.tables import table
 
     rows = []
     for build in builds:
         described = _described(build)
         images = sum(unit["images"] for unit in build.record["units"])
         rows.append([described["build"], described["samples"]["train"], described["samples"]["eval"], images])
-    print(format_table(["build", "train samples", "test samples", "pictures"], rows))
+    print(table(["build", "train samples", "test samples", "pictures"], rows))
     pairs = sum(row[1] for row in rows) * sum(row[2] for row in rows)
     print(f"{pairs:,} pairs of samples would be compared under policy {policy.sha256[:16]}; nothing was written")
 
 
 def _print_result(document: Mapping[str, Any], out: Path) -> None:
-    from manifests.catalog import format_table
+    from medgpt.tables import table
 
     columns = [
         "train_build",
@@ -509,13 +509,13 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
         "eval_samples",
     ]
     if document["matrix"]:
-        print(format_table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
+        print(table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
     excluded = {row["train_build"]: row["train_samples"] for row in document["exclusions"]}
     totals = {row["train_build"]: row["train_samples"] for row in document["train_totals"]}
     if excluded:
         print("\nTrain samples taken out:")
         rows = [[build, count, totals[build], f"{count / totals[build]:.1%}"] for build, count in excluded.items()]
-        print(format_table(["train_build", "excluded", "of", "share"], rows))
+        print(table(["train_build", "excluded", "of", "share"], rows))
     for row in document["without_pixels"]:
         pictures = f"{row['images']} {row['role']} pictures of {row['build']}"
         print(f"Note: {pictures} have no pixels here, so nothing is said of them")

@@ -219,12 +219,12 @@ class _Verification:
     def _builds(self, step: Step) -> None:
         from tqdm import tqdm
 
-        from manifests.catalog import CatalogError, load_builds
+        from manifests.catalog import load_builds
         from medgpt.digest import build_root, merkle_root
 
         try:
             self.builds = load_builds(self.data)
-        except CatalogError as error:
+        except UserError as error:
             step.findings.append(Finding("builds", str(error)))
             return
         said = {build["build"]: build for build in self.document["builds"]}
@@ -473,7 +473,7 @@ class _Verification:
         step.note = f"{len(exclusions):,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
 
     def _report(self, step: Step) -> None:
-        from manifests.catalog import CatalogError, connect
+        from manifests.catalog import connect
         from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
         from manifests.proof.report import ReportError
         from manifests.proof.stored_text import TextError
@@ -489,7 +489,7 @@ class _Verification:
             try:
                 with connect(self.data) as connection:
                     render_report(connection, self.builds, Path(folder), self.document)
-            except (CatalogError, ProofError, ReportError, TextError) as error:
+            except (UserError, ProofError, ReportError, TextError) as error:
                 step.findings.append(Finding(REPORT_FILE, f"cannot be rendered again ({error})"))
                 return
             said, again = path.read_bytes(), (Path(folder) / REPORT_FILE).read_bytes()

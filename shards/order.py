@@ -13,14 +13,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from shards.certified import Certified
-from shards.mixture import Mixture, MixtureError, Schedule
+from medgpt.digest import json_sha256
+from medgpt.errors import UserError
+from medgpt.messages import complain
+from shards.certified import Certified, load_certified
+from shards.mixture import Mixture, Schedule
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -210,22 +214,22 @@ class EpochOrder:
     `window` gives locality (`WindowedOrder`): with W, each source is read W shards at a time. It changes the order, so
     it is part of `mixture_digest`.
 
-    Raises: `MixtureError` if the mixture does not fit what is there.
+    Raises: `UserError` if the mixture does not fit what is there.
     """
 
     def __init__(
         self, certified: Certified, mixture: Mixture, seed: int = 0, epoch: int = 0, *, window: int | None = None
     ) -> None:
         if seed < 0 or epoch < 0:
-            raise MixtureError(f"seed {seed}, epoch {epoch}: neither may be negative")
+            raise UserError(f"seed {seed}, epoch {epoch}: neither may be negative")
         if window is not None and window < 1:
-            raise MixtureError(f"window {window}: at least 1 shard is needed")
+            raise UserError(f"window {window}: at least 1 shard is needed")
         self.certified, self.mixture, self.seed, self.epoch, self.window = certified, mixture, seed, epoch, window
         self.counts = mixture.counts({name: len(source) for name, source in certified.sources.items()})
         """Draws of the epoch from each source."""
         self.sources = tuple(self.counts)
         """Builds in sorted order; `at` speaks of them by number."""
-        self.mixture_digest = mixture.digest if window is None else _sha256([mixture.digest, window])
+        self.mixture_digest = mixture.digest if window is None else json_sha256([mixture.digest, window])
         self.schedule = Schedule(tuple(self.counts.values()), certified.folder)
         self._sizes = np.array([len(certified.sources[name]) for name in self.sources], np.int64)
         self._before = epoch * np.array(list(self.counts.values()), np.int64)
@@ -240,7 +244,9 @@ class EpochOrder:
     @property
     def digest(self) -> str:
         """SHA-256 of all that the order is a function of."""
-        return _sha256([self.certified.digest, self.mixture_digest, self.seed, self.epoch, list(self.counts.items())])
+        return json_sha256(
+            [self.certified.digest, self.mixture_digest, self.seed, self.epoch, list(self.counts.items())]
+        )
 
     def at_epoch(self, epoch: int) -> EpochOrder:
         """The order of another epoch."""
@@ -293,5 +299,17 @@ class EpochOrder:
 _NO_KEYS = np.zeros(ROUNDS, np.uint64)
 
 
-def _sha256(value: object) -> str:
-    return hashlib.sha256(orjson.dumps(value)).hexdigest()
+def open_order(
+    data: Path, mixture: Path | str, seed: int = 0, *, epoch: int = 0, only_present: bool = False, **certified: Any
+) -> EpochOrder:
+    """The order of an epoch over what may be trained on below `data`; `certified` goes to `load_certified`.
+
+    With `only_present` sources of the mixture that have no sample here are left out, which is said on standard error.
+    Raises: `UserError`.
+    """
+    found, mixed = load_certified(data, **certified), Mixture.load(mixture)
+    if only_present:
+        mixed, left_out = mixed.only_present(found.present)
+        if left_out:
+            complain(left_out)
+    return EpochOrder(found, mixed, seed, epoch)

@@ -46,11 +46,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = logging.getLogger(__name__)
 
 
-class StorageError(UserError):
-    """A shard cannot be had as it was certified; one line: which, where, and what to do."""
-
-
-class _NoRoom(StorageError):
+class _NoRoom(UserError):
     """The cache holds nothing more that may be removed."""
 
 
@@ -93,7 +89,7 @@ class Counts:
         return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in asdict(self).items())
 
 
-class ShardFile:
+class OpenShard:
     """An open shard: `data` is its memory map, valid as long as anything refers to it."""
 
     __slots__ = ("_descriptor", "_pid", "data", "path")
@@ -129,7 +125,7 @@ class Storage:
 
     May be pickled and used after a fork; counts and open files are each process's own.
 
-    Raises: `StorageError`.
+    Raises: `UserError`.
     """
 
     def __init__(
@@ -147,13 +143,13 @@ class Storage:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if verify not in ("digest", "size"):
-            raise StorageError(f"verify={verify!r}: 'digest' or 'size'")
+            raise UserError(f"verify={verify!r}: 'digest' or 'size'")
         if attempts < 1 or max_open < 1 or ahead < 0:
-            raise StorageError(f"attempts={attempts}, max_open={max_open}, ahead={ahead}: too small")
+            raise UserError(f"attempts={attempts}, max_open={max_open}, ahead={ahead}: too small")
         self.location = str(location).removeprefix("file://")
         self.remote = "://" in self.location
         if self.remote and cache is None:
-            raise StorageError(f"{self.location}: shards of a URL need a local folder to be kept in: cache=...")
+            raise UserError(f"{self.location}: shards of a URL need a local folder to be kept in: cache=...")
         self.cache = None if cache is None else Path(cache)
         self.cache_bytes, self.verify, self.attempts, self.first_wait_s = cache_bytes, verify, attempts, first_wait_s
         self.ahead, self.max_open, self.patience_s = ahead, max_open, patience_s
@@ -164,7 +160,7 @@ class Storage:
         """What belongs to one process."""
         self._pid = os.getpid()
         self.counts = Counts()
-        self._open: OrderedDict[str, ShardFile] = OrderedDict()
+        self._open: OrderedDict[str, OpenShard] = OrderedDict()
         self._checked: dict[str, str] = {}
         self._filesystem: tuple[Any, str] | None = None
         self._wanted: queue.SimpleQueue[Shard] | None = None
@@ -178,10 +174,10 @@ class Storage:
         vars(self).update(state)
         self._reset()
 
-    def open(self, shard: Shard) -> ShardFile:
+    def open(self, shard: Shard) -> OpenShard:
         """The shard, checked; the one already open if there is one.
 
-        Raises: `StorageError` where it is missing, truncated, altered, not to be fetched, or finds no room.
+        Raises: `UserError` where it is missing, truncated, altered, not to be fetched, or finds no room.
         """
         if self._pid != os.getpid():
             self._reset()
@@ -193,10 +189,10 @@ class Storage:
             self._release_oldest()
         path, descriptor = self._cached(shard) if self.remote else self._local(shard)
         try:
-            file = ShardFile(path, descriptor)
+            file = OpenShard(path, descriptor)
         except (OSError, ValueError) as error:
             os.close(descriptor)
-            raise StorageError(f"{path}: cannot be mapped ({error})") from error
+            raise UserError(f"{path}: cannot be mapped ({error})") from error
         self._open[shard.sha256] = file
         self.counts.opened += 1
         return file
@@ -221,13 +217,13 @@ class Storage:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise StorageError(f"{path}: missing; run its builder again, or restore the certified file") from None
+            raise UserError(f"{path}: missing; run its builder again, or restore the certified file") from None
         except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
+            raise UserError(f"{path}: {error.strerror}") from error
         try:
             size = os.fstat(descriptor).st_size
             if size != shard.size:
-                raise StorageError(
+                raise UserError(
                     f"{path}: {size} bytes where {shard.size} were certified: truncated, or from another build; "
                     "restore the certified file or prove again"
                 )
@@ -254,7 +250,7 @@ class Storage:
                         digest.update(view[start : start + _CHUNK])
                 self._count(hashed_bytes=shard.size)
                 if digest.hexdigest() != shard.sha256:
-                    raise StorageError(
+                    raise UserError(
                         f"{path}: altered after certification (SHA-256 {digest.hexdigest()[:12]}..., certified "
                         f"{shard.sha256[:12]}...); python -m shards.verify names the member"
                     )
@@ -264,7 +260,7 @@ class Storage:
                 except OSError as error:
                     # A tree may be mounted read-only: then every process has to hash for itself.
                     if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-                        raise StorageError(f"{mark}: {error.strerror}") from error
+                        raise UserError(f"{mark}: {error.strerror}") from error
                     log.info("%s: %s; digests are remembered in this process only", mark.parent, error.strerror)
             self._checked[shard.path] = stamp
         finally:
@@ -300,7 +296,7 @@ class Storage:
             shard = wanted.get()
             try:
                 self._fetch(shard)
-            except StorageError as error:
+            except UserError as error:
                 log.warning("read-ahead: %s", error)
             finally:
                 with self._lock:
@@ -372,7 +368,7 @@ class Storage:
             make_folder(self.cache)
             descriptor = os.open(self.cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise StorageError(f"{self.cache}: no folder to keep shards in ({error.strerror})") from error
+            raise UserError(f"{self.cache}: no folder to keep shards in ({error.strerror})") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield self.cache
@@ -408,7 +404,7 @@ class Storage:
     def _make_room(self, folder: Path, size: int, own: Path) -> None:
         """Remove what was used longest ago until `size` bytes fit below the bound and on the disk."""
         if size > self.cache_bytes:
-            raise StorageError(f"{folder}: a shard of {size:,} bytes does not fit a cache of {self.cache_bytes:,}")
+            raise UserError(f"{folder}: a shard of {size:,} bytes does not fit a cache of {self.cache_bytes:,}")
         used, files = 0, []
         for path in folder.iterdir():
             if path == own or path.suffix == ".ok" or path.name == "lock":
@@ -438,7 +434,7 @@ class Storage:
             )
         free = shutil.disk_usage(folder).free
         if free < size:
-            raise (_NoRoom if in_use else StorageError)(
+            raise (_NoRoom if in_use else UserError)(
                 f"{folder}: disk full: a shard of {size:,} bytes, {free:,} bytes free; make room or move the cache"
             )
 
@@ -451,17 +447,17 @@ class Storage:
                 filesystem.get_file(address, str(part))
                 self._accept(shard, path, part)
             except FileNotFoundError:
-                raise StorageError(f"{self.location}/{shard.path}: missing; upload the certified shard") from None
+                raise UserError(f"{self.location}/{shard.path}: missing; upload the certified shard") from None
             except PermissionError as error:
-                raise StorageError(f"{self.location}/{shard.path}: access denied ({_line(error)})") from error
+                raise UserError(f"{self.location}/{shard.path}: access denied ({_line(error)})") from error
             except Exception as error:  # every client library has errors of its own, all of them may pass
                 if isinstance(error, OSError) and error.errno in _FULL:
-                    raise StorageError(
+                    raise UserError(
                         f"{self.cache}: disk full while fetching {shard.path}; make room or move the cache"
                     ) from error
                 self._count(damaged=isinstance(error, _Damaged))
                 if attempt == self.attempts:
-                    raise StorageError(
+                    raise UserError(
                         f"{self.location}/{shard.path}: {_line(error)}; given up after {attempt} attempts"
                     ) from error
                 self._count(retries=1)
@@ -514,9 +510,9 @@ def _connect(location: str, options: dict[str, Any]) -> tuple[Any, str]:
             options = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 1}}} | options
         filesystem, root = fsspec.core.url_to_fs(location, **options)
     except ImportError as error:
-        raise StorageError(f"{location}: {error}; pip install 'medgpt-oss[remote]'") from error
+        raise UserError(f"{location}: {error}; pip install 'medgpt-oss[remote]'") from error
     except ValueError as error:
-        raise StorageError(f"{location}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1
     return filesystem, str(root).rstrip("/")

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import run
 from medgpt.messages import complain
 
 CHUNK = 1 << 22
@@ -157,7 +158,8 @@ def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str,
         yield "", "bytes altered between the rows (offsets, padding or footer)"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@run
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 0 if all is as built, 1 if not, 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m shards.verify",
@@ -175,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{args.dir}: no build.json below; is this the folder of a finished build?")
     total = sum(path.stat().st_size for build in builds for path in build.rglob("*") if path.is_file())
     faults: list[Fault] = []
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=args.json) as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=True if args.json else None) as bar:
         for build in builds:
             faults.extend(verify_build(build, bar.update))
     if args.json:

@@ -17,7 +17,9 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.mixture import Mixture, MixtureError
+from medgpt.errors import UserError
+from medgpt.settings import checked
+from shards.mixture import Mixture
 from shards.order import EpochOrder, Permutation, WindowedOrder
 
 
@@ -46,7 +48,7 @@ def certified(**sizes: int) -> Any:
 
 def mixture(**epochs: float) -> Mixture:
     entries = [{"build": name, "epochs": value} for name, value in epochs.items()]
-    return Mixture.parse({"format": 1, "name": "test", "sources": entries})
+    return checked(Mixture, {"format": 1, "name": "test", "sources": entries}, "test")
 
 
 SIZES = [*range(70), 255, 256, 257, 4096, 4097, 65_535, 100_003]
@@ -256,7 +258,7 @@ def test_positions_outside_and_negative_seeds_are_refused() -> None:
     for outside in (-1, 10):
         with pytest.raises(IndexError, match="0 to 9"):
             order.at(np.array([outside]))
-    with pytest.raises(MixtureError, match="negative"):
+    with pytest.raises(UserError, match="negative"):
         EpochOrder(certified(a=10), mixture(a=1), -1)
-    with pytest.raises(MixtureError, match="window 0"):
+    with pytest.raises(UserError, match="window 0"):
         EpochOrder(certified(a=10), mixture(a=1), window=0)

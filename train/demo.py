@@ -86,12 +86,11 @@ def check(data: Path) -> str:
     for name in ("torch", "transformers", "deepspeed"):
         if importlib.util.find_spec(name) is None:
             raise DemoError(f"needs {name}: pip install 'medgpt-oss[train]'")
-    from manifests.catalog import CatalogError
-    from shards.certified import CertifiedError, load_certified
+    from shards.certified import load_certified
 
     try:
         return load_certified(data, quiet=True).digest
-    except (CertifiedError, CatalogError) as error:
+    except UserError as error:
         raise DemoError(
             f"{' '.join(str(error).split())} (the demo shards: python -m builders.demo --data DIR)"
         ) from None

@@ -17,7 +17,7 @@ from train.config import Config, ConfigError, check_config, load_config
 if TYPE_CHECKING:
     from shards.certified import Certified
     from shards.order import EpochOrder
-    from shards.packing import Plan
+    from shards.packing import PackPlan
     from shards.stream import Stream
     from train.checkpoint import Checkpoint
     from train.collate import Collator
@@ -131,18 +131,7 @@ def say(message: object) -> None:
 
 def data_errors() -> tuple[type[Exception], ...]:
     """What builds, proofs, mixtures and plans may be refused with."""
-    from manifests.catalog import CatalogError
-    from medgpt.processes import WorkerDied
-    from shards.certified import CertifiedError
-    from shards.columns import ColumnsError
-    from shards.mixture import MixtureError
-    from shards.packing import PackingError
-    from shards.storage import StorageError
-    from shards.stream import StreamError
-
-    return (
-        CatalogError, WorkerDied, CertifiedError, ColumnsError, MixtureError, PackingError, StorageError, StreamError,
-    )  # fmt: skip
+    return (UserError,)
 
 
 def training_errors() -> tuple[type[Exception], ...]:
@@ -183,14 +172,14 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
-def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> Plan:
+def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> PackPlan:
     """The packing plan of an epoch's order; it is made where it is not there yet, by one of the ranks.
 
     Raises: `RunError` where samples are too long and the settings do not say what becomes of them; as `ensure_plan`.
     """
     from tqdm import tqdm
 
-    from shards.pack import ensure_plan
+    from shards.epoch import ensure_plan
     from shards.packing import OverLong
 
     data = config.data
@@ -208,7 +197,7 @@ def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bo
             ) from None
 
 
-def describe(certified: Certified, order: EpochOrder, plan: Plan) -> dict[str, Any]:
+def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[str, Any]:
     """What is trained on, for the log, the checkpoints and the model card."""
     import pyarrow.parquet as pq
 
@@ -284,7 +273,7 @@ class Prepared:
 
     certified: Certified
     order: EpochOrder
-    plans: dict[int, Plan]
+    plans: dict[int, PackPlan]
     """By epoch."""
     identity: dict[str, Any]
     """What a checkpoint must have been made with to go on from it, and what the model card says."""
@@ -355,14 +344,16 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     dist.destroy_process_group()
 
 
-def open_plans(config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace) -> dict[int, Plan]:
+def open_plans(
+    config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace
+) -> dict[int, PackPlan]:
     """Plans by epoch: of all of them, whose packs the schedule counts; with --steps of the first."""
     epochs = config.data.epochs if options.steps is None else 1
     orders = [order, *(order.at_epoch(order.epoch + number) for number in range(1, epochs))]
     return {each.epoch: open_plan(config, certified, each, options.quiet) for each in orders}
 
 
-def schedule(config: Config, plans: Mapping[int, Plan], options: argparse.Namespace) -> int:
+def schedule(config: Config, plans: Mapping[int, PackPlan], options: argparse.Namespace) -> int:
     """Steps of the whole run, after which the learning rate has reached its end."""
     if options.steps is not None:
         return int(options.steps)
@@ -432,7 +423,7 @@ def _load(
         model.tiling = config_tiling(model.module.config, config.data.max_enlargement)
     plans, order = prepared.plans, prepared.order
 
-    def plan_of(epoch: int) -> Plan:
+    def plan_of(epoch: int) -> PackPlan:
         if epoch not in plans:
             plans[epoch] = open_plan(config, prepared.certified, order.at_epoch(epoch), True)
         return plans[epoch]
