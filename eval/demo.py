@@ -58,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.checkpoint is not None and not (options.checkpoint / "config.json").is_file():
         parser.error(f"--checkpoint {options.checkpoint}: no config.json; give a model folder")
 
-
     data, out = options.data, options.out or options.data / "evaluation"
     try:
         trained = with_training_side(data)

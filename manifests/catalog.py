@@ -208,7 +208,7 @@ def load_builds(data: Path) -> list[LoadedBuild]:
 
     Raises: `UserError` if there is none, one cannot be read, or two hold a build of the same name.
     """
-    builds = [LoadedBuild(folder, _read_record(folder / BUILD_FILE)) for folder in sorted(_walk(data))]
+    builds = [load_build(folder) for folder in sorted(_walk(data))]
     if not builds:
         raise UserError(f"{data}: no {BUILD_FILE} here or in {MAX_DEPTH} levels of folders; run a builder first")
     folders: dict[str, Path] = {}
@@ -249,10 +249,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Read a `build.json` and check what the views rely on: versions, and that its parts are there in full size."""
+def load_build(folder: Path) -> LoadedBuild:
+    """Read a `build.json` and check what its readers rely on: versions, and that its parts are there in full size.
+
+    Raises: `UserError`.
+    """
     from manifests.parts import MANIFEST_VERSION
 
+    path = folder / BUILD_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {BUILD_FILE}, so no finished build; run its builder again")
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         versions = record["format"], record["manifest_version"]
@@ -275,7 +281,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         keep_private(record["source"]["access"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
-    return record
+    return LoadedBuild(folder, record)
 
 
 def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -43,6 +43,7 @@ from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, MappedColumns, Signature, locked, signature, write_columns
+from shards.storage import ShardRef
 
 FORMAT = 2
 STREAMS = ".streams"
@@ -57,19 +58,6 @@ _PLACE, _PICTURE = 4, 2
 """Numbers of a place (shard << 32 | row in it, offset, length, number of the first picture) and of a picture (offset,
 length). Side by side, so that a sample drawn at random touches one or two pages; a last place ends the pictures."""
 _SAMPLE_COLUMNS = ["sample_id", "license", "shard", "offset", "length", "n_images", "tiles", "text_tokens"]
-
-
-class ShardRef(NamedTuple):
-    """A shard as it was certified."""
-
-    path: str
-    """Relative to DATA, with forward slashes."""
-    sha256: str
-    """Hexadecimal."""
-    size: int
-    """Bytes."""
-    samples: int
-    """Samples in the file, whether they may be used or not."""
 
 
 class Places(NamedTuple):
@@ -317,29 +305,18 @@ def _prepare(
         for file in _selection_files(data, build):
             watched[str(file)] = signature(file)
     certificate = None if uncertified else _check_certificate(proof, builds)
-    roots = {}
-    selections = {}
-    dropped: dict[str, pa.Array] = {}
+    root = certificate and certificate["root"]
     for build in train:
-        name = build.record["build"]
         _check_build(build)
-        roots[name] = build.record["root"]
-        selection = dropped_samples(data, build)
-        if selection is not None:
-            selections[name] = selection.sha256
-            dropped[name] = selection.sample_ids
-    if certificate is None:
-        terms: dict[str, Any] = {"roots": roots}
-    else:
-        terms = {"certificate": certificate["root"]}
-    terms |= {"selections": selections} if selections else {}
-    terms |= {"licenses": licenses} if licenses is not None else {}
-    if certificate is None:
-        digest = UNCERTIFIED + json_sha256(terms)
-    elif len(terms) == 1:
-        digest = certificate["root"]
-    else:
-        digest = json_sha256(terms)
+    dropped = {build.record["build"]: found for build in train if (found := dropped_samples(data, build)) is not None}
+    terms: dict[str, Any] = {"certificate": root}
+    if root is None:
+        terms = {"roots": {build.record["build"]: build.record["root"] for build in train}}
+    if dropped:
+        terms["selections"] = {name: selection.sha256 for name, selection in dropped.items()}
+    if licenses is not None:
+        terms["licenses"] = licenses
+    digest = root if root is not None and len(terms) == 1 else json_sha256(terms)
     used = [build for build in train if stage in (None, build.record["source"]["stage"])]
     if not used:
         raise UserError(f"{data}: no train samples{f' of stage {stage}' if stage else ''}; run a builder first")
@@ -349,19 +326,17 @@ def _prepare(
     with tqdm(total=total, desc="certified samples", unit_scale=True, disable=True if quiet else None, delay=1) as bar:
         for build in used:
             name = build.record["build"]
-            key = json_sha256(
-                [FORMAT, build.record["root"], certificate and certificate["root"], selections.get(name), licenses]
-            )
+            selection = dropped.get(name)
+            key = json_sha256([FORMAT, build.record["root"], root, selection and selection.sha256, licenses])
             columns = folder / "samples" / f"{name}-{key[:16]}"
             if not (columns / HEADER).is_file():
-                out = _Out(excluded.get(name, pa.array([], pa.string())), dropped.get(name), licenses)
-                _write_build(columns, build, out, bar)
-            sources.append(
-                {"build": name, "folder": build.folder.relative_to(data).as_posix(), "columns": columns.name}
-            )
+                out = {"excluded": excluded.get(name), "dropped": selection and selection.sample_ids}
+                _write_build(columns, build, {what: ids for what, ids in out.items() if ids is not None}, licenses, bar)
+            place = build.folder.relative_to(data).as_posix()
+            sources.append({"build": name, "folder": place, "columns": columns.name})
     return {
-        "digest": digest,
-        "certificate": None if certificate is None else certificate["root"],
+        "digest": digest if root is not None else UNCERTIFIED + digest,
+        "certificate": root,
         "access": sorted({build.record["source"]["access"] for build in builds}),
         "sources": sources,
         "watched": watched,
@@ -433,24 +408,20 @@ def _exclusions(proof: Path, certificate: Mapping[str, Any] | None) -> dict[str,
     }
 
 
-class _Out(NamedTuple):
-    """What is left out of a build."""
-
-    excluded: pa.Array
-    dropped: pa.Array | None
-    licenses: list[str] | None
-
-
-def _write_build(folder: Path, build: LoadedBuild, out: _Out, bar: Any) -> None:
-    """Write the numbers of one build, unit by unit."""
+def _write_build(
+    folder: Path, build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, bar: Any
+) -> None:
+    """Write the numbers of one build without the ids of `out`, unit by unit."""
     header: dict[str, Any] = {"format": FORMAT, "build": build.record["build"], "root": build.record["root"]}
     header |= {"samples": 0, "images": 0, "shards": [], "shard_counts": []}
     # The header is filled while the chunks are written, and written after them.
-    write_columns(folder, header, _COLUMNS, _chunks(build, out, header, bar))
+    write_columns(folder, header, _COLUMNS, _chunks(build, out, licenses, header, bar))
 
 
-def _chunks(build: LoadedBuild, out: _Out, header: dict[str, Any], bar: Any) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    found = {"excluded": 0, "dropped": 0}
+def _chunks(
+    build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, header: dict[str, Any], bar: Any
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    found = dict.fromkeys(out, 0)
     images = dict.fromkeys((path for _, path in build.parts("images", "train")))
     by_unit = {path.name.removesuffix(".images.parquet"): path for path in images}
     for unit, path in build.parts("samples", "train"):
@@ -460,20 +431,19 @@ def _chunks(build: LoadedBuild, out: _Out, header: dict[str, Any], bar: Any) -> 
         table = pq.read_table(path, columns=_SAMPLE_COLUMNS)
         ids = table["sample_id"]
         keep = np.ones(table.num_rows, np.bool_)
-        for what, names in (("excluded", out.excluded), ("dropped", out.dropped)):
-            if names is not None and len(names):
-                hit = pc.is_in(ids, names).to_numpy()
-                found[what] += int(hit.sum())
-                keep &= ~hit
-        if out.licenses is not None:
-            keep &= pc.is_in(table["license"], pa.array(out.licenses, pa.string())).to_numpy()
+        for what, names in out.items():
+            hit = pc.is_in(ids, names).to_numpy()
+            found[what] += int(hit.sum())
+            keep &= ~hit
+        if licenses is not None:
+            keep &= pc.is_in(table["license"], pa.array(licenses, pa.string())).to_numpy()
         yield _unit_chunk(
             path, build.folder, unit, table, pq.read_table(pictures, columns=_IMAGE_COLUMNS), keep, header
         )
         bar.update(table.num_rows)
     yield {"places": np.array([[0, 0, 0, header["images"]]])}
-    for what, names in (("excluded", out.excluded), ("dropped", out.dropped)):
-        if names is not None and found[what] != len(names):
+    for what, names in out.items():
+        if found[what] != len(names):
             raise UserError(
                 f"{build.folder}: {found[what]} of {len(names)} samples that are {what} were found; prove and filter "
                 "again"

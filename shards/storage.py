@@ -27,7 +27,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 from medgpt.atomic import sync_folder, write_atomic
 from medgpt.errors import UserError
@@ -54,20 +54,17 @@ class _Damaged(Exception):
     """What was downloaded is not the shard; worth another attempt."""
 
 
-class Shard(Protocol):
-    """What storage needs to know of a shard; `shards.certified.ShardRef` is one."""
+class ShardRef(NamedTuple):
+    """A shard as it was certified."""
 
-    @property
-    def path(self) -> str:
-        """Path below the location, with forward slashes."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the whole file, hexadecimal."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
+    path: str
+    """Below DATA or the location of a store, with forward slashes."""
+    sha256: str
+    """Of the whole file, hexadecimal."""
+    size: int
+    """Bytes."""
+    samples: int
+    """Samples in the file, whether they may be used or not."""
 
 
 @dataclass
@@ -163,7 +160,7 @@ class Storage:
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
         self._checked: dict[str, str] = {}
         self._filesystem: tuple[Any, str] | None = None
-        self._wanted: queue.SimpleQueue[Shard] | None = None
+        self._wanted: queue.SimpleQueue[ShardRef] | None = None
         self._asked: set[str] = set()
         self._lock = threading.Lock()
 
@@ -174,7 +171,7 @@ class Storage:
         vars(self).update(state)
         self._reset()
 
-    def open(self, shard: Shard) -> OpenShard:
+    def open(self, shard: ShardRef) -> OpenShard:
         """The shard, checked; the one already open if there is one.
 
         Raises: `UserError` where it is missing, truncated, altered, not to be fetched, or finds no room.
@@ -212,14 +209,12 @@ class Storage:
 
     # A local tree.
 
-    def _local(self, shard: Shard) -> tuple[Path, int]:
+    def _local(self, shard: ShardRef) -> tuple[Path, int]:
         path = Path(self.location) / shard.path
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run its builder again, or restore the certified file") from None
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
         try:
             size = os.fstat(descriptor).st_size
             if size != shard.size:
@@ -234,7 +229,7 @@ class Storage:
             raise
         return path, descriptor
 
-    def _check_digest(self, path: Path, descriptor: int, shard: Shard) -> None:
+    def _check_digest(self, path: Path, descriptor: int, shard: ShardRef) -> None:
         """Hash a local file, unless this very file was found right before, by this process or another."""
         stamp = _stamp(descriptor)
         place = hashlib.blake2b(shard.path.encode(), digest_size=8).hexdigest()
@@ -260,7 +255,7 @@ class Storage:
                 except OSError as error:
                     # A tree may be mounted read-only: then every process has to hash for itself.
                     if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-                        raise UserError(f"{mark}: {error.strerror}") from error
+                        raise
                     log.info("%s: %s; digests are remembered in this process only", mark.parent, error.strerror)
             self._checked[shard.path] = stamp
         finally:
@@ -268,7 +263,7 @@ class Storage:
 
     # The cache.
 
-    def read_ahead(self, shards: Iterable[Shard]) -> None:
+    def read_ahead(self, shards: Iterable[ShardRef]) -> None:
         """Fetch shards that will be wanted soon, in this order, in the background; nothing where shards are local.
 
         Only as many as `ahead` are on their way at a time, and none drives out a shard in use. What fails here is
@@ -291,7 +286,7 @@ class Storage:
                 self._asked.add(shard.sha256)
             self._wanted.put(shard)
 
-    def _fetch_wanted(self, wanted: queue.SimpleQueue[Shard]) -> None:
+    def _fetch_wanted(self, wanted: queue.SimpleQueue[ShardRef]) -> None:
         while True:
             shard = wanted.get()
             try:
@@ -302,11 +297,11 @@ class Storage:
                 with self._lock:
                     self._asked.discard(shard.sha256)
 
-    def _file(self, shard: Shard) -> Path:
+    def _file(self, shard: ShardRef) -> Path:
         assert self.cache is not None
         return self.cache / shard.sha256
 
-    def _cached(self, shard: Shard) -> tuple[Path, int]:
+    def _cached(self, shard: ShardRef) -> tuple[Path, int]:
         """The shard's file in the cache with a shared lock; it is fetched first where it is not there."""
         path = self._file(shard)
         deadline = time.monotonic() + self.patience_s
@@ -325,7 +320,7 @@ class Storage:
                 self._count(waits=1)
                 time.sleep(_POLL_S)
 
-    def _pin(self, path: Path, shard: Shard) -> int | None:
+    def _pin(self, path: Path, shard: ShardRef) -> int | None:
         """A locked descriptor of a cached file; none if it is not there (any more), or is not what was put there."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -345,7 +340,7 @@ class Storage:
         os.utime(path, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
         return descriptor
 
-    def _fetch(self, shard: Shard) -> None:
+    def _fetch(self, shard: ShardRef) -> None:
         """Bring a shard into the cache; returns when it is there, whoever brought it."""
         path = self._file(shard)
         part = path.with_name(f"{path.name}.{shard.size}.part")
@@ -438,7 +433,7 @@ class Storage:
                 f"{folder}: disk full: a shard of {size:,} bytes, {free:,} bytes free; make room or move the cache"
             )
 
-    def _download(self, shard: Shard, path: Path, part: Path) -> None:
+    def _download(self, shard: ShardRef, path: Path, part: Path) -> None:
         filesystem, root = self._remote()
         address = f"{root}/{shard.path}"
         wait = self.first_wait_s
@@ -471,7 +466,7 @@ class Storage:
                 self._count(fetched=1, fetched_bytes=shard.size)
                 return
 
-    def _accept(self, shard: Shard, path: Path, part: Path) -> None:
+    def _accept(self, shard: ShardRef, path: Path, part: Path) -> None:
         """Give a downloaded file its name if it is the shard, whole."""
         with part.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -34,12 +34,12 @@ import pyarrow as pa
 from medgpt.errors import UserError
 from medgpt.schema import canonical_json
 from shards.reader import arrow_row
-from shards.storage import OpenShard, Storage
+from shards.storage import OpenShard, ShardRef, Storage
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from shards.certified import Certified, ShardRef, SourceSamples
+    from shards.certified import Certified, SourceSamples
     from shards.order import EpochOrder
     from shards.packing import PackPlan
 
@@ -54,6 +54,7 @@ _LOOK_AHEAD, _PROBES = 65_536, 128
 """How far the order is searched, and at how many positions, for shards to fetch in advance."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class StreamedSample:
     """One sample as stored: `images` are the bytes in their order, `record` has the fields of `medgpt.schema.SAMPLE`.
 
@@ -62,18 +63,13 @@ class StreamedSample:
     `record` is first asked for.
     """
 
-    __slots__ = ("_raw", "_record", "build", "epoch", "images", "position", "shard")
-
-    def __init__(
-        self, build: str, shard: str, epoch: int, position: int, images: list[bytes], raw: bytes | _ArrowRow
-    ) -> None:
-        self.build = build
-        self.shard = shard
-        self.epoch = epoch
-        self.position = position
-        self.images = images
-        self._raw = raw
-        self._record: dict[str, Any] | None = None
+    build: str
+    shard: str
+    epoch: int
+    position: int
+    images: list[bytes]
+    _raw: bytes | _ArrowRow
+    _record: dict[str, Any] | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -96,7 +92,7 @@ class StreamedSample:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A row of a map cannot travel to another process; its record can.
-        return _restore, (self.build, self.shard, self.epoch, self.position, self.images, self.json)
+        return StreamedSample, (self.build, self.shard, self.epoch, self.position, self.images, self.json)
 
     def __repr__(self) -> str:
         return f"StreamedSample({self.key!r}, epoch={self.epoch}, position={self.position})"
@@ -117,10 +113,6 @@ def pictures(sample: StreamedSample) -> list[Image.Image]:
             where = f"{sample.build}/shards/{sample.shard}: image {number} of {sample.key}"
             raise UserError(f"{where} cannot be decoded ({type(error).__name__}); python -m shards.verify") from error
     return decoded
-
-
-def _restore(build: str, shard: str, epoch: int, position: int, images: list[bytes], json: bytes) -> StreamedSample:
-    return StreamedSample(build, shard, epoch, position, images, json)
 
 
 class _ArrowRow(NamedTuple):
@@ -356,7 +348,7 @@ def torch_dataset(
             self.phase, self.begun = 0, False
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return _dataset_again, (stream, loader_batch_size, convert)
+            return partial(torch_dataset, stream, loader_batch_size=loader_batch_size, convert=convert), ()
 
         def __iter__(self) -> Iterator[Any]:
             worker, workers = whoami()
@@ -383,10 +375,6 @@ def torch_dataset(
             self.phase, self.begun = state["phase"], False
 
     return StreamDataset()
-
-
-def _dataset_again(stream: Stream, loader_batch_size: int, convert: Callable[[Stream, Any], Any] | None) -> Any:
-    return torch_dataset(stream, loader_batch_size=loader_batch_size, convert=convert)
 
 
 class Loader:

@@ -22,24 +22,17 @@ import pytest
 from conftest import ROOT
 
 from medgpt.errors import UserError
-from shards.storage import MARKS, Storage
+from shards.storage import MARKS, ShardRef, Storage
 
 SIZE = 50_000
-
-
-@dataclass(frozen=True)
-class Ref:
-    path: str
-    sha256: str
-    size: int
 
 
 def content(number: int, size: int = SIZE) -> bytes:
     return hashlib.shake_128(str(number).encode()).digest(size)
 
 
-def ref(number: int, size: int = SIZE) -> Ref:
-    return Ref(f"built/x/shards/x-{number:05d}.tar", hashlib.sha256(content(number, size)).hexdigest(), size)
+def ref(number: int, size: int = SIZE) -> ShardRef:
+    return ShardRef(f"built/x/shards/x-{number:05d}.tar", hashlib.sha256(content(number, size)).hexdigest(), size, 1)
 
 
 @pytest.fixture
@@ -109,7 +102,7 @@ def test_a_tree_that_is_mounted_read_only_is_hashed_by_each_process(tree: Path) 
 
 def test_remembered_digests_need_their_folder(tree: Path) -> None:
     (tree / ".streams").write_text("in the way")
-    with pytest.raises(UserError, match=MARKS):
+    with pytest.raises(NotADirectoryError, match=MARKS):
         Storage(tree).open(ref(0))
 
 
