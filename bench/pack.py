@@ -25,8 +25,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.epoch import Draws, PackedEpoch, pack_epoch, rank_balance, save
-from shards.packing import PackPlan, PlanTerms, balanced_order, pack, pack_costs, sample_length
+from shards.epoch import pack_epoch, rank_balance
+from shards.packing import (
+    Draws,
+    PackedEpoch,
+    PackPlan,
+    PlanTerms,
+    balanced_order,
+    pack,
+    pack_costs,
+    sample_length,
+    write_plan,
+)
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SAMPLES = 400_000
@@ -241,7 +251,7 @@ def at_scale() -> dict[str, Any]:
         started = time.process_time()
         epoch: PackedEpoch = pack_epoch(draws, LENGTH, TILES, "report")
         packed = time.process_time()
-        save(path, terms, epoch)
+        write_plan(path, terms, epoch)
         saved = time.process_time()
         opened = time.perf_counter()
         plan = PackPlan.load(path)

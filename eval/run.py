@@ -89,7 +89,7 @@ def run(
     `card` adds its system text and prompt suffix; `certificate` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer.
-    Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
+    Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`.
     """
     from medgpt.private import make_folder
 
@@ -409,7 +409,6 @@ def _carry_out(options: argparse.Namespace) -> int:
     from eval.answers import AnswerError
     from eval.tasks import TaskError, built_tasks, load_task_file, open_benchmarks, select_tasks
     from medgpt.endpoints import EndpointRefused
-    from shards.reader import BuildError
 
     try:
         own = load_task_file(options.task_file) if options.task_file else []
@@ -442,7 +441,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     except (RunError, TaskError, EndpointRefused) as error:
         complain(error)
         return 2
-    except (AdapterError, AnswerError, BuildError) as error:
+    except (AdapterError, AnswerError) as error:
         complain(error)
         return 1
     except OSError as error:

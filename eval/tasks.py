@@ -300,7 +300,7 @@ class Benchmark:
     """The items of a task, read from its build."""
 
     def __init__(self, task: Task, folder: Path) -> None:
-        """Open a build. Raises: `TaskError`; `shards.reader.BuildError` for a build that cannot be read."""
+        """Open a build. Raises: `TaskError`; `UserError` for a build that cannot be read."""
         from shards.reader import Build
 
         self.task = task

@@ -42,7 +42,7 @@ from medgpt.atomic import write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.private import keep_private, make_folder
-from shards.columns import HEADER, MappedColumns, Signature, locked, signature, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, locked, signature, write_columns
 from shards.storage import ShardRef
 
 FORMAT = 2
@@ -50,8 +50,6 @@ STREAMS = ".streams"
 PROOF = "proof"
 UNCERTIFIED = "uncertified-"
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 _COLUMNS = {"places": "int64", "pictures": "int64", "tokens": "int32", "tiles": "int32"}
 _PLACE, _PICTURE = 4, 2

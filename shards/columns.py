@@ -33,6 +33,9 @@ DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4", "int64": "<i8"}
 """Name of a column's type, which is also its file's suffix -> how numpy spells it, little-endian on every machine."""
 
 Signature = list[int] | None
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 
 
 def signature(path: Path | str) -> Signature:

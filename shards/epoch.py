@@ -23,14 +23,15 @@ from manifests.catalog import load_builds, one_line
 from medgpt.errors import UserError
 from medgpt.processes import run_jobs
 from shards.certified import Certified, SourceSamples
-from shards.columns import HEADER, MappedColumns, locked, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
 from shards.order import EpochOrder
 from shards.packing import (
     IMAGE_TOKENS,
     TEMPLATE,
     TILE_TOKENS,
+    Draws,
     OverLong,
-    PackingResult,
+    PackedEpoch,
     PackPlan,
     PlanTerms,
     pack,
@@ -39,43 +40,10 @@ from shards.packing import (
     write_plan,
 )
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-
 _DRAWS = 1 << 20
 """Draws looked up at once."""
 _FEW = 100_000
 """Samples that one process counts before others would have started."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """The samples of an epoch, in its order."""
-
-    source: npt.NDArray[np.int16]
-    index: Int64
-    tokens: Int32
-    tiles: Int32
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, which: npt.NDArray[Any]) -> Draws:
-        """Some of them, by positions or flags."""
-        return Draws(self.source[which], self.index[which], self.tokens[which], self.tiles[which])
-
-
-@dataclass(frozen=True)
-class PackedEpoch:
-    """A packed epoch, not yet written."""
-
-    draws: Draws
-    """What was packed, truncated samples with the tokens that are left of them."""
-    result: PackingResult
-    over_long: Draws
-    """Samples that fit into no pack as they are."""
-    cut: npt.NDArray[np.bool_] | None
-    """Which of `draws` are truncated; None if none is."""
 
 
 def train_lengths(certified: Certified, build: str, *, workers: int = 1, progress: Any = None) -> tuple[Int32, Int64]:
@@ -249,14 +217,6 @@ def pack_epoch(draws: Draws, length: int, tiles_limit: int, over_long: str) -> P
     return PackedEpoch(packed, result, found, cut)
 
 
-def save(path: Path, terms: PlanTerms, epoch: PackedEpoch) -> str:
-    """Write a packed epoch's plan; returns its digest."""
-    counts = {"truncated" if terms.over_long == "truncate" else "dropped": len(epoch.over_long)}
-    draws = epoch.draws
-    samples = (draws.source, draws.index, draws.tokens, draws.tiles)
-    return write_plan(path, terms, epoch.result, samples, counts, epoch.cut)
-
-
 def ensure_plan(
     certified: Certified,
     order: EpochOrder,
@@ -277,7 +237,7 @@ def ensure_plan(
     with locked(path.parent):
         if not path.exists():
             draws = draw(certified, order, workers=workers, progress=progress)
-            save(path, terms, pack_epoch(draws, length, tiles_limit, over_long))
+            write_plan(path, terms, pack_epoch(draws, length, tiles_limit, over_long))
     plan = PackPlan.load(path)
     plan.check(order)
     return plan

@@ -28,14 +28,11 @@ from msgspec.structs import force_setattr, replace
 from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.settings import Settings, checked, find, read_yaml
-from shards.columns import HEADER, MappedColumns, locked, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
 
 FORMAT = 1
 PRESETS = Path(__file__).parent / "mixtures"
 TERMS = ("weight", "epochs", "samples")
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
 class MixtureSource(Settings):

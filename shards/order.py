@@ -23,11 +23,8 @@ from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.messages import complain
 from shards.certified import Certified, load_certified
+from shards.columns import Int32, Int64, UInt64
 from shards.mixture import Mixture, Schedule
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
 
 ROUNDS = 8
 """Even, so that both halves are mixed equally often. Four make a pseudorandom permutation of a good round function

@@ -16,9 +16,8 @@ from medgpt.tables import table
 from shards.options import add_order_options, ordered
 
 if TYPE_CHECKING:
-    from shards.epoch import Draws, PackedEpoch
     from shards.order import EpochOrder
-    from shards.packing import PlanTerms
+    from shards.packing import Draws, PackedEpoch, PlanTerms
 
 ROWS_SHOWN = 20
 RANKS = (2, 8, 16)
@@ -31,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     from tqdm import tqdm
 
-    from shards.epoch import draw, pack_epoch, save
-    from shards.packing import OverLong, PlanTerms, plan_path
+    from shards.epoch import draw, pack_epoch
+    from shards.packing import OverLong, PlanTerms, plan_path, write_plan
 
     order = ordered(options, epoch=options.epoch, stage=options.stage, licenses=options.license)
     terms = PlanTerms.of(order, options.length, options.tiles, options.over_long, options.together)
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_over_long(len(error.positions), first)
         return NOT_FINISHED
     report = _report(order, terms, epoch)
-    digest = None if options.dry_run else save(path, terms, epoch)
+    digest = None if options.dry_run else write_plan(path, terms, epoch)
     if options.json:
         print(json.dumps(report | {"plan": None if options.dry_run else str(path), "digest": digest}, indent=2))
         return 0

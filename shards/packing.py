@@ -17,23 +17,22 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from medgpt.atomic import AtomicFile
 from medgpt.errors import UserError
+from shards.columns import Int32, Int64, UInt64
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from shards.order import EpochOrder
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
-Counts = int | npt.NDArray[Any]
+Number = TypeVar("Number", int, npt.NDArray[Any])
+"""Of one sample, or [n] of n."""
 
 FORMAT = 2
 
@@ -82,19 +81,9 @@ class OverLong(UserError):
         self.positions = positions
 
 
-@overload
 def sample_length(
-    text_tokens: int, tiles: int = 0, *, images: int = 0, messages: int = 1, replies: int = 1, reasoned: int = 0
-) -> int: ...
-@overload
-def sample_length(
-    text_tokens: npt.NDArray[Any], tiles: Counts = 0, *, images: Counts = 0, messages: Counts = 1, replies: Counts = 1,
-    reasoned: Counts = 0,
-) -> Int64: ...  # fmt: skip
-def sample_length(
-    text_tokens: Counts, tiles: Counts = 0, *, images: Counts = 0, messages: Counts = 1, replies: Counts = 1,
-    reasoned: Counts = 0,
-) -> int | Int64:  # fmt: skip
+    text_tokens: Number, tiles: Any = 0, *, images: Any = 0, messages: Any = 1, replies: Any = 1, reasoned: Any = 0
+) -> Number:
     """Tokens of a sample as the model sees it, or of n samples.
 
     `text_tokens` and `tiles` are the manifest's (each piece of text counted alone), `images` the number of pictures
@@ -193,15 +182,14 @@ def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_l
     digest = hashlib.sha256(starts.astype("<i8").tobytes())
     digest.update(np.asarray(keys)[members].astype("<u8").tobytes())
     return PackingResult(
-        members, starts, _sums(tokens, members, starts), _sums(tiles, members, starts), length, tiles_limit, bound,
-        digest.hexdigest(),
+        members, starts, *(_sums(values, members, starts).astype(np.int32) for values in (tokens, tiles)), length,
+        tiles_limit, bound, digest.hexdigest(),
     )  # fmt: skip
 
 
-def _sums(values: Int32, members: Int64, starts: Int64) -> Int32:
-    if not len(members):
-        return np.zeros(0, np.int32)
-    return np.add.reduceat(values[members], starts[:-1], dtype=np.int64).astype(np.int32)
+def _sums(values: Int32 | Int64, members: Int64, starts: Int64) -> Int64:
+    """Of each pack."""
+    return np.add.reduceat(values[members], starts[:-1], dtype=np.int64) if len(members) else np.zeros(0, np.int64)
 
 
 def lower_bound(tokens: Int32 | Int64, tiles: Int32 | Int64, length: int, tiles_limit: int) -> int:
@@ -437,12 +425,8 @@ def pack_costs(tokens: Int32, tiles: Int32, members: Int64, starts: Int64) -> tu
     Returns: all of it (squared document lengths, tiles and tokens with their weights), and without the tokens, which
     are as many in every full pack.
     """
-    if not len(members):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    uneven = tokens.astype(np.int64) ** 2 + TILE_COST * tiles.astype(np.int64)
-    all_tokens = np.add.reduceat(tokens[members], starts[:-1], dtype=np.int64)
-    uneven = np.add.reduceat(uneven[members], starts[:-1])
-    return uneven + TOKEN_COST * all_tokens, uneven
+    uneven = _sums(tokens.astype(np.int64) ** 2 + TILE_COST * tiles.astype(np.int64), members, starts)
+    return uneven + TOKEN_COST * _sums(tokens, members, starts), uneven
 
 
 def balanced_order(costs: Int64, uneven: Int64, key: bytes, together: int = STRATUM) -> Int64:
@@ -542,23 +526,43 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
-def write_plan(
-    path: Path,
-    terms: PlanTerms,
-    result: PackingResult,
-    samples: tuple[npt.NDArray[np.int16], Int64, Int32, Int32],
-    over_long: dict[str, int],
-    cut: npt.NDArray[np.bool_] | None = None,
-) -> str:
-    """Write the plan of an epoch, packs in the order of `balanced_order`; returns its digest.
+@dataclass(frozen=True)
+class Draws:
+    """The samples of an epoch, in its order."""
 
-    `samples` are source, index, tokens (after truncation) and tiles of what was packed, `cut` those that are truncated,
-    `over_long` counts of samples truncated or dropped. Raises: `OSError`.
-    """
+    source: npt.NDArray[np.int16]
+    index: Int64
+    tokens: Int32
+    tiles: Int32
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, which: npt.NDArray[Any]) -> Draws:
+        """Some of them, by positions or flags."""
+        return Draws(self.source[which], self.index[which], self.tokens[which], self.tiles[which])
+
+
+@dataclass(frozen=True)
+class PackedEpoch:
+    """A packed epoch, not yet written."""
+
+    draws: Draws
+    """What was packed, truncated samples with the tokens that are left of them."""
+    result: PackingResult
+    over_long: Draws
+    """Samples that fit into no pack as they are."""
+    cut: npt.NDArray[np.bool_] | None
+    """Which of `draws` are truncated; None if none is."""
+
+
+def write_plan(path: Path, terms: PlanTerms, epoch: PackedEpoch) -> str:
+    """Write the plan of an epoch, packs in the order of `balanced_order`; returns its digest. Raises: `OSError`."""
     import pyarrow as pa
 
-    source, index, tokens, tiles = samples
-    costs, uneven = pack_costs(tokens, tiles, result.members, result.starts)
+    result, cut, tokens = epoch.result, epoch.cut, epoch.draws.tokens
+    source, index = epoch.draws.source, epoch.draws.index
+    costs, uneven = pack_costs(tokens, epoch.draws.tiles, result.members, result.starts)
     order = balanced_order(costs, uneven, bytes.fromhex(terms.digest), terms.together)
     wide = len(index) > 0 and int(index.max()) > np.iinfo(np.int32).max
     schema = _schema(wide)
@@ -591,7 +595,9 @@ def write_plan(
         "format": FORMAT, **vars(terms), "packs": len(result), "samples": len(result.members),
         "tokens": int(result.tokens.sum(dtype=np.int64)), "tiles": int(result.tiles.sum(dtype=np.int64)),
         "lower_bound": result.lower_bound, "token_fill": round(result.token_fill, 6),
-        "tile_fill": round(result.tile_fill, 6), "over_long_samples": over_long, "chunks": chunks,
+        "tile_fill": round(result.tile_fill, 6),
+        "over_long_samples": {"truncated" if terms.over_long == "truncate" else "dropped": len(epoch.over_long)},
+        "chunks": chunks,
     }  # fmt: skip
     header["digest"] = _digest(header)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,10 +27,6 @@ _INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images
 _IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length")
 
 
-class BuildError(UserError):
-    """A build cannot be read or used as asked; the message says which file and what to do."""
-
-
 @dataclass(frozen=True)
 class StoredSample:
     """One sample as stored: `record` has the fields of `medgpt.schema.SAMPLE`, `images` the bytes in their order."""
@@ -58,7 +54,7 @@ class Build:
         build = load_build(self.path)
         self.document = build.record
         if self.document["metadata_only"] and not allow_metadata_only:
-            raise BuildError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
+            raise UserError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
         self._samples = self._table(build, "samples", role, _INDEX)
         self._images = self._table(build, "images", role, _IMAGE_INDEX)
         counts = self._samples["n_images"].to_numpy()
@@ -76,7 +72,7 @@ class Build:
             try:
                 file = self._files[shard] = (self.path / "shards" / shard).open("rb", buffering=0)
             except FileNotFoundError:
-                raise BuildError(f"{self.path}/shards/{shard}: missing; run the builder again") from None
+                raise UserError(f"{self.path}/shards/{shard}: missing; run the builder again") from None
         return file
 
     def _table(self, build: LoadedBuild, kind: str, role: str | None, columns: Sequence[str]) -> pa.Table:
@@ -85,9 +81,9 @@ class Build:
             try:
                 tables.append(pq.read_table(path, columns=list(columns)))
             except pa.ArrowInvalid as error:
-                raise BuildError(f"{path}: {error}; run the builder again") from None
+                raise UserError(f"{path}: {error}; run the builder again") from None
         if not tables:
-            raise BuildError(f"{self.path}: no samples of that role")
+            raise UserError(f"{self.path}: no samples of that role")
         return pa.concat_tables(tables).combine_chunks()
 
     def __len__(self) -> int:

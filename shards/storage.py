@@ -12,7 +12,6 @@ lock, so the bound holds for all processes together. Locks die with their proces
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -24,7 +23,7 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,6 +31,7 @@ from typing import Any, Literal, NamedTuple
 from medgpt.atomic import sync_folder, write_atomic
 from medgpt.errors import UserError
 from medgpt.private import make_folder
+from shards.columns import locked
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""
@@ -355,24 +355,9 @@ class Storage:
                 part.unlink(missing_ok=True)
                 os.close(descriptor)
 
-    @contextlib.contextmanager
-    def _bookkeeping(self) -> Iterator[Path]:
-        """The cache folder, with the lock under which files are removed and room is claimed."""
-        assert self.cache is not None
-        try:
-            make_folder(self.cache)
-            descriptor = os.open(self.cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise UserError(f"{self.cache}: no folder to keep shards in ({error.strerror})") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield self.cache
-        finally:
-            os.close(descriptor)
-
     def _claim(self, path: Path, part: Path, size: int) -> int | None:
         """A locked descriptor of the unfinished file, which stands for its bytes; none if another process has it."""
-        with self._bookkeeping() as folder:
+        with locked(path.parent):  # files are removed and room is claimed
             if path.exists():
                 return None
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -380,7 +365,7 @@ class Storage:
                 if not _try_lock(descriptor):
                     os.close(descriptor)
                     return None
-                self._make_room(folder, size, part)
+                self._make_room(path.parent, size, part)
             except BaseException:
                 part.unlink(missing_ok=True)
                 os.close(descriptor)
@@ -402,7 +387,7 @@ class Storage:
             raise UserError(f"{folder}: a shard of {size:,} bytes does not fit a cache of {self.cache_bytes:,}")
         used, files = 0, []
         for path in folder.iterdir():
-            if path == own or path.suffix == ".ok" or path.name == "lock":
+            if path == own:
                 continue
             if path.suffix == ".part":
                 if _remove_unused(path):  # its process died

@@ -98,15 +98,18 @@ def _search(path: Path, name: str, parts: list[str]) -> list[Fault]:
     import pyarrow.parquet as pq
 
     shard = name.removeprefix("shards/")
-    columns = ["sample_id", "shard", "offset", "length", "sha256"]
-    [samples] = [part for part in parts if not part.endswith(".images.parquet")]
-    rows = [row for row in pq.read_table(path / samples, columns=columns).to_pylist() if row["shard"] == shard]
+    [images] = [part for part in parts if part.endswith(".images.parquet")]
+    [samples] = [part for part in parts if part != images]
+
+    def rows_of(part: str, *columns: str) -> list[dict[str, Any]]:
+        table = pq.read_table(path / part, columns=["sample_id", "shard", "offset", "length", *columns])
+        return [row for row in table.to_pylist() if row["shard"] == shard]
+
+    rows = rows_of(samples, "sha256")
     if shard.endswith(".arrow"):
         found = list(_search_arrow(path / name, rows))
     else:
-        [images] = [part for part in parts if part.endswith(".images.parquet")]
-        columns = ["sample_id", "index", "format", "shard", "offset", "length", "stored_sha256"]
-        pictures = [row for row in pq.read_table(path / images, columns=columns).to_pylist() if row["shard"] == shard]
+        pictures = rows_of(images, "index", "format", "stored_sha256")
         members = [(f"{row['sample_id']}.json", row["offset"], row["length"], row["sha256"]) for row in rows]
         members += [
             (f"{row['sample_id']}.{row['index']}.{row['format']}", row["offset"], row["length"], row["stored_sha256"])

@@ -24,7 +24,7 @@ from medgpt.errors import UserError
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
 from shards.certified import Certified, load_certified
-from shards.epoch import Draws, draw, ensure_plan, pack_epoch, rank_balance, save, train_lengths
+from shards.epoch import draw, ensure_plan, pack_epoch, rank_balance, train_lengths
 from shards.mixture import Mixture
 from shards.order import EpochOrder
 from shards.packing import (
@@ -35,6 +35,7 @@ from shards.packing import (
     REPLY_TOKENS,
     STRATUM,
     TILE_TOKENS,
+    Draws,
     OverLong,
     PackingResult,
     PackPlan,
@@ -45,6 +46,7 @@ from shards.packing import (
     pack_costs,
     plan_path,
     sample_length,
+    write_plan,
 )
 from shards.reader import Build
 
@@ -273,7 +275,7 @@ def make_plan(
     order: EpochOrder, path: Path, length: int = 4096, limit: int = 30, over_long: str = "report"
 ) -> PackPlan:
     draws = draw(order.certified, order)
-    save(path, PlanTerms.of(order, length, limit, over_long), pack_epoch(draws, length, limit, over_long))
+    write_plan(path, PlanTerms.of(order, length, limit, over_long), pack_epoch(draws, length, limit, over_long))
     return PackPlan.load(path)
 
 
@@ -386,7 +388,7 @@ def test_plans_of_many_chunks_are_read_anywhere(tmp_path: Path) -> None:
     draws = Draws(source, index, tokens, np.zeros(count, np.int32))
     epoch = pack_epoch(draws, 100, 1, "truncate")
     terms = PlanTerms("c", "m", 0, 0, tuple(map(str, range(300))), 100, 1, "truncate")
-    save(tmp_path / "plan", terms, epoch)
+    write_plan(tmp_path / "plan", terms, epoch)
     plan = PackPlan.load(tmp_path / "plan")
     assert len(plan) > 2 * CHUNK
     assert plan.header["over_long_samples"] == {"truncated": len(tokens[::50])}
