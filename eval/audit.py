@@ -34,10 +34,6 @@ examples:
 """
 
 
-class AuditError(UserError):
-    """One line: which table or items cannot be read."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a published table."""
@@ -84,15 +80,15 @@ class Cell:
 
 
 def load_published(path: Path = PUBLISHED) -> Published:
-    """A paper's tables from YAML. Raises: `AuditError` naming the row."""
+    """A paper's tables from YAML. Raises: `UserError` naming the row."""
     import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AuditError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict) or not {"paper", "models", "rows"} <= content.keys():
-        raise AuditError(f"{path}: must be a mapping with paper, models and rows")
+        raise UserError(f"{path}: must be a mapping with paper, models and rows")
     models = tuple(map(str, content["models"]))
     return Published(str(content["paper"]), models, tuple(_row(path, models, row) for row in content["rows"]))
 
@@ -104,27 +100,27 @@ _ROW_TYPES: dict[str, type] = {
 
 def _row(path: Path, models: Sequence[str], given: Any) -> Row:
     if not isinstance(given, dict) or not {"row", "table", "n"} <= given.keys():
-        raise AuditError(f"{path}: a row must be a mapping with row, table and n, not {given!r}")
+        raise UserError(f"{path}: a row must be a mapping with row, table and n, not {given!r}")
     where = f"{path}: row {given['row']!r}"
     if odd := sorted(map(str, given.keys() - _ROW_TYPES.keys())):
-        raise AuditError(f"{where}: unknown {', '.join(odd)}; there are {', '.join(_ROW_TYPES)}")
+        raise UserError(f"{where}: unknown {', '.join(odd)}; there are {', '.join(_ROW_TYPES)}")
     for name, value in given.items():
         if type(value) is not _ROW_TYPES[name]:
-            raise AuditError(f"{where}: {name} must be {_ROW_TYPES[name].__name__}, not {value!r}")
+            raise UserError(f"{where}: {name} must be {_ROW_TYPES[name].__name__}, not {value!r}")
     row = Row(**given)
     if row.n < 1:
-        raise AuditError(f"{where}: n must be 1 or more")
+        raise UserError(f"{where}: n must be 1 or more")
     for model, printed in row.values.items():
         if model not in models:
-            raise AuditError(f"{where}: {model!r} is none of the models")
+            raise UserError(f"{where}: {model!r} is none of the models")
         try:
             valid = isinstance(printed, str) and 0 <= float(printed.removeprefix(QUOTED)) <= 100
         except ValueError:
             valid = False
         if not valid:
-            raise AuditError(f"{where}: {model} must be a figure from 0 to 100 in quotes, not {printed!r}")
+            raise UserError(f"{where}: {model} must be a figure from 0 to 100 in quotes, not {printed!r}")
     if row.grim and (len(row.grim) != len(models) or set(row.grim) - {"y", "n"}):
-        raise AuditError(f"{where}: grim must be y or n for each of the {len(models)} models")
+        raise UserError(f"{where}: grim must be y or n for each of the {len(models)} models")
     return row
 
 
@@ -216,7 +212,7 @@ def _share(answer: str, count: int, items: int) -> dict[str, Any]:
 def audit_run(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """What the items of runs are, by task, with the counts that the benchmark and the paper have.
 
-    Raises: `AuditError`, `eval.records.RecordError`, `eval.score.ScoreError`.
+    Raises: `UserError`.
     """
     import orjson
 
@@ -227,7 +223,7 @@ def audit_run(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     for folder in task_folders(paths):
         items = read_items(folder / ITEMS)
         if not items:
-            raise AuditError(f"{folder / ITEMS}: holds no item")
+            raise UserError(f"{folder / ITEMS}: holds no item")
         audit = audit_items(items)
         if (folder / TASK).is_file():
             declared = orjson.loads((folder / TASK).read_bytes())["task"]
@@ -317,8 +313,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import orjson
 
-    from eval.records import RecordError
-    from eval.score import ScoreError
 
     document: dict[str, Any] = {}
     lines: list[str] = []
@@ -331,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             published = load_published(options.table or PUBLISHED)
             document["cells"] = [asdict(cell) for cell in grim_table(published)]
             lines += describe_published(published)
-    except (AuditError, RecordError, ScoreError) as error:
+    except UserError as error:
         complain(error)
         return 1
     print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() if options.json else "\n".join(lines))

@@ -18,10 +18,6 @@ DIALECTS = ("none", "think_tags", "harmony", "unused_tokens")
 """How reasoning is told from the answer: nothing to tell; `</think>`; Harmony channels; MedGemma's `<unused95>`."""
 
 
-class CardError(UserError):
-    """One line: a card cannot be found or read; says which field and what to do."""
-
-
 @dataclass(frozen=True)
 class Decoding:
     """How an answer is generated. None leaves a field out of the request."""
@@ -86,25 +82,25 @@ def card_names() -> list[str]:
 
 
 def load_card(name: str) -> Card:
-    """A card by the name of a shipped one (`medgemma_27b`) or by path. Raises: `CardError`."""
+    """A card by the name of a shipped one (`medgemma_27b`) or by path. Raises: `UserError`."""
     import yaml
 
     shipped = CARDS / f"{name}.yaml"
     path = shipped if shipped.is_file() else Path(name)
     if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        raise CardError(f"--model {name}: neither a YAML file nor one of {', '.join(card_names())}")
+        raise UserError(f"--model {name}: neither a YAML file nor one of {', '.join(card_names())}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CardError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
     values = _checked(path, values, Card)
     values["decoding"] = Decoding(**_checked(path, values.get("decoding", {}), Decoding))
     values["stop"] = tuple(values.get("stop", ()))
     card = Card(**values)
     if card.reasoning not in DIALECTS:
-        raise CardError(f"{path}: reasoning must be one of {', '.join(DIALECTS)}, not {card.reasoning!r}")
+        raise UserError(f"{path}: reasoning must be one of {', '.join(DIALECTS)}, not {card.reasoning!r}")
     if card.adapter not in ("openai_chat", "hf_local"):
-        raise CardError(f"{path}: adapter must be openai_chat or hf_local, not {card.adapter!r}")
+        raise UserError(f"{path}: adapter must be openai_chat or hf_local, not {card.adapter!r}")
     return card
 
 
@@ -123,13 +119,13 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 def _checked(path: Path, values: object, kind: type[Card] | type[Decoding]) -> dict[str, Any]:
     types = {entry.name: str(entry.type) for entry in fields(kind)}
     if not isinstance(values, dict):
-        raise CardError(f"{path}: must be a mapping with the fields {', '.join(types)}")
+        raise UserError(f"{path}: must be a mapping with the fields {', '.join(types)}")
     if odd := sorted(set(map(str, values)) - types.keys()):
-        raise CardError(f"{path}: unknown fields {', '.join(odd)}; there are: {', '.join(types)}")
+        raise UserError(f"{path}: unknown fields {', '.join(odd)}; there are: {', '.join(types)}")
     if kind is Card and "name" not in values:
-        raise CardError(f"{path}: `name` is missing")
+        raise UserError(f"{path}: `name` is missing")
     for name, value in values.items():
         fits = isinstance(value, _PLAIN[types[name]])
         if not fits or (isinstance(value, bool) and types[name] != "bool"):
-            raise CardError(f"{path}: {name} must be {types[name]}, not {value!r}")
+            raise UserError(f"{path}: {name} must be {types[name]}, not {value!r}")
     return dict(values)

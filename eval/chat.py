@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from medgpt.errors import UserError
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
 
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give either --endpoint URL or --checkpoint DIR")
 
     from eval.adapters.base import AdapterError
-    from eval.cards import CardError, load_card
+    from eval.cards import load_card
     from medgpt.endpoints import EndpointRefused
 
     complain(WARNING)
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
         adapter.prepare({"what is typed here": "credentialed"})
-    except (AdapterError, CardError, EndpointRefused) as error:
+    except (AdapterError, UserError, EndpointRefused) as error:
         complain(error)
         return 2
     try:

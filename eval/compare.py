@@ -32,10 +32,6 @@ example:
 """
 
 
-class CompareError(UserError):
-    """One line: why two runs cannot be compared."""
-
-
 @dataclass(frozen=True)
 class Comparison:
     """First run minus second run, on one task and one measure."""
@@ -63,21 +59,21 @@ class Comparison:
 def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comparison]:
     """Comparisons of one task: one for choices, one a shared metric for reports.
 
-    Raises: `CompareError` where the runs did not score the same items of the same benchmark version.
+    Raises: `UserError` where the runs did not score the same items of the same benchmark version.
     """
     from eval.records import label
     from eval.statistics import mcnemar, paired_interval, permutation
 
     if not first or not second:
-        raise CompareError("a run without scores")
+        raise UserError("a run without scores")
     name = label(first[0].task, first[0].variant)
     versions = {score.benchmark for score in (*first, *second)}
     if len(versions) > 1:
-        raise CompareError(f"{name}: the runs are of different benchmark versions; run both on one build")
+        raise UserError(f"{name}: the runs are of different benchmark versions; run both on one build")
     by_id = {score.sample_id: score for score in second}
     if {score.sample_id for score in first} != by_id.keys() or len(first) != len(second):
         shared = sum(score.sample_id in by_id for score in first)
-        raise CompareError(f"{name}: {shared:,} items in common of {len(first):,} and {len(second):,}; run both whole")
+        raise UserError(f"{name}: {shared:,} items in common of {len(first):,} and {len(second):,}; run both whole")
     pairs = [(score, by_id[score.sample_id]) for score in first]
     clusters = [score.cluster for score in first]
 
@@ -110,7 +106,7 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
 
 
 def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> list[Comparison]:
-    """Comparisons of tasks, in order, with Holm's correction over them. Raises: `CompareError`."""
+    """Comparisons of tasks, in order, with Holm's correction over them. Raises: `UserError`."""
     from dataclasses import replace
 
     from eval.statistics import holm
@@ -128,17 +124,17 @@ def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> l
 def compare_runs(first: Path, second: Path) -> tuple[list[Comparison], list[str]]:
     """(comparisons in the order of task names, tasks that only one run has).
 
-    Raises: `CompareError`, `eval.records.RecordError`.
+    Raises: `UserError`.
     """
     from eval.records import SCORES_FILE, read_scores
 
     folders = [{path.parent.name: path for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)]
     for run, found in zip((first, second), folders, strict=True):
         if not found:
-            raise CompareError(f"{run}: holds no scores; run python -m eval.score {run} first")
+            raise UserError(f"{run}: holds no scores; run python -m eval.score {run} first")
     shared = [name for name in folders[0] if name in folders[1]]
     if not shared:
-        raise CompareError(f"{first} and {second} scored no task in common")
+        raise UserError(f"{first} and {second} scored no task in common")
     result = compare_tasks([(read_scores(folders[0][name]), read_scores(folders[1][name])) for name in shared])
     return result, sorted(folders[0].keys() ^ folders[1].keys())
 
@@ -178,11 +174,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the comparisons as JSON")
     options = parser.parse_args(arguments)
 
-    from eval.records import RecordError
 
     try:
         rows, alone = compare_runs(options.first, options.second)
-    except (CompareError, RecordError) as error:
+    except UserError as error:
         complain(error)
         return 1
     for row in rows:

@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from medgpt.errors import UserError
 from medgpt.messages import complain
 
 CHECKPOINT = "train/instruct/model"
@@ -57,13 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.checkpoint is not None and not (options.checkpoint / "config.json").is_file():
         parser.error(f"--checkpoint {options.checkpoint}: no config.json; give a model folder")
 
-    from eval.tasks import TaskError
     from manifests.catalog import CatalogError
 
     data, out = options.data, options.out or options.data / "evaluation"
     try:
         trained = with_training_side(data)
-    except (CatalogError, TaskError) as error:
+    except (CatalogError, UserError) as error:
         complain(error)
         return 2
     checkpoint = options.checkpoint or data / CHECKPOINT
@@ -103,9 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def with_training_side(data: Path) -> list[str]:
     """Labels of the tasks whose build has a training side, so that a nearest training sample exists.
 
-    Raises: `eval.tasks.TaskError` where no build is a benchmark, `manifests.catalog.CatalogError`.
+    Raises: `UserError` where no build is a benchmark, `manifests.catalog.CatalogError`.
     """
-    from eval.tasks import TaskError, built_tasks, select_tasks
+    from eval.tasks import built_tasks, select_tasks
     from manifests.catalog import load_builds
 
     sides = {
@@ -115,7 +115,7 @@ def with_training_side(data: Path) -> list[str]:
     there, _ = built_tasks(data, select_tasks(["all"]))
     found = [task.label for task in there if sides[task.build]]
     if not found:
-        raise TaskError(f"{data}: no benchmark with a training side; run python -m builders.demo --data {data} first")
+        raise UserError(f"{data}: no benchmark with a training side; run python -m builders.demo --data {data} first")
     return found
 
 

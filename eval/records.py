@@ -45,10 +45,6 @@ KINDS = ("choice", "report")
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
 
-class RecordError(UserError):
-    """One line: which record of which file cannot be used, and what to do."""
-
-
 @dataclass(frozen=True)
 class Item:
     """What was asked, without the question's text."""
@@ -161,16 +157,16 @@ def scores_schema() -> pa.Schema:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Items of a file, in its order. Raises: `RecordError` for a damaged line or an item that occurs twice."""
+    """Items of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
     items = []
     for where, entry in _lines(path):
         entry["options"] = tuple(_option(where, option) for option in _list(where, entry.get("options")))
         item = _record(Item, where, entry)
         if item.kind not in KINDS:
-            raise RecordError(f"{where}: its kind is none of {', '.join(KINDS)}")
+            raise UserError(f"{where}: its kind is none of {', '.join(KINDS)}")
         labels = [name for name, _ in item.options]
         if len(set(labels)) != len(labels) or (labels and item.gold not in labels):
-            raise RecordError(
+            raise UserError(
                 f"{where}: {item.sample_id}: a label is there twice, or the gold answer is none; run eval.run again"
             )
         items.append(item)
@@ -179,12 +175,12 @@ def read_items(path: Path) -> list[Item]:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Predictions of a file, in its order. Raises: `RecordError` for a damaged line or an item that occurs twice."""
+    """Predictions of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
     predictions = []
     for where, entry in _lines(path):
         prediction = _record(Prediction, where, entry)
         if prediction.outcome not in OUTCOMES:
-            raise RecordError(f"{where}: its outcome is none of {', '.join(OUTCOMES)}")
+            raise UserError(f"{where}: its outcome is none of {', '.join(OUTCOMES)}")
         predictions.append(prediction)
     _refuse_duplicates(path, predictions)
     return predictions
@@ -208,16 +204,16 @@ def write_scores(path: Path, scores: list[Score]) -> str:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Scores of a file, in its order. Raises: `RecordError`."""
+    """Scores of a file, in its order. Raises: `UserError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise RecordError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
+        raise UserError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
     if not table.schema.equals(scores_schema()):
-        raise RecordError(f"{path}: columns of another version; run python -m eval.score again")
+        raise UserError(f"{path}: columns of another version; run python -m eval.score again")
     rows = []
     for row in table.to_pylist():
         row["metrics"], row["evidence"] = dict(row["metrics"] or ()), tuple(row["evidence"] or ())
@@ -232,7 +228,7 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line:
             continue
@@ -241,9 +237,9 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             entry = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             # The message of the parser holds a position and no content.
-            raise RecordError(f"{where}: damaged, not JSON in UTF-8 ({error}); nothing was scored") from None
+            raise UserError(f"{where}: damaged, not JSON in UTF-8 ({error}); nothing was scored") from None
         if not isinstance(entry, dict):
-            raise RecordError(f"{where}: not a JSON object; nothing was scored")
+            raise UserError(f"{where}: not a JSON object; nothing was scored")
         yield where, entry
 
 
@@ -266,22 +262,22 @@ def _record(kind: type[_R], where: str, entry: dict[str, Any]) -> _R:
         required = {declared.name for declared in fields(kind) if declared.default is MISSING}
         missing, odd = sorted(required - entry.keys()), sorted(entry.keys() - known.keys())
         what = [f"{', '.join(missing)} missing"] * bool(missing) + [f"unknown {named(odd)}"] * bool(odd)
-        raise RecordError(f"{where}: {'; '.join(what)}; its fields are {', '.join(known)}") from None
+        raise UserError(f"{where}: {'; '.join(what)}; its fields are {', '.join(known)}") from None
     for name, declared in known.items():
         if not isinstance(getattr(record, name), _CHECKS[declared]):
-            raise RecordError(f"{where}: {name} must be {declared}")
+            raise UserError(f"{where}: {name} must be {declared}")
     return record
 
 
 def _list(where: str, value: object) -> list[Any]:
     if not isinstance(value, list):
-        raise RecordError(f"{where}: options must be a list of [label, text]")
+        raise UserError(f"{where}: options must be a list of [label, text]")
     return value
 
 
 def _option(where: str, value: object) -> tuple[str, str]:
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
-        raise RecordError(f"{where}: an option must be [label, text]")
+        raise UserError(f"{where}: an option must be [label, text]")
     return value[0], value[1]
 
 
@@ -295,4 +291,4 @@ def _refuse_duplicates(path: Path, records: list[Item] | list[Prediction]) -> No
         seen.add(key)
     if twice:
         shown = ", ".join(list(twice)[:3])
-        raise RecordError(f"{path}: {len(twice):,} items occur twice ({shown}); nothing was scored")
+        raise UserError(f"{path}: {len(twice):,} items occur twice ({shown}); nothing was scored")

@@ -40,10 +40,6 @@ examples:
 """
 
 
-class RunError(UserError):
-    """One line: this run cannot be made or gone on with; says what to do."""
-
-
 @dataclass
 class TaskRun:
     """What became of one task."""
@@ -89,7 +85,7 @@ def run(
     `card` adds its system text and prompt suffix; `certificate` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer.
-    Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
+    Raises: `UserError`, `AnswerError`, `UserError`, `AdapterError`, `EndpointRefused`, `BuildError`.
     """
     from medgpt.private import make_folder
 
@@ -97,7 +93,7 @@ def run(
     try:
         make_folder(out)
     except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
     _claim(out, adapter)
     opened: list[_Open] = []
     try:
@@ -111,7 +107,7 @@ def run(
 
 
 def _claim(out: Path, adapter: Adapter) -> None:
-    """Write who is asked, or check that it is the same one as before. Raises: `RunError`."""
+    """Write who is asked, or check that it is the same one as before. Raises: `UserError`."""
     import orjson
 
     from medgpt.atomic import write_atomic
@@ -124,10 +120,10 @@ def _claim(out: Path, adapter: Adapter) -> None:
     try:
         found = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise RunError(f"{path}: not JSON ({error}); choose another --out") from None
+        raise UserError(f"{path}: not JSON ({error}); choose another --out") from None
     if found != orjson.loads(orjson.dumps(identity)):
         odd = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
-        raise RunError(
+        raise UserError(
             f"{out}: holds answers of another model or other decoding (run.json differs in {', '.join(odd)}); "
             "choose another --out"
         )
@@ -147,7 +143,7 @@ def _open(
     ask_again: bool,
     progress: bool,
 ) -> _Open:
-    """Write what is asked, check what was answered. Raises: `RunError`, `AnswerError`, `TaskError`."""
+    """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`, `UserError`."""
     import orjson
     from tqdm import tqdm
 
@@ -177,7 +173,7 @@ def _open(
             prompts[question.sample_id] = digest
             file.write(orjson.dumps(item_of(benchmark, question, tokens, digest)) + b"\n")
         if not prompts:
-            raise RunError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
+            raise UserError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
         complain(f"{log.path}: a torn last line was dropped; its question is asked again")
@@ -185,7 +181,7 @@ def _open(
         known = log.get(sample_id)
         if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
             log.close()
-            raise RunError(
+            raise UserError(
                 f"{log.path}: {sample_id} was answered to another prompt or of another benchmark version; "
                 "choose another --out, or move this folder away"
             )
@@ -407,8 +403,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _carry_out(options: argparse.Namespace) -> int:
     from eval.adapters.base import AdapterError
     from eval.answers import AnswerError
-    from eval.cards import CardError
-    from eval.tasks import TaskError, built_tasks, load_task_file, open_benchmarks, select_tasks
+    from eval.tasks import built_tasks, load_task_file, open_benchmarks, select_tasks
     from manifests.catalog import CatalogError
     from manifests.proof.certificate import CertificateError
     from medgpt.endpoints import EndpointRefused
@@ -427,7 +422,7 @@ def _carry_out(options: argparse.Namespace) -> int:
             _show_plan(benchmarks, certificate)
             return 0
         card, adapter = _adapter(options, benchmarks)
-    except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
+    except (AdapterError, UserError, CatalogError, CertificateError, EndpointRefused, BuildError) as error:
         complain(error)
         return 2
     try:
@@ -442,7 +437,7 @@ def _carry_out(options: argparse.Namespace) -> int:
             ask_again=options.ask_again,
             progress=not options.quiet,
         )
-    except (RunError, TaskError, EndpointRefused) as error:
+    except (UserError, EndpointRefused) as error:
         complain(error)
         return 2
     except (AdapterError, AnswerError, BuildError) as error:
@@ -482,7 +477,7 @@ def read_proof(data: Path) -> Certificate | None:
 
 
 def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[Card | None, Adapter]:
-    """Raises: `AdapterError`, `CardError`, `EndpointRefused`."""
+    """Raises: `AdapterError`, `UserError`, `EndpointRefused`."""
     from eval.adapters.base import AdapterError
 
     if options.baseline:

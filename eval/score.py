@@ -46,10 +46,6 @@ examples:
 """
 
 
-class ScoreError(UserError):
-    """One line: why a task is not scored, and what to do."""
-
-
 @dataclass(frozen=True)
 class Scored:
     """A task's scores and what they amount to."""
@@ -70,16 +66,16 @@ def score_task(
 ) -> Scored:
     """Scores of one task, in the order of its items.
 
-    Raises: `ScoreError` for predictions that do not belong to the items; `eval.encoders.WeightsError`.
+    Raises: `UserError` for predictions that do not belong to the items; `UserError`.
     """
     from eval.encoders import Weights
     from eval.records import ANSWERED, PREDICTIONS, Prediction
 
     if not items:
-        raise ScoreError("no items; run python -m eval.run again")
+        raise UserError("no items; run python -m eval.run again")
     kinds = {item.kind for item in items}
     if len(kinds) > 1 or len({(item.task, item.variant, item.benchmark) for item in items}) > 1:
-        raise ScoreError("items of several tasks or benchmark versions in one file; run python -m eval.run again")
+        raise UserError("items of several tasks or benchmark versions in one file; run python -m eval.run again")
     by_id = {prediction.sample_id: prediction for prediction in predictions}
     _check(items, predictions, by_id, missing_as_wrong, PREDICTIONS)
     matched = [
@@ -108,30 +104,30 @@ def _check(
     missing_as_wrong: bool,
     name: str,
 ) -> None:
-    """Raises: `ScoreError` where predictions and items do not belong together; nothing is dropped or made up."""
+    """Raises: `UserError` where predictions and items do not belong together; nothing is dropped or made up."""
     first = items[0]
     if strays := {(p.task, p.variant) for p in predictions} - {(first.task, first.variant)}:
-        raise ScoreError(
+        raise UserError(
             f"{name} holds answers of {', '.join(sorted(f'{a} ({b})' for a, b in strays))}, not of this task"
         )
     other = [p for p in predictions if p.benchmark != first.benchmark]
     if other:
-        raise ScoreError(
+        raise UserError(
             f"{len(other):,} of {len(predictions):,} predictions are of another benchmark version "
             f"({other[0].benchmark[:12]}, the items are of {first.benchmark[:12]}); run the model on this version"
         )
     known = {item.sample_id: item for item in items}
     unknown = [p.sample_id for p in predictions if p.sample_id not in known]
     if unknown:
-        raise ScoreError(f"{len(unknown):,} predictions are of no item ({unknown[0]}, ...); they belong to another run")
+        raise UserError(f"{len(unknown):,} predictions are of no item ({unknown[0]}, ...); they belong to another run")
     if len(by_id) != len(predictions):
-        raise ScoreError(f"{len(predictions) - len(by_id):,} items occur twice in {name}; keep one answer each")
+        raise UserError(f"{len(predictions) - len(by_id):,} items occur twice in {name}; keep one answer each")
     changed = [p.sample_id for p in predictions if p.prompt_sha256 != known[p.sample_id].prompt_sha256]
     if changed:
-        raise ScoreError(f"{len(changed):,} predictions answer another prompt ({changed[0]}, ...); run the model again")
+        raise UserError(f"{len(changed):,} predictions answer another prompt ({changed[0]}, ...); run the model again")
     missing = [item.sample_id for item in items if item.sample_id not in by_id]
     if missing and not missing_as_wrong:
-        raise ScoreError(
+        raise UserError(
             f"{len(missing):,} of {len(items):,} predictions are missing ({missing[0]}, ...); run python -m eval.run "
             "to the end, or count them as wrong with --missing-as-wrong"
         )
@@ -330,7 +326,7 @@ def _most(counts: Counter[str]) -> dict[str, Any]:
 
 
 def task_folders(paths: Sequence[Path]) -> list[Path]:
-    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `ScoreError`."""
+    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `UserError`."""
     from eval.records import ITEMS, PREDICTIONS
 
     found: dict[Path, None] = {}
@@ -341,7 +337,7 @@ def task_folders(paths: Sequence[Path]) -> list[Path]:
             continue
         below = sorted(items.parent for items in path.glob(f"*/{ITEMS}"))
         if not below:
-            raise ScoreError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
+            raise UserError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
         found |= dict.fromkeys(below)
     return list(found)
 
@@ -359,7 +355,7 @@ def score_folder(
     """Score the task in `folder`, write scores and summary into `out`, return the summary.
 
     Older scores in `out` go first, so that a task that cannot be scored has none.
-    Raises: `ScoreError`, `eval.records.RecordError`, `eval.encoders.WeightsError`.
+    Raises: `UserError`.
     """
     import orjson
 
@@ -379,8 +375,8 @@ def score_folder(
             device=device,
             progress=progress,
         )
-    except ScoreError as error:
-        raise ScoreError(f"{folder}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
     make_folder(out)
     summary = scored.summary
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
@@ -475,19 +471,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tqdm import tqdm
 
     from eval.contamination import read_proof
-    from eval.encoders import Weights, WeightsError, default_radgraph_python
-    from eval.records import RecordError
+    from eval.encoders import Weights, default_radgraph_python
     from manifests.proof.certificate import CertificateError
 
     try:
         folders = task_folders(options.runs)
         if options.out and len({folder.name for folder in folders}) != len(folders):
-            raise ScoreError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
+            raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
         if options.data and not options.data.is_dir():
-            raise ScoreError(f"--data {options.data}: no such folder")
+            raise UserError(f"--data {options.data}: no such folder")
         weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
         proof = read_proof(options.data / "proof") if options.data else None
-    except (ScoreError, WeightsError, CertificateError) as error:
+    except (UserError, CertificateError) as error:
         complain(error)
         return 2
     if options.data and proof is None:
@@ -510,7 +505,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed += 1
                 tqdm.write(f"not scored: {out}: cannot be written ({error.strerror})", file=sys.stderr)
                 continue
-            except (ScoreError, RecordError, WeightsError) as error:
+            except UserError as error:
                 failed += 1
                 tqdm.write(f"not scored: {safe(error)}", file=sys.stderr)
                 continue

@@ -22,13 +22,14 @@ from eval.adapters.base import Adapter, AdapterError, Answer, Request, prompt_di
 from eval.adapters.baseline import NORMAL_REPORT, Baseline
 from eval.adapters.hf_local import HFLocal
 from eval.adapters.openai_chat import OpenAIChat, chat_messages
-from eval.cards import Card, CardError, Decoding, card_names, load_card
+from eval.cards import Card, Decoding, card_names, load_card
 from eval.chat import Conversation, talk
 from eval.chat import main as chat_main
 from eval.demo import main as demo_main
 from eval.run import with_revision
 from eval.tasks import Benchmark, Question, open_benchmarks, select_tasks
 from medgpt.endpoints import EndpointRefused
+from medgpt.errors import UserError
 
 CARD = Card("stub")
 PIXEL = base64.b64decode(
@@ -251,13 +252,13 @@ def test_the_commit_is_the_one_given_the_folders_or_the_cards(tmp_path: Path) ->
 )  # fmt: skip
 def test_bad_cards_are_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "card.yaml").write_text(text)
-    with pytest.raises(CardError, match=says) as error:
+    with pytest.raises(UserError, match=says) as error:
         load_card(str(tmp_path / "card.yaml"))
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_card_lists_those_there_are() -> None:
-    with pytest.raises(CardError, match=r"neither a YAML file nor one of .*medgemma_27b"):
+    with pytest.raises(UserError, match=r"neither a YAML file nor one of .*medgemma_27b"):
         load_card("medgemma")
 
 

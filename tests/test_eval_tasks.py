@@ -11,7 +11,8 @@ import pytest
 from conftest import ROOT, run_module
 from eval_builds import build_demos
 
-from eval.tasks import CLUSTERS, TASKS, TaskError, load_task_file, open_benchmarks, select_tasks
+from eval.tasks import CLUSTERS, TASKS, load_task_file, open_benchmarks, select_tasks
+from medgpt.errors import UserError
 from shards.reader import Build
 
 PAPER_ROWS = {  # evaluation.md, section 1.1: the paper's row and its n
@@ -62,7 +63,7 @@ def test_groups_take_one_variant_of_each_row() -> None:
      ("table4:mine", "has a variant 'mine'")],
 )  # fmt: skip
 def test_unknown_tasks_are_one_line(name: str, says: str) -> None:
-    with pytest.raises(TaskError, match=says) as error:
+    with pytest.raises(UserError, match=says) as error:
         select_tasks([name])
     assert "\n" not in str(error.value)
 
@@ -179,18 +180,18 @@ def test_own_tasks_run_beside_the_others(tmp_path: Path, data: Path) -> None:
 )
 def test_bad_task_files_are_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "t.yaml").write_text(text)
-    with pytest.raises(TaskError, match=says) as error:
+    with pytest.raises(UserError, match=says) as error:
         load_task_file(tmp_path / "t.yaml")
     assert "\n" not in str(error.value) and "t.yaml" in str(error.value)
 
 
 def test_missing_builds_and_splits_are_named(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match=r"not built: medqa.5opt; build them \(python -m builders.medqa --help"):
+    with pytest.raises(UserError, match=r"not built: medqa.5opt; build them \(python -m builders.medqa --help"):
         open_benchmarks(data, select_tasks(["medqa:5_options"]))
     file = tmp_path / "t.yaml"
     file.write_text("- {name: x, build: medqa, splits: [night]}\n- {name: y, build: medqa, shots: 1}\n")
-    with pytest.raises(TaskError, match=r"needs split night, but it holds dev, test"):
+    with pytest.raises(UserError, match=r"needs split night, but it holds dev, test"):
         open_benchmarks(data, select_tasks(["x"], load_task_file(file)))
     [benchmark] = open_benchmarks(data, select_tasks(["y"], load_task_file(file)))
-    with pytest.raises(TaskError, match=r"medqa/test/1 \(task y\): 0 worked examples, the task says 1"):
+    with pytest.raises(UserError, match=r"medqa/test/1 \(task y\): 0 worked examples, the task says 1"):
         list(benchmark)

@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_module
 
-from eval.compare import CompareError, compare_runs, compare_scores
+from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
-from eval.records import RecordError, Score, read_items, read_predictions, read_scores, write_scores
+from eval.records import Score, read_items, read_predictions, read_scores, write_scores
 from eval.score import main, score_folder
 from manifests.proof.certificate import CertificateError, write_certificate
 from manifests.proof.evidence import EVIDENCE
+from medgpt.errors import UserError
 
 BENCHMARK = "ab" * 32
 OPTIONS = [["A", "Yes"], ["B", "No"]]
@@ -181,7 +182,7 @@ def test_what_does_not_belong_is_not_scored(exam: Path, capsys: pytest.CaptureFi
 def test_damaged_lines_are_not_scored(exam: Path, damage: bytes) -> None:
     with (exam / "predictions.jsonl").open("ab") as file:
         file.write(damage)
-    with pytest.raises(RecordError, match="line 9"):
+    with pytest.raises(UserError, match="line 9"):
         score_folder(exam, exam)
 
 
@@ -214,9 +215,9 @@ def test_usage_errors(tmp_path: Path, exam: Path, capsys: pytest.CaptureFixture[
 def test_items_are_checked(tmp_path: Path) -> None:
     for number, changes in enumerate(({"gold": "C"}, {"options": [["A"]]}, {"kind": "essay"}, {"options": "A"})):
         folder = write(tmp_path / str(number), [item(0, **changes)], [])
-        with pytest.raises(RecordError, match="line 1"):
+        with pytest.raises(UserError, match="line 1"):
             read_items(folder / "items.jsonl")
-    with pytest.raises(RecordError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_predictions(tmp_path / "nothing.jsonl")
 
 
@@ -229,9 +230,9 @@ def test_scores_survive_their_file(tmp_path: Path) -> None:
     assert digest == hashlib.sha256((tmp_path / "scores.parquet").read_bytes()).hexdigest()
     assert read_scores(tmp_path / "scores.parquet") == [score]
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="another version"):
+    with pytest.raises(UserError, match="another version"):
         read_scores(tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="no scores"):
+    with pytest.raises(UserError, match="no scores"):
         read_scores(tmp_path / "none.parquet")
 
 
@@ -353,14 +354,14 @@ def test_compare_command(tmp_path: Path) -> None:
 def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
     ours, theirs = two_runs(tmp_path)
     first, second = (read_scores(run / "exam" / "scores.parquet") for run in (ours, theirs))
-    with pytest.raises(CompareError, match="199 items in common of 200 and 199"):
+    with pytest.raises(UserError, match="199 items in common of 200 and 199"):
         compare_scores(first, second[1:])
-    with pytest.raises(CompareError, match="without scores"):
+    with pytest.raises(UserError, match="without scores"):
         compare_scores(first, [])
     write(tmp_path / "later" / "exam", [item(0, benchmark="cd" * 32)], [prediction(0, "A", benchmark="cd" * 32)])
     later = tmp_path / "later" / "exam"
     score_folder(later, later)
-    with pytest.raises(CompareError, match="different benchmark versions"):
+    with pytest.raises(UserError, match="different benchmark versions"):
         compare_runs(ours, tmp_path / "later")
     done = run_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
     assert done.returncode == 1

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import Adapter, AdapterError, Answer, Keep, Request
-from eval.records import Prediction, RecordError, label, read_predictions
+from eval.records import Prediction, label, read_predictions
+from medgpt.errors import UserError
 
 _FIELDS = tuple(entry.name for entry in fields(Answer))
 
@@ -24,7 +25,7 @@ class Replay(Adapter):
         for path in paths:
             try:
                 predictions = read_predictions(path)
-            except RecordError as error:
+            except UserError as error:
                 raise AdapterError(str(error)) from None
             digest.update(path.read_bytes())
             for prediction in predictions:
