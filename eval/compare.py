@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgpt.errors import UserError
+from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ def compare_runs(first: Path, second: Path) -> tuple[list[Comparison], list[str]
     from eval.records import SCORES_FILE, read_scores
 
     folders = [{path.parent.name: path for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)]
-    for run, found in zip((first, second), folders, strict=True):
+    for folder, found in zip((first, second), folders, strict=True):
         if not found:
-            raise UserError(f"{run}: holds no scores; run python -m eval.score {run} first")
+            raise UserError(f"{folder}: holds no scores; run python -m eval.score {folder} first")
     shared = [name for name in folders[0] if name in folders[1]]
     if not shared:
         raise UserError(f"{first} and {second} scored no task in common")
@@ -161,6 +161,7 @@ def describe(row: Comparison) -> str:
     return "; ".join(parts)
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 compared, 1 cannot be compared."""
     parser = argparse.ArgumentParser(
@@ -172,31 +173,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("first", type=Path, metavar="A", help="scored run folder")
     parser.add_argument("second", type=Path, metavar="B", help="scored run folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the comparisons as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 
+    import orjson
+
+    from medgpt.atomic import write_atomic
 
     try:
         rows, alone = compare_runs(options.first, options.second)
     except UserError as error:
         complain(error)
-        return 1
-    for row in rows:
-        print(describe(row))
-    if alone:
-        print(f"only one run has: {', '.join(alone)}")
+        return NOT_FINISHED
+    # Infinite ends (one cluster) become null: JSON has no infinity.
+    document = {"first": str(options.first), "second": str(options.second), "rows": rows, "alone": alone}
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
+    lines = [*map(describe, rows), *([f"only one run has: {', '.join(alone)}"] if alone else [])]
+    print(data.decode() if options.json else "\n".join(lines))
     if options.out:
-        import orjson
-
-        from medgpt.atomic import write_atomic
-
-        # Infinite ends (one cluster) become null: JSON has no infinity.
-        document = {"first": str(options.first), "second": str(options.second), "rows": [asdict(row) for row in rows]}
-        try:
-            write_atomic(options.out, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-        except OSError as error:
-            complain(f"--out {options.out}: cannot be written ({error.strerror})")
-            return 1
-    return 0
+        write_atomic(options.out, data)
+    return DONE
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, numbers, percent
 from medgpt.errors import UserError
 from medgpt.page import render
@@ -74,8 +76,7 @@ def samples_of(
 def _benchmark(result: TaskResult, data: Path) -> Any:
     from eval.tasks import Task, open_benchmarks
 
-    declared = result.task
-    [benchmark] = open_benchmarks(data, [Task(**{**declared, "splits": tuple(declared["splits"])})])
+    [benchmark] = open_benchmarks(data, [msgspec.convert(result.task, Task)])
     if benchmark.root != result.record["build_root"]:
         raise UserError(
             f"{benchmark.folder}: another version of the benchmark than the one asked ({benchmark.root[:12]}, asked "

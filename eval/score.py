@@ -22,9 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError
+from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
-from medgpt.messages import complain, safe
 
 if TYPE_CHECKING:
     from eval.contamination import Proof
@@ -32,6 +31,11 @@ if TYPE_CHECKING:
     from eval.records import Item, Prediction, Score
     from eval.statistics import Interval
 
+VERSIONS = {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1}
+"""Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
+
+Every summary says with which it was made; a test pins what they give.
+"""
 EXIT_NOT_ALL = 3
 """Some tasks were scored, some could not be."""
 MISSING = "missing"
@@ -365,10 +369,11 @@ def score_folder(
 
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
+    items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
     try:
         scored = score_task(
-            read_items(folder / ITEMS),
-            read_predictions(folder / PREDICTIONS),
+            items,
+            predictions,
             weights=weights,
             proof=proof,
             missing_as_wrong=missing_as_wrong,
@@ -383,17 +388,9 @@ def score_folder(
     for name in (ITEMS, PREDICTIONS):
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         summary[f"{name.removesuffix('.jsonl')}_sha256"] = digest
-    summary["code_sha256"] = _code_digest()
+    summary["versions"] = VERSIONS
     write_atomic(out / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return summary
-
-
-def _code_digest() -> str:
-    """SHA-256 of the modules that decide a score."""
-    digest = hashlib.sha256()
-    for name in ("mcq", "report_metrics", "encoders", "statistics", "score"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return digest.hexdigest()
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
@@ -439,6 +436,7 @@ def _ends(interval: dict[str, float | None]) -> str:
     return "not known (one cluster)" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+@run
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 1 none, 2 wrong usage."""
@@ -465,56 +463,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
     parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
+    parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
 
+    import orjson
     from tqdm import tqdm
 
     from eval.contamination import read_proof
     from eval.encoders import Weights, default_radgraph_python
-    from manifests.proof.certificate import CertificateError
 
-    try:
-        folders = task_folders(options.runs)
-        if options.out and len({folder.name for folder in folders}) != len(folders):
-            raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
-        if options.data and not options.data.is_dir():
-            raise UserError(f"--data {options.data}: no such folder")
-        weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
-        proof = read_proof(options.data / "proof") if options.data else None
-    except (UserError, CertificateError) as error:
-        complain(error)
-        return 2
+    folders = task_folders(options.runs)
+    if options.out and len({folder.name for folder in folders}) != len(folders):
+        raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
+    if options.data and not options.data.is_dir():
+        raise UserError(f"--data {options.data}: no such folder")
+    weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
+    proof = read_proof(options.data / "proof") if options.data else None
+    lines = []
     if options.data and proof is None:
-        print(f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)")
-    failed = 0
+        lines.append(
+            f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)"
+        )
+    summaries: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     with tqdm(folders, unit=" tasks", disable=True if options.quiet else None, dynamic_ncols=True) as bar:
         for folder in bar:
-            out = options.out / folder.name if options.out else folder
             try:
                 summary = score_folder(
                     folder,
-                    out,
+                    options.out / folder.name if options.out else folder,
                     weights=weights,
                     proof=proof,
                     missing_as_wrong=options.missing_as_wrong,
                     device=options.device,
                     progress=not options.quiet,
                 )
-            except OSError as error:
-                failed += 1
-                tqdm.write(f"not scored: {out}: cannot be written ({error.strerror})", file=sys.stderr)
+            except (UserError, OSError) as error:
+                failed[str(folder)] = one_line(error)
+                tqdm.write(f"not scored: {one_line(error)}", file=sys.stderr)
                 continue
-            except UserError as error:
-                failed += 1
-                tqdm.write(f"not scored: {safe(error)}", file=sys.stderr)
-                continue
-            for line in describe(summary):
-                tqdm.write(line, file=sys.stdout)
-    print(f"{len(folders) - failed} of {len(folders)} tasks scored")
-    if proof is not None:
-        print(f"certificate: {proof.root}")
-    return (1 if failed == len(folders) else EXIT_NOT_ALL) if failed else 0
+            summaries.append(summary)
+            if not options.json:
+                tqdm.write("\n".join([*lines, *describe(summary)]), file=sys.stdout)
+                lines.clear()
+    if options.json:
+        document = {"tasks": summaries, "failed": failed, "certificate": proof.root if proof else None}
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
+    else:
+        lines.append(f"{len(folders) - len(failed)} of {len(folders)} tasks scored")
+        lines += [f"certificate: {proof.root}"] if proof else []
+        print("\n".join(lines))
+    return DONE if not failed else EXIT_NOT_ALL if summaries else NOT_FINISHED
 
 
 if __name__ == "__main__":

@@ -13,11 +13,15 @@ import os
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from medgpt.errors import DONE, UserError, run
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from eval.serve_app import Limits
@@ -39,28 +43,25 @@ example:
 """
 
 
+class _Named(msgspec.Struct):
+    """What of a model's configuration names code to be run."""
+
+    auto_map: Any = {}
+
+
 def check_checkpoint(folder: Path) -> None:
     """Refuse a folder that is no model's, or that wants code other than ours to be run. Raises: `UserError`."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json; is it a model folder?")
     for path in sorted(folder.glob("*config.json")):
-        named = _json_object(path).get("auto_map", {})
+        try:
+            named = msgspec.json.decode(path.read_bytes(), type=_Named).auto_map
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read ({type(error).__name__}); is it a model folder?") from None
         if not isinstance(named, dict) or not OUR_CLASSES.issuperset(map(str, named.values())):
             raise UserError(
                 f"{path}: its auto_map names code of its own, which is never run here; serve it with its own tools"
             )
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    import json
-
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({type(error).__name__}); is it a model folder?") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object; is it a model folder?")
-    return found
 
 
 def read_token(variable: str | None, file: Path | None) -> tuple[str, bool]:
@@ -118,6 +119,7 @@ def read_limits(given: Sequence[str]) -> Limits:
     return Limits(**values)
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Serves until it is stopped (130 by Ctrl-C); 2 where it cannot."""
     parser = argparse.ArgumentParser(
@@ -154,15 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from eval.adapters.base import AdapterError
-    from medgpt.endpoints import EndpointRefused
-
-    print(WARNING, file=sys.stderr)
+    complain(WARNING)
     try:
         return _serve(options)
-    except (UserError, EndpointRefused, AdapterError) as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
 
@@ -205,11 +201,10 @@ def _serve(options: argparse.Namespace) -> int:
         name = options.served_model or options.checkpoint.resolve().name
         sock.listen()
         if fresh:
-            print(f"token (shown once): {token}", file=sys.stderr)
-        print(f"serving {name} at http://{host}:{port}/v1 for Host {', '.join(sorted(hosts))}", file=sys.stderr)
-        sys.stderr.flush()
+            complain(f"token (shown once): {token}")
+        complain(f"serving {name} at http://{host}:{port}/v1 for Host {', '.join(sorted(hosts))}")
         listen(App(model, card, name, token, hosts, limits), sock)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -17,11 +17,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
 
 from medgpt.errors import UserError
+from medgpt.settings import Settings, checked, read_yaml
 
 if TYPE_CHECKING:
     from shards.reader import Build, StoredSample
@@ -43,33 +48,32 @@ MEDFRAMEQA_SYSTEM = (  # MedFrameQA config/prompt.yaml, eval_system_prompt
 SHORT = "Answer with a single word or phrase."
 """For the few items of a choice task that the publisher left open; they are scored by exact text."""
 
-CLUSTERS = ("image", "subject_id", "study_id", "pmid", "video_id", "question_id")
+Cluster = Literal["image", "subject_id", "study_id", "pmid", "video_id", "question_id"]
 """What `Task.cluster` may name: the picture of the question, or one of the sample's group ids."""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(Settings):
     """One row of a results table in one variant. Only the first two fields must be given."""
 
-    name: str
+    name: Annotated[str, Meta(pattern=r"^[^.:/\\ ][^:/\\ ]*$")]
     build: str
     """Name of the build (`builders/...` writes it): `slake`, `patient_trial.1shot`."""
-    splits: tuple[str, ...] = ("test",)
+    splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("test",)
     kind: Kind = "choice"
     """`choice`: one option of the item, scored strictly. `report`: free text, scored by report metrics."""
-    variant: str = "official"
-    cluster: str = "question_id"
-    """One of `CLUSTERS`: items of one cluster are not independent, so intervals resample clusters."""
+    variant: Annotated[str, Meta(pattern=r"^[^:/\\ ]+$")] = "official"
+    cluster: Cluster = "question_id"
+    """Items of one cluster are not independent, so intervals resample clusters."""
     prompt: str = LETTER
     """Closing instruction, after a blank line; empty for none. A model card may add a suffix of its own."""
     system: str = ""
-    max_new_tokens: int = 512
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 512
     """Limit of an answer; a card of a reasoning model raises it. Cut answers are counted as truncated."""
     subset: str = ""
     """Keep samples of this `subset` only (`closed`)."""
     context: bool = True
     """False: only the question and its options are asked, without the passage or pictures stored around them."""
-    shots: int = 0
+    shots: Annotated[int, Meta(ge=0)] = 0
     """Worked examples that the build holds before the question; checked against the samples."""
     expected: int | None = None
     """Items of a whole benchmark; another count is said, never hidden."""
@@ -91,7 +95,11 @@ class Task:
         """SHA-256 (hexadecimal) of all that shapes what is asked and scored; wording of row and note not included."""
         import orjson
 
-        shaping = {key: value for key, value in asdict(self).items() if key not in ("row", "table", "paper_n", "note")}
+        shaping = {
+            key: value
+            for key, value in msgspec.to_builtins(self).items()
+            if key not in ("row", "table", "paper_n", "note")
+        }
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -221,54 +229,11 @@ def _of_variant(known: Sequence[Task], name: str, variant: str) -> Task:
 
 def load_task_file(path: Path) -> list[Task]:
     """Tasks of a YAML file: a list of entries with the fields of `Task`. Raises: `UserError`."""
-    import yaml
-
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: must be a list of tasks, each with at least `name` and `build`")
-    return [_task(path, number, entry) for number, entry in enumerate(entries, 1)]
-
-
-def _task(path: Path, number: int, entry: object) -> Task:
-    where = f"{path}: task {number}"
-    types = {entry.name: entry.type for entry in fields(Task)}
-    if not isinstance(entry, dict) or not {"name", "build"} <= entry.keys():
-        raise UserError(f"{where}: must be a mapping with `name` and `build`")
-    if odd := sorted(set(map(str, entry)) - types.keys()):
-        raise UserError(f"{where}: unknown fields {', '.join(odd)}; there are: {', '.join(types)}")
-    values = dict(entry)
-    if isinstance(values.get("splits"), list):
-        values["splits"] = tuple(values["splits"])
-    for name, value in values.items():
-        if not _fits(value, str(types[name])):
-            raise UserError(f"{where}: {name} must be {types[name]}, not {value!r}")
-    task = Task(**values)
-    if any(sign in task.name + task.variant for sign in ":/ \\") or not task.name or task.name.startswith("."):
-        raise UserError(f"{where}: name and variant may not be empty or hold ':', '/', a backslash or a space")
-    if task.kind not in ("choice", "report"):
-        raise UserError(f"{where}: kind must be choice or report, not {task.kind!r}")
-    if task.cluster not in CLUSTERS:
-        raise UserError(f"{where}: cluster must be one of {', '.join(CLUSTERS)}, not {task.cluster!r}")
-    if task.max_new_tokens < 1:
-        raise UserError(f"{where}: max_new_tokens must be 1 or more")
-    if any(task.label == other.label for other in TASKS):
-        raise UserError(f"{where}: {task.label} is the name of a task that is there already")
-    return task
-
-
-def _fits(value: object, declared: str) -> bool:
-    if declared == "tuple[str, ...]":
-        return isinstance(value, tuple) and bool(value) and all(isinstance(part, str) for part in value)
-    if declared == "bool":
-        return isinstance(value, bool)
-    if declared == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    if declared == "int | None":
-        return value is None or (isinstance(value, int) and not isinstance(value, bool))
-    return isinstance(value, str)
+    tasks = checked(Annotated[list[Task], Meta(min_length=1)], read_yaml(path), str(path))  # type: ignore[arg-type]
+    labels = [task.label for task in (*TASKS, *tasks)]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(f"{path}: {twice[0]} is the name of a task that is there already")
+    return tasks
 
 
 @dataclass(frozen=True)
@@ -411,7 +376,7 @@ def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
         builders = dict.fromkeys(name.partition(".")[0] for name in missing)
         raise UserError(
             f"{data}: not built: {', '.join(missing)}; build them (python -m builders.{next(iter(builders))} --help "
-            f"shows how{', the others alike' if len(builders) > 1 else ''}), or go on without by --builds-present"
+            f"shows how{', the others alike' if len(builders) > 1 else ''}), or go on without by --only-present"
         )
     return [Benchmark(task, folders[task.build]) for task in tasks]
 

@@ -18,7 +18,7 @@ from conftest import ROOT, run_module
 from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
 from eval.records import Score, read_items, read_predictions, read_scores, write_scores
-from eval.score import main, score_folder
+from eval.score import VERSIONS, main, score_folder
 from manifests.proof.certificate import CertificateError, write_certificate
 from manifests.proof.evidence import EVIDENCE
 from medgpt.errors import UserError
@@ -85,6 +85,37 @@ def test_scores_and_summary(exam: Path) -> None:
     assert summary["tokens"] == {"prompt": 80, "completion": 16}
     assert orjson.loads((exam / "summary.json").read_bytes()) == summary
     assert summary["scores_sha256"] == hashlib.sha256((exam / "scores.parquet").read_bytes()).hexdigest()
+
+
+PINNED = {
+    "versions": {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1},
+    "choices": "01a2765d64574fcb910fa0f0c3cfa4df3f58677a736c27ba86034ed63862a9f6",
+    "reports": "2d5bc5c9079c157912df52e48a11b3d9156b7c65991dc576988949e23d9b4242",
+}
+
+
+def test_scores_change_only_with_a_declared_version(tmp_path: Path) -> None:
+    """Fixed answers of every form, and fixed reports: their scores, intervals and counts are the pinned ones."""
+    said = [*ANSWERS, "**B**", "The answer is (A).", "A or B", "(b) No", "", "Answer: A\nAnswer: B", "A. Yes, not B"]
+    choices = [item(number, gold="AB"[number % 3 == 0], slice=f"s{number % 2}") for number in range(len(said))]
+    texts = ["No acute process.", "", "Small left effusion. Heart size is normal", "Edema <b>worse</b>, 3.5 cm"]
+    golds = ["No acute cardiopulmonary process.", "Normal.", "Left pleural effusion, small.", "Edema is worse."]
+    reports = [item(number, kind="report", options=[], gold=gold) for number, gold in enumerate(golds)]
+    found: dict[str, Any] = {"versions": VERSIONS}
+    for name, items, answers in (("choices", choices, said), ("reports", reports, texts)):
+        folder = write(tmp_path / name, items, [prediction(number, text) for number, text in enumerate(answers)])
+        summary = score_folder(folder, folder)
+        rows = [
+            [row.verdict, row.option, row.rule, row.detail, row.literal, row.lenient,
+             sorted((metric, round(value, 9)) for metric, value in row.metrics.items())]
+            for row in read_scores(folder / "scores.parquet")
+        ]  # fmt: skip
+        summary = {key: value for key, value in summary.items() if key not in ("versions", "scores_sha256", "gaps")}
+        data = orjson.dumps([rows, summary], option=orjson.OPT_SORT_KEYS)
+        found[name] = hashlib.sha256(data).hexdigest()
+    if found["versions"] == PINNED["versions"] and found != PINNED:
+        pytest.fail("the same answers get other scores: raise the module's number in eval.score.VERSIONS, pin it here")
+    assert found == PINNED, "a version was raised: put what is found into PINNED"
 
 
 def test_same_predictions_same_bytes_in_any_order_and_process(exam: Path, tmp_path: Path) -> None:
@@ -154,10 +185,10 @@ BROKEN = {
     "unknown": (lambda rows: rows[0].update(sample_id="exam/test/99"), "1 predictions are of no item"),
     "another prompt": (lambda rows: rows[1].update(prompt_sha256="x"), "1 predictions answer another prompt"),
     "another task": (lambda rows: rows[1].update(task="other"), "other (official)"),
-    "no text field": (lambda rows: rows[1].pop("text"), "line 2: text missing"),
+    "no text field": (lambda rows: rows[1].pop("text"), "line 2: Object missing required field `text`"),
     "unknown field": (lambda rows: rows[1].update(score=1), "line 2: unknown score"),
     "unknown outcome": (lambda rows: rows[1].update(outcome="fine"), "line 2: its outcome is none of answered"),
-    "wrong type": (lambda rows: rows[1].update(text=1), "line 2: text must be str | None"),
+    "wrong type": (lambda rows: rows[1].update(text=1), "line 2: Expected `str | null`, got `int` - at `$.text`"),
 }
 
 
