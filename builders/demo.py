@@ -41,7 +41,7 @@ READINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "patient_trial": ((), ("--shots", "1")),
 }
 """Sources that are built more than once, from one tree."""
-STREAMED = ("--stage", "instruct", "--sources-present")
+STREAMED = ("--stage", "instruct", "--only-present")
 LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("shards.pack", STREAMED, r"^[\d,]+ samples in .+? tiles"),
     ("shards.resume_check", (*STREAMED, "--samples", "500"), r"^resume check: .+"),

@@ -23,9 +23,10 @@ from outcomes import kept, reasons, source_of
 
 from builders.demos.medtrinity import demo_tar
 from builders.engine.archives import PictureStore
-from builders.engine.command import EXIT_DAMAGED, EXIT_USAGE, main
+from builders.engine.command import main
 from builders.engine.rawfiles import DEMO_TIME, write_demo_parquet
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
+from medgpt.errors import DAMAGED, USAGE
 
 NAMES = ("quilt_1m", "quilt_instruct", "medtrinity", "openmm_medical", "gmai_reasoning10k")
 Outcomes = dict[str, list[Sample | Reject]]
@@ -94,7 +95,7 @@ def test_demo_builds_and_an_empty_tree_is_refused(
 ) -> None:
     places = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "built"), "--quiet"]
     (tmp_path / "raw").mkdir()
-    assert main(source_of(name), places) == EXIT_USAGE
+    assert main(source_of(name), places) == USAGE
     assert capsys.readouterr().err.count("\n") == 1
     assert main(source_of(name), ["--demo", *places]) == 0
 
@@ -188,7 +189,7 @@ def test_quilt_missing_and_damaged_pictures(demo: Callable[[str], Path], tmp_pat
     data[at : at + 3] = b"xyz"  # its local header has another name now
     part.write_bytes(data)
     code = main(source_of("quilt_1m"), ["--raw", str(raw), "--out", str(tmp_path / "built"), "--quiet"])
-    assert code == EXIT_DAMAGED
+    assert code == DAMAGED
     rejects = pq.read_table(tmp_path / "built/quilt_1m/rejects").to_pylist()
     found = Counter(reject["reason"] for reject in rejects if reject["damaged"])
     assert found == {"missing_image": 2, "bad_archive": 1}  # the first picture has two rows

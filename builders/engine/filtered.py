@@ -90,7 +90,7 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
         recipe = load_recipe(asked or source.filters)
         settings: dict[str, dict[str, Any]] = {}
         rules = recipe.rules(source.name)
-        named = set(rules.filters or ()) if rules else set()
+        named = set(rules.filters) if rules else set()
         for place, file in source.filter_files.items():
             name, _, option = place.partition(".")
             if name in named and (raw / file).is_file():
