@@ -24,8 +24,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError
-from medgpt.messages import complain
+from manifests.catalog import connect, format_table, jail, load_builds, manifest_files
+from manifests.proof import certificate
+from medgpt.digest import build_root, file_sha256, merkle_root
+from medgpt.errors import UserError, run
+from medgpt.private import make_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,10 +43,6 @@ _WORK = ".work"
 PAIRS_PER_CELL = 50
 
 
-class ProofError(UserError):
-    """One line: why there is no proof, and what to do."""
-
-
 def prove(
     data: Path,
     out: Path,
@@ -56,14 +55,11 @@ def prove(
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    Raises: `ProofError`, `CatalogError`, `PolicyError`, `OverlapError`, `TextError`.
+    Raises: `UserError`.
     """
     from tqdm import tqdm
 
-    from manifests.catalog import connect, jail, load_builds, manifest_files
-    from manifests.proof.certificate import read_certificate, write_certificate
     from manifests.proof.overlaps import Overlaps, near_level, sql_levels
-    from medgpt.private import make_folder
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
@@ -82,9 +78,9 @@ def prove(
         document = _conclude(connection, builds, policy, overlaps, out)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
-        write_certificate(out, document)
+        certificate.write_certificate(out, document)
         # As it was written, not as it is in memory: whoever renders it again has only the file.
-        document = read_certificate(out)
+        document = certificate.read_certificate(out)
         render_report(connection, builds, out, document)
     used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
     for path in work.iterdir():
@@ -98,31 +94,30 @@ def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
     from tqdm import tqdm
 
     from manifests.proof.policy import check_names
-    from medgpt.digest import build_root, file_sha256
 
     for role, name in ("eval", "test"), ("train", "train"):
         if not any(unit["role"] == role and unit["kept"] for build in builds for unit in build.record["units"]):
-            raise ProofError(f"no {name} samples below this folder; without a {name} side nothing can be proved")
+            raise UserError(f"no {name} samples below this folder; without a {name} side nothing can be proved")
     check_names(policy, {build.record["source"]["name"] for build in builds}, {b.record["build"] for b in builds})
     recipes = {build.record["fingerprint_recipe"]: build.record["build"] for build in builds}
     if len(recipes) > 1:
         names = " and ".join(f"{build} ({recipe})" for recipe, build in sorted(recipes.items()))
-        raise ProofError(f"hashes of different recipes cannot be compared: {names}; build them again")
+        raise UserError(f"hashes of different recipes cannot be compared: {names}; build them again")
     total = sum(part["bytes"] for b in builds for unit in b.record["units"] for part in unit["parts"])
     with tqdm(total=total, desc="manifests", unit="B", unit_scale=True, disable=quiet) as bar:
         for build in builds:
             if build_root(build.record) != build.record["root"]:
-                raise ProofError(f"{build.folder}/build.json: does not match its root digest; build it again")
+                raise UserError(f"{build.folder}/build.json: does not match its root digest; build it again")
             for unit in build.record["units"]:
                 for shard in unit["shards"]:
                     path = build.folder / shard["file"]
                     size = path.stat().st_size if path.is_file() else -1
                     if size != shard["bytes"]:
                         what = "missing" if size < 0 else f"{size} bytes where {shard['bytes']} were written"
-                        raise ProofError(f"{path}: {what}; build it again")
+                        raise UserError(f"{path}: {what}; build it again")
                 for part in unit["parts"]:
                     if file_sha256(build.folder / part["file"]).hex() != part["sha256"]:
-                        raise ProofError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
+                        raise UserError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
                     bar.update(part["bytes"])
 
 
@@ -131,7 +126,7 @@ def _check_rows(connection: duckdb.DuckDBPyConnection) -> None:
         "SELECT build, sample_id FROM samples GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
     ).fetchone()
     if row:
-        raise ProofError(
+        raise UserError(
             f"{row[0]}: the sample id {row[1]!r} occurs twice, so exclusions would be ambiguous; mend the builder"
         )
 
@@ -142,11 +137,9 @@ def _conclude(
     """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
     import pyarrow as pa
 
-    from manifests.proof import certificate
     from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
     from manifests.proof.overlaps import VERSIONS
-    from medgpt.digest import merkle_root
 
     files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in overlaps.files)
     order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
@@ -225,7 +218,7 @@ def _conclude(
         connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
     )
     runs = {}
-    for words in policy.text["run_words"]:
+    for words in policy.text.run_words:
         [[pairs]] = connection.execute(
             "SELECT count(*) FROM evidence WHERE level = 'near_text' AND kind = 'run' AND words >= ?", [words]
         ).fetchall()
@@ -270,16 +263,16 @@ def _train_duplicates(
     """List near-duplicate train pictures where the policy asks for it; adds to `files`."""
     from tqdm import tqdm
 
-    from manifests.proof.certificate import TRAIN_DUPLICATES_FILE
     from manifests.proof.train_duplicates import count_by_builds, train_duplicates
 
-    settings = policy.content["train_duplicates"]
-    if settings is None:
-        (out / TRAIN_DUPLICATES_FILE).unlink(missing_ok=True)
+    if policy.train_duplicates is None:
+        (out / certificate.TRAIN_DUPLICATES_FILE).unlink(missing_ok=True)
         return {"train_duplicates": None}
     with tqdm(desc="train duplicates", unit=" pairs", unit_scale=True, disable=quiet) as bar:
-        table = train_duplicates(connection, settings["radius"], settings["threshold"], bar.update)
-    files["train_duplicates"] = _write_table(table, out / TRAIN_DUPLICATES_FILE)
+        table = train_duplicates(
+            connection, policy.train_duplicates.radius, policy.train_duplicates.threshold, bar.update
+        )
+    files["train_duplicates"] = _write_table(table, out / certificate.TRAIN_DUPLICATES_FILE)
     return {"train_duplicates": count_by_builds(table)}
 
 
@@ -339,19 +332,18 @@ def render_report(
     """Write `report.html` from the proof's own files and the builds: what it shows follows from them alone."""
     import pyarrow.parquet as pq
 
-    from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
     from manifests.proof.report import Report, choose_pairs, count_cells, write_report
 
-    chosen = choose_pairs(out / EVIDENCE_FILE, document["report"]["pairs_per_cell"])
+    chosen = choose_pairs(out / certificate.EVIDENCE_FILE, document["report"]["pairs_per_cell"])
     show = document["report"]["show_credentialed"]
     report = Report(
         certificate=document,
-        cells=count_cells(out / EVIDENCE_FILE),
+        cells=count_cells(out / certificate.EVIDENCE_FILE),
         pairs=_pairs(connection, builds, chosen, show),
-        common=pq.read_table(out / COMMON_FILE).to_pylist(),
+        common=pq.read_table(out / certificate.COMMON_FILE).to_pylist(),
         show_credentialed=show,
     )
-    write_report(out / REPORT_FILE, report)
+    write_report(out / certificate.REPORT_FILE, report)
 
 
 def _pairs(
@@ -386,7 +378,7 @@ def _pairs(
     connection.unregister("wanted")
     access = {(row["build"], row["sample_id"]): row["access"] for row in places}
     if unknown := [place for place in wanted if place not in access]:
-        raise ProofError(
+        raise UserError(
             f"evidence names the sample {unknown[0][1]} of {unknown[0][0]}, which is not there; prove again"
         )
     texts = {}
@@ -415,6 +407,7 @@ def _pairs(
     return [Pair(evidence=row, train=side(row, "train"), eval=side(row, "eval")) for row in chosen]
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if clean after exclusions, 1 if not, 2 if there is no proof."""
     parser = _parser()
@@ -429,13 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, load_builds
-    from manifests.foreign import ForeignError
-    from manifests.proof.certificate import CertificateError, sign
-    from manifests.proof.overlaps import OverlapError
-    from manifests.proof.policy import PolicyError, load_policy
-    from manifests.proof.report import ReportError
-    from manifests.proof.stored_text import TextError
+    from manifests.proof.policy import load_policy
 
     try:
         policy = load_policy(options.policy)
@@ -459,13 +446,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet=options.quiet,
         )
         if options.sign:
-            sign(out, options.sign)
-    except (
-        CatalogError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
-        OSError,
-    ) as error:  # fmt: skip
-        complain(error)
-        return 2
+            certificate.sign(out, options.sign)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error  # code 1 would say that there is a proof
     _print_result(document, out)
     return 0 if document["clean"] else 1
 
@@ -482,8 +465,6 @@ def _ingest(options: argparse.Namespace, data: Path) -> None:
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
-    from manifests.catalog import format_table
-
     rows = []
     for build in builds:
         described = _described(build)
@@ -495,8 +476,6 @@ def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
 
 
 def _print_result(document: Mapping[str, Any], out: Path) -> None:
-    from manifests.catalog import format_table
-
     columns = [
         "train_build",
         "eval_build",

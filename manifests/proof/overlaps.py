@@ -12,7 +12,7 @@ import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
-from manifests.proof.agreement import PictureError
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.near_images import VERSION as NEAR_IMAGES
-from manifests.proof.near_images import ImageSettings, NearImageIndex
-from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings, TrainText
+from manifests.proof.near_images import NearImageIndex
+from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
 from manifests.proof.ngrams import word_list
-from manifests.proof.policy import Policy
+from manifests.proof.policy import Policy, TextSettings
 from manifests.proof.stored_text import SampleText, read_texts
-from manifests.proof.variants import ThumbnailError
+from manifests.proof.variants import PictureError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
@@ -54,10 +53,6 @@ without a raised number is red. Hashes and normal forms have versions of their o
 _TEXTS_AT_ONCE = 4 << 20  # characters
 _IMAGE_COLUMNS = ["sample_id", "index", "split", "shard", "offset", "length", "width", "height", "pixel_sha256"]
 _IMAGE_COLUMNS += ["phash", "thumbnail"]
-
-
-class OverlapError(UserError):
-    """One line: why the overlaps could not be computed."""
 
 
 @dataclass
@@ -175,11 +170,10 @@ class _ImageSide(_Side):
                 "modality": pa.array(kept["modality"], pa.string()),
             }
         )
-        settings = {name: ImageSettings(**values) for name, values in policy.images.items()}
         try:
-            self.index = NearImageIndex(table, settings)
-        except ThumbnailError as error:
-            raise OverlapError(f"test side: {error}") from error
+            self.index = NearImageIndex(table, policy.images)
+        except PictureError as error:
+            raise UserError(f"test side: {error}") from error
 
     def prepare(self, tasks: Sequence[_Task]) -> None:
         some = pq.read_table(max(tasks, key=lambda task: task.rows).part, columns=["phash", "thumbnail"])
@@ -207,8 +201,8 @@ class _ImageSide(_Side):
                 lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
                 lambda row: read_image(self.places[row]),
             )
-        except (PictureError, ThumbnailError) as error:
-            raise OverlapError(f"{task.part}: {error}") from error
+        except PictureError as error:
+            raise UserError(f"{task.part}: {error}") from error
         names = {name: table[name].to_pylist() for name in ("sample_id", "index", "split")}
         evidence = [
             {
@@ -241,7 +235,7 @@ def image_place(folder: Path, row: Mapping[str, Any]) -> tuple[Path, int, int] |
 
 
 def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
-    """Bytes of a stored picture; None where there is no place. Raises: `OverlapError`."""
+    """Bytes of a stored picture; None where there is no place. Raises: `UserError`."""
     if place is None:
         return None
     path, offset, length = place
@@ -249,9 +243,9 @@ def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
         with path.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), length, offset)
     except OSError as error:
-        raise OverlapError(f"{path}: {error.strerror}; build it again") from error
+        raise UserError(f"{path}: {error.strerror}; build it again") from error
     if len(data) != length:
-        raise OverlapError(f"{path}: ends before byte {offset + length}; python -m shards.verify says more")
+        raise UserError(f"{path}: ends before byte {offset + length}; python -m shards.verify says more")
     return data
 
 
@@ -277,7 +271,7 @@ class _TextSide(_Side):
                     self.rows.append(_EvalRow(name, text.split, text.subset, text.sample_id, None, access))
                     if access != "credentialed":
                         self.open.append(" ".join(word_list(texts[-1].record)))
-        self.index = NearTextIndex(texts, text_settings(policy))
+        self.index = NearTextIndex(texts, policy.text)
 
     def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         evidence: list[dict[str, Any]] = []
@@ -315,20 +309,14 @@ class _TextSide(_Side):
         return gram
 
 
-def text_settings(policy: Policy) -> TextSettings:
-    """The policy's text settings, as the index takes them."""
-    values = {name.name: policy.text[name.name] for name in fields(TextSettings)}
-    return TextSettings(**values | {"run_words": tuple(values["run_words"])})
-
-
-def left_out_of_near_text(text: SampleText, settings: Mapping[str, Any]) -> str | None:
+def left_out_of_near_text(text: SampleText, settings: TextSettings) -> str | None:
     """Why a test sample takes no part in the near-text level; None where it does.
 
     Whole tasks, as the policy says; and short questions about pictures, which say nothing without the picture.
     """
-    if text.task in settings["leave_out_eval_tasks"]:
+    if text.task in settings.leave_out_eval_tasks:
         return "task"
-    if text.n_images and len(word_list(text.item)) < settings["picture_items_min_words"]:
+    if text.n_images and len(word_list(text.item)) < settings.picture_items_min_words:
         return "short question about a picture"
     return None
 
@@ -344,12 +332,12 @@ def eval_text(text: SampleText, template: bool = True) -> EvalText:
     return EvalText(text.question, text.options, text.answer, asked if template else text.whole)
 
 
-def train_text(text: SampleText, settings: Mapping[str, Any]) -> TrainText:
+def train_text(text: SampleText, settings: TextSettings) -> TrainText:
     """What of a training sample is searched: all of it for runs; its question, if it is long enough, for the rest.
 
     "What is fragile X syndrome?" has half of its weight in common with every question that names the syndrome.
     """
-    least = settings["picture_items_min_words" if text.n_images else "question_min_words"]
+    least = settings.picture_items_min_words if text.n_images else settings.question_min_words
     if len(word_list(text.question)) < least:
         return TrainText("", "", text.whole)
     return TrainText(text.item, text.answer, text.whole)
@@ -397,7 +385,7 @@ def near_level(
 ) -> None:
     """Hold every train part of all builds against the whole test side at one near level; adds to `overlaps`.
 
-    `progress` is called with numbers of train samples or images done. Raises: `OverlapError`, `TextError`.
+    `progress` is called with numbers of train samples or images done. Raises: `UserError`.
     """
     make, kind = _SIDES[level]
     settings = policy.content["images" if level == "near_image" else "text"]
@@ -457,7 +445,7 @@ def _run(side: _Side, tasks: Sequence[_Task], work: Path, workers: int) -> Itera
         for task, _ in run_jobs(_do_in_worker, tasks, workers, prepare=_start, arguments=(side, work), method=method):
             yield task
     except WorkerDied:
-        raise OverlapError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
+        raise UserError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
 
 
 def _start(side: _Side, work: Path) -> None:
