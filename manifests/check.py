@@ -77,14 +77,14 @@ def check_text(
     Raises: `UserError`, for a text without a letter or digit too.
     """
     from manifests.proof.near_text import EvalText, NearTextIndex
-    from manifests.proof.overlaps import train_text
+    from manifests.proof.overlaps import select, train_text
     from medgpt.text import question_sha256
 
     alone, with_options = question_sha256(text, options)
     if alone is None:
         raise UserError("the text has no letter or digit, so it equals nothing")
     values = {"alone": alone, "with_options": with_options, "roles": list(roles)}
-    found = [{"level": "exact_text", **row} for row in _rows(connection, _EQUAL_TEXT, values)]
+    found = [{"level": "exact_text", **row} for row in select(connection, _EQUAL_TEXT, values)]
     total = sum(unit["kept"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     if limit is not None and total > limit:
         return found, [f"shared runs: the texts of {total:,} samples were not read; --thorough reads them"]
@@ -96,18 +96,9 @@ def check_text(
             if match.kind == "rewrite":
                 continue  # a single text has no word frequencies to weigh words by
             private = build.record["source"]["access"] == "credentialed"
-            near.append(
-                {
-                    "level": "near_text",
-                    "kind": match.kind,
-                    "build": build.record["build"],
-                    "split": sample.split,
-                    "sample_id": sample.sample_id,
-                    "score": match.score,
-                    "words": match.words,
-                    "span": None if private else match.span,
-                }
-            )
+            place = {"build": build.record["build"], "split": sample.split, "sample_id": sample.sample_id}
+            measures = {"score": match.score, "words": match.words, "span": None if private else match.span}
+            near.append({"level": "near_text", "kind": match.kind, **place, **measures})
     near.sort(key=lambda row: (-row["score"], row["kind"], row["build"], row["sample_id"]))
     return found + near, []
 
@@ -141,7 +132,7 @@ def check_image(
 
     from manifests.fingerprints import fingerprint
     from manifests.proof.near_images import NearImageIndex
-    from manifests.proof.overlaps import image_place, read_image
+    from manifests.proof.overlaps import PICTURE, image_place, read_image, select
     from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import VARIANTS, decode
     from medgpt.strip import DamagedImage, sniff, strip_metadata
@@ -153,7 +144,7 @@ def check_image(
     except DamagedImage as error:
         raise UserError(f"the picture cannot be read ({error.reason})") from error
     values = {"bytes": hashlib.sha256(data).digest(), "pixels": prints.pixel_sha256, "roles": list(roles)}
-    found = [{"level": "exact_image", **row} for row in _rows(connection, _EQUAL_IMAGE, values)]
+    found = [{"level": "exact_image", **row} for row in select(connection, _EQUAL_IMAGE, values)]
 
     # Which settings fit an unknown picture is unknown: the widest radius, the strictest threshold.
     settings = ImageSettings(
@@ -172,15 +163,8 @@ def check_image(
     looked_up = {"roles": list(roles), "all": every}
     candidates = connection.sql(_WITHIN_RADIUS.format(near=near), params=looked_up).to_arrow_table()
     folders = {build.record["build"]: build.folder for build in builds}
-    item = pa.table(
-        {
-            "width": pa.array([prints.width], pa.int32()),
-            "height": pa.array([prints.height], pa.int32()),
-            "phash": pa.array([prints.phash], pa.uint64()),
-            "thumbnail": pa.array([prints.thumbnail], pa.binary()),
-            "modality": ["default"],
-        }
-    )
+    picture = {name: getattr(prints, name) for name in PICTURE.names if name != "modality"}
+    item = pa.Table.from_pylist([{**picture, "modality": "default"}], PICTURE)
 
     def read_train(number: int) -> bytes | None:
         row = candidates.slice(number, 1).to_pylist()[0]
@@ -195,12 +179,6 @@ def check_image(
     if every:
         return found + rows, []
     return found + rows, [f"region hashes: the thumbnails of {total:,} pictures were not read; --thorough reads them"]
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, values)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 @run

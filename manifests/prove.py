@@ -20,18 +20,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, format_table, jail, load_builds, manifest_files
 from manifests.proof import certificate
+from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.errors import UserError, run
 from medgpt.private import make_folder
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
@@ -137,7 +140,7 @@ def _conclude(
     """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
     import pyarrow as pa
 
-    from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, LEVELS, ORDER
+    from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
     from manifests.proof.overlaps import VERSIONS
 
@@ -162,24 +165,16 @@ def _conclude(
         WHERE action = 'exclude'
         GROUP BY train_build, train_sample"""
     )
+    exclusions = "SELECT * FROM exclusions ORDER BY train_build, train_sample"
+    common = [{"ngram": gram, "eval_df": n, "train_samples": hits} for gram, (n, hits) in overlaps.common.items()]
+    common.sort(key=itemgetter("ngram"))
     digests = {
-        "evidence": _write(connection, order, EVIDENCE, out / certificate.EVIDENCE_FILE),
+        "evidence": _write(_tables(connection, order, EVIDENCE), EVIDENCE, out / certificate.EVIDENCE_FILE),
         "exclusions": _write(
-            connection,
-            "SELECT * FROM exclusions ORDER BY train_build, train_sample",
-            EXCLUSIONS,
-            out / certificate.EXCLUSIONS_FILE,
+            _tables(connection, exclusions, EXCLUSIONS), EXCLUSIONS, out / certificate.EXCLUSIONS_FILE
         ),
+        "common": _write([pa.Table.from_pylist(common, COMMON)], COMMON, out / certificate.COMMON_FILE),
     }
-    common = pa.table(
-        {
-            "ngram": pa.array(sorted(overlaps.common), pa.string()),
-            "eval_df": pa.array([overlaps.common[gram][0] for gram in sorted(overlaps.common)], pa.int64()),
-            "train_samples": pa.array([overlaps.common[gram][1] for gram in sorted(overlaps.common)], pa.int64()),
-        }
-    )
-    digests["common"] = _write_table(common, out / certificate.COMMON_FILE)
-
     train_totals = _rows(
         connection,
         "SELECT build AS train_build, count(*) AS train_samples FROM samples WHERE role = 'train' "
@@ -272,57 +267,44 @@ def _train_duplicates(
         table = train_duplicates(
             connection, policy.train_duplicates.radius, policy.train_duplicates.threshold, bar.update
         )
-    files["train_duplicates"] = _write_table(table, out / certificate.TRAIN_DUPLICATES_FILE)
+    files["train_duplicates"] = _write([table], table.schema, out / certificate.TRAIN_DUPLICATES_FILE)
     return {"train_duplicates": count_by_builds(table)}
 
 
 def _described(build: LoadedBuild) -> dict[str, Any]:
-    record = build.record
+    record, source = build.record, build.record["source"]
     samples = {"train": 0, "eval": 0}
     for unit in record["units"]:
         samples[unit["role"]] += unit["kept"]
     return {
-        "build": record["build"],
-        "source": record["source"]["name"],
-        "revision": record["source"]["revision"],
-        "license": record["source"]["license"],
-        "access": record["source"]["access"],
-        "metadata_only": record["metadata_only"],
-        "fingerprint_recipe": record["fingerprint_recipe"],
+        **{name: record[name] for name in ("build", "metadata_only", "fingerprint_recipe", "root")},
+        **{name: source[name] for name in ("revision", "license", "access")},
+        "source": source["name"],
         "samples": samples,
-        "root": record["root"],
         "inputs": record.get("inputs", {}).get("sha256"),
     }
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, values)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = connection.sql(query).to_arrow_table().to_pylist()
+    return rows
 
 
-def _write(connection: duckdb.DuckDBPyConnection, query: str, schema: Any, path: Path) -> str:
-    """Write a query's rows as Parquet, its digest hexadecimal; batches of fixed size, so that bytes do not vary."""
+def _tables(connection: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A query's rows in batches of fixed size, so that the bytes of the file do not vary."""
     import pyarrow as pa
+
+    for batch in connection.sql(query).to_arrow_reader(65_536):
+        yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str:
+    """Write tables as Parquet; the file's digest, hexadecimal."""
     import pyarrow.parquet as pq
 
-    from medgpt.atomic import AtomicFile
-
-    reader = connection.sql(query).to_arrow_reader(65_536)
     with AtomicFile(path) as file, pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
-        for batch in reader:
-            table = pa.Table.from_batches([batch])
-            writer.write_table(pa.Table.from_arrays([table[f.name].cast(f.type) for f in schema], schema=schema))
-    return file.sha256.hex()
-
-
-def _write_table(table: Any, path: Path) -> str:
-    import pyarrow.parquet as pq
-
-    from medgpt.atomic import AtomicFile
-
-    with AtomicFile(path) as file:
-        pq.write_table(table, file, compression="zstd", store_schema=False)
+        for table in tables:
+            writer.write_table(table)
     return file.sha256.hex()
 
 
@@ -359,8 +341,8 @@ def _pairs(
     from manifests.proof.stored_text import read_sample_texts
 
     wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in ("train", "eval")})
-    names = pa.table({"build": [build for build, _ in wanted], "sample_id": [sample for _, sample in wanted]})
-    names = names.cast(pa.schema([("build", pa.string()), ("sample_id", pa.string())]))
+    schema = pa.schema([("build", pa.string()), ("sample_id", pa.string())])
+    names = pa.Table.from_pylist([{"build": build, "sample_id": sample} for build, sample in wanted], schema)
     connection.register("wanted", names)
     places = _rows(
         connection,
@@ -437,14 +419,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_plan(load_builds(data), policy)
             return 0
         document = prove(
-            data,
-            out,
-            policy,
-            workers=options.workers,
-            show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell,
-            quiet=options.quiet,
-        )
+            data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
+            pairs_per_cell=options.pairs_per_cell, quiet=options.quiet
+        )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
     except OSError as error:
@@ -476,17 +453,7 @@ def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
 
 
 def _print_result(document: Mapping[str, Any], out: Path) -> None:
-    columns = [
-        "train_build",
-        "eval_build",
-        "eval_split",
-        "level",
-        "kind",
-        "action",
-        "pairs",
-        "train_samples",
-        "eval_samples",
-    ]
+    columns = "train_build eval_build eval_split level kind action pairs train_samples eval_samples".split()
     if document["matrix"]:
         print(format_table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
     excluded = {row["train_build"]: row["train_samples"] for row in document["exclusions"]}

@@ -266,16 +266,14 @@ class _Verification:
         step.note = f"{self.policy.sha256[:16]}, " + ("the default" if default else "NOT the default: read its rules")
 
     def _files(self, step: ProofStep) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, ORDER
+        from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, ORDER
         from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 
-        common = pa.schema([("ngram", pa.string()), ("eval_df", pa.int64()), ("train_samples", pa.int64())])
         wanted = {
             "evidence": (EVIDENCE_FILE, EVIDENCE), "exclusions": (EXCLUSIONS_FILE, EXCLUSIONS),
-            "common": (COMMON_FILE, common), "train_duplicates": (TRAIN_DUPLICATES_FILE, TRAIN_DUPLICATES),
+            "common": (COMMON_FILE, COMMON), "train_duplicates": (TRAIN_DUPLICATES_FILE, TRAIN_DUPLICATES),
         }  # fmt: skip
         if self.document["policy"]["train_duplicates"] is None:
             wanted.pop("train_duplicates")

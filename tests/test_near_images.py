@@ -305,8 +305,9 @@ def test_coverage_on_record_is_that_of_the_code_and_keeps_the_promise() -> None:
 def test_coverage_of_other_code_is_no_coverage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(near_images, "COVERAGE_FILE", tmp_path / "coverage.json")
     assert coverage() is None
-    (tmp_path / "coverage.json").write_text('{"recipe": "of yesterday"}')
-    assert coverage() is None
+    for content in ('{"recipe": "of yesterday"}', f'{{"version": {near_images.VERSION + 1}}}'):
+        (tmp_path / "coverage.json").write_text(content)
+        assert coverage() is None
 
 
 def test_one_person_under_two_subject_ids_is_found_by_pictures_alone(real_data: Path) -> None:

@@ -312,4 +312,4 @@ def coverage() -> dict[str, Any] | None:
     if not COVERAGE_FILE.exists():
         return None
     measured: dict[str, Any] = orjson.loads(COVERAGE_FILE.read_bytes())
-    return measured if measured["version"] == VERSION else None
+    return measured if measured.get("version") == VERSION else None

@@ -53,6 +53,11 @@ without a raised number is red. Hashes and normal forms have versions of their o
 _TEXTS_AT_ONCE = 4 << 20  # characters
 _IMAGE_COLUMNS = ["sample_id", "index", "split", "shard", "offset", "length", "width", "height", "pixel_sha256"]
 _IMAGE_COLUMNS += ["phash", "thumbnail"]
+PICTURE = pa.schema(
+    [("width", pa.int32()), ("height", pa.int32()), ("phash", pa.uint64()), ("thumbnail", pa.binary()),
+     ("modality", pa.string())]
+)  # fmt: skip
+"""What `NearImageIndex` takes of a test picture."""
 
 
 @dataclass
@@ -65,7 +70,15 @@ class Overlaps:
     common: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Common n-gram -> (test items that have it, training samples that have it)."""
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """(test build, task, reason) -> test samples that take no part in near text."""
+    """(test build, task, reason) -> test samples that are left out of near text."""
+
+
+def select(
+    connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a query on a catalogue connection."""
+    rows: list[dict[str, Any]] = connection.sql(query, params=values).to_arrow_table().to_pylist()
+    return rows
 
 
 def sql_levels(connection: duckdb.DuckDBPyConnection, work: Path) -> list[Path]:
@@ -84,17 +97,15 @@ def sql_levels(connection: duckdb.DuckDBPyConnection, work: Path) -> list[Path]:
 
 def _complete(table: pa.Table) -> pa.Table:
     """Give a table all columns of `FOUND`, absent ones NULL."""
-    columns = []
-    for column in FOUND:
-        if column.name in table.column_names:
-            columns.append(table[column.name].cast(column.type))
-        else:
-            columns.append(pa.nulls(len(table), column.type))
-    return pa.Table.from_arrays(columns, schema=FOUND)
+    names = table.column_names
+    return pa.Table.from_arrays(
+        [table[one.name].cast(one.type) if one.name in names else pa.nulls(len(table), one.type) for one in FOUND],
+        schema=FOUND,
+    )
 
 
 @dataclass(frozen=True)
-class _Task:
+class _TrainPart:
     """One part of the train side. Picklable."""
 
     level: str
@@ -111,32 +122,36 @@ class _Side:
 
     left_out: Mapping[tuple[str, str, str], int] = {}
 
-    def prepare(self, tasks: Sequence[_Task]) -> None:
+    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
         """Do once, before the workers are forked, what each would do by itself."""
 
-    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         """Evidence of one train part, counts, and common n-grams with (test items, train samples) that have them."""
         raise NotImplementedError
 
 
-@dataclass
-class _EvalRow:
-    build: str
-    split: str
-    subset: str | None
-    sample_id: str
-    index: int | None
+@dataclass(frozen=True)
+class _TestEnd:
+    """The columns of evidence that name a test sample or one of its pictures."""
+
+    columns: Mapping[str, Any]
     access: str
+
+    @classmethod
+    def of(cls, build: LoadedBuild, split: str, subset: str | None, sample: str, index: int | None = None) -> _TestEnd:
+        names = ("eval_build", "eval_split", "eval_subset", "eval_sample", "eval_index")
+        values = (build.record["build"], split, subset, sample, index)
+        return cls(dict(zip(names, values, strict=True)), build.record["source"]["access"])
 
 
 class _ImageSide(_Side):
     """Every distinct test picture once, with the rows that show it."""
 
     def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
-        rows: dict[tuple[bytes, str], list[_EvalRow]] = defaultdict(list)
-        kept: dict[str, list[Any]] = {name: [] for name in ("width", "height", "phash", "thumbnail", "modality")}
+        rows: dict[tuple[bytes, str], list[_TestEnd]] = defaultdict(list)
+        kept: list[dict[str, Any]] = []
         self.places: list[tuple[Path, int, int] | None] = []
-        self.rows: list[list[_EvalRow]] = []
+        self.rows: list[list[_TestEnd]] = []
         for build in builds:
             modality = policy.modality(build.record["source"]["name"])
             for _, part in build.parts("images", "eval"):
@@ -148,38 +163,18 @@ class _ImageSide(_Side):
                     if key not in rows:
                         self.rows.append(rows[key])
                         self.places.append(image_place(build.folder, row))
-                        for name in ("width", "height", "phash", "thumbnail"):
-                            kept[name].append(row[name])
-                        kept["modality"].append(modality)
-                    rows[key].append(
-                        _EvalRow(
-                            build.record["build"],
-                            row["split"],
-                            row["subset"],
-                            row["sample_id"],
-                            row["index"],
-                            build.record["source"]["access"],
-                        )
-                    )
-        table = pa.table(
-            {
-                "width": pa.array(kept["width"], pa.int32()),
-                "height": pa.array(kept["height"], pa.int32()),
-                "phash": pa.array(kept["phash"], pa.uint64()),
-                "thumbnail": pa.array(kept["thumbnail"], pa.binary()),
-                "modality": pa.array(kept["modality"], pa.string()),
-            }
-        )
+                        kept.append({**{name: row[name] for name in PICTURE.names[:-1]}, "modality": modality})
+                    rows[key].append(_TestEnd.of(build, row["split"], row["subset"], row["sample_id"], row["index"]))
         try:
-            self.index = NearImageIndex(table, policy.images)
+            self.index = NearImageIndex(pa.Table.from_pylist(kept, PICTURE), policy.images)
         except PictureError as error:
             raise UserError(f"test side: {error}") from error
 
-    def prepare(self, tasks: Sequence[_Task]) -> None:
+    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
         some = pq.read_table(max(tasks, key=lambda task: task.rows).part, columns=["phash", "thumbnail"])
         self.index.prepare(some, sum(task.rows for task in tasks))
 
-    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         table = pq.read_table(task.part, columns=_IMAGE_COLUMNS)
         without = table["pixel_sha256"].null_count
         table = table.filter(table["pixel_sha256"].is_valid())
@@ -212,7 +207,7 @@ class _ImageSide(_Side):
                 "train_split": names["split"][number],
                 "train_sample": names["sample_id"][number],
                 "train_index": names["index"][number],
-                **_eval_columns(row),
+                **row.columns,
                 "distance": match.distance,
                 "variant": match.variant,
                 "score": match.score,
@@ -254,12 +249,12 @@ class _TextSide(_Side):
 
     def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
         self.train_settings = policy.text
-        self.rows: list[_EvalRow] = []
+        self.rows: list[_TestEnd] = []
         self.open: list[str] = []
         texts: list[EvalText] = []
         self.left_out: Counter[tuple[str, str, str]] = Counter()
         for build in builds:
-            name, access = build.record["build"], build.record["source"]["access"]
+            name = build.record["build"]
             # A corpus made elsewhere has no template of ours.
             template = build.record["parameters"].get("pictures_stored") is not False
             for _, part in build.parts("samples", "eval"):
@@ -268,12 +263,12 @@ class _TextSide(_Side):
                         self.left_out[name, text.task, reason] += 1
                         continue
                     texts.append(eval_text(text, template))
-                    self.rows.append(_EvalRow(name, text.split, text.subset, text.sample_id, None, access))
-                    if access != "credentialed":
+                    self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
+                    if self.rows[-1].access != "credentialed":
                         self.open.append(" ".join(word_list(texts[-1].record)))
         self.index = NearTextIndex(texts, policy.text)
 
-    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         evidence: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
         common: dict[str, tuple[int, int]] = {}
@@ -293,7 +288,7 @@ class _TextSide(_Side):
                         "train_build": task.build,
                         "train_split": text.split,
                         "train_sample": text.sample_id,
-                        **_eval_columns(row),
+                        **row.columns,
                         "score": match.score,
                         "words": match.words,
                         "span": None if private else match.span,
@@ -310,7 +305,7 @@ class _TextSide(_Side):
 
 
 def left_out_of_near_text(text: SampleText, settings: TextSettings) -> str | None:
-    """Why a test sample takes no part in the near-text level; None where it does.
+    """Why a test sample is left out of the near-text level; None where it is compared.
 
     Whole tasks, as the policy says; and short questions about pictures, which say nothing without the picture.
     """
@@ -341,16 +336,6 @@ def train_text(text: SampleText, settings: TextSettings) -> TrainText:
     if len(word_list(text.question)) < least:
         return TrainText("", "", text.whole)
     return TrainText(text.item, text.answer, text.whole)
-
-
-def _eval_columns(row: _EvalRow) -> dict[str, Any]:
-    return {
-        "eval_build": row.build,
-        "eval_split": row.split,
-        "eval_subset": row.subset,
-        "eval_sample": row.sample_id,
-        "eval_index": row.index,
-    }
 
 
 def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:
@@ -391,8 +376,8 @@ def near_level(
     settings = policy.content["images" if level == "near_image" else "text"]
     base = [level, VERSIONS, settings]
     base.append(sorted((build.record["build"], build.record["root"]) for build in builds if _has(build, "eval")))
-    tasks: list[_Task] = []
-    done: list[_Task] = []
+    tasks: list[_TrainPart] = []
+    done: list[_TrainPart] = []
     for build in builds:
         for unit, part in build.parts(kind, "train"):
             rows = unit["images"] if kind == "images" else unit["kept"]
@@ -402,7 +387,7 @@ def near_level(
             content.append([shard["sha256"] for shard in unit["shards"]])
             key = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
             access = build.record["source"]["access"]
-            task = _Task(level, build.folder, build.record["build"], access, part, key, rows)
+            task = _TrainPart(level, build.folder, build.record["build"], access, part, key, rows)
             (done if _counts_file(work, task).exists() else tasks).append(task)
     for task in done:
         progress(task.rows)
@@ -425,15 +410,15 @@ def _has(build: LoadedBuild, role: str) -> bool:
     return any(unit["role"] == role for unit in build.record["units"])
 
 
-def _found_file(work: Path, task: _Task) -> Path:
+def _found_file(work: Path, task: _TrainPart) -> Path:
     return work / f"{task.level}-{task.key}.parquet"
 
 
-def _counts_file(work: Path, task: _Task) -> Path:
+def _counts_file(work: Path, task: _TrainPart) -> Path:
     return work / f"{task.level}-{task.key}.json"
 
 
-def _run(side: _Side, tasks: Sequence[_Task], work: Path, workers: int) -> Iterator[_Task]:
+def _run(side: _Side, tasks: Sequence[_TrainPart], work: Path, workers: int) -> Iterator[_TrainPart]:
     if workers == 1 or len(tasks) == 1:
         for task in tasks:
             _do(side, task, work)
@@ -453,12 +438,12 @@ def _start(side: _Side, work: Path) -> None:
     _started = (side, work)
 
 
-def _do_in_worker(task: _Task) -> None:
+def _do_in_worker(task: _TrainPart) -> None:
     assert _started is not None
     _do(_started[0], task, _started[1])
 
 
-def _do(side: _Side, task: _Task, work: Path) -> None:
+def _do(side: _Side, task: _TrainPart, work: Path) -> None:
     table, counts, common = side.run(task)
     with AtomicFile(_found_file(work, task)) as file:
         pq.write_table(table, file, compression="zstd")
