@@ -51,6 +51,13 @@ def selection_folder(data: Path, build: str, role: str = "train") -> Path:
     return data / FILTERED / (build if role == "train" else f"{build}@{role}")
 
 
+def selection_files(data: Path, build: LoadedBuild, role: str = "train") -> list[Path]:
+    """All that a selection of a build may have, below `data` and beside the build, whether it is there or not."""
+    places = sorted({data, data_folder(build.folder.parent)})
+    files = REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE
+    return [selection_folder(place, build.record["build"], role) / file for place in places for file in files]
+
+
 def dropped_samples(data: Path, build: LoadedBuild, role: str = "train") -> Dropped | None:
     """The samples of one role that the filters took out of a build; None where it was not filtered.
 
@@ -59,14 +66,7 @@ def dropped_samples(data: Path, build: LoadedBuild, role: str = "train") -> Drop
     Raises: `SelectionFileError`.
     """
     name = build.record["build"]
-    places = {
-        folder.resolve()
-        for folder in (
-            selection_folder(data, name, role),
-            selection_folder(data_folder(build.folder.parent), name, role),
-        )
-        if any((folder / file).exists() for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE))
-    }
+    places = {file.parent.resolve() for file in selection_files(data, build, role) if file.exists()}
     if not places:
         if role == "train" and build.record.get("filter_wanted"):
             raise _unfinished(build.folder)

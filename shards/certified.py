@@ -30,14 +30,7 @@ import pyarrow.parquet as pq
 
 from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
 from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, read_certificate
-from manifests.selections import (
-    REQUEST_FILE,
-    SELECTION_FILE,
-    WATERFALL_FILE,
-    data_folder,
-    dropped_samples,
-    selection_folder,
-)
+from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
@@ -300,7 +293,7 @@ def _prepare(
     train = [b for b in builds if any(unit["role"] == "train" and unit["kept"] for unit in b.record["units"])]
     train.sort(key=lambda build: str(build.record["build"]))
     for build in train:
-        for file in _selection_files(data, build):
+        for file in selection_files(data, build):
             watched[str(file)] = signature(file)
     certificate = None if uncertified else _check_certificate(proof, builds)
     root = certificate and certificate["root"]
@@ -340,13 +333,6 @@ def _prepare(
         "watched": watched,
         "folders": folders,
     }
-
-
-def _selection_files(data: Path, build: LoadedBuild) -> Iterator[Path]:
-    name = build.record["build"]
-    for place in sorted({data, data_folder(build.folder.parent)}):
-        for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE):
-            yield selection_folder(place, name) / file
 
 
 def _check_build(build: LoadedBuild) -> None:

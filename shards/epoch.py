@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +59,17 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
     folder = certified.folder / "lengths" / f"{build}-{name}"
     with locked(certified.folder):
         if not (folder / HEADER).is_file():
-            parts = found.parts("samples", "train")
-            jobs = [_UnitJob(i, found.folder, part, unit["kept"]) for i, (unit, part) in enumerate(parts)]
-            pieces: list[Int32] = [np.zeros(0, np.int32)] * len(jobs)
+            parts = {path: unit["kept"] for unit, path in found.parts("samples", "train")}
             # Workers cost a second to start.
-            few = workers == 1 or sum(job.samples for job in jobs) < _FEW
-            done = ((job, _unit_lengths(job)) for job in jobs) if few else run_jobs(_unit_lengths, jobs, workers)
-            for job, piece in done:
-                pieces[job.number] = piece
+            few = workers == 1 or sum(parts.values()) < _FEW
+            done = ((p, _unit_lengths(p)) for p in parts) if few else run_jobs(_unit_lengths, list(parts), workers)
+            pieces: dict[Path, Int32] = {}
+            for part, piece in done:
+                pieces[part] = piece
                 if progress is not None:
                     progress(len(piece))
             header = {"build": build, "root": found.record["root"], "template": TEMPLATE}
-            write_columns(folder, header, {"length": "int32"}, ({"length": piece} for piece in pieces))
+            write_columns(folder, header, {"length": "int32"}, ({"length": pieces[part]} for part in parts))
     lengths = MappedColumns(folder)["length"]
     samples = np.array([shard.samples for shard in certified.sources[build].shards], np.int64)
     if samples.sum() != len(lengths):
@@ -78,23 +77,15 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
     return lengths, np.cumsum(samples) - samples
 
 
-@dataclass(frozen=True)
-class _UnitJob:
-    number: int
-    folder: Path
-    part: Path
-    samples: int
-
-
-def _unit_lengths(job: _UnitJob) -> Int32:
+def _unit_lengths(part: Path) -> Int32:
     """Tokens of a unit's samples, in the order of its manifest part."""
-    table = pq.read_table(job.part, columns=["shard", "offset", "length", "text_tokens", "tiles", "n_images"])
+    table = pq.read_table(part, columns=["shard", "offset", "length", "text_tokens", "tiles", "n_images"])
     shards = table["shard"].combine_chunks().dictionary_encode()
     counts = np.empty((table.num_rows, 4), np.int32)
     offsets, sizes = table["offset"].to_numpy(), table["length"].to_numpy()
     for number, name in enumerate(shards.dictionary.to_pylist()):
         rows = np.flatnonzero(shards.indices.to_numpy() == number)
-        path = job.folder / "shards" / name
+        path = part.parents[1] / "shards" / name
         try:
             if path.suffix == ".arrow":
                 counts[rows] = _count_arrow(path)[offsets[rows]]
@@ -106,7 +97,7 @@ def _unit_lengths(job: _UnitJob) -> Int32:
     if (counts[:, 3] != images).any():
         row = int((counts[:, 3] != images).argmax())
         raise UserError(
-            f"{job.part}: sample {row} has {images[row]} pictures, but its messages show {counts[row, 3]}; each must "
+            f"{part}: sample {row} has {images[row]} pictures, but its messages show {counts[row, 3]}; each must "
             "be shown once for its tiles to be counted; mend the builder"
         )
     lengths = sample_length(

@@ -35,7 +35,7 @@ PRESETS = Path(__file__).parent / "mixtures"
 TERMS = ("weight", "epochs", "samples")
 
 
-class MixtureSource(Settings):
+class MixtureSource(Settings, frozen=True, kw_only=True):
     """One source of a mixture: exactly one of `weight`, `epochs` and `samples` is given."""
 
     build: Annotated[str, Meta(min_length=1)]
@@ -64,7 +64,7 @@ class MixtureSource(Settings):
         return Fraction(str(getattr(self, self.term)))
 
 
-class Mixture(Settings):
+class Mixture(Settings, frozen=True, kw_only=True):
     """A mixture as read, sources in the order of their names."""
 
     format: Literal[1]

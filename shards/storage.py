@@ -18,7 +18,6 @@ import hashlib
 import logging
 import mmap
 import os
-import queue
 import shutil
 import threading
 import time
@@ -160,7 +159,6 @@ class Storage:
         self._open: OrderedDict[str, OpenShard] = OrderedDict()
         self._checked: dict[str, str] = {}
         self._filesystem: tuple[Any, str] | None = None
-        self._wanted: queue.SimpleQueue[ShardRef] | None = None
         self._asked: set[str] = set()
         self._lock = threading.Lock()
 
@@ -278,24 +276,18 @@ class Storage:
                 return
             if shard.sha256 in self._asked or shard.sha256 in self._open or self._file(shard).exists():
                 continue
-            if self._wanted is None:
-                self._wanted = queue.SimpleQueue()
-                for _ in range(self.ahead):
-                    threading.Thread(target=self._fetch_wanted, args=(self._wanted,), daemon=True).start()
             with self._lock:
                 self._asked.add(shard.sha256)
-            self._wanted.put(shard)
+            threading.Thread(target=self._fetch_wanted, args=(shard,), daemon=True).start()
 
-    def _fetch_wanted(self, wanted: queue.SimpleQueue[ShardRef]) -> None:
-        while True:
-            shard = wanted.get()
-            try:
-                self._fetch(shard)
-            except UserError as error:
-                log.warning("read-ahead: %s", error)
-            finally:
-                with self._lock:
-                    self._asked.discard(shard.sha256)
+    def _fetch_wanted(self, shard: ShardRef) -> None:
+        try:
+            self._fetch(shard)
+        except (UserError, OSError) as error:
+            log.warning("read-ahead: %s", error)
+        finally:
+            with self._lock:
+                self._asked.discard(shard.sha256)
 
     def _file(self, shard: ShardRef) -> Path:
         assert self.cache is not None
