@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from medgpt.errors import DONE, UserError, run
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
 
@@ -58,7 +59,7 @@ class Conversation:
         self._turns, self._images, self._attached = [], [], []
 
     def ask(self, text: str) -> str:
-        """The model's answer. Raises: `AdapterError`; the question is then taken back."""
+        """The model's answer. Raises: `UserError`; the question is then taken back."""
         from eval.adapters.base import Request
         from eval.tasks import Question
 
@@ -87,8 +88,6 @@ def visible(text: str) -> str:
 
 def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
     """Read lines until /quit or their end."""
-    from eval.adapters.base import AdapterError
-
     for line in lines:
         text = line.strip()
         if text == "/quit":
@@ -105,11 +104,12 @@ def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
         else:
             try:
                 said = conversation.ask(text)
-            except AdapterError as error:
+            except UserError as error:
                 said = str(error)
         print(said, file=out, flush=True)
 
 
+@run
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 on leaving, 2 where there is no model to talk to."""
@@ -135,35 +135,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bool(options.endpoint) == bool(options.checkpoint):
         parser.error("give either --endpoint URL or --checkpoint DIR")
 
-    from eval.adapters.base import AdapterError
-    from eval.cards import CardError, load_card
-    from medgpt.endpoints import EndpointRefused
+    from eval.cards import load_card
 
     complain(WARNING)
-    try:
-        card = load_card(options.model)
-        adapter: Adapter
-        if options.endpoint:
-            from eval.adapters.openai_chat import OpenAIChat, read_key
+    card = load_card(options.model)
+    adapter: Adapter
+    if options.endpoint:
+        from eval.adapters.openai_chat import OpenAIChat
+        from medgpt.endpoints import read_key
 
-            secret = read_key(options.key_variable, options.key_file)
-            name = options.served_model or card.hub_id
-            adapter = OpenAIChat(
-                options.endpoint, name, card, api_key=secret, allowed_hosts=options.allow_host, tries=2
-            )
-        else:
-            from eval.adapters.hf_local import HFLocal
+        secret = read_key(options.key_variable, options.key_file)
+        name = options.served_model or card.hub_id
+        adapter = OpenAIChat(options.endpoint, name, card, api_key=secret, allowed_hosts=options.allow_host, tries=2)
+    else:
+        from eval.adapters.hf_local import HFLocal
 
-            adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
-        adapter.prepare({"what is typed here": "credentialed"})
-    except (AdapterError, CardError, EndpointRefused) as error:
-        complain(error)
-        return 2
+        adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
+    adapter.prepare({"what is typed here": "credentialed"})
     try:
         talk(Conversation(adapter, options.max_new_tokens), sys.stdin, sys.stdout)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -30,10 +30,6 @@ SIGNIFICANT = 0.05
 """Corrected p-values below this are more than noise."""
 
 
-class ReportError(UserError):
-    """One line: which run lacks what, and how to make it."""
-
-
 @dataclass(frozen=True)
 class Numbers:
     """What a set of scored items amounts to. Shares are 0..1."""
@@ -125,7 +121,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder. Raises: `ReportError`, also where nothing is scored; `RecordError` for damaged scores."""
+    """A run folder. Raises: `UserError`, also where nothing is scored; `UserError` for damaged scores."""
     import orjson
 
     from eval.records import SCORES_FILE, SUMMARY, TASK, label, read_scores
@@ -133,7 +129,7 @@ def read_run(folder: Path) -> Run:
     try:
         identity = orjson.loads((folder / "run.json").read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise ReportError(
+        raise UserError(
             f"{folder}: no run.json that can be read ({error}); give a folder that eval.run wrote"
         ) from None
     tasks, unscored = {}, []
@@ -144,12 +140,12 @@ def read_run(folder: Path) -> Run:
             continue
         scores = read_scores(path.parent / SCORES_FILE)
         if {score.benchmark for score in scores} - {record["build_root"]}:
-            raise ReportError(f"{path.parent}: scores of another benchmark version; run python -m eval.score again")
+            raise UserError(f"{path.parent}: scores of another benchmark version; run python -m eval.score again")
         result = TaskResult(path.parent, record, scores, orjson.loads((path.parent / SUMMARY).read_bytes()))
         tasks[result.label] = result
     if not tasks:
         first = f"eval.score {folder}" if unscored else "eval.run"
-        raise ReportError(f"{folder}: holds no scored task; run python -m {first} first")
+        raise UserError(f"{folder}: holds no scored task; run python -m {first} first")
     return Run(run_name(folder, identity), identity, tasks, tuple(unscored))
 
 

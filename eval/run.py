@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from medgpt import errors
 from medgpt.errors import UserError
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from eval.adapters.base import Adapter, Answer, Request
     from eval.answers import AnswerLog
     from eval.cards import Card
+    from eval.contamination import Proof
     from eval.records import Item, Prediction
     from eval.tasks import Benchmark, Question, Task
 
@@ -38,10 +42,6 @@ examples:
   python -m eval.run data --tasks all --model medgpt_oss_ours --checkpoint checkpoints/instruct --out runs/ours
   python -m eval.run data --tasks slake slake:paper --baseline majority --out runs/majority
 """
-
-
-class RunError(UserError):
-    """One line: this run cannot be made or gone on with; says what to do."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ def run(
     out: Path,
     *,
     card: Card | None = None,
-    certificate: Certificate | None = None,
+    proof: Proof | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
     ask_again: bool = False,
@@ -86,10 +86,10 @@ def run(
 ) -> list[TaskRun]:
     """Ask every question that has no answer yet; returns what became of each task, in order.
 
-    `card` adds its system text and prompt suffix; `certificate` is that of the builds, if there is one.
+    `card` adds its system text and prompt suffix; `proof` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer.
-    Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
+    Raises: `UserError`, `AnswerError`, `UserError`, `AdapterError`, `EndpointRefused`.
     """
     from medgpt.private import make_folder
 
@@ -97,12 +97,12 @@ def run(
     try:
         make_folder(out)
     except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
     _claim(out, adapter)
     opened: list[_Open] = []
     try:
         for benchmark in benchmarks:
-            opened.append(_open(benchmark, out, card, certificate, limit, max_new_tokens, ask_again, progress))
+            opened.append(_open(benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress))
         _ask(opened, adapter, card, ask_again, progress)
         return [_finish(task) for task in opened]
     finally:
@@ -111,7 +111,7 @@ def run(
 
 
 def _claim(out: Path, adapter: Adapter) -> None:
-    """Write who is asked, or check that it is the same one as before. Raises: `RunError`."""
+    """Write who is asked, or check that it is the same one as before. Raises: `UserError`."""
     import orjson
 
     from medgpt.atomic import write_atomic
@@ -124,10 +124,10 @@ def _claim(out: Path, adapter: Adapter) -> None:
     try:
         found = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise RunError(f"{path}: not JSON ({error}); choose another --out") from None
+        raise UserError(f"{path}: not JSON ({error}); choose another --out") from None
     if found != orjson.loads(orjson.dumps(identity)):
         odd = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
-        raise RunError(
+        raise UserError(
             f"{out}: holds answers of another model or other decoding (run.json differs in {', '.join(odd)}); "
             "choose another --out"
         )
@@ -141,13 +141,13 @@ def _open(
     benchmark: Benchmark,
     out: Path,
     card: Card | None,
-    certificate: Certificate | None,
+    proof: Proof | None,
     limit: int | None,
     max_new_tokens: int | None,
     ask_again: bool,
     progress: bool,
 ) -> _Open:
-    """Write what is asked, check what was answered. Raises: `RunError`, `AnswerError`, `TaskError`."""
+    """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`, `UserError`."""
     import orjson
     from tqdm import tqdm
 
@@ -175,9 +175,9 @@ def _open(
                 break
             digest = prompt_digest(_messages(question.messages, card), question.images)
             prompts[question.sample_id] = digest
-            file.write(orjson.dumps(item_of(benchmark, question, tokens, digest)) + b"\n")
+            file.write(msgspec.json.encode(item_of(benchmark, question, tokens, digest)) + b"\n")
         if not prompts:
-            raise RunError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
+            raise UserError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
         complain(f"{log.path}: a torn last line was dropped; its question is asked again")
@@ -185,31 +185,29 @@ def _open(
         known = log.get(sample_id)
         if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
             log.close()
-            raise RunError(
+            raise UserError(
                 f"{log.path}: {sample_id} was answered to another prompt or of another benchmark version; "
                 "choose another --out, or move this folder away"
             )
     settled = [known[1].outcome for sample_id in prompts if (known := log.get(sample_id)) is not None]
     count = sum(outcome == ANSWERED or not ask_again for outcome in settled)
-    record = task_record(benchmark, certificate, len(prompts), limit, tokens)
+    record = task_record(benchmark, proof, len(prompts), limit, tokens)
     write_atomic(folder / TASK, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return _Open(benchmark, folder, log, prompts, tokens, count)
 
 
 def task_record(
-    benchmark: Benchmark, certificate: Certificate | None, items: int, limit: int | None, max_new_tokens: int
+    benchmark: Benchmark, proof: Proof | None, items: int, limit: int | None, max_new_tokens: int
 ) -> dict[str, Any]:
     """`task.json`: the declaration and what it was asked of."""
-    from dataclasses import asdict
-
     return {
-        "task": asdict(benchmark.task),
+        "task": msgspec.to_builtins(benchmark.task),
         "task_sha256": benchmark.task.digest,
         "build": benchmark.build,
         "build_root": benchmark.root,
         "source": benchmark.source,
         "access": benchmark.access,
-        "certificate": certificate.root if certificate and certificate.covers(benchmark) else None,
+        "certificate": proof.root if proof and proof.covers(benchmark.root) else None,
         "items": items,
         "limit": limit,
         "max_new_tokens": max_new_tokens,
@@ -280,8 +278,6 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
 
 def _finish(task: _Open) -> TaskRun:
     """Write the predictions in the order of the items, if all are there."""
-    import orjson
-
     from eval.records import PREDICTIONS
     from medgpt.atomic import AtomicFile
 
@@ -295,7 +291,7 @@ def _finish(task: _Open) -> TaskRun:
     if complete:
         with AtomicFile(task.folder / PREDICTIONS) as file:
             for sample_id, (digest, answer) in answers.items():
-                file.write(orjson.dumps(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
+                file.write(msgspec.json.encode(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
     declared = task.benchmark.task
     return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
 
@@ -325,14 +321,15 @@ def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, promp
 
 def prediction_of(benchmark: Benchmark, sample_id: str, prompt_sha256: str, answer: Answer) -> Prediction:
     """An answer as a record."""
-    from dataclasses import asdict
-
+    from eval.adapters.base import Answer as Plain
     from eval.records import Prediction
 
     task = benchmark.task
-    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **asdict(answer))
+    said = {name: getattr(answer, name) for name in Plain.__struct_fields__}
+    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **said)
 
 
+@errors.run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 done, 3 done with questions unanswered, 1 stopped, 2 cannot be run."""
     parser = argparse.ArgumentParser(
@@ -378,7 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
     )
-    parser.add_argument("--builds-present", action="store_true", help="leave out tasks whose build is not there")
+    parser.add_argument("--only-present", action="store_true", help="leave out tasks whose build is not there")
+    parser.add_argument("--builds-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
@@ -405,86 +403,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    from eval.adapters.base import AdapterError
-    from eval.answers import AnswerError
-    from eval.cards import CardError
-    from eval.tasks import TaskError, built_tasks, load_task_file, open_benchmarks, select_tasks
-    from manifests.catalog import CatalogError
-    from manifests.proof.certificate import CertificateError
-    from medgpt.endpoints import EndpointRefused
-    from shards.reader import BuildError
+    from eval.contamination import read_proof
+    from eval.tasks import built_tasks, load_task_file, open_benchmarks, select_tasks
 
-    try:
-        own = load_task_file(options.task_file) if options.task_file else []
-        tasks = select_tasks(options.tasks, own)
-        if options.builds_present:
-            tasks, absent = built_tasks(options.data, tasks)
-            if absent:
-                print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
-        benchmarks = open_benchmarks(options.data, tasks)
-        certificate = read_proof(options.data)
-        if options.dry_run:
-            _show_plan(benchmarks, certificate)
-            return 0
-        card, adapter = _adapter(options, benchmarks)
-    except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
-        complain(error)
-        return 2
-    try:
-        done = run(
-            benchmarks,
-            adapter,
-            options.out,
-            card=card,
-            certificate=certificate,
-            limit=options.limit,
-            max_new_tokens=options.max_new_tokens,
-            ask_again=options.ask_again,
-            progress=not options.quiet,
-        )
-    except (RunError, TaskError, EndpointRefused) as error:
-        complain(error)
-        return 2
-    except (AdapterError, AnswerError, BuildError) as error:
-        complain(error)
-        return 1
-    except OSError as error:
-        complain(f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})")
-        return 1
-    except KeyboardInterrupt:
-        complain("stopped; run the same command again to go on")
-        return 1
-    return _show(done, adapter, options.out, benchmarks, certificate)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What a certificate says about benchmarks."""
-
-    root: str
-    builds: dict[str, str]
-    """Root digest of each build that it covers, by name."""
-
-    def covers(self, benchmark: Benchmark) -> bool:
-        """Whether this very build was proved against the training side."""
-        return self.builds.get(benchmark.build) == benchmark.root
-
-
-def read_proof(data: Path) -> Certificate | None:
-    """The certificate under `data`, if there is one. Raises: `CertificateError` for a broken one."""
-    from manifests.proof.certificate import CERTIFICATE, read_certificate
-
-    folder = data / "proof"
-    if not (folder / CERTIFICATE).is_file():
-        return None
-    document = read_certificate(folder)
-    return Certificate(document["root"], {build["build"]: build["root"] for build in document["builds"]})
+    tasks = select_tasks(options.tasks, load_task_file(options.task_file) if options.task_file else [])
+    if options.only_present:
+        tasks, absent = built_tasks(options.data, tasks)
+        if absent:
+            print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
+    benchmarks = open_benchmarks(options.data, tasks)
+    proof = read_proof(options.data / "proof", evidence=False)
+    if options.dry_run:
+        _show_plan(benchmarks, proof)
+        return errors.DONE
+    card, adapter = _adapter(options, benchmarks)
+    done = run(
+        benchmarks,
+        adapter,
+        options.out,
+        card=card,
+        proof=proof,
+        limit=options.limit,
+        max_new_tokens=options.max_new_tokens,
+        ask_again=options.ask_again,
+        progress=not options.quiet,
+    )
+    return _show(done, adapter, options.out, benchmarks, proof)
 
 
 def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[Card | None, Adapter]:
-    """Raises: `AdapterError`, `CardError`, `EndpointRefused`."""
-    from eval.adapters.base import AdapterError
-
     if options.baseline:
         from eval.adapters.baseline import Baseline
 
@@ -498,11 +445,12 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
 
     card = with_revision(load_card(options.model), options.revision, options.checkpoint)
     if options.endpoint:
-        from eval.adapters.openai_chat import OpenAIChat, read_key
+        from eval.adapters.openai_chat import OpenAIChat
+        from medgpt.endpoints import read_key
 
         served = options.served_model or card.hub_id
         if not served:
-            raise AdapterError(f"--model {options.model}: its card has no hub id; give --served-model NAME")
+            raise UserError(f"--model {options.model}: its card has no hub id; give --served-model NAME")
         return card, OpenAIChat(
             options.endpoint,
             served,
@@ -527,25 +475,21 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
 def with_revision(card: Card, given: str | None, checkpoint: Path | None) -> Card:
     """The card with the commit that is asked: as given, as the hub's cache names its folder, or as the card says.
 
-    Raises: `AdapterError` where the folder is of another commit than the one given, or than the card's.
+    Raises: `UserError` where the folder is of another commit than the one given, or than the card's.
     """
-    from dataclasses import replace
-
-    from eval.adapters.base import AdapterError
-
     wanted = given or card.revision
     # The hub's cache keeps a commit as .../snapshots/<commit>; other folders name none.
     folder = checkpoint.resolve() if checkpoint else None
     found = folder.name if folder is not None and folder.parent.name == "snapshots" else None
     if wanted and found and found != wanted:
-        raise AdapterError(
+        raise UserError(
             f"{checkpoint}: commit {found[:12]}, but {'--revision' if given else f'the card of {card.name}'} says "
             f"{wanted[:12]}; take that commit, or give --revision {found}"
         )
-    return replace(card, revision=wanted or found)
+    return msgspec.structs.replace(card, revision=wanted or found)
 
 
-def _show_plan(benchmarks: Sequence[Benchmark], certificate: Certificate | None) -> None:
+def _show_plan(benchmarks: Sequence[Benchmark], proof: Proof | None) -> None:
     for benchmark in benchmarks:
         questions = list(benchmark)
         pictures = sum(len(question.images) for question in questions)
@@ -556,15 +500,15 @@ def _show_plan(benchmarks: Sequence[Benchmark], certificate: Certificate | None)
             f"{task.max_new_tokens:,} new tokens each, {benchmark.access}; "
             f"build {benchmark.build} {benchmark.root[:12]}"
         )
-    _say_certificate(benchmarks, certificate)
+    _say_certificate(benchmarks, proof)
 
 
-def _say_certificate(benchmarks: Sequence[Benchmark], certificate: Certificate | None) -> None:
-    if certificate is None:
+def _say_certificate(benchmarks: Sequence[Benchmark], proof: Proof | None) -> None:
+    if proof is None:
         print("certificate: none; run python -m manifests.prove")
         return
-    print(f"certificate: {certificate.root}")
-    if uncovered := [benchmark.build for benchmark in benchmarks if not certificate.covers(benchmark)]:
+    print(f"certificate: {proof.root}")
+    if uncovered := [benchmark.build for benchmark in benchmarks if not proof.covers(benchmark.root)]:
         print(f"  it does not cover {', '.join(dict.fromkeys(uncovered))}; run python -m manifests.prove again")
 
 
@@ -573,7 +517,7 @@ def _show(
     adapter: Adapter,
     out: Path,
     benchmarks: Sequence[Benchmark],
-    certificate: Certificate | None,
+    proof: Proof | None,
 ) -> int:
     from eval.adapters.base import ANSWERED
 
@@ -592,7 +536,7 @@ def _show(
     counts = ", ".join(f"{value:,} {name}" for name, value in adapter.statistics().items())
     if counts:
         print(counts)
-    _say_certificate(benchmarks, certificate)
+    _say_certificate(benchmarks, proof)
     print(f"next: python -m eval.score {out}")
     return EXIT_UNANSWERED if unanswered else 0
 

@@ -31,10 +31,10 @@ from manifests.foreign import ingest
 from manifests.proof.certificate import certificate_root, read_certificate
 from manifests.proof.evidence import ORDER
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
-from manifests.proof.report import ReportError
-from manifests.prove import ProofError, prove, render_report
+from manifests.prove import prove, render_report
 from manifests.verify import main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
+from medgpt.errors import UserError
 
 Row = dict[str, Any]
 Change = Callable[[Path], None]
@@ -172,7 +172,7 @@ def write_certificate(data: Path, document: Row) -> None:
 
 def render_again(data: Path) -> None:
     """The report as it follows from the forged files; a certificate that no report can be made of keeps the old one."""
-    with contextlib.suppress(ReportError, ProofError, KeyError), connect(data) as connection:
+    with contextlib.suppress(UserError, KeyError), connect(data) as connection:
         render_report(connection, load_builds(data), data / "proof", read_json(data))
 
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from manifests.fingerprints import MAX_PIXELS, THUMBNAIL_PIXELS
-from manifests.proof.variants import Variant
+from manifests.proof.variants import PictureError, Variant
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -57,10 +57,6 @@ _PAIRS = 8
 _COARSE_PAIRS = 4096
 _SOME = 64
 """Pictures at a time, for the same reason."""
-
-
-class PictureError(ValueError):
-    """A stored picture that cannot be decoded."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.fingerprints import THUMBNAIL_PIXELS
-from manifests.proof.agreement import Cells, PictureError, agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.agreement import Cells, agreement, cells, coarse_scores, flat, full_agreement
 from manifests.proof.hamming import HammingIndex
-from manifests.proof.variants import REGIONS, VARIANTS, ThumbnailError, decode, perceptual_hashes, region_hashes
+from manifests.proof.policy import ImageSettings
+from manifests.proof.variants import REGIONS, VARIANTS, PictureError, decode, perceptual_hashes, region_hashes
 
 Numbers = NDArray[np.int64]
 
@@ -36,35 +37,7 @@ BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
 _PAIRS = 1024
 COVERAGE_FILE = Path(__file__).with_name("coverage.json")
-
-
 _INVERTED = np.array([variant.inverted for variant in VARIANTS])
-
-
-class NearImageError(ValueError):
-    """Rows or settings that the search cannot use."""
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How pairs are judged, by the modality of the test picture's source."""
-
-    radius: int
-    """Bits that the hashes of a training picture and of a variant may differ in: even, 0 to 16."""
-    region_radius: int
-    threshold: float
-    """A score from here on is a match."""
-    borderline: float
-    """Cells or thumbnails that score less refute the pair. From here to the threshold, whole pictures decide where both
-    can be read; where not, the pair is no match."""
-
-
-SETTINGS = {
-    "default": ImageSettings(radius=8, region_radius=8, threshold=0.75, borderline=0.60),
-    "radiographs": ImageSettings(radius=8, region_radius=8, threshold=0.85, borderline=0.70),
-}
-"""What `coverage()` was measured with. Radiographs of different people score up to 0.70 on thumbnails (0.80 between
-padded ones), later films of one person up to 0.9, changed copies 0.90 and more."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +93,12 @@ class NearImageIndex:
     def __init__(self, evals: pa.Table, settings: Mapping[str, ImageSettings]) -> None:
         """Index test pictures: columns phash, thumbnail, width, height, modality (a key of `settings`).
 
-        Rows without phash or thumbnail, and blank ones, are left out (`left_out` counts them). Raises:
-        `NearImageError` for a modality without settings, `ThumbnailError` for a damaged thumbnail, `ValueError` for a
-        radius that is not even.
+        Rows without phash or thumbnail, and blank ones, are left out (`left_out` counts them). Raises: `ValueError`
+        for a modality without settings or a radius that is not even, `PictureError` for a damaged thumbnail.
         """
         names = sorted(settings)
         if unknown := sorted(set(evals["modality"].unique().to_pylist()) - set(names)):
-            raise NearImageError(f"modality {unknown[0]!r} has no image settings; there are {', '.join(names)}")
+            raise ValueError(f"modality {unknown[0]!r} has no image settings; there are {', '.join(names)}")
         usable = np.array(evals["phash"].is_valid()) & np.array(evals["thumbnail"].is_valid())
         self._rows: Numbers = np.flatnonzero(usable)
         thumbnails = _thumbnails(evals["thumbnail"].take(pa.array(self._rows)).to_pylist(), self._rows)
@@ -188,7 +160,7 @@ class NearImageIndex:
         """Compare training pictures (columns phash, thumbnail) with all test pictures.
 
         `read_train`, `read_eval` return the stored bytes of a picture by its row in the training or test table, None
-        where there are none. Raises: `ThumbnailError`, `PictureError`, both naming the row.
+        where there are none. Raises: `PictureError`, naming the row.
         """
         usable = np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid())
         found = NearImages([], Counter(train_without_hash=int((~usable).sum())))
@@ -318,13 +290,13 @@ def _block(train: pa.Table, rows: Numbers) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def _thumbnails(stored: Sequence[bytes], rows: Numbers) -> NDArray[np.uint8]:
-    """Decode thumbnails to (n, 96, 96); `ThumbnailError` names the row."""
+    """Decode thumbnails to (n, 96, 96); `PictureError` names the row."""
     pictures = np.empty((len(stored), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), np.uint8)
     for number, data in enumerate(stored):
         try:
             pictures[number] = decode(data)
-        except ThumbnailError as error:
-            raise ThumbnailError(f"row {rows[number]}: {error}") from error
+        except PictureError as error:
+            raise PictureError(f"row {rows[number]}: {error}") from error
     return pictures
 
 
@@ -340,4 +312,4 @@ def coverage() -> dict[str, Any] | None:
     if not COVERAGE_FILE.exists():
         return None
     measured: dict[str, Any] = orjson.loads(COVERAGE_FILE.read_bytes())
-    return measured if measured["version"] == VERSION else None
+    return measured if measured.get("version") == VERSION else None

@@ -22,10 +22,6 @@ _COLUMNS = ["sample_id", "split", "subset", "task", "access", "n_images", "shard
 _TEXT_COLUMNS = ["question", "options", "answer", "messages"]
 
 
-class TextError(UserError):
-    """One line: a shard that the manifest names is missing, cut short or holds no such sample."""
-
-
 @dataclass(frozen=True, slots=True)
 class SampleText:
     """One sample's texts and what the manifest says of it. Absent texts are empty."""
@@ -58,7 +54,7 @@ class SampleText:
 def read_texts(folder: Path, part: Path) -> Iterator[SampleText]:
     """Texts of every sample of one manifest part, in its order. `folder` is the build, `part` its samples part.
 
-    Raises: `TextError`.
+    Raises: `UserError`.
     """
     batches = pq.read_table(part, columns=_COLUMNS).to_batches(max_chunksize=4096)
     return read_sample_texts(folder, (row for batch in batches for row in batch.to_pylist()))
@@ -67,7 +63,7 @@ def read_texts(folder: Path, part: Path) -> Iterator[SampleText]:
 def read_sample_texts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[SampleText]:
     """Texts of the samples that manifest rows name; the rows of one shard must be in the order of their offsets.
 
-    Raises: `TextError`.
+    Raises: `UserError`.
     """
     shard: str | None = None
     reader: _TarReader | _ArrowReader | None = None
@@ -91,14 +87,14 @@ class _TarReader:
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
-            raise TextError(f"{path}: {error.strerror}; build it again") from error
+            raise UserError(f"{path}: {error.strerror}; build it again") from error
 
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
         data = os.pread(self._file.fileno(), row["length"], row["offset"])
         try:
             record: dict[str, Any] = orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            raise TextError(
+            raise UserError(
                 f"{self.path}: no sample at byte {row['offset']}; python -m shards.verify says more"
             ) from error
         return record
@@ -115,13 +111,13 @@ class _ArrowReader:
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowException) as error:
-            raise TextError(f"{path}: cannot be read ({error}); build it again") from error
+            raise UserError(f"{path}: cannot be read ({error}); build it again") from error
 
     def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
         # Rows of a part are in the order of the shard, so batches are read one after the other.
         while row["offset"] >= self._first + len(self._batch):
             if self._next == self._file.num_record_batches:
-                raise TextError(f"{self.path}: no row {row['offset']}; python -m shards.verify says more")
+                raise UserError(f"{self.path}: no row {row['offset']}; python -m shards.verify says more")
             self._first += len(self._batch)
             self._batch = self._file.get_batch(self._next).select(_TEXT_COLUMNS).to_pylist()
             self._next += 1

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from manifests.fingerprints import _DCT, HASH_PIXELS, HASH_SIZE, THUMBNAIL_PIXELS
+from medgpt.errors import UserError
 
 Picture = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -43,21 +44,19 @@ BORDER_RANGE = 12
 """A border row or column is uniform if its grey values span at most this: a JPEG of quality 80 rings a little."""
 
 
-class ThumbnailError(ValueError):
-    """A thumbnail that is not a 96 x 96 grey picture."""
+class PictureError(UserError):
+    """A thumbnail that is no 96 x 96 grey picture, or a stored picture that cannot be decoded."""
 
 
 def decode(thumbnail: bytes) -> Picture:
-    """A thumbnail of the manifest as 96 x 96 grey values. `ThumbnailError` for anything else."""
+    """A thumbnail of the manifest as 96 x 96 grey values. `PictureError` for anything else."""
     try:
         with Image.open(io.BytesIO(thumbnail), formats=("JPEG",)) as opened:
             picture = np.array(opened)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ThumbnailError(
-            f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again"
-        ) from error
+        raise PictureError(f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again") from error
     if picture.shape != (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS) or picture.dtype != np.uint8:
-        raise ThumbnailError(f"a thumbnail is {picture.shape}, not 96 x 96 grey: build its part again")
+        raise PictureError(f"a thumbnail is {picture.shape}, not 96 x 96 grey: build its part again")
     return picture
 
 
