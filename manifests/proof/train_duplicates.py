@@ -1,9 +1,9 @@
 """Near-duplicate pictures within the train side: what a mixture trains on several times under different names.
 
 Only reported: that a picture comes back with another question is what visual question answering is made of. Pictures
-that are equal in pixels are not listed (the SQL audits count those); a pair here is two different pictures whose hashes are
-within the policy's radius and whose thumbnails agree. Of many pictures with one hash each is compared with the first
-(by digest), so that a placeholder used ten thousand times makes ten thousand pairs and not fifty million.
+that are equal in pixels are not listed (the SQL audits count those); a pair here is two different pictures whose hashes
+are within the policy's radius and whose thumbnails agree. Of many pictures with one hash each is compared with the
+first (by digest), so that a placeholder used ten thousand times makes ten thousand pairs and not fifty million.
 """
 
 from __future__ import annotations
