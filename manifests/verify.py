@@ -568,15 +568,15 @@ def _file_faults(build: LoadedBuild, progress: Callable[[int], None]) -> Iterato
     for path in sorted(path for folder in _FOLDERS for path in (build.folder / folder).rglob("*")):
         inside = path.relative_to(build.folder).as_posix()
         if inside not in listed:
-            yield (f"{name}/{inside}", "not part of the build")
+            yield f"{name}/{inside}", "not part of the build"
     for inside, file in sorted(listed.items()):
         path = build.folder / inside
         if not path.is_file():
-            yield (f"{name}/{inside}", "missing")
+            yield f"{name}/{inside}", "missing"
         elif path.stat().st_size != file["bytes"]:
-            yield (f"{name}/{inside}", f"{path.stat().st_size} bytes where {file['bytes']} were written")
+            yield f"{name}/{inside}", f"{path.stat().st_size} bytes where {file['bytes']} were written"
         elif file_sha256(path).hex() != file["sha256"]:
-            yield (f"{name}/{inside}", "altered: its digest is not that of build.json")
+            yield f"{name}/{inside}", "altered: its digest is not that of build.json"
         progress(file["bytes"])
 
 
@@ -585,6 +585,7 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
     import pyarrow.parquet as pq
 
     from manifests.parts import IMAGES, REJECTS, SAMPLES
+    from manifests.proof.rederive import part_kind
 
     record = build.record
     where = f"{record['build']}/build.json"
@@ -592,16 +593,17 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
     counted: dict[str, dict[str, Any]] = {}
     all_reasons: Counter[str] = Counter()
     for unit in record["units"]:
-        parts = {_kind(part["file"]): build.folder / part["file"] for part in unit["parts"]}
+        parts = {part_kind(part["file"]): build.folder / part["file"] for part in unit["parts"]}
         if sorted(parts) != sorted(schemas) or len(unit["parts"]) != len(schemas):
-            yield (where, f"unit {unit['unit']} has not one part of each kind")
+            yield where, f"unit {unit['unit']} has not one part of each kind"
             return
         constants = {"build": record["build"], "unit": unit["unit"], "source": record["source"]["name"]}
         constants |= {"role": unit["role"], "split": unit["split"]}
         tables = {}
         for kind, path in parts.items():
+            file = f"{record['build']}/{path.parent.name}/{path.name}"
             if not pq.read_schema(path).remove_metadata().equals(schemas[kind]):
-                yield (f"{record['build']}/{path.parent.name}/{path.name}", f"its columns are not those of {kind}")
+                yield file, f"its columns are not those of {kind}"
                 return
             more = {"samples": ["sample_id"], "images": ["sample_id", "relation"], "rejects": ["reason", "damaged"]}
             table = tables[kind] = pq.read_table(path, columns=[*constants, *more[kind]])
@@ -609,18 +611,17 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
                 other = set(table[name].unique().to_pylist()) - {value}
                 if other:
                     what = f"{name} is {', '.join(map(repr, sorted(map(str, other))))}, of its unit {value!r}"
-                    yield (f"{record['build']}/{path.parent.name}/{path.name}", what)
+                    yield file, what
         images = Counter(tables["images"]["sample_id"].to_pylist())
-        relations = zip(
-            tables["images"]["sample_id"].to_pylist(), tables["images"]["relation"].to_pylist(), strict=True
-        )
+        kin = tables["images"].select(["sample_id", "relation"])
+        priors = (row["sample_id"] for row in kin.to_pylist() if row["relation"] == "prior")
         reasons = Counter(tables["rejects"]["reason"].to_pylist())
         found = {
             "read": tables["samples"].num_rows + tables["rejects"].num_rows, "kept": tables["samples"].num_rows,
             "rejected": tables["rejects"].num_rows, "damaged": sum(tables["rejects"]["damaged"].to_pylist()),
             "images": tables["images"].num_rows, "reasons": dict(sorted(reasons.items())),
             "images_squared": sum(count * count for count in images.values()),
-            "with_prior": len({sample for sample, relation in relations if relation == "prior"}),
+            "with_prior": len(set(priors)),
         }  # fmt: skip
         yield from (
             (where, what)
@@ -630,7 +631,7 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
         )
         in_shards = sum(shard["samples"] for shard in unit["shards"])
         if in_shards != found["kept"]:
-            yield (where, f"unit {unit['unit']}: its shards have {in_shards} samples, its part {found['kept']}")
+            yield where, f"unit {unit['unit']}: its shards have {in_shards} samples, its part {found['kept']}"
         all_reasons.update(reasons)
         split = counted.setdefault(unit["split"], {"role": unit["role"], "bytes": 0})
         split["bytes"] += sum(shard["bytes"] for shard in unit["shards"])
@@ -640,7 +641,7 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
     for name in ("read", "kept", "rejected", "damaged"):
         total = sum(split[name] for split in counted.values())
         if said[name] != total:
-            yield (where, f"counts.{name} is {said[name]}, derived {total}")
+            yield where, f"counts.{name} is {said[name]}, derived {total}"
     yield from ((where, what) for what in _differing("counts.rejects", said["rejects"], dict(all_reasons)))
     for name in sorted(said["by_split"].keys() | counted.keys()):
         split = counted.get(name, {})
@@ -658,12 +659,6 @@ def _image_statistics(split: Mapping[str, Any]) -> dict[str, float]:
     variance = max(0.0, split["images_squared"] / kept - mean * mean) if kept else 0.0
     prior = split["with_prior"] / kept if kept else 0.0
     return {"images_mean": round(mean, 4), "images_sd": round(variance**0.5, 4), "prior_share": round(prior, 4)}
-
-
-def _kind(file: str) -> str:
-    if file.startswith("rejects/"):
-        return "rejects"
-    return "images" if file.endswith(".images.parquet") else "samples"
 
 
 def _described(build: LoadedBuild) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from manifests.proof.agreement import agreement, cells, coarse_scores, flat, ful
 from manifests.proof.near_images import NearImageIndex, coverage
 from manifests.proof.policy import ImageSettings, load_policy
 from manifests.proof.variants import (
-    BY_NAME,
     REGIONS,
     VARIANTS,
     PictureError,
@@ -55,6 +54,7 @@ def nothing(row: int) -> bytes | None:
 PICTURES = [phantom(seed, (360, 300) if seed % 2 else (280, 340)) for seed in range(6)]
 DATA, PRINTS = prints_of(PICTURES)
 EVALS = image_table(PRINTS, ["default"] * len(PRINTS))
+BY_NAME = {variant.name: number for number, variant in enumerate(VARIANTS)}
 SETTINGS = load_policy().images
 INDEX = NearImageIndex(EVALS, SETTINGS)
 THUMBNAILS = np.stack([decode(print_.thumbnail) for print_ in PRINTS])

@@ -99,7 +99,7 @@ class NearImageIndex:
         names = sorted(settings)
         if unknown := sorted(set(evals["modality"].unique().to_pylist()) - set(names)):
             raise ValueError(f"modality {unknown[0]!r} has no image settings; there are {', '.join(names)}")
-        usable = np.array(evals["phash"].is_valid()) & np.array(evals["thumbnail"].is_valid())
+        usable = _usable(evals)
         self._rows: Numbers = np.flatnonzero(usable)
         thumbnails = _thumbnails(evals["thumbnail"].take(pa.array(self._rows)).to_pylist(), self._rows)
         blank = flat(thumbnails)
@@ -162,9 +162,8 @@ class NearImageIndex:
         `read_train`, `read_eval` return the stored bytes of a picture by its row in the training or test table, None
         where there are none. Raises: `PictureError`, naming the row.
         """
-        usable = np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid())
-        found = NearImages([], Counter(train_without_hash=int((~usable).sum())))
-        rows = np.flatnonzero(usable)
+        rows = np.flatnonzero(_usable(train))
+        found = NearImages([], Counter(train_without_hash=len(train) - len(rows)))
         for start in range(0, len(rows), BLOCK):
             self._scan_block(train, rows[start : start + BLOCK], read_train, read_eval, found)
         found.pairs.sort(key=lambda match: (match.train, match.eval))
@@ -175,7 +174,7 @@ class NearImageIndex:
 
         Otherwise the first scan builds them: after a fork that is once in every worker.
         """
-        rows = np.flatnonzero(np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid()))[:BLOCK]
+        rows = np.flatnonzero(_usable(train))[:BLOCK]
         thumbnails, hashes = _block(train, rows)
         regions, _ = region_hashes(thumbnails)
         for index, _ in self._whole:
@@ -185,8 +184,7 @@ class NearImageIndex:
 
     def candidates(self, train: pa.Table) -> list[tuple[int, int]]:
         """(training row, test row) of every pair that a hash shows, before any pixel is compared; sorted."""
-        usable = np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid())
-        rows = np.flatnonzero(usable)
+        rows = np.flatnonzero(_usable(train))
         pairs: list[tuple[int, int]] = []
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
@@ -247,8 +245,7 @@ class NearImageIndex:
                 "full_image" if on_full[k] else "thumbnail",
             )
             found.pairs.append(match)
-        confirmed = int((scores >= high).sum())
-        found.counts["confirmed"] += confirmed
+        found.counts["confirmed"] += int((scores >= high).sum())
         found.counts["refuted"] = found.counts["candidates"] - found.counts["confirmed"]
 
     def _candidates(
@@ -268,9 +265,7 @@ class NearImageIndex:
                 (some[matches.rows], self._first[which[matches.ids]], matches.distance.astype(np.int64), True)
             )
         none = np.zeros(0, np.int64)
-        rows = np.concatenate([none, *(column[0] for column in columns)])
-        ids = np.concatenate([none, *(column[1] for column in columns)])
-        distance = np.concatenate([none, *(column[2] for column in columns)])
+        rows, ids, distance = (np.concatenate([none, *(column[at] for column in columns)]) for at in range(3))
         region_found = np.repeat([column[3] for column in columns], [len(column[0]) for column in columns]).astype(bool)
         looked, positions = np.unique(rows, return_inverse=True)
         coarse = coarse_scores(cells(thumbnails[looked]), positions, self._cells, ids)
@@ -281,6 +276,12 @@ class NearImageIndex:
         best[1:] = (rows[1:] != rows[:-1]) | (evals[1:] != evals[:-1])
         order = order[best]
         return _Candidates(rows[best], ids[order], distance[order], region_found[order], coarse[order])
+
+
+def _usable(pictures: pa.Table) -> NDArray[np.bool_]:
+    """Rows with a hash and a thumbnail."""
+    usable: NDArray[np.bool_] = np.array(pictures["phash"].is_valid()) & np.array(pictures["thumbnail"].is_valid())
+    return usable
 
 
 def _block(train: pa.Table, rows: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:

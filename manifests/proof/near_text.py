@@ -118,22 +118,6 @@ class NearTextIndex:
     def scan(self, trains: Sequence[TrainText]) -> TextScan:
         """Every pair of these training texts with the test side. Give 1 to 4 MB at once."""
         matches, common, counts = self.scan_runs([text.record for text in trains])
-        return self._scan_items(trains, matches, common, counts)
-
-    def scan_runs(self, records: Sequence[str]) -> tuple[list[TextMatch], dict[str, tuple[int, int]], Counter[str]]:
-        """The pairs of kind run and short_item alone, the common n-grams, and counts as in `TextScan`."""
-        batch = self._vocabulary.read(records)
-        matches, common, with_common = self._runs.scan(batch)
-        matches += self._shorts.scan(batch, records)
-        return matches, common, Counter({"texts_with_common_ngrams": with_common})
-
-    def _scan_items(
-        self,
-        trains: Sequence[TrainText],
-        matches: list[TextMatch],
-        common: dict[str, tuple[int, int]],
-        counts: Counter[str],
-    ) -> TextScan:
         items = self._vocabulary.read([text.item for text in trains])
         answers = self._vocabulary.read([text.answer for text in trains])
         pairs = self._shingles.candidates(items)
@@ -142,10 +126,16 @@ class NearTextIndex:
         pairs = self._cosines.candidates(items, answers)
         counts["rewrite_scored"] = len(pairs)
         matches += self._cosines.score(pairs, trains)
-        order = {kind: number for number, kind in enumerate(KINDS)}
-        matches.sort(key=lambda match: (match.train, match.eval, order[match.kind]))
+        matches.sort(key=lambda match: (match.train, match.eval, KINDS.index(match.kind)))
         counts.update(match.kind for match in matches)
         return TextScan(matches, common, counts)
+
+    def scan_runs(self, records: Sequence[str]) -> tuple[list[TextMatch], dict[str, tuple[int, int]], Counter[str]]:
+        """The pairs of kind run and short_item alone, the common n-grams, and counts as in `TextScan`."""
+        batch = self._vocabulary.read(records)
+        matches, common, with_common = self._runs.scan(batch)
+        matches += self._shorts.scan(batch, records)
+        return matches, common, Counter({"texts_with_common_ngrams": with_common})
 
 
 def _joined(vocabulary: Vocabulary, texts: Sequence[Sequence[str]]) -> tuple[Ids, Ints]:

@@ -47,7 +47,7 @@ VERSIONS = {
     "policy": 1, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 1, "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
-proofs then do that level anew. `tests/pinned_digests.json` holds the evidence of the demo builds, so a change of output
+proofs then do that level anew. `tests/pinned_evidence.json` holds the evidence of small builds, so a change of output
 without a raised number is red. Hashes and normal forms have versions of their own: a build's `fingerprint_recipe`."""
 
 _TEXTS_AT_ONCE = 4 << 20  # characters
@@ -179,17 +179,11 @@ class _ImageSide(_Side):
         without = table["pixel_sha256"].null_count
         table = table.filter(table["pixel_sha256"].is_valid())
         # A study's picture comes back as the next study's prior: each distinct picture is compared once.
-        digests = table["pixel_sha256"].to_pylist()
-        first: dict[bytes, int] = {}
-        shown: list[list[int]] = []
-        slots = []
-        for number, digest in enumerate(digests):
-            slot = first.setdefault(digest, len(shown))
-            if slot == len(shown):
-                shown.append([])
-                slots.append(number)
-            shown[slot].append(number)
-        distinct = table.take(pa.array(slots, pa.int64()))
+        places: dict[bytes, list[int]] = defaultdict(list)
+        for number, digest in enumerate(table["pixel_sha256"].to_pylist()):
+            places[digest].append(number)
+        shown = list(places.values())
+        distinct = table.take(pa.array([numbers[0] for numbers in shown], pa.int64()))
         try:
             found = self.index.scan(
                 distinct,
@@ -198,20 +192,15 @@ class _ImageSide(_Side):
             )
         except PictureError as error:
             raise UserError(f"{task.part}: {error}") from error
-        names = {name: table[name].to_pylist() for name in ("sample_id", "index", "split")}
+        ends = {name.removesuffix("_id"): table[name].to_pylist() for name in ("sample_id", "index", "split")}
         evidence = [
             {
                 "level": "near_image",
                 "kind": match.kind,
                 "train_build": task.build,
-                "train_split": names["split"][number],
-                "train_sample": names["sample_id"][number],
-                "train_index": names["index"][number],
+                **{f"train_{name}": rows[number] for name, rows in ends.items()},
                 **row.columns,
-                "distance": match.distance,
-                "variant": match.variant,
-                "score": match.score,
-                "decided_on": match.decided_on,
+                **{name: getattr(match, name) for name in ("distance", "variant", "score", "decided_on")},
             }
             for match in found.pairs
             for number in shown[match.train]
@@ -373,9 +362,9 @@ def near_level(
     `progress` is called with numbers of train samples or images done. Raises: `UserError`.
     """
     make, kind = _SIDES[level]
-    settings = policy.content["images" if level == "near_image" else "text"]
-    base = [level, VERSIONS, settings]
-    base.append(sorted((build.record["build"], build.record["root"]) for build in builds if _has(build, "eval")))
+    base: list[Any] = [level, VERSIONS, policy.content["images" if level == "near_image" else "text"]]
+    evals = [one.record for one in builds if any(unit["role"] == "eval" for unit in one.record["units"])]
+    base.append(sorted((record["build"], record["root"]) for record in evals))
     tasks: list[_TrainPart] = []
     done: list[_TrainPart] = []
     for build in builds:
@@ -383,12 +372,11 @@ def near_level(
             rows = unit["images"] if kind == "images" else unit["kept"]
             if not rows:
                 continue
-            content = [*base, build.record["build"], build.record["source"]["access"], file_sha256(part).hex()]
-            content.append([shard["sha256"] for shard in unit["shards"]])
+            name, access = build.record["build"], build.record["source"]["access"]
+            content = [*base, name, access, file_sha256(part).hex(), [shard["sha256"] for shard in unit["shards"]]]
             key = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
-            access = build.record["source"]["access"]
-            task = _TrainPart(level, build.folder, build.record["build"], access, part, key, rows)
-            (done if _counts_file(work, task).exists() else tasks).append(task)
+            task = _TrainPart(level, build.folder, name, access, part, key, rows)
+            (done if _file(work, task, "json").exists() else tasks).append(task)
     for task in done:
         progress(task.rows)
     if tasks or level == "near_text":
@@ -399,23 +387,15 @@ def near_level(
         for task in _run(side, tasks, work, workers):
             progress(task.rows)
     for task in [*done, *tasks]:
-        stored = orjson.loads(_counts_file(work, task).read_bytes())
-        overlaps.files.append(_found_file(work, task))
+        stored = orjson.loads(_file(work, task, "json").read_bytes())
+        overlaps.files.append(_file(work, task, "parquet"))
         overlaps.counts[level].update(stored["counts"])
         for gram, (eval_df, hits) in stored["common"].items():
             overlaps.common[gram] = eval_df, overlaps.common.get(gram, (0, 0))[1] + hits
 
 
-def _has(build: LoadedBuild, role: str) -> bool:
-    return any(unit["role"] == role for unit in build.record["units"])
-
-
-def _found_file(work: Path, task: _TrainPart) -> Path:
-    return work / f"{task.level}-{task.key}.parquet"
-
-
-def _counts_file(work: Path, task: _TrainPart) -> Path:
-    return work / f"{task.level}-{task.key}.json"
+def _file(work: Path, task: _TrainPart, kind: str) -> Path:
+    return work / f"{task.level}-{task.key}.{kind}"
 
 
 def _run(side: _Side, tasks: Sequence[_TrainPart], work: Path, workers: int) -> Iterator[_TrainPart]:
@@ -445,9 +425,9 @@ def _do_in_worker(task: _TrainPart) -> None:
 
 def _do(side: _Side, task: _TrainPart, work: Path) -> None:
     table, counts, common = side.run(task)
-    with AtomicFile(_found_file(work, task)) as file:
+    with AtomicFile(_file(work, task, "parquet")) as file:
         pq.write_table(table, file, compression="zstd")
     # The counts last: where they are, the part is done.
     write_atomic(
-        _counts_file(work, task), orjson.dumps({"counts": counts, "common": common}, option=orjson.OPT_SORT_KEYS)
+        _file(work, task, "json"), orjson.dumps({"counts": counts, "common": common}, option=orjson.OPT_SORT_KEYS)
     )

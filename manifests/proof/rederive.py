@@ -37,7 +37,7 @@ from manifests.parts import IMAGES
 from manifests.proof.agreement import agreement, cells, flat, full_agreement
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.policy import Policy
-from manifests.proof.variants import REGIONS, VARIANTS, decode, region_hashes
+from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
 from medgpt.errors import UserError
 from medgpt.schema import GROUP_KEYS, SAMPLE, canonical_json
 from medgpt.strip import strip_metadata
@@ -182,6 +182,8 @@ class Stored:
     pictures: int = 0
     not_stored: int = 0
     """Pictures that the build does not keep."""
+    prints: dict[bytes, ImageFingerprint] = field(default_factory=dict)
+    """Made of files not long ago, by their digest."""
 
 
 Fault = tuple[str, str]
@@ -197,13 +199,12 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
     seen: set[str] = set()
     with Shards(build.folder) as shards:
         for unit in build.record["units"]:
-            [samples] = [build.folder / f["file"] for f in unit["parts"] if _kind(f["file"]) == "samples"]
-            [images] = [build.folder / f["file"] for f in unit["parts"] if _kind(f["file"]) == "images"]
+            [samples] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "samples"]
+            [images] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "images"]
             pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for row in pq.read_table(images).to_pylist():
                 pictures[row["sample_id"]].append(row)
             places: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            prints: dict[bytes, ImageFingerprint] = {}
             for batch in pq.ParquetFile(samples).iter_batches():
                 for row in batch.to_pylist():
                     where = f"{samples.parent.parent.name}/manifest/{samples.name}: {row['sample_id']}"
@@ -216,7 +217,7 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                         if one["shard"] is not None:
                             places[one["shard"]].append((one["offset"], one["length"]))
                     if chosen is None or (row["build"], row["sample_id"]) in chosen:
-                        yield from _sample_faults(build, shards, row, mine, where, read, prints)
+                        yield from _sample_faults(build, shards, row, mine, where, read)
                 progress(len(batch))
             for sample in pictures:
                 yield f"{build.folder.name}/manifest/{images.name}: {sample}", "a picture of no sample"
@@ -228,7 +229,8 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                     yield f"{build.folder.name}/shards/{name}", fault
 
 
-def _kind(file: str) -> str:
+def part_kind(file: str) -> str:
+    """Which table a part of a build holds."""
     if file.startswith("rejects/"):
         return "rejects"
     return "images" if file.endswith(".images.parquet") else "samples"
@@ -257,7 +259,6 @@ def _sample_faults(
     pictures: Sequence[Mapping[str, Any]],
     where: str,
     read: Stored,
-    prints: dict[bytes, ImageFingerprint],
 ) -> Iterator[Fault]:
     try:
         record, data = shards.record(row)
@@ -286,7 +287,7 @@ def _sample_faults(
         return
     for one, said in zip(pictures, record["images"], strict=True):
         at = f"{where}, picture {one['index']}"
-        yield from _picture_faults(shards, one, said, len(pictures), elsewhere, at, read, prints)
+        yield from _picture_faults(shards, one, said, len(pictures), elsewhere, at, read)
 
 
 def _picture_faults(
@@ -297,7 +298,6 @@ def _picture_faults(
     elsewhere: bool,
     where: str,
     read: Stored,
-    prints: dict[bytes, ImageFingerprint],
 ) -> Iterator[Fault]:
     expected = {name: said[name] for name in ("image_id", "subject_id", "study_id", "view", "relation")}
     yield from _differences(where, row, expected)
@@ -316,15 +316,15 @@ def _picture_faults(
             yield where, "names no shard, though its sample has the file"
             return
         digest = hashlib.sha256(data).digest()
-        if digest not in prints:
-            if len(prints) >= _PRINTS_KEPT:
-                prints.clear()
-            prints[digest] = fingerprint(strip_metadata(data))
+        if digest not in read.prints:
+            if len(read.prints) >= _PRINTS_KEPT:
+                read.prints.clear()
+            read.prints[digest] = fingerprint(strip_metadata(data))
     except UserError as error:
         yield where, str(error)
         return
     read.pictures += 1
-    made = prints[digest]
+    made = read.prints[digest]
     names = ("width", "height", "pixel_sha256", "phash", "thumbnail")
     made_again = {"stored_sha256": digest, "length": len(data), **{name: getattr(made, name) for name in names}}
     made_again["tiles"] = tile_count(made.width, made.height, together)
@@ -670,8 +670,7 @@ def train_duplicates(
         first, second = decode(thumbnails[shown[one]]), decode(thumbnails[shown[other]])
         if flat(first[None])[0] or flat(second[None])[0]:
             continue
-        frame = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-        [score] = agreement(first[None], second[None], frame, np.array([False]), threshold)
+        [score] = agreement(first[None], second[None], IDENTITY[None], np.array([False]), threshold)
         if score >= threshold:
             a, b = sorted((shown[one], shown[other]))
             row = {"build_a": a[0], "sample_a": a[1], "index_a": a[2], "build_b": b[0], "sample_b": b[1]}
@@ -680,15 +679,14 @@ def train_duplicates(
 
 
 def _thumbnails(builds: Sequence[LoadedBuild], places: set[tuple[str, str, int]]) -> dict[tuple[str, str, int], bytes]:
-    stored = {}
-    for build in builds:
-        for _, part in build.parts("images", "train"):
-            for batch in pq.ParquetFile(part).iter_batches(columns=["sample_id", "index", "thumbnail"]):
-                for row in batch.to_pylist():
-                    place = build.record["build"], row["sample_id"], row["index"]
-                    if place in places:
-                        stored[place] = row["thumbnail"]
-    return stored
+    return {
+        place: row["thumbnail"]
+        for build in builds
+        for _, part in build.parts("images", "train")
+        for batch in pq.ParquetFile(part).iter_batches(columns=["sample_id", "index", "thumbnail"])
+        for row in batch.to_pylist()
+        if (place := (build.record["build"], row["sample_id"], row["index"])) in places
+    }
 
 
 # ---- near texts
@@ -730,24 +728,17 @@ class _Text:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> _Text:
-        messages = record["messages"] or []
-        said = [message_text(message, "\n") for message in messages]
-        assistant = [text for text, message in zip(said, messages, strict=True) if message["role"] == "assistant"]
-        asked = [text for text, message in zip(said, messages, strict=True) if message["role"] != "assistant"]
-        thoughts = [message["reasoning"] for message in messages if message["reasoning"]]
-        spoken = [
-            piece
-            for text, message in zip(said, messages, strict=True)
-            for piece in ([message["reasoning"]] if message["reasoning"] else []) + [text]
-        ]
-        answer = assistant[-1] if assistant else ""
-        gold = [one["text"] for one in record["options"] or [] if one["label"] == record["answer"]]
+        said = [(one["role"], one["reasoning"], message_text(one, "\n")) for one in record["messages"] or []]
+        asked = [text for role, _, text in said if role != "assistant"]
+        answer = ["", *(text for role, _, text in said if role == "assistant")][-1]
+        options = record["options"] or []
+        gold = [one["text"] for one in options if one["label"] == record["answer"]]
         return cls(
             "\n".join(asked) if record["question"] is None else record["question"],
-            [one["text"] for one in record["options"] or []],
+            [one["text"] for one in options],
             (gold[0] if gold else answer) or "",
-            "\n".join(thoughts),
-            "\n".join(spoken),
+            "\n".join(reasoning for _, reasoning, _ in said if reasoning),
+            "\n".join(piece for _, reasoning, text in said for piece in ([reasoning] if reasoning else []) + [text]),
         )
 
     @property

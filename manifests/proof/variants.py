@@ -129,7 +129,7 @@ class Variant:
         if matrix is None:
             return None
         toned = thumbnail if self.tone is None else self.tone(thumbnail)
-        if matrix is _IDENTITY:
+        if matrix is IDENTITY:
             return toned
         # Pillow's units are pixels of the source for a pixel of the result, from edge to edge.
         (a, b, c), (d, e, f) = matrix.tolist()
@@ -146,7 +146,8 @@ class Variant:
         return None if varied is None else int(perceptual_hashes(varied[None])[0])
 
 
-_IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+IDENTITY: Matrix = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+"""The frame of the picture itself."""
 
 
 def _constant(matrix: Matrix) -> Frame:
@@ -240,7 +241,7 @@ _MIRROR, _HALF = [[-1, 0], [0, 1]], [[-1, 0], [0, -1]]
 
 
 def _all_variants() -> tuple[Variant, ...]:
-    same = _constant(_IDENTITY)
+    same = _constant(IDENTITY)
     found = [Variant("identity", same), Variant("mirror", _constant(_about_centre(_MIRROR)))]
     turns = {
         "turn_90": [[0, -1], [1, 0]], "turn_180": _HALF, "turn_270": [[0, 1], [-1, 0]],
@@ -272,6 +273,3 @@ def _all_variants() -> tuple[Variant, ...]:
 VARIANTS = _all_variants()
 """All variants; the first is the picture itself. Rotations are counter-clockwise, in degrees; the other numbers are
 shares of a side in per cent."""
-
-BY_NAME = {variant.name: i for i, variant in enumerate(VARIANTS)}
-"""Position of each variant in `VARIANTS`."""
