@@ -10,22 +10,24 @@ figure is no accuracy over that many items: averages of averages, dropped items 
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import msgspec
+import orjson
 from msgspec import Meta
 
+from eval.mcq import same_text, text_key
+from eval.records import ITEMS, TASK, Item, read_items, task_label
+from eval.score import task_folders
+from eval.statistics import chance_of_passing, grim, unpaired_z
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain
 from medgpt.settings import Settings, checked, read_yaml
-
-if TYPE_CHECKING:
-    from eval.records import Item
 
 PUBLISHED = Path(__file__).parent / "published" / "medgpt_oss.yaml"
 QUOTED = "~"
@@ -103,8 +105,6 @@ def load_published(path: Path = PUBLISHED) -> Published:
 
 def grim_table(published: Published) -> list[Cell]:
     """What GRIM says of each accuracy of the tables, in their order."""
-    from eval.statistics import chance_of_passing, grim
-
     cells = []
     for row in published.rows:
         if row.metric != "accuracy":
@@ -127,8 +127,6 @@ def lead(published: Published, row: Row) -> tuple[str, float] | None:
 
     Unpaired, since no samples are published; a z below 2 is noise. The paper's model is the first of `models`.
     """
-    from eval.statistics import unpaired_z
-
     ours = published.models[0]
     shares = {model: float(text) / 100 for model, text in row.values.items() if not text.startswith(QUOTED)}
     if row.metric != "accuracy" or ours not in shares or len(shares) < 2:
@@ -143,8 +141,6 @@ def audit_items(items: Sequence[Item]) -> dict[str, Any]:
     Doubled questions are found by options and gold (the question's text is not in the items), so their number is an
     upper bound; open questions and reports are not looked at.
     """
-    from eval.mcq import same_text, text_key
-
     closed = [item for item in items if item.options]
     texts = [dict(item.options)[item.gold] for item in closed]
     doubles = Counter((tuple(sorted(text_key(text) for _, text in item.options)), text_key(gold))
@@ -191,11 +187,6 @@ def audit_run(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
 
     Raises: `UserError`.
     """
-    import orjson
-
-    from eval.records import ITEMS, TASK, label, read_items
-    from eval.score import task_folders
-
     found = {}
     for folder in task_folders(paths):
         items = read_items(folder / ITEMS)
@@ -205,7 +196,7 @@ def audit_run(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         if (folder / TASK).is_file():
             declared = orjson.loads((folder / TASK).read_bytes())["task"]
             audit |= {"expected": declared["expected"], "paper_n": declared["paper_n"]}
-        found[label(items[0].task, items[0].variant)] = audit
+        found[task_label(items[0].task, items[0].variant)] = audit
     return found
 
 
@@ -276,18 +267,11 @@ def describe_items(name: str, audit: Mapping[str, Any]) -> list[str]:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 audited, 1 cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.audit",
-        description="Check what a published table, or the items of a run, can be.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.audit", "Check what a published table, or the items of a run, can be.", _EXAMPLE)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run or task folders; none: audit a table")
     parser.add_argument("--table", type=Path, metavar="YAML", help="published tables (default: the recipe's paper)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-
-    import orjson
 
     document: dict[str, Any] = {}
     lines: list[str] = []

@@ -10,18 +10,19 @@ correction is over one p-value a task: the permutation test's, since clusters ar
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import orjson
+
+from eval.records import SCORES_FILE, Score, read_scores, task_label
+from eval.statistics import holm, mcnemar, paired_interval, permutation
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain
-
-if TYPE_CHECKING:
-    from eval.records import Score
 
 MAIN_METRICS = ("ratescore", "radgraph_partial", "radcliq_v1", "bleu4")
 """The first of them that both runs have is the one metric of a report task in Holm's correction."""
@@ -61,12 +62,9 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
 
     Raises: `UserError` where the runs did not score the same items of the same benchmark version.
     """
-    from eval.records import label
-    from eval.statistics import mcnemar, paired_interval, permutation
-
     if not first or not second:
         raise UserError("a run without scores")
-    name = label(first[0].task, first[0].variant)
+    name = task_label(first[0].task, first[0].variant)
     versions = {score.benchmark for score in (*first, *second)}
     if len(versions) > 1:
         raise UserError(f"{name}: the runs are of different benchmark versions; run both on one build")
@@ -107,10 +105,6 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
 
 def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> list[Comparison]:
     """Comparisons of tasks, in order, with Holm's correction over them. Raises: `UserError`."""
-    from dataclasses import replace
-
-    from eval.statistics import holm
-
     compared = [compare_scores(first, second) for first, second in pairs]
     main = {index: _main(rows) for index, rows in enumerate(compared) if rows}
     corrected = holm({str(index): row.permutation for index, row in main.items()})
@@ -126,8 +120,6 @@ def compare_runs(first: Path, second: Path) -> tuple[list[Comparison], list[str]
 
     Raises: `UserError`.
     """
-    from eval.records import SCORES_FILE, read_scores
-
     folders = [{path.parent.name: path for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)]
     for folder, found in zip((first, second), folders, strict=True):
         if not found:
@@ -164,21 +156,12 @@ def describe(row: Comparison) -> str:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 compared, 1 cannot be compared."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.compare",
-        description="Compare two scored runs item by item.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.compare", "Compare two scored runs item by item.", _EXAMPLE)
     parser.add_argument("first", type=Path, metavar="A", help="scored run folder")
     parser.add_argument("second", type=Path, metavar="B", help="scored run folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the comparisons as JSON")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-
-    import orjson
-
-    from medgpt.atomic import write_atomic
 
     try:
         rows, alone = compare_runs(options.first, options.second)

@@ -9,7 +9,6 @@ the tiny model has learnt next to nothing: the page shows what is measured and h
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import shlex
@@ -17,6 +16,8 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eval.tasks import built_tasks, select_tasks
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
 from medgpt.messages import complain
 
@@ -36,11 +37,8 @@ example:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 done, else that of the step that failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.demo",
-        description="Run, score, compare and report on the demo data, in about a minute.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.demo", "Run, score, compare and report on the demo data, in about a minute.", _EXAMPLE
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder that builders.demo wrote")
     parser.add_argument(
@@ -100,7 +98,6 @@ def with_training_side(data: Path) -> list[str]:
 
     Raises: `UserError` where no build is a benchmark.
     """
-    from eval.tasks import built_tasks, select_tasks
     from manifests.catalog import load_builds
 
     sides = {

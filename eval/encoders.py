@@ -13,19 +13,20 @@ made by another interpreter (`--radgraph-python`) with radgraph 0.1.18, through 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from eval import report_metrics
+from medgpt.digest import file_sha256
 from medgpt.errors import UserError
 from medgpt.private import is_private
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 32
-_CHUNK_BYTES = 1 << 24
 
 
 @dataclass
@@ -116,7 +116,7 @@ class Weights:
             for path in sorted((self.folder / top).rglob("*")):
                 if path.is_file():
                     name = path.relative_to(self.folder).as_posix()
-                    found[name] = _sha256(path)
+                    found[name] = file_sha256(path).hex()
                     if self._sums and self._sums.get(name) != found[name]:
                         listed = self._sums.get(name)
                         raise UserError(
@@ -143,14 +143,6 @@ def _read_sums(path: Path) -> dict[str, str]:
     if not sums:
         raise UserError(f"{path}: holds no digest; delete it, or list the files")
     return sums
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def measure(
@@ -533,6 +525,4 @@ def _first_line(error: BaseException) -> str:
 
 def default_radgraph_python() -> Path | None:
     """The running interpreter, if radgraph is installed in it."""
-    from importlib.util import find_spec
-
     return Path(sys.executable) if find_spec("radgraph") else None

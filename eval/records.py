@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from medgpt.atomic import AtomicFile
 from medgpt.errors import UserError
 from medgpt.messages import named
 from medgpt.private import keep_private
@@ -135,7 +136,7 @@ class Score:
         keep_private(self.access)
 
 
-def label(task: str, variant: str) -> str:
+def task_label(task: str, variant: str) -> str:
     """How a task is called in commands: `slake`, `slake:paper`."""
     return task if variant == "official" else f"{task}:{variant}"
 
@@ -170,8 +171,6 @@ def write_scores(path: Path, scores: list[Score]) -> str:
     """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from medgpt.atomic import AtomicFile
 
     columns: dict[str, list[Any]] = {
         entry.name: [getattr(row, entry.name) for row in scores] for entry in fields(Score)

@@ -6,17 +6,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
+from eval.records import ITEMS, PREDICTIONS, Item, Prediction, Score, read_items, read_predictions
 from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, numbers, percent
+from eval.tasks import Question, Task, open_benchmarks
 from medgpt.errors import UserError
 from medgpt.page import render
-
-if TYPE_CHECKING:
-    from eval.records import Item, Prediction, Score
-    from eval.tasks import Question
 
 THUMBNAIL = 320
 """Longest side of a picture in the page."""
@@ -51,8 +49,6 @@ def samples_of(
     Questions are read from the builds under `data`. Of credentialed ones only ids and verdicts are given, unless asked.
     Raises: `UserError` where the build is not the one that was asked.
     """
-    from eval.records import ITEMS, PREDICTIONS, read_items, read_predictions
-
     items: dict[str, Item] = {}
     answers: dict[str, list[Given]] = {}
     for name, result in results.items():
@@ -74,8 +70,6 @@ def samples_of(
 
 
 def _benchmark(result: TaskResult, data: Path) -> Any:
-    from eval.tasks import Task, open_benchmarks
-
     [benchmark] = open_benchmarks(data, [msgspec.convert(result.task, Task)])
     if benchmark.root != result.record["build_root"]:
         raise UserError(

@@ -14,24 +14,36 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
+import orjson
 
+from eval.adapters.base import ANSWERED, Adapter, Answer, Request, prompt_digest
+from eval.adapters.choose import add_options, model_adapter
+from eval.answers import AnswerLog
+from eval.cards import Card, load_card
+from eval.contamination import Proof, read_proof
+from eval.records import ITEMS, PREDICTIONS, TASK, Item, Prediction
+from eval.tasks import (
+    Benchmark,
+    Question,
+    Task,
+    add_closing,
+    built_tasks,
+    load_task_file,
+    open_benchmarks,
+    select_tasks,
+)
 from medgpt import errors
+from medgpt.arguments import command_parser
+from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.errors import UserError
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
-
-if TYPE_CHECKING:
-    from eval.adapters.base import Adapter, Answer, Request
-    from eval.answers import AnswerLog
-    from eval.cards import Card
-    from eval.contamination import Proof
-    from eval.records import Item, Prediction
-    from eval.tasks import Benchmark, Question, Task
+from medgpt.private import make_folder
 
 EXIT_UNANSWERED = 3
 """Everything was asked, but some questions have no answer (refused, no completion, too many pictures)."""
@@ -89,10 +101,8 @@ def run(
     `card` adds its system text and prompt suffix; `proof` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer.
-    Raises: `UserError`, `AnswerError`, `UserError`, `AdapterError`, `EndpointRefused`.
+    Raises: `UserError`, `AnswerError`, `AdapterError`, `EndpointRefused`.
     """
-    from medgpt.private import make_folder
-
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
     try:
         make_folder(out)
@@ -112,10 +122,6 @@ def run(
 
 def _claim(out: Path, adapter: Adapter) -> None:
     """Write who is asked, or check that it is the same one as before. Raises: `UserError`."""
-    import orjson
-
-    from medgpt.atomic import write_atomic
-
     path = out / "run.json"
     identity = adapter.identity()
     if not path.is_file():
@@ -147,15 +153,8 @@ def _open(
     ask_again: bool,
     progress: bool,
 ) -> _Open:
-    """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`, `UserError`."""
-    import orjson
+    """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`."""
     from tqdm import tqdm
-
-    from eval.adapters.base import ANSWERED, prompt_digest
-    from eval.answers import AnswerLog
-    from eval.records import ITEMS, TASK
-    from medgpt.atomic import AtomicFile, write_atomic
-    from medgpt.private import make_folder
 
     task = benchmark.task
     folder = _folder(out, task)
@@ -216,8 +215,6 @@ def task_record(
 
 def _messages(messages: list[dict[str, Any]], card: Card | None) -> list[dict[str, Any]]:
     """The turns with what the card adds: its system text first, its suffix last."""
-    from eval.tasks import add_closing
-
     if card is None:
         return messages
     turns = [{"role": turn["role"], "content": list(turn["content"])} for turn in messages]
@@ -262,10 +259,6 @@ def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again:
 
 def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Iterator[Request]:
     """Questions without an answer, one after the other: pictures are read when it is their turn."""
-    from dataclasses import replace
-
-    from eval.adapters.base import ANSWERED, Request
-
     for task in tasks:
         for sample_id, digest in task.prompts.items():
             known = task.log.get(sample_id)
@@ -278,9 +271,6 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
 
 def _finish(task: _Open) -> TaskRun:
     """Write the predictions in the order of the items, if all are there."""
-    from eval.records import PREDICTIONS
-    from medgpt.atomic import AtomicFile
-
     outcomes: Counter[str] = Counter()
     truncated = 0
     answers = {sample_id: found for sample_id in task.prompts if (found := task.log.get(sample_id)) is not None}
@@ -298,8 +288,6 @@ def _finish(task: _Open) -> TaskRun:
 
 def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, prompt_sha256: str) -> Item:
     """What a question asks, without its text."""
-    from eval.records import Item
-
     task = benchmark.task
     return Item(
         task=task.name,
@@ -321,22 +309,16 @@ def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, promp
 
 def prediction_of(benchmark: Benchmark, sample_id: str, prompt_sha256: str, answer: Answer) -> Prediction:
     """An answer as a record."""
-    from eval.adapters.base import Answer as Plain
-    from eval.records import Prediction
-
     task = benchmark.task
-    said = {name: getattr(answer, name) for name in Plain.__struct_fields__}
+    said = {name: getattr(answer, name) for name in Answer.__struct_fields__}
     return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **said)
 
 
 @errors.run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 done, 3 done with questions unanswered, 1 stopped, 2 cannot be run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.run",
-        description="Ask a model the questions of benchmarks; every answer is kept, a killed run goes on.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.run", "Ask a model the questions of benchmarks; every answer is kept, a killed run goes on.", _EXAMPLE
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument(
@@ -350,25 +332,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.add_argument("--model", metavar="CARD", help="model card: a shipped name or a YAML file")
     asked.add_argument("--baseline", metavar="NAME", help="majority, constant[=TEXT], copy_exemplar or nearest")
     asked.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="predictions.jsonl of earlier runs")
-    server = parser.add_argument_group("a served model")
-    server.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    server.add_argument(
-        "--served-model", metavar="NAME", help="the model's name at the server (default: the card's hub id)"
-    )
+    server, local = add_options(parser)
     server.add_argument("--concurrency", type=int, default=64, metavar="N", help="requests in flight (default 64)")
     server.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds for one request (default 600)"
     )
     server.add_argument("--tries", type=int, default=12, metavar="N", help="requests for one answer (default 12)")
-    server.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
-    key = server.add_mutually_exclusive_group()
-    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
-    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     asked_of = parser.add_argument_group("either way")
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
-    local = parser.add_argument_group("a model in this process")
-    local.add_argument("--checkpoint", type=Path, metavar="DIR", help="local folder of the weights")
-    local.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
     local.add_argument(
         "--trust-remote-code",
@@ -403,9 +374,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    from eval.contamination import read_proof
-    from eval.tasks import built_tasks, load_task_file, open_benchmarks, select_tasks
-
     tasks = select_tasks(options.tasks, load_task_file(options.task_file) if options.task_file else [])
     if options.only_present:
         tasks, absent = built_tasks(options.data, tasks)
@@ -441,32 +409,14 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         from eval.adapters.replay import Replay
 
         return None, Replay(options.replay)
-    from eval.cards import load_card
 
     card = with_revision(load_card(options.model), options.revision, options.checkpoint)
-    if options.endpoint:
-        from eval.adapters.openai_chat import OpenAIChat
-        from medgpt.endpoints import read_key
-
-        served = options.served_model or card.hub_id
-        if not served:
-            raise UserError(f"--model {options.model}: its card has no hub id; give --served-model NAME")
-        return card, OpenAIChat(
-            options.endpoint,
-            served,
-            card,
-            api_key=read_key(options.key_variable, options.key_file),
-            allowed_hosts=options.allow_host,
-            concurrency=options.concurrency,
-            timeout_s=options.timeout,
-            tries=options.tries,
-        )
-    from eval.adapters.hf_local import HFLocal
-
-    return card, HFLocal(
-        options.checkpoint,
+    return card, model_adapter(
+        options,
         card,
-        device=options.device,
+        concurrency=options.concurrency,
+        timeout_s=options.timeout,
+        tries=options.tries,
         batch=options.batch,
         trust_remote_code=options.trust_remote_code,
     )
@@ -519,8 +469,6 @@ def _show(
     benchmarks: Sequence[Benchmark],
     proof: Proof | None,
 ) -> int:
-    from eval.adapters.base import ANSWERED
-
     unanswered = 0
     for task in done:
         answered = task.outcomes[ANSWERED]

@@ -13,23 +13,41 @@ line that says why; other tasks are. Nothing here asks a model or a server.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import orjson
+
+from eval.contamination import Proof, read_proof
+from eval.encoders import Measured, Weights, default_radgraph_python, measure
+from eval.mcq import final_text, grade, same_text, text_key
+from eval.records import (
+    ANSWERED,
+    CORRECT,
+    INVALID,
+    ITEMS,
+    PREDICTIONS,
+    SCORES_FILE,
+    SUMMARY,
+    WRONG,
+    Item,
+    Prediction,
+    Score,
+    read_items,
+    read_predictions,
+    write_scores,
+)
+from eval.statistics import Interval, cluster_interval, macro_f1, share_interval
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
+from medgpt.digest import file_sha256
 from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
-
-if TYPE_CHECKING:
-    from eval.contamination import Proof
-    from eval.encoders import Measured, Weights
-    from eval.records import Item, Prediction, Score
-    from eval.statistics import Interval
+from medgpt.private import make_folder
 
 VERSIONS = {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1}
 """Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
@@ -72,9 +90,6 @@ def score_task(
 
     Raises: `UserError` for predictions that do not belong to the items; `UserError`.
     """
-    from eval.encoders import Weights
-    from eval.records import ANSWERED, PREDICTIONS, Prediction
-
     if not items:
         raise UserError("no items; run python -m eval.run again")
     kinds = {item.kind for item in items}
@@ -138,9 +153,6 @@ def _check(
 
 
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
-    from eval.mcq import same_text
-    from eval.records import Score
-
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
     gold = dict(item.options).get(item.gold, item.gold)
     return Score(
@@ -160,9 +172,6 @@ def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
 
 
 def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
-    from eval.mcq import grade
-    from eval.records import ANSWERED, CORRECT, INVALID, WRONG
-
     answered = prediction.outcome == ANSWERED
     found = grade(prediction.text if answered else None, item.options, item.gold)
     reading = found.reading
@@ -188,10 +197,6 @@ def _score_reports(
     device: str,
     progress: bool,
 ) -> tuple[list[Score], Measured]:
-    from eval.encoders import measure
-    from eval.mcq import final_text
-    from eval.records import ANSWERED
-
     texts, details = [], []
     for prediction in predictions:
         text, detail = None, prediction.outcome
@@ -260,9 +265,6 @@ def _parts(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def _part(scores: Sequence[Score], interval: bool = True) -> dict[str, Any]:
-    from eval.records import INVALID
-    from eval.statistics import cluster_interval, share_interval
-
     part: dict[str, Any] = {"items": len(scores)}
     clusters: list[Hashable] = [score.cluster for score in scores]
     if scores[0].verdict is not None:
@@ -295,9 +297,6 @@ def _rounded(interval: Interval | None) -> dict[str, float | None] | None:
 
 def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
     """Baselines without a model, and recall by class where the gold texts are few."""
-    from eval.mcq import text_key
-    from eval.statistics import macro_f1
-
     closed = [(item, score, dict(item.options)) for item, score in zip(items, scores, strict=True) if item.options]
     found: dict[str, Any] = {"open_questions": len(items) - len(closed)}
     if not closed:
@@ -331,8 +330,6 @@ def _most(counts: Counter[str]) -> dict[str, Any]:
 
 def task_folders(paths: Sequence[Path]) -> list[Path]:
     """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `UserError`."""
-    from eval.records import ITEMS, PREDICTIONS
-
     found: dict[Path, None] = {}
     for given in paths:
         path = given.parent if given.name == PREDICTIONS else given
@@ -361,12 +358,6 @@ def score_folder(
     Older scores in `out` go first, so that a task that cannot be scored has none.
     Raises: `UserError`.
     """
-    import orjson
-
-    from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
-    from medgpt.atomic import write_atomic
-    from medgpt.private import make_folder
-
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
     items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
@@ -386,8 +377,7 @@ def score_folder(
     summary = scored.summary
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
     for name in (ITEMS, PREDICTIONS):
-        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        summary[f"{name.removesuffix('.jsonl')}_sha256"] = digest
+        summary[f"{name.removesuffix('.jsonl')}_sha256"] = file_sha256(folder / name).hex()
     summary["versions"] = VERSIONS
     write_atomic(out / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return summary
@@ -440,11 +430,8 @@ def _ends(interval: dict[str, float | None]) -> str:
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 1 none, 2 wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.score",
-        description="Score what models answered: strict, offline, the same bytes every time.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.score", "Score what models answered: strict, offline, the same bytes every time.", _EXAMPLE
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folder, task folder or predictions.jsonl"
@@ -467,11 +454,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
 
-    import orjson
     from tqdm import tqdm
-
-    from eval.contamination import read_proof
-    from eval.encoders import Weights, default_radgraph_python
 
     folders = task_folders(options.runs)
     if options.out and len({folder.name for folder in folders}) != len(folders):

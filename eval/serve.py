@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from eval.cards import load_card
+from medgpt.arguments import command_parser
+from medgpt.endpoints import Endpoint, resolve_endpoint
 from medgpt.errors import DONE, UserError, run
 from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from eval.serve_app import Limits
-    from medgpt.endpoints import Endpoint
 
 
 WARNING = (
@@ -122,12 +124,7 @@ def read_limits(given: Sequence[str]) -> Limits:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Serves until it is stopped (130 by Ctrl-C); 2 where it cannot."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.serve",
-        description=f"Serve a trained checkpoint on loopback. {WARNING}",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.serve", f"Serve a trained checkpoint on loopback. {WARNING}", _EXAMPLE)
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="folder with config.json, weights and processor")
     parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
     parser.add_argument("--served-model", metavar="NAME", help="the model's name to clients (default: the folder's)")
@@ -165,8 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     from eval.adapters.hf_local import HFLocal
-    from eval.cards import load_card
-    from medgpt.endpoints import resolve_endpoint
 
     host = f"[{options.host}]" if ":" in options.host else options.host
     endpoint = resolve_endpoint(f"http://{host}:{options.port or 80}/v1")

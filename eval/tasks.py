@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+import orjson
 from msgspec import Meta
 from msgspec.structs import replace
 
@@ -93,8 +94,6 @@ class Task(Settings):
     @property
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of all that shapes what is asked and scored; wording of row and note not included."""
-        import orjson
-
         shaping = {
             key: value
             for key, value in msgspec.to_builtins(self).items()

@@ -9,15 +9,20 @@ positions interpolated to that: a tile is 144 tokens whatever the encoder, so co
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
+from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
@@ -66,12 +71,7 @@ class Language:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m train.assemble",
-        description=(__doc__ or "").partition("\n\n")[2],
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("train.assemble", (__doc__ or "").partition("\n\n")[2], EXAMPLE)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--size", choices=SIZES, default="20b", help="shapes of what is random (default 20b)")
     parser.add_argument("--llm", type=Path, metavar="DIR", help="language model; without it, a random one")
@@ -124,7 +124,6 @@ def assemble(
     import torch
     from transformers import set_seed
 
-    from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
     from train.model import MedGptForTraining, composed_config, load_module, sized_config, write_weights
     from train.tokenizer import harmony
 
@@ -290,8 +289,6 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
 
 def _own_tokenizer(base: Any, name: str) -> Tokenizer:
     """A fast tokenizer as `train.tokenizer` sees it in a model folder."""
-    import tempfile
-
     from train.tokenizer import folder_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -319,8 +316,6 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
         UserError: no such encoder, or weights are missing.
 
     """
-    import json
-
     from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel, ViTModel
 
     from train.model import check_report
@@ -364,8 +359,6 @@ def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
         UserError: an unknown name, an unreadable file, or an architecture that has no counterpart.
 
     """
-    import json
-
     import open_clip
     from open_clip.factory import load_state_dict
 
@@ -490,8 +483,6 @@ def _filled(module: Any, state: Mapping[str, torch.Tensor], file: Path) -> Any:
 
 def resized(module: Any) -> Any:
     """The encoder for tiles of 24 x 24 patches; positions of another grid are interpolated (bicubic, antialiased)."""
-    import copy
-
     import torch
 
     config = copy.deepcopy(module.config)
@@ -521,8 +512,6 @@ def resized(module: Any) -> Any:
 
 def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
     """Configuration with its class, tokenizer, chat template, processor and generation settings."""
-    import json
-
     from transformers import GenerationConfig, InternVLProcessor
     from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import orjson
+
+from medgpt.arguments import command_parser
 from medgpt.errors import NOT_FINISHED, UserError, one_line, run
 from medgpt.messages import complain
 from train.config import STAGES, load_config
@@ -45,12 +48,7 @@ SETTINGS = (
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m train.demo",
-        description="Train the tiny model through the three stages on demo shards.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("train.demo", "Train the tiny model through the three stages on demo shards.", EXAMPLE)
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builders.demo: builds and their proof")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of models and logs (default DATA/train)")
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps of a stage (default {STEPS})")
@@ -126,8 +124,6 @@ def finished(folder: Path, stage: str, model: Path, steps: int, certificate: str
 
     If anything differs, `train.run` is called, which goes on or says what does.
     """
-    import orjson
-
     from train.run import model_digest
 
     found = sorted((folder / "checkpoints").glob(f"step-{steps:08d}/state.json"))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+import yaml
+
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
+from medgpt.digest import folder_sha256
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
 from medgpt.messages import complain
+from medgpt.private import make_folder
 from train.config import Config, check_config, load_config
 
 if TYPE_CHECKING:
@@ -49,13 +57,17 @@ class Told(Exception):
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m train.run",
-        description="Train one stage on shards that a certificate covers.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser("train.run", "Train one stage on shards that a certificate covers.", EXAMPLE)
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument(
+        "shards",
+        nargs="?",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="DATA",
+        help="folder of builds and their proof",
     )
-    parser.add_argument("--shards", type=Path, required=True, metavar="DATA", help="folder of builds and their proof")
+    data.add_argument("--shards", type=Path, metavar="DATA", help="the same")
     parser.add_argument("--stage", required=True, help="pretrain, midtrain, instruct, or a YAML file of that form")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model to start from: of train.assemble or of a run")
     parser.add_argument(
@@ -249,11 +261,8 @@ class Prepared:
 def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> None:
     """Train the stage, from the last checkpoint of `options.out` if there is one; then export the model."""
     import torch.distributed as dist
-    import yaml
     from tqdm import tqdm
 
-    from medgpt.atomic import write_atomic
-    from medgpt.private import make_folder
     from train.checkpoint import Everywhere
     from train.data import Batches
     from train.export import export_model
@@ -418,10 +427,6 @@ def _load(
 
 def _claim(out: Path) -> IO[bytes]:
     """Hold the folder of a run against other processes; the hold ends when the file is closed, or with the process."""
-    import fcntl
-
-    from medgpt.private import make_folder
-
     make_folder(out)
     file = (out / ".lock").open("wb")
     try:
@@ -434,8 +439,6 @@ def _claim(out: Path) -> IO[bytes]:
 
 def model_digest(folder: Path) -> str:
     """Digest of a model folder's files; its card may be edited."""
-    from medgpt.digest import folder_sha256
-
     return folder_sha256(folder, besides=("README.md",))
 
 
@@ -510,8 +513,6 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("torch", "transformers", "deepspeed")}
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import importlib.resources
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -103,8 +104,6 @@ def official_tokenizer() -> Any:
         UserError: the package that ships the ranks has others.
 
     """
-    import importlib.resources
-
     from tokenizers import AddedToken, Regex, decoders, pre_tokenizers, processors
     from tokenizers import Tokenizer as Fast
     from tokenizers.models import BPE

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import orjson
 
 from eval.records import ANSWERED, NO_COMPLETION, OUTCOMES, REFUSED, TOO_MANY_IMAGES
 from eval.tasks import Question
@@ -89,7 +90,5 @@ class Adapter(ABC):
 
 def prompt_digest(messages: Sequence[Mapping[str, Any]], images: Sequence[bytes]) -> str:
     """SHA-256 (hexadecimal) of turns and pictures: what was asked, apart from how it was decoded."""
-    import orjson
-
     parts = [list(messages), [hashlib.sha256(image).hexdigest() for image in images]]
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eval.adapters.base import ANSWERED, Adapter, AdapterError, Answer, Keep, Request
@@ -22,8 +23,6 @@ from eval.tasks import Benchmark, Question
 from medgpt.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 

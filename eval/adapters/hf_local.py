@@ -19,9 +19,12 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from eval.adapters.base import ANSWERED, TOO_MANY_IMAGES, Adapter, Answer, Keep, Request
 from eval.adapters.gpt_oss import tune_generation
 from eval.cards import Card
+from medgpt.digest import folder_sha256
 from medgpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,8 +64,6 @@ class HFLocal(Adapter):
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, the device's kind and the batch (other padding rounds otherwise)."""
-        from medgpt.digest import folder_sha256
-
         if self._digest is None:
             self._digest = folder_sha256(self._checkpoint)
         return {
@@ -357,7 +358,6 @@ def _config(checkpoint: Path, common: Mapping[str, Any]) -> Any:
     InternVLConfig of transformers 5 reads any `vision_config` as InternViT and so would swap our CLIP encoder for a
     random one, with no more than a warning (reported upstream; checked with 5.17 and 5.23).
     """
-    import orjson
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint, **common)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import Adapter, AdapterError, Answer, Keep, Request
-from eval.records import Prediction, label, read_predictions
+from eval.records import Prediction, read_predictions, task_label
 from medgpt.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Replay(Adapter):
         digest = hashlib.sha256()
         for path in paths:
             for prediction in read_predictions(path):
-                key = label(prediction.task, prediction.variant), prediction.sample_id
+                key = task_label(prediction.task, prediction.variant), prediction.sample_id
                 if key in self._answers:
                     raise UserError(f"{path}: {key[1]} of task {key[0]} occurs twice; give each run once")
                 self._answers[key] = prediction
