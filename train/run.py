@@ -305,6 +305,7 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
 
     place = start_processes()
     first = place.rank == 0
+    libraries.keep_in(options.out / (LIBRARIES if first else f"rank-{place.rank}-{LIBRARIES}"))
     prepared = _together(place, lambda: _prepare(config, options, place))
     digest = [prepared.identity["model"]]
     dist.broadcast_object_list(digest, 0)  # one rank reads the 42 GB
@@ -313,7 +314,6 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     model, stream, collate = _together(place, lambda: _load(config, options, prepared, place, resume))
     names = list(collate.sources)
     claim = _together(place, lambda: _claim(options.out) if first else None)
-    libraries.keep_in(options.out / (LIBRARIES if first else f"rank-{place.rank}-{LIBRARIES}"))
     trainer = Trainer(
         config, model, Batches(stream, collate, config.data.workers), place, options.out, prepared.identity, names,
         resume,
