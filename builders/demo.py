@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from builders.cli import EXIT_DAMAGED, EXIT_FAILED, main, table
 from builders.registry import NAMES, load
+from manifests.private import make_folder
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -65,7 +66,7 @@ def run(data: Path, workers: int, everything: bool = False, names: Sequence[str]
     Returns 0 if every step ran, whatever the audits found; else the exit code of the step that failed, of which the
     last lines are shown.
     """
-    data.mkdir(parents=True, exist_ok=True)
+    make_folder(data)
     log = data / LOG
     try:
         with _logged(log) as screen:
