@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from builders.engine.command import main
-from builders.engine.registry import load, sources
+from builders.engine.command import EXIT_DAMAGED, EXIT_FAILED, main, table
+from builders.engine.registry import NAMES, load, sources
 from builders.engine.source import demo_module
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError
 from medgpt.tables import table
+from manifests.private import make_folder
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -67,7 +68,7 @@ def run(data: Path, workers: int, everything: bool, names: Sequence[str]) -> int
     Returns 0 if every step ran, whatever the audits found; else the exit code of the step that failed, of which the
     last lines are shown.
     """
-    data.mkdir(parents=True, exist_ok=True)
+    make_folder(data)
     log = data / LOG
     try:
         with _logged(log) as screen:

@@ -789,7 +789,8 @@ def test_sheets_go_out_and_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("sample_id,label\na,perhaps\n", "line 2: the label is neither yes"), ("a,b\n1,2\n", "no column 'sample_id'"),
+    [("sample_id,label\na,perhaps\n", "line 2: the label is neither yes nor no"),
+     ("a,b\n1,2\n", "no column 'sample_id'"),
      ("sample_id,label\na,yes\na,no\n", "line 3: a is there twice"), ("", "no column 'sample_id'")],
 )  # fmt: skip
 def test_bad_labels_are_one_line(tmp_path: Path, content: str, says: str) -> None:

@@ -548,10 +548,12 @@ def _norm_is_used(module: MedGptForTraining, name: str) -> bool:
 
 def set_checkpointing(module: MedGptForTraining, mode: str) -> None:
     """`full`: every layer is computed again in the backward pass; `selective`: every second one; `none`."""
+    # Newer transformers warn of the old name; 5.17 has no other.
+    kind = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"
     if mode == "none":
-        module.gradient_checkpointing_disable()
+        getattr(module, f"{kind}_checkpointing_disable")()
         return
-    module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    getattr(module, f"{kind}_checkpointing_enable")(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
     if mode == "selective":
         for layers in (module.model.language_model.layers, _vision_layers(module)):
             for layer in layers[1::2]:
