@@ -6,11 +6,13 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from builders.engine.registry import load
 
 # A busy machine is no reason to fail: how long an example takes says nothing about what it shows.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,3 +66,14 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real rows at {REAL_DATA}")
     return REAL_DATA
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes the demo tree of a source, to be spoilt at will."""
+
+    def write(name: str) -> Path:
+        load(name).write_demo(tmp_path / name)
+        return tmp_path / name
+
+    return write
