@@ -75,6 +75,7 @@ from builders.engine.tables import (
     column_image,
     convert_rows,
     has_header,
+    json_items,
     question_answer,
     table_rows,
     table_units,
@@ -84,6 +85,7 @@ from builders.engine.texts import (
     dialogue,
     inline_options,
     labelled,
+    lettered,
     option_texts,
     python_literal,
     split_thinking,
@@ -93,14 +95,14 @@ from builders.engine.texts import (
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
     "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample",
-    "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows",
-    "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name",
-    "first_existing", "inline_options", "labelled", "list_zip", "load_json", "load_rows", "number_of",
-    "option_texts", "outcome", "python_literal", "question_answer", "read_bytes", "read_zip_member", "relative",
-    "require", "require_one", "run", "safe_member", "split_thinking", "stream_tar", "table_rows", "table_source",
-    "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples",
-    "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
+    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "checked_text",
+    "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows", "count_webdataset_samples",
+    "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name", "first_existing", "inline_options",
+    "json_items", "labelled", "lettered", "list_zip", "load_json", "load_rows", "number_of", "option_texts", "outcome",
+    "python_literal", "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run",
+    "safe_member", "split_thinking", "stream_tar", "table_rows", "table_source", "table_units", "text_of", "turns_of",
+    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file",
+    "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -148,7 +150,7 @@ def table_source(
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
-        layout: "jsonl" for JSON Lines in a file named `.json`.
+        layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
         declared: What `Source` has besides. Access is open where there is a `hub_id`, credentialed elsewhere.
@@ -163,6 +165,7 @@ def table_source(
         return {split: _tuple(patterns) for split, patterns in by_split.items() if patterns}
 
     required = (*fields, *values)
+    named = (*required, *columns)
 
     def cut(raw: Path, params: Params) -> Iterator[Unit]:
         found_in = _of(files, params)
@@ -173,8 +176,10 @@ def table_source(
                 continue
             paths = _files(raw, split, _tuple(patterns), several)
             found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
-            named = (*required, *columns)
-            for unit in table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout):
+            units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
+            if not units:
+                raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
+            for unit in units:
                 if not has_header(unit):  # a format that has one is checked as it is cut
                     list(with_fields(raw, [unit], required))
                 if check:
@@ -208,7 +213,7 @@ def table_source(
         read=read,
         splits=roles,
         published=lambda params: _of(published, params),
-        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(required)}"]),
+        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(named)}"]),
         **declared,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-from builders.engine.registry import load
+from outcomes import Demos, Samples
 
 # A busy machine is no reason to fail: how long an example takes says nothing about what it shows.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -68,12 +68,25 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Demos:
+    """Demo trees by source, to be read; `tree` makes copies to change."""
+    return Demos(tmp_path_factory.mktemp("demos"))
+
+
+@pytest.fixture(scope="session")
+def samples(demos: Demos) -> Samples:
+    """Samples of the demo trees by source, and there by `<split>/<key>`."""
+    return Samples(demos)
+
+
 @pytest.fixture
-def demo(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes the demo tree of a source, to be spoilt at will."""
+def tree(demos: Demos, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a private copy of a source's demo tree."""
+    return lambda name: Path(shutil.copytree(demos[name], tmp_path / name))
 
-    def write(name: str) -> Path:
-        load(name).write_demo(tmp_path / name)
-        return tmp_path / name
 
-    return write
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A folder that the examples of one test share; each empties it first."""
+    return tmp_path / "raw"

@@ -43,6 +43,13 @@ def dialogue(
     return messages
 
 
+def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
+    """Options that a row ships as an object with these labels and no others."""
+    if not isinstance(given, dict) or sorted(given) != list(labels):
+        raise InputError("bad_field", file, f"options are not {', '.join(labels)}")
+    return [(label, checked_text(given[label], f"option {label}", file)) for label in labels]
+
+
 def split_thinking(text: str, file: str) -> tuple[str | None, str]:
     """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
 
@@ -58,11 +65,12 @@ def split_thinking(text: str, file: str) -> tuple[str | None, str]:
     return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
 
 
-def turns_of(conversations: Any, file: str) -> list[tuple[str, str]]:
-    """(role, text) of LLaVA-style turns of either spelling, without the `<image>` token."""
+def turns_of(conversations: Any, file: str, *, pictures: bool = True) -> list[tuple[str, str]]:
+    """(role, text) of turns of either spelling; those about `pictures` are stripped and lose the `<image>` token."""
     if not isinstance(conversations, list):
-        raise InputError("bad_field", file, "conversations is not a list")
-    return [_turn(turn, file) for turn in conversations]
+        raise InputError("bad_field", file, "the conversation is not a list")
+    turns = [_turn(turn, file) for turn in conversations]
+    return [(role, _PICTURE_TOKEN.sub("\n", text).strip()) for role, text in turns] if pictures else turns
 
 
 def _turn(turn: Any, file: str) -> tuple[str, str]:
@@ -70,7 +78,7 @@ def _turn(turn: Any, file: str) -> tuple[str, str]:
     role = _ROLES.get(text_of(turn, speaker, file))
     if role is None:
         raise InputError("bad_field", file, "a turn is from neither human, gpt nor system")
-    return role, _PICTURE_TOKEN.sub("\n", text_of(turn, said, file)).strip()
+    return role, text_of(turn, said, file)
 
 
 _OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")

@@ -19,8 +19,8 @@ from builders.demos.drawings import write_demo_tar
 from builders.engine.source import NotThisSource
 
 
-def test_biomedica_counts_licences_and_names(demo: Callable[[str], Path]) -> None:
-    raw = demo("biomedica")
+def test_biomedica_counts_licences_and_names(tree: Callable[[str], Path]) -> None:
+    raw = tree("biomedica")
     outcomes = read_all("biomedica", raw)
     assert counts(outcomes) == {"train": (8, {"duplicate_item": 1, "empty_caption": 1})}
     samples = {sample.key: sample for sample in kept(outcomes["train"])}
@@ -38,12 +38,12 @@ def test_biomedica_counts_licences_and_names(demo: Callable[[str], Path]) -> Non
     # Nothing of the article goes along.
     assert "Full text" not in json.dumps([sample.messages for sample in samples.values()])
     # PMC-OA's panels of the same figure carry its name.
-    panels = kept(read_all("pmc_oa", demo("pmc_oa"))["train"])
+    panels = kept(read_all("pmc_oa", tree("pmc_oa"))["train"])
     assert samples["commercial_7_1-PMC9000001-2"].group == panels[0].group
 
 
-def test_biomedica_subsets_alone(demo: Callable[[str], Path]) -> None:
-    raw = demo("biomedica")
+def test_biomedica_subsets_alone(tree: Callable[[str], Path]) -> None:
+    raw = tree("biomedica")
     assert counts(read_all("biomedica", raw, subset="dermatology"))["train"] == (6, {})
     alone = counts(read_all("biomedica", raw, subset="surgery"))["train"]
     assert alone == (3, {"empty_caption": 1})  # what is in both subsets is no repeat here
@@ -100,8 +100,8 @@ def test_biomedica_unstated_licence(tmp_path: Path) -> None:
     assert sample.license == "unstated"
 
 
-def test_biomedica_broken_tar(demo: Callable[[str], Path]) -> None:
-    raw = demo("biomedica")
+def test_biomedica_broken_tar(tree: Callable[[str], Path]) -> None:
+    raw = tree("biomedica")
     path = raw / "dermatology/commercial/0_2000000000.tar"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

@@ -16,8 +16,8 @@ from outcomes import kept, source_of
 from builders.engine.source import NotThisSource, Reject
 
 
-def test_gmai_reasoning_is_apart_from_the_answer(demo: Callable[[str], Path]) -> None:
-    raw = demo("gmai_reasoning10k")
+def test_gmai_reasoning_is_apart_from_the_answer(tree: Callable[[str], Path]) -> None:
+    raw = tree("gmai_reasoning10k")
     samples = kept(read_all("gmai_reasoning10k", raw)["train"])
     assert samples[0].messages[1]["reasoning"] == "The lesion lies in the right upper quadrant.\nThe liver is there."
     assert [said(sample) for sample in samples] == [
@@ -75,16 +75,16 @@ def reply(text: str) -> Callable[[dict[str, Any]], Any]:
     ],
 )
 def test_gmai_damaged_rows(
-    change: Callable[[dict[str, Any]], Any], reason: str | None, demo: Callable[[str], Path]
+    change: Callable[[dict[str, Any]], Any], reason: str | None, tree: Callable[[str], Path]
 ) -> None:
-    raw = demo("gmai_reasoning10k")
+    raw = tree("gmai_reasoning10k")
     edit_lines(raw / "reasoning_mcq_sft.jsonl", change)
     outcome = read_all("gmai_reasoning10k", raw)["train"][0]
     assert (outcome.reason if isinstance(outcome, Reject) else None) == reason
 
 
-def test_gmai_pictures_in_folders_and_wrong_trees(demo: Callable[[str], Path]) -> None:
-    raw = demo("gmai_reasoning10k")
+def test_gmai_pictures_in_folders_and_wrong_trees(tree: Callable[[str], Path]) -> None:
+    raw = tree("gmai_reasoning10k")
     with zipfile.ZipFile(raw / "images.zip") as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     (raw / "images.zip").unlink()

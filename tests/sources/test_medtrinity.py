@@ -25,8 +25,8 @@ def add_picture(raw: Path, name: str, captions: list[tuple[str | None, str | Non
     write_demo_parquet(table, rows)
 
 
-def test_medtrinity_joins_by_base_name(demo: Callable[[str], Path]) -> None:
-    outcomes = read_all("medtrinity", demo("medtrinity"))["train"]
+def test_medtrinity_joins_by_base_name(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("medtrinity", tree("medtrinity"))["train"]
     samples = {sample.key: sample for sample in kept(outcomes)}
     assert list(samples) == [f"dataset_shard_{key}" for key in ("1/0", "1/1", "1/2", "10/1", "10/2", "10/5")]
     assert said(samples["dataset_shard_10/1"]).endswith("Région hépatique.")
@@ -44,8 +44,8 @@ def test_medtrinity_joins_by_base_name(demo: Callable[[str], Path]) -> None:
     assert b"{}" not in [sample.images[0].read() for sample in samples.values()]  # metadata.json is no row
 
 
-def test_medtrinity_unknown_source_stops(demo: Callable[[str], Path]) -> None:
-    raw = demo("medtrinity")
+def test_medtrinity_unknown_source_stops(tree: Callable[[str], Path]) -> None:
+    raw = tree("medtrinity")
     add_picture(raw, "new.png", [("A caption.", "brand_new_set")])
     with pytest.raises(NotThisSource, match=r"'brand_new_set' \(1 pictures\)"):
         read_all("medtrinity", raw)
@@ -58,23 +58,23 @@ def test_medtrinity_unknown_source_stops(demo: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("value", ["slake", "SLAKE-train", "vqa_rad", "VQA-RAD", "mimic_cxr_jpg"])
-def test_medtrinity_refuses_evaluation_sets(value: str, demo: Callable[[str], Path]) -> None:
-    raw = demo("medtrinity")
+def test_medtrinity_refuses_evaluation_sets(value: str, tree: Callable[[str], Path]) -> None:
+    raw = tree("medtrinity")
     add_picture(raw, "new.png", [("A caption.", value)])
     with pytest.raises(NotThisSource, match=f"{value}.*--paper-variant"):
         read_all("medtrinity", raw, allow_sources=value)
     assert len(kept(read_all("medtrinity", raw, paper_variant=True)["train"])) == 7
 
 
-def test_medtrinity_sources_without_pictures_stop_nothing(demo: Callable[[str], Path]) -> None:
-    raw = demo("medtrinity")
+def test_medtrinity_sources_without_pictures_stop_nothing(tree: Callable[[str], Path]) -> None:
+    raw = tree("medtrinity")
     tables = [pq.read_table(path).to_pylist() for path in sorted((raw / "25M_full").iterdir())]
     assert "mimic_cxr_jpg" in {row["source"] for rows in tables for row in rows}
     assert read_all("medtrinity", raw)["train"]
 
 
-def test_medtrinity_wrong_trees(demo: Callable[[str], Path]) -> None:
-    raw = demo("medtrinity")
+def test_medtrinity_wrong_trees(tree: Callable[[str], Path]) -> None:
+    raw = tree("medtrinity")
     second = raw / "25M_full/train-00001-of-00002.parquet"
     rows = pq.read_table(second).to_pylist()
     second.unlink()
@@ -86,9 +86,9 @@ def test_medtrinity_wrong_trees(demo: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
-def test_medtrinity_cut_tar_loses_nothing_before_the_cut(share: float, demo: Callable[[str], Path]) -> None:
+def test_medtrinity_cut_tar_loses_nothing_before_the_cut(share: float, tree: Callable[[str], Path]) -> None:
     """The publisher's issue 4: several downloads end early."""
-    raw = demo("medtrinity")
+    raw = tree("medtrinity")
     whole = read_all("medtrinity", raw)["train"]
     tar = raw / "25M_accessible/dataset_shard_10.tar.zst"
     members = {f"m{number}/000001_01_01_100.png": bytes([number]) * 5000 for number in range(20)}

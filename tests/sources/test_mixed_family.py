@@ -48,9 +48,9 @@ def test_demo_tree_is_small_and_the_same_every_time(name: str, tmp_path: Path) -
     ],
 )
 def test_demo_counts(
-    name: str, given: dict[str, Any], split: str, samples: int, rejects: dict[str, int], demo: Callable[[str], Path]
+    name: str, given: dict[str, Any], split: str, samples: int, rejects: dict[str, int], tree: Callable[[str], Path]
 ) -> None:
-    raw = demo(name)
+    raw = tree(name)
     named = read_all(name, raw, **given)
     assert len(kept(named[split])) == samples
     assert reasons(named[split]) == rejects

@@ -15,8 +15,8 @@ from builders.engine.archives import PictureStore
 from builders.engine.source import InputError, NotThisSource, Reject
 
 
-def test_openmm_is_a_benchmark_unless_asked(demo: Callable[[str], Path]) -> None:
-    source, raw = source_of("openmm_medical"), demo("openmm_medical")
+def test_openmm_is_a_benchmark_unless_asked(tree: Callable[[str], Path]) -> None:
+    source, raw = source_of("openmm_medical"), tree("openmm_medical")
     assert source.splits == {"test": "eval", "train": "train"}
     assert list(read_all("openmm_medical", raw)) == ["test"]
     assert list(read_all("openmm_medical", raw, paper_variant=True)) == ["train"]
@@ -25,8 +25,8 @@ def test_openmm_is_a_benchmark_unless_asked(demo: Callable[[str], Path]) -> None
     assert source.published({"paper_variant": False}) == {"test": 88_996}
 
 
-def test_openmm_questions(demo: Callable[[str], Path]) -> None:
-    samples = kept(read_all("openmm_medical", demo("openmm_medical"))["test"])
+def test_openmm_questions(tree: Callable[[str], Path]) -> None:
+    samples = kept(read_all("openmm_medical", tree("openmm_medical"))["test"])
     assert [len(sample.options or ()) for sample in samples] == [4, 2, 3, 3, 4]
     assert said(samples[2]) == "Answer: B. Ductal carcinoma"
     assert samples[4].question == 'What does "white" in the left\tlung stand for?'
@@ -52,15 +52,15 @@ def test_openmm_questions(demo: Callable[[str], Path]) -> None:
         ("modality", "Wrong", None),
     ],
 )
-def test_openmm_damaged_rows(column: str, value: str, reason: str | None, demo: Callable[[str], Path]) -> None:
-    raw = demo("openmm_medical")
+def test_openmm_damaged_rows(column: str, value: str, reason: str | None, tree: Callable[[str], Path]) -> None:
+    raw = tree("openmm_medical")
     edit_csv(raw / "OpenMMMedical.tsv", lambda rows: rows[0].update({column: value}), "\t")
     outcome = read_all("openmm_medical", raw)["test"][0]
     assert (outcome.reason if isinstance(outcome, Reject) else None) == reason
 
 
-def test_openmm_missing_picture_is_never_another_of_its_name(demo: Callable[[str], Path]) -> None:
-    raw = demo("openmm_medical")
+def test_openmm_missing_picture_is_never_another_of_its_name(tree: Callable[[str], Path]) -> None:
+    raw = tree("openmm_medical")
     archive = raw / "Images.zip"
     with zipfile.ZipFile(archive) as old:
         members = {name: old.read(name) for name in old.namelist()}
@@ -78,8 +78,8 @@ def test_openmm_missing_picture_is_never_another_of_its_name(demo: Callable[[str
     assert PictureStore(raw, ["Images.zip"]).reader("ACRIMA/1.png")[1]()  # flat sets may still be asked that way
 
 
-def test_openmm_renamed_column(demo: Callable[[str], Path]) -> None:
-    raw = demo("openmm_medical")
+def test_openmm_renamed_column(tree: Callable[[str], Path]) -> None:
+    raw = tree("openmm_medical")
     table = raw / "OpenMMMedical.tsv"
     table.write_text(table.read_text().replace("image_path", "image", 1))
     with pytest.raises(NotThisSource, match="no column image_path"):

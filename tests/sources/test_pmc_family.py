@@ -37,8 +37,8 @@ def test_demo_tree_is_small_and_the_same_each_time(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_demo_has_no_damaged_row_and_needs_no_pictures_without_images(name: str, demo: Callable[[str], Path]) -> None:
-    raw = demo(name)
+def test_demo_has_no_damaged_row_and_needs_no_pictures_without_images(name: str, tree: Callable[[str], Path]) -> None:
+    raw = tree(name)
     with_pictures = counts(read_all(name, raw))
     assert not {reason for _, found in with_pictures.values() for reason in found} & DAMAGED_REASONS.keys()
     for archive in raw.glob("*.zip"):
@@ -53,8 +53,8 @@ def test_another_folder_is_not_this_source(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rocov2", "pmc_oa", "pmc_vqa", "pubmedvision"])
-def test_missing_pictures_stop_the_build(name: str, demo: Callable[[str], Path]) -> None:
-    raw = demo(name)
+def test_missing_pictures_stop_the_build(name: str, tree: Callable[[str], Path]) -> None:
+    raw = tree(name)
     for archive in raw.glob("*.zip"):
         archive.unlink()
     with pytest.raises(NotThisSource, match="--no-images builds without"):
@@ -62,8 +62,8 @@ def test_missing_pictures_stop_the_build(name: str, demo: Callable[[str], Path])
 
 
 @pytest.mark.parametrize("name", ["rocov2", "pmc_oa", "pmc_vqa", "pubmedvision"])
-def test_a_missing_member_costs_its_rows_alone(name: str, demo: Callable[[str], Path]) -> None:
-    raw = demo(name)
+def test_a_missing_member_costs_its_rows_alone(name: str, tree: Callable[[str], Path]) -> None:
+    raw = tree(name)
     # Read without pictures: a process keeps the zips that it has opened.
     before = counts(read_all(name, raw, no_images=True))["train"]
     archive = sorted(raw.glob("*images*.zip"))[0] if name != "rocov2" else raw / "train_images.zip"
@@ -76,8 +76,8 @@ def test_a_missing_member_costs_its_rows_alone(name: str, demo: Callable[[str], 
 
 
 @pytest.mark.parametrize("name", ["rocov2", "pmc_oa", "pmc_vqa", "pubmedvision"])
-def test_unpacked_pictures_are_found(name: str, demo: Callable[[str], Path]) -> None:
-    raw = demo(name)
+def test_unpacked_pictures_are_found(name: str, tree: Callable[[str], Path]) -> None:
+    raw = tree(name)
     before = counts(read_all(name, raw))
     folders = {"pmc_oa": ".", "pmc_vqa": ".", "pubmedvision": "images", "rocov2": "."}
     for archive in raw.glob("*.zip"):

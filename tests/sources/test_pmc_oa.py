@@ -12,8 +12,8 @@ from outcomes import kept
 from pmc_trees import counts, read_all
 
 
-def test_pmc_oa_names_the_panel_and_both_names_of_its_figure(demo: Callable[[str], Path]) -> None:
-    outcomes = read_all("pmc_oa", demo("pmc_oa"))
+def test_pmc_oa_names_the_panel_and_both_names_of_its_figure(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("pmc_oa", tree("pmc_oa"))
     assert counts(outcomes) == {"train": (6, {"empty_caption": 1}), "valid": (1, {}), "test": (2, {})}
     train = kept(outcomes["train"])
     assert (train[0].images[0].image_id, train[0].images[0].study_id, train[0].group) == (
@@ -43,8 +43,8 @@ def test_pmc_oa_names_the_panel_and_both_names_of_its_figure(demo: Callable[[str
         ({"image": "PMC9000001_Fig3_9.jpg"}, "missing_image"),
     ],
 )
-def test_pmc_oa_damaged_rows(change: dict[str, Any], reason: str, demo: Callable[[str], Path]) -> None:
-    raw = demo("pmc_oa")
+def test_pmc_oa_damaged_rows(change: dict[str, Any], reason: str, tree: Callable[[str], Path]) -> None:
+    raw = tree("pmc_oa")
     first, *others = (raw / "train.jsonl").read_text().splitlines(keepends=True)
     (raw / "train.jsonl").write_text(json.dumps(json.loads(first) | change) + "\n" + "".join(others) + "{broken\n")
     assert counts(read_all("pmc_oa", raw))["train"] == (5, {reason: 1, "empty_caption": 1, "bad_row": 1})

@@ -14,8 +14,8 @@ from pmc_trees import counts, edit_csv, read_all
 from builders.engine.source import NotThisSource
 
 
-def test_pmc_vqa_version_1(demo: Callable[[str], Path]) -> None:
-    outcomes = read_all("pmc_vqa", demo("pmc_vqa"))
+def test_pmc_vqa_version_1(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("pmc_vqa", tree("pmc_vqa"))
     assert counts(outcomes) == {
         "train": (3, {"unclear_answer": 2, "empty_option": 1, "empty_question": 1, "empty_answer": 2}),
         "test": (2, {}),
@@ -40,8 +40,8 @@ def test_pmc_vqa_version_1(demo: Callable[[str], Path]) -> None:
     assert longer.images[0].study_id == longer.images[0].image_id == "pmc/PMC9100002/fig_1"
 
 
-def test_pmc_vqa_both_spellings_of_answer(demo: Callable[[str], Path]) -> None:
-    raw = demo("pmc_vqa")
+def test_pmc_vqa_both_spellings_of_answer(tree: Callable[[str], Path]) -> None:
+    raw = tree("pmc_vqa")
     headers = {name: (raw / name).read_text().splitlines()[0].split(",") for name in ("train.csv", "test.csv")}
     assert "Answer" in headers["train.csv"]
     assert "Anwser" in headers["test.csv"]
@@ -53,14 +53,14 @@ def test_pmc_vqa_both_spellings_of_answer(demo: Callable[[str], Path]) -> None:
         read_all("pmc_vqa", raw)
 
 
-def test_pmc_vqa_version_2_meets_pmc_oa(demo: Callable[[str], Path]) -> None:
-    raw = demo("pmc_vqa")
+def test_pmc_vqa_version_2_meets_pmc_oa(tree: Callable[[str], Path]) -> None:
+    raw = tree("pmc_vqa")
     outcomes = read_all("pmc_vqa", raw, version="2")
     assert counts(outcomes) == {"train": (1, {"unclear_answer": 1}), "test": (2, {})}
     [sample] = kept(outcomes["train"])
     assert (sample.images[0].image_id, sample.images[0].study_id) == ("pmc/PMC9100007/Fig4_11", "pmc/PMC9100007/Fig4")
     assert "made up" not in json.dumps(sample.messages)  # the caption holds the answer
-    panels = {s.images[0].image_id: s.images[0].read() for s in kept(read_all("pmc_oa", demo("pmc_oa"))["train"])}
+    panels = {s.images[0].image_id: s.images[0].read() for s in kept(read_all("pmc_oa", tree("pmc_oa"))["train"])}
     asked = {s.images[0].image_id: s.images[0].read() for s in kept(outcomes["test"])}
     assert asked.items() <= panels.items()
     assert source_of("pmc_vqa").variant({"version": "2"}) == "v2"
@@ -72,8 +72,8 @@ def test_pmc_vqa_version_2_meets_pmc_oa(demo: Callable[[str], Path]) -> None:
         read_all("pmc_vqa", raw)
 
 
-def test_pmc_vqa_keys_of_the_two_versions_differ(demo: Callable[[str], Path]) -> None:
-    raw = demo("pmc_vqa")
+def test_pmc_vqa_keys_of_the_two_versions_differ(tree: Callable[[str], Path]) -> None:
+    raw = tree("pmc_vqa")
     keys = [
         {sample.key for rows in read_all("pmc_vqa", raw, version=version).values() for sample in kept(rows)}
         for version in ("1", "2")
@@ -92,8 +92,8 @@ def test_pmc_vqa_keys_of_the_two_versions_differ(demo: Callable[[str], Path]) ->
         ("Answer", "B:no  UPTAKE.", "unclear_answer"),
     ],
 )
-def test_pmc_vqa_odd_rows(column: str, value: str, reason: str, demo: Callable[[str], Path]) -> None:
-    raw = demo("pmc_vqa")
+def test_pmc_vqa_odd_rows(column: str, value: str, reason: str, tree: Callable[[str], Path]) -> None:
+    raw = tree("pmc_vqa")
     before, found = counts(read_all("pmc_vqa", raw))["train"]
     edit_csv(raw / "train.csv", lambda rows: rows[1].__setitem__(rows[0].index(column), value))
     expected = Counter(found) + Counter([reason])

@@ -13,8 +13,8 @@ from outcomes import kept
 from pmc_trees import counts, read_all
 
 
-def test_pubmedvision_counts_and_pictures_before_the_first_question(demo: Callable[[str], Path]) -> None:
-    outcomes = read_all("pubmedvision", demo("pubmedvision"))
+def test_pubmedvision_counts_and_pictures_before_the_first_question(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("pubmedvision", tree("pubmedvision"))
     assert counts(outcomes) == {"train": (4, {"empty_answer": 2})}
     one, three, turns, untagged = kept(outcomes["train"])
     assert [part["type"] for part in three.messages[0]["content"]] == ["image", "image", "image", "text"]
@@ -28,7 +28,7 @@ def test_pubmedvision_counts_and_pictures_before_the_first_question(demo: Callab
     assert (turns.question, turns.answer) == ("Please compare the two pictures.", None)
     assert (one.key, one.subset, untagged.subset) == ("Alignment_VQA_1", "Computed Tomography", None)
     assert one.group == {"question_id": "pubmedvision/Alignment_VQA_1"}
-    panels = kept(read_all("pmc_oa", demo("pmc_oa"))["train"])
+    panels = kept(read_all("pmc_oa", tree("pmc_oa"))["train"])
     assert one.images[0].read() == panels[0].images[0].read()
 
 
@@ -53,8 +53,8 @@ def test_pubmedvision_counts_and_pictures_before_the_first_question(demo: Callab
         ({"conversations": [{"from": "human", "value": " "}, {"from": "gpt", "value": "x"}]}, "empty_question"),
     ],
 )
-def test_pubmedvision_damaged_rows(change: dict[str, Any], reason: str, demo: Callable[[str], Path]) -> None:
-    raw = demo("pubmedvision")
+def test_pubmedvision_damaged_rows(change: dict[str, Any], reason: str, tree: Callable[[str], Path]) -> None:
+    raw = tree("pubmedvision")
     path = raw / "PubMedVision_Alignment_VQA.json"
     first, *others = json.loads(path.read_bytes())
     path.write_text(json.dumps([first | change, *others, "no object"]))
@@ -62,8 +62,8 @@ def test_pubmedvision_damaged_rows(change: dict[str, Any], reason: str, demo: Ca
     assert counts(read_all("pubmedvision", raw))["train"] == (3, dict(expected))
 
 
-def test_pubmedvision_one_picture_as_text(demo: Callable[[str], Path]) -> None:
-    raw = demo("pubmedvision")
+def test_pubmedvision_one_picture_as_text(tree: Callable[[str], Path]) -> None:
+    raw = tree("pubmedvision")
     path = raw / "PubMedVision_Alignment_VQA.json"
     rows = json.loads(path.read_bytes())
     rows[0]["image"] = rows[0]["image"][0]

@@ -18,8 +18,8 @@ from builders.engine.source import NotThisSource, Reject
 from medgpt.errors import DAMAGED
 
 
-def test_quilt_splits_come_from_one_table_and_videos_from_names(demo: Callable[[str], Path]) -> None:
-    outcomes = read_all("quilt_1m", demo("quilt_1m"))
+def test_quilt_splits_come_from_one_table_and_videos_from_names(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("quilt_1m", tree("quilt_1m"))
     assert Counter(sample.subset for sample in kept(outcomes["train"])) == {
         "quilt": 4,
         "openpath": 1,
@@ -37,10 +37,10 @@ def test_quilt_splits_come_from_one_table_and_videos_from_names(demo: Callable[[
 
 
 def test_quilt_units_split_a_table_of_several_ranges(
-    demo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    tree: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module("builders.quilt_1m")
-    raw, small = demo("quilt_1m"), module.table_units
+    raw, small = tree("quilt_1m"), module.table_units
     whole = read_all("quilt_1m", raw)
     monkeypatch.setattr(module, "table_units", lambda *a, **k: small(*a, rows_per_unit=2, **k))
     pieces = read_all("quilt_1m", raw)
@@ -64,15 +64,15 @@ def test_quilt_units_split_a_table_of_several_ranges(
         ("caption", "  ", "empty_caption"),
     ],
 )
-def test_quilt_damaged_rows(column: str, value: str, reason: str | None, demo: Callable[[str], Path]) -> None:
-    raw = demo("quilt_1m")
+def test_quilt_damaged_rows(column: str, value: str, reason: str | None, tree: Callable[[str], Path]) -> None:
+    raw = tree("quilt_1m")
     edit_csv(raw / "quilt_1M_lookup.csv", lambda rows: rows[0].update({column: value}))
     outcome = read_all("quilt_1m", raw)["train"][0]
     assert (outcome.reason if isinstance(outcome, Reject) else None) == reason
 
 
-def test_quilt_renamed_column_and_short_line(demo: Callable[[str], Path]) -> None:
-    raw = demo("quilt_1m")
+def test_quilt_renamed_column_and_short_line(tree: Callable[[str], Path]) -> None:
+    raw = tree("quilt_1m")
     table = raw / "quilt_1M_lookup.csv"
     text = table.read_text()
     table.write_text(text.replace("not_histology", "histology", 1))
@@ -82,8 +82,8 @@ def test_quilt_renamed_column_and_short_line(demo: Callable[[str], Path]) -> Non
     assert reasons(read_all("quilt_1m", raw)["train"])["bad_row"] == 1
 
 
-def test_quilt_missing_and_damaged_pictures(demo: Callable[[str], Path], tmp_path: Path) -> None:
-    raw = demo("quilt_1m")
+def test_quilt_missing_and_damaged_pictures(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    raw = tree("quilt_1m")
     part = raw / "images_part_0.zip"
     with zipfile.ZipFile(part) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -100,8 +100,8 @@ def test_quilt_missing_and_damaged_pictures(demo: Callable[[str], Path], tmp_pat
     assert found == {"missing_image": 2, "bad_archive": 1}  # the first picture has two rows
 
 
-def test_quilt_reads_an_unpacked_folder(demo: Callable[[str], Path]) -> None:
-    raw = demo("quilt_1m")
+def test_quilt_reads_an_unpacked_folder(tree: Callable[[str], Path]) -> None:
+    raw = tree("quilt_1m")
     for part in raw.glob("*.zip"):
         with zipfile.ZipFile(part) as archive:
             for name in archive.namelist():

@@ -20,8 +20,8 @@ def edit_json(path: Path, change: Callable[[list[Any]], None]) -> None:
     path.write_text(json.dumps(rows))
 
 
-def test_quilt_instruct_turns_and_videos(demo: Callable[[str], Path]) -> None:
-    samples = kept(read_all("quilt_instruct", demo("quilt_instruct"))["train"])
+def test_quilt_instruct_turns_and_videos(tree: Callable[[str], Path]) -> None:
+    samples = kept(read_all("quilt_instruct", tree("quilt_instruct"))["train"])
     assert [sample.subset for sample in samples] == ["single", "several", "single", "single"]
     # The token may stand before the question, after it, or be missing; `role` and `content` are read like the others.
     assert [said(sample, 0) for sample in samples[:2]] == [
@@ -51,16 +51,16 @@ def test_quilt_instruct_turns_and_videos(demo: Callable[[str], Path]) -> None:
     ],
 )
 def test_quilt_instruct_damaged_rows(
-    change: Callable[[dict[str, Any]], Any], reason: str | None, demo: Callable[[str], Path]
+    change: Callable[[dict[str, Any]], Any], reason: str | None, tree: Callable[[str], Path]
 ) -> None:
-    raw = demo("quilt_instruct")
+    raw = tree("quilt_instruct")
     edit_json(raw / "quilt_instruct_107k.json", lambda rows: change(rows[0]))
     outcome = read_all("quilt_instruct", raw)["train"][0]
     assert (outcome.reason if isinstance(outcome, Reject) else None) == reason
 
 
-def test_quilt_instruct_other_file_of_that_name(demo: Callable[[str], Path]) -> None:
-    raw = demo("quilt_instruct")
+def test_quilt_instruct_other_file_of_that_name(tree: Callable[[str], Path]) -> None:
+    raw = tree("quilt_instruct")
     (raw / "quilt_instruct_107k.json").write_text('[{"question": "a", "answer": "b"}]')
     with pytest.raises(NotThisSource, match="no field image, id, conversations"):
         read_all("quilt_instruct", raw)

@@ -12,8 +12,8 @@ from pmc_trees import counts, edit_csv, read_all
 from builders.engine.source import NotThisSource
 
 
-def test_rocov2_counts_licences_and_articles(demo: Callable[[str], Path]) -> None:
-    outcomes = read_all("rocov2", demo("rocov2"))
+def test_rocov2_counts_licences_and_articles(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("rocov2", tree("rocov2"))
     assert counts(outcomes) == {"train": (5, {"empty_caption": 1}), "valid": (1, {}), "test": (2, {})}
     samples = {sample.key: sample for rows in outcomes.values() for sample in kept(rows)}
     licences = [sample.license for sample in samples.values()]
@@ -24,8 +24,8 @@ def test_rocov2_counts_licences_and_articles(demo: Callable[[str], Path]) -> Non
     assert first.images[0].image_id == "rocov2/ROCOv2_2023_train_000002"
 
 
-def test_rocov2_needs_the_list_of_licences(demo: Callable[[str], Path]) -> None:
-    raw = demo("rocov2")
+def test_rocov2_needs_the_list_of_licences(tree: Callable[[str], Path]) -> None:
+    raw = tree("rocov2")
     path = raw / "license_information.csv"
     edit_csv(path, lambda rows: [row.__setitem__(slice(1, None), ["", "", ""]) for row in rows[1:]])
     with pytest.raises(NotThisSource, match="no PMC number"):
@@ -38,8 +38,8 @@ def test_rocov2_needs_the_list_of_licences(demo: Callable[[str], Path]) -> None:
         read_all("rocov2", raw)
 
 
-def test_rocov2_reads_licences_whatever_their_columns(demo: Callable[[str], Path]) -> None:
-    raw = demo("rocov2")
+def test_rocov2_reads_licences_whatever_their_columns(tree: Callable[[str], Path]) -> None:
+    raw = tree("rocov2")
     before = [(s.license, s.group) for s in kept(read_all("rocov2", raw)["train"])]
 
     def shuffle(rows: list[list[str]]) -> None:
@@ -50,8 +50,8 @@ def test_rocov2_reads_licences_whatever_their_columns(demo: Callable[[str], Path
     assert [(s.license, s.group) for s in kept(read_all("rocov2", raw)["train"])] == before
 
 
-def test_rocov2_damaged_rows(demo: Callable[[str], Path]) -> None:
-    raw = demo("rocov2")
+def test_rocov2_damaged_rows(tree: Callable[[str], Path]) -> None:
+    raw = tree("rocov2")
     edit_csv(raw / "license_information.csv", lambda rows: rows.pop(1))
     edit_csv(raw / "train_captions.csv", lambda rows: (rows[2].pop(), rows[3].__setitem__(0, " ")))
     assert reasons(read_all("rocov2", raw)["train"]) == {
