@@ -1,0 +1,65 @@
+"""ROCOv2: demo tree, traps, damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from outcomes import kept, reasons
+from pmc_trees import counts, edit_csv, read_all
+
+from builders.engine.source import NotThisSource
+
+
+def test_rocov2_counts_licences_and_articles(tree: Callable[[str], Path]) -> None:
+    outcomes = read_all("rocov2", tree("rocov2"))
+    assert counts(outcomes) == {"train": (5, {"empty_caption": 1}), "valid": (1, {}), "test": (2, {})}
+    samples = {sample.key: sample for rows in outcomes.values() for sample in kept(rows)}
+    licences = [sample.license for sample in samples.values()]
+    assert licences == ["CC-BY", "CC-BY-NC", "CC-BY-NC-ND", "unstated", "CC-BY", "CC-BY", "CC0-1.0", "CC-BY-NC"]
+    first, leaked = samples["ROCOv2_2023_train_000002"], samples["ROCOv2_2023_test_000002"]
+    assert first.group == leaked.group == {"pmcid": "pmc/PMC9200002"}
+    assert "\n" in (first.answer or "")  # a caption of two lines is one row
+    assert first.images[0].image_id == "rocov2/ROCOv2_2023_train_000002"
+
+
+def test_rocov2_needs_the_list_of_licences(tree: Callable[[str], Path]) -> None:
+    raw = tree("rocov2")
+    path = raw / "license_information.csv"
+    edit_csv(path, lambda rows: [row.__setitem__(slice(1, None), ["", "", ""]) for row in rows[1:]])
+    with pytest.raises(NotThisSource, match="no PMC number"):
+        read_all("rocov2", raw)
+    edit_csv(path, lambda rows: rows[0].__setitem__(0, "image"))
+    with pytest.raises(NotThisSource, match="no column ID"):
+        read_all("rocov2", raw)
+    path.unlink()
+    with pytest.raises(NotThisSource, match="no list of licences"):
+        read_all("rocov2", raw)
+
+
+def test_rocov2_reads_licences_whatever_their_columns(tree: Callable[[str], Path]) -> None:
+    raw = tree("rocov2")
+    before = [(s.license, s.group) for s in kept(read_all("rocov2", raw)["train"])]
+
+    def shuffle(rows: list[list[str]]) -> None:
+        rows[0] = ["licence", "source", " ID "]
+        rows[1:] = [[attribution, link, key] for key, _, attribution, link in rows[1:]]
+
+    edit_csv(raw / "license_information.csv", shuffle)
+    assert [(s.license, s.group) for s in kept(read_all("rocov2", raw)["train"])] == before
+
+
+def test_rocov2_damaged_rows(tree: Callable[[str], Path]) -> None:
+    raw = tree("rocov2")
+    edit_csv(raw / "license_information.csv", lambda rows: rows.pop(1))
+    edit_csv(raw / "train_captions.csv", lambda rows: (rows[2].pop(), rows[3].__setitem__(0, " ")))
+    assert reasons(read_all("rocov2", raw)["train"]) == {
+        "not_in_metadata": 1,
+        "bad_row": 1,
+        "bad_id": 1,
+        "empty_caption": 1,
+    }
+    edit_csv(raw / "test_captions.csv", lambda rows: rows[0].__setitem__(1, "caption"))
+    with pytest.raises(NotThisSource, match="no column Caption"):
+        read_all("rocov2", raw)
