@@ -12,6 +12,7 @@ or spleen?", answered "Liver") the row stays an open question.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from builders.kit import (
     PAPER_VARIANT,
@@ -54,7 +55,7 @@ def _sample(row: Row, language: str, picture: str, kind: str, question: str, ans
     closed = kind == "CLOSED" and row.split != "train" and answer.strip()
     options = closed_options(question, answer) if closed else None
     images = [Image(f"slake/{picture}", *row.picture(f"imgs/{picture}"))]
-    fields = {"key": str(qid), "group": {"question_id": f"slake/{qid}"}, "subset": _SUBSETS[kind]}
+    fields: dict[str, Any] = {"key": str(qid), "group": {"question_id": f"slake/{qid}"}, "subset": _SUBSETS[kind]}
     if not options:
         return question_answer(row, question, answer, images, **fields)
     [label] = [label for label, text in options if normalise(text) == normalise(answer)]

@@ -85,10 +85,10 @@ def write(raw: Path) -> None:
     for subset, figures in _DEMO.items():
         for name in LISTS:
             members = {
-                f"{batch}-{article}-{position}-{stem}.{extension}": data
-                for folder, batch, article, position, stem, *rest in figures
-                if folder == name
-                for extension, data in demo_members((folder, batch, article, position, stem, *rest)).items()
+                f"{'-'.join(map(str, figure[1:5]))}.{extension}": data
+                for figure in figures
+                if figure[0] == name
+                for extension, data in demo_members(figure).items()
             }
             if members:
                 write_demo_tar(raw / subset / name / "0_2000000000.tar", members)
