@@ -56,8 +56,8 @@ def _sample(row: Row, key: str, asked: str, kind: str) -> Sample:
     if not names and (shown or values.get("images")):
         raise InputError("bad_field", file, "an MM row without images" if shown else "a text row with images")
     images = [Image(f"medxpertqa/{name}", *row.picture(name)) for name in names]
-    more = {"group": {"question_id": f"medxpertqa/{key}"}, "subset": _SUBSETS[kind], "task": "vqa" if shown else "mcq"}
-    return choice_sample(row, question, options, label, images, key=key, **more)
+    group, task = {"question_id": f"medxpertqa/{key}"}, "vqa" if shown else "mcq"
+    return choice_sample(row, question, options, label, images, key=key, group=group, subset=_SUBSETS[kind], task=task)
 
 
 def _options(given: Any, file: str) -> list[tuple[str, str]]:

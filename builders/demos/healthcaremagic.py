@@ -6,27 +6,18 @@ from builders.kit import CHATDOCTOR_INSTRUCTION, write_demo_parquet
 
 # (complaint, since when, reply); the demo's patients and doctors.
 _CASES = (
-    (
-        "the room spins when I turn over in bed",
-        "yesterday",
-        "This sounds like positional vertigo. Try the Epley manoeuvre.",
-    ),
+    ("the room spins when I turn over in bed", "yesterday",
+     "This sounds like positional vertigo. Try the Epley manoeuvre."),
     ("my knee clicks and swells after running", "two months ago", "A meniscal tear is possible. An MRI would show it."),
-    (
-        "my son has a barking cough at night",
-        "Tuesday",
-        "That is croup as a rule. Cool night air and one dose of steroid help.",
-    ),
+    ("my son has a barking cough at night", "Tuesday",
+     "That is croup as a rule. Cool night air and one dose of steroid help."),
     ("I see floaters and flashes in my left eye", "this morning", "Please have your retina looked at today."),
-    (
-        "my fingers turn white and then blue in the cold",
-        "last winter",
-        "Raynaud phenomenon. Keep warm; nifedipine may help.",
-    ),
+    ("my fingers turn white and then blue in the cold", "last winter",
+     "Raynaud phenomenon. Keep warm; nifedipine may help."),
     ("I have heartburn after every meal", "a year ago", "Raise the head of your bed and take a PPI before breakfast."),
     ("my periods are heavy and I am always tired", "six months ago", "Please check your haemoglobin and ferritin."),
     ("my father’s ankles are swollen – more so at night", "a week ago", "His heart and kidneys should be checked."),
-)
+)  # fmt: skip
 
 PLANTED: dict[str, str] = {
     "repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak",

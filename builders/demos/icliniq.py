@@ -7,15 +7,13 @@ from builders.kit import write_demo_parquet
 # (question, the doctor's answer)
 _CASES = (
     ("I passed a kidney stone last week and my side still aches.", "An ultrasound will show whether a piece is left."),
-    (
-        "My daughter, 4, has had a fever of 39 C for two days.",
-        "Give fluids and paracetamol; see a doctor on day three.",
-    ),
+    ("My daughter, 4, has had a fever of 39 C for two days.",
+     "Give fluids and paracetamol; see a doctor on day three."),
     ("Which tablets for blood pressure are safe in pregnancy?", "Labetalol and methyldopa are used as a rule."),
     ("My wisdom tooth was drawn and the socket hurts more today.", "This may be a dry socket; please return to him."),
     ("I cannot sleep since I began prednisolone.", "Take it in the morning. Do not stop it at once."),
     ("Can I drink coffee before a thyroid test?", "Yes, but not with your tablet."),
-)
+)  # fmt: skip
 
 PLANTED: dict[str, str] = {"other_set": "row 6 asks the question of healthcaremagic/train/3, word for word"}
 """What overlaps with the demo trees of other sources."""

@@ -34,14 +34,11 @@ _ITEMS: dict[str, tuple[tuple[str, tuple[str, str, str, str], int], ...]] = {
         (_STEM, ("Fat yields 9 kcal/g.", "Fat yields 4 kcal/g.", "Protein yields 9.", "Starch yields 7."), 0),
     ),
     "professional_medicine": (
-        (
-            "A 61-year-old man has crushing chest pain and ST elevation in II, III and aVF. The vessel is the",
-            ("left main", "circumflex", "left anterior descending", "right coronary artery"),
-            3,
-        ),
+        ("A 61-year-old man has crushing chest pain and ST elevation in II, III and aVF. The vessel is the",
+         ("left main", "circumflex", "left anterior descending", "right coronary artery"), 3),
         ("A 3-year-old has a barking cough and stridor at night:", ("croup", "asthma", "measles", "mumps"), 0),
     ),
-}
+}  # fmt: skip
 
 PLANTED: dict[str, str] = {
     "medmcqa": "the first test question of anatomy is the last train row of medmcqa",

@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -212,14 +212,6 @@ def load_json(path: Path, raw: Path, pairs_hook: Callable[[list[tuple[str, Any]]
         raise NotThisSource(f"{relative(path, raw)}: not valid JSON ({error}); fetch the file again") from None
 
 
-def load_rows(path: Path, raw: Path) -> list[Any]:
-    """A JSON file that must be one array of rows (each named by its index, from 0); a row may still be damaged."""
-    rows = load_json(path, raw)
-    if not isinstance(rows, list):
-        raise NotThisSource(f"{relative(path, raw)}: not an array of rows; is it another file of that name?")
-    return rows
-
-
 def field_of(row: Any, name: str, file: str) -> Any:
     """A field that every row has; JSON's null counts as missing."""
     if not isinstance(row, dict):
@@ -274,8 +266,8 @@ def write_demo_file(path: Path, data: bytes) -> None:
     os.utime(path, (DEMO_TIME, DEMO_TIME))
 
 
-def write_demo_rows(path: Path, rows: Sequence[Any]) -> None:
-    """A row file of a demo tree, of the format that its name says: Parquet, a JSON array, JSON Lines, CSV or TSV.
+def write_demo_rows(path: Path, rows: Any) -> None:
+    """A row file of a demo tree, of the format that its name says: Parquet, JSON (any value), JSON Lines, CSV or TSV.
 
     The columns of a table are those of its first row, in its order.
     """

@@ -133,7 +133,7 @@ def test_medreason_finds_all_real_pubmedqa_test_questions(real_data: Path, tmp_p
     ]
     save_rows("medreason", tmp_path, rows)
     for file in ("ori_pqal.json", "test_ground_truth.json"):
-        shutil.tree(raw / file, tmp_path / file)
+        shutil.copy(raw / file, tmp_path / file)
     found = read_all("medreason", tmp_path)["train"]
     assert (len(kept(found)), reasons(found)) == (500, {"from_pubmedqa_test": 500})
     assert sum(sample.options is None for sample in kept(found)) == 55, "the training half has 55 maybe"
