@@ -359,3 +359,14 @@ def test_an_unfinished_build_is_no_build(built: Path, tmp_path: Path, capsys: py
     (tmp_path / "medqa" / "build.json").unlink()
     assert main([str(tmp_path), "--quiet"]) == 2
     assert "no build.json" in capsys.readouterr().err
+
+
+def test_a_proof_that_cannot_be_written_is_no_proof(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Code 1 would say that there is one, and that something is left."""
+    (tmp_path / "file").touch()
+    assert main([str(built), "--out", str(tmp_path / "file" / "proof"), "--quiet"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(tmp_path / "file") in printed

@@ -717,5 +717,7 @@ def _with_start(matches: Matches, start: int) -> Matches:
 def _joined(parts: list[Matches]) -> Matches:
     if len(parts) == 1:
         return parts[0]
-    columns = ([getattr(part, name) for part in (_NOTHING, *parts)] for name in ("rows", "ids", "distance"))
-    return Matches(*map(np.concatenate, columns), candidates=sum(part.candidates for part in parts))
+    some = [_NOTHING, *parts]
+    rows, ids = (np.concatenate([getattr(part, name) for part in some]) for name in ("rows", "ids"))
+    distance = np.concatenate([part.distance for part in some])
+    return Matches(rows, ids, distance, sum(part.candidates for part in parts))

@@ -29,7 +29,7 @@ _Count = Annotated[int, Meta(ge=1)]
 _Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class ImageSettings(Settings):
+class ImageSettings(Settings, frozen=True):
     """How near pictures are judged, by the modality of the test picture's source."""
 
     radius: _Radius
@@ -48,7 +48,7 @@ class ImageSettings(Settings):
             raise ValueError("borderline <= threshold must hold")
 
 
-class TextSettings(Settings):
+class TextSettings(Settings, frozen=True):
     """How near texts are found; `policies/default.yaml` says how the default values were calibrated."""
 
     run_words: Annotated[tuple[Annotated[int, Meta(ge=5, le=50)], ...], Meta(min_length=1)]
@@ -76,14 +76,14 @@ class TextSettings(Settings):
             raise ValueError(f"run_words {list(self.run_words)}: rising numbers are allowed")
 
 
-class DuplicateSettings(Settings):
+class DuplicateSettings(Settings, frozen=True):
     """Which different train pictures are listed as alike."""
 
     radius: Literal[0, 2, 4]
     threshold: _Share
 
 
-class Rule(Settings):
+class Rule(Settings, frozen=True):
     """Evidence that fits every condition given meets the action. `train` and `eval` name sources or builds."""
 
     level: str
@@ -103,7 +103,7 @@ class Rule(Settings):
             raise ValueError(f"unknown kind {', '.join(unknown)} of {self.level}; there are {allowed}")
 
 
-class _File(Settings):
+class _File(Settings, frozen=True):
     """What a policy file says."""
 
     version: Literal[1]

@@ -36,7 +36,7 @@ from manifests.fingerprints import ImageFingerprint, fingerprint, perceptual_has
 from manifests.parts import IMAGES
 from manifests.proof.agreement import agreement, cells, flat, full_agreement
 from manifests.proof.evidence import EVIDENCE
-from manifests.proof.policy import Policy
+from manifests.proof.policy import ImageSettings, Policy, TextSettings
 from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
 from medgpt.errors import UserError
 from medgpt.schema import GROUP_KEYS, SAMPLE, canonical_json
@@ -453,7 +453,7 @@ _PICTURE_COLUMNS = [
 class _TestPicture:
     row: dict[str, Any]
     build: LoadedBuild
-    settings: Mapping[str, Any]
+    settings: ImageSettings
     thumbnail: NDArray[np.uint8]
     shown: list[dict[str, Any]]
 
@@ -820,7 +820,7 @@ class _TestTexts:
     def __init__(
         self,
         builds: Sequence[LoadedBuild],
-        settings: Mapping[str, Any],
+        settings: TextSettings,
         left_out: Counter[tuple[str, str, str]],
         progress: Progress,
     ) -> None:

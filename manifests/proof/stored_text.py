@@ -125,7 +125,7 @@ def _sample_text(row: Mapping[str, Any], record: Mapping[str, Any]) -> SampleTex
     options = record["options"] or ()
     gold = (option["text"] for option in options if option["label"] == record["answer"])
     return SampleText(
-        *(row[name] for name in ("sample_id", "split", "subset", "task", "n_images")),
+        **{name: row[name] for name in ("sample_id", "split", "subset", "task", "n_images")},
         question="\n".join(user) if record["question"] is None else record["question"],
         options=tuple(option["text"] for option in options),
         answer=next(gold, target) or "",
