@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def with_training_side(data: Path) -> list[str]:
     """Labels of the tasks whose build has a training side, so that a nearest training sample exists.
 
-    Raises: `UserError` where no build is a benchmark, `manifests.catalog.CatalogError`.
+    Raises: `UserError` where no build is a benchmark.
     """
     from manifests.catalog import load_builds
 

@@ -101,7 +101,7 @@ def run(
     `card` adds its system text and prompt suffix; `proof` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer.
-    Raises: `UserError`, `AnswerError`, `AdapterError`, `EndpointRefused`, `BuildError`.
+    Raises: `UserError`, `AnswerError`, `AdapterError`, `EndpointRefused`.
     """
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
     try:

@@ -260,7 +260,7 @@ class Benchmark:
     """The items of a task, read from its build."""
 
     def __init__(self, task: Task, folder: Path) -> None:
-        """Open a build. Raises: `UserError`; `shards.reader.BuildError` for a build that cannot be read."""
+        """Open a build. Raises: `UserError`; `UserError` for a build that cannot be read."""
         from shards.reader import Build
 
         self.task = task
@@ -368,7 +368,7 @@ def _cluster(task: Task, record: Mapping[str, Any]) -> str:
 def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
     """The benchmarks of tasks among the builds under `data`.
 
-    Raises: `UserError` naming every build that is missing; `manifests.catalog.CatalogError`.
+    Raises: `UserError` naming every build that is missing.
     """
     folders = _folders(data)
     if missing := dict.fromkeys(task.build for task in tasks if task.build not in folders):
@@ -381,7 +381,7 @@ def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
 
 
 def built_tasks(data: Path, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-    """(tasks whose build is under `data`, the others). Raises: `UserError` where none is; `CatalogError`."""
+    """(tasks whose build is under `data`, the others). Raises: `UserError` where none is."""
     folders = _folders(data)
     there, missing = ([task for task in tasks if (task.build in folders) is flag] for flag in (True, False))
     if not there:

@@ -82,7 +82,7 @@ from manifests.foreign_samples import (
     shape,
     strings,
 )
-from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
+from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.atomic import TEMPORARY_SUFFIX, AtomicFile, write_atomic
 from medgpt.digest import build_root, file_sha256
 from medgpt.messages import DETAIL_CHARACTERS, named, safe
@@ -282,10 +282,10 @@ class _Unit:
         shard = f"{self.stem}-00000.arrow"
         self.shard = _Shard(job.target / "shards" / shard)
         more = {"subset": None, "stage": self.stage, "access": rules.access, "metadata_only": False, "shard": shard}
-        self.samples = Columns(SAMPLES, constants | more)
+        self.samples = PartRows(SAMPLES, constants | more)
         nothing = dict.fromkeys(("subset", "subject_id", "study_id", "view", "relation", "shard", "offset", "length"))
-        self.images = Columns(IMAGES, constants | nothing)
-        self.rejects = Columns(REJECTS, constants)
+        self.images = PartRows(IMAGES, constants | nothing)
+        self.rejects = PartRows(REJECTS, constants)
         self.reasons: Counter[str] = Counter()
 
     @property

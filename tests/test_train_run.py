@@ -36,9 +36,9 @@ from builders.engine.registry import load
 from manifests.proof.policy import load_policy
 from manifests.prove import prove
 from shards.certified import load_certified
+from shards.epoch import ensure_plan
 from shards.mixture import Mixture
 from shards.order import EpochOrder
-from shards.pack import ensure_plan
 from shards.stream import Stream
 from train import assemble
 from train import run as command
@@ -80,7 +80,8 @@ from train.run import main, quiet_libraries
 quiet_libraries()
 import deepspeed, deepspeed.runtime.zero.muon.original_muon, deepspeed.runtime.zero.stage3, peft, torch
 import torch._dynamo, torch.utils.tensorboard
-import shards.pack, shards.stream, train.assemble, train.collate, train.export, train.loop, train.model, train.tokenizer
+import shards.epoch, shards.stream
+import train.assemble, train.collate, train.export, train.loop, train.model, train.tokenizer
 
 def child(job, rank, port):
     os.chdir(job["folder"])

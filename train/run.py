@@ -25,7 +25,7 @@ from train.config import Config, check_config, load_config
 if TYPE_CHECKING:
     from shards.certified import Certified
     from shards.order import EpochOrder
-    from shards.packing import Plan
+    from shards.packing import PackPlan
     from shards.stream import Stream
     from train.checkpoint import Checkpoint
     from train.collate import Collator
@@ -145,14 +145,14 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
-def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> Plan:
+def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> PackPlan:
     """The packing plan of an epoch's order; it is made where it is not there yet, by one of the ranks.
 
     Raises: `UserError` where samples are too long and the settings do not say what becomes of them; as `ensure_plan`.
     """
     from tqdm import tqdm
 
-    from shards.pack import ensure_plan
+    from shards.epoch import ensure_plan
     from shards.packing import OverLong
 
     data = config.data
@@ -170,7 +170,7 @@ def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bo
             ) from None
 
 
-def describe(certified: Certified, order: EpochOrder, plan: Plan) -> dict[str, Any]:
+def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[str, Any]:
     """What is trained on, for the log, the checkpoints and the model card."""
     import pyarrow.parquet as pq
 
@@ -246,7 +246,7 @@ class Prepared:
 
     certified: Certified
     order: EpochOrder
-    plans: dict[int, Plan]
+    plans: dict[int, PackPlan]
     """By epoch."""
     identity: dict[str, Any]
     """What a checkpoint must have been made with to go on from it, and what the model card says."""
@@ -312,14 +312,16 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     dist.destroy_process_group()
 
 
-def open_plans(config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace) -> dict[int, Plan]:
+def open_plans(
+    config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace
+) -> dict[int, PackPlan]:
     """Plans by epoch: of all of them, whose packs the schedule counts; with --steps of the first."""
     epochs = config.data.epochs if options.steps is None else 1
     orders = [order, *(order.at_epoch(order.epoch + number) for number in range(1, epochs))]
     return {each.epoch: open_plan(config, certified, each, options.quiet) for each in orders}
 
 
-def schedule(config: Config, plans: Mapping[int, Plan], options: argparse.Namespace) -> int:
+def schedule(config: Config, plans: Mapping[int, PackPlan], options: argparse.Namespace) -> int:
     """Steps of the whole run, after which the learning rate has reached its end."""
     if options.steps is not None:
         return int(options.steps)
@@ -389,7 +391,7 @@ def _load(
         model.tiling = config_tiling(model.module.config, config.data.max_enlargement)
     plans, order = prepared.plans, prepared.order
 
-    def plan_of(epoch: int) -> Plan:
+    def plan_of(epoch: int) -> PackPlan:
         if epoch not in plans:
             plans[epoch] = open_plan(config, prepared.certified, order.at_epoch(epoch), True)
         return plans[epoch]

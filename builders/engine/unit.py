@@ -22,7 +22,7 @@ from builders.engine.inputs import Input, check_unchanged, shown
 from builders.engine.rawfiles import State, recorded_reads
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
-from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
+from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
 from medgpt.messages import DETAIL_CHARACTERS, safe
@@ -141,11 +141,11 @@ class _UnitWork:
             "split": job.unit.split,
         }
         self.stage = source.stage if job.unit.role == "train" else "eval"
-        self.samples = Columns(
+        self.samples = PartRows(
             SAMPLES, constants | {"stage": self.stage, "access": source.access, "metadata_only": job.metadata_only}
         )
-        self.images = Columns(IMAGES, constants)
-        self.rejects = Columns(REJECTS, constants)
+        self.images = PartRows(IMAGES, constants)
+        self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
         if source.modality == "text" or job.metadata_only:
