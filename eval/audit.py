@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from eval.mcq import same_text, text_key
 from eval.records import ITEMS, TASK, Item, read_items, task_label
-from eval.score import task_folders
+from eval.score import commonest, task_folders
 from eval.statistics import chance_of_passing, grim, unpaired_z
 from medgpt.arguments import command_parser
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
@@ -40,14 +40,14 @@ examples:
 """
 
 
-class Constant(Settings):
+class Constant(Settings, frozen=True):
     """What one constant answer gets."""
 
     answer: str
     k: int
 
 
-class Row(Settings):
+class Row(Settings, frozen=True):
     """One row of a published table."""
 
     row: str
@@ -64,7 +64,7 @@ class Row(Settings):
     constant: Constant | None = None
 
 
-class Published(Settings):
+class Published(Settings, frozen=True):
     """A paper's tables."""
 
     paper: str
@@ -167,19 +167,16 @@ def audit_items(items: Sequence[Item]) -> dict[str, Any]:
                 len({text_key(text) for _, text in item.options}) < len(item.options) for item in closed
             ),
             "same_options_and_gold": sum(count - 1 for count in doubles.values()),
-            "majority_label": _share(*_most(labels), len(items)),
-            "majority_text": _share(*_most(classes), len(items)),
+            "majority_label": _most(labels, len(items)),
+            "majority_text": _most(classes, len(items)),
             "chance": round(sum(1 / len(item.options) for item in closed) / len(items), 6),
         }
     return found
 
 
-def _most(counts: Counter[str]) -> tuple[str, int]:
-    return min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-
-
-def _share(answer: str, count: int, items: int) -> dict[str, Any]:
-    return {"answer": answer, "correct": count, "percent": round(100 * count / items, 2)}
+def _most(counts: Counter[str], items: int) -> dict[str, Any]:
+    most = commonest(counts)
+    return {**most, "percent": round(100 * most["correct"] / items, 2)}
 
 
 def audit_run(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,7 @@ Dialect = Literal["none", "think_tags", "harmony", "unused_tokens"]
 """How reasoning is told from the answer: nothing to tell; `</think>`; Harmony channels; MedGemma's `<unused95>`."""
 
 
-class Decoding(Settings):
+class Decoding(Settings, frozen=True):
     """How an answer is generated. None leaves a field out of the request."""
 
     temperature: float | None = 0.0
@@ -31,7 +31,7 @@ class Decoding(Settings):
     """Raises or lowers the task's limit; None keeps it."""
 
 
-class Card(Settings):
+class Card(Settings, frozen=True):
     """How one model is asked."""
 
     name: str

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"without a model: {why}")
     runs = [str(out / name) for name in asked]
     steps: list[tuple[str, list[str]]] = [
-        ("eval.run", [str(data), *what, "--limit", str(options.limit), "--out", run])
+        ("eval.run", [str(data), *what, "--limit", str(options.limit), "--out", folder])
         for folder, what in zip(runs, asked.values(), strict=True)
     ]
     page = out / "report.html"

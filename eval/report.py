@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
+
 from eval.audit import load_published
 from eval.report_page import Sample, render_html, render_markdown, samples_of
 from eval.report_tables import Run, TaskResult, all_tables, by_task, read_run
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, metavar="DATA", help="builds, to show single questions")
     parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help=f"questions a task ({SAMPLES})")
     parser.add_argument("--show-credentialed", action="store_true", help="also questions and pictures of such sources")
+    parser.add_argument("--json", action="store_true", help="print JSON: the tables, and what is not scored")
     options = parser.parse_args(arguments)
     if options.samples < 0:
         parser.error("--samples must be 0 or more")
@@ -61,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_atomic(options.out, page.encode())
     write_atomic(options.out.with_suffix(".md"), render_markdown(runs, tables).encode())
     tasks = sum(len(run.tasks) for run in runs)
-    print(f"{options.out} and {options.out.with_suffix('.md').name}: {len(runs)} runs, {tasks} tasks")
+    if options.json:
+        unscored = {run.name: run.unscored for run in runs}
+        document = {"page": str(options.out), "runs": len(runs), "tasks": tasks, "unscored": unscored, "tables": tables}
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    else:
+        print(f"{options.out} and {options.out.with_suffix('.md').name}: {len(runs)} runs, {tasks} tasks")
     for run in runs:
         if run.unscored:
             complain(f"{run.name}: not scored: {', '.join(run.unscored)}")

@@ -303,10 +303,10 @@ def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
         return found
     labels = Counter(item.gold for item, _, _ in closed)
     texts = Counter(text_key(options[item.gold]) for item, _, options in closed)
-    found["majority_label"] = _most(labels)
+    found["majority_label"] = commonest(labels)
     found["chance"] = round(sum(1 / len(item.options) for item, _, _ in closed) / len(items), 6)
     if len(texts) <= MAX_CLASSES:
-        found["majority_text"] = _most(texts)
+        found["majority_text"] = commonest(texts)
         named = [
             (text_key(options[item.gold]), None if score.option is None else text_key(options[score.option]))
             for item, score, options in closed
@@ -320,7 +320,8 @@ def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
     return found
 
 
-def _most(counts: Counter[str]) -> dict[str, Any]:
+def commonest(counts: Counter[str]) -> dict[str, Any]:
+    """The constant answer that gets most, and how many; ties go to the smaller text."""
     name, count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     return {"answer": name, "correct": count}
 

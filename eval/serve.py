@@ -58,6 +58,8 @@ def check_checkpoint(folder: Path) -> None:
     for path in sorted(folder.glob("*config.json")):
         try:
             named = msgspec.json.decode(path.read_bytes(), type=_Named).auto_map
+        except msgspec.ValidationError:
+            raise UserError(f"{path}: not a JSON object; is it a model folder?") from None
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: cannot be read ({type(error).__name__}); is it a model folder?") from None
         if not isinstance(named, dict) or not OUR_CLASSES.issuperset(map(str, named.values())):

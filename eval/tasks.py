@@ -53,7 +53,7 @@ Cluster = Literal["image", "subject_id", "study_id", "pmid", "video_id", "questi
 """What `Task.cluster` may name: the picture of the question, or one of the sample's group ids."""
 
 
-class Task(Settings):
+class Task(Settings, frozen=True):
     """One row of a results table in one variant. Only the first two fields must be given."""
 
     name: Annotated[str, Meta(pattern=r"^[^.:/\\ ][^:/\\ ]*$")]
@@ -228,7 +228,9 @@ def _of_variant(known: Sequence[Task], name: str, variant: str) -> Task:
 
 def load_task_file(path: Path) -> list[Task]:
     """Tasks of a YAML file: a list of entries with the fields of `Task`. Raises: `UserError`."""
-    tasks = checked(Annotated[list[Task], Meta(min_length=1)], read_yaml(path), str(path))  # type: ignore[arg-type]
+    tasks = checked(list[Task], read_yaml(path), str(path))
+    if not tasks:
+        raise UserError(f"{path}: holds no task")
     labels = [task.label for task in (*TASKS, *tasks)]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(f"{path}: {twice[0]} is the name of a task that is there already")

@@ -239,7 +239,7 @@ def test_the_commit_is_the_one_given_the_folders_or_the_cards(tmp_path: Path) ->
     assert with_revision(pinned, None, None).revision == commits[1]
     assert with_revision(pinned, commits[0], cached).revision == commits[0]
     for one, given in ((pinned, None), (card, commits[1])):
-        with pytest.raises(AdapterError, match=r"commit aaaaaaaaaaaa, but .* says bbbbbbbbbbbb"):
+        with pytest.raises(UserError, match=r"commit aaaaaaaaaaaa, but .* says bbbbbbbbbbbb"):
             with_revision(one, given, cached)
 
 
@@ -342,7 +342,7 @@ def test_nearest_by_words_and_without_training_side(data: Path) -> None:
     assert baseline(found, "nearest") == baseline(found, "nearest")
     with pytest.raises(AdapterError, match="has no training side"):
         baseline(benchmark(data, "patient_trial_1shot"), "nearest")
-    with pytest.raises(AdapterError, match="choose one of majority"):
+    with pytest.raises(UserError, match="choose one of majority"):
         Baseline("best", [])
 
 
@@ -477,20 +477,20 @@ def test_weights_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None
     weights = load_file(file)
     del weights[next(name for name in sorted(weights) if "vision" in name and "layernorm" in name.lower())]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(AdapterError, match="1 weights are missing or left over"):
+    with pytest.raises(UserError, match="1 weights are missing or left over"):
         ask(local(tmp_path / "copy"), [request("q")])
 
 
 def test_local_refusals_are_one_line(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(AdapterError, match="cannot be loaded") as error:
+    with pytest.raises(UserError, match="cannot be loaded") as error:
         ask(local(tmp_path), [request("q")])
     assert "\n" not in str(error.value)
-    with pytest.raises(AdapterError, match="no class NoSuchModel"):
+    with pytest.raises(UserError, match="no class NoSuchModel"):
         ask(HFLocal(tiny, Card("c", model_class="NoSuchModel"), device="cpu"), [request("q")])
-    with pytest.raises(AdapterError, match=r"through eval\.run --trust-remote-code"):
+    with pytest.raises(UserError, match=r"through eval\.run --trust-remote-code"):
         HFLocal(tiny, Card("c", trust_remote_code=True))
-    with pytest.raises(AdapterError, match="choose auto, cuda or cpu"):
+    with pytest.raises(UserError, match="choose auto, cuda or cpu"):
         HFLocal(tiny, CARD, device="tpu")
     answers = ask(HFLocal(tiny, Card("c", max_images=0), device="cpu"), [request("two", 2), request("none")])
     assert answers["two"] == Answer("too_many_images", None) and answers["none"].outcome == "answered"

@@ -26,7 +26,7 @@ Rate = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0)]
 
 
-class Data(Settings):
+class Data(Settings, frozen=True):
     """Which samples, and how they are laid into packs."""
 
     mixture: str
@@ -51,7 +51,7 @@ class Data(Settings):
     """Threads that read, decode and cut pictures ahead of the device, per rank."""
 
 
-class Train(Settings):
+class Train(Settings, frozen=True):
     """Which parts learn."""
 
     vision: Literal["train", "freeze"] = "train"
@@ -65,7 +65,7 @@ class Train(Settings):
             raise ValueError("freezes everything; let a part learn")
 
 
-class Optimizer(Settings):
+class Optimizer(Settings, frozen=True):
     """AdamW with a linear warm-up and a cosine; a learning rate per part."""
 
     vision_lr: Rate = 1e-5
@@ -82,7 +82,7 @@ class Optimizer(Settings):
     """Largest norm of the gradient."""
 
 
-class Loss(Settings):
+class Loss(Settings, frozen=True):
     """Cross-entropy on assistant tokens."""
 
     weighting: Literal["square", "token", "sample"] = "square"
@@ -93,7 +93,7 @@ class Loss(Settings):
     """Supervised tokens whose logits are in memory at a time."""
 
 
-class Engine(Settings):
+class Engine(Settings, frozen=True):
     """How it runs: precision, ZeRO, memory."""
 
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -116,7 +116,7 @@ class Engine(Settings):
             )
 
 
-class Watch(Settings):
+class Watch(Settings, frozen=True):
     """Logs, checkpoints, evaluation."""
 
     log_every: Count = 1
@@ -150,7 +150,7 @@ class Watch(Settings):
         return self.evaluate.format_map({"model": shlex.quote(str(model)), "step": step, "out": shlex.quote(str(out))})
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """A whole run."""
 
     stage: str

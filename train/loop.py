@@ -323,9 +323,7 @@ class Trainer:
         weight = torch.tensor([sum(micro.weight for micro in step.micros)], dtype=torch.float64, device=device)
         dist.all_reduce(weight)
         if weight.item() <= 0:
-            raise UserError(
-                f"step {self.step}: no supervised token in {step.batch.count} packs; check the mixture", everywhere=True
-            )
+            raise Everywhere(f"step {self.step}: no supervised token in {step.batch.count} packs; check the mixture")
         by_source = torch.zeros(2, len(self.sources), dtype=torch.float64, device=device)
         totals = torch.zeros(6, dtype=torch.float64, device=device)
         for micro in step.micros:
@@ -353,10 +351,9 @@ class Trainer:
         norm = self.engine.get_global_grad_norm()
         norm = float(norm) if norm is not None else 0.0
         if not math.isfinite(norm):
-            raise UserError(
+            raise Everywhere(
                 f"step {self.step}: the gradient's norm is {norm}; nothing was updated. Go on from the last checkpoint "
-                "with a lower learning rate (--change)",
-                everywhere=True,
+                "with a lower learning rate (--change)"
             )
         # A signal that has come to one rank counts for all, at the same step.
         waited = torch.tensor([step.waited, self.asked.number], dtype=torch.float64, device=device)

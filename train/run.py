@@ -58,16 +58,8 @@ class Told(Exception):
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = command_parser("train.run", "Train one stage on shards that a certificate covers.", EXAMPLE)
-    data = parser.add_mutually_exclusive_group(required=True)
-    data.add_argument(
-        "shards",
-        nargs="?",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="DATA",
-        help="folder of builds and their proof",
-    )
-    data.add_argument("--shards", type=Path, metavar="DATA", help="the same")
+    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds and their proof")
+    parser.add_argument("--shards", type=Path, metavar="DATA", help="the same")
     parser.add_argument("--stage", required=True, help="pretrain, midtrain, instruct, or a YAML file of that form")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model to start from: of train.assemble or of a run")
     parser.add_argument(
@@ -94,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = make_parser().parse_args(arguments)
     config = load_config(options.stage, options.set)
+    options.shards = options.shards or options.data
+    if options.shards is None:
+        raise UserError("say where the builds are: python -m train.run DATA ...")
     if options.model is None or (options.out is None and not options.dry_run):
         raise UserError("--model and --out are needed (--dry-run needs no --out)")
     for name in ("max_steps", "steps", "devices"):
