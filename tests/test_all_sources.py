@@ -20,6 +20,7 @@ from builders.all import main as build_all
 from builders.demos.drawings import demo_picture
 from builders.engine.rawfiles import write_demo_parquet
 from builders.engine.registry import load, modules, sources
+from builders.engine.unit import ENGINE_VERSION
 from shards.reader import Build
 from shards.verify import verify_build
 
@@ -73,11 +74,19 @@ def test_one_worker_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
         assert tree_digest(tmp_path / "built" / name) == tree_digest(demo / "built" / name), name
 
 
-def test_samples_are_the_pinned_ones(demo: Path) -> None:
-    """A changed digest means that a builder writes other samples; where that is intended, pin what this test shows."""
-    pinned = json.loads(PINNED.read_text())
-    found = {name: sample_digest(demo / "built" / name) for name in NAMES}
-    assert found == pinned
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_the_pinned_ones(demo: Path, name: str) -> None:
+    """Unit keys and roots name declared versions: what is written must not change while they stay."""
+    pinned = json.loads(PINNED.read_text()).get(name)
+    found = {"version": load(name).version, "engine": ENGINE_VERSION, "samples": sample_digest(demo / "built" / name)}
+    if pinned is not None and pinned["samples"] != found["samples"]:
+        same = (pinned["version"], pinned["engine"]) == (found["version"], found["engine"])
+        assert not same, (
+            f"{name} writes other samples under the same versions: builds of before would be taken for builds of now. "
+            "Undo the change, or raise `version` of its Source (of a change in the engine: ENGINE_VERSION in "
+            f"builders/engine/unit.py) and pin the new line in {PINNED.name}"
+        )
+    assert found == pinned, f"{name} is not as pinned; where that is intended, put this line into {PINNED.name}"
 
 
 def test_audits_over_all_demos_hold_what_must_hold(demo: Path) -> None:

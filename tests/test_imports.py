@@ -100,3 +100,13 @@ def test_help_is_quick() -> None:
     started = time.monotonic()
     run_module("builders.mimic_cxr", "--help", check=True)
     assert time.monotonic() - started < 1.5
+
+
+def test_sources_import_nothing_from_one_another() -> None:
+    """A source imports the kit and its family's room; demos are imported by demos alone, and only when one is written."""
+    demos = {path.stem for path in (ROOT / "builders" / "demos").glob("*.py")}
+    for name in modules():
+        found = {module for module in imported(ROOT / "builders" / f"{name}.py") if module.startswith("builders")}
+        allowed = ("builders.kit", "builders.engine")
+        assert not [module for module in found if not module.startswith(allowed)], name
+        assert name in demos, f"{name} has no demo tree"

@@ -436,14 +436,14 @@ def test_biomedica_damaged_members(
     figures = [figure for figure in demo_biomedica._DEMO["dermatology"] if figure[0] == "commercial"]
     samples = [("-".join(map(str, figure[1:5])), demo_biomedica.demo_members(figure)) for figure in figures]
     samples[1] = (key or samples[1][0], edit(samples[1][1]))
-    biomedica.write_demo_tar(tmp_path / "commercial/0_2000000000.tar", samples)
+    demo_biomedica.write_demo_tar(tmp_path / "commercial/0_2000000000.tar", samples)
     assert counts(read_all("biomedica", tmp_path, subset="dermatology"))["train"] == (3, {reason: 1})
 
 
 def test_biomedica_unstated_licence(tmp_path: Path) -> None:
     figure = demo_biomedica._DEMO["dermatology"][0]
     members = edited({"article_license": "None"})(demo_biomedica.demo_members(figure))  # the publisher's str(None)
-    biomedica.write_demo_tar(tmp_path / "other/0_2000000000.tar", [("other_0_0-PMC9300001-0-x", members)])
+    demo_biomedica.write_demo_tar(tmp_path / "other/0_2000000000.tar", [("other_0_0-PMC9300001-0-x", members)])
     [sample] = kept(read_all("biomedica", tmp_path, subset="dermatology")["train"])
     assert sample.license == "unstated"
 

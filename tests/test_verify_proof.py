@@ -34,7 +34,7 @@ from manifests.proof.policy import DEFAULT_POLICY, parse_policy
 from manifests.proof.report import ReportError
 from manifests.prove import ProofError, prove, render_report
 from manifests.verify import main
-from medgpt.digest import build_root, file_sha256, merkle_root
+from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
 
 Row = dict[str, Any]
 Change = Callable[[Path], None]
@@ -432,6 +432,18 @@ def add_build(data: Path) -> None:
     path.write_bytes(orjson.dumps(content | {"root": build_root(content)}))
 
 
+def lists_another_raw_file(data: Path) -> None:
+    """As if another picture had been read: in the list and in build.json, which keeps its root."""
+    path = data / SLAKE / "inputs.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[0]["sha256"] = bytes(32)
+    pq.write_table(table.from_pylist(rows, table.schema), path)
+    content = json.loads((data / SLAKE / "build.json").read_bytes())
+    content["inputs"]["sha256"] = inputs_sha256(path)
+    (data / SLAKE / "build.json").write_bytes(orjson.dumps(content))
+
+
 def sets_clean(document: Row) -> None:
     document["clean"] = not document["clean"]
 
@@ -460,6 +472,10 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "kept of build.json, sealed": (record(SLAKE, lambda r: r["counts"].update(kept=1)), (SLAKE, "kept")),
     "rejected of a unit, sealed": (record(SLAKE, lambda r: r["units"][0].update(rejected=9)), (SLAKE, "rejected")),
     "access, sealed": (record(TRAIN, lambda r: r["source"].update(access="gated")), ("builds", "access")),
+    "a raw file, in the list": (lists_another_raw_file, ("builds", "inputs")),
+    "another digest of raw files": (
+        certificate(lambda d: d["builds"][0].update(inputs="00" * 32)), ("builds", "inputs"),
+    ),
     "another root": (
         certificate(lambda d: d["builds"][0].update(root="00" * 32)), (TRAIN, "root"),
     ),

@@ -9,6 +9,7 @@ their bytes and one digest over the list: hundreds of thousands of loose picture
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from builders.engine.rawfiles import State, open_regular, state_of
 from builders.engine.source import BuildStopped, InputError
-from medgpt.atomic import AtomicFile
+from medgpt.atomic import write_atomic
 from medgpt.digest import INPUTS_FILE, inputs_sha256
 from medgpt.processes import run_jobs
 
@@ -68,13 +69,9 @@ def write_inputs(
 ) -> dict[str, Any]:  # fmt: skip
     """Hash what the units did not, write the list, return what `build.json` says of it.
 
-    whole: the files that units read whole and hashed. planned: all that the units named, folders and absent ones too.
+    whole: the files that units read whole and hashed. planned: all that the units named, even folders and lost files.
     """
-    rest = {
-        one.file: one
-        for one in planned
-        if one.file not in whole and one.state.size >= 0 and not (raw / one.file).is_dir()
-    }
+    rest = {one.file: one for one in planned if one.file not in whole and (raw / one.file).is_file()}
     found = dict(whole)
     if hash_rest:
         with _kept(resume / "inputs.jsonl") as (known, keep):
@@ -90,9 +87,10 @@ def write_inputs(
         [one.sha256 and bytes.fromhex(one.sha256) for _, one in rows],
     ]
     table = pa.Table.from_arrays([pa.array(v, f.type) for v, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
-    path = target / INPUTS_FILE
-    with AtomicFile(path) as file:
-        pq.write_table(table, file, compression="zstd", store_schema=False)
+    path, content = target / INPUTS_FILE, io.BytesIO()
+    pq.write_table(table, content, compression="zstd", store_schema=False)
+    if not path.is_file() or path.read_bytes() != content.getvalue():
+        write_atomic(path, content.getvalue())
     return {
         "file": INPUTS_FILE,
         "files": len(rows),

@@ -26,8 +26,8 @@ import orjson
 from tqdm import tqdm
 
 from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
-from builders.engine.rawfiles import State, state_of
-from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit
+from builders.engine.rawfiles import State, recorded_finds, relative, state_of
+from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
 from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.parts import MANIFEST_VERSION
@@ -74,6 +74,8 @@ class Plan:
     target: Path
     jobs: list[UnitJob]
     reusable: dict[str, dict[str, Any]]
+    found: tuple[Input, ...]
+    """Files that the plan was made from; what it took from them is in the units."""
 
     @property
     def rows(self) -> int:
@@ -94,7 +96,9 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     wanted = params.get("split")
     left: dict[str, int | None] = {}
     jobs, reusable = [], {}
-    for unit in source.plan(options.raw, params):
+    with told(str(options.raw), NotThisSource), recorded_finds() as finds:
+        units = list(source.plan(options.raw, params))
+    for unit in units:
         if wanted and unit.split not in wanted:
             continue
         room = left.setdefault(unit.split, options.limit)
@@ -117,8 +121,9 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     if not jobs:
         raise NotThisSource(f"{options.raw}: nothing to build" + (f" for split {' '.join(wanted)}" if wanted else ""))
     if len({job.unit.name for job in jobs}) != len(jobs):
-        raise RuntimeError(f"{source.name}: two units share a name")
-    return Plan(build, target, jobs, reusable)
+        raise BuildStopped(f"{source.name}: two units share a name")
+    found = (relative(path, options.raw) for path in sorted(finds) if path.is_file())
+    return Plan(build, target, jobs, reusable, tuple(Input(file, state_of(options.raw / file)) for file in found))
 
 
 def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_filter: bool = False) -> dict[str, Any]:
@@ -335,7 +340,7 @@ def _work(job: UnitJob) -> dict[str, Any]:
 
 def _inputs(plan: Plan, options: BuildOptions, resume: Path) -> dict[str, Any]:
     """List the raw files that the units read; what `build.json` says of them."""
-    whole, planned = {}, {}
+    whole, planned = {}, {one.file: one for one in plan.found}
     for job in plan.jobs:
         whole.update({one.file: one for one in _read_whole(orjson.loads(job.ledger.read_bytes()))})
         planned.update({one.file: one for one in job.planned})

@@ -28,7 +28,24 @@ DEMO_TIME = 1_577_836_800
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
     """The first of `candidates` (paths relative to `raw`, `*` allowed) that exists, in their order."""
-    return next(iter(_found(raw, candidates)), None)
+    path = next(iter(_found(raw, candidates)), None)
+    if path is not None and _finds is not None:
+        _finds.add(path)
+    return path
+
+
+_finds: set[Path] | None = None  # while a build is planned
+
+
+@contextmanager
+def recorded_finds() -> Iterator[set[Path]]:
+    """While this is open, what `first_existing`, `require` and `require_one` return stands in the set."""
+    global _finds
+    _finds = set()
+    try:
+        yield _finds
+    finally:
+        _finds = None
 
 
 def _found(raw: Path, candidates: Iterable[str]) -> list[Path]:
@@ -54,7 +71,7 @@ def require_one(raw: Path, what: str, *candidates: str) -> Path:
     if len(found) > 1:
         names = ", ".join(relative(path, raw) for path in found)
         raise NotThisSource(f"{raw}: {len(found)} copies of the {what} ({names}); leave one of them in --raw")
-    return found[0] if found else require(raw, what, *candidates)
+    return require(raw, what, *candidates)
 
 
 def relative(path: Path, raw: Path) -> str:

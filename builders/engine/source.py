@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medgpt.errors import NOT_FINISHED, UserError
+from medgpt.errors import NOT_FINISHED, TRACEBACK, UserError, place
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
@@ -89,6 +90,22 @@ class InputError(Exception):
     def __init__(self, reason: str, file: str, detail: str = "") -> None:
         super().__init__(f"{file}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason, self.file, self.detail = reason, file, detail
+
+
+@contextmanager
+def told(what: str, kind: type[UserError]) -> Iterator[None]:
+    """Whatever a source's code, or a library below it, raises over a damaged tree, as one line of `kind`."""
+    try:
+        yield
+    except (UserError, OSError, MemoryError):
+        raise
+    except InputError as error:
+        raise kind(f"{what}: {error}") from error
+    except Exception as error:
+        raise kind(
+            f"{what}: {type(error).__name__} {place(error)}: a damaged file, or another layout "
+            f"({TRACEBACK}=1 shows more)"
+        ) from error
 
 
 @dataclass(frozen=True)

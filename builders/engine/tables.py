@@ -155,7 +155,10 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
     """
     for unit in units:
         if unit.payload["range"][1] == 0:
-            found = {name for row in islice(table_rows(raw, unit), 100) if isinstance(row, Row) for name in row.values}
+            first = list(islice(table_rows(raw, unit), 100))
+            found = {name for row in first if isinstance(row, Row) for name in row.values}
+            if first and not found and isinstance(first[0], Reject):
+                raise NotThisSource(f"{unit.payload['file']}: its first rows cannot be read: {first[0].detail}")
             if missing := [name for name in fields if name not in found]:
                 raise NotThisSource(
                     f"{unit.payload['file']}: no field {', '.join(missing)} in its first rows "

@@ -20,7 +20,7 @@ import orjson
 
 from builders.engine.inputs import Input, check_unchanged, shown
 from builders.engine.rawfiles import State, recorded_reads
-from builders.engine.source import DAMAGED_REASONS, Image, InputError, Reject, Sample, Source, Unit
+from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
 from medgpt.atomic import write_atomic
@@ -88,14 +88,14 @@ def load_source(module: str) -> Source:
 def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
     """Write shards, manifest and rejects of one unit, then its ledger entry; returns the unit's record.
 
-    `progress` is called with numbers of rows done. Raises `RuntimeError` if rows went unaccounted for.
+    `progress` is called with numbers of rows done. Raises `BuildStopped`, also if rows went unaccounted for.
     """
     source, unit = load_source(job.module), job.unit
     work = _UnitWork(source, job)
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
-    with recorded_reads() as reads:
+    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded_reads() as reads:
         try:
             for done, outcome in enumerate(islice(source.read(job.raw, unit, job.params), job.take), 1):
                 if isinstance(outcome, Reject):
@@ -106,7 +106,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
                     progress(50)
             progress(job.take % 50)
             if work.samples.rows + work.rejects.rows != job.take:
-                raise RuntimeError(
+                raise BuildStopped(
                     f"{job.build}, unit {unit.name}: {work.samples.rows} kept + {work.rejects.rows} rejected "
                     f"!= {job.take} rows; this is a fault of the builder, please report it"
                 )
@@ -161,7 +161,7 @@ class _UnitWork:
         """Record a row that became no sample."""
         damaged = reject.reason in DAMAGED_REASONS
         if reject.reason not in self.advice:
-            raise RuntimeError(f"{self.source.name}: unknown reject reason {reject.reason!r}")
+            raise BuildStopped(f"{self.source.name}: unknown reject reason {reject.reason!r}")
         self._damaged += damaged
         self._reasons[reject.reason] = self._reasons.get(reject.reason, 0) + 1
         self.rejects.append(
@@ -269,7 +269,7 @@ class _UnitWork:
     def _record(self, sample_id: str, sample: Sample, pictures: list[_Picture]) -> dict[str, Any]:
         group = _NO_GROUP | sample.group
         if len(group) != len(GROUP_KEYS):
-            raise RuntimeError(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
+            raise BuildStopped(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
         images = [
             {
                 "file": f"{i}.{pictures[i].stripped.format}" if pictures else None,

@@ -1,0 +1,281 @@
+"""What a build is made from: raw files listed with digests, trees that change, files that are none, damaged ones."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, run_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builders.engine.command import main
+from builders.engine.registry import load
+from medgpt.digest import inputs_sha256
+
+CASES = ROOT.parent / "shared" / "cases" / "fuzz"
+
+
+def document_of(built: Path, name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((built / name / "build.json").read_bytes())
+    return document
+
+
+def listed(built: Path, name: str) -> dict[str, tuple[int, str | None]]:
+    rows = pq.read_table(built / name / "inputs.parquet").to_pylist()
+    assert [row["file"] for row in rows] == sorted(row["file"] for row in rows)
+    return {row["file"]: (row["bytes"], row["sha256"] and row["sha256"].hex()) for row in rows}
+
+
+def on_disk(raw: Path) -> dict[str, tuple[int, str]]:
+    return {
+        path.relative_to(raw).as_posix(): (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in raw.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["slake", "pmc_oa", "medquad", "vqa_rad"])
+def test_every_raw_file_is_listed_with_its_digest(name: str, tmp_path: Path) -> None:
+    """Loose pictures, row files, zips and XML files: what the build read, and nothing else."""
+    raw, built = tmp_path / "raw", tmp_path / "built"
+    more = ["--filters", "none"] if load(name).filters else []
+    done = run_module(f"builders.{name}", "--demo", "--raw", str(raw), "--out", str(built), "--quiet", *more)
+    assert done.returncode == 0, done.stderr
+    found, there = listed(built, name), on_disk(raw)
+    assert found == {file: there[file] for file in found}
+    assert there.keys() - found.keys() <= {"imgs/xmlab39/source.jpg"} or name == "vqa_rad"
+    said = document_of(built, name)["inputs"]
+    assert said == {
+        "file": "inputs.parquet",
+        "files": len(found),
+        "bytes": sum(size for size, _ in found.values()),
+        "hashed": len(found),
+        "sha256": inputs_sha256(built / name / "inputs.parquet"),
+    }
+
+
+def test_a_trial_build_hashes_no_archive(tmp_path: Path) -> None:
+    raw, built = str(tmp_path / "raw"), tmp_path / "built"
+    arguments = ["--demo", "--raw", raw, "--out", str(built), "--quiet", "--filters", "none", "--limit", "1"]
+    assert main(load("pmc_oa"), arguments) == 0
+    assert listed(built, "pmc_oa")["images.zip"][1] is None
+    assert document_of(built, "pmc_oa")["inputs"]["hashed"] == 0
+
+
+def test_what_was_hashed_is_not_hashed_again(tmp_path: Path) -> None:
+    raw, built = tmp_path / "raw", tmp_path / "built"
+    arguments = ["--raw", str(raw), "--out", str(built), "--quiet", "--filters", "none"]
+    assert main(load("pmc_oa"), ["--demo", *arguments]) == 0
+    kept = built / ".resume/pmc_oa/inputs.jsonl"
+    digest = listed(built, "pmc_oa")["images.zip"][1]
+    assert digest is not None
+    kept.write_text(kept.read_text().replace(digest, "ab" * 32) + '\n["images.zip", 1')  # and a line that was cut off
+    assert main(load("pmc_oa"), arguments) == 0
+    assert listed(built, "pmc_oa")["images.zip"][1] == "ab" * 32
+    os.utime(raw / "images.zip")
+    assert main(load("pmc_oa"), arguments) == 0
+    assert listed(built, "pmc_oa")["images.zip"][1] == digest
+
+
+SOURCE = '''
+"""A set whose tree changes while it is read."""
+
+import os
+from functools import partial
+from builders.kit import Image, Option, Sample, Source, assistant, convert_rows, read_bytes, run, table_units, user
+
+def plan(raw, params):
+    yield from table_units(raw, [raw / "rows.jsonl"], "train", "train")
+
+def sample(raw, params, row):
+    if params["change"] != "nothing" and row.number == "2":
+        (raw / params["change"]).write_bytes(b"something else, of another size")
+    return Sample(
+        key=row.number, messages=[user(0, "q"), assistant("a")], file=row.file, row=row.number,
+        images=[Image(f"x/{row.number}", "p.png", partial(read_bytes, raw / "p.png", raw))],
+    )
+
+SOURCE = Source(
+    name="moving", title="t", homepage="-", revision="1", license="l", access="open", stage="instruct", task="vqa",
+    modality="image-text", splits={"train": "train"}, obtain="-", plan=plan, published=lambda params: {},
+    read=lambda raw, unit, params: convert_rows(raw, unit, partial(sample, raw, params)),
+    options=(Option("--change", "a file", "nothing", ("nothing", "rows.jsonl", "p.png")),),
+)
+
+if __name__ == "__main__":
+    run(SOURCE)
+'''
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "p.png"])
+def test_a_tree_that_changes_under_the_build_is_a_stop(file: str, tmp_path: Path) -> None:
+    """A row file that the unit names, and a picture that it only reads."""
+    from builders.demos.drawings import demo_picture
+
+    (tmp_path / "medgpt_sources").mkdir()
+    (tmp_path / "medgpt_sources" / "moving.py").write_text(SOURCE)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "rows.jsonl").write_text('{"a": 1}\n' * 3)
+    (tmp_path / "raw" / "p.png").write_bytes(demo_picture("p"))
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "medgpt_sources.moving", "--raw", "raw", "--out", "built", "--quiet", *more]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+    done = run("--change", file)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
+    assert f"{file} changed while it was read" in done.stderr
+    assert not (tmp_path / "built" / "moving" / "build.json").exists()
+
+
+def test_a_changed_comment_leaves_the_root_as_it_was(tmp_path: Path) -> None:
+    """Identity is content and declared versions; the text of the code stands beside it."""
+    for package in ("medgpt", "manifests", "shards", "filters", "builders"):
+        shutil.copytree(ROOT / package, tmp_path / "house" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (tmp_path / "house").rglob("*.py"):
+        path.write_text(path.read_text() + "# another comment\n")
+    documents = []
+    for place in (ROOT, tmp_path / "house"):
+        command = "builders.slake --demo --raw raw --out built --limit 6 --json"
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        documents.append(document_of(tmp_path / "built", "slake"))
+        reused = json.loads(done.stdout)["units_reused"]
+    one, other = documents
+    assert reused == len(one["units"])
+    assert one["root"] == other["root"]
+    assert one["code_sha256"] != other["code_sha256"]
+    assert {name for name in one if one[name] != other[name]} == {"code_sha256"}
+
+
+# ---- files that are none, and damaged ones
+
+
+def made(source: str, folder: Path) -> Path:
+    load(source).write_demo(folder / "raw")
+    return folder / "raw"
+
+
+def build(source: str, raw: Path, built: Path, *more: str) -> tuple[int, list[str]]:
+    """(exit code, lines on stderr) of a build in a fresh process; never a traceback, one line where it stops."""
+    filters = ["--filters", "none"] if load(source).filters else []
+    done = run_module(
+        f"builders.{source}", "--raw", str(raw), "--out", str(built), "--workers", "1", "--json", *filters, *more
+    )
+    lines = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in (0, 3) or len(lines) == 1, done.stderr
+    return done.returncode, lines
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "forbidden"])
+def test_what_is_no_file_in_a_pictures_place_is_one_reject(kind: str, tmp_path: Path) -> None:
+    raw = made("slake", tmp_path)
+    path = raw / "imgs/xmlab0/source.jpg"
+    if kind == "forbidden":
+        if os.geteuid() == 0:
+            pytest.skip("root may read everything")
+        path.chmod(0)
+    else:
+        path.unlink()
+        if kind == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            (os.mkfifo if kind == "pipe" else os.mkdir)(path)
+    assert build("slake", raw, tmp_path / "built")[0] == 3
+    counts = document_of(tmp_path / "built", "slake")["counts"]
+    assert counts["rejects"]["unreadable_file"] == counts["damaged"] == 3
+    assert "imgs/xmlab0/source.jpg" not in listed(tmp_path / "built", "slake") or kind == "forbidden"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_in_a_row_files_place_stops_the_build(kind: str, tmp_path: Path) -> None:
+    raw = made("medmcqa", tmp_path)
+    path = next(raw.rglob("train-*"))
+    path.unlink()
+    path.symlink_to("/dev/zero") if kind == "device" else os.mkfifo(path)
+    code, lines = build("medmcqa", raw, tmp_path / "built")
+    assert code == 2
+    assert "neither a file nor a folder" in lines[0]
+
+
+@pytest.mark.parametrize("length", [91, 300, 5_000])
+def test_a_long_id_is_one_reject(length: int, tmp_path: Path) -> None:
+    raw = made("pubmedvision", tmp_path)
+    path = raw / "PubMedVision_Alignment_VQA.json"
+    rows = json.loads(path.read_bytes())
+    rows.append(rows[0] | {"id": "x" * length})
+    rows.append(rows[0] | {"id": "y" * 60})
+    path.write_text(json.dumps(rows))
+    build("pubmedvision", raw, tmp_path / "built")
+    found = document_of(tmp_path / "built", "pubmedvision")["counts"]
+    assert found["rejects"]["bad_id"] == 1
+
+
+def test_a_budget_that_is_spent_says_on_what(tmp_path: Path) -> None:
+    raw = made("medmcqa", tmp_path)
+    path = next(raw.rglob("train-*"))
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    pq.write_table(table.from_pylist([row | {"cop": 9} for row in rows] * 30, table.schema), path)
+    code, [line] = build("medmcqa", raw, tmp_path / "built", "--split", "train", "--max-damaged", "20")
+    assert code == 1
+    assert "bad_field" in line
+    assert "every row: another layout?" in line and "cop" in line and "question" in line
+    pq.write_table(table.from_pylist([*rows, *[row | {"cop": 9} for row in rows * 30]], table.schema), path)
+    code, [line] = build("medmcqa", raw, tmp_path / "built", "--split", "train", "--max-damaged", "20")
+    assert code == 1
+    assert f"{len(rows) * 30} bad_field" in line and "another layout" not in line
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason=f"no damaged files at {CASES}")
+@pytest.mark.parametrize("number", range(10))
+def test_files_that_let_a_librarys_error_through(number: int, tmp_path: Path) -> None:
+    case = json.loads((CASES / "inputs.json").read_text())[number]
+    raw = made(case["source"], tmp_path)
+    replaced = [path for path in raw.rglob("*") if path.name == case["replaces"]]
+    for path in replaced:
+        shutil.copyfile(CASES / case["input"], path)
+    assert replaced
+    assert build(case["source"], raw, tmp_path / "built")[0] in (1, 2, 3)
+
+
+@settings(max_examples=25)
+@given(place=st.floats(0, 1, exclude_max=True), data=st.binary(min_size=1, max_size=40), cut=st.booleans())
+@pytest.mark.parametrize("source", ["medmcqa", "icliniq", "huatuo_o1", "pmc_oa", "openmm_medical", "healthcaremagic"])
+def test_any_damage_ends_in_one_line_and_a_documented_code(
+    source: str, place: float, data: bytes, cut: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """One file of a demo tree, overwritten or cut off somewhere: built, rejected or refused, never a traceback."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    raw = made(source, folder)
+    path = sorted(path for path in raw.rglob("*") if path.is_file())[0]
+    content = path.read_bytes()
+    at = int(place * len(content))
+    path.write_bytes(content[:at] if cut else content[:at] + data + content[at + len(data) :])
+    filters = ["--filters", "none"] if load(source).filters else []
+    arguments = ["--raw", str(raw), "--out", str(folder / "built"), "--json", "--workers", "1", *filters]
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        code = main(load(source), arguments)
+    assert code in (0, 1, 2, 3)
+    assert "please report it" not in said.getvalue(), said.getvalue()
+    if code in (0, 3):
+        counts = document_of(folder / "built", source)["counts"]
+        assert counts["kept"] + counts["rejected"] == counts["read"]
+    shutil.rmtree(folder)
