@@ -12,19 +12,21 @@ compares every train sample of the builds under DATA with every test sample at e
     report.html          all of it to look at: matrix, then each pair side by side
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
-is, 2 if there is no proof.
+is, 2 if there is no proof. With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each;
+3 instead of 0 says that damaged rows of them were left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError
+from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, worst
 from medgpt.messages import complain
 
 if TYPE_CHECKING:
@@ -416,7 +418,7 @@ def _pairs(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 if clean after exclusions, 1 if not, 2 if there is no proof."""
+    """Command line; 0 if clean after exclusions (3 if rows were damaged), 1 if not, 2 if there is no proof."""
     parser = _parser()
     options = parser.parse_args(arguments)
     foreign = options.train is not None or options.eval is not None
@@ -430,7 +432,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from manifests.catalog import CatalogError, load_builds
-    from manifests.foreign import ForeignError
     from manifests.proof.certificate import CertificateError, sign
     from manifests.proof.overlaps import OverlapError
     from manifests.proof.policy import PolicyError, load_policy
@@ -439,16 +440,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         policy = load_policy(options.policy)
-        data, out = options.data, options.out
+        data, out, code = options.data, options.out, DONE
         if foreign:
-            data = options.out / CORPUS
-            _ingest(options, data)
-            out = options.out / PROOF
+            data, out = options.out / CORPUS, options.out / PROOF
+            code = _build_corpora(options, data)
+            if code not in (DONE, DAMAGED):
+                return USAGE  # it has said why; 1 would say that there is a proof
         elif out is None:
             out = data / PROOF
         if options.dry_run:
             _print_plan(load_builds(data), policy)
-            return 0
+            return code
         document = prove(
             data,
             out,
@@ -461,24 +463,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.sign:
             sign(out, options.sign)
     except (
-        CatalogError, CertificateError, ForeignError, OverlapError, PolicyError, ProofError, ReportError, TextError,
+        CatalogError, CertificateError, OverlapError, PolicyError, ProofError, ReportError, TextError,
         OSError,
     ) as error:  # fmt: skip
         complain(error)
         return 2
     _print_result(document, out)
-    return 0 if document["clean"] else 1
+    return code if document["clean"] else NOT_FINISHED
 
 
-def _ingest(options: argparse.Namespace, data: Path) -> None:
-    from tqdm import tqdm
-
-    from manifests.foreign import ingest, load_mapping
-
+def _build_corpora(options: argparse.Namespace, data: Path) -> int:
+    """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
+    codes = []
     for role in ("train", "eval"):
-        with tqdm(desc=f"read {role}", unit=" rows", unit_scale=True, disable=options.quiet) as bar:
-            mapping = load_mapping(options.mapping, role) if options.mapping else None
-            ingest(getattr(options, role), role, mapping, data, options.workers, bar.update)
+        command = [sys.executable, "-m", "builders.corpus", "--role", role, "--raw", getattr(options, role)]
+        command += ["--out", data, "--workers", str(options.workers)]
+        command += ["--mapping", options.mapping] if options.mapping else []
+        command += ["--quiet"] if options.quiet else []
+        codes.append(subprocess.run(command, check=False).returncode)  # noqa: S603 (ours)
+        if codes[-1] not in (DONE, DAMAGED):
+            return codes[-1]
+    return worst(codes)
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
