@@ -44,6 +44,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -292,10 +293,9 @@ def _conclude(raw: Path, params: Params, entries: Sequence[Mapping[str, Any]]) -
     unused = [name for name in sorted(seen) if not any(covers(field, name) for field in used)][:MAX_FIELDS]
     records = [record for entry in entries for record in entry["records"]]
     if not any(record["kept"] for record in records):
-        reasons: dict[str, int] = {}
+        reasons: Counter[str] = Counter()
         for record in records:
-            for reason, count in record["reasons"].items():
-                reasons[reason] = reasons.get(reason, 0) + count
+            reasons.update(record["reasons"])
         said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "no rows"
         raise NotThisSource(
             f"{raw}: none of {sum(reasons.values())} rows could be used ({said}); fields that nothing was taken from: "
@@ -313,9 +313,8 @@ def build_corpus(
     mapping: Any,
     out: Path,
     workers: int = 1,
-    *,
-    max_damaged: int | None = None,
     bar: Any = None,
+    max_damaged: int | None = None,
     quiet: bool = True,
     place: str = "mapping",
 ) -> tuple[dict[str, Any], str]:
@@ -362,16 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     mapping, place = (read_yaml(args.mapping), str(args.mapping)) if args.mapping else (None, "mapping")
-    document, text = build_corpus(
-        args.raw,
-        args.role,
-        mapping,
-        args.out,
-        args.workers,
-        max_damaged=args.max_damaged,
-        quiet=args.quiet,
-        place=place,
-    )
+    how = (args.workers, None, args.max_damaged, args.quiet, place)
+    document, text = build_corpus(args.raw, args.role, mapping, args.out, *how)
     print(text)
     return DAMAGED if document["counts"]["damaged"] else DONE
 

@@ -167,7 +167,7 @@ TAR_DAMAGE = (tarfile.TarError, OSError, EOFError)
 
 
 class BytesBehind(ReadError):
-    """Behind the end of an archive, which itself is whole, there is more: two archives in one file?"""
+    """Behind the end of an archive, which itself is whole, there is more: a second one, perhaps."""
 
 
 class _StrictHeader(tarfile.TarInfo):

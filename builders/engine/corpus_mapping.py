@@ -16,8 +16,13 @@ from medgpt.settings import Settings, checked
 DEFAULT_SPLIT = {"train": "train", "eval": "test"}
 DEFAULT_PREFIX = {"pmcid": "pmc", "pmid": "pubmed", "video_id": "youtube"}
 
-_DEFAULT_TEXT = ("text", "caption", "txt", "conversations", "messages")
-_DEFAULT_OPTIONS = ("options", "choices")
+_DEFAULTS = {
+    "text": ("text", "caption", "txt", "conversations", "messages"),
+    "question": ("question",),
+    "options": ("options", "choices"),
+    "answer": ("answer",),
+    "reasoning": ("reasoning",),
+}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 Field: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -60,30 +65,14 @@ class Rules(Settings):
             if value is not None and not _NAME.fullmatch(value):
                 raise ValueError(f"{key}: letters, digits, `-` and `_` only, not {value[:60]!r}")
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Fields of free text and dialogues."""
-        return _fields(self.text, _DEFAULT_TEXT)
-
-    @property
-    def questions(self) -> tuple[str, ...]:
-        """Fields of the question."""
-        return _fields(self.question, ("question",))
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """Fields of the answer."""
-        return _fields(self.answer, ("answer",))
-
-    @property
-    def reasonings(self) -> tuple[str, ...]:
-        """Fields of the reasoning."""
-        return _fields(self.reasoning, ("reasoning",))
+    def of(self, key: str) -> tuple[str, ...]:
+        """The fields that `key` names, or those of the default names."""
+        return _fields(getattr(self, key), _DEFAULTS.get(key, ()))
 
     @property
     def pictures(self) -> tuple[str, ...] | None:
         """Fields of pictures; None: found by their type."""
-        return None if self.images is None else _fields(self.images)
+        return None if self.images is None else self.of("images")
 
     @property
     def labelled_options(self) -> tuple[tuple[str, str], ...]:
@@ -97,7 +86,7 @@ class Rules(Settings):
     @property
     def listed_options(self) -> tuple[str, ...]:
         """Fields that hold all options of a row."""
-        return () if self.labelled_options else _fields(self.options, _DEFAULT_OPTIONS)
+        return () if self.labelled_options else self.of("options")
 
     @property
     def group_fields(self) -> dict[str, tuple[str, str]]:
@@ -117,16 +106,15 @@ class Rules(Settings):
     @property
     def named(self) -> list[str]:
         """Fields that the mapping itself names: some row must have each."""
-        lists = (self.text, self.question, self.options, self.answer, self.reasoning, self.images)
-        fields = [field for given in lists for field in _fields(given)]
-        fields += [field for field in (self.license_field, self.id) if field is not None]
-        return list(dict.fromkeys([*fields, *(field for field, _ in self.group_fields.values())]))
+        given = [_fields(getattr(self, key)) for key in ("id", *_DEFAULTS, "images")]
+        given += [(self.license_field or "",), tuple(field for field, _ in self.group_fields.values())]
+        return [field for field in dict.fromkeys(field for fields in given for field in fields) if field]
 
     @property
     def fields(self) -> frozenset[str]:
         """Every field that something is taken from, pictures found by their type aside."""
-        taken = (self.texts, self.questions, self.listed_options, self.answers, self.reasonings, self.named)
-        return frozenset(field for fields in taken for field in fields)
+        defaults = [self.of(key) for key in _DEFAULTS if key != "options"]
+        return frozenset(self.listed_options).union(self.named, *defaults)
 
 
 class _Sections(Rules):

@@ -244,8 +244,8 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
 
     Raises: `InputError`, also where there is neither text nor picture.
     """
-    question, answer = joined(values, rules.questions), joined(values, rules.answers)
-    reasoning = joined(values, rules.reasonings)
+    question, answer = joined(values, rules.of("question")), joined(values, rules.of("answer"))
+    reasoning = joined(values, rules.of("reasoning"))
     options, other_options = _options(values, rules)
     texts, turns = _said(values, rules)
     system = [turn for turn in turns if turn.role == "system"]
@@ -289,7 +289,7 @@ def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Tur
     """Free texts and turns of dialogues."""
     texts: list[str] = []
     turns: list[_Turn] = []
-    for value in found_values(values, rules.texts):
+    for value in found_values(values, rules.of("text")):
         dialogue = _turns(value)
         if dialogue is None:
             texts += strings(value)
