@@ -125,6 +125,7 @@ def make_source(params: Params) -> Source:
         variant=lambda params: str(params["role"]),
         store_pictures=False,
         conclude=_conclude,
+        reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
         module="builders.corpus",
     )
 
@@ -228,9 +229,8 @@ class _Reader:
         rules, values = self.rules, row.values
         if len(self.fields) < MAX_FIELDS:
             self.fields.update(field_names(values))
-        fields = rules.pictures
-        if fields is None:
-            fields = picture_fields(row.file, self.unit.payload.get("pictures", ()), values)
+        columns = self.unit.payload.get("pictures", ())
+        fields = picture_fields(row.file, columns, values) if rules.pictures is None else rules.pictures
         self.used.update(fields)
         pictures = [
             data for field in fields for data in picture_bytes(self.raw, row.file, found_values(values, [field]))

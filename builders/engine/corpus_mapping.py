@@ -30,20 +30,20 @@ Fields: TypeAlias = Field | list[Field]
 Group: TypeAlias = Literal[(*GROUP_KEYS, "image_id")]  # type: ignore[valid-type]  # the names of the schema
 
 
-class FieldOf(Settings):
+class FieldOf(Settings, frozen=True):
     """A field that a licence or a group id is taken from."""
 
     field: Field
     prefix: str | None = None
 
 
-class LicenseOf(Settings):
+class LicenseOf(Settings, frozen=True):
     """A field with the licence of each row."""
 
     field: Field
 
 
-class Rules(Settings):
+class Rules(Settings, frozen=True):
     """A mapping for one side. Where a key is None, the default names hold."""
 
     name: Field | None = None
@@ -117,7 +117,7 @@ class Rules(Settings):
         return frozenset(self.listed_options).union(self.named, *defaults)
 
 
-class _Sections(Rules):
+class _Sections(Rules, frozen=True):
     """A mapping file: what stands outside of the sections holds for both sides."""
 
     train: Rules | None = None

@@ -6,7 +6,7 @@ Nothing that a row says is left out of its sample because it has an unusual form
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -174,7 +174,7 @@ def group_value(kind: str, value: Any, prefix: str) -> str | None:
     return f"{prefix}/{text}" if prefix else text
 
 
-def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any]) -> list[str]:
+def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any]) -> Sequence[str]:
     """Fields of a row that hold pictures by their type; of Parquet those `columns`."""
     kind = kind_of(file)
     if kind == "parquet":
