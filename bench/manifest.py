@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, Columns, write_part
+from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.schema import GROUP_KEYS
 
 ROWS = 1_000_000
@@ -40,7 +40,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
             rows = [_row(number) for number in range(start, start + PART_ROWS)]
             unit = f"train-{start // PART_ROWS:05d}"
             started = time.process_time()
-            columns = Columns(
+            columns = PartRows(
                 SAMPLES, constants | {"unit": unit, "stage": "instruct", "access": "open", "metadata_only": False}
             )
             for row in rows:
@@ -49,7 +49,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
             seconds += time.process_time() - started
             empty = {f"manifest/{unit}.images.parquet": IMAGES, f"rejects/{unit}.parquet": REJECTS}
             for name, schema in empty.items():
-                write_part(build / name, Columns(schema, constants | {"unit": unit}).table(), "bench")
+                write_part(build / name, PartRows(schema, constants | {"unit": unit}).table(), "bench")
             parts = [
                 {"file": name, "bytes": (build / name).stat().st_size, "sha256": ""}
                 for name in (f"manifest/{unit}.parquet", *empty)

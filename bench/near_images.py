@@ -14,24 +14,20 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from manifests.fingerprints import THUMBNAIL_PIXELS, ImageFingerprint, fingerprint
 from manifests.proof.agreement import agreement, cells, coarse_scores, flat
-from manifests.proof.near_images import (
-    COVERAGE_FILE,
-    SETTINGS,
-    VERSION,
-    ImageMatch,
-    NearImageIndex,
-)
+from manifests.proof.near_images import COVERAGE_FILE, VERSION, ImageMatch, NearImageIndex
+from manifests.proof.policy import load_policy
 from manifests.proof.variants import VARIANTS, decode, region_hashes
 from medgpt.strip import strip_metadata
 
@@ -270,7 +266,7 @@ class _Coverage:
         modalities = ["radiographs" if source.kind == "radiographs" else "default" for source in self.sources]
         started = time.process_time()
         self.table = image_table(prints, modalities)
-        self.index = NearImageIndex(self.table, SETTINGS)
+        self.index = NearImageIndex(self.table, load_policy().images)
         self.index_cpu_s = time.process_time() - started
 
     def run(self, change: Callable[[Image.Image], Image.Image]) -> _Change:
@@ -312,7 +308,7 @@ def _speeds(coverage: _Coverage, train: pa.Table) -> dict[str, Any]:
     frames = np.tile(np.array([[1.0, 0, 0], [0, 1.0, 0]]), (n, 1, 1))
     rolled = np.roll(pictures, 1, 0)
     # Training pictures that are no candidates are the rule: a test side of one picture leaves only what each costs.
-    single = NearImageIndex(coverage.table.slice(0, 1), SETTINGS)
+    single = NearImageIndex(coverage.table.slice(0, 1), load_policy().images)
     copies = pa.concat_tables([train.slice(1)] * 4)
     return {
         "decode_per_cpu_s": rate(lambda: [decode(one) for one in thumbnails], n),
@@ -352,7 +348,10 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
             relations[group].update(coverage.relation(match) for match in done.pairs)
             seconds += done.cpu_s
             counts.update(done.counts)
-    settings = {name: asdict(one) for name, one in sorted(SETTINGS.items())}
+    settings = {
+        name: {key: value for key, value in asdict(one).items() if key != "where_present"}
+        for name, one in sorted(load_policy().images.items())
+    }
     pictures = {
         "radiographs": int((kinds == "radiographs").sum()),
         "others": int((kinds == "others").sum()),

@@ -23,7 +23,10 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manifests.proof.policy import TextSettings
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS, TESTS, PEER_TEXTS, NAIVE_TEXTS = 20_000, 2_500, 1_000, 2_000
@@ -105,14 +108,23 @@ def _batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
             start, size = number + 1, 0
 
 
+def _settings(**changed: Any) -> TextSettings:
+    """Those of the default policy but what is given."""
+    from msgspec.structs import replace
+
+    from manifests.proof.policy import load_policy
+
+    return replace(load_policy().text, **changed)
+
+
 def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict[str, Any]:
-    from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings
+    from manifests.proof.near_text import EvalText, NearTextIndex
 
     seconds, scans = [], []
     flagged: set[int] = set()
     for _ in range(ROUNDS):
         started = time.process_time()
-        index = NearTextIndex([EvalText("", (), "", text) for text in tests], TextSettings(run_words=(N,)))
+        index = NearTextIndex([EvalText("", (), "", text) for text in tests], _settings(run_words=(N,)))
         indexed = time.process_time()
         flagged = {start + m.train for start, batch in _batches(texts) for m in index.scan_runs(batch)[0]}
         seconds.append(time.process_time() - started)
@@ -130,7 +142,7 @@ def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
         words = text.split()
         options = " ".join(words[-6:-4]), " ".join(words[-4:-2])
         evals.append(EvalText(" ".join(words[:-6]), options, " ".join(words[-2:]), text))
-    index = NearTextIndex(evals)
+    index = NearTextIndex(evals, _settings())
     trains = [TrainText(" ".join(text.split()[:60]), " ".join(text.split()[-40:]), text) for text in texts]
     started = time.process_time()
     for start, batch in _batches(texts):
@@ -144,7 +156,7 @@ def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _naive(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict[str, Any]:
-    from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings
+    from manifests.proof.near_text import EvalText, NearTextIndex
 
     def grams(text: str) -> set[tuple[str, ...]]:
         words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())
@@ -154,7 +166,7 @@ def _naive(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dic
     known = set().union(*map(grams, tests))
     flagged = {row for row, text in enumerate(texts) if not known.isdisjoint(grams(text))}
     seconds = time.process_time() - started
-    index = NearTextIndex([EvalText("", (), "", text) for text in tests], TextSettings(run_words=(N,)))
+    index = NearTextIndex([EvalText("", (), "", text) for text in tests], _settings(run_words=(N,)))
     ours = {match.train for match in index.scan_runs(texts)[0]}
     return _rates(texts, seconds, flagged, planted) | {"same_texts_as_ours": ours == flagged}
 
@@ -271,7 +283,7 @@ def _rewrites(folder: Path) -> dict[str, Any]:
     """Per set and kind of rewrite: share found at each threshold, and share that reach it with another item."""
     import pyarrow.parquet as pq
 
-    from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings, TrainText
+    from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
     from manifests.proof.ngrams import word_list
 
     items: list[tuple[str, str, list[str], str]] = []
@@ -284,7 +296,7 @@ def _rewrites(folder: Path) -> dict[str, Any]:
     same = [tuple(word_list("\n".join((question, *options)))) for _, question, options, _ in items]
     index = NearTextIndex(
         [EvalText(question, tuple(options), answer, "") for _, question, options, answer in items],
-        TextSettings(rewrite=0.05),
+        _settings(rewrite=0.05),
     )
     figures: dict[str, Any] = {"items": len(items)}
     for name in ("medmcqa", "medqa"):

@@ -25,8 +25,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.pack import Draws, Epoch, pack_epoch, rank_balance, save
-from shards.packing import Plan, PlanTerms, balanced_order, pack, pack_costs, sample_length
+from shards.epoch import pack_epoch, rank_balance
+from shards.packing import (
+    Draws,
+    PackedEpoch,
+    PackPlan,
+    PlanTerms,
+    balanced_order,
+    pack,
+    pack_costs,
+    sample_length,
+    write_plan,
+)
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SAMPLES = 400_000
@@ -239,12 +249,12 @@ def at_scale() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.arrow"
         started = time.process_time()
-        epoch: Epoch = pack_epoch(draws, LENGTH, TILES, "report")
+        epoch: PackedEpoch = pack_epoch(draws, LENGTH, TILES, "report")
         packed = time.process_time()
-        save(path, terms, epoch)
+        write_plan(path, terms, epoch)
         saved = time.process_time()
         opened = time.perf_counter()
-        plan = Plan.load(path)
+        plan = PackPlan.load(path)
         plan.pack(len(plan) // 2)
         first_pack = time.perf_counter() - opened
         size = path.stat().st_size

@@ -100,11 +100,12 @@ class _Certified:
 
 
 def _order(certified: Any) -> Any:
+    from medgpt.settings import checked
     from shards.mixture import Mixture
     from shards.order import EpochOrder
 
     sources = [{"build": name, "epochs": 1} for name in certified.sources]
-    return EpochOrder(certified, Mixture.parse({"format": 1, "name": "bench", "sources": sources}), seed=1)
+    return EpochOrder(certified, checked(Mixture, {"format": 1, "name": "bench", "sources": sources}, "bench"), seed=1)
 
 
 def _write(data: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.registry import sources
-from builders.engine.report import table
 from builders.engine.source import Source
 from medgpt.errors import DONE, UserError, run
+from medgpt.tables import table
 
 
 @run

@@ -10,8 +10,8 @@ from typing import Any
 
 from builders.engine.command import FILTERS_HELP, add_options, check_counts
 from builders.engine.registry import load, modules
-from builders.engine.report import table
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, one_line, run, worst
+from medgpt.tables import table
 
 
 @run

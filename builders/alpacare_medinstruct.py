@@ -5,8 +5,6 @@ asks for the answer with the instruction alone then, and so does the prompt here
 file beside the train file: 216 questions with four models' answers and no gold answer, built as questions alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,40 +14,35 @@ from builders.kit import (
     NotThisSource,
     PaperRow,
     Params,
-    Reject,
-    Role,
     Row,
     Sample,
-    Source,
     Unit,
     any_row_has,
-    convert_rows,
     first_existing,
     number_of,
     question_answer,
     require_one,
     run,
+    table_source,
     table_units,
     text_of,
     user,
     with_fields,
 )
 
-_SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
 _COLUMNS = ("instruction", "input", "output")
 _TEST_COLUMNS = ("id", "instruction", "difficulty")
 _TRAIN_FILES = ("data/train-*.parquet", "data/MedInstruct-52k.json", "MedInstruct-52k.json")
 _TEST_FILES = ("data/MedInstruct-test.jsonl", "MedInstruct-test.jsonl")
-_NO_INPUT = "<noinput>"
 _DIFFICULTIES = frozenset("12345")
 """The clinicians' scale, as the README of XZhang97666/AlpaCare gives it; only the test file has it."""
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+    """The splits have different fields."""
     train = [require_one(raw, "MedInstruct-52k file", *_TRAIN_FILES)]
-    for number, unit in enumerate(
-        with_fields(raw, table_units(raw, train, "train", "train", columns=_COLUMNS), _COLUMNS)
-    ):
+    units = with_fields(raw, table_units(raw, train, "train", "train", columns=_COLUMNS), _COLUMNS)
+    for number, unit in enumerate(units):
         if number == 0 and any_row_has(raw, unit, "instruction", CHATDOCTOR_INSTRUCTION):
             raise NotThisSource(
                 f"{unit.payload['file']}: holds ChatDoctor's instruction; is it HealthCareMagic's file?"
@@ -60,25 +53,22 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
         yield from with_fields(raw, table_units(raw, test, "test", "eval"), _TEST_COLUMNS)
 
 
-def _task(row: Row) -> str:
-    """Instruction and input as one text; the test file has no inputs."""
-    instruction = text_of(row.values, "instruction", row.file)
-    given = text_of(row.values, "input", row.file) if "input" in row.values else ""
+def _sample(row: Row, instruction: str) -> Sample:
+    if row.split == "test":
+        return _test_sample(row, instruction)
+    given, output = text_of(row.values, "input", row.file), text_of(row.values, "output", row.file)
     if not instruction.strip():
         raise InputError("empty_question", row.file)
-    return instruction if not given.strip() or _NO_INPUT in given else f"{instruction}\n\n{given}"
+    alone = not given.strip() or "<noinput>" in given
+    return question_answer(row, instruction if alone else f"{instruction}\n\n{given}", output)
 
 
-def _train_sample(row: Row) -> Sample:
-    text_of(row.values, "input", row.file)
-    return question_answer(row, _task(row), text_of(row.values, "output", row.file))
-
-
-def _test_sample(row: Row) -> Sample:
+def _test_sample(row: Row, question: str) -> Sample:
     number, difficulty = number_of(row.values, "id", row.file), text_of(row.values, "difficulty", row.file)
     if difficulty not in _DIFFICULTIES:
         raise InputError("bad_field", row.file, "difficulty is not 1 to 5")
-    question = _task(row)
+    if not question.strip():
+        raise InputError("empty_question", row.file)
     return Sample(
         key=str(number),
         messages=[user(question)],
@@ -90,30 +80,24 @@ def _test_sample(row: Row) -> Sample:
     )
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    return convert_rows(raw, unit, _train_sample if unit.split == "train" else _test_sample)
-
-
-SOURCE = Source(
+SOURCE = table_source(
     name="alpacare_medinstruct",
     title="AlpaCare MedInstruct-52k: medical instructions and answers by language models",
     homepage="https://github.com/XZhang97666/AlpaCare",
     revision="XZhang97666/AlpaCare@b469c41bcd7d; lavita/AlpaCare-MedInstruct-52k@fad8593",
     license="CC-BY-NC-4.0",
-    access="open",
-    stage="instruct",
     task="instruction",
-    modality="text",
-    splits=_SPLITS,
+    splits={"train": "train", "test": "eval"},
     obtain="""
   git clone https://github.com/XZhang97666/AlpaCare
-(with git-lfs), or clone the dataset lavita/AlpaCare-MedInstruct-52k from https://huggingface.co (without the test).
---raw is the folder with one of
-  data/MedInstruct-52k.json   MedInstruct-52k.json   data/train-*.parquet
-and perhaps [data/]MedInstruct-test.jsonl. Its DATA_LICENSE forbids commercial use.""",
+(with git-lfs), or clone the dataset lavita/AlpaCare-MedInstruct-52k from https://huggingface.co (without the test,
+which is left out then). Its DATA_LICENSE forbids commercial use. Train rows have input and output as well, test rows id
+and difficulty.""",
+    files={"train": _TRAIN_FILES, "test": _TEST_FILES},
+    fields=("instruction",),
     plan=_plan,
-    read=_read,
-    published=lambda params: {"train": 52_002, "test": 216},
+    sample=_sample,
+    published={"train": 52_002, "test": 216},
     paper=(
         "train 52,002: the whole file. The test file has 216 questions (the README says 217; an id is left out). "
         "AlpaCare's other test, 1,000 iCliniq questions, is not read."

@@ -20,7 +20,6 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from builders.kit import (
-    CAPTION_PROMPT,
     Image,
     InputError,
     NotThisSource,
@@ -28,11 +27,11 @@ from builders.kit import (
     PaperRow,
     Params,
     Reject,
-    Role,
+    Row,
     Sample,
     Source,
     Unit,
-    assistant,
+    caption_sample,
     count_webdataset_samples,
     creative_commons,
     decode_utf8,
@@ -40,14 +39,12 @@ from builders.kit import (
     relative,
     run,
     text_of,
-    user,
     webdataset_keys,
     webdataset_samples,
 )
 
-_SPLITS: dict[str, Role] = {"train": "train"}
 _SUBSETS = ("dermatology", "surgery")
-_LISTS = ("commercial", "noncommercial", "other")
+LISTS = ("commercial", "noncommercial", "other")
 """PubMed Central's lists of articles by licence: the folders of a subset."""
 _KEY = re.compile(r"(?P<batch>[^-/]+)-(?P<article>PMC[0-9]+)-(?P<position>[0-9]+)-.+")
 _PANEL_TYPES = frozenset({"single", "multiple"})
@@ -73,10 +70,10 @@ def _tars(raw: Path, subset: str, alone: bool) -> list[Path]:
     """The tars of a subset's tree, which is `raw` itself if it is the only one wanted."""
     folders = [raw / subset, raw / f"biomedica_{subset}_subset_webdataset", *([raw] if alone else [])]
     for folder in folders:
-        if tars := [path for name in _LISTS for path in sorted(folder.glob(f"{name}/*.tar"))]:
+        if tars := [path for name in LISTS for path in sorted(folder.glob(f"{name}/*.tar"))]:
             return tars
     hint = "" if alone else "; --subset builds one of the two alone"
-    raise NotThisSource(f"{raw}: no {subset}/{{{','.join(_LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
+    raise NotThisSource(f"{raw}: no {subset}/{{{','.join(LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
 
 
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
@@ -86,7 +83,8 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     done = 0
     try:
         for key, parts in webdataset_samples(raw / file, raw):
-            yield outcome(partial(_sample, file, str(done), subset, key, parts, repeats), file, str(done))
+            row = Row(file, str(done), {})
+            yield outcome(partial(_sample, row, subset, key, parts, repeats), file, row.number)
             done += 1
     except InputError as error:  # the tar is damaged from here on
         for number in range(done, unit.rows):
@@ -100,31 +98,27 @@ def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
     return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
 
 
-def _sample(file: str, row: str, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> Sample:
+def _sample(row: Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> Sample:
+    file = row.file
     match = _KEY.fullmatch(PurePosixPath(key).name)
     if match is None:
         raise InputError("bad_id", file, f"{key!r} is not <batch>-<PMCID>-<position>-<image>")
     article, position = match["article"], match["position"]
     # What stands before the extension of `...-pone.0012345.g001.jpg` is the rest of the key.
     content = {name.rpartition(".")[2]: data for name, data in parts.items()}
-    record, caption = _record(content, file), decode_utf8(_part(content, "txt", file), file).strip()
+    record, caption = _record(content, file), decode_utf8(_part(content, "txt", file), file)
     if record["article_accession_id"] != article:
         raise InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
     if record["image_panel_type"] not in _PANEL_TYPES:
         raise InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
     if f"{article}-{position}" in repeats:
         raise InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
-    if not caption:
-        raise InputError("empty_caption", file)
-    figure = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}"
-    place = f"{file}!{key}.jpg"
-    return Sample(
+    figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
+    return caption_sample(
+        row,
+        caption,
+        Image(figure, place, partial(_picture, content, place), study_id=figure),
         key=f"{match['batch']}-{article}-{position}",
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=file,
-        row=row,
-        answer=caption,
-        images=[Image(figure, place, partial(_picture, content, place), study_id=figure)],
         group={"pmcid": f"pmc/{article}", "study_id": figure},
         subset=f"{subset}/{record['image_panel_type']}",
         license=_license(record["article_license"], file),
@@ -176,12 +170,12 @@ SOURCE = Source(
     stage="pretrain",
     task="caption",
     modality="image-text",
-    splits=_SPLITS,
+    splits={"train": "train"},
     obtain=f"""
 Accept the terms at https://huggingface.co/BIOMEDICA, log in, and fetch both repositories into one folder:
   hf download BIOMEDICA/biomedica_dermatology_subset_webdataset --repo-type dataset --local-dir RAW/dermatology
   hf download BIOMEDICA/biomedica_surgery_subset_webdataset --repo-type dataset --local-dir RAW/surgery
---raw is RAW, with {{dermatology,surgery}}/{{{",".join(_LISTS)}}}/*.tar, which are read as streams. With --subset it
+--raw is RAW, with {{dermatology,surgery}}/{{{",".join(LISTS)}}}/*.tar, which are read as streams. With --subset it
 may be one of the two trees itself. The tars hold pictures and text together: --no-images needs them, too.""",
     plan=_plan,
     read=_read,

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, TextIO
 
 from builders.engine.command import main
 from builders.engine.registry import load, sources
-from builders.engine.report import table
 from builders.engine.source import demo_module
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError
+from medgpt.tables import table
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult
@@ -41,7 +41,7 @@ READINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "patient_trial": ((), ("--shots", "1")),
 }
 """Sources that are built more than once, from one tree."""
-STREAMED = ("--stage", "instruct", "--sources-present")
+STREAMED = ("--stage", "instruct", "--only-present")
 LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("shards.pack", STREAMED, r"^[\d,]+ samples in .+? tiles"),
     ("shards.resume_check", (*STREAMED, "--samples", "500"), r"^resume check: .+"),

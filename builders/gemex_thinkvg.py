@@ -25,13 +25,12 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
     convert_rows,
+    question_answer,
     require,
     run,
     split_thinking,
     text_of,
-    user,
 )
 
 _SPLITS: dict[str, Role] = {"train": "train"}
@@ -65,14 +64,14 @@ def _sample(raw: Path, unit: Unit, check: Callable[[Radiograph, str], None], row
     if not question.strip():
         raise InputError("empty_question", file)
     reasoning, answer, said = _parts(response, file)
-    return Sample(
+    return question_answer(
+        row,
+        question,
+        answer,
+        [picture.image(raw, unit.payload["jpg_root"])],
+        said=said,
+        reasoning=reasoning,
         key=f"{Path(file).stem}/{row.number}",
-        messages=[user(0, question), assistant(said, reasoning=reasoning)],
-        file=file,
-        row=row.number,
-        question=question,
-        answer=answer,
-        images=[picture.image(raw, unit.payload["jpg_root"])],
         group=picture.group,
         subset=kind,
     )

@@ -10,8 +10,6 @@ zip at the top of the tree is looked into. Options are listed one a line or in o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
@@ -22,72 +20,35 @@ from builders.kit import (
     Option,
     PaperRow,
     Params,
-    PictureStore,
-    Reject,
     Row,
     Sample,
-    Source,
     Unit,
-    assistant,
     checked_text,
-    choice_answer,
-    choice_prompt,
-    convert_rows,
+    choice_sample,
     field_of,
     inline_options,
-    relative,
-    require,
+    question_answer,
     run,
     split_thinking,
     table_rows,
-    table_units,
+    table_source,
     turns_of,
-    user,
-    with_fields,
 )
 
-_FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
+FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
 _HEADING = re.compile(r"\b((?:options|choices)\s*:)\s*(?=\(?A[.):])", re.IGNORECASE)
 _NEXT = re.compile(r"[,;]?\s+(?=\(?([B-J])[.):]\s)")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _LETTER = re.compile(r"(?:answer\s*:\s*)?\(?([A-J])\)?(?:[.:)]\s*(.*))?", re.IGNORECASE | re.DOTALL)
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    path = require(raw, f"questions (--file {params['file']})", _FILES[params["file"]])
-    pictures = [] if params["no_images"] else _picture_files(raw)
-    units = with_fields(raw, table_units(raw, [path], "train", "train", inputs=pictures), ("image", "conversations"))
-    for unit in units:
-        if unit.name == "train-00000" and params["file"] == "sft" and not _thinks(raw, unit):
-            raise NotThisSource(f"{path.name}: no <think> in its first rows; another revision?")
-        yield unit
+def _check(raw: Path, unit: Unit, params: Params) -> None:
+    rows = (row for row in islice(table_rows(raw, unit), 100) if isinstance(row, Row))
+    if params["file"] == "sft" and not any("<think>" in str(row.values) for row in rows):
+        raise NotThisSource(f"{unit.payload['file']}: no <think> in its first rows; another revision?")
 
 
-def _thinks(raw: Path, unit: Unit) -> bool:
-    return any("<think>" in str(row.values) for row in islice(table_rows(raw, unit), 100) if isinstance(row, Row))
-
-
-def _places(raw: Path) -> list[str]:
-    """Folders and zips at the top of the tree, but for hidden ones such as the hub client's `.cache`."""
-    found = [path for path in sorted(raw.iterdir()) if path.is_dir() or path.suffix == ".zip"]
-    return [path.name for path in found if not path.name.startswith(".")]
-
-
-def _picture_files(raw: Path) -> list[str]:
-    if not (places := _places(raw)):
-        raise NotThisSource(f"{raw}: no folder or zip with the pictures (--no-images builds without)")
-    folders = [raw / place for place in places if (raw / place).is_dir()]
-    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [*(place for place in places if place.endswith(".zip")), *(relative(path, raw) for path in files)]
-
-
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    # The 95 sets repeat names like `1.png`: one picture must never stand in for another's.
-    store = PictureStore(raw, [] if params["no_images"] else _places(raw), flat=False)
-    return convert_rows(raw, unit, partial(_sample, store, params["file"] == "sft"))
-
-
-def _sample(store: PictureStore, reasons: bool, row: Row) -> Sample:
+def _sample(row: Row) -> Sample:
     file = row.file
     names, turns = _names(row), turns_of(field_of(row.values, "conversations", file), file)
     if [role for role, _ in turns if role != "system"] != ["user", "assistant"]:
@@ -101,24 +62,14 @@ def _sample(store: PictureStore, reasons: bool, row: Row) -> Sample:
         raise InputError("empty_question", file)
     if not answer:
         raise InputError("empty_answer", file)
-    if reasons and reasoning is None:
+    if row.params["file"] == "sft" and reasoning is None:
         raise InputError("empty_reasoning", file)
-    prompt, said = question, answer
-    if options is not None:
-        answer = _label(answer, options, file)
-        prompt, said = choice_prompt(question, options), choice_answer(options, answer)
-    return Sample(
-        key=row.number,
-        messages=[user(*range(len(names)), prompt), assistant(said, reasoning=reasoning)],
-        file=file,
-        row=row.number,
-        question=question,
-        options=options,
-        answer=answer,
-        images=[Image(f"gmai_reasoning10k/{name}", *store.reader(name)) for name in names],
-        subset=names[0].partition("/")[0],
-        task="vqa" if options is None else None,
-    )
+    images = [Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
+    subset = names[0].partition("/")[0]
+    if options is None:
+        return question_answer(row, question, answer, images, reasoning=reasoning, subset=subset, task="vqa")
+    label = _label(answer, options, file)
+    return choice_sample(row, question, options, label, images, reasoning=reasoning, subset=subset)
 
 
 def _names(row: Row) -> list[str]:
@@ -157,24 +108,20 @@ def _label(answer: str, options: list[tuple[str, str]], file: str) -> str:
     return named[0]
 
 
-SOURCE = Source(
+SOURCE = table_source(
     name="gmai_reasoning10k",
     title="GMAI-Reasoning10K: multiple-choice questions with reasoning, from 95 imaging sets",
-    homepage="https://huggingface.co/datasets/General-Medical-AI/GMAI-Reasoning10K",
     revision="uni-medical/GMAI-VL-R1@a02771d and the hub's card (rows, tags and packing of pictures are unverified)",
     license="unstated",
-    access="open",
-    stage="instruct",
     task="mcq",
-    modality="image-text",
-    splits={"train": "train"},
-    obtain="""
-  hf download General-Medical-AI/GMAI-Reasoning10K --repo-type dataset --local-dir DIR        (about 4 GB)
---raw is the folder with
-  reasoning_mcq_sft.jsonl, or with --file rl reasoning_mcq_rl.jsonl
-  the pictures under the paths that `image` gives, in folders or zips (read in place); not needed with --no-images""",
-    plan=_plan,
-    read=_read,
+    files=lambda params: {"train": FILES[params["file"]]},
+    pictures=("[!.]*/", "[!.]*.zip"),  # hidden ones are the hub client's
+    flat=False,  # the 95 sets repeat names like `1.png`: one picture must never stand in for another's
+    each_picture=True,
+    fields=(),
+    values=("image", "conversations"),
+    check=_check,
+    sample=_sample,
     published=lambda params: {"train": 7_004 if params["file"] == "sft" else 10_000},
     paper=(
         "9,965 with reasoning, 35 less than the 10,000 that the card states, which are the answers-only questions "

@@ -7,55 +7,30 @@ options that stand in the text are taken out of `question` (out of the prompt, i
 compare as wholes with those sets. Only replies found correct are in the set, but no gold answer is.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from builders.kit import (
     InputError,
-    NotThisSource,
     PaperRow,
-    Params,
-    Reject,
     Row,
     Sample,
-    Source,
-    Unit,
     assistant,
     checked_text,
-    convert_rows,
     dialogue,
     field_of,
     inline_options,
     run,
     split_thinking,
-    table_units,
+    table_source,
+    turns_of,
 )
-
-_COLUMNS = ("model", "question", "problem", "messages")
-_ROLES = frozenset({"user", "assistant", "system"})
-
-
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    files = sorted(raw.glob("data/train-*.parquet"))
-    if not files:
-        raise NotThisSource(f"{raw}: no data/train-*.parquet found; is --raw the right folder?")
-    return table_units(raw, files, "train", "train", columns=_COLUMNS)
 
 
 def _reply(file: str, text: str) -> dict[str, Any]:
     reasoning, answer = split_thinking(text, file)
     return assistant(answer, reasoning)
-
-
-def _turn(turn: Any, file: str) -> tuple[str, str]:
-    role = field_of(turn, "role", file)
-    if role not in _ROLES:
-        raise InputError("bad_field", file, "a message is by neither user, assistant nor system")
-    return role, checked_text(field_of(turn, "content", file), "content", file)
 
 
 def _optional(row: Row, name: str) -> str:
@@ -65,17 +40,13 @@ def _optional(row: Row, name: str) -> str:
 
 
 def _sample(row: Row) -> Sample:
-    turns = field_of(row.values, "messages", row.file)
-    if not isinstance(turns, list):
-        raise InputError("bad_field", row.file, "messages is not a list")
-    said = [_turn(turn, row.file) for turn in turns]
+    said = turns_of(field_of(row.values, "messages", row.file), row.file, pictures=False)
     messages = dialogue(said, row.file, partial(_reply, row.file))
     question, options = inline_options(_optional(row, "question") or _optional(row, "problem"))
     if not question:
         raise InputError("empty_question", row.file)
     if options is None:
-        prompt = [text for role, text in said if role == "user"][-1]
-        options = inline_options(prompt)[1]
+        options = inline_options([text for role, text in said if role == "user"][-1])[1]
     return Sample(
         key=f"{PurePosixPath(row.file).stem}/{row.number}",
         messages=messages,
@@ -87,35 +58,25 @@ def _sample(row: Row) -> Sample:
     )
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    return convert_rows(raw, unit, _sample)
-
-
-SOURCE = Source(
+SOURCE = table_source(
     name="ii_medical_reasoning",
     title="II-Medical-Reasoning-SFT: medical questions with the reasoning of language models",
-    homepage="https://huggingface.co/datasets/Intelligent-Internet/II-Medical-Reasoning-SFT",
+    hub_id="Intelligent-Internet/II-Medical-Reasoning-SFT",
     revision="Intelligent-Internet/II-Medical-Reasoning-SFT@1478165",
     license="unstated",
-    access="open",
-    stage="instruct",
     task="reasoning",
-    modality="text",
-    splits={"train": "train"},
-    obtain="""
-Clone the dataset Intelligent-Internet/II-Medical-Reasoning-SFT from https://huggingface.co (9.1 GB). --raw is the
-folder with
-  data/train-*.parquet""",
-    plan=_plan,
-    read=_read,
-    published=lambda params: {"train": 2_197_741},
+    obtain="Clone the dataset Intelligent-Internet/II-Medical-Reasoning-SFT from https://huggingface.co (9.1 GB).",
+    files={"train": "data/train-*.parquet"},
+    several=True,
+    fields=(),
+    columns=("model", "question", "problem", "messages"),
+    sample=_sample,
+    published={"train": 2_197_741},
     paper=(
         "train 2,197,741: the whole set. It resamples prompts of MedQA, MedMCQA, PubMedQA; it has Medical-R1-Distill. "
         "Its authors' own test for overlap covers neither MMLU nor PubMedQA. No licence is stated."
     ),
     paper_rows=(PaperRow("II-Medical-Reasoning", "IT", 2_197_741),),
-    hub_id="Intelligent-Internet/II-Medical-Reasoning-SFT",
-    hub_files=("data/train-*.parquet",),
 )
 
 if __name__ == "__main__":

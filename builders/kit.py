@@ -43,6 +43,7 @@ from builders.engine.rawfiles import (
     write_demo_csv,
     write_demo_file,
     write_demo_parquet,
+    write_demo_rows,
     write_demo_zip,
 )
 from builders.engine.source import (
@@ -69,9 +70,12 @@ from builders.engine.tables import (
     Here,
     Row,
     any_row_has,
+    caption_sample,
+    choice_sample,
     column_image,
     convert_rows,
     has_header,
+    json_items,
     question_answer,
     table_rows,
     table_units,
@@ -81,6 +85,7 @@ from builders.engine.texts import (
     dialogue,
     inline_options,
     labelled,
+    lettered,
     option_texts,
     python_literal,
     split_thinking,
@@ -90,13 +95,14 @@ from builders.engine.texts import (
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
     "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "checked_text", "choice_answer",
-    "choice_prompt", "column_image", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8",
-    "dialogue", "field_of", "figure_name", "first_existing", "inline_options", "labelled", "list_zip", "load_json",
-    "load_rows", "number_of", "option_texts", "outcome", "python_literal", "question_answer", "read_bytes",
-    "read_zip_member", "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stream_tar",
-    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
-    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_zip",
+    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "checked_text",
+    "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows", "count_webdataset_samples",
+    "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name", "first_existing", "inline_options",
+    "json_items", "labelled", "lettered", "list_zip", "load_json", "load_rows", "number_of", "option_texts", "outcome",
+    "python_literal", "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run",
+    "safe_member", "split_thinking", "stream_tar", "table_rows", "table_source", "table_units", "text_of", "turns_of",
+    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file",
+    "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -113,11 +119,15 @@ def table_source(
     sample: Callable[..., Sample],
     published: ByParams[Mapping[str, int]],
     splits: Mapping[str, Role] | None = None,
+    values: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
+    check: Callable[[Path, Unit, Params], None] | None = None,
     pictures: ByParams[Places] = (),
     several: bool = False,
     optional: Sequence[str] = (),
     layout: str = "",
+    flat: bool = True,
+    each_picture: bool = False,
     obtain: str = "",
     plan: Callable[[Path, Params], Iterable[Unit]] | None = None,
     **declared: Any,
@@ -134,9 +144,13 @@ def table_source(
         several: Whether the rows of a split are all files of its first pattern that has some.
         optional: Splits that may have no file.
         splits: Splits and roles where they are not all for training.
+        values: Fields of other types that every row has, checked in the file as `fields` are.
         columns: Further columns that are read, and checked where the format has a header (pictures, lists).
+        check: A further look at each unit as it is cut, by `table_rows`; raises `NotThisSource`.
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
-        layout: "jsonl" for JSON Lines in a file named `.json`.
+        flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
+        each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
+        layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
         declared: What `Source` has besides. Access is open where there is a `hub_id`, credentialed elsewhere.
@@ -150,22 +164,31 @@ def table_source(
         by_split = found if isinstance(found, Mapping) else dict.fromkeys(roles, found)
         return {split: _tuple(patterns) for split, patterns in by_split.items() if patterns}
 
-    named = (*fields, *columns)
+    required = (*fields, *values)
+    named = (*required, *columns)
 
     def cut(raw: Path, params: Params) -> Iterator[Unit]:
-        for split, patterns in _of(files, params).items():
+        found_in = _of(files, params)
+        if set(found_in) <= set(optional):
+            require(raw, "row files of any split", *(one for patterns in found_in.values() for one in _tuple(patterns)))
+        for split, patterns in found_in.items():
             if split in optional and first_existing(raw, *_tuple(patterns)) is None:
                 continue
             paths = _files(raw, split, _tuple(patterns), several)
-            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()))
-            for unit in table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout):
-                # A format with a header is checked as it is cut.
-                checked = [unit] if has_header(unit) else with_fields(raw, [unit], fields)
-                yield from checked
+            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
+            units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
+            if not units:
+                raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
+            for unit in units:
+                if not has_header(unit):  # a format that has one is checked as it is cut
+                    list(with_fields(raw, [unit], required))
+                if check:
+                    check(raw, unit, params)
+                yield unit
 
     def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-        # After the table itself come the pictures.
-        here = Here(unit.split, params, PictureStore(raw, unit.inputs[1:]))
+        pictured = () if params["no_images"] else places(params).get(unit.split, ())
+        here = Here(unit.split, params, PictureStore(raw, pictured, flat))
 
         def convert(row: Row) -> Sample:
             return sample(row._replace(here=here), *(text_of(row.values, name, row.file) for name in fields))
@@ -190,7 +213,7 @@ def table_source(
         read=read,
         splits=roles,
         published=lambda params: _of(published, params),
-        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(fields)}"]),
+        obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(named)}"]),
         **declared,
     )
 
@@ -214,10 +237,16 @@ def _tuple(patterns: Patterns) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else patterns
 
 
-def _places(raw: Path, split: str, patterns: tuple[str, ...]) -> list[str]:
+def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> list[str]:
     if patterns:
         require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
-    return [relative(path, raw) for pattern in patterns for path in sorted(raw.glob(pattern))]
+    found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
+    if each:
+        for path in found:
+            if path.suffix == ".zip":
+                list_zip(path, raw)  # a broken archive stops here, not in a worker
+        found = [file for path in found for file in sorted(path.rglob("*") if path.is_dir() else [path])]
+    return [relative(path, raw) for path in found if not (each and path.is_dir())]
 
 
 def _files(raw: Path, split: str, patterns: tuple[str, ...], several: bool) -> list[Path]:

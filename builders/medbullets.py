@@ -27,9 +27,7 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
-    choice_answer,
-    choice_prompt,
+    choice_sample,
     load_json,
     outcome,
     relative,
@@ -38,7 +36,6 @@ from builders.kit import (
     table_rows,
     table_units,
     text_of,
-    user,
 )
 
 _LINK = re.compile(r"https?://(?:bit\.ly/(?P<short>\w+)|step[23]\.medbullets\.com/testview\?qid=(?P<qid>[0-9]+))")
@@ -101,24 +98,12 @@ def _sample(row: Row, columns: dict[str, str]) -> Sample:
         raise InputError("bad_id", file, "link is neither bit.ly/... nor step2.medbullets.com/testview?qid=...")
     question, explanation = text_of(values, "question", file), text_of(values, "explanation", file)
     options = [(label, text_of(values, column, file)) for label, column in columns.items()]
-    answer = text_of(values, "answer_idx", file)
-    if answer not in columns:
-        raise InputError("bad_field", file, "answer_idx names no option")
-    if text_of(values, "answer", file) != dict(options)[answer]:
+    label, answer = text_of(values, "answer_idx", file), text_of(values, "answer", file)
+    if answer != dict(options).get(label, answer):
         raise InputError("bad_field", file, "answer is not the text of answer_idx")
-    if not question.strip():
-        raise InputError("empty_question", file)
     key = link["qid"] or f"bitly-{link['short']}"
-    return Sample(
-        key=key,
-        messages=[user(choice_prompt(question, options)), assistant(choice_answer(options, answer, explanation))],
-        file=file,
-        row=row.number,
-        question=question,
-        options=options,
-        answer=answer,
-        group={"question_id": f"medbullets/{key}"},
-    )
+    group = {"question_id": f"medbullets/{key}"}
+    return choice_sample(row, question, options, label, explanation=explanation, key=key, group=group)
 
 
 SOURCE = Source(

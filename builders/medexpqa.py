@@ -11,142 +11,85 @@ retrieved PubMed and StatPearls passages: neither becomes text.
 CasiMedicos-Arg, the same exams cut into labelled tokens, has no ids and other splits, and is not read.
 """
 
-from __future__ import annotations
-
-import json
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from builders.kit import (
     InputError,
-    NotThisSource,
     Option,
     PaperRow,
     Params,
-    Reject,
     Role,
+    Row,
     Sample,
-    Source,
-    Unit,
-    assistant,
     checked_text,
-    choice_answer,
-    choice_prompt,
-    decode_utf8,
+    choice_sample,
     field_of,
-    first_existing,
     number_of,
-    outcome,
-    relative,
     run,
+    table_source,
     text_of,
-    user,
 )
 
-_LANGUAGES = ("en", "es", "fr", "it")
+LANGUAGES = ("en", "es", "fr", "it")
+NAMES = {"train": "train", "validation": "dev", "test": "test"}
+LABELS = "12345"
 _SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
-_NAMES = {"train": "train", "validation": "dev", "test": "test"}
-_LABELS = "12345"
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _files(params: Params) -> dict[str, tuple[str, ...]]:
     language = params["language"]
-    folders = (f"data/{language}", language, "data/casimedicos", ".")
-    found = False
-    for split, role in _SPLITS.items():
-        name = f"{_NAMES[split]}.{language}.casimedicos.rag.jsonl"
-        path = first_existing(raw, *(f"{folder}/{name}" for folder in folders))
-        if path is not None:
-            found = True
-            rows = sum(1 for _ in _lines(path))
-            if not rows:
-                raise NotThisSource(f"{relative(path, raw)}: no rows; fetch the file again")
-            file = relative(path, raw)
-            yield Unit(f"{split}-00000", split, role, rows, {"file": file}, (file,))
-    if not found:
-        raise NotThisSource(
-            f"{raw}: no train|dev|test.{language}.casimedicos.rag.jsonl found (looked in {', '.join(folders)}); "
-            "is --raw the right folder?"
-        )
+    folders = (f"data/{language}/", f"{language}/", "data/casimedicos/", "")
+    return {
+        split: tuple(f"{folder}{name}.{language}.casimedicos.rag.jsonl" for folder in folders)
+        for split, name in NAMES.items()
+    }
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines that hold something. Not `tables`: its JSON parser refuses NaN, as it should."""
-    with path.open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if line.strip():
-                yield number, line
-
-
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    file = unit.payload["file"]
-    for number, line in _lines(raw / file):
-        yield outcome(partial(_sample, line, str(number), file, params["language"]), file, str(number))
-
-
-def _sample(line: bytes, number: str, file: str, language: str) -> Sample:
-    try:
-        row = json.loads(decode_utf8(line, file))
-    except (ValueError, RecursionError):
-        raise InputError("bad_row", file, "not JSON") from None
-    key, question = str(number_of(row, "id", file)), text_of(row, "full_question", file)
-    if text_of(row, "lang", file) != language:
-        raise InputError("bad_field", file, f"lang is not {language}")
-    options = _options(field_of(row, "options", file), file)
-    correct, explanation = field_of(row, "correct_option", file), row.get("full_answer")
-    if not isinstance(correct, int) or isinstance(correct, bool) or str(correct) not in dict(options):
-        raise InputError("bad_field", file, "correct_option names no option")
+def _sample(row: Row, question: str, language: str) -> Sample:
+    file, key = row.file, str(number_of(row.values, "id", row.file))
+    if language != row.params["language"]:
+        raise InputError("bad_field", file, f"lang is not {row.params['language']}")
+    options = _options(field_of(row.values, "options", file), file)
+    correct, explanation = field_of(row.values, "correct_option", file), row.values.get("full_answer")
+    if not isinstance(correct, int) or isinstance(correct, bool):
+        raise InputError("bad_field", file, "correct_option is not a number")
     if explanation is not None:
         checked_text(explanation, "full_answer", file)
-    if not question.strip():
-        raise InputError("empty_question", file)
-    answer = choice_answer(options, str(correct), explanation)
-    return Sample(
-        key=key,
-        messages=[user(choice_prompt(question, options)), assistant(answer)],
-        file=file,
-        row=number,
-        question=question,
-        options=options,
-        answer=str(correct),
-        group={"question_id": f"medexpqa/{key}"},
-    )
+    group = {"question_id": f"medexpqa/{key}"}
+    return choice_sample(row, question, options, str(correct), explanation=explanation, key=key, group=group)
 
 
 def _options(given: Any, file: str) -> list[tuple[str, str]]:
     """(number, text) of the options there are: four or five."""
-    if not isinstance(given, dict) or not set(_LABELS[:4]) <= given.keys() <= set(_LABELS):
-        raise InputError("bad_field", file, f"options are not {', '.join(_LABELS)}")
+    if not isinstance(given, dict) or not set(LABELS[:4]) <= given.keys() <= set(LABELS):
+        raise InputError("bad_field", file, f"options are not {', '.join(LABELS)}")
     fifth = given.get("5")
-    labels = _LABELS[:4] if fifth is None or fifth != fifth else _LABELS  # NaN alone differs from itself
+    labels = LABELS[:4] if fifth is None or fifth != fifth else LABELS  # NaN alone differs from itself
     return [(label, text_of(given, label, file)) for label in labels]
 
 
-SOURCE = Source(
+SOURCE = table_source(
     name="medexpqa",
     title="MedExpQA: Spanish medical residency exams with explanations",
-    homepage="https://huggingface.co/datasets/HiTZ/MedExpQA",
+    hub_id="HiTZ/MedExpQA",
     revision="HiTZ/MedExpQA (card), hitz-zentroa/MedExpQA@fa92fb621fda",
     license="CC-BY-4.0",
-    access="open",
-    stage="instruct",
     task="mcq",
-    modality="text",
     splits=_SPLITS,
     obtain="""
---download --revision SHA, or clone the dataset HiTZ/MedExpQA from https://huggingface.co. --raw is the folder with
-  data/<language>/{train,dev,test}.<language>.casimedicos.rag.jsonl     (language: en, es, fr, it)
-Missing splits are left out.""",
-    plan=_plan,
-    read=_read,
-    published=lambda params: {"train": 434, "validation": 63, "test": 125},
+--download --revision SHA, or clone the dataset HiTZ/MedExpQA from https://huggingface.co: the files of --language are
+read (en, es, fr, it). Missing splits are left out.""",
+    files=_files,
+    several=True,
+    optional=tuple(_SPLITS),
+    layout="python-jsonl",
+    fields=("full_question", "lang"),
+    sample=_sample,
+    published={"train": 434, "validation": 63, "test": 125},
     paper="train 434: the train split of one language, which the paper does not name; English here, see --language.",
     paper_rows=(PaperRow("MedExpQA", "IT", 434, "one language of four; the paper does not say which"),),
-    options=(Option("--language", "language of the questions (the cases are the same in each)", "en", _LANGUAGES),),
+    options=(Option("--language", "language of the questions (the cases are the same in each)", "en", LANGUAGES),),
     variant=lambda params: "" if params["language"] == "en" else str(params["language"]),
-    hub_id="HiTZ/MedExpQA",
     hub_files=("data/*/*.casimedicos.rag.jsonl",),
 )
 

@@ -4,21 +4,13 @@ Two columns are literally named `reasoning (reasoning_content)` and `response (c
 the `huatuo_o1` source's, which the exact text audit sees; the file has no ids and no gold answers.
 """
 
-from builders.kit import InputError, PaperRow, Row, Sample, assistant, run, table_source, user
+from builders.kit import InputError, PaperRow, Row, Sample, question_answer, run, table_source
 
 
 def _sample(row: Row, question: str, reasoning: str, response: str) -> Sample:
-    for text, reason in ((question, "empty_question"), (reasoning, "empty_reasoning"), (response, "empty_answer")):
-        if not text.strip():
-            raise InputError(reason, row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(question), assistant(response, reasoning=reasoning)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        answer=response,
-    )
+    if question.strip() and not reasoning.strip():
+        raise InputError("empty_reasoning", row.file)
+    return question_answer(row, question, response, reasoning=reasoning)
 
 
 SOURCE = table_source(

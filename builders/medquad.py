@@ -22,16 +22,16 @@ from builders.kit import (
     PaperRow,
     Params,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
-    assistant,
     decode_utf8,
     outcome,
+    question_answer,
     relative,
     run,
     safe_member,
-    user,
 )
 
 _FOLDERS = (
@@ -167,20 +167,9 @@ def _sample(pair: ET.Element, row: str, file: str) -> Sample:
         if not present:
             raise InputError("missing_field", file, name)
     question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
-    if not question:
-        raise InputError("empty_question", file)
-    if not answer:
-        raise InputError("empty_answer", file)
     document = file.removesuffix(".xml")
-    return Sample(
-        key=f"{document}/{row}",
-        messages=[user(question), assistant(answer)],
-        file=file,
-        row=row,
-        question=question,
-        answer=answer,
-        group={"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"},
-    )
+    group = {"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"}
+    return question_answer(Row(file, row, {}), question, answer, key=f"{document}/{row}", group=group)
 
 
 SOURCE = Source(

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from builders.kit import (
     PAPER_VARIANT,
@@ -35,25 +35,23 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
-    choice_answer,
-    choice_prompt,
+    choice_sample,
     convert_rows,
     first_existing,
     load_json,
     number_of,
+    question_answer,
     relative,
     require,
     run,
     table_units,
     text_of,
-    user,
     with_fields,
 )
 
 FILE = "ours_quality_33000.jsonl"
-_FIELDS = ("dataset_name", "id_in_dataset", "question", "answer", "reasoning", "options")
-_LABELS = "ABCDEFGHIJ"
+FIELDS = ("dataset_name", "id_in_dataset", "question", "answer", "reasoning", "options")
+LABELS = "ABCDEFGHIJ"
 
 # Rows of mmlu_en_medical.jsonl, in its order (aistairc/medLLM_QA_benchmark@614599e).
 _MMLU_ROWS = {
@@ -100,7 +98,7 @@ class _PubMedQA(NamedTuple):
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
     path = require(raw, "MedReason's rows", FILE)
     units = table_units(raw, [path], "train", "train", inputs=_pubmedqa_files(raw))
-    yield from with_fields(raw, units, _FIELDS)
+    yield from with_fields(raw, units, FIELDS)
 
 
 def _pubmedqa_files(raw: Path) -> list[str]:
@@ -136,7 +134,7 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
 def _sample(row: Row, known: _PubMedQA, keep_all: bool) -> Sample:
     values, file = row.values, row.file
     name, number = text_of(values, "dataset_name", file), number_of(values, "id_in_dataset", file)
-    question, answer, reasoning, listed = (text_of(values, field, file) for field in _FIELDS[2:])
+    question, answer, reasoning, listed = (text_of(values, field, file) for field in FIELDS[2:])
     origin = _origin(name, number, question, known, file)
     if origin.rule and not keep_all:
         raise InputError(origin.rule, file, f"{name} {number}")
@@ -145,28 +143,11 @@ def _sample(row: Row, known: _PubMedQA, keep_all: bool) -> Sample:
             raise InputError(reason, file, f"{name} {number}")
     stem, options = _options(question, listed, file)
     label, explanation = _gold(answer, options)
+    fields: dict[str, Any] = {"reasoning": reasoning, "group": origin.group, "subset": name}
     if label is None:
         # Yes/no options under an answer that is "maybe" or a sentence: asked and answered as an open question.
-        messages, gold, choices = [user(stem), assistant(answer, reasoning=reasoning)], answer, None
-    else:
-        final = choice_answer(options, label, explanation)
-        messages, gold, choices = (
-            [user(choice_prompt(stem, options)), assistant(final, reasoning=reasoning)],
-            label,
-            options,
-        )
-    return Sample(
-        key=row.number,
-        messages=messages,
-        file=file,
-        row=row.number,
-        question=stem,
-        options=choices,
-        answer=gold,
-        group=origin.group,
-        subset=name,
-        task="qa" if label is None else "mcq",
-    )
+        return question_answer(row, stem, answer, task="qa", **fields)
+    return choice_sample(row, stem, options, label, explanation=explanation, task="mcq", **fields)
 
 
 def _origin(name: str, number: int, question: str, known: _PubMedQA, file: str) -> _Origin:
@@ -209,14 +190,14 @@ def _options(question: str, listed: str, file: str) -> tuple[str, list[tuple[str
         texts = _line_choices(listed[marker.end() :])
         if len(texts) < 2:
             raise InputError("bad_field", file, "options are not lines A., B., ...")
-    return stem.strip(), list(zip(_LABELS, texts, strict=False))
+    return stem.strip(), list(zip(LABELS, texts, strict=False))
 
 
 def _line_choices(text: str) -> list[str]:
     """Texts of the lines `A. ...`, `B. ...`, in that order; other lines continue the choice above them."""
     texts: list[str] = []
     for line in text.splitlines():
-        if len(texts) < len(_LABELS) and f"{line} ".startswith(f"{_LABELS[len(texts)]}. "):
+        if len(texts) < len(LABELS) and f"{line} ".startswith(f"{LABELS[len(texts)]}. "):
             texts.append(line[2:].strip())
         elif texts:
             texts[-1] = f"{texts[-1]}\n{line}".strip()
@@ -228,7 +209,7 @@ def _line_choices(text: str) -> list[str]:
 def _inline_choices(text: str) -> list[str]:
     """Texts of `(A) ... (B) ...`, as MedXpertQA writes them behind the question."""
     texts: list[str] = []
-    for label, following in zip(_LABELS, [*_LABELS[1:], ""], strict=True):
+    for label, following in zip(LABELS, [*LABELS[1:], ""], strict=True):
         if not text.startswith(f"({label})"):
             return []
         text = text.removeprefix(f"({label})")
@@ -269,7 +250,7 @@ SOURCE = Source(
     obtain=f"""
   hf download UCSC-VLAA/MedReason --repo-type dataset --local-dir DIR
 --raw is the folder with
-  {FILE}   JSON Lines; fields {", ".join(_FIELDS)}
+  {FILE}   JSON Lines; fields {", ".join(FIELDS)}
   ori_pqal.json, test_ground_truth.json   optional, from data/ of https://github.com/pubmedqa/pubmedqa: with them the
       rows of PubMedQA's 500 training questions are kept; without them every row of its labelled set is left out""",
     reasons={

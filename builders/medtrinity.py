@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from builders.kit import (
-    CAPTION_PROMPT,
     PAPER_VARIANT,
     VIDEO_FRAME,
     Image,
@@ -34,17 +33,18 @@ from builders.kit import (
     PaperRow,
     Params,
     Reject,
+    Row,
     Sample,
     Source,
     Unit,
-    assistant,
+    caption_sample,
     checked_text,
+    outcome,
     relative,
     require,
     run,
     stream_tar,
     table_units,
-    user,
 )
 
 _TABLES, _TARS = "25M_full/*.parquet", "25M_accessible/*.tar.zst"
@@ -166,39 +166,31 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
             found: set[Any] = set()
             if known is not None and known[0] == position:
                 found, known = known[1], next(captions, None)
-            try:
-                yield _sample(file, position, name, data, found)
-            except InputError as error:
-                yield Reject(file, str(position), error.reason, error.detail)
+            row = Row(file, str(position), {})
+            yield outcome(partial(_sample, row, name, data, found), file, row.number)
     if tar.damage:
         yield Reject(file, str(len(tar.names)), "bad_archive", f"ends after {len(tar.names)} pictures: {tar.damage}")
 
 
-def _sample(file: str, position: int, name: str, data: bytes, found: set[Any]) -> Sample:
+def _sample(row: Row, name: str, data: bytes, found: set[Any]) -> Sample:
+    file, position = row.file, row.number
     if not found:
         raise InputError("no_caption", file, name)
     if len(found) > 1:
         raise InputError("ambiguous_caption", file, f"{name}: {len(found)} of them")
     [(caption, source)] = found
-    if caption is None or not caption.strip():
+    if caption is None:
         raise InputError("empty_caption", file, name)
-    caption, last, tar = checked_text(caption.strip(), "caption", file), name.rpartition("/")[2], Path(file).name
+    caption, last, tar = checked_text(caption, "caption", file), name.rpartition("/")[2], Path(file).name
     group: dict[str, str] = {}
     if source.startswith("quilt") and (frame := VIDEO_FRAME.fullmatch(last)):
         group["video_id"] = f"youtube/{frame[1]}"
     if source.startswith(("pmc", "llava_med")) and (article := _ARTICLE.fullmatch(last)):
         group["pmcid"] = f"pmc/{article[1]}"
-    return Sample(
-        key=f"{re.sub(r'[^A-Za-z0-9_-]', '_', tar.partition('.')[0])}/{position}",
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=file,
-        row=str(position),
-        answer=caption,
-        # Base names repeat across tars, and a tar may hold one name twice.
-        images=[Image(f"medtrinity/{tar}/{position}/{last}", f"{file}#{position}!{name}", partial(bytes, data))],
-        group=group,
-        subset=source,
-    )
+    # Base names repeat across tars, and a tar may hold one name twice.
+    image = Image(f"medtrinity/{tar}/{position}/{last}", f"{file}#{position}!{name}", partial(bytes, data))
+    key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', tar.partition('.')[0])}/{position}"
+    return caption_sample(row, caption, image, key=key, group=group, subset=source)
 
 
 SOURCE = Source(

@@ -8,9 +8,8 @@ report text into a message.
 
 from __future__ import annotations
 
-import csv
-import gzip
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
 from builders.kit import (
     Image,
     InputError,
-    NotThisSource,
     Option,
     PaperRow,
     Params,
@@ -40,6 +38,8 @@ from builders.kit import (
     relative,
     require,
     run,
+    table_rows,
+    table_units,
     user,
 )
 
@@ -244,34 +244,21 @@ def _rows(
     path: Path, raw: Path, columns: tuple[str, ...], rejects: list[tuple[str, str, str, str]]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(line number, fields) of the usable rows; columns are found by name, further ones are ignored."""
-    file = relative(path, raw)
-    data = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError) as error:
-            raise NotThisSource(f"{file}: broken gzip ({error}); fetch the file again") from None
-    # Undecodable bytes become U+FFFD and fail the checks of the fields that matter, row by row.
-    reader = csv.reader(data.decode("utf-8-sig", errors="replace").splitlines())
-    header = next(reader, [])
-    if missing := [name for name in columns if name not in header]:
-        raise NotThisSource(f"{file}: no column {', '.join(missing)}; is this the right file of MIMIC-CXR-JPG 2.x?")
-    places = {name: header.index(name) for name in (*columns, _VIEW_CODE) if name in header}
-    for cells in reader:
-        row = str(reader.line_num)
-        if len(cells) != len(header):
-            rejects.append((file, row, "bad_row", f"{len(cells)} fields, {len(header)} in the header"))
-            continue
-        fields = {name: cells[place] for name, place in places.items()}
-        wrong = [name for name, pattern in _IDS.items() if not pattern.fullmatch(fields[name])]
-        if wrong:
-            rejects.append((file, row, "bad_id", ", ".join(wrong)))
-        elif "StudyDate" in fields and not re.fullmatch(r"\d{8}", fields["StudyDate"]):
-            rejects.append((file, row, "bad_field", "StudyDate is not yyyymmdd"))
-        elif "StudyTime" in fields and not re.fullmatch(r"(\d{1,6}(\.\d*)?)?", fields["StudyTime"]):
-            rejects.append((file, row, "bad_field", "StudyTime is not HHMMSS.fff"))
-        else:
-            yield row, fields
+    for unit in table_units(raw, [path], "index", "train", columns=columns, rows_per_unit=sys.maxsize):
+        for row in table_rows(raw, unit):
+            if isinstance(row, Reject):
+                rejects.append((row.file, row.row, row.reason, row.detail))
+                continue
+            fields = row.values
+            wrong = [name for name, pattern in _IDS.items() if not pattern.fullmatch(fields[name])]
+            if wrong:
+                rejects.append((row.file, row.number, "bad_id", ", ".join(wrong)))
+            elif "StudyDate" in columns and not re.fullmatch(r"\d{8}", fields["StudyDate"]):
+                rejects.append((row.file, row.number, "bad_field", "StudyDate is not yyyymmdd"))
+            elif "StudyTime" in columns and not re.fullmatch(r"(\d{1,6}(\.\d*)?)?", fields["StudyTime"]):
+                rejects.append((row.file, row.number, "bad_field", "StudyTime is not HHMMSS.fff"))
+            else:
+                yield row.number, fields
 
 
 def _clock(study_time: str) -> str:

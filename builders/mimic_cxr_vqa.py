@@ -24,15 +24,14 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
     checked_text,
     convert_rows,
     field_of,
     number_of,
+    question_answer,
     require,
     run,
     text_of,
-    user,
 )
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
@@ -68,19 +67,14 @@ def _sample(raw: Path, unit: Unit, check: Callable[[Radiograph, str], None], not
         raise InputError("bad_id", file, "subject_id, study_id or image_id is not that of image_path")
     answers = _answers(row)
     check(picture, file)
-    if not question.strip():
-        raise InputError("empty_question", file)
-    if not answers and nothing is None:
-        raise InputError("empty_answer", file)
-    answer = ", ".join(answers) or str(nothing)
-    return Sample(
+    if not answers and nothing is not None:
+        answers = [nothing]
+    return question_answer(
+        row,
+        question,
+        ", ".join(answers),
+        [picture.image(raw, unit.payload["jpg_root"])],
         key=str(number),
-        messages=[user(0, question), assistant(answer)],
-        file=file,
-        row=row.number,
-        question=question,
-        answer=answer,
-        images=[picture.image(raw, unit.payload["jpg_root"])],
         group=picture.group | {"question_id": f"mimic-cxr-vqa/{unit.split}-{number}"},
         subset=kind,
     )

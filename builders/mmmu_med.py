@@ -12,25 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
-from builders.kit import (
-    InputError,
-    PaperRow,
-    Params,
-    Reject,
-    Role,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    convert_rows,
-    require,
-    run,
-    table_units,
-    text_of,
-)
+from builders.kit import InputError, PaperRow, Params, Role, Row, Sample, Unit, require, run, table_source, table_units
 
 _SPLITS: dict[str, Role] = {"dev": "eval", "validation": "eval"}
-_COLUMNS = ("id", "question", "options", "answer", "question_type", *IMAGE_COLUMNS)
+_FIELDS = ("id", "question", "answer", "question_type")
 _OPEN = {"multiple-choice": False, "open": True}
 
 
@@ -40,38 +25,30 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
         for subject in SUBJECTS:
             require(raw, f"{split} file of {subject}", f"{subject}/{split}-*.parquet")
             files += sorted(raw.glob(f"{subject}/{split}-*.parquet"))
-        yield from table_units(raw, files, split, role, columns=_COLUMNS)
+        yield from table_units(raw, files, split, role, columns=(*_FIELDS, "options", *IMAGE_COLUMNS))
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    return convert_rows(raw, unit, _sample)
-
-
-def _sample(row: Row) -> Sample:
-    kind = text_of(row.values, "question_type", row.file)
+def _sample(row: Row, key: str, question: str, answer: str, kind: str) -> Sample:
     if kind not in _OPEN:
         raise InputError("bad_field", row.file, "question_type is neither multiple-choice nor open")
     return question_sample(row, "mmmu", row.file.split("/")[-2], open_ended=_OPEN[kind])
 
 
-SOURCE = Source(
+SOURCE = table_source(
     name="mmmu_med",
     title="MMMU-Med: Health & Medicine of MMMU, dev and validation",
-    homepage="https://huggingface.co/datasets/MMMU/MMMU",
     revision="MMMU/MMMU, main; ids and question types as in MMMU-Benchmark/MMMU@bb0b95a",
     license="Apache-2.0",
-    access="open",
     stage="eval",
     task="mcq",
     modality="image-text",
     splits=_SPLITS,
-    obtain=f"""
-Fetch the folders of the five subjects from https://huggingface.co/datasets/MMMU/MMMU (--download does it). --raw is the
-folder with {{subject}}/{{dev,validation}}-00000-of-00001.parquet for the subjects
-  {", ".join(SUBJECTS)}""",
+    obtain="Fetch the folders of the five subjects from the hub's MMMU/MMMU; --download does it.",
+    files={split: f"{{{','.join(SUBJECTS)}}}/{split}-*.parquet" for split in _SPLITS},
     plan=_plan,
-    read=_read,
-    published=lambda params: {"dev": 25, "validation": 150},
+    fields=_FIELDS,
+    sample=_sample,
+    published={"dev": 25, "validation": 150},
     paper="175 = dev 25 + validation 150; five of the validation questions are open (task vqa).",
     paper_rows=(
         PaperRow("MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"),

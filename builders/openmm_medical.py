@@ -10,9 +10,7 @@ is the component's name, the second part of `image_path`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from builders.kit import (
@@ -21,31 +19,16 @@ from builders.kit import (
     InputError,
     PaperRow,
     Params,
-    PictureStore,
-    Reject,
-    Role,
     Row,
     Sample,
-    Source,
-    Unit,
-    assistant,
-    choice_answer,
-    choice_prompt,
-    convert_rows,
-    relative,
-    require,
+    choice_sample,
     run,
-    table_units,
-    text_of,
-    user,
+    table_source,
 )
 
 FILE = "OpenMMMedical.tsv"
-_SPLITS: dict[str, Role] = {"test": "eval", "train": "train"}
-_COLUMNS = ("index", "image_path", "question", "A", "B", "answer")
-"""Of VLMEvalKit's layout; `C` and `D` may be empty, and what else the header has is not read."""
-_LABELS = "ABCD"
-_FOLDER = "Images"
+LABELS = "ABCD"
+FOLDER = "Images"
 _INDEX = re.compile(r"[0-9]+")
 
 
@@ -53,47 +36,23 @@ def _split(params: Params) -> str:
     return "train" if params["paper_variant"] else "test"
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    path, split = require(raw, "questions", FILE), _split(params)
-    pictures: tuple[str, ...] = ()
-    if not params["no_images"]:
-        place = require(raw, "Images.zip (--no-images builds without)", f"{_FOLDER}.zip", _FOLDER)
-        pictures = (relative(place, raw),)
-    yield from table_units(raw, [path], split, _SPLITS[split], columns=_COLUMNS, inputs=pictures)
-
-
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    # Components repeat names like `1.png`: one picture must never stand in for another's.
-    store = PictureStore(raw, unit.inputs[1:], flat=False)
-    return convert_rows(raw, unit, partial(_sample, store))
-
-
-def _sample(store: PictureStore, row: Row) -> Sample:
-    file, values = row.file, row.values
-    index, path, question = (text_of(values, name, file).strip() for name in ("index", "image_path", "question"))
-    answer = text_of(values, "answer", file).strip()
+def _sample(row: Row, *texts: str) -> Sample:
+    file = row.file
+    index, path, question, answer = (text.strip() for text in texts)
     if not _INDEX.fullmatch(index):
         raise InputError("bad_id", file, "index is not a whole number")
     parts = PurePosixPath(path).parts
-    name = "/".join(parts[1:] if parts[:1] == (_FOLDER,) else parts)
+    name = "/".join(parts[1:] if parts[:1] == (FOLDER,) else parts)
     if "/" not in name or ".." in parts or path.startswith("/"):
         raise InputError("bad_field", file, "image_path is not Images/<component>/<file>")
-    options = _options(values, file)
-    if not question:
-        raise InputError("empty_question", file)
-    if not answer:
-        raise InputError("empty_answer", file)
-    if answer not in dict(options):
-        raise InputError("bad_field", file, f"answer names none of the {len(options)} options")
-    return Sample(
+    image = Image(f"openmm_medical/{name}", *row.picture(name))
+    return choice_sample(
+        row,
+        question,
+        _options(row.values, file),
+        answer,
+        [image],
         key=index,
-        messages=[user(0, choice_prompt(question, options)), assistant(choice_answer(options, answer))],
-        file=file,
-        row=row.number,
-        question=question,
-        options=options,
-        answer=answer,
-        images=[Image(f"openmm_medical/{name}", *store.reader(name))],
         group={"question_id": f"openmm_medical/{index}"},
         subset=name.partition("/")[0],
     )
@@ -101,7 +60,7 @@ def _sample(store: PictureStore, row: Row) -> Sample:
 
 def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:
     """The options; the last ones may be empty, as a question has two to four."""
-    given = [(label, (values.get(label) or "").strip()) for label in _LABELS]
+    given = [(label, (values.get(label) or "").strip()) for label in LABELS]
     while given and not given[-1][1]:
         given.pop()
     if len(given) < 2 or not all(text for _, text in given):
@@ -109,24 +68,20 @@ def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:
     return given
 
 
-SOURCE = Source(
+SOURCE = table_source(
     name="openmm_medical",
     title="OpenMM-Medical: multiple-choice questions about pictures of 42 classification sets",
-    homepage="https://huggingface.co/datasets/baichuan-inc/OpenMM_Medical",
     revision="baichuan-inc/OpenMM_Medical@fd768b2 (card and tree; the header of the table is unverified)",
     license="unstated",
-    access="open",
-    stage="instruct",
     task="mcq",
-    modality="image-text",
-    splits=_SPLITS,
-    obtain=f"""
-Fetch the two files of https://huggingface.co/datasets/baichuan-inc/OpenMM_Medical (--download does it). --raw is the
-folder with
-  {FILE}
-  Images.zip (10.7 GB, read in place), or Images/<component>/... with the same; not needed with --no-images""",
-    plan=_plan,
-    read=_read,
+    splits={"test": "eval", "train": "train"},
+    obtain="Fetch the two files (Images.zip has 10.7 GB) of the hub's baichuan-inc/OpenMM_Medical; --download does it.",
+    files=lambda params: {_split(params): FILE},
+    pictures=(f"{FOLDER}.zip", FOLDER),
+    flat=False,  # components repeat names like `1.png`: one picture must never stand in for another's
+    fields=("index", "image_path", "question", "answer"),
+    columns=("A", "B"),  # of VLMEvalKit's layout; `C` and `D` may be empty
+    sample=_sample,
     published=lambda params: {_split(params): 88_996},
     paper=(
         "88,996 as instruction data (benchmark_as_train), though published as an evaluation set; the default builds it "

@@ -14,7 +14,6 @@ score goes round, so that each is shown equally often; its pair stands in the pr
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -38,6 +37,7 @@ from builders.kit import (
     choice_answer,
     choice_prompt,
     field_of,
+    json_items,
     relative,
     require,
     run,
@@ -80,9 +80,6 @@ _TRIAL_FILES = (
 
 _PATIENT = re.compile(r"[a-z0-9\-]+")
 _TRIAL = re.compile(r"NCT[0-9]{8}")
-_GAP = re.compile(r"[\s,]*")
-_COLON = re.compile(r"\s*:\s*|")
-_CHUNK = 1 << 22
 
 
 class _Pair(NamedTuple):
@@ -371,7 +368,8 @@ def _records(raw: Path, file: str) -> Iterator[tuple[Any, Any]]:
             nested = row.get("metadata")
             yield row.get("_id"), nested if isinstance(nested, dict) and "brief_title" in nested else row
         return
-    for name, value in _members(raw / file, file):
+    # One at a time: trial_info.json is large.
+    for _, name, value in json_items(raw / file, file, kinds="[{"):
         if _TRIAL.fullmatch(name):
             yield name, value
         # A patient of retrieved_trials.json, as an item of an array or alone.
@@ -384,53 +382,11 @@ def _records(raw: Path, file: str) -> Iterator[tuple[Any, Any]]:
 
 def _json_lines(raw: Path, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a file that must be sound throughout."""
-    import orjson
-
-    with (raw / file).open("rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                values = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise NotThisSource(f"{file}, line {number}: not valid JSON ({error.msg}); fetch it again") from None
-            if not isinstance(values, dict):
-                raise NotThisSource(f"{file}, line {number}: not an object; is it another file of that name?")
-            yield number, values
-
-
-def _members(path: Path, file: str) -> Iterator[tuple[str, Any]]:
-    """(key, value) of a JSON object, or ("", item) of an array, one at a time: trial_info.json is large."""
-    decode = json.JSONDecoder().raw_decode
-    try:
-        with path.open(encoding="utf-8-sig") as handle:
-            text = handle.read(_CHUNK).lstrip()
-            kind, place = text[:1], 1
-            closing = {"{": "}", "[": "]"}.get(kind)
-            if closing is None:
-                raise NotThisSource(f"{file}: neither an object nor an array; is it another file of that name?")
-            while True:
-                at = _GAP.match(text, place).end()  # type: ignore[union-attr]  # the pattern matches everywhere
-                if text[at : at + 1] == closing:
-                    return
-                try:
-                    name, end = decode(text, at) if kind == "{" else ("", at)
-                    end = _COLON.match(text, end).end() if kind == "{" else end  # type: ignore[union-attr]
-                    value, end = decode(text, end)
-                except json.JSONDecodeError as error:
-                    wrong = error.msg
-                else:
-                    if end < len(text):  # a number that ends with the text may go on
-                        yield str(name), value
-                        place = end
-                        continue
-                    wrong = "ends early"
-                more = handle.read(max(_CHUNK, len(text) - place))
-                if not more:
-                    raise NotThisSource(f"{file}: not valid JSON ({wrong}); fetch the file again")
-                text, place = text[place:] + more, 0
-    except UnicodeDecodeError as error:
-        raise NotThisSource(f"{file}: not UTF-8 ({error.reason}); fetch the file again") from None
+    for unit in table_units(raw, [raw / file], "", "eval"):
+        for row in table_rows(raw, unit):
+            if isinstance(row, Reject):
+                raise NotThisSource(f"{file}, line {row.row}: {row.reason} ({row.detail}); fetch it again")
+            yield int(row.number), row.values
 
 
 def _variant(params: Params) -> str:

@@ -13,18 +13,16 @@ in the image's name anyway. The panels are cut by a detector, imperfectly: the s
 from pathlib import PurePosixPath
 
 from builders.kit import (
-    CAPTION_PROMPT,
     Image,
     InputError,
     PaperRow,
     Row,
     Sample,
-    assistant,
+    caption_sample,
     checked_text,
     figure_name,
     run,
     table_source,
-    user,
 )
 
 FOLDER = "caption_T060_filtered_top4_sep_v0_subfigures"
@@ -32,23 +30,14 @@ FOLDER = "caption_T060_filtered_top4_sep_v0_subfigures"
 
 
 def _sample(row: Row, picture: str, caption: str) -> Sample:
-    name, caption = figure_name(picture, row.file), caption.strip()
+    name = figure_name(picture, row.file)
     if row.values.get("pmcid") not in (None, name.pmcid):
         raise InputError("bad_field", row.file, f"pmcid is not the {name.pmcid} of the image's name")
     group = {"pmcid": f"pmc/{name.pmcid}"}
     if (whole := row.values.get("url_name")) is not None:
         group["study_id"] = f"pmc/{name.pmcid}/{PurePosixPath(checked_text(whole, 'url_name', row.file)).stem}"
-    if not caption:
-        raise InputError("empty_caption", row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=row.file,
-        row=row.number,
-        answer=caption,
-        images=[Image(name.image_id, *row.picture(picture), study_id=name.figure_id)],
-        group=group,
-    )
+    image = Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
+    return caption_sample(row, caption, image, group=group)
 
 
 SOURCE = table_source(

@@ -12,10 +12,7 @@ The recipe's 188,229 is no released file and no sum of some. Version 1 is the de
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from builders.kit import (
@@ -25,100 +22,57 @@ from builders.kit import (
     Option,
     PaperRow,
     Params,
-    PictureStore,
-    Reject,
-    Role,
     Row,
     Sample,
-    Source,
     Unit,
-    assistant,
-    choice_answer,
-    choice_prompt,
-    convert_rows,
+    choice_sample,
     figure_name,
-    relative,
-    require,
     run,
-    table_units,
+    table_rows,
+    table_source,
     text_of,
-    user,
 )
 from medgpt.messages import named
 
-_SPLITS: dict[str, Role] = {"train": "train", "test": "eval", "test_clean": "eval"}
-_FILES = {
+FILES = {
     "1": {"train": "train.csv", "test": "test.csv", "test_clean": "test_clean.csv"},
     "2": {"train": "train_2.csv", "test": "test_2.csv"},
 }
-_PLACES = {"1": ("images.zip", "images"), "2": ("images_2.zip", "figures", "images_2")}
+PLACES = {"1": ("images.zip", "images"), "2": ("images_2.zip", "figures", "images_2")}
 _PUBLISHED = {
     "1": {"train": 176_948, "test": 50_000, "test_clean": 2_000},
     "2": {"train": 152_603, "test": 33_430},
 }
-_ANSWERS = ("Answer", "Anwser")
-_LABELS = "ABCD"
-_COLUMNS = ("Figure_path", "Question", *(f"Choice {label}" for label in _LABELS))
+ANSWERS = ("Answer", "Anwser")
+LABELS = "ABCD"
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    version = params["version"]
-    pictures: tuple[str, ...] = ()
-    if not params["no_images"]:
-        pictures = (relative(require(raw, "pictures (--no-images builds without)", *_PLACES[version]), raw),)
-    for split, name in _FILES[version].items():
-        path = raw / name
-        if split == "test_clean" and not path.is_file():
-            continue  # a part of test that came later
-        require(raw, f"{split} file of version {version}", name)
-        needed = [*_COLUMNS, _answer_column(path, raw), *(["Answer_label"] if version == "1" else [])]
-        yield from table_units(raw, [path], split, _SPLITS[split], columns=needed, inputs=pictures)
+def _check(raw: Path, unit: Unit, params: Params) -> None:
+    first = next((row for row in table_rows(raw, unit) if isinstance(row, Row)), None)
+    for names in (ANSWERS, ("Answer_label",))[: 2 if params["version"] == "1" else 1]:
+        if first is not None and not any(name in first.values for name in names):
+            raise NotThisSource(
+                f"{first.file}: no column {' or '.join(names)} (there are {named(first.values, first_row=True)}); "
+                "another revision?"
+            )
 
 
-def _answer_column(path: Path, raw: Path) -> str:
-    """The answer's column in this file's spelling."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as handle:
-        header = next(csv.reader(handle), [])
-    for name in _ANSWERS:
-        if name in header:
-            return name
-    raise NotThisSource(
-        f"{relative(path, raw)}: no column {' or '.join(_ANSWERS)} (there are {named(header, first_row=True)}); "
-        "another revision?"
-    )
-
-
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    store = PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
-    return convert_rows(raw, unit, partial(_sample, store, params["version"]))
-
-
-def _sample(store: PictureStore, version: str, row: Row) -> Sample:
-    file, values = row.file, row.values
-    picture, question = text_of(values, "Figure_path", file), text_of(values, "Question", file).strip()
+def _sample(row: Row, picture: str, question: str, *choices: str) -> Sample:
+    file, values, version = row.file, row.values, row.params["version"]
     name = figure_name(picture, file, panel=version == "2")
-    options = [(label, _option(text_of(values, f"Choice {label}", file), label)) for label in _LABELS]
-    written = text_of(values, next(column for column in _ANSWERS if column in values), file)
+    options = [(label, _option(text, label)) for label, text in zip(LABELS, choices, strict=True)]
+    written = text_of(values, next(column for column in ANSWERS if column in values), file)
     label = _gold(options, written, text_of(values, "Answer_label", file) if version == "1" else None, file)
-    if not question:
+    if not question.strip():
         raise InputError("empty_question", file)
     if not dict(options)[label]:
         raise InputError("empty_answer", file)
     if not all(text for _, text in options):
         raise InputError("empty_option", file)
-    place, read = store.reader(picture)
-    return Sample(
-        # Both versions have a row 2: the file's name tells them apart.
-        key=f"{Path(file).stem}-{row.number}",
-        messages=[user(0, choice_prompt(question, options)), assistant(choice_answer(options, label))],
-        file=file,
-        row=row.number,
-        question=question,
-        options=options,
-        answer=label,
-        images=[Image(name.image_id, place, read, study_id=name.figure_id)],
-        group={"pmcid": f"pmc/{name.pmcid}"},
-    )
+    image = Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
+    # Both versions have a row 2: the file's name tells them apart.
+    key = f"{Path(file).stem}-{row.number}"
+    return choice_sample(row, question.strip(), options, label, [image], key=key, group={"pmcid": f"pmc/{name.pmcid}"})
 
 
 def _option(text: str, label: str) -> str:
@@ -145,28 +99,25 @@ def _gold(options: list[tuple[str, str]], written: str, letter: str | None, file
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.sub(rf"^\s*[{_LABELS}]\s*:", "", text).lower().split()).rstrip(".")
+    return " ".join(re.sub(rf"^\s*[{LABELS}]\s*:", "", text).lower().split()).rstrip(".")
 
 
-SOURCE = Source(
+SOURCE = table_source(
     name="pmc_vqa",
     title="PMC-VQA: multiple-choice questions about figures of open-access articles",
-    homepage="https://huggingface.co/datasets/RadGenome/PMC-VQA",
     revision="xiaoman-zhang/PMC-VQA@1678ec2; hub commit not known",
     license="CC-BY-SA",
-    access="open",
-    stage="instruct",
     task="mcq",
-    modality="image-text",
-    splits=_SPLITS,
+    splits={"train": "train", "test": "eval", "test_clean": "eval"},
     obtain="""
-Clone https://huggingface.co/datasets/RadGenome/PMC-VQA (git lfs), or --download --revision SHA. --raw is the
-folder with
-  version 1: train.csv  test.csv  test_clean.csv (left out if absent)  images.zip (or images/)
-  version 2: train_2.csv  test_2.csv  images_2.zip (or figures/)
-Only the files of the --version asked for are read; archives are read in place, and not needed with --no-images.""",
-    plan=_plan,
-    read=_read,
+Clone https://huggingface.co/datasets/RadGenome/PMC-VQA (git lfs), or --download --revision SHA. Version 2 has the files
+train_2.csv, test_2.csv and images_2.zip (or figures/); only the files of the --version asked for are read.""",
+    files=lambda params: FILES[params["version"]],
+    optional=("test_clean",),  # a part of test that came later
+    pictures=lambda params: PLACES[params["version"]],
+    fields=("Figure_path", "Question", *(f"Choice {label}" for label in LABELS)),
+    check=_check,
+    sample=_sample,
     published=lambda params: _PUBLISHED[params["version"]],
     paper=(
         "188,229, which is no released file: version 1 trains on 176,948 rows, version 2 on 152,603 (186,033 with its "

@@ -26,6 +26,7 @@ from builders.kit import (
     Unit,
     assistant,
     checked_text,
+    choice_prompt,
     field_of,
     load_json,
     outcome,
@@ -145,11 +146,10 @@ def _sample(entry: _Entry) -> Sample:
         raise InputError("empty_question", file)
     if not conclusion.strip():
         raise InputError("empty_answer", file)
-    options = "\n".join(f"{label}. {text}" for label, text in _OPTIONS)
     return Sample(
         key=entry.pmid,
         messages=[
-            user("\n\n".join([*contexts, f"Question: {question}", options])),
+            user(choice_prompt("\n\n".join([*contexts, f"Question: {question}"]), _OPTIONS)),
             assistant(f"{conclusion}\n\nAnswer: {decision}"),
         ],
         file=file,
@@ -159,10 +159,6 @@ def _sample(entry: _Entry) -> Sample:
         answer=_LABELS[decision],
         group={"pmid": f"pubmed/{entry.pmid}", "question_id": f"pubmedqa/{entry.pmid}"},
     )
-
-
-def _published(params: Params) -> dict[str, int]:
-    return {"train": 1000 if params["paper_variant"] else 500, "test": 500}
 
 
 SOURCE = Source(
@@ -184,7 +180,7 @@ SOURCE = Source(
 (The hub's parquet of pqa_labeled has no test split and cannot be used instead.)""",
     plan=_plan,
     read=_read,
-    published=_published,
+    published=lambda params: {"train": 1000 if params["paper_variant"] else 500, "test": 500},
     paper=(
         "train 1,000, benchmark 500. The 500 are half of the 1,000, so that recipe trains on every test question; we "
         "train on the other 500. --paper-variant reproduces the 1,000."

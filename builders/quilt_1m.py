@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 from builders.kit import (
-    CAPTION_PROMPT,
     Image,
     InputError,
     PaperRow,
@@ -29,7 +28,7 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
+    caption_sample,
     outcome,
     read_bytes,
     relative,
@@ -38,7 +37,6 @@ from builders.kit import (
     table_rows,
     table_units,
     text_of,
-    user,
     video_id,
 )
 
@@ -94,20 +92,10 @@ def _sample(raw: Path, zips: PictureStore, row: Row) -> Sample:
     group = {"video_id": video_id(name, file)} if subset == "quilt" else {}
     if marked:
         raise InputError("not_histology", file)
-    if not caption:
-        raise InputError("empty_caption", file)
     place = f"{_FOLDER}/{name}"
     found = (place, partial(read_bytes, raw / place, raw)) if (raw / place).is_file() else zips.reader(name)
-    return Sample(
-        key=row.number,  # a picture has several rows; `Unnamed: 0` is not known to be unique
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=file,
-        row=row.number,
-        answer=caption,
-        images=[Image(f"quilt_1m/{name}", *found)],
-        group=group,
-        subset=subset,
-    )
+    # A picture has several rows, and `Unnamed: 0` is not known to be unique: the line is the key.
+    return caption_sample(row, caption, Image(f"quilt_1m/{name}", *found), group=group, subset=subset)
 
 
 SOURCE = Source(

@@ -9,37 +9,31 @@ The questions are MedQA train and dev, MedMCQA train, half of PubMedQA-L, MMLU d
 `validation` of those sets, and 500 of PubMedQA's, are questions of this set by design.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from builders.kit import (
     InputError,
     Option,
     PaperRow,
     Params,
-    Reject,
     Row,
     Sample,
-    Source,
     Unit,
     assistant,
     choice_answer,
-    convert_rows,
     inline_options,
     require,
     run,
     split_thinking,
+    table_source,
     table_units,
-    text_of,
     user,
     with_fields,
 )
 
-_RENDERINGS = ("CoTMed", "ResponseMed", "ReasonMed")
+RENDERINGS = ("CoTMed", "ResponseMed", "ReasonMed")
 _COLUMNS = ("instruction", "input", "output")
 _PREAMBLE = re.compile(r"\s*please answer the following multiple-choice question\s*:?\s*", re.IGNORECASE)
 _STATED = re.compile(r"nswer(?: [Ii][Ss]|:)[\s:*_(\[]*(?:[Oo]ption )?([A-J])(?=[.):*\]_,;]|\s*(?:$|\n)|\s+[-–(])")
@@ -49,10 +43,13 @@ It begins with letters of one case, which `re` looks for many times faster than 
 """
 
 
+def _chosen(params: Params) -> tuple[str, ...]:
+    return RENDERINGS if params["rendering"] == "all" else (params["rendering"],)
+
+
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    chosen = _RENDERINGS if params["rendering"] == "all" else (params["rendering"],)
     number = 0
-    for rendering in chosen:
+    for rendering in _chosen(params):
         path = require(raw, f"{rendering} file", f"{rendering}.json")
         units = table_units(raw, [path], "train", "train", first_unit=number)
         for unit in with_fields(raw, units, _COLUMNS):
@@ -66,8 +63,8 @@ def _stated(output: str, labels: set[str]) -> str | None:
     return stated.pop() if len(stated) == 1 and stated <= labels else None
 
 
-def _sample(rendering: str, row: Row) -> Sample:
-    instruction, given, output = (text_of(row.values, name, row.file) for name in _COLUMNS)
+def _sample(row: Row, instruction: str, given: str, output: str) -> Sample:
+    rendering = PurePosixPath(row.file).stem
     prompt = f"{instruction}\n\n{given}" if given.strip() else instruction
     question, options = inline_options(_PREAMBLE.sub("", prompt, count=1))
     if not question:
@@ -88,42 +85,32 @@ def _sample(rendering: str, row: Row) -> Sample:
     )
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    return convert_rows(raw, unit, partial(_sample, Path(unit.payload["file"]).stem))
-
-
-SOURCE = Source(
+SOURCE = table_source(
     name="reasonmed",
     title="ReasonMed: chains of thought and summaries for medical exam questions",
-    homepage="https://huggingface.co/datasets/lingshu-medical-mllm/ReasonMed",
+    hub_id="lingshu-medical-mllm/ReasonMed",
     revision="lingshu-medical-mllm/ReasonMed@34eb514; YuSun-Work/ReasonMed@9995fab840cb",
     license="Apache-2.0",
-    access="open",
-    stage="instruct",
     task="mcq",
-    modality="text",
-    splits={"train": "train"},
     obtain="""
-Clone the dataset lingshu-medical-mllm/ReasonMed (once YuSun-AI/ReasonMed) from https://huggingface.co. --raw is the
-folder with the renderings asked for:
-  CoTMed.json  ResponseMed.json  ReasonMed.json
-Nothing else is read, eval_data/ of the project's GitHub repository least of all.""",
+Clone the dataset lingshu-medical-mllm/ReasonMed (once YuSun-AI/ReasonMed) from https://huggingface.co. The renderings
+asked for are read, all of those below by default. Nothing else is, eval_data/ of the project's GitHub repository least
+of all.""",
+    files={"train": tuple(f"{rendering}.json" for rendering in RENDERINGS)},
+    fields=_COLUMNS,
     plan=_plan,
-    read=_read,
+    sample=_sample,
     published=lambda params: {"train": 1_111_555} if params["rendering"] == "all" else {},
     paper=(
         "train 1,111,555: the three renderings together, of some 370,500 rows each (the title's 370K) and at most "
         "194,925 questions, by design of no test split. --rendering reads one of them."
     ),
     options=(
-        Option(
-            "--rendering", "which of the three files: chain of thought, summary, both", "all", ("all", *_RENDERINGS)
-        ),
+        Option("--rendering", "which of the three files: chain of thought, summary, both", "all", ("all", *RENDERINGS)),
     ),
     variant=lambda params: "" if params["rendering"] == "all" else str(params["rendering"]).lower(),
     paper_rows=(PaperRow("ReasonMed", "IT", 1_111_555),),
-    hub_id="lingshu-medical-mllm/ReasonMed",
-    hub_files=tuple(f"{rendering}.json" for rendering in _RENDERINGS),
+    hub_files=tuple(f"{rendering}.json" for rendering in RENDERINGS),
 )
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from builders.kit import (
-    CAPTION_PROMPT,
     Image,
     InputError,
     NotThisSource,
@@ -31,7 +30,7 @@ from builders.kit import (
     Sample,
     Source,
     Unit,
-    assistant,
+    caption_sample,
     convert_rows,
     creative_commons,
     relative,
@@ -39,12 +38,11 @@ from builders.kit import (
     run,
     table_units,
     text_of,
-    user,
 )
 from medgpt.messages import named
 
 _SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
-_LICENSES = "license_information.csv"
+LICENSES = "license_information.csv"
 _ARTICLE = re.compile(r"PMC[0-9]+")
 _UNSTATED = "unstated"
 
@@ -55,12 +53,12 @@ class _Origin(NamedTuple):
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    require(raw, "list of licences and articles (the hub's copy has none; take Zenodo's release)", _LICENSES)
+    require(raw, "list of licences and articles (the hub's copy has none; take Zenodo's release)", LICENSES)
     if not any(origin.pmcid for origin in _origins(raw).values()):
-        raise NotThisSource(f"{_LICENSES}: no PMC number in any row; is it another file of that name?")
+        raise NotThisSource(f"{LICENSES}: no PMC number in any row; is it another file of that name?")
     for split, role in _SPLITS.items():
         path = require(raw, f"{split} file", f"{split}_captions.csv")
-        inputs = [_LICENSES]
+        inputs = [LICENSES]
         if not params["no_images"]:
             places = (f"{split}_images.zip", f"{split}_images", split)
             inputs.append(relative(require(raw, f"{split} pictures (--no-images builds without)", *places), raw))
@@ -69,12 +67,12 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
 
 def _origins(raw: Path) -> Mapping[str, _Origin]:
     """Article and licence by picture; some 80,000 rows, read in a fraction of a second."""
-    with (raw / _LICENSES).open(encoding="utf-8-sig", errors="replace", newline="") as handle:
+    with (raw / LICENSES).open(encoding="utf-8-sig", errors="replace", newline="") as handle:
         rows = csv.reader(handle)
         header = [name.strip() for name in next(rows, [])]
         if "ID" not in header:
             raise NotThisSource(
-                f"{_LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
+                f"{LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
             )
         key = header.index("ID")
         return {cells[key].strip(): _origin(cells) for cells in rows if len(cells) > key}
@@ -93,24 +91,14 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
 
 def _sample(store: PictureStore, origins: Mapping[str, _Origin], row: Row) -> Sample:
     file = row.file
-    key, caption = text_of(row.values, "ID", file).strip(), text_of(row.values, "Caption", file).strip()
+    key, caption = text_of(row.values, "ID", file).strip(), text_of(row.values, "Caption", file)
     if not key:
         raise InputError("bad_id", file, "ID is empty")
     if (origin := origins.get(key)) is None:
-        raise InputError("not_in_metadata", file, f"{key} is not in {_LICENSES}")
-    if not caption:
-        raise InputError("empty_caption", file)
-    place, read = store.reader(f"{key}.jpg")
-    return Sample(
-        key=key,
-        messages=[user(0, CAPTION_PROMPT), assistant(caption)],
-        file=file,
-        row=row.number,
-        answer=caption,
-        images=[Image(f"rocov2/{key}", place, read)],
-        group={"pmcid": f"pmc/{origin.pmcid}"} if origin.pmcid else {},
-        license=origin.license,
-    )
+        raise InputError("not_in_metadata", file, f"{key} is not in {LICENSES}")
+    image = Image(f"rocov2/{key}", *store.reader(f"{key}.jpg"))
+    group = {"pmcid": f"pmc/{origin.pmcid}"} if origin.pmcid else {}
+    return caption_sample(row, caption, image, key=key, group=group, license=origin.license)
 
 
 SOURCE = Source(
@@ -126,7 +114,7 @@ SOURCE = Source(
     splits=_SPLITS,
     obtain=f"""
 Download from https://zenodo.org/records/8333645 into one folder, which is --raw:
-  train_captions.csv  valid_captions.csv  test_captions.csv  {_LICENSES}
+  train_captions.csv  valid_captions.csv  test_captions.csv  {LICENSES}
   train_images.zip  valid_images.zip  test_images.zip, read in place (or unpacked: train_images/ or train/, and so on);
   not needed with --no-images
 The copy on the Hugging Face hub has neither articles nor licences and cannot be used.""",

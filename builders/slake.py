@@ -12,9 +12,6 @@ or spleen?", answered "Liver") the row stays an open question.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from builders.kit import (
@@ -22,31 +19,17 @@ from builders.kit import (
     Image,
     InputError,
     PaperRow,
-    Params,
-    Reject,
-    Role,
+    Row,
     Sample,
-    Source,
-    Unit,
-    assistant,
-    choice_answer,
-    choice_prompt,
-    list_zip,
-    load_rows,
+    choice_sample,
     number_of,
-    outcome,
-    read_bytes,
-    read_zip_member,
-    relative,
-    require,
+    question_answer,
     run,
-    text_of,
-    user,
+    table_source,
 )
 from medgpt.text import normalise
 
-_SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
-_NAMES = {"train": ("train.json",), "validation": ("validate.json", "validation.json"), "test": ("test.json",)}
+FILES = {"train": ("train.json",), "validation": ("validate.json", "validation.json"), "test": ("test.json",)}
 _PICTURE = re.compile(r"xmlab[0-9]+/source\.jpg")
 _SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
 _LANGUAGES = frozenset({"en", "zh"})
@@ -59,71 +42,24 @@ _CHINESE_LIST = re.compile("(?:在这个图像中|图中)?(?P<list>.+?)(?:哪个
 _ONE_WORD_EACH = re.compile(r"^[^,]*?(?P<first>[\w-]+)(?: weighted)? or (?:an? )?(?P<second>[\w-]+)(?: [^,]*)?$")
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    place = "imgs"
-    if not params["no_images"]:
-        place = relative(require(raw, "picture folder (--no-images builds without)", "imgs", "imgs.zip"), raw)
-        if place.endswith(".zip"):
-            list_zip(raw / place, raw)  # a broken archive stops here, not once a row
-    for split, role in _SPLITS.items():
-        path = require(raw, f"{split} file", *_NAMES[split])
-        rows, file = load_rows(path, raw), relative(path, raw)
-        pictures = [] if params["no_images"] else _picture_files(rows, place)
-        yield Unit(f"{split}-00000", split, role, len(rows), {"file": file, "pictures": place}, (file, *pictures))
-
-
-def _picture_files(rows: list[Any], place: str) -> list[str]:
-    """Files under the raw tree that hold the rows' pictures; damaged rows name none."""
-    if place.endswith(".zip"):
-        return [place]
-    names = {name for row in rows if isinstance(row, dict) and isinstance(name := row.get("img_name"), str)}
-    return sorted(f"{place}/{name}" for name in names if _PICTURE.fullmatch(name))
-
-
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    file = unit.payload["file"]
-    languages = _LANGUAGES if params["paper_variant"] else frozenset({"en"})
-    for index, row in enumerate(load_rows(raw / file, raw)):
-        yield outcome(partial(_sample, row, index, raw, unit, languages), file, str(index))
-
-
-def _sample(row: Any, index: int, raw: Path, unit: Unit, languages: frozenset[str]) -> Sample:
-    file = unit.payload["file"]
-    language = text_of(row, "q_lang", file)
+def _sample(row: Row, language: str, picture: str, kind: str, question: str, answer: str) -> Sample:
+    file, qid = row.file, number_of(row.values, "qid", row.file)
     if language not in _LANGUAGES:
         raise InputError("bad_field", file, "q_lang is neither en nor zh")
-    qid, picture, kind = number_of(row, "qid", file), text_of(row, "img_name", file), text_of(row, "answer_type", file)
-    question, answer = text_of(row, "question", file), text_of(row, "answer", file)
     if not _PICTURE.fullmatch(picture):
         raise InputError("bad_field", file, "img_name is not xmlab<number>/source.jpg")
     if kind not in _SUBSETS:
         raise InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
-    if language not in languages:
+    if language != "en" and not row.params["paper_variant"]:
         raise InputError("other_language", file, language)
-    if not question.strip():
-        raise InputError("empty_question", file)
-    if not answer.strip():
-        raise InputError("empty_answer", file)
-    options = closed_options(question, answer) if unit.role == "eval" and kind == "CLOSED" else None
-    label = ""
-    if options:
-        [label] = [label for label, text in options if normalise(text) == normalise(answer)]
-    return Sample(
-        key=str(qid),
-        messages=[
-            user(0, choice_prompt(question, options) if options else question),
-            assistant(choice_answer(options, label) if options else answer),
-        ],
-        file=file,
-        row=str(index),
-        question=question,
-        options=options,
-        answer=label or answer,
-        task="mcq" if options else None,
-        images=[_image(raw, unit.payload["pictures"], picture)],
-        group={"question_id": f"slake/{qid}"},
-        subset=_SUBSETS[kind],
-    )
+    closed = kind == "CLOSED" and row.split != "train" and answer.strip()
+    options = closed_options(question, answer) if closed else None
+    images = [Image(f"slake/{picture}", *row.picture(f"imgs/{picture}"))]
+    fields: dict[str, Any] = {"key": str(qid), "group": {"question_id": f"slake/{qid}"}, "subset": _SUBSETS[kind]}
+    if not options:
+        return question_answer(row, question, answer, images, **fields)
+    [label] = [label for label, text in options if normalise(text) == normalise(answer)]
+    return choice_sample(row, question, options, label, images, task="mcq", **fields)
 
 
 def closed_options(question: str, answer: str) -> list[tuple[str, str]] | None:
@@ -155,36 +91,28 @@ def closed_options(question: str, answer: str) -> list[tuple[str, str]] | None:
     return None
 
 
-def _image(raw: Path, place: str, name: str) -> Image:
-    if place.endswith(".zip"):
-        member = f"imgs/{name}"
-        return Image(f"slake/{name}", f"{place}!{member}", partial(read_zip_member, raw / place, member, raw))
-    path = f"{place}/{name}"
-    return Image(f"slake/{name}", path, partial(read_bytes, raw / path, raw))
-
-
-SOURCE = Source(
+SOURCE = table_source(
     name="slake",
     title="SLAKE 1.0: bilingual questions about CT, MR and X-ray pictures",
     homepage="https://www.med-vqa.com/slake/",
     revision="SLAKE 1.0, as in xiaoman-zhang/PMC-VQA@1678ec2",
     license="CC-BY-4.0",
-    access="open",
-    stage="instruct",
     task="vqa",
-    modality="image-text",
-    splits=_SPLITS,
+    splits={"train": "train", "validation": "eval", "test": "eval"},
     obtain="""
 Download Slake1.0.zip from https://www.med-vqa.com/slake/ and unpack it, or clone the dataset BoKelvin/SLAKE from
-https://huggingface.co. --raw is the folder with
-  train.json  validate.json (or validation.json)  test.json
-  imgs/xmlab<N>/source.jpg, or imgs.zip with the same (read in place); not needed with --no-images""",
+https://huggingface.co.""",
+    files=FILES,
+    pictures=("imgs", "imgs.zip"),
+    flat=False,  # all are named source.jpg
+    each_picture=True,
+    values=("qid",),
+    fields=("q_lang", "img_name", "answer_type", "question", "answer"),
+    sample=_sample,
     reasons={
         "other_language": "not the language asked for; --paper-variant keeps it",
     },
-    plan=_plan,
-    read=_read,
-    published=lambda params: {"train": 9_835, "validation": 2_099, "test": 2_094},
+    published={"train": 9_835, "validation": 2_099, "test": 2_094},
     paper=(
         'train 9,835 ("English"), which is 4,919 English + 4,916 Chinese rows; benchmark 836, which is the closed test '
         "questions of both languages. We read English alone, 4,918 rows (one has no answer): Chinese training rows "

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
 
 from builders.kit import (
     PAPER_VARIANT,
@@ -21,148 +20,113 @@ from builders.kit import (
     InputError,
     PaperRow,
     Params,
+    PictureStore,
     Reject,
     Role,
+    Row,
     Sample,
     Source,
     Unit,
-    assistant,
     checked_text,
+    convert_rows,
     field_of,
     list_zip,
-    load_rows,
     number_of,
-    outcome,
-    read_bytes,
-    read_zip_member,
+    question_answer,
     relative,
     require,
     run,
+    table_rows,
+    table_units,
     text_of,
-    user,
 )
 
 _SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
-_FOLDERS = ("VQA_RAD Image Folder", "images", "imgs")
+FOLDERS = ("VQA_RAD Image Folder", "images", "imgs")
 _PICTURE = re.compile(r"synpic[0-9]+\.jpg")
 _SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
 
-
-class _Row(NamedTuple):
-    qid: int
-    picture: str
-    question: str
-    answer: str
-    """Text, though ten rows of the training file have a bare number."""
-    subset: str
-    phrase_type: str
-
-    @property
-    def item(self) -> tuple[str, str, str]:
-        """What makes two rows the same item: picture, question and answer, word for word."""
-        return self.picture, self.question, self.answer
+Item = tuple[str, str, str]
+"""What makes two rows the same item: picture, question and answer, word for word."""
 
 
 def _index(raw: Path, split: str) -> Path:
     return require(raw, f"{split} file of the community split", f"{split}set.json")
 
 
-def _pictures(raw: Path, place: str) -> dict[str, str]:
-    """Lower-case file name to path under `raw`, or to member of the zip: copies spell .jpg and .JPG."""
+def _place(raw: Path) -> str:
+    candidates = [*FOLDERS, *(f"{folder}.zip" for folder in FOLDERS)]
+    return relative(require(raw, "picture folder (--no-images builds without)", *candidates), raw)
+
+
+def _pictures(raw: Path, place: str) -> list[str]:
+    """Files under `raw`, or members of the zip."""
     if place.endswith(".zip"):
-        return {PurePosixPath(name).name.lower(): name for name in list_zip(raw / place, raw)}
-    return {path.name.lower(): relative(path, raw) for path in sorted((raw / place).iterdir())}
+        return list_zip(raw / place, raw)
+    return sorted(relative(path, raw) for path in (raw / place).iterdir())
 
 
 def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    place, inputs = _FOLDERS[0], []
+    pictures: list[str] = []
     if not params["no_images"]:
-        candidates = [*_FOLDERS, *(f"{folder}.zip" for folder in _FOLDERS)]
-        place = relative(require(raw, "picture folder (--no-images builds without)", *candidates), raw)
-        inputs = [place] if place.endswith(".zip") else sorted(_pictures(raw, place).values())
-    files = [relative(_index(raw, split), raw) for split in _SPLITS]
-    for file, (split, role) in zip(files, _SPLITS.items(), strict=True):
-        payload = {"file": file, "pictures": place}
-        yield Unit(f"{split}-00000", split, role, len(load_rows(raw / file, raw)), payload, (*files, *inputs))
+        place = _place(raw)
+        found = _pictures(raw, place)
+        pictures = [place] if place.endswith(".zip") else found
+    files = {split: _index(raw, split) for split in _SPLITS}
+    for split, path in files.items():
+        others = [relative(other, raw) for other in files.values() if other != path]
+        yield from table_units(raw, [path], split, _SPLITS[split], inputs=(*others, *pictures))
 
 
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    file, place = unit.payload["file"], unit.payload["pictures"]
-    image = partial(_image, raw, place, {} if params["no_images"] else _pictures(raw, place))
+    places = [] if params["no_images"] else [_place(raw)]
+    store = PictureStore(raw, places)
+    # Copies spell .jpg and .JPG.
+    spelt = {PurePosixPath(path).name.lower(): path for place in places for path in _pictures(raw, place)}
+
+    def image(name: str) -> Image:
+        return Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, f"{FOLDERS[0]}/{name}")))
+
     left_out = _test_items(raw) if unit.split == "train" else None
-    frames = not params["paper_variant"]
-    for index, row in enumerate(load_rows(raw / file, raw)):
-        yield outcome(partial(_sample, row, index, file, image, left_out, frames), file, str(index))
+    return convert_rows(raw, unit, partial(_sample, image, left_out, params["paper_variant"]))
 
 
-def _test_items(raw: Path) -> dict[tuple[str, str, str], str]:
+def _test_items(raw: Path) -> dict[Item, str]:
     """Items of the test file, each with the reason why a training row is left out for it."""
-    path = _index(raw, "test")
     items = {}
-    for row in load_rows(path, raw):
-        with suppress(InputError):  # reported when the test split is read
-            items[_fields(row, relative(path, raw)).item] = "also_in_test"
+    for unit in table_units(raw, [_index(raw, "test")], "test", "eval"):
+        for row in table_rows(raw, unit):
+            with suppress(InputError):  # reported when the test split is read
+                if isinstance(row, Row):
+                    items[_item(row)] = "also_in_test"
     return items
 
 
-def _fields(row: Any, file: str) -> _Row:
-    picture, kind = text_of(row, "image_name", file), text_of(row, "answer_type", file).strip()
+def _item(row: Row) -> Item:
+    """The item of a row; ten rows of the training file have a bare number for an answer."""
+    picture, answer = text_of(row.values, "image_name", row.file), field_of(row.values, "answer", row.file)
     if not _PICTURE.fullmatch(picture):
-        raise InputError("bad_field", file, "image_name is not synpic<number>.jpg")
-    if kind not in _SUBSETS:
-        raise InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
-    answer = field_of(row, "answer", file)
+        raise InputError("bad_field", row.file, "image_name is not synpic<number>.jpg")
     if isinstance(answer, int) and not isinstance(answer, bool):
         answer = str(answer)
-    return _Row(
-        qid=number_of(row, "qid", file),
-        picture=picture,
-        question=text_of(row, "question", file),
-        answer=checked_text(answer, "answer", file),
-        subset=_SUBSETS[kind],
-        phrase_type=text_of(row, "phrase_type", file),
-    )
+    return picture, text_of(row.values, "question", row.file), checked_text(answer, "answer", row.file)
 
 
-def _sample(
-    row: Any,
-    index: int,
-    file: str,
-    image: Callable[[str], Image],
-    left_out: dict[tuple[str, str, str], str] | None,
-    frames: bool,
-) -> Sample:
-    fields = _fields(row, file)
-    if not fields.question.strip():
-        raise InputError("empty_question", file)
-    if not fields.answer.strip():
-        raise InputError("empty_answer", file)
+def _sample(image: Callable[[str], Image], left_out: dict[Item, str] | None, no_frames: bool, row: Row) -> Sample:
+    file, values, item = row.file, row.values, _item(row)
+    qid, kind = number_of(values, "qid", file), text_of(values, "answer_type", file).strip()
+    phrase_type, (picture, question, answer) = text_of(values, "phrase_type", file), item
+    if kind not in _SUBSETS:
+        raise InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
+    group, subset = {"question_id": f"vqa-rad/{qid}"}, _SUBSETS[kind]
+    sample = question_answer(row, question, answer, [image(picture)], key=str(qid), group=group, subset=subset)
     if left_out is not None:
-        if fields.phrase_type == "frame" and not frames:
+        if phrase_type == "frame" and no_frames:
             raise InputError("phrase_type_frame", file)
-        if reason := left_out.get(fields.item):
+        if reason := left_out.get(item):
             raise InputError(reason, file)
-        left_out[fields.item] = "duplicate_item"
-    return Sample(
-        key=str(fields.qid),
-        messages=[user(0, fields.question), assistant(fields.answer)],
-        file=file,
-        row=str(index),
-        question=fields.question,
-        answer=fields.answer,
-        images=[image(fields.picture)],
-        group={"question_id": f"vqa-rad/{fields.qid}"},
-        subset=fields.subset,
-    )
-
-
-def _image(raw: Path, place: str, pictures: dict[str, str], name: str) -> Image:
-    if place.endswith(".zip"):
-        member = pictures.get(name, name)
-        read = partial(read_zip_member, raw / place, member, raw)
-        return Image(f"vqa-rad/{name}", f"{place}!{member}", read)
-    path = pictures.get(name, f"{place}/{name}")
-    return Image(f"vqa-rad/{name}", path, partial(read_bytes, raw / path, raw))
+        left_out[item] = "duplicate_item"
+    return sample
 
 
 SOURCE = Source(

@@ -10,18 +10,26 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, fields
 from pathlib import Path
 
-import orjson
+import msgspec
 
 from eval.adapters.base import OUTCOMES, Answer
 from medgpt.atomic import sync_folder
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
 
 
 class AnswerError(UserError):
     """One line: an answer file is damaged, in use, or cannot be written."""
+
+    exit_code = NOT_FINISHED
+
+
+class _Line(Answer, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An answer in its file; fields that have their default are left out: most lines are short."""
+
+    sample_id: str
+    prompt_sha256: str
 
 
 class AnswerLog:
@@ -52,18 +60,17 @@ class AnswerLog:
     def _read(self) -> None:
         data = self.path.read_bytes()
         *lines, rest = data.split(b"\n")
+        decoder = msgspec.json.Decoder(_Line)
         for number, line in enumerate(lines, 1):
             try:
-                entry = orjson.loads(line)
-                sample_id, prompt = entry.pop("sample_id"), entry.pop("prompt_sha256")
-                answer = Answer(**entry)
-                if not isinstance(sample_id, str) or answer.outcome not in OUTCOMES:
+                entry = decoder.decode(line)
+                if entry.outcome not in OUTCOMES:
                     raise ValueError
-            except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError):
+            except (ValueError, RecursionError):  # msgspec's errors are of the first kind
                 raise AnswerError(
                     f"{self.path}: line {number} is damaged; delete that line, and its question is asked again"
                 ) from None
-            self._answers[sample_id] = prompt, answer
+            self._answers[entry.sample_id] = entry.prompt_sha256, entry
         if rest:
             self.torn = len(rest)
             os.ftruncate(self._descriptor, len(data) - len(rest))
@@ -80,7 +87,8 @@ class AnswerLog:
 
     def add(self, sample_id: str, prompt_sha256: str, answer: Answer) -> None:
         """Append an answer; it is safe from `kill -9` on return. Raises: `AnswerError`."""
-        line = orjson.dumps({"sample_id": sample_id, "prompt_sha256": prompt_sha256, **_plain(answer)}) + b"\n"
+        kept = _Line(sample_id=sample_id, prompt_sha256=prompt_sha256, **msgspec.structs.asdict(answer))
+        line = msgspec.json.encode(kept) + b"\n"
         before = os.fstat(self._descriptor).st_size
         try:
             written = os.write(self._descriptor, line)
@@ -107,11 +115,3 @@ class AnswerLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-_DEFAULTS = {entry.name: entry.default for entry in fields(Answer)}
-
-
-def _plain(answer: Answer) -> dict[str, object]:
-    """Fields of an answer that are not their default: most lines are short."""
-    return {key: value for key, value in asdict(answer).items() if value != _DEFAULTS[key]}

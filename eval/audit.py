@@ -10,18 +10,24 @@ figure is no accuracy over that many items: averages of averages, dropped items 
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from medgpt.errors import UserError
+import msgspec
+import orjson
+from msgspec import Meta
+
+from eval.mcq import same_text, text_key
+from eval.records import ITEMS, TASK, Item, read_items, task_label
+from eval.score import task_folders
+from eval.statistics import chance_of_passing, grim, unpaired_z
+from medgpt.arguments import command_parser
+from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain
-
-if TYPE_CHECKING:
-    from eval.records import Item
+from medgpt.settings import Settings, checked, read_yaml
 
 PUBLISHED = Path(__file__).parent / "published" / "medgpt_oss.yaml"
 QUOTED = "~"
@@ -34,34 +40,43 @@ examples:
 """
 
 
-class AuditError(UserError):
-    """One line: which table or items cannot be read."""
+class Constant(Settings):
+    """What one constant answer gets."""
+
+    answer: str
+    k: int
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(Settings):
     """One row of a published table."""
 
     row: str
     table: str
-    n: int
-    values: Mapping[str, str] = field(default_factory=dict)
+    n: Annotated[int, Meta(ge=1)]
+    values: dict[str, Annotated[str, Meta(pattern=r"^~?(100(\.0+)?|[0-9]{1,2}(\.[0-9]+)?)$")]] = msgspec.field(
+        default_factory=dict
+    )
     """Model -> figure as printed."""
-    grim: str = ""
+    grim: Annotated[str, Meta(pattern="^[yn]*$")] = ""
     """y or n a model: what GRIM said of the whole printed row, where that was recorded; empty otherwise."""
     metric: str = "accuracy"
     note: str = ""
-    constant: Mapping[str, Any] = field(default_factory=dict)
-    """`answer` and `k`: what one constant answer gets."""
+    constant: Constant | None = None
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(Settings):
     """A paper's tables."""
 
     paper: str
     models: tuple[str, ...]
     rows: tuple[Row, ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if odd := [model for model in row.values if model not in self.models]:
+                raise ValueError(f"row {row.row}: {odd[0]} is none of the models")
+            if row.grim and len(row.grim) != len(self.models):
+                raise ValueError(f"row {row.row}: grim must be y or n for each of the {len(self.models)} models")
 
 
 @dataclass(frozen=True)
@@ -84,54 +99,12 @@ class Cell:
 
 
 def load_published(path: Path = PUBLISHED) -> Published:
-    """A paper's tables from YAML. Raises: `AuditError` naming the row."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise AuditError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict) or not {"paper", "models", "rows"} <= content.keys():
-        raise AuditError(f"{path}: must be a mapping with paper, models and rows")
-    models = tuple(map(str, content["models"]))
-    return Published(str(content["paper"]), models, tuple(_row(path, models, row) for row in content["rows"]))
-
-
-_ROW_TYPES: dict[str, type] = {
-    "row": str, "table": str, "n": int, "values": dict, "grim": str, "metric": str, "note": str, "constant": dict,
-}  # fmt: skip
-
-
-def _row(path: Path, models: Sequence[str], given: Any) -> Row:
-    if not isinstance(given, dict) or not {"row", "table", "n"} <= given.keys():
-        raise AuditError(f"{path}: a row must be a mapping with row, table and n, not {given!r}")
-    where = f"{path}: row {given['row']!r}"
-    if odd := sorted(map(str, given.keys() - _ROW_TYPES.keys())):
-        raise AuditError(f"{where}: unknown {', '.join(odd)}; there are {', '.join(_ROW_TYPES)}")
-    for name, value in given.items():
-        if type(value) is not _ROW_TYPES[name]:
-            raise AuditError(f"{where}: {name} must be {_ROW_TYPES[name].__name__}, not {value!r}")
-    row = Row(**given)
-    if row.n < 1:
-        raise AuditError(f"{where}: n must be 1 or more")
-    for model, printed in row.values.items():
-        if model not in models:
-            raise AuditError(f"{where}: {model!r} is none of the models")
-        try:
-            valid = isinstance(printed, str) and 0 <= float(printed.removeprefix(QUOTED)) <= 100
-        except ValueError:
-            valid = False
-        if not valid:
-            raise AuditError(f"{where}: {model} must be a figure from 0 to 100 in quotes, not {printed!r}")
-    if row.grim and (len(row.grim) != len(models) or set(row.grim) - {"y", "n"}):
-        raise AuditError(f"{where}: grim must be y or n for each of the {len(models)} models")
-    return row
+    """A paper's tables from YAML. Raises: `SettingsError` naming the row."""
+    return checked(Published, read_yaml(path), str(path))
 
 
 def grim_table(published: Published) -> list[Cell]:
     """What GRIM says of each accuracy of the tables, in their order."""
-    from eval.statistics import chance_of_passing, grim
-
     cells = []
     for row in published.rows:
         if row.metric != "accuracy":
@@ -154,8 +127,6 @@ def lead(published: Published, row: Row) -> tuple[str, float] | None:
 
     Unpaired, since no samples are published; a z below 2 is noise. The paper's model is the first of `models`.
     """
-    from eval.statistics import unpaired_z
-
     ours = published.models[0]
     shares = {model: float(text) / 100 for model, text in row.values.items() if not text.startswith(QUOTED)}
     if row.metric != "accuracy" or ours not in shares or len(shares) < 2:
@@ -170,8 +141,6 @@ def audit_items(items: Sequence[Item]) -> dict[str, Any]:
     Doubled questions are found by options and gold (the question's text is not in the items), so their number is an
     upper bound; open questions and reports are not looked at.
     """
-    from eval.mcq import same_text, text_key
-
     closed = [item for item in items if item.options]
     texts = [dict(item.options)[item.gold] for item in closed]
     doubles = Counter((tuple(sorted(text_key(text) for _, text in item.options)), text_key(gold))
@@ -216,23 +185,18 @@ def _share(answer: str, count: int, items: int) -> dict[str, Any]:
 def audit_run(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """What the items of runs are, by task, with the counts that the benchmark and the paper have.
 
-    Raises: `AuditError`, `eval.records.RecordError`, `eval.score.ScoreError`.
+    Raises: `UserError`.
     """
-    import orjson
-
-    from eval.records import ITEMS, TASK, label, read_items
-    from eval.score import task_folders
-
     found = {}
     for folder in task_folders(paths):
         items = read_items(folder / ITEMS)
         if not items:
-            raise AuditError(f"{folder / ITEMS}: holds no item")
+            raise UserError(f"{folder / ITEMS}: holds no item")
         audit = audit_items(items)
         if (folder / TASK).is_file():
             declared = orjson.loads((folder / TASK).read_bytes())["task"]
             audit |= {"expected": declared["expected"], "paper_n": declared["paper_n"]}
-        found[label(items[0].task, items[0].variant)] = audit
+        found[task_label(items[0].task, items[0].variant)] = audit
     return found
 
 
@@ -251,10 +215,8 @@ def describe_published(published: Published) -> list[str]:
             failed = row.grim.count("n")
             lines.append(f"  whole printed row, as recorded: {failed} of {len(row.grim)} figures are no k/{row.n}")
         if row.constant:
-            share = 100 * row.constant["k"] / row.n
-            lines.append(
-                f"  the constant answer {row.constant['answer']!r} gets {share:.2f} ({row.constant['k']}/{row.n})"
-            )
+            share = 100 * row.constant.k / row.n
+            lines.append(f"  the constant answer {row.constant.answer!r} gets {share:.2f} ({row.constant.k}/{row.n})")
         if found := lead(published, row):
             lines.append(
                 f"  {published.models[0]} against {found[0]}, the best other here: z = {found[1]:.1f} (unpaired)"
@@ -302,23 +264,14 @@ def describe_items(name: str, audit: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 audited, 1 cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.audit",
-        description="Check what a published table, or the items of a run, can be.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.audit", "Check what a published table, or the items of a run, can be.", _EXAMPLE)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run or task folders; none: audit a table")
     parser.add_argument("--table", type=Path, metavar="YAML", help="published tables (default: the recipe's paper)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-
-    import orjson
-
-    from eval.records import RecordError
-    from eval.score import ScoreError
 
     document: dict[str, Any] = {}
     lines: list[str] = []
@@ -329,13 +282,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 lines += describe_items(name, audit)
         if options.table or not options.runs:
             published = load_published(options.table or PUBLISHED)
-            document["cells"] = [asdict(cell) for cell in grim_table(published)]
+            document["cells"] = grim_table(published)
             lines += describe_published(published)
-    except (AuditError, RecordError, ScoreError) as error:
+    except UserError as error:
         complain(error)
-        return 1
+        return NOT_FINISHED
     print(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() if options.json else "\n".join(lines))
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -10,17 +10,21 @@ written to disk.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
+from eval.adapters.base import Adapter, Answer, Request
+from eval.adapters.choose import add_options, model_adapter
+from eval.cards import load_card
+from eval.mcq import final_text
+from eval.serve import WARNING
+from eval.tasks import Question
+from medgpt.arguments import command_parser
+from medgpt.errors import DONE, UserError, run
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
-
-if TYPE_CHECKING:
-    from eval.adapters.base import Adapter, Answer
 
 _EXAMPLE = """
 examples:
@@ -58,10 +62,7 @@ class Conversation:
         self._turns, self._images, self._attached = [], [], []
 
     def ask(self, text: str) -> str:
-        """The model's answer. Raises: `AdapterError`; the question is then taken back."""
-        from eval.adapters.base import Request
-        from eval.tasks import Question
-
+        """The model's answer. Raises: `UserError`; the question is then taken back."""
         parts: list[dict[str, Any]] = [{"type": "image", "index": index} for index in self._attached]
         turns = [*self._turns, {"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
         question = Question("chat", turns, list(self._images), (), "", "", "", "", "credentialed")
@@ -79,16 +80,12 @@ class Conversation:
 
 def visible(text: str) -> str:
     """The answer without its reasoning, as scoring reads it; all of it where no answer can be told apart."""
-    from eval.mcq import final_text
-
     final, _ = final_text(text)
     return (text if final is None else final).strip()
 
 
 def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
     """Read lines until /quit or their end."""
-    from eval.adapters.base import AdapterError
-
     for line in lines:
         text = line.strip()
         if text == "/quit":
@@ -105,65 +102,31 @@ def talk(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
         else:
             try:
                 said = conversation.ask(text)
-            except AdapterError as error:
+            except UserError as error:
                 said = str(error)
         print(said, file=out, flush=True)
 
 
+@run
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 on leaving, 2 where there is no model to talk to."""
-    from eval.serve import WARNING
-
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.chat",
-        description=f"Talk to a model in the terminal. {WARNING}",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.chat", f"Talk to a model in the terminal. {WARNING}", _EXAMPLE)
     parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="load this folder here")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
-    parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    parser.add_argument("--served-model", metavar="NAME", help="the model's name at the server")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="a host that may see it all")
-    key = parser.add_mutually_exclusive_group()
-    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
-    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
+    add_options(parser)
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N", help="default 512")
     options = parser.parse_args(arguments)
     if bool(options.endpoint) == bool(options.checkpoint):
         parser.error("give either --endpoint URL or --checkpoint DIR")
 
-    from eval.adapters.base import AdapterError
-    from eval.cards import CardError, load_card
-    from medgpt.endpoints import EndpointRefused
-
     complain(WARNING)
-    try:
-        card = load_card(options.model)
-        adapter: Adapter
-        if options.endpoint:
-            from eval.adapters.openai_chat import OpenAIChat, read_key
-
-            secret = read_key(options.key_variable, options.key_file)
-            name = options.served_model or card.hub_id
-            adapter = OpenAIChat(
-                options.endpoint, name, card, api_key=secret, allowed_hosts=options.allow_host, tries=2
-            )
-        else:
-            from eval.adapters.hf_local import HFLocal
-
-            adapter = HFLocal(options.checkpoint, card, device=options.device, batch=1)
-        adapter.prepare({"what is typed here": "credentialed"})
-    except (AdapterError, CardError, EndpointRefused) as error:
-        complain(error)
-        return 2
+    adapter = model_adapter(options, load_card(options.model))
+    adapter.prepare({"what is typed here": "credentialed"})
     try:
         talk(Conversation(adapter, options.max_new_tokens), sys.stdin, sys.stdout)
     except KeyboardInterrupt:
         print(file=sys.stderr)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

@@ -10,18 +10,19 @@ correction is over one p-value a task: the permutation test's, since clusters ar
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from medgpt.errors import UserError
+import orjson
+
+from eval.records import SCORES_FILE, Score, read_scores, task_label
+from eval.statistics import holm, mcnemar, paired_interval, permutation
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
+from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain
-
-if TYPE_CHECKING:
-    from eval.records import Score
 
 MAIN_METRICS = ("ratescore", "radgraph_partial", "radcliq_v1", "bleu4")
 """The first of them that both runs have is the one metric of a report task in Holm's correction."""
@@ -30,10 +31,6 @@ _EXAMPLE = """
 example:
   python -m eval.compare runs/ours runs/medgemma --out compared.json
 """
-
-
-class CompareError(UserError):
-    """One line: why two runs cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +60,18 @@ class Comparison:
 def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comparison]:
     """Comparisons of one task: one for choices, one a shared metric for reports.
 
-    Raises: `CompareError` where the runs did not score the same items of the same benchmark version.
+    Raises: `UserError` where the runs did not score the same items of the same benchmark version.
     """
-    from eval.records import label
-    from eval.statistics import mcnemar, paired_interval, permutation
-
     if not first or not second:
-        raise CompareError("a run without scores")
-    name = label(first[0].task, first[0].variant)
+        raise UserError("a run without scores")
+    name = task_label(first[0].task, first[0].variant)
     versions = {score.benchmark for score in (*first, *second)}
     if len(versions) > 1:
-        raise CompareError(f"{name}: the runs are of different benchmark versions; run both on one build")
+        raise UserError(f"{name}: the runs are of different benchmark versions; run both on one build")
     by_id = {score.sample_id: score for score in second}
     if {score.sample_id for score in first} != by_id.keys() or len(first) != len(second):
         shared = sum(score.sample_id in by_id for score in first)
-        raise CompareError(f"{name}: {shared:,} items in common of {len(first):,} and {len(second):,}; run both whole")
+        raise UserError(f"{name}: {shared:,} items in common of {len(first):,} and {len(second):,}; run both whole")
     pairs = [(score, by_id[score.sample_id]) for score in first]
     clusters = [score.cluster for score in first]
 
@@ -110,11 +104,7 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
 
 
 def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> list[Comparison]:
-    """Comparisons of tasks, in order, with Holm's correction over them. Raises: `CompareError`."""
-    from dataclasses import replace
-
-    from eval.statistics import holm
-
+    """Comparisons of tasks, in order, with Holm's correction over them. Raises: `UserError`."""
     compared = [compare_scores(first, second) for first, second in pairs]
     main = {index: _main(rows) for index, rows in enumerate(compared) if rows}
     corrected = holm({str(index): row.permutation for index, row in main.items()})
@@ -128,17 +118,15 @@ def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> l
 def compare_runs(first: Path, second: Path) -> tuple[list[Comparison], list[str]]:
     """(comparisons in the order of task names, tasks that only one run has).
 
-    Raises: `CompareError`, `eval.records.RecordError`.
+    Raises: `UserError`.
     """
-    from eval.records import SCORES_FILE, read_scores
-
     folders = [{path.parent.name: path for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)]
-    for run, found in zip((first, second), folders, strict=True):
+    for folder, found in zip((first, second), folders, strict=True):
         if not found:
-            raise CompareError(f"{run}: holds no scores; run python -m eval.score {run} first")
+            raise UserError(f"{folder}: holds no scores; run python -m eval.score {folder} first")
     shared = [name for name in folders[0] if name in folders[1]]
     if not shared:
-        raise CompareError(f"{first} and {second} scored no task in common")
+        raise UserError(f"{first} and {second} scored no task in common")
     result = compare_tasks([(read_scores(folders[0][name]), read_scores(folders[1][name])) for name in shared])
     return result, sorted(folders[0].keys() ^ folders[1].keys())
 
@@ -165,43 +153,29 @@ def describe(row: Comparison) -> str:
     return "; ".join(parts)
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 compared, 1 cannot be compared."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.compare",
-        description="Compare two scored runs item by item.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.compare", "Compare two scored runs item by item.", _EXAMPLE)
     parser.add_argument("first", type=Path, metavar="A", help="scored run folder")
     parser.add_argument("second", type=Path, metavar="B", help="scored run folder")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the comparisons as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-
-    from eval.records import RecordError
 
     try:
         rows, alone = compare_runs(options.first, options.second)
-    except (CompareError, RecordError) as error:
+    except UserError as error:
         complain(error)
-        return 1
-    for row in rows:
-        print(describe(row))
-    if alone:
-        print(f"only one run has: {', '.join(alone)}")
+        return NOT_FINISHED
+    # Infinite ends (one cluster) become null: JSON has no infinity.
+    document = {"first": str(options.first), "second": str(options.second), "rows": rows, "alone": alone}
+    data = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
+    lines = [*map(describe, rows), *([f"only one run has: {', '.join(alone)}"] if alone else [])]
+    print(data.decode() if options.json else "\n".join(lines))
     if options.out:
-        import orjson
-
-        from medgpt.atomic import write_atomic
-
-        # Infinite ends (one cluster) become null: JSON has no infinity.
-        document = {"first": str(options.first), "second": str(options.second), "rows": [asdict(row) for row in rows]}
-        try:
-            write_atomic(options.out, orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-        except OSError as error:
-            complain(f"--out {options.out}: cannot be written ({error.strerror})")
-            return 1
-    return 0
+        write_atomic(options.out, data)
+    return DONE
 
 
 if __name__ == "__main__":

@@ -44,25 +44,31 @@ class Proof:
         return bool(found), found
 
 
-def read_proof(folder: Path) -> Proof | None:
-    """The proof in a folder (`DATA/proof`), None where there is none.
+def read_proof(folder: Path, *, evidence: bool = True) -> Proof | None:
+    """The proof in a folder (`DATA/proof`), None where there is none; without evidence only what its certificate says.
 
     Raises: `manifests.proof.certificate.CertificateError` for an altered certificate, or evidence that is not the
     certified.
     """
+    if not (folder / CERTIFICATE).is_file():
+        return None
+    document = read_certificate(folder)
+    found = _read_evidence(folder / EVIDENCE_FILE, document["files"]["evidence"]) if evidence else {}
+    return Proof(
+        document["root"], document["clean"], {build["root"]: build["build"] for build in document["builds"]}, found
+    )
+
+
+def _read_evidence(path: Path, certified: str) -> dict[tuple[str, str], tuple[str, ...]]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if not (folder / CERTIFICATE).is_file():
-        return None
-    document = read_certificate(folder)
-    path = folder / EVIDENCE_FILE
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}; run python -m manifests.prove again") from error
-    if hashlib.sha256(data).hexdigest() != document["files"]["evidence"]:
+    if hashlib.sha256(data).hexdigest() != certified:
         raise CertificateError(
             f"{path}: not the evidence that {CERTIFICATE} certifies; run python -m manifests.prove again"
         )
@@ -72,9 +78,4 @@ def read_proof(folder: Path) -> Proof | None:
     evidence: dict[tuple[str, str], set[str]] = {}
     for row in pairs.to_pylist():
         evidence.setdefault((row["eval_build"], row["eval_sample"]), set()).add(f"{row['level']}/{row['kind']}")
-    return Proof(
-        document["root"],
-        document["clean"],
-        {build["root"]: build["build"] for build in document["builds"]},
-        {item: tuple(sorted(kinds)) for item, kinds in evidence.items()},
-    )
+    return {item: tuple(sorted(kinds)) for item, kinds in evidence.items()}

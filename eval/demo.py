@@ -9,7 +9,6 @@ the tiny model has learnt next to nothing: the page shows what is measured and h
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import shlex
@@ -17,6 +16,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eval.tasks import built_tasks, select_tasks
+from medgpt.arguments import command_parser
+from medgpt.errors import DONE, UserError, run
 from medgpt.messages import complain
 
 CHECKPOINT = "train/instruct/model"
@@ -32,13 +34,11 @@ example:
 """
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 done, else that of the step that failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.demo",
-        description="Run, score, compare and report on the demo data, in about a minute.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.demo", "Run, score, compare and report on the demo data, in about a minute.", _EXAMPLE
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder that builders.demo wrote")
     parser.add_argument(
@@ -57,17 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.checkpoint is not None and not (options.checkpoint / "config.json").is_file():
         parser.error(f"--checkpoint {options.checkpoint}: no config.json; give a model folder")
 
-    from eval.tasks import TaskError
-    from manifests.catalog import CatalogError
-
     data, out = options.data, options.out or options.data / "evaluation"
-    try:
-        trained = with_training_side(data)
-    except (CatalogError, TaskError) as error:
-        complain(error)
-        return 2
+    trained = with_training_side(data)
     checkpoint = options.checkpoint or data / CHECKPOINT
-    everything = ["--tasks", "all", "--builds-present"]
+    everything = ["--tasks", "all", "--only-present"]
     asked = {
         "majority": [*everything, "--baseline", "majority"],
         "nearest": ["--tasks", *trained, "--baseline", "nearest"],
@@ -80,16 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [str(out / name) for name in asked]
     steps: list[tuple[str, list[str]]] = [
         ("eval.run", [str(data), *what, "--limit", str(options.limit), "--out", run])
-        for run, what in zip(runs, asked.values(), strict=True)
+        for folder, what in zip(runs, asked.values(), strict=True)
     ]
     page = out / "report.html"
     steps += [("eval.score", [*runs, "--data", str(data)])]
     # What looks credentialed here are phantoms and made-up reports: the demo may show them.
     steps += [("eval.report", [*runs, "--data", str(data), "--out", str(page), "--show-credentialed"])]
-    for run in runs:
+    for folder in runs:
         # Answers of an earlier demo, to other builds or of another model: made again in a minute.
-        if (Path(run) / "run.json").is_file():
-            shutil.rmtree(run)
+        if (Path(folder) / "run.json").is_file():
+            shutil.rmtree(folder)
     for module, given in steps:
         print(f"\n$ python -m {module} {shlex.join(given)}", flush=True)
         code = _command(module)(given)
@@ -97,15 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complain(f"python -m {module} ended with exit code {code}")
             return code
     print(f"\nDone. Open {page}\n  python -m eval.compare {shlex.join(runs[:2])}")
-    return 0
+    return DONE
 
 
 def with_training_side(data: Path) -> list[str]:
     """Labels of the tasks whose build has a training side, so that a nearest training sample exists.
 
-    Raises: `eval.tasks.TaskError` where no build is a benchmark, `manifests.catalog.CatalogError`.
+    Raises: `UserError` where no build is a benchmark.
     """
-    from eval.tasks import TaskError, built_tasks, select_tasks
     from manifests.catalog import load_builds
 
     sides = {
@@ -115,7 +107,7 @@ def with_training_side(data: Path) -> list[str]:
     there, _ = built_tasks(data, select_tasks(["all"]))
     found = [task.label for task in there if sides[task.build]]
     if not found:
-        raise TaskError(f"{data}: no benchmark with a training side; run python -m builders.demo --data {data} first")
+        raise UserError(f"{data}: no benchmark with a training side; run python -m builders.demo --data {data} first")
     return found
 
 

@@ -13,19 +13,20 @@ made by another interpreter (`--radgraph-python`) with radgraph 0.1.18, through 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from eval import report_metrics
+from medgpt.digest import file_sha256
 from medgpt.errors import UserError
 from medgpt.private import is_private
 
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 32
-_CHUNK_BYTES = 1 << 24
-
-
-class WeightsError(UserError):
-    """One line: a file of weights is not the expected one, or cannot be used."""
 
 
 @dataclass
@@ -81,11 +77,11 @@ class Weights:
     """A folder of weights: what is in it, checked against SHA256SUMS where that is given."""
 
     def __init__(self, folder: Path | None, radgraph_python: Path | None = None) -> None:
-        """Look, without reading any model. Raises: `WeightsError` for a folder or list that cannot be read."""
+        """Look, without reading any model. Raises: `UserError` for a folder or list that cannot be read."""
         self.folder = folder
         self.radgraph_python = radgraph_python
         if folder is not None and not folder.is_dir():
-            raise WeightsError(f"--weights {folder}: no such folder")
+            raise UserError(f"--weights {folder}: no such folder")
         self._sums = _read_sums(folder / "SHA256SUMS") if folder else {}
         self._digests: dict[str, dict[str, str]] = {}
 
@@ -109,7 +105,7 @@ class Weights:
         return found
 
     def digests(self, component: str) -> dict[str, str]:
-        """SHA-256 of every file of a part. Raises: `WeightsError` where SHA256SUMS says otherwise."""
+        """SHA-256 of every file of a part. Raises: `UserError` where SHA256SUMS says otherwise."""
         if self.folder is None:
             return {}
         if component in self._digests:
@@ -120,10 +116,10 @@ class Weights:
             for path in sorted((self.folder / top).rglob("*")):
                 if path.is_file():
                     name = path.relative_to(self.folder).as_posix()
-                    found[name] = _sha256(path)
+                    found[name] = file_sha256(path).hex()
                     if self._sums and self._sums.get(name) != found[name]:
                         listed = self._sums.get(name)
-                        raise WeightsError(
+                        raise UserError(
                             f"{path}: SHA-256 {found[name][:12]}..., SHA256SUMS says "
                             f"{f'{listed[:12]}...' if listed else 'nothing of it'}; nothing was scored"
                         )
@@ -137,24 +133,16 @@ def _read_sums(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: cannot be read ({error}); write it again with sha256sum") from error
+        raise UserError(f"{path}: cannot be read ({error}); write it again with sha256sum") from error
     sums = {}
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if not match:
-            raise WeightsError(f"{path}: line {number} is not `DIGEST  NAME` as sha256sum writes it")
+            raise UserError(f"{path}: line {number} is not `DIGEST  NAME` as sha256sum writes it")
         sums[match[2].removeprefix("./")] = match[1]
     if not sums:
-        raise WeightsError(f"{path}: holds no digest; delete it, or list the files")
+        raise UserError(f"{path}: holds no digest; delete it, or list the files")
     return sums
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def measure(
@@ -168,7 +156,7 @@ def measure(
     """All metrics of pairs of reports that the weights allow.
 
     Empty hypotheses are scored like any other, at their own place: no metric shifts or drops a pair.
-    Raises: `WeightsError` for weights that are altered or do not load.
+    Raises: `UserError` for weights that are altered or do not load.
     """
     ours, theirs = [[" ".join(text.split()) for text in side] for side in (hypotheses, references)]
     if len(ours) != len(theirs):
@@ -246,7 +234,7 @@ def _batches(texts: Sequence[str], what: str, progress: bool) -> Iterator[list[i
 def annotate(texts: Sequence[str], folder: Path, model: str, python: Path) -> list[dict[str, Any]]:
     """Graphs of texts, in order, by radgraph 0.1.18 in another interpreter. An empty text has an empty graph.
 
-    Raises: `WeightsError` with the last line of what the interpreter said; texts are never repeated in it.
+    Raises: `UserError` with the last line of what the interpreter said; texts are never repeated in it.
     """
     wanted = [number for number, text in enumerate(texts) if text.strip()]
     done = subprocess.run(  # noqa: S603 (the interpreter is the user's own choice)
@@ -260,13 +248,13 @@ def annotate(texts: Sequence[str], folder: Path, model: str, python: Path) -> li
         said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
         # The words of an error may repeat a text; its name does not.
         last = said[-1].partition(":")[0] if is_private() else said[-1]
-        raise WeightsError(f"{python}: {model} did not run ({last})")
+        raise UserError(f"{python}: {model} did not run ({last})")
     try:
         graphs = orjson.loads(done.stdout.splitlines()[-1])
     except (orjson.JSONDecodeError, IndexError):
-        raise WeightsError(f"{python}: {model} gave no graphs; is radgraph 0.1.18 installed there?") from None
+        raise UserError(f"{python}: {model} gave no graphs; is radgraph 0.1.18 installed there?") from None
     if not isinstance(graphs, list) or len(graphs) != len(wanted):
-        raise WeightsError(f"{python}: {model} gave {len(graphs)} graphs for {len(wanted)} texts")
+        raise UserError(f"{python}: {model} gave {len(graphs)} graphs for {len(wanted)} texts")
     found: list[dict[str, Any]] = [{} for _ in texts]
     for number, graph in zip(wanted, graphs, strict=True):
         found[number] = graph
@@ -291,7 +279,7 @@ class TokenEncoder:
     """Hidden states of one layer, token by token."""
 
     def __init__(self, folder: Path, device: str, layer: int) -> None:
-        """Load a model. Raises: `WeightsError`."""
+        """Load a model. Raises: `UserError`."""
         from transformers import AutoModel, AutoTokenizer
 
         self._tokenizer = _load(AutoTokenizer, folder, add_prefix_space=True)
@@ -339,7 +327,7 @@ class CheXbert:
     """CheXbert: fourteen labels of a report, and its [CLS] state."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """Load backbone, tokenizer and heads; no pickled code is run. Raises: `WeightsError`."""
+        """Load backbone, tokenizer and heads; no pickled code is run. Raises: `UserError`."""
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -352,7 +340,7 @@ class CheXbert:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
         except Exception as error:
-            raise WeightsError(f"{path}: cannot be loaded ({_first_line(error)})") from error
+            raise UserError(f"{path}: cannot be loaded ({_first_line(error)})") from error
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         bert = {name.removeprefix("bert."): value for name, value in state.items() if name.startswith("bert.")}
         # Position numbers were saved by old transformers and are computed since.
@@ -364,7 +352,7 @@ class CheXbert:
                 for head in range(len(report_metrics.CHEXBERT_LABELS))
             ]
         except (RuntimeError, KeyError) as error:
-            raise WeightsError(f"{path}: not the weights of CheXbert ({_first_line(error)})") from error
+            raise UserError(f"{path}: not the weights of CheXbert ({_first_line(error)})") from error
         self._bert.to(device).eval()
 
     def read(self, texts: Sequence[str], progress: bool) -> tuple[NDArray[np.float64], list[tuple[bool, ...]]]:
@@ -425,7 +413,7 @@ class RateModel:
     """RaTEScore's two models: entities with types, and their embeddings."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        """Load both. Raises: `WeightsError`."""
+        """Load both. Raises: `UserError`."""
         from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
         self._device = device
@@ -435,7 +423,7 @@ class RateModel:
         self._names = _load(AutoModel, folder / "BioLORD-2023-C").to(device).eval()
         tags = {name for name in self._tagger.config.id2label.values() if name != "O"}
         if {tag[2:] for tag in tags} != set(report_metrics.RATE_TYPES):
-            raise WeightsError(f"{folder}: tags {', '.join(sorted(tags))} are not RaTEScore's")
+            raise UserError(f"{folder}: tags {', '.join(sorted(tags))} are not RaTEScore's")
 
     def entities(self, texts: Sequence[str], progress: bool) -> list[report_metrics.RateEntities]:
         """Entities of every text, in order; texts without any keep their place."""
@@ -523,11 +511,11 @@ def _rate(
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
-    """A model, tokenizer or config from a local folder. Raises: `WeightsError`."""
+    """A model, tokenizer or config from a local folder. Raises: `UserError`."""
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:  # whatever a reader of one of its files raises
-        raise WeightsError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -537,6 +525,4 @@ def _first_line(error: BaseException) -> str:
 
 def default_radgraph_python() -> Path | None:
     """The running interpreter, if radgraph is installed in it."""
-    from importlib.util import find_spec
-
     return Path(sys.executable) if find_spec("radgraph") else None

@@ -12,13 +12,15 @@ Scores hold no text of a report or an answer, so they may leave a machine that c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import orjson
+import msgspec
 
+from medgpt.atomic import AtomicFile
 from medgpt.errors import UserError
 from medgpt.messages import named
 from medgpt.private import keep_private
@@ -40,17 +42,11 @@ NO_COMPLETION = "no_completion"
 TOO_MANY_IMAGES = "too_many_images"
 """More pictures than the model card allows; never asked with some of them left out."""
 OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES)
-KINDS = ("choice", "report")
 
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
 
-class RecordError(UserError):
-    """One line: which record of which file cannot be used, and what to do."""
-
-
-@dataclass(frozen=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was asked, without the question's text."""
 
     task: str
@@ -58,8 +54,7 @@ class Item:
     sample_id: str
     benchmark: str
     """Root digest of the build: the version of the benchmark."""
-    kind: str
-    """`choice` or `report`."""
+    kind: Literal["choice", "report"]
     options: tuple[tuple[str, str], ...]
     """(label, text) in the order shown; empty for reports and for open questions of a choice task."""
     gold: str
@@ -77,10 +72,12 @@ class Item:
 
     def __post_init__(self) -> None:
         keep_private(self.access)
+        labels = [name for name, _ in self.options]
+        if len(set(labels)) != len(labels) or (labels and self.gold not in labels):
+            raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -139,7 +136,7 @@ class Score:
         keep_private(self.access)
 
 
-def label(task: str, variant: str) -> str:
+def task_label(task: str, variant: str) -> str:
     """How a task is called in commands: `slake`, `slake:paper`."""
     return task if variant == "official" else f"{task}:{variant}"
 
@@ -161,41 +158,19 @@ def scores_schema() -> pa.Schema:
 
 
 def read_items(path: Path) -> list[Item]:
-    """Items of a file, in its order. Raises: `RecordError` for a damaged line or an item that occurs twice."""
-    items = []
-    for where, entry in _lines(path):
-        entry["options"] = tuple(_option(where, option) for option in _list(where, entry.get("options")))
-        item = _record(Item, where, entry)
-        if item.kind not in KINDS:
-            raise RecordError(f"{where}: its kind is none of {', '.join(KINDS)}")
-        labels = [name for name, _ in item.options]
-        if len(set(labels)) != len(labels) or (labels and item.gold not in labels):
-            raise RecordError(
-                f"{where}: {item.sample_id}: a label is there twice, or the gold answer is none; run eval.run again"
-            )
-        items.append(item)
-    _refuse_duplicates(path, items)
-    return items
+    """Items of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
+    return _read(Item, path)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """Predictions of a file, in its order. Raises: `RecordError` for a damaged line or an item that occurs twice."""
-    predictions = []
-    for where, entry in _lines(path):
-        prediction = _record(Prediction, where, entry)
-        if prediction.outcome not in OUTCOMES:
-            raise RecordError(f"{where}: its outcome is none of {', '.join(OUTCOMES)}")
-        predictions.append(prediction)
-    _refuse_duplicates(path, predictions)
-    return predictions
+    """Predictions of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
+    return _read(Prediction, path)
 
 
 def write_scores(path: Path, scores: list[Score]) -> str:
     """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from medgpt.atomic import AtomicFile
 
     columns: dict[str, list[Any]] = {
         entry.name: [getattr(row, entry.name) for row in scores] for entry in fields(Score)
@@ -208,16 +183,16 @@ def write_scores(path: Path, scores: list[Score]) -> str:
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Scores of a file, in its order. Raises: `RecordError`."""
+    """Scores of a file, in its order. Raises: `UserError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise RecordError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
+        raise UserError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
     if not table.schema.equals(scores_schema()):
-        raise RecordError(f"{path}: columns of another version; run python -m eval.score again")
+        raise UserError(f"{path}: columns of another version; run python -m eval.score again")
     rows = []
     for row in table.to_pylist():
         row["metrics"], row["evidence"] = dict(row["metrics"] or ()), tuple(row["evidence"] or ())
@@ -228,71 +203,38 @@ def read_scores(path: Path) -> list[Score]:
 _R = TypeVar("_R", Item, Prediction)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read(kind: type[_R], path: Path) -> list[_R]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
+    decoder = msgspec.json.Decoder(kind)
+    records: list[_R] = []
+    seen: set[tuple[str, str, str]] = set()
+    twice: dict[str, None] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line:
             continue
-        where = f"{path}: line {number}"
         try:
-            entry = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            # The message of the parser holds a position and no content.
-            raise RecordError(f"{where}: damaged, not JSON in UTF-8 ({error}); nothing was scored") from None
-        if not isinstance(entry, dict):
-            raise RecordError(f"{where}: not a JSON object; nothing was scored")
-        yield where, entry
-
-
-_TYPES: dict[type, dict[str, str]] = {
-    kind: {declared.name: str(declared.type) for declared in fields(kind)} for kind in (Item, Prediction)
-}
-_CHECKS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "str | None": (str, type(None)),
-    "int": (int,),
-    "tuple[tuple[str, str], ...]": (tuple,),
-}
-
-
-def _record(kind: type[_R], where: str, entry: dict[str, Any]) -> _R:
-    known = _TYPES[kind]
-    try:
-        record = kind(**entry)
-    except TypeError:
-        required = {declared.name for declared in fields(kind) if declared.default is MISSING}
-        missing, odd = sorted(required - entry.keys()), sorted(entry.keys() - known.keys())
-        what = [f"{', '.join(missing)} missing"] * bool(missing) + [f"unknown {named(odd)}"] * bool(odd)
-        raise RecordError(f"{where}: {'; '.join(what)}; its fields are {', '.join(known)}") from None
-    for name, declared in known.items():
-        if not isinstance(getattr(record, name), _CHECKS[declared]):
-            raise RecordError(f"{where}: {name} must be {declared}")
-    return record
-
-
-def _list(where: str, value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise RecordError(f"{where}: options must be a list of [label, text]")
-    return value
-
-
-def _option(where: str, value: object) -> tuple[str, str]:
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(part, str) for part in value):
-        raise RecordError(f"{where}: an option must be [label, text]")
-    return value[0], value[1]
-
-
-def _refuse_duplicates(path: Path, records: list[Item] | list[Prediction]) -> None:
-    seen: set[tuple[str, str, str]] = set()
-    twice: dict[str, None] = {}
-    for record in records:
+            record = decoder.decode(line)
+            if isinstance(record, Prediction) and record.outcome not in OUTCOMES:
+                raise ValueError(f"its outcome is none of {', '.join(OUTCOMES)}")
+        except (ValueError, RecursionError) as error:  # msgspec's are of the first kind
+            raise UserError(f"{path}: line {number}: {_without_content(error)}; nothing was scored") from None
+        records.append(record)
         key = record.task, record.variant, record.sample_id
         if key in seen:
             twice[record.sample_id] = None
         seen.add(key)
     if twice:
         shown = ", ".join(list(twice)[:3])
-        raise RecordError(f"{path}: {len(twice):,} items occur twice ({shown}); nothing was scored")
+        raise UserError(f"{path}: {len(twice):,} items occur twice ({shown}); nothing was scored")
+    return records
+
+
+def _without_content(error: Exception) -> str:
+    """What a decoder says, without the words and names of a record that it may repeat."""
+    what, unknown, name = str(error).partition(" unknown field ")
+    if unknown:
+        return f"unknown {named([name.strip('`')])}"
+    return re.sub(r"enum value '.*'", "word", what)

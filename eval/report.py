@@ -13,14 +13,17 @@ must stay where the data may be.
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from eval.audit import load_published
 from eval.report_page import Sample, render_html, render_markdown, samples_of
 from eval.report_tables import Run, TaskResult, all_tables, by_task, read_run
 from medgpt import errors
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
 from medgpt.messages import complain
 
 SAMPLES = 20
@@ -38,11 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Where the page cannot be written, it is 1.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.report",
-        description="Tables, plots and single questions of scored runs, as one HTML page and as Markdown.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.report", "Tables, plots and single questions of scored runs, as one HTML page and as Markdown.", _EXAMPLE
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that eval.run wrote, scored")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page; FILE.md goes beside it")
@@ -52,9 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.samples < 0:
         parser.error("--samples must be 0 or more")
-
-    from eval.audit import load_published
-    from medgpt.atomic import write_atomic
 
     runs = _distinct([read_run(folder) for folder in options.runs])
     tables = all_tables(runs, load_published())
@@ -73,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _distinct(runs: list[Run]) -> list[Run]:
     """Runs of the same model get their folder's number, so that no two rows look alike."""
-    from dataclasses import replace
-
     counts = Counter(run.name for run in runs)
     seen: Counter[str] = Counter()
     named = []

@@ -6,14 +6,15 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from eval.report_tables import PUBLISHED, TABLES, ReportError, Run, Table, TaskResult, by_task, numbers, percent
+import msgspec
+
+from eval.records import ITEMS, PREDICTIONS, Item, Prediction, Score, read_items, read_predictions
+from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, numbers, percent
+from eval.tasks import Question, Task, open_benchmarks
+from medgpt.errors import UserError
 from medgpt.page import render
-
-if TYPE_CHECKING:
-    from eval.records import Item, Prediction, Score
-    from eval.tasks import Question
 
 THUMBNAIL = 320
 """Longest side of a picture in the page."""
@@ -46,10 +47,8 @@ def samples_of(
     """The first `limit` questions of a task (`results`: by run), those that fewest runs got right first.
 
     Questions are read from the builds under `data`. Of credentialed ones only ids and verdicts are given, unless asked.
-    Raises: `RecordError`, `ReportError` where the build is not the one that was asked.
+    Raises: `UserError` where the build is not the one that was asked.
     """
-    from eval.records import ITEMS, PREDICTIONS, read_items, read_predictions
-
     items: dict[str, Item] = {}
     answers: dict[str, list[Given]] = {}
     for name, result in results.items():
@@ -71,12 +70,9 @@ def samples_of(
 
 
 def _benchmark(result: TaskResult, data: Path) -> Any:
-    from eval.tasks import Task, open_benchmarks
-
-    declared = result.task
-    [benchmark] = open_benchmarks(data, [Task(**{**declared, "splits": tuple(declared["splits"])})])
+    [benchmark] = open_benchmarks(data, [msgspec.convert(result.task, Task)])
     if benchmark.root != result.record["build_root"]:
-        raise ReportError(
+        raise UserError(
             f"{benchmark.folder}: another version of the benchmark than the one asked ({benchmark.root[:12]}, asked "
             f"{result.record['build_root'][:12]}); give the --data of the run, or leave --data out"
         )

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import orjson
+
+from eval.audit import Published
+from eval.compare import compare_tasks
+from eval.records import SCORES_FILE, SUMMARY, TASK, Score, read_scores, task_label
+from eval.tasks import TASKS
 from medgpt.errors import UserError
-
-if TYPE_CHECKING:
-    from eval.audit import Published
-    from eval.records import Score
 
 TABLES = {
     "4": "Table 4: questions about pictures",
@@ -28,10 +30,6 @@ PUBLISHED = ", as published"
 """After a model's name: the row is the paper's, not ours."""
 SIGNIFICANT = 0.05
 """Corrected p-values below this are more than noise."""
-
-
-class ReportError(UserError):
-    """One line: which run lacks what, and how to make it."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,7 @@ class TaskResult:
     @property
     def label(self) -> str:
         """`slake`, `slake:paper`."""
-        from eval.records import label
-
-        return label(self.task["name"], self.task["variant"])
+        return task_label(self.task["name"], self.task["variant"])
 
 
 @dataclass(frozen=True)
@@ -125,31 +121,27 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """A run folder. Raises: `ReportError`, also where nothing is scored; `RecordError` for damaged scores."""
-    import orjson
-
-    from eval.records import SCORES_FILE, SUMMARY, TASK, label, read_scores
-
+    """A run folder. Raises: `UserError`, also where nothing is scored; `UserError` for damaged scores."""
     try:
         identity = orjson.loads((folder / "run.json").read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
-        raise ReportError(
+        raise UserError(
             f"{folder}: no run.json that can be read ({error}); give a folder that eval.run wrote"
         ) from None
     tasks, unscored = {}, []
     for path in sorted(folder.glob(f"*/{TASK}")):
         record = orjson.loads(path.read_bytes())
         if not all((path.parent / name).is_file() for name in (SCORES_FILE, SUMMARY)):
-            unscored.append(label(record["task"]["name"], record["task"]["variant"]))
+            unscored.append(task_label(record["task"]["name"], record["task"]["variant"]))
             continue
         scores = read_scores(path.parent / SCORES_FILE)
         if {score.benchmark for score in scores} - {record["build_root"]}:
-            raise ReportError(f"{path.parent}: scores of another benchmark version; run python -m eval.score again")
+            raise UserError(f"{path.parent}: scores of another benchmark version; run python -m eval.score again")
         result = TaskResult(path.parent, record, scores, orjson.loads((path.parent / SUMMARY).read_bytes()))
         tasks[result.label] = result
     if not tasks:
         first = f"eval.score {folder}" if unscored else "eval.run"
-        raise ReportError(f"{folder}: holds no scored task; run python -m {first} first")
+        raise UserError(f"{folder}: holds no scored task; run python -m {first} first")
     return Run(run_name(folder, identity), identity, tasks, tuple(unscored))
 
 
@@ -259,8 +251,6 @@ def first_metric(found: Numbers) -> str | None:
 
 def by_task(runs: Sequence[Run]) -> list[tuple[Run, str, TaskResult]]:
     """Every task of every run: a task's runs one below the other, tasks in the order of the tables."""
-    from eval.tasks import TASKS
-
     order = [task.label for task in TASKS]
     labels = {label for run in runs for label in run.tasks}
     ordered = sorted(labels, key=lambda label: (order.index(label) if label in order else len(order), label))
@@ -367,8 +357,6 @@ def slices_table(runs: Sequence[Run]) -> Table:
 
 def differences_table(runs: Sequence[Run]) -> Table:
     """The first run against each other one, on tasks that both answered the same items of."""
-    from eval.compare import compare_tasks
-
     rows = []
     for other in runs[1:]:
         pairs = []

@@ -14,20 +14,36 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
+import orjson
+
+from eval.adapters.base import ANSWERED, Adapter, Answer, Request, prompt_digest
+from eval.adapters.choose import add_options, model_adapter
+from eval.answers import AnswerLog
+from eval.cards import Card, load_card
+from eval.contamination import Proof, read_proof
+from eval.records import ITEMS, PREDICTIONS, TASK, Item, Prediction
+from eval.tasks import (
+    Benchmark,
+    Question,
+    Task,
+    add_closing,
+    built_tasks,
+    load_task_file,
+    open_benchmarks,
+    select_tasks,
+)
+from medgpt import errors
+from medgpt.arguments import command_parser
+from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.errors import UserError
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
-
-if TYPE_CHECKING:
-    from eval.adapters.base import Adapter, Answer, Request
-    from eval.answers import AnswerLog
-    from eval.cards import Card
-    from eval.records import Item, Prediction
-    from eval.tasks import Benchmark, Question, Task
+from medgpt.private import make_folder
 
 EXIT_UNANSWERED = 3
 """Everything was asked, but some questions have no answer (refused, no completion, too many pictures)."""
@@ -38,10 +54,6 @@ examples:
   python -m eval.run data --tasks all --model medgpt_oss_ours --checkpoint checkpoints/instruct --out runs/ours
   python -m eval.run data --tasks slake slake:paper --baseline majority --out runs/majority
 """
-
-
-class RunError(UserError):
-    """One line: this run cannot be made or gone on with; says what to do."""
 
 
 @dataclass
@@ -78,7 +90,7 @@ def run(
     out: Path,
     *,
     card: Card | None = None,
-    certificate: Certificate | None = None,
+    proof: Proof | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
     ask_again: bool = False,
@@ -86,23 +98,21 @@ def run(
 ) -> list[TaskRun]:
     """Ask every question that has no answer yet; returns what became of each task, in order.
 
-    `card` adds its system text and prompt suffix; `certificate` is that of the builds, if there is one.
+    `card` adds its system text and prompt suffix; `proof` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer.
-    Raises: `RunError`, `AnswerError`, `TaskError`, `AdapterError`, `EndpointRefused`, `BuildError`.
+    Raises: `UserError`, `AnswerError`, `AdapterError`, `EndpointRefused`.
     """
-    from medgpt.private import make_folder
-
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
     try:
         make_folder(out)
     except OSError as error:
-        raise RunError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from error
     _claim(out, adapter)
     opened: list[_Open] = []
     try:
         for benchmark in benchmarks:
-            opened.append(_open(benchmark, out, card, certificate, limit, max_new_tokens, ask_again, progress))
+            opened.append(_open(benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress))
         _ask(opened, adapter, card, ask_again, progress)
         return [_finish(task) for task in opened]
     finally:
@@ -111,11 +121,7 @@ def run(
 
 
 def _claim(out: Path, adapter: Adapter) -> None:
-    """Write who is asked, or check that it is the same one as before. Raises: `RunError`."""
-    import orjson
-
-    from medgpt.atomic import write_atomic
-
+    """Write who is asked, or check that it is the same one as before. Raises: `UserError`."""
     path = out / "run.json"
     identity = adapter.identity()
     if not path.is_file():
@@ -124,10 +130,10 @@ def _claim(out: Path, adapter: Adapter) -> None:
     try:
         found = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise RunError(f"{path}: not JSON ({error}); choose another --out") from None
+        raise UserError(f"{path}: not JSON ({error}); choose another --out") from None
     if found != orjson.loads(orjson.dumps(identity)):
         odd = [key for key in sorted({*found, *identity}) if found.get(key) != identity.get(key)]
-        raise RunError(
+        raise UserError(
             f"{out}: holds answers of another model or other decoding (run.json differs in {', '.join(odd)}); "
             "choose another --out"
         )
@@ -141,21 +147,14 @@ def _open(
     benchmark: Benchmark,
     out: Path,
     card: Card | None,
-    certificate: Certificate | None,
+    proof: Proof | None,
     limit: int | None,
     max_new_tokens: int | None,
     ask_again: bool,
     progress: bool,
 ) -> _Open:
-    """Write what is asked, check what was answered. Raises: `RunError`, `AnswerError`, `TaskError`."""
-    import orjson
+    """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`."""
     from tqdm import tqdm
-
-    from eval.adapters.base import ANSWERED, prompt_digest
-    from eval.answers import AnswerLog
-    from eval.records import ITEMS, TASK
-    from medgpt.atomic import AtomicFile, write_atomic
-    from medgpt.private import make_folder
 
     task = benchmark.task
     folder = _folder(out, task)
@@ -175,9 +174,9 @@ def _open(
                 break
             digest = prompt_digest(_messages(question.messages, card), question.images)
             prompts[question.sample_id] = digest
-            file.write(orjson.dumps(item_of(benchmark, question, tokens, digest)) + b"\n")
+            file.write(msgspec.json.encode(item_of(benchmark, question, tokens, digest)) + b"\n")
         if not prompts:
-            raise RunError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
+            raise UserError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
         complain(f"{log.path}: a torn last line was dropped; its question is asked again")
@@ -185,31 +184,29 @@ def _open(
         known = log.get(sample_id)
         if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
             log.close()
-            raise RunError(
+            raise UserError(
                 f"{log.path}: {sample_id} was answered to another prompt or of another benchmark version; "
                 "choose another --out, or move this folder away"
             )
     settled = [known[1].outcome for sample_id in prompts if (known := log.get(sample_id)) is not None]
     count = sum(outcome == ANSWERED or not ask_again for outcome in settled)
-    record = task_record(benchmark, certificate, len(prompts), limit, tokens)
+    record = task_record(benchmark, proof, len(prompts), limit, tokens)
     write_atomic(folder / TASK, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return _Open(benchmark, folder, log, prompts, tokens, count)
 
 
 def task_record(
-    benchmark: Benchmark, certificate: Certificate | None, items: int, limit: int | None, max_new_tokens: int
+    benchmark: Benchmark, proof: Proof | None, items: int, limit: int | None, max_new_tokens: int
 ) -> dict[str, Any]:
     """`task.json`: the declaration and what it was asked of."""
-    from dataclasses import asdict
-
     return {
-        "task": asdict(benchmark.task),
+        "task": msgspec.to_builtins(benchmark.task),
         "task_sha256": benchmark.task.digest,
         "build": benchmark.build,
         "build_root": benchmark.root,
         "source": benchmark.source,
         "access": benchmark.access,
-        "certificate": certificate.root if certificate and certificate.covers(benchmark) else None,
+        "certificate": proof.root if proof and proof.covers(benchmark.root) else None,
         "items": items,
         "limit": limit,
         "max_new_tokens": max_new_tokens,
@@ -218,8 +215,6 @@ def task_record(
 
 def _messages(messages: list[dict[str, Any]], card: Card | None) -> list[dict[str, Any]]:
     """The turns with what the card adds: its system text first, its suffix last."""
-    from eval.tasks import add_closing
-
     if card is None:
         return messages
     turns = [{"role": turn["role"], "content": list(turn["content"])} for turn in messages]
@@ -264,10 +259,6 @@ def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again:
 
 def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Iterator[Request]:
     """Questions without an answer, one after the other: pictures are read when it is their turn."""
-    from dataclasses import replace
-
-    from eval.adapters.base import ANSWERED, Request
-
     for task in tasks:
         for sample_id, digest in task.prompts.items():
             known = task.log.get(sample_id)
@@ -280,11 +271,6 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
 
 def _finish(task: _Open) -> TaskRun:
     """Write the predictions in the order of the items, if all are there."""
-    import orjson
-
-    from eval.records import PREDICTIONS
-    from medgpt.atomic import AtomicFile
-
     outcomes: Counter[str] = Counter()
     truncated = 0
     answers = {sample_id: found for sample_id in task.prompts if (found := task.log.get(sample_id)) is not None}
@@ -295,15 +281,13 @@ def _finish(task: _Open) -> TaskRun:
     if complete:
         with AtomicFile(task.folder / PREDICTIONS) as file:
             for sample_id, (digest, answer) in answers.items():
-                file.write(orjson.dumps(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
+                file.write(msgspec.json.encode(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
     declared = task.benchmark.task
     return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
 
 
 def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, prompt_sha256: str) -> Item:
     """What a question asks, without its text."""
-    from eval.records import Item
-
     task = benchmark.task
     return Item(
         task=task.name,
@@ -325,21 +309,16 @@ def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, promp
 
 def prediction_of(benchmark: Benchmark, sample_id: str, prompt_sha256: str, answer: Answer) -> Prediction:
     """An answer as a record."""
-    from dataclasses import asdict
-
-    from eval.records import Prediction
-
     task = benchmark.task
-    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **asdict(answer))
+    said = {name: getattr(answer, name) for name in Answer.__struct_fields__}
+    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **said)
 
 
+@errors.run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 done, 3 done with questions unanswered, 1 stopped, 2 cannot be run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.run",
-        description="Ask a model the questions of benchmarks; every answer is kept, a killed run goes on.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.run", "Ask a model the questions of benchmarks; every answer is kept, a killed run goes on.", _EXAMPLE
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument(
@@ -353,32 +332,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.add_argument("--model", metavar="CARD", help="model card: a shipped name or a YAML file")
     asked.add_argument("--baseline", metavar="NAME", help="majority, constant[=TEXT], copy_exemplar or nearest")
     asked.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="predictions.jsonl of earlier runs")
-    server = parser.add_argument_group("a served model")
-    server.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    server.add_argument(
-        "--served-model", metavar="NAME", help="the model's name at the server (default: the card's hub id)"
-    )
+    server, local = add_options(parser)
     server.add_argument("--concurrency", type=int, default=64, metavar="N", help="requests in flight (default 64)")
     server.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds for one request (default 600)"
     )
     server.add_argument("--tries", type=int, default=12, metavar="N", help="requests for one answer (default 12)")
-    server.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
-    key = server.add_mutually_exclusive_group()
-    key.add_argument("--key-variable", metavar="NAME", help="environment variable that holds the API key")
-    key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     asked_of = parser.add_argument_group("either way")
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
-    local = parser.add_argument_group("a model in this process")
-    local.add_argument("--checkpoint", type=Path, metavar="DIR", help="local folder of the weights")
-    local.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
     local.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
     )
-    parser.add_argument("--builds-present", action="store_true", help="leave out tasks whose build is not there")
+    parser.add_argument("--only-present", action="store_true", help="leave out tasks whose build is not there")
+    parser.add_argument("--builds-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
@@ -405,86 +374,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _carry_out(options: argparse.Namespace) -> int:
-    from eval.adapters.base import AdapterError
-    from eval.answers import AnswerError
-    from eval.cards import CardError
-    from eval.tasks import TaskError, built_tasks, load_task_file, open_benchmarks, select_tasks
-    from manifests.catalog import CatalogError
-    from manifests.proof.certificate import CertificateError
-    from medgpt.endpoints import EndpointRefused
-    from shards.reader import BuildError
-
-    try:
-        own = load_task_file(options.task_file) if options.task_file else []
-        tasks = select_tasks(options.tasks, own)
-        if options.builds_present:
-            tasks, absent = built_tasks(options.data, tasks)
-            if absent:
-                print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
-        benchmarks = open_benchmarks(options.data, tasks)
-        certificate = read_proof(options.data)
-        if options.dry_run:
-            _show_plan(benchmarks, certificate)
-            return 0
-        card, adapter = _adapter(options, benchmarks)
-    except (AdapterError, CardError, CatalogError, CertificateError, EndpointRefused, BuildError, TaskError) as error:
-        complain(error)
-        return 2
-    try:
-        done = run(
-            benchmarks,
-            adapter,
-            options.out,
-            card=card,
-            certificate=certificate,
-            limit=options.limit,
-            max_new_tokens=options.max_new_tokens,
-            ask_again=options.ask_again,
-            progress=not options.quiet,
-        )
-    except (RunError, TaskError, EndpointRefused) as error:
-        complain(error)
-        return 2
-    except (AdapterError, AnswerError, BuildError) as error:
-        complain(error)
-        return 1
-    except OSError as error:
-        complain(f"--out {options.out}: {error.filename or 'a file'} cannot be written ({error.strerror})")
-        return 1
-    except KeyboardInterrupt:
-        complain("stopped; run the same command again to go on")
-        return 1
-    return _show(done, adapter, options.out, benchmarks, certificate)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What a certificate says about benchmarks."""
-
-    root: str
-    builds: dict[str, str]
-    """Root digest of each build that it covers, by name."""
-
-    def covers(self, benchmark: Benchmark) -> bool:
-        """Whether this very build was proved against the training side."""
-        return self.builds.get(benchmark.build) == benchmark.root
-
-
-def read_proof(data: Path) -> Certificate | None:
-    """The certificate under `data`, if there is one. Raises: `CertificateError` for a broken one."""
-    from manifests.proof.certificate import CERTIFICATE, read_certificate
-
-    folder = data / "proof"
-    if not (folder / CERTIFICATE).is_file():
-        return None
-    document = read_certificate(folder)
-    return Certificate(document["root"], {build["build"]: build["root"] for build in document["builds"]})
+    tasks = select_tasks(options.tasks, load_task_file(options.task_file) if options.task_file else [])
+    if options.only_present:
+        tasks, absent = built_tasks(options.data, tasks)
+        if absent:
+            print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
+    benchmarks = open_benchmarks(options.data, tasks)
+    proof = read_proof(options.data / "proof", evidence=False)
+    if options.dry_run:
+        _show_plan(benchmarks, proof)
+        return errors.DONE
+    card, adapter = _adapter(options, benchmarks)
+    done = run(
+        benchmarks,
+        adapter,
+        options.out,
+        card=card,
+        proof=proof,
+        limit=options.limit,
+        max_new_tokens=options.max_new_tokens,
+        ask_again=options.ask_again,
+        progress=not options.quiet,
+    )
+    return _show(done, adapter, options.out, benchmarks, proof)
 
 
 def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[Card | None, Adapter]:
-    """Raises: `AdapterError`, `CardError`, `EndpointRefused`."""
-    from eval.adapters.base import AdapterError
-
     if options.baseline:
         from eval.adapters.baseline import Baseline
 
@@ -494,31 +409,14 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         from eval.adapters.replay import Replay
 
         return None, Replay(options.replay)
-    from eval.cards import load_card
 
     card = with_revision(load_card(options.model), options.revision, options.checkpoint)
-    if options.endpoint:
-        from eval.adapters.openai_chat import OpenAIChat, read_key
-
-        served = options.served_model or card.hub_id
-        if not served:
-            raise AdapterError(f"--model {options.model}: its card has no hub id; give --served-model NAME")
-        return card, OpenAIChat(
-            options.endpoint,
-            served,
-            card,
-            api_key=read_key(options.key_variable, options.key_file),
-            allowed_hosts=options.allow_host,
-            concurrency=options.concurrency,
-            timeout_s=options.timeout,
-            tries=options.tries,
-        )
-    from eval.adapters.hf_local import HFLocal
-
-    return card, HFLocal(
-        options.checkpoint,
+    return card, model_adapter(
+        options,
         card,
-        device=options.device,
+        concurrency=options.concurrency,
+        timeout_s=options.timeout,
+        tries=options.tries,
         batch=options.batch,
         trust_remote_code=options.trust_remote_code,
     )
@@ -527,25 +425,21 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
 def with_revision(card: Card, given: str | None, checkpoint: Path | None) -> Card:
     """The card with the commit that is asked: as given, as the hub's cache names its folder, or as the card says.
 
-    Raises: `AdapterError` where the folder is of another commit than the one given, or than the card's.
+    Raises: `UserError` where the folder is of another commit than the one given, or than the card's.
     """
-    from dataclasses import replace
-
-    from eval.adapters.base import AdapterError
-
     wanted = given or card.revision
     # The hub's cache keeps a commit as .../snapshots/<commit>; other folders name none.
     folder = checkpoint.resolve() if checkpoint else None
     found = folder.name if folder is not None and folder.parent.name == "snapshots" else None
     if wanted and found and found != wanted:
-        raise AdapterError(
+        raise UserError(
             f"{checkpoint}: commit {found[:12]}, but {'--revision' if given else f'the card of {card.name}'} says "
             f"{wanted[:12]}; take that commit, or give --revision {found}"
         )
-    return replace(card, revision=wanted or found)
+    return msgspec.structs.replace(card, revision=wanted or found)
 
 
-def _show_plan(benchmarks: Sequence[Benchmark], certificate: Certificate | None) -> None:
+def _show_plan(benchmarks: Sequence[Benchmark], proof: Proof | None) -> None:
     for benchmark in benchmarks:
         questions = list(benchmark)
         pictures = sum(len(question.images) for question in questions)
@@ -556,15 +450,15 @@ def _show_plan(benchmarks: Sequence[Benchmark], certificate: Certificate | None)
             f"{task.max_new_tokens:,} new tokens each, {benchmark.access}; "
             f"build {benchmark.build} {benchmark.root[:12]}"
         )
-    _say_certificate(benchmarks, certificate)
+    _say_certificate(benchmarks, proof)
 
 
-def _say_certificate(benchmarks: Sequence[Benchmark], certificate: Certificate | None) -> None:
-    if certificate is None:
+def _say_certificate(benchmarks: Sequence[Benchmark], proof: Proof | None) -> None:
+    if proof is None:
         print("certificate: none; run python -m manifests.prove")
         return
-    print(f"certificate: {certificate.root}")
-    if uncovered := [benchmark.build for benchmark in benchmarks if not certificate.covers(benchmark)]:
+    print(f"certificate: {proof.root}")
+    if uncovered := [benchmark.build for benchmark in benchmarks if not proof.covers(benchmark.root)]:
         print(f"  it does not cover {', '.join(dict.fromkeys(uncovered))}; run python -m manifests.prove again")
 
 
@@ -573,10 +467,8 @@ def _show(
     adapter: Adapter,
     out: Path,
     benchmarks: Sequence[Benchmark],
-    certificate: Certificate | None,
+    proof: Proof | None,
 ) -> int:
-    from eval.adapters.base import ANSWERED
-
     unanswered = 0
     for task in done:
         answered = task.outcomes[ANSWERED]
@@ -592,7 +484,7 @@ def _show(
     counts = ", ".join(f"{value:,} {name}" for name, value in adapter.statistics().items())
     if counts:
         print(counts)
-    _say_certificate(benchmarks, certificate)
+    _say_certificate(benchmarks, proof)
     print(f"next: python -m eval.score {out}")
     return EXIT_UNANSWERED if unanswered else 0
 

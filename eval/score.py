@@ -13,25 +13,47 @@ line that says why; other tasks are. Nothing here asks a model or a server.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from medgpt.errors import UserError
+import orjson
+
+from eval.contamination import Proof, read_proof
+from eval.encoders import Measured, Weights, default_radgraph_python, measure
+from eval.mcq import final_text, grade, same_text, text_key
+from eval.records import (
+    ANSWERED,
+    CORRECT,
+    INVALID,
+    ITEMS,
+    PREDICTIONS,
+    SCORES_FILE,
+    SUMMARY,
+    WRONG,
+    Item,
+    Prediction,
+    Score,
+    read_items,
+    read_predictions,
+    write_scores,
+)
+from eval.statistics import Interval, cluster_interval, macro_f1, share_interval
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
+from medgpt.digest import file_sha256
+from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
-from medgpt.messages import complain, safe
+from medgpt.private import make_folder
 
-if TYPE_CHECKING:
-    from eval.contamination import Proof
-    from eval.encoders import Measured, Weights
-    from eval.records import Item, Prediction, Score
-    from eval.statistics import Interval
+VERSIONS = {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1}
+"""Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
 
+Every summary says with which it was made; a test pins what they give.
+"""
 EXIT_NOT_ALL = 3
 """Some tasks were scored, some could not be."""
 MISSING = "missing"
@@ -44,10 +66,6 @@ examples:
   python -m eval.score runs/ours --data data
   python -m eval.score runs/ours/impression_0shot --weights weights --radgraph-python radgraph-env/bin/python
 """
-
-
-class ScoreError(UserError):
-    """One line: why a task is not scored, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +88,13 @@ def score_task(
 ) -> Scored:
     """Scores of one task, in the order of its items.
 
-    Raises: `ScoreError` for predictions that do not belong to the items; `eval.encoders.WeightsError`.
+    Raises: `UserError` for predictions that do not belong to the items; `UserError`.
     """
-    from eval.encoders import Weights
-    from eval.records import ANSWERED, PREDICTIONS, Prediction
-
     if not items:
-        raise ScoreError("no items; run python -m eval.run again")
+        raise UserError("no items; run python -m eval.run again")
     kinds = {item.kind for item in items}
     if len(kinds) > 1 or len({(item.task, item.variant, item.benchmark) for item in items}) > 1:
-        raise ScoreError("items of several tasks or benchmark versions in one file; run python -m eval.run again")
+        raise UserError("items of several tasks or benchmark versions in one file; run python -m eval.run again")
     by_id = {prediction.sample_id: prediction for prediction in predictions}
     _check(items, predictions, by_id, missing_as_wrong, PREDICTIONS)
     matched = [
@@ -108,39 +123,36 @@ def _check(
     missing_as_wrong: bool,
     name: str,
 ) -> None:
-    """Raises: `ScoreError` where predictions and items do not belong together; nothing is dropped or made up."""
+    """Raises: `UserError` where predictions and items do not belong together; nothing is dropped or made up."""
     first = items[0]
     if strays := {(p.task, p.variant) for p in predictions} - {(first.task, first.variant)}:
-        raise ScoreError(
+        raise UserError(
             f"{name} holds answers of {', '.join(sorted(f'{a} ({b})' for a, b in strays))}, not of this task"
         )
     other = [p for p in predictions if p.benchmark != first.benchmark]
     if other:
-        raise ScoreError(
+        raise UserError(
             f"{len(other):,} of {len(predictions):,} predictions are of another benchmark version "
             f"({other[0].benchmark[:12]}, the items are of {first.benchmark[:12]}); run the model on this version"
         )
     known = {item.sample_id: item for item in items}
     unknown = [p.sample_id for p in predictions if p.sample_id not in known]
     if unknown:
-        raise ScoreError(f"{len(unknown):,} predictions are of no item ({unknown[0]}, ...); they belong to another run")
+        raise UserError(f"{len(unknown):,} predictions are of no item ({unknown[0]}, ...); they belong to another run")
     if len(by_id) != len(predictions):
-        raise ScoreError(f"{len(predictions) - len(by_id):,} items occur twice in {name}; keep one answer each")
+        raise UserError(f"{len(predictions) - len(by_id):,} items occur twice in {name}; keep one answer each")
     changed = [p.sample_id for p in predictions if p.prompt_sha256 != known[p.sample_id].prompt_sha256]
     if changed:
-        raise ScoreError(f"{len(changed):,} predictions answer another prompt ({changed[0]}, ...); run the model again")
+        raise UserError(f"{len(changed):,} predictions answer another prompt ({changed[0]}, ...); run the model again")
     missing = [item.sample_id for item in items if item.sample_id not in by_id]
     if missing and not missing_as_wrong:
-        raise ScoreError(
+        raise UserError(
             f"{len(missing):,} of {len(items):,} predictions are missing ({missing[0]}, ...); run python -m eval.run "
             "to the end, or count them as wrong with --missing-as-wrong"
         )
 
 
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
-    from eval.mcq import same_text
-    from eval.records import Score
-
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
     gold = dict(item.options).get(item.gold, item.gold)
     return Score(
@@ -160,9 +172,6 @@ def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
 
 
 def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
-    from eval.mcq import grade
-    from eval.records import ANSWERED, CORRECT, INVALID, WRONG
-
     answered = prediction.outcome == ANSWERED
     found = grade(prediction.text if answered else None, item.options, item.gold)
     reading = found.reading
@@ -188,10 +197,6 @@ def _score_reports(
     device: str,
     progress: bool,
 ) -> tuple[list[Score], Measured]:
-    from eval.encoders import measure
-    from eval.mcq import final_text
-    from eval.records import ANSWERED
-
     texts, details = [], []
     for prediction in predictions:
         text, detail = None, prediction.outcome
@@ -260,9 +265,6 @@ def _parts(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def _part(scores: Sequence[Score], interval: bool = True) -> dict[str, Any]:
-    from eval.records import INVALID
-    from eval.statistics import cluster_interval, share_interval
-
     part: dict[str, Any] = {"items": len(scores)}
     clusters: list[Hashable] = [score.cluster for score in scores]
     if scores[0].verdict is not None:
@@ -295,9 +297,6 @@ def _rounded(interval: Interval | None) -> dict[str, float | None] | None:
 
 def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
     """Baselines without a model, and recall by class where the gold texts are few."""
-    from eval.mcq import text_key
-    from eval.statistics import macro_f1
-
     closed = [(item, score, dict(item.options)) for item, score in zip(items, scores, strict=True) if item.options]
     found: dict[str, Any] = {"open_questions": len(items) - len(closed)}
     if not closed:
@@ -330,9 +329,7 @@ def _most(counts: Counter[str]) -> dict[str, Any]:
 
 
 def task_folders(paths: Sequence[Path]) -> list[Path]:
-    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `ScoreError`."""
-    from eval.records import ITEMS, PREDICTIONS
-
+    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `UserError`."""
     found: dict[Path, None] = {}
     for given in paths:
         path = given.parent if given.name == PREDICTIONS else given
@@ -341,7 +338,7 @@ def task_folders(paths: Sequence[Path]) -> list[Path]:
             continue
         below = sorted(items.parent for items in path.glob(f"*/{ITEMS}"))
         if not below:
-            raise ScoreError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
+            raise UserError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
         found |= dict.fromkeys(below)
     return list(found)
 
@@ -359,45 +356,31 @@ def score_folder(
     """Score the task in `folder`, write scores and summary into `out`, return the summary.
 
     Older scores in `out` go first, so that a task that cannot be scored has none.
-    Raises: `ScoreError`, `eval.records.RecordError`, `eval.encoders.WeightsError`.
+    Raises: `UserError`.
     """
-    import orjson
-
-    from eval.records import ITEMS, PREDICTIONS, SCORES_FILE, SUMMARY, read_items, read_predictions, write_scores
-    from medgpt.atomic import write_atomic
-    from medgpt.private import make_folder
-
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
+    items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
     try:
         scored = score_task(
-            read_items(folder / ITEMS),
-            read_predictions(folder / PREDICTIONS),
+            items,
+            predictions,
             weights=weights,
             proof=proof,
             missing_as_wrong=missing_as_wrong,
             device=device,
             progress=progress,
         )
-    except ScoreError as error:
-        raise ScoreError(f"{folder}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
     make_folder(out)
     summary = scored.summary
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
     for name in (ITEMS, PREDICTIONS):
-        digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        summary[f"{name.removesuffix('.jsonl')}_sha256"] = digest
-    summary["code_sha256"] = _code_digest()
+        summary[f"{name.removesuffix('.jsonl')}_sha256"] = file_sha256(folder / name).hex()
+    summary["versions"] = VERSIONS
     write_atomic(out / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return summary
-
-
-def _code_digest() -> str:
-    """SHA-256 of the modules that decide a score."""
-    digest = hashlib.sha256()
-    for name in ("mcq", "report_metrics", "encoders", "statistics", "score"):
-        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
-    return digest.hexdigest()
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
@@ -443,14 +426,12 @@ def _ends(interval: dict[str, float | None]) -> str:
     return "not known (one cluster)" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+@run
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 1 none, 2 wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.score",
-        description="Score what models answered: strict, offline, the same bytes every time.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "eval.score", "Score what models answered: strict, offline, the same bytes every time.", _EXAMPLE
     )
     parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="run folder, task folder or predictions.jsonl"
@@ -469,57 +450,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
     parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
+    parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
 
     from tqdm import tqdm
 
-    from eval.contamination import read_proof
-    from eval.encoders import Weights, WeightsError, default_radgraph_python
-    from eval.records import RecordError
-    from manifests.proof.certificate import CertificateError
-
-    try:
-        folders = task_folders(options.runs)
-        if options.out and len({folder.name for folder in folders}) != len(folders):
-            raise ScoreError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
-        if options.data and not options.data.is_dir():
-            raise ScoreError(f"--data {options.data}: no such folder")
-        weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
-        proof = read_proof(options.data / "proof") if options.data else None
-    except (ScoreError, WeightsError, CertificateError) as error:
-        complain(error)
-        return 2
+    folders = task_folders(options.runs)
+    if options.out and len({folder.name for folder in folders}) != len(folders):
+        raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
+    if options.data and not options.data.is_dir():
+        raise UserError(f"--data {options.data}: no such folder")
+    weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
+    proof = read_proof(options.data / "proof") if options.data else None
+    lines = []
     if options.data and proof is None:
-        print(f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)")
-    failed = 0
+        lines.append(
+            f"{options.data}: no proof; clean and contaminated are not told apart (run python -m manifests.prove)"
+        )
+    summaries: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
     with tqdm(folders, unit=" tasks", disable=True if options.quiet else None, dynamic_ncols=True) as bar:
         for folder in bar:
-            out = options.out / folder.name if options.out else folder
             try:
                 summary = score_folder(
                     folder,
-                    out,
+                    options.out / folder.name if options.out else folder,
                     weights=weights,
                     proof=proof,
                     missing_as_wrong=options.missing_as_wrong,
                     device=options.device,
                     progress=not options.quiet,
                 )
-            except OSError as error:
-                failed += 1
-                tqdm.write(f"not scored: {out}: cannot be written ({error.strerror})", file=sys.stderr)
+            except (UserError, OSError) as error:
+                failed[str(folder)] = one_line(error)
+                tqdm.write(f"not scored: {one_line(error)}", file=sys.stderr)
                 continue
-            except (ScoreError, RecordError, WeightsError) as error:
-                failed += 1
-                tqdm.write(f"not scored: {safe(error)}", file=sys.stderr)
-                continue
-            for line in describe(summary):
-                tqdm.write(line, file=sys.stdout)
-    print(f"{len(folders) - failed} of {len(folders)} tasks scored")
-    if proof is not None:
-        print(f"certificate: {proof.root}")
-    return (1 if failed == len(folders) else EXIT_NOT_ALL) if failed else 0
+            summaries.append(summary)
+            if not options.json:
+                tqdm.write("\n".join([*lines, *describe(summary)]), file=sys.stdout)
+                lines.clear()
+    if options.json:
+        document = {"tasks": summaries, "failed": failed, "certificate": proof.root if proof else None}
+        print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
+    else:
+        lines.append(f"{len(folders) - len(failed)} of {len(folders)} tasks scored")
+        lines += [f"certificate: {proof.root}"] if proof else []
+        print("\n".join(lines))
+    return DONE if not failed else EXIT_NOT_ALL if summaries else NOT_FINISHED
 
 
 if __name__ == "__main__":

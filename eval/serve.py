@@ -13,15 +13,21 @@ import os
 import re
 import secrets
 import socket
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from eval.cards import load_card
+from medgpt.arguments import command_parser
+from medgpt.endpoints import Endpoint, resolve_endpoint
+from medgpt.errors import DONE, UserError, run
+from medgpt.messages import complain
+
 if TYPE_CHECKING:
     from eval.serve_app import Limits
-    from medgpt.endpoints import Endpoint
 
 
 WARNING = (
@@ -39,38 +45,31 @@ example:
 """
 
 
-class ServeError(Exception):
-    """One line: what is missing or refused, and what to do."""
+class _Named(msgspec.Struct):
+    """What of a model's configuration names code to be run."""
+
+    auto_map: Any = {}
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Refuse a folder that is no model's, or that wants code other than ours to be run. Raises: `ServeError`."""
+    """Refuse a folder that is no model's, or that wants code other than ours to be run. Raises: `UserError`."""
     if not (folder / "config.json").is_file():
-        raise ServeError(f"{folder}: no config.json; is it a model folder?")
+        raise UserError(f"{folder}: no config.json; is it a model folder?")
     for path in sorted(folder.glob("*config.json")):
-        named = _json_object(path).get("auto_map", {})
+        try:
+            named = msgspec.json.decode(path.read_bytes(), type=_Named).auto_map
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read ({type(error).__name__}); is it a model folder?") from None
         if not isinstance(named, dict) or not OUR_CLASSES.issuperset(map(str, named.values())):
-            raise ServeError(
+            raise UserError(
                 f"{path}: its auto_map names code of its own, which is never run here; serve it with its own tools"
             )
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    import json
-
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ServeError(f"{path}: cannot be read ({type(error).__name__}); is it a model folder?") from None
-    if not isinstance(found, dict):
-        raise ServeError(f"{path}: not a JSON object; is it a model folder?")
-    return found
 
 
 def read_token(variable: str | None, file: Path | None) -> tuple[str, bool]:
     """(token, whether it is new and shown nowhere yet). A file that is not there is made, for its owner alone.
 
-    Raises: `ServeError`.
+    Raises: `UserError`.
     """
     token, fresh = secrets.token_urlsafe(32), True
     where = "the token"
@@ -84,15 +83,15 @@ def read_token(variable: str | None, file: Path | None) -> tuple[str, bool]:
                 descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
                 if file.stat().st_mode & 0o077:
-                    raise ServeError(f"{where}: others may read it; chmod 600, or remove it for a new one") from None
+                    raise UserError(f"{where}: others may read it; chmod 600, or remove it for a new one") from None
                 token = file.read_text(encoding="ascii").strip()
             else:
                 with os.fdopen(descriptor, "w", encoding="ascii") as opened:
                     opened.write(token + "\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ServeError(f"{where}: cannot be used ({type(error).__name__})") from None
+            raise UserError(f"{where}: cannot be used ({type(error).__name__})") from None
     if not re.fullmatch(r"[\x21-\x7e]{16,}", token):
-        raise ServeError(f"{where}: a token is 16 or more printable ASCII characters without spaces")
+        raise UserError(f"{where}: a token is 16 or more printable ASCII characters without spaces")
     return token, fresh
 
 
@@ -105,7 +104,7 @@ def allowed_hosts(endpoint: Endpoint, port: int, more: Sequence[str]) -> frozens
 
 
 def read_limits(given: Sequence[str]) -> Limits:
-    """Limits from `name=number`. Raises: `ServeError`."""
+    """Limits from `name=number`. Raises: `UserError`."""
     from eval.serve_app import Limits
 
     defaults = asdict(Limits())
@@ -118,18 +117,14 @@ def read_limits(given: Sequence[str]) -> Limits:
             values[name] = 0
         if not 0 < values[name] < 1e15:
             there = ", ".join(f"{name}={value}" for name, value in defaults.items())
-            raise ServeError(f"--limit {text}: give a name and a number over 0; there are {there}")
+            raise UserError(f"--limit {text}: give a name and a number over 0; there are {there}")
     return Limits(**values)
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Serves until it is stopped (130 by Ctrl-C); 2 where it cannot."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.serve",
-        description=f"Serve a trained checkpoint on loopback. {WARNING}",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("eval.serve", f"Serve a trained checkpoint on loopback. {WARNING}", _EXAMPLE)
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="folder with config.json, weights and processor")
     parser.add_argument("--model", default="medgpt_oss_ours", metavar="CARD", help="model card (default: ours)")
     parser.add_argument("--served-model", metavar="NAME", help="the model's name to clients (default: the folder's)")
@@ -158,51 +153,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from eval.adapters.base import AdapterError
-    from eval.cards import CardError
-    from medgpt.endpoints import EndpointRefused
-
-    print(WARNING, file=sys.stderr)
+    complain(WARNING)
     try:
         return _serve(options)
-    except (ServeError, EndpointRefused, AdapterError, CardError) as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
 
 
 def _serve(options: argparse.Namespace) -> int:
     from eval.adapters.hf_local import HFLocal
-    from eval.cards import load_card
-    from medgpt.endpoints import resolve_endpoint
 
     host = f"[{options.host}]" if ":" in options.host else options.host
     endpoint = resolve_endpoint(f"http://{host}:{options.port or 80}/v1")
     if not endpoint.loopback and not options.allow_network:
-        raise ServeError(
+        raise UserError(
             f"--host {options.host}: others could reach it and read what is asked; leave it at 127.0.0.1, "
             "or add --allow-network"
         )
     if not endpoint.loopback and options.no_token:
-        raise ServeError(f"--no-token: not on {options.host}, which others can reach")
+        raise UserError(f"--no-token: not on {options.host}, which others can reach")
     check_checkpoint(options.checkpoint)
     card = load_card(options.model)
     if card.trust_remote_code:
-        raise ServeError(f"--model {options.model}: its checkpoint brings code of its own, which is never run here")
+        raise UserError(f"--model {options.model}: its checkpoint brings code of its own, which is never run here")
     model = HFLocal(options.checkpoint, card, device=options.device, batch=1)
     limits = read_limits(options.limit)
     try:
         from eval.serve_app import App, listen
     except ModuleNotFoundError as error:
-        raise ServeError(f"eval.serve needs {error.name}: pip install 'medgpt-oss[eval]'") from None
+        raise UserError(f"eval.serve needs {error.name}: pip install 'medgpt-oss[eval]'") from None
     address = endpoint.addresses[0]
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((address, options.port))
         except (OSError, OverflowError) as error:
-            raise ServeError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from None
+            raise UserError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from None
         port = sock.getsockname()[1]
         token, fresh = (None, False) if options.no_token else read_token(options.token_variable, options.token_file)
         model.load()
@@ -210,11 +196,10 @@ def _serve(options: argparse.Namespace) -> int:
         name = options.served_model or options.checkpoint.resolve().name
         sock.listen()
         if fresh:
-            print(f"token (shown once): {token}", file=sys.stderr)
-        print(f"serving {name} at http://{host}:{port}/v1 for Host {', '.join(sorted(hosts))}", file=sys.stderr)
-        sys.stderr.flush()
+            complain(f"token (shown once): {token}")
+        complain(f"serving {name} at http://{host}:{port}/v1 for Host {', '.join(sorted(hosts))}")
         listen(App(model, card, name, token, hosts, limits), sock)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

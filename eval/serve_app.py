@@ -21,17 +21,19 @@ import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 import uvicorn
+from msgspec.structs import replace
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from eval.adapters.base import AdapterError, Answer, Request
+from eval.adapters.base import Answer, Request
 from eval.adapters.hf_local import HFLocal
 from eval.cards import Card
 from eval.tasks import Question
+from medgpt.errors import UserError
 
 Message = MutableMapping[str, Any]
 NEW_TOKENS = 512
@@ -362,7 +364,7 @@ class _Job:
         error = self._future.exception()
         if isinstance(error, _Gone):
             raise _Gone
-        if isinstance(error, AdapterError):
+        if isinstance(error, UserError):
             raise Refusal(400, str(error))
         if error is not None:  # its words may repeat what was asked
             raise Refusal(500, f"the model failed ({type(error).__name__})")

@@ -17,11 +17,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import orjson
+from msgspec import Meta
+from msgspec.structs import replace
 
 from medgpt.errors import UserError
+from medgpt.settings import Settings, checked, read_yaml
 
 if TYPE_CHECKING:
     from shards.reader import Build, StoredSample
@@ -43,37 +49,32 @@ MEDFRAMEQA_SYSTEM = (  # MedFrameQA config/prompt.yaml, eval_system_prompt
 SHORT = "Answer with a single word or phrase."
 """For the few items of a choice task that the publisher left open; they are scored by exact text."""
 
-CLUSTERS = ("image", "subject_id", "study_id", "pmid", "video_id", "question_id")
+Cluster = Literal["image", "subject_id", "study_id", "pmid", "video_id", "question_id"]
 """What `Task.cluster` may name: the picture of the question, or one of the sample's group ids."""
 
 
-class TaskError(UserError):
-    """One line: a task, a task file or the build of a task is not as it must be; says what to do."""
-
-
-@dataclass(frozen=True)
-class Task:
+class Task(Settings):
     """One row of a results table in one variant. Only the first two fields must be given."""
 
-    name: str
+    name: Annotated[str, Meta(pattern=r"^[^.:/\\ ][^:/\\ ]*$")]
     build: str
     """Name of the build (`builders/...` writes it): `slake`, `patient_trial.1shot`."""
-    splits: tuple[str, ...] = ("test",)
+    splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("test",)
     kind: Kind = "choice"
     """`choice`: one option of the item, scored strictly. `report`: free text, scored by report metrics."""
-    variant: str = "official"
-    cluster: str = "question_id"
-    """One of `CLUSTERS`: items of one cluster are not independent, so intervals resample clusters."""
+    variant: Annotated[str, Meta(pattern=r"^[^:/\\ ]+$")] = "official"
+    cluster: Cluster = "question_id"
+    """Items of one cluster are not independent, so intervals resample clusters."""
     prompt: str = LETTER
     """Closing instruction, after a blank line; empty for none. A model card may add a suffix of its own."""
     system: str = ""
-    max_new_tokens: int = 512
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 512
     """Limit of an answer; a card of a reasoning model raises it. Cut answers are counted as truncated."""
     subset: str = ""
     """Keep samples of this `subset` only (`closed`)."""
     context: bool = True
     """False: only the question and its options are asked, without the passage or pictures stored around them."""
-    shots: int = 0
+    shots: Annotated[int, Meta(ge=0)] = 0
     """Worked examples that the build holds before the question; checked against the samples."""
     expected: int | None = None
     """Items of a whole benchmark; another count is said, never hidden."""
@@ -93,9 +94,11 @@ class Task:
     @property
     def digest(self) -> str:
         """SHA-256 (hexadecimal) of all that shapes what is asked and scored; wording of row and note not included."""
-        import orjson
-
-        shaping = {key: value for key, value in asdict(self).items() if key not in ("row", "table", "paper_n", "note")}
+        shaping = {
+            key: value
+            for key, value in msgspec.to_builtins(self).items()
+            if key not in ("row", "table", "paper_n", "note")
+        }
         return hashlib.sha256(orjson.dumps(shaping, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
@@ -182,7 +185,7 @@ def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
 
     `slake` is its official variant, `slake:paper` the paper's; a group takes the variant after the colon where a row
     has it and the official one elsewhere. `own` are tasks of a task file; `all` takes them in.
-    Raises: `TaskError` for a name that is none.
+    Raises: `UserError` for a name that is none.
     """
     known = [*TASKS, *own]
     tables = {f"table{task.table}" for task in known if task.table.isdigit()} | {"figure2", "all"}
@@ -194,12 +197,12 @@ def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
             rows = dict.fromkeys(task.name for task in group)
             wanted = variant or "official"
             if not any(task.variant == wanted for task in group):
-                raise TaskError(f"--tasks {name}: no task of {stem} has a variant {variant!r}")
+                raise UserError(f"--tasks {name}: no task of {stem} has a variant {variant!r}")
             chosen += [_of_variant(known, row, wanted) for row in rows]
             continue
         fitting = [task for task in known if task.name == stem]
         if not fitting:
-            raise TaskError(
+            raise UserError(
                 f"--tasks {name}: no such task; there are: {', '.join(dict.fromkeys(task.name for task in known))}, "
                 f"{', '.join(sorted(tables))}"
             )
@@ -208,7 +211,7 @@ def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
         if not found and not variant and len(fitting) == 1:
             found = fitting
         if not found:
-            raise TaskError(f"--tasks {name}: {stem} comes as {', '.join(task.label for task in fitting)}")
+            raise UserError(f"--tasks {name}: {stem} comes as {', '.join(task.label for task in fitting)}")
         chosen += found
     wanted_labels = {task.label for task in chosen}
     return [task for task in known if task.label in wanted_labels]
@@ -224,55 +227,12 @@ def _of_variant(known: Sequence[Task], name: str, variant: str) -> Task:
 
 
 def load_task_file(path: Path) -> list[Task]:
-    """Tasks of a YAML file: a list of entries with the fields of `Task`. Raises: `TaskError`."""
-    import yaml
-
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TaskError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(entries, list) or not entries:
-        raise TaskError(f"{path}: must be a list of tasks, each with at least `name` and `build`")
-    return [_task(path, number, entry) for number, entry in enumerate(entries, 1)]
-
-
-def _task(path: Path, number: int, entry: object) -> Task:
-    where = f"{path}: task {number}"
-    types = {entry.name: entry.type for entry in fields(Task)}
-    if not isinstance(entry, dict) or not {"name", "build"} <= entry.keys():
-        raise TaskError(f"{where}: must be a mapping with `name` and `build`")
-    if odd := sorted(set(map(str, entry)) - types.keys()):
-        raise TaskError(f"{where}: unknown fields {', '.join(odd)}; there are: {', '.join(types)}")
-    values = dict(entry)
-    if isinstance(values.get("splits"), list):
-        values["splits"] = tuple(values["splits"])
-    for name, value in values.items():
-        if not _fits(value, str(types[name])):
-            raise TaskError(f"{where}: {name} must be {types[name]}, not {value!r}")
-    task = Task(**values)
-    if any(sign in task.name + task.variant for sign in ":/ \\") or not task.name or task.name.startswith("."):
-        raise TaskError(f"{where}: name and variant may not be empty or hold ':', '/', a backslash or a space")
-    if task.kind not in ("choice", "report"):
-        raise TaskError(f"{where}: kind must be choice or report, not {task.kind!r}")
-    if task.cluster not in CLUSTERS:
-        raise TaskError(f"{where}: cluster must be one of {', '.join(CLUSTERS)}, not {task.cluster!r}")
-    if task.max_new_tokens < 1:
-        raise TaskError(f"{where}: max_new_tokens must be 1 or more")
-    if any(task.label == other.label for other in TASKS):
-        raise TaskError(f"{where}: {task.label} is the name of a task that is there already")
-    return task
-
-
-def _fits(value: object, declared: str) -> bool:
-    if declared == "tuple[str, ...]":
-        return isinstance(value, tuple) and bool(value) and all(isinstance(part, str) for part in value)
-    if declared == "bool":
-        return isinstance(value, bool)
-    if declared == "int":
-        return isinstance(value, int) and not isinstance(value, bool)
-    if declared == "int | None":
-        return value is None or (isinstance(value, int) and not isinstance(value, bool))
-    return isinstance(value, str)
+    """Tasks of a YAML file: a list of entries with the fields of `Task`. Raises: `UserError`."""
+    tasks = checked(Annotated[list[Task], Meta(min_length=1)], read_yaml(path), str(path))  # type: ignore[arg-type]
+    labels = [task.label for task in (*TASKS, *tasks)]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise UserError(f"{path}: {twice[0]} is the name of a task that is there already")
+    return tasks
 
 
 @dataclass(frozen=True)
@@ -300,7 +260,7 @@ class Benchmark:
     """The items of a task, read from its build."""
 
     def __init__(self, task: Task, folder: Path) -> None:
-        """Open a build. Raises: `TaskError`; `shards.reader.BuildError` for a build that cannot be read."""
+        """Open a build. Raises: `UserError`; `UserError` for a build that cannot be read."""
         from shards.reader import Build
 
         self.task = task
@@ -313,13 +273,13 @@ class Benchmark:
         self.access: str = self._build.document["source"]["access"]
         self.built = {unit["split"] for unit in self._build.document["units"] if unit["role"] == "eval"}
         if missing := [split for split in task.splits if split not in self.built]:
-            raise TaskError(
+            raise UserError(
                 f"{folder}: task {task.label} needs split {', '.join(missing)}, but it holds "
                 f"{', '.join(sorted(self.built)) or 'no test side'}; build it again with all splits"
             )
 
     def __iter__(self) -> Iterator[Question]:
-        """All items in the order of the build. Raises: `TaskError` for a sample that does not fit the task."""
+        """All items in the order of the build. Raises: `UserError` for a sample that does not fit the task."""
         for number, sample_id in enumerate(self._build.ids):
             if sample_id.split("/", 2)[1] not in self.task.splits:
                 continue
@@ -334,7 +294,7 @@ class Benchmark:
 
 
 def make_question(task: Task, sample: StoredSample) -> Question:
-    """An item of a task from a stored sample. Raises: `TaskError`, naming the sample."""
+    """An item of a task from a stored sample. Raises: `UserError`, naming the sample."""
     record = sample.record
     where = f"{record['id']} (task {task.label})"
     # A copy: the stored turns stay as they are, whoever else holds them.
@@ -345,20 +305,20 @@ def make_question(task: Task, sample: StoredSample) -> Question:
         turns.pop()
     asked = [turn for turn in turns if turn["role"] == "user"]
     if not turns or turns[-1]["role"] != "user":
-        raise TaskError(f"{where}: its conversation does not end in a question and an answer; build it again")
+        raise UserError(f"{where}: its conversation does not end in a question and an answer; build it again")
     if len(asked) != task.shots + 1:
-        raise TaskError(
+        raise UserError(
             f"{where}: {len(asked) - 1} worked examples, the task says {task.shots}; is {task.build} built right?"
         )
     options = tuple((option["label"], option["text"]) for option in record["options"] or ())
     gold = record["answer"]
     if not gold:
-        raise TaskError(f"{where}: no gold answer; a task needs one for every item")
+        raise UserError(f"{where}: no gold answer; a task needs one for every item")
     if task.kind == "choice" and options and gold not in dict(options):
-        raise TaskError(f"{where}: the gold answer is none of its options' labels; build it again")
+        raise UserError(f"{where}: the gold answer is none of its options' labels; build it again")
     images = list(sample.images)
     if len(images) != len(record["images"] or ()):
-        raise TaskError(f"{where}: {len(images)} of {len(record['images'])} pictures are there; build it with pictures")
+        raise UserError(f"{where}: {len(images)} of {len(record['images'])} pictures are there; build it with pictures")
     if not task.context:
         listed = "".join(f"\n{label}. {text}" for label, text in options)
         turns[-1]["content"] = [{"type": "text", "text": f"{record['question']}\n{listed}"}]
@@ -408,20 +368,20 @@ def _cluster(task: Task, record: Mapping[str, Any]) -> str:
 def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
     """The benchmarks of tasks among the builds under `data`.
 
-    Raises: `TaskError` naming every build that is missing; `manifests.catalog.CatalogError`.
+    Raises: `UserError` naming every build that is missing.
     """
     folders = _folders(data)
     if missing := dict.fromkeys(task.build for task in tasks if task.build not in folders):
         builders = dict.fromkeys(name.partition(".")[0] for name in missing)
-        raise TaskError(
+        raise UserError(
             f"{data}: not built: {', '.join(missing)}; build them (python -m builders.{next(iter(builders))} --help "
-            f"shows how{', the others alike' if len(builders) > 1 else ''}), or go on without by --builds-present"
+            f"shows how{', the others alike' if len(builders) > 1 else ''}), or go on without by --only-present"
         )
     return [Benchmark(task, folders[task.build]) for task in tasks]
 
 
 def built_tasks(data: Path, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-    """(tasks whose build is under `data`, the others). Raises: `TaskError` where none is; `CatalogError`."""
+    """(tasks whose build is under `data`, the others). Raises: `UserError` where none is."""
     folders = _folders(data)
     there, missing = ([task for task in tasks if (task.build in folders) is flag] for flag in (True, False))
     if not there:

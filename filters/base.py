@@ -184,10 +184,9 @@ def filter_class(name: str, place: str | None = None) -> type[Filter]:
     try:
         members = vars(importlib.import_module(module))
     except ImportError as error:
-        missing = error.name or ""
-        if module.split(".")[0] == missing.split(".")[0]:
-            raise UserError(f"filter {name}: {module} cannot be imported ({error}); is it on the path?") from error
-        raise UserError(f"filter {name} needs {missing}: pip install 'medgpt-oss[filters]'") from error
+        if module.startswith("filters.") and error.name and not error.name.startswith("filters"):
+            raise UserError(f"filter {name} needs {error.name}: pip install 'medgpt-oss[filters]'") from error
+        raise UserError(f"filter {name}: {module} cannot be imported ({error}); is it on the path?") from error
     if not colon:
         attribute = next((key for key, member in members.items() if _is_filter(member) and member.name == name), "")
         if not attribute:
@@ -197,8 +196,8 @@ def filter_class(name: str, place: str | None = None) -> type[Filter]:
     found = members[attribute]
     if not isinstance(found, type) or not issubclass(found, Filter):
         raise UserError(f"filter {name}: {place} is no subclass of filters.base.Filter")
-    if absent := [needed for needed in ("name", "version", "scores", "cost") if not hasattr(found, needed)]:
-        raise UserError(f"filter {name}: {module}:{attribute} has no {', '.join(absent)}")
+    if missing := [needed for needed in ("name", "version", "scores", "cost") if not hasattr(found, needed)]:
+        raise UserError(f"filter {name}: {module}:{attribute} has no {', '.join(missing)}")
     if found.name != name:
         raise UserError(f"filter {name}: {place} calls itself {found.name!r}; the recipe must use that name")
     return found

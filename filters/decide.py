@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from filters.gallery import waterfall_lines
     from filters.recipe import DEFAULT_RECIPE, load_recipe
     from filters.selection import decide, explain
-    from manifests.catalog import format_table
+    from medgpt.tables import table
 
     recipe = load_recipe(options.recipe or DEFAULT_RECIPE)
     if options.explain is not None:
@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     for decision in decisions:
         print(f"\n{decision.folder}")
-        lines = [(step, f"{left:,}", said) for step, left, said in waterfall_lines(decision.waterfall)]
-        print(format_table(("step", "left", ""), lines))
+        print(table(("step", "left", ""), waterfall_lines(decision.waterfall)))
         for name, why in decision.waterfall["left_out"].items():
             print(f"{name} left out ({why})")
         if quarantine := decision.waterfall.get("quarantine"):

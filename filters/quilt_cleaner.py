@@ -17,7 +17,6 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from filters.base import Filter, FilterError, Record, Score
-from medgpt.errors import one_line
 
 LABELS = {
     "persons": "Persons/Photos",
@@ -74,7 +73,9 @@ def _read(path: Path) -> tuple[pa.StringArray, dict[str, NDArray[np.float64]]]:
         types = pa.csv.ConvertOptions(column_types={"Filename": pa.string()})
         table = pa.csv.read_csv(path, convert_options=types)
     except (OSError, pa.ArrowInvalid) as error:
-        raise FilterError(f"{path}: {one_line(error)}") from error
+        # The library's own words repeat the row.
+        what = error.strerror if isinstance(error, OSError) else "empty, or its rows are not those of one table"
+        raise FilterError(f"{path}: cannot be read as CSV ({what})") from error
     there = {score: column for score, column in LABELS.items() if column in table.column_names}
     if "Filename" not in table.column_names or not there:
         raise FilterError(f"{path}: no column Filename, or none of {', '.join(LABELS.values())}")
@@ -84,7 +85,7 @@ def _read(path: Path) -> tuple[pa.StringArray, dict[str, NDArray[np.float64]]]:
         try:
             columns[score] = table[column].cast(pa.float64()).to_numpy()
         except pa.ArrowInvalid as error:
-            raise FilterError(f"{path}: column {column!r} holds what is no number ({error})") from error
+            raise FilterError(f"{path}: column {column!r} holds what is no number") from error
         if not np.all((columns[score] >= 0) & (columns[score] <= 1) | np.isnan(columns[score])):
             raise FilterError(f"{path}: column {column!r} holds what is no probability between 0 and 1")
     return pc.drop_null(table["Filename"]).combine_chunks(), columns

@@ -62,7 +62,7 @@ class SourceRules(Settings, frozen=True, kw_only=True):
     """What a recipe says of a source: what becomes of unreadable samples, and its filters."""
 
     unreadable: Outcome | None = None
-    filters: dict[str, Any] | None = None
+    filters: dict[str, Any] = msgspec.field(default_factory=dict)
     """By name; from `load_recipe` on, each is a `FilterRule`."""
 
 
@@ -170,7 +170,7 @@ class Recipe:
         found = self.rules(source)
         if found is None:
             return None
-        assert found.filters is not None and found.unreadable is not None  # `load_recipe` sees to it
+        assert found.unreadable is not None  # `load_recipe` sees to it
         wanted, left_out = dict[str, FilterRule](), dict[str, str]()
         for name, rule in found.filters.items():
             given = {**rule.options, **(options or {}).get(name, {})}
@@ -201,7 +201,7 @@ def _source(place: str, base: SourceRules, content: object) -> SourceRules:
         raise UserError(f"{place}: unreadable must be keep or drop")
     filters = {
         name: checked(FilterRule, {} if rule is None else rule, f"{place}, filter {name}")
-        for name, rule in {**(base.filters or {}), **(own.filters or {})}.items()
+        for name, rule in (base.filters | own.filters).items()
         if rule is not False
     }
     if not filters:

@@ -130,7 +130,9 @@ def read_labels(path: Path) -> dict[str, bool | None]:
     for number, row in _rows(path, ("sample_id", "label")):
         value = row["label"].strip().lower()
         if value and value not in LABELS:
-            raise UserError(f"{path}: line {number}: label {row['label']!r}; write yes or no, or leave it empty")
+            raise UserError(
+                f"{path}: line {number}: the label is neither yes nor no; write one of them, or leave it empty"
+            )
         if row["sample_id"] in labels:
             raise UserError(f"{path}: line {number}: {row['sample_id']} is there twice")
         labels[row["sample_id"]] = LABELS[value] if value else None
@@ -143,8 +145,8 @@ def read_key(path: Path) -> list[Drawn]:
     for number, row in _rows(path, KEY_COLUMNS):
         try:
             drawn.append(Drawn(row["sample_id"], float(row["score"]), bool(int(row["flagged"])), float(row["weight"])))
-        except ValueError as error:
-            raise UserError(f"{path}: line {number}: {error}") from None
+        except ValueError:
+            raise UserError(f"{path}: line {number}: a score, flag or weight is no number") from None
     return drawn
 
 

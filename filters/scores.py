@@ -143,7 +143,7 @@ def run(
     Without names, builds that have no sample of that role are not filtered either. Raises: as `run_build`.
     """
     found = {build.record["build"]: build for build in load_builds(data)}
-    named = {name for rules in recipe.sources.values() for name in rules.filters or ()}
+    named = {name for rules in recipe.sources.values() for name in rules.filters}
     if unknown := sorted(set(options or {}) - named):
         raise UserError(f"options are given for {', '.join(unknown)}, but the recipe has no such filter")
     if unknown := [name for name in builds if name not in found]:

@@ -130,7 +130,7 @@ def _write_quarantine(
     """Write the boxes of burned-in text, and say so in the waterfall; or take away what another recipe wrote."""
     rules = recipe.rules(scored.document["source"])
     stage = next((stage for stage in scored.stages if stage.name == burned_in.NAME), None)
-    if stage is None or rules is None or burned_in.NAME not in (rules.filters or ()):
+    if stage is None or rules is None or burned_in.NAME not in rules.filters:
         path.unlink(missing_ok=True)
         return
     found = burned_in.quarantine(table, stage.drop is not None)
@@ -157,7 +157,7 @@ def open_run(folder: Path, recipe: Recipe) -> ScoredBuild | None:
     except orjson.JSONDecodeError as error:
         raise FilterError(f"{path}: {error}; run filters.run again") from error
     rules = recipe.rules(document["source"])
-    if rules is None or rules.filters is None:
+    if rules is None:
         return None
     left_out = {name: why for name, why in document["left_out"].items() if name in rules.filters}
     wanted = {name: rule for name, rule in rules.filters.items() if name not in left_out}
@@ -198,7 +198,9 @@ def read_scores(scored: ScoredBuild) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="default").combine_chunks()
     except pa.ArrowInvalid as error:
-        raise FilterError(f"{scored.folder}: a score is here a number and there a text ({error})") from error
+        raise FilterError(
+            f"{scored.folder}: a score is here a number and there a text; run filters.run again"
+        ) from error
 
 
 def _decide(scored: ScoredBuild) -> pa.Table:

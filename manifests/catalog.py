@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import math
 import os
 import shlex
 import shutil
@@ -34,9 +33,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError
-from medgpt.messages import complain, safe
+from medgpt.errors import UserError, run
+from medgpt.messages import safe
 from medgpt.private import keep_private
+from medgpt.tables import plain, table
 
 if TYPE_CHECKING:
     import duckdb
@@ -46,7 +46,6 @@ BUILD_FILE = "build.json"
 DATABASE = "manifest.duckdb"
 MAX_DEPTH = 4
 FORMAT = 1
-_MAX_CELL = 72
 
 # Files in the storage version that is the default of DuckDB 2.0 are refused by the shell 1.5; it opens this one.
 _STORAGE_VERSION = "v1.0.0"
@@ -110,10 +109,6 @@ _READ_AND_PUBLISHED = """
 """
 
 
-class CatalogError(UserError):
-    """One line: which file stands in the way, and what to do."""
-
-
 @dataclass(frozen=True)
 class LoadedBuild:
     """A build's folder and the content of its `build.json`, whose parts are there in full size."""
@@ -130,21 +125,11 @@ class LoadedBuild:
                         yield unit, self.folder / part["file"]
 
 
-def find_builds(data: Path) -> list[Path]:
-    """Folders at most four levels under `data` (itself included) that hold a `build.json`, sorted.
-
-    A build within a build is not looked for. Links are followed, each folder once.
-
-    Raises: `CatalogError` if there is none, one cannot be read, or two hold a build of the same name.
-    """
-    return [build.folder for build in load_builds(data)]
-
-
 def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -> duckdb.DuckDBPyConnection:
     """Open the catalogue's views over everything under `data`: in memory, or in the file `database`.
 
     jailed: no other file can be read from then on (`jail`); for SQL that a user wrote.
-    Raises: `CatalogError`.
+    Raises: `UserError`.
     """
     import duckdb
 
@@ -155,7 +140,7 @@ def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
     except duckdb.Error as error:
         connection.close()
-        raise CatalogError(f"{one_line(error)}: build it again") from error
+        raise UserError(f"{one_line(error)}: build it again") from error
     if jailed:
         jail(connection, manifest_files(builds))
     return connection
@@ -217,18 +202,20 @@ def write_catalog(data: Path) -> Path:
 
 
 def load_builds(data: Path) -> list[LoadedBuild]:
-    """Read and check every build under `data`, sorted by folder.
+    """Read and check every build in a folder at most four levels under `data` (itself included), sorted by folder.
 
-    Raises: `CatalogError`, as `find_builds`.
+    A build within a build is not looked for. Links are followed, each folder once.
+
+    Raises: `UserError` if there is none, one cannot be read, or two hold a build of the same name.
     """
-    builds = [LoadedBuild(folder, _read_record(folder / BUILD_FILE)) for folder in sorted(_walk(data))]
+    builds = [load_build(folder) for folder in sorted(_walk(data))]
     if not builds:
-        raise CatalogError(f"{data}: no {BUILD_FILE} here or in {MAX_DEPTH} levels of folders; run a builder first")
+        raise UserError(f"{data}: no {BUILD_FILE} here or in {MAX_DEPTH} levels of folders; run a builder first")
     folders: dict[str, Path] = {}
     for build in builds:
         other = folders.setdefault(build.record["build"], build.folder)
         if other != build.folder:
-            raise CatalogError(
+            raise UserError(
                 f"{build.folder / BUILD_FILE}: {other} holds a build of the same name, {build.record['build']}; "
                 "move one of them out of the data folder"
             )
@@ -254,7 +241,7 @@ def _walk(data: Path) -> Iterator[Path]:
                     below += [os.path.join(folder, name) for name in sorted(is_folder) if is_folder[name]]
             level = below
     except OSError as error:
-        raise CatalogError(f"{error.filename}: {error.strerror}; name a readable folder of builds") from error
+        raise UserError(f"{error.filename}: {error.strerror}; name a readable folder of builds") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -262,33 +249,39 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    """Read a `build.json` and check what the views rely on: versions, and that its parts are there in full size."""
+def load_build(folder: Path) -> LoadedBuild:
+    """Read a `build.json` and check what its readers rely on: versions, and that its parts are there in full size.
+
+    Raises: `UserError`.
+    """
     from manifests.parts import MANIFEST_VERSION
 
+    path = folder / BUILD_FILE
+    if not path.is_file():
+        raise UserError(f"{folder}: no {BUILD_FILE}, so no finished build; run its builder again")
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
         versions = record["format"], record["manifest_version"]
         if versions != (FORMAT, MANIFEST_VERSION):
-            raise CatalogError(
+            raise UserError(
                 f"{path}: format {versions[0]}, manifest version {versions[1]}, where {FORMAT} and {MANIFEST_VERSION} "
                 "are read; build it again"
             )
         for part in _parts(record):
             file = path.parent / part["file"]
             if Path(part["file"]).is_absolute() or ".." in file.relative_to(path.parent).parts:
-                raise CatalogError(f"{path}: names a part outside its build, {part['file']!r}; build it again")
+                raise UserError(f"{path}: names a part outside its build, {part['file']!r}; build it again")
             if not file.is_file():
-                raise CatalogError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
+                raise UserError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
             if file.stat().st_size != part["bytes"]:
                 # A build that was started anew and stopped, or a half-copied folder.
-                raise CatalogError(
+                raise UserError(
                     f"{file}: {file.stat().st_size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again"
                 )
         keep_private(record["source"]["access"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CatalogError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
-    return record
+        raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
+    return LoadedBuild(folder, record)
 
 
 def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -359,52 +352,26 @@ def _no_rows(connection: duckdb.DuckDBPyConnection, schema: pa.Schema) -> str:
     return f"SELECT {', '.join(columns)} WHERE false"
 
 
+def query_rows(
+    connection: duckdb.DuckDBPyConnection, query: str, values: Sequence[object] = ()
+) -> list[dict[str, Any]]:
+    """What a query over the views gives, as plain JSON values by column. Raises: `UserError` naming the file."""
+    import duckdb
+
+    try:
+        cursor = connection.execute(query, list(values))
+        names = [column[0] for column in cursor.description or ()]
+        return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
+    except duckdb.Error as error:  # a part that was altered, or a value in some build.json of another type
+        raise UserError(f"{one_line(error)}: build it again") from error
+
+
 def one_line(error: Exception) -> str:
     """Put an error's message on one line, without DuckDB's excerpt of the statement."""
     return safe(str(error).split("\n\nLINE ")[0])
 
 
-def plain(value: object) -> Any:
-    """Turn a value into what JSON has: digests and other bytes become hexadecimal text, dates and decimals text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value).hex()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(item) for item in value]
-    return str(value)
-
-
-def format_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Rows as aligned text, numbers to the right; a long cell is cut, so that a thumbnail does not fill the screen."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    right = [
-        bool(rows) and all(value is None or isinstance(value, int | float) for value in column)
-        for column in (zip(*rows, strict=True) if rows else [()] * len(columns))
-    ]
-    lines = [list(columns), ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _cell(value: object) -> str:
-    value = "NULL" if value is None else plain(value)
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # Line breaks and terminal control codes must not reach the terminal.
-    text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    return text if len(text) <= _MAX_CELL else text[: _MAX_CELL - 1] + "…"
-
-
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -415,14 +382,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds (at most four levels deep)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    try:
-        database = write_catalog(options.data)
-        with connect(options.data) as connection:
-            builds = _rows(connection, "SELECT * FROM builds ORDER BY build")
-            splits = _rows(connection, _READ_AND_PUBLISHED)
-    except (CatalogError, OSError) as error:
-        complain(error)
-        return 2
+    database = write_catalog(options.data)
+    with connect(options.data) as connection:
+        builds = query_rows(connection, "SELECT * FROM builds ORDER BY build")
+        splits = query_rows(connection, _READ_AND_PUBLISHED)
     if options.json:
         for build in builds:
             build["parameters"], build["counts"] = json.loads(build["parameters"]), json.loads(build["counts"])
@@ -433,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ]
         print(json.dumps({"data": str(options.data), "database": str(database), "builds": builds}, indent=2))
         return 0
-    print(format_table(list(splits[0]) if splits else ["build"], [list(split.values()) for split in splits]))
+    print(table(list(splits[0]) if splits else ["build"], [list(split.values()) for split in splits]))
     for build in builds:
         if build["metadata_only"]:
             print(f"{build['build']} was built without pictures: only ids and texts can be compared")
@@ -444,17 +407,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"    python -m manifests.sql {shlex.quote(str(options.data))} --audit all"
     )
     return 0
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
-    import duckdb
-
-    try:
-        cursor = connection.execute(query)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
-    except duckdb.Error as error:  # a value in some build.json that is not of the type it should be
-        raise CatalogError(f"{one_line(error)}: build it again") from error
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError
-from medgpt.messages import complain
+from manifests.catalog import connect, load_builds
+from medgpt.errors import UserError, run
+from medgpt.tables import table
 
 if TYPE_CHECKING:
     import duckdb
@@ -63,10 +64,6 @@ _WITHIN_RADIUS = """
 """
 
 
-class CheckError(UserError):
-    """One line: why there is no answer."""
-
-
 def check_text(
     connection: duckdb.DuckDBPyConnection,
     builds: Sequence[LoadedBuild],
@@ -78,23 +75,21 @@ def check_text(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Evidence for a text, best first, and what was left out, one line each.
 
-    Raises: `CheckError` for a text without a letter or digit, `TextError`.
+    Raises: `UserError`, for a text without a letter or digit too.
     """
-    from manifests.proof.near_text import NearTextIndex
-    from manifests.proof.overlaps import text_settings, train_text
+    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.overlaps import select, train_text
     from medgpt.text import question_sha256
 
     alone, with_options = question_sha256(text, options)
     if alone is None:
-        raise CheckError("the text has no letter or digit, so it equals nothing")
+        raise UserError("the text has no letter or digit, so it equals nothing")
     values = {"alone": alone, "with_options": with_options, "roles": list(roles)}
-    found = [{"level": "exact_text", **row} for row in _rows(connection, _EQUAL_TEXT, values)]
+    found = [{"level": "exact_text", **row} for row in select(connection, _EQUAL_TEXT, values)]
     total = sum(unit["kept"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     if limit is not None and total > limit:
         return found, [f"shared runs: the texts of {total:,} samples were not read; --thorough reads them"]
-    from manifests.proof.near_text import EvalText
-
-    index = NearTextIndex([EvalText(text, tuple(options), "", "\n".join((text, *options)))], text_settings(policy))
+    index = NearTextIndex([EvalText(text, tuple(options), "", "\n".join((text, *options)))], policy.text)
     near = []
     for build, texts in _texts(builds, roles):
         for match in index.scan([train_text(sample, policy.text) for sample in texts]).matches:
@@ -102,18 +97,9 @@ def check_text(
             if match.kind == "rewrite":
                 continue  # a single text has no word frequencies to weigh words by
             private = build.record["source"]["access"] == "credentialed"
-            near.append(
-                {
-                    "level": "near_text",
-                    "kind": match.kind,
-                    "build": build.record["build"],
-                    "split": sample.split,
-                    "sample_id": sample.sample_id,
-                    "score": match.score,
-                    "words": match.words,
-                    "span": None if private else match.span,
-                }
-            )
+            place = {"build": build.record["build"], "split": sample.split, "sample_id": sample.sample_id}
+            measures = {"score": match.score, "words": match.words, "span": None if private else match.span}
+            near.append({"level": "near_text", "kind": match.kind, **place, **measures})
     near.sort(key=lambda row: (-row["score"], row["kind"], row["build"], row["sample_id"]))
     return found + near, []
 
@@ -139,33 +125,34 @@ def check_image(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Evidence for a picture (the bytes of a JPEG or PNG file), best first, and what was left out, one line each.
 
-    Raises: `CheckError` for a picture that cannot be read.
+    Raises: `UserError` for a picture that cannot be read.
     """
     import hashlib
 
     import pyarrow as pa
 
     from manifests.fingerprints import fingerprint
-    from manifests.proof.near_images import ImageSettings, NearImageIndex
-    from manifests.proof.overlaps import image_place, read_image
+    from manifests.proof.near_images import NearImageIndex
+    from manifests.proof.overlaps import PICTURE, image_place, read_image, select
+    from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import VARIANTS, decode
     from medgpt.strip import DamagedImage, sniff, strip_metadata
 
     if sniff(data) is None:
-        raise CheckError("not a JPEG or PNG picture")
+        raise UserError("not a JPEG or PNG picture")
     try:
         prints = fingerprint(strip_metadata(data))
     except DamagedImage as error:
-        raise CheckError(f"the picture cannot be read ({error.reason})") from error
+        raise UserError(f"the picture cannot be read ({error.reason})") from error
     values = {"bytes": hashlib.sha256(data).digest(), "pixels": prints.pixel_sha256, "roles": list(roles)}
-    found = [{"level": "exact_image", **row} for row in _rows(connection, _EQUAL_IMAGE, values)]
+    found = [{"level": "exact_image", **row} for row in select(connection, _EQUAL_IMAGE, values)]
 
     # Which settings fit an unknown picture is unknown: the widest radius, the strictest threshold.
     settings = ImageSettings(
-        radius=max(s["radius"] for s in policy.images.values()),
-        region_radius=max(s["region_radius"] for s in policy.images.values()),
-        threshold=max(s["threshold"] for s in policy.images.values()),
-        borderline=max(s["borderline"] for s in policy.images.values()),
+        radius=max(s.radius for s in policy.images.values()),
+        region_radius=max(s.region_radius for s in policy.images.values()),
+        threshold=max(s.threshold for s in policy.images.values()),
+        borderline=max(s.borderline for s in policy.images.values()),
     )
     thumbnail = decode(prints.thumbnail)
     varied = (variant.hash(thumbnail, prints.width, prints.height) for variant in VARIANTS)
@@ -177,15 +164,8 @@ def check_image(
     looked_up = {"roles": list(roles), "all": every}
     candidates = connection.sql(_WITHIN_RADIUS.format(near=near), params=looked_up).to_arrow_table()
     folders = {build.record["build"]: build.folder for build in builds}
-    item = pa.table(
-        {
-            "width": pa.array([prints.width], pa.int32()),
-            "height": pa.array([prints.height], pa.int32()),
-            "phash": pa.array([prints.phash], pa.uint64()),
-            "thumbnail": pa.array([prints.thumbnail], pa.binary()),
-            "modality": ["default"],
-        }
-    )
+    picture = {name: getattr(prints, name) for name in PICTURE.names if name != "modality"}
+    item = pa.Table.from_pylist([{**picture, "modality": "default"}], PICTURE)
 
     def read_train(number: int) -> bytes | None:
         row = candidates.slice(number, 1).to_pylist()[0]
@@ -202,12 +182,7 @@ def check_image(
     return found + rows, [f"region hashes: the thumbnails of {total:,} pictures were not read; --thorough reads them"]
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, values)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if nothing was found, 1 if something was, 2 if there is no answer."""
     parser = argparse.ArgumentParser(
@@ -238,9 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--option goes with --text")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, connect, load_builds
-    from manifests.proof.policy import PolicyError, load_policy
-    from manifests.proof.stored_text import TextError
+    from manifests.proof.policy import load_policy
 
     roles = ("train", "eval") if options.role == "any" else (options.role,)
     limit = None if options.thorough else options.limit
@@ -253,9 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 text = sys.stdin.read() if options.text == "-" else options.text
                 found, left_out = check_text(connection, builds, policy, text, options.option, roles, limit)
-    except (CatalogError, CheckError, PolicyError, TextError, OSError) as error:
-        complain(error)
-        return 2
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error  # code 1 would say that it was found
     if options.json:
         print(json.dumps({"found": found, "left_out": left_out}, indent=2))
     else:
@@ -264,24 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _print(found: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> None:
-    from manifests.catalog import format_table
-
     if found:
-        names = [
-            "level",
-            "kind",
-            "build",
-            "split",
-            "sample_id",
-            "index",
-            "score",
-            "distance",
-            "variant",
-            "words",
-            "span",
-        ]
+        names = "level kind build split sample_id index score distance variant words span".split()
         names = [name for name in names if any(row.get(name) is not None for row in found)]
-        print(format_table(names, [[row.get(name) for name in names] for row in found[:_SHOWN]]))
+        print(table(names, [[row.get(name) for name in names] for row in found[:_SHOWN]], longest=72))
         if len(found) > _SHOWN:
             print(f"and {len(found) - _SHOWN} more; --json prints all")
     for line in left_out:

@@ -96,7 +96,7 @@ REJECTS = pa.schema(
 _CHUNK_ROWS = 4096
 
 
-class Columns:
+class PartRows:
     """Rows collected column by column; `constants` are the columns that are equal for every row of a part."""
 
     def __init__(self, schema: pa.Schema, constants: Mapping[str, Any]) -> None:

@@ -22,15 +22,22 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, worst
-from medgpt.messages import complain
+from manifests.catalog import connect, jail, load_builds, manifest_files
+from manifests.proof import certificate
+from medgpt.atomic import AtomicFile
+from medgpt.digest import build_root, file_sha256, merkle_root
+from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, run, worst
+from medgpt.private import make_folder
+from medgpt.tables import table
 
 if TYPE_CHECKING:
     import duckdb
+    import pyarrow as pa
 
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
@@ -40,10 +47,6 @@ PROOF = "proof"
 CORPUS = "corpus"
 _WORK = ".work"
 PAIRS_PER_CELL = 50
-
-
-class ProofError(UserError):
-    """One line: why there is no proof, and what to do."""
 
 
 def prove(
@@ -58,14 +61,11 @@ def prove(
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    Raises: `ProofError`, `CatalogError`, `PolicyError`, `OverlapError`, `TextError`.
+    Raises: `UserError`.
     """
     from tqdm import tqdm
 
-    from manifests.catalog import connect, jail, load_builds, manifest_files
-    from manifests.proof.certificate import read_certificate, write_certificate
     from manifests.proof.overlaps import Overlaps, near_level, sql_levels
-    from medgpt.private import make_folder
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
@@ -84,9 +84,9 @@ def prove(
         document = _conclude(connection, builds, policy, overlaps, out)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
-        write_certificate(out, document)
+        certificate.write_certificate(out, document)
         # As it was written, not as it is in memory: whoever renders it again has only the file.
-        document = read_certificate(out)
+        document = certificate.read_certificate(out)
         render_report(connection, builds, out, document)
     used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
     for path in work.iterdir():
@@ -100,31 +100,30 @@ def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
     from tqdm import tqdm
 
     from manifests.proof.policy import check_names
-    from medgpt.digest import build_root, file_sha256
 
     for role, name in ("eval", "test"), ("train", "train"):
         if not any(unit["role"] == role and unit["kept"] for build in builds for unit in build.record["units"]):
-            raise ProofError(f"no {name} samples below this folder; without a {name} side nothing can be proved")
+            raise UserError(f"no {name} samples below this folder; without a {name} side nothing can be proved")
     check_names(policy, {build.record["source"]["name"] for build in builds}, {b.record["build"] for b in builds})
     recipes = {build.record["fingerprint_recipe"]: build.record["build"] for build in builds}
     if len(recipes) > 1:
         names = " and ".join(f"{build} ({recipe})" for recipe, build in sorted(recipes.items()))
-        raise ProofError(f"hashes of different recipes cannot be compared: {names}; build them again")
+        raise UserError(f"hashes of different recipes cannot be compared: {names}; build them again")
     total = sum(part["bytes"] for b in builds for unit in b.record["units"] for part in unit["parts"])
     with tqdm(total=total, desc="manifests", unit="B", unit_scale=True, disable=quiet) as bar:
         for build in builds:
             if build_root(build.record) != build.record["root"]:
-                raise ProofError(f"{build.folder}/build.json: does not match its root digest; build it again")
+                raise UserError(f"{build.folder}/build.json: does not match its root digest; build it again")
             for unit in build.record["units"]:
                 for shard in unit["shards"]:
                     path = build.folder / shard["file"]
                     size = path.stat().st_size if path.is_file() else -1
                     if size != shard["bytes"]:
                         what = "missing" if size < 0 else f"{size} bytes where {shard['bytes']} were written"
-                        raise ProofError(f"{path}: {what}; build it again")
+                        raise UserError(f"{path}: {what}; build it again")
                 for part in unit["parts"]:
                     if file_sha256(build.folder / part["file"]).hex() != part["sha256"]:
-                        raise ProofError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
+                        raise UserError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
                     bar.update(part["bytes"])
 
 
@@ -133,7 +132,7 @@ def _check_rows(connection: duckdb.DuckDBPyConnection) -> None:
         "SELECT build, sample_id FROM samples GROUP BY ALL HAVING count(*) > 1 ORDER BY ALL LIMIT 1"
     ).fetchone()
     if row:
-        raise ProofError(
+        raise UserError(
             f"{row[0]}: the sample id {row[1]!r} occurs twice, so exclusions would be ambiguous; mend the builder"
         )
 
@@ -144,11 +143,9 @@ def _conclude(
     """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
     import pyarrow as pa
 
-    from manifests.proof import certificate
-    from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, LEVELS, ORDER
+    from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
     from manifests.proof.overlaps import VERSIONS
-    from medgpt.digest import merkle_root
 
     files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in overlaps.files)
     order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
@@ -171,24 +168,16 @@ def _conclude(
         WHERE action = 'exclude'
         GROUP BY train_build, train_sample"""
     )
+    exclusions = "SELECT * FROM exclusions ORDER BY train_build, train_sample"
+    common = [{"ngram": gram, "eval_df": n, "train_samples": hits} for gram, (n, hits) in overlaps.common.items()]
+    common.sort(key=itemgetter("ngram"))
     digests = {
-        "evidence": _write(connection, order, EVIDENCE, out / certificate.EVIDENCE_FILE),
+        "evidence": _write(_tables(connection, order, EVIDENCE), EVIDENCE, out / certificate.EVIDENCE_FILE),
         "exclusions": _write(
-            connection,
-            "SELECT * FROM exclusions ORDER BY train_build, train_sample",
-            EXCLUSIONS,
-            out / certificate.EXCLUSIONS_FILE,
+            _tables(connection, exclusions, EXCLUSIONS), EXCLUSIONS, out / certificate.EXCLUSIONS_FILE
         ),
+        "common": _write([pa.Table.from_pylist(common, COMMON)], COMMON, out / certificate.COMMON_FILE),
     }
-    common = pa.table(
-        {
-            "ngram": pa.array(sorted(overlaps.common), pa.string()),
-            "eval_df": pa.array([overlaps.common[gram][0] for gram in sorted(overlaps.common)], pa.int64()),
-            "train_samples": pa.array([overlaps.common[gram][1] for gram in sorted(overlaps.common)], pa.int64()),
-        }
-    )
-    digests["common"] = _write_table(common, out / certificate.COMMON_FILE)
-
     train_totals = _rows(
         connection,
         "SELECT build AS train_build, count(*) AS train_samples FROM samples WHERE role = 'train' "
@@ -227,7 +216,7 @@ def _conclude(
         connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
     )
     runs = {}
-    for words in policy.text["run_words"]:
+    for words in policy.text.run_words:
         [[pairs]] = connection.execute(
             "SELECT count(*) FROM evidence WHERE level = 'near_text' AND kind = 'run' AND words >= ?", [words]
         ).fetchall()
@@ -272,66 +261,53 @@ def _train_duplicates(
     """List near-duplicate train pictures where the policy asks for it; adds to `files`."""
     from tqdm import tqdm
 
-    from manifests.proof.certificate import TRAIN_DUPLICATES_FILE
     from manifests.proof.train_duplicates import count_by_builds, train_duplicates
 
-    settings = policy.content["train_duplicates"]
-    if settings is None:
-        (out / TRAIN_DUPLICATES_FILE).unlink(missing_ok=True)
+    if policy.train_duplicates is None:
+        (out / certificate.TRAIN_DUPLICATES_FILE).unlink(missing_ok=True)
         return {"train_duplicates": None}
     with tqdm(desc="train duplicates", unit=" pairs", unit_scale=True, disable=quiet) as bar:
-        table = train_duplicates(connection, settings["radius"], settings["threshold"], bar.update)
-    files["train_duplicates"] = _write_table(table, out / TRAIN_DUPLICATES_FILE)
+        table = train_duplicates(
+            connection, policy.train_duplicates.radius, policy.train_duplicates.threshold, bar.update
+        )
+    files["train_duplicates"] = _write([table], table.schema, out / certificate.TRAIN_DUPLICATES_FILE)
     return {"train_duplicates": count_by_builds(table)}
 
 
 def _described(build: LoadedBuild) -> dict[str, Any]:
-    record = build.record
+    record, source = build.record, build.record["source"]
     samples = {"train": 0, "eval": 0}
     for unit in record["units"]:
         samples[unit["role"]] += unit["kept"]
     return {
-        "build": record["build"],
-        "source": record["source"]["name"],
-        "revision": record["source"]["revision"],
-        "license": record["source"]["license"],
-        "access": record["source"]["access"],
-        "metadata_only": record["metadata_only"],
-        "fingerprint_recipe": record["fingerprint_recipe"],
+        **{name: record[name] for name in ("build", "metadata_only", "fingerprint_recipe", "root")},
+        **{name: source[name] for name in ("revision", "license", "access")},
+        "source": source["name"],
         "samples": samples,
-        "root": record["root"],
         "inputs": record.get("inputs", {}).get("sha256"),
     }
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, values)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = connection.sql(query).to_arrow_table().to_pylist()
+    return rows
 
 
-def _write(connection: duckdb.DuckDBPyConnection, query: str, schema: Any, path: Path) -> str:
-    """Write a query's rows as Parquet, its digest hexadecimal; batches of fixed size, so that bytes do not vary."""
+def _tables(connection: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A query's rows in batches of fixed size, so that the bytes of the file do not vary."""
     import pyarrow as pa
+
+    for batch in connection.sql(query).to_arrow_reader(65_536):
+        yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+
+
+def _write(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> str:
+    """Write tables as Parquet; the file's digest, hexadecimal."""
     import pyarrow.parquet as pq
 
-    from medgpt.atomic import AtomicFile
-
-    reader = connection.sql(query).to_arrow_reader(65_536)
     with AtomicFile(path) as file, pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
-        for batch in reader:
-            table = pa.Table.from_batches([batch])
-            writer.write_table(pa.Table.from_arrays([table[f.name].cast(f.type) for f in schema], schema=schema))
-    return file.sha256.hex()
-
-
-def _write_table(table: Any, path: Path) -> str:
-    import pyarrow.parquet as pq
-
-    from medgpt.atomic import AtomicFile
-
-    with AtomicFile(path) as file:
-        pq.write_table(table, file, compression="zstd", store_schema=False)
+        for table in tables:
+            writer.write_table(table)
     return file.sha256.hex()
 
 
@@ -341,19 +317,18 @@ def render_report(
     """Write `report.html` from the proof's own files and the builds: what it shows follows from them alone."""
     import pyarrow.parquet as pq
 
-    from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
     from manifests.proof.report import Report, choose_pairs, count_cells, write_report
 
-    chosen = choose_pairs(out / EVIDENCE_FILE, document["report"]["pairs_per_cell"])
+    chosen = choose_pairs(out / certificate.EVIDENCE_FILE, document["report"]["pairs_per_cell"])
     show = document["report"]["show_credentialed"]
     report = Report(
         certificate=document,
-        cells=count_cells(out / EVIDENCE_FILE),
+        cells=count_cells(out / certificate.EVIDENCE_FILE),
         pairs=_pairs(connection, builds, chosen, show),
-        common=pq.read_table(out / COMMON_FILE).to_pylist(),
+        common=pq.read_table(out / certificate.COMMON_FILE).to_pylist(),
         show_credentialed=show,
     )
-    write_report(out / REPORT_FILE, report)
+    write_report(out / certificate.REPORT_FILE, report)
 
 
 def _pairs(
@@ -369,8 +344,8 @@ def _pairs(
     from manifests.proof.stored_text import read_sample_texts
 
     wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in ("train", "eval")})
-    names = pa.table({"build": [build for build, _ in wanted], "sample_id": [sample for _, sample in wanted]})
-    names = names.cast(pa.schema([("build", pa.string()), ("sample_id", pa.string())]))
+    schema = pa.schema([("build", pa.string()), ("sample_id", pa.string())])
+    names = pa.Table.from_pylist([{"build": build, "sample_id": sample} for build, sample in wanted], schema)
     connection.register("wanted", names)
     places = _rows(
         connection,
@@ -388,7 +363,7 @@ def _pairs(
     connection.unregister("wanted")
     access = {(row["build"], row["sample_id"]): row["access"] for row in places}
     if unknown := [place for place in wanted if place not in access]:
-        raise ProofError(
+        raise UserError(
             f"evidence names the sample {unknown[0][1]} of {unknown[0][0]}, which is not there; prove again"
         )
     texts = {}
@@ -417,6 +392,7 @@ def _pairs(
     return [Pair(evidence=row, train=side(row, "train"), eval=side(row, "eval")) for row in chosen]
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 if clean after exclusions (3 if rows were damaged), 1 if not, 2 if there is no proof."""
     parser = _parser()
@@ -431,12 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from manifests.catalog import CatalogError, load_builds
-    from manifests.proof.certificate import CertificateError, sign
-    from manifests.proof.overlaps import OverlapError
-    from manifests.proof.policy import PolicyError, load_policy
-    from manifests.proof.report import ReportError
-    from manifests.proof.stored_text import TextError
+    from manifests.proof.policy import load_policy
 
     try:
         policy = load_policy(options.policy)
@@ -452,22 +423,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_plan(load_builds(data), policy)
             return code
         document = prove(
-            data,
-            out,
-            policy,
-            workers=options.workers,
-            show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell,
-            quiet=options.quiet,
-        )
+            data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
+            pairs_per_cell=options.pairs_per_cell, quiet=options.quiet
+        )  # fmt: skip
         if options.sign:
-            sign(out, options.sign)
-    except (
-        CatalogError, CertificateError, OverlapError, PolicyError, ProofError, ReportError, TextError,
-        OSError,
-    ) as error:  # fmt: skip
-        complain(error)
-        return 2
+            certificate.sign(out, options.sign)
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error  # code 1 would say that there is a proof
     _print_result(document, out)
     return code if document["clean"] else NOT_FINISHED
 
@@ -487,40 +449,26 @@ def _build_corpora(options: argparse.Namespace, data: Path) -> int:
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
-    from manifests.catalog import format_table
-
     rows = []
     for build in builds:
         described = _described(build)
         images = sum(unit["images"] for unit in build.record["units"])
         rows.append([described["build"], described["samples"]["train"], described["samples"]["eval"], images])
-    print(format_table(["build", "train samples", "test samples", "pictures"], rows))
+    print(table(["build", "train samples", "test samples", "pictures"], rows))
     pairs = sum(row[1] for row in rows) * sum(row[2] for row in rows)
     print(f"{pairs:,} pairs of samples would be compared under policy {policy.sha256[:16]}; nothing was written")
 
 
 def _print_result(document: Mapping[str, Any], out: Path) -> None:
-    from manifests.catalog import format_table
-
-    columns = [
-        "train_build",
-        "eval_build",
-        "eval_split",
-        "level",
-        "kind",
-        "action",
-        "pairs",
-        "train_samples",
-        "eval_samples",
-    ]
+    columns = "train_build eval_build eval_split level kind action pairs train_samples eval_samples".split()
     if document["matrix"]:
-        print(format_table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
+        print(table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
     excluded = {row["train_build"]: row["train_samples"] for row in document["exclusions"]}
     totals = {row["train_build"]: row["train_samples"] for row in document["train_totals"]}
     if excluded:
         print("\nTrain samples taken out:")
         rows = [[build, count, totals[build], f"{count / totals[build]:.1%}"] for build, count in excluded.items()]
-        print(format_table(["train_build", "excluded", "of", "share"], rows))
+        print(table(["train_build", "excluded", "of", "share"], rows))
     for row in document["without_pixels"]:
         pictures = f"{row['images']} {row['role']} pictures of {row['build']}"
         print(f"Note: {pictures} have no pixels here, so nothing is said of them")

@@ -51,6 +51,13 @@ def selection_folder(data: Path, build: str, role: str = "train") -> Path:
     return data / FILTERED / (build if role == "train" else f"{build}@{role}")
 
 
+def selection_files(data: Path, build: LoadedBuild, role: str = "train") -> list[Path]:
+    """All that a selection of a build may have, below `data` and beside the build, whether it is there or not."""
+    places = sorted({data, data_folder(build.folder.parent)})
+    files = REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE
+    return [selection_folder(place, build.record["build"], role) / file for place in places for file in files]
+
+
 def dropped_samples(data: Path, build: LoadedBuild, role: str = "train") -> Dropped | None:
     """The samples of one role that the filters took out of a build; None where it was not filtered.
 
@@ -59,14 +66,7 @@ def dropped_samples(data: Path, build: LoadedBuild, role: str = "train") -> Drop
     Raises: `SelectionFileError`.
     """
     name = build.record["build"]
-    places = {
-        folder.resolve()
-        for folder in (
-            selection_folder(data, name, role),
-            selection_folder(data_folder(build.folder.parent), name, role),
-        )
-        if any((folder / file).exists() for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE))
-    }
+    places = {file.parent.resolve() for file in selection_files(data, build, role) if file.exists()}
     if not places:
         if role == "train" and build.record.get("filter_wanted"):
             raise _unfinished(build.folder)
@@ -85,9 +85,10 @@ def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
 
     from medgpt.digest import file_sha256
 
-    waterfall = _waterfall(folder)
-    path = folder / SELECTION_FILE
+    path = folder / WATERFALL_FILE
     try:
+        waterfall: dict[str, Any] = json.loads(path.read_bytes())
+        path = folder / SELECTION_FILE
         digest = file_sha256(path).hex()
         if digest != waterfall["selection_sha256"]:
             raise SelectionFileError(f"{path}: not the file that {WATERFALL_FILE} names; run filters.decide again")
@@ -95,8 +96,12 @@ def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
         meta = pq.read_metadata(path).metadata or {}
         root, read, dropped = waterfall["root"], waterfall["read"], waterfall["dropped"]
         recipe, made_for = waterfall["recipe"]["sha256"], waterfall["role"]
-    except OSError as error:
+    except FileNotFoundError as error:
+        if path.name == WATERFALL_FILE:
+            raise _unfinished(folder) from None
         raise SelectionFileError(f"{path}: {error.strerror}; run filters.decide again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SelectionFileError(f"{path}: cannot be read ({error}); run filters.decide again") from error
     except (KeyError, TypeError, pa.ArrowInvalid) as error:
         raise SelectionFileError(f"{path}: no selection ({type(error).__name__}); run filters.decide again") from error
     if root != build.record["root"] or meta.get(b"root") != root.encode():
@@ -105,37 +110,18 @@ def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
             f"{build.record['root'][:16]}); run filters.run and filters.decide again"
         )
     kept_rows = sum(unit["kept"] for unit in build.record["units"] if unit["role"] == role)
-    out = table.filter(pc.invert(table["kept"]))["sample_id"]
-    facts = (
-        made_for,
-        meta.get(b"recipe_sha256"),
-        table.num_rows,
-        read,
-        len(out),
-        pc.count_distinct(table["sample_id"]).as_py(),
-    )
-    if facts != (role, recipe.encode(), kept_rows, kept_rows, dropped, kept_rows):
+    ids = table.filter(pc.invert(table["kept"]))["sample_id"].combine_chunks()
+    counts = (table.num_rows, read, len(ids), pc.count_distinct(table["sample_id"]).as_py())
+    stated = (made_for, meta.get(b"recipe_sha256"), *counts)
+    if stated != (role, recipe.encode(), kept_rows, kept_rows, dropped, kept_rows):
         raise SelectionFileError(
             f"{folder}: does not say once of each of {kept_rows} {role} samples of {build.folder} whether it stays; "
             "run filters.decide again"
         )
-    ids = out.combine_chunks() if isinstance(out, pa.ChunkedArray) else out
-    ids = ids.take(pc.sort_indices(ids))
-    return Dropped(ids, digest)
+    return Dropped(ids.take(pc.sort_indices(ids)), digest)
 
 
 def _unfinished(folder: Path) -> SelectionFileError:
     return SelectionFileError(
         f"{folder}: filtering was begun and not finished; run the builder again, or it with --filters none"
     )
-
-
-def _waterfall(folder: Path) -> dict[str, Any]:
-    path = folder / WATERFALL_FILE
-    try:
-        waterfall: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise _unfinished(folder) from None
-    except (OSError, ValueError) as error:
-        raise SelectionFileError(f"{path}: cannot be read ({error}); run filters.decide again") from error
-    return waterfall

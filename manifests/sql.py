@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import CatalogError, connect, format_table, one_line, plain
-from medgpt.errors import UserError
+from manifests.catalog import connect, one_line
+from medgpt.errors import UserError, run
+from medgpt.tables import plain, table
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,6 +30,7 @@ AUDITS = Path(__file__).parent / "audits"
 ROWS_KEPT = 10_000
 _ROWS_SHOWN = 20
 _QUERY_ROWS_SHOWN = 1_000
+_CELL = 72
 _BATCH = 1_000
 
 _UNSAFE = "--unsafe: this query may read and change every file that you can"
@@ -40,14 +41,6 @@ _ALLOWED = (
 _EXPLAIN = re.compile(r"\s*EXPLAIN\s+(ANALYZE\s+)?", re.IGNORECASE)
 # Operators of a plan by which what DuckDB calls a SELECT writes: WITH a AS (COPY ...), also hidden in serialized SQL.
 _WRITES = re.compile("COPY_TO_FILE|JSON_EXECUTE_SERIALIZED_SQL", re.IGNORECASE)
-
-
-class AuditError(UserError):
-    """One line: no audit of this name, or one that failed."""
-
-
-class QueryError(Exception):
-    """One line: why a query is not run."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def audit_description(name: str) -> str:
 def run_audits(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[AuditResult]:
     """Run audits by name, in the order given, on a connection of `manifests.catalog.connect`.
 
-    Raises: `AuditError`.
+    Raises: `UserError`.
     """
     import duckdb
 
@@ -106,14 +99,14 @@ def run_audits(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> l
                 # A broken build may violate a rule in every row; the number says so, the rows need not fill the memory.
                 rows += batch[: ROWS_KEPT - len(rows)]
         except duckdb.Error as error:
-            raise AuditError(f"audit {name}: {one_line(error)}") from error
+            raise UserError(f"audit {name}: {one_line(error)}") from error
         results.append(AuditResult(name, audit_description(name), columns, violations, rows))
     return results
 
 
 def _audit_text(name: str) -> str:
     if name not in audit_names():
-        raise AuditError(f"no audit is called {name!r}; there are: {', '.join(audit_names())}")
+        raise UserError(f"no audit is called {name!r}; there are: {', '.join(audit_names())}")
     return (AUDITS / f"{name}.sql").read_text(encoding="utf-8")
 
 
@@ -133,6 +126,7 @@ def _batches(cursor: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[Any, ...]
         yield [tuple(map(plain, row)) for row in batch]
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if all is well, 1 if an audit found something, 2 if there is no answer."""
     parser = _parser()
@@ -145,23 +139,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--csv is for the result of one query")
     if options.unsafe and options.query is None:
         parser.error("--unsafe is for a query")
-    try:
-        if options.list:
-            code = _print_list(options.json)
-        elif options.audit:
-            code = _print_audits(options.data, options.audit, options.json)
-        else:
-            form = "json" if options.json else "csv" if options.csv else "table"
-            code = _print_query(options.data, options.query, form, options.unsafe)
-        sys.stdout.flush()
-    except (CatalogError, AuditError, QueryError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The reader (`head`) has had enough. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 2
-    return code
+    if options.list:
+        return _print_list(options.json)
+    if options.audit:
+        return _print_audits(options.data, options.audit, options.json)
+    form = "json" if options.json else "csv" if options.csv else "table"
+    return _print_query(options.data, options.query, form, options.unsafe)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -190,9 +173,7 @@ def _print_list(as_json: bool) -> int:
     if as_json:
         print(json.dumps([{"name": name, "description": description} for name, description in audits], indent=2))
     else:
-        width = max(len(name) for name, _ in audits)
-        for name, description in audits:
-            print(f"{name:{width}}  {description}")
+        print(table(("audit", "what must hold"), audits))
     return 0
 
 
@@ -210,7 +191,7 @@ def _print_audits(data: Path, names: Sequence[str], as_json: bool) -> int:
             continue
         count = "1 violation" if result.violations == 1 else f"{result.violations} violations"
         print(f"\n{result.name}: {count}\n{result.description}\n")
-        print(format_table(result.columns, result.rows[:_ROWS_SHOWN]))
+        print(table(result.columns, result.rows[:_ROWS_SHOWN], _CELL))
         if result.violations > _ROWS_SHOWN:
             print(f"and {result.violations - _ROWS_SHOWN} more")
         print()
@@ -227,7 +208,7 @@ def _print_query(data: Path, query: str, form: str, unsafe: bool) -> int:
     with connect(data, jailed=not unsafe) as connection:
         try:
             if not connection.extract_statements(query):
-                raise QueryError("the query is empty")
+                raise UserError("the query is empty")
             if not unsafe:
                 _check_reads(connection, query)
             cursor = connection.execute(query)
@@ -242,14 +223,14 @@ def _print_query(data: Path, query: str, form: str, unsafe: bool) -> int:
             else:
                 _write_table(columns, batches)
         except duckdb.PermissionException as error:
-            raise QueryError(f"{one_line(error)}; only manifests are read, --unsafe lifts this") from error
+            raise UserError(f"{one_line(error)}; only manifests are read, --unsafe lifts this") from error
         except duckdb.Error as error:
-            raise QueryError(one_line(error)) from error
+            raise UserError(one_line(error)) from error
     return 0
 
 
 def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Refuse what is not one statement that reads. Raises: `QueryError`, `duckdb.Error`."""
+    """Refuse what is not one statement that reads. Raises: `UserError`, `duckdb.Error`."""
     from duckdb import StatementType
 
     kinds = [statement.type for statement in connection.extract_statements(query)]
@@ -257,10 +238,10 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         query = _EXPLAIN.sub("", query, count=1)
         kinds = [statement.type for statement in connection.extract_statements(query)]
     if kinds != [StatementType.SELECT]:
-        raise QueryError(_ALLOWED)
+        raise UserError(_ALLOWED)
     plan = connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall()
     if any(_WRITES.search(text) for _, text in plan):
-        raise QueryError(_ALLOWED)
+        raise UserError(_ALLOWED)
 
 
 def _write_json(columns: Sequence[str], batches: Iterator[list[tuple[Any, ...]]]) -> None:
@@ -283,7 +264,7 @@ def _write_table(columns: Sequence[str], batches: Iterator[list[tuple[Any, ...]]
         if len(rows) > _QUERY_ROWS_SHOWN:
             break
     if columns:
-        print(format_table(columns, rows[:_QUERY_ROWS_SHOWN]))
+        print(table(columns, rows[:_QUERY_ROWS_SHOWN], _CELL))
     if len(rows) > _QUERY_ROWS_SHOWN:
         print(f"only the first {_QUERY_ROWS_SHOWN} rows are shown; --csv and --json print all")
 

@@ -28,27 +28,39 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from medgpt.errors import UserError
-from medgpt.messages import complain, safe
+from manifests.catalog import connect, load_builds
+from manifests.proof.certificate import (
+    CERTIFICATE,
+    COMMON_FILE,
+    EVIDENCE_FILE,
+    EXCLUSIONS_FILE,
+    REPORT_FILE,
+    SIGNATURE,
+    TRAIN_DUPLICATES_FILE,
+    check_signature,
+    read_certificate,
+    software,
+)
+from medgpt.digest import INPUTS_FILE, build_root, file_sha256, inputs_sha256, merkle_root
+from medgpt.errors import UserError, run
+from medgpt.messages import safe
 from medgpt.private import is_private
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
-    from manifests.proof.rederive import Found, Key
+    from manifests.proof.rederive import Fault, Found, Key
 
 _SHOWN = 20
 _FOLDERS = ("shards", "manifest", "rejects")
 
 
-class VerifyError(UserError):
-    """One line: why nothing can be verified."""
-
-
 @dataclass(frozen=True)
-class Finding:
+class ProofFinding:
     """One thing that is not as it must be."""
 
     where: str
@@ -59,13 +71,21 @@ class Finding:
 
 
 @dataclass
-class Step:
+class ProofStep:
     """What one step found; no finding means that all of it is as it must be."""
 
     name: str
     note: str = ""
     """What was looked at, with counts."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ProofFinding] = field(default_factory=list)
+
+    def add(self, where: str, *faults: str) -> None:
+        """Note what is wrong at one place."""
+        self.extend((where, what) for what in faults)
+
+    def extend(self, faults: Iterable[Fault]) -> None:
+        """Note what is wrong at several."""
+        self.findings += itertools.starmap(ProofFinding, faults)
 
     @property
     def ok(self) -> bool:
@@ -80,50 +100,42 @@ def verify(
     sample: int | None = None,
     public_key: Path | None = None,
     quiet: bool = True,
-    tell: Callable[[Step], None] = lambda step: None,
-) -> list[Step]:
+    tell: Callable[[ProofStep], None] = lambda step: None,
+) -> list[ProofStep]:
     """Verify the proof in the folder `proof` over the builds under `data`; returns all steps.
 
     Steps that rest on builds or files which are not those of the certificate are not made. `tell` is called with each
-    step as it ends. Raises: `VerifyError` if there is no data or no certificate, or the key cannot be read.
+    step as it ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
-    from manifests.proof.certificate import CERTIFICATE
-
     if not data.is_dir():
-        raise VerifyError(f"{data}: no such folder; name the folder of builds")
+        raise UserError(f"{data}: no such folder; name the folder of builds")
     if not (proof / CERTIFICATE).is_file():
-        raise VerifyError(
-            f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)"
-        )
+        raise UserError(f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)")
     if public_key is not None and not public_key.is_file():
-        raise VerifyError(f"{public_key}: no such file; name a public key (PEM)")
+        raise UserError(f"{public_key}: no such file; name a public key (PEM)")
     return _Verification(data, proof, sample, public_key, quiet, tell).run()
 
 
+@dataclass
 class _Verification:
     """One run: what the steps hand on to each other."""
 
-    def __init__(
-        self,
-        data: Path,
-        proof: Path,
-        sample: int | None,
-        public_key: Path | None,
-        quiet: bool,
-        tell: Callable[[Step], None],
-    ) -> None:
-        self.data, self.proof, self.sample, self.public_key = data, proof, sample, public_key
-        self.quiet, self.tell = quiet, tell
-        self.steps: list[Step] = []
-        self.document: dict[str, Any] = {}
-        self.builds: list[LoadedBuild] = []
-        self.policy: Policy
-        self.chosen: set[Key] | None = None
-        self.evidence: list[dict[str, Any]] = []
-        self.expected: dict[str, Any] = {}
-        """What the certificate must say, as far as it was derived."""
+    data: Path
+    proof: Path
+    sample: int | None
+    public_key: Path | None
+    quiet: bool
+    tell: Callable[[ProofStep], None]
+    steps: list[ProofStep] = field(default_factory=list)
+    document: dict[str, Any] = field(default_factory=dict)
+    builds: Sequence[LoadedBuild] = ()
+    policy: Policy = field(init=False)
+    chosen: set[Key] | None = None
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    expected: dict[str, Any] = field(default_factory=dict)
+    """What the certificate must say, as far as it was derived."""
 
-    def run(self) -> list[Step]:
+    def run(self) -> list[ProofStep]:
         """All steps, as far as they can be made."""
         early = [
             ("certificate", self._certificate), ("builds", self._builds), ("rules", self._rules),
@@ -148,121 +160,93 @@ class _Verification:
                 self._make(name, step)
         return self.steps
 
-    def _make(self, name: str, make: Callable[[Step], None]) -> bool:
+    def _make(self, name: str, make: Callable[[ProofStep], None]) -> bool:
         """Run one step; data that no step can make sense of is a finding, too."""
-        step = Step(name)
+        step = ProofStep(name)
         try:
             make(step)
+        except UserError as error:
+            step.add(name, str(error))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             # Manifest and records come from whoever made the proof: they may hold anything.
             text = " ".join(str(error).split())
-            step.findings.append(Finding(name, f"cannot be derived ({type(error).__name__}: {text})"))
+            step.add(name, f"cannot be derived ({type(error).__name__}: {text})")
         self.steps.append(step)
         self.tell(step)
         return step.ok
 
     # ---- the certificate and the files it names
 
-    def _certificate(self, step: Step) -> None:
-        from manifests.proof.certificate import (
-            CERTIFICATE,
-            SIGNATURE,
-            CertificateError,
-            check_signature,
-            read_certificate,
-        )
+    def _certificate(self, step: ProofStep) -> None:
         from manifests.proof.evidence import LEVELS
         from manifests.proof.near_images import coverage
+        from manifests.proof.overlaps import VERSIONS
 
-        try:
-            self.document = read_certificate(self.proof)
-            step.note = f"root {self.document['root']}"
-            if self.public_key is not None:
-                check_signature(self.proof, self.public_key)
-                step.note += ", signature fits"
-            else:
-                signed = (self.proof / SIGNATURE).exists()
-                step.note += ", signature not checked (--public-key)" if signed else ", not signed"
-        except CertificateError as error:
-            step.findings.append(Finding(CERTIFICATE, str(error)))
-            return
-        step.findings += [Finding(CERTIFICATE, f"no {name!r} in it") for name in _KEYS if name not in self.document]
-        step.findings += [Finding(CERTIFICATE, f"unknown {name!r} in it") for name in self.document.keys() - set(_KEYS)]
+        self.document = read_certificate(self.proof)
+        step.note = f"root {self.document['root']}"
+        if self.public_key is not None:
+            check_signature(self.proof, self.public_key)
+            step.note += ", signature fits"
+        else:
+            signed = (self.proof / SIGNATURE).exists()
+            step.note += ", signature not checked (--public-key)" if signed else ", not signed"
+        step.add(CERTIFICATE, *(f"no {name!r} in it" for name in _KEYS if name not in self.document))
+        step.add(CERTIFICATE, *(f"unknown {name!r} in it" for name in sorted(self.document.keys() - set(_KEYS))))
         if step.findings:
             return
         self.expected["levels"] = {level: list(kinds) for level, kinds in LEVELS.items()}
-        if self._same_rules():
+        if self.document["rules"] == VERSIONS:
             self.expected["coverage"] = coverage()
-        step.findings += self._against_certificate("levels", "coverage")
+        step.add(CERTIFICATE, *self._against_certificate("levels", "coverage"))
         shown = self.document["report"]
         if not (
             shown.keys() == {"pairs_per_cell", "show_credentialed"}
             and type(shown["pairs_per_cell"]) is int
             and type(shown["show_credentialed"]) is bool
         ):
-            step.findings.append(Finding(CERTIFICATE, f"report settings are {shown}"))
+            step.add(CERTIFICATE, f"report settings are {shown}")
 
-    def _same_rules(self) -> bool:
-        from manifests.proof.overlaps import VERSIONS
-
-        return bool(self.document["rules"] == VERSIONS)
-
-    def _against_certificate(self, *names: str) -> Iterator[Finding]:
+    def _against_certificate(self, *names: str) -> Iterator[str]:
         """Where the certificate does not say what was derived."""
         for name in names:
             if name in self.expected:
-                yield from (
-                    Finding("certificate.json", what)
-                    for what in _differing(name, self.document[name], _as_json(self.expected[name]))
-                )
+                yield from _differing(name, self.document[name], _as_json(self.expected[name]))
 
-    def _builds(self, step: Step) -> None:
-        from tqdm import tqdm
-
-        from manifests.catalog import CatalogError, load_builds
-        from medgpt.digest import build_root, merkle_root
-
-        try:
-            self.builds = load_builds(self.data)
-        except CatalogError as error:
-            step.findings.append(Finding("builds", str(error)))
-            return
+    def _builds(self, step: ProofStep) -> None:
+        self.builds = load_builds(self.data)
         said = {build["build"]: build for build in self.document["builds"]}
         here = {build.record["build"]: build for build in self.builds}
-        step.findings += [
-            Finding(name, "in the certificate, but no such build here") for name in sorted(said - here.keys())
-        ]
-        step.findings += [Finding(name, "here, but not in the certificate") for name in sorted(here.keys() - said)]
+        step.extend((name, "in the certificate, but no such build here") for name in sorted(said - here.keys()))
+        step.extend((name, "here, but not in the certificate") for name in sorted(here.keys() - said))
         files = samples = 0
         total = sum(file["bytes"] for build in self.builds for file in _files(build))
-        with tqdm(total=total, desc="builds", unit="B", unit_scale=True, disable=self.quiet) as bar:
+        with self._bar("builds", total) as bar:
             for name, build in sorted(here.items()):
                 where = f"{name}/build.json"
                 if build_root(build.record) != build.record["root"]:
-                    step.findings.append(Finding(where, "altered: its content does not match its root digest"))
+                    step.add(where, "altered: its content does not match its root digest")
                 elif name in said and said[name]["root"] != build.record["root"]:
-                    step.findings.append(Finding(where, "another build than the certificate's: the roots differ"))
+                    step.add(where, "another build than the certificate's: the roots differ")
                 faults = list(_file_faults(build, bar.update))
-                step.findings += faults
+                step.extend(faults)
                 if not faults:
-                    step.findings += _count_faults(build)
+                    step.extend(_count_faults(build))
                 files += sum(1 for _ in _files(build))
                 samples += sum(unit["kept"] for unit in build.record["units"])
         step.note = f"{len(here)} builds, {files} files, {total:,} bytes, {samples:,} samples"
         self.expected["builds"] = [_described(build) for build in self.builds]
         self.expected["builds_root"] = merkle_root(bytes.fromhex(b.record["root"]) for b in self.builds).hex()
         if not step.findings:
-            step.findings += self._against_certificate("builds", "builds_root")
+            step.add(CERTIFICATE, *self._against_certificate("builds", "builds_root"))
 
-    def _rules(self, step: Step) -> None:
-        from manifests.proof.certificate import software
+    def _rules(self, step: ProofStep) -> None:
         from manifests.proof.overlaps import VERSIONS
 
         here, said = VERSIONS, self.document["rules"]
         for name in sorted(here.keys() | said.keys()):
             if here.get(name) != said.get(name):
                 what = "the certificate was made with another version of it" if name in here else "no such rule here"
-                step.findings.append(Finding(name, f"{what}; verify with the release that made it, or prove again"))
+                step.add(name, f"{what}; verify with the release that made it, or prove again")
         step.note = f"{len(here)} versions"
         libraries = software()
         made_with = self.document["software"].items()
@@ -270,84 +254,67 @@ class _Verification:
         if other:
             step.note += f"; made with {', '.join(other)}, other versions than here"
 
-    def _policy(self, step: Step) -> None:
-        from manifests.proof.policy import PolicyError, check_names, load_policy, parse_policy
+    def _policy(self, step: ProofStep) -> None:
+        from manifests.proof.policy import check_names, load_policy, parse_policy
 
-        where = "certificate.json, policy"
-        try:
-            self.policy = parse_policy(self.document["policy"])
-            check_names(
-                self.policy, {b.record["source"]["name"] for b in self.builds}, {b.record["build"] for b in self.builds}
-            )
-        except PolicyError as error:
-            step.findings.append(Finding(where, str(error)))
-            return
+        records = [build.record for build in self.builds]
+        self.policy = parse_policy(self.document["policy"], f"{CERTIFICATE}, policy")
+        check_names(self.policy, {one["source"]["name"] for one in records}, {one["build"] for one in records})
         if self.policy.sha256 != self.document["policy_sha256"]:
-            step.findings.append(Finding(where, "does not match policy_sha256"))
+            step.add(f"{CERTIFICATE}, policy", "does not match policy_sha256")
         default = self.policy.sha256 == load_policy().sha256
         step.note = f"{self.policy.sha256[:16]}, " + ("the default" if default else "NOT the default: read its rules")
 
-    def _files(self, step: Step) -> None:
-        import pyarrow as pa
+    def _files(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
 
-        from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, EXCLUSIONS_FILE, TRAIN_DUPLICATES_FILE
-        from manifests.proof.evidence import EVIDENCE, EXCLUSIONS, ORDER
+        from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, ORDER
         from manifests.proof.train_duplicates import TRAIN_DUPLICATES
-        from medgpt.digest import file_sha256
 
-        common = pa.schema([("ngram", pa.string()), ("eval_df", pa.int64()), ("train_samples", pa.int64())])
         wanted = {
             "evidence": (EVIDENCE_FILE, EVIDENCE), "exclusions": (EXCLUSIONS_FILE, EXCLUSIONS),
-            "common": (COMMON_FILE, common), "train_duplicates": (TRAIN_DUPLICATES_FILE, TRAIN_DUPLICATES),
+            "common": (COMMON_FILE, COMMON), "train_duplicates": (TRAIN_DUPLICATES_FILE, TRAIN_DUPLICATES),
         }  # fmt: skip
         if self.document["policy"]["train_duplicates"] is None:
             wanted.pop("train_duplicates")
         if wanted.keys() != self.document["files"].keys():
             names = ", ".join(sorted(self.document["files"]))
-            step.findings.append(
-                Finding("certificate.json", f"files are {names}, where the policy makes {', '.join(wanted)}")
-            )
+            step.add(CERTIFICATE, f"files are {names}, where the policy makes {', '.join(wanted)}")
             return
         for name, (file, schema) in wanted.items():
             path = self.proof / file
             if not path.is_file():
-                step.findings.append(Finding(file, "missing"))
+                step.add(file, "missing")
             elif file_sha256(path).hex() != self.document["files"][name]:
-                step.findings.append(Finding(file, "altered: its digest is not the certificate's"))
+                step.add(file, "altered: its digest is not the certificate's")
             elif not pq.read_schema(path).remove_metadata().equals(schema):
-                step.findings.append(Finding(file, "its columns are not those of such a file"))
+                step.add(file, "its columns are not those of such a file")
         if step.findings:
             return
         self.evidence = pq.read_table(self.proof / EVIDENCE_FILE).to_pylist()
         keys = [tuple((row[name] is not None, row[name]) for name in ORDER) for row in self.evidence]
         if any(not one < other for one, other in itertools.pairwise(keys)):
-            step.findings.append(Finding(EVIDENCE_FILE, "rows out of order, or one row twice"))
+            step.add(EVIDENCE_FILE, "rows out of order, or one row twice")
         step.note = f"{len(wanted)} files, {len(self.evidence):,} rows of evidence"
 
     # ---- derived again
 
-    def _stored(self, step: Step) -> None:
-        from tqdm import tqdm
-
+    def _stored(self, step: ProofStep) -> None:
         from manifests.proof.rederive import Stored, stored_faults
 
         read = Stored()
-        with tqdm(total=self._count("kept"), desc="stored samples", unit_scale=True, disable=self.quiet) as bar:
+        with self._bar("stored samples", self._count("kept")) as bar:
             for build in self.builds:
-                faults = stored_faults(build, self.chosen, read, bar.update)
-                step.findings += [Finding(where, what) for where, what in faults]
+                step.extend(stored_faults(build, self.chosen, read, bar.update))
         step.note = f"{read.samples:,} samples and {read.pictures:,} pictures read again{self._sampled()}"
         if read.not_stored:
             step.note += f"; {read.not_stored:,} pictures lie in no shard and were not"
 
-    def _exact(self, step: Step) -> None:
-        from tqdm import tqdm
-
+    def _exact(self, step: ProofStep) -> None:
         from manifests.proof.rederive import FOUND, id_and_exact
 
         total = self._count("kept") + self._count("images")
-        with tqdm(total=total, desc="ids and digests", unit_scale=True, disable=self.quiet) as bar:
+        with self._bar("ids and digests", total) as bar:
             rows = set(id_and_exact(self.builds, bar.update))
         self._compare(step, ("id", "exact_image", "exact_text"), rows, None)
         kind, value = FOUND.index("kind"), FOUND.index("value")
@@ -355,37 +322,31 @@ class _Verification:
         ends = {(row[:kind], row[kind + 1 : value], row[value + 1 :]) for row in images if row[kind] == "pixels"}
         for row in images:
             if row[kind] == "bytes" and (row[:kind], row[kind + 1 : value], row[value + 1 :]) not in ends:
-                step.findings.append(
-                    Finding("manifest", f"sha256 of two pictures is equal, but their pixels are not: {_named(row)}")
-                )
+                step.add("manifest", f"sha256 of two pictures is equal, but their pixels are not: {_named(row)}")
         step.note = f"{len(rows):,} pairs"
 
-    def _near_images(self, step: Step) -> None:
-        from tqdm import tqdm
-
+    def _near_images(self, step: ProofStep) -> None:
         from manifests.proof.rederive import near_images
 
-        with tqdm(total=self._count("images"), desc="near pictures", unit_scale=True, disable=self.quiet) as bar:
+        with self._bar("near pictures", self._count("images")) as bar:
             derived = near_images(self.builds, self.policy, self.chosen, bar.update)
         self._compare(step, ("near_image",), derived.rows, self.chosen)
-        step.findings += self._counted("near_image", derived.counts)
+        step.add(CERTIFICATE, *self._counted("near_image", derived.counts))
         step.note = f"{len(derived.rows):,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
 
-    def _near_texts(self, step: Step) -> None:
+    def _near_texts(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
-        from tqdm import tqdm
 
-        from manifests.proof.certificate import COMMON_FILE
         from manifests.proof.rederive import near_texts
 
-        with tqdm(total=self._count("kept"), desc="near texts", unit_scale=True, disable=self.quiet) as bar:
+        with self._bar("near texts", self._count("kept")) as bar:
             derived = near_texts(self.builds, self.policy, self.chosen, bar.update)
         self._compare(step, ("near_text",), derived.rows, self.chosen)
-        step.findings += self._counted("near_text", derived.counts)
+        step.add(CERTIFICATE, *self._counted("near_text", derived.counts))
         common = pq.read_table(self.proof / COMMON_FILE).to_pylist()
         said = {row["ngram"]: (row["eval_df"], row["train_samples"]) for row in common}
         if list(said) != sorted(said) or len(said) != len(common):
-            step.findings.append(Finding(COMMON_FILE, "rows out of order, or an n-gram twice"))
+            step.add(COMMON_FILE, "rows out of order, or an n-gram twice")
         for gram in sorted(said.keys() | derived.common.keys()):
             told, (test_items, hits) = said.get(gram, (0, 0)), derived.common.get(gram, (0, 0))
             # Of a sample only a lower bound is known.
@@ -396,23 +357,21 @@ class _Verification:
             if not fits and not unlisted:
                 which = "a run of words (not shown)" if is_private() else repr(gram)
                 what = f"{which}: in {told[0]} test items and {told[1]} train samples, derived {test_items} and {hits}"
-                step.findings.append(Finding(COMMON_FILE, what))
+                step.add(COMMON_FILE, what)
         self.expected["common_ngrams"] = len(common)
         self.expected["left_out_of_near_text"] = [
             {"build": build, "task": task, "reason": reason, "eval_samples": count}
             for (build, task, reason), count in sorted(derived.left_out.items())
         ]
-        step.findings += self._against_certificate("common_ngrams", "left_out_of_near_text")
+        step.add(CERTIFICATE, *self._against_certificate("common_ngrams", "left_out_of_near_text"))
         step.note = f"{len(derived.rows):,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
-    def _train_duplicates(self, step: Step) -> None:
+    def _train_duplicates(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
-        from tqdm import tqdm
 
-        from manifests.proof.certificate import TRAIN_DUPLICATES_FILE
         from manifests.proof.rederive import train_duplicates
 
-        settings = self.policy.content["train_duplicates"]
+        settings = self.policy.train_duplicates
         self.expected["train_duplicates"] = None
         if settings is None:
             step.note = "left out by the policy"
@@ -420,34 +379,32 @@ class _Verification:
             said = pq.read_table(self.proof / TRAIN_DUPLICATES_FILE).to_pylist()
             names = list(said[0]) if said else []
             if [tuple(row.values()) for row in said] != sorted({tuple(row.values()) for row in said}):
-                step.findings.append(Finding(TRAIN_DUPLICATES_FILE, "rows out of order, or one row twice"))
-            with tqdm(total=self._count("images"), desc="train duplicates", unit_scale=True, disable=self.quiet) as bar:
-                rows = train_duplicates(self.builds, settings["radius"], settings["threshold"], self.chosen, bar.update)
+                step.add(TRAIN_DUPLICATES_FILE, "rows out of order, or one row twice")
+            with self._bar("train duplicates", self._count("images")) as bar:
+                rows = train_duplicates(self.builds, settings.radius, settings.threshold, self.chosen, bar.update)
             if self.chosen is not None:
                 ends = ("build_a", "sample_a"), ("build_b", "sample_b")
                 told = [row for row in said if any((row[b], row[s]) in self.chosen for b, s in ends)]
             else:
                 told = said
             key = ("build_a", "sample_a", "index_a", "build_b", "sample_b", "index_b")
-            step.findings += [Finding(TRAIN_DUPLICATES_FILE, what) for what in _row_differences(told, rows, key)]
+            step.add(TRAIN_DUPLICATES_FILE, *_row_differences(told, rows, key))
             counts = Counter((row["build_a"], row["build_b"]) for row in said)
             self.expected["train_duplicates"] = [
                 {"build_a": a, "build_b": b, "pairs": pairs} for (a, b), pairs in sorted(counts.items())
             ]
             step.note = f"{len(rows):,} pairs{self._sampled()}" if names or rows else "none"
-        step.findings += self._against_certificate("train_duplicates")
+        step.add(CERTIFICATE, *self._against_certificate("train_duplicates"))
 
-    def _conclusions(self, step: Step) -> None:
+    def _conclusions(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
-
-        from manifests.proof.certificate import EVIDENCE_FILE, EXCLUSIONS_FILE
 
         sources = {build.record["build"]: build.record["source"]["name"] for build in self.builds}
         for row in self.evidence:
             action = _action(self.policy, row, sources)
             if row["action"] != action:
                 what = f"action is {row['action']}, the policy says {action}: {_named_row(row)}"
-                step.findings.append(Finding(EVIDENCE_FILE, what))
+                step.add(EVIDENCE_FILE, what)
             row["action"] = action
         tally = _Tally(self.builds)
         excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
@@ -464,42 +421,39 @@ class _Verification:
         ]  # fmt: skip
         said = pq.read_table(self.proof / EXCLUSIONS_FILE).to_pylist()
         differences = _row_differences(said, exclusions, ("train_build", "train_sample"))
-        step.findings += [Finding(EXCLUSIONS_FILE, what) for what in differences]
+        step.add(EXCLUSIONS_FILE, *differences)
         if said != exclusions and not differences:
-            step.findings.append(Finding(EXCLUSIONS_FILE, "rows out of order, or one row twice"))
+            step.add(EXCLUSIONS_FILE, "rows out of order, or one row twice")
         derived = tally.totals() | _summary(self.evidence, excluded, tally, self.policy)
         self.expected |= derived
-        step.findings += self._against_certificate(*derived)
+        step.add(CERTIFICATE, *self._against_certificate(*derived))
         step.note = f"{len(exclusions):,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
 
-    def _report(self, step: Step) -> None:
-        from manifests.catalog import CatalogError, connect
-        from manifests.proof.certificate import COMMON_FILE, EVIDENCE_FILE, REPORT_FILE
-        from manifests.proof.report import ReportError
-        from manifests.proof.stored_text import TextError
-        from manifests.prove import ProofError, render_report
+    def _report(self, step: ProofStep) -> None:
+        from manifests.prove import render_report
 
         path = self.proof / REPORT_FILE
         if not path.is_file():
-            step.findings.append(Finding(REPORT_FILE, "missing"))
+            step.add(REPORT_FILE, "missing")
             return
         with tempfile.TemporaryDirectory() as folder:
             for name in (EVIDENCE_FILE, COMMON_FILE):
                 (Path(folder) / name).symlink_to((self.proof / name).resolve())
-            try:
-                with connect(self.data) as connection:
-                    render_report(connection, self.builds, Path(folder), self.document)
-            except (CatalogError, ProofError, ReportError, TextError) as error:
-                step.findings.append(Finding(REPORT_FILE, f"cannot be rendered again ({error})"))
-                return
+            with connect(self.data) as connection:
+                render_report(connection, self.builds, Path(folder), self.document)
             said, again = path.read_bytes(), (Path(folder) / REPORT_FILE).read_bytes()
         if said != again:
             pairs = enumerate(zip(said, again, strict=False))
             place = next((at for at, (one, other) in pairs if one != other), min(len(said), len(again)))
-            step.findings.append(Finding(REPORT_FILE, f"not what the proof's files give, from byte {place} on"))
+            step.add(REPORT_FILE, f"not what the proof's files give, from byte {place} on")
         step.note = f"{len(said):,} bytes"
 
     # ---- helpers of the steps
+
+    def _bar(self, name: str, total: int) -> tqdm[NoReturn]:
+        from tqdm import tqdm
+
+        return tqdm(total=total, desc=name, unit_scale=True, disable=self.quiet)
 
     def _count(self, name: str) -> int:
         return sum(unit[name] for build in self.builds for unit in build.record["units"])
@@ -507,9 +461,8 @@ class _Verification:
     def _sampled(self) -> str:
         return "" if self.sample is None else f" (a sample, {self.sample} of each build and side)"
 
-    def _compare(self, step: Step, levels: Sequence[str], rows: Iterable[Found], chosen: set[Key] | None) -> None:
+    def _compare(self, step: ProofStep, levels: Sequence[str], rows: Iterable[Found], chosen: set[Key] | None) -> None:
         """Add to a step where the evidence file and what was derived differ, either way."""
-        from manifests.proof.certificate import EVIDENCE_FILE
         from manifests.proof.evidence import ORDER
         from manifests.proof.rederive import FOUND
 
@@ -520,16 +473,16 @@ class _Verification:
             and (chosen is None or (row["train_build"], row["train_sample"]) in chosen)
         ]  # fmt: skip
         derived = [dict(zip(FOUND, row, strict=True)) for row in rows]
-        step.findings += [Finding(EVIDENCE_FILE, what) for what in _row_differences(said, derived, ORDER)]
+        step.add(EVIDENCE_FILE, *_row_differences(said, derived, ORDER))
 
-    def _counted(self, level: str, counts: Mapping[str, int]) -> Iterator[Finding]:
+    def _counted(self, level: str, counts: Mapping[str, int]) -> Iterator[str]:
         """Where the certificate's counts of a level are not those derived; of a sample nothing can be said."""
         if self.chosen is None:
             said = self.document["counts"].get(level, {})
             for name in sorted(said.keys() | counts.keys()):
                 if said.get(name, 0) != counts.get(name, 0):
                     what = f"counts.{level}.{name} is {said.get(name, 0)}, derived {counts.get(name, 0)}"
-                    yield Finding("certificate.json", what)
+                    yield what
 
 
 _KEYS = (
@@ -608,32 +561,31 @@ def _files(build: LoadedBuild) -> Iterator[dict[str, Any]]:
         yield from unit["parts"]
 
 
-def _file_faults(build: LoadedBuild, progress: Callable[[int], None]) -> Iterator[Finding]:
+def _file_faults(build: LoadedBuild, progress: Callable[[int], None]) -> Iterator[Fault]:
     """Files that are missing, altered or strange."""
-    from medgpt.digest import file_sha256
-
     name = build.record["build"]
     listed = {file["file"]: file for file in _files(build)}
     for path in sorted(path for folder in _FOLDERS for path in (build.folder / folder).rglob("*")):
         inside = path.relative_to(build.folder).as_posix()
         if inside not in listed:
-            yield Finding(f"{name}/{inside}", "not part of the build")
+            yield f"{name}/{inside}", "not part of the build"
     for inside, file in sorted(listed.items()):
         path = build.folder / inside
         if not path.is_file():
-            yield Finding(f"{name}/{inside}", "missing")
+            yield f"{name}/{inside}", "missing"
         elif path.stat().st_size != file["bytes"]:
-            yield Finding(f"{name}/{inside}", f"{path.stat().st_size} bytes where {file['bytes']} were written")
+            yield f"{name}/{inside}", f"{path.stat().st_size} bytes where {file['bytes']} were written"
         elif file_sha256(path).hex() != file["sha256"]:
-            yield Finding(f"{name}/{inside}", "altered: its digest is not that of build.json")
+            yield f"{name}/{inside}", "altered: its digest is not that of build.json"
         progress(file["bytes"])
 
 
-def _count_faults(build: LoadedBuild) -> Iterator[Finding]:
+def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
     """Counts in build.json that its parts do not bear out, and part rows that are not of their unit."""
     import pyarrow.parquet as pq
 
     from manifests.parts import IMAGES, REJECTS, SAMPLES
+    from manifests.proof.rederive import part_kind
 
     record = build.record
     where = f"{record['build']}/build.json"
@@ -641,18 +593,17 @@ def _count_faults(build: LoadedBuild) -> Iterator[Finding]:
     counted: dict[str, dict[str, Any]] = {}
     all_reasons: Counter[str] = Counter()
     for unit in record["units"]:
-        parts = {_kind(part["file"]): build.folder / part["file"] for part in unit["parts"]}
+        parts = {part_kind(part["file"]): build.folder / part["file"] for part in unit["parts"]}
         if sorted(parts) != sorted(schemas) or len(unit["parts"]) != len(schemas):
-            yield Finding(where, f"unit {unit['unit']} has not one part of each kind")
+            yield where, f"unit {unit['unit']} has not one part of each kind"
             return
         constants = {"build": record["build"], "unit": unit["unit"], "source": record["source"]["name"]}
         constants |= {"role": unit["role"], "split": unit["split"]}
         tables = {}
         for kind, path in parts.items():
+            file = f"{record['build']}/{path.parent.name}/{path.name}"
             if not pq.read_schema(path).remove_metadata().equals(schemas[kind]):
-                yield Finding(
-                    f"{record['build']}/{path.parent.name}/{path.name}", f"its columns are not those of {kind}"
-                )
+                yield file, f"its columns are not those of {kind}"
                 return
             more = {"samples": ["sample_id"], "images": ["sample_id", "relation"], "rejects": ["reason", "damaged"]}
             table = tables[kind] = pq.read_table(path, columns=[*constants, *more[kind]])
@@ -660,28 +611,27 @@ def _count_faults(build: LoadedBuild) -> Iterator[Finding]:
                 other = set(table[name].unique().to_pylist()) - {value}
                 if other:
                     what = f"{name} is {', '.join(map(repr, sorted(map(str, other))))}, of its unit {value!r}"
-                    yield Finding(f"{record['build']}/{path.parent.name}/{path.name}", what)
+                    yield file, what
         images = Counter(tables["images"]["sample_id"].to_pylist())
-        relations = zip(
-            tables["images"]["sample_id"].to_pylist(), tables["images"]["relation"].to_pylist(), strict=True
-        )
+        kin = tables["images"].select(["sample_id", "relation"])
+        priors = (row["sample_id"] for row in kin.to_pylist() if row["relation"] == "prior")
         reasons = Counter(tables["rejects"]["reason"].to_pylist())
         found = {
             "read": tables["samples"].num_rows + tables["rejects"].num_rows, "kept": tables["samples"].num_rows,
             "rejected": tables["rejects"].num_rows, "damaged": sum(tables["rejects"]["damaged"].to_pylist()),
             "images": tables["images"].num_rows, "reasons": dict(sorted(reasons.items())),
             "images_squared": sum(count * count for count in images.values()),
-            "with_prior": len({sample for sample, relation in relations if relation == "prior"}),
+            "with_prior": len(set(priors)),
         }  # fmt: skip
         yield from (
-            Finding(where, what)
+            (where, what)
             for name, value in found.items()
             if name in unit
             for what in _differing(f"unit {unit['unit']}: {name}", unit[name], value)
         )
         in_shards = sum(shard["samples"] for shard in unit["shards"])
         if in_shards != found["kept"]:
-            yield Finding(where, f"unit {unit['unit']}: its shards have {in_shards} samples, its part {found['kept']}")
+            yield where, f"unit {unit['unit']}: its shards have {in_shards} samples, its part {found['kept']}"
         all_reasons.update(reasons)
         split = counted.setdefault(unit["split"], {"role": unit["role"], "bytes": 0})
         split["bytes"] += sum(shard["bytes"] for shard in unit["shards"])
@@ -691,16 +641,15 @@ def _count_faults(build: LoadedBuild) -> Iterator[Finding]:
     for name in ("read", "kept", "rejected", "damaged"):
         total = sum(split[name] for split in counted.values())
         if said[name] != total:
-            yield Finding(where, f"counts.{name} is {said[name]}, derived {total}")
-    yield from (Finding(where, what) for what in _differing("counts.rejects", said["rejects"], dict(all_reasons)))
+            yield where, f"counts.{name} is {said[name]}, derived {total}"
+    yield from ((where, what) for what in _differing("counts.rejects", said["rejects"], dict(all_reasons)))
     for name in sorted(said["by_split"].keys() | counted.keys()):
         split = counted.get(name, {})
         split |= _image_statistics(split) if split else {}
         # Builds of a corpus made elsewhere count less.
         derived = {key: split.get(key) for key in said["by_split"].get(name, split)}
         yield from (
-            Finding(where, what)
-            for what in _differing(f"counts.by_split.{name}", said["by_split"].get(name, {}), derived)
+            (where, what) for what in _differing(f"counts.by_split.{name}", said["by_split"].get(name, {}), derived)
         )
 
 
@@ -712,16 +661,8 @@ def _image_statistics(split: Mapping[str, Any]) -> dict[str, float]:
     return {"images_mean": round(mean, 4), "images_sd": round(variance**0.5, 4), "prior_share": round(prior, 4)}
 
 
-def _kind(file: str) -> str:
-    if file.startswith("rejects/"):
-        return "rejects"
-    return "images" if file.endswith(".images.parquet") else "samples"
-
-
 def _described(build: LoadedBuild) -> dict[str, Any]:
     """A build, as the certificate describes it."""
-    from medgpt.digest import INPUTS_FILE, inputs_sha256
-
     record, source = build.record, build.record["source"]
     samples = {
         role: sum(unit["kept"] for unit in record["units"] if unit["role"] == role) for role in ("train", "eval")
@@ -815,7 +756,7 @@ def _summary(
             for cell, rows in subsets if cell["eval_subset"] is not None
         ],
         "after": [{**cell, "pairs": len(rows)} for cell, rows in after],
-        "runs": {str(least): sum(words >= least for words in runs) for least in policy.text["run_words"]},
+        "runs": {str(least): sum(words >= least for words in runs) for least in policy.text.run_words},
         "exclusions": [
             {"train_build": build, "train_samples": count}
             for build, count in sorted(Counter(build for build, _ in excluded).items())
@@ -835,23 +776,20 @@ def _cells(
     return [(dict(zip(names, values, strict=True)), cells[values]) for values in order]
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if verified, 1 if something was found, 2 if nothing can be read."""
     options = _parser().parse_args(arguments)
     # As in prove: one thread for the linear algebra, so that both do the same.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        steps = verify(
-            options.data,
-            options.proof or options.data / "proof",
-            sample=options.sample,
-            public_key=options.public_key,
-            quiet=options.quiet or options.json,
-            tell=(lambda step: None) if options.json else _print,
-        )
-    except VerifyError as error:
-        complain(error)
-        return 2
+    steps = verify(
+        options.data,
+        options.proof or options.data / "proof",
+        sample=options.sample,
+        public_key=options.public_key,
+        quiet=options.quiet or options.json,
+        tell=(lambda step: None) if options.json else _print,
+    )
     findings = sum(len(step.findings) for step in steps)
     if options.json:
         listed = [{"step": step.name, "ok": step.ok, **asdict(step)} for step in steps]
@@ -863,7 +801,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if findings else 0
 
 
-def _print(step: Step) -> None:
+def _print(step: ProofStep) -> None:
     print(f"{'ok' if step.ok else 'FAILED':8}{step.name:18}{step.note}".rstrip(), flush=True)
     for finding in step.findings[:_SHOWN]:
         print(f"        {safe(finding)}")

@@ -16,6 +16,11 @@ def file_sha256(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+def json_sha256(value: object) -> str:
+    """SHA-256 (hexadecimal) of a value's JSON, keys sorted: of what is asked for, and of small files about files."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
 def folder_sha256(folder: Path, besides: Collection[str] = ()) -> str:
     """SHA-256 (hexadecimal) over names and contents of a folder's files, by name, without `besides`."""
     digest = hashlib.sha256()

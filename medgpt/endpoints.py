@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from medgpt.errors import UserError
@@ -109,8 +110,13 @@ def require_private(endpoint: Endpoint, source: str, allowed: Collection[str] = 
     )
 
 
-def read_key(variable: str | None) -> str | None:
-    """The API key in an environment variable, None for none. Raises: `UserError` if the variable is not set."""
+def read_key(variable: str | None, file: Path | None = None) -> str | None:
+    """The API key in a file or an environment variable, None for neither. Raises: `UserError` if it is not there."""
+    if file is not None:
+        try:
+            return file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--key-file {file}: cannot be read ({type(error).__name__})") from None
     if variable is None:
         return None
     if value := os.environ.get(variable):

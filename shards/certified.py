@@ -15,7 +15,6 @@ streamed, either; and adding one beside the others, or a new proof, is seen.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,53 +28,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.catalog import BUILD_FILE, CatalogError, LoadedBuild, load_builds
-from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, CertificateError, read_certificate
-from manifests.selections import (
-    REQUEST_FILE,
-    SELECTION_FILE,
-    WATERFALL_FILE,
-    SelectionFileError,
-    data_folder,
-    dropped_samples,
-    selection_folder,
-)
+from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
+from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, read_certificate
+from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import write_atomic
-from medgpt.digest import build_root, file_sha256
+from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.private import keep_private, make_folder
-from shards.columns import HEADER, Columns, ColumnsError, Signature, locked, signature, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, locked, signature, write_columns
+from shards.storage import ShardRef
 
 FORMAT = 2
 STREAMS = ".streams"
 PROOF = "proof"
 UNCERTIFIED = "uncertified-"
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 _COLUMNS = {"places": "int64", "pictures": "int64", "tokens": "int32", "tiles": "int32"}
 _PLACE, _PICTURE = 4, 2
 """Numbers of a place (shard << 32 | row in it, offset, length, number of the first picture) and of a picture (offset,
 length). Side by side, so that a sample drawn at random touches one or two pages; a last place ends the pictures."""
 _SAMPLE_COLUMNS = ["sample_id", "license", "shard", "offset", "length", "n_images", "tiles", "text_tokens"]
-
-
-class CertifiedError(UserError):
-    """These samples may not, or cannot, be trained on; one line: why, and what to do."""
-
-
-class ShardRef(NamedTuple):
-    """A shard as it was certified."""
-
-    path: str
-    """Relative to DATA, with forward slashes."""
-    sha256: str
-    """Hexadecimal."""
-    size: int
-    """Bytes."""
-    samples: int
-    """Samples in the file, whether they may be used or not."""
 
 
 class Places(NamedTuple):
@@ -98,7 +71,7 @@ class Places(NamedTuple):
 class SourceSamples:
     """The samples of one build that may be used, numbered from 0 in the order of the shards."""
 
-    def __init__(self, name: str, data: Path, folder: str, columns: Columns) -> None:
+    def __init__(self, name: str, data: Path, folder: str, columns: MappedColumns) -> None:
         self.name = name
         self._data, self._folder, self._columns = data, folder, columns
         self._count = int(columns.header["samples"])
@@ -154,7 +127,7 @@ class SourceSamples:
     def ids(self, indices: Int64) -> list[str]:
         """Ids of [n] samples, read from the manifest parts that hold them: for reports, not for reading samples.
 
-        Raises: `IndexError`; `CertifiedError` if a part is gone.
+        Raises: `IndexError`; `UserError` if a part is gone.
         """
         shard, row = self.locate(indices)
         parts: dict[str, list[int]] = {}
@@ -166,7 +139,7 @@ class SourceSamples:
             try:
                 names = pq.read_table(path, columns=["sample_id"])["sample_id"]
             except (OSError, pa.ArrowInvalid) as error:
-                raise CertifiedError(f"{path}: cannot be read ({error}); run the builder again") from error
+                raise UserError(f"{path}: cannot be read ({error}); run the builder again") from error
             first = [self._columns.header["shards"][shard[place]][5] for place in places]
             rows = pa.array(np.asarray(first, np.int64) + row[places])
             for place, name in zip(places, names.take(rows).to_pylist(), strict=True):
@@ -220,50 +193,35 @@ def load_certified(
     are kept, `DATA/.streams` by default. Without `check_shards` shards need not be here, as when they are streamed from
     a store (`shards.storage`). A bar is shown on a terminal unless `quiet`.
 
-    Raises: `CertifiedError`.
+    Raises: `UserError`.
     """
     data = Path(os.path.abspath(data))  # noqa: PTH100 - links are followed, not resolved: paths stay below DATA
     folder = data / STREAMS if folder is None else Path(folder)
     allowed = None if licenses is None else sorted(set(licenses))
-    request = {
-        "format": FORMAT,
-        "data": str(data),
-        "stage": stage,
-        "licenses": allowed,
-        "uncertified": uncertified,
+    request = {"format": FORMAT, "data": str(data), "stage": stage, "licenses": allowed, "uncertified": uncertified}
+    record = folder / "opened" / f"{json_sha256(request)[:16]}.json"
+    opened = _read_record(record, request)
+    if opened is None:
+        with locked(folder):
+            # Another process may have been first.
+            opened = _read_record(record, request)
+            if opened is None:
+                opened = _prepare(data, folder, stage, allowed, uncertified, quiet)
+                opened["request"] = request
+                make_folder(record.parent)
+                write_atomic(record, orjson.dumps(opened | {"digest_of_this": json_sha256(opened)}))
+    for access in opened["access"]:
+        keep_private(access)
+    sources = {
+        source["build"]: SourceSamples(
+            source["build"], data, source["folder"], MappedColumns(folder / "samples" / source["columns"])
+        )
+        for source in opened["sources"]
     }
-    record = folder / "opened" / f"{_digest(request)[:16]}.json"
-    try:
-        opened = _read_record(record, request)
-        if opened is None:
-            with locked(folder):
-                # Another process may have been first.
-                opened = _read_record(record, request)
-                if opened is None:
-                    opened = _prepare(data, folder, stage, allowed, uncertified, quiet)
-                    opened["request"] = request
-                    make_folder(record.parent)
-                    write_atomic(record, orjson.dumps(opened | {"digest_of_this": _digest(opened)}))
-        for access in opened["access"]:
-            keep_private(access)
-        sources = {
-            source["build"]: SourceSamples(
-                source["build"], data, source["folder"], Columns(folder / "samples" / source["columns"])
-            )
-            for source in opened["sources"]
-        }
-    except (CatalogError, CertificateError, SelectionFileError, ColumnsError) as error:
-        raise CertifiedError(str(error)) from error
-    except OSError as error:
-        raise CertifiedError(f"{error.filename}: {error.strerror}") from error
     certified = Certified(data, opened["digest"], opened["certificate"], sources, folder)
     if check_shards:
         _check_shards(certified)
     return certified
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _read_record(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -273,9 +231,9 @@ def _read_record(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | Non
     except (FileNotFoundError, NotADirectoryError):
         return None
     except orjson.JSONDecodeError as error:
-        raise ColumnsError(f"{path}: not JSON ({error}); delete it") from error
-    if opened.pop("digest_of_this", None) != _digest(opened) or opened["request"] != request:
-        raise ColumnsError(f"{path}: altered; delete it")
+        raise UserError(f"{path}: not JSON ({error}); delete it") from error
+    if opened.pop("digest_of_this", None) != json_sha256(opened) or opened["request"] != request:
+        raise UserError(f"{path}: altered; delete it")
     if any(signature(file) != then for file, then in opened["watched"].items()):
         return None
     # Folders change their size and times with every file in them, so only names are compared.
@@ -303,11 +261,9 @@ def _check_shards(certified: Certified) -> None:
             try:
                 size = os.stat(path).st_size  # noqa: PTH116 - thousands of shards in some milliseconds
             except FileNotFoundError:
-                raise CertifiedError(
-                    f"{path}: missing; restore it, or run the builder of {source.name} again"
-                ) from None
+                raise UserError(f"{path}: missing; restore it, or run the builder of {source.name} again") from None
             if size != shard.size:
-                raise CertifiedError(
+                raise UserError(
                     f"{path}: {size} bytes where {shard.size} were certified; restore it, or build and prove again"
                 )
 
@@ -337,54 +293,41 @@ def _prepare(
     train = [b for b in builds if any(unit["role"] == "train" and unit["kept"] for unit in b.record["units"])]
     train.sort(key=lambda build: str(build.record["build"]))
     for build in train:
-        for file in _selection_files(data, build):
+        for file in selection_files(data, build):
             watched[str(file)] = signature(file)
     certificate = None if uncertified else _check_certificate(proof, builds)
-    roots = {}
-    selections = {}
-    dropped: dict[str, pa.Array] = {}
+    root = certificate and certificate["root"]
     for build in train:
-        name = build.record["build"]
         _check_build(build)
-        roots[name] = build.record["root"]
-        selection = dropped_samples(data, build)
-        if selection is not None:
-            selections[name] = selection.sha256
-            dropped[name] = selection.sample_ids
-    if certificate is None:
-        terms: dict[str, Any] = {"roots": roots}
-    else:
-        terms = {"certificate": certificate["root"]}
-    terms |= {"selections": selections} if selections else {}
-    terms |= {"licenses": licenses} if licenses is not None else {}
-    if certificate is None:
-        digest = UNCERTIFIED + _digest(terms)
-    elif len(terms) == 1:
-        digest = certificate["root"]
-    else:
-        digest = _digest(terms)
+    dropped = {build.record["build"]: found for build in train if (found := dropped_samples(data, build)) is not None}
+    terms: dict[str, Any] = {"certificate": root}
+    if root is None:
+        terms = {"roots": {build.record["build"]: build.record["root"] for build in train}}
+    if dropped:
+        terms["selections"] = {name: selection.sha256 for name, selection in dropped.items()}
+    if licenses is not None:
+        terms["licenses"] = licenses
+    digest = root if root is not None and len(terms) == 1 else json_sha256(terms)
     used = [build for build in train if stage in (None, build.record["source"]["stage"])]
     if not used:
-        raise CertifiedError(f"{data}: no train samples{f' of stage {stage}' if stage else ''}; run a builder first")
+        raise UserError(f"{data}: no train samples{f' of stage {stage}' if stage else ''}; run a builder first")
     excluded = _exclusions(proof, certificate)
     sources = []
     total = sum(u["kept"] for b in used for u in b.record["units"] if u["role"] == "train")
     with tqdm(total=total, desc="certified samples", unit_scale=True, disable=True if quiet else None, delay=1) as bar:
         for build in used:
             name = build.record["build"]
-            key = _digest(
-                [FORMAT, build.record["root"], certificate and certificate["root"], selections.get(name), licenses]
-            )
+            selection = dropped.get(name)
+            key = json_sha256([FORMAT, build.record["root"], root, selection and selection.sha256, licenses])
             columns = folder / "samples" / f"{name}-{key[:16]}"
             if not (columns / HEADER).is_file():
-                out = _Out(excluded.get(name, pa.array([], pa.string())), dropped.get(name), licenses)
-                _write_build(columns, build, out, bar)
-            sources.append(
-                {"build": name, "folder": build.folder.relative_to(data).as_posix(), "columns": columns.name}
-            )
+                out = {"excluded": excluded.get(name), "dropped": selection and selection.sample_ids}
+                _write_build(columns, build, {what: ids for what, ids in out.items() if ids is not None}, licenses, bar)
+            place = build.folder.relative_to(data).as_posix()
+            sources.append({"build": name, "folder": place, "columns": columns.name})
     return {
-        "digest": digest,
-        "certificate": None if certificate is None else certificate["root"],
+        "digest": digest if root is not None else UNCERTIFIED + digest,
+        "certificate": root,
         "access": sorted({build.record["source"]["access"] for build in builds}),
         "sources": sources,
         "watched": watched,
@@ -392,23 +335,16 @@ def _prepare(
     }
 
 
-def _selection_files(data: Path, build: LoadedBuild) -> Iterator[Path]:
-    name = build.record["build"]
-    for place in sorted({data, data_folder(build.folder.parent)}):
-        for file in (REQUEST_FILE, SELECTION_FILE, WATERFALL_FILE):
-            yield selection_folder(place, name) / file
-
-
 def _check_build(build: LoadedBuild) -> None:
     record = build.record
     if build_root(record) != record["root"]:
-        raise CertifiedError(f"{build.folder / BUILD_FILE}: does not match its root digest; build it again")
+        raise UserError(f"{build.folder / BUILD_FILE}: does not match its root digest; build it again")
     if record["metadata_only"]:
-        raise CertifiedError(
+        raise UserError(
             f"{build.folder}: built without pictures (--no-images); build it with them, or move it out of DATA"
         )
     if record["parameters"].get("pictures_stored") is False:
-        raise CertifiedError(
+        raise UserError(
             f"{build.folder}: a corpus made elsewhere, which holds no pictures and cannot be streamed; move it out of "
             "DATA"
         )
@@ -417,7 +353,7 @@ def _check_build(build: LoadedBuild) -> None:
 def _check_certificate(proof: Path, builds: Sequence[LoadedBuild]) -> dict[str, Any]:
     """The certificate, if it covers every build that is there and leaves no overlap."""
     if not (proof / CERTIFICATE).is_file():
-        raise CertifiedError(
+        raise UserError(
             f"{proof / CERTIFICATE}: no certificate; run python -m manifests.prove, or ask for uncertified samples"
         )
     certificate = read_certificate(proof)
@@ -425,17 +361,17 @@ def _check_certificate(proof: Path, builds: Sequence[LoadedBuild]) -> dict[str, 
     for build in builds:
         name, root = build.record["build"], build.record["root"]
         if name not in covered:
-            raise CertifiedError(
+            raise UserError(
                 f"{build.folder}: the certificate does not cover the build {name}; run python -m manifests.prove again"
             )
         if covered[name] != root:
-            raise CertifiedError(
+            raise UserError(
                 f"{build.folder}: the certificate covers another build of {name} (root {covered[name][:16]}, here "
                 f"{root[:16]}); run python -m manifests.prove again"
             )
     if not certificate["clean"]:
         left = sum(row["pairs"] for row in certificate["after"])
-        raise CertifiedError(
+        raise UserError(
             f"{proof / CERTIFICATE}: {left} overlapping pairs are left after the exclusions, so nothing is certified; "
             "see its report.html"
         )
@@ -448,9 +384,7 @@ def _exclusions(proof: Path, certificate: Mapping[str, Any] | None) -> dict[str,
         return {}
     path = proof / EXCLUSIONS_FILE
     if not path.is_file() or file_sha256(path).hex() != certificate["files"]["exclusions"]:
-        raise CertifiedError(
-            f"{path}: missing, or not the list of the certificate; run python -m manifests.prove again"
-        )
+        raise UserError(f"{path}: missing, or not the list of the certificate; run python -m manifests.prove again")
     table = pq.read_table(path, columns=["train_build", "train_sample"])
     builds = pc.unique(table["train_build"]).to_pylist()
     return {
@@ -458,24 +392,20 @@ def _exclusions(proof: Path, certificate: Mapping[str, Any] | None) -> dict[str,
     }
 
 
-class _Out(NamedTuple):
-    """What is left out of a build."""
-
-    excluded: pa.Array
-    dropped: pa.Array | None
-    licenses: list[str] | None
-
-
-def _write_build(folder: Path, build: LoadedBuild, out: _Out, bar: Any) -> None:
-    """Write the numbers of one build, unit by unit."""
+def _write_build(
+    folder: Path, build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, bar: Any
+) -> None:
+    """Write the numbers of one build without the ids of `out`, unit by unit."""
     header: dict[str, Any] = {"format": FORMAT, "build": build.record["build"], "root": build.record["root"]}
     header |= {"samples": 0, "images": 0, "shards": [], "shard_counts": []}
     # The header is filled while the chunks are written, and written after them.
-    write_columns(folder, header, _COLUMNS, _chunks(build, out, header, bar))
+    write_columns(folder, header, _COLUMNS, _chunks(build, out, licenses, header, bar))
 
 
-def _chunks(build: LoadedBuild, out: _Out, header: dict[str, Any], bar: Any) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    found = {"excluded": 0, "dropped": 0}
+def _chunks(
+    build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, header: dict[str, Any], bar: Any
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    found = dict.fromkeys(out, 0)
     images = dict.fromkeys((path for _, path in build.parts("images", "train")))
     by_unit = {path.name.removesuffix(".images.parquet"): path for path in images}
     for unit, path in build.parts("samples", "train"):
@@ -485,21 +415,20 @@ def _chunks(build: LoadedBuild, out: _Out, header: dict[str, Any], bar: Any) -> 
         table = pq.read_table(path, columns=_SAMPLE_COLUMNS)
         ids = table["sample_id"]
         keep = np.ones(table.num_rows, np.bool_)
-        for what, names in (("excluded", out.excluded), ("dropped", out.dropped)):
-            if names is not None and len(names):
-                hit = pc.is_in(ids, names).to_numpy()
-                found[what] += int(hit.sum())
-                keep &= ~hit
-        if out.licenses is not None:
-            keep &= pc.is_in(table["license"], pa.array(out.licenses, pa.string())).to_numpy()
+        for what, names in out.items():
+            hit = pc.is_in(ids, names).to_numpy()
+            found[what] += int(hit.sum())
+            keep &= ~hit
+        if licenses is not None:
+            keep &= pc.is_in(table["license"], pa.array(licenses, pa.string())).to_numpy()
         yield _unit_chunk(
             path, build.folder, unit, table, pq.read_table(pictures, columns=_IMAGE_COLUMNS), keep, header
         )
         bar.update(table.num_rows)
     yield {"places": np.array([[0, 0, 0, header["images"]]])}
-    for what, names in (("excluded", out.excluded), ("dropped", out.dropped)):
-        if names is not None and found[what] != len(names):
-            raise CertifiedError(
+    for what, names in out.items():
+        if found[what] != len(names):
+            raise UserError(
                 f"{build.folder}: {found[what]} of {len(names)} samples that are {what} were found; prove and filter "
                 "again"
             )
@@ -511,7 +440,7 @@ _IMAGE_COLUMNS = ["shard", "offset", "length"]
 def _check_part(build: LoadedBuild, unit: Mapping[str, Any], path: Path) -> None:
     digests = {part["file"]: part["sha256"] for part in unit["parts"]}
     if file_sha256(path).hex() != digests[path.relative_to(build.folder).as_posix()]:
-        raise CertifiedError(f"{path}: altered since it was built; python -m shards.verify says more")
+        raise UserError(f"{path}: altered since it was built; python -m shards.verify says more")
 
 
 def _unit_chunk(
@@ -535,7 +464,7 @@ def _unit_chunk(
         _codes(pictures["shard"], names), np.repeat(shard, n_images)
     )
     if not as_listed:
-        raise CertifiedError(f"{path}: its rows are not those of the shards that {BUILD_FILE} lists; build it again")
+        raise UserError(f"{path}: its rows are not those of the shards that {BUILD_FILE} lists; build it again")
     rows = np.arange(len(shard)) - firsts[shard]
     first = len(header["shards"])
     part = path.relative_to(folder).as_posix()

@@ -11,7 +11,6 @@ changed. Everything can be derived again, so a damaged folder may be deleted.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import orjson
 
 from medgpt.atomic import AtomicFile, write_atomic
-from medgpt.digest import file_sha256
+from medgpt.digest import file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.private import make_folder
 
@@ -34,10 +33,9 @@ DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4", "int64": "<i8"}
 """Name of a column's type, which is also its file's suffix -> how numpy spells it, little-endian on every machine."""
 
 Signature = list[int] | None
-
-
-class ColumnsError(UserError):
-    """A folder of columns cannot be written, or is not what it was; one line: which, and what to do."""
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 
 
 def signature(path: Path | str) -> Signature:
@@ -53,13 +51,13 @@ def signature(path: Path | str) -> Signature:
 def locked(folder: Path) -> Iterator[None]:
     """Make `folder` and hold it against other processes; the lock goes when the process ends, however it ends.
 
-    Raises: `ColumnsError` where it cannot be written to.
+    Raises: `UserError` where it cannot be written to.
     """
     try:
         make_folder(folder)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise ColumnsError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -72,7 +70,7 @@ def write_columns(
 ) -> None:
     """Write columns chunk by chunk: no more than a chunk is in memory. `types` are keys of `DTYPES`.
 
-    A chunk may hold any number of values of each column. The caller holds the lock. Raises: `ColumnsError`.
+    A chunk may hold any number of values of each column. The caller holds the lock. Raises: `UserError`.
     """
     files: dict[str, AtomicFile] = {}
     try:
@@ -92,9 +90,7 @@ def write_columns(
         document["digest"] = _digest(document)
         write_atomic(folder / HEADER, orjson.dumps(document))
     except OSError as error:
-        raise ColumnsError(
-            f"{folder}: cannot be written ({error.strerror}); make room or name another folder"
-        ) from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); make room or name another folder") from error
     finally:
         for file in files.values():
             if not file.closed:
@@ -102,10 +98,10 @@ def write_columns(
     _stamp(folder, _signatures(folder, columns))
 
 
-class Columns:
+class MappedColumns:
     """A folder of columns, opened. `header` is what was written, `columns[name]` a column's numbers.
 
-    Raises: `ColumnsError` if a file is missing, or not what was written.
+    Raises: `UserError` if a file is missing, or not what was written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -115,9 +111,9 @@ class Columns:
             self.header: dict[str, Any] = orjson.loads((folder / HEADER).read_bytes())
             intact = self.header["digest"] == _digest(self.header)
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise ColumnsError(f"{folder}/{HEADER}: cannot be read ({error}); delete the folder") from error
+            raise UserError(f"{folder}/{HEADER}: cannot be read ({error}); delete the folder") from error
         if not intact:
-            raise ColumnsError(f"{folder}/{HEADER}: altered; delete the folder, it is made again")
+            raise UserError(f"{folder}/{HEADER}: altered; delete the folder, it is made again")
         self._check()
 
     def _check(self) -> None:
@@ -131,7 +127,7 @@ class Columns:
         for name, column in self.header["columns"].items():
             path = self._path(name)
             if not path.is_file() or file_sha256(path).hex() != column["sha256"]:
-                raise ColumnsError(f"{path}: missing or damaged; delete the folder, it is made again")
+                raise UserError(f"{path}: missing or damaged; delete the folder, it is made again")
         try:
             _stamp(self.folder, now)
         except OSError:
@@ -158,12 +154,11 @@ class Columns:
         return array
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Columns, (self.folder,)
+        return MappedColumns, (self.folder,)
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in document.items() if key != "digest"}
-    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return json_sha256({key: value for key, value in document.items() if key != "digest"})
 
 
 def _signatures(folder: Path, columns: Mapping[str, Mapping[str, Any]]) -> dict[str, Signature]:

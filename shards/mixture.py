@@ -12,134 +12,110 @@ A random choice by weight drifts by the square root of the draws. `Schedule` doe
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import orjson
-import yaml
+from msgspec import Meta
+from msgspec.structs import force_setattr, replace
 
+from medgpt.digest import json_sha256
 from medgpt.errors import UserError
-from shards.columns import HEADER, Columns, ColumnsError, locked, write_columns
+from medgpt.settings import Settings, checked, find, read_yaml
+from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
 
 FORMAT = 1
 PRESETS = Path(__file__).parent / "mixtures"
 TERMS = ("weight", "epochs", "samples")
-_KEYS = {"format", "name", "samples", "sources"}
-_SOURCE_KEYS = {"build", "builder", *TERMS}
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
 
 
-class MixtureError(UserError):
-    """A mixture cannot be used; one line: what in which file, and what to do."""
+class MixtureSource(Settings, frozen=True, kw_only=True):
+    """One source of a mixture: exactly one of `weight`, `epochs` and `samples` is given."""
 
-
-@dataclass(frozen=True)
-class MixtureSource:
-    """One source of a mixture."""
-
-    build: str
-    term: str
-    """`weight`, `epochs` or `samples`."""
-    value: Fraction
-    builder: str
+    build: Annotated[str, Meta(min_length=1)]
+    weight: Annotated[float, Meta(gt=0)] | None = None
+    epochs: Annotated[float, Meta(gt=0)] | None = None
+    samples: Annotated[int, Meta(ge=1)] | None = None
+    builder: str = ""
     """Command that builds it."""
 
-
-@dataclass(frozen=True)
-class Mixture:
-    """A mixture as read, sources in the order of their names."""
-
-    name: str
-    samples: int | None
-    """Draws of the whole mixture, where weights are used."""
-    sources: tuple[MixtureSource, ...]
+    def __post_init__(self) -> None:
+        """Fill in the usual command. Raises: `ValueError` unless one term is given."""
+        given = [term for term in TERMS if getattr(self, term) is not None]
+        if len(given) != 1:
+            raise ValueError(f"{self.build}: one of {', '.join(TERMS)} is needed, not {', '.join(given) or 'none'}")
+        if not self.builder:
+            force_setattr(self, "builder", f"python -m builders.{self.build.split('.')[0]}")
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of what is asked for: the file's layout, comments and name do not matter."""
-        content = [FORMAT, self.samples, [[s.build, s.term, str(s.value)] for s in self.sources]]
-        return hashlib.sha256(orjson.dumps(content)).hexdigest()
+    def term(self) -> str:
+        """Which of the terms is given."""
+        return next(term for term in TERMS if getattr(self, term) is not None)
 
-    @classmethod
-    def load(cls, mixture: Path | str) -> Mixture:
-        """Read a preset (`pretrain`, `midtrain`, `instruct`) or a YAML file.
+    @property
+    def value(self) -> Fraction:
+        """The term as it is written in decimals: 0.1 is a tenth."""
+        return Fraction(str(getattr(self, self.term)))
 
-        Raises: `MixtureError`.
-        """
-        presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
-        path = PRESETS / f"{mixture}.yaml" if str(mixture) in presets else Path(mixture)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MixtureError(f"{mixture}: neither a file nor a preset; presets are {', '.join(presets)}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise MixtureError(f"{path}: cannot be read ({error})") from error
-        except yaml.YAMLError as error:
-            raise MixtureError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-        try:
-            return cls.parse(content)
-        except MixtureError as error:
-            raise MixtureError(f"{path}: {error}") from error
 
-    @classmethod
-    def parse(cls, content: Any) -> Mixture:
-        """Check a mixture's content, as a YAML reader gives it. Raises: `MixtureError`."""
-        if not isinstance(content, dict):
-            raise MixtureError(f"a mapping is needed, not {content!r}")
-        if unknown := content.keys() - _KEYS:
-            raise MixtureError(f"unknown key {_listed(unknown)}; there are {_listed(_KEYS)}")
-        if content.get("format") != FORMAT:
-            raise MixtureError(f"format {content.get('format')!r}, where {FORMAT} is read")
-        name, entries = content.get("name"), content.get("sources")
-        if not isinstance(name, str) or not name:
-            raise MixtureError("`name` is missing")
-        if not isinstance(entries, list) or not entries:
-            raise MixtureError("sources: a list with at least one source is needed")
-        sources = sorted(map(_source, entries), key=lambda source: source.build)
-        for one, other in pairwise(sources):
+class Mixture(Settings, frozen=True, kw_only=True):
+    """A mixture as read, sources in the order of their names."""
+
+    format: Literal[1]
+    name: Annotated[str, Meta(min_length=1)]
+    sources: Annotated[tuple[MixtureSource, ...], Meta(min_length=1)]
+    samples: Annotated[int, Meta(ge=1)] | None = None
+    """Draws of the whole mixture, where weights are used."""
+
+    def __post_init__(self) -> None:
+        """Sort the sources. Raises: `ValueError` for one that is named twice, and for weights without `samples`."""
+        force_setattr(self, "sources", tuple(sorted(self.sources, key=lambda source: source.build)))
+        for one, other in pairwise(self.sources):
             if one.build == other.build:
-                raise MixtureError(f"sources: {one.build} is named twice")
-        samples = content.get("samples")
-        weighted = any(source.term == "weight" for source in sources)
-        if weighted != (samples is not None):
-            raise MixtureError(
+                raise ValueError(f"sources: {one.build} is named twice")
+        weighted = any(source.weight is not None for source in self.sources)
+        if weighted != (self.samples is not None):
+            raise ValueError(
                 "sources have weights, so `samples`, the draws of the whole mixture, is needed"
                 if weighted
                 else "`samples` of the whole mixture is for weights, and no source has one"
             )
-        if samples is not None and (type(samples) is not int or samples < 1):
-            raise MixtureError(f"samples: {samples!r}; a whole number of at least 1 is needed")
-        return cls(name, samples, tuple(sources))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is asked for: the file's layout, comments and name do not matter."""
+        return json_sha256([FORMAT, self.samples, [[s.build, s.term, str(s.value)] for s in self.sources]])
+
+    @classmethod
+    def load(cls, mixture: Path | str) -> Mixture:
+        """Read a preset (`pretrain`, `midtrain`, `instruct`) or a YAML file. Raises: `UserError`."""
+        path = find(mixture, PRESETS, "mixture")
+        return checked(cls, read_yaml(path), str(path))
 
     def only_present(self, builds: Collection[str]) -> tuple[Mixture, str | None]:
         """The mixture without the sources that are not among `builds`, and one line that says which these are.
 
         It has a digest of its own. Weights of those that are left share all that weights share.
-        Raises: `MixtureError` if none is left.
+        Raises: `UserError` if none is left.
         """
         absent = [source.build for source in self.sources if source.build not in builds]
         if not absent:
             return self, None
         left = tuple(source for source in self.sources if source.build in builds)
         if not left:
-            raise MixtureError(
+            raise UserError(
                 f"{self.name}: none of its sources is there; the first is made by {self.sources[0].builder}"
             )
         samples = self.samples if any(source.term == "weight" for source in left) else None
         line = (
             f"{self.name}: {len(absent)} of {len(self.sources)} sources are not there, or have no sample left, and are "
-            f"left out: {_listed(absent)}"
+            f"left out: {', '.join(absent)}"
         )
         return replace(self, sources=left, samples=samples), line
 
@@ -149,16 +125,16 @@ class Mixture:
         Epochs are rounded to the nearest sample; weights share by largest remainder (Hamilton's method; of equal
         remainders the first name's).
 
-        Raises: `MixtureError` for a source that is absent or empty, or has no draw.
+        Raises: `UserError` for a source that is absent or empty, or has no draw.
         """
         for source in self.sources:
             if source.build not in sizes:
-                raise MixtureError(
+                raise UserError(
                     f"{self.name}: the source {source.build} is not there; build it with {source.builder} (and prove "
                     "again), or ask for the sources that are present"
                 )
             if not sizes[source.build]:
-                raise MixtureError(
+                raise UserError(
                     f"{self.name}: no sample of {source.build} is left to train on; take it out of the mixture"
                 )
         counts = {}
@@ -171,9 +147,7 @@ class Mixture:
             assert self.samples is not None
             shared = self.samples - sum(counts.values())
             if shared < 1:
-                raise MixtureError(
-                    f"{self.name}: nothing of {self.samples} samples is left for the sources with weights"
-                )
+                raise UserError(f"{self.name}: nothing of {self.samples} samples is left for the sources with weights")
             whole = sum(source.value for source in weighted)
             exact_shares = {source.build: shared * source.value / whole for source in weighted}
             floors = {build: int(share) for build, share in exact_shares.items()}
@@ -182,40 +156,11 @@ class Mixture:
             counts |= {build: floor + (build in more) for build, floor in floors.items()}
         for source in self.sources:
             if not counts[source.build]:
-                raise MixtureError(
+                raise UserError(
                     f"{self.name}: {source.build} has no draw ({source.term} {float(source.value):g}); ask for more, "
                     "or take it out"
                 )
         return {source.build: counts[source.build] for source in self.sources}
-
-
-def _source(entry: Any) -> MixtureSource:
-    if not isinstance(entry, dict) or not isinstance(entry.get("build"), str):
-        raise MixtureError(f"sources: each is a mapping with `build` and one of {_listed(TERMS)}, not {entry!r}")
-    build = entry["build"]
-    if unknown := entry.keys() - _SOURCE_KEYS:
-        raise MixtureError(f"{build}: unknown key {_listed(unknown)}; there are {_listed(_SOURCE_KEYS)}")
-    terms = [term for term in TERMS if term in entry]
-    if len(terms) != 1:
-        raise MixtureError(f"{build}: exactly one of {_listed(TERMS)} is needed, not {_listed(terms) or 'none'}")
-    [term] = terms
-    given = entry[term]
-    whole = term == "samples"
-    try:
-        # As it is written in decimals: 0.1 is a tenth.
-        value = Fraction(str(given)) if type(given) in (int, float) else None
-    except ValueError:  # infinity, not a number
-        value = None
-    if value is None or value <= 0 or (whole and type(given) is not int):
-        raise MixtureError(f"{build}: {term} {given!r}; a {'whole ' if whole else ''}number above 0 is needed")
-    builder = entry.get("builder", f"python -m builders.{build.split('.')[0]}")
-    if not isinstance(builder, str):
-        raise MixtureError(f"{build}: builder {builder!r}; a command is needed")
-    return MixtureSource(build, term, value, builder)
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 _BLOCK = 1 << 15
@@ -246,9 +191,9 @@ class Schedule:
 
     def __init__(self, counts: Sequence[int], folder: Path | None = None) -> None:
         if not counts or min(counts) < 1:
-            raise MixtureError(f"counts {list(counts)}: each source needs at least one draw")
+            raise UserError(f"counts {list(counts)}: each source needs at least one draw")
         if len(counts) >= 1 << 16:
-            raise MixtureError(f"{len(counts)} sources; fewer than {1 << 16} can be mixed")
+            raise UserError(f"{len(counts)} sources; fewer than {1 << 16} can be mixed")
         self.counts = tuple(map(int, counts))
         shared = gcd(*self.counts)
         self._period_counts = tuple(count // shared for count in self.counts)
@@ -256,14 +201,11 @@ class Schedule:
         self._of_period = np.array(self._period_counts, np.int64)
         if folder is None or self._period < _BLOCK:
             parts = list(_period(self._period_counts))
-            self._arrays: Mapping[str, npt.NDArray[Any]] | Columns = {
+            self._arrays: Mapping[str, npt.NDArray[Any]] | MappedColumns = {
                 name: np.concatenate([part[name] for part in parts]) for name in parts[0]
             }
         else:
-            try:
-                self._arrays = _kept(self._period_counts, folder)
-            except ColumnsError as error:
-                raise MixtureError(str(error)) from error
+            self._arrays = _kept(self._period_counts, folder)
 
     def __len__(self) -> int:
         return self._length
@@ -295,9 +237,9 @@ class Schedule:
             raise IndexError(f"positions are 0 to {last}")
 
 
-def _kept(counts: tuple[int, ...], folder: Path) -> Columns:
+def _kept(counts: tuple[int, ...], folder: Path) -> MappedColumns:
     """The period of these counts below `folder`, made where it is not there."""
-    key = hashlib.sha256(orjson.dumps([FORMAT, _BLOCK, counts])).hexdigest()[:16]
+    key = json_sha256([FORMAT, _BLOCK, counts])[:16]
     place = folder / "schedules" / key
     if not (place / HEADER).is_file():
         with locked(folder):
@@ -305,7 +247,7 @@ def _kept(counts: tuple[int, ...], folder: Path) -> Columns:
                 kind = "uint8" if len(counts) <= _MANY_SOURCES else "uint16"
                 types = {"source": kind, "rank": "uint16", "begins": "int64"}
                 write_columns(place, {"format": FORMAT, "counts": list(counts)}, types, _period(counts))
-    return Columns(place)
+    return MappedColumns(place)
 
 
 def _period(counts: tuple[int, ...]) -> Iterator[dict[str, npt.NDArray[Any]]]:

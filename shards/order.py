@@ -12,19 +12,19 @@ than any other.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
-from shards.certified import Certified
-from shards.mixture import Mixture, MixtureError, Schedule
-
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
+from medgpt.digest import json_sha256
+from medgpt.errors import UserError
+from medgpt.messages import complain
+from shards.certified import Certified, load_certified
+from shards.columns import Int32, Int64, UInt64
+from shards.mixture import Mixture, Schedule
 
 ROUNDS = 8
 """Even, so that both halves are mixed equally often. Four make a pseudorandom permutation of a good round function
@@ -56,16 +56,9 @@ class Permutation:
 
     def __call__(self, indices: npt.ArrayLike) -> Int64:
         """Where each of [n] indices goes. Raises: `IndexError`."""
-        return self._walk(_encrypt, indices)
-
-    def inverse(self, indices: npt.ArrayLike) -> Int64:
-        """Which indices go to each of [n] places. Raises: `IndexError`."""
-        return self._walk(_decrypt, indices)
-
-    def _walk(self, step: Callable[..., UInt64], indices: npt.ArrayLike) -> Int64:
         values = np.asarray(indices, np.int64)
         _check(values, self.size)
-        return _walk(step, values, np.uint64(self.size), *self._widths, self._keys)
+        return _walk(values, np.uint64(self.size), *self._widths, self._keys)
 
 
 def round_keys(key: bytes) -> UInt64:
@@ -108,30 +101,19 @@ def _encrypt(values: UInt64, a: Any, b: Any, keys: Any) -> UInt64:
     return result
 
 
-def _decrypt(values: UInt64, a: Any, b: Any, keys: Any) -> UInt64:
-    left, right = np.divmod(values, b)
-    for number in range(ROUNDS - 2, -1, -2):
-        right = right + (b - _scramble(left, keys[number + 1], b))
-        right = np.where(right >= b, right - b, right)
-        left = left + (a - _scramble(right, keys[number], a))
-        left = np.where(left >= a, left - a, left)
-    result: UInt64 = left * b + right
-    return result
-
-
-def _walk(step: Callable[..., UInt64], indices: Int64, size: Any, a: Any, b: Any, keys: Any) -> Int64:
-    """Repeat `step` until every value is below its size again: still a bijection.
+def _walk(indices: Int64, size: Any, a: Any, b: Any, keys: Any) -> Int64:
+    """Repeat `_encrypt` until every value is below its size again: still a bijection.
 
     size, a, b are numbers, or [n] arrays with keys [ROUNDS, n]: then each index has a permutation of its own.
     """
-    values = step(indices.astype(np.uint64), a, b, keys)
+    values = _encrypt(indices.astype(np.uint64), a, b, keys)
     outside = np.flatnonzero(values >= size)
     while len(outside):
         if isinstance(size, np.ndarray):
-            moved = step(values[outside], a[outside], b[outside], keys[:, outside])
+            moved = _encrypt(values[outside], a[outside], b[outside], keys[:, outside])
             outside_still = moved >= size[outside]
         else:
-            moved = step(values[outside], a, b, keys)
+            moved = _encrypt(values[outside], a, b, keys)
             outside_still = moved >= size
         values[outside] = moved
         outside = outside[outside_still]
@@ -168,21 +150,11 @@ class WindowedOrder:
         """Which sample stands at each of [n] places. Raises: `IndexError`."""
         places = np.asarray(indices, np.int64)
         _check(places, self.size)
-        mixed = self._within_windows(places, np.searchsorted(self._ends, places, "right") // self.window, False)
+        mixed = self._within_windows(places, np.searchsorted(self._ends, places, "right") // self.window)
         slot = np.searchsorted(self._ends, mixed, "right")
         return np.asarray(self._firsts[self._shards[slot]] + mixed - self._starts[slot], np.int64)
 
-    def inverse(self, indices: npt.ArrayLike) -> Int64:
-        """At which place each of [n] samples stands. Raises: `IndexError`."""
-        samples = np.asarray(indices, np.int64)
-        _check(samples, self.size)
-        slots = np.empty(len(self._shards), np.int64)
-        slots[self._shards] = np.arange(len(slots))
-        shard = np.searchsorted(np.cumsum(self.counts), samples, "right")
-        slot = slots[shard]
-        return self._within_windows(self._starts[slot] + samples - self._firsts[shard], slot // self.window, True)
-
-    def _within_windows(self, places: Int64, windows: Int64, inverse: bool) -> Int64:
+    def _within_windows(self, places: Int64, windows: Int64) -> Int64:
         """Permute places within their windows."""
         result = np.empty_like(places)
         for number in np.unique(windows).tolist():
@@ -195,8 +167,7 @@ class WindowedOrder:
                     self._windows.clear()
                 key = self._key + f"/window {number}".encode()
                 permutation = self._windows[number] = Permutation(int(self._ends[last]) - first, key)
-            move = permutation.inverse if inverse else permutation
-            result[here] = first + move(places[here] - first)
+            result[here] = first + permutation(places[here] - first)
         return result
 
 
@@ -210,22 +181,22 @@ class EpochOrder:
     `window` gives locality (`WindowedOrder`): with W, each source is read W shards at a time. It changes the order, so
     it is part of `mixture_digest`.
 
-    Raises: `MixtureError` if the mixture does not fit what is there.
+    Raises: `UserError` if the mixture does not fit what is there.
     """
 
     def __init__(
         self, certified: Certified, mixture: Mixture, seed: int = 0, epoch: int = 0, *, window: int | None = None
     ) -> None:
         if seed < 0 or epoch < 0:
-            raise MixtureError(f"seed {seed}, epoch {epoch}: neither may be negative")
+            raise UserError(f"seed {seed}, epoch {epoch}: neither may be negative")
         if window is not None and window < 1:
-            raise MixtureError(f"window {window}: at least 1 shard is needed")
+            raise UserError(f"window {window}: at least 1 shard is needed")
         self.certified, self.mixture, self.seed, self.epoch, self.window = certified, mixture, seed, epoch, window
         self.counts = mixture.counts({name: len(source) for name, source in certified.sources.items()})
         """Draws of the epoch from each source."""
         self.sources = tuple(self.counts)
         """Builds in sorted order; `at` speaks of them by number."""
-        self.mixture_digest = mixture.digest if window is None else _sha256([mixture.digest, window])
+        self.mixture_digest = mixture.digest if window is None else json_sha256([mixture.digest, window])
         self.schedule = Schedule(tuple(self.counts.values()), certified.folder)
         self._sizes = np.array([len(certified.sources[name]) for name in self.sources], np.int64)
         self._before = epoch * np.array(list(self.counts.values()), np.int64)
@@ -240,7 +211,9 @@ class EpochOrder:
     @property
     def digest(self) -> str:
         """SHA-256 of all that the order is a function of."""
-        return _sha256([self.certified.digest, self.mixture_digest, self.seed, self.epoch, list(self.counts.items())])
+        return json_sha256(
+            [self.certified.digest, self.mixture_digest, self.seed, self.epoch, list(self.counts.items())]
+        )
 
     def at_epoch(self, epoch: int) -> EpochOrder:
         """The order of another epoch."""
@@ -261,7 +234,7 @@ class EpochOrder:
         keys = np.stack([self._pass_keys(*divmod(value, len(self.sources))) for value in pairs.tolist()] or [_NO_KEYS])
         keys_of_each = np.ascontiguousarray(keys.T)[:, group]
         sizes = self._sizes[source].astype(np.uint64)
-        return source, _walk(_encrypt, place, sizes, self._a[source], self._b[source], keys_of_each)
+        return source, _walk(place, sizes, self._a[source], self._b[source], keys_of_each)
 
     def _at_windowed(self, source: Int32, number: Int64, place: Int64) -> Int64:
         index = np.empty_like(place)
@@ -293,5 +266,17 @@ class EpochOrder:
 _NO_KEYS = np.zeros(ROUNDS, np.uint64)
 
 
-def _sha256(value: object) -> str:
-    return hashlib.sha256(orjson.dumps(value)).hexdigest()
+def open_order(
+    data: Path, mixture: Path | str, seed: int = 0, *, epoch: int = 0, only_present: bool = False, **certified: Any
+) -> EpochOrder:
+    """The order of an epoch over what may be trained on below `data`; `certified` goes to `load_certified`.
+
+    With `only_present` sources of the mixture that have no sample here are left out, which is said on standard error.
+    Raises: `UserError`.
+    """
+    found, mixed = load_certified(data, **certified), Mixture.load(mixture)
+    if only_present:
+        mixed, left_out = mixed.only_present(found.present)
+        if left_out:
+            complain(left_out)
+    return EpochOrder(found, mixed, seed, epoch)

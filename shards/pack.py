@@ -1,347 +1,64 @@
-"""`python -m shards.pack DATA --stage instruct`: pack one epoch of a mixture into sequences, and write the plan.
-
-The samples of an epoch are those of its order (`shards.order.EpochOrder`): certified, in the shares of the mixture. How
-long each is follows from the manifest's text tokens and tiles and from its numbers of messages, which are counted in
-the shards once and kept below `DATA/.streams`, which may be deleted.
-"""
+"""`python -m shards.pack DATA --stage instruct`: pack one epoch of a mixture into sequences, and write the plan."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.errors import NOT_FINISHED, run
 from medgpt.messages import complain
+from medgpt.tables import table
+from shards.options import add_order_options, ordered
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from shards.certified import Certified, SourceSamples
     from shards.order import EpochOrder
-    from shards.packing import PackingResult, Plan, PlanTerms
+    from shards.packing import Draws, PackedEpoch, PlanTerms
 
-    Int32 = npt.NDArray[np.int32]
-    Int64 = npt.NDArray[np.int64]
-
-OVER_LONG = ("report", "truncate", "drop")
 ROWS_SHOWN = 20
-_DRAWS = 1 << 20
-"""Draws looked up at once."""
-_FEW = 100_000
-"""Samples that one process counts before others would have started."""
+RANKS = (2, 8, 16)
+"""Numbers of ranks whose balance is told."""
 
 
-@dataclass(frozen=True)
-class Draws:
-    """The samples of an epoch, in its order."""
-
-    source: npt.NDArray[np.int16]
-    index: Int64
-    tokens: Int32
-    tiles: Int32
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, which: npt.NDArray[Any]) -> Draws:
-        """Some of them, by positions or flags."""
-        return Draws(self.source[which], self.index[which], self.tokens[which], self.tiles[which])
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A packed epoch, not yet written."""
-
-    draws: Draws
-    """What was packed, truncated samples with the tokens that are left of them."""
-    result: PackingResult
-    over_long: Draws
-    """Samples that fit into no pack as they are."""
-    cut: npt.NDArray[np.bool_] | None
-    """Which of `draws` are truncated; None if none is."""
-
-
-def train_lengths(certified: Certified, build: str, *, workers: int = 1, progress: Any = None) -> tuple[Int32, Int64]:
-    """Tokens of every train sample of a build as the model sees it, and where each of its shards begins in them.
-
-    Messages are counted in the shards the first time, in `workers` processes; `progress(n)` is told of samples that are
-    done. Shards are those of `certified.sources[build].shards`, samples all that are in them.
-
-    Raises: `PackingError` if a shard cannot be read, `CatalogError`, `ColumnsError`.
-    """
-    import hashlib
-
-    import numpy as np
-
-    from manifests.catalog import load_builds
-    from medgpt.processes import run_jobs
-    from shards.columns import HEADER, Columns, locked, write_columns
-    from shards.packing import TEMPLATE, PackingError
-
-    found = next(b for b in load_builds(certified.data) if b.record["build"] == build)
-    name = hashlib.sha256(f"{found.record['root']} {TEMPLATE}".encode()).hexdigest()[:16]
-    folder = certified.folder / "lengths" / f"{build}-{name}"
-    with locked(certified.folder):
-        if not (folder / HEADER).is_file():
-            parts = found.parts("samples", "train")
-            jobs = [_UnitJob(i, found.folder, part, unit["kept"]) for i, (unit, part) in enumerate(parts)]
-            pieces: list[Int32] = [np.zeros(0, np.int32)] * len(jobs)
-            # Workers cost a second to start.
-            few = workers == 1 or sum(job.samples for job in jobs) < _FEW
-            done = ((job, _unit_lengths(job)) for job in jobs) if few else run_jobs(_unit_lengths, jobs, workers)
-            for job, piece in done:
-                pieces[job.number] = piece
-                if progress is not None:
-                    progress(len(piece))
-            header = {"build": build, "root": found.record["root"], "template": TEMPLATE}
-            write_columns(folder, header, {"length": "int32"}, ({"length": piece} for piece in pieces))
-    lengths = Columns(folder)["length"]
-    samples = np.array([shard.samples for shard in certified.sources[build].shards], np.int64)
-    if samples.sum() != len(lengths):
-        raise PackingError(f"{build}: built anew since it was certified; prove again (python -m manifests.prove)")
-    return lengths, np.cumsum(samples) - samples
-
-
-@dataclass(frozen=True)
-class _UnitJob:
-    number: int
-    folder: Path
-    part: Path
-    samples: int
-
-
-def _unit_lengths(job: _UnitJob) -> Int32:
-    """Tokens of a unit's samples, in the order of its manifest part."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    from manifests.catalog import one_line
-    from shards.packing import PackingError, sample_length
-
-    table = pq.read_table(job.part, columns=["shard", "offset", "length", "text_tokens", "tiles", "n_images"])
-    shards = table["shard"].combine_chunks().dictionary_encode()
-    counts = np.empty((table.num_rows, 4), np.int32)
-    offsets, sizes = table["offset"].to_numpy(), table["length"].to_numpy()
-    for number, name in enumerate(shards.dictionary.to_pylist()):
-        rows = np.flatnonzero(shards.indices.to_numpy() == number)
-        path = job.folder / "shards" / name
-        try:
-            if path.suffix == ".arrow":
-                counts[rows] = _count_arrow(path)[offsets[rows]]
-            else:
-                counts[rows] = _count_tar(path, offsets[rows], sizes[rows])
-        except (OSError, pa.ArrowException, IndexError) as error:
-            raise PackingError(f"{path}: cannot be read ({one_line(error)}); run the builder again") from error
-    images = table["n_images"].to_numpy()
-    if (counts[:, 3] != images).any():
-        row = int((counts[:, 3] != images).argmax())
-        raise PackingError(
-            f"{job.part}: sample {row} has {images[row]} pictures, but its messages show {counts[row, 3]}; each must "
-            "be shown once for its tiles to be counted; mend the builder"
-        )
-    lengths = sample_length(
-        table["text_tokens"].to_numpy(), pc.fill_null(table["tiles"], 0).to_numpy(), images=images,
-        messages=counts[:, 0], replies=counts[:, 1], reasoned=counts[:, 2],
-    )  # fmt: skip
-    return lengths.astype(np.int32)
-
-
-def _count_tar(path: Path, offsets: Int64, sizes: Int64) -> Int32:
-    """(messages but replies, replies, replies with reasoning, pictures shown) of a tar's samples, by places of JSON.
-
-    Members are canonical JSON (`medgpt.schema.canonical_json`): no spaces, and a quotation mark inside a text has a
-    backslash before it, so these byte strings occur nowhere but where a message begins. Nothing need be parsed.
-    """
-    import numpy as np
-
-    counts = []
-    with path.open("rb", buffering=0) as file:
-        descriptor = file.fileno()
-        for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
-            data = os.pread(descriptor, size, offset)
-            reasoned = data.count(b'"reasoning":"') - data.count(b'"reasoning":"",')
-            replies = data.count(b'{"role":"assistant"')
-            pictures = data.count(b'{"type":"image"')
-            counts.append((data.count(b'{"role":"') - replies, replies, reasoned, pictures))
-    return np.array(counts, np.int32).reshape(-1, 4)
-
-
-def _count_arrow(path: Path) -> Int32:
-    """The same of all samples of an Arrow shard."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    pieces = [np.zeros((0, 4), np.int32)]
-    file = pa.ipc.open_file(pa.memory_map(str(path)))
-    for number in range(file.num_record_batches):
-        messages = file.get_batch(number).column("messages")
-        inner = messages.flatten()
-        content = inner.field("content")
-        reply = _flags(pc.equal(inner.field("role"), "assistant"))
-        reasoned = _flags(pc.greater(pc.binary_length(inner.field("reasoning")), 0))
-        picture = _flags(pc.equal(content.flatten().field("type"), "image"))
-        pictures = _sums(picture[:, None], content)
-        kinds = np.concatenate((np.stack([~reply, reply, reasoned], axis=1), pictures), axis=1)
-        pieces.append(_sums(kinds, messages))
-    return np.concatenate(pieces)
-
-
-def _flags(values: Any) -> npt.NDArray[np.bool_]:
-    """An Arrow column of truth values, null taken for false."""
-    import pyarrow.compute as pc
-
-    flags: npt.NDArray[np.bool_] = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
-    return flags
-
-
-def _sums(rows: npt.NDArray[Any], lists: Any) -> Int32:
-    """Sums of `rows` over each list of an Arrow column whose flattened items they belong to; of a null list 0."""
-    import numpy as np
-
-    running = np.concatenate((np.zeros((1, rows.shape[1]), np.int32), np.cumsum(rows, axis=0, dtype=np.int32)))
-    ends = np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
-    sums: Int32 = running[ends] - running[np.concatenate(([0], ends))[:-1]]
-    return sums
-
-
-def draw(certified: Certified, order: EpochOrder, *, workers: int = 1, progress: Any = None) -> Draws:
-    """Samples of an epoch in its order, with their tokens and tiles. Raises: as `train_lengths`."""
-    import numpy as np
-
-    sources: list[SourceSamples] = [certified.sources[name] for name in order.sources]
-    lengths = [train_lengths(certified, name, workers=workers, progress=progress) for name in order.sources]
-    count = len(order)
-    draws = Draws(np.empty(count, np.int16), np.empty(count, np.int64), *(np.empty(count, np.int32) for _ in range(2)))
-    for first in range(0, count, _DRAWS):
-        piece = slice(first, min(first + _DRAWS, count))
-        source, index = order.at(np.arange(piece.start, piece.stop))
-        draws.source[piece], draws.index[piece] = source, index
-        tokens, tiles = draws.tokens[piece], draws.tiles[piece]
-        for number in np.unique(source).tolist():
-            here = np.flatnonzero(source == number)
-            shard, row = sources[number].locate(index[here])
-            of_build, begins = lengths[number]
-            tokens[here] = of_build[begins[shard] + row]
-            tiles[here] = sources[number].tiles[index[here]]
-    return draws
-
-
-def pack_epoch(draws: Draws, length: int, tiles_limit: int, over_long: str) -> Epoch:
-    """Pack an epoch's samples. A sample's place in the epoch's order decides between samples of one size.
-
-    Raises: `OverLong` where there are such samples and the policy is to report them, or they cannot be truncated.
-    """
-    import numpy as np
-
-    from shards.packing import IMAGE_TOKENS, TILE_TOKENS, OverLong, pack
-
-    long = (draws.tokens > length) | (draws.tiles > tiles_limit)
-    found = draws.take(long)
-    count = len(found)
-    if count and over_long == "report":
-        raise OverLong(
-            np.flatnonzero(long),
-            f"{count} of {len(draws)} samples have more than {length} tokens or {tiles_limit} tiles (the longest "
-            f"{found.tokens.max()} and {found.tiles.max()}); raise --length or --tiles, or choose --over-long truncate "
-            "(cuts the end of the text) or --over-long drop",
-        )
-    keys, cut, packed = np.arange(len(draws), dtype=np.uint64), None, draws
-    if count and over_long == "truncate":
-        # Pictures cannot be cut, and a sample that is all pictures teaches nothing.
-        whole = (found.tiles > tiles_limit) | ((TILE_TOKENS + IMAGE_TOKENS) * found.tiles >= length)
-        if whole.any():
-            raise OverLong(
-                np.flatnonzero(long)[whole],
-                f"{int(whole.sum())} samples have too many tiles (up to {found.tiles.max()}), which cannot be "
-                "truncated; raise --tiles, or choose --over-long drop",
-            )
-        cut, packed = long, replace(draws, tokens=np.minimum(draws.tokens, length))
-    elif count:
-        keys, packed = keys[~long], draws.take(~long)
-    result = pack(packed.tokens, packed.tiles, keys, length, tiles_limit)
-    return Epoch(packed, result, found, cut)
-
-
-def save(path: Path, terms: PlanTerms, epoch: Epoch) -> str:
-    """Write a packed epoch's plan; returns its digest."""
-    from shards.packing import write_plan
-
-    counts = {"truncated" if terms.over_long == "truncate" else "dropped": len(epoch.over_long)}
-    draws = epoch.draws
-    samples = (draws.source, draws.index, draws.tokens, draws.tiles)
-    return write_plan(path, terms, epoch.result, samples, counts, epoch.cut)
-
-
-def ensure_plan(
-    certified: Certified,
-    order: EpochOrder,
-    length: int,
-    tiles_limit: int,
-    over_long: str = "report",
-    together: int | None = None,
-    *,
-    workers: int = 1,
-    progress: Any = None,
-) -> Plan:
-    """The plan of an epoch at its usual place, made where it is not there yet; any number of processes may ask at once.
-
-    Raises: `OverLong`, `PackingError`, `CatalogError`, `ColumnsError`.
-    """
-    from shards.columns import locked
-    from shards.packing import Plan, PlanTerms, plan_path
-
-    terms = PlanTerms.of(order, length, tiles_limit, over_long, together)
-    path = plan_path(certified.data, terms)
-    with locked(path.parent):
-        if not path.exists():
-            draws = draw(certified, order, workers=workers, progress=progress)
-            save(path, terms, pack_epoch(draws, length, tiles_limit, over_long))
-    plan = Plan.load(path)
-    plan.check(order)
-    return plan
-
-
-def rank_balance(costs: Int64, world_size: int) -> tuple[float, float]:
-    """How unequal the work of `world_size` ranks is that take packs of these costs in turn.
-
-    Returns: (most work of a rank, divided by the mean; mean over the whole steps of the most expensive pack of a step,
-    divided by the step's mean: the share of time that ranks wait for each other).
-    """
-    whole = len(costs) // world_size * world_size
-    steps = costs[:whole].reshape(-1, world_size).astype(float)
-    if not len(steps):
-        return 1.0, 1.0
-    sums = steps.sum(axis=0)
-    return float(sums.max() / sums.mean()), float(steps.max(axis=1).sum() / steps.mean(axis=1).sum())
-
-
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if samples are over-long and no policy says what to do, 2 if nothing can be packed."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
+    from tqdm import tqdm
 
-    from manifests.catalog import CatalogError
-    from medgpt.processes import WorkerDied
-    from shards.certified import CertifiedError
-    from shards.columns import ColumnsError
-    from shards.mixture import MixtureError
-    from shards.packing import PackingError
+    from shards.epoch import draw, pack_epoch
+    from shards.packing import OverLong, PlanTerms, plan_path, write_plan
 
+    order = ordered(options, epoch=options.epoch, stage=options.stage, licenses=options.license)
+    terms = PlanTerms.of(order, options.length, options.tiles, options.over_long, options.together)
+    path = options.out or plan_path(options.data, terms)
+    with tqdm(desc="counting", unit=" samples", disable=None) as bar:
+        draws = draw(order.certified, order, workers=options.workers, progress=bar.update)
     try:
-        return _run(options)
-    except (CatalogError, CertifiedError, ColumnsError, MixtureError, PackingError, OSError) as error:
+        epoch = pack_epoch(draws, options.length, options.tiles, options.over_long)
+    except OverLong as error:
         complain(error)
-    except WorkerDied:
-        complain("a worker process was killed (memory?); run again with fewer --workers")
-    return 2
+        first = _first(order, draws.take(error.positions))
+        if options.json:
+            print(json.dumps({"over_long": len(error.positions), "over_long_first": first}, indent=2))
+        else:
+            _print_over_long(len(error.positions), first)
+        return NOT_FINISHED
+    report = _report(order, terms, epoch)
+    digest = None if options.dry_run else write_plan(path, terms, epoch)
+    if options.json:
+        print(json.dumps(report | {"plan": None if options.dry_run else str(path), "digest": digest}, indent=2))
+        return 0
+    _print(report, terms.over_long)
+    if options.dry_run:
+        print("nothing is written (--dry-run)")
+    else:
+        print(f"{path} is the plan, {path.stat().st_size:,} bytes, digest {str(digest)[:16]}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -349,103 +66,77 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m shards.pack",
         description="Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
         "the plan, which training reads. Exit code: 0; 1 if samples are too long and no policy says what becomes of "
-        "them; 2 after an error.",
+        "them, or a file cannot be read or written; 2 for input that cannot be packed.",
         epilog="example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds, certified by manifests.prove")
-    parser.add_argument("--stage", required=True, choices=("pretrain", "midtrain", "instruct"))
-    parser.add_argument("--mixture", metavar="FILE", help="mixture (default: the preset of the stage)")
-    parser.add_argument(
-        "--sources-present", action="store_true", help="leave out sources of the mixture that are not built"
-    )
+    add_order_options(parser)
     parser.add_argument("--length", type=int, default=32_768, metavar="N", help="tokens of a pack (default 32768)")
     parser.add_argument("--tiles", type=int, default=96, metavar="N", help="most image tiles of a pack (default 96)")
     parser.add_argument(
-        "--over-long", choices=OVER_LONG, default="report",
+        "--over-long", choices=("report", "truncate", "drop"), default="report",
         help="samples that fit into no pack: report them and stop (default), cut the end of their text, leave them out",
     )  # fmt: skip
     parser.add_argument(
         "--together", type=int, metavar="N",
         help="packs of nearly equal work in a row: a multiple of the ranks (train.run asks for those of a step)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order (default 0)")
     parser.add_argument("--epoch", type=int, default=0, metavar="N", help="number of the epoch (default 0)")
     parser.add_argument("--license", action="append", metavar="NAME", help="only samples under these licences")
-    parser.add_argument("--uncertified", action="store_true", help="pack samples that no certificate covers")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that count")
     parser.add_argument("--out", type=Path, metavar="FILE", help="plan (default: below DATA/.streams/plans)")
     parser.add_argument("--dry-run", action="store_true", help="pack and say how well, write nothing")
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from shards.certified import load_certified
-    from shards.mixture import Mixture
-    from shards.order import EpochOrder
-    from shards.packing import OverLong, PlanTerms, plan_path
-
-    certified = load_certified(
-        options.data, stage=options.stage, licenses=options.license, uncertified=options.uncertified
-    )
-    mixture = Mixture.load(options.mixture or options.stage)
-    if options.sources_present:
-        mixture, left_out = mixture.only_present(certified.present)
-        if left_out:
-            print(left_out)
-    order = EpochOrder(certified, mixture, options.seed, options.epoch)
-    terms = PlanTerms.of(order, options.length, options.tiles, options.over_long, options.together)
-    path = options.out or plan_path(options.data, terms)
-    with tqdm(desc="counting", unit=" samples", disable=None) as bar:
-        draws = draw(certified, order, workers=options.workers, progress=bar.update)
-    try:
-        epoch = pack_epoch(draws, options.length, options.tiles, options.over_long)
-    except OverLong as error:
-        complain(error)
-        print(_over_long_table(certified, terms, draws.take(error.positions)))
-        return 1
-    _report(certified, terms, epoch)
-    if options.dry_run:
-        print("nothing is written (--dry-run)")
-    else:
-        digest = save(path, terms, epoch)
-        print(f"{path} is the plan, {path.stat().st_size:,} bytes, digest {digest[:16]}")
-    return 0
-
-
-def _over_long_table(certified: Certified, terms: PlanTerms, found: Draws) -> str:
-    from manifests.catalog import format_table
-
+def _first(order: EpochOrder, found: Draws) -> list[dict[str, Any]]:
+    """The first of some draws, with ids."""
     rows = []
     for place in range(min(len(found), ROWS_SHOWN)):
-        build = terms.sources[found.source[place]]
-        [name] = certified.sources[build].ids(found.index[place : place + 1])
-        rows.append([build, name, int(found.tokens[place]), int(found.tiles[place])])
-    table = format_table(["build", "sample", "tokens", "tiles"], rows)
-    return f"{table}\nand {len(found) - ROWS_SHOWN} more" if len(found) > ROWS_SHOWN else table
+        build = order.sources[found.source[place]]
+        [name] = order.certified.sources[build].ids(found.index[place : place + 1])
+        rows.append(
+            {"build": build, "sample": name, "tokens": int(found.tokens[place]), "tiles": int(found.tiles[place])}
+        )
+    return rows
 
 
-def _report(certified: Certified, terms: PlanTerms, epoch: Epoch) -> None:
+def _print_over_long(count: int, first: Sequence[dict[str, Any]]) -> None:
+    print(table(("build", "sample", "tokens", "tiles"), [list(row.values()) for row in first]))
+    if count > len(first):
+        print(f"and {count - len(first)} more")
+
+
+def _report(order: EpochOrder, terms: PlanTerms, epoch: PackedEpoch) -> dict[str, Any]:
+    """How well an epoch is packed, what was too long, and how equal the work of ranks is."""
+    from shards.epoch import rank_balance
     from shards.packing import balanced_order, pack_costs
 
     draws, result = epoch.draws, epoch.result
-    print(
-        f"{len(draws):,} samples in {len(result):,} packs of {result.length} tokens and {result.tiles_limit} tiles "
-        f"(lower bound {result.lower_bound:,}); tokens filled {result.token_fill:.4%}, tiles {result.tile_fill:.4%}"
-    )
-    if len(epoch.over_long):
-        print(f"{len(epoch.over_long):,} samples too long, by --over-long {terms.over_long}:")
-        print(_over_long_table(certified, terms, epoch.over_long))
     costs, uneven = pack_costs(draws.tokens, draws.tiles, result.members, result.starts)
     costs = costs[balanced_order(costs, uneven, bytes.fromhex(terms.digest), terms.together)]
-    if len(costs) >= terms.together:
-        for ranks in (2, 8, 16):
-            of_ranks, of_steps = rank_balance(costs, ranks)
-            print(
-                f"{ranks} ranks: the busiest has {of_ranks - 1:.2%} more work than the mean; waiting for the slowest "
-                f"in each step takes {of_steps - 1:.2%}"
-            )
+    balances = [(ranks, *rank_balance(costs, ranks)) for ranks in RANKS if len(costs) >= terms.together]
+    return {
+        "samples": len(draws), "packs": len(result), "length": result.length, "tiles": result.tiles_limit,
+        "lower_bound": result.lower_bound, "token_fill": result.token_fill, "tile_fill": result.tile_fill,
+        "over_long": len(epoch.over_long), "over_long_first": _first(order, epoch.over_long),
+        "balance": [{"ranks": r, "busiest": busiest, "step": step} for r, busiest, step in balances],
+    }  # fmt: skip
+
+
+def _print(report: dict[str, Any], policy: str) -> None:
+    print(
+        f"{report['samples']:,} samples in {report['packs']:,} packs of {report['length']} tokens and "
+        f"{report['tiles']} tiles (lower bound {report['lower_bound']:,}); tokens filled {report['token_fill']:.4%}, "
+        f"tiles {report['tile_fill']:.4%}"
+    )
+    if report["over_long"]:
+        print(f"{report['over_long']:,} samples too long, by --over-long {policy}:")
+        _print_over_long(report["over_long"], report["over_long_first"])
+    for row in report["balance"]:
+        print(
+            f"{row['ranks']} ranks: the busiest has {row['busiest'] - 1:.2%} more work than the mean; waiting for the "
+            f"slowest in each step takes {row['step'] - 1:.2%}"
+        )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ beforehand (`sample_length`), so an epoch is packed offline, as a whole, and the
 numbers of samples, no second copy of them.
 
 `pack` is a pure function of the multiset of (tokens, tiles, key): neither the order of its input nor a number of
-workers is anywhere in it. `plan_packs` puts packs into the order in which they are trained on, `Plan` is the file.
+workers is anywhere in it. `balanced_order` is that in which packs are trained on, `PackPlan` the file.
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from medgpt.atomic import AtomicFile
 from medgpt.errors import UserError
+from shards.columns import Int32, Int64, UInt64
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from shards.order import EpochOrder
 
-Int32 = npt.NDArray[np.int32]
-Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
-Counts = int | npt.NDArray[Any]
+Number = TypeVar("Number", int, npt.NDArray[Any])
+"""Of one sample, or [n] of n."""
 
 FORMAT = 2
 
@@ -74,11 +73,7 @@ CHUNK = 4096
 """Packs in one record batch of a plan, whose digest is checked when the first of them is read."""
 
 
-class PackingError(UserError):
-    """Samples cannot be packed, or a plan cannot be used; one line: what, and what to do."""
-
-
-class OverLong(PackingError):
+class OverLong(UserError):
     """Samples fit into no pack, and the policy does not say what becomes of them; `positions`: in the order."""
 
     def __init__(self, positions: Int64, message: str) -> None:
@@ -86,19 +81,9 @@ class OverLong(PackingError):
         self.positions = positions
 
 
-@overload
 def sample_length(
-    text_tokens: int, tiles: int = 0, *, images: int = 0, messages: int = 1, replies: int = 1, reasoned: int = 0
-) -> int: ...
-@overload
-def sample_length(
-    text_tokens: npt.NDArray[Any], tiles: Counts = 0, *, images: Counts = 0, messages: Counts = 1, replies: Counts = 1,
-    reasoned: Counts = 0,
-) -> Int64: ...  # fmt: skip
-def sample_length(
-    text_tokens: Counts, tiles: Counts = 0, *, images: Counts = 0, messages: Counts = 1, replies: Counts = 1,
-    reasoned: Counts = 0,
-) -> int | Int64:  # fmt: skip
+    text_tokens: Number, tiles: Any = 0, *, images: Any = 0, messages: Any = 1, replies: Any = 1, reasoned: Any = 0
+) -> Number:
     """Tokens of a sample as the model sees it, or of n samples.
 
     `text_tokens` and `tiles` are the manifest's (each piece of text counted alone), `images` the number of pictures
@@ -162,19 +147,19 @@ def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_l
 
     `keys` are different for each sample and belong to it: they decide between samples of one size.
 
-    Raises: `PackingError` for a sample that fits into no pack.
+    Raises: `UserError` for a sample that fits into no pack.
     """
     tokens, tiles = np.asarray(tokens, np.int32), np.asarray(tiles, np.int32)
     if length < 1 or tiles_limit < 1 or length * tiles_limit * (length + 1) * (tiles_limit + 1) >= 1 << 63:
-        raise PackingError(f"packs of {length} tokens and {tiles_limit} tiles: both from 1, and not astronomical")
+        raise UserError(f"packs of {length} tokens and {tiles_limit} tiles: both from 1, and not astronomical")
     if not len(tokens) == len(tiles) == len(keys):
-        raise PackingError(
+        raise UserError(
             f"{len(tokens)} token counts, {len(tiles)} tile counts and {len(keys)} keys: not as many of each"
         )
     wrong = (tokens < 1) | (tokens > length) | (tiles < 0) | (tiles > tiles_limit)
     if wrong.any():
         first = int(wrong.argmax())
-        raise PackingError(
+        raise UserError(
             f"{int(wrong.sum())} samples fit into no pack of {length} tokens and {tiles_limit} tiles, the first has "
             f"{tokens[first]} and {tiles[first]}; raise the limits or take them out"
         )
@@ -197,15 +182,14 @@ def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_l
     digest = hashlib.sha256(starts.astype("<i8").tobytes())
     digest.update(np.asarray(keys)[members].astype("<u8").tobytes())
     return PackingResult(
-        members, starts, _sums(tokens, members, starts), _sums(tiles, members, starts), length, tiles_limit, bound,
-        digest.hexdigest(),
+        members, starts, *(_sums(values, members, starts).astype(np.int32) for values in (tokens, tiles)), length,
+        tiles_limit, bound, digest.hexdigest(),
     )  # fmt: skip
 
 
-def _sums(values: Int32, members: Int64, starts: Int64) -> Int32:
-    if not len(members):
-        return np.zeros(0, np.int32)
-    return np.add.reduceat(values[members], starts[:-1], dtype=np.int64).astype(np.int32)
+def _sums(values: Int32 | Int64, members: Int64, starts: Int64) -> Int64:
+    """Of each pack."""
+    return np.add.reduceat(values[members], starts[:-1], dtype=np.int64) if len(members) else np.zeros(0, np.int64)
 
 
 def lower_bound(tokens: Int32 | Int64, tiles: Int32 | Int64, length: int, tiles_limit: int) -> int:
@@ -341,8 +325,11 @@ def _best_fit(sizes: _Sizes, pack_of: Int64, room: Int64, tile_room: Int64) -> t
     packs, numbers = array("q"), array("q")  # in turn: this pack takes as many of the run in hand
     least = int(run_tokens[:texts].min(initial=sizes.length))
     runs = list(zip(run_tokens.tolist(), run_tiles.tolist(), counts.tolist(), strict=True))
-    free, opened = _place_pictures(runs[:texts], (room, tile_room), (sizes.length, sizes.limit), least, packs, numbers)
-    opened = _place_texts(runs[texts:], free, opened, sizes.length, packs, numbers)
+    begun = list(zip(room.tolist(), tile_room.tolist(), range(len(room)), strict=True))
+    free = _place(runs[:texts], begun, (sizes.length, sizes.limit), least, packs, numbers)
+    # Text takes no tiles, so packs are told apart by their free tokens alone.
+    begun = [(left, 0, number) for left, number in sorted(free, reverse=True)]
+    opened = len(_place(runs[texts:], begun, (sizes.length, 0), 1, packs, numbers))
 
     # Runs were placed in their new order: back to samples.
     begins = np.cumsum(counts) - counts
@@ -354,46 +341,62 @@ def _best_fit(sizes: _Sizes, pack_of: Int64, room: Int64, tile_room: Int64) -> t
     return (np.cumsum(used) - 1)[result], int(used.sum())
 
 
-def _place_pictures(
+_WORD = 7
+"""Bits of a token count that say where in a word of the bit set it is: 256 words of 128 bits for 32,768."""
+
+
+def _place(
     runs: Sequence[tuple[int, int, int]],
-    rooms: tuple[Int64, Int64],
+    begun: Sequence[tuple[int, int, int]],
     capacity: tuple[int, int],
     least: int,
     packs: array[int],
     numbers: array[int],
-) -> tuple[list[tuple[int, int]], int]:
-    """Best fit in tiles, then in tokens. Returns (free tokens, pack) of all packs and their number.
+) -> list[tuple[int, int]]:
+    """Best fit in tiles, then in tokens; `begun` are (free tokens, free tiles, number) of the packs there are.
 
-    Bit r of `free[u]` says that there is a pack with r free tokens and u free tiles, bit u of `levels` that `free[u]`
-    is not empty. A pack with fewer free tokens than `least` is of no use here.
+    Bit r % 128 of `words[u][r // 128]` says that there is a pack with r free tokens and u free tiles, bit w of
+    `summaries[u]` that word w is not empty, bit u of `levels` that level u is not: short integers are several times
+    faster than one of 32,768 bits. A pack with fewer free tokens than `least` is of no use here.
+
+    Returns: (free tokens, number) of every pack, new ones too.
     """
     length, limit = capacity
+    mask = (1 << _WORD) - 1
+    words = [[0] * ((length >> _WORD) + 1) for _ in range(limit + 1)]
+    summaries, levels, opened = [0] * (limit + 1), 0, len(begun)
     done: list[tuple[int, int]] = []
     waiting: dict[tuple[int, int], list[int]] = {}
-    free = [0] * (limit + 1)
-    levels = opened = 0
-    for pack_number, (left, tiles_left) in enumerate(zip(rooms[0].tolist(), rooms[1].tolist(), strict=True)):
-        waiting.setdefault((left, tiles_left), []).append(pack_number)
-        free[tiles_left] |= 1 << left
-        levels |= 1 << tiles_left
-        opened += 1
+    for left, level, number in begun:
+        waiting.setdefault((left, level), []).append(number)
+        words[level][left >> _WORD] |= 1 << (left & mask)
+        summaries[level] |= 1 << (left >> _WORD)
+        levels |= 1 << level
     for tokens, tiles, count in runs:
+        word, bit = tokens >> _WORD, tokens & mask
         while count:
             level, candidates, found = tiles - 1, levels >> tiles, -1
             while candidates:
                 step = (candidates & -candidates).bit_length()
                 level += step
                 candidates >>= step
-                fitting = free[level] >> tokens
-                if fitting:
-                    left = tokens + (fitting & -fitting).bit_length() - 1
-                    stack = waiting[left, level]
-                    found, tiles_left = stack.pop(), level
-                    if not stack:
-                        free[level] ^= 1 << left
-                        if not free[level]:
+                if bits := words[level][word] >> bit:
+                    at, left = word, tokens + (bits & -bits).bit_length() - 1
+                elif later := summaries[level] >> (word + 1):
+                    at = word + (later & -later).bit_length()
+                    bits = words[level][at]
+                    left = (at << _WORD) + (bits & -bits).bit_length() - 1
+                else:
+                    continue
+                stack = waiting[left, level]
+                found, tiles_left = stack.pop(), level
+                if not stack:
+                    words[level][at] ^= 1 << (left & mask)
+                    if not words[level][at]:
+                        summaries[level] ^= 1 << at
+                        if not summaries[level]:
                             levels ^= 1 << level
-                    break
+                break
             if found < 0:
                 found, left, tiles_left = opened, length, limit
                 opened += 1
@@ -409,75 +412,11 @@ def _place_pictures(
                 continue
             same = waiting.setdefault((left, tiles_left), [])
             if not same:
-                free[tiles_left] |= 1 << left
+                words[tiles_left][left >> _WORD] |= 1 << (left & mask)
+                summaries[tiles_left] |= 1 << (left >> _WORD)
                 levels |= 1 << tiles_left
             same.append(found)
-    done += [(left, number) for (left, _), stack in waiting.items() for number in stack]
-    return done, opened
-
-
-_WORD = 7
-"""Bits of a token count that say where in a word of the bit set it is: 256 words of 128 bits for 32,768."""
-
-
-def _place_texts(
-    runs: Sequence[tuple[int, int, int]],
-    free: list[tuple[int, int]],
-    opened: int,
-    length: int,
-    packs: array[int],
-    numbers: array[int],
-) -> int:
-    """Best fit in tokens alone, as text takes no tiles. Returns the number of packs.
-
-    Bit r % 128 of `words[r // 128]` says that there is a pack with r free tokens, bit w of `summary` that word w is
-    not empty: short integers are several times faster than one of 32,768 bits.
-    """
-    mask = (1 << _WORD) - 1
-    words, summary = [0] * ((length >> _WORD) + 1), 0
-    waiting: list[list[int]] = [[] for _ in range(length + 1)]
-    for left, number in sorted(free, reverse=True):
-        waiting[left].append(number)
-        words[left >> _WORD] |= 1 << (left & mask)
-        summary |= 1 << (left >> _WORD)
-    for tokens, _, count in runs:
-        word = tokens >> _WORD
-        while count:
-            bits = words[word] >> (tokens & mask)
-            if bits:
-                left = tokens + (bits & -bits).bit_length() - 1
-            else:
-                later = summary >> (word + 1)
-                if later:
-                    at = word + (later & -later).bit_length()
-                    bits = words[at]
-                    left = (at << _WORD) + (bits & -bits).bit_length() - 1
-                else:
-                    left = -1
-            if left < 0:
-                found, left = opened, length
-                opened += 1
-            else:
-                stack = waiting[left]
-                found = stack.pop()
-                if not stack:
-                    at = left >> _WORD
-                    words[at] ^= 1 << (left & mask)
-                    if not words[at]:
-                        summary ^= 1 << at
-            taken = min(count, left // tokens)
-            packs.append(found)
-            numbers.append(taken)
-            count -= taken
-            left -= taken * tokens
-            if left:
-                stack = waiting[left]
-                if not stack:
-                    at = left >> _WORD
-                    words[at] |= 1 << (left & mask)
-                    summary |= 1 << at
-                stack.append(found)
-    return opened
+    return done + [(left, number) for (left, _), stack in waiting.items() for number in stack]
 
 
 def pack_costs(tokens: Int32, tiles: Int32, members: Int64, starts: Int64) -> tuple[Int64, Int64]:
@@ -486,12 +425,8 @@ def pack_costs(tokens: Int32, tiles: Int32, members: Int64, starts: Int64) -> tu
     Returns: all of it (squared document lengths, tiles and tokens with their weights), and without the tokens, which
     are as many in every full pack.
     """
-    if not len(members):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    uneven = tokens.astype(np.int64) ** 2 + TILE_COST * tiles.astype(np.int64)
-    all_tokens = np.add.reduceat(tokens[members], starts[:-1], dtype=np.int64)
-    uneven = np.add.reduceat(uneven[members], starts[:-1])
-    return uneven + TOKEN_COST * all_tokens, uneven
+    uneven = _sums(tokens.astype(np.int64) ** 2 + TILE_COST * tiles.astype(np.int64), members, starts)
+    return uneven + TOKEN_COST * _sums(tokens, members, starts), uneven
 
 
 def balanced_order(costs: Int64, uneven: Int64, key: bytes, together: int = STRATUM) -> Int64:
@@ -561,9 +496,9 @@ class PlanTerms:
     def of(
         cls, order: EpochOrder, length: int, tiles_limit: int, over_long: str, together: int | None = None
     ) -> PlanTerms:
-        """The terms of a plan for an epoch's order; `together` is `STRATUM` unless given. Raises: `PackingError`."""
+        """The terms of a plan for an epoch's order; `together` is `STRATUM` unless given. Raises: `UserError`."""
         if together is not None and together < 1:
-            raise PackingError(f"{together} packs together: at least 1")
+            raise UserError(f"{together} packs together: at least 1")
         return cls(
             order.certified.digest, order.mixture_digest, order.seed, order.epoch, tuple(order.sources),
             length, tiles_limit, over_long, together or STRATUM,
@@ -591,23 +526,43 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
-def write_plan(
-    path: Path,
-    terms: PlanTerms,
-    result: PackingResult,
-    samples: tuple[npt.NDArray[np.int16], Int64, Int32, Int32],
-    over_long: dict[str, int],
-    cut: npt.NDArray[np.bool_] | None = None,
-) -> str:
-    """Write the plan of an epoch, packs in the order of `balanced_order`; returns its digest.
+@dataclass(frozen=True)
+class Draws:
+    """The samples of an epoch, in its order."""
 
-    `samples` are source, index, tokens (after truncation) and tiles of what was packed, `cut` those that are truncated,
-    `over_long` counts of samples truncated or dropped. Raises: `OSError`.
-    """
+    source: npt.NDArray[np.int16]
+    index: Int64
+    tokens: Int32
+    tiles: Int32
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, which: npt.NDArray[Any]) -> Draws:
+        """Some of them, by positions or flags."""
+        return Draws(self.source[which], self.index[which], self.tokens[which], self.tiles[which])
+
+
+@dataclass(frozen=True)
+class PackedEpoch:
+    """A packed epoch, not yet written."""
+
+    draws: Draws
+    """What was packed, truncated samples with the tokens that are left of them."""
+    result: PackingResult
+    over_long: Draws
+    """Samples that fit into no pack as they are."""
+    cut: npt.NDArray[np.bool_] | None
+    """Which of `draws` are truncated; None if none is."""
+
+
+def write_plan(path: Path, terms: PlanTerms, epoch: PackedEpoch) -> str:
+    """Write the plan of an epoch, packs in the order of `balanced_order`; returns its digest. Raises: `OSError`."""
     import pyarrow as pa
 
-    source, index, tokens, tiles = samples
-    costs, uneven = pack_costs(tokens, tiles, result.members, result.starts)
+    result, cut, tokens = epoch.result, epoch.cut, epoch.draws.tokens
+    source, index = epoch.draws.source, epoch.draws.index
+    costs, uneven = pack_costs(tokens, epoch.draws.tiles, result.members, result.starts)
     order = balanced_order(costs, uneven, bytes.fromhex(terms.digest), terms.together)
     wide = len(index) > 0 and int(index.max()) > np.iinfo(np.int32).max
     schema = _schema(wide)
@@ -640,7 +595,9 @@ def write_plan(
         "format": FORMAT, **vars(terms), "packs": len(result), "samples": len(result.members),
         "tokens": int(result.tokens.sum(dtype=np.int64)), "tiles": int(result.tiles.sum(dtype=np.int64)),
         "lower_bound": result.lower_bound, "token_fill": round(result.token_fill, 6),
-        "tile_fill": round(result.tile_fill, 6), "over_long_samples": over_long, "chunks": chunks,
+        "tile_fill": round(result.tile_fill, 6),
+        "over_long_samples": {"truncated" if terms.over_long == "truncate" else "dropped": len(epoch.over_long)},
+        "chunks": chunks,
     }  # fmt: skip
     header["digest"] = _digest(header)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -679,7 +636,7 @@ def _chunk_digest(batch: pa.RecordBatch) -> str:
     return digest.hexdigest()
 
 
-class Plan:
+class PackPlan:
     """A plan, mapped into memory: opening it and any pack of it take the same time whatever its size.
 
     `header` has the terms, counts and digests. A chunk of packs is checked against its digest when first touched.
@@ -693,8 +650,8 @@ class Plan:
         self._checked: set[int] = set()
 
     @classmethod
-    def load(cls, path: Path | str) -> Plan:
-        """Open a plan. Raises: `PackingError` if there is none, or it is not whole."""
+    def load(cls, path: Path | str) -> PackPlan:
+        """Open a plan. Raises: `UserError` if there is none, or it is not whole."""
         import pyarrow as pa
 
         path = Path(path)
@@ -707,15 +664,15 @@ class Plan:
             header["digest"] = digest
             header["sources"] = tuple(header["sources"])
         except FileNotFoundError:
-            raise PackingError(f"{path}: no such plan; make it with python -m shards.pack") from None
+            raise UserError(f"{path}: no such plan; make it with python -m shards.pack") from None
         except (OSError, pa.ArrowException, ValueError, TypeError, KeyError) as error:
-            raise PackingError(f"{path}: not a packing plan ({type(error).__name__}); make it again") from error
+            raise UserError(f"{path}: not a packing plan ({type(error).__name__}); make it again") from error
         if not intact or file.num_record_batches != len(header["chunks"]):
-            raise PackingError(f"{path}: altered, or of another version of the plan; make it again")
+            raise UserError(f"{path}: altered, or of another version of the plan; make it again")
         return cls(path, header, file)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Plan.load, (self.path,)
+        return PackPlan.load, (self.path,)
 
     def __len__(self) -> int:
         return int(self.header["packs"])
@@ -736,7 +693,7 @@ class Plan:
         Returns: number of each sample's source in `terms.sources`; number of the sample in its source; tokens to which
         each sample is cut, None where none of the pack is.
 
-        Raises: `IndexError`; `PackingError` if the plan was altered.
+        Raises: `IndexError`; `UserError` if the plan was altered.
         """
         columns, row = self._find(number)
         begin, end = columns["offsets"][row : row + 2]
@@ -752,7 +709,7 @@ class Plan:
         return int(columns["tokens"][row]), int(columns["tiles"][row]), int(columns["cost"][row])
 
     def check(self, order: EpochOrder) -> None:
-        """Raises: `PackingError` if the plan was made for other samples, another mixture, seed or epoch."""
+        """Raises: `UserError` if the plan was made for other samples, another mixture, seed or epoch."""
         wanted = PlanTerms.of(order, self.terms.length, self.terms.tiles_limit, self.terms.over_long)
         for name, what in (
             ("certified", "certificate"), ("mixture", "mixture"), ("seed", "seed"), ("epoch", "epoch"),
@@ -761,7 +718,7 @@ class Plan:
             ours, theirs = getattr(self.terms, name), getattr(wanted, name)
             if ours != theirs:
                 shown = [str(value)[:16] for value in (ours, theirs)]
-                raise PackingError(
+                raise UserError(
                     f"{self.path}: the plan is of another {what} ({shown[0]}) than asked for ({shown[1]}); make one "
                     "with python -m shards.pack"
                 )
@@ -792,7 +749,7 @@ class Plan:
                     raise pa.ArrowInvalid("another digest")
                 self._checked.add(chunk)
         except (OSError, pa.ArrowException) as error:
-            raise PackingError(
+            raise UserError(
                 f"{self.path}: altered, packs from {chunk * CHUNK} ({error}); make it again with python -m shards.pack"
             ) from error
         return batch

@@ -7,7 +7,7 @@ two reads away and no tar is ever scanned. Any WebDataset reader opens the same 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -19,16 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.catalog import LoadedBuild, load_build
 from medgpt.errors import UserError
-from medgpt.private import keep_private
 from shards.writer import ARROW_BATCH_ROWS
 
 _INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
 _IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length")
-
-
-class BuildError(UserError):
-    """A build cannot be read or used as asked; the message says which file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,12 @@ class Build:
         allow_metadata_only: bool = False,
     ) -> None:
         self.path = Path(path)
-        try:
-            self.document: dict[str, Any] = orjson.loads((self.path / "build.json").read_bytes())
-        except FileNotFoundError:
-            raise BuildError(f"{self.path}: no build.json, so no finished build; run its builder again") from None
-        except orjson.JSONDecodeError as error:
-            raise BuildError(f"{self.path}/build.json: not valid JSON ({error}); run its builder again") from None
-        keep_private(self.document["source"]["access"])
+        build = load_build(self.path)
+        self.document = build.record
         if self.document["metadata_only"] and not allow_metadata_only:
-            raise BuildError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
-        units = [unit for unit in self.document["units"] if role in (None, unit["role"])]
-        parts = [f["file"] for unit in units for f in unit["parts"] if f["file"].startswith("manifest/")]
-        images = [name for name in parts if name.endswith(".images.parquet")]
-        self._samples = self._table([name for name in parts if name not in images], _INDEX)
-        self._images = self._table(images, _IMAGE_INDEX)
+            raise UserError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
+        self._samples = self._table(build, "samples", role, _INDEX)
+        self._images = self._table(build, "images", role, _IMAGE_INDEX)
         counts = self._samples["n_images"].to_numpy()
         # Image rows lie in the order of their samples, so a running sum finds the first one of each.
         self._first_image = counts.cumsum() - counts
@@ -84,18 +72,18 @@ class Build:
             try:
                 file = self._files[shard] = (self.path / "shards" / shard).open("rb", buffering=0)
             except FileNotFoundError:
-                raise BuildError(f"{self.path}/shards/{shard}: missing; run the builder again") from None
+                raise UserError(f"{self.path}/shards/{shard}: missing; run the builder again") from None
         return file
 
-    def _table(self, names: list[str], columns: tuple[str, ...]) -> pa.Table:
+    def _table(self, build: LoadedBuild, kind: str, role: str | None, columns: Sequence[str]) -> pa.Table:
         tables = []
-        for name in names:
+        for _, path in build.parts(kind, role):
             try:
-                tables.append(pq.read_table(self.path / name, columns=list(columns)))
-            except (FileNotFoundError, pa.ArrowInvalid) as error:
-                raise BuildError(f"{self.path / name}: {error}; run the builder again") from None
+                tables.append(pq.read_table(path, columns=list(columns)))
+            except pa.ArrowInvalid as error:
+                raise UserError(f"{path}: {error}; run the builder again") from None
         if not tables:
-            raise BuildError(f"{self.path}: no samples of that role")
+            raise UserError(f"{self.path}: no samples of that role")
         return pa.concat_tables(tables).combine_chunks()
 
     def __len__(self) -> int:

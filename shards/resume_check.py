@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
-from medgpt.messages import complain
+from medgpt.errors import run
+from shards.options import add_order_options, ordered
 
 if TYPE_CHECKING:
-    from shards.certified import Certified
     from shards.order import EpochOrder
 
 SAVED_BY = (4, 3)
@@ -24,22 +24,22 @@ LOADED_BY = ((1, 1), (2, 5), (5, 2), (16, 1))
 """Ranks and samples of a batch of those that go on."""
 
 
-def check(certified: Certified, order: EpochOrder, samples: int, bar: Any = None) -> dict[str, Any]:
+def check(order: EpochOrder, samples: int, bar: Any = None) -> dict[str, Any]:
     """Compare what follows a state, for every split of `LOADED_BY`, with the uninterrupted stream.
 
     Returns `samples` compared, `left_at`, `state_bytes`, and `different`: splits whose samples were others.
     """
     count = min(samples, len(order))
-    whole = _read(certified, order, 1, 1, None, count, bar)
+    whole = _read(order, 1, 1, None, count, bar)
     ranks, batch = SAVED_BY
     step = ranks * batch
     left_at = max(1, count // (2 * step)) * step if count > step else 0
     state = None
     if left_at:
-        state = json.loads(json.dumps(_state_at(certified, order, ranks, batch, left_at)))
+        state = json.loads(json.dumps(_state_at(order, ranks, batch, left_at)))
     different = []
     for ranks, batch in LOADED_BY:
-        rest = _read(certified, order, ranks, batch, state, count - left_at, bar)
+        rest = _read(order, ranks, batch, state, count - left_at, bar)
         if rest != whole[left_at:]:
             different.append({"ranks": ranks, "batch": batch})
     return {
@@ -51,31 +51,27 @@ def check(certified: Certified, order: EpochOrder, samples: int, bar: Any = None
     }
 
 
-def _streams(certified: Certified, order: EpochOrder, ranks: int, batch: int, state: Any) -> list[Any]:
+def _streams(order: EpochOrder, ranks: int, batch: int, state: Any) -> list[Any]:
     from shards.stream import Stream
 
-    streams = [Stream(certified, order, rank=rank, world_size=ranks, batch_size=batch) for rank in range(ranks)]
+    streams = [Stream(order.certified, order, rank=rank, world_size=ranks, batch_size=batch) for rank in range(ranks)]
     if state is not None:
         for stream in streams:
             stream.load_state_dict(state)
     return streams
 
 
-def _state_at(certified: Certified, order: EpochOrder, ranks: int, batch: int, position: int) -> Any:
-    streams = _streams(certified, order, ranks, batch, None)
+def _state_at(order: EpochOrder, ranks: int, batch: int, position: int) -> Any:
+    streams = _streams(order, ranks, batch, None)
     for _ in zip(range(position // (ranks * batch)), *streams, strict=False):
         pass
     return streams[0].state_dict()
 
 
-def _read(
-    certified: Certified, order: EpochOrder, ranks: int, batch: int, state: Any, count: int, bar: Any
-) -> list[tuple[str, int]]:
+def _read(order: EpochOrder, ranks: int, batch: int, state: Any, count: int, bar: Any) -> list[tuple[str, int]]:
     """(id, digest of JSON and pictures) of the next `count` samples, the ranks' batches taken in turn."""
     found: list[tuple[str, int]] = []
-    for sample in _in_turn(_streams(certified, order, ranks, batch, state)):
-        if len(found) == count:
-            break
+    for sample in islice(_in_turn(_streams(order, ranks, batch, state)), count):
         found.append((sample.key, hash((sample.json, *sample.images))))
         if bar is not None:
             bar.update(1)
@@ -84,56 +80,32 @@ def _read(
 
 def _in_turn(streams: list[Any]) -> Iterator[Any]:
     for step in zip(*streams, strict=True):
-        items = [iter(batch.items) for batch in step]
-        for _ in range(max(len(batch.items) for batch in step)):
-            for one in items:
-                yield from (item for item in [next(one, None)] if item is not None)
+        for items in zip_longest(*(batch.items for batch in step)):
+            yield from (item for item in items if item is not None)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The options of the command."""
+@run
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m shards.resume_check",
         description="Check that a stream that was left goes on exactly there, with other numbers of ranks. Exit code: "
-        "0 the same samples in the same order; 1 others; 2 after an error.",
-        epilog="example: python -m shards.resume_check data --stage instruct --sources-present",
+        "0 the same samples in the same order; 1 others, or a file cannot be read; 2 for bad input.",
+        epilog="example: python -m shards.resume_check data --stage instruct --only-present",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds, certified by manifests.prove")
-    parser.add_argument("--stage", required=True, choices=("pretrain", "midtrain", "instruct"))
-    parser.add_argument("--mixture", metavar="FILE", help="mixture (default: the preset of the stage)")
-    parser.add_argument("--sources-present", action="store_true", help="leave out sources that are not built")
-    parser.add_argument("--uncertified", action="store_true", help="stream samples that no certificate covers")
+    add_order_options(parser)
     parser.add_argument("--samples", type=int, default=10_000, metavar="N", help="compare so many (default 10000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order (default 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    options = make_parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     from tqdm import tqdm
 
-    from shards.certified import CertifiedError, load_certified
-    from shards.mixture import Mixture, MixtureError
-    from shards.order import EpochOrder
-    from shards.storage import StorageError
-    from shards.stream import StreamError
-
-    try:
-        certified = load_certified(options.data, uncertified=options.uncertified, quiet=options.quiet)
-        mixture = Mixture.load(options.mixture or options.stage)
-        if options.sources_present:
-            mixture, left_out = mixture.only_present(certified.present)
-            if left_out:
-                complain(left_out)
-        order = EpochOrder(certified, mixture, options.seed)
-        total = min(options.samples, len(order)) * (1 + len(LOADED_BY) / 2)
-        with tqdm(total=int(total), unit=" samples", disable=options.quiet or None) as bar:
-            result = check(certified, order, options.samples, bar)
-    except (CertifiedError, MixtureError, StorageError, StreamError) as error:
-        complain(f"shards.resume_check: {error}")
-        return 2
+    order = ordered(options, quiet=options.quiet)
+    total = min(options.samples, len(order)) * (1 + len(LOADED_BY) / 2)
+    with tqdm(total=int(total), unit=" samples", disable=options.quiet or None) as bar:
+        result = check(order, options.samples, bar)
+    if options.json:
+        print(json.dumps(result))
+        return 1 if result["different"] else 0
     for split in result["different"]:
         print(f"{split['ranks']} ranks with batches of {split['batch']}: other samples than the uninterrupted stream")
     ranks = ", ".join(map(str, result["loaded_by_ranks"]))

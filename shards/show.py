@@ -20,8 +20,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import CatalogError, connect, find_builds, one_line, plain
+from manifests.catalog import connect, load_builds, query_rows
 from medgpt.errors import UserError, run
+from medgpt.messages import complain
+from medgpt.tables import printable
 
 if TYPE_CHECKING:
     import duckdb
@@ -48,6 +50,10 @@ class ShownSample:
     excluded: list[str] | None
     """Why the proof takes it out; empty if it does not, None if nothing is proved."""
 
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints: all but the pictures."""
+        return {name: value for name, value in vars(self).items() if name != "pictures"}
+
 
 def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, seed: int = 0) -> ShownSample:
     """Read a sample by id, or (`None`) one chosen by the seed from all of `data` or of one build.
@@ -55,21 +61,15 @@ def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, 
     Raises: `UserError`, also if no or more than one build has the id, or the shard does not hold the
     sample as it was built. (Altered pictures are not raised.)
     """
-    import duckdb
-
     with connect(data) as connection:
-        try:
-            row = _choose(connection, build, seed) if sample_id is None else _find(connection, sample_id, build)
-            images = _rows(
-                connection,
-                'FROM images SELECT * EXCLUDE (thumbnail) WHERE build = ? AND sample_id = ? ORDER BY "index"',
-                [row["build"], row["sample_id"]],
-            )
-            excluded = _exclusion(connection, data, row)
-        except duckdb.Error as error:
-            raise CatalogError(f"{one_line(error)}: build it again") from error
-    folders = {_build_name(folder): folder for folder in find_builds(data)}
-    shards = folders[row["build"]] / "shards"
+        row = _choose(connection, build, seed) if sample_id is None else _find(connection, sample_id, build)
+        images = query_rows(
+            connection,
+            'FROM images SELECT * EXCLUDE (thumbnail) WHERE build = ? AND sample_id = ? ORDER BY "index"',
+            [row["build"], row["sample_id"]],
+        )
+        excluded = _exclusion(connection, data, row)
+    shards = next(found.folder for found in load_builds(data) if found.record["build"] == row["build"]) / "shards"
     json_bytes = _read_json(shards, row)
     pictures = [_read(shards / image["shard"], image["offset"], image["length"]) for image in images if image["shard"]]
     if hashlib.sha256(json_bytes).hexdigest() != row["sha256"]:
@@ -83,20 +83,15 @@ def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, 
     return ShownSample(record, row, images, pictures, altered, excluded)
 
 
-def _build_name(folder: Path) -> str:
-    name: str = json.loads((folder / "build.json").read_bytes())["build"]
-    return name
-
-
 def _find(connection: duckdb.DuckDBPyConnection, sample_id: str, build: str | None) -> dict[str, Any]:
-    rows = _rows(connection, "FROM samples WHERE sample_id = ? ORDER BY build", [sample_id])
+    rows = query_rows(connection, "FROM samples WHERE sample_id = ? ORDER BY build", [sample_id])
     rows = [row for row in rows if build in (None, row["build"])]
     if len(rows) == 1:
         return rows[0]
     if rows:
         names = ", ".join(row["build"] for row in rows)
         raise UserError(f"{sample_id}: in several builds ({names}); choose one with --build")
-    like = _rows(
+    like = query_rows(
         connection, "SELECT sample_id FROM samples WHERE contains(sample_id, ?) GROUP BY ALL ORDER BY ALL LIMIT ?",
         [sample_id, _MANY],
     )  # fmt: skip
@@ -110,10 +105,8 @@ def _find(connection: duckdb.DuckDBPyConnection, sample_id: str, build: str | No
 
 def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int) -> dict[str, Any]:
     """One of all samples, each as likely; the same for the same builds and seed."""
-    counts = connection.execute(
-        "SELECT build, unit, count(*) FROM samples WHERE ? IS NULL OR build = ? GROUP BY ALL ORDER BY ALL",
-        [build, build],
-    ).fetchall()
+    query = "SELECT build, unit, count(*) AS n FROM samples WHERE ? IS NULL OR build = ? GROUP BY ALL ORDER BY ALL"
+    counts = [tuple(unit.values()) for unit in query_rows(connection, query, [build, build])]
     total = sum(count for _, _, count in counts)
     if not total:
         raise UserError("there is no sample" + (f" in build {build!r}" if build else ""))
@@ -121,7 +114,7 @@ def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int)
     ends = list(accumulate(count for _, _, count in counts))
     place = bisect_right(ends, number)
     name, unit, count = counts[place]
-    [row] = _rows(
+    [row] = query_rows(
         connection,
         'FROM samples WHERE build = ? AND unit = ? ORDER BY shard, "offset" LIMIT 1 OFFSET ?',
         [name, unit, number - (ends[place] - count)],
@@ -136,14 +129,8 @@ def _exclusion(connection: duckdb.DuckDBPyConnection, data: Path, row: dict[str,
     if not file.is_file():
         return None
     query = "SELECT reasons FROM read_parquet(?) WHERE train_build = ? AND train_sample = ?"
-    found = _rows(connection, query, [str(file), row["build"], row["sample_id"]])
+    found = query_rows(connection, query, [str(file), row["build"], row["sample_id"]])
     return [reason for one in found for reason in one["reasons"]]
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any]) -> list[dict[str, Any]]:
-    cursor = connection.execute(query, values)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:
@@ -201,7 +188,7 @@ def facts(sample: ShownSample) -> list[tuple[str, str]]:
         found.append(("proof", f"taken out: {why}" if why else "kept"))
     altered = ", ".join(f"picture {number}" for number in sample.altered)
     found.append(("integrity", f"ALTERED: {altered}" if altered else "as built"))
-    return [(name, _printable(str(value).replace("\n", " "))) for name, value in found]
+    return [(name, printable(str(value).replace("\n", " "))) for name, value in found]
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -216,11 +203,6 @@ def _picture_fact(image: dict[str, Any]) -> str:
         f"{image['image_id']}{of}, {image['width']} x {image['height']} {image['format']}, {image['tiles']} tiles, "
         f"sha256 {image['stored_sha256']}"
     )
-
-
-def _printable(text: str) -> str:
-    """Terminal control codes must not reach the terminal; line breaks may."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _paragraphs(sample: ShownSample) -> Iterator[tuple[str, str, int | None]]:
@@ -248,15 +230,15 @@ def as_text(sample: ShownSample) -> str:
         if heading != before:
             lines += ["", f"── {heading} "]
             before = heading
-        lines += [f"    [picture {picture}]"] if picture is not None else _wrapped(_printable(text))
+        lines += [f"    [picture {picture}]"] if picture is not None else _wrapped(printable(text))
     options = sample.record["options"]
     if options:
         lines += ["", "── options "]
         for option in options:
             mark = "*" if option["label"] == sample.record["answer"] else " "
-            lines += _wrapped(_printable(f"{mark} {option['label']}. {option['text']}"))
+            lines += _wrapped(printable(f"{mark} {option['label']}. {option['text']}"))
     if sample.record["answer"] is not None:
-        lines += ["", f"answer  {_printable(sample.record['answer'])}"]
+        lines += ["", f"answer  {printable(sample.record['answer'])}"]
     return "\n".join(lines)
 
 
@@ -293,7 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--random", action="store_true", help="any sample instead, chosen by the seed")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which one --random chooses (default 0)")
     parser.add_argument("--build", metavar="NAME", help="only of this build")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures instead")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--html", type=Path, metavar="FILE", help="write a page with the pictures instead")
+    form.add_argument("--json", action="store_true", help="print JSON: the record and what the manifests say of it")
     options = parser.parse_args(arguments)
     if (options.id is None) == (not options.random):
         parser.error("give one of: an ID, --random")
@@ -302,9 +286,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from medgpt.atomic import write_atomic
 
         write_atomic(options.html, as_html(sample).encode())
-        print(f"{options.html} shows {_printable(sample.record['id'])}")
+        print(f"{options.html} shows {printable(sample.record['id'])}")
         if sample.record["access"] == "credentialed":
             print(CREDENTIALED)
+    elif options.json:
+        if sample.record["access"] == "credentialed":
+            complain(CREDENTIALED)
+        print(json.dumps(sample.as_json(), indent=2))
     else:
         print(as_text(sample))
     return 1 if sample.altered else 0

@@ -12,13 +12,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from manifests.catalog import CatalogError, connect, format_table, one_line, plain
+from manifests.catalog import connect, query_rows
 from medgpt.errors import run
-
-if TYPE_CHECKING:
-    import duckdb
+from medgpt.tables import table
 
 _BAR = 40
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -70,9 +68,7 @@ class Statistics:
 
 
 def collect(data: Path) -> Statistics:
-    """Count everything under `data`. Raises: `CatalogError`."""
-    import duckdb
-
+    """Count everything under `data`. Raises: `UserError`."""
     from manifests.proof.certificate import EXCLUSIONS_FILE
     from shards.packing import IMAGE_TOKENS, TILE_TOKENS
 
@@ -80,24 +76,16 @@ def collect(data: Path) -> Statistics:
     exclusions = data / "proof" / EXCLUSIONS_FILE
     excluded = None
     with connect(data) as connection:
-        try:
-            lengths = connection.view("samples").project(f"* EXCLUDE (length), {tokens} AS tokens")
-            lengths.create_view("lengths")
-            tables = {
-                name: _rows(lengths.aggregate(f"{groups}, {_COUNTS}").order(order))
-                for name, (groups, order) in _GROUPS.items()
-            }
-            tables |= {name: _rows(connection.sql(query)) for name, query in _HISTOGRAMS.items()}
-            if exclusions.is_file():
-                query = "SELECT train_build, count(*) FROM read_parquet(?) GROUP BY ALL ORDER BY ALL"
-                excluded = dict(connection.execute(query, [str(exclusions)]).fetchall())
-        except duckdb.Error as error:
-            raise CatalogError(f"{one_line(error)}: build it again") from error
+        query_rows(connection, f"CREATE VIEW lengths AS FROM samples SELECT * EXCLUDE (length), {tokens} AS tokens")
+        tables = {
+            name: query_rows(connection, f"FROM lengths SELECT {groups}, {_COUNTS} GROUP BY ALL ORDER BY {order}")
+            for name, (groups, order) in _GROUPS.items()
+        }
+        tables |= {name: query_rows(connection, query) for name, query in _HISTOGRAMS.items()}
+        if exclusions.is_file():
+            query = "SELECT train_build, count(*) AS n FROM read_parquet(?) GROUP BY ALL ORDER BY ALL"
+            excluded = {row["train_build"]: row["n"] for row in query_rows(connection, query, [str(exclusions)])}
     return Statistics(str(data), tables, excluded)
-
-
-def _rows(relation: duckdb.DuckDBPyRelation) -> list[dict[str, Any]]:
-    return [dict(zip(relation.columns, map(plain, row), strict=True)) for row in relation.fetchall()]
 
 
 def as_text(statistics: Statistics) -> str:
@@ -105,8 +93,8 @@ def as_text(statistics: Statistics) -> str:
     tables = statistics.tables
     parts = []
     for title, name in _TABLES.items():
-        rows = _without_empty(tables[name])
-        parts.append(f"{title}\n{format_table(list(rows[0]), [list(row.values()) for row in rows])}" if rows else title)
+        found = _without_empty(tables[name])
+        parts.append(f"{title}\n{table(list(found[0]), [list(row.values()) for row in found])}" if found else title)
     for role in _ROLES:
         for title, name in (("Tokens of a sample", "lengths"), ("Tiles of a sample with pictures", "tiles")):
             if bars := [(_label(row), row["samples"]) for row in tables[name] if row["role"] == role]:

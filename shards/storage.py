@@ -12,26 +12,25 @@ lock, so the bound holds for all processes together. Locks die with their proces
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
 import logging
 import mmap
 import os
-import queue
 import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 from medgpt.atomic import sync_folder, write_atomic
 from medgpt.errors import UserError
 from medgpt.private import make_folder
+from shards.columns import locked
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""
@@ -46,11 +45,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = logging.getLogger(__name__)
 
 
-class StorageError(UserError):
-    """A shard cannot be had as it was certified; one line: which, where, and what to do."""
-
-
-class _NoRoom(StorageError):
+class _NoRoom(UserError):
     """The cache holds nothing more that may be removed."""
 
 
@@ -58,20 +53,17 @@ class _Damaged(Exception):
     """What was downloaded is not the shard; worth another attempt."""
 
 
-class Shard(Protocol):
-    """What storage needs to know of a shard; `shards.certified.ShardRef` is one."""
+class ShardRef(NamedTuple):
+    """A shard as it was certified."""
 
-    @property
-    def path(self) -> str:
-        """Path below the location, with forward slashes."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the whole file, hexadecimal."""
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
+    path: str
+    """Below DATA or the location of a store, with forward slashes."""
+    sha256: str
+    """Of the whole file, hexadecimal."""
+    size: int
+    """Bytes."""
+    samples: int
+    """Samples in the file, whether they may be used or not."""
 
 
 @dataclass
@@ -93,7 +85,7 @@ class Counts:
         return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in asdict(self).items())
 
 
-class ShardFile:
+class OpenShard:
     """An open shard: `data` is its memory map, valid as long as anything refers to it."""
 
     __slots__ = ("_descriptor", "_pid", "data", "path")
@@ -129,7 +121,7 @@ class Storage:
 
     May be pickled and used after a fork; counts and open files are each process's own.
 
-    Raises: `StorageError`.
+    Raises: `UserError`.
     """
 
     def __init__(
@@ -147,13 +139,13 @@ class Storage:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if verify not in ("digest", "size"):
-            raise StorageError(f"verify={verify!r}: 'digest' or 'size'")
+            raise UserError(f"verify={verify!r}: 'digest' or 'size'")
         if attempts < 1 or max_open < 1 or ahead < 0:
-            raise StorageError(f"attempts={attempts}, max_open={max_open}, ahead={ahead}: too small")
+            raise UserError(f"attempts={attempts}, max_open={max_open}, ahead={ahead}: too small")
         self.location = str(location).removeprefix("file://")
         self.remote = "://" in self.location
         if self.remote and cache is None:
-            raise StorageError(f"{self.location}: shards of a URL need a local folder to be kept in: cache=...")
+            raise UserError(f"{self.location}: shards of a URL need a local folder to be kept in: cache=...")
         self.cache = None if cache is None else Path(cache)
         self.cache_bytes, self.verify, self.attempts, self.first_wait_s = cache_bytes, verify, attempts, first_wait_s
         self.ahead, self.max_open, self.patience_s = ahead, max_open, patience_s
@@ -164,10 +156,9 @@ class Storage:
         """What belongs to one process."""
         self._pid = os.getpid()
         self.counts = Counts()
-        self._open: OrderedDict[str, ShardFile] = OrderedDict()
+        self._open: OrderedDict[str, OpenShard] = OrderedDict()
         self._checked: dict[str, str] = {}
         self._filesystem: tuple[Any, str] | None = None
-        self._wanted: queue.SimpleQueue[Shard] | None = None
         self._asked: set[str] = set()
         self._lock = threading.Lock()
 
@@ -178,10 +169,10 @@ class Storage:
         vars(self).update(state)
         self._reset()
 
-    def open(self, shard: Shard) -> ShardFile:
+    def open(self, shard: ShardRef) -> OpenShard:
         """The shard, checked; the one already open if there is one.
 
-        Raises: `StorageError` where it is missing, truncated, altered, not to be fetched, or finds no room.
+        Raises: `UserError` where it is missing, truncated, altered, not to be fetched, or finds no room.
         """
         if self._pid != os.getpid():
             self._reset()
@@ -193,10 +184,10 @@ class Storage:
             self._release_oldest()
         path, descriptor = self._cached(shard) if self.remote else self._local(shard)
         try:
-            file = ShardFile(path, descriptor)
+            file = OpenShard(path, descriptor)
         except (OSError, ValueError) as error:
             os.close(descriptor)
-            raise StorageError(f"{path}: cannot be mapped ({error})") from error
+            raise UserError(f"{path}: cannot be mapped ({error})") from error
         self._open[shard.sha256] = file
         self.counts.opened += 1
         return file
@@ -216,18 +207,16 @@ class Storage:
 
     # A local tree.
 
-    def _local(self, shard: Shard) -> tuple[Path, int]:
+    def _local(self, shard: ShardRef) -> tuple[Path, int]:
         path = Path(self.location) / shard.path
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            raise StorageError(f"{path}: missing; run its builder again, or restore the certified file") from None
-        except OSError as error:
-            raise StorageError(f"{path}: {error.strerror}") from error
+            raise UserError(f"{path}: missing; run its builder again, or restore the certified file") from None
         try:
             size = os.fstat(descriptor).st_size
             if size != shard.size:
-                raise StorageError(
+                raise UserError(
                     f"{path}: {size} bytes where {shard.size} were certified: truncated, or from another build; "
                     "restore the certified file or prove again"
                 )
@@ -238,7 +227,7 @@ class Storage:
             raise
         return path, descriptor
 
-    def _check_digest(self, path: Path, descriptor: int, shard: Shard) -> None:
+    def _check_digest(self, path: Path, descriptor: int, shard: ShardRef) -> None:
         """Hash a local file, unless this very file was found right before, by this process or another."""
         stamp = _stamp(descriptor)
         place = hashlib.blake2b(shard.path.encode(), digest_size=8).hexdigest()
@@ -254,7 +243,7 @@ class Storage:
                         digest.update(view[start : start + _CHUNK])
                 self._count(hashed_bytes=shard.size)
                 if digest.hexdigest() != shard.sha256:
-                    raise StorageError(
+                    raise UserError(
                         f"{path}: altered after certification (SHA-256 {digest.hexdigest()[:12]}..., certified "
                         f"{shard.sha256[:12]}...); python -m shards.verify names the member"
                     )
@@ -264,7 +253,7 @@ class Storage:
                 except OSError as error:
                     # A tree may be mounted read-only: then every process has to hash for itself.
                     if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-                        raise StorageError(f"{mark}: {error.strerror}") from error
+                        raise
                     log.info("%s: %s; digests are remembered in this process only", mark.parent, error.strerror)
             self._checked[shard.path] = stamp
         finally:
@@ -272,7 +261,7 @@ class Storage:
 
     # The cache.
 
-    def read_ahead(self, shards: Iterable[Shard]) -> None:
+    def read_ahead(self, shards: Iterable[ShardRef]) -> None:
         """Fetch shards that will be wanted soon, in this order, in the background; nothing where shards are local.
 
         Only as many as `ahead` are on their way at a time, and none drives out a shard in use. What fails here is
@@ -287,30 +276,24 @@ class Storage:
                 return
             if shard.sha256 in self._asked or shard.sha256 in self._open or self._file(shard).exists():
                 continue
-            if self._wanted is None:
-                self._wanted = queue.SimpleQueue()
-                for _ in range(self.ahead):
-                    threading.Thread(target=self._fetch_wanted, args=(self._wanted,), daemon=True).start()
             with self._lock:
                 self._asked.add(shard.sha256)
-            self._wanted.put(shard)
+            threading.Thread(target=self._fetch_wanted, args=(shard,), daemon=True).start()
 
-    def _fetch_wanted(self, wanted: queue.SimpleQueue[Shard]) -> None:
-        while True:
-            shard = wanted.get()
-            try:
-                self._fetch(shard)
-            except StorageError as error:
-                log.warning("read-ahead: %s", error)
-            finally:
-                with self._lock:
-                    self._asked.discard(shard.sha256)
+    def _fetch_wanted(self, shard: ShardRef) -> None:
+        try:
+            self._fetch(shard)
+        except (UserError, OSError) as error:
+            log.warning("read-ahead: %s", error)
+        finally:
+            with self._lock:
+                self._asked.discard(shard.sha256)
 
-    def _file(self, shard: Shard) -> Path:
+    def _file(self, shard: ShardRef) -> Path:
         assert self.cache is not None
         return self.cache / shard.sha256
 
-    def _cached(self, shard: Shard) -> tuple[Path, int]:
+    def _cached(self, shard: ShardRef) -> tuple[Path, int]:
         """The shard's file in the cache with a shared lock; it is fetched first where it is not there."""
         path = self._file(shard)
         deadline = time.monotonic() + self.patience_s
@@ -329,7 +312,7 @@ class Storage:
                 self._count(waits=1)
                 time.sleep(_POLL_S)
 
-    def _pin(self, path: Path, shard: Shard) -> int | None:
+    def _pin(self, path: Path, shard: ShardRef) -> int | None:
         """A locked descriptor of a cached file; none if it is not there (any more), or is not what was put there."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -349,7 +332,7 @@ class Storage:
         os.utime(path, ns=(time.time_ns(), os.fstat(descriptor).st_mtime_ns))
         return descriptor
 
-    def _fetch(self, shard: Shard) -> None:
+    def _fetch(self, shard: ShardRef) -> None:
         """Bring a shard into the cache; returns when it is there, whoever brought it."""
         path = self._file(shard)
         part = path.with_name(f"{path.name}.{shard.size}.part")
@@ -364,24 +347,9 @@ class Storage:
                 part.unlink(missing_ok=True)
                 os.close(descriptor)
 
-    @contextlib.contextmanager
-    def _bookkeeping(self) -> Iterator[Path]:
-        """The cache folder, with the lock under which files are removed and room is claimed."""
-        assert self.cache is not None
-        try:
-            make_folder(self.cache)
-            descriptor = os.open(self.cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StorageError(f"{self.cache}: no folder to keep shards in ({error.strerror})") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield self.cache
-        finally:
-            os.close(descriptor)
-
     def _claim(self, path: Path, part: Path, size: int) -> int | None:
         """A locked descriptor of the unfinished file, which stands for its bytes; none if another process has it."""
-        with self._bookkeeping() as folder:
+        with locked(path.parent):  # files are removed and room is claimed
             if path.exists():
                 return None
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -389,7 +357,7 @@ class Storage:
                 if not _try_lock(descriptor):
                     os.close(descriptor)
                     return None
-                self._make_room(folder, size, part)
+                self._make_room(path.parent, size, part)
             except BaseException:
                 part.unlink(missing_ok=True)
                 os.close(descriptor)
@@ -408,10 +376,10 @@ class Storage:
     def _make_room(self, folder: Path, size: int, own: Path) -> None:
         """Remove what was used longest ago until `size` bytes fit below the bound and on the disk."""
         if size > self.cache_bytes:
-            raise StorageError(f"{folder}: a shard of {size:,} bytes does not fit a cache of {self.cache_bytes:,}")
+            raise UserError(f"{folder}: a shard of {size:,} bytes does not fit a cache of {self.cache_bytes:,}")
         used, files = 0, []
         for path in folder.iterdir():
-            if path == own or path.suffix == ".ok" or path.name == "lock":
+            if path == own:
                 continue
             if path.suffix == ".part":
                 if _remove_unused(path):  # its process died
@@ -438,11 +406,11 @@ class Storage:
             )
         free = shutil.disk_usage(folder).free
         if free < size:
-            raise (_NoRoom if in_use else StorageError)(
+            raise (_NoRoom if in_use else UserError)(
                 f"{folder}: disk full: a shard of {size:,} bytes, {free:,} bytes free; make room or move the cache"
             )
 
-    def _download(self, shard: Shard, path: Path, part: Path) -> None:
+    def _download(self, shard: ShardRef, path: Path, part: Path) -> None:
         filesystem, root = self._remote()
         address = f"{root}/{shard.path}"
         wait = self.first_wait_s
@@ -451,17 +419,17 @@ class Storage:
                 filesystem.get_file(address, str(part))
                 self._accept(shard, path, part)
             except FileNotFoundError:
-                raise StorageError(f"{self.location}/{shard.path}: missing; upload the certified shard") from None
+                raise UserError(f"{self.location}/{shard.path}: missing; upload the certified shard") from None
             except PermissionError as error:
-                raise StorageError(f"{self.location}/{shard.path}: access denied ({_line(error)})") from error
+                raise UserError(f"{self.location}/{shard.path}: access denied ({_line(error)})") from error
             except Exception as error:  # every client library has errors of its own, all of them may pass
                 if isinstance(error, OSError) and error.errno in _FULL:
-                    raise StorageError(
+                    raise UserError(
                         f"{self.cache}: disk full while fetching {shard.path}; make room or move the cache"
                     ) from error
                 self._count(damaged=isinstance(error, _Damaged))
                 if attempt == self.attempts:
-                    raise StorageError(
+                    raise UserError(
                         f"{self.location}/{shard.path}: {_line(error)}; given up after {attempt} attempts"
                     ) from error
                 self._count(retries=1)
@@ -475,7 +443,7 @@ class Storage:
                 self._count(fetched=1, fetched_bytes=shard.size)
                 return
 
-    def _accept(self, shard: Shard, path: Path, part: Path) -> None:
+    def _accept(self, shard: ShardRef, path: Path, part: Path) -> None:
         """Give a downloaded file its name if it is the shard, whole."""
         with part.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -514,9 +482,9 @@ def _connect(location: str, options: dict[str, Any]) -> tuple[Any, str]:
             options = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 1}}} | options
         filesystem, root = fsspec.core.url_to_fs(location, **options)
     except ImportError as error:
-        raise StorageError(f"{location}: {error}; pip install 'medgpt-oss[remote]'") from error
+        raise UserError(f"{location}: {error}; pip install 'medgpt-oss[remote]'") from error
     except ValueError as error:
-        raise StorageError(f"{location}: {error}") from error
+        raise UserError(f"{location}: {error}") from error
     if protocol in ("s3", "s3a"):
         filesystem.retries = 1
     return filesystem, str(root).rstrip("/")

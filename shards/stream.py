@@ -34,14 +34,14 @@ import pyarrow as pa
 from medgpt.errors import UserError
 from medgpt.schema import canonical_json
 from shards.reader import arrow_row
-from shards.storage import ShardFile, Storage
+from shards.storage import OpenShard, ShardRef, Storage
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from shards.certified import Certified, ShardRef, SourceSamples
+    from shards.certified import Certified, SourceSamples
     from shards.order import EpochOrder
-    from shards.packing import Plan
+    from shards.packing import PackPlan
 
 Int = npt.NDArray[np.int64]
 
@@ -54,10 +54,7 @@ _LOOK_AHEAD, _PROBES = 65_536, 128
 """How far the order is searched, and at how many positions, for shards to fetch in advance."""
 
 
-class StreamError(UserError):
-    """A stream cannot be made or go on; one line: what does not fit, and what to do."""
-
-
+@dataclass(slots=True, eq=False, repr=False)
 class StreamedSample:
     """One sample as stored: `images` are the bytes in their order, `record` has the fields of `medgpt.schema.SAMPLE`.
 
@@ -66,18 +63,13 @@ class StreamedSample:
     `record` is first asked for.
     """
 
-    __slots__ = ("_raw", "_record", "build", "epoch", "images", "position", "shard")
-
-    def __init__(
-        self, build: str, shard: str, epoch: int, position: int, images: list[bytes], raw: bytes | _ArrowRow
-    ) -> None:
-        self.build = build
-        self.shard = shard
-        self.epoch = epoch
-        self.position = position
-        self.images = images
-        self._raw = raw
-        self._record: dict[str, Any] | None = None
+    build: str
+    shard: str
+    epoch: int
+    position: int
+    images: list[bytes]
+    _raw: bytes | _ArrowRow
+    _record: dict[str, Any] | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -100,7 +92,7 @@ class StreamedSample:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A row of a map cannot travel to another process; its record can.
-        return _restore, (self.build, self.shard, self.epoch, self.position, self.images, self.json)
+        return StreamedSample, (self.build, self.shard, self.epoch, self.position, self.images, self.json)
 
     def __repr__(self) -> str:
         return f"StreamedSample({self.key!r}, epoch={self.epoch}, position={self.position})"
@@ -109,7 +101,7 @@ class StreamedSample:
 def pictures(sample: StreamedSample) -> list[Image.Image]:
     """The sample's images, decoded to RGB; a `decode` for `Stream`, or for where the pixels are wanted.
 
-    Raises: `StreamError` naming the sample where one cannot be decoded.
+    Raises: `UserError` naming the sample where one cannot be decoded.
     """
     from PIL import Image
 
@@ -119,12 +111,8 @@ def pictures(sample: StreamedSample) -> list[Image.Image]:
             decoded.append(Image.open(io.BytesIO(data)).convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for broken PNG
             where = f"{sample.build}/shards/{sample.shard}: image {number} of {sample.key}"
-            raise StreamError(f"{where} cannot be decoded ({type(error).__name__}); python -m shards.verify") from error
+            raise UserError(f"{where} cannot be decoded ({type(error).__name__}); python -m shards.verify") from error
     return decoded
-
-
-def _restore(build: str, shard: str, epoch: int, position: int, images: list[bytes], json: bytes) -> StreamedSample:
-    return StreamedSample(build, shard, epoch, position, images, json)
 
 
 class _ArrowRow(NamedTuple):
@@ -177,7 +165,7 @@ class Stream:
 
     `iter()` goes on where the last iteration was left. `state_dict()` is at most 200 bytes of JSON.
 
-    Raises: `StreamError`, and `StorageError` while reading.
+    Raises: `UserError`, and `UserError` while reading.
     """
 
     def __init__(
@@ -188,17 +176,17 @@ class Stream:
         rank: int = 0,
         world_size: int = 1,
         batch_size: int | None = None,
-        plan: Plan | Callable[[int], Plan] | None = None,
+        plan: PackPlan | Callable[[int], PackPlan] | None = None,
         decode: Callable[[StreamedSample], Any] | None = None,
         storage: Storage | None = None,
         epochs: int | None = 1,
     ) -> None:
         if not 0 <= rank < world_size:
-            raise StreamError(f"rank {rank} of {world_size}: ranks are 0 to {world_size - 1}")
+            raise UserError(f"rank {rank} of {world_size}: ranks are 0 to {world_size - 1}")
         if batch_size is not None and batch_size < 1:
-            raise StreamError(f"batch_size {batch_size}: at least 1, or None for single items")
+            raise UserError(f"batch_size {batch_size}: at least 1, or None for single items")
         if epochs is not None and epochs < 1:
-            raise StreamError(f"epochs {epochs}: at least 1, or None for no end")
+            raise UserError(f"epochs {epochs}: at least 1, or None for no end")
         self.certified, self.order, self.rank, self.world_size = certified, order, rank, world_size
         self.batch_size, self.decode, self.epochs = batch_size, decode, epochs
         self.storage = storage if storage is not None else Storage(certified.data)
@@ -209,7 +197,7 @@ class Stream:
         self._current = self._open_epoch(order.epoch)
         self.digest = _digest(certified, order, self._current.plan)
         if not self._current.length:
-            raise StreamError("the order is empty: no sample is left to train on")
+            raise UserError("the order is empty: no sample is left to train on")
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_reader": None}
@@ -223,11 +211,6 @@ class Stream:
         """Positions that one step of all ranks takes."""
         return self.world_size * (self.batch_size or 1)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of the current epoch, a short last one included."""
-        return -(-self._current.length // self.step_size)
-
     def state_dict(self) -> dict[str, Any]:
         """Seed, epoch and global position of the next step, and what these refer to."""
         return self._state(self.epoch, self.position)
@@ -235,25 +218,25 @@ class Stream:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the stream that gave this state stood; world size, rank and batch size may differ.
 
-        Raises: `StreamError` for a state of other data, another mixture, seed or plan.
+        Raises: `UserError` for a state of other data, another mixture, seed or plan.
         """
         if set(state) != set(STATE_KEYS):
-            raise StreamError(f"not a stream's state: has {sorted(state)}, needs {sorted(STATE_KEYS)}")
+            raise UserError(f"not a stream's state: has {sorted(state)}, needs {sorted(STATE_KEYS)}")
         if state["seed"] != self.order.seed:
-            raise StreamError(f"the state is of seed {state['seed']}, this stream has seed {self.order.seed}")
+            raise UserError(f"the state is of seed {state['seed']}, this stream has seed {self.order.seed}")
         parts = zip(_DIGEST_PARTS, str(state["digest"]).split("-"), self.digest.split("-"), strict=False)
         for what, theirs, ours in parts:
             if theirs != ours:
-                raise StreamError(
+                raise UserError(
                     f"the state is of another {what} ({theirs}, here {ours}); go on with what it was saved with"
                 )
         epoch, position = state["epoch"], state["position"]
         if epoch < self.order.epoch or (self._last is not None and epoch > self._last):
-            raise StreamError(f"the state is of epoch {epoch}; this stream has {self._epochs_in_words()}")
+            raise UserError(f"the state is of epoch {epoch}; this stream has {self._epochs_in_words()}")
         if epoch != self._last:
             current = self._current if epoch == self._current.epoch else self._open_epoch(epoch)
             if not 0 <= position < current.length:
-                raise StreamError(f"the state's position {position} is not below the epoch's {current.length} items")
+                raise UserError(f"the state's position {position} is not below the epoch's {current.length} items")
             self._current = current
         self.stand_at(epoch, position)
 
@@ -276,7 +259,7 @@ class Stream:
         elif epoch == self.order.epoch:
             plan = self._plan
         else:
-            raise StreamError(f"the packing plan is of epoch {self.order.epoch}; give a function for several epochs")
+            raise UserError(f"the packing plan is of epoch {self.order.epoch}; give a function for several epochs")
         plan.check(order)
         return _Epoch(epoch, order, plan, len(plan))
 
@@ -365,12 +348,12 @@ def torch_dataset(
             self.phase, self.begun = 0, False
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return _dataset_again, (stream, loader_batch_size, convert)
+            return partial(torch_dataset, stream, loader_batch_size=loader_batch_size, convert=convert), ()
 
         def __iter__(self) -> Iterator[Any]:
             worker, workers = whoami()
             if self.begun and workers > 1 and not stream.finished:
-                raise StreamError("the loader was left midway; make a new one, from a saved state")
+                raise UserError("the loader was left midway; make a new one, from a saved state")
             self.begun = True
             phase, self.phase = self.phase, 0
             items = stream.share(worker, workers, run=loader_batch_size, phase=phase)
@@ -384,7 +367,7 @@ def torch_dataset(
         def load_state_dict(self, state: dict[str, Any]) -> None:
             worker, workers = whoami()
             if (state["worker"], state["workers"]) != (worker, workers):
-                raise StreamError(
+                raise UserError(
                     f"the state is that of a loader with {state['workers']} workers, this one has {workers}; keep the "
                     "number, or load a state of the stream itself, which fits any"
                 )
@@ -392,10 +375,6 @@ def torch_dataset(
             self.phase, self.begun = state["phase"], False
 
     return StreamDataset()
-
-
-def _dataset_again(stream: Stream, loader_batch_size: int, convert: Callable[[Stream, Any], Any] | None) -> Any:
-    return torch_dataset(stream, loader_batch_size=loader_batch_size, convert=convert)
 
 
 class Loader:
@@ -428,7 +407,7 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stream's state.
 
-        Raises: `StreamError`.
+        Raises: `UserError`.
         """
         self.stream.load_state_dict(state)
 
@@ -444,7 +423,7 @@ def _as_is(item: Any) -> Any:
 _DIGEST_PARTS = ("certificate", "mixture", "packing plan")
 
 
-def _digest(certified: Certified, order: EpochOrder, plan: Plan | None) -> str:
+def _digest(certified: Certified, order: EpochOrder, plan: PackPlan | None) -> str:
     """Three times eight bytes, so that a state can say which of them is another."""
     packing = "none" if plan is None else plan.recipe
     parts = (certified.digest, order.mixture_digest, packing)
@@ -456,7 +435,7 @@ class _Epoch(NamedTuple):
 
     epoch: int
     order: EpochOrder
-    plan: Plan | None
+    plan: PackPlan | None
     length: int
 
 
@@ -549,7 +528,7 @@ class _Reader:
     def _open(self, number: int) -> tuple[str, str, Any]:
         """Build, name and content of a shard: a map of a tar, a reader of an Arrow file."""
         build, shard = self._shards[number]
-        file: ShardFile = self._storage.open(shard)
+        file: OpenShard = self._storage.open(shard)
         name = shard.path.rpartition("/")[2]
         if not name.endswith(".arrow"):
             return build, name, file.data

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt.errors import run
 from medgpt.messages import complain
 
 CHUNK = 1 << 22
@@ -97,15 +98,18 @@ def _search(path: Path, name: str, parts: list[str]) -> list[Fault]:
     import pyarrow.parquet as pq
 
     shard = name.removeprefix("shards/")
-    columns = ["sample_id", "shard", "offset", "length", "sha256"]
-    [samples] = [part for part in parts if not part.endswith(".images.parquet")]
-    rows = [row for row in pq.read_table(path / samples, columns=columns).to_pylist() if row["shard"] == shard]
+    [images] = [part for part in parts if part.endswith(".images.parquet")]
+    [samples] = [part for part in parts if part != images]
+
+    def rows_of(part: str, *columns: str) -> list[dict[str, Any]]:
+        table = pq.read_table(path / part, columns=["sample_id", "shard", "offset", "length", *columns])
+        return [row for row in table.to_pylist() if row["shard"] == shard]
+
+    rows = rows_of(samples, "sha256")
     if shard.endswith(".arrow"):
         found = list(_search_arrow(path / name, rows))
     else:
-        [images] = [part for part in parts if part.endswith(".images.parquet")]
-        columns = ["sample_id", "index", "format", "shard", "offset", "length", "stored_sha256"]
-        pictures = [row for row in pq.read_table(path / images, columns=columns).to_pylist() if row["shard"] == shard]
+        pictures = rows_of(images, "index", "format", "stored_sha256")
         members = [(f"{row['sample_id']}.json", row["offset"], row["length"], row["sha256"]) for row in rows]
         members += [
             (f"{row['sample_id']}.{row['index']}.{row['format']}", row["offset"], row["length"], row["stored_sha256"])
@@ -157,7 +161,8 @@ def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str,
         yield "", "bytes altered between the rows (offsets, padding or footer)"
 
 
-def main(arguments: list[str] | None = None) -> int:
+@run
+def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 0 if all is as built, 1 if not, 2 for wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m shards.verify",
@@ -175,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{args.dir}: no build.json below; is this the folder of a finished build?")
     total = sum(path.stat().st_size for build in builds for path in build.rglob("*") if path.is_file())
     faults: list[Fault] = []
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=args.json) as bar:
+    with tqdm(total=total, unit="B", unit_scale=True, desc="verify", disable=True if args.json else None) as bar:
         for build in builds:
             faults.extend(verify_build(build, bar.update))
     if args.json:

@@ -33,7 +33,7 @@ _TAIL_SUM = sum(_TAIL)
 
 
 @dataclass(frozen=True)
-class ShardFile:
+class WrittenShard:
     """A finished shard."""
 
     name: str
@@ -58,7 +58,7 @@ class ShardWriter(ABC):
 
     def __init__(self, folder: Path, stem: str, shard_bytes: int = SHARD_BYTES) -> None:
         self.folder, self.stem, self.shard_bytes = folder, stem, shard_bytes
-        self._done: list[ShardFile] = []
+        self._done: list[WrittenShard] = []
         self._file: AtomicFile | None = None
         self._name = ""
         self._samples = 0
@@ -82,10 +82,10 @@ class ShardWriter(ABC):
         if self._file is not None:
             self._end(self._file)
             self._file.commit()
-            self._done.append(ShardFile(self._name, self._file.size, self._file.sha256, self._samples))
+            self._done.append(WrittenShard(self._name, self._file.size, self._file.sha256, self._samples))
             self._file, self._samples = None, 0
 
-    def close(self) -> list[ShardFile]:
+    def close(self) -> list[WrittenShard]:
         """Finish the last shard and return all of them."""
         self._finish()
         return self._done

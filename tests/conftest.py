@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from outcomes import Demos, Samples
 
 # A busy machine is no reason to fail: how long an example takes says nothing about what it shows.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -64,3 +66,27 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"no real rows at {REAL_DATA}")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Demos:
+    """Demo trees by source, to be read; `tree` makes copies to change."""
+    return Demos(tmp_path_factory.mktemp("demos"))
+
+
+@pytest.fixture(scope="session")
+def samples(demos: Demos) -> Samples:
+    """Samples of the demo trees by source, and there by `<split>/<key>`."""
+    return Samples(demos)
+
+
+@pytest.fixture
+def tree(demos: Demos, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes a private copy of a source's demo tree."""
+    return lambda name: Path(shutil.copytree(demos[name], tmp_path / name))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A folder that the examples of one test share; each empties it first."""
+    return tmp_path / "raw"

@@ -26,8 +26,11 @@ def parameters(source: Source, **given: Any) -> dict[str, Any]:
     return {option.name: option.default for option in source.options} | {"split": None, "no_images": True} | given
 
 
-def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
-    """Every outcome by split, after checking what holds of any tree: one outcome a row, known reasons, plain JSON."""
+def read_all(name: str, raw: Path, *, unanswered: bool = False, **given: Any) -> Outcomes:
+    """Every outcome by split, after checking what holds of any tree: one outcome a row, known reasons, plain JSON.
+
+    A choice has its answer among the options, or is `unanswered` where a set may not know it.
+    """
     source = source_of(name)
     params = parameters(source, **given)
     outcomes: Outcomes = {}
@@ -45,7 +48,8 @@ def read_all(name: str, raw: Path, **given: Any) -> Outcomes:
             else:
                 written = [outcome.messages, outcome.question, outcome.options, outcome.answer, outcome.group]
                 orjson.dumps([*written, outcome.key, outcome.row, outcome.subset])
-                assert outcome.options is None or outcome.answer in dict(outcome.options)
+                known = outcome.answer is not None or not unanswered
+                assert outcome.options is None or not known or outcome.answer in dict(outcome.options)
         outcomes.setdefault(unit.split, []).extend(found)
     assert len(set(names)) == len(names)
     return outcomes
@@ -57,3 +61,29 @@ def kept(outcomes: Sequence[Sample | Reject]) -> list[Sample]:
 
 def reasons(outcomes: Sequence[Sample | Reject]) -> dict[str, int]:
     return dict(Counter(outcome.reason for outcome in outcomes if isinstance(outcome, Reject)))
+
+
+class Demos(dict[str, Path]):
+    """Demo trees by source, each written when it is first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+
+    def __missing__(self, name: str) -> Path:
+        source_of(name).write_demo(self.root / name)
+        self[name] = self.root / name
+        return self[name]
+
+
+class Samples(dict[str, dict[str, Sample]]):
+    """Samples of each demo by `<split>/<key>`."""
+
+    def __init__(self, demos: Demos) -> None:
+        super().__init__()
+        self.demos = demos
+
+    def __missing__(self, name: str) -> dict[str, Sample]:
+        read = read_all(name, self.demos[name], unanswered=True)
+        self[name] = {f"{split}/{sample.key}": sample for split, found in read.items() for sample in kept(found)}
+        return self[name]

@@ -14,14 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medgpt.schema import SAMPLE, canonical_json
+from shards.storage import ShardRef
 from shards.writer import ArrowShardWriter, Location, ShardWriter, TarShardWriter
-
-
-class Shard(NamedTuple):
-    path: str
-    sha256: str
-    size: int
-    samples: int
 
 
 class Places(NamedTuple):
@@ -34,7 +28,7 @@ class Places(NamedTuple):
 
 
 class Source:
-    def __init__(self, name: str, shards: tuple[Shard, ...], rows: list[Location], ids: list[str]) -> None:
+    def __init__(self, name: str, shards: tuple[ShardRef, ...], rows: list[Location], ids: list[str]) -> None:
         numbers = {shard.path.rpartition("/")[2]: number for number, shard in enumerate(shards)}
         self.name, self.shards, self._rows, self._ids = name, shards, rows, ids
         self._numbers = numbers
@@ -143,7 +137,8 @@ def write_source(
         rows.append(writer.add(sample_id, canonical_json(record(sample_id, pictures)), members))
         ids.append(sample_id)
     shards = tuple(
-        Shard(f"built/{name}/shards/{file.name}", file.sha256.hex(), file.size, file.samples) for file in writer.close()
+        ShardRef(f"built/{name}/shards/{file.name}", file.sha256.hex(), file.size, file.samples)
+        for file in writer.close()
     )
     return Source(name, shards, rows, ids)
 

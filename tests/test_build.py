@@ -21,7 +21,8 @@ import pytest
 from conftest import ROOT, run_module, tree_digest
 
 from builders.demos import mimic_cxr as demo_mimic
-from shards.reader import Build, BuildError
+from medgpt.errors import UserError
+from shards.reader import Build
 
 NAME = "mimic_cxr.longitudinal"
 
@@ -310,7 +311,7 @@ def test_metadata_only_build_has_ids_and_no_pixels(raw: Path, reference: Path, t
     ]
     assert {row["image_id"] for row in images} == {row["image_id"] for row in full}
     assert all(row["sha256"] is None and row["phash"] is None for row in images)
-    with pytest.raises(BuildError, match="metadata-only"):
+    with pytest.raises(UserError, match="metadata-only"):
         Build(tmp_path / "out" / NAME)
     opened = Build(tmp_path / "out" / NAME, allow_metadata_only=True)
     assert len(opened) == document["counts"]["kept"]

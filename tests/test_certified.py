@@ -26,7 +26,8 @@ from manifests.proof.certificate import read_certificate, write_certificate
 from manifests.proof.policy import load_policy
 from manifests.prove import prove
 from medgpt.digest import build_root, file_sha256
-from shards.certified import Certified, CertifiedError, load_certified
+from medgpt.errors import UserError
+from shards.certified import Certified, load_certified
 from shards.reader import Build
 
 BUILDS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -151,10 +152,10 @@ def test_licences_stage_and_an_uncertified_folder(data: Path) -> None:
     assert limited.digest != plain.digest
     assert load_certified(data, licenses=[licence, licence]).digest == limited.digest
     assert load_certified(data, stage="instruct").digest == plain.digest
-    with pytest.raises(CertifiedError, match="no train samples of stage pretrain"):
+    with pytest.raises(UserError, match="no train samples of stage pretrain"):
         load_certified(data, stage="pretrain")
     shutil.rmtree(data / "proof")
-    with pytest.raises(CertifiedError, match=r"no certificate; run python -m manifests\.prove"):
+    with pytest.raises(UserError, match=r"no certificate; run python -m manifests\.prove"):
         load_certified(data)
     free = load_certified(data, uncertified=True)
     assert free.digest.startswith("uncertified-")
@@ -188,7 +189,7 @@ def test_what_filters_took_out_is_not_there(data: Path) -> None:
     assert after.digest != before.digest
     assert after.certificate == before.certificate
     (data / "filtered" / name / "waterfall.json").unlink()
-    with pytest.raises(CertifiedError, match="filtering was begun and not finished"):
+    with pytest.raises(UserError, match="filtering was begun and not finished"):
         load_certified(data)
     shutil.rmtree(data / "filtered")
     assert load_certified(data).digest == before.digest
@@ -260,7 +261,7 @@ def test_refused_with_one_line(data: Path, damage: Callable[[Path], Any], messag
     if opened_before:
         load_certified(data)
     damage(data)
-    with pytest.raises(CertifiedError) as raised:
+    with pytest.raises(UserError) as raised:
         load_certified(data)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -275,14 +276,14 @@ def test_refused_with_one_line(data: Path, damage: Callable[[Path], Any], messag
 )
 def test_builds_without_pictures_are_refused(data: Path, changes: dict[str, Any], message: str) -> None:
     edit_build(data, "vqa_rad", **changes)
-    with pytest.raises(CertifiedError, match=message):
+    with pytest.raises(UserError, match=message):
         load_certified(data, uncertified=True)
 
 
 def test_a_build_json_that_was_edited_is_refused(data: Path) -> None:
     path = data / "built" / "vqa_rad" / "build.json"
     path.write_text(path.read_text().replace('"limit"', '"limit "', 1))
-    with pytest.raises(CertifiedError, match="does not match its root digest"):
+    with pytest.raises(UserError, match="does not match its root digest"):
         load_certified(data, uncertified=True)
 
 
@@ -306,7 +307,7 @@ def test_a_later_start_reads_no_manifest_and_a_change_is_seen(data: Path, monkey
         assert [len(s) for s in again.sources.values()] == [len(s) for s in first.sources.values()]
     shutil.copytree(data / "built" / "medqa", data / "built" / "medqa.copy")
     edit_build(data, "medqa.copy", build="medqa.copy")
-    with pytest.raises(CertifiedError, match=r"does not cover the build medqa\.copy"):
+    with pytest.raises(UserError, match=r"does not cover the build medqa\.copy"):
         load_certified(data)
     shutil.rmtree(data / "built" / "medqa.copy")
     assert everything(load_certified(data)) == ids
@@ -325,7 +326,7 @@ def test_numbers_may_be_deleted_and_damage_to_them_is_seen(data: Path) -> None:
     content = bytearray(numbers[damaged])
     content[8] ^= 1
     (data / damaged).write_bytes(content)
-    with pytest.raises(CertifiedError, match=r"damaged; delete the folder"):
+    with pytest.raises(UserError, match=r"damaged; delete the folder"):
         load_certified(data)
     shutil.rmtree((data / damaged).parent)
     assert everything(load_certified(data)) == ids
@@ -388,7 +389,7 @@ def test_numbers_kept_elsewhere_and_a_folder_that_cannot_be_written(data: Path, 
     assert not (data / ".streams").exists()
     assert everything(elsewhere) == naive(data)
     (tmp_path / "file").write_text("")
-    with pytest.raises(CertifiedError, match="cannot be written to"):
+    with pytest.raises(UserError, match="cannot be written to"):
         load_certified(data, folder=tmp_path / "file")
 
 

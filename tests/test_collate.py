@@ -15,8 +15,9 @@ from PIL import Image
 
 torch = pytest.importorskip("torch")
 
-from train.collate import CollateError, Collator  # noqa: E402
-from train.tiling import Tiling, TilingError  # noqa: E402
+from medgpt.errors import UserError  # noqa: E402
+from train.collate import Collator  # noqa: E402
+from train.tiling import Tiling  # noqa: E402
 from train.tokenizer import IMAGE_CONTEXT, harmony  # noqa: E402
 
 CONTEXT = harmony().special[IMAGE_CONTEXT]
@@ -155,15 +156,15 @@ def test_flops_are_told_what_is_in_the_pack() -> None:
 
 
 def test_refusals_name_the_sample() -> None:
-    with pytest.raises(CollateError, match="a/1: source other is not of this run"):
+    with pytest.raises(UserError, match="a/1: source other is not of this run"):
         collator()([sample("a/1", "Q", "A", source="other")])
     short = sample("a/2", "Q", "A", [(336, 336, 0)])
     short.images = []
-    with pytest.raises(CollateError, match="a/2: 0 pictures for 1"):
+    with pytest.raises(UserError, match="a/2: 0 pictures for 1"):
         collator()([short])
     broken = sample("a/3", "Q", "A", [(336, 336, 0)])
     broken.images = [broken.images[0][:40]]
-    with pytest.raises(TilingError, match="a/3, picture 0: cannot be decoded"):
+    with pytest.raises(UserError, match="a/3, picture 0: cannot be decoded"):
         collator()([broken])
 
 

@@ -25,6 +25,7 @@ from builders.engine import command as cli
 from builders.engine.download import download
 from builders.engine.source import NotThisSource
 from builders.medmcqa import SOURCE
+from medgpt.errors import USAGE
 
 pytest.importorskip("huggingface_hub", "2.4")
 
@@ -177,7 +178,7 @@ def build(folder: Path, url: str, *arguments: str) -> subprocess.CompletedProces
 
 def refusal(result: subprocess.CompletedProcess[str]) -> str:
     """The one line of a build that could not begin."""
-    assert result.returncode == cli.EXIT_USAGE, result
+    assert result.returncode == USAGE, result
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
     assert line.startswith(f"medmcqa: {SOURCE.hub_id} at {SHA}: ")
@@ -278,7 +279,7 @@ def test_a_tree_that_stands_there_is_not_taken_for_the_revision(hub: Hub, tmp_pa
     SOURCE.write_demo(tmp_path / "raw")
     hub.refuse["datasets"] = (403, "GatedRepo")
     result = build(tmp_path, hub.url)
-    assert result.returncode == cli.EXIT_USAGE, result
+    assert result.returncode == USAGE, result
     assert f"{TRAIN}: not the file of {SHA}, which could not be fetched" in result.stderr
 
     shutil.rmtree(tmp_path / "raw/.cache")
@@ -319,7 +320,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_hub")
 def test_credentialed_sources_are_not_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = importlib.import_module("builders.gemex_thinkvg").SOURCE
-    assert cli.main(source, ["--download", "--revision", SHA, "--raw", str(tmp_path / "raw")]) == cli.EXIT_USAGE
+    assert cli.main(source, ["--download", "--revision", SHA, "--raw", str(tmp_path / "raw")]) == USAGE
     said = capsys.readouterr().err
     assert said.endswith("gemex_thinkvg: credentialed, so it is not fetched for you\n")
     assert source.obtain.strip() in said
@@ -329,11 +330,11 @@ def test_credentialed_sources_are_not_fetched(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.usefixtures("no_hub")
 def test_the_revision_must_be_a_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = ["--raw", str(tmp_path / "raw")]
-    assert cli.main(SOURCE, ["--download", *raw]) == cli.EXIT_USAGE
+    assert cli.main(SOURCE, ["--download", *raw]) == USAGE
     assert capsys.readouterr().err == (
         f"medmcqa: --download needs --revision SHA (see {SOURCE.homepage}); none is pinned here\n"
     )
-    assert cli.main(SOURCE, ["--download", "--revision", "main", *raw]) == cli.EXIT_USAGE
+    assert cli.main(SOURCE, ["--download", "--revision", "main", *raw]) == USAGE
     assert "--revision main: give the commit's 40 digits" in capsys.readouterr().err
 
 

@@ -9,11 +9,11 @@ import shutil
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from eval_builds import build_demos
 from eval_server import Server, reply_to
@@ -22,13 +22,14 @@ from eval.adapters.base import Adapter, AdapterError, Answer, Request, prompt_di
 from eval.adapters.baseline import NORMAL_REPORT, Baseline
 from eval.adapters.hf_local import HFLocal
 from eval.adapters.openai_chat import OpenAIChat, chat_messages
-from eval.cards import Card, CardError, Decoding, card_names, load_card
+from eval.cards import Card, Decoding, card_names, load_card
 from eval.chat import Conversation, talk
 from eval.chat import main as chat_main
 from eval.demo import main as demo_main
 from eval.run import with_revision
 from eval.tasks import Benchmark, Question, open_benchmarks, select_tasks
 from medgpt.endpoints import EndpointRefused
+from medgpt.errors import UserError
 
 CARD = Card("stub")
 PIXEL = base64.b64decode(
@@ -234,7 +235,7 @@ def test_the_commit_is_the_one_given_the_folders_or_the_cards(tmp_path: Path) ->
     assert with_revision(card, None, None).revision is None
     assert with_revision(card, commits[1], tmp_path).revision == commits[1]
     assert with_revision(card, None, cached).revision == commits[0]
-    pinned = replace(card, revision=commits[1])
+    pinned = msgspec.structs.replace(card, revision=commits[1])
     assert with_revision(pinned, None, None).revision == commits[1]
     assert with_revision(pinned, commits[0], cached).revision == commits[0]
     for one, given in ((pinned, None), (card, commits[1])):
@@ -244,20 +245,20 @@ def test_the_commit_is_the_one_given_the_folders_or_the_cards(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("name: x\nmax_image: 3", "unknown fields max_image"), ("hub_id: x", "`name` is missing"),
-     ("name: x\ndecoding: {temperature: hot}", "temperature must be float"), ("name: [", "cannot be read"),
-     ("name: x\nreasoning: aloud", "reasoning must be one of none"), ("- 1", "must be a mapping"),
-     ("name: x\nmax_images: true", "max_images must be int"), ("name: x\nadapter: y", "adapter must be")],
+    [("name: x\nmax_image: 3", "no key is called max_image"), ("hub_id: x", "name is missing"),
+     ("name: x\ndecoding: {temperature: hot}", "decoding.temperature: Expected `float"), ("name: [", "not YAML"),
+     ("name: x\nreasoning: aloud", "reasoning: 'aloud' is none of harmony, none"), ("- 1", "Expected `object`"),
+     ("name: x\nmax_images: true", "max_images: Expected `int"), ("name: x\nadapter: y", "adapter: 'y' is none of")],
 )  # fmt: skip
 def test_bad_cards_are_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "card.yaml").write_text(text)
-    with pytest.raises(CardError, match=says) as error:
+    with pytest.raises(UserError, match=says) as error:
         load_card(str(tmp_path / "card.yaml"))
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_card_lists_those_there_are() -> None:
-    with pytest.raises(CardError, match=r"neither a YAML file nor one of .*medgemma_27b"):
+    with pytest.raises(UserError, match=r"neither a YAML file nor a shipped model card .*medgemma_27b"):
         load_card("medgemma")
 
 

@@ -311,14 +311,14 @@ def test_tasks_that_are_not_built_are_left_out_on_request(
     assert main(given) == 2
     error = capsys.readouterr().err
     assert "not built: patient_trial.1shot, mimic_cxr.impression-1shot; build them" in error
-    assert "python -m builders.patient_trial --help" in error and "--builds-present" in error
-    assert main([*given, "--builds-present"]) == 0
+    assert "python -m builders.patient_trial --help" in error and "--only-present" in error
+    assert main([*given, "--builds-present"]) == 0  # as it was called before
     said = capsys.readouterr().out
     assert "left out, not built: patient_trial_1shot (patient_trial.1shot), impression_1shot (" in said
     assert sorted(path.parent.name for path in (tmp_path / "x").glob("*/predictions.jsonl")) == [
         "impression_0shot", "patient_trial_0shot",
     ]  # fmt: skip
-    assert main([str(data), "--tasks", "medbullets", "--dry-run", "--builds-present"]) == 2
+    assert main([str(data), "--tasks", "medbullets", "--dry-run", "--only-present"]) == 2
     assert "not built: medbullets" in capsys.readouterr().err
 
 

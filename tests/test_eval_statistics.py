@@ -14,7 +14,7 @@ from conftest import run_module
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.audit import PUBLISHED, AuditError, grim_table, lead, load_published
+from eval.audit import PUBLISHED, grim_table, lead, load_published
 from eval.statistics import (
     chance_of_passing,
     cluster_interval,
@@ -27,6 +27,7 @@ from eval.statistics import (
     share_interval,
     unpaired_z,
 )
+from medgpt.errors import UserError
 
 SMALL = st.integers(0, 30)
 
@@ -253,7 +254,7 @@ def test_a_broken_table_is_one_line(tmp_path: Path, change: str, said: str) -> N
     broken = tmp_path / "broken.yaml"
     broken.write_text(text.replace(change, said))
     assert broken.read_text() != text
-    with pytest.raises(AuditError) as caught:
+    with pytest.raises(UserError) as caught:
         load_published(broken)
     assert "\n" not in str(caught.value)
     assert "broken.yaml" in str(caught.value)

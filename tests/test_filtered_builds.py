@@ -138,9 +138,22 @@ def test_the_recipe_stands_beside_the_waterfall_with_its_thresholds(made: Path) 
 
 def test_shards_do_not_depend_on_the_filters(made: Path, tmp_path: Path) -> None:
     assert build("quilt_1m", tmp_path, "--filters", "none") == 0
-    assert tree_digest(tmp_path / "built" / "quilt_1m") == tree_digest(made / "built" / "quilt_1m")
+    one, other = (tree_digest(data / "built" / "quilt_1m") for data in (tmp_path, made))
+    assert {name for name in other if one.get(name) != other[name]} == {"build.json"}
+    # Beside the root stands what is to follow.
+    without, wanting = loaded(tmp_path).record, loaded(made).record
+    assert without == wanting | {"filter_wanted": False} and wanting["filter_wanted"]
     assert dropped_samples(tmp_path, loaded(tmp_path)) is None
     assert not (tmp_path / "filtered").exists() and not (tmp_path / "scores").exists()
+
+
+def test_a_build_that_waits_for_its_selection_is_refused(data: Path) -> None:
+    """As where the builder was killed after the build and before its filters."""
+    shutil.rmtree(data / "filtered")
+    with pytest.raises(SelectionFileError, match="begun and not finished"):
+        dropped_samples(data, loaded(data))
+    assert build("quilt_1m", data) == 0
+    assert dropped_samples(data, loaded(data)) is not None
 
 
 def test_none_takes_away_what_a_builder_selected_and_nothing_made_by_hand(

@@ -407,6 +407,22 @@ def test_a_filter_is_found_by_its_presence_on_the_path(tmp_path: Path, monkeypat
             filter_class(name)
 
 
+def test_a_file_counts_by_its_content_wherever_it_lies(tmp_path: Path) -> None:
+    from filters.quilt_cleaner import QuiltCleaner
+    from filters.zero_shot import ZeroShot
+
+    for number, text in enumerate(("a", "a", "b")):
+        (tmp_path / f"{number}" / "deep").mkdir(parents=True)
+        (tmp_path / f"{number}" / "deep" / "t.csv").write_text(text)
+    tables = [QuiltCleaner.identity_options({"table": str(tmp_path / f"{n}" / "deep" / "t.csv")}) for n in range(3)]
+    folders = [ZeroShot.identity_options({"weights": str(tmp_path / f"{n}"), "device": n}) for n in range(3)]
+    for first, same, other in (tables, folders):
+        assert first == same != other
+    rules = {"quilt_cleaner": {"options": {"table": str(tmp_path / "none.csv")}}}
+    with pytest.raises(UserError, match=r"quilt_cleaner: .*none\.csv: No such file"):
+        recipe(tmp_path, rules).plan("my_pictures")
+
+
 # ---------------------------------------------------------------- scoring and deciding
 
 
@@ -864,7 +880,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 
 def test_the_readmes_example_filter_works(data: Path, tmp_path: Path) -> None:
     """The worked example of "Add a filter" is run as it stands: its module, its recipe, the two commands."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "CONTRIBUTING.md").read_text()
     [code] = re.findall(r"<!-- example filter -->\n```python\n(.*?)```", readme, re.DOTALL)
     [rules] = re.findall(r"<!-- example recipe -->\n```yaml\n(.*?)```", readme, re.DOTALL)
     assert len(code.splitlines()) <= 25

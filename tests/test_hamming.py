@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from manifests.proof import hamming
-from manifests.proof.hamming import HammingIndex, Matches, join
+from manifests.proof.hamming import HammingIndex, Matches
 
 Hashes = NDArray[np.uint64]
 PATHS = (None, "brute", "bands", "ordered")
@@ -132,7 +132,7 @@ def test_same_as_brute_force_on_many(kind: Callable[..., Hashes], radius: int) -
         train = train[:4_000]
     planted = np.arange(0, len(train), 100)
     train[planted] = flipped(rng, evals[rng.integers(0, len(evals), len(planted))], radius)
-    matches = join(train, evals, radius, memory=256 << 20)
+    matches = HammingIndex(evals, radius, memory=256 << 20).search(train)
     np.testing.assert_array_equal(
         np.column_stack((matches.rows, matches.ids, matches.distance)), brute(train, evals, radius)
     )
@@ -168,36 +168,22 @@ def test_long_lists_and_more_columns_than_one_product_takes(monkeypatch: pytest.
 
 @pytest.mark.parametrize("kind", [look_alike, crowded, repeated])
 @pytest.mark.parametrize("path", [None, "brute", "bands"])
-def test_same_for_any_workers_blocks_and_memory(kind: Callable[..., Hashes], path: str | None) -> None:
+def test_same_for_any_blocks_and_memory(
+    kind: Callable[..., Hashes], path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(4)
     train, evals = kind(rng, 2_000), kind(rng, 700)
-    one = join(train, evals, 8)
-    done: list[int] = []
-    two = join(train, evals, 8, workers=2, progress=done.append)
-    assert triples(one) == triples(two)
-    assert done == sorted(done)
-    assert done[-1] == len(train)
+    one = triples(HammingIndex(evals, 8).search(train))
     index = HammingIndex(evals, 8, memory=len(evals) * 400, _path=path)
-    for workers, block in ((1, 333), (3, 100), (2, 5_000)):
-        blocks = list(index.search_blocks(train, workers, block))
-        assert [part.searched for part in blocks] == [
-            min(block, len(train) - start) for start in range(0, len(train), block)
-        ]
-        assert [triple for part in blocks for triple in triples(part)] == triples(one)
-
-
-def test_blocks_end_early_without_harm() -> None:
-    rng = np.random.default_rng(5)
-    train = uniform(rng, 1_000)
-    blocks = HammingIndex(train[:50], 4).search_blocks(train, workers=2, block=10)
-    assert len(next(blocks)) == 10
-    blocks.close()
+    for block in (333, 100, 5_000):
+        monkeypatch.setattr(hamming, "BLOCK", block)
+        assert triples(index.search(train)) == one
 
 
 def test_everything_matches_everything() -> None:
     train, evals = np.full(900, 7, np.uint64), np.full(1_100, 7, np.uint64)
     for radius in (0, 16):
-        matches = join(train, evals, radius)
+        matches = HammingIndex(evals, radius).search(train)
         np.testing.assert_array_equal(matches.rows, np.repeat(np.arange(900), 1_100))
         np.testing.assert_array_equal(matches.ids, np.tile(np.arange(1_100), 900))
         assert not matches.distance.any()
@@ -206,7 +192,7 @@ def test_everything_matches_everything() -> None:
 def test_empty_sides() -> None:
     nothing, some = np.empty(0, np.uint64), np.arange(5, dtype=np.uint64)
     for train, evals in ((nothing, some), (some, nothing), (nothing, nothing)):
-        matches = join(train, evals, 8, workers=2)
+        matches = HammingIndex(evals, 8).search(train)
         assert len(matches) == 0
         assert (matches.rows.dtype, matches.ids.dtype, matches.distance.dtype) == (np.int64, np.int64, np.uint8)
 
@@ -214,7 +200,7 @@ def test_empty_sides() -> None:
 def test_strided_input() -> None:
     rng = np.random.default_rng(6)
     wide = uniform(rng, 400)
-    assert triples(join(wide[::2], wide[::3], 16)) == naive(wide[::2], wide[::3], 16)
+    assert triples(HammingIndex(wide[::3], 16).search(wide[::2])) == naive(wide[::2], wide[::3], 16)
 
 
 def test_the_index_says_which_way_it_chose() -> None:
@@ -254,15 +240,13 @@ def test_refuses_what_is_not_a_flat_array_of_hashes() -> None:
         with pytest.raises(ValueError, match=r"eval hashes: .*give a flat numpy array of uint64"):
             HammingIndex(bad, 8)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match=r"train hashes: .*give a flat numpy array of uint64"):
-            join(bad, good, 8)  # type: ignore[arg-type]
+            HammingIndex(good, 8).search(bad)  # type: ignore[arg-type]
 
 
-def test_refuses_too_little_memory_and_no_workers() -> None:
+def test_refuses_too_little_memory() -> None:
     hashes = np.zeros(1_000, np.uint64)
     with pytest.raises(ValueError, match=r"1000 eval hashes need .* bytes, memory is 1000: give more"):
         HammingIndex(hashes, 8, memory=1_000)
-    with pytest.raises(ValueError, match="0 workers"):
-        join(hashes, hashes, 8, workers=0)
 
 
 def test_the_multiplier_brings_the_eight_tests_together() -> None:

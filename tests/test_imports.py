@@ -103,7 +103,7 @@ def test_help_is_quick() -> None:
 
 
 def test_sources_import_nothing_from_one_another() -> None:
-    """A source imports the kit and its family's room; demos are imported by demos alone, and only when one is written."""
+    """A source imports the kit and its family's room; a demo tree is imported by other demos alone."""
     demos = {path.stem for path in (ROOT / "builders" / "demos").glob("*.py")}
     for name in modules():
         found = {module for module in imported(ROOT / "builders" / f"{name}.py") if module.startswith("builders")}

@@ -683,6 +683,15 @@ def test_bad_options_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             LanguageModel(base, **options)  # type: ignore[arg-type]
 
 
+def test_where_a_model_is_served_makes_no_score_old_but_which_model_does() -> None:
+    asked: dict[str, Any] = {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "verdicts": "here", "attempts": 2}
+    identity = LanguageModel.identity_options(asked)
+    elsewhere = {"endpoint": "http://127.0.0.1:2/v1", "verdicts": "there", "price_in": 3.0, "concurrency": 2}
+    assert LanguageModel.identity_options(asked | elsewhere) == identity
+    for other in ({"model": "n"}, {"attempts": 3}, {"endpoint": None}):
+        assert LanguageModel.identity_options(asked | other) != identity
+
+
 # The review -----------------------------------------------------------------------------------------------------------
 
 
@@ -780,7 +789,7 @@ def test_sheets_go_out_and_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("sample_id,label\na,perhaps\n", "line 2: label 'perhaps'"), ("a,b\n1,2\n", "no column 'sample_id'"),
+    [("sample_id,label\na,perhaps\n", "line 2: the label is neither yes"), ("a,b\n1,2\n", "no column 'sample_id'"),
      ("sample_id,label\na,yes\na,no\n", "line 3: a is there twice"), ("", "no column 'sample_id'")],
 )  # fmt: skip
 def test_bad_labels_are_one_line(tmp_path: Path, content: str, says: str) -> None:

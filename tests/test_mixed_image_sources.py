@@ -21,11 +21,12 @@ import pytest
 from conftest import tree_digest
 from outcomes import kept, reasons, source_of
 
-from builders.demos.medtrinity import demo_tar
+from builders.demos.drawings import write_demo_tar
 from builders.engine.archives import PictureStore
-from builders.engine.command import EXIT_DAMAGED, EXIT_USAGE, main
+from builders.engine.command import main
 from builders.engine.rawfiles import DEMO_TIME, write_demo_parquet
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
+from medgpt.errors import DAMAGED, USAGE
 
 NAMES = ("quilt_1m", "quilt_instruct", "medtrinity", "openmm_medical", "gmai_reasoning10k")
 Outcomes = dict[str, list[Sample | Reject]]
@@ -94,7 +95,7 @@ def test_demo_builds_and_an_empty_tree_is_refused(
 ) -> None:
     places = ["--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "built"), "--quiet"]
     (tmp_path / "raw").mkdir()
-    assert main(source_of(name), places) == EXIT_USAGE
+    assert main(source_of(name), places) == USAGE
     assert capsys.readouterr().err.count("\n") == 1
     assert main(source_of(name), ["--demo", *places]) == 0
 
@@ -188,7 +189,7 @@ def test_quilt_missing_and_damaged_pictures(demo: Callable[[str], Path], tmp_pat
     data[at : at + 3] = b"xyz"  # its local header has another name now
     part.write_bytes(data)
     code = main(source_of("quilt_1m"), ["--raw", str(raw), "--out", str(tmp_path / "built"), "--quiet"])
-    assert code == EXIT_DAMAGED
+    assert code == DAMAGED
     rejects = pq.read_table(tmp_path / "built/quilt_1m/rejects").to_pylist()
     found = Counter(reject["reason"] for reject in rejects if reject["damaged"])
     assert found == {"missing_image": 2, "bad_archive": 1}  # the first picture has two rows
@@ -285,7 +286,7 @@ def test_quilt_instruct_damaged_rows(
 def test_quilt_instruct_other_file_of_that_name(demo: Callable[[str], Path]) -> None:
     raw = demo("quilt_instruct")
     (raw / "quilt_instruct_107k.json").write_text('[{"question": "a", "answer": "b"}]')
-    with pytest.raises(NotThisSource, match="no field id, image, conversations"):
+    with pytest.raises(NotThisSource, match="no field image, id, conversations"):
         read_all("quilt_instruct", raw)
     (raw / "quilt_instruct.zip").unlink()
     with pytest.raises(NotThisSource, match="--no-images"):
@@ -298,7 +299,7 @@ def test_quilt_instruct_other_file_of_that_name(demo: Callable[[str], Path]) -> 
 def add_picture(raw: Path, name: str, captions: list[tuple[str | None, str | None]]) -> None:
     """One more tar with one picture, and its rows in the second table."""
     folder = raw / "25M_accessible"
-    (folder / "dataset_shard_2.tar.zst").write_bytes(demo_tar({f"x/{name}": b"\x89PNG"}))
+    write_demo_tar(folder / "dataset_shard_2.tar.zst", {f"x/{name}": b"\x89PNG"})
     table = raw / "25M_full/train-00001-of-00002.parquet"
     rows = pq.read_table(table).to_pylist()
     rows += [{"file_name": name, "caption": caption, "source": source} for caption, source in captions]
@@ -372,7 +373,8 @@ def test_medtrinity_cut_tar_loses_nothing_before_the_cut(share: float, demo: Cal
     whole = read_all("medtrinity", raw)["train"]
     tar = raw / "25M_accessible/dataset_shard_10.tar.zst"
     members = {f"m{number}/000001_01_01_100.png": bytes([number]) * 5000 for number in range(20)}
-    packed = demo_tar(members)
+    write_demo_tar(tar, members)
+    packed = tar.read_bytes()
     tar.write_bytes(packed[: int(share * len(packed))] if share else b"no zstd")
     for no_images in (False, True):
         outcomes = read_all("medtrinity", raw, no_images=no_images)["train"]

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.engine.registry import load, sources
-from shards.mixture import PRESETS, Mixture, MixtureError, Schedule
+from medgpt.errors import UserError
+from medgpt.settings import checked
+from shards.mixture import PRESETS, Mixture, Schedule
 
 
 def check_every_prefix(schedule: Schedule, length: int) -> None:
@@ -89,7 +91,7 @@ def test_a_kept_schedule_that_was_damaged_is_refused(tmp_path: Path) -> None:
     Schedule((50_000, 50_001), tmp_path)
     [source] = (tmp_path / "schedules").rglob("source.uint8")
     source.write_bytes(bytes(100_001))
-    with pytest.raises(MixtureError, match="damaged; delete the folder"):
+    with pytest.raises(UserError, match="damaged; delete the folder"):
         Schedule((50_000, 50_001), tmp_path)
 
 
@@ -108,7 +110,7 @@ def test_more_sources_than_fit_a_byte() -> None:
 
 def test_schedule_refuses() -> None:
     for counts in ([], [1, 0], [3, -1]):
-        with pytest.raises(MixtureError, match="at least one draw"):
+        with pytest.raises(UserError, match="at least one draw"):
             Schedule(counts)
     with pytest.raises(IndexError, match="0 to 4"):
         Schedule([2, 3]).source_at(np.array([5]))
@@ -117,7 +119,7 @@ def test_schedule_refuses() -> None:
 
 
 def parse(*sources: dict[str, Any], **keys: Any) -> Mixture:
-    return Mixture.parse({"format": 1, "name": "m", "sources": list(sources), **keys})
+    return checked(Mixture, {"format": 1, "name": "m", "sources": list(sources), **keys}, "m")
 
 
 @given(
@@ -149,12 +151,14 @@ def test_the_three_terms_together() -> None:
 
 def test_only_what_is_asked_for_is_in_the_digest(tmp_path: Path) -> None:
     one = parse({"build": "a", "epochs": 1}, {"build": "b", "epochs": 2})
-    same = Mixture.parse(
+    same = checked(
+        Mixture,
         {
             "format": 1,
             "name": "other",
             "sources": [{"build": "b", "epochs": 2.0, "builder": "x"}, {"build": "a", "epochs": 1}],
-        }
+        },
+        "same",
     )
     assert one.digest == same.digest
     less, line = one.only_present(["a"])
@@ -169,29 +173,31 @@ SOURCE = {"build": "a", "epochs": 1}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "a mapping is needed"),
-        ({"format": 2, "name": "m", "sources": [SOURCE]}, "format 2, where 1 is read"),
-        ({"format": 1, "name": "m", "sources": []}, "at least one source"),
-        ({"format": 1, "sources": [SOURCE]}, "`name` is missing"),
-        ({"format": 1, "name": "m", "sources": [SOURCE], "wieght": 1}, "unknown key wieght"),
+        ([], "Expected `object`, got `array`"),
+        ({"format": 2, "name": "m", "sources": [SOURCE]}, "format: 2 is none of 1"),
+        ({"format": 1, "name": "m", "sources": []}, "sources: Expected `array` of length >= 1"),
+        ({"format": 1, "sources": [SOURCE]}, "name is missing"),
+        ({"format": 1, "name": "m", "sources": [SOURCE], "wieght": 1}, "no key is called wieght; there are"),
+        ({"format": 1, "name": "m", "sources": [SOURCE | {"wieght": 1}]}, "sources[0]: no key is called wieght"),
         ({"format": 1, "name": "m", "sources": [SOURCE, SOURCE]}, "a is named twice"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a"}]}, "one of epochs, samples, weight is needed, not none"),
-        ({"format": 1, "name": "m", "sources": [SOURCE | {"weight": 1}]}, "not epochs, weight"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a"}]}, "one of weight, epochs, samples is needed, not none"),
+        ({"format": 1, "name": "m", "sources": [SOURCE | {"weight": 1}]}, "not weight, epochs"),
         ({"format": 1, "name": "m", "sources": [{"build": "a", "weight": 1}]}, "`samples`, the draws"),
         ({"format": 1, "name": "m", "sources": [SOURCE], "samples": 5}, "no source has one"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a", "weight": 0}], "samples": 5}, "a: weight 0; a number"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a", "weight": -1}], "samples": 5}, "a: weight -1"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a", "epochs": float("nan")}]}, "a: epochs nan"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a", "epochs": float("inf")}]}, "a: epochs inf"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a", "samples": 2.5}]}, "a: samples 2.5; a whole number"),
-        ({"format": 1, "name": "m", "sources": [{"build": "a", "epochs": True}]}, "a: epochs True"),
-        ({"format": 1, "name": "m", "sources": ["a"]}, "each is a mapping"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "weight": 0}], "samples": 5}, "[0].weight: Expected"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "weight": -1}]}, "sources[0].weight: Expected `float"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "epochs": float("nan")}]}, "nan is no number"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "epochs": float("inf")}]}, "inf is no number"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "samples": 2.5}]}, "sources[0].samples: Expected `int"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "samples": 0}]}, "sources[0].samples: Expected `int"),
+        ({"format": 1, "name": "m", "sources": [{"build": "a", "epochs": True}]}, "sources[0].epochs: Expected"),
+        ({"format": 1, "name": "m", "sources": ["a"]}, "sources[0]: Expected `object`, got `str`"),
     ],
 )  # fmt: skip
 def test_mixture_files_that_are_refused(tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(MixtureError) as raised:
+    with pytest.raises(UserError) as raised:
         Mixture.load(path)
     assert message in str(raised.value)
     assert str(raised.value).startswith(f"{path}: ")
@@ -200,17 +206,17 @@ def test_mixture_files_that_are_refused(tmp_path: Path, content: Any, message: s
 
 def test_absent_and_empty_sources_and_no_draws() -> None:
     mixture = parse({"build": "slake.paper", "epochs": 1})
-    with pytest.raises(MixtureError, match=r"slake\.paper is not there; build it with python -m builders\.slake"):
+    with pytest.raises(UserError, match=r"slake\.paper is not there; build it with python -m builders\.slake"):
         mixture.counts({"slake": 4})
-    with pytest.raises(MixtureError, match="none of its sources"):
+    with pytest.raises(UserError, match="none of its sources"):
         mixture.only_present(["slake"])
-    with pytest.raises(MixtureError, match=r"no sample of slake\.paper is left"):
+    with pytest.raises(UserError, match=r"no sample of slake\.paper is left"):
         mixture.counts({"slake.paper": 0})
-    with pytest.raises(MixtureError, match="a has no draw"):
+    with pytest.raises(UserError, match="a has no draw"):
         parse({"build": "a", "epochs": 0.01}).counts({"a": 4})
-    with pytest.raises(MixtureError, match="nothing of 5 samples is left"):
+    with pytest.raises(UserError, match="nothing of 5 samples is left"):
         parse({"build": "a", "samples": 5}, {"build": "b", "weight": 1}, samples=5).counts({"a": 1, "b": 1})
-    with pytest.raises(MixtureError, match="neither a file nor a preset; presets are instruct, midtrain, pretrain"):
+    with pytest.raises(UserError, match=r"neither a YAML file nor a shipped mixture \(instruct, midtrain, pretrain\)"):
         Mixture.load("pretraining")
 
 

@@ -16,13 +16,13 @@ from PIL import Image
 from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table, opened, sources, stored
 from manifests.fingerprints import HASH_PIXELS, ImageFingerprint, perceptual_hash
 from manifests.proof import near_images
-from manifests.proof.agreement import PictureError, agreement, cells, coarse_scores, flat, full_agreement
-from manifests.proof.near_images import SETTINGS, ImageSettings, NearImageError, NearImageIndex, coverage
+from manifests.proof.agreement import agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.near_images import NearImageIndex, coverage
+from manifests.proof.policy import ImageSettings, load_policy
 from manifests.proof.variants import (
-    BY_NAME,
     REGIONS,
     VARIANTS,
-    ThumbnailError,
+    PictureError,
     decode,
     perceptual_hashes,
     region_hashes,
@@ -54,6 +54,8 @@ def nothing(row: int) -> bytes | None:
 PICTURES = [phantom(seed, (360, 300) if seed % 2 else (280, 340)) for seed in range(6)]
 DATA, PRINTS = prints_of(PICTURES)
 EVALS = image_table(PRINTS, ["default"] * len(PRINTS))
+BY_NAME = {variant.name: number for number, variant in enumerate(VARIANTS)}
+SETTINGS = load_policy().images
 INDEX = NearImageIndex(EVALS, SETTINGS)
 THUMBNAILS = np.stack([decode(print_.thumbnail) for print_ in PRINTS])
 
@@ -82,7 +84,7 @@ def test_variants_that_name_a_transformation_are_the_ones_matched() -> None:
 
 def test_a_burnt_in_label_is_found_by_regions_and_the_match_says_so() -> None:
     _, changed = prints_of([TRANSFORMATIONS["text label"](picture) for picture in PICTURES])
-    strict = {"default": ImageSettings(0, 8, 0.75, 0.6)}
+    strict = {"default": ImageSettings(radius=0, region_radius=8, threshold=0.75, borderline=0.6)}
     found = NearImageIndex(EVALS, strict).scan(image_table(changed, ["-"] * 6), nothing, nothing)
     assert [(match.train, match.eval, match.kind) for match in found.pairs] == [
         (row, row, "region") for row in range(6)
@@ -94,7 +96,7 @@ def test_candidates_are_all_pairs_within_the_radius_and_no_other() -> None:
     changed = [change(picture) for change in (*TRANSFORMATIONS.values(),) for picture in PICTURES[:3]]
     _, train = prints_of(changed)
     # Near hashes of unrelated pictures do not occur among so few: a radius of 16 makes some.
-    wide = ImageSettings(16, 10, 0.75, 0.6)
+    wide = ImageSettings(radius=16, region_radius=10, threshold=0.75, borderline=0.6)
     index = NearImageIndex(EVALS, {"default": wide})
     pictures = np.stack([decode(print_.thumbnail) for print_ in train])
     train_regions, train_contrast = region_hashes(pictures)
@@ -157,7 +159,7 @@ def test_borderline_pairs_are_decided_on_whole_pictures_where_they_can_be_read()
     """With a threshold no thumbnail reaches, every pair is borderline."""
     _, changed = prints_of([TRANSFORMATIONS["CLAHE"](picture) for picture in PICTURES[:2]])
     train = image_table(changed, ["-"] * 2)
-    index = NearImageIndex(EVALS, {"default": ImageSettings(8, 6, 1.0, 0.6)})
+    index = NearImageIndex(EVALS, {"default": ImageSettings(radius=8, region_radius=6, threshold=1.0, borderline=0.6)})
     unread = index.scan(train, nothing, nothing)
     assert unread.pairs == []
     assert unread.counts["borderline"] == unread.counts["borderline_unread"] == unread.counts["refuted"] == 2
@@ -171,7 +173,7 @@ def test_borderline_pairs_are_decided_on_whole_pictures_where_they_can_be_read()
 
 
 def test_bad_input_is_one_clear_line() -> None:
-    with pytest.raises(NearImageError, match="modality 'default' has no image settings; there are ct"):
+    with pytest.raises(ValueError, match="modality 'default' has no image settings; there are ct"):
         NearImageIndex(EVALS, {"ct": SETTINGS["default"]})
     buffer = io.BytesIO()
     Image.new("L", (50, 96)).save(buffer, "JPEG")
@@ -180,9 +182,9 @@ def test_bad_input_is_one_clear_line() -> None:
         (buffer.getvalue(), "row 1"),
     ):
         broken = EVALS.set_column(1, "thumbnail", pa.array([PRINTS[0].thumbnail, data, *[None] * 4], pa.binary()))
-        with pytest.raises(ThumbnailError, match=words):
+        with pytest.raises(PictureError, match=words):
             INDEX.scan(broken, nothing, nothing)
-        with pytest.raises(ThumbnailError, match=words):
+        with pytest.raises(PictureError, match=words):
             NearImageIndex(broken, SETTINGS)
 
 
@@ -303,8 +305,9 @@ def test_coverage_on_record_is_that_of_the_code_and_keeps_the_promise() -> None:
 def test_coverage_of_other_code_is_no_coverage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(near_images, "COVERAGE_FILE", tmp_path / "coverage.json")
     assert coverage() is None
-    (tmp_path / "coverage.json").write_text('{"recipe": "of yesterday"}')
-    assert coverage() is None
+    for content in ('{"recipe": "of yesterday"}', f'{{"version": {near_images.VERSION + 1}}}'):
+        (tmp_path / "coverage.json").write_text(content)
+        assert coverage() is None
 
 
 def test_one_person_under_two_subject_ids_is_found_by_pictures_alone(real_data: Path) -> None:

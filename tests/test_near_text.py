@@ -18,10 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from manifests.proof import near_text, ngrams
-from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch, TextSettings, TrainText
+from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch, TrainText
 from manifests.proof.ngrams import GramTable, Vocabulary, window_hashes, word_list
+from manifests.proof.policy import TextSettings, load_policy
+
+DEFAULT = load_policy().text
 
 # ---- the definitions, in plain Python
 
@@ -248,9 +252,9 @@ def variant(text: str, kind: int) -> str:
 
 VOCABULARY = ["a", "b", "c", "dé", "straße", "fl", "6", "中", "文", "が", "한국", "of"]
 PHRASE = st.lists(st.sampled_from(VOCABULARY), max_size=14).map(" ".join)
-SMALL = TextSettings(
-    run_words=(3, 5), common_df=2, short_min_words=1, jaccard=0.5, shingle_common_df=2, shingles_min=2, rewrite=0.3,
-    rewrite_answer_words=6,
+SMALL = structs.replace(
+    DEFAULT, run_words=(3, 5), common_df=2, short_min_words=1, jaccard=0.5, shingle_common_df=2, shingles_min=2,
+    rewrite=0.3, rewrite_answer_words=6,
 )  # fmt: skip
 
 
@@ -326,7 +330,7 @@ def test_planted_runs_are_all_found_and_nothing_else(n: int) -> None:
             cut = rng.randrange(len(trains[row]))
             trains[row] = f"{trains[row][:cut]} {run} {trains[row][cut:]}"
             planted.add((row, test))
-    index = NearTextIndex([EvalText("", (), "", text) for text in evals], TextSettings(run_words=(n,)))
+    index = NearTextIndex([EvalText("", (), "", text) for text in evals], structs.replace(DEFAULT, run_words=(n,)))
     found = {(m.train, m.eval) for m in index.scan([TrainText("", "", text) for text in trains]).matches}
     grams = [set(plain_grams(plain_words(text), n)) for text in evals]
     expected = set()
@@ -352,7 +356,7 @@ def test_a_larger_corpus_agrees_in_every_kind(monkeypatch: pytest.MonkeyPatch) -
             rng.shuffle(words)
         item = " ".join(words) + " " + words_of_size(rng, rng.choice((0, 5, 60)))
         trains.append(TrainText(item, source.answer, f"{item}. {source.answer}"))
-    limits = TextSettings(common_df=2, shingles_min=4)
+    limits = structs.replace(DEFAULT, common_df=2, shingles_min=4)
     found = check(evals, trains, limits)
     monkeypatch.setattr(near_text, "_ROUND", 20_000)  # several rounds; no text sees another's words
     scan = NearTextIndex(evals, limits).scan(trains)
@@ -365,7 +369,7 @@ def test_a_larger_corpus_agrees_in_every_kind(monkeypatch: pytest.MonkeyPatch) -
 
 
 def scan_records(evals: Sequence[str], trains: Sequence[str], **limits: Any) -> near_text.TextScan:
-    index = NearTextIndex([EvalText("", (), "", text) for text in evals], TextSettings(**limits))
+    index = NearTextIndex([EvalText("", (), "", text) for text in evals], structs.replace(DEFAULT, **limits))
     return index.scan([TrainText("", "", text) for text in trains])
 
 
@@ -417,7 +421,7 @@ def test_words_with_equal_hashes_are_told_apart_by_their_letters(monkeypatch: py
     trains = [TrainText(text, "", text) for text in (" ".join(swapped), f"{' '.join(swapped)} {test}", test)]
     assert vocabulary.read([trains[0].record]).ids.tolist() == vocabulary.read([test]).ids.tolist()
     evals = [EvalText(test, (), "", test), EvalText("dog near river banks", (), "", "dog near river banks"), SPARE]
-    found = check(evals, trains, TextSettings(shingles_min=2))
+    found = check(evals, trains, structs.replace(DEFAULT, shingles_min=2))
     assert [match.train for match in found["run"]] == [1, 2]
 
 
@@ -457,14 +461,14 @@ ORGAN = EvalText("The main organ is?", ("Liver", "Left lung"), "", "")
     ],
 )  # fmt: skip
 def test_short_items(item: EvalText, record: str, found: bool) -> None:
-    scan = NearTextIndex([item, SPARE]).scan([TrainText("", "", record)])
+    scan = NearTextIndex([item, SPARE], DEFAULT).scan([TrainText("", "", record)])
     assert [match[:4] for match in scan.matches] == ([(0, 0, "short_item", 1.0)] if found else [])
 
 
 def test_a_long_answer_is_left_out_of_a_rewrite() -> None:
     evals = [EvalText("renal stone composition", ("oxalate", "urate"), "", ""), SPARE]
     prose = " ".join(f"word{number}" for number in range(64))
-    index = NearTextIndex(evals)
+    index = NearTextIndex(evals, DEFAULT)
     scores = {
         answer: [m.score for m in index.scan([TrainText("stone composition renal", answer, "")]).matches]
         for answer in ("oxalate", "", prose, f"{prose} more")
@@ -477,25 +481,10 @@ def test_a_long_answer_is_left_out_of_a_rewrite() -> None:
 def test_nothing_to_compare() -> None:
     empty = EvalText("", (), "", "")
     for evals in ([], [empty], [empty, EvalText("?!", ("...",), "-", "?!")]):
-        index = NearTextIndex(evals)
+        index = NearTextIndex(evals, DEFAULT)
         for trains in ([], [TrainText("", "", "")], [TrainText("a b", "c", "a b c"), TrainText("?", "", "\x00")]):
             scan = index.scan(trains)
             assert not scan.matches and not scan.common
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"run_words": ()}, r"run_words \[\]: give lengths of two words or more"),
-        ({"run_words": (1, 8)}, r"run_words \[1, 8\]: give lengths"),
-        ({"jaccard": 0.0}, "jaccard 0.0: must be over 0"),
-        ({"rewrite": 1.5}, "rewrite 1.5: must be over 0 and at most 1"),
-        ({"common_df": 0}, "common_df 0: must be 1 or more"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TextSettings(**wrong)
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), max_size=5), st.integers(1, 4))
@@ -534,7 +523,7 @@ def test_findings_on_real_items_are_repeated(real_data: Path) -> None:
     expert = [orjson.loads(line)["question"] for line in lines]
     dev = pq.read_table(real_data / "medmcqa" / "data" / "validation-00000-of-00001.parquet").to_pylist()
     tests += [item(row["question"], [row[f"op{letter}"] for letter in "abcd"]) for row in dev]
-    index = NearTextIndex(tests)
+    index = NearTextIndex(tests, DEFAULT)
     scan = index.scan([TrainText(text, "", text) for text in expert])
     pairs = {kind: [m for m in scan.matches if m.kind == kind] for kind in PLAIN}
     # Boilerplate: many rows share 8 words with something, few are copies.

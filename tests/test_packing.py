@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medgpt.errors import UserError
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
 from shards.certified import Certified, load_certified
+from shards.epoch import draw, ensure_plan, pack_epoch, rank_balance, train_lengths
 from shards.mixture import Mixture
 from shards.order import EpochOrder
-from shards.pack import Draws, draw, ensure_plan, pack_epoch, rank_balance, save, train_lengths
 from shards.packing import (
     CHUNK,
     DOCUMENT_TOKENS,
@@ -34,10 +35,10 @@ from shards.packing import (
     REPLY_TOKENS,
     STRATUM,
     TILE_TOKENS,
+    Draws,
     OverLong,
-    PackingError,
     PackingResult,
-    Plan,
+    PackPlan,
     PlanTerms,
     balanced_order,
     lower_bound,
@@ -45,6 +46,7 @@ from shards.packing import (
     pack_costs,
     plan_path,
     sample_length,
+    write_plan,
 )
 from shards.reader import Build
 
@@ -145,12 +147,12 @@ def test_both_limits_press_and_packs_are_full_still() -> None:
 
 def test_sizes_that_fit_nowhere_are_named() -> None:
     for tokens, tiles in ((0, 0), (33, 0), (3, 9), (3, -1)):
-        with pytest.raises(PackingError, match=f"first has {tokens} and {tiles}"):
+        with pytest.raises(UserError, match=f"first has {tokens} and {tiles}"):
             pack(np.array([1, tokens]), np.array([0, tiles]), np.arange(2, dtype=np.uint64), 32, 8)
-    with pytest.raises(PackingError, match="2 token counts, 1 tile counts"):
+    with pytest.raises(UserError, match="2 token counts, 1 tile counts"):
         pack(np.array([1, 1]), np.array([0]), np.arange(2, dtype=np.uint64), 32, 8)
     for length, limit in ((0, 8), (32, 0), (1 << 40, 1 << 20)):
-        with pytest.raises(PackingError, match="both from 1"):
+        with pytest.raises(UserError, match="both from 1"):
             pack(np.array([1]), np.array([0]), np.arange(1, dtype=np.uint64), length, limit)
 
 
@@ -261,7 +263,7 @@ def test_lengths_are_those_of_the_stored_samples(data: Path, certified: Certifie
 
 
 def test_workers_count_the_same(data: Path, certified: Certified, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("shards.pack._FEW", 0)
+    monkeypatch.setattr("shards.epoch._FEW", 0)
     elsewhere = load_certified(data / "built", uncertified=True, folder=tmp_path, quiet=True)
     told: list[int] = []
     lengths, _ = train_lengths(elsewhere, "quilt_instruct", workers=2, progress=told.append)
@@ -269,10 +271,12 @@ def test_workers_count_the_same(data: Path, certified: Certified, tmp_path: Path
     assert sum(told) == len(lengths)
 
 
-def make_plan(order: EpochOrder, path: Path, length: int = 4096, limit: int = 30, over_long: str = "report") -> Plan:
+def make_plan(
+    order: EpochOrder, path: Path, length: int = 4096, limit: int = 30, over_long: str = "report"
+) -> PackPlan:
     draws = draw(order.certified, order)
-    save(path, PlanTerms.of(order, length, limit, over_long), pack_epoch(draws, length, limit, over_long))
-    return Plan.load(path)
+    write_plan(path, PlanTerms.of(order, length, limit, over_long), pack_epoch(draws, length, limit, over_long))
+    return PackPlan.load(path)
 
 
 def test_a_plan_holds_every_draw_of_the_epoch(order: EpochOrder, tmp_path: Path) -> None:
@@ -341,7 +345,7 @@ def test_a_plan_of_something_else_is_refused(data: Path, order: EpochOrder, tmp_
         ),
     }  # fmt: skip
     for what, other in changes.items():
-        with pytest.raises(PackingError, match=f"another {what}"):
+        with pytest.raises(UserError, match=f"another {what}"):
             plan.check(other)
 
 
@@ -350,7 +354,7 @@ def test_no_altered_byte_of_a_plan_goes_unseen(order: EpochOrder, tmp_path: Path
     plan = make_plan(order, path)
     content = path.read_bytes()
 
-    def read(of: Plan) -> list[Any]:
+    def read(of: PackPlan) -> list[Any]:
         packs = [of.pack(number) for number in range(len(of))]
         sizes = [of.size(number) for number in range(len(of))]
         return [of.header, [(s.tolist(), i.tolist()) for s, i, _ in packs], sizes]
@@ -359,18 +363,18 @@ def test_no_altered_byte_of_a_plan_goes_unseen(order: EpochOrder, tmp_path: Path
     for place in range(0, len(content), 11):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
-            assert read(Plan.load(path)) == true  # padding between buffers
-        except PackingError as error:
+            assert read(PackPlan.load(path)) == true  # padding between buffers
+        except UserError as error:
             caught += 1
             assert str(path) in str(error)
             assert "\n" not in str(error)
     assert caught > len(content) / 11 / 2
     for cut in (0, 10, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:cut])
-        with pytest.raises(PackingError, match="make it again"):
-            read(Plan.load(path))
-    with pytest.raises(PackingError, match="no such plan"):
-        Plan.load(tmp_path / "none")
+        with pytest.raises(UserError, match="make it again"):
+            read(PackPlan.load(path))
+    with pytest.raises(UserError, match="no such plan"):
+        PackPlan.load(tmp_path / "none")
 
 
 def test_plans_of_many_chunks_are_read_anywhere(tmp_path: Path) -> None:
@@ -384,8 +388,8 @@ def test_plans_of_many_chunks_are_read_anywhere(tmp_path: Path) -> None:
     draws = Draws(source, index, tokens, np.zeros(count, np.int32))
     epoch = pack_epoch(draws, 100, 1, "truncate")
     terms = PlanTerms("c", "m", 0, 0, tuple(map(str, range(300))), 100, 1, "truncate")
-    save(tmp_path / "plan", terms, epoch)
-    plan = Plan.load(tmp_path / "plan")
+    write_plan(tmp_path / "plan", terms, epoch)
+    plan = PackPlan.load(tmp_path / "plan")
     assert len(plan) > 2 * CHUNK
     assert plan.header["over_long_samples"] == {"truncated": len(tokens[::50])}
     of = dict(zip(index.tolist(), zip(source.tolist(), tokens.tolist(), strict=True), strict=True))
@@ -480,7 +484,7 @@ def test_a_missing_shard_stops_the_count(data: Path, certified: Certified, tmp_p
     elsewhere = SimpleNamespace(data=certified.data, folder=tmp_path, sources=certified.sources)
     shard.rename(moved)
     try:
-        with pytest.raises(PackingError, match=rf"{shard.name}: cannot be read"):
+        with pytest.raises(UserError, match=rf"{shard.name}: cannot be read"):
             train_lengths(elsewhere, "gmai_reasoning10k")  # type: ignore[arg-type]
     finally:
         moved.rename(shard)

@@ -8,7 +8,7 @@ import json
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from outcomes import kept, reasons, source_of
 
 from builders import biomedica
 from builders.demos import biomedica as demo_biomedica
+from builders.demos.drawings import write_demo_tar
 from builders.engine.names import creative_commons
 from builders.engine.source import DAMAGED_REASONS, InputError, NotThisSource, Reject, Sample
 
@@ -408,6 +409,11 @@ def test_biomedica_subsets_alone(demo: Callable[[str], Path]) -> None:
         read_all("biomedica", raw / "dermatology")
 
 
+def write_tar(path: Path, samples: Iterable[tuple[str, dict[str, bytes]]]) -> None:
+    members = {f"{key}.{extension}": data for key, parts in samples for extension, data in parts.items()}
+    write_demo_tar(path, members)
+
+
 def edited(change: dict[str, Any]) -> Callable[[dict[str, bytes]], dict[str, bytes]]:
     return lambda members: members | {"json": json.dumps(json.loads(members["json"]) | change).encode()}
 
@@ -436,14 +442,14 @@ def test_biomedica_damaged_members(
     figures = [figure for figure in demo_biomedica._DEMO["dermatology"] if figure[0] == "commercial"]
     samples = [("-".join(map(str, figure[1:5])), demo_biomedica.demo_members(figure)) for figure in figures]
     samples[1] = (key or samples[1][0], edit(samples[1][1]))
-    demo_biomedica.write_demo_tar(tmp_path / "commercial/0_2000000000.tar", samples)
+    write_tar(tmp_path / "commercial/0_2000000000.tar", samples)
     assert counts(read_all("biomedica", tmp_path, subset="dermatology"))["train"] == (3, {reason: 1})
 
 
 def test_biomedica_unstated_licence(tmp_path: Path) -> None:
     figure = demo_biomedica._DEMO["dermatology"][0]
     members = edited({"article_license": "None"})(demo_biomedica.demo_members(figure))  # the publisher's str(None)
-    demo_biomedica.write_demo_tar(tmp_path / "other/0_2000000000.tar", [("other_0_0-PMC9300001-0-x", members)])
+    write_tar(tmp_path / "other/0_2000000000.tar", [("other_0_0-PMC9300001-0-x", members)])
     [sample] = kept(read_all("biomedica", tmp_path, subset="dermatology")["train"])
     assert sample.license == "unstated"
 

@@ -26,7 +26,7 @@ ROAD = (
     ("filters.audit", "draw", "data", "--score", "burned_in.score", "--out", "review/sheet", "--show-credentialed"),
     ("manifests.prove", "data", "--workers", "2", "--quiet", "--show-credentialed"),
     ("manifests.verify", "data", "--sample", "1", "--quiet"),
-    ("shards.pack", "data", "--stage", "midtrain", "--sources-present"),
+    ("shards.pack", "data", "--stage", "midtrain", "--only-present"),
     ("shards.stats", "data", "--html", "pages/stats.html"),
     ("shards.show", "data", "--random", "--html", "pages/sample.html"),
     ("shards.verify", "data/built"),

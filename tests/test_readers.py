@@ -19,8 +19,9 @@ from conftest import run_module
 from PIL import Image
 
 from builders.engine.registry import load
+from medgpt.errors import UserError
 from medgpt.schema import SAMPLE, canonical_json
-from shards.reader import Build, BuildError
+from shards.reader import Build
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -175,14 +176,14 @@ def test_duckdb_shell(built: Path, tmp_path: Path) -> None:
 
 
 def test_reader_says_what_is_wrong(built: Path, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"no build\.json"):
+    with pytest.raises(UserError, match=r"no build\.json, so no finished build"):
         Build(tmp_path)
     (tmp_path / "build.json").write_text("{")
-    with pytest.raises(BuildError, match="not valid JSON"):
+    with pytest.raises(UserError, match=r"build\.json: cannot be read \(JSONDecodeError.*build it again"):
         Build(tmp_path)
     document = orjson.loads((built / "medqa" / "build.json").read_bytes())
     (tmp_path / "build.json").write_bytes(orjson.dumps(document))
-    with pytest.raises(BuildError, match="run the builder again"):
+    with pytest.raises(UserError, match=r"medqa-.*parquet: named in build\.json, but not there; build it again"):
         Build(tmp_path)
 
 

@@ -24,7 +24,8 @@ from PIL import Image
 
 from manifests.proof.evidence import EVIDENCE, LEVELS
 from manifests.proof.highlight import RUN, SHARED, shared_ranges
-from manifests.proof.report import Pair, Report, ReportError, Side, choose_pairs, count_cells, render, write_report
+from manifests.proof.report import Pair, Report, Side, choose_pairs, count_cells, render, write_report
+from medgpt.errors import UserError
 from medgpt.text import normalise
 
 KINDS = [(level, kind) for level, kinds in LEVELS.items() for kind in kinds]
@@ -588,7 +589,7 @@ def test_a_page_that_would_be_too_long_keeps_the_strongest_of_every_group(tmp_pa
     assert f"{200 - sum(counts)} more pairs were chosen and left out" in page.one("p", id="left-out").text
     shown = [number(row.all("td")[3].text) for row in page.one("section", id="pairs").one("tbody").all("tr")]
     assert sorted(shown) == sorted(counts)
-    with pytest.raises(ReportError, match="without a single pair and may have 1000; prove fewer"):
+    with pytest.raises(UserError, match="without a single pair and may have 1000; prove fewer"):
         render(report, 1_000)
 
 
@@ -740,35 +741,35 @@ def test_no_character_is_parted_from_what_nfkc_joins_it_to() -> None:
 def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
     rows = random_rows(40, seed=9)
     report = make_report(tmp_path, rows)
-    with pytest.raises(ReportError, match=r"pairs in the certificate, .* in the evidence; run the proof again"):
+    with pytest.raises(UserError, match=r"pairs in the certificate, .* in the evidence; run the proof again"):
         render(replace(report, certificate=make_certificate(rows[1:])))
-    with pytest.raises(ReportError, match="the certificate has no coverage, after"):
+    with pytest.raises(UserError, match="the certificate has no coverage, after"):
         render(
             replace(report, certificate={k: v for k, v in report.certificate.items() if k not in ("coverage", "after")})
         )
-    with pytest.raises(ReportError, match="not among the certificate's totals"):
+    with pytest.raises(UserError, match="not among the certificate's totals"):
         render(replace(report, certificate={**report.certificate, "train_totals": []}))
     first, second = (
         report.pairs[0],
         next(p for p in report.pairs if p.train.sample_id != report.pairs[0].train.sample_id),
     )
-    with pytest.raises(ReportError, match="as the train side"):
+    with pytest.raises(UserError, match="as the train side"):
         render(replace(report, pairs=[replace(first, train=second.train)]))
     bad = replace(first, train=replace(first.train, thumbnail=b"GIF89a"))
-    with pytest.raises(ReportError, match="its thumbnail is neither JPEG nor PNG; build"):
+    with pytest.raises(UserError, match="its thumbnail is neither JPEG nor PNG; build"):
         render(replace(report, pairs=[bad]))
     with pytest.raises(ValueError, match="-1 pairs a cell"):
         choose_pairs(tmp_path / "evidence.parquet", -1)
-    with pytest.raises(ReportError, match="gone"):
+    with pytest.raises(UserError, match="gone"):
         count_cells(tmp_path / "gone.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ReportError, match=r"broken\.parquet: .*; write it again"):
+    with pytest.raises(UserError, match=r"broken\.parquet: .*; write it again"):
         choose_pairs(tmp_path / "broken.parquet")
     pq.write_table(pa.table({"level": ["id"]}), tmp_path / "other.parquet")
-    with pytest.raises(ReportError, match="its columns are not those of evidence"):
+    with pytest.raises(UserError, match="its columns are not those of evidence"):
         choose_pairs(tmp_path / "other.parquet")
     strange = write_evidence(tmp_path / "strange.parquet", [evidence_row(kind="psychic")])
-    with pytest.raises(ReportError, match="unknown kind or action near_text/psychic"):
+    with pytest.raises(UserError, match="unknown kind or action near_text/psychic"):
         count_cells(strange)
 
 

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval import encoders, report_metrics
-from eval.encoders import Weights, WeightsError, measure
+from eval.encoders import Weights, measure
+from medgpt.errors import UserError
 
 OBS, ANAT, DOUBT = "OBS-DP", "ANAT-DP", "OBS-DA"
 
@@ -321,12 +322,12 @@ def test_altered_weights_stop_the_scoring(weights: Path, tmp_path: Path) -> None
     (tmp_path / "SHA256SUMS").write_text("\n".join(sums) + "\n")
     assert measure(["No"], ["No"], Weights(tmp_path)).values[0]["bertscore"] == pytest.approx(1, abs=1e-5)
     (tmp_path / "SHA256SUMS").write_text("\n".join(sums).replace(sums[0][:3], "fff") + "\n")
-    with pytest.raises(WeightsError, match="SHA256SUMS says"):
+    with pytest.raises(UserError, match="SHA256SUMS says"):
         measure(["No"], ["No"], Weights(tmp_path))
     (tmp_path / "SHA256SUMS").write_text("nothing\n")
-    with pytest.raises(WeightsError, match="line 1"):
+    with pytest.raises(UserError, match="line 1"):
         Weights(tmp_path)
-    with pytest.raises(WeightsError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         Weights(tmp_path / "nowhere")
 
 
@@ -334,7 +335,7 @@ def test_weights_that_do_not_load_are_one_line(weights: Path, tmp_path: Path) ->
     (tmp_path / "chexbert").mkdir()
     (tmp_path / "chexbert" / "bert-base-uncased").symlink_to(weights / "chexbert" / "bert-base-uncased")
     (tmp_path / "chexbert" / "chexbert.pth").write_bytes(b"no weights")
-    with pytest.raises(WeightsError, match=r"chexbert\.pth: cannot be loaded") as caught:
+    with pytest.raises(UserError, match=r"chexbert\.pth: cannot be loaded") as caught:
         measure(["No"], ["No"], Weights(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -344,7 +345,7 @@ def test_another_interpreter_that_fails_is_one_line(weights: Path, tmp_path: Pat
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho first >&2\necho 'No module named radgraph' >&2\nexit 1\n")
     broken.chmod(0o755)
-    with pytest.raises(WeightsError, match="No module named radgraph") as caught:
+    with pytest.raises(UserError, match="No module named radgraph") as caught:
         measure(["Secret text"], ["Secret"], Weights(tmp_path, broken))
     assert "Secret" not in str(caught.value)
 

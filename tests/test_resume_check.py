@@ -23,7 +23,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_says_how_many_were_compared(data: Path) -> None:
     done = run_module(
-        "shards.resume_check", str(data), "--stage", "instruct", "--sources-present", "--uncertified", "--quiet"
+        "shards.resume_check", str(data), "--stage", "instruct", "--only-present", "--uncertified", "--quiet"
     )
     assert done.returncode == 0, done.stderr
     assert "taken up by 1, 2, 5, 16: the same samples in the same order" in done.stdout
@@ -39,7 +39,7 @@ def test_a_stream_that_loses_its_place_is_found(data: Path, monkeypatch: pytest.
         right(self, {**state, "position": int(str(state["position"])) - 1})
 
     monkeypatch.setattr(Stream, "load_state_dict", wrong)
-    arguments = [str(data), "--stage", "instruct", "--sources-present", "--uncertified", "--quiet"]
+    arguments = [str(data), "--stage", "instruct", "--only-present", "--uncertified", "--quiet"]
     assert resume_check.main(arguments) == 1
 
 

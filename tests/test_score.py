@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_module
 
-from eval.compare import CompareError, compare_runs, compare_scores
+from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
-from eval.records import RecordError, Score, read_items, read_predictions, read_scores, write_scores
-from eval.score import main, score_folder
+from eval.records import Score, read_items, read_predictions, read_scores, write_scores
+from eval.score import VERSIONS, main, score_folder
 from manifests.proof.certificate import CertificateError, write_certificate
 from manifests.proof.evidence import EVIDENCE
+from medgpt.errors import UserError
 
 BENCHMARK = "ab" * 32
 OPTIONS = [["A", "Yes"], ["B", "No"]]
@@ -84,6 +85,37 @@ def test_scores_and_summary(exam: Path) -> None:
     assert summary["tokens"] == {"prompt": 80, "completion": 16}
     assert orjson.loads((exam / "summary.json").read_bytes()) == summary
     assert summary["scores_sha256"] == hashlib.sha256((exam / "scores.parquet").read_bytes()).hexdigest()
+
+
+PINNED = {
+    "versions": {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1},
+    "choices": "01a2765d64574fcb910fa0f0c3cfa4df3f58677a736c27ba86034ed63862a9f6",
+    "reports": "2d5bc5c9079c157912df52e48a11b3d9156b7c65991dc576988949e23d9b4242",
+}
+
+
+def test_scores_change_only_with_a_declared_version(tmp_path: Path) -> None:
+    """Fixed answers of every form, and fixed reports: their scores, intervals and counts are the pinned ones."""
+    said = [*ANSWERS, "**B**", "The answer is (A).", "A or B", "(b) No", "", "Answer: A\nAnswer: B", "A. Yes, not B"]
+    choices = [item(number, gold="AB"[number % 3 == 0], slice=f"s{number % 2}") for number in range(len(said))]
+    texts = ["No acute process.", "", "Small left effusion. Heart size is normal", "Edema <b>worse</b>, 3.5 cm"]
+    golds = ["No acute cardiopulmonary process.", "Normal.", "Left pleural effusion, small.", "Edema is worse."]
+    reports = [item(number, kind="report", options=[], gold=gold) for number, gold in enumerate(golds)]
+    found: dict[str, Any] = {"versions": VERSIONS}
+    for name, items, answers in (("choices", choices, said), ("reports", reports, texts)):
+        folder = write(tmp_path / name, items, [prediction(number, text) for number, text in enumerate(answers)])
+        summary = score_folder(folder, folder)
+        rows = [
+            [row.verdict, row.option, row.rule, row.detail, row.literal, row.lenient,
+             sorted((metric, round(value, 9)) for metric, value in row.metrics.items())]
+            for row in read_scores(folder / "scores.parquet")
+        ]  # fmt: skip
+        summary = {key: value for key, value in summary.items() if key not in ("versions", "scores_sha256", "gaps")}
+        data = orjson.dumps([rows, summary], option=orjson.OPT_SORT_KEYS)
+        found[name] = hashlib.sha256(data).hexdigest()
+    if found["versions"] == PINNED["versions"] and found != PINNED:
+        pytest.fail("the same answers get other scores: raise the module's number in eval.score.VERSIONS, pin it here")
+    assert found == PINNED, "a version was raised: put what is found into PINNED"
 
 
 def test_same_predictions_same_bytes_in_any_order_and_process(exam: Path, tmp_path: Path) -> None:
@@ -153,10 +185,10 @@ BROKEN = {
     "unknown": (lambda rows: rows[0].update(sample_id="exam/test/99"), "1 predictions are of no item"),
     "another prompt": (lambda rows: rows[1].update(prompt_sha256="x"), "1 predictions answer another prompt"),
     "another task": (lambda rows: rows[1].update(task="other"), "other (official)"),
-    "no text field": (lambda rows: rows[1].pop("text"), "line 2: text missing"),
+    "no text field": (lambda rows: rows[1].pop("text"), "line 2: Object missing required field `text`"),
     "unknown field": (lambda rows: rows[1].update(score=1), "line 2: unknown score"),
     "unknown outcome": (lambda rows: rows[1].update(outcome="fine"), "line 2: its outcome is none of answered"),
-    "wrong type": (lambda rows: rows[1].update(text=1), "line 2: text must be str | None"),
+    "wrong type": (lambda rows: rows[1].update(text=1), "line 2: Expected `str | null`, got `int` - at `$.text`"),
 }
 
 
@@ -181,7 +213,7 @@ def test_what_does_not_belong_is_not_scored(exam: Path, capsys: pytest.CaptureFi
 def test_damaged_lines_are_not_scored(exam: Path, damage: bytes) -> None:
     with (exam / "predictions.jsonl").open("ab") as file:
         file.write(damage)
-    with pytest.raises(RecordError, match="line 9"):
+    with pytest.raises(UserError, match="line 9"):
         score_folder(exam, exam)
 
 
@@ -214,9 +246,9 @@ def test_usage_errors(tmp_path: Path, exam: Path, capsys: pytest.CaptureFixture[
 def test_items_are_checked(tmp_path: Path) -> None:
     for number, changes in enumerate(({"gold": "C"}, {"options": [["A"]]}, {"kind": "essay"}, {"options": "A"})):
         folder = write(tmp_path / str(number), [item(0, **changes)], [])
-        with pytest.raises(RecordError, match="line 1"):
+        with pytest.raises(UserError, match="line 1"):
             read_items(folder / "items.jsonl")
-    with pytest.raises(RecordError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_predictions(tmp_path / "nothing.jsonl")
 
 
@@ -229,9 +261,9 @@ def test_scores_survive_their_file(tmp_path: Path) -> None:
     assert digest == hashlib.sha256((tmp_path / "scores.parquet").read_bytes()).hexdigest()
     assert read_scores(tmp_path / "scores.parquet") == [score]
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="another version"):
+    with pytest.raises(UserError, match="another version"):
         read_scores(tmp_path / "other.parquet")
-    with pytest.raises(RecordError, match="no scores"):
+    with pytest.raises(UserError, match="no scores"):
         read_scores(tmp_path / "none.parquet")
 
 
@@ -353,14 +385,14 @@ def test_compare_command(tmp_path: Path) -> None:
 def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
     ours, theirs = two_runs(tmp_path)
     first, second = (read_scores(run / "exam" / "scores.parquet") for run in (ours, theirs))
-    with pytest.raises(CompareError, match="199 items in common of 200 and 199"):
+    with pytest.raises(UserError, match="199 items in common of 200 and 199"):
         compare_scores(first, second[1:])
-    with pytest.raises(CompareError, match="without scores"):
+    with pytest.raises(UserError, match="without scores"):
         compare_scores(first, [])
     write(tmp_path / "later" / "exam", [item(0, benchmark="cd" * 32)], [prediction(0, "A", benchmark="cd" * 32)])
     later = tmp_path / "later" / "exam"
     score_folder(later, later)
-    with pytest.raises(CompareError, match="different benchmark versions"):
+    with pytest.raises(UserError, match="different benchmark versions"):
         compare_runs(ours, tmp_path / "later")
     done = run_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
     assert done.returncode == 1

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 
-from manifests.parts import SAMPLES, Columns, write_part
+from manifests.parts import SAMPLES, PartRows, write_part
 from shards.reader import Build
 from shards.show import ShownSample, as_html, as_text, load_sample
 from shards.stats import as_html as stats_html
@@ -93,7 +93,7 @@ def test_statistics_are_those_of_counting_row_by_row(data: Path) -> None:
 def synthetic_build(folder: Path, tokens: list[int]) -> None:
     """A build with nothing but a manifest part, whose samples have these numbers of tokens."""
     constants = {"build": "made", "unit": "u", "source": "made", "role": "train", "split": "train", "stage": "instruct"}
-    columns = Columns(SAMPLES, constants | {"access": "open", "metadata_only": False})
+    columns = PartRows(SAMPLES, constants | {"access": "open", "metadata_only": False})
     for number, count in enumerate(tokens):
         row = dict.fromkeys(SAMPLES.names)
         row |= {

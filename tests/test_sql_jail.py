@@ -11,7 +11,8 @@ import pytest
 from conftest import run_module, tree_digest
 from eval_builds import build_demos
 
-from manifests.catalog import BUILD_FILE, CatalogError, connect, jail, open_duckdb
+from manifests.catalog import BUILD_FILE, connect, jail, open_duckdb
+from medgpt.errors import UserError
 
 SECRET = "the-secret-of-another-file"
 
@@ -224,7 +225,7 @@ def test_a_part_outside_its_build_is_refused(data: Path, tmp_path: Path) -> None
     for file in (str(secret), os.path.relpath(secret, tmp_path)):
         record["units"] = [record["units"][0] | {"parts": [{"file": file, "bytes": len(SECRET), "sha256": ""}]}]
         (tmp_path / BUILD_FILE).write_text(json.dumps(record))
-        with pytest.raises(CatalogError, match="names a part outside its build"):
+        with pytest.raises(UserError, match="names a part outside its build"):
             connect(tmp_path)
 
 

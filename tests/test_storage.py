@@ -21,24 +21,18 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from shards.storage import MARKS, Storage, StorageError
+from medgpt.errors import UserError
+from shards.storage import MARKS, ShardRef, Storage
 
 SIZE = 50_000
-
-
-@dataclass(frozen=True)
-class Ref:
-    path: str
-    sha256: str
-    size: int
 
 
 def content(number: int, size: int = SIZE) -> bytes:
     return hashlib.shake_128(str(number).encode()).digest(size)
 
 
-def ref(number: int, size: int = SIZE) -> Ref:
-    return Ref(f"built/x/shards/x-{number:05d}.tar", hashlib.sha256(content(number, size)).hexdigest(), size)
+def ref(number: int, size: int = SIZE) -> ShardRef:
+    return ShardRef(f"built/x/shards/x-{number:05d}.tar", hashlib.sha256(content(number, size)).hexdigest(), size, 1)
 
 
 @pytest.fixture
@@ -66,10 +60,10 @@ def test_local_shards_are_mapped_as_they_are(tree: Path) -> None:
 def test_missing_and_truncated_shards_are_named(tree: Path, verify: str) -> None:
     storage = Storage(tree, verify=verify)  # type: ignore[arg-type]
     (tree / ref(1).path).unlink()
-    with pytest.raises(StorageError, match=r"x-00001.tar: missing; run its builder"):
+    with pytest.raises(UserError, match=r"x-00001.tar: missing; run its builder"):
         storage.open(ref(1))
     os.truncate(tree / ref(2).path, 100)
-    with pytest.raises(StorageError, match=r"x-00002.tar: 100 bytes where 50000 were certified"):
+    with pytest.raises(UserError, match=r"x-00002.tar: 100 bytes where 50000 were certified"):
         storage.open(ref(2))
 
 
@@ -85,7 +79,7 @@ def test_an_altered_byte_is_found_before_and_after_the_digest_was_remembered(tre
         data = bytearray(content(4))
         data[flipped] ^= 1
         path.write_bytes(data)
-        with pytest.raises(StorageError, match=r"x-00004.tar: altered after certification"):
+        with pytest.raises(UserError, match=r"x-00004.tar: altered after certification"):
             Storage(tree).open(ref(4))
     unchecked = Storage(tree, verify="size")
     unchecked.open(ref(4))
@@ -108,7 +102,7 @@ def test_a_tree_that_is_mounted_read_only_is_hashed_by_each_process(tree: Path) 
 
 def test_remembered_digests_need_their_folder(tree: Path) -> None:
     (tree / ".streams").write_text("in the way")
-    with pytest.raises(StorageError, match=MARKS):
+    with pytest.raises(NotADirectoryError, match=MARKS):
         Storage(tree).open(ref(0))
 
 
@@ -212,16 +206,16 @@ def test_a_lasting_fault_is_one_line_and_leaves_nothing(
     url, faults = server
     faults.answers["/" + ref(3).path] = [fault] * 2
     storage = remote(url, tmp_path / "cache", attempts=2)
-    with pytest.raises(StorageError, match=f"{url}/built/x/shards/x-00003.tar: .*{said}") as caught:
+    with pytest.raises(UserError, match=f"{url}/built/x/shards/x-00003.tar: .*{said}") as caught:
         storage.open(ref(3))
     assert "\n" not in str(caught.value)
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"lock"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {".lock"}
     assert faults.requests["/" + ref(3).path] == 2
 
 
 def test_a_shard_that_is_not_there_is_not_asked_for_twice(server: tuple[str, Faults], tmp_path: Path) -> None:
     storage = remote(server[0], tmp_path / "cache")
-    with pytest.raises(StorageError, match=r"x-00077.tar: missing; upload"):
+    with pytest.raises(UserError, match=r"x-00077.tar: missing; upload"):
         storage.open(ref(77))
     assert storage.counts.retries == 0
 
@@ -237,7 +231,7 @@ def test_the_cache_keeps_its_bound_and_what_was_used_last(server: tuple[str, Fau
         storage.close()
     assert held(cache) == {ref(number).sha256 for number in (0, 2, 3)}  # 1 was used longest ago
     assert storage.counts.evicted == 1
-    assert {path.name.removesuffix(".ok") for path in cache.iterdir()} == held(cache) | {"lock"}
+    assert {path.name.removesuffix(".ok") for path in cache.iterdir()} == held(cache) | {".lock"}
     for number in range(10):  # open shards are let go of, oldest first, when room is needed
         storage.open(ref(number))
         assert len(held(cache)) <= 3
@@ -252,7 +246,7 @@ def test_what_others_have_open_is_not_removed(server: tuple[str, Faults], tmp_pa
     other.open(ref(0))
     other.open(ref(1))
     storage = Storage(server[0], cache=cache, cache_bytes=2 * SIZE, patience_s=0.3)
-    with pytest.raises(StorageError, match="no room for 50,000 bytes: 100,000 of 100,000 are in use"):
+    with pytest.raises(UserError, match="no room for 50,000 bytes: 100,000 of 100,000 are in use"):
         storage.open(ref(2))
     assert storage.counts.waits
     other.close()
@@ -353,10 +347,10 @@ def test_a_killed_download_leaves_nothing_that_counts(server: tuple[str, Faults]
 
 
 def test_a_cache_that_cannot_hold_the_shard(server: tuple[str, Faults], tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="a shard of 50,000 bytes does not fit a cache of 40,000"):
+    with pytest.raises(UserError, match="a shard of 50,000 bytes does not fit a cache of 40,000"):
         remote(server[0], tmp_path / "cache", shards=0.8).open(ref(0))
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="file: no folder to keep shards in"):
+    with pytest.raises(UserError, match=r"file: cannot be written to \(.*; name another folder"):
         remote(server[0], tmp_path / "file").open(ref(0))
 
 
@@ -369,7 +363,7 @@ def test_a_full_disk_is_one_line(server: tuple[str, Faults], tmp_path: Path) -> 
     try:
         storage = Storage(server[0], cache=cache, patience_s=0)
         (cache / "something else").write_bytes(bytes(90_000))
-        with pytest.raises(StorageError, match=r"small: disk full: a shard of 50,000 bytes, [\d,]+ bytes free"):
+        with pytest.raises(UserError, match=r"small: disk full: a shard of 50,000 bytes, [\d,]+ bytes free"):
             storage.open(ref(0))
         (cache / "something else").write_bytes(bytes(40_000))
         storage.open(ref(0))
@@ -385,7 +379,7 @@ def test_a_disk_that_fills_up_while_fetching(server: tuple[str, Faults], tmp_pat
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(StorageError, match=r"disk full while fetching built/x/shards/x-00000.tar"):
+        with pytest.raises(UserError, match=r"disk full while fetching built/x/shards/x-00000.tar"):
             remote(server[0], tmp_path / "cache").open(ref(0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -402,11 +396,11 @@ def test_storage_travels_to_other_processes(server: tuple[str, Faults], tmp_path
 
 
 def test_wrong_locations_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="need a local folder"):
+    with pytest.raises(UserError, match="need a local folder"):
         Storage("s3://bucket/data")
-    with pytest.raises(StorageError, match="nosuch://"):
+    with pytest.raises(UserError, match="nosuch://"):
         remote("nosuch://bucket", tmp_path).open(ref(0))
-    with pytest.raises(StorageError, match="'digest' or 'size'"):
+    with pytest.raises(UserError, match="'digest' or 'size'"):
         Storage(tmp_path, verify="none")  # type: ignore[arg-type]
 
 
@@ -433,16 +427,16 @@ def test_s3(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         for number in range(4):
             assert storage.open(ref(number)).data[:] == content(number)
         assert storage.counts.retries == 0
-        with pytest.raises(StorageError, match=r"s3://corpus/data/built/x/shards/x-00008.tar: missing; upload"):
+        with pytest.raises(UserError, match=r"s3://corpus/data/built/x/shards/x-00008.tar: missing; upload"):
             storage.open(ref(8))
         client.put_object(Bucket="corpus", Key=f"data/{ref(8).path}", Body=content(9))
         storage.attempts = 2
-        with pytest.raises(StorageError, match=r"x-00008.tar: SHA-256 .* altered; given up after 2 attempts"):
+        with pytest.raises(UserError, match=r"x-00008.tar: SHA-256 .* altered; given up after 2 attempts"):
             storage.open(ref(8))
         lost = remote(
             "s3://corpus/data", tmp_path / "other", attempts=2, options={"endpoint_url": "http://127.0.0.1:9"}
         )
-        with pytest.raises(StorageError, match="given up after 2 attempts"):
+        with pytest.raises(UserError, match="given up after 2 attempts"):
             lost.open(ref(0))
         assert lost.counts.retries == 1
     finally:

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medgpt.errors import UserError
 from medgpt.text import count_tokens
 from shards.packing import DOCUMENT_TOKENS, sample_length
 from shards.reader import Build
-from train.template import CHAT_TEMPLATE, IGNORED, Document, TemplateError, render
+from train.template import CHAT_TEMPLATE, IGNORED, Document, render
 from train.tiling import Tiling
 from train.tokenizer import HARMONY_ROWS, TOKENIZER_SHA256, fast_tokenizer, harmony, official_tokenizer
 
@@ -211,7 +212,7 @@ def test_truncation_cuts_the_end() -> None:
         cut = render(sample, tiles, harmony(), truncate_to=size)
         assert cut.ids.tolist() == whole.ids.tolist()[:size]
         assert cut.labels.tolist() == whole.labels.tolist()[:size]
-    with pytest.raises(TemplateError, match="demo/train/1: cutting it to 100 tokens would cut a picture"):
+    with pytest.raises(UserError, match="demo/train/1: cutting it to 100 tokens would cut a picture"):
         render(sample, tiles, harmony(), truncate_to=100)
 
 
@@ -228,7 +229,7 @@ def test_truncation_cuts_the_end() -> None:
     ],
 )
 def test_what_cannot_be_rendered_is_named(sample: dict[str, Any], tiles: list[int], problem: str) -> None:
-    with pytest.raises(TemplateError, match=f"demo/train/1: .*{problem}"):
+    with pytest.raises(UserError, match=f"demo/train/1: .*{problem}"):
         render(sample, tiles, harmony())
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from medgpt.errors import UserError
 from medgpt.tiles import tile_count, tile_grid
-from train.tiling import CLIP_MEAN, CLIP_STD, Tiling, TilingError
+from train.tiling import CLIP_MEAN, CLIP_STD, Tiling
 
 SIZES = st.integers(1, 1400)
 
@@ -102,7 +103,7 @@ def test_other_modes_are_read_as_rgb(mode: str) -> None:
 
 def test_what_is_no_picture_is_named() -> None:
     for data in (b"", b"not a picture", encoded(noise(50, 50), "JPEG")[:-200], encoded(noise(50, 50), "GIF")):
-        with pytest.raises(TilingError, match="s/1, picture 0: cannot be decoded"):
+        with pytest.raises(UserError, match="s/1, picture 0: cannot be decoded"):
             Tiling().cut_all([data], "s/1")
 
 

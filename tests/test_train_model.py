@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -21,13 +22,13 @@ from conftest import run_module  # noqa: E402
 from test_collate import Sample, sample  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModel, GptOssConfig, GptOssForCausalLM  # noqa: E402
 
+from medgpt.errors import UserError  # noqa: E402
 from train.assemble import assemble, load_open_clip  # noqa: E402
 from train.collate import Collator, Micro  # noqa: E402
 from train.config import Config, Data, Engine, Loss, Train  # noqa: E402
 from train.model import (  # noqa: E402
     MedGptForTraining,
     Model,
-    ModelError,
     add_adapters,
     composed_config,
     config_tiling,
@@ -156,7 +157,7 @@ def test_chosen_logits_are_the_stock_models_loss_and_gradients(whole: Model) -> 
     assert ours.mean().item() == pytest.approx(stock.loss.item(), abs=1e-5)
     close(gradients(whole, ours.mean()), gradients(whole, stock.loss))
     for chunk in (1, 7, 10_000):  # the same, however few logits are in memory at a time
-        pieces = losses(whole, micro, dataclasses.replace(config(), loss=Loss(chunk=chunk)))
+        pieces = losses(whole, micro, msgspec.structs.replace(config(), loss=Loss(chunk=chunk)))
         assert torch.allclose(pieces, ours, atol=1e-6)
 
 
@@ -219,7 +220,7 @@ def test_the_pass_over_nothing_gives_zero_gradients_to_everything(whole: Model) 
 )
 def test_every_group_that_learns_gets_gradients_and_nothing_else(train: Train, parts: set[str]) -> None:
     made = model(train)
-    settings = dataclasses.replace(config(), train=train)
+    settings = msgspec.structs.replace(config(), train=train)
     groups = made.parameter_groups(settings)
     assert {group["name"].removesuffix("_no_decay") for group in groups} == parts
     if train.llm == "lora":  # B starts at zero, and with it the gradient of A
@@ -263,7 +264,7 @@ def test_checkpointing_changes_no_gradient(mode: str) -> None:
 
 def test_the_balance_of_experts_is_added_and_learnt(whole: Model) -> None:
     micro = collate(whole, SAMPLES)
-    settings = dataclasses.replace(config(), loss=Loss(router=0.5))
+    settings = msgspec.structs.replace(config(), loss=Loss(router=0.5))
     plain, balanced = losses(whole, micro), losses(whole, micro, settings)
     added = balanced - plain
     assert torch.allclose(added, added[0].expand_as(added), atol=1e-5)
@@ -337,7 +338,7 @@ def test_saving_what_was_loaded_gives_the_same_files(tiny: Path, tmp_path: Path)
     made.save(tmp_path, made.module.state_dict())
     for path in tiny.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
-    with pytest.raises(ModelError, match=r"weight lm_head\.weight is missing"):
+    with pytest.raises(UserError, match=r"weight lm_head\.weight is missing"):
         made.save(tmp_path, {n: t for n, t in made.module.state_dict().items() if n != "lm_head.weight"})
 
 
@@ -388,20 +389,20 @@ assert out.shape[1] <= inputs["input_ids"].shape[1] + 3
 
 
 def test_refusals(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(UserError, match="no model folder"):
         load_model(tmp_path / "nothing", config())
     GptOssConfig().save_pretrained(tmp_path / "other")
-    with pytest.raises(ModelError, match="a gpt_oss model; assemble"):
+    with pytest.raises(UserError, match="a gpt_oss model; assemble"):
         load_model(tmp_path / "other", config())
-    with pytest.raises(ModelError, match="is there already"):
+    with pytest.raises(UserError, match="is there already"):
         assemble(tiny, size="tiny")
-    with pytest.raises(ModelError, match="embedding of 300 rows for a vocabulary of 200023"):
+    with pytest.raises(UserError, match="embedding of 300 rows for a vocabulary of 200023"):
         composed_config(vision_config(), text_config(vocab_size=300), harmony(), "x")
-    with pytest.raises(ModelError, match="a tile needs 24 x 24 patches"):
+    with pytest.raises(UserError, match="a tile needs 24 x 24 patches"):
         composed_config(vision_config(image_size=224), text_config(), BYTES, "x")
-    with pytest.raises(ModelError, match=r"train.llm=train"):
-        load_model(tiny, dataclasses.replace(config(llm="freeze"), loss=Loss(router=0.1)))
-    with pytest.raises(ModelError, match=r"there are tiny, small, 20b"):
+    with pytest.raises(UserError, match=r"train.llm=train"):
+        load_model(tiny, msgspec.structs.replace(config(llm="freeze"), loss=Loss(router=0.1)))
+    with pytest.raises(UserError, match=r"there are tiny, small, 20b"):
         sized_config("70b")
     altered = tmp_path / "altered"
     shutil.copytree(tiny, altered)
@@ -410,16 +411,16 @@ def test_refusals(tiny: Path, tmp_path: Path) -> None:
     weights = load_file(altered / "model.safetensors")
     gone = weights.pop("model.vision_tower.pre_layrnorm.weight")
     save_file(weights, altered / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"1 missing weights, the first is model\.vision_tower\.pre_layrnorm\.weight"):
+    with pytest.raises(UserError, match=r"1 missing weights, the first is model\.vision_tower\.pre_layrnorm\.weight"):
         load_model(altered, config())
     save_file(
         {**weights, "model.vision_tower.pre_layrnorm.weight": gone, "model.x": gone.clone()},
         altered / "model.safetensors",
     )
-    with pytest.raises(ModelError, match=r"1 unexpected weights, the first is model\.x"):
+    with pytest.raises(UserError, match=r"1 unexpected weights, the first is model\.x"):
         load_model(altered, config())
     (altered / "model.safetensors").write_bytes(b"garbage")
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         load_model(altered, config())
 
 
@@ -520,9 +521,9 @@ def test_openais_clip_from_open_clip(tmp_path: Path) -> None:
     with torch.no_grad():
         found = theirs.forward_intermediates(pixels, indices=[2], output_fmt="NLC")["image_intermediates"][0]
         assert torch.allclose(ours(pixels).last_hidden_state[:, 1:], found, atol=1e-5)
-    with pytest.raises(ModelError, match="no open_clip checkpoint"):
+    with pytest.raises(UserError, match="no open_clip checkpoint"):
         load_open_clip("ViT-L-14-336-quickgelu", tmp_path / "clip.json", torch.float32)
-    with pytest.raises(ModelError, match="no model of open_clip"):
+    with pytest.raises(UserError, match="no model of open_clip"):
         load_open_clip("ViT-none", tmp_path / "clip.pt", torch.float32)
 
 
@@ -562,7 +563,7 @@ def test_siglip_has_no_class_token_to_drop(tmp_path: Path) -> None:
     shapes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     SiglipVisionModel(SiglipVisionConfig(image_size=448, patch_size=14, **shapes)).save_pretrained(tmp_path / "siglip")
     gpt_oss_folder(tmp_path / "llm")
-    with pytest.raises(ModelError, match=r"preprocessor_config\.json: missing"):
+    with pytest.raises(UserError, match=r"preprocessor_config\.json: missing"):
         assemble(tmp_path / "out", llm=tmp_path / "llm", vision=tmp_path / "siglip")
     described = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     (tmp_path / "siglip" / "preprocessor_config.json").write_text(json.dumps(described))
@@ -649,7 +650,7 @@ def test_any_causal_language_model(tmp_path: Path, backbone: str) -> None:
 def test_weights_are_written_whole_or_refused(tmp_path: Path) -> None:
     made = model()
     state = made.module.state_dict()
-    with pytest.raises(ModelError, match=r"weight model\.y is not of this model"):
+    with pytest.raises(UserError, match=r"weight model\.y is not of this model"):
         write_weights(tmp_path, {**state, "model.y": state["lm_head.weight"]}, made.module.config)
     assert list(tmp_path.iterdir()) == []
 

@@ -24,6 +24,8 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from medgpt.errors import UserError
+
 pytest.importorskip("deepspeed")
 
 import torch
@@ -34,13 +36,13 @@ from builders.engine.registry import load
 from manifests.proof.policy import load_policy
 from manifests.prove import prove
 from shards.certified import load_certified
+from shards.epoch import ensure_plan
 from shards.mixture import Mixture
 from shards.order import EpochOrder
-from shards.pack import ensure_plan
 from shards.stream import Stream
 from train import assemble
 from train import run as command
-from train.checkpoint import Checkpoint, CheckpointError
+from train.checkpoint import Checkpoint
 from train.config import STAGES
 from train.log import read_log
 from train.model import SIZES, load_module
@@ -78,7 +80,8 @@ from train.run import main, quiet_libraries
 quiet_libraries()
 import deepspeed, deepspeed.runtime.zero.muon.original_muon, deepspeed.runtime.zero.stage3, peft, torch
 import torch._dynamo, torch.utils.tensorboard
-import shards.pack, shards.stream, train.assemble, train.collate, train.export, train.loop, train.model, train.tokenizer
+import shards.epoch, shards.stream
+import train.assemble, train.collate, train.export, train.loop, train.model, train.tokenizer
 
 def child(job, rank, port):
     os.chdir(job["folder"])
@@ -728,20 +731,20 @@ def test_an_altered_checkpoint_is_not_resumed(work: Path, runs: Runs) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     checkpoint = Checkpoint(path.parent)
-    with pytest.raises(CheckpointError, match="altered since it was written"):
+    with pytest.raises(UserError, match="altered since it was written"):
         checkpoint.verify()
     checkpoint.close()
     path.write_bytes(content[:-1])
-    with pytest.raises(CheckpointError, match="use an older checkpoint"):
+    with pytest.raises(UserError, match="use an older checkpoint"):
         Checkpoint(path.parent)
     (path.parent / "state.json").write_text('{"format": 1, "step": 3}')
-    with pytest.raises(CheckpointError, match="has no optimizer_step; no checkpoint"):
+    with pytest.raises(UserError, match="has no optimizer_step; no checkpoint"):
         Checkpoint(path.parent)
 
 
 def test_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, says in (
-        (arguments(tmp_path, "x", "pretrain", "data.nothing=1"), "data.nothing is no setting"),
+        (arguments(tmp_path, "x", "pretrain", "data.nothing=1"), "data: no key is called nothing"),
         (arguments(tmp_path, "x", "pretrain", steps=0), "--steps 0: at least 1"),
         (["--shards", str(tmp_path), "--stage", "pretrain"], "--model and --out are needed"),
     ):

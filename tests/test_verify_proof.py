@@ -11,6 +11,8 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,13 @@ from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
 from manifests.proof.certificate import certificate_root, read_certificate
-from manifests.proof.evidence import ORDER
+from manifests.proof.evidence import LEVELS, ORDER
+from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
-from manifests.proof.report import ReportError
-from manifests.prove import ProofError, prove, render_report
+from manifests.prove import prove, render_report
 from manifests.verify import main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
+from medgpt.errors import UserError
 
 Row = dict[str, Any]
 Change = Callable[[Path], None]
@@ -172,7 +175,7 @@ def write_certificate(data: Path, document: Row) -> None:
 
 def render_again(data: Path) -> None:
     """The report as it follows from the forged files; a certificate that no report can be made of keeps the old one."""
-    with contextlib.suppress(ReportError, ProofError, KeyError), connect(data) as connection:
+    with contextlib.suppress(UserError, KeyError), connect(data) as connection:
         render_report(connection, load_builds(data), data / "proof", read_json(data))
 
 
@@ -592,6 +595,49 @@ def test_the_proof_has_overlap_of_every_kind_that_is_tampered_with(untouched: Pa
     certificate = read_certificate(untouched / "proof")
     assert certificate["left_out_of_near_text"]
     assert certificate["clean"]
+
+
+PINNED = Path(__file__).parent / "pinned_evidence.json"
+PINNED_VERSIONS = {
+    "id": ("id",), "exact": ("exact_image", "exact_text"), "near_image": ("near_image",), "near_text": ("near_text",),
+    "train_duplicates": (), "policy": tuple(LEVELS),
+}  # fmt: skip
+"""Declared version -> levels of evidence that it stands for."""
+ENDS = ("train_build", "train_sample", "eval_build", "eval_sample")
+
+
+def pinned_form(proof: Path, name: str) -> Row:
+    """What a declared version stands for, as digests: pairs of samples, and all that is said of them.
+
+    What is measured on pictures, or is a digest of theirs, is the same only with the same libraries.
+    """
+    if name == "train_duplicates":
+        rows = pq.read_table(proof / "train_duplicates.parquet").to_pylist()
+        pairs = sorted({(row["sample_a"], row["sample_b"]) for row in rows})
+    else:
+        evidence = pq.read_table(proof / "evidence.parquet").to_pylist()
+        rows = [row for row in evidence if row["level"] in PINNED_VERSIONS[name]]
+        also = ("level", "action") if name == "policy" else ("level",)
+        pairs = sorted({tuple(row[column] for column in (*also, *ENDS)) for row in rows})
+        if name != "policy":
+            rows = [{column: value for column, value in row.items() if column != "action"} for row in rows]
+    assert rows, f"the builds show nothing of {name}"
+    digests = (sha256(orjson.dumps(one)).hexdigest() for one in (pairs, rows))
+    return dict(zip(("pairs", "rows"), digests, strict=True))
+
+
+@pytest.mark.parametrize("name", PINNED_VERSIONS)
+def test_evidence_changes_with_the_declared_version_alone(untouched: Path, name: str) -> None:
+    pinned = json.loads(PINNED.read_text())
+    assert PINNED_VERSIONS.keys() == VERSIONS.keys() == pinned["levels"].keys()
+    found = {"version": VERSIONS[name], **pinned_form(untouched / "proof", name)}
+    here = {library: version(library) for library in pinned["libraries"]}
+    told = pinned["levels"][name]
+    compared = ["pairs", "rows"] if name in ("id", "near_text") or here == pinned["libraries"] else ["pairs"]
+    changed = [key for key in compared if found[key] != told[key]]
+    again = f"pin again in {PINNED.name}: {name} {json.dumps(found)}, libraries {json.dumps(here)}"
+    assert not changed or found["version"] != told["version"], f"output changed: raise VERSIONS[{name!r}] and {again}"
+    assert found["version"] == told["version"], f"VERSIONS[{name!r}] was changed: {again}"
 
 
 @pytest.mark.parametrize("sample", [(), ("--sample", "1"), ("--sample", "3"), ("--sample", "1000")])

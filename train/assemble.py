@@ -9,15 +9,21 @@ positions interpolated to that: a tile is 144 tokens whatever the encoder, so co
 from __future__ import annotations
 
 import argparse
+import copy
+import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
+from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
+from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
 
@@ -65,12 +71,7 @@ class Language:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m train.assemble",
-        description=(__doc__ or "").partition("\n\n")[2],
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("train.assemble", (__doc__ or "").partition("\n\n")[2], EXAMPLE)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     parser.add_argument("--size", choices=SIZES, default="20b", help="shapes of what is random (default 20b)")
     parser.add_argument("--llm", type=Path, metavar="DIR", help="language model; without it, a random one")
@@ -84,22 +85,21 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@run
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 refused with one line."""
     options = make_parser().parse_args(arguments)
-    from train.model import ModelError
-    from train.tokenizer import TokenizerError
 
     try:
         assemble(
             options.out, size=options.size, llm=options.llm, vision=options.vision, open_clip=options.open_clip,
             dtype=options.dtype, seed=options.seed, dry_run=options.dry_run, overwrite=options.overwrite,
         )  # fmt: skip
-    except (ModelError, TokenizerError, OSError) as error:
+    except UserError as error:
         complain(f"train.assemble: {error}")
-        return 1
-    return 0
+        return NOT_FINISHED
+    return DONE
 
 
 def assemble(
@@ -117,19 +117,18 @@ def assemble(
     """Write a model folder, load it again and compare every weight; see the module.
 
     Raises:
-        ModelError: a source that cannot be used, or `out` is there already.
+        UserError: a source that cannot be used, or `out` is there already.
         OSError: it cannot be written.
 
     """
     import torch
     from transformers import set_seed
 
-    from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
-    from train.model import MedGptForTraining, ModelError, composed_config, load_module, sized_config, write_weights
+    from train.model import MedGptForTraining, composed_config, load_module, sized_config, write_weights
     from train.tokenizer import harmony
 
     if out.exists() and not (overwrite and (out / "config.json").is_file()):
-        raise ModelError(f"{out}: is there already; name another folder, or add --overwrite if it is a model folder")
+        raise UserError(f"{out}: is there already; name another folder, or add --overwrite if it is a model folder")
     precision = torch.bfloat16 if dtype == "bf16" else torch.float32
     shapes = sized_config(size)
     if dry_run and llm is None and vision is None and open_clip is None:
@@ -170,7 +169,7 @@ def assemble(
     again = load_module(work, precision).state_dict()
     for name, tensor in state.items():
         if not torch.equal(tensor, again[name]):
-            raise ModelError(f"{work}: {name} differs from what was written; the disk, or a library, is at fault")
+            raise UserError(f"{work}: {name} differs from what was written; the disk, or a library, is at fault")
     for path in sorted(work.iterdir()):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -243,13 +242,13 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
     GPT-oss keeps its rows: new tokens take reserved ones. Another model grows by those it needs, to a multiple of 64.
 
     Raises:
-        ModelError: not a folder of such a model, weights missing, or a structure that cannot be taken apart.
+        UserError: not a folder of such a model, weights missing, or a structure that cannot be taken apart.
 
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
 
-    from train.model import ModelError, check_report
+    from train.model import check_report
     from train.tokenizer import IMAGE_SPECIAL, TEMPLATE_SPECIAL, fast_tokenizer, harmony
 
     try:
@@ -259,7 +258,7 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
         if quantised is not None:
             method = quantised["quant_method"] if isinstance(quantised, dict) else quantised.quant_method
             if getattr(method, "value", method) != "mxfp4":
-                raise ModelError(
+                raise UserError(
                     f"{folder}: quantised with {method}; only MXFP4 is dequantised here, give a bf16 folder"
                 )
             options["quantization_config"] = Mxfp4Config(dequantize=True)
@@ -267,11 +266,11 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
             folder, dtype=dtype, output_loading_info=True, local_files_only=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise ModelError(f"{folder}: no causal language model ({' '.join(str(error).split())[:300]})") from None
+        raise UserError(f"{folder}: no causal language model ({' '.join(str(error).split())[:300]})") from None
     check_report(folder, report)
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
-        raise ModelError(f"{folder}: its output layer is no plain linear layer; it cannot be used")
+        raise UserError(f"{folder}: its output layer is no plain linear layer; it cannot be used")
     if config.model_type == "gpt_oss":
         tokenizer = harmony()
         return Language(model, tokenizer, None, [tokenizer.special[name] for name in IMAGE_SPECIAL])
@@ -280,7 +279,7 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
         known = set(theirs.get_vocab())
         base = fast_tokenizer(theirs)
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder}: no fast tokenizer ({' '.join(str(error).split())[:300]})") from None
+        raise UserError(f"{folder}: no fast tokenizer ({' '.join(str(error).split())[:300]})") from None
     tokenizer = _own_tokenizer(base, config.model_type)
     new = [tokenizer.special[name] for name in (*TEMPLATE_SPECIAL, *IMAGE_SPECIAL) if name not in known]
     if tokenizer.rows > model.get_input_embeddings().num_embeddings:
@@ -290,8 +289,6 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
 
 def _own_tokenizer(base: Any, name: str) -> Tokenizer:
     """A fast tokenizer as `train.tokenizer` sees it in a model folder."""
-    import tempfile
-
     from train.tokenizer import folder_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
@@ -316,14 +313,12 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
     """A vision encoder from a local Hugging Face folder: CLIP, SigLIP, MedSigLIP (their vision half) or ViT.
 
     Raises:
-        ModelError: no such encoder, or weights are missing.
+        UserError: no such encoder, or weights are missing.
 
     """
-    import json
-
     from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel, ViTModel
 
-    from train.model import ModelError, check_report
+    from train.model import check_report
     from train.tiling import CLIP_MEAN, CLIP_STD
 
     classes = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "vit": ViTModel}
@@ -331,13 +326,13 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         kind = config.model_type.removesuffix("_vision_model")
         if kind not in classes:
-            raise ModelError(f"{folder}: a {config.model_type} model; vision encoders are {', '.join(classes)}")
+            raise UserError(f"{folder}: a {config.model_type} model; vision encoders are {', '.join(classes)}")
         module, report = classes[kind].from_pretrained(
             folder, config=getattr(config, "vision_config", config), dtype=dtype, output_loading_info=True,
             local_files_only=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"{folder}: no vision encoder ({' '.join(str(error).split())[:300]})") from None
+        raise UserError(f"{folder}: no vision encoder ({' '.join(str(error).split())[:300]})") from None
     # The folder of a whole CLIP has its text half, too.
     unexpected = {
         key for key in report["unexpected_keys"] if not str(key).startswith(("text_", "logit_", "visual_proj"))
@@ -351,7 +346,7 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
         found = json.loads(described.read_text(encoding="utf-8"))
         mean, std = tuple(found["image_mean"]), tuple(found["image_std"])
     elif kind != "clip":
-        raise ModelError(f"{described}: missing; it says how pictures are normalised for this encoder")
+        raise UserError(f"{described}: missing; it says how pictures are normalised for this encoder")
     return Encoder(resized(module), mean, std)
 
 
@@ -361,26 +356,23 @@ def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
     `name` is a model of open_clip (`ViT-L-14-336-quickgelu` for OpenAI's weights) or a JSON file of that form.
 
     Raises:
-        ModelError: an unknown name, an unreadable file, or an architecture that has no counterpart.
+        UserError: an unknown name, an unreadable file, or an architecture that has no counterpart.
 
     """
-    import json
-
     import open_clip
     from open_clip.factory import load_state_dict
 
-    from train.model import ModelError
     from train.tiling import CLIP_MEAN, CLIP_STD
 
     path = Path(name)
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else open_clip.get_model_config(name)
     if settings is None:
-        raise ModelError(f"{name}: no model of open_clip and no JSON file of one; see open_clip.list_models()")
+        raise UserError(f"{name}: no model of open_clip and no JSON file of one; see open_clip.list_models()")
     settings = settings.get("model_cfg", settings)
     try:
         state = load_state_dict(str(file))
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
-        raise ModelError(f"{file}: no open_clip checkpoint ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{file}: no open_clip checkpoint ({' '.join(str(error).split())[:200]})") from None
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     tower = settings["vision_cfg"]
     if "timm_model_name" in tower:
@@ -388,7 +380,7 @@ def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
     elif "conv1.weight" in visual:
         module = _openai_vit(visual, tower, bool(settings.get("quick_gelu", False)), file)
     else:
-        raise ModelError(f"{file}: {name} has no ViT; encoders are ViTs")
+        raise UserError(f"{file}: {name} has no ViT; encoders are ViTs")
     return Encoder(resized(module).to(dtype), CLIP_MEAN, CLIP_STD)
 
 
@@ -433,11 +425,9 @@ def _timm_vit(state: Mapping[str, torch.Tensor], file: Path) -> Any:
     """A timm ViT (`visual.trunk.*`) as `ViTModel`; the same patch outputs."""
     from transformers import ViTConfig, ViTModel
 
-    from train.model import ModelError
-
     trunk = {key.removeprefix("trunk."): value for key, value in state.items() if key.startswith("trunk.")}
     if "cls_token" not in trunk or "norm_pre.weight" in trunk:
-        raise ModelError(f"{file}: a timm encoder that is no plain ViT with a class token; give a Hugging Face folder")
+        raise UserError(f"{file}: a timm encoder that is no plain ViT with a class token; give a Hugging Face folder")
     patch = trunk["patch_embed.proj.weight"].shape[-1]
     width = trunk["patch_embed.proj.weight"].shape[0]
     layers = len({key.split(".")[1] for key in trunk if key.startswith("blocks.")})
@@ -483,20 +473,16 @@ def _block(
 
 def _filled(module: Any, state: Mapping[str, torch.Tensor], file: Path) -> Any:
     """`module` with exactly these weights; ViT's pooler, which nothing uses, stays random."""
-    from train.model import ModelError
-
     wanted = {name: tensor.shape for name, tensor in module.named_parameters() if not name.startswith("pooler.")}
     if {name: tensor.shape for name, tensor in state.items()} != wanted:
         odd = sorted(set(state) ^ set(wanted)) or sorted(n for n in wanted if wanted[n] != state[n].shape)
-        raise ModelError(f"{file}: its {odd[0]} does not fit; not the model that was named")
+        raise UserError(f"{file}: its {odd[0]} does not fit; not the model that was named")
     module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
     return module
 
 
 def resized(module: Any) -> Any:
     """The encoder for tiles of 24 x 24 patches; positions of another grid are interpolated (bicubic, antialiased)."""
-    import copy
-
     import torch
 
     config = copy.deepcopy(module.config)
@@ -526,8 +512,6 @@ def resized(module: Any) -> Any:
 
 def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
     """Configuration with its class, tokenizer, chat template, processor and generation settings."""
-    import json
-
     from transformers import GenerationConfig, InternVLProcessor
     from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 

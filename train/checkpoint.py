@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
 from medgpt.digest import file_sha256
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
 
 FORMAT = 1
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -34,8 +34,10 @@ _FILE_BYTES = 4 * 2**30
 _NAME = re.compile(r"step-(\d{8})")
 
 
-class CheckpointError(UserError):
-    """A checkpoint that cannot be written or used; the message says why and what to do."""
+class Everywhere(UserError):
+    """Training cannot go on, and every rank raises this at the same place: one of them may speak for all."""
+
+    exit_code = NOT_FINISHED
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -51,7 +53,7 @@ def save_checkpoint(engine: Any, folder: Path, step: int, state: Mapping[str, An
     A collective: every rank calls it at the same step. Older checkpoints beyond `keep` go once the new one is whole.
 
     Raises:
-        CheckpointError: a rank could not write (disk full, no rights); what was there before is untouched.
+        Everywhere: a rank could not write (disk full, no rights); what was there before is untouched.
 
     """
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -114,7 +116,7 @@ def save_checkpoint(engine: Any, folder: Path, step: int, state: Mapping[str, An
     shared = [problems]
     dist.broadcast_object_list(shared, 0)
     if shared[0]:
-        raise CheckpointError(f"checkpoint not written: {shared[0][0]}; free space and resume from the one before")
+        raise Everywhere(f"checkpoint not written: {shared[0][0]}; free space and resume from the one before")
     return target
 
 
@@ -126,40 +128,36 @@ class Checkpoint:
         try:
             self.state: dict[str, Any] = orjson.loads((path / "state.json").read_bytes())
         except FileNotFoundError:
-            raise CheckpointError(f"{path}: no state.json, so no finished checkpoint") from None
+            raise UserError(f"{path}: no state.json, so no finished checkpoint") from None
         except orjson.JSONDecodeError as error:
-            raise CheckpointError(f"{path}/state.json: not valid JSON ({error})") from None
+            raise UserError(f"{path}/state.json: not valid JSON ({error})") from None
         if self.state.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: format {self.state.get('format')!r}, not {FORMAT}; use the version it names"
-            )
+            raise UserError(f"{path}: format {self.state.get('format')!r}, not {FORMAT}; use the version it names")
         missing = [name for name in _STATE if name not in self.state]
         if missing:
-            raise CheckpointError(f"{path}/state.json: has no {missing[0]}; no checkpoint of train.run")
+            raise UserError(f"{path}/state.json: has no {missing[0]}; no checkpoint of train.run")
         self._open = ExitStack()
         self._where: dict[str, Any] = {}
         for file in self.state["files"]:
             part = path / file["file"]
             if not part.is_file() or part.stat().st_size != file["bytes"]:
-                raise CheckpointError(f"{part}: missing or not of {file['bytes']} bytes; use an older checkpoint")
+                raise UserError(f"{part}: missing or not of {file['bytes']} bytes; use an older checkpoint")
             try:
                 tensors = self._open.enter_context(safe_open(part, "pt"))
             except SafetensorError as error:
-                raise CheckpointError(f"{part}: {error}; use an older checkpoint") from None
+                raise UserError(f"{part}: {error}; use an older checkpoint") from None
             self._where.update(dict.fromkeys(tensors.keys(), tensors))
 
     def verify(self) -> None:
         """Hash every file again.
 
         Raises:
-            CheckpointError: a file's bytes are not those that were written.
+            UserError: a file's bytes are not those that were written.
 
         """
         for file in self.state["files"]:
             if file_sha256(self.path / file["file"]).hex() != file["sha256"]:
-                raise CheckpointError(
-                    f"{self.path / file['file']}: altered since it was written; use an older checkpoint"
-                )
+                raise UserError(f"{self.path / file['file']}: altered since it was written; use an older checkpoint")
 
     @property
     def names(self) -> set[str]:
@@ -178,20 +176,18 @@ class Checkpoint:
         of the whole model in the host's memory (what `from_pretrained` gives is mapped from the file and shared).
 
         Raises:
-            CheckpointError: the model's trainable parameters are not those stored.
+            UserError: the model's trainable parameters are not those stored.
 
         """
         wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name in sorted(set(wanted) ^ self.names):
             side = "the model has" if name in wanted else "the checkpoint has"
-            raise CheckpointError(
-                f"{self.path}: only {side} the trainable parameter {name}; resume with its own settings"
-            )
+            raise UserError(f"{self.path}: only {side} the trainable parameter {name}; resume with its own settings")
         with torch.no_grad():
             for name, parameter in wanted.items():
                 stored = self.tensor(name)
                 if stored.shape != parameter.shape:
-                    raise CheckpointError(
+                    raise UserError(
                         f"{self.path}: {name} has shape {tuple(stored.shape)}, the model {tuple(parameter.shape)}"
                     )
                 if not parted:
@@ -241,7 +237,7 @@ def optimizer_step(engine: Any) -> int:
     """Updates that the optimizer has counted."""
     steps = {int(state["step"]) for state in engine.optimizer.optimizer.state.values() if "step" in state}
     if len(steps) > 1:
-        raise CheckpointError(f"the optimizer's states disagree on their step: {sorted(steps)}")
+        raise UserError(f"the optimizer's states disagree on their step: {sorted(steps)}")
     return steps.pop() if steps else 0
 
 

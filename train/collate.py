@@ -22,10 +22,6 @@ from train.tokenizer import Tokenizer
 Weighting = Literal["square", "token", "sample"]
 
 
-class CollateError(UserError):
-    """Samples that cannot be laid out; one line: which, why, what to do."""
-
-
 class SampleLike(Protocol):
     """What `shards.reader` and `shards.stream` give."""
 
@@ -131,9 +127,9 @@ class Collator:
         """Lay out a pack or a list of samples; None is a pass over nothing that weighs nothing.
 
         Raises:
-            CollateError: a source without a number, or more or fewer pictures than the record says.
-            TemplateError: a sample that cannot be rendered.
-            TilingError: a picture that cannot be decoded.
+            UserError: a source without a number, or more or fewer pictures than the record says.
+            UserError: a sample that cannot be rendered.
+            UserError: a picture that cannot be decoded.
 
         """
         samples, cuts = ([], None) if pack is None else _parts(pack)
@@ -143,9 +139,9 @@ class Collator:
         for place, sample in enumerate(samples):
             record = sample.record
             if record["source"] not in self.sources:
-                raise CollateError(f"{record['id']}: source {record['source']} is not of this run's mixture")
+                raise UserError(f"{record['id']}: source {record['source']} is not of this run's mixture")
             if len(sample.images) != len(record["images"] or ()):
-                raise CollateError(
+                raise UserError(
                     f"{record['id']}: {len(sample.images)} pictures for {len(record['images'] or ())} in its record; "
                     "verify the build (shards.verify)"
                 )

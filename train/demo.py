@@ -14,7 +14,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medgpt.errors import UserError
+import orjson
+
+from medgpt.arguments import command_parser
+from medgpt.errors import NOT_FINISHED, UserError, one_line, run
 from medgpt.messages import complain
 from train.config import STAGES, load_config
 
@@ -43,18 +46,9 @@ SETTINGS = (
 )  # fmt: skip
 
 
-class DemoError(UserError):
-    """The demo cannot be trained on; one line: what, where, what to do."""
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m train.demo",
-        description="Train the tiny model through the three stages on demo shards.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("train.demo", "Train the tiny model through the three stages on demo shards.", EXAMPLE)
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builders.demo: builds and their proof")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of models and logs (default DATA/train)")
     parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"steps of a stage (default {STEPS})")
@@ -62,42 +56,39 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 stopped with one line (run again to resume), 2 wrong usage, else a stage's code."""
     options = make_parser().parse_args(arguments)
     if options.steps < 1:
-        complain(f"train.demo: --steps {options.steps}: at least 1")
-        return 2
+        raise UserError(f"--steps {options.steps}: at least 1")
     try:
         certificate = check(options.data)
-        return run(options.data, options.out or options.data / "train", options.steps, certificate, options.quiet)
-    except DemoError as error:
+    except UserError as error:
         complain(f"train.demo: {error}")
-        return 1
+        return NOT_FINISHED
+    return train(options.data, options.out or options.data / "train", options.steps, certificate, options.quiet)
 
 
 def check(data: Path) -> str:
     """See that there are the libraries and certified data; the certificate's digest.
 
     Raises:
-        DemoError: there are not.
+        UserError: there are not.
 
     """
     for name in ("torch", "transformers", "deepspeed"):
         if importlib.util.find_spec(name) is None:
-            raise DemoError(f"needs {name}: pip install 'medgpt-oss[train]'")
-    from manifests.catalog import CatalogError
-    from shards.certified import CertifiedError, load_certified
+            raise UserError(f"needs {name}: pip install 'medgpt-oss[train]'")
+    from shards.certified import load_certified
 
     try:
         return load_certified(data, quiet=True).digest
-    except (CertifiedError, CatalogError) as error:
-        raise DemoError(
-            f"{' '.join(str(error).split())} (the demo shards: python -m builders.demo --data DIR)"
-        ) from None
+    except UserError as error:
+        raise UserError(f"{one_line(error)} (the demo shards: python -m builders.demo --data DIR)") from None
 
 
-def run(data: Path, out: Path, steps: int, certificate: str, quiet: bool) -> int:
+def train(data: Path, out: Path, steps: int, certificate: str, quiet: bool) -> int:
     """Assemble the model where there is none, train the stages one after the other, and say what became of the loss."""
     from train.log import read_log
 
@@ -133,8 +124,6 @@ def finished(folder: Path, stage: str, model: Path, steps: int, certificate: str
 
     If anything differs, `train.run` is called, which goes on or says what does.
     """
-    import orjson
-
     from train.run import model_digest
 
     found = sorted((folder / "checkpoints").glob(f"step-{steps:08d}/state.json"))

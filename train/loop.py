@@ -26,6 +26,7 @@ import torch.distributed as dist
 
 from medgpt.errors import UserError
 from train import checkpoint as checkpoints
+from train.checkpoint import Everywhere
 from train.collate import Micro
 from train.config import Config, learning_rate
 from train.data import Batches, Step
@@ -41,23 +42,12 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which `torchrun`, `deepspeed` and the Slurm example tell a process where it is."""
 
 
-class TrainError(UserError):
-    """Training cannot go on; one line: what, where, and what to do. Checkpoints stay as they were.
-
-    `everywhere`: every rank raises it at the same place, so one of them may speak for all.
-    """
-
-    def __init__(self, message: str, *, everywhere: bool = False) -> None:
-        super().__init__(message)
-        self.everywhere = everywhere
-
-
-class Stopped(TrainError):
-    """A signal asked for the end; the checkpoint of the last step is written. `number` is the signal's."""
+class Stopped(Everywhere):
+    """A signal (its `number`) asked for the end; the checkpoint of the last step is written."""
 
     def __init__(self, message: str, number: int) -> None:
-        super().__init__(message, everywhere=True)
-        self.number = number
+        super().__init__(message)
+        self.exit_code = 128 + number
 
 
 class Asked:
@@ -100,7 +90,7 @@ def start_processes() -> Place:
     """Join the ranks that `torchrun`, `deepspeed` or Slurm's `srun` started; alone, make a group of one.
 
     Raises:
-        TrainError: the launcher's variables are there in part only.
+        UserError: the launcher's variables are there in part only.
 
     """
     import deepspeed
@@ -120,7 +110,7 @@ def start_processes() -> Place:
         )
     missing = [name for name in LAUNCHER if name not in os.environ and not dist.is_initialized()]
     if missing:
-        raise TrainError(
+        raise UserError(
             f"{', '.join(missing)} not set: start with torchrun, deepspeed, srun (as in train/slurm/train.sbatch) or "
             "plain python"
         )
@@ -225,7 +215,7 @@ class Trainer:
 
         Raises:
             Stopped: SIGTERM or SIGINT came to any rank; a checkpoint of the step in hand is written.
-            TrainError: a loss or gradient that is not finite, memory that does not suffice, a failed evaluation (after
+            UserError: a loss or gradient that is not finite, memory that does not suffice, a failed evaluation (after
                 a checkpoint of its step).
 
         """
@@ -277,7 +267,7 @@ class Trainer:
             if watch.evaluate_every and self.step % watch.evaluate_every == 0:
                 try:
                     self.evaluate()
-                except TrainError:
+                except Everywhere:
                     if self.saved < self.step:  # what was learnt outlives the command's failure
                         self.save(batch.batch.state)
                     raise
@@ -296,7 +286,7 @@ class Trainer:
         """Export the model and run `watch.evaluate` on it, on rank 0, while the others wait.
 
         Raises:
-            TrainError: the command failed.
+            UserError: the command failed.
 
         """
         from train.export import export_model
@@ -313,10 +303,9 @@ class Trainer:
             status = [done.returncode]
         dist.broadcast_object_list(status, 0, group=self.patient)
         if status[0]:
-            raise TrainError(
+            raise Everywhere(
                 f"step {self.step}: watch.evaluate ended with {status[0]}; see above. The same command goes on with "
-                "the next step",
-                everywhere=True,
+                "the next step"
             )
 
     def _check(self, problem: str) -> None:
@@ -326,7 +315,7 @@ class Trainer:
         if found.item():
             reports: list[Any] = [None] * self.place.world
             dist.all_gather_object(reports, problem)
-            raise TrainError(next(text for text in reports if text), everywhere=True)
+            raise Everywhere(next(text for text in reports if text))
 
     def _update(self, step: Step[Micro]) -> dict[str, Any]:
         """One optimizer update; the step's figures over all ranks."""
@@ -334,7 +323,7 @@ class Trainer:
         weight = torch.tensor([sum(micro.weight for micro in step.micros)], dtype=torch.float64, device=device)
         dist.all_reduce(weight)
         if weight.item() <= 0:
-            raise TrainError(
+            raise UserError(
                 f"step {self.step}: no supervised token in {step.batch.count} packs; check the mixture", everywhere=True
             )
         by_source = torch.zeros(2, len(self.sources), dtype=torch.float64, device=device)
@@ -364,7 +353,7 @@ class Trainer:
         norm = self.engine.get_global_grad_norm()
         norm = float(norm) if norm is not None else 0.0
         if not math.isfinite(norm):
-            raise TrainError(
+            raise UserError(
                 f"step {self.step}: the gradient's norm is {norm}; nothing was updated. Go on from the last checkpoint "
                 "with a lower learning rate (--change)",
                 everywhere=True,
@@ -397,7 +386,7 @@ class Trainer:
         }
 
 
-def _memory_error(error: RuntimeError, what: str, config: Config) -> TrainError:
+def _memory_error(error: RuntimeError, what: str, config: Config) -> UserError:
     """What to say when memory does not suffice.
 
     Raises: any other error, as it is.
@@ -406,7 +395,7 @@ def _memory_error(error: RuntimeError, what: str, config: Config) -> TrainError:
     if not isinstance(error, torch.OutOfMemoryError) and not host:
         raise error
     where, said = ("host", host[1]) if host else ("device", str(error).split(". ")[0])
-    return TrainError(f"the {where} is out of memory for {what} ({said}); try {advice(config)}")
+    return UserError(f"the {where} is out of memory for {what} ({said}); try {advice(config)}")
 
 
 def peak_tflops(device: torch.device) -> float | None:

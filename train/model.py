@@ -33,7 +33,7 @@ from train.collate import Micro
 from train.config import Config, Train
 from train.memory import Shape
 from train.tiling import CLIP_MEAN, CLIP_STD, Tiling
-from train.tokenizer import HARMONY_ROWS, IMAGE_CONTEXT, Tokenizer, TokenizerError, folder_tokenizer, harmony
+from train.tokenizer import HARMONY_ROWS, IMAGE_CONTEXT, Tokenizer, folder_tokenizer, harmony
 
 FLEX = "flex_sink"
 """Name under which our attention is registered with transformers."""
@@ -76,10 +76,6 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-class ModelError(UserError):
-    """A model that cannot be made, loaded or written; one line: which folder, why, what to do."""
-
-
 # --- Configuration
 
 
@@ -87,11 +83,11 @@ def sized_config(size: str) -> MedGptConfig:
     """Configuration of a size of `SIZES`, with GPT-oss's vocabulary; YaRN is GPT-oss's stock one (4,096 to 131,072).
 
     Raises:
-        ModelError: no such size.
+        UserError: no such size.
 
     """
     if size not in SIZES:
-        raise ModelError(f"size {size!r}: there are {', '.join(SIZES)}")
+        raise UserError(f"size {size!r}: there are {', '.join(SIZES)}")
     shapes = SIZES[size]
     vision = CLIPVisionConfig(image_size=336, patch_size=14, projection_dim=768, **shapes["vision"])
     special = harmony().special
@@ -116,15 +112,15 @@ def composed_config(
     """Configuration around a vision and a text configuration; the encoder's tile must have 24 x 24 patches.
 
     Raises:
-        ModelError: another number of patches, or an embedding too small for the tokenizer.
+        UserError: another number of patches, or an embedding too small for the tokenizer.
 
     """
     side = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     if side != 24 * patch:
-        raise ModelError(f"encoder of {side} pixels and patches of {patch}: a tile needs 24 x 24 patches (144 tokens)")
+        raise UserError(f"encoder of {side} pixels and patches of {patch}: a tile needs 24 x 24 patches (144 tokens)")
     if text.vocab_size < tokenizer.rows:
-        raise ModelError(
+        raise UserError(
             f"embedding of {text.vocab_size} rows for a vocabulary of {tokenizer.rows}: the wrong tokenizer"
         )
     return MedGptConfig(
@@ -339,7 +335,7 @@ class MedGptForTraining(MedGptForConditionalGeneration):
         layers = self.model.language_model.layers
         routers = [layer.mlp.router for layer in layers if hasattr(layer.mlp, "router")]
         if not routers:
-            raise ModelError("loss.router is set, but the language model has no experts; set it to 0")
+            raise UserError("loss.router is set, but the language model has no experts; set it to 0")
         return [router.register_forward_hook(lambda _, __, output: routed.append(output[0])) for router in routers]
 
     def _balance(self, routed: list[torch.Tensor]) -> torch.Tensor:
@@ -414,7 +410,7 @@ class Model:
         """Write `weights` (names of the module's state) and all else of the model's folder; adapters are merged.
 
         Raises:
-            ModelError: weights are missing or unknown.
+            UserError: weights are missing or unknown.
             OSError: the folder cannot be written.
 
         """
@@ -439,7 +435,7 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None)
     The module stays on the CPU; DeepSpeed moves or parts it.
 
     Raises:
-        ModelError: no model folder, weights missing or unknown, or a vocabulary that does not fit.
+        UserError: no model folder, weights missing or unknown, or a vocabulary that does not fit.
 
     """
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
@@ -453,15 +449,12 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None)
         scale = config.train.lora_alpha / config.train.lora_rank
     set_learning(module, config.train)
     if config.loss.router and config.train.llm != "train":
-        raise ModelError("loss.router balances experts that learn: set it to 0, or train.llm=train")
+        raise UserError("loss.router balances experts that learn: set it to 0, or train.llm=train")
     set_checkpointing(module, config.engine.checkpointing)
     if config.engine.compile:
         for layer in module.model.language_model.layers:
             layer.compile()
-    try:
-        tokenizer = folder_tokenizer(folder, module.config.text_vocabulary)
-    except TokenizerError as error:
-        raise ModelError(str(error)) from None
+    tokenizer = folder_tokenizer(folder, module.config.text_vocabulary)
     tiling = config_tiling(module.config)
     return Model(module, folder, tokenizer, tiling, count_flops(module, config.train), scale)
 
@@ -470,17 +463,15 @@ def read_config(folder: Path) -> MedGptConfig:
     """The configuration of a model folder.
 
     Raises:
-        ModelError: there is none, or it is another kind of model.
+        UserError: there is none, or it is another kind of model.
 
     """
     try:
         found = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"{folder}: no model folder ({_line(error)}); make one with python -m train.assemble"
-        ) from None
+        raise UserError(f"{folder}: no model folder ({_line(error)}); make one with python -m train.assemble") from None
     if not isinstance(found, MedGptConfig):
-        raise ModelError(f"{folder}: a {found.model_type} model; assemble one around it (python -m train.assemble)")
+        raise UserError(f"{folder}: a {found.model_type} model; assemble one around it (python -m train.assemble)")
     return found
 
 
@@ -488,7 +479,7 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
     """The module of a model folder, every weight from its files.
 
     Raises:
-        ModelError: weights are missing, unknown or of another shape, or cannot be read.
+        UserError: weights are missing, unknown or of another shape, or cannot be read.
 
     """
     config = read_config(folder)
@@ -497,7 +488,7 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
             folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(f"{folder}: weights cannot be loaded ({_line(error)}); assemble the model again") from None
+        raise UserError(f"{folder}: weights cannot be loaded ({_line(error)}); assemble the model again") from None
     check_report(folder, report)
     return cast(MedGptForTraining, module)
 
@@ -506,14 +497,14 @@ def check_report(folder: Path | str, report: Mapping[str, Any]) -> None:
     """Refuse a load that left anything out: transformers only warns, and goes on with random weights.
 
     Raises:
-        ModelError: with the first key that is missing, unexpected or of another shape.
+        UserError: with the first key that is missing, unexpected or of another shape.
 
     """
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, report[kind]))
         if keys:
             what = kind.removesuffix("_keys")
-            raise ModelError(
+            raise UserError(
                 f"{folder}: {len(keys)} {what} weights, the first is {keys[0]}; not the model it says it is"
             )
 
@@ -680,7 +671,7 @@ def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], config: Med
     """Write safetensors files of at most 5 GB; names are those of the module.
 
     Raises:
-        ModelError: weights are missing or unknown.
+        UserError: weights are missing or unknown.
 
     """
     from huggingface_hub import save_torch_state_dict
@@ -688,7 +679,7 @@ def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], config: Med
     with torch.device("meta"):
         wanted = set(MedGptForTraining(config).state_dict())
     for name in sorted(wanted ^ set(weights)):
-        raise ModelError(f"{folder}: weight {name} {'is missing' if name in wanted else 'is not of this model'}")
+        raise UserError(f"{folder}: weight {name} {'is missing' if name in wanted else 'is not of this model'}")
     held = dict(weights)
     if config.tie_word_embeddings:
         del held["lm_head.weight"]  # the embedding's

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from medgpt.errors import UserError
+import yaml
+
+from medgpt.arguments import command_parser
+from medgpt.atomic import write_atomic
+from medgpt.digest import folder_sha256
+from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
 from medgpt.messages import complain
-from train.config import Config, ConfigError, check_config, load_config
+from medgpt.private import make_folder
+from train.config import Config, check_config, load_config
 
 if TYPE_CHECKING:
     from shards.certified import Certified
     from shards.order import EpochOrder
-    from shards.packing import Plan
+    from shards.packing import PackPlan
     from shards.stream import Stream
     from train.checkpoint import Checkpoint
     from train.collate import Collator
@@ -39,27 +47,27 @@ data.packs_per_step. SIGTERM and Ctrl-C write a checkpoint after the step in han
 """
 
 
-class RunError(UserError):
-    """A run cannot start or go on; one line: what, where, what to do."""
+class Told(Exception):
+    """Every rank stops for a reason that rank 0 has already printed; the process ends with `exit_code`."""
 
-
-class Told(RunError):
-    """Every rank stops for a reason that rank 0 has already printed; the process ends with `code`."""
-
-    def __init__(self, message: object, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
+    def __init__(self, exit_code: int = NOT_FINISHED) -> None:
+        super().__init__()
+        self.exit_code = exit_code
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = argparse.ArgumentParser(
-        "python -m train.run",
-        description="Train one stage on shards that a certificate covers.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser("train.run", "Train one stage on shards that a certificate covers.", EXAMPLE)
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument(
+        "shards",
+        nargs="?",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="DATA",
+        help="folder of builds and their proof",
     )
-    parser.add_argument("--shards", type=Path, required=True, metavar="DATA", help="folder of builds and their proof")
+    data.add_argument("--shards", type=Path, metavar="DATA", help="the same")
     parser.add_argument("--stage", required=True, help="pretrain, midtrain, instruct, or a YAML file of that form")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model to start from: of train.assemble or of a run")
     parser.add_argument(
@@ -78,84 +86,43 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     0 done, 1 stopped with one line (run again to resume), 2 wrong usage, 128 + n ended by signal n with a checkpoint.
     """
     options = make_parser().parse_args(arguments)
+    config = load_config(options.stage, options.set)
+    if options.model is None or (options.out is None and not options.dry_run):
+        raise UserError("--model and --out are needed (--dry-run needs no --out)")
+    for name in ("max_steps", "steps", "devices"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value}: at least 1")
     try:
-        config = load_config(options.stage, options.set)
-        if options.model is None or (options.out is None and not options.dry_run):
-            raise ConfigError("--model and --out are needed (--dry-run needs no --out)")
-        for name in ("max_steps", "steps", "devices"):
-            value = getattr(options, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} {value}: at least 1")
-    except ConfigError as error:
-        complain(f"train.run: {error}")
-        return 2
-    with libraries_apart() as libraries:
-        return _run(config, options, libraries)
-
-
-def _run(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> int:
-    expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), OSError)
-    try:
-        quiet_libraries()
-        from train.model import ModelError
-
-        expected += (ModelError,)
-        if options.dry_run:
-            print(dry_run(config, options))
-            return 0
-        expected += training_errors()
-        train(config, options, libraries)
+        with libraries_apart() as libraries:
+            quiet_libraries()
+            if options.dry_run:
+                print(dry_run(config, options))
+            else:
+                train(config, options, libraries)
+    except Told as told:
+        return told.exit_code
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "deepspeed", "peft", "safetensors"):
             raise
         say(f"needs {error.name}: pip install 'medgpt-oss[train]'")
-        return 1
-    except Told as told:
-        return told.code
-    except expected as error:
+        return NOT_FINISHED
+    except UserError as error:
         say(error)
-        return 1
-    return 0
+        return NOT_FINISHED
+    return DONE
 
 
 def say(message: object) -> None:
-    """One line on standard error."""
-    complain(f"train.run: {' '.join(str(message).split())}")
-
-
-def data_errors() -> tuple[type[Exception], ...]:
-    """What builds, proofs, mixtures and plans may be refused with."""
-    from manifests.catalog import CatalogError
-    from medgpt.processes import WorkerDied
-    from shards.certified import CertifiedError
-    from shards.columns import ColumnsError
-    from shards.mixture import MixtureError
-    from shards.packing import PackingError
-    from shards.storage import StorageError
-    from shards.stream import StreamError
-
-    return (
-        CatalogError, WorkerDied, CertifiedError, ColumnsError, MixtureError, PackingError, StorageError, StreamError,
-    )  # fmt: skip
-
-
-def training_errors() -> tuple[type[Exception], ...]:
-    """What samples, models and checkpoints may be refused with."""
-    from train.checkpoint import CheckpointError
-    from train.collate import CollateError
-    from train.loop import TrainError
-    from train.model import ModelError
-    from train.template import TemplateError
-    from train.tiling import TilingError
-    from train.tokenizer import TokenizerError
-
-    return CheckpointError, CollateError, TrainError, ModelError, TemplateError, TilingError, TokenizerError
+    """One line on standard error, with the command's name: a launcher mixes the lines of many processes."""
+    complain(f"train.run: {message}")
 
 
 def quiet_libraries() -> None:
@@ -179,18 +146,18 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
         if left_out and not options.quiet:
-            complain(f"train.run: {left_out}")
+            say(left_out)
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
-def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> Plan:
+def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> PackPlan:
     """The packing plan of an epoch's order; it is made where it is not there yet, by one of the ranks.
 
-    Raises: `RunError` where samples are too long and the settings do not say what becomes of them; as `ensure_plan`.
+    Raises: `UserError` where samples are too long and the settings do not say what becomes of them; as `ensure_plan`.
     """
     from tqdm import tqdm
 
-    from shards.pack import ensure_plan
+    from shards.epoch import ensure_plan
     from shards.packing import OverLong
 
     data = config.data
@@ -202,13 +169,13 @@ def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bo
                 workers=os.cpu_count() or 1, progress=bar.update,
             )  # fmt: skip
         except OverLong as error:
-            raise RunError(
+            raise UserError(
                 f"{str(error).split(';')[0]}; set a larger data.length or data.tiles, or data.over_long=truncate (cuts "
                 "the end of the text) or data.over_long=drop (python -m shards.pack lists them)"
             ) from None
 
 
-def describe(certified: Certified, order: EpochOrder, plan: Plan) -> dict[str, Any]:
+def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[str, Any]:
     """What is trained on, for the log, the checkpoints and the model card."""
     import pyarrow.parquet as pq
 
@@ -284,7 +251,7 @@ class Prepared:
 
     certified: Certified
     order: EpochOrder
-    plans: dict[int, Plan]
+    plans: dict[int, PackPlan]
     """By epoch."""
     identity: dict[str, Any]
     """What a checkpoint must have been made with to go on from it, and what the model card says."""
@@ -294,16 +261,13 @@ class Prepared:
 def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) -> None:
     """Train the stage, from the last checkpoint of `options.out` if there is one; then export the model."""
     import torch.distributed as dist
-    import yaml
     from tqdm import tqdm
 
-    from medgpt.atomic import write_atomic
-    from medgpt.private import make_folder
-    from train.checkpoint import CheckpointError
+    from train.checkpoint import Everywhere
     from train.data import Batches
     from train.export import export_model
     from train.log import Log
-    from train.loop import Stopped, Trainer, TrainError, start_processes
+    from train.loop import Trainer, start_processes
 
     place = start_processes()
     first = place.rank == 0
@@ -330,20 +294,18 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
         write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
-            complain("train.run: no TensorBoard events (pip install tensorboard); log.jsonl has the same")
+            say("no TensorBoard events (pip install tensorboard); log.jsonl has the same")
     try:
         with tqdm(
             total=steps, initial=trainer.step, unit="step", desc=config.stage,
             disable=options.quiet or not first or None,
         ) as bar:  # fmt: skip
             trainer.run(steps, until, log, bar)
-    except (TrainError, CheckpointError) as error:
-        if isinstance(error, TrainError) and not error.everywhere:
-            raise
+    except Everywhere as error:
         if first:
             say(error)
         dist.barrier()  # a launcher ends the others as soon as one has ended
-        raise Told(error, 128 + error.number if isinstance(error, Stopped) else 1) from None
+        raise Told(error.exit_code) from None
     finally:
         if log is not None:
             log.close()
@@ -355,14 +317,16 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     dist.destroy_process_group()
 
 
-def open_plans(config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace) -> dict[int, Plan]:
+def open_plans(
+    config: Config, certified: Certified, order: EpochOrder, options: argparse.Namespace
+) -> dict[int, PackPlan]:
     """Plans by epoch: of all of them, whose packs the schedule counts; with --steps of the first."""
     epochs = config.data.epochs if options.steps is None else 1
     orders = [order, *(order.at_epoch(order.epoch + number) for number in range(1, epochs))]
     return {each.epoch: open_plan(config, certified, each, options.quiet) for each in orders}
 
 
-def schedule(config: Config, plans: Mapping[int, Plan], options: argparse.Namespace) -> int:
+def schedule(config: Config, plans: Mapping[int, PackPlan], options: argparse.Namespace) -> int:
     """Steps of the whole run, after which the learning rate has reached its end."""
     if options.steps is not None:
         return int(options.steps)
@@ -373,7 +337,7 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     from train.model import read_config
 
     if config.data.packs_per_step % place.world:
-        raise RunError(
+        raise UserError(
             f"data.packs_per_step={config.data.packs_per_step} is no multiple of {place.world} ranks; set one that is"
         )
     _check_folders(options)
@@ -402,13 +366,13 @@ def _check_folders(options: argparse.Namespace) -> None:
 
     nested = options.model / "model"
     if not (options.model / "config.json").is_file() and (nested / "config.json").is_file():
-        raise RunError(f"{options.model}: the folder of a run, no model; its model is --model {nested}")
+        raise UserError(f"{options.model}: the folder of a run, no model; its model is --model {nested}")
     there = next(folder for folder in (options.out, *options.out.parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise RunError(f"{options.out}: {there} is no folder that can be written to; use another --out")
+        raise UserError(f"{options.out}: {there} is no folder that can be written to; use another --out")
     target = options.out / "model"
     if target.exists() and not checkpoints(options.out / "checkpoints"):
-        raise RunError(f"{target}: is there, but no checkpoint of a run that made it; use another --out")
+        raise UserError(f"{target}: is there, but no checkpoint of a run that made it; use another --out")
 
 
 def _load(
@@ -423,7 +387,7 @@ def _load(
     model = load_model(options.model, config, place.device)
     shapes, tokenizer = model.module.config, model.tokenizer
     if tokenizer.rows > shapes.text_config.vocab_size or tokenizer.special[IMAGE_CONTEXT] != shapes.image_token_id:
-        raise RunError(
+        raise UserError(
             f"{options.model}: the vocabulary {tokenizer.name} has {tokenizer.rows:,} rows and its image token is "
             f"{tokenizer.special[IMAGE_CONTEXT]}, the model has {shapes.text_config.vocab_size:,} and "
             f"{shapes.image_token_id}; assemble the model again (python -m train.assemble)"
@@ -432,7 +396,7 @@ def _load(
         model.tiling = config_tiling(model.module.config, config.data.max_enlargement)
     plans, order = prepared.plans, prepared.order
 
-    def plan_of(epoch: int) -> Plan:
+    def plan_of(epoch: int) -> PackPlan:
         if epoch not in plans:
             plans[epoch] = open_plan(config, prepared.certified, order.at_epoch(epoch), True)
         return plans[epoch]
@@ -463,24 +427,18 @@ def _load(
 
 def _claim(out: Path) -> IO[bytes]:
     """Hold the folder of a run against other processes; the hold ends when the file is closed, or with the process."""
-    import fcntl
-
-    from medgpt.private import make_folder
-
     make_folder(out)
     file = (out / ".lock").open("wb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise RunError(f"{out}: another process trains there; wait for it, or use another --out") from None
+        raise UserError(f"{out}: another process trains there; wait for it, or use another --out") from None
     return file
 
 
 def model_digest(folder: Path) -> str:
     """Digest of a model folder's files; its card may be edited."""
-    from medgpt.digest import folder_sha256
-
     return folder_sha256(folder, besides=("README.md",))
 
 
@@ -491,11 +449,10 @@ def _together(place: Place, make: Callable[[], Made]) -> Made:
     """
     import torch.distributed as dist
 
-    expected: tuple[type[Exception], ...] = (RunError, ConfigError, *data_errors(), *training_errors(), OSError)
     problem: Exception | None = None
     try:
         made = make()
-    except expected as error:
+    except (UserError, OSError) as error:
         if place.world == 1:
             raise
         problem = error
@@ -507,7 +464,7 @@ def _together(place: Place, make: Callable[[], Made]) -> Made:
         if place.rank == 0:
             say(found[0][1] if everywhere else f"rank {found[0][0]}: {found[0][1]}")
         dist.barrier()  # a launcher ends the others as soon as one has ended
-        raise Told(found[0][1])
+        raise Told
     return made
 
 
@@ -526,7 +483,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
     identity["changes"] += checkpoint.state["changes"]
     before = check_config(checkpoint.state["config"], str(checkpoint.path))
     for name in ("stage", "seed", "data", "train", "optimizer", "loss"):
-        ours, theirs = (asdict(settings)[name] for settings in (config, before))
+        ours, theirs = (settings.as_dict()[name] for settings in (config, before))
         if name == "data":
             ours, theirs = ours | {"workers": 0}, theirs | {"workers": 0}
         pairs = {f"{name}.{key}": (theirs[key], ours[key]) for key in ours} if isinstance(ours, dict) else {}
@@ -535,7 +492,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
                 continue
             if not options.change or name not in ("optimizer", "loss"):
                 more = " (or --change to go on with the new one)" if name in ("optimizer", "loss") else ""
-                raise RunError(
+                raise UserError(
                     f"{checkpoint.path}: made with {key}={old}, now {key}={new}; use that{more}, or another --out"
                 )
             identity["changes"].append({"step": checkpoint.state["step"], "key": key, "old": old, "new": new})
@@ -547,7 +504,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         ("steps", "number of steps of its schedule"),
     ):
         if checkpoint.state[name] != identity[name]:
-            raise RunError(
+            raise UserError(
                 f"{checkpoint.path}: made with another {what} ({str(checkpoint.state[name])[:16]}, now "
                 f"{str(identity[name])[:16]}); use that one, or another --out"
             )
@@ -556,8 +513,6 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     return {name: version(name) for name in ("torch", "transformers", "deepspeed")}
 
 

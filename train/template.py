@@ -50,10 +50,6 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 _ROLES = {"user": "user", "system": "developer"}
 
 
-class TemplateError(UserError):
-    """A sample that cannot be rendered; one line: which, why, what to do."""
-
-
 @dataclass(frozen=True)
 class Document:
     """A rendered sample."""
@@ -80,14 +76,14 @@ def render(
     leaves that many tokens and cuts off the end (a cut answer has no `<|return|>`).
 
     Raises:
-        TemplateError: no assistant message at the end, an unknown role or part, an image that is missing, unused or
+        UserError: no assistant message at the end, an unknown role or part, an image that is missing, unused or
             shown twice, or a cut through a picture.
 
     """
     name = record["id"]
     messages = record["messages"]
     if not messages or messages[-1]["role"] != "assistant":
-        raise TemplateError(f"{name}: does not end with an assistant message; build it with its answers")
+        raise UserError(f"{name}: does not end with an assistant message; build it with its answers")
     special = tokenizer.special
     start, end, message_token, channel = (special[f"<|{word}|>"] for word in ("start", "end", "message", "channel"))
     assistant, analysis, final = (tokenizer.encode(word) for word in ("assistant", "analysis", "final"))
@@ -99,7 +95,7 @@ def render(
         role = message["role"]
         if role != "assistant":
             if role not in _ROLES or message["reasoning"]:
-                raise TemplateError(f"{name}: message {number} has role {role!r}, or reasoning without being a reply")
+                raise UserError(f"{name}: message {number} has role {role!r}, or reasoning without being a reply")
             ids += [start, *tokenizer.encode(_ROLES[role]), message_token]
             for part in message["content"]:
                 if part["type"] == "text":
@@ -109,7 +105,7 @@ def render(
                     ids += [special[IMAGE_BEGIN], *[special[IMAGE_CONTEXT]] * (TILE_TOKENS * tiles[part["index"]])]
                     ids.append(special[IMAGE_END])
                 else:
-                    raise TemplateError(
+                    raise UserError(
                         f"{name}: message {number} has a part {part['type']!r} {part['index']!r}, but the sample "
                         f"{len(tiles)} pictures, each to be shown once"
                     )
@@ -117,7 +113,7 @@ def render(
             labels += [IGNORED] * (len(ids) - len(labels))
             continue
         if any(part["type"] != "text" for part in message["content"]):
-            raise TemplateError(f"{name}: message {number} is a reply with a picture; replies are text")
+            raise UserError(f"{name}: message {number} is a reply with a picture; replies are text")
         reply: list[int] = []
         if message["reasoning"]:
             reply += [channel, *analysis, message_token, *tokenizer.encode(message["reasoning"]), end]
@@ -129,11 +125,9 @@ def render(
         ids += [start, *assistant, *reply, special["<|return|>"] if last else end]
         labels += [*[IGNORED] * (1 + len(assistant)), *reply, special["<|return|>"]]
     if len(pictures) != len(tiles):
-        raise TemplateError(f"{name}: shows {len(pictures)} of its {len(tiles)} pictures; each is to be shown once")
+        raise UserError(f"{name}: shows {len(pictures)} of its {len(tiles)} pictures; each is to be shown once")
     if truncate_to is not None and truncate_to < len(ids):
         if any(token in (special[IMAGE_CONTEXT], special[IMAGE_END]) for token in ids[truncate_to:]):
-            raise TemplateError(
-                f"{name}: cutting it to {truncate_to} tokens would cut a picture; drop it (--over-long)"
-            )
+            raise UserError(f"{name}: cutting it to {truncate_to} tokens would cut a picture; drop it (--over-long)")
         del ids[truncate_to:], labels[truncate_to:]
     return Document(np.array(ids, np.int64), np.array(labels, np.int64), pictures)

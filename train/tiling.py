@@ -34,10 +34,6 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Of OpenAI's CLIP; in open_clip's `OPENAI_DATASET_MEAN` and `OPENAI_DATASET_STD`."""
 
 
-class TilingError(UserError):
-    """A picture that cannot be cut into tiles; one line: which and why."""
-
-
 @dataclass(frozen=True)
 class Tiling:
     """How pictures become tiles.
@@ -70,7 +66,7 @@ class Tiling:
         """Tiles of a picture as stored, uint8 of shape (tiles, size, size, 3), the thumbnail last.
 
         Raises:
-            TilingError: the bytes are no picture that can be decoded; `name` says which.
+            UserError: the bytes are no picture that can be decoded; `name` says which.
 
         """
         try:
@@ -79,7 +75,7 @@ class Tiling:
                 upright = ImageOps.exif_transpose(opened)
                 picture = upright if upright.mode in ("L", "RGB") else upright.convert("RGB")
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-            raise TilingError(f"{name}: cannot be decoded ({error}); verify the build (shards.verify)") from error
+            raise UserError(f"{name}: cannot be decoded ({error}); verify the build (shards.verify)") from error
         columns, rows = self.grid(picture.width, picture.height, n_images)
         side = self.size
         # A grey picture is resized grey and copied to three channels: the same pixels for a third of the work.

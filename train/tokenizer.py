@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import importlib.resources
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -52,10 +53,6 @@ _LETTERS = (
 _PATTERN = "|".join(
     [*_LETTERS, r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+"]
 )  # o200k_base in tiktoken 0.14
-
-
-class TokenizerError(UserError):
-    """A vocabulary that cannot be used; one line: what, where, what to do."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,9 @@ def official_tokenizer() -> Any:
     to split a token into two others, in the order of ranks.
 
     Raises:
-        TokenizerError: the package that ships the ranks has others.
+        UserError: the package that ships the ranks has others.
 
     """
-    import importlib.resources
-
     from tokenizers import AddedToken, Regex, decoders, pre_tokenizers, processors
     from tokenizers import Tokenizer as Fast
     from tokenizers.models import BPE
@@ -116,7 +111,7 @@ def official_tokenizer() -> Any:
     packed = importlib.resources.files("bpe_openai").joinpath("data", "o200k_base.tiktoken.gz").read_bytes()
     data = gzip.decompress(packed)
     if hashlib.sha256(data).hexdigest() != RANKS_SHA256:
-        raise TokenizerError("bpe-openai ships another o200k_base than GPT-oss reads; install bpe-openai 0.1.4")
+        raise UserError("bpe-openai ships another o200k_base than GPT-oss reads; install bpe-openai 0.1.4")
     ranks = {base64.b64decode(word): int(rank) for word, rank in (line.split() for line in data.splitlines())}
     letters = _byte_letters()
     text = {word: "".join(letters[byte] for byte in word) for word in ranks}
@@ -177,7 +172,7 @@ def folder_tokenizer(folder: Path, vocabulary: str) -> Tokenizer:
     """The tokenizer of a model folder whose configuration names its `vocabulary`.
 
     Raises:
-        TokenizerError: the folder has no tokenizer, or one without the tokens of the template.
+        UserError: the folder has no tokenizer, or one without the tokens of the template.
 
     """
     if vocabulary == HARMONY:
@@ -186,14 +181,14 @@ def folder_tokenizer(folder: Path, vocabulary: str) -> Tokenizer:
 
     path = folder / "tokenizer.json"
     if not path.is_file():
-        raise TokenizerError(f"{path}: missing; assemble the model again (python -m train.assemble)")
+        raise UserError(f"{path}: missing; assemble the model again (python -m train.assemble)")
     fast = Fast.from_file(str(path))
     fast.encode_special_tokens = True  # in a text they are text
     special: dict[str, int] = {}
     for name in (*TEMPLATE_SPECIAL, *IMAGE_SPECIAL):
         number = fast.token_to_id(name)
         if number is None:
-            raise TokenizerError(f"{path}: has no token {name}; assemble the model again (python -m train.assemble)")
+            raise UserError(f"{path}: has no token {name}; assemble the model again (python -m train.assemble)")
         special[name] = number
 
     def encode(text: str) -> list[int]:

@@ -1,11 +1,8 @@
 """The demo tree of `builders.alpacare_medinstruct`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 
 # (instruction, input, output)
 _TASKS = (
@@ -19,7 +16,6 @@ _TASKS = (
     ("Name the bones of the wrist.", "<noinput>", ""),
 )
 
-
 _TEST_TASKS = (
     "Discuss how beta blockers lower blood pressure.",
     "My nephew swallowed a coin an hour ago. What should we do?",
@@ -27,10 +23,7 @@ _TEST_TASKS = (
     "What does a raised anion gap mean?",
 )
 
-
-PLANTED: dict[str, str] = {
-    "exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals",
-}
+PLANTED: dict[str, str] = {"exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals"}
 """What overlaps between the train and test splits of the demo tree."""
 
 
@@ -42,11 +35,11 @@ def demo_rows() -> list[dict[str, str]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    write_demo_file(raw / "data/MedInstruct-52k.json", json.dumps(demo_rows(), indent=4).encode())
+    write_demo_rows(raw / "data/MedInstruct-52k.json", demo_rows())
     models = ("gpt-4-answer", "claude-2", "gpt-3.5-turbo-answer", "text-davinci-003-answer")
-    lines = [
+    rows = [
         {"id": number, "instruction": task, "difficulty": str(1 + number % 5)}
         | {model: f"It depends. ({model})" for model in models}
         for number, task in enumerate(_TEST_TASKS)
     ]
-    write_demo_file(raw / "data/MedInstruct-test.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_demo_rows(raw / "data/MedInstruct-test.jsonl", rows)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builders.biomedica import _LISTS
-from builders.demos.drawings import demo_figure
-from builders.kit import write_demo_file
+from builders.biomedica import LISTS
+from builders.demos.drawings import demo_figure, write_demo_tar
 
 # (list, batch, article, position, file stem, caption, licence, panel type, its subtype); made up.
 _Figure = tuple[str, str, str, int, str, str, str, str, str]
-
 
 _DEMO: dict[str, tuple[_Figure, ...]] = {
     "dermatology": (
@@ -42,7 +37,6 @@ _DEMO: dict[str, tuple[_Figure, ...]] = {
         ("noncommercial", "noncommercial_3_1", "PMC9300006", 0, "gr1", " ", "CC BY-NC", "single", "single panel"),
     ),
 }  # fmt: skip
-
 
 PLANTED: dict[str, str] = {
     "both_subsets": "the figure at position 4 of PMC9300003 is in both subsets, and kept once",
@@ -86,27 +80,15 @@ def demo_members(figure: _Figure) -> dict[str, bytes]:
     return {"jpg": drawn, "json": json.dumps(record).encode(), "txt": caption.encode()}
 
 
-def write_demo_tar(path: Path, samples: Sequence[tuple[str, Mapping[str, bytes]]]) -> None:
-    """A WebDataset tar of (key, {extension: bytes}), with fixed times and owners."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for key, members in samples:
-            for extension, data in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    write_demo_file(path, buffer.getvalue())
-
-
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     for subset, figures in _DEMO.items():
-        for name in _LISTS:
-            members = [
-                (f"{batch}-{article}-{position}-{stem}", demo_members(figure))
+        for name in LISTS:
+            members = {
+                f"{'-'.join(map(str, figure[1:5]))}.{extension}": data
                 for figure in figures
-                for folder, batch, article, position, stem, *_ in (figure,)
-                if folder == name
-            ]
+                if figure[0] == name
+                for extension, data in demo_members(figure).items()
+            }
             if members:
                 write_demo_tar(raw / subset / name / "0_2000000000.tar", members)

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import io
+import tarfile
+from collections.abc import Mapping
 from hashlib import blake2b
+from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image, ImageDraw
+
+from builders.engine.rawfiles import write_demo_file
 
 _DEMO_PANELS = {"PMC9000001_Fig3": 10, "PMC9000005_F4": 15}
 """Numbers of `demo_figure` that other demo trees draw as well."""
+
+
+def encoded(picture: Image.Image, picture_format: str, **options: int) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, picture_format, **options)
+    return buffer.getvalue()
 
 
 def demo_figure(number: int, panels: int = 1) -> bytes:
@@ -23,15 +36,27 @@ def demo_figure(number: int, panels: int = 1) -> bytes:
         draw.ellipse((left, top, left + 26 + number % 9, top + 30), fill=tint)
         draw.rectangle((left + 4, top + 12, left + 12 + panel, top + 40), outline=(230, 230, 220))
         draw.line((side * panel, side - 8, side * panel + side - 1, side - 4 - number % 5), fill=(200, 200, 90))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return encoded(picture, "JPEG", quality=85)
 
 
 def demo_panel(article: str, figure: str, panel: int) -> bytes:
     """The demo picture of a panel; PMC-VQA's demo tree draws its copies with it."""
     number = _DEMO_PANELS.get(f"{article}_{figure}", 20 + sum(map(ord, article + figure)) % 60)
     return demo_figure(number + panel)
+
+
+def write_demo_tar(path: Path, members: Mapping[str, bytes]) -> None:
+    """A tar of a demo tree, with fixed times and owners; compressed where its name ends in `.zst`."""
+    buffer, packed = io.BytesIO(), pa.BufferOutputStream()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    if path.suffix == ".zst":
+        with pa.CompressedOutputStream(packed, "zstd") as stream:
+            stream.write(buffer.getvalue())
+    write_demo_file(path, packed.getvalue().to_pybytes() or buffer.getvalue())
 
 
 def demo_slide(number: int) -> bytes:
@@ -41,14 +66,11 @@ def demo_slide(number: int) -> bytes:
     for cell in range(14):
         x, y = (17 * cell + 29 * number) % 60, (41 * cell + 13 * number + cell * cell) % 60
         draw.ellipse((x, y, x + 4 + (cell + number) % 5, y + 5), fill=(96 - 4 * cell, 48, 120 + number % 60))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+    return encoded(picture, "JPEG", quality=85)
 
 
-def demo_picture(name: str, picture_format: str = "PNG") -> bytes:
-    """A small grey picture, different for every name."""
+def demo_picture(name: str, picture_format: str = "") -> bytes:
+    """A small grey picture, different for every name, of the format that the name or `picture_format` says."""
     cells = Image.frombytes("L", (8, 8), blake2b(name.encode(), digest_size=64).digest())
-    buffer = io.BytesIO()
-    cells.resize((32, 32), Image.Resampling.BICUBIC).save(buffer, picture_format)
-    return buffer.getvalue()
+    named = "JPEG" if name.endswith("jpg") else "PNG"
+    return encoded(cells.resize((32, 32), Image.Resampling.BICUBIC), picture_format or named)

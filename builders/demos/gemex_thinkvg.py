@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
-from builders.kit import write_demo_parquet
+from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "subject": "rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
@@ -14,7 +14,6 @@ PLANTED: dict[str, str] = {
     "other source": "a row shows the picture of mimic_cxr_vqa's test question on subject 10000007",
 }
 """What overlaps in the demo tree and with that of `mimic_cxr_vqa`."""
-
 
 _DEMO_ROWS = (
     (0, "open_ended_questions", "What does the left costophrenic angle show?", "It is blunted [150, 160, 210, 204]"),
@@ -37,4 +36,4 @@ def write(raw: Path) -> None:
         response = f"<think>{thought}</think>{chr(10) * (index % 2)}<answer>{answer}</answer>{regions}"
         path = f"/{demo_radiograph(number).path}"
         rows.append({"question_type": kind, "image_path": path, "question": question, "response": response})
-    write_demo_parquet(raw / "data/train-00000-of-00001.parquet", rows)
+    write_demo_rows(raw / "data/train-00000-of-00001.parquet", rows)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from builders.demos.drawings import demo_picture
-from builders.gmai_reasoning10k import _FILES
-from builders.kit import write_demo_file, write_demo_zip
+from builders.gmai_reasoning10k import FILES
+from builders.kit import write_demo_rows, write_demo_zip
 
 PLANTED: dict[str, str] = {
     "both files": "--file rl asks, in another order, four of the six questions of the default",
 }
 """What overlaps between the two readings of the demo tree."""
-
 
 # (picture or pictures, question, reasoning, answer)
 _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
@@ -45,10 +43,10 @@ def write(raw: Path) -> None:
             told = [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
             rows[kind].append({"image": image, "conversations": told})
         for name in image if isinstance(image, list) else [image]:
-            pictures[name] = demo_picture(name, "PNG" if name.endswith("png") else "JPEG")
+            pictures[name] = demo_picture(name)
     # The answers-only file has another order and a row of its own.
     first, *others = rows["rl"]
     rows["rl"] = [*others[:2], first, others[2]]
     for kind, listed in rows.items():
-        write_demo_file(raw / _FILES[kind], "".join(json.dumps(row) + "\n" for row in listed).encode())
+        write_demo_rows(raw / FILES[kind], listed)
     write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})

@@ -1,7 +1,5 @@
 """The demo tree of `builders.healthcaremagic`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from builders.kit import CHATDOCTOR_INSTRUCTION, write_demo_parquet
@@ -29,7 +27,6 @@ _CASES = (
     ("my periods are heavy and I am always tired", "six months ago", "Please check your haemoglobin and ferritin."),
     ("my father’s ankles are swollen – more so at night", "a week ago", "His heart and kidneys should be checked."),
 )
-
 
 PLANTED: dict[str, str] = {
     "repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak",

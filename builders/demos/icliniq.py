@@ -1,7 +1,5 @@
 """The demo tree of `builders.icliniq`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from builders.kit import write_demo_parquet
@@ -19,10 +17,7 @@ _CASES = (
     ("Can I drink coffee before a thyroid test?", "Yes, but not with your tablet."),
 )
 
-
-PLANTED: dict[str, str] = {
-    "other_set": "row 6 asks the question of healthcaremagic/train/3, word for word",
-}
+PLANTED: dict[str, str] = {"other_set": "row 6 asks the question of healthcaremagic/train/3, word for word"}
 """What overlaps with the demo trees of other sources."""
 
 

@@ -1,7 +1,5 @@
 """The demo tree of `builders.ii_medical_reasoning`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,7 @@ _CASES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("How is lactate cleared?", (), "", "Mostly by the liver."),
 )
 
-
 _BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
-
 
 PLANTED: dict[str, str] = {
     "exact_text": "both rows of the first file ask medqa/test/11 of its demo tree, options and all",

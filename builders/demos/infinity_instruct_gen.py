@@ -1,7 +1,5 @@
 """The demo tree of `builders.infinity_instruct_gen`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,6 @@ _TALKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Subjective", "en", ("Thank you!", "You are welcome.", "One more thing:")),
     ("", "en", ("What is a stent?", "A tube that keeps a vessel open.")),
 )
-
-
-PLANTED: dict[str, str] = {}
-"""What overlaps with the demo trees of other sources: nothing; general data meets benchmarks by chance alone."""
 
 
 def demo_rows() -> list[dict[str, Any]]:

@@ -1,17 +1,11 @@
 """The demo tree of `builders.medbullets`."""
 
-from __future__ import annotations
-
-import csv
-import io
-import json
 from pathlib import Path
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 
 # The demo's items: case, answer, four wrong options (the last one only in the 5-option files); made up.
 _Item = tuple[str, str, tuple[str, ...]]
-
 
 _ITEMS: tuple[_Item, ...] = (
     ("A 34-year-old man has a severe, one-sided headache with tearing, at the same hour each night.\n\n"
@@ -30,10 +24,8 @@ _ITEMS: tuple[_Item, ...] = (
      "Pityriasis rosea", ("Tinea corporis", "Guttate psoriasis", "Lichen planus", "Urticaria")),
 )  # fmt: skip
 
-
 _REPEATS: dict[int, tuple[str, ...]] = {1: (), 4: ("Hydrochlorothiazide", "Ramipril", "Amlodipine besilate")}
 """Items that a later row repeats, with the wrong options that differ in the 4-option file."""
-
 
 PLANTED: dict[str, str] = {
     "medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options",
@@ -64,10 +56,6 @@ def write(raw: Path) -> None:
             rows.append(_demo_row(number + changed, item, count, f"https://bit.ly/3again{number}"))
         if count == 5:
             rows.reverse()
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
         columns = {name: {str(number): row[name] for number, row in enumerate(rows)} for name in rows[0]}
-        write_demo_file(raw / f"medbullets/medbullets_op{count}.csv", text.getvalue().encode())
-        write_demo_file(raw / f"medbullets/medbullets_op{count}.json", json.dumps(columns).encode())
+        write_demo_rows(raw / f"medbullets/medbullets_op{count}.csv", rows)
+        write_demo_rows(raw / f"medbullets/medbullets_op{count}.json", columns)

@@ -1,13 +1,10 @@
 """The demo tree of `builders.medexpqa`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
-from builders.medexpqa import _LABELS, _LANGUAGES, _NAMES
+from builders.kit import write_demo_rows
+from builders.medexpqa import LABELS, LANGUAGES, NAMES
 
 # The demo's cases, made up: specialty and signs, then the test that comes first, in each language.
 _SIGNS = (
@@ -21,14 +18,12 @@ _SIGNS = (
     ("HEMATOLOGY", ("fatigue and petechiae", "astenia y petequias", "fatigue et pétéchies", "astenia e petecchie")),
 )  # fmt: skip
 
-
 _TESTS = {
     "en": ("CT of the head", "Electrocardiogram", "Gastroscopy", "Chest radiograph", "Urine protein", "Blood count"),
     "es": ("TC craneal", "Electrocardiograma", "Gastroscopia", "Radiografía de tórax", "Proteinuria", "Hemograma"),
     "fr": ("Scanner cérébral", "Électrocardiogramme", "Gastroscopie", "Radiographie", "Protéinurie", "Hémogramme"),
     "it": ("TC del cranio", "Elettrocardiogramma", "Gastroscopia", "Radiografia", "Proteinuria", "Emocromo"),
 }
-
 
 _WORDS = {
     "en": ("A {age}-year-old patient has {sign}. Which test comes first?", "{test}: the answer is {number}."),
@@ -37,12 +32,7 @@ _WORDS = {
     "it": ("Un paziente di {age} anni ha {sign}. Quale esame per primo?", "{test}: la risposta è la {number}."),
 }
 
-
 _DEMO_IDS = {"train": range(1, 9), "validation": range(9, 11), "test": range(11, 15)}
-
-
-PLANTED: dict[str, str] = {}
-"""Nothing overlaps."""
 
 
 def _demo_row(language: str, number: int) -> dict[str, Any]:
@@ -60,14 +50,14 @@ def _demo_row(language: str, number: int) -> dict[str, Any]:
         "correct_option": place + 1,
         "explanations": {
             label: {"exist": label == str(place + 1), "char_ranges": [], "word_ranges": [], "text": ""}
-            for label in _LABELS
+            for label in LABELS
         },
         "full_answer": None if number == 7 else answer,
         "full_answer_no_ref": "A REWRITTEN COMMENTARY",
-        "full_question": question.format(age=20 + 5 * number, sign=signs[_LANGUAGES.index(language)]),
+        "full_question": question.format(age=20 + 5 * number, sign=signs[LANGUAGES.index(language)]),
         "id": number,
         "lang": language,
-        "options": dict(zip(_LABELS, texts, strict=True)),
+        "options": dict(zip(LABELS, texts, strict=True)),
         "question_id_specific": 100 + number,
         "type": topic,
         "year": 2011 + number % 12,
@@ -77,8 +67,7 @@ def _demo_row(language: str, number: int) -> dict[str, Any]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    for language in _LANGUAGES:
+    for language in LANGUAGES:
         for split, ids in _DEMO_IDS.items():
-            lines = [json.dumps(_demo_row(language, number), ensure_ascii=False) + "\n" for number in ids]
-            path = raw / f"data/{language}/{_NAMES[split]}.{language}.casimedicos.rag.jsonl"
-            write_demo_file(path, "".join(lines).encode())
+            path = raw / f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl"
+            write_demo_rows(path, [_demo_row(language, number) for number in ids])

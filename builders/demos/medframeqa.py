@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from builders.demos.drawings import demo_picture
-from builders.kit import write_demo_parquet
-from builders.medframeqa import _IMAGES
+from builders.kit import write_demo_rows
+from builders.medframeqa import IMAGES
 
 PLANTED: dict[str, str] = {}
 """Nothing overlaps within the demo tree."""
-
 
 # Frames, system, question, options, answer.
 _DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
@@ -31,7 +30,7 @@ def write(raw: Path) -> None:
             name: {"bytes": demo_picture(f"frames/{index}/{name}", "JPEG"), "path": f"{index}_{name}.jpg"}
             if number <= frames
             else None
-            for number, name in enumerate(_IMAGES, 1)
+            for number, name in enumerate(IMAGES, 1)
         }
         rows.append(
             {
@@ -50,4 +49,4 @@ def write(raw: Path) -> None:
                 **images,
             }
         )
-    write_demo_parquet(raw / "data/test-00000-of-00001.parquet", rows)
+    write_demo_rows(raw / "data/test-00000-of-00001.parquet", rows)

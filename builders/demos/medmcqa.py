@@ -1,21 +1,16 @@
 """The demo tree of `builders.medmcqa`."""
 
-from __future__ import annotations
-
-import io
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from builders.kit import write_demo_file
-from builders.medmcqa import _COLUMNS, _OPTIONS, _SPLITS
+from builders.kit import write_demo_parquet
+from builders.medmcqa import COLUMNS, OPTIONS, SPLITS
 
 # The demo's facts: subject, topic, question, correct option, the others, explanation; made up, OCR damage and all.
 _Fact = tuple[str, str | None, str, str, tuple[str, str, str], str | None]
-
 
 _FACTS: tuple[_Fact, ...] = (
     ("Anatomy", "Upper limb", "Nerve injured in a fracture of the surgical neck of the humerus:", "Axillary nerve",
@@ -46,13 +41,10 @@ _FACTS: tuple[_Fact, ...] = (
      ("Pseudomonas", "Staphylococcus epidermidis", "Proteus"), None),
 )  # fmt: skip
 
-
 _MMLU = ("Anatomy", None, "Which of these bones does not articulate with the scaphoid?", "Ulna",
          ("Radius", "Lunate", "Capitate"), None)  # fmt: skip
 
-
 _DEMO_FACTS = {"train": range(9), "validation": range(8, 11), "test": range(11, 13)}
-
 
 PLANTED: dict[str, str] = {
     "validation_in_train": "the ninth train row is the first validation row under another id",
@@ -75,7 +67,7 @@ def _demo_row(split: str, number: int, fact: _Fact) -> dict[str, Any]:
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"medmcqa/{split}/{question}/{right}")),
         "question": question,
-        **dict(zip(_OPTIONS.values(), options, strict=True)),
+        **dict(zip(OPTIONS.values(), options, strict=True)),
         "cop": -1 if split == "test" else place,
         "choice_type": None if split == "validation" else "multi" if number % 3 == 1 else "single",
         "exp": explanation,
@@ -86,9 +78,7 @@ def _demo_row(split: str, number: int, fact: _Fact) -> dict[str, Any]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    names = (*_COLUMNS, "subject_name", "topic_name")
+    names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
-    for split in _SPLITS:
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(demo_rows(split), schema), buffer)
-        write_demo_file(raw / f"data/{split}-00000-of-00001.parquet", buffer.getvalue())
+    for split in SPLITS:
+        write_demo_parquet(raw / f"data/{split}-00000-of-00001.parquet", demo_rows(split), schema)

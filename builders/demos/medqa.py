@@ -1,13 +1,10 @@
 """The demo tree of `builders.medqa`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
-from builders.medqa import _LABELS, _NAMES, _SPLITS
+from builders.kit import write_demo_rows
+from builders.medqa import LABELS, NAMES, SPLITS
 
 # The demo's cases: presentation, diagnosis, treatment. Splits share no case but the planted one.
 _CASES = (
@@ -43,18 +40,14 @@ _CASES = (
     ("watery diarrhoea after two weeks of clindamycin", "Clostridioides difficile colitis", "Oral vancomycin"),
 )
 
-
 _DEMO_CASES = {"train": range(18), "dev": range(18, 24), "test": range(24, 30)}
 
-
-PLANTED: dict[str, str] = {
-    "reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order",
-}
+PLANTED: dict[str, str] = {"reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order"}
 """What overlaps between the train and test splits of the demo tree."""
 
 
 def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: int) -> dict[str, Any]:
-    labelled = dict(zip(_LABELS, options, strict=False))
+    labelled = dict(zip(LABELS, options, strict=False))
     return {
         "question": stem,
         "answer": answer,
@@ -80,22 +73,18 @@ def _demo_rows(split: str) -> list[dict[str, Any]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    splits = {split: _demo_rows(split) for split in _SPLITS}
+    splits = {split: _demo_rows(split) for split in SPLITS}
     leaked = splits["test"][2]
     shuffled = [leaked["options"][label].upper() for label in "CADB"]
     splits["train"][35] = _demo_row(leaked["question"].upper(), shuffled, leaked["answer"].upper(), "", 35)
     folder = raw / "data_clean/questions/US"
     five: dict[str, list[dict[str, Any]]] = {}
     for split, rows in splits.items():
-        write_demo_file(folder / f"4_options/{_NAMES['4'].format(split)}", _json_lines(rows))
+        write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
         five[split] = [
             {k: v for k, v in row.items() if k != "metamap_phrases"}
             | {"options": row["options"] | {"E": "Watchful waiting"}}
             for row in rows
         ]
-        write_demo_file(folder / _NAMES["5"].format(split), _json_lines(five[split]))
-    write_demo_file(folder / "US_qbank.jsonl", _json_lines([row for split in _SPLITS for row in five[split]]))
-
-
-def _json_lines(rows: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+        write_demo_rows(folder / NAMES["5"].format(split), five[split])
+    write_demo_rows(folder / "US_qbank.jsonl", [row for split in SPLITS for row in five[split]])

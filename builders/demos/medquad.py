@@ -1,7 +1,5 @@
 """The demo tree of `builders.medquad`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -13,7 +11,6 @@ _DEMO_TEXTS = {
     "outlook": ("What is the outlook for {} ?", "Most people with {} don't notice it after a year."),
 }
 
-
 _DEMO_FILES = (
     ("6_NINDS_QA/0000007.xml", "doc", "Ashgrove tremor"),
     ("6_NINDS_QA/0000008.xml", "Document", "Bellweather palsy"),
@@ -24,16 +21,11 @@ _DEMO_FILES = (
     ("10_MPlus_ADAM_QA/0000002.xml", "Document", "Gannet cough"),
 )
 
-
 _DEMO_ATTRIBUTES = {
     "doc": 'docid="{0}" corpus="{1}" url="http://example.org/{0}"',
     "Document": 'id="{0}" source="{1}" url="http://example.org/{0}"',
     "DiseaseFile": 'fid="{0}" source="{1}" url="http://example.org/{0}"',
 }
-
-
-PLANTED: dict[str, str] = {}
-"""Nothing: the publisher has no test split."""
 
 
 def write(raw: Path) -> None:

@@ -1,13 +1,10 @@
 """The demo tree of `builders.medthoughts_8k`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
-from builders.medthoughts_8k import _LABELS, _SPLIT, FILE
+from builders.kit import write_demo_rows
+from builders.medthoughts_8k import FILE, LABELS, SPLIT
 
 PLANTED: dict[str, str] = {
     "verbatim": "medthoughts_8k/train/0 to 3 have the stems of medqa/train/1 to 4, with a fifth option",
@@ -32,18 +29,18 @@ def write(raw: Path) -> None:
     ):
         place = len(rows)
         texts = [*others, "Watchful waiting"]
-        texts.insert(place % len(_LABELS), answer)
-        label = _LABELS[texts.index(answer)]
+        texts.insert(place % len(LABELS), answer)
+        label = LABELS[texts.index(answer)]
         rows.append(
             {
                 "question_id": place,
                 "question": stem,
-                "options": dict(zip(_LABELS, texts, strict=True)),
+                "options": dict(zip(LABELS, texts, strict=True)),
                 "answer_idx": label,
                 "ds_answer": f"The correct answer is **{label}: {answer}**.",
                 "ds_think": f"Okay, so I need to pick one option. {answer} fits best; the others explain less.\n",
-                "source": _SPLIT,
+                "source": SPLIT,
             }
         )
     rows.append(rows[4] | {"question_id": 11, "ds_think": "", "question": "Which nerve is cut if the wrist drops?"})
-    write_demo_file(raw / FILE, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_demo_rows(raw / FILE, rows)

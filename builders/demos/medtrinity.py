@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from builders.demos.drawings import demo_picture
-from builders.kit import write_demo_file, write_demo_parquet
+from builders.demos.drawings import demo_picture, write_demo_tar
+from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "video": "medtrinity has a frame of youtube/demoVideo03, a video of the demo trees of medframeqa and quilt_1m",
@@ -18,12 +14,7 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps with the demo trees of other sources."""
 
-
 _FRAME = "demoVideo03_image_0b0f4c1e-5d1c-4f7e-9a57-000000000000.jpg"
-
-
-_TABLE_NAME = "25M_full/train-{:05d}-of-00002.parquet"
-
 
 # (tar, member, captions under its base name: (text, source))
 _DEMO: tuple[tuple[int, str, tuple[tuple[str | None, str], ...]], ...] = (
@@ -55,20 +46,7 @@ def write(raw: Path) -> None:
     # An inaccessible source of the full tables, of which no tar has a picture, stops nothing.
     rows.append({"file_name": "s50000000.jpg", "caption": "The image is a radiograph.", "source": "mimic_cxr_jpg"})
     rows.reverse()
-    write_demo_parquet(raw / _TABLE_NAME.format(0), rows[::2])
-    write_demo_parquet(raw / _TABLE_NAME.format(1), rows[1::2])
+    for part in (0, 1):
+        write_demo_rows(raw / f"25M_full/train-{part:05d}-of-00002.parquet", rows[part::2])
     for number, members in tars.items():
-        write_demo_file(raw / f"25M_accessible/dataset_shard_{number}.tar.zst", demo_tar(members))
-
-
-def demo_tar(members: dict[str, bytes]) -> bytes:
-    """A Zstandard-compressed tar."""
-    buffer, packed = io.BytesIO(), pa.BufferOutputStream()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    with pa.CompressedOutputStream(packed, "zstd") as stream:
-        stream.write(buffer.getvalue())
-    return bytes(packed.getvalue())
+        write_demo_tar(raw / f"25M_accessible/dataset_shard_{number}.tar.zst", members)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from builders.kit import write_demo_file
-from builders.medxpertqa import _FILES, _LABELS, _SPLITS
+from builders.demos.drawings import encoded
+from builders.kit import write_demo_rows, write_demo_zip
+from builders.medxpertqa import FILES, LABELS
 
 # The demo's questions: stem, right answer, type; made up. Text-2 is a question of the medbullets demo tree.
 _FIGURE = "A 9-year-old boy falls on his elbow. A radiograph is shown in Figure A. What is the most likely diagnosis?"
-
 
 _MM = (
     (_FIGURE, "Supracondylar fracture", "Reasoning", ("a.jpeg",)),
@@ -26,7 +23,6 @@ _MM = (
     ("Which structure is marked in Figures A to C?", "Aortic knob", "Understanding", ("a.jpeg", "b.jpeg", "c.jpeg")),
 )  # fmt: skip
 
-
 _TEXT = (
     ("A 41-year-old woman has episodes of sweating, headache and a blood pressure of 210/120 mmHg. What is measured?",
      "Plasma metanephrines", "Reasoning"),
@@ -34,7 +30,6 @@ _TEXT = (
     ("A 58-year-old woman has a tremor at rest, rigidity and slow movements. Which cells are lost?",
      "Cells of the pars compacta", "Reasoning"),
 )  # fmt: skip
-
 
 _WRONG = ("None of these", "Sternal notch", "Plasma renin", "Clavicle fracture", "Vagus", "Left lower lobe",
           "Urinary sodium", "Olecranon bursitis", "Granule cells")  # fmt: skip
@@ -51,7 +46,7 @@ PLANTED: dict[str, str] = {
 def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> dict[str, Any]:
     place = (3 * number + 1) % count
     wrong = _WRONG[: count - 1]
-    options = dict(zip(_LABELS, (*wrong[:place], right, *wrong[place:]), strict=False))
+    options = dict(zip(LABELS, (*wrong[:place], right, *wrong[place:]), strict=False))
     listed = " ".join(f"({letter}) {text}" for letter, text in options.items())
     return {
         "id": key,
@@ -60,13 +55,13 @@ def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: in
         "body_system": "Skeletal",
         "question_type": kind,
         "options": options,
-        "label": _LABELS[place],
+        "label": LABELS[place],
     }
 
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in FILES}
     for number, (stem, right, kind, ends) in enumerate(_MM):
         row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)
         rows["mm_test"].append(row | {"images": [f"MM-{number}-{end}" for end in ends]})
@@ -76,15 +71,13 @@ def write(raw: Path) -> None:
     rows["mm_dev"].append(shown | {"images": ["MM-2000-a.jpeg"]})
     rows["text_dev"].append(_demo_row("Text-2450", 1, "Which vitamin is cobalamin?", "B12", "Understanding", 10))
     for split, listed in rows.items():
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in listed)
-        write_demo_file(raw / _FILES[split][0], lines.encode())
+        write_demo_rows(raw / FILES[split][0], listed)
     names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for number, name in enumerate(names):
-            picture = _demo_picture(0 if name == "MM-2-a.JPG" else number, name)
-            archive.writestr(zipfile.ZipInfo(f"images/{name}", (2020, 1, 1, 0, 0, 0)), picture)
-    write_demo_file(raw / "images.zip", buffer.getvalue())
+    # One picture is a copy of the first.
+    drawn = {name: 0 if name == "MM-2-a.JPG" else number for number, name in enumerate(names)}
+    write_demo_zip(
+        raw / "images.zip", {f"images/{name}": _demo_picture(number, name) for name, number in drawn.items()}
+    )
 
 
 def _demo_picture(number: int, name: str) -> bytes:
@@ -93,6 +86,4 @@ def _demo_picture(number: int, name: str) -> bytes:
     draw = ImageDraw.Draw(picture)
     draw.rounded_rectangle((24, 4, 40, 34 + 2 * number), 6, fill=200)
     draw.ellipse((12 + number, 36, 50, 60 - number), fill=150 + 7 * number)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG" if name.endswith(".png") else "JPEG")
-    return buffer.getvalue()
+    return encoded(picture, "PNG" if name.endswith(".png") else "JPEG")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantom_reports import describe
 from builders.demos.phantoms import Phantom, View, choose, draw, follow_up, make
@@ -174,17 +175,11 @@ def _commented(data: bytes) -> bytes:
 
 def _smaller(data: bytes) -> bytes:
     picture = Image.open(io.BytesIO(data))
-    return _encoded(picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)), quality=40)
+    return encoded(picture.resize((picture.width * 3 // 4, picture.height * 3 // 4)), "JPEG", quality=40)
 
 
 def _mirrored(data: bytes) -> bytes:
-    return _encoded(Image.open(io.BytesIO(data)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=90)
-
-
-def _encoded(picture: Image.Image, quality: int) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return encoded(Image.open(io.BytesIO(data)).transpose(Image.Transpose.FLIP_LEFT_RIGHT), "JPEG", quality=90)
 
 
 def _rows(studies: list[_Study]) -> tuple[list[list[str]], list[list[str]]]:
@@ -224,13 +219,11 @@ def _damage(raw: Path, studies: list[_Study], metadata: list[list[str]], split: 
             write_demo_file(path, data)
 
     sound = studies[0].shots[0].data
-    cmyk, png = io.BytesIO(), io.BytesIO()
-    Image.open(io.BytesIO(sound)).convert("CMYK").save(cmyk, "JPEG")
-    Image.open(io.BytesIO(sound)).save(png, "PNG")
     picture(sound[: len(sound) // 2])
     picture(b"")
-    picture(png.getvalue())
-    picture(cmyk.getvalue())
+    opened = Image.open(io.BytesIO(sound))
+    picture(encoded(opened, "PNG"))
+    picture(encoded(opened.convert("CMYK"), "JPEG"))
     picture(None)
     picture(b"GIF89a" + bytes(40))
     report = raw / "mimic-cxr" / "files"

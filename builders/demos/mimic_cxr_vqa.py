@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
-from builders.kit import write_demo_file
+from builders.kit import write_demo_file, write_demo_rows
 
 PLANTED: dict[str, str] = {
     "subject": "training rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
@@ -15,7 +15,6 @@ PLANTED: dict[str, str] = {
     "own split": "subject 10000001 is in train and in valid, as 698 subjects of the real set are",
 }
 """What overlaps between the splits of the demo tree."""
-
 
 # Subjects of the demo as in that of `mimic_cxr`: number 8n+3 is in the official test split, 12n+5 in validate.
 _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
@@ -45,12 +44,12 @@ _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     write_demo_radiographs(raw)
+    folder = raw / "MIMIC-Ext-MIMIC-CXR-VQA/dataset"
     for split, rows in _DEMO_ROWS.items():
-        data = [_demo_row(split, index, *row) for index, row in enumerate(rows)]
-        write_demo_file(raw / f"MIMIC-Ext-MIMIC-CXR-VQA/dataset/{split}.json", json.dumps(data, indent=4).encode())
+        write_demo_rows(folder / f"{split}.json", [_demo_row(split, index, *row) for index, row in enumerate(rows)])
     answers = sorted({answer for rows in _DEMO_ROWS.values() for row in rows for answer in row[4]})
     numbered = {answer: index for index, answer in enumerate(answers)}
-    write_demo_file(raw / "MIMIC-Ext-MIMIC-CXR-VQA/dataset/ans2idx.json", json.dumps(numbered).encode())
+    write_demo_file(folder / "ans2idx.json", json.dumps(numbered).encode())
 
 
 def _demo_row(

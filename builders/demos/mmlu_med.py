@@ -1,26 +1,15 @@
 """The demo tree of `builders.mmlu_med`."""
 
-from __future__ import annotations
-
-import io
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from builders.kit import write_demo_file
+from builders.kit import write_demo_parquet
 
 _STEM = "Which of the following statements is true?"
-
 
 # The demo's items by subject: question, choices, answer; made up, but for common knowledge.
 _ITEMS: dict[str, tuple[tuple[str, tuple[str, str, str, str], int], ...]] = {
     "anatomy": (
-        (
-            "Which of these bones does not articulate with the scaphoid?",
-            ("Radius", "Lunate", "Ulna", "Capitate"),
-            2,
-        ),
+        ("Which of these bones does not articulate with the scaphoid?", ("Radius", "Lunate", "Ulna", "Capitate"), 2),
         ("The phrenic nerve arises from", ("C1 to C3", "C3 to C5", "C5 to C7", "T1 to T3"), 1),
         (_STEM, ("The ulna is lateral.", "The tibia is medial.", "The radius is medial.", "The fibula is medial."), 1),
     ),
@@ -54,7 +43,6 @@ _ITEMS: dict[str, tuple[tuple[str, tuple[str, str, str, str], int], ...]] = {
     ),
 }
 
-
 PLANTED: dict[str, str] = {
     "medmcqa": "the first test question of anatomy is the last train row of medmcqa",
     "repeated_stem": "the question of three test rows of three subjects is the same; their choices are not",
@@ -64,14 +52,6 @@ PLANTED: dict[str, str] = {
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    schema = pa.schema(
-        [
-            ("question", pa.string()),
-            ("subject", pa.string()),
-            ("choices", pa.list_(pa.string())),
-            ("answer", pa.int64()),
-        ]
-    )
     for subject, items in _ITEMS.items():
         held = (f"Held-out question about {subject.replace('_', ' ')} number ", ("one", "two", "three", "four"))
         splits = {
@@ -81,6 +61,4 @@ def write(raw: Path) -> None:
         }
         for split, rows in splits.items():
             table = [{"question": q, "subject": subject, "choices": list(c), "answer": a} for q, c, a in rows]
-            buffer = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(table, schema), buffer)
-            write_demo_file(raw / f"{subject}/{split}-00000-of-00001.parquet", buffer.getvalue())
+            write_demo_parquet(raw / f"{subject}/{split}-00000-of-00001.parquet", table)

@@ -7,13 +7,12 @@ from typing import Any
 
 from builders.demos.drawings import demo_picture
 from builders.engine.mmmu import IMAGE_COLUMNS, IMAGE_TOKEN, SUBJECTS
-from builders.kit import write_demo_parquet
+from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_pro_med's demo too, by the same ids",
 }
 """What the demo tree shares with that of `mmmu_pro_med`."""
-
 
 # Question, options (none: an open question), answer.
 DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
@@ -64,4 +63,4 @@ def write(raw: Path) -> None:
                 | {"question_type": "multiple-choice" if DEMO_QUESTIONS[number][1] else "open", "subfield": subject}
                 for index, number in enumerate(numbers, 1)
             ]
-            write_demo_parquet(raw / subject / f"{split}-00000-of-00001.parquet", rows)
+            write_demo_rows(raw / subject / f"{split}-00000-of-00001.parquet", rows)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from builders.demos.mmmu_med import DEMO_QUESTIONS, demo_row
-from builders.kit import write_demo_parquet
-from builders.mmmu_pro_med import _FOLDERS
+from builders.kit import write_demo_rows
+from builders.mmmu_pro_med import FOLDERS
 
 PLANTED: dict[str, str] = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_med's demo too, by the same ids",
 }
 """What the demo tree shares with that of `mmmu_med`."""
-
 
 # Id, subject, question of `DEMO_QUESTIONS`. The first two are those of the demo of `mmmu_med`, pictures and all.
 _DEMO_ROWS = (
@@ -25,7 +24,6 @@ _DEMO_ROWS = (
     ("test_Basic_Medical_Science_40", "Basic_Medical_Science", 3),
     ("test_Diagnostics_and_Laboratory_Medicine_5", "Diagnostics_and_Laboratory_Medicine", 0),
 )
-
 
 _DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina", "Kidney")
 
@@ -43,4 +41,4 @@ def write(raw: Path) -> None:
             shuffled = many[::-1]
             row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
             rows.append(row)
-        write_demo_parquet(raw / _FOLDERS[split] / "test-00000-of-00001.parquet", rows)
+        write_demo_rows(raw / FOLDERS[split] / "test-00000-of-00001.parquet", rows)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
+from typing import Any
 
 from builders.demos.drawings import demo_picture
-from builders.kit import write_demo_file, write_demo_zip
-from builders.openmm_medical import _FOLDER, _LABELS, FILE
+from builders.kit import write_demo_rows, write_demo_zip
+from builders.openmm_medical import FILE, FOLDER, LABELS
 
 PLANTED: dict[str, str] = {
     "paper variant": "--paper-variant trains on the questions and pictures that the default keeps as a benchmark",
     "repeated name": "Images/ACRIMA/1.png and Images/BreakHis/1.png are two pictures of one file name",
 }
 """What overlaps between the two readings of the demo tree."""
-
 
 # (picture, question, options, answer, modality of the card, wrong for BreakHis and Adam Challenge)
 _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
@@ -34,14 +32,11 @@ _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    table = io.StringIO()
-    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
-    writer.writerow(("index", "image_path", "question", *_LABELS, "answer", "category", "dataset", "modality"))
+    rows: list[dict[str, Any]] = []
     for number, (picture, question, options, answer, modality) in enumerate(_DEMO):
-        listed = (*options, *("",) * (4 - len(options)))
-        component = picture.partition("/")[0]
-        writer.writerow((number, f"{_FOLDER}/{picture}", question, *listed, answer, "MCQ", component, modality))
-    write_demo_file(raw / FILE, table.getvalue().encode())
+        row = {"index": number, "image_path": f"{FOLDER}/{picture}", "question": question}
+        row |= dict(zip(LABELS, (*options, "", ""), strict=False)) | {"answer": answer, "category": "MCQ"}
+        rows.append(row | {"dataset": picture.partition("/")[0], "modality": modality})
+    write_demo_rows(raw / FILE, rows)
     names = dict.fromkeys(row[0] for row in _DEMO)
-    pictures = {f"{_FOLDER}/{name}": demo_picture(name, "PNG" if name.endswith("png") else "JPEG") for name in names}
-    write_demo_zip(raw / f"{_FOLDER}.zip", pictures)
+    write_demo_zip(raw / f"{FOLDER}.zip", {f"{FOLDER}/{name}": demo_picture(name) for name in names})

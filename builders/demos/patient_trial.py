@@ -1,17 +1,10 @@
 """The demo tree of `builders.patient_trial`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 from builders.patient_trial import _COHORTS
-
-PLANTED: dict[str, str] = {}
-"""What overlaps between this demo tree and others: nothing."""
-
 
 # Made-up patients: age and sex, complaint, condition; and the traps of criteria fields.
 _DEMO_PATIENTS = {
@@ -20,14 +13,10 @@ _DEMO_PATIENTS = {
     "trec_2022": (("trec-20221", "anaemia"), ("trec-20222", "migraine")),
 }
 
-
 _DEMO_TRAPS = (
     ("inclusion criteria: \n\n adults with {0} \n\n  1. stable dose for 4 weeks \n\n or \n\n ", ": \n\n prior surgery"),
     ("Inclusion Criteria: adults with {0} who can attend weekly visits", ""),
-    (
-        "- aged 18 to 65 \n\n - {0} for 6 months \n\n (c) 2.5 mg/dL or less",
-        "exclusion criteria: \n\n pregnancy",
-    ),
+    ("- aged 18 to 65 \n\n - {0} for 6 months \n\n (c) 2.5 mg/dL or less", "exclusion criteria: \n\n pregnancy"),
     ("Patients who met the inclusion criteria of the parent study of {0}", "Exclusion Criteria:\n none known to date"),
 )
 
@@ -52,7 +41,7 @@ def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     info: dict[str, Any] = {}
     for cohort, patients in _DEMO_PATIENTS.items():
-        judged = ["query-id\tcorpus-id\tscore"]
+        judged: list[dict[str, str]] = []
         notes: list[dict[str, Any]] = []
         corpus: list[dict[str, Any]] = []
         retrieved: list[dict[str, Any]] = []
@@ -67,7 +56,7 @@ def write(raw: Path) -> None:
             shown: dict[str, Any] = {"patient_id": patient, "patient": note, "0": [], "1": [], "2": []}
             for number, score in enumerate("0" * 12 + "111" + "22"):
                 name = f"NCT9{_COHORTS.index(cohort)}{place:03}{number:03}"
-                judged.append(f"{patient}\t{name}\t{score}")
+                judged.append({"query-id": patient, "corpus-id": name, "score": score})
                 trial = _demo_trial(number, condition)
                 if number == 12:
                     continue  # a judged trial whose text is nowhere
@@ -80,9 +69,9 @@ def write(raw: Path) -> None:
                     shown[score].append(trial | {"NCTID": name})
             retrieved.append(shown)
         folder = raw / "dataset" / cohort
-        write_demo_file(folder / "queries.jsonl", "".join(json.dumps(row) + "\n" for row in notes).encode())
-        write_demo_file(folder / "qrels/test.tsv", "".join(line + "\n" for line in judged).encode())
+        write_demo_rows(folder / "queries.jsonl", notes)
+        write_demo_rows(folder / "qrels/test.tsv", judged)
         if cohort == "sigir":
-            write_demo_file(folder / "retrieved_trials.json", json.dumps(retrieved, indent=1).encode())
-            write_demo_file(folder / "corpus.jsonl", "".join(json.dumps(row) + "\n" for row in corpus).encode())
-    write_demo_file(raw / "dataset/trial_info.json", json.dumps(info).encode())
+            write_demo_rows(folder / "retrieved_trials.json", retrieved)
+            write_demo_rows(folder / "corpus.jsonl", corpus)
+    write_demo_rows(raw / "dataset/trial_info.json", info)

@@ -8,7 +8,6 @@ one. Lengths are centimetres on the detector unless a name says `mm`.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from builders.demos.drawings import encoded
 from builders.demos.phantoms import Finding, Phantom, Side, Zone, choose, draw, parts
 
 _Float = npt.NDArray[np.floating[Any]]
@@ -36,9 +36,7 @@ def render(phantom: Phantom, size: int = 512) -> Image.Image:
 
 def jpeg(phantom: Phantom, size: int = 512, quality: int = 90) -> bytes:
     """The picture as a baseline grey JPEG file without metadata."""
-    buffer = io.BytesIO()
-    render(phantom, size).save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
+    return encoded(render(phantom, size), "JPEG", quality=quality)
 
 
 class _Film:

@@ -7,8 +7,6 @@ holds, so a question about it has as many answers Yes as No and chance is one ha
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,10 @@ from typing import Any
 
 from PIL import Image
 
+from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import render
 from builders.demos.phantoms import Finding, Phantom, View, anatomy
-from builders.engine.rawfiles import write_demo_csv, write_demo_file
+from builders.engine.rawfiles import write_demo_csv, write_demo_file, write_demo_rows
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def write_trees(
         write_demo_csv(raw / "rocov2" / f"{split}_captions.csv", lines)
     write_demo_csv(raw / "rocov2" / "license_information.csv", licences)
     for split, items in questions.items():
-        write_demo_file(raw / "vqa_rad" / f"{split}set.json", json.dumps(items, indent=1).encode())
+        write_demo_rows(raw / "vqa_rad" / f"{split}set.json", items)
 
 
 def _square(drawn: Phantom, pixels: int) -> bytes:
@@ -112,6 +111,4 @@ def _square(drawn: Phantom, pixels: int) -> bytes:
     film = render(drawn, pixels)
     square = Image.new("L", (pixels, pixels))
     square.paste(film, ((pixels - film.width) // 2, (pixels - film.height) // 2))
-    out = io.BytesIO()
-    square.save(out, "JPEG", quality=90)
-    return out.getvalue()
+    return encoded(square, "JPEG", quality=90)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from builders.demos.drawings import demo_panel
-from builders.kit import write_demo_file, write_demo_zip
+from builders.kit import write_demo_rows, write_demo_zip
 from builders.pmc_oa import FOLDER
 
 # (article, figure's XML id, file of the whole figure, captions of its panels); made up.
@@ -29,7 +28,6 @@ _DEMO: dict[str, tuple[tuple[str, str, str | None, tuple[str, ...]], ...]] = {
     ),
 }  # fmt: skip
 
-
 PLANTED: dict[str, str] = {
     "same_figure": "pmc_oa/test/2 is panel 2 of a figure whose panels 0 and 1 are training rows",
 }
@@ -49,5 +47,5 @@ def write(raw: Path) -> None:
                 members[f"{FOLDER}/{name}"] = demo_panel(article, figure, panel)
                 row = {"image": name, "caption": caption}
                 rows.append(row if whole is None else row | {"pmcid": article, "url_name": whole})
-        write_demo_file(raw / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        write_demo_rows(raw / f"{split}.jsonl", rows)
     write_demo_zip(raw / "images.zip", members)

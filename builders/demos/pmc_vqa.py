@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 from builders.demos.drawings import demo_figure, demo_panel
-from builders.kit import write_demo_file, write_demo_zip
-from builders.pmc_vqa import _ANSWERS, _FILES, _LABELS, _PLACES
+from builders.kit import write_demo_rows, write_demo_zip
+from builders.pmc_vqa import ANSWERS, FILES, LABELS, PLACES
 
 # (picture, question, options, right letter, answer's text where it is not the option's); made up.
 _Item = tuple[str, str, tuple[str, str, str, str], str, str | None]
-
 
 _VERSION_1: dict[str, tuple[_Item, ...]] = {
     "train": (
@@ -38,7 +35,6 @@ _VERSION_1: dict[str, tuple[_Item, ...]] = {
     ),
 }  # fmt: skip
 
-
 _VERSION_2: dict[str, tuple[_Item, ...]] = {
     "train": (
         ("PMC9100007_Fig4_11.jpg", "What is labelled in green?",
@@ -54,7 +50,6 @@ _VERSION_2: dict[str, tuple[_Item, ...]] = {
     ),
 }  # fmt: skip
 
-
 PLANTED: dict[str, str] = {
     "same_figure": "pmc_vqa/test/test-3 asks about the figure of training rows 2 and 3",
     "same_panel": "--version 2: both test panels are training pictures of pmc_oa's demo tree, byte for byte",
@@ -62,22 +57,18 @@ PLANTED: dict[str, str] = {
 """What overlaps between the splits of the demo tree, and with PMC-OA's."""
 
 
-def _demo_csv(items: tuple[_Item, ...], version: str, older: bool) -> bytes:
+def _rows(items: tuple[_Item, ...], version: str, older: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for index, (picture, question, options, letter, answer) in enumerate(items):
-        choices = {f"Choice {name}": f" {name}:{text}" for name, text in zip(_LABELS, options, strict=True)}
+        choices = {f"Choice {name}": f" {name}:{text}" for name, text in zip(LABELS, options, strict=True)}
         if version == "1":
-            text = dict(zip(_LABELS, options, strict=True)).get(letter, "") if answer is None else answer
-            first = {"Figure_path": picture, "Question": question, _ANSWERS[older]: text}
+            text = dict(zip(LABELS, options, strict=True)).get(letter, "") if answer is None else answer
+            first = {"Figure_path": picture, "Question": question, ANSWERS[older]: text}
             rows.append(first | choices | {"Answer_label": letter})
         else:
             first = {"index": str(index), "Figure_path": picture, "Caption": f"(a) {options[0]}, made up.\n"}
-            rows.append(first | {"Question": question} | choices | {_ANSWERS[older]: letter, "split": "any"})
-    text_file = io.StringIO()
-    writer = csv.DictWriter(text_file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text_file.getvalue().encode()
+            rows.append(first | {"Question": question} | choices | {ANSWERS[older]: letter, "split": "any"})
+    return rows
 
 
 def write(raw: Path) -> None:
@@ -86,12 +77,11 @@ def write(raw: Path) -> None:
         pictures = {}
         for split, items in splits.items():
             # One file of each version has the older spelling.
-            table = _demo_csv(items, version, older=split == "test")
-            write_demo_file(raw / _FILES[version][split], table)
+            write_demo_rows(raw / FILES[version][split], _rows(items, version, older=split == "test"))
             for picture, *_ in items:
                 if version == "1":
                     pictures[f"images/{picture}"] = demo_figure(sum(picture.encode()), panels=1 + len(picture) % 2)
                 else:
                     article, figure, panel = picture.removesuffix(".jpg").rsplit("_", 2)
                     pictures[f"figures/{picture}"] = demo_panel(article, figure, int(panel))
-        write_demo_zip(raw / _PLACES[version][0], pictures)
+        write_demo_zip(raw / PLACES[version][0], pictures)

@@ -1,12 +1,9 @@
 """The demo tree of `builders.pubmedqa`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_file
+from builders.kit import write_demo_rows
 
 # The demo's words: train and test speak of different things, so that only the planted items overlap.
 _INTERVENTIONS = {
@@ -14,18 +11,15 @@ _INTERVENTIONS = {
     "test": ("topical timolol", "group yoga", "bedside ultrasound", "vitamin D", "text messages", "nasal budesonide"),
 }
 
-
 _EFFECTS = {
     "train": ("wound infection", "thirty-day readmission", "postoperative delirium", "anaemia", "length of stay"),
     "test": ("time to diagnosis", "asthma exacerbations", "missed appointments", "haemangioma growth", "neck pain"),
 }
 
-
 _PATIENTS = {
     "train": ("women after caesarean section", "adults with hip fracture", "children with sickle cell disease"),
     "test": ("office workers", "preterm infants", "farmers with chest pain", "adolescents living with HIV"),
 }
-
 
 PLANTED: dict[str, str] = {
     "exact_text": "pubmedqa/train/90000029 repeats pubmedqa/test/90000030 (whole record, question in capitals)",
@@ -74,5 +68,5 @@ def write(raw: Path) -> None:
     assert items["90000032"]["QUESTION"] == "Does vitamin D reduce time to diagnosis in adolescents living with HIV?"
     items["90000031"]["QUESTION"] = "Is time to diagnosis in adolescents living with HIV reduced by vitamin D?"
     truth = {pmid: item["final_decision"] for pmid, item in items.items() if int(pmid) % 2 == 0}
-    write_demo_file(raw / "data/ori_pqal.json", json.dumps(items, indent=1).encode())
-    write_demo_file(raw / "data/test_ground_truth.json", json.dumps(truth, indent=1).encode())
+    write_demo_rows(raw / "data/ori_pqal.json", items)
+    write_demo_rows(raw / "data/test_ground_truth.json", truth)

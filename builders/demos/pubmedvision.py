@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from builders.demos.drawings import demo_figure
-from builders.kit import write_demo_file, write_demo_zip
-from builders.pubmedvision import _ROWS
+from builders.kit import write_demo_rows, write_demo_zip
+from builders.pubmedvision import FILE
 
 # (pictures of the row, modality, body part, turns); made up.
 _DEMO: tuple[tuple[int, str | None, str, tuple[str, ...]], ...] = (
@@ -29,9 +28,7 @@ _DEMO: tuple[tuple[int, str | None, str, tuple[str, ...]], ...] = (
     (1, "Endoscopy", "Stomach", ("What organ is shown?",)),
 )  # fmt: skip
 
-
 _COPIED_ROW, _COPIED = 0, 10
-
 
 PLANTED: dict[str, str] = {
     "other_source": "Alignment_VQA_1 shows panel 0 of Fig3 of PMC9000001 of pmc_oa's demo tree, without its id",
@@ -52,6 +49,6 @@ def write(raw: Path) -> None:
         spoken = [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)]
         row = {"image": [f"images/{name}" for name in names], "conversations": spoken}
         rows.append(row | {"id": f"Alignment_VQA_{number + 1}", "body_part": part, "modality": modality})
-    write_demo_file(raw / _ROWS, json.dumps(rows, indent=1).encode())
+    write_demo_rows(raw / FILE, rows)
     for number, members in enumerate(zips):
         write_demo_zip(raw / f"images_{number}.zip", members)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
+from typing import Any
 
 from builders.demos.drawings import demo_slide
-from builders.kit import write_demo_file, write_demo_zip
+from builders.kit import write_demo_rows, write_demo_zip
 from builders.quilt_1m import FILE, LABELS_FILE
 
 DEMO_VIDEOS = ("demoVideo03", "demo_qlt-01", "-demoQuilt2", "demoQuilt_3")
 """The first is a video of the medframeqa demo tree, the first two are quilt_instruct's too. An id may begin oddly."""
-
 
 PLANTED: dict[str, str] = {
     "video, benchmark": "quilt_1m/train/2 and 4 are frames of youtube/demoVideo03, a video of medframeqa's demo",
@@ -21,9 +19,7 @@ PLANTED: dict[str, str] = {
 }
 """What overlaps in the demo tree and with others."""
 
-
 _UUID = "0b0f4c1e-5d1c-4f7e-9a57-{:012x}"
-
 
 # (picture, subset, split, caption, not_histology); a picture may have several rows.
 _DEMO: tuple[tuple[str, str, str, str, str], ...] = (
@@ -44,23 +40,28 @@ _DEMO: tuple[tuple[str, str, str, str, str], ...] = (
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    table, pictures = io.StringIO(), dict[str, bytes]()
-    lists = ("pathology", "roi_text", "noisy_text", "corrected_text", "med_umls_ids")
-    writer = csv.writer(table, lineterminator="\n")
-    head = ("Unnamed: 0", "caption", "image_path", "subset", "split")
-    tail = ("magnification", "height", "width", "single_wsi", "not_histology")
-    writer.writerow((*head, *lists, *tail))
+    rows: list[dict[str, Any]] = []
+    pictures: dict[str, bytes] = {}
+    lists = {"pathology": "['Dermatopathology']", "roi_text": "['nests']", "noisy_text": '["it\'s nests"]',
+             "corrected_text": "['Nests.']", "med_umls_ids": "[[{'entity': 'Nests'}]]"}  # fmt: skip
     for number, (picture, subset, split, caption, marked) in enumerate(_DEMO):
         youtube = subset == "quilt"
         name = f"{DEMO_VIDEOS[int(picture)]}_image_{_UUID.format(int(picture))}.jpg" if youtube else picture
-        texts = ("['Dermatopathology']", "['nests']", '["it\'s nests"]', "['Nests.']", "[[{'entity': 'Nests'}]]")
-        shown = (number % 3 / 1, 1080, 1920, 1.0, marked) if youtube else ("", 512, 512, "", marked)
-        writer.writerow((number, caption, name, subset, split, *(texts if youtube else ("",) * len(lists)), *shown))
+        row = {"Unnamed: 0": number, "caption": caption, "image_path": name, "subset": subset, "split": split}
+        shown = (number % 3 / 1, 1080, 1920, 1.0) if youtube else ("", 512, 512, "")
+        row |= lists if youtube else dict.fromkeys(lists, "")
+        row |= dict(zip(("magnification", "height", "width", "single_wsi"), shown, strict=True))
+        rows.append(row | {"not_histology": marked})
         pictures.setdefault(f"quilt_1m/{name}", demo_slide(len(pictures)))
-    write_demo_file(raw / FILE, table.getvalue().encode())
+    write_demo_rows(raw / FILE, rows)
     names = list(pictures)
-    write_demo_zip(raw / "images_part_0.zip", {name: pictures[name] for name in names[::2]})
-    write_demo_zip(raw / "images_part_1.zip", {name: pictures[name] for name in names[1::2]})
-    scores = "Unnamed: 0,Persons/Photos,Any impairment,Filename\n"
-    scores += "".join(f"{index},0.{index},0.{index},{Path(name).name}\n" for index, name in enumerate(names))
-    write_demo_file(raw / LABELS_FILE, scores.encode())
+    for part in (0, 1):
+        write_demo_zip(raw / f"images_part_{part}.zip", {name: pictures[name] for name in names[part::2]})
+    scores = enumerate(Path(name).name for name in names)
+    write_demo_rows(
+        raw / LABELS_FILE,
+        [
+            {"Unnamed: 0": i, "Persons/Photos": f"0.{i}", "Any impairment": f"0.{i}", "Filename": name}
+            for i, name in scores
+        ],
+    )

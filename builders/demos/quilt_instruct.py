@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from builders.demos.drawings import demo_slide
 from builders.demos.quilt_1m import DEMO_VIDEOS
-from builders.kit import write_demo_file, write_demo_zip
+from builders.kit import write_demo_rows, write_demo_zip
 from builders.quilt_instruct import FILE
 
 PLANTED: dict[str, str] = {
@@ -16,7 +15,6 @@ PLANTED: dict[str, str] = {
     "video, pretrain": "youtube/demoVideo03 and youtube/demo_qlt-01 are videos of the quilt_1m demo tree too",
 }
 """What overlaps with the demo trees of other sources."""
-
 
 # (video in quilt_1m's demo, turns: human and gpt by turns)
 _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
@@ -41,10 +39,8 @@ def write(raw: Path) -> None:
         {"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": turn["value"]}
         for turn in rows[2]["conversations"]
     ]
-    write_demo_file(raw / FILE, json.dumps(rows, indent=1).encode())
-    write_demo_zip(
-        raw / "quilt_instruct.zip",
-        {f"quilt_instruct/{row['image']}": demo_slide(100 + number) for number, row in enumerate(rows)},
-    )
+    write_demo_rows(raw / FILE, rows)
+    pictures = {f"quilt_instruct/{row['image']}": demo_slide(100 + number) for number, row in enumerate(rows)}
+    write_demo_zip(raw / "quilt_instruct.zip", pictures)
     # Lies beside it on the hub, with other rows of the same kind; never read.
-    write_demo_file(raw / "quilt_instruct_ablation_40k.json", json.dumps(rows[:1]).encode())
+    write_demo_rows(raw / "quilt_instruct_ablation_40k.json", rows[:1])

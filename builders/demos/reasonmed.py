@@ -1,12 +1,9 @@
 """The demo tree of `builders.reasonmed`."""
 
-from __future__ import annotations
-
-import json
 from pathlib import Path
 
-from builders.kit import write_demo_file
-from builders.reasonmed import _RENDERINGS
+from builders.kit import write_demo_rows
+from builders.reasonmed import RENDERINGS
 
 # (question, options, the right one); the first is an item of the demo of medqa, dev split: MedQA dev is a source.
 _CASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
@@ -21,9 +18,7 @@ _CASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("The most sensitive test for iron deficiency is", ("Ferritin", "Serum iron", "MCV", "TIBC", "Reticulocytes"), "A"),
 )
 
-
 _PROMPT = "Please answer the following multiple-choice question:"
-
 
 PLANTED: dict[str, str] = {
     "by_design": "row 0 of each rendering is medqa/dev/5 of its demo tree: MedQA dev is among the sources",
@@ -59,8 +54,8 @@ def demo_rows(rendering: str) -> list[dict[str, str]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    for rendering in _RENDERINGS:
+    for rendering in RENDERINGS:
         rows = demo_rows(rendering)[: 7 if rendering == "ResponseMed" else None]  # summaries that failed were left out
-        write_demo_file(raw / f"{rendering}.json", json.dumps(rows, ensure_ascii=False, indent=2).encode())
+        write_demo_rows(raw / f"{rendering}.json", rows)
     test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]
-    write_demo_file(raw / "eval_data/eval_data_all.json", json.dumps(test).encode())
+    write_demo_rows(raw / "eval_data/eval_data_all.json", test)

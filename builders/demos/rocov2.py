@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from builders.demos import phantom_pictures, phantoms
-from builders.kit import write_demo_csv, write_demo_zip
-from builders.rocov2 import _LICENSES
+from builders.kit import write_demo_rows, write_demo_zip
+from builders.rocov2 import LICENSES
 
 # (caption, article, licence's text); made up.
 _DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -26,7 +26,6 @@ _DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }  # fmt: skip
 
-
 PLANTED: dict[str, str] = {
     "same_article": "rocov2/test/ROCOv2_2023_test_000002 is of the article of training row 2",
     "other_source": "rocov2/train/ROCOv2_2023_train_000006 is of PMC9000001, which pmc_oa's demo test split shows",
@@ -36,21 +35,20 @@ PLANTED: dict[str, str] = {
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    licences: list[tuple[str, ...]] = []
+    licences: list[dict[str, str]] = []
     seed = 6_200_000
     for split, figures in _DEMO.items():
-        names = [f"ROCOv2_2023_{split}_{number:06d}" for number in range(1, len(figures) + 1)]
         captions, concepts, pictures = [], [], {}
-        for name, (caption, article, attribution) in zip(names, figures, strict=True):
+        for number, (caption, article, attribution) in enumerate(figures, 1):
             seed += 1
-            captions.append((name, caption))
-            concepts.append((name, "C1306645;C0817096"))
+            name = f"ROCOv2_2023_{split}_{number:06d}"
+            captions.append({"ID": name, "Caption": caption})
+            concepts.append({"ID": name, "CUIs": "C1306645;C0817096"})
             link = f"https://www.ncbi.nlm.nih.gov/pmc/articles/{article}/"
-            licences.append((name, article, attribution, link))
+            licences.append({"ID": name, "PMCID": article, "Attribution": attribution, "Link": link})
             pictures[f"{split}/{name}.jpg"] = phantom_pictures.jpeg(phantoms.make(seed, "PA"), 96)
-        write_demo_csv(raw / f"{split}_captions.csv", [("ID", "Caption"), *captions])
-        write_demo_csv(raw / f"{split}_concepts.csv", [("ID", "CUIs"), *concepts])
-        write_demo_csv(raw / f"{split}_concepts_manual.csv", [("ID", "CUIs"), *concepts])
+        for what, rows in {"captions": captions, "concepts": concepts, "concepts_manual": concepts}.items():
+            write_demo_rows(raw / f"{split}_{what}.csv", rows)
         write_demo_zip(raw / f"{split}_images.zip", pictures)
-    write_demo_csv(raw / _LICENSES, [("ID", "PMCID", "Attribution", "Link"), *licences])
-    write_demo_csv(raw / "cui_mapping.csv", [("CUI", "Canonical name"), ("C1306645", "Plain x-ray")])
+    write_demo_rows(raw / LICENSES, licences)
+    write_demo_rows(raw / "cui_mapping.csv", [{"CUI": "C1306645", "Canonical name": "Plain x-ray"}])

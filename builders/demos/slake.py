@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from builders.demos import phantom_pictures, phantoms
-from builders.kit import write_demo_file
-from builders.slake import _NAMES, _SPLITS
+from builders.kit import write_demo_file, write_demo_rows
+from builders.slake import FILES
 
 _DEMO_PICTURES = 40
 
-
 _DEMO_SEED = 6_100_000
-
 
 _DEMO_PIXELS = 192
 
-
 _COPY, _COPIED = 39, 4
-
 
 PLANTED: dict[str, str] = {
     "same_bytes": "test picture slake/xmlab39/source.jpg is, byte for byte, training picture slake/xmlab4/source.jpg",
@@ -38,7 +33,7 @@ def _demo_split(language: str, picture: int) -> str:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in FILES}
     for number in range(_DEMO_PICTURES):
         drawn = _COPIED if number == _COPY else number
         view: phantoms.View = "AP" if drawn % 4 == 3 else "PA"
@@ -53,22 +48,11 @@ def write(raw: Path) -> None:
             ("zh", "CLOSED", "Abnormality", "图中有胸腔积液吗？", "有" if shown else "没有"),
             ("zh", "CLOSED", "Plane", "这是前后位片还是后前位片？", "前后位" if view == "AP" else "后前位"),
         ):
-            splits[_demo_split(language, number)].append(
-                {
-                    "img_id": number,
-                    "img_name": f"xmlab{number}/source.jpg",
-                    "question": question,
-                    "answer": answer,
-                    "q_lang": language,
-                    "location": "Lung",
-                    "modality": "X-Ray",
-                    "answer_type": kind,
-                    "base_type": "vqa",
-                    "content_type": content,
-                    "triple": ["vhead", "_", "_"],
-                }
-            )
+            row = {"img_id": number, "img_name": f"xmlab{number}/source.jpg", "question": question, "answer": answer}
+            row |= {"q_lang": language, "location": "Lung", "modality": "X-Ray", "answer_type": kind}
+            row |= {"base_type": "vqa", "content_type": content, "triple": ["vhead", "_", "_"]}
+            splits[_demo_split(language, number)].append(row)
     for qid, row in enumerate(chain.from_iterable(splits.values())):
         row["qid"] = qid
     for split, rows in splits.items():
-        write_demo_file(raw / _NAMES[split][0], json.dumps(rows, ensure_ascii=False, indent=1).encode())
+        write_demo_rows(raw / FILES[split][0], rows)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from builders.demos import phantom_pictures, phantoms
-from builders.kit import write_demo_file
-from builders.vqa_rad import _FOLDERS, _SPLITS
+from builders.kit import write_demo_file, write_demo_rows
+from builders.vqa_rad import FOLDERS
 
 _DEMO_PICTURES = 6
 
-
 _DEMO_SEED = 7_200_000
 
-
 _DEMO_PIXELS = 192
-
 
 PLANTED: dict[str, str] = {
     "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
@@ -28,31 +24,19 @@ PLANTED: dict[str, str] = {
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
-    qid = 0
+    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in ("train", "test")}
 
     def add(split: str, number: int, question: str, answer: str | int, kind: str, phrase: str = "freeform") -> None:
-        nonlocal qid
-        qid += 1
-        rows[split].append(
-            {
-                "qid": qid,
-                "image_name": f"synpic{10_001 + number}.jpg",
-                "image_organ": "CHEST",
-                "answer": answer,
-                "answer_type": kind,
-                "question_type": "PRES",
-                "question": question,
-                "phrase_type": phrase,
-                "modality": "XR",
-            }
-        )
+        # Numbered in the order of writing, over both files.
+        row = {"qid": 1 + sum(map(len, rows.values())), "image_name": f"synpic{10_001 + number}.jpg"}
+        row |= {"image_organ": "CHEST", "answer": answer, "answer_type": kind, "question_type": "PRES"}
+        rows[split].append(row | {"question": question, "phrase_type": phrase, "modality": "XR"})
 
     for number in range(_DEMO_PICTURES):
         phantom = phantoms.make(_DEMO_SEED + number)
         suffix = "JPG" if number == 1 else "jpg"
         picture = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
-        write_demo_file(raw / _FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
+        write_demo_file(raw / FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
         kinds = {finding.kind for finding in phantom.findings}
         enlarged, effusion = ("Yes" if kind in kinds else "No" for kind in ("cardiomegaly", "effusion"))
         add("train", number, "Is the heart enlarged?", enlarged, "CLOSED")
@@ -65,4 +49,4 @@ def write(raw: Path) -> None:
     add("train", 0, rows["train"][0]["question"], rows["train"][0]["answer"], "CLOSED")
     add("train", 0, rows["test"][0]["question"], rows["test"][0]["answer"], "CLOSED")
     for split, items in rows.items():
-        write_demo_file(raw / f"{split}set.json", json.dumps(items, indent=1).encode())
+        write_demo_rows(raw / f"{split}set.json", items)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from builders.engine.report import format_summary, print_plan, summary
 from builders.engine.source import Source
-from medgpt.errors import DAMAGED, DONE, run
+from medgpt.errors import DAMAGED, DONE, UserError, run
 
 FILTERS_HELP = (
     "a recipe file, by which training samples are chosen after the build; none: all stay (default: {recipe}, which "
@@ -25,7 +25,16 @@ def main(source: Source, arguments: Sequence[str] | None = None) -> int:
     0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 1: not finished, or built and not
     filtered. 2: wrong usage, the raw tree is not this source, or its filters cannot run.
     """
-    return run(partial(_command, source))(arguments)
+    return run(partial(_named, source))(arguments)
+
+
+def _named(source: Source, arguments: Sequence[str] | None) -> int:
+    """The command, whose errors begin with the source's name."""
+    try:
+        return _command(source, arguments)
+    except UserError as error:
+        error.args = (f"{source.name}: {error}",)
+        raise
 
 
 def _command(source: Source, arguments: Sequence[str] | None) -> int:

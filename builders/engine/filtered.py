@@ -19,7 +19,6 @@ from typing import Any
 import orjson
 
 from builders.engine.loop import BuildOptions
-from builders.engine.report import table
 from builders.engine.source import BuildStopped, Params, Source
 from filters.gallery import waterfall_lines
 from filters.recipe import FilterPlan, Recipe, load_recipe
@@ -38,6 +37,7 @@ from manifests.selections import (
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
 from medgpt.private import make_folder
+from medgpt.tables import table
 
 NONE = "none"
 ROLE = "train"
@@ -90,7 +90,7 @@ def choose(source: Source, asked: str | None, raw: Path, params: Params) -> Filt
         recipe = load_recipe(asked or source.filters)
         settings: dict[str, dict[str, Any]] = {}
         rules = recipe.rules(source.name)
-        named = set(rules.filters or ()) if rules else set()
+        named = set(rules.filters) if rules else set()
         for place, file in source.filter_files.items():
             name, _, option = place.partition(".")
             if name in named and (raw / file).is_file():

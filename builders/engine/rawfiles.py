@@ -277,20 +277,36 @@ def write_demo_file(path: Path, data: bytes) -> None:
     os.utime(path, (DEMO_TIME, DEMO_TIME))
 
 
-def write_demo_csv(path: Path, rows: Iterable[Sequence[str]]) -> None:
+def write_demo_rows(path: Path, rows: Sequence[Any]) -> None:
+    """A row file of a demo tree, of the format that its name says: Parquet, a JSON array, JSON Lines, CSV or TSV.
+
+    The columns of a table are those of its first row, in its order.
+    """
+    kind = path.suffix
+    if kind == ".parquet":
+        write_demo_parquet(path, list(rows))
+    elif kind in (".csv", ".tsv"):
+        write_demo_csv(path, [list(rows[0]), *(row.values() for row in rows)], "\t" if kind == ".tsv" else ",")
+    elif kind == ".jsonl":
+        write_demo_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    else:
+        write_demo_file(path, json.dumps(rows, ensure_ascii=False, indent=1).encode())
+
+
+def write_demo_csv(path: Path, rows: Iterable[Iterable[Any]], delimiter: str = ",") -> None:
     """A CSV of a demo tree, its header among the rows."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
     write_demo_file(path, text.getvalue().encode())
 
 
-def write_demo_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A Parquet file of a demo tree; the columns are those of the first row, in its order."""
+def write_demo_parquet(path: Path, rows: list[dict[str, Any]], schema: Any = None) -> None:
+    """A Parquet file of a demo tree; without a schema the columns are those of the first row, in its order."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
     write_demo_file(path, buffer.getvalue())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.source import DAMAGED_REASONS, Source
+from medgpt.tables import table
 
 
 def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json: bool) -> None:
@@ -87,18 +88,6 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
         f"damaged rows: {counts['damaged']}; units: {len(document['units'])} ({reused} reused)",
         f"root {document['root']}",
     ]
-    return "\n".join(lines)
-
-
-def table(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """Columns of text; numbers to the right with thousands separated, text to the left."""
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
-    right = [all(isinstance(row[i], int) or row[i] == "-" for row in rows) for i in range(len(heads))]
-    widths = [max(len(line[i]) for line in [list(heads), *cells]) for i in range(len(heads))]
-    lines = []
-    for line in [list(heads), ["-" * width for width in widths], *cells]:
-        pieces = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)]
-        lines.append("  " + "  ".join(pieces).rstrip())
     return "\n".join(lines)
 
 

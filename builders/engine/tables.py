@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from builders.engine.archives import PictureStore
 from builders.engine.rawfiles import outcome, relative
 from builders.engine.source import (
+    CAPTION_PROMPT,
     UNCOUNTED,
     Image,
     InputError,
@@ -30,6 +31,8 @@ from builders.engine.source import (
     Sample,
     Unit,
     assistant,
+    choice_answer,
+    choice_prompt,
     user,
 )
 from medgpt.errors import UserError, one_line
@@ -45,6 +48,7 @@ LINE_BYTES = 64 << 20
 _CHUNK = 1 << 22
 _BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
 _NO_ITEM = re.compile(r"[\s,]*")
+_COLON = re.compile(r"\s*:\s*|")
 
 
 class Here(NamedTuple):
@@ -108,7 +112,8 @@ def table_units(
     """Units `<split>-00000` ... over the files in the order given; `inputs` are further files every unit depends on.
 
     `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`.
-    `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`.
+    `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
+    "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
     """
     number = first_unit
     for path in files:
@@ -192,20 +197,58 @@ def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Ite
         yield row if isinstance(row, Reject) else outcome(partial(convert, row), row.file, row.number)
 
 
-def question_answer(row: Row, question: str, answer: str) -> Sample:
-    """A row that is one question and its answer; where either is empty it is rejected by rule."""
+def question_answer(
+    row: Row, question: str, answer: str, images: Sequence[Image] = (), *, said: str = "", **fields: Any
+) -> Sample:
+    """A row that is one question and its answer, behind its pictures; where either is empty it is rejected by rule.
+
+    `said` is the reply where it is more than the answer. `fields` are `reasoning`, or further ones of the sample.
+    """
     if not question.strip():
         raise InputError("empty_question", row.file)
     if not answer.strip():
         raise InputError("empty_answer", row.file)
-    return Sample(
-        key=row.number,
-        messages=[user(question), assistant(answer)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        answer=answer,
-    )
+    return _sample(row, question, said or answer, images, question=question, answer=answer, **fields)
+
+
+def choice_sample(
+    row: Row,
+    question: str,
+    options: list[tuple[str, str]],
+    label: str,
+    images: Sequence[Image] = (),
+    *,
+    explanation: str | None = None,
+    **fields: Any,
+) -> Sample:
+    """A row that is a multiple-choice question, behind its pictures, and the label of its answer.
+
+    An empty question or label is rejected by rule; a label of no option is damage. `explanation` follows the answer in
+    the reply; `fields` as in `question_answer`.
+    """
+    if not question.strip():
+        raise InputError("empty_question", row.file)
+    if not label.strip():
+        raise InputError("empty_answer", row.file)
+    if label not in dict(options):
+        raise InputError("bad_field", row.file, f"the answer names none of the {len(options)} options")
+    prompt, said = choice_prompt(question, options), choice_answer(options, label, explanation)
+    return _sample(row, prompt, said, images, question=question, options=options, answer=label, **fields)
+
+
+def caption_sample(row: Row, caption: str, image: Image, **fields: Any) -> Sample:
+    """A row that is a picture and its caption, rejected by rule where that is empty."""
+    if not caption.strip():
+        raise InputError("empty_caption", row.file)
+    return _sample(row, CAPTION_PROMPT, caption.strip(), [image], answer=caption.strip(), **fields)
+
+
+def _sample(
+    row: Row, prompt: str, said: str, images: Sequence[Image], *, reasoning: str | None = None, **fields: Any
+) -> Sample:
+    messages = [user(*range(len(images)), prompt), assistant(said, reasoning=reasoning)]
+    keyed = {"key": row.number} | fields
+    return Sample(messages=messages, file=row.file, row=row.number, images=list(images), **keyed)
 
 
 def column_image(row: Row, column: str, image_id: str) -> Image:
@@ -356,7 +399,8 @@ def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
     with _open(path) as handle:
         for line, (data, size) in enumerate(_lines(handle), 1):
             position += size
-            rows += data is None or bool(data.strip())
+            text = data.removeprefix(codecs.BOM_UTF8) if data and line == 1 else data
+            rows += text is None or bool(text.strip())
             if rows >= rows_per_unit or position - start >= BYTES_PER_UNIT:
                 yield _Range(start, first, rows)
                 start, first, rows = position, line, 0
@@ -364,9 +408,12 @@ def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
         yield _Range(start, first, rows)
 
 
-def _lines_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
+def _lines_rows(
+    path: Path, file: str, part: _Range, columns: Sequence[str], python: bool = False
+) -> Iterator[Row | Reject]:
     import orjson
 
+    loads: Callable[[bytes], Any] = json.loads if python else orjson.loads
     with _open(path) as handle:
         handle.seek(part.start)
         left = part.rows
@@ -382,9 +429,9 @@ def _lines_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> 
                 continue
             left -= 1
             try:
-                values = orjson.loads(data)
-            except orjson.JSONDecodeError as error:
-                yield Reject(file, str(number), *json_fault(data, error.msg))
+                values = loads(data)
+            except (ValueError, RecursionError) as error:
+                yield Reject(file, str(number), *json_fault(data, getattr(error, "msg", type(error).__name__)))
                 continue
             if isinstance(values, dict):
                 yield Row(file, str(number), values)
@@ -395,41 +442,49 @@ def _lines_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> 
 # JSON arrays
 
 
-def _array_items(path: Path, file: str, start: int) -> Iterator[tuple[int, Any]]:
-    """(byte after the item, item) from byte `start`, which is 0 or stands behind an item."""
+def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Iterator[tuple[int, str, Any]]:
+    """(byte after the item, its name, item) of a JSON array, or of an object where `kinds` has "{", one at a time.
+
+    Items of an array have no name; its `start` may be the byte behind an item.
+    """
     decode = json.JSONDecoder().raw_decode
     with _open(path) as handle:
         handle.seek(start)
         utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
         # `text` is what was read, items up to `place` are done, `position` is the byte of `place`.
-        text, place, position, opened, ended = "", 0, start, start > 0, False
+        text, place, position, opened, ended, closing = "", 0, start, start > 0, False, "]"
         if start == 0 and path.suffix != ".gz":
             position += len(codecs.BOM_UTF8) * (handle.read(3) == codecs.BOM_UTF8)
             handle.seek(0)
         while True:
             at = _NO_ITEM.match(text, place).end()  # type: ignore[union-attr]  # the pattern matches everywhere
             if not opened and at < len(text):
-                if text[at] != "[":
-                    raise NotThisSource(f"{file}: not an array of rows; is it another file of that name?")
-                opened = True
+                if text[at] not in kinds:
+                    wanted = "an array of rows" if kinds == "[" else "an array or object"
+                    raise NotThisSource(f"{file}: not {wanted}; is it another file of that name?")
+                opened, closing = True, "}" if text[at] == "{" else "]"
                 position += at + 1 - place
                 place = at + 1
                 continue
-            if at < len(text) and text[at] == "]":
+            if at < len(text) and text[at] == closing:
                 return
             if at < len(text):
                 try:
-                    item, end = decode(text, at)
+                    name, end = decode(text, at) if closing == "}" else ("", at)
+                    item, end = decode(text, _COLON.match(text, end).end() if closing == "}" else end)  # type: ignore[union-attr]
                 except json.JSONDecodeError as error:
-                    if ended:
-                        raise NotThisSource(f"{file}: broken JSON after byte {position} ({error.msg})") from None
+                    end, wrong = len(text), error.msg
                 else:
+                    wrong = ""
+                if wrong and ended:
+                    raise NotThisSource(f"{file}: broken JSON after byte {position} ({wrong})")
+                if end < len(text):  # a number that ends with the text may go on
                     done = text[place:end]
                     position += len(done) if done.isascii() else len(done.encode())
                     place = end
-                    yield position, item
+                    yield position, str(name), item
                     continue
-            elif ended:
+            if ended:
                 raise NotThisSource(f"{file}: the array ends early after byte {position}; fetch the file again")
             data = handle.read(max(_CHUNK, len(text) - place))
             try:
@@ -441,7 +496,7 @@ def _array_items(path: Path, file: str, start: int) -> Iterator[tuple[int, Any]]
 
 def _array_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
     start = first = rows = end = 0
-    for end, _ in _array_items(path, file, 0):
+    for end, _, _ in json_items(path, file):
         rows += 1
         if rows >= rows_per_unit or end - start >= BYTES_PER_UNIT:
             yield _Range(start, first, rows)
@@ -451,9 +506,9 @@ def _array_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
 
 
 def _array_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
-    items = _array_items(path, file, part.start)
+    items = json_items(path, file, part.start)
     for number in range(part.first, part.first + part.rows):
-        _, values = next(items)
+        _, _, values = next(items)
         if isinstance(values, dict):
             yield Row(file, str(number), values)
         else:
@@ -538,6 +593,7 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
 _FORMATS: dict[str, _Format] = {
     "parquet": _Format(_parquet_ranges, _parquet_rows, True),
     "jsonl": _Format(_lines_ranges, _lines_rows, False),
+    "python-jsonl": _Format(_lines_ranges, partial(_lines_rows, python=True), False),
     "json": _Format(_array_ranges, _array_rows, False),
     "csv": _Format(_csv_ranges, _csv_rows, True),
     "tsv": _Format(_csv_ranges, _csv_rows, True),

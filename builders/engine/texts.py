@@ -16,11 +16,12 @@ _PICTURE_TOKEN = re.compile(r"\s*<image>\s*")
 
 
 def dialogue(
-    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant
+    turns: Iterable[tuple[str, str]], file: str, reply: Callable[[str], dict[str, Any]] = assistant, images: int = 0
 ) -> list[dict[str, Any]]:
     """Messages of a conversation, (role, text) each: perhaps a system turn, then user and assistant by turns.
 
-    `reply` makes the assistant's messages. A conversation must end with one: there is nothing to learn otherwise.
+    `reply` makes the assistant's messages. So many `images` stand before the first question. A conversation must end
+    with a reply: there is nothing to learn otherwise.
     """
     messages: list[dict[str, Any]] = []
     expected = ["system", "user"]
@@ -32,13 +33,21 @@ def dialogue(
                 raise InputError("empty_answer", file, f"turn {number}")
             messages.append(reply(text))
         elif text.strip():
-            messages.append(user(text) | {"role": role})
+            shown = range(images) if role == "user" and not any(said["role"] == "user" for said in messages) else ()
+            messages.append(user(*shown, text) | {"role": role})
         elif role == "user":
             raise InputError("empty_question", file, f"turn {number}")
         expected = ["assistant"] if role == "user" else ["user"]
     if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
         raise InputError("empty_answer", file, "the last turn has no reply")
     return messages
+
+
+def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
+    """Options that a row ships as an object with these labels and no others."""
+    if not isinstance(given, dict) or sorted(given) != list(labels):
+        raise InputError("bad_field", file, f"options are not {', '.join(labels)}")
+    return [(label, checked_text(given[label], f"option {label}", file)) for label in labels]
 
 
 def split_thinking(text: str, file: str) -> tuple[str | None, str]:
@@ -56,11 +65,12 @@ def split_thinking(text: str, file: str) -> tuple[str | None, str]:
     return thought.replace("<think>", "").replace("</think>", "").strip() or None, answer.strip()
 
 
-def turns_of(conversations: Any, file: str) -> list[tuple[str, str]]:
-    """(role, text) of LLaVA-style turns of either spelling, without the `<image>` token."""
+def turns_of(conversations: Any, file: str, *, pictures: bool = True) -> list[tuple[str, str]]:
+    """(role, text) of turns of either spelling; those about `pictures` are stripped and lose the `<image>` token."""
     if not isinstance(conversations, list):
-        raise InputError("bad_field", file, "conversations is not a list")
-    return [_turn(turn, file) for turn in conversations]
+        raise InputError("bad_field", file, "the conversation is not a list")
+    turns = [_turn(turn, file) for turn in conversations]
+    return [(role, _PICTURE_TOKEN.sub("\n", text).strip()) for role, text in turns] if pictures else turns
 
 
 def _turn(turn: Any, file: str) -> tuple[str, str]:
@@ -68,7 +78,7 @@ def _turn(turn: Any, file: str) -> tuple[str, str]:
     role = _ROLES.get(text_of(turn, speaker, file))
     if role is None:
         raise InputError("bad_field", file, "a turn is from neither human, gpt nor system")
-    return role, _PICTURE_TOKEN.sub("\n", text_of(turn, said, file)).strip()
+    return role, text_of(turn, said, file)
 
 
 _OPTION = re.compile(r"\s*\(?([A-J])[.):]\s*(\S.*?)\s*")

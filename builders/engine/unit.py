@@ -23,7 +23,7 @@ from builders.engine.rawfiles import OTHER_FORMATS, State, recorded_reads
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
-from manifests.parts import IMAGES, REJECTS, SAMPLES, Columns, write_part
+from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
 from medgpt.messages import DETAIL_CHARACTERS, safe
@@ -152,11 +152,11 @@ class _UnitWork:
             "split": job.unit.split,
         }
         self.stage = source.stage if job.unit.role == "train" else "eval"
-        self.samples = Columns(
+        self.samples = PartRows(
             SAMPLES, constants | {"stage": self.stage, "access": source.access, "metadata_only": job.metadata_only}
         )
-        self.images = Columns(IMAGES, constants)
-        self.rejects = Columns(REJECTS, constants)
+        self.images = PartRows(IMAGES, constants)
+        self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
         if source.modality == "text" or job.metadata_only or not source.store_pictures:

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+import orjson
+
 from eval.records import ANSWERED, NO_COMPLETION, OUTCOMES, REFUSED, TOO_MANY_IMAGES
 from eval.tasks import Question
-from medgpt.errors import UserError
+from medgpt.errors import NOT_FINISHED, UserError
 
 __all__ = [
     "ANSWERED", "NO_COMPLETION", "OUTCOMES", "REFUSED", "TOO_MANY_IMAGES",
@@ -23,7 +26,9 @@ __all__ = [
 
 
 class AdapterError(UserError):
-    """One line: the model, the endpoint or the file cannot be used; what was answered is kept."""
+    """One line: the model or the file gives no answer; those that it gave are kept."""
+
+    exit_code = NOT_FINISHED
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,7 @@ class Request:
     """Digest of turns and pictures (`prompt_digest`), hexadecimal."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a request. `text` is None where there is none; empty is an answer, too."""
 
     outcome: str
@@ -86,7 +90,5 @@ class Adapter(ABC):
 
 def prompt_digest(messages: Sequence[Mapping[str, Any]], images: Sequence[bytes]) -> str:
     """SHA-256 (hexadecimal) of turns and pictures: what was asked, apart from how it was decoded."""
-    import orjson
-
     parts = [list(messages), [hashlib.sha256(image).hexdigest() for image in images]]
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()

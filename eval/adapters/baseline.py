@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from eval.adapters.base import ANSWERED, Adapter, AdapterError, Answer, Keep, Request
 from eval.mcq import accepted_texts
 from eval.tasks import Benchmark, Question
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -39,11 +39,11 @@ class Baseline(Adapter):
     """One of `NAMES` over the given benchmarks."""
 
     def __init__(self, name: str, benchmarks: list[Benchmark], text: str | None = None) -> None:
-        """`text` is the answer of `constant`. Raises: `AdapterError`."""
+        """`text` is the answer of `constant`. Raises: `UserError`."""
         if name not in NAMES:
-            raise AdapterError(f"--baseline {name}: choose one of {', '.join(NAMES)}")
+            raise UserError(f"--baseline {name}: choose one of {', '.join(NAMES)}")
         if text is not None and name != "constant":
-            raise AdapterError(f"--baseline {name}={text}: only constant takes a text")
+            raise UserError(f"--baseline {name}={text}: only constant takes a text")
         self._name, self._text = name, text
         self._benchmarks = {benchmark.task.label: benchmark for benchmark in benchmarks}
         self._rules: dict[str, _Rule] = {}

@@ -19,9 +19,13 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.adapters.base import ANSWERED, TOO_MANY_IMAGES, Adapter, AdapterError, Answer, Keep, Request
+import orjson
+
+from eval.adapters.base import ANSWERED, TOO_MANY_IMAGES, Adapter, Answer, Keep, Request
 from eval.adapters.gpt_oss import tune_generation
 from eval.cards import Card
+from medgpt.digest import folder_sha256
+from medgpt.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -42,16 +46,16 @@ class HFLocal(Adapter):
     def __init__(
         self, checkpoint: Path, card: Card, *, device: str = "auto", batch: int = 8, trust_remote_code: bool = False
     ) -> None:
-        """`checkpoint`: folder with config.json, weights and processor. Raises: `AdapterError`."""
+        """`checkpoint`: folder with config.json, weights and processor. Raises: `UserError`."""
         if not (checkpoint / "config.json").is_file():
-            raise AdapterError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
+            raise UserError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
         if card.trust_remote_code and not trust_remote_code:
-            raise AdapterError(
+            raise UserError(
                 f"{card.name} brings its own classes; read the Python files in {checkpoint}, then ask it through "
                 "eval.run --trust-remote-code"
             )
         if device not in ("auto", "cuda", "cpu"):
-            raise AdapterError(f"--device {device}: choose auto, cuda or cpu")
+            raise UserError(f"--device {device}: choose auto, cuda or cpu")
         self._checkpoint, self._card, self._device, self._batch = checkpoint, card, device, batch
         self._trust = trust_remote_code
         self._digest: str | None = None
@@ -60,8 +64,6 @@ class HFLocal(Adapter):
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, the device's kind and the batch (other padding rounds otherwise)."""
-        from medgpt.digest import folder_sha256
-
         if self._digest is None:
             self._digest = folder_sha256(self._checkpoint)
         return {
@@ -77,7 +79,7 @@ class HFLocal(Adapter):
         return dict(self._counts)
 
     def answer(self, requests: Iterator[Request], keep: Keep) -> None:
-        """Answer batch by batch. Raises: `AdapterError` if the model cannot be loaded or takes no pictures."""
+        """Answer batch by batch. Raises: `UserError` if the model cannot be loaded or takes no pictures."""
         while window := list(islice(requests, self._batch * WINDOW)):
             askable = []
             for request in window:
@@ -93,19 +95,19 @@ class HFLocal(Adapter):
                     keep(request, answer)
 
     def generate(self, batch: Sequence[Request]) -> list[Answer]:
-        """Answers of one batch, in order. Raises: `AdapterError`."""
+        """Answers of one batch, in order. Raises: `UserError`."""
         (answers,) = self._answers([batch])
         return answers
 
     def load(self) -> None:
-        """Load the model now, not at the first question. Raises: `AdapterError`."""
+        """Load the model now, not at the first question. Raises: `UserError`."""
         self._ready()
 
     def stream(self, request: Request, card: Card, longest: int, say: Callable[[str], None]) -> Answer:
         """One answer; `say` is called after every token, with what is new in the text or nothing.
 
         `card` is the model's with this request's decoding and stops, `longest` the most tokens of prompt and answer.
-        What `say` raises ends the generation. Raises: `AdapterError` if the model cannot take the request.
+        What `say` raises ends the generation. Raises: `UserError` if the model cannot take the request.
         """
         from jinja2 import TemplateError
 
@@ -114,7 +116,7 @@ class HFLocal(Adapter):
             prompt = loaded.inputs([(question.messages, question.images)])
             asked = int(prompt["attention_mask"].sum())
             if asked + request.max_new_tokens > longest:
-                raise AdapterError(
+                raise UserError(
                     f"the prompt is {asked:,} tokens and the answer up to {request.max_new_tokens:,}; "
                     f"together at most {longest:,}"
                 )
@@ -122,7 +124,7 @@ class HFLocal(Adapter):
             [answer] = loaded.generate(prompt, 1, request.max_new_tokens, self._counts, card, pieces)
         except (TemplateError, ValueError, LookupError, StopIteration) as error:
             # Their own words may repeat the text.
-            raise AdapterError(f"the model does not take this conversation ({type(error).__name__})") from None
+            raise UserError(f"the model does not take this conversation ({type(error).__name__})") from None
         say((answer.text or "")[pieces.sent :])
         return answer
 
@@ -168,7 +170,7 @@ def _device(wanted: str) -> str:
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise AdapterError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
+        raise UserError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -181,14 +183,14 @@ class _Loaded:
             import torch
             import transformers
         except ModuleNotFoundError as error:
-            raise AdapterError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
+            raise UserError("a local model needs torch and transformers: pip install 'medgpt-oss[eval]'") from error
         if not trust:
             # Our own class, so that our checkpoints need no code from their folder; a foreign one may use its name.
             import medgpt.configuration_medgpt  # noqa: F401 - registers itself
         common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
         kind = getattr(transformers, card.model_class, None)
         if kind is None:
-            raise AdapterError(
+            raise UserError(
                 f"card {card.name}: transformers {transformers.__version__} has no class {card.model_class}"
             )
         try:
@@ -200,11 +202,11 @@ class _Loaded:
             )
             self.processor, self.tokenizer = _processor(checkpoint, common)
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            raise AdapterError(f"{checkpoint}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+            raise UserError(f"{checkpoint}: cannot be loaded ({' '.join(str(error).split())[:300]})") from error
         odd = sorted({*info["missing_keys"], *info["unexpected_keys"]})
         if odd:
             # transformers only warns, and answers with random weights.
-            raise AdapterError(
+            raise UserError(
                 f"{checkpoint}: {len(odd)} weights are missing or left over ({', '.join(odd[:3])}, ...): "
                 f"the files are not of this architecture ({type(model).__name__})"
             )
@@ -257,11 +259,11 @@ class _Loaded:
         return answers
 
     def inputs(self, conversations: Sequence[tuple[list[dict[str, Any]], list[bytes]]]) -> Mapping[str, torch.Tensor]:
-        """Tensors of (turns, pictures), one row each, on the CPU. Raises: `AdapterError`."""
+        """Tensors of (turns, pictures), one row each, on the CPU. Raises: `UserError`."""
         from PIL import Image
 
         if self.processor is None and any(images for _, images in conversations):
-            raise AdapterError(f"{self.card.name}: the checkpoint has no processor, so it takes no pictures")
+            raise UserError(f"{self.card.name}: the checkpoint has no processor, so it takes no pictures")
         pictures = [[Image.open(io.BytesIO(image)).convert("RGB") for image in images] for _, images in conversations]
         texts = []
         for turns, _ in conversations:
@@ -356,7 +358,6 @@ def _config(checkpoint: Path, common: Mapping[str, Any]) -> Any:
     InternVLConfig of transformers 5 reads any `vision_config` as InternViT and so would swap our CLIP encoder for a
     random one, with no more than a warning (reported upstream; checked with 5.17 and 5.23).
     """
-    import orjson
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(checkpoint, **common)

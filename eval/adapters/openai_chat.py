@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import (
@@ -28,6 +26,7 @@ from eval.adapters.base import (
 from eval.cards import Card
 from medgpt.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
 from medgpt.endpoints import Endpoint, require_private, resolve_endpoint
+from medgpt.errors import UserError
 
 CONCURRENCY = 64
 """Requests in flight. vLLM batches as many as fit; a server that takes fewer queues the rest."""
@@ -37,21 +36,6 @@ LONGEST_WAIT_S = 30.0
 REACH_S = 10.0
 
 _PROBE = "Answer with the letter A."
-
-
-def read_key(variable: str | None, file: Path | None = None) -> str | None:
-    """The API key in an environment variable or a file, None for neither. Raises: `AdapterError` if it is not there."""
-    if file is not None:
-        try:
-            return file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise AdapterError(f"--key-file {file}: cannot be read ({type(error).__name__})") from None
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise AdapterError(f"the environment variable {variable}, named as the API key's, is not set")
-    return value
 
 
 class OpenAIChat(Adapter):
@@ -70,14 +54,14 @@ class OpenAIChat(Adapter):
         tries: int = TRIES,
         longest_wait_s: float = LONGEST_WAIT_S,
     ) -> None:
-        """Resolves the endpoint; connects to nothing yet. Raises: `AdapterError`, `EndpointRefused`."""
+        """Resolves the endpoint; connects to nothing yet. Raises: `UserError`."""
         self._endpoint: Endpoint = resolve_endpoint(endpoint)
         self._model, self._card, self._api_key = model, card, api_key
         self._allowed = tuple(allowed_hosts)
         try:
             self._options = ChatOptions(concurrency, timeout_s, tries, longest_wait_s)
         except ValueError as error:
-            raise AdapterError(str(error)) from None
+            raise UserError(str(error)) from None
         self._counts: dict[str, int] = {"requests": 0, "retries": 0, "most in flight": 0}
         self._flying = 0
 

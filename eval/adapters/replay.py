@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import Adapter, AdapterError, Answer, Keep, Request
-from eval.records import Prediction, RecordError, label, read_predictions
-
-_FIELDS = tuple(entry.name for entry in fields(Answer))
+from eval.records import Prediction, read_predictions, task_label
+from medgpt.errors import UserError
 
 
 class Replay(Adapter):
     """What predictions files (`predictions.jsonl` of `eval.run`) hold, by task and sample."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Read the files. Raises: `AdapterError` for a damaged line or an item that occurs twice."""
+        """Read the files. Raises: `UserError` for a damaged line or an item that occurs twice."""
         self._answers: dict[tuple[str, str], Prediction] = {}
         digest = hashlib.sha256()
         for path in paths:
-            try:
-                predictions = read_predictions(path)
-            except RecordError as error:
-                raise AdapterError(str(error)) from None
-            digest.update(path.read_bytes())
-            for prediction in predictions:
-                key = label(prediction.task, prediction.variant), prediction.sample_id
+            for prediction in read_predictions(path):
+                key = task_label(prediction.task, prediction.variant), prediction.sample_id
                 if key in self._answers:
-                    raise AdapterError(f"{path}: {key[1]} of task {key[0]} occurs twice; give each run once")
+                    raise UserError(f"{path}: {key[1]} of task {key[0]} occurs twice; give each run once")
                 self._answers[key] = prediction
+            digest.update(path.read_bytes())
         self._digest = digest.hexdigest()
 
     def identity(self) -> dict[str, Any]:
@@ -50,4 +44,4 @@ class Replay(Adapter):
                     f"{sample} of task {request.task} was answered in another benchmark version "
                     f"({found.benchmark[:12]}, here {request.benchmark[:12]}); build that version, or ask again"
                 )
-            keep(request, Answer(**{name: getattr(found, name) for name in _FIELDS}))
+            keep(request, Answer(**{name: getattr(found, name) for name in Answer.__struct_fields__}))

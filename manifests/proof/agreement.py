@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from manifests.fingerprints import MAX_PIXELS, THUMBNAIL_PIXELS
-from manifests.proof.variants import Variant
+from manifests.proof.variants import IDENTITY, PictureError, Variant
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -57,10 +57,6 @@ _PAIRS = 8
 _COARSE_PAIRS = 4096
 _SOME = 64
 """Pictures at a time, for the same reason."""
-
-
-class PictureError(ValueError):
-    """A stored picture that cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ def _aligned(train: Floats, evals: Floats, frames: Floats, sign: Floats) -> tupl
     n, side, _ = train.shape
     u, v = (grid - 0.5 for grid in _grids(side))
     target = _normalised(train, ALIGN_WINDOW, NOISE / 2)
-    moves = np.tile(_NO_MOVE, (n, 1, 1))
+    moves = np.tile(IDENTITY, (n, 1, 1))
     best, best_moves = np.full(n, -np.inf), moves.copy()
     for step in range(ALIGN_STEPS + 1):
         laid, shown = _laid_over(evals, _after(frames, moves))
@@ -201,13 +197,10 @@ def _aligned(train: Floats, evals: Floats, frames: Floats, sign: Floats) -> tupl
         found = np.linalg.solve(normal, weighted @ difference.reshape(n, -1, 1))[:, :, 0]
         change = np.clip(found, -0.05, 0.05).reshape(n, 2, 3)
         change[:, :, 2] -= change[:, :, :2].sum(2) / 2  # the slopes are about the centre
-        moves = np.rint(_after(moves, _NO_MOVE + change) * 4096) / 4096
-        far = np.abs(moves - _NO_MOVE).max((1, 2)) > DRIFT
+        moves = np.rint(_after(moves, IDENTITY + change) * 4096) / 4096
+        far = np.abs(moves - IDENTITY).max((1, 2)) > DRIFT
         moves[far] = best_moves[far]
     return best, best_moves
-
-
-_NO_MOVE = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
 def _after(outer: Floats, inner: Floats) -> Floats:

@@ -77,3 +77,6 @@ EXCLUSIONS = pa.schema(
     ]
 )
 """One row a training sample that the policy takes out, sorted by build and sample."""
+
+COMMON = pa.schema([("ngram", pa.string()), ("eval_df", pa.int64()), ("train_samples", pa.int64())])
+"""One row an n-gram that is common: test items and train samples that have it, sorted by it."""

@@ -14,7 +14,7 @@ set just where d <= radius (where both have an odd number of ones, d <= radius +
 all sums integers below 2^53: exact, in any order of summation. Eval hashes that crowd around a few centres are packed
 side by side, and train hashes that the triangle inequality keeps away from a crowd skip it.
 
-Set OPENBLAS_NUM_THREADS=1 where `workers` threads run: the result is the same without it, the time is not.
+Set OPENBLAS_NUM_THREADS=1 where several processes search: the result is the same without it, the time is not.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,8 +37,6 @@ MAX_RADIUS = 16
 BLOCK = 1 << 20
 """Train hashes a step: enough to fill the processor with work, few enough that temporaries stay near 100 MiB."""
 
-_BLOCK_MATCHES = 1 << 24
-"""Matches a block of `search_blocks` may bring, about: 272 MiB at 17 bytes each."""
 EXPECTED = 1 << 24
 """Train hashes an index is built for where nothing else is said."""
 
@@ -115,15 +111,13 @@ class Matches:
     """Differing bits, (n,)."""
     candidates: int = 0
     """Pairs whose distance was computed to find these."""
-    searched: int = 0
-    """Train hashes these are the matches of."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _BandPlan:
     """How bits are cut into bands: for each, the bits of its key and the flips a pair may show there."""
 
     keys: tuple[tuple[int, ...], ...]
@@ -167,7 +161,7 @@ class HammingIndex:
         self._lock = threading.Lock()
         self._prepared = False
         self._bands: list[_Band] = []
-        self._chosen: _Plan | None = None
+        self._chosen: _BandPlan | None = None
         self._order: tuple[int, ...] = ()
         # Equal eval hashes are compared once where that saves a third of the work; matches are spread out afterwards.
         unique, inverse = np.unique(evals, return_inverse=True)
@@ -178,7 +172,6 @@ class HammingIndex:
             evals = unique
         self._evals = np.ascontiguousarray(evals)
         self._product: _Product | None = None
-        self._matches_per_hash = 0.0
 
     @property
     def plan(self) -> str:
@@ -214,45 +207,11 @@ class HammingIndex:
         for start in range(0, len(train) if self._product else 0, BLOCK):
             block = np.ascontiguousarray(train[start : start + BLOCK])
             parts.append(_with_start(self._search_block(block), start))
-        return replace(_joined(parts), searched=len(train))
-
-    def search_blocks(self, train: Hashes, workers: int = 1, block: int | None = None) -> Iterator[Matches]:
-        """Matches of one block of train hashes after the other, in order, found by `workers` threads.
-
-        Rows count from the start of `train`. At most `workers` + 1 blocks are held: for joins whose matches would not
-        fit into memory. Without `block`, a block is as long as some 16 million matches allow, judging by a sample.
-        Raises `ValueError` for less than one worker or hash a block, when first asked for a block.
-        """
-        if workers < 1 or (block is not None and block < 1):
-            raise ValueError(f"{workers} workers, blocks of {block} hashes: give at least 1")
-        _check(train, "train")
-        self.prepare(train)
-        if block is None:
-            fair = -(-len(train) // workers)
-            block = max(1, min(BLOCK, fair, max(int(_BLOCK_MATCHES / (self._matches_per_hash + 1)), _LOOKUPS // 4)))
-        starts = range(0, len(train), block)
-        if workers == 1:
-            for start in starts:
-                yield _with_start(self.search(train[start : start + block]), start)
-            return
-        with ThreadPoolExecutor(workers) as threads:
-            running: deque[tuple[int, Future[Matches]]] = deque()
-            try:
-                for start in starts:
-                    if len(running) > workers:
-                        first, future = running.popleft()
-                        yield _with_start(future.result(), first)
-                    running.append((start, threads.submit(self.search, train[start : start + block])))
-                while running:
-                    first, future = running.popleft()
-                    yield _with_start(future.result(), first)
-            finally:
-                for _, future in running:
-                    future.cancel()
+        return _joined(parts)
 
     # Choosing
 
-    def _choose(self, train: Hashes, product: _Product, expected: int) -> _Plan | None:
+    def _choose(self, train: Hashes, product: _Product, expected: int) -> _BandPlan | None:
         """The plan of the least estimated cost, or None where brute force costs least."""
         some = train[:: -(-len(train) // _SAMPLE_TRAIN)]
         others = self._evals[:: -(-len(self._evals) // _SAMPLE_EVALS)]
@@ -260,7 +219,6 @@ class HammingIndex:
         hits = np.bitwise_count(differences) <= self.radius
         hit_differences = differences[hits]
         per_hash = len(self._evals) / len(differences)
-        self._matches_per_hash = len(hit_differences) / len(differences) * self._count
         if self._path == "brute":
             return None
         best = product.cost(some) + _PER_BRUTE_HIT * len(hit_differences) * per_hash
@@ -275,7 +233,7 @@ class HammingIndex:
                 break
             bands = _deal(order, flips)
             for bits in _KEY_BITS:
-                plan = _Plan(tuple(band[:bits] for band in bands), flips)
+                plan = _BandPlan(tuple(band[:bits] for band in bands), flips)
                 bytes_needed = plan.entries() * len(self._evals) * _ENTRY_BYTES + sum(
                     8 * _ball(len(key), limit) * len(self._evals) + 16 * (1 << len(key))
                     for key, limit in zip(plan.keys, plan.flips, strict=True)
@@ -294,7 +252,7 @@ class HammingIndex:
                 for in_order in (False, True):
                     cost = build + hit_cost + _lookup_cost(candidates, in_order)
                     if cost < best and (self._path is None or in_order == (self._path == "ordered")):
-                        best, chosen = cost, _Plan(plan.keys, flips, in_order)
+                        best, chosen = cost, _BandPlan(plan.keys, flips, in_order)
                 if max(map(len, plan.keys)) < bits:
                     break  # a longer key has no more bits to take
         return chosen
@@ -314,7 +272,7 @@ class HammingIndex:
 
     # Bands
 
-    def _build(self, plan: _Plan) -> None:
+    def _build(self, plan: _BandPlan) -> None:
         """Lists of all bands. Bits are moved so that every band's key lies together."""
         used = [bit for key in plan.keys for bit in key]
         self._order = (*used, *(bit for bit in range(BITS) if bit not in set(used)))
@@ -367,31 +325,6 @@ class HammingIndex:
         return Matches(
             *_in_order(np.repeat(rows, counts), members[places], np.repeat(distance, counts), self._count), seen
         )
-
-
-def join(
-    train: Hashes,
-    evals: Hashes,
-    radius: int,
-    workers: int = 1,
-    progress: Callable[[int], object] | None = None,
-    memory: int = 2 << 30,
-) -> Matches:
-    """Every pair of a train hash and an eval hash (uint64, (n,) and (m,)) within an even radius of 0 to 16 bits.
-
-    `progress` is told after each block how many train hashes are done. `memory` bounds the index, not the matches: for
-    more of those than fit, use `HammingIndex.search_blocks`. Raises `ValueError` as `HammingIndex` does.
-    """
-    index = HammingIndex(evals, radius, memory)
-    index.prepare(train, len(train))
-    parts = []
-    done = 0
-    for part in index.search_blocks(train, workers):
-        parts.append(part)
-        done += part.searched
-        if progress is not None:
-            progress(done)
-    return _joined(parts)
 
 
 class _Product:
@@ -607,7 +540,7 @@ class _Band:
 
 
 _COUNTING = np.arange(_CANDIDATES + _LONG_LIST)
-_NOTHING = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
+_NOTHING = Matches(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.uint8))
 _BYTES = np.arange(256, dtype=np.uint8)
 
 
@@ -784,10 +717,5 @@ def _with_start(matches: Matches, start: int) -> Matches:
 def _joined(parts: list[Matches]) -> Matches:
     if len(parts) == 1:
         return parts[0]
-    return Matches(
-        np.concatenate([_NOTHING[0], *(part.rows for part in parts)]),
-        np.concatenate([_NOTHING[1], *(part.ids for part in parts)]),
-        np.concatenate([_NOTHING[2], *(part.distance for part in parts)]),
-        sum(part.candidates for part in parts),
-        sum(part.searched for part in parts),
-    )
+    columns = ([getattr(part, name) for part in (_NOTHING, *parts)] for name in ("rows", "ids", "distance"))
+    return Matches(*map(np.concatenate, columns), candidates=sum(part.candidates for part in parts))

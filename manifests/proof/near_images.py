@@ -22,9 +22,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.fingerprints import THUMBNAIL_PIXELS
-from manifests.proof.agreement import Cells, PictureError, agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.agreement import Cells, agreement, cells, coarse_scores, flat, full_agreement
 from manifests.proof.hamming import HammingIndex
-from manifests.proof.variants import REGIONS, VARIANTS, ThumbnailError, decode, perceptual_hashes, region_hashes
+from manifests.proof.policy import ImageSettings
+from manifests.proof.variants import REGIONS, VARIANTS, PictureError, decode, perceptual_hashes, region_hashes
 
 Numbers = NDArray[np.int64]
 
@@ -36,35 +37,7 @@ BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
 _PAIRS = 1024
 COVERAGE_FILE = Path(__file__).with_name("coverage.json")
-
-
 _INVERTED = np.array([variant.inverted for variant in VARIANTS])
-
-
-class NearImageError(ValueError):
-    """Rows or settings that the search cannot use."""
-
-
-@dataclass(frozen=True)
-class ImageSettings:
-    """How pairs are judged, by the modality of the test picture's source."""
-
-    radius: int
-    """Bits that the hashes of a training picture and of a variant may differ in: even, 0 to 16."""
-    region_radius: int
-    threshold: float
-    """A score from here on is a match."""
-    borderline: float
-    """Cells or thumbnails that score less refute the pair. From here to the threshold, whole pictures decide where both
-    can be read; where not, the pair is no match."""
-
-
-SETTINGS = {
-    "default": ImageSettings(radius=8, region_radius=8, threshold=0.75, borderline=0.60),
-    "radiographs": ImageSettings(radius=8, region_radius=8, threshold=0.85, borderline=0.70),
-}
-"""What `coverage()` was measured with. Radiographs of different people score up to 0.70 on thumbnails (0.80 between
-padded ones), later films of one person up to 0.9, changed copies 0.90 and more."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +93,13 @@ class NearImageIndex:
     def __init__(self, evals: pa.Table, settings: Mapping[str, ImageSettings]) -> None:
         """Index test pictures: columns phash, thumbnail, width, height, modality (a key of `settings`).
 
-        Rows without phash or thumbnail, and blank ones, are left out (`left_out` counts them). Raises:
-        `NearImageError` for a modality without settings, `ThumbnailError` for a damaged thumbnail, `ValueError` for a
-        radius that is not even.
+        Rows without phash or thumbnail, and blank ones, are left out (`left_out` counts them). Raises: `ValueError`
+        for a modality without settings or a radius that is not even, `PictureError` for a damaged thumbnail.
         """
         names = sorted(settings)
         if unknown := sorted(set(evals["modality"].unique().to_pylist()) - set(names)):
-            raise NearImageError(f"modality {unknown[0]!r} has no image settings; there are {', '.join(names)}")
-        usable = np.array(evals["phash"].is_valid()) & np.array(evals["thumbnail"].is_valid())
+            raise ValueError(f"modality {unknown[0]!r} has no image settings; there are {', '.join(names)}")
+        usable = _usable(evals)
         self._rows: Numbers = np.flatnonzero(usable)
         thumbnails = _thumbnails(evals["thumbnail"].take(pa.array(self._rows)).to_pylist(), self._rows)
         blank = flat(thumbnails)
@@ -188,11 +160,10 @@ class NearImageIndex:
         """Compare training pictures (columns phash, thumbnail) with all test pictures.
 
         `read_train`, `read_eval` return the stored bytes of a picture by its row in the training or test table, None
-        where there are none. Raises: `ThumbnailError`, `PictureError`, both naming the row.
+        where there are none. Raises: `PictureError`, naming the row.
         """
-        usable = np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid())
-        found = NearImages([], Counter(train_without_hash=int((~usable).sum())))
-        rows = np.flatnonzero(usable)
+        rows = np.flatnonzero(_usable(train))
+        found = NearImages([], Counter(train_without_hash=len(train) - len(rows)))
         for start in range(0, len(rows), BLOCK):
             self._scan_block(train, rows[start : start + BLOCK], read_train, read_eval, found)
         found.pairs.sort(key=lambda match: (match.train, match.eval))
@@ -203,7 +174,7 @@ class NearImageIndex:
 
         Otherwise the first scan builds them: after a fork that is once in every worker.
         """
-        rows = np.flatnonzero(np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid()))[:BLOCK]
+        rows = np.flatnonzero(_usable(train))[:BLOCK]
         thumbnails, hashes = _block(train, rows)
         regions, _ = region_hashes(thumbnails)
         for index, _ in self._whole:
@@ -213,8 +184,7 @@ class NearImageIndex:
 
     def candidates(self, train: pa.Table) -> list[tuple[int, int]]:
         """(training row, test row) of every pair that a hash shows, before any pixel is compared; sorted."""
-        usable = np.array(train["phash"].is_valid()) & np.array(train["thumbnail"].is_valid())
-        rows = np.flatnonzero(usable)
+        rows = np.flatnonzero(_usable(train))
         pairs: list[tuple[int, int]] = []
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
@@ -275,8 +245,7 @@ class NearImageIndex:
                 "full_image" if on_full[k] else "thumbnail",
             )
             found.pairs.append(match)
-        confirmed = int((scores >= high).sum())
-        found.counts["confirmed"] += confirmed
+        found.counts["confirmed"] += int((scores >= high).sum())
         found.counts["refuted"] = found.counts["candidates"] - found.counts["confirmed"]
 
     def _candidates(
@@ -296,9 +265,7 @@ class NearImageIndex:
                 (some[matches.rows], self._first[which[matches.ids]], matches.distance.astype(np.int64), True)
             )
         none = np.zeros(0, np.int64)
-        rows = np.concatenate([none, *(column[0] for column in columns)])
-        ids = np.concatenate([none, *(column[1] for column in columns)])
-        distance = np.concatenate([none, *(column[2] for column in columns)])
+        rows, ids, distance = (np.concatenate([none, *(column[at] for column in columns)]) for at in range(3))
         region_found = np.repeat([column[3] for column in columns], [len(column[0]) for column in columns]).astype(bool)
         looked, positions = np.unique(rows, return_inverse=True)
         coarse = coarse_scores(cells(thumbnails[looked]), positions, self._cells, ids)
@@ -311,6 +278,12 @@ class NearImageIndex:
         return _Candidates(rows[best], ids[order], distance[order], region_found[order], coarse[order])
 
 
+def _usable(pictures: pa.Table) -> NDArray[np.bool_]:
+    """Rows with a hash and a thumbnail."""
+    usable: NDArray[np.bool_] = np.array(pictures["phash"].is_valid()) & np.array(pictures["thumbnail"].is_valid())
+    return usable
+
+
 def _block(train: pa.Table, rows: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     """Thumbnails and hashes of some rows."""
     table = train.select(["phash", "thumbnail"]).take(pa.array(rows))
@@ -318,13 +291,13 @@ def _block(train: pa.Table, rows: Numbers) -> tuple[NDArray[np.uint8], NDArray[n
 
 
 def _thumbnails(stored: Sequence[bytes], rows: Numbers) -> NDArray[np.uint8]:
-    """Decode thumbnails to (n, 96, 96); `ThumbnailError` names the row."""
+    """Decode thumbnails to (n, 96, 96); `PictureError` names the row."""
     pictures = np.empty((len(stored), THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), np.uint8)
     for number, data in enumerate(stored):
         try:
             pictures[number] = decode(data)
-        except ThumbnailError as error:
-            raise ThumbnailError(f"row {rows[number]}: {error}") from error
+        except PictureError as error:
+            raise PictureError(f"row {rows[number]}: {error}") from error
     return pictures
 
 
@@ -340,4 +313,4 @@ def coverage() -> dict[str, Any] | None:
     if not COVERAGE_FILE.exists():
         return None
     measured: dict[str, Any] = orjson.loads(COVERAGE_FILE.read_bytes())
-    return measured if measured["version"] == VERSION else None
+    return measured if measured.get("version") == VERSION else None

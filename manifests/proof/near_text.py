@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from manifests.proof.evidence import LEVELS
 from manifests.proof.ngrams import GramTable, Ids, Ints, Vocabulary, WordBatch, counted, ranges, word_list
+from manifests.proof.policy import TextSettings
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,37 +43,6 @@ _EXPANSION = 1 << 22
 """Entries of intermediate arrays made at once: 32 MB each."""
 _ROUND = 1 << 20
 """Products of training texts and test items, or words, in memory at once: 8 MB, a fair share of a cache."""
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """Thresholds; the defaults are those calibrated on MedQA, MedMCQA, Medbullets and MedXpertQA rows."""
-
-    run_words: tuple[int, ...] = (8, 13)
-    """Lengths that the policy speaks of; the smallest is what is searched for."""
-    common_df: int = 25
-    """An n-gram that more test items have makes no pair."""
-    short_min_words: int = 4
-    """Shorter questions are left to the exact hashes."""
-    jaccard: float = 0.5
-    shingle_common_df: int = 25
-    """A shingle that more test items have is ignored on both sides."""
-    shingles_min: int = 8
-    """Texts with fewer shingles left have no Jaccard."""
-    rewrite: float = 0.40
-    rewrite_answer_words: int = 64
-    """A longer answer is prose about the question, and would drown it: the question is compared alone."""
-
-    def __post_init__(self) -> None:
-        if not self.run_words or min(self.run_words) < 2:
-            raise ValueError(f"run_words {list(self.run_words)}: give lengths of two words or more")
-        for name in ("jaccard", "rewrite"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be over 0 and at most 1")
-        counts = "short_min_words", "common_df", "shingle_common_df", "shingles_min", "rewrite_answer_words"
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)}: must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -131,8 +101,8 @@ class TextScan:
 class NearTextIndex:
     """The test side, ready to be compared with any number of training texts."""
 
-    def __init__(self, evals: Sequence[EvalText], settings: TextSettings | None = None) -> None:
-        self.settings = settings or TextSettings()
+    def __init__(self, evals: Sequence[EvalText], settings: TextSettings) -> None:
+        self.settings = settings
         self.run_words = min(self.settings.run_words)
         records = [word_list(text.record) for text in evals]
         items = [word_list("\n".join((text.question, *text.options))) for text in evals]
@@ -148,22 +118,6 @@ class NearTextIndex:
     def scan(self, trains: Sequence[TrainText]) -> TextScan:
         """Every pair of these training texts with the test side. Give 1 to 4 MB at once."""
         matches, common, counts = self.scan_runs([text.record for text in trains])
-        return self._scan_items(trains, matches, common, counts)
-
-    def scan_runs(self, records: Sequence[str]) -> tuple[list[TextMatch], dict[str, tuple[int, int]], Counter[str]]:
-        """The pairs of kind run and short_item alone, the common n-grams, and counts as in `TextScan`."""
-        batch = self._vocabulary.read(records)
-        matches, common, with_common = self._runs.scan(batch)
-        matches += self._shorts.scan(batch, records)
-        return matches, common, Counter({"texts_with_common_ngrams": with_common})
-
-    def _scan_items(
-        self,
-        trains: Sequence[TrainText],
-        matches: list[TextMatch],
-        common: dict[str, tuple[int, int]],
-        counts: Counter[str],
-    ) -> TextScan:
         items = self._vocabulary.read([text.item for text in trains])
         answers = self._vocabulary.read([text.answer for text in trains])
         pairs = self._shingles.candidates(items)
@@ -172,10 +126,16 @@ class NearTextIndex:
         pairs = self._cosines.candidates(items, answers)
         counts["rewrite_scored"] = len(pairs)
         matches += self._cosines.score(pairs, trains)
-        order = {kind: number for number, kind in enumerate(KINDS)}
-        matches.sort(key=lambda match: (match.train, match.eval, order[match.kind]))
+        matches.sort(key=lambda match: (match.train, match.eval, KINDS.index(match.kind)))
         counts.update(match.kind for match in matches)
         return TextScan(matches, common, counts)
+
+    def scan_runs(self, records: Sequence[str]) -> tuple[list[TextMatch], dict[str, tuple[int, int]], Counter[str]]:
+        """The pairs of kind run and short_item alone, the common n-grams, and counts as in `TextScan`."""
+        batch = self._vocabulary.read(records)
+        matches, common, with_common = self._runs.scan(batch)
+        matches += self._shorts.scan(batch, records)
+        return matches, common, Counter({"texts_with_common_ngrams": with_common})
 
 
 def _joined(vocabulary: Vocabulary, texts: Sequence[Sequence[str]]) -> tuple[Ids, Ints]:

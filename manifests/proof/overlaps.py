@@ -12,7 +12,7 @@ import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
-from manifests.proof.agreement import PictureError
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.near_images import VERSION as NEAR_IMAGES
-from manifests.proof.near_images import ImageSettings, NearImageIndex
-from manifests.proof.near_text import EvalText, NearTextIndex, TextSettings, TrainText
+from manifests.proof.near_images import NearImageIndex
+from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
 from manifests.proof.ngrams import word_list
-from manifests.proof.policy import Policy
+from manifests.proof.policy import Policy, TextSettings
 from manifests.proof.stored_text import SampleText, read_texts
-from manifests.proof.variants import ThumbnailError
+from manifests.proof.variants import PictureError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
@@ -48,16 +47,17 @@ VERSIONS = {
     "policy": 1, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 1, "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
-proofs then do that level anew. `tests/pinned_digests.json` holds the evidence of the demo builds, so a change of output
+proofs then do that level anew. `tests/pinned_evidence.json` holds the evidence of small builds, so a change of output
 without a raised number is red. Hashes and normal forms have versions of their own: a build's `fingerprint_recipe`."""
 
 _TEXTS_AT_ONCE = 4 << 20  # characters
 _IMAGE_COLUMNS = ["sample_id", "index", "split", "shard", "offset", "length", "width", "height", "pixel_sha256"]
 _IMAGE_COLUMNS += ["phash", "thumbnail"]
-
-
-class OverlapError(UserError):
-    """One line: why the overlaps could not be computed."""
+PICTURE = pa.schema(
+    [("width", pa.int32()), ("height", pa.int32()), ("phash", pa.uint64()), ("thumbnail", pa.binary()),
+     ("modality", pa.string())]
+)  # fmt: skip
+"""What `NearImageIndex` takes of a test picture."""
 
 
 @dataclass
@@ -70,7 +70,15 @@ class Overlaps:
     common: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Common n-gram -> (test items that have it, training samples that have it)."""
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    """(test build, task, reason) -> test samples that take no part in near text."""
+    """(test build, task, reason) -> test samples that are left out of near text."""
+
+
+def select(
+    connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a query on a catalogue connection."""
+    rows: list[dict[str, Any]] = connection.sql(query, params=values).to_arrow_table().to_pylist()
+    return rows
 
 
 def sql_levels(connection: duckdb.DuckDBPyConnection, work: Path) -> list[Path]:
@@ -89,17 +97,15 @@ def sql_levels(connection: duckdb.DuckDBPyConnection, work: Path) -> list[Path]:
 
 def _complete(table: pa.Table) -> pa.Table:
     """Give a table all columns of `FOUND`, absent ones NULL."""
-    columns = []
-    for column in FOUND:
-        if column.name in table.column_names:
-            columns.append(table[column.name].cast(column.type))
-        else:
-            columns.append(pa.nulls(len(table), column.type))
-    return pa.Table.from_arrays(columns, schema=FOUND)
+    names = table.column_names
+    return pa.Table.from_arrays(
+        [table[one.name].cast(one.type) if one.name in names else pa.nulls(len(table), one.type) for one in FOUND],
+        schema=FOUND,
+    )
 
 
 @dataclass(frozen=True)
-class _Task:
+class _TrainPart:
     """One part of the train side. Picklable."""
 
     level: str
@@ -116,32 +122,36 @@ class _Side:
 
     left_out: Mapping[tuple[str, str, str], int] = {}
 
-    def prepare(self, tasks: Sequence[_Task]) -> None:
+    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
         """Do once, before the workers are forked, what each would do by itself."""
 
-    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         """Evidence of one train part, counts, and common n-grams with (test items, train samples) that have them."""
         raise NotImplementedError
 
 
-@dataclass
-class _EvalRow:
-    build: str
-    split: str
-    subset: str | None
-    sample_id: str
-    index: int | None
+@dataclass(frozen=True)
+class _TestEnd:
+    """The columns of evidence that name a test sample or one of its pictures."""
+
+    columns: Mapping[str, Any]
     access: str
+
+    @classmethod
+    def of(cls, build: LoadedBuild, split: str, subset: str | None, sample: str, index: int | None = None) -> _TestEnd:
+        names = ("eval_build", "eval_split", "eval_subset", "eval_sample", "eval_index")
+        values = (build.record["build"], split, subset, sample, index)
+        return cls(dict(zip(names, values, strict=True)), build.record["source"]["access"])
 
 
 class _ImageSide(_Side):
     """Every distinct test picture once, with the rows that show it."""
 
     def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
-        rows: dict[tuple[bytes, str], list[_EvalRow]] = defaultdict(list)
-        kept: dict[str, list[Any]] = {name: [] for name in ("width", "height", "phash", "thumbnail", "modality")}
+        rows: dict[tuple[bytes, str], list[_TestEnd]] = defaultdict(list)
+        kept: list[dict[str, Any]] = []
         self.places: list[tuple[Path, int, int] | None] = []
-        self.rows: list[list[_EvalRow]] = []
+        self.rows: list[list[_TestEnd]] = []
         for build in builds:
             modality = policy.modality(build.record["source"]["name"])
             for _, part in build.parts("images", "eval"):
@@ -153,76 +163,44 @@ class _ImageSide(_Side):
                     if key not in rows:
                         self.rows.append(rows[key])
                         self.places.append(image_place(build.folder, row))
-                        for name in ("width", "height", "phash", "thumbnail"):
-                            kept[name].append(row[name])
-                        kept["modality"].append(modality)
-                    rows[key].append(
-                        _EvalRow(
-                            build.record["build"],
-                            row["split"],
-                            row["subset"],
-                            row["sample_id"],
-                            row["index"],
-                            build.record["source"]["access"],
-                        )
-                    )
-        table = pa.table(
-            {
-                "width": pa.array(kept["width"], pa.int32()),
-                "height": pa.array(kept["height"], pa.int32()),
-                "phash": pa.array(kept["phash"], pa.uint64()),
-                "thumbnail": pa.array(kept["thumbnail"], pa.binary()),
-                "modality": pa.array(kept["modality"], pa.string()),
-            }
-        )
-        settings = {name: ImageSettings(**values) for name, values in policy.images.items()}
+                        kept.append({**{name: row[name] for name in PICTURE.names[:-1]}, "modality": modality})
+                    rows[key].append(_TestEnd.of(build, row["split"], row["subset"], row["sample_id"], row["index"]))
         try:
-            self.index = NearImageIndex(table, settings)
-        except ThumbnailError as error:
-            raise OverlapError(f"test side: {error}") from error
+            self.index = NearImageIndex(pa.Table.from_pylist(kept, PICTURE), policy.images)
+        except PictureError as error:
+            raise UserError(f"test side: {error}") from error
 
-    def prepare(self, tasks: Sequence[_Task]) -> None:
+    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
         some = pq.read_table(max(tasks, key=lambda task: task.rows).part, columns=["phash", "thumbnail"])
         self.index.prepare(some, sum(task.rows for task in tasks))
 
-    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         table = pq.read_table(task.part, columns=_IMAGE_COLUMNS)
         without = table["pixel_sha256"].null_count
         table = table.filter(table["pixel_sha256"].is_valid())
         # A study's picture comes back as the next study's prior: each distinct picture is compared once.
-        digests = table["pixel_sha256"].to_pylist()
-        first: dict[bytes, int] = {}
-        shown: list[list[int]] = []
-        slots = []
-        for number, digest in enumerate(digests):
-            slot = first.setdefault(digest, len(shown))
-            if slot == len(shown):
-                shown.append([])
-                slots.append(number)
-            shown[slot].append(number)
-        distinct = table.take(pa.array(slots, pa.int64()))
+        places: dict[bytes, list[int]] = defaultdict(list)
+        for number, digest in enumerate(table["pixel_sha256"].to_pylist()):
+            places[digest].append(number)
+        shown = list(places.values())
+        distinct = table.take(pa.array([numbers[0] for numbers in shown], pa.int64()))
         try:
             found = self.index.scan(
                 distinct,
                 lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
                 lambda row: read_image(self.places[row]),
             )
-        except (PictureError, ThumbnailError) as error:
-            raise OverlapError(f"{task.part}: {error}") from error
-        names = {name: table[name].to_pylist() for name in ("sample_id", "index", "split")}
+        except PictureError as error:
+            raise UserError(f"{task.part}: {error}") from error
+        ends = {name.removesuffix("_id"): table[name].to_pylist() for name in ("sample_id", "index", "split")}
         evidence = [
             {
                 "level": "near_image",
                 "kind": match.kind,
                 "train_build": task.build,
-                "train_split": names["split"][number],
-                "train_sample": names["sample_id"][number],
-                "train_index": names["index"][number],
-                **_eval_columns(row),
-                "distance": match.distance,
-                "variant": match.variant,
-                "score": match.score,
-                "decided_on": match.decided_on,
+                **{f"train_{name}": rows[number] for name, rows in ends.items()},
+                **row.columns,
+                **{name: getattr(match, name) for name in ("distance", "variant", "score", "decided_on")},
             }
             for match in found.pairs
             for number in shown[match.train]
@@ -241,7 +219,7 @@ def image_place(folder: Path, row: Mapping[str, Any]) -> tuple[Path, int, int] |
 
 
 def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
-    """Bytes of a stored picture; None where there is no place. Raises: `OverlapError`."""
+    """Bytes of a stored picture; None where there is no place. Raises: `UserError`."""
     if place is None:
         return None
     path, offset, length = place
@@ -249,9 +227,9 @@ def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
         with path.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), length, offset)
     except OSError as error:
-        raise OverlapError(f"{path}: {error.strerror}; build it again") from error
+        raise UserError(f"{path}: {error.strerror}; build it again") from error
     if len(data) != length:
-        raise OverlapError(f"{path}: ends before byte {offset + length}; python -m shards.verify says more")
+        raise UserError(f"{path}: ends before byte {offset + length}; python -m shards.verify says more")
     return data
 
 
@@ -260,12 +238,12 @@ class _TextSide(_Side):
 
     def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
         self.train_settings = policy.text
-        self.rows: list[_EvalRow] = []
+        self.rows: list[_TestEnd] = []
         self.open: list[str] = []
         texts: list[EvalText] = []
         self.left_out: Counter[tuple[str, str, str]] = Counter()
         for build in builds:
-            name, access = build.record["build"], build.record["source"]["access"]
+            name = build.record["build"]
             # A corpus made elsewhere has no template of ours.
             template = build.record["parameters"].get("pictures_stored") is not False
             for _, part in build.parts("samples", "eval"):
@@ -274,12 +252,12 @@ class _TextSide(_Side):
                         self.left_out[name, text.task, reason] += 1
                         continue
                     texts.append(eval_text(text, template))
-                    self.rows.append(_EvalRow(name, text.split, text.subset, text.sample_id, None, access))
-                    if access != "credentialed":
+                    self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
+                    if self.rows[-1].access != "credentialed":
                         self.open.append(" ".join(word_list(texts[-1].record)))
-        self.index = NearTextIndex(texts, text_settings(policy))
+        self.index = NearTextIndex(texts, policy.text)
 
-    def run(self, task: _Task) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         evidence: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
         common: dict[str, tuple[int, int]] = {}
@@ -299,7 +277,7 @@ class _TextSide(_Side):
                         "train_build": task.build,
                         "train_split": text.split,
                         "train_sample": text.sample_id,
-                        **_eval_columns(row),
+                        **row.columns,
                         "score": match.score,
                         "words": match.words,
                         "span": None if private else match.span,
@@ -315,20 +293,14 @@ class _TextSide(_Side):
         return gram
 
 
-def text_settings(policy: Policy) -> TextSettings:
-    """The policy's text settings, as the index takes them."""
-    values = {name.name: policy.text[name.name] for name in fields(TextSettings)}
-    return TextSettings(**values | {"run_words": tuple(values["run_words"])})
-
-
-def left_out_of_near_text(text: SampleText, settings: Mapping[str, Any]) -> str | None:
-    """Why a test sample takes no part in the near-text level; None where it does.
+def left_out_of_near_text(text: SampleText, settings: TextSettings) -> str | None:
+    """Why a test sample is left out of the near-text level; None where it is compared.
 
     Whole tasks, as the policy says; and short questions about pictures, which say nothing without the picture.
     """
-    if text.task in settings["leave_out_eval_tasks"]:
+    if text.task in settings.leave_out_eval_tasks:
         return "task"
-    if text.n_images and len(word_list(text.item)) < settings["picture_items_min_words"]:
+    if text.n_images and len(word_list(text.item)) < settings.picture_items_min_words:
         return "short question about a picture"
     return None
 
@@ -344,25 +316,15 @@ def eval_text(text: SampleText, template: bool = True) -> EvalText:
     return EvalText(text.question, text.options, text.answer, asked if template else text.whole)
 
 
-def train_text(text: SampleText, settings: Mapping[str, Any]) -> TrainText:
+def train_text(text: SampleText, settings: TextSettings) -> TrainText:
     """What of a training sample is searched: all of it for runs; its question, if it is long enough, for the rest.
 
     "What is fragile X syndrome?" has half of its weight in common with every question that names the syndrome.
     """
-    least = settings["picture_items_min_words" if text.n_images else "question_min_words"]
+    least = settings.picture_items_min_words if text.n_images else settings.question_min_words
     if len(word_list(text.question)) < least:
         return TrainText("", "", text.whole)
     return TrainText(text.item, text.answer, text.whole)
-
-
-def _eval_columns(row: _EvalRow) -> dict[str, Any]:
-    return {
-        "eval_build": row.build,
-        "eval_split": row.split,
-        "eval_subset": row.subset,
-        "eval_sample": row.sample_id,
-        "eval_index": row.index,
-    }
 
 
 def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:
@@ -397,25 +359,24 @@ def near_level(
 ) -> None:
     """Hold every train part of all builds against the whole test side at one near level; adds to `overlaps`.
 
-    `progress` is called with numbers of train samples or images done. Raises: `OverlapError`, `TextError`.
+    `progress` is called with numbers of train samples or images done. Raises: `UserError`.
     """
     make, kind = _SIDES[level]
-    settings = policy.content["images" if level == "near_image" else "text"]
-    base = [level, VERSIONS, settings]
-    base.append(sorted((build.record["build"], build.record["root"]) for build in builds if _has(build, "eval")))
-    tasks: list[_Task] = []
-    done: list[_Task] = []
+    base: list[Any] = [level, VERSIONS, policy.content["images" if level == "near_image" else "text"]]
+    evals = [one.record for one in builds if any(unit["role"] == "eval" for unit in one.record["units"])]
+    base.append(sorted((record["build"], record["root"]) for record in evals))
+    tasks: list[_TrainPart] = []
+    done: list[_TrainPart] = []
     for build in builds:
         for unit, part in build.parts(kind, "train"):
             rows = unit["images"] if kind == "images" else unit["kept"]
             if not rows:
                 continue
-            content = [*base, build.record["build"], build.record["source"]["access"], file_sha256(part).hex()]
-            content.append([shard["sha256"] for shard in unit["shards"]])
+            name, access = build.record["build"], build.record["source"]["access"]
+            content = [*base, name, access, file_sha256(part).hex(), [shard["sha256"] for shard in unit["shards"]]]
             key = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
-            access = build.record["source"]["access"]
-            task = _Task(level, build.folder, build.record["build"], access, part, key, rows)
-            (done if _counts_file(work, task).exists() else tasks).append(task)
+            task = _TrainPart(level, build.folder, name, access, part, key, rows)
+            (done if _file(work, task, "json").exists() else tasks).append(task)
     for task in done:
         progress(task.rows)
     if tasks or level == "near_text":
@@ -426,26 +387,18 @@ def near_level(
         for task in _run(side, tasks, work, workers):
             progress(task.rows)
     for task in [*done, *tasks]:
-        stored = orjson.loads(_counts_file(work, task).read_bytes())
-        overlaps.files.append(_found_file(work, task))
+        stored = orjson.loads(_file(work, task, "json").read_bytes())
+        overlaps.files.append(_file(work, task, "parquet"))
         overlaps.counts[level].update(stored["counts"])
         for gram, (eval_df, hits) in stored["common"].items():
             overlaps.common[gram] = eval_df, overlaps.common.get(gram, (0, 0))[1] + hits
 
 
-def _has(build: LoadedBuild, role: str) -> bool:
-    return any(unit["role"] == role for unit in build.record["units"])
+def _file(work: Path, task: _TrainPart, kind: str) -> Path:
+    return work / f"{task.level}-{task.key}.{kind}"
 
 
-def _found_file(work: Path, task: _Task) -> Path:
-    return work / f"{task.level}-{task.key}.parquet"
-
-
-def _counts_file(work: Path, task: _Task) -> Path:
-    return work / f"{task.level}-{task.key}.json"
-
-
-def _run(side: _Side, tasks: Sequence[_Task], work: Path, workers: int) -> Iterator[_Task]:
+def _run(side: _Side, tasks: Sequence[_TrainPart], work: Path, workers: int) -> Iterator[_TrainPart]:
     if workers == 1 or len(tasks) == 1:
         for task in tasks:
             _do(side, task, work)
@@ -457,7 +410,7 @@ def _run(side: _Side, tasks: Sequence[_Task], work: Path, workers: int) -> Itera
         for task, _ in run_jobs(_do_in_worker, tasks, workers, prepare=_start, arguments=(side, work), method=method):
             yield task
     except WorkerDied:
-        raise OverlapError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
+        raise UserError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
 
 
 def _start(side: _Side, work: Path) -> None:
@@ -465,16 +418,16 @@ def _start(side: _Side, work: Path) -> None:
     _started = (side, work)
 
 
-def _do_in_worker(task: _Task) -> None:
+def _do_in_worker(task: _TrainPart) -> None:
     assert _started is not None
     _do(_started[0], task, _started[1])
 
 
-def _do(side: _Side, task: _Task, work: Path) -> None:
+def _do(side: _Side, task: _TrainPart, work: Path) -> None:
     table, counts, common = side.run(task)
-    with AtomicFile(_found_file(work, task)) as file:
+    with AtomicFile(_file(work, task, "parquet")) as file:
         pq.write_table(table, file, compression="zstd")
     # The counts last: where they are, the part is done.
     write_atomic(
-        _counts_file(work, task), orjson.dumps({"counts": counts, "common": common}, option=orjson.OPT_SORT_KEYS)
+        _file(work, task, "json"), orjson.dumps({"counts": counts, "common": common}, option=orjson.OPT_SORT_KEYS)
     )

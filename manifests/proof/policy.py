@@ -11,45 +11,83 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, Literal, get_args
 
 import orjson
-import yaml
+from msgspec import Meta
 
 from manifests.proof.evidence import LEVELS
 from medgpt.errors import UserError
+from medgpt.settings import Settings, checked, read_yaml
 
 DEFAULT_POLICY = Path(__file__).parent / "policies" / "default.yaml"
-ACTIONS = ("exclude", "report", "forbid")
-_VERSION = 1
+Action = Literal["exclude", "report", "forbid"]
+ACTIONS: tuple[str, ...] = get_args(Action)
 
-_IMAGE_KEYS = {"radius": int, "region_radius": int, "threshold": float, "borderline": float}
-_TEXT_KEYS = {
-    "run_words": list,
-    "common_df": int,
-    "short_min_words": int,
-    "jaccard": float,
-    "shingle_common_df": int,
-    "shingles_min": int,
-    "rewrite": float,
-    "rewrite_answer_words": int,
-    "question_min_words": int,
-    "picture_items_min_words": int,
-    "leave_out_eval_tasks": list,
-}
-_RULE_KEYS = {"level", "kinds", "train", "eval", "min_score", "min_words", "max_distance", "action"}
+_Radius = Annotated[int, Meta(ge=0, le=16, multiple_of=2)]
+_Count = Annotated[int, Meta(ge=1)]
+_Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class PolicyError(UserError):
-    """One line: what in the policy file is wrong, and what is allowed."""
+class ImageSettings(Settings):
+    """How near pictures are judged, by the modality of the test picture's source."""
+
+    radius: _Radius
+    """Bits that the hashes of a training picture and of a variant may differ in: even, 0 to 16."""
+    region_radius: _Radius
+    threshold: _Share
+    """A score from here on is a match."""
+    borderline: _Share
+    """Cells or thumbnails that score less refute the pair. From here to the threshold, whole pictures decide where both
+    can be read; where not, the pair is no match."""
+    where_present: tuple[str, ...] | None = None
+    """Sources of this modality; of all but the default."""
+
+    def __post_init__(self) -> None:
+        if self.borderline > self.threshold:
+            raise ValueError("borderline <= threshold must hold")
 
 
-@dataclass(frozen=True)
-class Rule:
+class TextSettings(Settings):
+    """How near texts are found; `policies/default.yaml` says how the default values were calibrated."""
+
+    run_words: Annotated[tuple[Annotated[int, Meta(ge=5, le=50)], ...], Meta(min_length=1)]
+    """Lengths that the policy speaks of, rising; the smallest is what is searched for."""
+    common_df: _Count
+    """An n-gram that more test items have makes no pair."""
+    short_min_words: _Count
+    """Shorter questions are left to the exact hashes."""
+    jaccard: _Share
+    shingle_common_df: _Count
+    """A shingle that more test items have is ignored on both sides."""
+    shingles_min: _Count
+    """Texts with fewer shingles left have no Jaccard."""
+    rewrite: _Share
+    rewrite_answer_words: _Count
+    """A longer answer is prose about the question, and would drown it: the question is compared alone."""
+    question_min_words: _Count
+    """Training questions shorter than this are searched for runs alone."""
+    picture_items_min_words: _Count
+    """Items about a picture shorter than this say nothing without it."""
+    leave_out_eval_tasks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if list(self.run_words) != sorted(set(self.run_words)):
+            raise ValueError(f"run_words {list(self.run_words)}: rising numbers are allowed")
+
+
+class DuplicateSettings(Settings):
+    """Which different train pictures are listed as alike."""
+
+    radius: Literal[0, 2, 4]
+    threshold: _Share
+
+
+class Rule(Settings):
     """Evidence that fits every condition given meets the action. `train` and `eval` name sources or builds."""
 
     level: str
-    action: str
+    action: Action
     kinds: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
     eval: tuple[str, ...] = ()
@@ -57,17 +95,34 @@ class Rule:
     min_words: int | None = None
     max_distance: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f"unknown level {self.level!r}; there are {', '.join(LEVELS)}")
+        if unknown := sorted(set(self.kinds) - set(LEVELS[self.level])):
+            allowed = ", ".join(LEVELS[self.level])
+            raise ValueError(f"unknown kind {', '.join(unknown)} of {self.level}; there are {allowed}")
+
+
+class _File(Settings):
+    """What a policy file says."""
+
+    version: Literal[1]
+    images: dict[str, Any]
+    """Checked one by one: msgspec does not name the key of a mapping."""
+    text: TextSettings
+    train_duplicates: DuplicateSettings | None
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
+
 
 @dataclass(frozen=True)
 class Policy:
     """A policy file as read. `content` is the file's content as plain values, which the certificate repeats."""
 
     content: Mapping[str, Any]
-    images: Mapping[str, Mapping[str, Any]]
+    images: Mapping[str, ImageSettings]
     """Settings by modality; `default` is among them."""
-    modality_of: Mapping[str, str]
-    """Source -> modality, where it is not the default."""
-    text: Mapping[str, Any]
+    text: TextSettings
+    train_duplicates: DuplicateSettings | None
     rules: tuple[Rule, ...]
 
     @property
@@ -77,7 +132,8 @@ class Policy:
 
     def modality(self, source: str) -> str:
         """Which image settings judge pairs with a test picture of this source."""
-        return self.modality_of.get(source, "default")
+        named = (name for name, settings in self.images.items() if source in (settings.where_present or ()))
+        return next(named, "default")
 
     def action_sql(self) -> str:
         """Write the rules as one SQL expression over a row of evidence joined with both sources.
@@ -103,146 +159,37 @@ class Policy:
 
 
 def load_policy(path: Path | None = None) -> Policy:
-    """Read a policy file, the default one if none is named.
-
-    Raises: `PolicyError`.
-    """
+    """Read a policy file, the default one if none is named. Raises: `UserError`."""
     file = path or DEFAULT_POLICY
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{file}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise PolicyError(f"{file}: not YAML ({' '.join(str(error).split())})") from error
-    try:
-        return parse_policy(content)
-    except PolicyError as error:
-        raise PolicyError(f"{file}: {error}") from error
+    return parse_policy(read_yaml(file), str(file))
 
 
-def parse_policy(content: Any) -> Policy:
-    """Check a policy's content, as a YAML or JSON reader gives it.
-
-    Raises: `PolicyError`.
-    """
-    document = _mapping(content, "policy", {"version", "images", "text", "rules", "train_duplicates"})
-    if document["version"] != _VERSION:
-        raise PolicyError(f"version {document['version']!r}, where {_VERSION} is read")
-    images: dict[str, dict[str, Any]] = {}
-    modality_of: dict[str, str] = {}
-    for modality, given in _mapping(document["images"], "images").items():
-        expected = set(_IMAGE_KEYS) | (set() if modality == "default" else {"where_present"})
-        settings = _mapping(given, f"images.{modality}", expected)
-        images[modality] = {
-            key: _typed(settings[key], kind, f"images.{modality}.{key}") for key, kind in _IMAGE_KEYS.items()
-        }
-        for key in ("radius", "region_radius"):
-            if images[modality][key] not in range(0, 17, 2):
-                raise PolicyError(
-                    f"images.{modality}.{key}: {images[modality][key]}; even numbers from 0 to 16 are allowed"
-                )
-        if not 0 < images[modality]["borderline"] <= images[modality]["threshold"] <= 1:
-            raise PolicyError(f"images.{modality}: 0 < borderline <= threshold <= 1 must hold")
-        for source in _names(settings.get("where_present", []), f"images.{modality}.where_present"):
-            if source in modality_of:
-                raise PolicyError(f"images: {source} is named under {modality_of[source]} and {modality}")
-            modality_of[source] = modality
+def parse_policy(content: Any, place: str = "policy") -> Policy:
+    """Check a policy's content, as a YAML or JSON reader gives it. Raises: `UserError` with `place`."""
+    file = checked(_File, content, place)
+    images, owner = {}, dict[str, str]()
+    for modality, given in file.images.items():
+        where = f"{place}: images.{modality}"
+        settings = images[modality] = checked(ImageSettings, given, where)
+        if (settings.where_present is None) != (modality == "default"):
+            raise UserError(f"{where}: where_present belongs to every modality but the default")
+        for source in settings.where_present or ():
+            if owner.setdefault(source, modality) != modality:
+                raise UserError(f"{place}: images: {source} is named under {owner[source]} and {modality}")
     if "default" not in images:
-        raise PolicyError("images: `default` is missing")
-    text = _mapping(document["text"], "text", set(_TEXT_KEYS))
-    text = {key: _typed(text[key], kind, f"text.{key}") for key, kind in _TEXT_KEYS.items()}
-    runs = text["run_words"]
-    if (
-        not runs
-        or not all(type(n) is int for n in runs)
-        or runs != sorted(set(runs))
-        or not 5 <= runs[0] <= runs[-1] <= 50
-    ):
-        raise PolicyError(f"text.run_words: {runs}; rising whole numbers from 5 to 50 are allowed")
-    for key in ("jaccard", "rewrite"):
-        if not 0 < text[key] <= 1:
-            raise PolicyError(f"text.{key}: {text[key]}; more than 0 and at most 1 is allowed")
-    for key, kind in _TEXT_KEYS.items():
-        if kind is int and text[key] < 1:
-            raise PolicyError(f"text.{key}: {text[key]}; at least 1 is needed")
-    _names(text["leave_out_eval_tasks"], "text.leave_out_eval_tasks")
-    duplicates = document["train_duplicates"]
-    if duplicates is not None:
-        duplicates = _mapping(duplicates, "train_duplicates", {"radius", "threshold"})
-        if duplicates["radius"] not in (0, 2, 4):
-            raise PolicyError(f"train_duplicates.radius: {duplicates['radius']!r}; 0, 2 and 4 are allowed")
-        if not 0 < _typed(duplicates["threshold"], float, "train_duplicates.threshold") <= 1:
-            raise PolicyError("train_duplicates.threshold: more than 0 and at most 1 is allowed")
-    if not isinstance(document["rules"], list) or not document["rules"]:
-        raise PolicyError("rules: a list with at least one rule is needed")
-    rules = tuple(_rule(given, f"rule {number}") for number, given in enumerate(document["rules"], 1))
-    if all(rule.action == "report" for rule in rules):
-        raise PolicyError("rules: none excludes or forbids anything, so nothing would be proved")
-    return Policy(cast(Mapping[str, Any], document), images, modality_of, text, rules)
+        raise UserError(f"{place}: images: `default` is missing")
+    if all(rule.action == "report" for rule in file.rules):
+        raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
+    return Policy(content, images, file.text, file.train_duplicates, file.rules)
 
 
 def check_names(policy: Policy, sources: Collection[str], builds: Collection[str]) -> None:
-    """Refuse rules that name a source or build which the data does not hold.
-
-    Raises: `PolicyError`.
-    """
+    """Refuse rules that name a source or build which the data does not hold. Raises: `UserError`."""
     known = {*sources, *builds}
-    for number, rule in enumerate(policy.rules, 1):
+    for number, rule in enumerate(policy.rules):
         for name in (*rule.train, *rule.eval):
             if name not in known:
-                raise PolicyError(f"rule {number} names {name!r}; the data holds {', '.join(sorted(known))}")
-
-
-def _rule(given: Any, where: str) -> Rule:
-    rule = _mapping(given, where)
-    if unknown := rule.keys() - _RULE_KEYS:
-        raise PolicyError(
-            f"{where}: unknown key {', '.join(sorted(unknown))}; there are {', '.join(sorted(_RULE_KEYS))}"
-        )
-    level, action = rule.get("level"), rule.get("action")
-    if level not in LEVELS:
-        raise PolicyError(f"{where}: unknown level {level!r}; there are {', '.join(LEVELS)}")
-    if action not in ACTIONS:
-        raise PolicyError(f"{where}: unknown action {action!r}; there are {', '.join(ACTIONS)}")
-    kinds = _names(rule.get("kinds", []), f"{where}, kinds")
-    if unknown := set(kinds) - set(LEVELS[level]):
-        raise PolicyError(
-            f"{where}: unknown kind {', '.join(sorted(unknown))} of {level}; there are {', '.join(LEVELS[level])}"
-        )
-    return Rule(
-        level,
-        action,
-        tuple(kinds),
-        tuple(_names(rule.get("train", []), f"{where}, train")),
-        tuple(_names(rule.get("eval", []), f"{where}, eval")),
-        _typed(rule["min_score"], float, f"{where}, min_score") if "min_score" in rule else None,
-        _typed(rule["min_words"], int, f"{where}, min_words") if "min_words" in rule else None,
-        _typed(rule["max_distance"], int, f"{where}, max_distance") if "max_distance" in rule else None,
-    )
-
-
-def _mapping(value: Any, where: str, expected: set[str] | None = None) -> dict[str, Any]:
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise PolicyError(f"{where}: a mapping is needed, not {value!r}")
-    if expected is not None and value.keys() != expected:
-        missing, unknown = sorted(expected - value.keys()), sorted(value.keys() - expected)
-        what = [f"{', '.join(missing)} missing"] * bool(missing) + [f"unknown key {', '.join(unknown)}"] * bool(unknown)
-        raise PolicyError(f"{where}: {'; '.join(what)}; its keys are {', '.join(sorted(expected))}")
-    return value
-
-
-def _typed(value: Any, kind: type, where: str) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise PolicyError(f"{where}: {value!r} is no {kind.__name__}")
-    return value
-
-
-def _names(value: Any, where: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise PolicyError(f"{where}: a list of names is needed, not {value!r}")
-    return value
+                raise UserError(f"rules[{number}] names {name!r}; the data holds {', '.join(sorted(known))}")
 
 
 def _quote(value: str) -> str:

@@ -37,9 +37,10 @@ from manifests.parts import IMAGES
 from manifests.proof.agreement import agreement, cells, flat, full_agreement
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.policy import Policy
-from manifests.proof.variants import REGIONS, VARIANTS, decode, region_hashes
+from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
+from medgpt.errors import UserError
 from medgpt.schema import GROUP_KEYS, SAMPLE, canonical_json
-from medgpt.strip import DamagedImage, strip_metadata
+from medgpt.strip import strip_metadata
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
 
@@ -57,10 +58,6 @@ _SCORED = 1e-9
 """How far below a threshold `manifests.proof.near_text` counts a pair as scored."""
 _PICTURES_KEPT = 1 << 14
 _PRINTS_KEPT = 1 << 10
-
-
-class RederiveError(ValueError):
-    """One line: what stored data does not hold that it should."""
 
 
 def found(**values: Any) -> Found:
@@ -109,7 +106,7 @@ class Shards:
             os.close(self._tar[1])
 
     def record(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """A sample and its canonical JSON. Raises: `RederiveError`, `OSError`."""
+        """A sample and its canonical JSON. Raises: `UserError`, `OSError`."""
         if row["shard"].endswith(".arrow"):
             record = self._arrow_row(row["shard"], row["offset"])
             return record, canonical_json(record)
@@ -117,13 +114,13 @@ class Shards:
         try:
             record = orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            raise RederiveError(f"shards/{row['shard']}: no JSON at byte {row['offset']} ({error})") from error
+            raise UserError(f"shards/{row['shard']}: no JSON at byte {row['offset']} ({error})") from error
         if not isinstance(record, dict) or list(record) != SAMPLE.names:
-            raise RederiveError(f"shards/{row['shard']}: no sample at byte {row['offset']}")
+            raise UserError(f"shards/{row['shard']}: no sample at byte {row['offset']}")
         return record, data
 
     def member(self, shard: str, name: str, offset: int, length: int) -> bytes:
-        """Content of a tar member, after a look at its header. Raises: `RederiveError`, `OSError`."""
+        """Content of a tar member, after a look at its header. Raises: `UserError`, `OSError`."""
         if self._tar is None or self._tar[0] != shard:
             if self._tar:
                 os.close(self._tar[1])
@@ -133,15 +130,15 @@ class Shards:
         try:
             header = tarfile.TarInfo.frombuf(data[:BLOCK], "utf-8", "strict")
         except tarfile.HeaderError as error:
-            raise RederiveError(f"shards/{shard}: no member at byte {offset} ({error})") from error
+            raise UserError(f"shards/{shard}: no member at byte {offset} ({error})") from error
         if (header.name, header.size) != (name, length) or len(data) != BLOCK + length:
-            raise RederiveError(
+            raise UserError(
                 f"shards/{shard}: at byte {offset} lies {header.name} of {header.size} bytes, not {name} of {length}"
             )
         return data[BLOCK:]
 
     def picture(self, row: Mapping[str, Any]) -> bytes | None:
-        """The stored file of a picture; None where the build keeps none. Raises: `RederiveError`, `OSError`."""
+        """The stored file of a picture; None where the build keeps none. Raises: `UserError`, `OSError`."""
         if row["shard"] is None:
             return None
         name = f"{row['sample_id']}.{row['index']}.{row['format']}"
@@ -155,7 +152,7 @@ class Shards:
         if self._arrow is None or self._arrow[0] != shard:
             file = pa.ipc.open_file(pa.memory_map(str(self.folder / "shards" / shard)))
             if file.schema.names != SAMPLE.names:
-                raise RederiveError(f"shards/{shard}: its columns are not those of a sample")
+                raise UserError(f"shards/{shard}: its columns are not those of a sample")
             ends = [0]
             for number in range(file.num_record_batches):
                 ends.append(ends[-1] + file.get_batch(number).num_rows)
@@ -165,7 +162,7 @@ class Shards:
     def _arrow_row(self, shard: str, row: int) -> dict[str, Any]:
         file, ends = self._opened(shard)
         if not 0 <= row < ends[-1]:
-            raise RederiveError(f"shards/{shard}: no row {row} among {ends[-1]}")
+            raise UserError(f"shards/{shard}: no row {row} among {ends[-1]}")
         number = int(np.searchsorted(ends, row, side="right")) - 1
         if self._batch[0] != number:
             batch = file.get_batch(number)
@@ -185,6 +182,8 @@ class Stored:
     pictures: int = 0
     not_stored: int = 0
     """Pictures that the build does not keep."""
+    prints: dict[bytes, ImageFingerprint] = field(default_factory=dict)
+    """Made of files not long ago, by their digest."""
 
 
 Fault = tuple[str, str]
@@ -200,13 +199,12 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
     seen: set[str] = set()
     with Shards(build.folder) as shards:
         for unit in build.record["units"]:
-            [samples] = [build.folder / f["file"] for f in unit["parts"] if _kind(f["file"]) == "samples"]
-            [images] = [build.folder / f["file"] for f in unit["parts"] if _kind(f["file"]) == "images"]
+            [samples] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "samples"]
+            [images] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "images"]
             pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for row in pq.read_table(images).to_pylist():
                 pictures[row["sample_id"]].append(row)
             places: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            prints: dict[bytes, ImageFingerprint] = {}
             for batch in pq.ParquetFile(samples).iter_batches():
                 for row in batch.to_pylist():
                     where = f"{samples.parent.parent.name}/manifest/{samples.name}: {row['sample_id']}"
@@ -219,7 +217,7 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                         if one["shard"] is not None:
                             places[one["shard"]].append((one["offset"], one["length"]))
                     if chosen is None or (row["build"], row["sample_id"]) in chosen:
-                        yield from _sample_faults(build, shards, row, mine, where, read, prints)
+                        yield from _sample_faults(build, shards, row, mine, where, read)
                 progress(len(batch))
             for sample in pictures:
                 yield f"{build.folder.name}/manifest/{images.name}: {sample}", "a picture of no sample"
@@ -231,7 +229,8 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                     yield f"{build.folder.name}/shards/{name}", fault
 
 
-def _kind(file: str) -> str:
+def part_kind(file: str) -> str:
+    """Which table a part of a build holds."""
     if file.startswith("rejects/"):
         return "rejects"
     return "images" if file.endswith(".images.parquet") else "samples"
@@ -260,11 +259,10 @@ def _sample_faults(
     pictures: Sequence[Mapping[str, Any]],
     where: str,
     read: Stored,
-    prints: dict[bytes, ImageFingerprint],
 ) -> Iterator[Fault]:
     try:
         record, data = shards.record(row)
-    except RederiveError as error:
+    except UserError as error:
         yield where, str(error)
         return
     read.samples += 1
@@ -289,7 +287,7 @@ def _sample_faults(
         return
     for one, said in zip(pictures, record["images"], strict=True):
         at = f"{where}, picture {one['index']}"
-        yield from _picture_faults(shards, one, said, len(pictures), elsewhere, at, read, prints)
+        yield from _picture_faults(shards, one, said, len(pictures), elsewhere, at, read)
 
 
 def _picture_faults(
@@ -300,7 +298,6 @@ def _picture_faults(
     elsewhere: bool,
     where: str,
     read: Stored,
-    prints: dict[bytes, ImageFingerprint],
 ) -> Iterator[Fault]:
     expected = {name: said[name] for name in ("image_id", "subject_id", "study_id", "view", "relation")}
     yield from _differences(where, row, expected)
@@ -319,15 +316,15 @@ def _picture_faults(
             yield where, "names no shard, though its sample has the file"
             return
         digest = hashlib.sha256(data).digest()
-        if digest not in prints:
-            if len(prints) >= _PRINTS_KEPT:
-                prints.clear()
-            prints[digest] = fingerprint(strip_metadata(data))
-    except (RederiveError, DamagedImage) as error:
+        if digest not in read.prints:
+            if len(read.prints) >= _PRINTS_KEPT:
+                read.prints.clear()
+            read.prints[digest] = fingerprint(strip_metadata(data))
+    except UserError as error:
         yield where, str(error)
         return
     read.pictures += 1
-    made = prints[digest]
+    made = read.prints[digest]
     names = ("width", "height", "pixel_sha256", "phash", "thumbnail")
     made_again = {"stored_sha256": digest, "length": len(data), **{name: getattr(made, name) for name in names}}
     made_again["tiles"] = tile_count(made.width, made.height, together)
@@ -485,7 +482,7 @@ class _TestPictures:
                          "eval_sample": row["sample_id"], "eval_index": row["index"]}
                     )  # fmt: skip
         self._hash()
-        self.least = min([1.0, *(one.settings["borderline"] for one in self.pictures)])
+        self.least = min([1.0, *(one.settings.borderline for one in self.pictures)])
         self._cells: dict[tuple[int, int], tuple[NDArray[np.int64], int]] = {}
 
     def _hash(self) -> None:
@@ -503,12 +500,12 @@ class _TestPictures:
                 variant.append(kind)
         self.hashes = np.array(hashes, np.uint64)
         self.owner, self.variant = np.array(owner, np.int64), np.array(variant, np.int64)
-        self.radius = np.array([self.pictures[one].settings["radius"] for one in owner], np.int64)
+        self.radius = np.array([self.pictures[one].settings.radius for one in owner], np.int64)
         count = len(self.pictures)
         self.regions, self.contrast = np.zeros((count, len(REGIONS)), np.uint64), np.zeros((count, len(REGIONS)), bool)
         for number, picture in enumerate(self.pictures):
             [self.regions[number]], [self.contrast[number]] = region_hashes(picture.thumbnail[None])
-        self.region_radius = np.array([one.settings["region_radius"] for one in self.pictures], np.int64)
+        self.region_radius = np.array([one.settings.region_radius for one in self.pictures], np.int64)
 
     def varied(self, number: int, kind: int) -> NDArray[np.uint8] | None:
         """A variant of a test picture."""
@@ -557,7 +554,7 @@ def _correlation(one: tuple[NDArray[np.int64], int], other: tuple[NDArray[np.int
 def near_images(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] | None, progress: Progress) -> Derived:
     """Evidence of the level near_image for the chosen training samples, all without a choice.
 
-    Raises: `RederiveError`, `ThumbnailError`, `PictureError`, `OSError`.
+    Raises: `UserError`, `OSError`.
     """
     derived = Derived()
     tests = _TestPictures(builds, policy, progress)
@@ -606,7 +603,7 @@ def _near_tests(
     for one, (coarse, kind, by_region, bits) in tests.candidates(train["phash"], thumbnail).items():
         counts["candidates"] += 1
         test, variant, decided_on = tests.pictures[one], VARIANTS[kind], "thumbnail"
-        low, high = test.settings["borderline"], test.settings["threshold"]
+        low, high = test.settings.borderline, test.settings.threshold
         score = -1.0
         if coarse >= low:
             frame = variant.frame(test.thumbnail, test.row["width"], test.row["height"])
@@ -637,7 +634,7 @@ def train_duplicates(
 ) -> list[dict[str, Any]]:
     """Rows of `train_duplicates.parquet`, unsorted: all, or those that name a chosen sample.
 
-    Raises: `ThumbnailError`.
+    Raises: `UserError`.
     """
     hashes: dict[bytes, int] = {}
     shown: dict[bytes, tuple[str, str, int]] = {}
@@ -673,8 +670,7 @@ def train_duplicates(
         first, second = decode(thumbnails[shown[one]]), decode(thumbnails[shown[other]])
         if flat(first[None])[0] or flat(second[None])[0]:
             continue
-        frame = np.array([[[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]])
-        [score] = agreement(first[None], second[None], frame, np.array([False]), threshold)
+        [score] = agreement(first[None], second[None], IDENTITY[None], np.array([False]), threshold)
         if score >= threshold:
             a, b = sorted((shown[one], shown[other]))
             row = {"build_a": a[0], "sample_a": a[1], "index_a": a[2], "build_b": b[0], "sample_b": b[1]}
@@ -683,15 +679,14 @@ def train_duplicates(
 
 
 def _thumbnails(builds: Sequence[LoadedBuild], places: set[tuple[str, str, int]]) -> dict[tuple[str, str, int], bytes]:
-    stored = {}
-    for build in builds:
-        for _, part in build.parts("images", "train"):
-            for batch in pq.ParquetFile(part).iter_batches(columns=["sample_id", "index", "thumbnail"]):
-                for row in batch.to_pylist():
-                    place = build.record["build"], row["sample_id"], row["index"]
-                    if place in places:
-                        stored[place] = row["thumbnail"]
-    return stored
+    return {
+        place: row["thumbnail"]
+        for build in builds
+        for _, part in build.parts("images", "train")
+        for batch in pq.ParquetFile(part).iter_batches(columns=["sample_id", "index", "thumbnail"])
+        for row in batch.to_pylist()
+        if (place := (build.record["build"], row["sample_id"], row["index"])) in places
+    }
 
 
 # ---- near texts
@@ -733,24 +728,17 @@ class _Text:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> _Text:
-        messages = record["messages"] or []
-        said = [message_text(message, "\n") for message in messages]
-        assistant = [text for text, message in zip(said, messages, strict=True) if message["role"] == "assistant"]
-        asked = [text for text, message in zip(said, messages, strict=True) if message["role"] != "assistant"]
-        thoughts = [message["reasoning"] for message in messages if message["reasoning"]]
-        spoken = [
-            piece
-            for text, message in zip(said, messages, strict=True)
-            for piece in ([message["reasoning"]] if message["reasoning"] else []) + [text]
-        ]
-        answer = assistant[-1] if assistant else ""
-        gold = [one["text"] for one in record["options"] or [] if one["label"] == record["answer"]]
+        said = [(one["role"], one["reasoning"], message_text(one, "\n")) for one in record["messages"] or []]
+        asked = [text for role, _, text in said if role != "assistant"]
+        answer = ["", *(text for role, _, text in said if role == "assistant")][-1]
+        options = record["options"] or []
+        gold = [one["text"] for one in options if one["label"] == record["answer"]]
         return cls(
             "\n".join(asked) if record["question"] is None else record["question"],
-            [one["text"] for one in record["options"] or []],
+            [one["text"] for one in options],
             (gold[0] if gold else answer) or "",
-            "\n".join(thoughts),
-            "\n".join(spoken),
+            "\n".join(reasoning for _, reasoning, _ in said if reasoning),
+            "\n".join(piece for _, reasoning, text in said for piece in ([reasoning] if reasoning else []) + [text]),
         )
 
     @property
@@ -775,7 +763,7 @@ class _TestText:
 def near_texts(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] | None, progress: Progress) -> Derived:
     """Evidence of the level near_text for the chosen training samples, all without a choice.
 
-    Raises: `RederiveError`, `OSError`.
+    Raises: `UserError`, `OSError`.
     """
     derived = Derived()
     tests = _TestTexts(builds, policy.text, derived.left_out, progress)
@@ -786,7 +774,7 @@ def near_texts(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] |
             derived.looked_at += 1
             derived.counts["train_samples"] += 1
             text = _Text.of(record)
-            least = policy.text["picture_items_min_words" if row["n_images"] else "question_min_words"]
+            least = getattr(policy.text, "picture_items_min_words" if row["n_images"] else "question_min_words")
             long_enough = len(words_of(text.question)) >= least
             item = words_of(text.item) if long_enough else []
             answer = words_of(text.answer) if long_enough else []
@@ -804,7 +792,7 @@ def near_texts(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] |
                 )  # fmt: skip
     open_texts = [" ".join(test.record) for test in tests.items if test.access != "credentialed"]
     for gram, owners in tests.grams.items():
-        if len(owners) > policy.text["common_df"]:
+        if len(owners) > policy.text.common_df:
             shown = " ".join(gram)
             if not any(shown in text for text in open_texts):
                 shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
@@ -815,7 +803,7 @@ def near_texts(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] |
 def records(
     build: LoadedBuild, role: str, chosen: set[Key] | None, progress: Progress
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Manifest row and stored record of samples. Raises: `RederiveError`, `OSError`."""
+    """Manifest row and stored record of samples. Raises: `UserError`, `OSError`."""
     columns = ["sample_id", "split", "subset", "task", "n_images", "shard", "offset", "length"]
     with Shards(build.folder) as shards:
         for _, part in build.parts("samples", role):
@@ -836,7 +824,7 @@ class _TestTexts:
         left_out: Counter[tuple[str, str, str]],
         progress: Progress,
     ) -> None:
-        self.settings, self.n = settings, min(settings["run_words"])
+        self.settings, self.n = settings, min(settings.run_words)
         self.items: list[_TestText] = []
         for build in builds:
             self._read(build, left_out, progress)
@@ -844,12 +832,10 @@ class _TestTexts:
         self.heads: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, test in enumerate(self.items):
             if test.short is not None:
-                self.heads[tuple(test.short[0][: settings["short_min_words"]])].append(number)
+                self.heads[tuple(test.short[0][: settings.short_min_words])].append(number)
         shingles = [set(_grams(test.item, _SHINGLE)) for test in self.items]
         everywhere = _owners(shingles)
-        self.common_shingles = {
-            one for one, owners in everywhere.items() if len(owners) > settings["shingle_common_df"]
-        }
+        self.common_shingles = {one for one, owners in everywhere.items() if len(owners) > settings.shingle_common_df}
         self.shingles = [one - self.common_shingles for one in shingles]
         self.shingle_owners = {one: everywhere[one] for one in everywhere.keys() - self.common_shingles}
         word_owners = _owners(test.item for test in self.items)
@@ -869,16 +855,16 @@ class _TestTexts:
         for row, record in records(build, "eval", None, progress):
             text = _Text.of(record)
             item = words_of(text.item)
-            if row["task"] in settings["leave_out_eval_tasks"]:
+            if row["task"] in settings.leave_out_eval_tasks:
                 left_out[name, row["task"], "task"] += 1
                 continue
-            if row["n_images"] and len(item) < settings["picture_items_min_words"]:
+            if row["n_images"] and len(item) < settings.picture_items_min_words:
                 left_out[name, row["task"], "short question about a picture"] += 1
                 continue
             asked = "\n".join([text.item, "" if text.options else text.answer, text.reasoning])
             question = words_of(text.question)
             short = None
-            if settings["short_min_words"] <= len(question) < self.n:
+            if settings.short_min_words <= len(question) < self.n:
                 options = [words for words in map(words_of, text.options) if words]
                 short = [question, *(options or [words for words in [words_of(text.answer)] if words])]
             end = {"eval_build": name, "eval_split": row["split"], "eval_subset": row["subset"]}
@@ -910,7 +896,7 @@ class _TestTexts:
         for place, gram in enumerate(_grams(record, self.n)):
             if gram in self.grams:
                 places[gram].append(place)
-        usual = [gram for gram in places if len(self.grams[gram]) > self.settings["common_df"]]
+        usual = [gram for gram in places if len(self.grams[gram]) > self.settings.common_df]
         common.update(usual)
         counts["texts_with_common_ngrams"] += bool(usual)
         for number in sorted({one for gram in places.keys() - set(usual) for one in self.grams[gram]}):
@@ -928,7 +914,7 @@ class _TestTexts:
                             break
                         length += 1
                     rarest = min(len(self.grams[one]) for one in _grams(theirs[place : place + length], self.n))
-                    if rarest <= self.settings["common_df"]:
+                    if rarest <= self.settings.common_df:
                         best = min(best or (0, 0, 0), (-length, place, rarest))
             assert best is not None  # a rare n-gram is shared
             length, place, rarest = -best[0], best[1], best[2]
@@ -938,7 +924,7 @@ class _TestTexts:
             }  # fmt: skip
 
     def _short(self, record: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        heads = {gram for gram in _grams(record, self.settings["short_min_words"]) if gram in self.heads}
+        heads = {gram for gram in _grams(record, self.settings.short_min_words) if gram in self.heads}
         spaced = f" {' '.join(record)} " if heads else ""
         for number in sorted(number for gram in heads for number in self.heads[gram]):
             parts = self.items[number].short
@@ -949,7 +935,7 @@ class _TestTexts:
 
     def _jaccard(self, item: Sequence[str], counts: Counter[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         ours = set(_grams(item, _SHINGLE)) - self.common_shingles
-        least, threshold = self.settings["shingles_min"], self.settings["jaccard"]
+        least, threshold = self.settings.shingles_min, self.settings.jaccard
         shared = Counter(number for one in ours for number in self.shingle_owners.get(one, ()))
         for number in sorted(shared):
             both, theirs = shared[number], len(self.shingles[number])
@@ -963,7 +949,7 @@ class _TestTexts:
     def _rewrites(
         self, item: Sequence[str], answer: Sequence[str], counts: Counter[str]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        ours = self._weigh([*item, *(answer if len(answer) <= self.settings["rewrite_answer_words"] else ())])
+        ours = self._weigh([*item, *(answer if len(answer) <= self.settings.rewrite_answer_words else ())])
         norm = _norm(ours)
         if not norm:
             return
@@ -973,12 +959,12 @@ class _TestTexts:
                 owners, weights = self.postings[word]
                 dots[owners] += weight * weights
         cosines = dots / (norm * np.where(self.norms > 0, self.norms, 1))
-        counts["rewrite_scored"] += int((cosines >= self.settings["rewrite"] - _SCORED).sum())
-        for number in np.flatnonzero(cosines >= self.settings["rewrite"] - _RARE_SCORE).tolist():
+        counts["rewrite_scored"] += int((cosines >= self.settings.rewrite - _SCORED).sum())
+        for number in np.flatnonzero(cosines >= self.settings.rewrite - _RARE_SCORE).tolist():
             theirs = self.weights[number]
             dot = math.fsum(weight * theirs[word] for word, weight in ours.items() if word in theirs)
             score = dot / (norm * float(self.norms[number]))
-            if score >= self.settings["rewrite"]:
+            if score >= self.settings.rewrite:
                 yield number, {"kind": "rewrite", "score": round(score, 4)}
 
     def _weigh(self, words: Sequence[str]) -> dict[str, float]:

@@ -53,10 +53,6 @@ _SHADES = {1: "1", 2: "2 to 9", 10: "10 to 99", 100: "100 to 999", 1_000: "1,000
 _RESERVE = 1_000  # bytes for the sentence that says what was left out
 
 
-class ReportError(UserError):
-    """One line: what does not fit together, and what to do."""
-
-
 @dataclass(frozen=True)
 class Side:
     """One of the two samples of a pair."""
@@ -105,7 +101,7 @@ def choose_pairs(evidence: Path, per_cell: int = PER_CELL) -> list[dict[str, Any
     At most `per_cell` a training build, benchmark and kind: highest score first, then most words, least distance and
     the order of the file, which is sorted. Rows come by training build, benchmark, level, kind and that order.
 
-    Raises: `ReportError` if the file is no evidence; ValueError for a negative number.
+    Raises: `UserError` if the file is no evidence; ValueError for a negative number.
     """
     if per_cell < 0:
         raise ValueError(f"{per_cell} pairs a cell were asked for; 0 or more can be shown")
@@ -134,7 +130,7 @@ def count_cells(evidence: Path) -> list[dict[str, Any]]:
     this very cell and scope excludes (`excluded`) or forbids (`forbidden`). Rows without a benchmark count a training
     build against all of them; rows without a training build count a benchmark against all of those.
 
-    Raises: `ReportError` if the file is no evidence.
+    Raises: `UserError` if the file is no evidence.
     """
     cells: dict[tuple[Any, ...], dict[str, Any]] = {}
 
@@ -194,7 +190,7 @@ def count_cells(evidence: Path) -> list[dict[str, Any]]:
 def write_report(path: Path, report: Report, limit: int = LIMIT) -> None:
     """Write the page of `render` atomically.
 
-    Raises: `ReportError`.
+    Raises: `UserError`.
     """
     write_atomic(path, render(report, limit).encode())
 
@@ -202,13 +198,13 @@ def write_report(path: Path, report: Report, limit: int = LIMIT) -> None:
 def render(report: Report, limit: int = LIMIT) -> str:
     """Make the page, at most `limit` bytes of UTF-8. Where cards do not fit, each group keeps its strongest.
 
-    Raises: `ReportError` if the parts do not belong together, or the page is too long without any card.
+    Raises: `UserError` if the parts do not belong together, or the page is too long without any card.
     """
     _check(report)
     values = _values(report)
     room = limit - len(_fill(report, values, [""] * len(report.pairs)).encode()) - _RESERVE
     if room < 0:
-        raise ReportError(
+        raise UserError(
             f"the report needs {limit - room} bytes without a single pair and may have {limit}; "
             "prove fewer builds at once"
         )
@@ -244,16 +240,16 @@ def _open(evidence: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             rows = connection.read_parquet(glob.escape(str(evidence)), file_row_number=True, hive_partitioning=False)
             if rows.columns != [*EVIDENCE.names, "file_row_number"]:
-                raise ReportError(f"{evidence}: its columns are not those of evidence; write it again")
+                raise UserError(f"{evidence}: its columns are not those of evidence; write it again")
             rows.create_view("evidence")
             found = connection.execute("SELECT DISTINCT level || '/' || kind, action FROM evidence").fetchall()
             if strange := sorted(
                 {kind for kind, _ in found} - {*_KINDS} | {action for _, action in found} - {*ACTIONS}
             ):
-                raise ReportError(f"{evidence}: unknown kind or action {', '.join(strange)}; write it again")
+                raise UserError(f"{evidence}: unknown kind or action {', '.join(strange)}; write it again")
             yield connection
         except duckdb.Error as error:
-            raise ReportError(f"{evidence}: {one_line(error)}; write it again") from error
+            raise UserError(f"{evidence}: {one_line(error)}; write it again") from error
 
 
 def _names(columns: Iterable[str]) -> str:
@@ -271,14 +267,14 @@ def _benchmark(row: Mapping[str, Any]) -> str:
 def _check(report: Report) -> None:
     certificate = report.certificate
     if missing := [name for name in _REQUIRED if name not in certificate]:
-        raise ReportError(f"the certificate has no {', '.join(missing)}; write it again")
+        raise UserError(f"the certificate has no {', '.join(missing)}; write it again")
     counted = {_key(cell): cell["pairs"] for cell in report.cells if None not in _key(cell)}
     certified: Counter[tuple[Any, ...]] = Counter()
     for row in certificate["matrix"]:
         certified[_key(row)] += row["pairs"]
     for key in sorted(certified.keys() | counted.keys()):
         if certified[key] != counted.get(key, 0):
-            raise ReportError(
+            raise UserError(
                 f"{' '.join(key)}: {certified[key]} pairs in the certificate, {counted.get(key, 0)} in the evidence; "
                 "run the proof again"
             )
@@ -286,14 +282,14 @@ def _check(report: Report) -> None:
     benchmarks = {(total["eval_build"], total["eval_split"]) for total in certificate["eval_totals"]}
     for train_build, *benchmark, _, _ in sorted(counted):
         if train_build not in builds or tuple(benchmark) not in benchmarks:
-            raise ReportError(f"{train_build} against {'/'.join(benchmark)}: not among the certificate's totals")
+            raise UserError(f"{train_build} against {'/'.join(benchmark)}: not among the certificate's totals")
     for pair in report.pairs:
         for name, side in ("train", pair.train), ("eval", pair.eval):
             row = tuple(pair.evidence[f"{name}_{part}"] for part in ("build", "split", "sample", "index"))
             if row != (side.build, side.split, side.sample_id, side.index):
-                raise ReportError(f"{row[2]}: its pair holds {side.build} {side.sample_id} as the {name} side")
+                raise UserError(f"{row[2]}: its pair holds {side.build} {side.sample_id} as the {name} side")
         if _key(pair.evidence) not in counted:
-            raise ReportError(f"{' '.join(_key(pair.evidence))}: a pair to show, but no evidence counted")
+            raise UserError(f"{' '.join(_key(pair.evidence))}: a pair to show, but no evidence counted")
 
 
 # ---- the certificate
@@ -431,7 +427,7 @@ def _card(pair: Pair, place: int, total: int, show_credentialed: bool) -> str:
     roles = ("train", "test")
     for side, secret in zip(both, hidden, strict=True):
         if not secret and side.thumbnail is not None and not side.thumbnail.startswith(_PICTURES):
-            raise ReportError(f"{side.sample_id}: its thumbnail is neither JPEG nor PNG; build {side.build} again")
+            raise UserError(f"{side.sample_id}: its thumbnail is neither JPEG nor PNG; build {side.build} again")
     return page.render(
         FOLDER, "report_card.html", row=row, kind=_scope(row), benchmark=_benchmark, place=place, total=total,
         score="" if row["score"] is None else f"{row['score']:.4f}",

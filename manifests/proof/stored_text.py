@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,6 @@ from medgpt.errors import UserError
 
 _COLUMNS = ["sample_id", "split", "subset", "task", "access", "n_images", "shard", "offset", "length"]
 _TEXT_COLUMNS = ["question", "options", "answer", "messages"]
-
-
-class TextError(UserError):
-    """One line: a shard that the manifest names is missing, cut short or holds no such sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class SampleText:
 def read_texts(folder: Path, part: Path) -> Iterator[SampleText]:
     """Texts of every sample of one manifest part, in its order. `folder` is the build, `part` its samples part.
 
-    Raises: `TextError`.
+    Raises: `UserError`.
     """
     batches = pq.read_table(part, columns=_COLUMNS).to_batches(max_chunksize=4096)
     return read_sample_texts(folder, (row for batch in batches for row in batch.to_pylist()))
@@ -67,69 +65,48 @@ def read_texts(folder: Path, part: Path) -> Iterator[SampleText]:
 def read_sample_texts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[SampleText]:
     """Texts of the samples that manifest rows name; the rows of one shard must be in the order of their offsets.
 
-    Raises: `TextError`.
+    Raises: `UserError`.
     """
-    shard: str | None = None
-    reader: _TarReader | _ArrowReader | None = None
+    for shard, mine in groupby(rows, key=itemgetter("shard")):
+        records = _arrow_records if shard.endswith(".arrow") else _tar_records
+        for row, record in records(folder / "shards" / shard, mine):
+            yield _sample_text(row, record)
+
+
+_Records = Iterator[tuple[Mapping[str, Any], dict[str, Any]]]
+
+
+def _tar_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> _Records:
     try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; build it again") from error
+    with file:
         for row in rows:
-            if row["shard"] != shard or reader is None:
-                if reader is not None:
-                    reader.close()
-                shard = row["shard"]
-                path = folder / "shards" / row["shard"]
-                reader = _ArrowReader(path) if row["shard"].endswith(".arrow") else _TarReader(path)
-            yield _sample_text(row, reader.read(row))
-    finally:
-        if reader is not None:
-            reader.close()
+            try:
+                record = orjson.loads(os.pread(file.fileno(), row["length"], row["offset"]))
+            except orjson.JSONDecodeError as error:
+                what = f"no sample at byte {row['offset']}; python -m shards.verify says more"
+                raise UserError(f"{path}: {what}") from error
+            yield row, record
 
 
-class _TarReader:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise TextError(f"{path}: {error.strerror}; build it again") from error
-
-    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        data = os.pread(self._file.fileno(), row["length"], row["offset"])
-        try:
-            record: dict[str, Any] = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise TextError(
-                f"{self.path}: no sample at byte {row['offset']}; python -m shards.verify says more"
-            ) from error
-        return record
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _ArrowReader:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._batch: list[dict[str, Any]] = []
-        self._first = self._next = 0
-        try:
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowException) as error:
-            raise TextError(f"{path}: cannot be read ({error}); build it again") from error
-
-    def read(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        # Rows of a part are in the order of the shard, so batches are read one after the other.
-        while row["offset"] >= self._first + len(self._batch):
-            if self._next == self._file.num_record_batches:
-                raise TextError(f"{self.path}: no row {row['offset']}; python -m shards.verify says more")
-            self._first += len(self._batch)
-            self._batch = self._file.get_batch(self._next).select(_TEXT_COLUMNS).to_pylist()
-            self._next += 1
-        record: dict[str, Any] = self._batch[row["offset"] - self._first]
-        return record
-
-    def close(self) -> None:
-        self._batch = []
+def _arrow_records(path: Path, rows: Iterable[Mapping[str, Any]]) -> _Records:
+    """Rows of a part are in the order of the shard, so batches are read one after the other."""
+    try:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({error}); build it again") from error
+    batch: list[dict[str, Any]] = []
+    first = number = 0
+    for row in rows:
+        while row["offset"] >= first + len(batch):
+            if number == file.num_record_batches:
+                raise UserError(f"{path}: no row {row['offset']}; python -m shards.verify says more")
+            first += len(batch)
+            batch = file.get_batch(number).select(_TEXT_COLUMNS).to_pylist()
+            number += 1
+        yield row, batch[row["offset"] - first]
 
 
 def _sample_text(row: Mapping[str, Any], record: Mapping[str, Any]) -> SampleText:
@@ -146,19 +123,12 @@ def _sample_text(row: Mapping[str, Any], record: Mapping[str, Any]) -> SampleTex
         else:
             user.append(text)
     options = record["options"] or ()
-    answer = target
-    if options:
-        answer = next((option["text"] for option in options if option["label"] == record["answer"]), target)
-    question = record["question"]
+    gold = (option["text"] for option in options if option["label"] == record["answer"])
     return SampleText(
-        row["sample_id"],
-        row["split"],
-        row["subset"],
-        row["task"],
-        row["n_images"],
-        "\n".join(user) if question is None else question,
-        tuple(option["text"] for option in options),
-        answer or "",
-        "\n".join(reasoning),
-        "\n".join(dialogue),
+        *(row[name] for name in ("sample_id", "split", "subset", "task", "n_images")),
+        question="\n".join(user) if record["question"] is None else record["question"],
+        options=tuple(option["text"] for option in options),
+        answer=next(gold, target) or "",
+        reasoning="\n".join(reasoning),
+        dialogue="\n".join(dialogue),
     )

@@ -1,9 +1,9 @@
 """Near-duplicate pictures within the train side: what a mixture trains on several times under different names.
 
 Only reported: that a picture comes back with another question is what visual question answering is made of. Pictures
-that are equal in pixels are not listed (the audits count those); a pair here is two different pictures whose hashes are
-within the policy's radius and whose thumbnails agree. Of many pictures with one hash each is compared with the first
-(by digest), so that a placeholder used ten thousand times makes ten thousand pairs and not fifty million.
+that are equal in pixels are not listed (the SQL audits count those); a pair here is two different pictures whose hashes
+are within the policy's radius and whose thumbnails agree. Of many pictures with one hash each is compared with the
+first (by digest), so that a placeholder used ten thousand times makes ten thousand pairs and not fifty million.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from manifests.proof.agreement import agreement, flat
 from manifests.proof.hamming import HammingIndex
-from manifests.proof.variants import decode
+from manifests.proof.variants import IDENTITY, decode
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,7 +39,6 @@ TRAIN_DUPLICATES = pa.schema(
 
 _BLOCK = 4096  # pairs decoded at a time: 80 MB
 _SEARCHED = 1 << 20  # hashes searched at a time
-_SAME = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 _PICTURES = """
     CREATE OR REPLACE TEMP TABLE train_pictures AS
@@ -109,7 +108,7 @@ def _judged(
     thumbnails = {number: decode(bytes(thumbnail)) for number, _, thumbnail in found}
     one = np.stack([thumbnails[int(number)] for number in first])
     other = np.stack([thumbnails[int(number)] for number in second])
-    scores = agreement(one, other, np.tile(_SAME, (len(one), 1, 1)), np.zeros(len(one), bool), threshold)
+    scores = agreement(one, other, np.tile(IDENTITY, (len(one), 1, 1)), np.zeros(len(one), bool), threshold)
     rows = []
     for k in np.flatnonzero((scores >= threshold) & ~flat(one) & ~flat(other)):
         pair = sorted(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from manifests.fingerprints import _DCT, HASH_PIXELS, HASH_SIZE, THUMBNAIL_PIXELS
+from medgpt.errors import UserError
 
 Picture = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -43,21 +44,19 @@ BORDER_RANGE = 12
 """A border row or column is uniform if its grey values span at most this: a JPEG of quality 80 rings a little."""
 
 
-class ThumbnailError(ValueError):
-    """A thumbnail that is not a 96 x 96 grey picture."""
+class PictureError(UserError):
+    """A thumbnail that is no 96 x 96 grey picture, or a stored picture that cannot be decoded."""
 
 
 def decode(thumbnail: bytes) -> Picture:
-    """A thumbnail of the manifest as 96 x 96 grey values. `ThumbnailError` for anything else."""
+    """A thumbnail of the manifest as 96 x 96 grey values. `PictureError` for anything else."""
     try:
         with Image.open(io.BytesIO(thumbnail), formats=("JPEG",)) as opened:
             picture = np.array(opened)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ThumbnailError(
-            f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again"
-        ) from error
+        raise PictureError(f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again") from error
     if picture.shape != (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS) or picture.dtype != np.uint8:
-        raise ThumbnailError(f"a thumbnail is {picture.shape}, not 96 x 96 grey: build its part again")
+        raise PictureError(f"a thumbnail is {picture.shape}, not 96 x 96 grey: build its part again")
     return picture
 
 
@@ -130,7 +129,7 @@ class Variant:
         if matrix is None:
             return None
         toned = thumbnail if self.tone is None else self.tone(thumbnail)
-        if matrix is _IDENTITY:
+        if matrix is IDENTITY:
             return toned
         # Pillow's units are pixels of the source for a pixel of the result, from edge to edge.
         (a, b, c), (d, e, f) = matrix.tolist()
@@ -147,7 +146,8 @@ class Variant:
         return None if varied is None else int(perceptual_hashes(varied[None])[0])
 
 
-_IDENTITY = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+IDENTITY: Matrix = np.array([[1.0, 0, 0], [0, 1.0, 0]])
+"""The frame of the picture itself."""
 
 
 def _constant(matrix: Matrix) -> Frame:
@@ -241,7 +241,7 @@ _MIRROR, _HALF = [[-1, 0], [0, 1]], [[-1, 0], [0, -1]]
 
 
 def _all_variants() -> tuple[Variant, ...]:
-    same = _constant(_IDENTITY)
+    same = _constant(IDENTITY)
     found = [Variant("identity", same), Variant("mirror", _constant(_about_centre(_MIRROR)))]
     turns = {
         "turn_90": [[0, -1], [1, 0]], "turn_180": _HALF, "turn_270": [[0, 1], [-1, 0]],
@@ -273,6 +273,3 @@ def _all_variants() -> tuple[Variant, ...]:
 VARIANTS = _all_variants()
 """All variants; the first is the picture itself. Rotations are counter-clockwise, in degrees; the other numbers are
 shares of a side in per cent."""
-
-BY_NAME = {variant.name: i for i, variant in enumerate(VARIANTS)}
-"""Position of each variant in `VARIANTS`."""

@@ -1,0 +1,248 @@
+"""An epoch's samples with their lengths, packed: what `shards.pack` writes and `train.run` trains on.
+
+The samples of an epoch are those of its order (`shards.order.EpochOrder`): certified, in the shares of the mixture. How
+long each is follows from the manifest's text tokens and tiles and from its numbers of messages, which are counted in
+the shards once and kept below `DATA/.streams`, which may be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from manifests.catalog import load_builds, one_line
+from medgpt.errors import UserError
+from medgpt.processes import run_jobs
+from shards.certified import Certified, SourceSamples
+from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
+from shards.order import EpochOrder
+from shards.packing import (
+    IMAGE_TOKENS,
+    TEMPLATE,
+    TILE_TOKENS,
+    Draws,
+    OverLong,
+    PackedEpoch,
+    PackPlan,
+    PlanTerms,
+    pack,
+    plan_path,
+    sample_length,
+    write_plan,
+)
+
+_DRAWS = 1 << 20
+"""Draws looked up at once."""
+_FEW = 100_000
+"""Samples that one process counts before others would have started."""
+
+
+def train_lengths(certified: Certified, build: str, *, workers: int = 1, progress: Any = None) -> tuple[Int32, Int64]:
+    """Tokens of every train sample of a build as the model sees it, and where each of its shards begins in them.
+
+    Messages are counted in the shards the first time, in `workers` processes; `progress(n)` is told of samples that are
+    done. Shards are those of `certified.sources[build].shards`, samples all that are in them.
+
+    Raises: `UserError`, also if a shard cannot be read.
+    """
+    found = next(b for b in load_builds(certified.data) if b.record["build"] == build)
+    name = hashlib.sha256(f"{found.record['root']} {TEMPLATE}".encode()).hexdigest()[:16]
+    folder = certified.folder / "lengths" / f"{build}-{name}"
+    with locked(certified.folder):
+        if not (folder / HEADER).is_file():
+            parts = {path: unit["kept"] for unit, path in found.parts("samples", "train")}
+            # Workers cost a second to start.
+            few = workers == 1 or sum(parts.values()) < _FEW
+            done = ((p, _unit_lengths(p)) for p in parts) if few else run_jobs(_unit_lengths, list(parts), workers)
+            pieces: dict[Path, Int32] = {}
+            for part, piece in done:
+                pieces[part] = piece
+                if progress is not None:
+                    progress(len(piece))
+            header = {"build": build, "root": found.record["root"], "template": TEMPLATE}
+            write_columns(folder, header, {"length": "int32"}, ({"length": pieces[part]} for part in parts))
+    lengths = MappedColumns(folder)["length"]
+    samples = np.array([shard.samples for shard in certified.sources[build].shards], np.int64)
+    if samples.sum() != len(lengths):
+        raise UserError(f"{build}: built anew since it was certified; prove again (python -m manifests.prove)")
+    return lengths, np.cumsum(samples) - samples
+
+
+def _unit_lengths(part: Path) -> Int32:
+    """Tokens of a unit's samples, in the order of its manifest part."""
+    table = pq.read_table(part, columns=["shard", "offset", "length", "text_tokens", "tiles", "n_images"])
+    shards = table["shard"].combine_chunks().dictionary_encode()
+    counts = np.empty((table.num_rows, 4), np.int32)
+    offsets, sizes = table["offset"].to_numpy(), table["length"].to_numpy()
+    for number, name in enumerate(shards.dictionary.to_pylist()):
+        rows = np.flatnonzero(shards.indices.to_numpy() == number)
+        path = part.parents[1] / "shards" / name
+        try:
+            if path.suffix == ".arrow":
+                counts[rows] = _count_arrow(path)[offsets[rows]]
+            else:
+                counts[rows] = _count_tar(path, offsets[rows], sizes[rows])
+        except (OSError, pa.ArrowException, IndexError) as error:
+            raise UserError(f"{path}: cannot be read ({one_line(error)}); run the builder again") from error
+    images = table["n_images"].to_numpy()
+    if (counts[:, 3] != images).any():
+        row = int((counts[:, 3] != images).argmax())
+        raise UserError(
+            f"{part}: sample {row} has {images[row]} pictures, but its messages show {counts[row, 3]}; each must "
+            "be shown once for its tiles to be counted; mend the builder"
+        )
+    lengths = sample_length(
+        table["text_tokens"].to_numpy(), pc.fill_null(table["tiles"], 0).to_numpy(), images=images,
+        messages=counts[:, 0], replies=counts[:, 1], reasoned=counts[:, 2],
+    )  # fmt: skip
+    return lengths.astype(np.int32)
+
+
+def _count_tar(path: Path, offsets: Int64, sizes: Int64) -> Int32:
+    """(messages but replies, replies, replies with reasoning, pictures shown) of a tar's samples, by places of JSON.
+
+    Members are canonical JSON (`medgpt.schema.canonical_json`): no spaces, and a quotation mark inside a text has a
+    backslash before it, so these byte strings occur nowhere but where a message begins. Nothing need be parsed.
+    """
+    counts = []
+    with path.open("rb", buffering=0) as file:
+        descriptor = file.fileno()
+        for offset, size in zip(offsets.tolist(), sizes.tolist(), strict=True):
+            data = os.pread(descriptor, size, offset)
+            reasoned = data.count(b'"reasoning":"') - data.count(b'"reasoning":"",')
+            replies = data.count(b'{"role":"assistant"')
+            pictures = data.count(b'{"type":"image"')
+            counts.append((data.count(b'{"role":"') - replies, replies, reasoned, pictures))
+    return np.array(counts, np.int32).reshape(-1, 4)
+
+
+def _count_arrow(path: Path) -> Int32:
+    """The same of all samples of an Arrow shard."""
+    pieces = [np.zeros((0, 4), np.int32)]
+    file = pa.ipc.open_file(pa.memory_map(str(path)))
+    for number in range(file.num_record_batches):
+        messages = file.get_batch(number).column("messages")
+        inner = messages.flatten()
+        content = inner.field("content")
+        reply = _flags(pc.equal(inner.field("role"), "assistant"))
+        reasoned = _flags(pc.greater(pc.binary_length(inner.field("reasoning")), 0))
+        picture = _flags(pc.equal(content.flatten().field("type"), "image"))
+        pictures = _sums(picture[:, None], content)
+        kinds = np.concatenate((np.stack([~reply, reply, reasoned], axis=1), pictures), axis=1)
+        pieces.append(_sums(kinds, messages))
+    return np.concatenate(pieces)
+
+
+def _flags(values: Any) -> npt.NDArray[np.bool_]:
+    """An Arrow column of truth values, null taken for false."""
+    flags: npt.NDArray[np.bool_] = pc.fill_null(values, False).to_numpy(zero_copy_only=False)
+    return flags
+
+
+def _sums(rows: npt.NDArray[Any], lists: Any) -> Int32:
+    """Sums of `rows` over each list of an Arrow column whose flattened items they belong to; of a null list 0."""
+    running = np.concatenate((np.zeros((1, rows.shape[1]), np.int32), np.cumsum(rows, axis=0, dtype=np.int32)))
+    ends = np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+    sums: Int32 = running[ends] - running[np.concatenate(([0], ends))[:-1]]
+    return sums
+
+
+def draw(certified: Certified, order: EpochOrder, *, workers: int = 1, progress: Any = None) -> Draws:
+    """Samples of an epoch in its order, with their tokens and tiles. Raises: as `train_lengths`."""
+    sources: list[SourceSamples] = [certified.sources[name] for name in order.sources]
+    lengths = [train_lengths(certified, name, workers=workers, progress=progress) for name in order.sources]
+    count = len(order)
+    draws = Draws(np.empty(count, np.int16), np.empty(count, np.int64), *(np.empty(count, np.int32) for _ in range(2)))
+    for first in range(0, count, _DRAWS):
+        piece = slice(first, min(first + _DRAWS, count))
+        source, index = order.at(np.arange(piece.start, piece.stop))
+        draws.source[piece], draws.index[piece] = source, index
+        tokens, tiles = draws.tokens[piece], draws.tiles[piece]
+        for number in np.unique(source).tolist():
+            here = np.flatnonzero(source == number)
+            shard, row = sources[number].locate(index[here])
+            of_build, begins = lengths[number]
+            tokens[here] = of_build[begins[shard] + row]
+            tiles[here] = sources[number].tiles[index[here]]
+    return draws
+
+
+def pack_epoch(draws: Draws, length: int, tiles_limit: int, over_long: str) -> PackedEpoch:
+    """Pack an epoch's samples. A sample's place in the epoch's order decides between samples of one size.
+
+    Raises: `OverLong` where there are such samples and the policy is to report them, or they cannot be truncated.
+    """
+    long = (draws.tokens > length) | (draws.tiles > tiles_limit)
+    found = draws.take(long)
+    count = len(found)
+    if count and over_long == "report":
+        raise OverLong(
+            np.flatnonzero(long),
+            f"{count} of {len(draws)} samples have more than {length} tokens or {tiles_limit} tiles (the longest "
+            f"{found.tokens.max()} and {found.tiles.max()}); raise --length or --tiles, or choose --over-long truncate "
+            "(cuts the end of the text) or --over-long drop",
+        )
+    keys, cut, packed = np.arange(len(draws), dtype=np.uint64), None, draws
+    if count and over_long == "truncate":
+        # Pictures cannot be cut, and a sample that is all pictures teaches nothing.
+        whole = (found.tiles > tiles_limit) | ((TILE_TOKENS + IMAGE_TOKENS) * found.tiles >= length)
+        if whole.any():
+            raise OverLong(
+                np.flatnonzero(long)[whole],
+                f"{int(whole.sum())} samples have too many tiles (up to {found.tiles.max()}), which cannot be "
+                "truncated; raise --tiles, or choose --over-long drop",
+            )
+        cut, packed = long, replace(draws, tokens=np.minimum(draws.tokens, length))
+    elif count:
+        keys, packed = keys[~long], draws.take(~long)
+    result = pack(packed.tokens, packed.tiles, keys, length, tiles_limit)
+    return PackedEpoch(packed, result, found, cut)
+
+
+def ensure_plan(
+    certified: Certified,
+    order: EpochOrder,
+    length: int,
+    tiles_limit: int,
+    over_long: str = "report",
+    together: int | None = None,
+    *,
+    workers: int = 1,
+    progress: Any = None,
+) -> PackPlan:
+    """The plan of an epoch at its usual place, made where it is not there yet; any number of processes may ask at once.
+
+    Raises: `OverLong`, `UserError`.
+    """
+    terms = PlanTerms.of(order, length, tiles_limit, over_long, together)
+    path = plan_path(certified.data, terms)
+    with locked(path.parent):
+        if not path.exists():
+            draws = draw(certified, order, workers=workers, progress=progress)
+            write_plan(path, terms, pack_epoch(draws, length, tiles_limit, over_long))
+    plan = PackPlan.load(path)
+    plan.check(order)
+    return plan
+
+
+def rank_balance(costs: Int64, world_size: int) -> tuple[float, float]:
+    """How unequal the work of `world_size` ranks is that take packs of these costs in turn.
+
+    Returns: (most work of a rank, divided by the mean; mean over the whole steps of the most expensive pack of a step,
+    divided by the step's mean: the share of time that ranks wait for each other).
+    """
+    whole = len(costs) // world_size * world_size
+    steps = costs[:whole].reshape(-1, world_size).astype(float)
+    if not len(steps):
+        return 1.0, 1.0
+    sums = steps.sum(axis=0)
+    return float(sums.max() / sums.mean()), float(steps.max(axis=1).sum() / steps.mean(axis=1).sum())
