@@ -179,7 +179,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
 
 def _build(raw: Path, out: Path) -> dict[str, Any]:
     """Build `raw` in this process, which has done nothing else."""
-    source = load_source("bench.text_build" if (raw / "train.parquet").exists() else "bench.memory")
+    source = load_source("bench.text_build" if (raw / "train.parquet").exists() else "bench.memory", {})
     params = {"no_images": False, "split": None, "licenses": None}
     options = BuildOptions(raw=raw, out=out, params=params, progress=False)
     started = time.monotonic()

@@ -12,13 +12,15 @@ compares every train sample of the builds under DATA with every test sample at e
     report.html          all of it to look at: matrix, then each pair side by side
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
-is, 2 if there is no proof.
+is, 2 if there is no proof. With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each;
+3 instead of 0 says that damaged rows of them were left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
@@ -29,7 +31,7 @@ from manifests.catalog import connect, jail, load_builds, manifest_files
 from manifests.proof import certificate
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
-from medgpt.errors import UserError, run
+from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, run, worst
 from medgpt.private import make_folder
 from medgpt.tables import table
 
@@ -392,7 +394,7 @@ def _pairs(
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 if clean after exclusions, 1 if not, 2 if there is no proof."""
+    """Command line; 0 if clean after exclusions (3 if rows were damaged), 1 if not, 2 if there is no proof."""
     parser = _parser()
     options = parser.parse_args(arguments)
     foreign = options.train is not None or options.eval is not None
@@ -409,16 +411,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         policy = load_policy(options.policy)
-        data, out = options.data, options.out
+        data, out, code = options.data, options.out, DONE
         if foreign:
-            data = options.out / CORPUS
-            _ingest(options, data)
-            out = options.out / PROOF
+            data, out = options.out / CORPUS, options.out / PROOF
+            code = _build_corpora(options, data)
+            if code not in (DONE, DAMAGED):
+                return USAGE  # it has said why; 1 would say that there is a proof
         elif out is None:
             out = data / PROOF
         if options.dry_run:
             _print_plan(load_builds(data), policy)
-            return 0
+            return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
             pairs_per_cell=options.pairs_per_cell, quiet=options.quiet
@@ -428,18 +431,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error  # code 1 would say that there is a proof
     _print_result(document, out)
-    return 0 if document["clean"] else 1
+    return code if document["clean"] else NOT_FINISHED
 
 
-def _ingest(options: argparse.Namespace, data: Path) -> None:
-    from tqdm import tqdm
-
-    from manifests.foreign import ingest, load_mapping
-
+def _build_corpora(options: argparse.Namespace, data: Path) -> int:
+    """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
+    codes = []
     for role in ("train", "eval"):
-        with tqdm(desc=f"read {role}", unit=" rows", unit_scale=True, disable=options.quiet) as bar:
-            mapping = load_mapping(options.mapping, role) if options.mapping else None
-            ingest(getattr(options, role), role, mapping, data, options.workers, bar.update)
+        command = [sys.executable, "-m", "builders.corpus", "--role", role, "--raw", getattr(options, role)]
+        command += ["--out", data, "--workers", str(options.workers)]
+        command += ["--mapping", options.mapping] if options.mapping else []
+        command += ["--quiet"] if options.quiet else []
+        codes.append(subprocess.run(command, check=False).returncode)  # noqa: S603 (ours)
+        if codes[-1] not in (DONE, DAMAGED):
+            return codes[-1]
+    return worst(codes)
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:

@@ -3,7 +3,7 @@
 A process that opens a credentialed build or source is private from then on (`keep_private`), whatever the umask was:
 every file and folder that it, its workers and the libraries they use make afterwards, temporary files and caches
 included, and what other builds give in the same run. This hangs on reading, not on writing: builds are opened in few
-places (`manifests.catalog`, `shards.reader`, `shards.certified`, `eval.records`, `manifests.foreign`, the builders), so
+places (`manifests.catalog`, `shards.reader`, `shards.certified`, `eval.records`, the builders), so
 no new command can forget it. A process that opens nothing credentialed heeds the umask: open data can be shared.
 """
 

@@ -20,7 +20,7 @@ from medgpt.errors import UserError, one_line
 
 Kind = TypeVar("Kind")
 
-_AT = re.compile(r"(?P<what>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?", re.DOTALL)
+_AT = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 
@@ -110,7 +110,7 @@ def _explained(kind: Any, message: str) -> str:
     found = _AT.fullmatch(message)
     assert found is not None  # the pattern matches every text
     path, what = (found["path"] or "").lstrip("."), found["what"]
-    known = ", ".join(sorted(map(str, _known(kind, re.findall(r"\w+|\[[^]]*\]", path)))))
+    known = ", ".join(sorted(map(str, _known(kind, re.findall(r"\w+|\[[^]]*\]", path), bool(found["key"])))))
     if unknown := _UNKNOWN.fullmatch(what):
         what = f"no key is called {unknown[1]}; there are {known}"
     elif missing := _MISSING.fullmatch(what):
@@ -120,14 +120,16 @@ def _explained(kind: Any, message: str) -> str:
     return one_line(f"{path}: {what}" if path else what)
 
 
-def _known(kind: Any, path: Sequence[str]) -> set[Any]:
-    """The keys or words that may stand at a path within `kind`."""
+def _known(kind: Any, path: Sequence[str], key: bool = False) -> set[Any]:
+    """The keys or words that may stand at a path within `kind`; with `key`, as keys of the mapping there."""
     arguments = get_args(kind)
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-        return set(fields) if not path else _known(fields[path[0]], path[1:])
+        return set(fields) if not path else _known(fields[path[0]], path[1:], key)
     if get_origin(kind) is Literal:
         return set(arguments)
     # A list or a mapping takes one step of the path, `| None` and `Annotated` none.
     step = path and path[0].startswith("[") and get_origin(kind) in (list, tuple, dict)
-    return set().union(*(_known(part, path[1:] if step else path) for part in arguments))
+    if get_origin(kind) is dict:
+        arguments = arguments[:1] if key and not path else arguments[1:]
+    return set().union(*(_known(part, path[1:] if step else path, key) for part in arguments))

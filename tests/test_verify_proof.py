@@ -24,12 +24,12 @@ import yaml
 from conftest import tree_digest
 from PIL import Image
 
+from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import make
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
-from manifests.foreign import ingest
 from manifests.proof.certificate import certificate_root, read_certificate
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
@@ -125,7 +125,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     groups = {"subject_id": {"field": "patient", "prefix": "hospital"}}
     for role, name in ("train", "ours"), ("test", "theirs"):
         side = "train" if role == "train" else "eval"
-        ingest(folder / role, side, {"name": name, "access": "open", "groups": groups}, data)
+        build_corpus(folder / role, side, {"name": name, "access": "open", "groups": groups}, data)
     proved(data)
     return data
 

@@ -10,10 +10,11 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
+from tarfile import HeaderError, ReadError
 from typing import IO, Any, NamedTuple
 
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, read_bytes, relative, unreadable
@@ -161,28 +162,67 @@ def safe_member(name: str) -> bool:
     return not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\\" not in name
 
 
+TAR_DAMAGE = (tarfile.TarError, OSError, EOFError)
+"""What `tar_members` raises where an archive is damaged or breaks off."""
+
+
+class BytesBehind(ReadError):
+    """Behind the end of an archive, which itself is whole, there is more: a second one, perhaps."""
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """Python takes a broken header behind the first for the end of the archive; here only the end mark is the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _StrictHeader:
+        try:
+            return super().fromtarfile(tarfile)
+        except HeaderError as error:
+            # EOFHeaderError has no name in tarfile's stubs; it is the mark.
+            if type(error).__name__ == "EOFHeaderError":
+                raise
+            raise ReadError(f"at byte {tarfile.offset}: {error}") from error
+
+
+def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
+    """(header, function that reads it) of a tar's regular files in their order, as a stream.
+
+    An archive that breaks off, in whatever way, is never taken for a whole one. Raises: `TAR_DAMAGE`, `BytesBehind`
+    among them.
+    """
+    with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as tar:
+        for member in tar:
+            tar.members.clear()  # type: ignore[attr-defined]  # else kept, a kilobyte each
+            content = tar.extractfile(member) if member.isreg() else None
+            if content is not None:
+                yield member, content.read
+        rest = tar.fileobj
+        assert rest is not None
+        while chunk := rest.read(1 << 20):
+            if chunk.count(0) != len(chunk):
+                raise BytesBehind("bytes behind the end of the archive (two archives in one file?)")
+
+
 def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of a tar's regular files in their order; plain, gzipped (`.gz`) or Zstandard (`.zst`), as a stream.
 
-    A tar that ends early or is damaged is an `InputError` after the members before the damage.
+    A tar that ends early or is damaged is an `InputError` after the members before the damage. What stands behind the
+    end of one is no part of it.
     """
-    file = relative(path, raw)
     try:
-        with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                tar.members.clear()  # type: ignore[attr-defined]  # else kept, a kilobyte each
-                if member.isreg() and safe_member(member.name):
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    yield member.name, content.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError("bad_archive", file, str(error)) from None
+        for member, read in tar_members(path):
+            if safe_member(member.name):
+                yield member.name, read()
+    except BytesBehind:
+        return
+    except TAR_DAMAGE as error:
+        raise InputError("bad_archive", relative(path, raw), str(error)) from None
 
 
 def _open_stream(path: Path) -> IO[bytes]:
     import pyarrow as pa
 
-    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    codec = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
     if codec is None:
         return path.open("rb")
     stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), codec)
@@ -206,18 +246,23 @@ class _Readable(io.RawIOBase):
         return len(data)
 
 
+def webdataset_name(name: str) -> tuple[str, str]:
+    """Key and extension (in small letters) of a member: parted at the first dot of its last part."""
+    folder, _, last = name.rpartition("/")
+    stem, _, extension = last.partition(".")
+    return f"{folder}/{stem}" if folder else stem, extension.lower()
+
+
 def webdataset_samples(path: Path, raw: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: bytes}) of a WebDataset tar: neighbouring members that share a name up to its first dot."""
     key, parts = "", dict[str, bytes]()
     for name, data in stream_tar(path, raw):
-        folder, _, last = name.rpartition("/")
-        stem, _, extension = last.partition(".")
-        this = f"{folder}/{stem}" if folder else stem
+        this, extension = webdataset_name(name)
         if parts and this != key:
             yield key, parts
             parts = {}
         key = this
-        parts[extension.lower()] = data
+        parts[extension] = data
     if parts:
         yield key, parts
 
@@ -233,9 +278,7 @@ def webdataset_keys(path: Path, raw: Path) -> Iterator[str]:
             for member in tar:
                 tar.members.clear()  # type: ignore[attr-defined]
                 if member.isreg() and safe_member(member.name):
-                    folder, _, last = member.name.rpartition("/")
-                    stem = last.partition(".")[0]
-                    key = f"{folder}/{stem}" if folder else stem
+                    key, _ = webdataset_name(member.name)
                     if key != before:
                         yield key
                     before = key

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ast
 import fcntl
 import hashlib
+import math
 import multiprocessing
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -73,14 +74,19 @@ class Plan:
     build: str
     target: Path
     jobs: list[UnitJob]
-    reusable: dict[str, dict[str, Any]]
+    reusable: dict[str, list[dict[str, Any]]]
     found: tuple[Input, ...]
     """Files that the plan was made from; what it took from them is in the units."""
 
     @property
     def rows(self) -> int:
-        """Source rows to account for."""
-        return sum(job.take for job in self.jobs)
+        """Source rows to account for, of units whose rows were counted."""
+        return sum(job.take for job in self.jobs if job.unit.counted)
+
+    @property
+    def counted(self) -> bool:
+        """Whether that is all rows."""
+        return all(job.unit.counted for job in self.jobs)
 
 
 def make_plan(source: Source, options: BuildOptions) -> Plan:
@@ -102,8 +108,8 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
         if wanted and unit.split not in wanted:
             continue
         room = left.setdefault(unit.split, options.limit)
-        take = unit.rows if room is None else min(unit.rows, room)
-        if room is not None:
+        take = unit.rows if room is None or not unit.counted else min(unit.rows, room)
+        if room is not None and unit.counted:
             left[unit.split] = room - take
             if take == 0 and unit.rows:
                 continue
@@ -115,9 +121,9 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
         ledger = resume / f"{unit.name}.json"
         job = UnitJob(module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes, planned)
         jobs.append(job)
-        record = _finished(job)
-        if record is not None:
-            reusable[unit.name] = record
+        records = _finished(job)
+        if records is not None:
+            reusable[unit.name] = records
     if not jobs:
         raise NotThisSource(f"{options.raw}: nothing to build" + (f" for split {' '.join(wanted)}" if wanted else ""))
     if len({job.unit.name for job in jobs}) != len(jobs):
@@ -143,7 +149,8 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_f
         with bar_for(plan, options) if bar is None else nullcontext(bar) as progress:
             records = _run_units(source, plan, options, progress)
             inputs = _inputs(plan, options, resume)
-        document = _document(source, options, plan, [records[job.unit.name] for job in plan.jobs], inputs, to_filter)
+        units = [record for job in plan.jobs for record in records[job.unit.name]]
+        document = _document(source, options, plan, units, inputs, to_filter)
         _remove_strays(plan.target, document)
         _remove_stray_ledgers(resume, plan)
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -199,14 +206,14 @@ def _unit_key(
     return hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _finished(job: UnitJob) -> dict[str, Any] | None:
-    """The record of an earlier run, if it was made from the same work and all its files are there in full size."""
+def _finished(job: UnitJob) -> list[dict[str, Any]] | None:
+    """The records of an earlier run, if it did the same work and all its files are there in full size."""
     try:
         entry = orjson.loads(job.ledger.read_bytes())
         if entry["key"] != job.key:
             return None
-        record: dict[str, Any] = entry["record"]
-        for file in record["shards"] + record["parts"]:
+        records: list[dict[str, Any]] = entry["records"]
+        for file in (file for record in records for file in record["shards"] + record["parts"]):
             path = job.target / file["file"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
                 return None
@@ -214,7 +221,7 @@ def _finished(job: UnitJob) -> dict[str, Any] | None:
         check_unchanged(job.build, job.raw, (one for one in _read_whole(entry) if one.file not in known))
     except (FileNotFoundError, orjson.JSONDecodeError, LookupError, TypeError, ValueError, BuildStopped):
         return None
-    return record
+    return records
 
 
 def _read_whole(entry: dict[str, Any]) -> list[Input]:
@@ -255,30 +262,35 @@ def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
 
 def bar_for(plan: Plan, options: BuildOptions) -> Any:
     """A progress bar over a plan's rows, with rate, time left and counts."""
-    return tqdm(total=plan.rows, unit="row", desc=plan.build, disable=not options.progress or None, smoothing=0.05)
+    total = plan.rows if plan.counted else None
+    return tqdm(total=total, unit="row", desc=plan.build, disable=not options.progress or None, smoothing=0.05)
 
 
-def _run_units(source: Source, plan: Plan, options: BuildOptions, bar: Any) -> dict[str, dict[str, Any]]:
+def _run_units(source: Source, plan: Plan, options: BuildOptions, bar: Any) -> dict[str, list[dict[str, Any]]]:
     records = dict(plan.reusable)
     pending = [job for job in plan.jobs if job.unit.name not in records]
-    budget = options.max_damaged
-    if budget is None:
-        budget = max(MAX_DAMAGED_FLOOR, int(MAX_DAMAGED_SHARE * plan.rows))
-    bar.update(plan.rows - sum(job.take for job in pending))
-    kept, damaged = (sum(record[name] for record in records.values()) for name in ("kept", "damaged"))
-    for record in _outcomes(pending, options.workers, bar):
-        records[record["unit"]] = record
-        kept += record["kept"]
-        damaged += record["damaged"]
+    budget: float | None = options.max_damaged
+    if budget is None:  # no share of an unknown number
+        share = int(MAX_DAMAGED_SHARE * plan.rows)
+        budget = max(MAX_DAMAGED_FLOOR, share) if plan.counted else math.inf
+    done, kept, damaged = (_sum(records.values(), name) for name in ("read", "kept", "damaged"))
+    bar.update(done)
+    for job, found in _outcomes(pending, options.workers, bar):
+        records[job.unit.name] = found
+        kept += _sum([found], "kept")
+        damaged += _sum([found], "damaged")
         if damaged > budget:
-            [job] = [job for job in pending if job.unit.name == record["unit"]]
-            wrong = _what_is_wrong(source, job, list(records.values()))
+            wrong = _what_is_wrong(source, job, [record for found in records.values() for record in found])
             raise BuildStopped(
                 f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}: {wrong}look at "
                 f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
             )
         bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
     return records
+
+
+def _sum(units: Iterable[list[dict[str, Any]]], name: str) -> int:
+    return sum(record[name] for records in units for record in records)
 
 
 def _what_is_wrong(source: Source, job: UnitJob, records: list[dict[str, Any]]) -> str:
@@ -294,11 +306,12 @@ def _what_is_wrong(source: Source, job: UnitJob, records: list[dict[str, Any]]) 
     return f"{said}, every row: another layout?" + (f" columns: {columns}; " if columns else " ")
 
 
-def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str, Any]]:
-    """Records of the jobs as they finish; in this process for one worker, else in spawned ones."""
-    if workers <= 1 or len(jobs) <= 1 or sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES:
+def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[UnitJob, list[dict[str, Any]]]]:
+    """The jobs with their records as they finish; in this process for one worker, else in spawned ones."""
+    few = all(job.unit.counted for job in jobs) and sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES
+    if workers <= 1 or len(jobs) <= 1 or few:
         for job in jobs:
-            yield build_unit(job, bar.update)
+            yield job, build_unit(job, bar.update)
         return
     # Raw memory without a lock: two workers may overwrite each other's count; that matters to the bar alone and is made
     # good as units finish.
@@ -308,7 +321,7 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
     def advance() -> None:
         bar.update(max(finished, rows.value) + started_at - bar.n)
 
-    for _, record in run_jobs(
+    for job, records in run_jobs(
         _work,
         jobs,
         workers,
@@ -317,8 +330,8 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[dict[str,
         lock=_workers_lock(jobs[0].ledger),
         poll=advance,
     ):
-        finished += record["read"]
-        yield record
+        finished += _sum([records], "read")
+        yield job, records
         advance()
 
 
@@ -331,7 +344,7 @@ def _start_worker(rows: Any) -> None:
     _rows_done = rows
 
 
-def _work(job: UnitJob) -> dict[str, Any]:
+def _work(job: UnitJob) -> list[dict[str, Any]]:
     def progress(count: int) -> None:
         _rows_done.value += count
 
@@ -370,6 +383,8 @@ def _document(
     for split in splits.values():
         split.update(_image_statistics(split))
     params = plan.jobs[0].params
+    entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs] if source.conclude else []
+    concluded = source.conclude(options.raw, params, entries) if source.conclude else {}
     document = {
         "format": BUILD_FORMAT,
         "build": plan.build,
@@ -388,7 +403,7 @@ def _document(
                 "paper",
             )
         },
-        "parameters": params,
+        "parameters": {**params, **concluded},
         "limit": options.limit,
         "metadata_only": bool(params["no_images"]),
         "code_sha256": code_sha256(source.module_name),

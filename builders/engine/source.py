@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,6 +166,11 @@ class Reject:
     detail: str = ""
 
 
+UNCOUNTED = -1
+"""Rows of a unit that `read` counts itself, down to the end: of archives, which may be damaged. It is written in pieces
+of some ten thousand rows, `<unit>-0000`, ..., so that memory does not grow with the file."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """The smallest piece that is built on its own: seconds to two minutes of work, one split, one role."""
@@ -175,11 +180,18 @@ class Unit:
     split: str
     role: Role
     rows: int
-    """How many source rows `read` will account for; the build fails if kept + rejected differs."""
+    """How many source rows `read` will account for; the build fails if kept + rejected differs. Or `UNCOUNTED`."""
     payload: Any
     """JSON value from which `read` finds its rows; part of the unit key."""
     inputs: tuple[str, ...] = ()
     """Files under the raw tree whose size and mtime enter the unit key (what `payload` does not hold itself)."""
+    notes: dict[str, Any] = field(default_factory=dict, compare=False)
+    """What `read` writes down of the unit as a whole, JSON values and sets, for `Source.conclude`."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether its rows were counted before they are read."""
+        return self.rows != UNCOUNTED
 
 
 @dataclass(frozen=True)
@@ -252,6 +264,11 @@ class Source:
     """Recipe in `filters/recipes` that chooses among its training samples after a build; empty: none does."""
     filter_files: Mapping[str, str] = field(default_factory=dict)
     """Files of the raw tree that filters use where they are there: `FILTER.OPTION` -> path."""
+    store_pictures: bool = True
+    """False: pictures are fingerprinted alone. `shard`, `offset`, `length` of their rows are NULL, texts in Arrow."""
+    conclude: Callable[[Path, Params, Sequence[Mapping[str, Any]]], Mapping[str, Any]] | None = None
+    """`conclude(raw, params, entries)`: what `build.json` says under `parameters` besides the options, from the ledger
+    entries of all units (`records`, `notes`, `inputs`). A `UserError` that it raises refuses the build."""
     version: int = 1
     """Raised where a change of the source's code changes what it writes: units are built again, the root moves."""
     module: str = ""

@@ -21,6 +21,7 @@ from builders.engine.archives import PictureStore
 from builders.engine.rawfiles import outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
+    UNCOUNTED,
     Image,
     InputError,
     NotThisSource,
@@ -34,12 +35,15 @@ from builders.engine.source import (
     choice_prompt,
     user,
 )
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 from medgpt.messages import named
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
 """A unit is closed at either size: seconds of work for text, half a minute for Parquet that holds pictures."""
+
+LINE_BYTES = 64 << 20
+"""What one line of JSON may hold; a longer one is a reject and is not read into memory."""
 
 _CHUNK = 1 << 22
 _BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
@@ -86,7 +90,7 @@ class Row(NamedTuple):
 
 
 class _Range(NamedTuple):
-    """Rows `first` .. `first + rows`, findable at `start` (a byte, or a row group)."""
+    """Rows `first` .. `first + rows`, findable at `start` (a byte, or a row group). `UNCOUNTED`: all that follow."""
 
     start: int
     first: int
@@ -134,11 +138,12 @@ def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, l
 def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     """The rows of a unit of `table_units`; a row that cannot be parsed is a `Reject`.
 
-    Where a file is damaged so that its reader gives up, or ends early, all rows that should follow are rejects.
+    Where a file is damaged so that its reader gives up, or ends early, all rows that should follow are rejects; one
+    reject stands for them if they were not counted.
     """
     file, part = unit.payload["file"], _Range(*unit.payload["range"])
     path = raw / file
-    done, why = 0, "the file ends early"
+    done, why, row = 0, "the file ends early", None
     try:
         for row in _format(path, unit.payload.get("layout", "")).rows(path, file, part, unit.payload["columns"]):
             yield row
@@ -147,6 +152,9 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
         raise
     except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
         why = f"the file cannot be read any further ({type(error).__name__})"
+        if part.rows == UNCOUNTED:
+            before = row.row if isinstance(row, Reject) else row.number if row else "0"
+            yield Reject(file, str(int(before) + 1), "bad_archive", why)
     for number in range(done, part.rows):
         yield Reject(file, str(part.first + number), "bad_row", why)
 
@@ -273,7 +281,7 @@ class _Format(NamedTuple):
 
 
 def _format(path: Path, layout: str = "") -> _Format:
-    suffix = layout or path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    suffix = layout or path.name.lower().removesuffix(".gz").rpartition(".")[2]
     try:
         return _FORMATS[suffix]
     except KeyError:
@@ -281,21 +289,36 @@ def _format(path: Path, layout: str = "") -> _Format:
 
 
 def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def json_fault(data: bytes, message: str) -> tuple[str, str]:
+    """Reason and detail of a text that is no JSON."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return "not_utf8", f"byte {error.start}"
+    return "bad_row", message
 
 
 # Parquet
 
 
-def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
+def open_parquet(path: Path, file: str) -> Any:
+    """A `ParquetFile`, called `file` in messages. Raises: `NotThisSource`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise NotThisSource(f"{file}: not readable as Parquet ({error}); fetch the file again") from None
-    names = metadata.schema.to_arrow_schema().names
+        # Page by page: by default Arrow would hold a whole row group, which may be the whole file.
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        raise NotThisSource(f"{file}: not readable as Parquet ({one_line(error)}); fetch the file again") from None
+
+
+def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
+    with open_parquet(path, file) as table:
+        metadata, names = table.metadata, table.schema_arrow.names
     if missing := [name for name in columns if name not in names]:
         raise NotThisSource(f"{file}: no column {', '.join(missing)} (there are {named(names)}); another revision?")
     start = first = rows = size = 0
@@ -311,42 +334,73 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
 
 
 def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
-    # Page by page: by default Arrow would hold a whole row group, which may be the whole file.
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
-        metadata = table.metadata
-        before = sum(metadata.row_group(group).num_rows for group in range(part.start))
-        groups = range(part.start, metadata.num_row_groups)
-        number, end = before, part.first + part.rows
-        # Rows that hold pictures come a few at a time.
-        row_bytes = metadata.row_group(part.start).total_byte_size // max(1, metadata.row_group(part.start).num_rows)
-        size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, row_bytes)))
-        for batch in table.iter_batches(size, groups, list(columns) or None, use_threads=False):
-            if number + batch.num_rows > part.first:
-                skip = max(0, part.first - number)
-                wanted = batch.slice(skip, end - number - skip)
-                names = wanted.schema.names
-                # Column by column, then zipped: three times faster than the batch's own to_pylist.
-                cells = zip(*(column.to_pylist() for column in wanted.columns), strict=True)
-                for index, values in enumerate(cells, number + skip):
-                    yield Row(file, str(index), dict(zip(names, values, strict=True)))
-            number += batch.num_rows
-            if number >= end:
+    with open_parquet(path, file) as table:
+        number = sum(table.metadata.row_group(group).num_rows for group in range(part.start))
+        last = part.first + part.rows
+        for group in range(part.start, table.metadata.num_row_groups):
+            if number >= last:
                 return
+            about = table.metadata.row_group(group)
+            end = number + about.num_rows
+            # Rows that hold pictures come a few at a time.
+            size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
+            try:
+                for batch in table.iter_batches(size, [group], list(columns) or None, use_threads=False):
+                    skip = min(max(0, part.first - number), batch.num_rows)
+                    yield from _batch_rows(file, batch.slice(skip, last - number - skip), number + skip)
+                    number += batch.num_rows
+                    if number >= last:
+                        return
+            except (pa.ArrowException, OSError) as error:
+                # The file says how many rows it has: those behind the damage are accounted for one by one.
+                for left in range(max(number, part.first), min(end, last)):
+                    yield Reject(file, str(left), "bad_row", f"its row group is damaged ({type(error).__name__})")
+            number = end
+
+
+def _batch_rows(file: str, batch: Any, first: int) -> Iterator[Row | Reject]:
+    names = batch.schema.names
+    try:
+        # Column by column, then zipped: three times faster than the batch's own to_pylist.
+        cells = list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    except ValueError:  # a text that is not UTF-8, a time that Python cannot hold: the row is looked for
+        for index in range(batch.num_rows):
+            try:
+                [values] = batch.slice(index, 1).to_pylist()
+                yield Row(file, str(first + index), values)
+            except ValueError as error:
+                reason = "not_utf8" if isinstance(error, UnicodeDecodeError) else "bad_field"
+                yield Reject(file, str(first + index), reason, type(error).__name__)
+        return
+    for index, values in enumerate(cells, first):
+        yield Row(file, str(index), dict(zip(names, values, strict=True)))
 
 
 # JSON Lines
 
 
+def _lines(handle: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
+    """(line, its bytes) down to the end; None for a line that is too long to be read."""
+    while data := handle.readline(LINE_BYTES + 1):
+        size = len(data)
+        if size <= LINE_BYTES:
+            yield data, size
+            continue
+        while data and not data.endswith(b"\n"):
+            data = handle.readline(LINE_BYTES)
+            size += len(data)
+        yield None, size
+
+
 def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
-    start = position = rows = line = first = 0
+    start = position = rows = first = 0
     with _open(path) as handle:
-        for data in handle:
-            line += 1
-            position += len(data)
-            data = data.removeprefix(codecs.BOM_UTF8) if line == 1 else data
-            rows += bool(data.strip())
+        for line, (data, size) in enumerate(_lines(handle), 1):
+            position += size
+            text = data.removeprefix(codecs.BOM_UTF8) if data and line == 1 else data
+            rows += text is None or bool(text.strip())
             if rows >= rows_per_unit or position - start >= BYTES_PER_UNIT:
                 yield _Range(start, first, rows)
                 start, first, rows = position, line, 0
@@ -362,12 +416,14 @@ def _lines_rows(
     loads: Callable[[bytes], Any] = json.loads if python else orjson.loads
     with _open(path) as handle:
         handle.seek(part.start)
-        left, number = part.rows, part.first
-        while left:
-            data = handle.readline()
-            number += 1
-            if not data:
+        left = part.rows
+        for number, (data, _) in enumerate(_lines(handle), part.first + 1):
+            if not left:
                 return
+            if data is None:
+                left -= 1
+                yield Reject(file, str(number), "bad_row", f"a line of more than {LINE_BYTES} bytes")
+                continue
             data = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
             if not data.strip():
                 continue
@@ -375,12 +431,7 @@ def _lines_rows(
             try:
                 values = loads(data)
             except (ValueError, RecursionError) as error:
-                try:
-                    data.decode()
-                except UnicodeDecodeError as wrong:
-                    yield Reject(file, str(number), "not_utf8", f"byte {wrong.start}")
-                else:
-                    yield Reject(file, str(number), "bad_row", getattr(error, "msg", type(error).__name__))
+                yield Reject(file, str(number), *json_fault(data, getattr(error, "msg", type(error).__name__)))
                 continue
             if isinstance(values, dict):
                 yield Row(file, str(number), values)

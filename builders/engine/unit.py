@@ -11,7 +11,7 @@ import hashlib
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,15 +19,16 @@ from typing import Any
 import orjson
 
 from builders.engine.inputs import Input, check_unchanged, shown
-from builders.engine.rawfiles import State, recorded_reads
+from builders.engine.rawfiles import OTHER_FORMATS, State, recorded_reads
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
+from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
 from medgpt.messages import DETAIL_CHARACTERS, safe
 from medgpt.schema import GROUP_KEYS, canonical_json
-from medgpt.strip import DamagedImage, StrippedImage, sniff, strip_metadata
+from medgpt.strip import DamagedImage, sniff, strip_metadata
 from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from medgpt.tiles import tile_count
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
@@ -37,13 +38,13 @@ RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {TOKENIZER}"
 ENGINE_VERSION = 1
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
-CACHED_PICTURES = 64
-"""Decoded once though several samples show it: a study's images come back as the next study's prior within one unit."""
+CACHED_PICTURES, CACHED_PRINTS = 64, 4096
+"""Decoded once though several samples show it: a study's images come back as the next study's prior within one unit.
+Of pictures that are not stored only fingerprints are kept."""
 
 _NO_GROUP: dict[str, str | None] = dict.fromkeys(GROUP_KEYS)
-_CAPTION_TASKS = frozenset({"caption", "report"})
+_CAPTION_TASKS = frozenset({"caption", "report", "text"})
 _EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
-_OTHER_FORMATS = (b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class UnitJob:
     params: Mapping[str, Any]
     unit: Unit
     take: int
-    """Rows to account for: `unit.rows`, fewer under --limit."""
+    """Rows to account for: `unit.rows`, fewer under --limit; `UNCOUNTED` where the unit is."""
     key: str
     shard_bytes: int
     planned: tuple[Input, ...] = ()
@@ -72,45 +73,53 @@ class UnitJob:
 
 @dataclass(frozen=True)
 class _Picture:
-    stripped: StrippedImage
+    format: str
+    data: bytes
+    """Empty where pictures are not stored."""
     sha256: bytes
     stored_sha256: bytes
     print: ImageFingerprint
 
 
-def load_source(module: str) -> Source:
-    """The `SOURCE` of a builder module."""
-    source = importlib.import_module(module).SOURCE
+def load_source(module: str, params: Mapping[str, Any]) -> Source:
+    """The `SOURCE` of a builder module, or what its `make_source` makes of the options."""
+    found = importlib.import_module(module)
+    source = found.SOURCE if hasattr(found, "SOURCE") else found.make_source(params)
     assert isinstance(source, Source)
     return source
 
 
-def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
-    """Write shards, manifest and rejects of one unit, then its ledger entry; returns the unit's record.
+def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, Any]]:
+    """Write shards, manifest and rejects of one unit, then its ledger entry; returns its record or those of its pieces.
 
     `progress` is called with numbers of rows done. Raises `BuildStopped`, also if rows went unaccounted for.
     """
-    source, unit = load_source(job.module), job.unit
-    work = _UnitWork(source, job)
+    source, unit = load_source(job.module, job.params), job.unit
+    pictures: OrderedDict[str, _Picture] = OrderedDict()
+    work, records, done = _UnitWork(source, job, pictures), list[dict[str, Any]](), 0
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
     with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded_reads() as reads:
         try:
-            for done, outcome in enumerate(islice(source.read(job.raw, unit, job.params), job.take), 1):
+            outcomes = source.read(job.raw, unit, job.params)
+            for done, outcome in enumerate(islice(outcomes, job.take if unit.counted else None), 1):
+                if work.full:
+                    records.append(work.finish())
+                    work = _UnitWork(source, job, pictures, len(records))
                 if isinstance(outcome, Reject):
                     work.reject(outcome)
                 else:
                     work.sample(outcome, reads)
                 if done % 50 == 0:
                     progress(50)
-            progress(job.take % 50)
-            if work.samples.rows + work.rejects.rows != job.take:
+            progress(done % 50)
+            if unit.counted and work.rows != job.take:
                 raise BuildStopped(
                     f"{job.build}, unit {unit.name}: {work.samples.rows} kept + {work.rejects.rows} rejected "
                     f"!= {job.take} rows; this is a fault of the builder, please report it"
                 )
-            record = work.finish()
+            records.append(work.finish())
         except BaseException as error:
             work.writer.discard()
             if isinstance(error, Exception):  # whose cause may be that the tree changed
@@ -121,21 +130,23 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> dict[str, Any]:
                 gc.enable()
     whole = [Input(file, state, digest) for file, (state, digest) in sorted(reads.items())]
     check_unchanged(job.build, job.raw, (*job.planned, *whole))
-    entry = {"key": job.key, "record": record, "inputs": [[shown(i.file), *i.state, i.sha256] for i in whole]}
-    write_atomic(job.ledger, orjson.dumps(entry))
-    return record
+    inputs = [[shown(i.file), *i.state, i.sha256] for i in whole]
+    entry = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
+    write_atomic(job.ledger, orjson.dumps(entry, default=sorted))
+    return records
 
 
 class _UnitWork:
     """The unit in hand: its writer and the rows of its three manifest parts."""
 
-    def __init__(self, source: Source, job: UnitJob) -> None:
+    def __init__(self, source: Source, job: UnitJob, pictures: OrderedDict[str, _Picture], piece: int = 0) -> None:
         self.source, self.job, self.unit = source, job, job.unit
         self.advice = source.advice
-        self.stem = f"{source.name}-{job.unit.name}"
+        self.name = job.unit.name if job.unit.counted else f"{job.unit.name}-{piece:04d}"
+        self.stem = f"{source.name}-{self.name}"
         constants = {
             "build": job.build,
-            "unit": job.unit.name,
+            "unit": self.name,
             "source": source.name,
             "role": job.unit.role,
             "split": job.unit.split,
@@ -148,14 +159,24 @@ class _UnitWork:
         self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
-        if source.modality == "text" or job.metadata_only:
+        if source.modality == "text" or job.metadata_only or not source.store_pictures:
             self.writer = ArrowShardWriter(shards, self.stem, job.shard_bytes, job.metadata_only)
         else:
             self.writer = TarShardWriter(shards, self.stem, job.shard_bytes)
         self._ids: set[str] = set()
-        self._pictures: OrderedDict[str, _Picture] = OrderedDict()
-        self._damaged = self._n_images = self._n_images_squared = self._with_prior = 0
+        self._pictures = pictures
+        self._bytes = self._damaged = self._n_images = self._n_images_squared = self._with_prior = 0
         self._reasons: dict[str, int] = {}
+
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return self.samples.rows + self.rejects.rows
+
+    @property
+    def full(self) -> bool:
+        """Whether the next row belongs to the next piece of a unit whose rows were not counted."""
+        return not self.unit.counted and (self.rows >= ROWS_PER_UNIT or self._bytes >= BYTES_PER_UNIT)
 
     def reject(self, reject: Reject) -> None:
         """Record a row that became no sample."""
@@ -199,8 +220,9 @@ class _UnitWork:
             return
         self._ids.add(sample_id)
         stem, stem_options = question_sha256(sample.question, [text for _, text in sample.options or ()])
-        members = [(f"{i}.{picture.stripped.format}", picture.stripped.data) for i, picture in enumerate(pictures)]
-        place = self.writer.add(sample_id, json, members)
+        members = [(f"{i}.{picture.format}", picture.data) for i, picture in enumerate(pictures)]
+        place = self.writer.add(sample_id, json, members if self.source.store_pictures else ())
+        self._bytes += len(json)
         tiles = [tile_count(p.print.width, p.print.height, len(pictures)) for p in pictures]
         self.samples.append(
             {
@@ -252,10 +274,10 @@ class _UnitWork:
             return dict.fromkeys(IMAGES.names[IMAGES.get_field_index("shard") :])
         picture = pictures[index]
         return {
-            "shard": shard,
-            "offset": places[index][0],
-            "length": places[index][1],
-            "format": picture.stripped.format,
+            "shard": shard if places else None,
+            "offset": places[index][0] if places else None,
+            "length": places[index][1] if places else None,
+            "format": picture.format,
             "width": picture.print.width,
             "height": picture.print.height,
             "tiles": tiles[index],
@@ -272,7 +294,7 @@ class _UnitWork:
             raise BuildStopped(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
         images = [
             {
-                "file": f"{i}.{pictures[i].stripped.format}" if pictures else None,
+                "file": f"{i}.{pictures[i].format}" if pictures and self.source.store_pictures else None,
                 "image_id": image.image_id,
                 "subject_id": image.subject_id,
                 "study_id": image.study_id,
@@ -308,8 +330,10 @@ class _UnitWork:
         picture = self._pictures.get(image.file)
         if picture is None:
             picture = _read_picture(image, reads)
+            if not self.source.store_pictures:
+                picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
-            if len(self._pictures) > CACHED_PICTURES:
+            if len(self._pictures) > (CACHED_PICTURES if self.source.store_pictures else CACHED_PRINTS):
                 self._pictures.popitem(last=False)
         else:
             self._pictures.move_to_end(image.file)
@@ -317,7 +341,7 @@ class _UnitWork:
 
     def finish(self) -> dict[str, Any]:
         """Write the parts, the manifest last; the unit's record as it stands in `build.json`."""
-        target, job = self.job.target, self.job
+        target = self.job.target
         shards = self.writer.close()
         parts = {
             f"rejects/{self.stem}.parquet": self.rejects,
@@ -330,10 +354,10 @@ class _UnitWork:
             write_part(path, columns.table(), RECIPE)
             written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
         return {
-            "unit": self.unit.name,
+            "unit": self.name,
             "role": self.unit.role,
             "split": self.unit.split,
-            "read": job.take,
+            "read": self.rows,
             "kept": self.samples.rows,
             "rejected": self.rejects.rows,
             "damaged": self._damaged,
@@ -355,7 +379,7 @@ def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]]) -> _Pict
     kind = sniff(data)
     expected = _EXTENSIONS.get(PurePosixPath(image.file).suffix.lower())
     if kind is None:
-        known = any(data.startswith(magic) for magic in _OTHER_FORMATS)
+        known = data.startswith(OTHER_FORMATS)
         raise InputError("unsupported_image" if known else "corrupt_image", image.file, f"starts with {data[:4].hex()}")
     if expected is not None and expected != kind:
         raise InputError("format_mismatch", image.file, f"holds {kind}")
@@ -367,7 +391,7 @@ def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]]) -> _Pict
     read = reads.get(image.file)
     sha256 = bytes.fromhex(read[1]) if read else hashlib.sha256(data).digest()
     stored = sha256 if stripped.data is data else hashlib.sha256(stripped.data).digest()
-    return _Picture(stripped, sha256, stored, prints)
+    return _Picture(kind, stripped.data, sha256, stored, prints)
 
 
 def _count_text(messages: list[dict[str, Any]]) -> int:

@@ -5,30 +5,19 @@ Nothing that a row says is left out of its sample because it has an unusual form
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import orjson
 
-from manifests.fingerprints import ImageFingerprint, fingerprint
-from manifests.foreign_mapping import DEFAULT_PREFIX, Rules, option_label
-from manifests.foreign_rows import (
-    ABSENT,
-    MEMBER_BYTES,
-    OTHER_MAGIC,
-    Damage,
-    Job,
-    TooLarge,
-    extension,
-    found_values,
-    get_field,
-    picture_columns,
-)
-from medgpt.strip import DamagedImage, sniff, strip_metadata
+from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
+from builders.engine.corpus_rows import MEMBER_BYTES, TooLarge, extension, found_values, kind_of
+from builders.engine.rawfiles import read_bytes
+from builders.engine.source import InputError
+from medgpt.strip import sniff
 
 PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
 
@@ -43,7 +32,7 @@ _SPEAKERS = {"assistant": "assistant", "gpt": "assistant", "model": "assistant",
 
 
 def strings(value: Any) -> list[str]:
-    """All texts and numbers within a value, in their order."""
+    """All texts and numbers within a value, in their order. Raises: `InputError`."""
     found: list[str] = []
     stack = [value]
     while stack:
@@ -60,12 +49,12 @@ def strings(value: Any) -> list[str]:
 def _scalar(value: Any) -> str:
     """One value as text; a whole number that was stored as a float (a column with gaps) loses its `.0`."""
     if isinstance(value, TooLarge):
-        raise Damage("bad_field", f"{value.size} bytes, limit {MEMBER_BYTES}")
+        raise InputError("bad_field", "", f"{value.size} bytes, limit {MEMBER_BYTES}")
     if isinstance(value, bytes):
         try:
             value = value.decode()
         except UnicodeDecodeError as error:
-            raise Damage("not_utf8", f"byte {error.start}") from None
+            raise InputError("not_utf8", "", f"byte {error.start}") from None
     if isinstance(value, float):
         if value != value:  # NaN: a gap
             return ""
@@ -113,12 +102,12 @@ def _turns(value: Any) -> list[_Turn] | None:
 
 def _options(values: Mapping[str, Any], rules: Rules) -> tuple[list[tuple[str, str]], str | None]:
     """(label, text) of the options of a row, and what stands there in a form that has no options in it."""
-    if rules.options and rules.options[0][0]:
-        found = [(label, joined(values, [field])) for label, field in rules.options]
+    if rules.labelled_options:
+        found = [(label, joined(values, [field])) for label, field in rules.labelled_options]
         return [(label, text) for label, text in found if text], None
     options: list[tuple[str, str]] = []
     others: list[str] = []
-    for value in found_values(values, [field for _, field in rules.options]):
+    for value in found_values(values, rules.listed_options):
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             with suppress(orjson.JSONDecodeError):  # else a text that begins with a bracket
                 value = orjson.loads(value)
@@ -171,12 +160,12 @@ def _gold(options: list[tuple[str, str]], answer: str | None) -> str | None:
 
 
 def group_value(kind: str, value: Any, prefix: str) -> str | None:
-    """An id as it is compared, `<prefix>/<value>`; None where the row has none. Raises: `Damage`."""
+    """An id as it is compared, `<prefix>/<value>`; None where the row has none. Raises: `InputError`."""
     texts = strings(value)
     if not texts:
         return None
     if len(texts) > 1:
-        raise Damage("bad_field", f"{kind}: {len(texts)} values where one is expected")
+        raise InputError("bad_field", "", f"{kind}: {len(texts)} values where one is expected")
     text = texts[0]
     if text.startswith(f"{prefix}/"):
         return text
@@ -185,40 +174,12 @@ def group_value(kind: str, value: Any, prefix: str) -> str | None:
     return f"{prefix}/{text}" if prefix else text
 
 
-class Picture(NamedTuple):
-    """What is kept of a picture."""
-
-    format: str
-    sha256: bytes
-    stored_sha256: bytes
-    print: ImageFingerprint
-
-
-def read_picture(data: bytes) -> Picture:
-    """Check, strip and fingerprint one picture. Raises: `Damage`."""
-    kind = sniff(data)
-    if kind is None:
-        if not data:
-            raise Damage("empty_file")
-        known = data.startswith(OTHER_MAGIC)
-        raise Damage("unsupported_image" if known else "corrupt_image", f"starts with {data[:4].hex()}")
-    try:
-        stripped = strip_metadata(data)
-        prints = fingerprint(stripped)
-    except DamagedImage as error:
-        raise Damage(error.reason, error.detail) from error
-    sha256 = hashlib.sha256(data).digest()
-    stored = sha256 if stripped.data is data else hashlib.sha256(stripped.data).digest()
-    return Picture(kind, sha256, stored, prints)
-
-
-def picture_fields(job: Job, values: Mapping[str, Any]) -> list[str]:
-    """Fields of a row that hold pictures."""
-    if job.rules.images is not None:
-        return list(job.rules.images)
-    if job.kind == "parquet":
-        return list(picture_columns(job))
-    if job.kind == "jsonl":
+def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any]) -> Sequence[str]:
+    """Fields of a row that hold pictures by their type; of Parquet those `columns`."""
+    kind = kind_of(file)
+    if kind == "parquet":
+        return list(columns)
+    if kind == "jsonl":
         return [name for name in _DEFAULT_PATHS if name in values]
     return [
         name
@@ -228,51 +189,48 @@ def picture_fields(job: Job, values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def picture_bytes(job: Job, value: Any) -> Iterator[bytes]:
-    """The pictures that a value holds or names."""
+def picture_bytes(raw: Path, file: str, value: Any) -> Iterator[bytes]:
+    """The pictures that a value of a row of `file` holds or names. Raises: `InputError`."""
     if isinstance(value, bytes):
+        if not value:
+            raise InputError("empty_file", file)
         yield value
     elif isinstance(value, TooLarge):
-        raise Damage("image_too_large", f"{value.size} bytes, limit {MEMBER_BYTES}")
+        raise InputError("image_too_large", file, f"{value.size} bytes, limit {MEMBER_BYTES}")
     elif isinstance(value, str):
-        yield _loose_picture(job, value)
+        yield _loose_picture(raw, file, value)
     elif isinstance(value, list):
         for item in value:
-            yield from picture_bytes(job, item)
+            yield from picture_bytes(raw, file, item)
     elif isinstance(value, Mapping) and ("bytes" in value or "path" in value):
         inner = value.get("path") if value.get("bytes") is None else value["bytes"]
-        yield from picture_bytes(job, inner)
+        yield from picture_bytes(raw, file, inner)
     elif value is not None:
-        raise Damage("bad_field", f"a picture is bytes or a file's name, not {type(value).__name__}")
+        raise InputError("bad_field", file, f"a picture is bytes or a file's name, not {type(value).__name__}")
 
 
-def _loose_picture(job: Job, name: str) -> bytes:
+def _loose_picture(raw: Path, file: str, name: str) -> bytes:
     """A picture file that a row names, relative to the corpus or to the row's own file."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name or "://" in name:
-        raise Damage("missing_image", "its name leads out of the corpus")
+        raise InputError("missing_image", file, "its name leads out of the corpus")
     if extension(name) not in PICTURE_SUFFIXES:
-        raise Damage("unsupported_image", _called(f"*.{extension(name)}"))
-    for place in (job.folder, job.path.parent):
-        if (place / path).is_file():
-            return (place / path).read_bytes()
-    raise Damage("missing_image", _called(name))
+        raise InputError("unsupported_image", file, _called(f"*.{extension(name)}"))
+    reason = "missing_image"
+    for place in (raw, (raw / file).parent):
+        try:
+            return read_bytes(place / path, raw)
+        except InputError as error:
+            if error.reason != "missing_image":
+                reason = error.reason
+        except ValueError:  # no file can have that name
+            break
+    raise InputError(reason, file, _called(name))
 
 
 def _called(name: str) -> str:
     """A file's name for a message; a field that holds a text instead is not repeated."""
     return name if _FILE_NAME.fullmatch(name) else f"a name of {len(name)} characters that is not shown"
-
-
-def get_or_none(values: Mapping[str, Any], field: str) -> Any:
-    """A field's value; None where there is no such field."""
-    value = get_field(values, field)
-    return None if value is ABSENT else value
-
-
-def message_text(message: Mapping[str, Any]) -> str:
-    """All text of a message, its reasoning aside."""
-    return "\n".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
 def _message(role: str, images: int, texts: Iterable[str | None], reasoning: str | None = None) -> dict[str, Any]:
@@ -284,10 +242,10 @@ def _message(role: str, images: int, texts: Iterable[str | None], reasoning: str
 def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any]:
     """Task, messages, question, options and answer of a row. No wording is added: all of it is the corpus' own.
 
-    Raises: `Damage` where there is neither text nor picture.
+    Raises: `InputError`, also where there is neither text nor picture.
     """
-    question, answer = joined(values, rules.question), joined(values, rules.answer)
-    reasoning = joined(values, rules.reasoning)
+    question, answer = joined(values, rules.of("question")), joined(values, rules.of("answer"))
+    reasoning = joined(values, rules.of("reasoning"))
     options, other_options = _options(values, rules)
     texts, turns = _said(values, rules)
     system = [turn for turn in turns if turn.role == "system"]
@@ -317,12 +275,12 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
         placed = any(part["type"] == "image" for message in messages for part in message["content"])
         messages.append(_message(turn.role, 0 if placed else images, [turn.text], turn.reasoning))
     if not messages:
-        raise Damage("missing_field", "no text and no picture")
+        raise InputError("missing_field", "", "no text and no picture")
     return {
         "task": task,
         "messages": messages,
         "question": question,
-        "options": [{"label": label, "text": text} for label, text in options] or None,
+        "options": options or None,
         "answer": gold,
     }
 
@@ -331,7 +289,7 @@ def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Tur
     """Free texts and turns of dialogues."""
     texts: list[str] = []
     turns: list[_Turn] = []
-    for value in found_values(values, rules.texts):
+    for value in found_values(values, rules.of("text")):
         dialogue = _turns(value)
         if dialogue is None:
             texts += strings(value)

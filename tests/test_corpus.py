@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gzip
 import hashlib
 import io
@@ -17,20 +16,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, run_module, tree_digest
+from conftest import run_module, tree_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tqdm import tqdm
 
-import builders.engine.source
+import builders.engine.tables
 import builders.engine.unit
-import shards.writer
+from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import Phantom, anatomy
-from manifests import foreign, foreign_rows
+from builders.engine import corpus_rows
+from builders.engine.corpus_mapping import make_rules
+from builders.engine.source import DAMAGED_REASONS
 from manifests.catalog import connect
-from manifests.foreign import ForeignError, ingest, load_mapping
 from manifests.sql import audit_names, run_audits
+from medgpt.errors import UserError
+from medgpt.settings import read_yaml
 from medgpt.text import normalise
 from shards.reader import Build
 from shards.verify import verify_build
@@ -77,6 +80,13 @@ def write_parquet(path: Path, rows: Sequence[Row], schema: pa.Schema | None = No
 
 def write_lines(path: Path, rows: Sequence[Any]) -> None:
     write(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+def ingest(folder: Path, role: Any, mapping: Any, out: Path, workers: int = 1, bar: Any = None) -> Path:
+    """Build a corpus; the folder of the build. A mapping with sections serves both sides."""
+    built, text = build_corpus(folder, role, mapping, out, workers, bar=bar)
+    assert f"kept {built['counts']['kept']} + rejected {built['counts']['rejected']} = read" in text
+    return out / str(built["build"])
 
 
 def query(data: Path, text: str) -> list[tuple[Any, ...]]:
@@ -186,10 +196,11 @@ def test_what_was_not_compared_is_listed(tmp_path: Path, corpora: tuple[Path, Pa
     train = document(ingest(corpora[0], "train", {"name": "ours"}, tmp_path / "out"))
     assert train["parameters"]["files_not_read"] == ["README.md", "more.tar.zst"]
     assert train["parameters"]["fields_not_used"] == ["patient"]
-    assert [file["file"] for file in train["parameters"]["folder_files"]] == ["a/train-0000.tar", "a/train-0001.tar"]
-    for file in train["parameters"]["folder_files"]:
+    listed = pq.read_table(tmp_path / "out" / "ours.train" / train["inputs"]["file"]).to_pylist()
+    assert [file["file"] for file in listed] == ["a/train-0000.tar", "a/train-0001.tar"]
+    for file in listed:
         data = (corpora[0] / file["file"]).read_bytes()
-        assert (file["bytes"], file["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        assert (file["bytes"], file["sha256"]) == (len(data), hashlib.sha256(data).digest())
     assert document(ingest(corpora[1], "eval", None, tmp_path / "out"))["parameters"]["fields_not_used"] == [
         "note",
         "pid",
@@ -244,8 +255,8 @@ def test_real_exam_rows_get_the_hashes_of_their_builder(tmp_path: Path, real_dat
 
 
 def small_pieces(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(foreign, "UNIT_ROWS", 3)
-    patch.setattr(foreign, "PARQUET_JOB_BYTES", 1)
+    patch.setattr(builders.engine.unit, "ROWS_PER_UNIT", 3)
+    patch.setattr(builders.engine.tables, "BYTES_PER_UNIT", 1)
 
 
 def mixed(folder: Path) -> Path:
@@ -264,9 +275,9 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = mixed(tmp_path / "corpus")
     told = []
     for workers in (1, 2):
-        rows: list[int] = []
-        build = ingest(folder, "train", None, tmp_path / f"out{workers}", workers, rows.append)
-        told.append((tree_digest(build), sum(rows)))
+        with tqdm(file=io.StringIO()) as bar:
+            build = ingest(folder, "train", None, tmp_path / f"out{workers}", workers, bar)
+            told.append((tree_digest(build), bar.n))
     assert told[0] == told[1]
     assert told[0][1] == document(build)["counts"]["read"] == 15 + 11 + 4
     assert document(build)["counts"]["by_split"]["train"]["images"] == 15 + 4
@@ -280,8 +291,7 @@ def test_pieces_hold_the_same_rows_as_the_whole(tmp_path: Path, monkeypatch: pyt
     build = ingest(folder, "train", None, tmp_path / "pieces")
     assert query(tmp_path / "whole", columns) == query(tmp_path / "pieces", columns)
     units = document(build)["units"]
-    assert len(units) == 3 * 2 + 2 + 2 + 2 + 1  # tars; lines; the row groups of 4, 4 and 3 rows
-    assert max(unit["read"] for unit in units) == 3
+    assert sorted(unit["read"] for unit in units) == sorted([3, 2] * 3 + [3, 1] + [4, 4, 3])  # tars; lines; row groups
     assert verify_build(build) == []
     assert len(records(build)) == 30
 
@@ -296,7 +306,7 @@ def test_only_changed_files_are_read_again(tmp_path: Path) -> None:
     write(folder / "1.tar", tar_bytes([("new", {"txt": b"another text"})]))
     ingest(folder, "train", None, out)
     changed = {path.name for path, time in times.items() if not path.exists() or path.stat().st_mtime_ns != time}
-    assert {name for name in changed if name != "build.json"} == {
+    assert {name for name in changed if name not in ("build.json", "inputs.parquet")} == {
         f"corpus-train-00001-0000{suffix}" for suffix in ("-00000.arrow", ".parquet", ".images.parquet")
     } | {"corpus-train-00001-0000.parquet"}
     assert verify_build(build) == []
@@ -537,7 +547,7 @@ def test_damaged_members_are_rejects(tmp_path: Path) -> None:
         "cmyk": "cmyk_image", "deep": "sixteen_bit_image", "bytes": "not_utf8", "json": "bad_row", "utf": "not_utf8",
         "nothing": "missing_field",
     }  # fmt: skip
-    assert set(reasons.values()) <= foreign_rows.DAMAGED_REASONS
+    assert set(reasons.values()) <= DAMAGED_REASONS.keys()
     assert verify_build(build) == []
 
 
@@ -580,9 +590,9 @@ def test_broken_gzip(tmp_path: Path) -> None:
 
 
 def test_members_beyond_the_limits_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign_rows, "MEMBER_BYTES", 5000)
-    monkeypatch.setattr(foreign_rows, "SAMPLE_BYTES", 8000)
-    monkeypatch.setattr(foreign_rows, "LINE_BYTES", 100)
+    monkeypatch.setattr(corpus_rows, "MEMBER_BYTES", 5000)
+    monkeypatch.setattr(corpus_rows, "SAMPLE_BYTES", 8000)
+    monkeypatch.setattr(builders.engine.tables, "LINE_BYTES", 100)
     samples: list[tuple[str, Members]] = [
         ("video", {"mp4": bytes(6000), "txt": b"kept: nothing is taken from the film"}),
         ("picture", {"jpg": PICTURES[0] + bytes(6000), "txt": b"x"}),
@@ -622,7 +632,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     assert balanced(build) == {"read": 300, "kept": 200, "rejected": 100}
     assert rejects(build) == sorted(("x.parquet", str(number), "bad_row") for number in range(100, 200))
     path.write_bytes(bytes(data[:-5]))
-    with pytest.raises(ForeignError, match=r"x\.parquet: not readable as Parquet"):
+    with pytest.raises(UserError, match=r"x\.parquet: not readable as Parquet"):
         ingest(tmp_path / "c", "train", None, tmp_path / "out2")
 
 
@@ -644,23 +654,23 @@ def test_a_cell_that_is_no_text_costs_its_own_row_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"tekst": "a"}, "no key is called tekst; there are name, id, text"),
-        ({"train": {"tekst": "a"}}, "section train: no key is called tekst"),
-        ({"eval": {"tekst": "a"}}, "section eval: no key is called tekst"),
-        ({"eval": 3}, "section eval: holds keys and values"),
+        ({"tekst": "a"}, "no key is called tekst; there are access, answer, eval, groups, id"),
+        ({"train": {"tekst": "a"}}, "train: no key is called tekst"),
+        ({"eval": {"tekst": "a"}}, "eval: no key is called tekst"),
+        ({"eval": 3}, "eval: Expected `object"),
         ({"text": "report"}, "has report; there are answer, .*question"),
-        ({"groups": {"patient": "x"}}, "no id is called patient; there are subject_id"),
+        ({"groups": {"patient": "x"}}, "groups: 'patient' is none of image_id, pmcid.*subject_id"),
         ({"groups": {"subject_id": "patient"}}, r"has patient; there are"),
-        ({"groups": {"subject_id": {"fild": "x"}}}, "groups, subject_id: has the keys field and prefix"),
-        ({"groups": "x"}, "groups: id: field"),
-        ({"options": 3}, "options: field, list"),
-        ({"text": [1]}, "text: a field or a list of fields"),
-        ({"access": "secret"}, "access: one of open, gated, credentialed"),
-        ({"license": 3}, "license: a text"),
+        ({"groups": {"subject_id": {"fild": "x"}}}, "groups.*: no key is called fild; there are field, prefix"),
+        ({"groups": "x"}, "groups: Expected `object`, got `str`"),
+        ({"options": 3}, "options: Expected `str . object . array"),
+        ({"text": [1]}, "text.*: Expected `str`, got `int`"),
+        ({"access": "secret"}, "access: 'secret' is none of credentialed, gated, open"),
+        ({"license": 3}, "license: Expected `str . object`, got `int`"),
         ({"license": {"field": "lic"}}, "has lic; there are"),
         ({"name": "../x"}, "name: letters, digits"),
         ({"split": "a b"}, "split: letters, digits"),
-        ({"id": ["a"]}, "id: one field"),
+        ({"id": ["a"]}, "id: Expected `str"),
         ({"id": "uid"}, "has uid; there are"),
         ({"question": [], "answer": [], "images": []}, "none of 3 rows could be used .missing_field 3.*question"),
     ],
@@ -668,7 +678,7 @@ def test_a_cell_that_is_no_text_costs_its_own_row_only(tmp_path: Path) -> None:
 def test_mappings_that_do_not_fit_give_one_line(
     tmp_path: Path, corpora: tuple[Path, Path], mapping: Row, message: str
 ) -> None:
-    with pytest.raises(ForeignError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         ingest(corpora[1], "train", mapping, tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").rglob("build.json")) if (tmp_path / "out").exists() else True
@@ -682,32 +692,42 @@ def test_a_field_that_only_the_last_row_has_is_found(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ForeignError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         ingest(tmp_path / "gone", "train", None, tmp_path / "out")
     write(tmp_path / "c" / "a.jpg", PICTURES[0])
-    with pytest.raises(ForeignError, match=r"nothing here or below is \*\.tar"):
+    with pytest.raises(UserError, match=r"nothing here or below is \*\.tar"):
         ingest(tmp_path / "c", "train", None, tmp_path / "out")
     write(tmp_path / "c" / "x.tar", tar_bytes([("a", {"txt": b"x"})]))
-    with pytest.raises(ForeignError, match="lies within the corpus"):
+    with pytest.raises(UserError, match="lies within the corpus"):
         ingest(tmp_path / "c", "train", None, tmp_path / "c" / "proof")
-    with pytest.raises(ValueError, match="train or eval"):
-        ingest(tmp_path / "c", "test", None, tmp_path / "out")
+    for missing in ([], ["--role", "test"]):
+        done = run_module("builders.corpus", "--raw", str(tmp_path), "--out", str(tmp_path / "out"), *missing)
+        assert (done.returncode, "--role" in done.stderr) == (2, True)
 
 
 def test_mapping_files(tmp_path: Path) -> None:
     path = tmp_path / "mapping.yaml"
-    path.write_text(yaml.safe_dump({"license": "MIT", "text": "a", "eval": {"text": "b"}, "train": None}))
-    assert load_mapping(path, "train") == {"license": "MIT", "text": "a"}
-    assert load_mapping(path, "eval") == {"license": "MIT", "text": "b"}
+
+    def side(role: Any) -> Any:
+        return make_rules(read_yaml(path), role, tmp_path / "a corpus", str(path))
+
+    path.write_text(yaml.safe_dump({"license": "MIT", "text": "a", "eval": {"text": ["b", "c"]}, "train": None}))
+    assert [(side(role).license, side(role).texts) for role in ("train", "eval")] == [
+        ("MIT", ("a",)),
+        ("MIT", ("b", "c")),
+    ]
     path.write_text("")
-    assert load_mapping(path, "eval") == {}
-    for content, message in (("- a", "written as"), ("a: [", "not YAML"), ("txt: a", "no key is called txt")):
+    assert [(side(role).name, side(role).split, side(role).access) for role in ("train", "eval")] == [
+        ("a-corpus", "train", "credentialed"), ("a-corpus", "test", "credentialed"),
+    ]  # fmt: skip
+    for content, message in (("- a", "Expected `object`"), ("a: [", "not YAML"), ("txt: a", "no key is called txt")):
         path.write_text(content)
-        with pytest.raises(ForeignError, match=message) as caught:
-            load_mapping(path, "train")
+        with pytest.raises(UserError, match=f"^{path}: .*{message}") as caught:
+            side("train")
         assert "\n" not in str(caught.value)
-    with pytest.raises(ForeignError, match="name a mapping file"):
-        load_mapping(tmp_path / "gone.yaml", "train")
+    path.unlink()
+    with pytest.raises(UserError, match=r"mapping\.yaml: cannot be read"):
+        side("train")
 
 
 def test_another_process_is_waited_for(tmp_path: Path) -> None:
@@ -717,34 +737,8 @@ def test_another_process_is_waited_for(tmp_path: Path) -> None:
     ingest(tmp_path / "c", "train", None, tmp_path / "out")
     with (tmp_path / "out" / ".resume" / "c.train" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ForeignError, match="another process"):
+        with pytest.raises(UserError, match="another process"):
             ingest(tmp_path / "c", "train", None, tmp_path / "out")
-
-
-# --- agreement with the rest of the house --------------------------------------------------------------------------
-
-
-def test_words_and_constants_are_those_of_the_builders() -> None:
-    assert set(builders.engine.source.DAMAGED_REASONS) >= foreign_rows.DAMAGED_REASONS
-    assert foreign.RECIPE == builders.engine.unit.RECIPE
-    assert foreign.ARROW_BATCH_ROWS == shards.writer.ARROW_BATCH_ROWS
-
-
-def test_the_code_digest_covers_every_module_that_shapes_a_sample() -> None:
-    pending, seen = ["manifests.foreign"], set()
-    while pending:
-        name = pending.pop()
-        if name not in seen:
-            seen.add(name)
-            tree = ast.parse((ROOT / name.replace(".", "/")).with_suffix(".py").read_text())
-            for node in ast.walk(tree):
-                if (
-                    isinstance(node, ast.ImportFrom)
-                    and node.module
-                    and node.module.startswith(("manifests.", "shards."))
-                ):
-                    pending.append(node.module)
-    assert set(foreign.CODE) == seen
 
 
 # --- properties --------------------------------------------------------------------------------------------------
@@ -836,7 +830,7 @@ def test_every_parquet_row_is_a_sample_or_a_reject(
     rows.append({"question": "The last row?"})
     write_parquet(folder / "c" / "x.parquet", rows, SCHEMA, group)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(foreign, "PARQUET_JOB_BYTES", 1)
+        patch.setattr(builders.engine.tables, "BYTES_PER_UNIT", 1)
         build = ingest(folder / "c", "eval", None, folder / "out")
     assert balanced(build)["read"] == len(rows)
     kept = {int(record["provenance"]["row"]): record for record in records(build)}

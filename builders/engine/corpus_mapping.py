@@ -1,0 +1,148 @@
+"""Which field of a corpus made elsewhere is what: the form of a mapping (its keys are told in `builders.corpus`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, field, structs
+
+from builders.engine.source import Access, Role
+from medgpt.schema import GROUP_KEYS
+from medgpt.settings import Settings, checked
+
+DEFAULT_SPLIT = {"train": "train", "eval": "test"}
+DEFAULT_PREFIX = {"pmcid": "pmc", "pmid": "pubmed", "video_id": "youtube"}
+
+_DEFAULTS = {
+    "text": ("text", "caption", "txt", "conversations", "messages"),
+    "question": ("question",),
+    "options": ("options", "choices"),
+    "answer": ("answer",),
+    "reasoning": ("reasoning",),
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+Field: TypeAlias = Annotated[str, Meta(min_length=1)]
+Fields: TypeAlias = Field | list[Field]
+Group: TypeAlias = Literal[(*GROUP_KEYS, "image_id")]  # type: ignore[valid-type]  # the names of the schema
+
+
+class FieldOf(Settings, frozen=True):
+    """A field that a licence or a group id is taken from."""
+
+    field: Field
+    prefix: str | None = None
+
+
+class LicenseOf(Settings, frozen=True):
+    """A field with the licence of each row."""
+
+    field: Field
+
+
+class Rules(Settings, frozen=True):
+    """A mapping for one side. Where a key is None, the default names hold."""
+
+    name: Field | None = None
+    id: Field | None = None
+    text: Fields | None = None
+    question: Fields | None = None
+    options: Fields | dict[str | int, Field] | None = None
+    answer: Fields | None = None
+    reasoning: Fields | None = None
+    images: Fields | None = None
+    groups: dict[Group, Field | FieldOf] = field(default_factory=dict)
+    license: Field | LicenseOf = "unstated"
+    access: Access = "credentialed"
+    split: Field | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("name", "split"):
+            value = getattr(self, key)
+            if value is not None and not _NAME.fullmatch(value):
+                raise ValueError(f"{key}: letters, digits, `-` and `_` only, not {value[:60]!r}")
+
+    def of(self, key: str) -> tuple[str, ...]:
+        """The fields that `key` names, or those of the default names."""
+        return _fields(getattr(self, key), _DEFAULTS.get(key, ()))
+
+    @property
+    def pictures(self) -> tuple[str, ...] | None:
+        """Fields of pictures; None: found by their type."""
+        return None if self.images is None else self.of("images")
+
+    @property
+    def labelled_options(self) -> tuple[tuple[str, str], ...]:
+        """(label, field) where each option has a field of its own."""
+        if isinstance(self.options, dict):
+            return tuple((str(label), field) for label, field in self.options.items())
+        if isinstance(self.options, list) and len(self.options) > 1:
+            return tuple((option_label(number), field) for number, field in enumerate(self.options))
+        return ()
+
+    @property
+    def listed_options(self) -> tuple[str, ...]:
+        """Fields that hold all options of a row."""
+        return () if self.labelled_options else self.of("options")
+
+    @property
+    def group_fields(self) -> dict[str, tuple[str, str]]:
+        """(field, prefix) by the kind of group id."""
+        found = {}
+        for kind, value in self.groups.items():
+            of = FieldOf(field=value) if isinstance(value, str) else value
+            prefix = DEFAULT_PREFIX.get(kind, "") if of.prefix is None else of.prefix
+            found[kind] = of.field, prefix.strip().rstrip("/")
+        return found
+
+    @property
+    def license_field(self) -> str | None:
+        """The field with the licence of each row."""
+        return self.license.field if isinstance(self.license, LicenseOf) else None
+
+    @property
+    def named(self) -> list[str]:
+        """Fields that the mapping itself names: some row must have each."""
+        given = [_fields(getattr(self, key)) for key in ("id", *_DEFAULTS, "images")]
+        given += [(self.license_field or "",), tuple(field for field, _ in self.group_fields.values())]
+        return [field for field in dict.fromkeys(field for fields in given for field in fields) if field]
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Every field that something is taken from, pictures found by their type aside."""
+        defaults = [self.of(key) for key in _DEFAULTS if key != "options"]
+        return frozenset(self.listed_options).union(self.named, *defaults)
+
+
+class _Sections(Rules, frozen=True):
+    """A mapping file: what stands outside of the sections holds for both sides."""
+
+    train: Rules | None = None
+    eval: Rules | None = None
+
+
+def _fields(given: Any, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    if given is None:
+        return default
+    return (given,) if isinstance(given, str) else tuple(given.values() if isinstance(given, Mapping) else given)
+
+
+def make_rules(mapping: Any, role: Role, folder: Path, place: str) -> Rules:
+    """What a mapping says for one side, `train` or `eval`; a corpus without a name is called like its folder.
+
+    Raises: `SettingsError` with `place`, the mapping as the user knows it.
+    """
+    given = {} if mapping is None else mapping
+    checked(_Sections, given, place)
+    whole = {key: value for key, value in given.items() if key not in DEFAULT_SPLIT}
+    rules = checked(Rules, whole | (given.get(role) or {}), place)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_") or "corpus"
+    return structs.replace(rules, name=rules.name or name, split=rules.split or DEFAULT_SPLIT[role])
+
+
+def option_label(number: int) -> str:
+    """Label of an option that has none, counted from 0: A to Z, then 27, 28, ..."""
+    return chr(ord("A") + number) if number < 26 else str(number + 1)

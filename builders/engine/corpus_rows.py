@@ -1,0 +1,208 @@
+"""Rows of a corpus made elsewhere, as fields: from WebDataset tars, JSON Lines and Parquet, with bounded memory.
+
+A row that cannot be parsed is a reject. An archive that breaks off, in whatever way, is never taken for a whole one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from builders.engine.archives import TAR_DAMAGE, BytesBehind, tar_members, webdataset_name
+from builders.engine.rawfiles import OTHER_FORMATS
+from builders.engine.source import Reject, Unit
+from builders.engine.tables import Row, json_fault, open_parquet, table_rows
+from medgpt.errors import one_line
+from medgpt.strip import sniff
+
+MEMBER_BYTES = 256 << 20
+SAMPLE_BYTES = 512 << 20
+"""What one tar member, and all members of one sample, may hold; what is larger is not read."""
+
+_KINDS = {
+    ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl",
+}  # fmt: skip
+SUFFIXES = ", ".join(f"*{suffix}" for suffix in _KINDS)
+
+ABSENT: Any = object()
+"""What `get_field` returns for a field that is not there; None is a value."""
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """Stands for a tar member that was not read."""
+
+    size: int
+
+
+def kind_of(file: str) -> str | None:
+    """`tar`, `parquet` or `jsonl`; None for a file that is not read as rows."""
+    return next((kind for suffix, kind in _KINDS.items() if file.lower().endswith(suffix)), None)
+
+
+def extension(name: str) -> str:
+    """What stands behind the last dot, in small letters."""
+    return name.rpartition(".")[2].lower()
+
+
+def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
+    """Every row of a unit in order: as fields, or as a reject where it cannot be parsed."""
+    file = unit.payload["file"]
+    return _tar_rows(raw / file, file) if kind_of(file) == "tar" else table_rows(raw, unit)
+
+
+def _tar_rows(path: Path, file: str) -> Iterator[Row | Reject]:
+    key, members, size = "", dict[str, Any](), 0
+    try:
+        for member, read in tar_members(path):
+            this, name = webdataset_name(member.name)
+            if this.endswith("/") or not this:  # `._name` is what macOS adds
+                continue
+            if members and this != key:
+                yield _tar_row(file, key, members)
+                members, size = {}, 0
+            key, name = this, name or "data"
+            if name in members:  # WebDataset allows one; both are kept, so that both are compared
+                name = next(f"{n}.{name}" for n in range(1, len(members) + 2) if f"{n}.{name}" not in members)
+            members[name] = TooLarge(member.size)
+            if member.size <= MEMBER_BYTES and size + member.size <= SAMPLE_BYTES:
+                members[name] = read()
+                size += member.size
+        if members:
+            yield _tar_row(file, key, members)
+    except TAR_DAMAGE as error:
+        if members and isinstance(error, BytesBehind):
+            yield _tar_row(file, key, members)
+        elif members:
+            yield Reject(file, _text(key), "bad_archive", "the archive breaks off in this sample")
+        reason = "bad_archive" if path.stat().st_size else "empty_file"
+        yield Reject(file, "-", reason, f"{one_line(error)}; what follows was not read")
+
+
+def _text(name: str) -> str:
+    """A member's name as text: bytes that are not UTF-8 are written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _tar_row(file: str, key: str, members: dict[str, Any]) -> Row | Reject:
+    key = _text(key)
+    values: dict[str, Any] = {}
+    for name, content in members.items():
+        if extension(name) != "json":
+            values[_text(name)] = content
+            continue
+        if isinstance(content, TooLarge):
+            return Reject(file, key, "bad_row", f"{name}: {content.size} bytes, limit {MEMBER_BYTES}")
+        try:
+            values[_text(name)] = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            return Reject(file, key, *json_fault(content, f"{name}: {error.msg}"))
+    fields = values.get("json")
+    return Row(file, key, (fields if isinstance(fields, dict) else {}) | values | {"__key__": key})
+
+
+def picture_columns(path: Path, file: str) -> list[str]:
+    """Parquet columns that hold pictures by their type: {bytes, path}, or bytes whose first value is a picture."""
+    from pyarrow import types
+
+    found = []
+    with open_parquet(path, file) as table:
+        for field in table.schema_arrow:
+            kind = field.type
+            while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+                kind = kind.value_type
+            of_bytes = kind.get_field_index("bytes") if types.is_struct(kind) else -1
+            value = kind.field(of_bytes).type if of_bytes >= 0 else kind
+            if not (types.is_binary(value) or types.is_large_binary(value)):
+                continue
+            if of_bytes >= 0 or _first_is_picture(table, field.name):
+                found.append(field.name)
+    return found
+
+
+def _first_is_picture(table: Any, column: str) -> bool:
+    import pyarrow as pa
+
+    try:
+        for batch in table.iter_batches(16, columns=[column], use_threads=False):
+            for value in batch.column(0).to_pylist():
+                for data in value if isinstance(value, list) else [value]:
+                    if data:
+                        return sniff(data) is not None or data.startswith(OTHER_FORMATS)
+    except (pa.ArrowException, OSError):
+        return True  # reading the rows will say what is wrong with them
+    return False
+
+
+def covers(name: str, field: str) -> bool:
+    """Whether the field is of this name or lies within it."""
+    return field == name or field.startswith(f"{name}.")
+
+
+def get_field(values: Mapping[str, Any], field: str) -> Any:
+    """The value of a field or path; `ABSENT` where there is none. Names that hold dots themselves are found too."""
+    if field in values:
+        return values[field]
+    cut = field.find(".")
+    while cut > 0:
+        inner = values.get(field[:cut])
+        if isinstance(inner, Mapping):
+            found = get_field(inner, field[cut + 1 :])
+            if found is not ABSENT:
+                return found
+        cut = field.find(".", cut + 1)
+    return ABSENT
+
+
+def found_values(values: Mapping[str, Any], fields: Iterable[str]) -> list[Any]:
+    """Values of those of the fields that are there and not null."""
+    found = (get_field(values, field) for field in fields)
+    return [value for value in found if value is not ABSENT and value is not None]
+
+
+def field_names(values: Mapping[str, Any]) -> Iterator[str]:
+    """Names of all fields, nested ones as paths."""
+    stack = list(values.items())
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, dict) and value and "bytes" not in value:
+            stack.extend((f"{name}.{key}", inner) for key, inner in value.items())
+        else:
+            yield name
+
+
+def column_fields(path: Path, file: str) -> dict[str, Any]:
+    """A Parquet file's columns as the fields of a row: structs as mappings, all else None."""
+    with open_parquet(path, file) as table:
+        return {field.name: _nested(field.type) for field in table.schema_arrow}
+
+
+def _nested(kind: Any) -> dict[str, Any] | None:
+    from pyarrow import types
+
+    if not types.is_struct(kind):
+        return None
+    return {kind.field(i).name: _nested(kind.field(i).type) for i in range(kind.num_fields)}
+
+
+def missing_fields(raw: Path, units: Iterable[Unit], named: Iterable[str]) -> tuple[list[str], set[str]]:
+    """(those of `named` that no row has, fields seen). Reads only as far as it must, Parquet first."""
+    missing, seen = list(named), set[str]()
+    for unit in sorted(units, key=lambda unit: kind_of(unit.payload["file"]) != "parquet"):
+        file = unit.payload["file"]
+        rows: Iterator[Mapping[str, Any]] = (row.values for row in corpus_rows(raw, unit) if isinstance(row, Row))
+        if missing and kind_of(file) == "parquet":
+            rows = iter([column_fields(raw / file, file)])
+        while missing and (values := next(rows, None)) is not None:
+            if len(seen) < MAX_FIELDS:
+                seen.update(field_names(values))
+            missing = [name for name in missing if get_field(values, name) is ABSENT]
+    return missing, seen
+
+
+MAX_FIELDS = 500
+"""Names of fields that are remembered: where names are data, there is no end of them."""
