@@ -24,12 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from builders.engine.command import EXIT_DAMAGED, EXIT_FAILED, main, table
-from builders.engine.registry import NAMES, load, sources
+from builders.engine.command import main
+from builders.engine.registry import load, sources
 from builders.engine.source import demo_module
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError
+from medgpt.private import make_folder
 from medgpt.tables import table
-from manifests.private import make_folder
 
 if TYPE_CHECKING:
     from manifests.sql import AuditResult

@@ -100,7 +100,7 @@ def _unit_lengths(part: Path) -> Int32:
             f"{part}: sample {row} has {images[row]} pictures, but its messages show {counts[row, 3]}; each must "
             "be shown once for its tiles to be counted; mend the builder"
         )
-    lengths = sample_length(
+    lengths: npt.NDArray[np.int64] = sample_length(
         table["text_tokens"].to_numpy(), pc.fill_null(table["tiles"], 0).to_numpy(), images=images,
         messages=counts[:, 0], replies=counts[:, 1], reasoned=counts[:, 2],
     )  # fmt: skip

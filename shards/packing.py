@@ -93,7 +93,8 @@ def sample_length(
     if isinstance(text_tokens, np.ndarray):
         text_tokens = text_tokens.astype(np.int64)
     template = DOCUMENT_TOKENS + MESSAGE_TOKENS * messages + REPLY_TOKENS * (replies + reasoned)
-    return text_tokens + template + TILE_TOKENS * tiles + IMAGE_TOKENS * images
+    total: Number = text_tokens + template + TILE_TOKENS * tiles + IMAGE_TOKENS * images
+    return total
 
 
 @dataclass(frozen=True)
@@ -181,10 +182,8 @@ def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_l
     np.cumsum(filled, out=starts[1:])
     digest = hashlib.sha256(starts.astype("<i8").tobytes())
     digest.update(np.asarray(keys)[members].astype("<u8").tobytes())
-    return PackingResult(
-        members, starts, *(_sums(values, members, starts).astype(np.int32) for values in (tokens, tiles)), length,
-        tiles_limit, bound, digest.hexdigest(),
-    )  # fmt: skip
+    packed_tokens, packed_tiles = (_sums(values, members, starts).astype(np.int32) for values in (tokens, tiles))
+    return PackingResult(members, starts, packed_tokens, packed_tiles, length, tiles_limit, bound, digest.hexdigest())
 
 
 def _sums(values: Int32 | Int64, members: Int64, starts: Int64) -> Int64:
