@@ -203,15 +203,18 @@ def test_what_is_no_file_in_a_pictures_place_is_one_reject(kind: str, tmp_path: 
     assert "imgs/xmlab0/source.jpg" not in listed(tmp_path / "built", "slake") or kind == "forbidden"
 
 
-@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
 def test_what_is_no_file_in_a_row_files_place_stops_the_build(kind: str, tmp_path: Path) -> None:
     raw = made("medmcqa", tmp_path)
     path = next(raw.rglob("train-*"))
     path.unlink()
-    path.symlink_to("/dev/zero") if kind == "device" else os.mkfifo(path)
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        (os.mkfifo if kind == "pipe" else os.mkdir)(path)
     code, lines = build("medmcqa", raw, tmp_path / "built")
     assert code == 2
-    assert "neither a file nor a folder" in lines[0]
+    assert "not a file" in lines[0]
 
 
 @pytest.mark.parametrize("length", [91, 300, 5_000])
