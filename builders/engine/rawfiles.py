@@ -56,7 +56,7 @@ def _found(raw: Path, candidates: Iterable[str]) -> list[Path]:
     found = [path for candidate in candidates for path in sorted(raw.glob(candidate))]
     for path in found:
         if not (path.is_file() or path.is_dir()):
-            raise NotThisSource(f"{path}: neither a file nor a folder")
+            raise NotThisSource(f"{path}: not a file")
     return found
 
 

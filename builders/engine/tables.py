@@ -127,6 +127,8 @@ def table_units(
 
 
 def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, layout: str) -> Iterator[_Range]:
+    if not path.is_file():
+        raise NotThisSource(f"{file}: not a file")  # a pipe would hang its reader
     try:
         yield from _format(path, layout).ranges(path, file, columns, rows_per_unit)
     except (UserError, MemoryError, PermissionError):
