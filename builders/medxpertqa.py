@@ -56,7 +56,11 @@ def _sample(row: Row, key: str, asked: str, kind: str) -> Sample:
     if not names and (shown or values.get("images")):
         raise InputError("bad_field", file, "an MM row without images" if shown else "a text row with images")
     images = [Image(f"medxpertqa/{name}", *row.picture(name)) for name in names]
-    more = {"group": {"question_id": f"medxpertqa/{key}"}, "subset": _SUBSETS[kind], "task": "vqa" if shown else "mcq"}
+    more: dict[str, Any] = {
+        "group": {"question_id": f"medxpertqa/{key}"},
+        "subset": _SUBSETS[kind],
+        "task": "vqa" if shown else "mcq",
+    }
     return choice_sample(row, question, options, label, images, key=key, **more)
 
 

@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -274,8 +274,8 @@ def write_demo_file(path: Path, data: bytes) -> None:
     os.utime(path, (DEMO_TIME, DEMO_TIME))
 
 
-def write_demo_rows(path: Path, rows: Sequence[Any]) -> None:
-    """A row file of a demo tree, of the format that its name says: Parquet, a JSON array, JSON Lines, CSV or TSV.
+def write_demo_rows(path: Path, rows: Any) -> None:
+    """A row file of a demo tree, of the format that its name says: Parquet, JSON of any shape, JSON Lines, CSV or TSV.
 
     The columns of a table are those of its first row, in its order.
     """
