@@ -307,7 +307,7 @@ def _prepare(
         terms["selections"] = {name: selection.sha256 for name, selection in dropped.items()}
     if licenses is not None:
         terms["licenses"] = licenses
-    digest: str = root if root is not None and len(terms) == 1 else json_sha256(terms)
+    digest = json_sha256(terms) if root is None or len(terms) > 1 else str(root)
     used = [build for build in train if stage in (None, build.record["source"]["stage"])]
     if not used:
         raise UserError(f"{data}: no train samples{f' of stage {stage}' if stage else ''}; run a builder first")
