@@ -619,8 +619,9 @@ def pinned_form(proof: Path, name: str) -> Row:
         rows = [row for row in evidence if row["level"] in PINNED_VERSIONS[name]]
         also = ("level", "action") if name == "policy" else ("level",)
         pairs = sorted({tuple(row[column] for column in (*also, *ENDS)) for row in rows})
-        if name != "policy":
-            rows = [{column: value for column, value in row.items() if column != "action"} for row in rows]
+        # Of a policy only what follows from it: what was measured belongs to the levels.
+        plain = [{column: value for column, value in row.items() if column != "action"} for row in rows]
+        rows = pairs if name == "policy" else plain
     assert rows, f"the builds show nothing of {name}"
     digests = (sha256(orjson.dumps(one)).hexdigest() for one in (pairs, rows))
     return dict(zip(("pairs", "rows"), digests, strict=True))
