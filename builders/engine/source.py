@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -277,7 +278,7 @@ class Source:
     @property
     def has_demo(self) -> bool:
         """Whether there is a demo tree to write."""
-        return self.demo is not None or demo_module(self.name) is not None
+        return self.demo is not None or find_spec(f"builders.demos.{self.name}") is not None
 
     def write_demo(self, raw: Path) -> None:
         """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
