@@ -23,6 +23,7 @@ class LibraryLog(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._file: Path | None = None
         self._waiting: list[str] = []
+        self._warnings: set[str] = set()
 
     def keep_in(self, file: Path) -> None:
         """Append to this file from its folder's being there on. It is made where something is said."""
@@ -30,7 +31,12 @@ class LibraryLog(logging.Handler):
         self._write()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line; one of an error is shown, too."""
+        """Keep a line; one of an error is shown, too. A warning is kept once, as Python means to show it."""
+        if record.name == "py.warnings":
+            text = record.getMessage()
+            if text in self._warnings:  # libraries reset Python's own memory of what it has shown
+                return
+            self._warnings.add(text)
         line = self.format(record)
         self._waiting.append(f"{line}\n")
         if record.levelno >= logging.ERROR:

@@ -29,7 +29,10 @@ with libraries_apart() as libraries:
     logger.propagate = False
     logger.addHandler(logging.StreamHandler(sys.stdout))
     logger.warning("before there is a folder")
-    warnings.warn("an old name", FutureWarning)
+    for _ in range(3):
+        with warnings.catch_warnings():  # makes Python forget what it has shown
+            warnings.simplefilter("always")
+            warnings.warn("an old name", FutureWarning)
     if sys.argv[1:]:
         libraries.keep_in(Path(sys.argv[1]) / "libraries.log")
         Path(sys.argv[1]).mkdir()
