@@ -8,7 +8,6 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +168,7 @@ def check(evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSet
             sure = [match for match in expected if match.score > round(limit.rewrite, 4)]
             assert set(sure) <= set(by_kind[kind])
             assert {m[:3] for m in by_kind[kind]} - {m[:3] for m in sure} <= {
-                m[:3] for m in plain(evals, trains, replace(limit, rewrite=limit.rewrite - 1e-9))
+                m[:3] for m in plain(evals, trains, structs.replace(limit, rewrite=limit.rewrite - 1e-9))
             }
         else:
             assert by_kind[kind] == expected, kind
