@@ -8,27 +8,7 @@ file beside the train file: 216 questions with four models' answers and no gold 
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.kit import (
-    CHATDOCTOR_INSTRUCTION,
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Row,
-    Sample,
-    Unit,
-    any_row_has,
-    first_existing,
-    number_of,
-    question_answer,
-    require_one,
-    run,
-    table_source,
-    table_units,
-    text_of,
-    user,
-    with_fields,
-)
+from builders import kit
 
 _COLUMNS = ("instruction", "input", "output")
 _TEST_COLUMNS = ("id", "instruction", "difficulty")
@@ -38,40 +18,40 @@ _DIFFICULTIES = frozenset("12345")
 """The clinicians' scale, as the README of XZhang97666/AlpaCare gives it; only the test file has it."""
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     """The splits have different fields."""
-    train = [require_one(raw, "MedInstruct-52k file", *_TRAIN_FILES)]
-    units = with_fields(raw, table_units(raw, train, "train", "train", columns=_COLUMNS), _COLUMNS)
+    train = [kit.require_one(raw, "MedInstruct-52k file", *_TRAIN_FILES)]
+    units = kit.with_fields(raw, kit.table_units(raw, train, "train", "train", columns=_COLUMNS), _COLUMNS)
     for number, unit in enumerate(units):
-        if number == 0 and any_row_has(raw, unit, "instruction", CHATDOCTOR_INSTRUCTION):
-            raise NotThisSource(
+        if number == 0 and kit.any_row_has(raw, unit, "instruction", kit.CHATDOCTOR_INSTRUCTION):
+            raise kit.NotThisSource(
                 f"{unit.payload['file']}: holds ChatDoctor's instruction; is it HealthCareMagic's file?"
             )
         yield unit
-    if first_existing(raw, *_TEST_FILES) is not None:
-        test = [require_one(raw, "MedInstruct-test file", *_TEST_FILES)]
-        yield from with_fields(raw, table_units(raw, test, "test", "eval"), _TEST_COLUMNS)
+    if kit.first_existing(raw, *_TEST_FILES) is not None:
+        test = [kit.require_one(raw, "MedInstruct-test file", *_TEST_FILES)]
+        yield from kit.with_fields(raw, kit.table_units(raw, test, "test", "eval"), _TEST_COLUMNS)
 
 
-def _sample(row: Row, instruction: str) -> Sample:
+def _sample(row: kit.Row, instruction: str) -> kit.Sample:
     if row.split == "test":
         return _test_sample(row, instruction)
-    given, output = text_of(row.values, "input", row.file), text_of(row.values, "output", row.file)
+    given, output = kit.text_of(row.values, "input", row.file), kit.text_of(row.values, "output", row.file)
     if not instruction.strip():
-        raise InputError("empty_question", row.file)
+        raise kit.InputError("empty_question", row.file)
     alone = not given.strip() or "<noinput>" in given
-    return question_answer(row, instruction if alone else f"{instruction}\n\n{given}", output)
+    return kit.question_answer(row, instruction if alone else f"{instruction}\n\n{given}", output)
 
 
-def _test_sample(row: Row, question: str) -> Sample:
-    number, difficulty = number_of(row.values, "id", row.file), text_of(row.values, "difficulty", row.file)
+def _test_sample(row: kit.Row, question: str) -> kit.Sample:
+    number, difficulty = kit.number_of(row.values, "id", row.file), kit.text_of(row.values, "difficulty", row.file)
     if difficulty not in _DIFFICULTIES:
-        raise InputError("bad_field", row.file, "difficulty is not 1 to 5")
+        raise kit.InputError("bad_field", row.file, "difficulty is not 1 to 5")
     if not question.strip():
-        raise InputError("empty_question", row.file)
-    return Sample(
+        raise kit.InputError("empty_question", row.file)
+    return kit.Sample(
         key=str(number),
-        messages=[user(question)],
+        messages=[kit.user(question)],
         file=row.file,
         row=row.number,
         question=question,
@@ -80,7 +60,7 @@ def _test_sample(row: Row, question: str) -> Sample:
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="alpacare_medinstruct",
     title="AlpaCare MedInstruct-52k: medical instructions and answers by language models",
     homepage="https://github.com/XZhang97666/AlpaCare",
@@ -102,11 +82,11 @@ and difficulty.""",
         "train 52,002: the whole file. The test file has 216 questions (the README says 217; an id is left out). "
         "AlpaCare's other test, 1,000 iCliniq questions, is not read."
     ),
-    paper_rows=(PaperRow("AlpaCare-MedInstruct-52k", "IT", 52_002),),
+    paper_rows=(kit.PaperRow("AlpaCare-MedInstruct-52k", "IT", 52_002),),
     hub_id="lavita/AlpaCare-MedInstruct-52k",
     hub_revision="fad8593f748de481046e54f39400d5282f695280",
     hub_files=("data/train-*.parquet",),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

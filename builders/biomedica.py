@@ -19,29 +19,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
-from builders.kit import (
-    Image,
-    InputError,
-    NotThisSource,
-    Option,
-    PaperRow,
-    Params,
-    Reject,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    caption_sample,
-    count_webdataset_samples,
-    creative_commons,
-    decode_utf8,
-    outcome,
-    relative,
-    run,
-    text_of,
-    webdataset_keys,
-    webdataset_samples,
-)
+from builders import kit
 
 _SUBSETS = ("dermatology", "surgery")
 LISTS = ("commercial", "noncommercial", "other")
@@ -52,18 +30,18 @@ _NO_LICENSE = frozenset({"", "none", "no-cc code"})
 """What is stated of articles under terms of their own; `None` is the publisher's str(None)."""
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     wanted = _SUBSETS if params["subset"] == "both" else (params["subset"],)
     trees = {subset: _tars(raw, subset, alone=len(wanted) == 1) for subset in wanted}
     number, earlier = 0, list[str]()
     for subset, tars in trees.items():
         for path in tars:
-            file = relative(path, raw)
+            file = kit.relative(path, raw)
             payload = {"file": file, "subset": subset, "earlier": earlier}
-            rows = count_webdataset_samples(path, raw)
-            yield Unit(f"train-{number:05d}", "train", "train", rows, payload, (file, *earlier))
+            rows = kit.count_webdataset_samples(path, raw)
+            yield kit.Unit(f"train-{number:05d}", "train", "train", rows, payload, (file, *earlier))
             number += 1
-        earlier = [relative(path, raw) for path in tars]
+        earlier = [kit.relative(path, raw) for path in tars]
 
 
 def _tars(raw: Path, subset: str, alone: bool) -> list[Path]:
@@ -73,51 +51,51 @@ def _tars(raw: Path, subset: str, alone: bool) -> list[Path]:
         if tars := [path for name in LISTS for path in sorted(folder.glob(f"{name}/*.tar"))]:
             return tars
     hint = "" if alone else "; --subset builds one of the two alone"
-    raise NotThisSource(f"{raw}: no {subset}/{{{','.join(LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
+    raise kit.NotThisSource(f"{raw}: no {subset}/{{{','.join(LISTS)}}}/*.tar found; is --raw the right folder?{hint}")
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     file, subset = unit.payload["file"], unit.payload["subset"]
     paths = [raw / name for name in unit.payload["earlier"]]
     repeats = _figures(raw, tuple((path, path.stat().st_mtime_ns) for path in paths))
     done = 0
     try:
-        for key, parts in webdataset_samples(raw / file, raw):
-            row = Row(file, str(done), {})
-            yield outcome(partial(_sample, row, subset, key, parts, repeats), file, row.number)
+        for key, parts in kit.webdataset_samples(raw / file, raw):
+            row = kit.Row(file, str(done), {})
+            yield kit.outcome(partial(_sample, row, subset, key, parts, repeats), file, row.number)
             done += 1
-    except InputError as error:  # the tar is damaged from here on
+    except kit.InputError as error:  # the tar is damaged from here on
         for number in range(done, unit.rows):
-            yield Reject(file, str(number), error.reason, error.detail)
+            yield kit.Reject(file, str(number), error.reason, error.detail)
 
 
 @lru_cache(maxsize=1)
 def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
     """Figures of another subset, `PMC123-4`; its tars' headers are read once a process."""
-    keys = (_KEY.fullmatch(PurePosixPath(key).name) for path, _ in tars for key in webdataset_keys(path, raw))
+    keys = (_KEY.fullmatch(PurePosixPath(key).name) for path, _ in tars for key in kit.webdataset_keys(path, raw))
     return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
 
 
-def _sample(row: Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> Sample:
+def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> kit.Sample:
     file = row.file
     match = _KEY.fullmatch(PurePosixPath(key).name)
     if match is None:
-        raise InputError("bad_id", file, f"{key!r} is not <batch>-<PMCID>-<position>-<image>")
+        raise kit.InputError("bad_id", file, f"{key!r} is not <batch>-<PMCID>-<position>-<image>")
     article, position = match["article"], match["position"]
     # What stands before the extension of `...-pone.0012345.g001.jpg` is the rest of the key.
     content = {name.rpartition(".")[2]: data for name, data in parts.items()}
-    record, caption = _record(content, file), decode_utf8(_part(content, "txt", file), file)
+    record, caption = _record(content, file), kit.decode_utf8(_part(content, "txt", file), file)
     if record["article_accession_id"] != article:
-        raise InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
+        raise kit.InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
     if record["image_panel_type"] not in _PANEL_TYPES:
-        raise InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
+        raise kit.InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
     if f"{article}-{position}" in repeats:
-        raise InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
+        raise kit.InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
     figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
-    return caption_sample(
+    return kit.caption_sample(
         row,
         caption,
-        Image(figure, place, partial(_picture, content, place), study_id=figure),
+        kit.Image(figure, place, partial(_picture, content, place), study_id=figure),
         key=f"{match['batch']}-{article}-{position}",
         group={"pmcid": f"pmc/{article}", "study_id": figure},
         subset=f"{subset}/{record['image_panel_type']}",
@@ -127,16 +105,16 @@ def _sample(row: Row, subset: str, key: str, parts: Mapping[str, bytes], repeats
 
 def _part(content: Mapping[str, bytes], name: str, file: str) -> bytes:
     if name not in content:
-        raise InputError("missing_field", file, name)
+        raise kit.InputError("missing_field", file, name)
     return content[name]
 
 
 def _picture(content: Mapping[str, bytes], place: str) -> bytes:
     """The picture, which came with its record out of the stream."""
     if "jpg" not in content:
-        raise InputError("missing_image", place)
+        raise kit.InputError("missing_image", place)
     if not content["jpg"]:
-        raise InputError("empty_file", place)
+        raise kit.InputError("empty_file", place)
     return content["jpg"]
 
 
@@ -147,20 +125,20 @@ def _record(content: Mapping[str, bytes], file: str) -> dict[str, str]:
     try:
         values = orjson.loads(_part(content, "json", file))
     except orjson.JSONDecodeError as error:
-        raise InputError("bad_row", file, error.msg) from None
+        raise kit.InputError("bad_row", file, error.msg) from None
     names = ("article_accession_id", "image_file_name", "image_panel_type", "article_license")
-    return {name: text_of(values, name, file) for name in names}
+    return {name: kit.text_of(values, name, file) for name in names}
 
 
 def _license(text: str, file: str) -> str:
     """PubMed Central's code, `CC BY-NC`, as `CC-BY-NC`; it states no version."""
-    name = creative_commons(text)
+    name = kit.creative_commons(text)
     if name is None and text.strip().lower() not in _NO_LICENSE:
-        raise InputError("bad_field", file, "article_license is no code of PubMed Central's lists")
+        raise kit.InputError("bad_field", file, "article_license is no code of PubMed Central's lists")
     return name or "unstated"
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="biomedica",
     title="BIOMEDICA: figures of open-access articles, dermatology and surgery subsets",
     homepage="https://huggingface.co/BIOMEDICA",
@@ -182,17 +160,17 @@ may be one of the two trees itself. The tars hold pictures and text together: --
     published=lambda params: {},
     paper=("63,775 of both subsets, whose sizes are not published: cannot be checked. A figure in both is kept once"),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "BIOMEDICA (dermatology and surgery subsets)",
             "PT",
             63_775,
             "cannot be checked, the publisher states no sizes; all rows are built, a figure in both subsets once",
         ),
     ),
-    options=(Option("--subset", "build one of the two subsets alone", "both", ("both", *_SUBSETS)),),
+    options=(kit.Option("--subset", "build one of the two subsets alone", "both", ("both", *_SUBSETS)),),
     variant=lambda params: "" if params["subset"] == "both" else str(params["subset"]),
     filters="medgpt_oss",
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -13,27 +13,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from builders import kit
 from builders.engine.mimic_pictures import Radiograph, mimic_units, radiograph_of, subject_rule
-from builders.kit import (
-    PAPER_VARIANT,
-    InputError,
-    PaperRow,
-    Params,
-    Reject,
-    Role,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    convert_rows,
-    question_answer,
-    require,
-    run,
-    split_thinking,
-    text_of,
-)
 
-_SPLITS: dict[str, Role] = {"train": "train"}
+_SPLITS: dict[str, kit.Role] = {"train": "train"}
 _COLUMNS = ("question_type", "image_path", "question", "response")
 _KINDS = {"open": "open", "closed": "closed", "single": "single_choice", "multi": "multi_choice"}
 """First word of `question_type`; what follows it is verified for the open-ended questions only."""
@@ -44,27 +27,27 @@ _BOX_SCALE = 224
 """Side of the grid that boxes are given in, as in Chest ImaGenome (unverified for this set, hence checked)."""
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    require(raw, "Parquet file", "data/train-*.parquet")
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
+    kit.require(raw, "Parquet file", "data/train-*.parquet")
     files = sorted(raw.glob("data/train-*.parquet"))
     return mimic_units(raw, files, "train", "train", params, _COLUMNS)
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    return convert_rows(raw, unit, partial(_sample, raw, unit, subject_rule(raw, unit, params)))
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
+    return kit.convert_rows(raw, unit, partial(_sample, raw, unit, subject_rule(raw, unit, params)))
 
 
-def _sample(raw: Path, unit: Unit, check: Callable[[Radiograph, str], None], row: Row) -> Sample:
-    file, question = row.file, text_of(row.values, "question", row.file)
-    kind = _KINDS.get(re.split(r"[_\s-]", text_of(row.values, "question_type", file).lower())[0])
+def _sample(raw: Path, unit: kit.Unit, check: Callable[[Radiograph, str], None], row: kit.Row) -> kit.Sample:
+    file, question = row.file, kit.text_of(row.values, "question", row.file)
+    kind = _KINDS.get(re.split(r"[_\s-]", kit.text_of(row.values, "question_type", file).lower())[0])
     if kind is None:
-        raise InputError("bad_field", file, "question_type begins with none of open, closed, single, multi")
-    picture, response = radiograph_of(row), text_of(row.values, "response", file)
+        raise kit.InputError("bad_field", file, "question_type begins with none of open, closed, single, multi")
+    picture, response = radiograph_of(row), kit.text_of(row.values, "response", file)
     check(picture, file)
     if not question.strip():
-        raise InputError("empty_question", file)
+        raise kit.InputError("empty_question", file)
     reasoning, answer, said = _parts(response, file)
-    return question_answer(
+    return kit.question_answer(
         row,
         question,
         answer,
@@ -79,19 +62,19 @@ def _sample(raw: Path, unit: Unit, check: Callable[[Radiograph, str], None], row
 
 def _parts(response: str, file: str) -> tuple[str, str, str]:
     """(reasoning, answer, what is said in the end: the answer and the regions after it)."""
-    reasoning, rest = split_thinking(response, file)
+    reasoning, rest = kit.split_thinking(response, file)
     match = _ANSWER.fullmatch(rest)
     if reasoning is None or match is None:
-        raise InputError("bad_field", file, "response is not <think>...</think><answer>...</answer>")
+        raise kit.InputError("bad_field", file, "response is not <think>...</think><answer>...</answer>")
     if any(float(number) > _BOX_SCALE for box in _BOX.findall(response) for number in box):
-        raise InputError("bad_field", file, f"a box reaches beyond {_BOX_SCALE}")
+        raise kit.InputError("bad_field", file, f"a box reaches beyond {_BOX_SCALE}")
     answer, regions = (_TAG.sub("", part).strip() for part in match.groups())
     if not answer:
-        raise InputError("empty_answer", file)
+        raise kit.InputError("empty_answer", file)
     return reasoning, answer, f"{answer}\n{regions}" if regions else answer
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="gemex_thinkvg",
     title="GEMeX-ThinkVG: grounded reasoning about radiographs of MIMIC-CXR",
     homepage="https://huggingface.co/datasets/BoKelvin/GEMeX-ThinkVG",
@@ -117,7 +100,7 @@ machine.""",
         "--paper-variant keeps all 202,384. The licence is that of the pictures: the text's own is unverified."
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "GEMeX-ThinkVG",
             "IT",
             202_383,
@@ -125,10 +108,10 @@ machine.""",
             "--paper-variant keeps",
         ),
     ),
-    options=(PAPER_VARIANT,),
+    options=(kit.PAPER_VARIANT,),
     hub_id="BoKelvin/GEMeX-ThinkVG",
     hub_files=("data/train-*.parquet",),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

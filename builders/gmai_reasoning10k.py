@@ -13,27 +13,7 @@ import re
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from builders.kit import (
-    Image,
-    InputError,
-    NotThisSource,
-    Option,
-    PaperRow,
-    Params,
-    Row,
-    Sample,
-    Unit,
-    checked_text,
-    choice_sample,
-    field_of,
-    inline_options,
-    question_answer,
-    run,
-    split_thinking,
-    table_rows,
-    table_source,
-    turns_of,
-)
+from builders import kit
 
 FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
 _HEADING = re.compile(r"\b((?:options|choices)\s*:)\s*(?=\(?A[.):])", re.IGNORECASE)
@@ -42,44 +22,44 @@ _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _LETTER = re.compile(r"(?:answer\s*:\s*)?\(?([A-J])\)?(?:[.:)]\s*(.*))?", re.IGNORECASE | re.DOTALL)
 
 
-def _check(raw: Path, unit: Unit, params: Params) -> None:
-    rows = (row for row in islice(table_rows(raw, unit), 100) if isinstance(row, Row))
+def _check(raw: Path, unit: kit.Unit, params: kit.Params) -> None:
+    rows = (row for row in islice(kit.table_rows(raw, unit), 100) if isinstance(row, kit.Row))
     if params["file"] == "sft" and not any("<think>" in str(row.values) for row in rows):
-        raise NotThisSource(f"{unit.payload['file']}: no <think> in its first rows; another revision?")
+        raise kit.NotThisSource(f"{unit.payload['file']}: no <think> in its first rows; another revision?")
 
 
-def _sample(row: Row) -> Sample:
+def _sample(row: kit.Row) -> kit.Sample:
     file = row.file
-    names, turns = _names(row), turns_of(field_of(row.values, "conversations", file), file)
+    names, turns = _names(row), kit.turns_of(kit.field_of(row.values, "conversations", file), file)
     if [role for role, _ in turns if role != "system"] != ["user", "assistant"]:
-        raise InputError("odd_turns", file, "not one question and one answer")
+        raise kit.InputError("odd_turns", file, "not one question and one answer")
     (_, asked), (_, reply) = turns[-2:]
-    reasoning, answer = split_thinking(reply, file)
+    reasoning, answer = kit.split_thinking(reply, file)
     if tagged := _TAGGED.search(answer):
         answer = tagged[1].strip()
-    question, options = inline_options(_one_a_line(asked))
+    question, options = kit.inline_options(_one_a_line(asked))
     if not question:
-        raise InputError("empty_question", file)
+        raise kit.InputError("empty_question", file)
     if not answer:
-        raise InputError("empty_answer", file)
+        raise kit.InputError("empty_answer", file)
     if row.params["file"] == "sft" and reasoning is None:
-        raise InputError("empty_reasoning", file)
-    images = [Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
+        raise kit.InputError("empty_reasoning", file)
+    images = [kit.Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
     subset = names[0].partition("/")[0]
     if options is None:
-        return question_answer(row, question, answer, images, reasoning=reasoning, subset=subset, task="vqa")
+        return kit.question_answer(row, question, answer, images, reasoning=reasoning, subset=subset, task="vqa")
     label = _label(answer, options, file)
-    return choice_sample(row, question, options, label, images, reasoning=reasoning, subset=subset)
+    return kit.choice_sample(row, question, options, label, images, reasoning=reasoning, subset=subset)
 
 
-def _names(row: Row) -> list[str]:
-    given = field_of(row.values, "image", row.file)
-    names = [checked_text(name, "image", row.file) for name in (given if isinstance(given, list) else [given])]
+def _names(row: kit.Row) -> list[str]:
+    given = kit.field_of(row.values, "image", row.file)
+    names = [kit.checked_text(name, "image", row.file) for name in (given if isinstance(given, list) else [given])]
     for name in names:
         if name.startswith("/") or "\\" in name or ".." in name.split("/") or not PurePosixPath(name).suffix:
-            raise InputError("bad_field", row.file, "image is not the path of a picture inside the set")
+            raise kit.InputError("bad_field", row.file, "image is not the path of a picture inside the set")
     if not names:
-        raise InputError("missing_field", row.file, "image")
+        raise kit.InputError("missing_field", row.file, "image")
     return [PurePosixPath(name).as_posix() for name in names]
 
 
@@ -104,11 +84,11 @@ def _label(answer: str, options: list[tuple[str, str]], file: str) -> str:
             return label
     named = [label for label, text in texts.items() if text == answer.casefold()]
     if len(named) != 1:
-        raise InputError("unclear_answer", file)
+        raise kit.InputError("unclear_answer", file)
     return named[0]
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="gmai_reasoning10k",
     title="GMAI-Reasoning10K: multiple-choice questions with reasoning, from 95 imaging sets",
     revision="uni-medical/GMAI-VL-R1@a02771d and the hub's card (rows, tags and packing of pictures are unverified)",
@@ -128,15 +108,15 @@ SOURCE = table_source(
         "(--file rl); the default file has the reasoning, 7,004 rows by third-party counts. No licence is stated."
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "GMAI-Reasoning10K", "IT", 9_965, "35 less than --file rl (10,000); the default is the file with reasoning"
         ),
     ),
-    options=(Option("--file", "answers with reasoning (sft) or the letter alone (rl)", "sft", ("sft", "rl")),),
+    options=(kit.Option("--file", "answers with reasoning (sft) or the letter alone (rl)", "sft", ("sft", "rl")),),
     variant=lambda params: "rl" if params["file"] == "rl" else "",
     hub_id="General-Medical-AI/GMAI-Reasoning10K",
     hub_files=("*.jsonl", "**/*.png", "**/*.jpg", "**/*.jpeg", "*.zip"),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

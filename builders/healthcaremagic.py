@@ -7,34 +7,20 @@ says 100k, the file has 112,165 rows. Replies keep the publisher's scrubbing ("C
 from dataclasses import replace
 from pathlib import Path
 
-from builders.kit import (
-    CHATDOCTOR_INSTRUCTION,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Row,
-    Sample,
-    Unit,
-    any_row_has,
-    assistant,
-    question_answer,
-    run,
-    table_source,
-    user,
-)
+from builders import kit
 
 
-def _check(raw: Path, unit: Unit, params: Params) -> None:
-    if not any_row_has(raw, unit, "instruction", CHATDOCTOR_INSTRUCTION):
-        raise NotThisSource(f"{unit.payload['file']}: not ChatDoctor's instruction; is it another set's file?")
+def _check(raw: Path, unit: kit.Unit, params: kit.Params) -> None:
+    if not kit.any_row_has(raw, unit, "instruction", kit.CHATDOCTOR_INSTRUCTION):
+        raise kit.NotThisSource(f"{unit.payload['file']}: not ChatDoctor's instruction; is it another set's file?")
 
 
-def _sample(row: Row, instruction: str, question: str, answer: str) -> Sample:
-    messages = [user(f"{instruction}\n\n{question}"), assistant(answer)]
-    return replace(question_answer(row, question, answer), messages=messages)
+def _sample(row: kit.Row, instruction: str, question: str, answer: str) -> kit.Sample:
+    messages = [kit.user(f"{instruction}\n\n{question}"), kit.assistant(answer)]
+    return replace(kit.question_answer(row, question, answer), messages=messages)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="healthcaremagic",
     title="HealthCareMagic-100k: patients' questions answered by doctors",
     hub_id="lavita/ChatDoctor-HealthCareMagic-100k",
@@ -49,8 +35,8 @@ HealthCareMagic-100k.json (Google Drive, linked from the README of https://githu
     sample=_sample,
     published={"train": 112_165},
     paper="train 112,165: the whole file (100k is its nickname). No licence is stated for the data.",
-    paper_rows=(PaperRow("HealthCareMagic-100k", "IT", 112_165),),
+    paper_rows=(kit.PaperRow("HealthCareMagic-100k", "IT", 112_165),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

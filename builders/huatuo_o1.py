@@ -5,9 +5,9 @@ set with one, medical-o1-reasoning-SFT, is smaller). The rows carry no ids, and 
 with the MedQA and MedMCQA questions they come from: only fuzzy text measures can tell.
 """
 
-from builders.kit import PaperRow, question_answer, run, table_source
+from builders import kit
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="huatuo_o1",
     title="Medical-o1 verifiable problems (HuatuoGPT-o1): open-ended exam questions with a short answer",
     hub_id="FreedomIntelligence/medical-o1-verifiable-problem",
@@ -18,7 +18,7 @@ SOURCE = table_source(
   hf download FreedomIntelligence/medical-o1-verifiable-problem --repo-type dataset --local-dir DIR
 (medical-o1-reasoning-SFT is another set and is not read.)""",
     fields=("Open-ended Verifiable Question", "Ground-True Answer"),
-    sample=question_answer,
+    sample=kit.question_answer,
     published={"train": 40_644},
     paper=(
         'train 40,644, marked "(R)": question and short answer, no chain of thought. The publisher says that only '
@@ -26,9 +26,9 @@ SOURCE = table_source(
         "rows have no ids, so only fuzzy text measures find such rows."
     ),
     paper_rows=(
-        PaperRow("Huotuo-o1", "IT", 40_644, "the file of that count has no chain of thought, though marked (R)"),
+        kit.PaperRow("Huotuo-o1", "IT", 40_644, "the file of that count has no chain of thought, though marked (R)"),
     ),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

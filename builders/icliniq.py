@@ -6,9 +6,9 @@ because ChatDoctor was evaluated on it; the recipe trains on it, so every copy i
 rows are AlpaCare's iCliniq test, which is no benchmark of the recipe.
 """
 
-from builders.kit import PaperRow, question_answer, run, table_source
+from builders import kit
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="icliniq",
     title="iCliniq-10K: patients' questions with a doctor's answer",
     hub_id="lavita/ChatDoctor-iCliniq",
@@ -19,14 +19,14 @@ Clone the dataset lavita/ChatDoctor-iCliniq from https://huggingface.co, or down
 from the README of https://github.com/Kent0n-Li/ChatDoctor). lavita/medical-qa-datasets has the same rows as test.""",
     files={"train": ("data/train-*.parquet", "iCliniq.json", "iCliniq-10k.json", "chatdoctor-icliniq/test-*.parquet")},
     fields=("input", "answer_icliniq"),
-    sample=question_answer,
+    sample=kit.question_answer,
     published={"train": 7_321},
     paper=(
         "train 7,321: the whole file (10K is its nickname). It is ChatDoctor's evaluation set, and 1,000 rows of it "
         "are AlpaCare's iCliniq test; neither is a benchmark of the recipe. No licence is stated."
     ),
-    paper_rows=(PaperRow("iCliniq-10K", "IT", 7_321),),
+    paper_rows=(kit.PaperRow("iCliniq-10K", "IT", 7_321),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -11,43 +11,29 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
-from builders.kit import (
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    assistant,
-    checked_text,
-    dialogue,
-    field_of,
-    inline_options,
-    run,
-    split_thinking,
-    table_source,
-    turns_of,
-)
+from builders import kit
 
 
 def _reply(file: str, text: str) -> dict[str, Any]:
-    reasoning, answer = split_thinking(text, file)
-    return assistant(answer, reasoning)
+    reasoning, answer = kit.split_thinking(text, file)
+    return kit.assistant(answer, reasoning)
 
 
-def _optional(row: Row, name: str) -> str:
+def _optional(row: kit.Row, name: str) -> str:
     """A text column that may be null or blank."""
     value = row.values.get(name)
-    return "" if value is None else checked_text(value, name, row.file).strip()
+    return "" if value is None else kit.checked_text(value, name, row.file).strip()
 
 
-def _sample(row: Row) -> Sample:
-    said = turns_of(field_of(row.values, "messages", row.file), row.file, pictures=False)
-    messages = dialogue(said, row.file, partial(_reply, row.file))
-    question, options = inline_options(_optional(row, "question") or _optional(row, "problem"))
+def _sample(row: kit.Row) -> kit.Sample:
+    said = kit.turns_of(kit.field_of(row.values, "messages", row.file), row.file, pictures=False)
+    messages = kit.dialogue(said, row.file, partial(_reply, row.file))
+    question, options = kit.inline_options(_optional(row, "question") or _optional(row, "problem"))
     if not question:
-        raise InputError("empty_question", row.file)
+        raise kit.InputError("empty_question", row.file)
     if options is None:
-        options = inline_options([text for role, text in said if role == "user"][-1])[1]
-    return Sample(
+        options = kit.inline_options([text for role, text in said if role == "user"][-1])[1]
+    return kit.Sample(
         key=f"{PurePosixPath(row.file).stem}/{row.number}",
         messages=messages,
         file=row.file,
@@ -58,7 +44,7 @@ def _sample(row: Row) -> Sample:
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="ii_medical_reasoning",
     title="II-Medical-Reasoning-SFT: medical questions with the reasoning of language models",
     hub_id="Intelligent-Internet/II-Medical-Reasoning-SFT",
@@ -76,8 +62,8 @@ SOURCE = table_source(
         "train 2,197,741: the whole set. It resamples prompts of MedQA, MedMCQA, PubMedQA; it has Medical-R1-Distill. "
         "Its authors' own test for overlap covers neither MMLU nor PubMedQA. No licence is stated."
     ),
-    paper_rows=(PaperRow("II-Medical-Reasoning", "IT", 2_197_741),),
+    paper_rows=(kit.PaperRow("II-Medical-Reasoning", "IT", 2_197_741),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -7,38 +7,27 @@ of a conversation is `question`; the replies are model output, so there is no go
 
 from pathlib import PurePosixPath
 
-from builders.kit import (
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    checked_text,
-    dialogue,
-    field_of,
-    run,
-    table_source,
-    turns_of,
-)
+from builders import kit
 
 
-def _sample(row: Row) -> Sample:
-    number = field_of(row.values, "id", row.file)
+def _sample(row: kit.Row) -> kit.Sample:
+    number = kit.field_of(row.values, "id", row.file)
     if not isinstance(number, str | int) or number == "":
-        raise InputError("bad_id", row.file, "id is neither text nor a number")
-    said = turns_of(field_of(row.values, "conversations", row.file), row.file, pictures=False)
+        raise kit.InputError("bad_id", row.file, "id is neither text nor a number")
+    said = kit.turns_of(kit.field_of(row.values, "conversations", row.file), row.file, pictures=False)
     source = row.values["source"]
-    return Sample(
+    return kit.Sample(
         key=f"{PurePosixPath(row.file).stem}/{row.number}",
-        messages=dialogue(said, row.file),
+        messages=kit.dialogue(said, row.file),
         file=row.file,
         row=row.number,
         question=next(text for role, text in said if role == "user"),
         group={"question_id": f"infinity-instruct/{number}"},
-        subset=None if source is None else checked_text(source, "source", row.file) or None,
+        subset=None if source is None else kit.checked_text(source, "source", row.file) or None,
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="infinity_instruct_gen",
     title="Infinity-Instruct (Gen): general instructions in several turns",
     hub_id="BAAI/Infinity-Instruct",
@@ -61,9 +50,11 @@ needed and never read.""",
         "number. What the files hold is counted, neither number is asserted."
     ),
     paper_rows=(
-        PaperRow("Infinity-Instruct-Gen", "IT", 1_483_097, "the card says 1,456,927; the 26,170 more are unexplained"),
+        kit.PaperRow(
+            "Infinity-Instruct-Gen", "IT", 1_483_097, "the card says 1,456,927; the 26,170 more are unexplained"
+        ),
     ),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

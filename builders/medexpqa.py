@@ -13,30 +13,15 @@ CasiMedicos-Arg, the same exams cut into labelled tokens, has no ids and other s
 
 from typing import Any
 
-from builders.kit import (
-    InputError,
-    Option,
-    PaperRow,
-    Params,
-    Role,
-    Row,
-    Sample,
-    checked_text,
-    choice_sample,
-    field_of,
-    number_of,
-    run,
-    table_source,
-    text_of,
-)
+from builders import kit
 
 LANGUAGES = ("en", "es", "fr", "it")
 NAMES = {"train": "train", "validation": "dev", "test": "test"}
 LABELS = "12345"
-_SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "validation": "eval", "test": "eval"}
 
 
-def _files(params: Params) -> dict[str, tuple[str, ...]]:
+def _files(params: kit.Params) -> dict[str, tuple[str, ...]]:
     language = params["language"]
     folders = (f"data/{language}/", f"{language}/", "data/casimedicos/", "")
     return {
@@ -45,30 +30,30 @@ def _files(params: Params) -> dict[str, tuple[str, ...]]:
     }
 
 
-def _sample(row: Row, question: str, language: str) -> Sample:
-    file, key = row.file, str(number_of(row.values, "id", row.file))
+def _sample(row: kit.Row, question: str, language: str) -> kit.Sample:
+    file, key = row.file, str(kit.number_of(row.values, "id", row.file))
     if language != row.params["language"]:
-        raise InputError("bad_field", file, f"lang is not {row.params['language']}")
-    options = _options(field_of(row.values, "options", file), file)
-    correct, explanation = field_of(row.values, "correct_option", file), row.values.get("full_answer")
+        raise kit.InputError("bad_field", file, f"lang is not {row.params['language']}")
+    options = _options(kit.field_of(row.values, "options", file), file)
+    correct, explanation = kit.field_of(row.values, "correct_option", file), row.values.get("full_answer")
     if not isinstance(correct, int) or isinstance(correct, bool):
-        raise InputError("bad_field", file, "correct_option is not a number")
+        raise kit.InputError("bad_field", file, "correct_option is not a number")
     if explanation is not None:
-        checked_text(explanation, "full_answer", file)
+        kit.checked_text(explanation, "full_answer", file)
     group = {"question_id": f"medexpqa/{key}"}
-    return choice_sample(row, question, options, str(correct), explanation=explanation, key=key, group=group)
+    return kit.choice_sample(row, question, options, str(correct), explanation=explanation, key=key, group=group)
 
 
 def _options(given: Any, file: str) -> list[tuple[str, str]]:
     """(number, text) of the options there are: four or five."""
     if not isinstance(given, dict) or not set(LABELS[:4]) <= given.keys() <= set(LABELS):
-        raise InputError("bad_field", file, f"options are not {', '.join(LABELS)}")
+        raise kit.InputError("bad_field", file, f"options are not {', '.join(LABELS)}")
     fifth = given.get("5")
     labels = LABELS[:4] if fifth is None or fifth != fifth else LABELS  # NaN alone differs from itself
-    return [(label, text_of(given, label, file)) for label in labels]
+    return [(label, kit.text_of(given, label, file)) for label in labels]
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medexpqa",
     title="MedExpQA: Spanish medical residency exams with explanations",
     hub_id="HiTZ/MedExpQA",
@@ -87,11 +72,11 @@ read (en, es, fr, it). Missing splits are left out.""",
     sample=_sample,
     published={"train": 434, "validation": 63, "test": 125},
     paper="train 434: the train split of one language, which the paper does not name; English here, see --language.",
-    paper_rows=(PaperRow("MedExpQA", "IT", 434, "one language of four; the paper does not say which"),),
-    options=(Option("--language", "language of the questions (the cases are the same in each)", "en", LANGUAGES),),
+    paper_rows=(kit.PaperRow("MedExpQA", "IT", 434, "one language of four; the paper does not say which"),),
+    options=(kit.Option("--language", "language of the questions (the cases are the same in each)", "en", LANGUAGES),),
     variant=lambda params: "" if params["language"] == "en" else str(params["language"]),
     hub_files=("data/*/*.casimedicos.rag.jsonl",),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

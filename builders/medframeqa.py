@@ -8,37 +8,25 @@ from __future__ import annotations
 
 import re
 
-from builders.kit import (
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    choice_sample,
-    column_image,
-    field_of,
-    labelled,
-    option_texts,
-    run,
-    table_source,
-)
+from builders import kit
 
 IMAGES = tuple(f"image_{number}" for number in range(1, 6))
 _VIDEO = re.compile(r"[A-Za-z0-9_-]{11}")
 
 
-def _sample(row: Row, key: str, system: str, video: str, question: str, answer: str) -> Sample:
+def _sample(row: kit.Row, key: str, system: str, video: str, question: str, answer: str) -> kit.Sample:
     file, values = row.file, row.values
-    options = labelled(option_texts(field_of(values, "options", file), file), file)
+    options = kit.labelled(kit.option_texts(kit.field_of(values, "options", file), file), file)
     if not _VIDEO.fullmatch(video):
-        raise InputError("bad_id", file, "video_id is not the 11 characters of a YouTube id")
+        raise kit.InputError("bad_id", file, "video_id is not the 11 characters of a YouTube id")
     # Questions speak of the first, second, ... frame: a gap would give them other numbers.
     count = max((number for number, name in enumerate(IMAGES, 1) if values.get(name) is not None), default=0)
-    images = [column_image(row, name, f"medframeqa/{key}/{name}") for name in IMAGES[: max(2, count)]]
+    images = [kit.column_image(row, name, f"medframeqa/{key}/{name}") for name in IMAGES[: max(2, count)]]
     group = {"video_id": f"youtube/{video}", "question_id": f"medframeqa/{key}"}
-    return choice_sample(row, question, options, answer, images, key=key, group=group, subset=system)
+    return kit.choice_sample(row, question, options, answer, images, key=key, group=group, subset=system)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medframeqa",
     title="MedFrameQA: questions over several frames of a medical video",
     revision="SuhaoYu1020/MedFrameQA@96083ae",
@@ -56,9 +44,9 @@ SOURCE = table_source(
     sample=_sample,
     published={"test": 2_851},
     paper="2,851, the whole test split.",
-    paper_rows=(PaperRow("MedFrameQA", "EVAL", 2_851),),
+    paper_rows=(kit.PaperRow("MedFrameQA", "EVAL", 2_851),),
     hub_id="SuhaoYu1020/MedFrameQA",
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

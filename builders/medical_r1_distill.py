@@ -4,16 +4,16 @@ Two columns are literally named `reasoning (reasoning_content)` and `response (c
 the `huatuo_o1` source's, which the exact text audit sees; the file has no ids and no gold answers.
 """
 
-from builders.kit import InputError, PaperRow, Row, Sample, question_answer, run, table_source
+from builders import kit
 
 
-def _sample(row: Row, question: str, reasoning: str, response: str) -> Sample:
+def _sample(row: kit.Row, question: str, reasoning: str, response: str) -> kit.Sample:
     if question.strip() and not reasoning.strip():
-        raise InputError("empty_reasoning", row.file)
-    return question_answer(row, question, response, reasoning=reasoning)
+        raise kit.InputError("empty_reasoning", row.file)
+    return kit.question_answer(row, question, response, reasoning=reasoning)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medical_r1_distill",
     title="Medical-R1-Distill-Data: DeepSeek-R1's answers to medical-o1 verifiable problems",
     hub_id="FreedomIntelligence/Medical-R1-Distill-Data",
@@ -27,8 +27,8 @@ SOURCE = table_source(
     sample=_sample,
     published={"train": 22_000},
     paper="train 22,000: the publisher's file. Its questions repeat huatuo_o1's, with other answers.",
-    paper_rows=(PaperRow("Medical-R1-Distill-Data", "IT", 22_000),),
+    paper_rows=(kit.PaperRow("Medical-R1-Distill-Data", "IT", 22_000),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

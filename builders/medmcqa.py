@@ -14,25 +14,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.kit import (
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Role,
-    Row,
-    Sample,
-    Unit,
-    checked_text,
-    choice_sample,
-    field_of,
-    first_existing,
-    run,
-    table_source,
-    table_units,
-)
+from builders import kit
 
-SPLITS: dict[str, Role] = {"train": "train", "validation": "eval", "test": "eval"}
+SPLITS: dict[str, kit.Role] = {"train": "train", "validation": "eval", "test": "eval"}
 OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
 _TEXTS = ("id", "question", *OPTIONS.values())
 COLUMNS = (*_TEXTS, "cop", "choice_type", "exp")
@@ -44,21 +28,23 @@ _GITHUB = {
 _ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     hub = {split: sorted(raw.glob(pattern)) for split, pattern in _HUB.items()}
-    github = {split: first_existing(raw, *names) for split, names in _GITHUB.items()}
+    github = {split: kit.first_existing(raw, *names) for split, names in _GITHUB.items()}
     if any(hub.values()) and any(github.values()):
-        raise NotThisSource(f"{raw}: holds the hub's Parquet and GitHub's JSON, whose `cop` differ; keep one of them")
+        raise kit.NotThisSource(
+            f"{raw}: holds the hub's Parquet and GitHub's JSON, whose `cop` differ; keep one of them"
+        )
     if not any(hub.values()) and not any(github.values()):
-        raise NotThisSource(
+        raise kit.NotThisSource(
             f"{raw}: no data/<split>-*.parquet and no {', '.join(names[0] for names in _GITHUB.values())} found; "
             "is --raw the right folder?"
         )
     for split, role in SPLITS.items():
-        yield from table_units(raw, hub[split], split, role, columns=COLUMNS)
+        yield from kit.table_units(raw, hub[split], split, role, columns=COLUMNS)
         if path := github[split]:
             # GitHub's .json files hold one object a line; a copy may hold an array of them.
-            yield from table_units(raw, [path], split, role, layout="jsonl" if _starts_with_object(path) else "")
+            yield from kit.table_units(raw, [path], split, role, layout="jsonl" if _starts_with_object(path) else "")
 
 
 def _starts_with_object(path: Path) -> bool:
@@ -66,19 +52,19 @@ def _starts_with_object(path: Path) -> bool:
         return handle.read(64).lstrip().startswith(b"{")
 
 
-def _sample(row: Row, key: str, question: str, *texts: str) -> Sample:
+def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:
     file, kind, explanation = row.file, row.values.get("choice_type"), row.values.get("exp")
     if not _ID.fullmatch(key):
-        raise InputError("bad_id", file, "id is not a UUID")
+        raise kit.InputError("bad_id", file, "id is not a UUID")
     if kind not in (None, "single", "multi"):
-        raise InputError("bad_field", file, "choice_type is neither single nor multi")
+        raise kit.InputError("bad_field", file, "choice_type is neither single nor multi")
     if explanation is not None:
-        checked_text(explanation, "exp", file)
+        kit.checked_text(explanation, "exp", file)
     correct = _correct(row)
     if question.strip() and not texts[correct].strip():
-        raise InputError("empty_answer", file)
+        raise kit.InputError("empty_answer", file)
     options = list(zip(OPTIONS, texts, strict=True))
-    return choice_sample(
+    return kit.choice_sample(
         row,
         question,
         options,
@@ -90,18 +76,18 @@ def _sample(row: Row, key: str, question: str, *texts: str) -> Sample:
     )
 
 
-def _correct(row: Row) -> int:
+def _correct(row: kit.Row) -> int:
     """Index of the correct option, whose number counts from 0 at the hub and from 1 at GitHub."""
     if row.split == "test" and row.values.get("cop") in (None, -1):
-        raise InputError("no_gold", row.file)
+        raise kit.InputError("no_gold", row.file)
     first = 0 if row.file.endswith(".parquet") else 1
-    correct = field_of(row.values, "cop", row.file)
+    correct = kit.field_of(row.values, "cop", row.file)
     if not isinstance(correct, int) or isinstance(correct, bool) or not first <= correct < first + len(OPTIONS):
-        raise InputError("bad_field", row.file, f"cop is not {first} to {first + len(OPTIONS) - 1}")
+        raise kit.InputError("bad_field", row.file, f"cop is not {first} to {first + len(OPTIONS) - 1}")
     return correct - first
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medmcqa",
     title="MedMCQA: questions of the AIIMS and NEET PG entrance exams",
     hub_id="openlifescienceai/medmcqa",
@@ -127,11 +113,11 @@ counts from 0). Or unpack the zip linked from the README of https://github.com/m
         "have no public answers)."
     ),
     paper_rows=(
-        PaperRow("MedMCQA", "IT", 182_822),
-        PaperRow("MedMCQA", "EVAL", 4_183, "the publisher's validation split; its test answers are not public"),
+        kit.PaperRow("MedMCQA", "IT", 182_822),
+        kit.PaperRow("MedMCQA", "EVAL", 4_183, "the publisher's validation split; its test answers are not public"),
     ),
     hub_files=("data/*.parquet",),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -5,23 +5,9 @@ never by a pattern. Questions have no ids: `medqa/<split>-<line>` is the questio
 build, on the understanding that the publisher made the 4-option files line by line from the others (not verified).
 """
 
-from builders.kit import (
-    InputError,
-    Option,
-    PaperRow,
-    Params,
-    Role,
-    Row,
-    Sample,
-    choice_sample,
-    field_of,
-    lettered,
-    run,
-    table_source,
-    text_of,
-)
+from builders import kit
 
-SPLITS: dict[str, Role] = {"train": "train", "dev": "eval", "test": "eval"}
+SPLITS: dict[str, kit.Role] = {"train": "train", "dev": "eval", "test": "eval"}
 NAMES = {"4": "phrases_no_exclude_{}.jsonl", "5": "{}.jsonl"}
 LABELS = "ABCDE"
 _FOLDERS = {
@@ -30,21 +16,23 @@ _FOLDERS = {
 }
 
 
-def _files(params: Params) -> dict[str, tuple[str, ...]]:
+def _files(params: kit.Params) -> dict[str, tuple[str, ...]]:
     count = params["options"]
     return {split: tuple(folder + NAMES[count].format(split) for folder in _FOLDERS[count]) for split in SPLITS}
 
 
-def _sample(row: Row, question: str) -> Sample:
-    options = lettered(field_of(row.values, "options", row.file), LABELS[: int(row.params["options"])], row.file)
-    label, answer = text_of(row.values, "answer_idx", row.file), text_of(row.values, "answer", row.file)
+def _sample(row: kit.Row, question: str) -> kit.Sample:
+    options = kit.lettered(
+        kit.field_of(row.values, "options", row.file), LABELS[: int(row.params["options"])], row.file
+    )
+    label, answer = kit.text_of(row.values, "answer_idx", row.file), kit.text_of(row.values, "answer", row.file)
     if answer != dict(options).get(label, answer):
-        raise InputError("bad_field", row.file, "answer is not the text of answer_idx")
+        raise kit.InputError("bad_field", row.file, "answer is not the text of answer_idx")
     group = {"question_id": f"medqa/{row.split}-{row.number}"}
-    return choice_sample(row, question, options, label, group=group)
+    return kit.choice_sample(row, question, options, label, group=group)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medqa",
     title="MedQA (US): USMLE-style multiple-choice questions",
     homepage="https://github.com/jind11/MedQA",
@@ -68,15 +56,15 @@ For --options 5, [data_clean/]questions/US/{train,dev,test}.jsonl are read.""",
         "train 10,178, benchmark 1,273: the publisher's US train and test. The paper does not say 4 or 5 options; "
         "4 is the default here, as in MedEvalKit and lm-eval."
     ),
-    options=(Option("--options", "options a question: the 4-option or the 5-option files", "4", ("4", "5")),),
+    options=(kit.Option("--options", "options a question: the 4-option or the 5-option files", "4", ("4", "5")),),
     variant=lambda params: "5opt" if params["options"] == "5" else "",
     paper_rows=(
-        PaperRow("MedQA", "IT", 10_178),
-        PaperRow("MedQA", "EVAL", 1_273, "4 options by default (--options 5); the paper does not say"),
+        kit.PaperRow("MedQA", "IT", 10_178),
+        kit.PaperRow("MedQA", "EVAL", 1_273, "4 options by default (--options 5); the paper does not say"),
     ),
     hub_id="GBaker/MedQA-USMLE-4-options",
     hub_files=("phrases_no_exclude_train.jsonl", "phrases_no_exclude_test.jsonl"),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -16,23 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 
-from builders.kit import (
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Reject,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    decode_utf8,
-    outcome,
-    question_answer,
-    relative,
-    run,
-    safe_member,
-)
+from builders import kit
 
 _FOLDERS = (
     "1_CancerGov_QA",
@@ -59,18 +43,18 @@ def _locate(raw: Path) -> tuple[str, list[str]]:
     """Where the collections are, relative to `raw` (a folder or an archive), and which of them are there."""
     for folder in (raw, *sorted(path for path in raw.iterdir() if path.is_dir())):
         if found := [name for name in _FOLDERS if (folder / name).is_dir()]:
-            return relative(folder, raw), found
+            return kit.relative(folder, raw), found
     for archive in sorted(path for pattern in ("*.zip", "*.tar.gz", "*.tgz") for path in raw.glob(pattern)):
         files = _archive_files(archive)
         if found := [name for name in _FOLDERS if name in files]:
-            return relative(archive, raw), found
-    raise NotThisSource(
+            return kit.relative(archive, raw), found
+    raise kit.NotThisSource(
         f"{raw}: no MedQuAD collection found (looked for folders such as {_FOLDERS[0]} here, one level down, and in "
         "*.zip, *.tar.gz, *.tgz); is --raw the right folder?"
     )
 
 
-def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[ET.Element] | InputError]]:
+def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[ET.Element] | kit.InputError]]:
     """Files of one collection by name, as `folder/name` whatever holds them, with their pairs or what is wrong."""
     if (raw / place).is_dir():
         files = {path.name: path.read_bytes() for path in (raw / place / folder).glob("[!.]*.xml")}
@@ -80,21 +64,21 @@ def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[E
         file = f"{folder}/{name}"
         try:
             yield file, _pairs(files[name], file)
-        except InputError as error:
+        except kit.InputError as error:
             yield file, error
 
 
 def _pairs(data: bytes, file: str) -> list[ET.Element]:
     """Question-answer elements of one document, in any of the publisher's three shapes; six real files have none."""
-    text = decode_utf8(data, file)
+    text = kit.decode_utf8(data, file)
     if "<!ENTITY" in text:
-        raise InputError("bad_xml", file, "declares entities")  # what makes parsing untrusted XML unsafe
+        raise kit.InputError("bad_xml", file, "declares entities")  # what makes parsing untrusted XML unsafe
     try:
         root = ET.fromstring(text)  # noqa: S314 - no entities; expat does not fetch anything
     except ET.ParseError as error:
-        raise InputError("bad_xml", file, str(error)) from None
+        raise kit.InputError("bad_xml", file, str(error)) from None
     if root.tag not in _ROOT_TAGS:
-        raise InputError("bad_xml", file, "not a MedQuAD document")
+        raise kit.InputError("bad_xml", file, "not a MedQuAD document")
     return [element for element in root.iter() if element.tag.lower() in _PAIR_TAGS]
 
 
@@ -105,15 +89,17 @@ def _archive_files(path: Path) -> dict[str, dict[str, bytes]]:
     total = 0
     try:
         for name, size, read in _zip_members(path) if path.suffix == ".zip" else _tar_members(path):
-            if not safe_member(name):
-                raise NotThisSource(f"{path.name}: a member points outside the archive; fetch it from the publisher")
+            if not kit.safe_member(name):
+                raise kit.NotThisSource(
+                    f"{path.name}: a member points outside the archive; fetch it from the publisher"
+                )
             if match := _MEMBER.fullmatch(name):
                 total += size
                 if total > _MAX_ARCHIVE_BYTES:
-                    raise NotThisSource(f"{path.name}: unpacks to over {_MAX_ARCHIVE_BYTES >> 20} MiB; not MedQuAD")
+                    raise kit.NotThisSource(f"{path.name}: unpacks to over {_MAX_ARCHIVE_BYTES >> 20} MiB; not MedQuAD")
                 files.setdefault(match[1], {})[match[2]] = read()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
-        raise NotThisSource(f"{path.name}: not a readable archive ({error}); fetch it again") from None
+        raise kit.NotThisSource(f"{path.name}: not a readable archive ({error}); fetch it again") from None
     return files
 
 
@@ -131,32 +117,34 @@ def _tar_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
                 continue
             content = archive.extractfile(info) if info.isfile() else None
             if content is None:
-                raise NotThisSource(f"{path.name}: holds links or devices; fetch it from the publisher")
+                raise kit.NotThisSource(f"{path.name}: holds links or devices; fetch it from the publisher")
             yield info.name, info.size, content.read
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     place, folders = _locate(raw)
     for folder in folders:
-        rows = sum(1 if isinstance(pairs, InputError) else len(pairs) for _, pairs in _documents(raw, place, folder))
+        rows = sum(
+            1 if isinstance(pairs, kit.InputError) else len(pairs) for _, pairs in _documents(raw, place, folder)
+        )
         inputs = [place]
         if (raw / place).is_dir():
-            inputs = sorted(relative(path, raw) for path in (raw / place / folder).glob("[!.]*.xml"))
+            inputs = sorted(kit.relative(path, raw) for path in (raw / place / folder).glob("[!.]*.xml"))
         name = f"train-{_FOLDERS.index(folder):05d}"
-        yield Unit(name, "train", "train", rows, {"place": place, "folder": folder}, tuple(inputs))
+        yield kit.Unit(name, "train", "train", rows, {"place": place, "folder": folder}, tuple(inputs))
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     for file, pairs in _documents(raw, unit.payload["place"], unit.payload["folder"]):
-        if isinstance(pairs, InputError):
-            yield Reject(file, "file", pairs.reason, pairs.detail)
+        if isinstance(pairs, kit.InputError):
+            yield kit.Reject(file, "file", pairs.reason, pairs.detail)
             continue
         for position, pair in enumerate(pairs):
             row = pair.get("pid") or f"#{position}"
-            yield outcome(partial(_sample, pair, row, file), file, row)
+            yield kit.outcome(partial(_sample, pair, row, file), file, row)
 
 
-def _sample(pair: ET.Element, row: str, file: str) -> Sample:
+def _sample(pair: ET.Element, row: str, file: str) -> kit.Sample:
     children = {child.tag.lower(): child for child in pair}
     for name, present in (
         ("pid", "pid" in pair.attrib),
@@ -165,14 +153,14 @@ def _sample(pair: ET.Element, row: str, file: str) -> Sample:
         ("qid", "question" in children and "qid" in children["question"].attrib),
     ):
         if not present:
-            raise InputError("missing_field", file, name)
+            raise kit.InputError("missing_field", file, name)
     question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
     document = file.removesuffix(".xml")
     group = {"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"}
-    return question_answer(Row(file, row, {}), question, answer, key=f"{document}/{row}", group=group)
+    return kit.question_answer(kit.Row(file, row, {}), question, answer, key=f"{document}/{row}", group=group)
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="medquad",
     title="MedQuAD: consumer health questions and answers from twelve NIH collections",
     homepage="https://github.com/abachaa/MedQuAD",
@@ -195,8 +183,8 @@ Collections that are absent are left out.""",
         "train 47,441: the QAPair elements, 65 % of them without an answer. Of all 47,457 pairs (16 are spelled pair) "
         "we keep the 16,423 that have one."
     ),
-    paper_rows=(PaperRow("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),),
+    paper_rows=(kit.PaperRow("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -24,30 +24,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.kit import (
-    PAPER_VARIANT,
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Reject,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    choice_sample,
-    convert_rows,
-    first_existing,
-    load_json,
-    number_of,
-    question_answer,
-    relative,
-    require,
-    run,
-    table_units,
-    text_of,
-    with_fields,
-)
+from builders import kit
 
 FILE = "ours_quality_33000.jsonl"
 FIELDS = ("dataset_name", "id_in_dataset", "question", "answer", "reasoning", "options")
@@ -95,59 +72,63 @@ class _PubMedQA(NamedTuple):
     test: frozenset[str]
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    path = require(raw, "MedReason's rows", FILE)
-    units = table_units(raw, [path], "train", "train", inputs=_pubmedqa_files(raw))
-    yield from with_fields(raw, units, FIELDS)
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
+    path = kit.require(raw, "MedReason's rows", FILE)
+    units = kit.table_units(raw, [path], "train", "train", inputs=_pubmedqa_files(raw))
+    yield from kit.with_fields(raw, units, FIELDS)
 
 
 def _pubmedqa_files(raw: Path) -> list[str]:
     """The two files of PubMedQA, or none."""
     names = ("ori_pqal.json", "test_ground_truth.json")
-    found = [first_existing(raw, name, f"data/{name}", f"pubmedqa/{name}", f"pubmedqa/data/{name}") for name in names]
-    files = [relative(path, raw) for path in found if path]
+    found = [
+        kit.first_existing(raw, name, f"data/{name}", f"pubmedqa/{name}", f"pubmedqa/data/{name}") for name in names
+    ]
+    files = [kit.relative(path, raw) for path in found if path]
     if len(files) == 1:
-        raise NotThisSource(f"{raw}: {files[0]} is of no use alone; put both {' and '.join(names)} there, or neither")
+        raise kit.NotThisSource(
+            f"{raw}: {files[0]} is of no use alone; put both {' and '.join(names)} there, or neither"
+        )
     return files
 
 
 def _pubmedqa(raw: Path, files: tuple[str, ...]) -> _PubMedQA:
     if not files:
         return _PubMedQA({}, frozenset())
-    questions, test = (load_json(raw / file, raw) for file in files)
+    questions, test = (kit.load_json(raw / file, raw) for file in files)
     try:
         pmids = {_squeezed(fields["QUESTION"]): pmid for pmid, fields in questions.items()}
         return _PubMedQA(pmids, frozenset(test))
     except (AttributeError, KeyError, TypeError):
-        raise NotThisSource(f"{files[0]}: not PubMedQA's questions keyed by PMID; is it another file?") from None
+        raise kit.NotThisSource(f"{files[0]}: not PubMedQA's questions keyed by PMID; is it another file?") from None
 
 
 def _squeezed(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     known = _pubmedqa(raw, unit.inputs[1:])
-    return convert_rows(raw, unit, partial(_sample, known=known, keep_all=bool(params["paper_variant"])))
+    return kit.convert_rows(raw, unit, partial(_sample, known=known, keep_all=bool(params["paper_variant"])))
 
 
-def _sample(row: Row, known: _PubMedQA, keep_all: bool) -> Sample:
+def _sample(row: kit.Row, known: _PubMedQA, keep_all: bool) -> kit.Sample:
     values, file = row.values, row.file
-    name, number = text_of(values, "dataset_name", file), number_of(values, "id_in_dataset", file)
-    question, answer, reasoning, listed = (text_of(values, field, file) for field in FIELDS[2:])
+    name, number = kit.text_of(values, "dataset_name", file), kit.number_of(values, "id_in_dataset", file)
+    question, answer, reasoning, listed = (kit.text_of(values, field, file) for field in FIELDS[2:])
     origin = _origin(name, number, question, known, file)
     if origin.rule and not keep_all:
-        raise InputError(origin.rule, file, f"{name} {number}")
+        raise kit.InputError(origin.rule, file, f"{name} {number}")
     for text, reason in ((question, "empty_question"), (answer, "empty_answer"), (reasoning, "empty_reasoning")):
         if not text.strip():
-            raise InputError(reason, file, f"{name} {number}")
+            raise kit.InputError(reason, file, f"{name} {number}")
     stem, options = _options(question, listed, file)
     label, explanation = _gold(answer, options)
     fields: dict[str, Any] = {"reasoning": reasoning, "group": origin.group, "subset": name}
     if label is None:
         # Yes/no options under an answer that is "maybe" or a sentence: asked and answered as an open question.
-        return question_answer(row, stem, answer, task="qa", **fields)
-    return choice_sample(row, stem, options, label, explanation=explanation, task="mcq", **fields)
+        return kit.question_answer(row, stem, answer, task="qa", **fields)
+    return kit.choice_sample(row, stem, options, label, explanation=explanation, task="mcq", **fields)
 
 
 def _origin(name: str, number: int, question: str, known: _PubMedQA, file: str) -> _Origin:
@@ -161,7 +142,7 @@ def _origin(name: str, number: int, question: str, known: _PubMedQA, file: str) 
     if name == "LastHumanity":
         return _Origin({"question_id": f"medreason/LastHumanity/{number}"}, "from_hle")
     if name not in _PUBMEDQA:
-        raise InputError("bad_field", file, "dataset_name is none of MedReason's sets")
+        raise kit.InputError("bad_field", file, "dataset_name is none of MedReason's sets")
     pmid = known.pmids.get(_squeezed(question))
     if pmid is None:
         # A labelled question that is in no list at hand may be a test question.
@@ -175,7 +156,7 @@ def _mmlu_id(number: int, file: str) -> str:
     for (subject, rows), end in zip(_MMLU_ROWS.items(), accumulate(_MMLU_ROWS.values()), strict=True):
         if number < end:
             return f"mmlu/{subject}/test/{number - (end - rows)}"
-    raise InputError("bad_id", file, f"MMLU row {number} of {end}")
+    raise kit.InputError("bad_id", file, f"MMLU row {number} of {end}")
 
 
 def _options(question: str, listed: str, file: str) -> tuple[str, list[tuple[str, str]]]:
@@ -186,10 +167,10 @@ def _options(question: str, listed: str, file: str) -> tuple[str, list[tuple[str
     else:
         marker = _CHOICES.match(listed)
         if not marker:
-            raise InputError("bad_field", file, "options do not begin with Answer Choices:")
+            raise kit.InputError("bad_field", file, "options do not begin with Answer Choices:")
         texts = _line_choices(listed[marker.end() :])
         if len(texts) < 2:
-            raise InputError("bad_field", file, "options are not lines A., B., ...")
+            raise kit.InputError("bad_field", file, "options are not lines A., B., ...")
     return stem.strip(), list(zip(LABELS, texts, strict=False))
 
 
@@ -236,7 +217,7 @@ def _gold(answer: str, options: list[tuple[str, str]]) -> tuple[str | None, str]
     return (labels[0] if len(labels) == 1 else None), "".join(explanation).strip()
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="medreason",
     title="MedReason: medical questions with knowledge-graph-guided reasoning",
     homepage="https://huggingface.co/datasets/UCSC-VLAA/MedReason",
@@ -268,13 +249,15 @@ SOURCE = Source(
         "train 32,682: the whole file, with questions of MedXpertQA's, MMLU's and PubMedQA's test sets and of "
         "Humanity's Last Exam. We leave those out; --paper-variant keeps them, under the ids of the test questions."
     ),
-    options=(PAPER_VARIANT,),
+    options=(kit.PAPER_VARIANT,),
     paper_rows=(
-        PaperRow("MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"),
+        kit.PaperRow(
+            "MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"
+        ),
     ),
     hub_id="UCSC-VLAA/MedReason",
     hub_files=(FILE,),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -8,7 +8,7 @@ Stems and options are verbatim MedQA; the publisher left out the rows in which R
 
 import re
 
-from builders.kit import InputError, PaperRow, Row, Sample, choice_sample, field_of, lettered, run, table_source
+from builders import kit
 
 FILE = "MedThoughts-8K.jsonl"
 LABELS = "ABCDE"
@@ -16,21 +16,21 @@ SPLIT = "MedQA/US/train"
 _ID = re.compile(r"[A-Za-z0-9_\-]+")
 
 
-def _sample(row: Row, question: str, answer: str, reasoning: str, split: str) -> Sample:
-    number = field_of(row.values, "question_id", row.file)
+def _sample(row: kit.Row, question: str, answer: str, reasoning: str, split: str) -> kit.Sample:
+    number = kit.field_of(row.values, "question_id", row.file)
     if not isinstance(number, int | str) or isinstance(number, bool) or not _ID.fullmatch(str(number)):
-        raise InputError("bad_id", row.file, "question_id")
+        raise kit.InputError("bad_id", row.file, "question_id")
     if split != SPLIT:
         # Rows of another split of MedQA would be test questions.
-        raise InputError("bad_field", row.file, f"source is not {SPLIT}")
+        raise kit.InputError("bad_field", row.file, f"source is not {SPLIT}")
     if question.strip() and not reasoning.strip():
-        raise InputError("empty_reasoning", row.file)
-    options = lettered(field_of(row.values, "options", row.file), LABELS, row.file)
+        raise kit.InputError("empty_reasoning", row.file)
+    options = kit.lettered(kit.field_of(row.values, "options", row.file), LABELS, row.file)
     group = {"question_id": f"medthoughts-8k/{number}"}
-    return choice_sample(row, question, options, answer, reasoning=reasoning, key=str(number), group=group)
+    return kit.choice_sample(row, question, options, answer, reasoning=reasoning, key=str(number), group=group)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medthoughts_8k",
     title="MedThoughts-8K: DeepSeek-R1's reasoning on MedQA US training questions",
     hub_id="hw-hwei/MedThoughts-8K",
@@ -46,8 +46,8 @@ Its licence, GPL-3.0, is unusual for data: --licenses leaves it out where that i
     sample=_sample,
     published={"train": 7_716},
     paper="train 7,716: the publisher's file (GPL-3.0). Its questions repeat MedQA's training questions word for word.",
-    paper_rows=(PaperRow("MedThoughts-8K", "IT", 7_716),),
+    paper_rows=(kit.PaperRow("MedThoughts-8K", "IT", 7_716),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

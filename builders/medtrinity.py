@@ -23,29 +23,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.kit import (
-    PAPER_VARIANT,
-    VIDEO_FRAME,
-    Image,
-    InputError,
-    NotThisSource,
-    Option,
-    PaperRow,
-    Params,
-    Reject,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    caption_sample,
-    checked_text,
-    outcome,
-    relative,
-    require,
-    run,
-    stream_tar,
-    table_units,
-)
+from builders import kit
 
 _TABLES, _TARS = "25M_full/*.parquet", "25M_accessible/*.tar.zst"
 _COLUMNS = ("file_name", "caption", "source")
@@ -69,49 +47,51 @@ class _Tar(NamedTuple):
     """How the tar is damaged after them; empty where it is whole."""
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    require(raw, "caption tables", _TABLES)
-    require(raw, "picture tars", _TARS)
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
+    kit.require(raw, "caption tables", _TABLES)
+    kit.require(raw, "picture tars", _TARS)
     tables = sorted(raw.glob(_TABLES))
     for path in tables:
         part = _PART.fullmatch(path.name)
         if part and len(tables) < int(part[1]):
-            raise NotThisSource(f"{path.parent.name}: {len(tables)} of {int(part[1])} caption tables; fetch the others")
-    for _ in table_units(raw, tables, "train", "train", columns=_COLUMNS):
+            raise kit.NotThisSource(
+                f"{path.parent.name}: {len(tables)} of {int(part[1])} caption tables; fetch the others"
+            )
+    for _ in kit.table_units(raw, tables, "train", "train", columns=_COLUMNS):
         pass  # for its check of the columns
-    captions = [relative(path, raw) for path in tables]
+    captions = [kit.relative(path, raw) for path in tables]
     extra = frozenset(params["allow_sources"].replace(",", " ").split())
     for number, path in enumerate(sorted(raw.glob(_TARS))):
-        tar, file = _survey(path, raw), relative(path, raw)
+        tar, file = _survey(path, raw), kit.relative(path, raw)
         _check_sources(_sources(raw, captions, tar.names), extra, bool(params["paper_variant"]), file)
         payload = {"tar": file, "tables": captions}
         rows = len(tar.names) + bool(tar.damage)
-        yield Unit(f"train-{number:05d}", "train", "train", rows, payload, (file, *captions))
+        yield kit.Unit(f"train-{number:05d}", "train", "train", rows, payload, (file, *captions))
 
 
 def _survey(path: Path, raw: Path) -> _Tar:
     names: list[str] = []
     try:
         names.extend(name for name, _ in _pictures(path, raw))
-    except InputError as error:
+    except kit.InputError as error:
         return _Tar(names, error.detail)
     return _Tar(names, "")
 
 
 def _pictures(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
     """Members of a tar that are no notes beside the pictures."""
-    return ((name, data) for name, data in stream_tar(path, raw) if not name.lower().endswith(_NOT_PICTURES))
+    return ((name, data) for name, data in kit.stream_tar(path, raw) if not name.lower().endswith(_NOT_PICTURES))
 
 
 def _check_sources(found: Counter[str | None], extra: frozenset[str], paper_variant: bool, file: str) -> None:
     refused = {name: rows for name, rows in found.items() if name and _REFUSED.search(name)}
     unknown = {name: rows for name, rows in found.items() if name not in refused and name not in _ALLOWED | extra}
     if unknown:
-        raise NotThisSource(
+        raise kit.NotThisSource(
             f"{file}: unknown values of `source`: {_listed(unknown)}; look at what they are, then --allow-sources"
         )
     if refused and not paper_variant:
-        raise NotThisSource(
+        raise kit.NotThisSource(
             f"{file}: pictures of evaluation sets or MIMIC: {_listed(refused)}; move the tar away, or --paper-variant"
         )
 
@@ -154,7 +134,7 @@ def _captions(raw: Path, tables: Sequence[str], names: Sequence[str], scratch: s
         yield position, {(caption, source) for _, caption, source in rows}
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     file, tables = unit.payload["tar"], unit.payload["tables"]
     tar = _survey(raw / file, raw)
     # Without pictures the second pass is not needed: their names are known.
@@ -166,34 +146,36 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
             found: set[Any] = set()
             if known is not None and known[0] == position:
                 found, known = known[1], next(captions, None)
-            row = Row(file, str(position), {})
-            yield outcome(partial(_sample, row, name, data, found), file, row.number)
+            row = kit.Row(file, str(position), {})
+            yield kit.outcome(partial(_sample, row, name, data, found), file, row.number)
     if tar.damage:
-        yield Reject(file, str(len(tar.names)), "bad_archive", f"ends after {len(tar.names)} pictures: {tar.damage}")
+        yield kit.Reject(
+            file, str(len(tar.names)), "bad_archive", f"ends after {len(tar.names)} pictures: {tar.damage}"
+        )
 
 
-def _sample(row: Row, name: str, data: bytes, found: set[Any]) -> Sample:
+def _sample(row: kit.Row, name: str, data: bytes, found: set[Any]) -> kit.Sample:
     file, position = row.file, row.number
     if not found:
-        raise InputError("no_caption", file, name)
+        raise kit.InputError("no_caption", file, name)
     if len(found) > 1:
-        raise InputError("ambiguous_caption", file, f"{name}: {len(found)} of them")
+        raise kit.InputError("ambiguous_caption", file, f"{name}: {len(found)} of them")
     [(caption, source)] = found
     if caption is None:
-        raise InputError("empty_caption", file, name)
-    caption, last, tar = checked_text(caption, "caption", file), name.rpartition("/")[2], Path(file).name
+        raise kit.InputError("empty_caption", file, name)
+    caption, last, tar = kit.checked_text(caption, "caption", file), name.rpartition("/")[2], Path(file).name
     group: dict[str, str] = {}
-    if source.startswith("quilt") and (frame := VIDEO_FRAME.fullmatch(last)):
+    if source.startswith("quilt") and (frame := kit.VIDEO_FRAME.fullmatch(last)):
         group["video_id"] = f"youtube/{frame[1]}"
     if source.startswith(("pmc", "llava_med")) and (article := _ARTICLE.fullmatch(last)):
         group["pmcid"] = f"pmc/{article[1]}"
     # Base names repeat across tars, and a tar may hold one name twice.
-    image = Image(f"medtrinity/{tar}/{position}/{last}", f"{file}#{position}!{name}", partial(bytes, data))
+    image = kit.Image(f"medtrinity/{tar}/{position}/{last}", f"{file}#{position}!{name}", partial(bytes, data))
     key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', tar.partition('.')[0])}/{position}"
-    return caption_sample(row, caption, image, key=key, group=group, subset=source)
+    return kit.caption_sample(row, caption, image, key=key, group=group, subset=source)
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="medtrinity",
     title="MedTrinity-25M (accessible part): machine-written captions of medical pictures",
     homepage="https://huggingface.co/datasets/UCSC-VLAA/MedTrinity-25M",
@@ -223,7 +205,7 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
         "Licences are those of the sources: research use. It repeats PMC-OA, PMC-VQA, Quilt-1M and LLaVA-Med data."
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "MedTrinity (accessible)",
             "MT",
             18_525_974,
@@ -232,12 +214,12 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
         ),
     ),
     options=(
-        PAPER_VARIANT,
-        Option("--allow-sources", "further values of `source` to accept, separated by commas", ""),
+        kit.PAPER_VARIANT,
+        kit.Option("--allow-sources", "further values of `source` to accept, separated by commas", ""),
     ),
     hub_id="UCSC-VLAA/MedTrinity-25M",
     hub_files=(_TABLES, _TARS),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

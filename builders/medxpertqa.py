@@ -12,19 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from builders.kit import (
-    Image,
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    checked_text,
-    choice_sample,
-    field_of,
-    run,
-    table_source,
-    text_of,
-)
+from builders import kit
 
 FILES = {
     "mm_test": ("MM/test.jsonl", "medxpertqa_mm_input.jsonl"),
@@ -39,52 +27,54 @@ LABELS = "ABCDEFGHIJ"
 _SUBSETS = {"Reasoning": "reasoning", "Understanding": "understanding"}
 
 
-def _sample(row: Row, key: str, asked: str, kind: str) -> Sample:
+def _sample(row: kit.Row, key: str, asked: str, kind: str) -> kit.Sample:
     file, values, shown = row.file, row.values, row.split.startswith("mm_")
-    options = _options(field_of(values, "options", file), file)
+    options = _options(kit.field_of(values, "options", file), file)
     # What follows the last "Answer Choices:" are the options, which the sample has of its own.
     question, choices, rest = asked.rpartition("Answer Choices:")
     question = question.rstrip() if choices else rest
-    label = field_of(values, "label", file)
+    label = kit.field_of(values, "label", file)
     if isinstance(label, list) and len(label) == 1:
         label = label[0]
     if not isinstance(label, str) or label not in dict(options):
-        raise InputError("bad_field", file, "label names no option")
+        raise kit.InputError("bad_field", file, "label names no option")
     if kind not in _SUBSETS:
-        raise InputError("bad_field", file, "question_type is neither Reasoning nor Understanding")
-    names = _image_names(field_of(values, "images", file), file) if shown else []
+        raise kit.InputError("bad_field", file, "question_type is neither Reasoning nor Understanding")
+    names = _image_names(kit.field_of(values, "images", file), file) if shown else []
     if not names and (shown or values.get("images")):
-        raise InputError("bad_field", file, "an MM row without images" if shown else "a text row with images")
-    images = [Image(f"medxpertqa/{name}", *row.picture(name)) for name in names]
+        raise kit.InputError("bad_field", file, "an MM row without images" if shown else "a text row with images")
+    images = [kit.Image(f"medxpertqa/{name}", *row.picture(name)) for name in names]
     group, task = {"question_id": f"medxpertqa/{key}"}, "vqa" if shown else "mcq"
-    return choice_sample(row, question, options, label, images, key=key, group=group, subset=_SUBSETS[kind], task=task)
+    return kit.choice_sample(
+        row, question, options, label, images, key=key, group=group, subset=_SUBSETS[kind], task=task
+    )
 
 
 def _options(given: Any, file: str) -> list[tuple[str, str]]:
     """(letter, text) of either shape."""
     if isinstance(given, list):
-        pairs = [(text_of(option, "letter", file), field_of(option, "content", file)) for option in given]
+        pairs = [(kit.text_of(option, "letter", file), kit.field_of(option, "content", file)) for option in given]
     elif isinstance(given, dict):
         pairs = list(given.items())
     else:
-        raise InputError("bad_field", file, "options are neither an object nor a list")
+        raise kit.InputError("bad_field", file, "options are neither an object nor a list")
     if len(pairs) < 2 or [letter for letter, _ in pairs] != list(LABELS[: len(pairs)]):
-        raise InputError("bad_field", file, "options are not lettered from A on")
-    return [(letter, checked_text(text, f"option {letter}", file)) for letter, text in pairs]
+        raise kit.InputError("bad_field", file, "options are not lettered from A on")
+    return [(letter, kit.checked_text(text, f"option {letter}", file)) for letter, text in pairs]
 
 
 def _image_names(given: Any, file: str) -> list[str]:
     """File names of either shape."""
     if not isinstance(given, list):
-        raise InputError("bad_field", file, "images are no list")
-    names = [text_of(image, "image_path", file) if isinstance(image, dict) else image for image in given]
+        raise kit.InputError("bad_field", file, "images are no list")
+    names = [kit.text_of(image, "image_path", file) if isinstance(image, dict) else image for image in given]
     for name in names:
         if not isinstance(name, str) or not _PICTURE.fullmatch(name):
-            raise InputError("bad_field", file, "an image is not the name of a picture file")
+            raise kit.InputError("bad_field", file, "an image is not the name of a picture file")
     return names
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="medxpertqa",
     title="MedXpertQA: expert board questions, text and multimodal",
     revision="TsinghuaC3I/MedXpertQA@f4e6fe7 (hub), @f21247d3ccf3 (GitHub)",
@@ -104,8 +94,8 @@ https://github.com/TsinghuaC3I/MedXpertQA and put the hub's images.zip beside ev
     published={"mm_test": 2_000, "mm_dev": 5, "text_test": 2_450, "text_dev": 5},
     paper="benchmarks 2,000 (MM) and 2,450 (text): the publisher's test files; its ten dev rows are separate splits.",
     paper_rows=(
-        PaperRow("MedXQA (multimodal)", "EVAL", 2_000, "split mm_test"),
-        PaperRow(
+        kit.PaperRow("MedXQA (multimodal)", "EVAL", 2_000, "split mm_test"),
+        kit.PaperRow(
             "MedXQA (text-only)",
             "EVAL",
             2_450,
@@ -117,4 +107,4 @@ https://github.com/TsinghuaC3I/MedXpertQA and put the hub's images.zip beside ev
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

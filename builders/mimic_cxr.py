@@ -18,30 +18,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from builders import kit
 from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
-from builders.kit import (
-    Image,
-    InputError,
-    Option,
-    PaperRow,
-    Params,
-    Reject,
-    Role,
-    Sample,
-    Source,
-    Unit,
-    assistant,
-    decode_utf8,
-    first_existing,
-    read_bytes,
-    read_zip_member,
-    relative,
-    require,
-    run,
-    table_rows,
-    table_units,
-    user,
-)
 
 VIEW_RANK = (
     "PA", "AP", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA RLD", "PA LLD", "LAO", "RAO", "LPO",
@@ -63,7 +41,7 @@ _REPORT_ROOTS = ("", "mimic-cxr/", "mimic-cxr/2.*/", "physionet.org/files/mimic-
 _METADATA_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
 _VIEW_CODE = "ViewCodeSequence_CodeMeaning"
 _SPLIT_COLUMNS = ("dicom_id", "study_id", "subject_id", "split")
-_SPLITS: dict[str, Role] = {"train": "train", "validate": "eval", "test": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "validate": "eval", "test": "eval"}
 _IDS = {
     "dicom_id": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}"),
     "subject_id": re.compile(r"1\d{7}"),
@@ -100,23 +78,23 @@ class _Index:
     rejects: list[tuple[str, str, str, str]]
 
 
-def plan(raw: Path, params: Params) -> Iterator[Unit]:
+def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     """Subject ranges within each split, about 256 images each; unusable CSV rows are a unit of their own."""
-    metadata = require(raw, "MIMIC-CXR-JPG metadata", *(f"{root}mimic-cxr-2.0.0-metadata.csv*" for root in _ROOTS))
-    split = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _ROOTS))
-    reports = first_existing(raw, *(f"{root}mimic-cxr-reports.zip" for root in _REPORT_ROOTS))
+    metadata = kit.require(raw, "MIMIC-CXR-JPG metadata", *(f"{root}mimic-cxr-2.0.0-metadata.csv*" for root in _ROOTS))
+    split = kit.require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _ROOTS))
+    reports = kit.first_existing(raw, *(f"{root}mimic-cxr-reports.zip" for root in _REPORT_ROOTS))
     if reports is None:
-        reports = require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
-    jpg_root = relative(metadata.parent, raw)
+        reports = kit.require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
+    jpg_root = kit.relative(metadata.parent, raw)
     index = _read_index(metadata, split, raw)
     train = [study for (where, _), studies in sorted(index.studies.items()) if where == "train" for study in studies]
     if index.rejects:
-        files = tuple(relative(path, raw) for path in (metadata, split))
-        yield Unit("index-00000", "unassigned", "train", len(index.rejects), {"rejects": index.rejects}, files)
+        files = tuple(kit.relative(path, raw) for path in (metadata, split))
+        yield kit.Unit("index-00000", "unassigned", "train", len(index.rejects), {"rejects": index.rejects}, files)
     for name in _SPLITS:
         subjects = [studies for (where, _), studies in sorted(index.studies.items()) if where == name]
         for number, chunk in enumerate(_chunks(subjects, params["no_images"])):
-            payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": relative(reports, raw)}
+            payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": kit.relative(reports, raw)}
             payload["subjects"] = _plain(chunk)
             shown = chunk
             if params["shots"] == "1" and _SPLITS[name] == "eval":
@@ -124,8 +102,8 @@ def plan(raw: Path, params: Params) -> Iterator[Unit]:
                 payload["exemplars"] = {study_id: _plain([studies]) for study_id, studies in exemplars.items()}
                 shown = [*chunk, *exemplars.values()]
             rows = sum(len(study.images) if params["prior_policy"] == "libra" else 1 for s in chunk for study in s)
-            inputs = tuple(dict.fromkeys(_inputs(shown, jpg_root, relative(reports, raw), params["no_images"])))
-            yield Unit(f"{name}-{number:05d}", name, _SPLITS[name], rows, payload, inputs)
+            inputs = tuple(dict.fromkeys(_inputs(shown, jpg_root, kit.relative(reports, raw), params["no_images"])))
+            yield kit.Unit(f"{name}-{number:05d}", name, _SPLITS[name], rows, payload, inputs)
 
 
 def _chunks(subjects: list[list[Study]], metadata_only: bool) -> Iterator[list[list[Study]]]:
@@ -192,9 +170,9 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
     splits: dict[str, tuple[str, str, str, str]] = {}
     for row, fields in _rows(split, raw, _SPLIT_COLUMNS, rejects):
         if fields["split"] not in _SPLITS:
-            rejects.append((relative(split, raw), row, "bad_field", "split is not train, validate or test"))
+            rejects.append((kit.relative(split, raw), row, "bad_field", "split is not train, validate or test"))
         elif fields["dicom_id"] in splits:
-            rejects.append((relative(split, raw), row, "duplicate_id", fields["dicom_id"]))
+            rejects.append((kit.relative(split, raw), row, "duplicate_id", fields["dicom_id"]))
         else:
             splits[fields["dicom_id"]] = (fields["subject_id"], fields["study_id"], fields["split"], row)
 
@@ -203,7 +181,7 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
     found: list[tuple[str, dict[str, str], str]] = []
     seen: set[str] = set()
     for row, fields in _rows(metadata, raw, _METADATA_COLUMNS, rejects):
-        dicom_id, file = fields["dicom_id"], relative(metadata, raw)
+        dicom_id, file = fields["dicom_id"], kit.relative(metadata, raw)
         if dicom_id in seen:
             rejects.append((file, row, "duplicate_id", dicom_id))
             continue
@@ -219,12 +197,12 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
         found.append((row, fields, name))
     for dicom_id, (_, _, _, row) in splits.items():
         if dicom_id not in seen:
-            rejects.append((relative(split, raw), row, "not_in_metadata", dicom_id))
+            rejects.append((kit.relative(split, raw), row, "not_in_metadata", dicom_id))
 
     grouped: dict[tuple[str, str, str], list[tuple[str, Radiograph]]] = defaultdict(list)
     for row, fields, name in found:
         if len(owners[fields["study_id"]]) > 1:
-            rejects.append((relative(metadata, raw), row, "split_conflict", f"study {fields['study_id']}"))
+            rejects.append((kit.relative(metadata, raw), row, "split_conflict", f"study {fields['study_id']}"))
             continue
         moment = f"{fields['StudyDate']} {_clock(fields['StudyTime'])}"
         view = fields["ViewPosition"].strip() or _VIEW_CODES.get(fields.get(_VIEW_CODE, "").strip().lower(), "")
@@ -244,9 +222,9 @@ def _rows(
     path: Path, raw: Path, columns: tuple[str, ...], rejects: list[tuple[str, str, str, str]]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """(line number, fields) of the usable rows; columns are found by name, further ones are ignored."""
-    for unit in table_units(raw, [path], "index", "train", columns=columns, rows_per_unit=sys.maxsize):
-        for row in table_rows(raw, unit):
-            if isinstance(row, Reject):
+    for unit in kit.table_units(raw, [path], "index", "train", columns=columns, rows_per_unit=sys.maxsize):
+        for row in kit.table_rows(raw, unit):
+            if isinstance(row, kit.Reject):
                 rejects.append((row.file, row.row, row.reason, row.detail))
                 continue
             fields = row.values
@@ -270,11 +248,11 @@ def _rank(view: str) -> int:
     return VIEW_RANK.index(view) if view in VIEW_RANK else len(VIEW_RANK)
 
 
-def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     """One outcome a study; with `--prior-policy libra` one an image."""
     if "rejects" in unit.payload:
         for reject in unit.payload["rejects"]:
-            yield Reject(*reject)
+            yield kit.Reject(*reject)
         return
     tree = _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"])
     for payload in unit.payload["subjects"]:
@@ -285,7 +263,7 @@ def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
                 yield from _libra(tree, study, earlier, params["task"])
             else:
                 outcome = _study_sample(tree, study, earlier, params["task"], params["longitudinal"])
-                if "exemplars" in unit.payload and isinstance(outcome, Sample):
+                if "exemplars" in unit.payload and isinstance(outcome, kit.Sample):
                     [candidates] = unit.payload["exemplars"][study.study_id]
                     outcome = _with_exemplar(tree, outcome, _studies(candidates), params["task"])
                 yield outcome
@@ -299,11 +277,11 @@ def _studies(payload: list[Any]) -> list[Study]:
     ]
 
 
-def _with_exemplar(tree: _Tree, sample: Sample, candidates: list[Study], task: str) -> Sample | Reject:
+def _with_exemplar(tree: _Tree, sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:
     """The sample as a second turn, after a training study with its report; its id stands in the provenance."""
     for candidate in candidates:
         shown = _study_sample(tree, candidate, [], task, longitudinal=False)
-        if isinstance(shown, Sample):
+        if isinstance(shown, kit.Sample):
             first = [replace(image, relation="exemplar") for image in shown.images]
             for message in sample.messages:
                 for part in message["content"]:
@@ -315,7 +293,7 @@ def _with_exemplar(tree: _Tree, sample: Sample, candidates: list[Study], task: s
                 images=[*first, *(replace(image, relation=image.relation or "current") for image in sample.images)],
                 row=f"{sample.row} exemplar {candidate.study_id}",
             )
-    return Reject(sample.file, sample.row, "no_exemplar", f"{len(candidates)} training studies tried")
+    return kit.Reject(sample.file, sample.row, "no_exemplar", f"{len(candidates)} training studies tried")
 
 
 @dataclass(frozen=True)
@@ -335,21 +313,21 @@ class _Tree:
     def sections(self, study: Study) -> dict[str, str]:
         """Sections of the study's report."""
         if study.study_id in CUSTOM_STUDIES:
-            raise InputError("custom_section", self.report_file(study))
+            raise kit.InputError("custom_section", self.report_file(study))
         archive, _, member = self.report_file(study).partition("!")
         if member:
-            data = read_zip_member(self.raw / archive, member, self.raw, "missing_report")
+            data = kit.read_zip_member(self.raw / archive, member, self.raw, "missing_report")
         else:
-            data = read_bytes(self.raw / archive, self.raw, "missing_report")
-        return parse_sections(decode_utf8(data, self.report_file(study)))
+            data = kit.read_bytes(self.raw / archive, self.raw, "missing_report")
+        return parse_sections(kit.decode_utf8(data, self.report_file(study)))
 
-    def image(self, study: Study, radiograph: Radiograph, relation: str | None) -> Image:
+    def image(self, study: Study, radiograph: Radiograph, relation: str | None) -> kit.Image:
         """An image of a sample."""
         file = _image_path(self.jpg_root, study, radiograph)
-        return Image(
+        return kit.Image(
             image_id=f"mimic-cxr/{radiograph.dicom_id}",
             file=file,
-            read=partial(read_bytes, self.raw / file, self.raw),
+            read=partial(kit.read_bytes, self.raw / file, self.raw),
             subject_id=f"mimic-cxr/{study.subject_id}",
             study_id=f"mimic-cxr/{study.study_id}",
             view=radiograph.view or None,
@@ -357,14 +335,16 @@ class _Tree:
         )
 
 
-def _study_sample(tree: _Tree, study: Study, earlier: list[Study], task: str, longitudinal: bool) -> Sample | Reject:
+def _study_sample(
+    tree: _Tree, study: Study, earlier: list[Study], task: str, longitudinal: bool
+) -> kit.Sample | kit.Reject:
     current = _usable(study)
     try:
         sections = _report(tree, study, task)
         if not current:
-            raise InputError("no_usable_view", tree.report_file(study))
-    except InputError as error:
-        return Reject(error.file, study.study_id, error.reason, error.detail)
+            raise kit.InputError("no_usable_view", tree.report_file(study))
+    except kit.InputError as error:
+        return kit.Reject(error.file, study.study_id, error.reason, error.detail)
     if not longitudinal:
         # The recipe's findings set has one image a study; its impression benchmark shows all radiographs of the study.
         shown_now = current[:1] if task == "findings" else current[:MAX_IMAGES]
@@ -381,22 +361,22 @@ def _study_sample(tree: _Tree, study: Study, earlier: list[Study], task: str, lo
     return _sample(tree, study, study.study_id, images, prior, sections, task)
 
 
-def _libra(tree: _Tree, study: Study, earlier: list[Study], task: str) -> Iterator[Sample | Reject]:
+def _libra(tree: _Tree, study: Study, earlier: list[Study], task: str) -> Iterator[kit.Sample | kit.Reject]:
     """Libra (X-iZhang/Libra at 0d6c56a): each frontal image with the last frontal image of the previous study date.
 
     Without an earlier date the current image stands in for the prior; always exactly two images.
     """
     try:
         sections = _report(tree, study, task)
-    except InputError as error:
+    except kit.InputError as error:
         for image in study.images:
-            yield Reject(error.file, image.dicom_id, error.reason, error.detail)
+            yield kit.Reject(error.file, image.dicom_id, error.reason, error.detail)
         return
     candidates = [s for s in earlier if s.order[0] < study.order[0] and _frontal(s)]
     prior = candidates[-1] if candidates else None
     for image in study.images:
         if image.view not in FRONTAL:
-            yield Reject(tree.report_file(study), image.dicom_id, "not_current_image", image.view or "no view")
+            yield kit.Reject(tree.report_file(study), image.dicom_id, "not_current_image", image.view or "no view")
             continue
         current = tree.image(study, image, "current")
         if prior is None:
@@ -421,7 +401,7 @@ def _frontal(study: Study) -> list[Radiograph]:
 def _report(tree: _Tree, study: Study, task: str) -> dict[str, str]:
     sections = tree.sections(study)
     if not sections.get(task):
-        raise InputError(f"no_{task}", tree.report_file(study))
+        raise kit.InputError(f"no_{task}", tree.report_file(study))
     return sections
 
 
@@ -429,11 +409,11 @@ def _sample(
     tree: _Tree,
     study: Study,
     key: str,
-    images: list[Image],
+    images: list[kit.Image],
     prior: Study | None,
     sections: Mapping[str, str],
     task: str,
-) -> Sample:
+) -> kit.Sample:
     """Images first, then what the radiologist knew before reading; never findings, impression or an earlier report."""
     current = [i for i, image in enumerate(images) if image.relation != "prior"]
     before = [i for i, image in enumerate(images) if image.relation == "prior"]
@@ -449,9 +429,9 @@ def _sample(
     }
     if prior is not None:
         group["prior_study_id"] = f"mimic-cxr/{prior.study_id}"
-    return Sample(
+    return kit.Sample(
         key=key,
-        messages=[user(*parts), assistant(sections[task])],
+        messages=[kit.user(*parts), kit.assistant(sections[task])],
         file=tree.report_file(study),
         row=key,
         answer=sections[task],
@@ -460,14 +440,14 @@ def _sample(
     )
 
 
-def _published(params: Params) -> Mapping[str, int]:
+def _published(params: kit.Params) -> Mapping[str, int]:
     """Studies (images under libra) by split: the official split file of MIMIC-CXR-JPG 2.x."""
     if params["prior_policy"] == "libra":
         return {"train": 368_960, "validate": 2_991, "test": 5_159}
     return {"train": 222_758, "validate": 1_808, "test": 3_269}
 
 
-def _variant(params: Params) -> str:
+def _variant(params: kit.Params) -> str:
     parts = []
     if params["longitudinal"]:
         parts.append("longitudinal")
@@ -481,13 +461,13 @@ def _variant(params: Params) -> str:
 
 
 _OPTIONS: tuple[Any, ...] = (
-    Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
-    Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
-    Option("--task", "section to be written", "findings", ("findings", "impression")),
-    Option("--shots", "worked examples before each evaluation study, from training studies", "0", ("0", "1")),
+    kit.Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
+    kit.Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
+    kit.Option("--task", "section to be written", "findings", ("findings", "impression")),
+    kit.Option("--shots", "worked examples before each evaluation study, from training studies", "0", ("0", "1")),
 )
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="mimic_cxr",
     title="MIMIC-CXR (radiographs and reports)",
     homepage="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
@@ -519,10 +499,10 @@ Nothing leaves the machine.
     published=_published,
     paper="single-panel 22,747 (rule unpublished) and multi-view & longitudinal 146,893 (= EditGRPO); eval 2,231",
     paper_rows=(
-        PaperRow("MIMIC-CXR (single-panel)", "MT", 22_747, "rule unpublished; ours: the best view of each study"),
-        PaperRow("MIMIC-CXR (multi-view & longitudinal)", "MT", 146_893, "--longitudinal; the count is EditGRPO's"),
-        PaperRow("MIMIC-CXR findings", "EVAL", 2_231, "test split of --longitudinal; the cleaning is unpublished"),
-        PaperRow(
+        kit.PaperRow("MIMIC-CXR (single-panel)", "MT", 22_747, "rule unpublished; ours: the best view of each study"),
+        kit.PaperRow("MIMIC-CXR (multi-view & longitudinal)", "MT", 146_893, "--longitudinal; the count is EditGRPO's"),
+        kit.PaperRow("MIMIC-CXR findings", "EVAL", 2_231, "test split of --longitudinal; the cleaning is unpublished"),
+        kit.PaperRow(
             "Impression generation (ICL)", "EVAL", 1_564, "--task impression [--shots 1]; which studies is not stated"
         ),
     ),
@@ -531,4 +511,4 @@ Nothing leaves the machine.
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

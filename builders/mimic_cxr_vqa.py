@@ -12,29 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from builders import kit
 from builders.engine.mimic_pictures import Radiograph, mimic_units, radiograph_of, subject_rule
-from builders.kit import (
-    PAPER_VARIANT,
-    InputError,
-    PaperRow,
-    Params,
-    Reject,
-    Role,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    checked_text,
-    convert_rows,
-    field_of,
-    number_of,
-    question_answer,
-    require,
-    run,
-    text_of,
-)
 
-_SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "valid": "eval", "test": "eval"}
 _FOLDERS = (
     "MIMIC-Ext-MIMIC-CXR-VQA/dataset",
     "dataset",
@@ -45,31 +26,33 @@ _NOTHING = "none"
 """Stands for `[]` in the paper's variant: the program found nothing, or could not tell (generate_answer.py)."""
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     for split, role in _SPLITS.items():
-        path = require(raw, f"{split} file", *(f"{folder}/{split}.json" for folder in _FOLDERS))
-        trained_on: Role = "train" if params["paper_variant"] and split == "valid" else role
+        path = kit.require(raw, f"{split} file", *(f"{folder}/{split}.json" for folder in _FOLDERS))
+        trained_on: kit.Role = "train" if params["paper_variant"] and split == "valid" else role
         yield from mimic_units(raw, [path], split, trained_on, params)
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     check = subject_rule(raw, unit, params)
     nothing = _NOTHING if params["paper_variant"] else None
-    return convert_rows(raw, unit, partial(_sample, raw, unit, check, nothing))
+    return kit.convert_rows(raw, unit, partial(_sample, raw, unit, check, nothing))
 
 
-def _sample(raw: Path, unit: Unit, check: Callable[[Radiograph, str], None], nothing: str | None, row: Row) -> Sample:
+def _sample(
+    raw: Path, unit: kit.Unit, check: Callable[[Radiograph, str], None], nothing: str | None, row: kit.Row
+) -> kit.Sample:
     file, values = row.file, row.values
-    number, question, kind = number_of(values, "idx", file), text_of(values, "question", file), _kind(row)
+    number, question, kind = kit.number_of(values, "idx", file), kit.text_of(values, "question", file), _kind(row)
     picture = radiograph_of(row)
-    stated = [str(field_of(values, name, file)) for name in ("subject_id", "study_id", "image_id")]
+    stated = [str(kit.field_of(values, name, file)) for name in ("subject_id", "study_id", "image_id")]
     if stated != list(picture):
-        raise InputError("bad_id", file, "subject_id, study_id or image_id is not that of image_path")
+        raise kit.InputError("bad_id", file, "subject_id, study_id or image_id is not that of image_path")
     answers = _answers(row)
     check(picture, file)
     if not answers and nothing is not None:
         answers = [nothing]
-    return question_answer(
+    return kit.question_answer(
         row,
         question,
         ", ".join(answers),
@@ -80,21 +63,21 @@ def _sample(raw: Path, unit: Unit, check: Callable[[Radiograph, str], None], not
     )
 
 
-def _kind(row: Row) -> str:
-    kind = text_of(row.values, "semantic_type", row.file)
+def _kind(row: kit.Row) -> str:
+    kind = kit.text_of(row.values, "semantic_type", row.file)
     if kind not in _KINDS:
-        raise InputError("bad_field", row.file, "semantic_type is none of verify, choose, query")
+        raise kit.InputError("bad_field", row.file, "semantic_type is none of verify, choose, query")
     return kind
 
 
-def _answers(row: Row) -> list[str]:
-    answers = field_of(row.values, "answer", row.file)
+def _answers(row: kit.Row) -> list[str]:
+    answers = kit.field_of(row.values, "answer", row.file)
     if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-        raise InputError("bad_field", row.file, "answer is not a list of texts")
-    return [checked_text(answer, "answer", row.file) for answer in answers]
+        raise kit.InputError("bad_field", row.file, "answer is not a list of texts")
+    return [kit.checked_text(answer, "answer", row.file) for answer in answers]
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="mimic_cxr_vqa",
     title="MIMIC-CXR-VQA: templated questions about frontal radiographs of MIMIC-CXR",
     homepage="https://physionet.org/content/mimic-ext-mimic-cxr-vqa/1.0.0/",
@@ -120,7 +103,7 @@ wget makes are found too. The split file is needed with --no-images as well. Not
         "subjects of the official test and validate splits and without empty answers; --paper-variant keeps all."
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "MIMIC-CXR-VQA",
             "IT",
             363_598,
@@ -128,8 +111,8 @@ wget makes are found too. The split file is needed with --no-images as well. Not
             "--paper-variant trains on train + valid and reads [] as 'none'",
         ),
     ),
-    options=(PAPER_VARIANT,),
+    options=(kit.PAPER_VARIANT,),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

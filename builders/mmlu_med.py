@@ -9,25 +9,9 @@ of them in the 1,089 rows of the usual six), items do not: nothing is dropped, t
 from collections.abc import Iterator
 from pathlib import Path
 
-from builders.kit import (
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Role,
-    Row,
-    Sample,
-    Unit,
-    checked_text,
-    choice_sample,
-    field_of,
-    first_existing,
-    run,
-    table_source,
-    table_units,
-)
+from builders import kit
 
-_SPLITS: dict[str, Role] = {"test": "eval", "validation": "eval", "dev": "eval"}
+_SPLITS: dict[str, kit.Role] = {"test": "eval", "validation": "eval", "dev": "eval"}
 _TEST_ROWS = {
     "anatomy": 135,
     "clinical_knowledge": 265,
@@ -42,35 +26,37 @@ _COLUMNS = ("question", "subject", "choices", "answer")
 _LABELS = "ABCD"
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     for split, role in _SPLITS.items():
-        files = {subject: first_existing(raw, f"{subject}/{split}-00000-of-00001*.parquet") for subject in _TEST_ROWS}
+        files = {
+            subject: kit.first_existing(raw, f"{subject}/{split}-00000-of-00001*.parquet") for subject in _TEST_ROWS
+        }
         missing = [subject for subject, path in files.items() if path is None]
         if len(missing) == len(files) and split != "test":
             continue
         if missing:
-            raise NotThisSource(
+            raise kit.NotThisSource(
                 f"{raw}: no {missing[0]}/{split}-00000-of-00001.parquet ({len(missing)} of {len(files)} subjects lack "
                 f"their {split} file); is --raw the right folder?"
             )
-        yield from table_units(raw, [path for path in files.values() if path], split, role, columns=_COLUMNS)
+        yield from kit.table_units(raw, [path for path in files.values() if path], split, role, columns=_COLUMNS)
 
 
-def _sample(row: Row, question: str, subject: str) -> Sample:
+def _sample(row: kit.Row, question: str, subject: str) -> kit.Sample:
     file = row.file
     if subject != file.partition("/")[0]:
-        raise InputError("bad_field", file, "subject is not the folder's")
-    choices, answer = field_of(row.values, "choices", file), field_of(row.values, "answer", file)
+        raise kit.InputError("bad_field", file, "subject is not the folder's")
+    choices, answer = kit.field_of(row.values, "choices", file), kit.field_of(row.values, "answer", file)
     if not isinstance(choices, list) or len(choices) != len(_LABELS):
-        raise InputError("bad_field", file, f"choices are not {len(_LABELS)}")
+        raise kit.InputError("bad_field", file, f"choices are not {len(_LABELS)}")
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(_LABELS):
-        raise InputError("bad_field", file, f"answer is not 0 to {len(_LABELS) - 1}")
+        raise kit.InputError("bad_field", file, f"answer is not 0 to {len(_LABELS) - 1}")
     options = [
-        (label, checked_text(text, f"choice {label}", file)) for label, text in zip(_LABELS, choices, strict=True)
+        (label, kit.checked_text(text, f"choice {label}", file)) for label, text in zip(_LABELS, choices, strict=True)
     ]
     if question.strip() and not choices[answer].strip():
-        raise InputError("empty_answer", file)
-    return choice_sample(
+        raise kit.InputError("empty_answer", file)
+    return kit.choice_sample(
         row,
         question,
         options,
@@ -81,7 +67,7 @@ def _sample(row: Row, question: str, subject: str) -> Sample:
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="mmlu_med",
     title="MMLU-Med: the seven medical subjects of MMLU",
     hub_id="cais/mmlu",
@@ -101,9 +87,9 @@ and their validation and dev files where wanted. Other folders are not read.""",
     sample=_sample,
     published={"test": sum(_TEST_ROWS.values()), "validation": 156, "dev": 35},
     paper="benchmark 1,395: the test rows of seven subjects, nutrition among them.",
-    paper_rows=(PaperRow("MMLU-Med", "EVAL", 1_395),),
+    paper_rows=(kit.PaperRow("MMLU-Med", "EVAL", 1_395),),
     hub_files=tuple(f"{subject}/{split}-*.parquet" for subject in _TEST_ROWS for split in _SPLITS),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

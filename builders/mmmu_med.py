@@ -11,30 +11,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from builders import kit
 from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
-from builders.kit import InputError, PaperRow, Params, Role, Row, Sample, Unit, require, run, table_source, table_units
 
-_SPLITS: dict[str, Role] = {"dev": "eval", "validation": "eval"}
+_SPLITS: dict[str, kit.Role] = {"dev": "eval", "validation": "eval"}
 _FIELDS = ("id", "question", "answer", "question_type")
 _OPEN = {"multiple-choice": False, "open": True}
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     for split, role in _SPLITS.items():
         files = []
         for subject in SUBJECTS:
-            require(raw, f"{split} file of {subject}", f"{subject}/{split}-*.parquet")
+            kit.require(raw, f"{split} file of {subject}", f"{subject}/{split}-*.parquet")
             files += sorted(raw.glob(f"{subject}/{split}-*.parquet"))
-        yield from table_units(raw, files, split, role, columns=(*_FIELDS, "options", *IMAGE_COLUMNS))
+        yield from kit.table_units(raw, files, split, role, columns=(*_FIELDS, "options", *IMAGE_COLUMNS))
 
 
-def _sample(row: Row, key: str, question: str, answer: str, kind: str) -> Sample:
+def _sample(row: kit.Row, key: str, question: str, answer: str, kind: str) -> kit.Sample:
     if kind not in _OPEN:
-        raise InputError("bad_field", row.file, "question_type is neither multiple-choice nor open")
+        raise kit.InputError("bad_field", row.file, "question_type is neither multiple-choice nor open")
     return question_sample(row, "mmmu", row.file.split("/")[-2], open_ended=_OPEN[kind])
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="mmmu_med",
     title="MMMU-Med: Health & Medicine of MMMU, dev and validation",
     revision="MMMU/MMMU, main; ids and question types as in MMMU-Benchmark/MMMU@bb0b95a",
@@ -51,11 +51,13 @@ SOURCE = table_source(
     published={"dev": 25, "validation": 150},
     paper="175 = dev 25 + validation 150; five of the validation questions are open (task vqa).",
     paper_rows=(
-        PaperRow("MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"),
+        kit.PaperRow(
+            "MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"
+        ),
     ),
     hub_id="MMMU/MMMU",
     hub_files=tuple(f"{subject}/{split}-*.parquet" for subject in SUBJECTS for split in _SPLITS),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

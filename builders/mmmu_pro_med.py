@@ -7,19 +7,19 @@ and 92 of the 286 are validation questions, which `mmmu_med` has as well: `mmmu/
 
 from __future__ import annotations
 
+from builders import kit
 from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
-from builders.kit import InputError, PaperRow, Row, Sample, run, table_source
 
 FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
 
 
-def _sample(row: Row, key: str, question: str, answer: str, subject: str) -> Sample:
+def _sample(row: kit.Row, key: str, question: str, answer: str, subject: str) -> kit.Sample:
     if subject not in SUBJECTS:
-        raise InputError("other_subject", row.file, subject)
+        raise kit.InputError("other_subject", row.file, subject)
     return question_sample(row, "mmmu-pro", subject)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="mmmu_pro_med",
     title="MMMU-Pro-Med: Health & Medicine of MMMU-Pro, up to 4 and up to 10 options",
     revision="MMMU/MMMU_Pro, main; ids and counts as in MMMU-Benchmark/MMMU@bb0b95a",
@@ -46,11 +46,11 @@ Lines with the same columns but no pixels are read in their stead (--no-images).
     published={"test_4": 1_730, "test_10": 1_730},
     paper="286 with 4 and 286 with 10 options: the five Health & Medicine subjects of the 1,730 rows of each file.",
     paper_rows=(
-        PaperRow("MMMU-Med-Pro (4 options)", "EVAL", 286, "split test_4; the 1,730 rows read are of all subjects"),
-        PaperRow("MMMU-Med-Pro (10 options)", "EVAL", 286, "split test_10; 204 of the 286 have ten options"),
+        kit.PaperRow("MMMU-Med-Pro (4 options)", "EVAL", 286, "split test_4; the 1,730 rows read are of all subjects"),
+        kit.PaperRow("MMMU-Med-Pro (10 options)", "EVAL", 286, "split test_10; 204 of the 286 have ten options"),
     ),
     hub_id="MMMU/MMMU_Pro",
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -13,18 +13,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from builders.kit import (
-    PAPER_VARIANT,
-    Image,
-    InputError,
-    PaperRow,
-    Params,
-    Row,
-    Sample,
-    choice_sample,
-    run,
-    table_source,
-)
+from builders import kit
 
 FILE = "OpenMMMedical.tsv"
 LABELS = "ABCD"
@@ -32,21 +21,21 @@ FOLDER = "Images"
 _INDEX = re.compile(r"[0-9]+")
 
 
-def _split(params: Params) -> str:
+def _split(params: kit.Params) -> str:
     return "train" if params["paper_variant"] else "test"
 
 
-def _sample(row: Row, *texts: str) -> Sample:
+def _sample(row: kit.Row, *texts: str) -> kit.Sample:
     file = row.file
     index, path, question, answer = (text.strip() for text in texts)
     if not _INDEX.fullmatch(index):
-        raise InputError("bad_id", file, "index is not a whole number")
+        raise kit.InputError("bad_id", file, "index is not a whole number")
     parts = PurePosixPath(path).parts
     name = "/".join(parts[1:] if parts[:1] == (FOLDER,) else parts)
     if "/" not in name or ".." in parts or path.startswith("/"):
-        raise InputError("bad_field", file, "image_path is not Images/<component>/<file>")
-    image = Image(f"openmm_medical/{name}", *row.picture(name))
-    return choice_sample(
+        raise kit.InputError("bad_field", file, "image_path is not Images/<component>/<file>")
+    image = kit.Image(f"openmm_medical/{name}", *row.picture(name))
+    return kit.choice_sample(
         row,
         question,
         _options(row.values, file),
@@ -64,11 +53,11 @@ def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:
     while given and not given[-1][1]:
         given.pop()
     if len(given) < 2 or not all(text for _, text in given):
-        raise InputError("empty_option", file, f"{sum(bool(text) for _, text in given)} options")
+        raise kit.InputError("empty_option", file, f"{sum(bool(text) for _, text in given)} options")
     return given
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="openmm_medical",
     title="OpenMM-Medical: multiple-choice questions about pictures of 42 classification sets",
     revision="baichuan-inc/OpenMM_Medical@fd768b2 (card and tree; the header of the table is unverified)",
@@ -88,17 +77,17 @@ SOURCE = table_source(
         "as a benchmark, --paper-variant as training data. Licences are those of the 42 components."
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "OpenMM-Medical",
             "IT",
             88_996,
             "benchmark_as_train: a benchmark by default, trained on with --paper-variant",
         ),
     ),
-    options=(PAPER_VARIANT,),
+    options=(kit.PAPER_VARIANT,),
     hub_id="baichuan-inc/OpenMM_Medical",
     hub_files=(FILE, "Images.zip"),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

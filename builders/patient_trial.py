@@ -21,31 +21,7 @@ from itertools import cycle, islice, permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from builders.kit import (
-    InputError,
-    NotThisSource,
-    Option,
-    PaperRow,
-    Params,
-    Reject,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    assistant,
-    checked_text,
-    choice_answer,
-    choice_prompt,
-    field_of,
-    json_items,
-    relative,
-    require,
-    run,
-    table_rows,
-    table_units,
-    text_of,
-    user,
-)
+from builders import kit
 
 SEED = "patient-trial-1"
 _COHORTS = ("sigir", "trec_2021", "trec_2022")
@@ -102,33 +78,33 @@ def _number(*parts: str) -> int:
 # Plan
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     base = raw / "dataset" if (raw / "dataset").is_dir() else raw
     cohorts = [cohort for cohort in _COHORTS if (base / cohort).is_dir()]
     if not cohorts:
-        raise NotThisSource(f"{raw}: no dataset/{{{','.join(_COHORTS)}}}; is --raw the TrialGPT checkout?")
+        raise kit.NotThisSource(f"{raw}: no dataset/{{{','.join(_COHORTS)}}}; is --raw the TrialGPT checkout?")
     for cohort in cohorts:
-        judged = require(base, f"{cohort} judgments", f"{cohort}/qrels/test.tsv")
-        queries = relative(require(base, f"{cohort} patients", f"{cohort}/queries.jsonl"), raw)
+        judged = kit.require(base, f"{cohort} judgments", f"{cohort}/qrels/test.tsv")
+        queries = kit.relative(kit.require(base, f"{cohort} patients", f"{cohort}/queries.jsonl"), raw)
         texts = [path for name in _TRIAL_FILES for path in sorted(base.glob(name.format(cohort=cohort)))]
         if not texts:
-            raise NotThisSource(f"{base}: no texts of trials for {cohort}; fetch trial_info.json, see --help")
+            raise kit.NotThisSource(f"{base}: no texts of trials for {cohort}; fetch trial_info.json, see --help")
         # One unit a cohort: the cap and the exemplars look at all of its pairs.
-        yield from table_units(
+        yield from kit.table_units(
             raw,
             [judged],
             cohort,
             "eval",
             columns=("query-id", "corpus-id", "score"),
             rows_per_unit=1 << 30,
-            inputs=[queries, *(relative(path, raw) for path in texts)],
+            inputs=[queries, *(kit.relative(path, raw) for path in texts)],
         )
 
 
 # Read
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     _, queries, *texts = unit.inputs
     notes = _notes(raw, queries)
     pairs = list(_pairs(raw, unit, notes))
@@ -137,28 +113,28 @@ def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     task = _Task(unit.split, params, notes, {name: text for name, text in trials.items() if isinstance(text, str)})
     exemplars = _exemplars([pair for pair in chosen if pair.trial in task.trials]) if params["shots"] == "1" else {}
     for row, pair in pairs:
-        if isinstance(pair, Reject):
+        if isinstance(pair, kit.Reject):
             yield pair
             continue
         trial = trials.get(pair.trial)
         if pair not in chosen:
-            yield Reject(row.file, row.number, "over_cap", pair.name)
+            yield kit.Reject(row.file, row.number, "over_cap", pair.name)
         elif trial is None:
-            yield Reject(row.file, row.number, "no_trial_text", pair.name)
-        elif isinstance(trial, InputError):
-            yield Reject(row.file, row.number, trial.reason, f"{trial.file}: {trial.detail}")
+            yield kit.Reject(row.file, row.number, "no_trial_text", pair.name)
+        elif isinstance(trial, kit.InputError):
+            yield kit.Reject(row.file, row.number, trial.reason, f"{trial.file}: {trial.detail}")
         elif params["shots"] == "1" and exemplars[pair] is None:
-            yield Reject(row.file, row.number, "no_exemplar", pair.name)
+            yield kit.Reject(row.file, row.number, "no_exemplar", pair.name)
         else:
             yield task.sample(row, pair, exemplars.get(pair))
 
 
-def _pairs(raw: Path, unit: Unit, notes: dict[str, str]) -> Iterator[tuple[Row, _Pair | Reject]]:
+def _pairs(raw: Path, unit: kit.Unit, notes: dict[str, str]) -> Iterator[tuple[kit.Row, _Pair | kit.Reject]]:
     """Every line of the judgments, with its pair or what is wrong with it."""
     known: set[tuple[str, str]] = set()
-    for row in table_rows(raw, unit):
-        if isinstance(row, Reject):
-            yield Row(row.file, row.row, {}), row
+    for row in kit.table_rows(raw, unit):
+        if isinstance(row, kit.Reject):
+            yield kit.Row(row.file, row.row, {}), row
             continue
         pair = _Pair(*(str(row.values[name]).strip() for name in ("query-id", "corpus-id", "score")))
         fault = ""
@@ -171,7 +147,7 @@ def _pairs(raw: Path, unit: Unit, notes: dict[str, str]) -> Iterator[tuple[Row, 
         elif pair.patient not in notes:
             fault = "not_in_metadata"
         if fault:
-            yield row, Reject(row.file, row.number, fault, "" if fault == "bad_id" else pair.name)
+            yield row, kit.Reject(row.file, row.number, fault, "" if fault == "bad_id" else pair.name)
         else:
             known.add(pair[:2])
             yield row, pair
@@ -182,9 +158,9 @@ def _notes(raw: Path, file: str) -> dict[str, str]:
     notes = {}
     for number, values in _json_lines(raw, file):
         try:
-            notes[text_of(values, "_id", file)] = text_of(values, "text", file)
-        except InputError as error:
-            raise NotThisSource(f"{file}, line {number}: {error.reason} ({error.detail}); fetch it again") from None
+            notes[kit.text_of(values, "_id", file)] = kit.text_of(values, "text", file)
+        except kit.InputError as error:
+            raise kit.NotThisSource(f"{file}, line {number}: {error.reason} ({error.detail}); fetch it again") from None
     return notes
 
 
@@ -227,7 +203,7 @@ def _exemplars(pairs: list[_Pair]) -> dict[_Pair, _Pair | None]:
 class _Task:
     """Turns pairs of one cohort into samples."""
 
-    def __init__(self, cohort: str, params: Params, notes: dict[str, str], trials: dict[str, str]) -> None:
+    def __init__(self, cohort: str, params: kit.Params, notes: dict[str, str], trials: dict[str, str]) -> None:
         self.cohort, self.trials = cohort, trials
         official = params["labels"] == "official"
         self.labels = _TREC if official and cohort != "sigir" else _PAPER
@@ -236,11 +212,11 @@ class _Task:
         self.notes = notes
         self.consent = bool(params["consent"])
 
-    def sample(self, row: Row, pair: _Pair, exemplar: _Pair | None) -> Sample:
+    def sample(self, row: kit.Row, pair: _Pair, exemplar: _Pair | None) -> kit.Sample:
         """The pair as a multiple-choice question, behind its exemplar where there is one."""
         options, gold = self._options(pair), self.labels[pair.score]
         shown = [message for shot in (exemplar, pair) if shot for message in self._turn(shot)]
-        return Sample(
+        return kit.Sample(
             key=pair.name,
             messages=shown,
             file=row.file,
@@ -271,7 +247,10 @@ class _Task:
             *([self.meanings] if self.meanings else []),
         ]
         label = next(label for label, text in options if text == gold)
-        return [user(choice_prompt("\n\n".join(parts), options)), assistant(choice_answer(options, label))]
+        return [
+            kit.user(kit.choice_prompt("\n\n".join(parts), options)),
+            kit.assistant(kit.choice_answer(options, label)),
+        ]
 
 
 # Notes and trials as text
@@ -333,13 +312,13 @@ def _numbered(lines: list[str]) -> str:
 
 def _trial_text(trial: Any, file: str) -> str:
     """A trial as TrialGPT prints it, both kinds of criteria together."""
-    named = [field_of(trial, name, file) for name in ("diseases_list", "drugs_list")]
+    named = [kit.field_of(trial, name, file) for name in ("diseases_list", "drugs_list")]
     for names in named:
         if not isinstance(names, list):
-            raise InputError("bad_field", file, "diseases_list or drugs_list is not a list")
-    diseases, drugs = (", ".join(checked_text(name, "a list", file) for name in names) for names in named)
+            raise kit.InputError("bad_field", file, "diseases_list or drugs_list is not a list")
+    diseases, drugs = (", ".join(kit.checked_text(name, "a list", file) for name in names) for names in named)
     title, summary, inclusion, exclusion = (
-        text_of(trial, name, file)
+        kit.text_of(trial, name, file)
         for name in ("brief_title", "brief_summary", "inclusion_criteria", "exclusion_criteria")
     )
     return (
@@ -348,16 +327,16 @@ def _trial_text(trial: Any, file: str) -> str:
     )
 
 
-def _trials(raw: Path, files: Iterable[str], wanted: set[str]) -> dict[str, str | InputError]:
+def _trials(raw: Path, files: Iterable[str], wanted: set[str]) -> dict[str, str | kit.InputError]:
     """Texts of the wanted trials, or what is wrong with their records; a trial that no file has is absent."""
-    found: dict[str, str | InputError] = {}
+    found: dict[str, str | kit.InputError] = {}
     for file in files:
         for name, trial in _records(raw, file):
             if name in wanted and name not in found:
                 try:
                     found[name] = _trial_text(trial, file)
-                except InputError as error:
-                    found[name] = InputError(error.reason, file, f"{name}: {error.detail}")
+                except kit.InputError as error:
+                    found[name] = kit.InputError(error.reason, file, f"{name}: {error.detail}")
     return found
 
 
@@ -369,7 +348,7 @@ def _records(raw: Path, file: str) -> Iterator[tuple[Any, Any]]:
             yield row.get("_id"), nested if isinstance(nested, dict) and "brief_title" in nested else row
         return
     # One at a time: trial_info.json is large.
-    for _, name, value in json_items(raw / file, file, kinds="[{"):
+    for _, name, value in kit.json_items(raw / file, file, kinds="[{"):
         if _TRIAL.fullmatch(name):
             yield name, value
         # A patient of retrieved_trials.json, as an item of an array or alone.
@@ -382,14 +361,14 @@ def _records(raw: Path, file: str) -> Iterator[tuple[Any, Any]]:
 
 def _json_lines(raw: Path, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a file that must be sound throughout."""
-    for unit in table_units(raw, [raw / file], "", "eval"):
-        for row in table_rows(raw, unit):
-            if isinstance(row, Reject):
-                raise NotThisSource(f"{file}, line {row.row}: {row.reason} ({row.detail}); fetch it again")
+    for unit in kit.table_units(raw, [raw / file], "", "eval"):
+        for row in kit.table_rows(raw, unit):
+            if isinstance(row, kit.Reject):
+                raise kit.NotThisSource(f"{file}, line {row.row}: {row.reason} ({row.detail}); fetch it again")
             yield int(row.number), row.values
 
 
-def _variant(params: Params) -> str:
+def _variant(params: kit.Params) -> str:
     parts = (
         "paper" if params["labels"] == "paper" else "",
         "" if params["cap"] == "10" else f"cap{params['cap']}",
@@ -399,7 +378,7 @@ def _variant(params: Params) -> str:
     return "-".join(part for part in parts if part)
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="patient_trial",
     title="Patient-trial: eligibility of patients for clinical trials (SIGIR 2016, TREC CT 2021 and 2022, by TrialGPT)",
     homepage="https://github.com/ncbi-nlp/TrialGPT",
@@ -432,14 +411,16 @@ and the texts of trials, wherever they are found first:
         "partially eligible; --labels paper does so too. 183 of the 184 patients are judged: sigir-201428 is not."
     ),
     options=(
-        Option("--labels", "each cohort's own labels, or the paper's for all", "official", ("official", "paper")),
-        Option("--cap", "judged trials a patient and label, chosen by hash; `none` keeps all", "10", ("10", "none")),
-        Option("--shots", "exemplars before the question", "0", ("0", "1")),
-        Option("--consent", "end every note with TrialGPT's sentence on informed consent"),
+        kit.Option("--labels", "each cohort's own labels, or the paper's for all", "official", ("official", "paper")),
+        kit.Option(
+            "--cap", "judged trials a patient and label, chosen by hash; `none` keeps all", "10", ("10", "none")
+        ),
+        kit.Option("--shots", "exemplars before the question", "0", ("0", "1")),
+        kit.Option("--consent", "end every note with TrialGPT's sentence on informed consent"),
     ),
     variant=_variant,
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "Patient-trial",
             "EVAL",
             4_936,
@@ -449,4 +430,4 @@ and the texts of trials, wherever they are found first:
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

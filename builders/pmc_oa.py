@@ -12,35 +12,24 @@ in the image's name anyway. The panels are cut by a detector, imperfectly: the s
 
 from pathlib import PurePosixPath
 
-from builders.kit import (
-    Image,
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    caption_sample,
-    checked_text,
-    figure_name,
-    run,
-    table_source,
-)
+from builders import kit
 
 FOLDER = "caption_T060_filtered_top4_sep_v0_subfigures"
 """What images.zip unpacks to, by several public loaders."""
 
 
-def _sample(row: Row, picture: str, caption: str) -> Sample:
-    name = figure_name(picture, row.file)
+def _sample(row: kit.Row, picture: str, caption: str) -> kit.Sample:
+    name = kit.figure_name(picture, row.file)
     if row.values.get("pmcid") not in (None, name.pmcid):
-        raise InputError("bad_field", row.file, f"pmcid is not the {name.pmcid} of the image's name")
+        raise kit.InputError("bad_field", row.file, f"pmcid is not the {name.pmcid} of the image's name")
     group = {"pmcid": f"pmc/{name.pmcid}"}
     if (whole := row.values.get("url_name")) is not None:
-        group["study_id"] = f"pmc/{name.pmcid}/{PurePosixPath(checked_text(whole, 'url_name', row.file)).stem}"
-    image = Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
-    return caption_sample(row, caption, image, group=group)
+        group["study_id"] = f"pmc/{name.pmcid}/{PurePosixPath(kit.checked_text(whole, 'url_name', row.file)).stem}"
+    image = kit.Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
+    return kit.caption_sample(row, caption, image, group=group)
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="pmc_oa",
     title="PMC-OA: figure panels of open-access articles with their captions",
     revision="record layout as in WeixiongLin/Build-PMC-OA@eaf8115; hub commit not known",
@@ -59,7 +48,7 @@ SOURCE = table_source(
         "built here and filters choose"
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "PMC-OA (filtered)", "PT", 477_078, "a subset of about 1.65 M by an unpublished rule; all rows are built"
         ),
     ),
@@ -69,4 +58,4 @@ SOURCE = table_source(
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

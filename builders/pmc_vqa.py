@@ -15,23 +15,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from builders.kit import (
-    Image,
-    InputError,
-    NotThisSource,
-    Option,
-    PaperRow,
-    Params,
-    Row,
-    Sample,
-    Unit,
-    choice_sample,
-    figure_name,
-    run,
-    table_rows,
-    table_source,
-    text_of,
-)
+from builders import kit
 from medgpt.messages import named
 
 FILES = {
@@ -47,32 +31,34 @@ ANSWERS = ("Answer", "Anwser")
 LABELS = "ABCD"
 
 
-def _check(raw: Path, unit: Unit, params: Params) -> None:
-    first = next((row for row in table_rows(raw, unit) if isinstance(row, Row)), None)
+def _check(raw: Path, unit: kit.Unit, params: kit.Params) -> None:
+    first = next((row for row in kit.table_rows(raw, unit) if isinstance(row, kit.Row)), None)
     for names in (ANSWERS, ("Answer_label",))[: 2 if params["version"] == "1" else 1]:
         if first is not None and not any(name in first.values for name in names):
-            raise NotThisSource(
+            raise kit.NotThisSource(
                 f"{first.file}: no column {' or '.join(names)} (there are {named(first.values, first_row=True)}); "
                 "another revision?"
             )
 
 
-def _sample(row: Row, picture: str, question: str, *choices: str) -> Sample:
+def _sample(row: kit.Row, picture: str, question: str, *choices: str) -> kit.Sample:
     file, values, version = row.file, row.values, row.params["version"]
-    name = figure_name(picture, file, panel=version == "2")
+    name = kit.figure_name(picture, file, panel=version == "2")
     options = [(label, _option(text, label)) for label, text in zip(LABELS, choices, strict=True)]
-    written = text_of(values, next(column for column in ANSWERS if column in values), file)
-    label = _gold(options, written, text_of(values, "Answer_label", file) if version == "1" else None, file)
+    written = kit.text_of(values, next(column for column in ANSWERS if column in values), file)
+    label = _gold(options, written, kit.text_of(values, "Answer_label", file) if version == "1" else None, file)
     if not question.strip():
-        raise InputError("empty_question", file)
+        raise kit.InputError("empty_question", file)
     if not dict(options)[label]:
-        raise InputError("empty_answer", file)
+        raise kit.InputError("empty_answer", file)
     if not all(text for _, text in options):
-        raise InputError("empty_option", file)
-    image = Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
+        raise kit.InputError("empty_option", file)
+    image = kit.Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
     # Both versions have a row 2: the file's name tells them apart.
     key = f"{Path(file).stem}-{row.number}"
-    return choice_sample(row, question.strip(), options, label, [image], key=key, group={"pmcid": f"pmc/{name.pmcid}"})
+    return kit.choice_sample(
+        row, question.strip(), options, label, [image], key=key, group={"pmcid": f"pmc/{name.pmcid}"}
+    )
 
 
 def _option(text: str, label: str) -> str:
@@ -88,13 +74,13 @@ def _gold(options: list[tuple[str, str]], written: str, letter: str | None, file
     """
     label = (written if letter is None else letter).strip()
     if not label:
-        raise InputError("empty_answer", file)
+        raise kit.InputError("empty_answer", file)
     if label not in dict(options):
-        raise InputError("unclear_answer", file, "the letter is none of A, B, C, D")
+        raise kit.InputError("unclear_answer", file, "the letter is none of A, B, C, D")
     if letter is not None and (text := _plain(written)):
         same = [name for name, option in options if _plain(option) == text]
         if same and label not in same:
-            raise InputError("unclear_answer", file, f"the letter is {label}, the text is that of {same[0]}")
+            raise kit.InputError("unclear_answer", file, f"the letter is {label}, the text is that of {same[0]}")
     return label
 
 
@@ -102,7 +88,7 @@ def _plain(text: str) -> str:
     return " ".join(re.sub(rf"^\s*[{LABELS}]\s*:", "", text).lower().split()).rstrip(".")
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="pmc_vqa",
     title="PMC-VQA: multiple-choice questions about figures of open-access articles",
     revision="xiaoman-zhang/PMC-VQA@1678ec2; hub commit not known",
@@ -124,15 +110,15 @@ train_2.csv, test_2.csv and images_2.zip (or figures/); only the files of the --
         "test split). Version 1 is built here, --version 2 builds the other"
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "PMC-VQA", "IT", 188_229, "no released file: v1 train 176,948 (default), v2 train 152,603 (--version 2)"
         ),
     ),
-    options=(Option("--version", "1: whole figures; 2: single panels", "1", ("1", "2")),),
+    options=(kit.Option("--version", "1: whole figures; 2: single panels", "1", ("1", "2")),),
     variant=lambda params: "v2" if params["version"] == "2" else "",
     hub_id="RadGenome/PMC-VQA",
     hub_files=("train.csv", "test.csv", "test_clean.csv", "train_2.csv", "test_2.csv", "images.zip", "images_2.zip"),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -13,31 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from builders.kit import (
-    PAPER_VARIANT,
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    Reject,
-    Role,
-    Sample,
-    Source,
-    Unit,
-    assistant,
-    checked_text,
-    choice_prompt,
-    field_of,
-    load_json,
-    outcome,
-    relative,
-    require,
-    run,
-    text_of,
-    user,
-)
+from builders import kit
 
-_SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "test": "eval"}
 _OPTIONS = [("A", "yes"), ("B", "no"), ("C", "maybe")]
 _LABELS = {text: label for label, text in _OPTIONS}
 
@@ -57,7 +35,7 @@ class _Entry:
     fields: Any
     truth: Any
     """The label in `test_ground_truth.json`, for rows of the test split."""
-    fault: InputError | None
+    fault: kit.InputError | None
 
     @property
     def row(self) -> str:
@@ -71,19 +49,21 @@ def _is_pmid(text: str) -> bool:
 
 def _paths(raw: Path) -> tuple[Path, Path]:
     return (
-        require(raw, "PubMedQA questions", "data/ori_pqal.json", "ori_pqal.json"),
-        require(raw, "list of test PMIDs", "data/test_ground_truth.json", "test_ground_truth.json"),
+        kit.require(raw, "PubMedQA questions", "data/ori_pqal.json", "ori_pqal.json"),
+        kit.require(raw, "list of test PMIDs", "data/test_ground_truth.json", "test_ground_truth.json"),
     )
 
 
 def _load(path: Path, raw: Path) -> _Pairs:
-    pairs = load_json(path, raw, _Pairs)
+    pairs = kit.load_json(path, raw, _Pairs)
     if not isinstance(pairs, _Pairs):
-        raise NotThisSource(f"{relative(path, raw)}: not an object keyed by PMID; is it another file of that name?")
+        raise kit.NotThisSource(
+            f"{kit.relative(path, raw)}: not an object keyed by PMID; is it another file of that name?"
+        )
     return pairs
 
 
-def _entries(raw: Path, split: str, params: Params) -> list[_Entry]:
+def _entries(raw: Path, split: str, params: kit.Params) -> list[_Entry]:
     """Rows of one split, in the order of the files: each entry of either file is a row of some split.
 
     Of a repeated PMID the first entry counts. Test PMIDs without a question come last.
@@ -92,65 +72,65 @@ def _entries(raw: Path, split: str, params: Params) -> list[_Entry]:
     questions, truths = _load(questions_path, raw), _load(truth_path, raw)
     truth = dict(reversed(truths))
     entries: list[_Entry] = []
-    file, known = relative(questions_path, raw), set[str]()
+    file, known = kit.relative(questions_path, raw), set[str]()
     for position, (pmid, fields) in enumerate(questions):
         if (pmid in truth) == (split == "test") or (split == "train" and params["paper_variant"]):
-            fault = InputError("duplicate_id", file) if pmid in known else None
+            fault = kit.InputError("duplicate_id", file) if pmid in known else None
             entries.append(_Entry(split, file, pmid, position, fields, truth.get(pmid), fault))
         known.add(pmid)
     if split == "test":
-        file, named = relative(truth_path, raw), set[str]()
+        file, named = kit.relative(truth_path, raw), set[str]()
         for position, (pmid, label) in enumerate(truths):
             if pmid in named or pmid not in known:
-                missing = InputError("missing_field", file, "not among the questions")
-                fault = InputError("duplicate_id", file) if pmid in named else missing
+                missing = kit.InputError("missing_field", file, "not among the questions")
+                fault = kit.InputError("duplicate_id", file) if pmid in named else missing
                 entries.append(_Entry(split, file, pmid, position, None, label, fault))
             named.add(pmid)
     return entries
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    files = [relative(path, raw) for path in _paths(raw)]
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
+    files = [kit.relative(path, raw) for path in _paths(raw)]
     for split, role in _SPLITS.items():
         rows = len(_entries(raw, split, params))
-        yield Unit(f"{split}-00000", split, role, rows, {"files": files}, tuple(files))
+        yield kit.Unit(f"{split}-00000", split, role, rows, {"files": files}, tuple(files))
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     for entry in _entries(raw, unit.split, params):
-        yield outcome(partial(_sample, entry), entry.file, entry.row)
+        yield kit.outcome(partial(_sample, entry), entry.file, entry.row)
 
 
-def _sample(entry: _Entry) -> Sample:
+def _sample(entry: _Entry) -> kit.Sample:
     file = entry.file
     if not _is_pmid(entry.pmid):
-        raise InputError("bad_id", file, "the key is not a PMID")
+        raise kit.InputError("bad_id", file, "the key is not a PMID")
     if entry.fault:
         raise entry.fault
     if not isinstance(entry.fields, _Pairs):
-        raise InputError("bad_row", file, "not an object")
+        raise kit.InputError("bad_row", file, "not an object")
     row = dict(entry.fields)
     if len(row) != len(entry.fields):
-        raise InputError("bad_row", file, "a field is repeated")
-    question, conclusion = text_of(row, "QUESTION", file), text_of(row, "LONG_ANSWER", file)
-    contexts = field_of(row, "CONTEXTS", file)
+        raise kit.InputError("bad_row", file, "a field is repeated")
+    question, conclusion = kit.text_of(row, "QUESTION", file), kit.text_of(row, "LONG_ANSWER", file)
+    contexts = kit.field_of(row, "CONTEXTS", file)
     if not isinstance(contexts, list) or not contexts:
-        raise InputError("bad_field", file, "CONTEXTS is not a list of texts")
-    contexts = [checked_text(context, "CONTEXTS", file) for context in contexts]
-    decision = text_of(row, "final_decision", file)
+        raise kit.InputError("bad_field", file, "CONTEXTS is not a list of texts")
+    contexts = [kit.checked_text(context, "CONTEXTS", file) for context in contexts]
+    decision = kit.text_of(row, "final_decision", file)
     if decision not in _LABELS:
-        raise InputError("bad_field", file, "final_decision is none of yes, no, maybe")
+        raise kit.InputError("bad_field", file, "final_decision is none of yes, no, maybe")
     if entry.split == "test" and entry.truth != decision:
-        raise InputError("bad_field", file, "final_decision differs from test_ground_truth.json")
+        raise kit.InputError("bad_field", file, "final_decision differs from test_ground_truth.json")
     if not question.strip():
-        raise InputError("empty_question", file)
+        raise kit.InputError("empty_question", file)
     if not conclusion.strip():
-        raise InputError("empty_answer", file)
-    return Sample(
+        raise kit.InputError("empty_answer", file)
+    return kit.Sample(
         key=entry.pmid,
         messages=[
-            user(choice_prompt("\n\n".join([*contexts, f"Question: {question}"]), _OPTIONS)),
-            assistant(f"{conclusion}\n\nAnswer: {decision}"),
+            kit.user(kit.choice_prompt("\n\n".join([*contexts, f"Question: {question}"]), _OPTIONS)),
+            kit.assistant(f"{conclusion}\n\nAnswer: {decision}"),
         ],
         file=file,
         row=entry.row,
@@ -161,7 +141,7 @@ def _sample(entry: _Entry) -> Sample:
     )
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="pubmedqa",
     title="PubMedQA, expert-labelled (PQA-L): yes/no/maybe questions about PubMed abstracts",
     homepage="https://github.com/pubmedqa/pubmedqa",
@@ -185,12 +165,14 @@ SOURCE = Source(
         "train 1,000, benchmark 500. The 500 are half of the 1,000, so that recipe trains on every test question; we "
         "train on the other 500. --paper-variant reproduces the 1,000."
     ),
-    options=(PAPER_VARIANT,),
+    options=(kit.PAPER_VARIANT,),
     paper_rows=(
-        PaperRow("PubMedQA", "IT", 1_000, "holds all 500 test questions: --paper-variant; the default has the others"),
-        PaperRow("PubMed QA", "EVAL", 500),
+        kit.PaperRow(
+            "PubMedQA", "IT", 1_000, "holds all 500 test questions: --paper-variant; the default has the others"
+        ),
+        kit.PaperRow("PubMed QA", "EVAL", 500),
     ),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -12,41 +12,29 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from builders.kit import (
-    Image,
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    checked_text,
-    dialogue,
-    field_of,
-    run,
-    table_source,
-    text_of,
-)
+from builders import kit
 
 FILE = "PubMedVision_Alignment_VQA.json"
 _ROLES = {"human": "user", "gpt": "assistant"}
 
 
-def _sample(row: Row, key: str) -> Sample:
+def _sample(row: kit.Row, key: str) -> kit.Sample:
     file, values = row.file, row.values
     names, modality = _names(values, file), values.get("modality")
     if modality is not None:
-        checked_text(modality, "modality", file)
-    turns = field_of(values, "conversations", file)
+        kit.checked_text(modality, "modality", file)
+    turns = kit.field_of(values, "conversations", file)
     if not isinstance(turns, list):
-        raise InputError("bad_field", file, "conversations is not a list")
+        raise kit.InputError("bad_field", file, "conversations is not a list")
     pairs = [_turn(turn, file) for turn in turns]
-    return Sample(
+    return kit.Sample(
         key=key,
-        messages=dialogue(pairs, file, images=len(names)),
+        messages=kit.dialogue(pairs, file, images=len(names)),
         file=file,
         row=row.number,
         question=pairs[0][1],
         answer=pairs[1][1] if len(pairs) == 2 else None,
-        images=[Image(f"pubmedvision/{PurePosixPath(name).stem}", *row.picture(name)) for name in names],
+        images=[kit.Image(f"pubmedvision/{PurePosixPath(name).stem}", *row.picture(name)) for name in names],
         group={"question_id": f"pubmedvision/{key}"},
         subset=modality or None,
     )
@@ -54,22 +42,22 @@ def _sample(row: Row, key: str) -> Sample:
 
 def _names(values: dict[str, Any], file: str) -> list[str]:
     """The pictures of a row; some copies have one as plain text."""
-    names = field_of(values, "image", file)
+    names = kit.field_of(values, "image", file)
     if isinstance(names, str):
         names = [names]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise InputError("bad_field", file, "image is not a list of names")
+        raise kit.InputError("bad_field", file, "image is not a list of names")
     return names
 
 
 def _turn(turn: Any, file: str) -> tuple[str, str]:
-    speaker, text = text_of(turn, "from", file), text_of(turn, "value", file)
+    speaker, text = kit.text_of(turn, "from", file), kit.text_of(turn, "value", file)
     if speaker not in _ROLES:
-        raise InputError("bad_field", file, "a turn is neither human's nor gpt's")
+        raise kit.InputError("bad_field", file, "a turn is neither human's nor gpt's")
     return _ROLES[speaker], text
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="pubmedvision",
     title="PubMedVision (alignment): questions about figures of PubMed, written by GPT-4V",
     revision="FreedomIntelligence/HuatuoGPT-Vision@a6476ac; hub commit not known",
@@ -87,7 +75,7 @@ SOURCE = table_source(
         "read. Here each such row is a reject with its reason"
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "PubMedVision (alignment)", "MT", 646_759, "the card has 647,031; 272 more, likely with unreadable images"
         ),
     ),
@@ -96,4 +84,4 @@ SOURCE = table_source(
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

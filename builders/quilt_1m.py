@@ -16,33 +16,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from builders.kit import (
-    Image,
-    InputError,
-    PaperRow,
-    Params,
-    PictureStore,
-    Reject,
-    Role,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    caption_sample,
-    outcome,
-    read_bytes,
-    relative,
-    require,
-    run,
-    table_rows,
-    table_units,
-    text_of,
-    video_id,
-)
+from builders import kit
 
 FILE = "quilt_1M_lookup.csv"
 LABELS_FILE = "predictions_quiltcleaner.csv"
-_SPLITS: dict[str, Role] = {"train": "train", "val": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "val": "eval"}
 _COLUMNS = ("caption", "image_path", "subset", "split", "not_histology")
 _SUBSETS = frozenset({"quilt", "openpath", "pubmed", "laion"})
 _ZIPS, _FOLDER = "images_part_*.zip", "quilt_1m"
@@ -51,54 +29,60 @@ _MARKS = {"": False, "nan": False, "0": False, "0.0": False, "1": True, "1.0": T
 """Values of `not_histology`: pandas writes a column with gaps as floats."""
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    path = require(raw, "table", FILE)
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
+    path = kit.require(raw, "table", FILE)
     pictures: list[str] = []
     if not params["no_images"]:
-        require(raw, "images_part_*.zip (--no-images builds without)", _ZIPS, _FOLDER)
-        pictures = [relative(path, raw) for path in sorted(raw.glob(_ZIPS))]
-    for piece in table_units(raw, [path], "train", "train", columns=_COLUMNS, inputs=pictures):
-        counts = Counter(_split(row) for row in table_rows(raw, piece))
+        kit.require(raw, "images_part_*.zip (--no-images builds without)", _ZIPS, _FOLDER)
+        pictures = [kit.relative(path, raw) for path in sorted(raw.glob(_ZIPS))]
+    for piece in kit.table_units(raw, [path], "train", "train", columns=_COLUMNS, inputs=pictures):
+        counts = Counter(_split(row) for row in kit.table_rows(raw, piece))
         for split, role in _SPLITS.items():
             if counts[split]:
                 name = piece.name.replace("train", split)
                 yield replace(piece, name=name, split=split, role=role, rows=counts[split])
 
 
-def _split(row: Row | Reject) -> str:
+def _split(row: kit.Row | kit.Reject) -> str:
     """The split that accounts for a row; damaged ones are train's."""
-    return "val" if isinstance(row, Row) and row.values["split"] == "val" else "train"
+    return "val" if isinstance(row, kit.Row) and row.values["split"] == "val" else "train"
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    zips = PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
-    for row in table_rows(raw, unit):
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
+    zips = kit.PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
+    for row in kit.table_rows(raw, unit):
         if _split(row) == unit.split:
-            yield row if isinstance(row, Reject) else outcome(partial(_sample, raw, zips, row), row.file, row.number)
+            yield (
+                row
+                if isinstance(row, kit.Reject)
+                else kit.outcome(partial(_sample, raw, zips, row), row.file, row.number)
+            )
 
 
-def _sample(raw: Path, zips: PictureStore, row: Row) -> Sample:
+def _sample(raw: Path, zips: kit.PictureStore, row: kit.Row) -> kit.Sample:
     file, values = row.file, row.values
-    name, subset, caption = (text_of(values, column, file).strip() for column in ("image_path", "subset", "caption"))
+    name, subset, caption = (
+        kit.text_of(values, column, file).strip() for column in ("image_path", "subset", "caption")
+    )
     if values["split"] not in _SPLITS:
-        raise InputError("bad_field", file, "split is neither train nor val")
+        raise kit.InputError("bad_field", file, "split is neither train nor val")
     if subset not in _SUBSETS:
-        raise InputError("bad_field", file, "subset is none of quilt, openpath, pubmed, laion")
+        raise kit.InputError("bad_field", file, "subset is none of quilt, openpath, pubmed, laion")
     marked = _MARKS.get(values["not_histology"].strip().lower())
     if marked is None:
-        raise InputError("bad_field", file, "not_histology is neither 0 nor 1")
+        raise kit.InputError("bad_field", file, "not_histology is neither 0 nor 1")
     if not _NAME.fullmatch(name):
-        raise InputError("bad_field", file, "image_path is not the name of a picture file")
-    group = {"video_id": video_id(name, file)} if subset == "quilt" else {}
+        raise kit.InputError("bad_field", file, "image_path is not the name of a picture file")
+    group = {"video_id": kit.video_id(name, file)} if subset == "quilt" else {}
     if marked:
-        raise InputError("not_histology", file)
+        raise kit.InputError("not_histology", file)
     place = f"{_FOLDER}/{name}"
-    found = (place, partial(read_bytes, raw / place, raw)) if (raw / place).is_file() else zips.reader(name)
+    found = (place, partial(kit.read_bytes, raw / place, raw)) if (raw / place).is_file() else zips.reader(name)
     # A picture has several rows, and `Unnamed: 0` is not known to be unique: the line is the key.
-    return caption_sample(row, caption, Image(f"quilt_1m/{name}", *found), group=group, subset=subset)
+    return kit.caption_sample(row, caption, kit.Image(f"quilt_1m/{name}", *found), group=group, subset=subset)
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="quilt_1m",
     title="Quilt-1M: histopathology pictures with captions from videos and the web",
     homepage="https://github.com/wisdomikezogwo/quilt1m",
@@ -127,7 +111,7 @@ https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
         "is by a third-party audit: research only."
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "Quilt-1M (filtered)",
             "PT",
             359_725,
@@ -139,4 +123,4 @@ https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -7,46 +7,33 @@ have the keys `from` and `value`, in some of the publisher's files `role` and `c
 
 from __future__ import annotations
 
-from builders.kit import (
-    Image,
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    checked_text,
-    dialogue,
-    field_of,
-    run,
-    table_source,
-    turns_of,
-    video_id,
-)
+from builders import kit
 
 FILE = "quilt_instruct_107k.json"
 
 
-def _sample(row: Row, name: str) -> Sample:
-    file, number = row.file, field_of(row.values, "id", row.file)
+def _sample(row: kit.Row, name: str) -> kit.Sample:
+    file, number = row.file, kit.field_of(row.values, "id", row.file)
     if not isinstance(number, str | int) or number == "":
-        raise InputError("bad_id", file, "id is neither text nor a number")
-    turns = turns_of(field_of(row.values, "conversations", file), file)
-    video = video_id(name, file)
+        raise kit.InputError("bad_id", file, "id is neither text nor a number")
+    turns = kit.turns_of(kit.field_of(row.values, "conversations", file), file)
+    video = kit.video_id(name, file)
     # The picture stands first, wherever the publisher's token was within the first question.
-    messages = dialogue(turns, file, images=1)
-    return Sample(
+    messages = kit.dialogue(turns, file, images=1)
+    return kit.Sample(
         key=row.number,  # one id may be given to several conversations
         messages=messages,
         file=file,
         row=row.number,
         question=next(text for role, text in turns if role == "user"),
         answer=turns[1][1] if len(turns) == 2 else None,
-        images=[Image(f"quilt_instruct/{name}", *row.picture(name))],
-        group={"video_id": video, "question_id": f"quilt_instruct/{checked_text(str(number), 'id', file)}"},
+        images=[kit.Image(f"quilt_instruct/{name}", *row.picture(name))],
+        group={"video_id": video, "question_id": f"quilt_instruct/{kit.checked_text(str(number), 'id', file)}"},
         subset="single" if len(turns) == 2 else "several",
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="quilt_instruct",
     title="Quilt-Instruct: conversations about frames of histopathology videos",
     homepage="https://quilt-llava.github.io",
@@ -70,11 +57,13 @@ shards on.""",
         "test set. The licence is by a third-party audit."
     ),
     paper_rows=(
-        PaperRow("Quilt-VQA", "IT", 107_131, "misnamed in the paper: this is Quilt-Instruct; Quilt-VQA is a test set"),
+        kit.PaperRow(
+            "Quilt-VQA", "IT", 107_131, "misnamed in the paper: this is Quilt-Instruct; Quilt-VQA is a test set"
+        ),
     ),
     hub_id="wisdomik/QUILT-LLaVA-Instruct-107K",
     hub_files=(FILE, "quilt_instruct.zip"),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

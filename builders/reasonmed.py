@@ -13,25 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from builders.kit import (
-    InputError,
-    Option,
-    PaperRow,
-    Params,
-    Row,
-    Sample,
-    Unit,
-    assistant,
-    choice_answer,
-    inline_options,
-    require,
-    run,
-    split_thinking,
-    table_source,
-    table_units,
-    user,
-    with_fields,
-)
+from builders import kit
 
 RENDERINGS = ("CoTMed", "ResponseMed", "ReasonMed")
 _COLUMNS = ("instruction", "input", "output")
@@ -43,16 +25,16 @@ It begins with letters of one case, which `re` looks for many times faster than 
 """
 
 
-def _chosen(params: Params) -> tuple[str, ...]:
+def _chosen(params: kit.Params) -> tuple[str, ...]:
     return RENDERINGS if params["rendering"] == "all" else (params["rendering"],)
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     number = 0
     for rendering in _chosen(params):
-        path = require(raw, f"{rendering} file", f"{rendering}.json")
-        units = table_units(raw, [path], "train", "train", first_unit=number)
-        for unit in with_fields(raw, units, _COLUMNS):
+        path = kit.require(raw, f"{rendering} file", f"{rendering}.json")
+        units = kit.table_units(raw, [path], "train", "train", first_unit=number)
+        for unit in kit.with_fields(raw, units, _COLUMNS):
             yield unit
             number += 1
 
@@ -63,19 +45,19 @@ def _stated(output: str, labels: set[str]) -> str | None:
     return stated.pop() if len(stated) == 1 and stated <= labels else None
 
 
-def _sample(row: Row, instruction: str, given: str, output: str) -> Sample:
+def _sample(row: kit.Row, instruction: str, given: str, output: str) -> kit.Sample:
     rendering = PurePosixPath(row.file).stem
     prompt = f"{instruction}\n\n{given}" if given.strip() else instruction
-    question, options = inline_options(_PREAMBLE.sub("", prompt, count=1))
+    question, options = kit.inline_options(_PREAMBLE.sub("", prompt, count=1))
     if not question:
-        raise InputError("empty_question", row.file)
-    reasoning, text = split_thinking(output, row.file)
+        raise kit.InputError("empty_question", row.file)
+    reasoning, text = kit.split_thinking(output, row.file)
     label = _stated(output, {label for label, _ in options or ()})
     if reasoning is None and label is not None and options is not None and rendering != "ResponseMed":
-        reasoning, text = text, choice_answer(options, label)
-    return Sample(
+        reasoning, text = text, kit.choice_answer(options, label)
+    return kit.Sample(
         key=f"{rendering}/{row.number}",
-        messages=[user(prompt), assistant(text, reasoning)],
+        messages=[kit.user(prompt), kit.assistant(text, reasoning)],
         file=row.file,
         row=row.number,
         question=question,
@@ -85,7 +67,7 @@ def _sample(row: Row, instruction: str, given: str, output: str) -> Sample:
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="reasonmed",
     title="ReasonMed: chains of thought and summaries for medical exam questions",
     hub_id="lingshu-medical-mllm/ReasonMed",
@@ -106,12 +88,14 @@ of all.""",
         "194,925 questions, by design of no test split. --rendering reads one of them."
     ),
     options=(
-        Option("--rendering", "which of the three files: chain of thought, summary, both", "all", ("all", *RENDERINGS)),
+        kit.Option(
+            "--rendering", "which of the three files: chain of thought, summary, both", "all", ("all", *RENDERINGS)
+        ),
     ),
     variant=lambda params: "" if params["rendering"] == "all" else str(params["rendering"]).lower(),
-    paper_rows=(PaperRow("ReasonMed", "IT", 1_111_555),),
+    paper_rows=(kit.PaperRow("ReasonMed", "IT", 1_111_555),),
     hub_files=tuple(f"{rendering}.json" for rendering in RENDERINGS),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -17,31 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from builders.kit import (
-    Image,
-    InputError,
-    NotThisSource,
-    PaperRow,
-    Params,
-    PictureStore,
-    Reject,
-    Role,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    caption_sample,
-    convert_rows,
-    creative_commons,
-    relative,
-    require,
-    run,
-    table_units,
-    text_of,
-)
+from builders import kit
 from medgpt.messages import named
 
-_SPLITS: dict[str, Role] = {"train": "train", "valid": "eval", "test": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "valid": "eval", "test": "eval"}
 LICENSES = "license_information.csv"
 _ARTICLE = re.compile(r"PMC[0-9]+")
 _UNSTATED = "unstated"
@@ -52,17 +31,19 @@ class _Origin(NamedTuple):
     license: str
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
-    require(raw, "list of licences and articles (the hub's copy has none; take Zenodo's release)", LICENSES)
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
+    kit.require(raw, "list of licences and articles (the hub's copy has none; take Zenodo's release)", LICENSES)
     if not any(origin.pmcid for origin in _origins(raw).values()):
-        raise NotThisSource(f"{LICENSES}: no PMC number in any row; is it another file of that name?")
+        raise kit.NotThisSource(f"{LICENSES}: no PMC number in any row; is it another file of that name?")
     for split, role in _SPLITS.items():
-        path = require(raw, f"{split} file", f"{split}_captions.csv")
+        path = kit.require(raw, f"{split} file", f"{split}_captions.csv")
         inputs = [LICENSES]
         if not params["no_images"]:
             places = (f"{split}_images.zip", f"{split}_images", split)
-            inputs.append(relative(require(raw, f"{split} pictures (--no-images builds without)", *places), raw))
-        yield from table_units(raw, [path], split, role, columns=("ID", "Caption"), inputs=inputs)
+            inputs.append(
+                kit.relative(kit.require(raw, f"{split} pictures (--no-images builds without)", *places), raw)
+            )
+        yield from kit.table_units(raw, [path], split, role, columns=("ID", "Caption"), inputs=inputs)
 
 
 def _origins(raw: Path) -> Mapping[str, _Origin]:
@@ -71,7 +52,7 @@ def _origins(raw: Path) -> Mapping[str, _Origin]:
         rows = csv.reader(handle)
         header = [name.strip() for name in next(rows, [])]
         if "ID" not in header:
-            raise NotThisSource(
+            raise kit.NotThisSource(
                 f"{LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
             )
         key = header.index("ID")
@@ -80,28 +61,28 @@ def _origins(raw: Path) -> Mapping[str, _Origin]:
 
 def _origin(cells: list[str]) -> _Origin:
     article = next((found[0] for cell in cells if (found := _ARTICLE.search(cell))), None)
-    license_name = next((name for cell in cells if (name := creative_commons(cell))), _UNSTATED)
+    license_name = next((name for cell in cells if (name := kit.creative_commons(cell))), _UNSTATED)
     return _Origin(article, license_name)
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
-    store = PictureStore(raw, unit.inputs[2:])  # after the table and the licences come the pictures
-    return convert_rows(raw, unit, partial(_sample, store, _origins(raw)))
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
+    store = kit.PictureStore(raw, unit.inputs[2:])  # after the table and the licences come the pictures
+    return kit.convert_rows(raw, unit, partial(_sample, store, _origins(raw)))
 
 
-def _sample(store: PictureStore, origins: Mapping[str, _Origin], row: Row) -> Sample:
+def _sample(store: kit.PictureStore, origins: Mapping[str, _Origin], row: kit.Row) -> kit.Sample:
     file = row.file
-    key, caption = text_of(row.values, "ID", file).strip(), text_of(row.values, "Caption", file)
+    key, caption = kit.text_of(row.values, "ID", file).strip(), kit.text_of(row.values, "Caption", file)
     if not key:
-        raise InputError("bad_id", file, "ID is empty")
+        raise kit.InputError("bad_id", file, "ID is empty")
     if (origin := origins.get(key)) is None:
-        raise InputError("not_in_metadata", file, f"{key} is not in {LICENSES}")
-    image = Image(f"rocov2/{key}", *store.reader(f"{key}.jpg"))
+        raise kit.InputError("not_in_metadata", file, f"{key} is not in {LICENSES}")
+    image = kit.Image(f"rocov2/{key}", *store.reader(f"{key}.jpg"))
     group = {"pmcid": f"pmc/{origin.pmcid}"} if origin.pmcid else {}
-    return caption_sample(row, caption, image, key=key, group=group, license=origin.license)
+    return kit.caption_sample(row, caption, image, key=key, group=group, license=origin.license)
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="rocov2",
     title="ROCOv2: radiology pictures of open-access articles with captions",
     homepage="https://zenodo.org/records/8333645",
@@ -126,7 +107,7 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
         "each picture is its article's (CC-BY, CC-BY-NC, ... without version)"
     ),
     paper_rows=(
-        PaperRow(
+        kit.PaperRow(
             "ROCOv2 (filtered)", "PT", 38_861, "64.8 % of train 59,958 by an unpublished rule; all rows are built"
         ),
     ),
@@ -134,4 +115,4 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

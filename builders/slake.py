@@ -14,19 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from builders.kit import (
-    PAPER_VARIANT,
-    Image,
-    InputError,
-    PaperRow,
-    Row,
-    Sample,
-    choice_sample,
-    number_of,
-    question_answer,
-    run,
-    table_source,
-)
+from builders import kit
 from medgpt.text import normalise
 
 FILES = {"train": ("train.json",), "validation": ("validate.json", "validation.json"), "test": ("test.json",)}
@@ -42,24 +30,24 @@ _CHINESE_LIST = re.compile("(?:在这个图像中|图中)?(?P<list>.+?)(?:哪个
 _ONE_WORD_EACH = re.compile(r"^[^,]*?(?P<first>[\w-]+)(?: weighted)? or (?:an? )?(?P<second>[\w-]+)(?: [^,]*)?$")
 
 
-def _sample(row: Row, language: str, picture: str, kind: str, question: str, answer: str) -> Sample:
-    file, qid = row.file, number_of(row.values, "qid", row.file)
+def _sample(row: kit.Row, language: str, picture: str, kind: str, question: str, answer: str) -> kit.Sample:
+    file, qid = row.file, kit.number_of(row.values, "qid", row.file)
     if language not in _LANGUAGES:
-        raise InputError("bad_field", file, "q_lang is neither en nor zh")
+        raise kit.InputError("bad_field", file, "q_lang is neither en nor zh")
     if not _PICTURE.fullmatch(picture):
-        raise InputError("bad_field", file, "img_name is not xmlab<number>/source.jpg")
+        raise kit.InputError("bad_field", file, "img_name is not xmlab<number>/source.jpg")
     if kind not in _SUBSETS:
-        raise InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
+        raise kit.InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
     if language != "en" and not row.params["paper_variant"]:
-        raise InputError("other_language", file, language)
+        raise kit.InputError("other_language", file, language)
     closed = kind == "CLOSED" and row.split != "train" and answer.strip()
     options = closed_options(question, answer) if closed else None
-    images = [Image(f"slake/{picture}", *row.picture(f"imgs/{picture}"))]
+    images = [kit.Image(f"slake/{picture}", *row.picture(f"imgs/{picture}"))]
     fields: dict[str, Any] = {"key": str(qid), "group": {"question_id": f"slake/{qid}"}, "subset": _SUBSETS[kind]}
     if not options:
-        return question_answer(row, question, answer, images, **fields)
+        return kit.question_answer(row, question, answer, images, **fields)
     [label] = [label for label, text in options if normalise(text) == normalise(answer)]
-    return choice_sample(row, question, options, label, images, task="mcq", **fields)
+    return kit.choice_sample(row, question, options, label, images, task="mcq", **fields)
 
 
 def closed_options(question: str, answer: str) -> list[tuple[str, str]] | None:
@@ -91,7 +79,7 @@ def closed_options(question: str, answer: str) -> list[tuple[str, str]] | None:
     return None
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="slake",
     title="SLAKE 1.0: bilingual questions about CT, MR and X-ray pictures",
     homepage="https://www.med-vqa.com/slake/",
@@ -119,13 +107,15 @@ https://huggingface.co.""",
         "show 72 of the 96 English test pictures. --paper-variant reads both, 9,834."
     ),
     paper_rows=(
-        PaperRow("SLAKE (English)", "IT", 9_835, "really both languages: --paper-variant; English alone has 4,918"),
-        PaperRow("SLAKE (English)", "EVAL", 836, "closed test rows of both languages: --paper-variant; English 416"),
+        kit.PaperRow("SLAKE (English)", "IT", 9_835, "really both languages: --paper-variant; English alone has 4,918"),
+        kit.PaperRow(
+            "SLAKE (English)", "EVAL", 836, "closed test rows of both languages: --paper-variant; English 416"
+        ),
     ),
     hub_id="BoKelvin/SLAKE",
     hub_files=("train.json", "validation.json", "test.json", "imgs.zip"),
-    options=(PAPER_VARIANT,),
+    options=(kit.PAPER_VARIANT,),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -14,34 +14,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from builders.kit import (
-    PAPER_VARIANT,
-    Image,
-    InputError,
-    PaperRow,
-    Params,
-    PictureStore,
-    Reject,
-    Role,
-    Row,
-    Sample,
-    Source,
-    Unit,
-    checked_text,
-    convert_rows,
-    field_of,
-    list_zip,
-    number_of,
-    question_answer,
-    relative,
-    require,
-    run,
-    table_rows,
-    table_units,
-    text_of,
-)
+from builders import kit
 
-_SPLITS: dict[str, Role] = {"train": "train", "test": "eval"}
+_SPLITS: dict[str, kit.Role] = {"train": "train", "test": "eval"}
 FOLDERS = ("VQA_RAD Image Folder", "images", "imgs")
 _PICTURE = re.compile(r"synpic[0-9]+\.jpg")
 _SUBSETS = {"CLOSED": "closed", "OPEN": "open"}
@@ -51,22 +26,22 @@ Item = tuple[str, str, str]
 
 
 def _index(raw: Path, split: str) -> Path:
-    return require(raw, f"{split} file of the community split", f"{split}set.json")
+    return kit.require(raw, f"{split} file of the community split", f"{split}set.json")
 
 
 def _place(raw: Path) -> str:
     candidates = [*FOLDERS, *(f"{folder}.zip" for folder in FOLDERS)]
-    return relative(require(raw, "picture folder (--no-images builds without)", *candidates), raw)
+    return kit.relative(kit.require(raw, "picture folder (--no-images builds without)", *candidates), raw)
 
 
 def _pictures(raw: Path, place: str) -> list[str]:
     """Files under `raw`, or members of the zip."""
     if place.endswith(".zip"):
-        return list_zip(raw / place, raw)
-    return sorted(relative(path, raw) for path in (raw / place).iterdir())
+        return kit.list_zip(raw / place, raw)
+    return sorted(kit.relative(path, raw) for path in (raw / place).iterdir())
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     pictures: list[str] = []
     if not params["no_images"]:
         place = _place(raw)
@@ -74,62 +49,64 @@ def _plan(raw: Path, params: Params) -> Iterator[Unit]:
         pictures = [place] if place.endswith(".zip") else found
     files = {split: _index(raw, split) for split in _SPLITS}
     for split, path in files.items():
-        others = [relative(other, raw) for other in files.values() if other != path]
-        yield from table_units(raw, [path], split, _SPLITS[split], inputs=(*others, *pictures))
+        others = [kit.relative(other, raw) for other in files.values() if other != path]
+        yield from kit.table_units(raw, [path], split, _SPLITS[split], inputs=(*others, *pictures))
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     places = [] if params["no_images"] else [_place(raw)]
-    store = PictureStore(raw, places)
+    store = kit.PictureStore(raw, places)
     # Copies spell .jpg and .JPG.
     spelt = {PurePosixPath(path).name.lower(): path for place in places for path in _pictures(raw, place)}
 
-    def image(name: str) -> Image:
-        return Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, f"{FOLDERS[0]}/{name}")))
+    def image(name: str) -> kit.Image:
+        return kit.Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, f"{FOLDERS[0]}/{name}")))
 
     left_out = _test_items(raw) if unit.split == "train" else None
-    return convert_rows(raw, unit, partial(_sample, image, left_out, params["paper_variant"]))
+    return kit.convert_rows(raw, unit, partial(_sample, image, left_out, params["paper_variant"]))
 
 
 def _test_items(raw: Path) -> dict[Item, str]:
     """Items of the test file, each with the reason why a training row is left out for it."""
     items = {}
-    for unit in table_units(raw, [_index(raw, "test")], "test", "eval"):
-        for row in table_rows(raw, unit):
-            with suppress(InputError):  # reported when the test split is read
-                if isinstance(row, Row):
+    for unit in kit.table_units(raw, [_index(raw, "test")], "test", "eval"):
+        for row in kit.table_rows(raw, unit):
+            with suppress(kit.InputError):  # reported when the test split is read
+                if isinstance(row, kit.Row):
                     items[_item(row)] = "also_in_test"
     return items
 
 
-def _item(row: Row) -> Item:
+def _item(row: kit.Row) -> Item:
     """The item of a row; ten rows of the training file have a bare number for an answer."""
-    picture, answer = text_of(row.values, "image_name", row.file), field_of(row.values, "answer", row.file)
+    picture, answer = kit.text_of(row.values, "image_name", row.file), kit.field_of(row.values, "answer", row.file)
     if not _PICTURE.fullmatch(picture):
-        raise InputError("bad_field", row.file, "image_name is not synpic<number>.jpg")
+        raise kit.InputError("bad_field", row.file, "image_name is not synpic<number>.jpg")
     if isinstance(answer, int) and not isinstance(answer, bool):
         answer = str(answer)
-    return picture, text_of(row.values, "question", row.file), checked_text(answer, "answer", row.file)
+    return picture, kit.text_of(row.values, "question", row.file), kit.checked_text(answer, "answer", row.file)
 
 
-def _sample(image: Callable[[str], Image], left_out: dict[Item, str] | None, no_frames: bool, row: Row) -> Sample:
+def _sample(
+    image: Callable[[str], kit.Image], left_out: dict[Item, str] | None, no_frames: bool, row: kit.Row
+) -> kit.Sample:
     file, values, item = row.file, row.values, _item(row)
-    qid, kind = number_of(values, "qid", file), text_of(values, "answer_type", file).strip()
-    phrase_type, (picture, question, answer) = text_of(values, "phrase_type", file), item
+    qid, kind = kit.number_of(values, "qid", file), kit.text_of(values, "answer_type", file).strip()
+    phrase_type, (picture, question, answer) = kit.text_of(values, "phrase_type", file), item
     if kind not in _SUBSETS:
-        raise InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
+        raise kit.InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
     group, subset = {"question_id": f"vqa-rad/{qid}"}, _SUBSETS[kind]
-    sample = question_answer(row, question, answer, [image(picture)], key=str(qid), group=group, subset=subset)
+    sample = kit.question_answer(row, question, answer, [image(picture)], key=str(qid), group=group, subset=subset)
     if left_out is not None:
         if phrase_type == "frame" and no_frames:
-            raise InputError("phrase_type_frame", file)
+            raise kit.InputError("phrase_type_frame", file)
         if reason := left_out.get(item):
-            raise InputError(reason, file)
+            raise kit.InputError(reason, file)
         left_out[item] = "duplicate_item"
     return sample
 
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="vqa_rad",
     title="VQA-RAD: clinicians' questions about 315 radiology pictures",
     homepage="https://osf.io/89kps/",
@@ -157,9 +134,9 @@ data_rad/{trainset,testset}.json of https://github.com/Nana2929/vqa-rad-with-ber
         "train 1,793 = 3,064 less 1,267 templated (frame), 3 repeated, 1 also in test: --paper-variant. The default "
         "keeps the templated rows; all 203 test pictures are training pictures, so test is for the audit alone."
     ),
-    paper_rows=(PaperRow("VQA-Rad", "IT", 1_793, "--paper-variant; the default keeps 1,267 templated rewordings"),),
-    options=(PAPER_VARIANT,),
+    paper_rows=(kit.PaperRow("VQA-Rad", "IT", 1_793, "--paper-variant; the default keeps 1,267 templated rewordings"),),
+    options=(kit.PAPER_VARIANT,),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)

@@ -195,26 +195,26 @@ def test_the_readmes_example_source_works(tmp_path: Path) -> None:
 HOUSE_SET = '''
 """Films with a question each, of our own house: pictures in Parquet cells, three splits."""
 
-from builders.kit import Image, InputError, Row, Sample, assistant, column_image, run, table_source, user
+from builders import kit
 
 
-def _sample(row: Row, key: str, question: str, answer: str) -> Sample:
+def _sample(row: kit.Row, key: str, question: str, answer: str) -> kit.Sample:
     if answer == "unsure":
-        raise InputError("reader_unsure", row.file)
-    return Sample(
+        raise kit.InputError("reader_unsure", row.file)
+    return kit.Sample(
         key=key,
-        messages=[user(0, question), assistant(answer)],
+        messages=[kit.user(0, question), kit.assistant(answer)],
         file=row.file,
         row=row.number,
         question=question,
         answer=answer,
-        images=[column_image(row, "image", f"house/{key}")],
+        images=[kit.column_image(row, "image", f"house/{key}")],
         group={"question_id": f"house/{key}"},
         subset=row.split,
     )
 
 
-SOURCE = table_source(
+SOURCE = kit.table_source(
     name="house_films",
     title="Questions about our films",
     revision="2026-11",
@@ -233,7 +233,7 @@ SOURCE = table_source(
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)
 '''
 
 

@@ -93,28 +93,28 @@ SOURCE = '''
 
 import os
 from functools import partial
-from builders.kit import Image, Option, Sample, Source, assistant, convert_rows, read_bytes, run, table_units, user
+from builders import kit
 
 def plan(raw, params):
-    yield from table_units(raw, [raw / "rows.jsonl"], "train", "train")
+    yield from kit.table_units(raw, [raw / "rows.jsonl"], "train", "train")
 
 def sample(raw, params, row):
     if params["change"] != "nothing" and row.number == "2":
         (raw / params["change"]).write_bytes(b"something else, of another size")
-    return Sample(
-        key=row.number, messages=[user(0, "q"), assistant("a")], file=row.file, row=row.number,
-        images=[Image(f"x/{row.number}", "p.png", partial(read_bytes, raw / "p.png", raw))],
+    return kit.Sample(
+        key=row.number, messages=[kit.user(0, "q"), kit.assistant("a")], file=row.file, row=row.number,
+        images=[kit.Image(f"x/{row.number}", "p.png", partial(kit.read_bytes, raw / "p.png", raw))],
     )
 
-SOURCE = Source(
+SOURCE = kit.Source(
     name="moving", title="t", homepage="-", revision="1", license="l", access="open", stage="instruct", task="vqa",
     modality="image-text", splits={"train": "train"}, obtain="-", plan=plan, published=lambda params: {},
-    read=lambda raw, unit, params: convert_rows(raw, unit, partial(sample, raw, params)),
-    options=(Option("--change", "a file", "nothing", ("nothing", "rows.jsonl", "p.png")),),
+    read=lambda raw, unit, params: kit.convert_rows(raw, unit, partial(sample, raw, params)),
+    options=(kit.Option("--change", "a file", "nothing", ("nothing", "rows.jsonl", "p.png")),),
 )
 
 if __name__ == "__main__":
-    run(SOURCE)
+    kit.run(SOURCE)
 '''
 
 

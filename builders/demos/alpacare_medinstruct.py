@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import write_demo_rows
+from builders import kit
 
 # (instruction, input, output)
 _TASKS = (
@@ -35,11 +35,11 @@ def demo_rows() -> list[dict[str, str]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    write_demo_rows(raw / "data/MedInstruct-52k.json", demo_rows())
+    kit.write_demo_rows(raw / "data/MedInstruct-52k.json", demo_rows())
     models = ("gpt-4-answer", "claude-2", "gpt-3.5-turbo-answer", "text-davinci-003-answer")
     rows = [
         {"id": number, "instruction": task, "difficulty": str(1 + number % 5)}
         | {model: f"It depends. ({model})" for model in models}
         for number, task in enumerate(_TEST_TASKS)
     ]
-    write_demo_rows(raw / "data/MedInstruct-test.jsonl", rows)
+    kit.write_demo_rows(raw / "data/MedInstruct-test.jsonl", rows)

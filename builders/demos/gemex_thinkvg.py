@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
-from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "subject": "rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
@@ -36,4 +36,4 @@ def write(raw: Path) -> None:
         response = f"<think>{thought}</think>{chr(10) * (index % 2)}<answer>{answer}</answer>{regions}"
         path = f"/{demo_radiograph(number).path}"
         rows.append({"question_type": kind, "image_path": path, "question": question, "response": response})
-    write_demo_rows(raw / "data/train-00000-of-00001.parquet", rows)
+    kit.write_demo_rows(raw / "data/train-00000-of-00001.parquet", rows)

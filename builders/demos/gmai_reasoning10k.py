@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.gmai_reasoning10k import FILES
-from builders.kit import write_demo_rows, write_demo_zip
 
 PLANTED: dict[str, str] = {
     "both files": "--file rl asks, in another order, four of the six questions of the default",
@@ -48,5 +48,5 @@ def write(raw: Path) -> None:
     first, *others = rows["rl"]
     rows["rl"] = [*others[:2], first, others[2]]
     for kind, listed in rows.items():
-        write_demo_rows(raw / FILES[kind], listed)
-    write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})
+        kit.write_demo_rows(raw / FILES[kind], listed)
+    kit.write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})

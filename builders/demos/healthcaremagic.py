@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import CHATDOCTOR_INSTRUCTION, write_demo_parquet
+from builders import kit
 
 # (complaint, since when, reply); the demo's patients and doctors.
 _CASES = (
@@ -29,7 +29,7 @@ def demo_rows() -> list[dict[str, str]]:
     """The demo's rows: every trap that the reference names, none of them damaged."""
     rows = [
         {
-            "instruction": CHATDOCTOR_INSTRUCTION,
+            "instruction": kit.CHATDOCTOR_INSTRUCTION,
             "input": f"Hello doctor, {complaint}. It began {since}. What should I do?",
             "output": f"Hi, thanks for writing to Chat Doctor. {reply} Regards, Chat Doctor.",
         }
@@ -43,4 +43,4 @@ def demo_rows() -> list[dict[str, str]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    write_demo_parquet(raw / "data/train-00000-of-00001-5e7cb295b9cff0bf.parquet", list(demo_rows()))
+    kit.write_demo_parquet(raw / "data/train-00000-of-00001-5e7cb295b9cff0bf.parquet", list(demo_rows()))

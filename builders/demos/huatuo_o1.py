@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import write_demo_rows
+from builders import kit
 
 # Made up. Later rows are medical_r1_distill's too, as the publisher's two files overlap.
 DEMO_PROBLEMS = (
@@ -34,4 +34,4 @@ def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     problems = (*DEMO_PROBLEMS, ("Which cranial nerve carries taste from the epiglottis?", ""))
     rows = [{"Open-ended Verifiable Question": question, "Ground-True Answer": answer} for question, answer in problems]
-    write_demo_rows(raw / "medical_o1_verifiable_problem.json", rows)
+    kit.write_demo_rows(raw / "medical_o1_verifiable_problem.json", rows)

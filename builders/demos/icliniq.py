@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import write_demo_parquet
+from builders import kit
 
 # (question, the doctor's answer)
 _CASES = (
@@ -46,4 +46,4 @@ def demo_rows() -> list[dict[str, str | None]]:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    write_demo_parquet(raw / "data/train-00000-of-00001.parquet", list(demo_rows()))
+    kit.write_demo_parquet(raw / "data/train-00000-of-00001.parquet", list(demo_rows()))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_parquet
+from builders import kit
 
 # (question, its options, reasoning, answer); the first is an item of the demo of medqa, test split.
 _CASES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
@@ -62,5 +62,5 @@ def demo_rows() -> list[dict[str, Any]]:
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     rows = demo_rows()
-    write_demo_parquet(raw / "data/train-00000-of-00002.parquet", rows[:2])
-    write_demo_parquet(raw / "data/train-00001-of-00002.parquet", rows[2:])
+    kit.write_demo_parquet(raw / "data/train-00000-of-00002.parquet", rows[:2])
+    kit.write_demo_parquet(raw / "data/train-00001-of-00002.parquet", rows[2:])

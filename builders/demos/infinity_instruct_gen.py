@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_parquet
+from builders import kit
 
 # (source, language, turns: human and gpt by turns)
 _TALKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -48,6 +48,6 @@ def demo_rows() -> list[dict[str, Any]]:
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     rows = demo_rows()
-    write_demo_parquet(raw / "Gen/train-00000-of-00015.parquet", rows[:7])
-    write_demo_parquet(raw / "Gen/train-00001-of-00015.parquet", rows[7:])
-    write_demo_parquet(raw / "0625/train-00000-of-00006.parquet", rows[:2])  # another subset, never read
+    kit.write_demo_parquet(raw / "Gen/train-00000-of-00015.parquet", rows[:7])
+    kit.write_demo_parquet(raw / "Gen/train-00001-of-00015.parquet", rows[7:])
+    kit.write_demo_parquet(raw / "0625/train-00000-of-00006.parquet", rows[:2])  # another subset, never read

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import write_demo_rows
+from builders import kit
 
 # The demo's items: case, answer, four wrong options (the last one only in the 5-option files); made up.
 _Item = tuple[str, str, tuple[str, ...]]
@@ -57,5 +57,5 @@ def write(raw: Path) -> None:
         if count == 5:
             rows.reverse()
         columns = {name: {str(number): row[name] for number, row in enumerate(rows)} for name in rows[0]}
-        write_demo_rows(raw / f"medbullets/medbullets_op{count}.csv", rows)
-        write_demo_rows(raw / f"medbullets/medbullets_op{count}.json", columns)
+        kit.write_demo_rows(raw / f"medbullets/medbullets_op{count}.csv", rows)
+        kit.write_demo_rows(raw / f"medbullets/medbullets_op{count}.json", columns)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_rows
+from builders import kit
 from builders.medexpqa import LABELS, LANGUAGES, NAMES
 
 # The demo's cases, made up: specialty and signs, then the test that comes first, in each language.
@@ -70,4 +70,4 @@ def write(raw: Path) -> None:
     for language in LANGUAGES:
         for split, ids in _DEMO_IDS.items():
             path = raw / f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl"
-            write_demo_rows(path, [_demo_row(language, number) for number in ids])
+            kit.write_demo_rows(path, [_demo_row(language, number) for number in ids])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_picture
-from builders.kit import write_demo_rows
 from builders.medframeqa import IMAGES
 
 PLANTED: dict[str, str] = {}
@@ -49,4 +49,4 @@ def write(raw: Path) -> None:
                 **images,
             }
         )
-    write_demo_rows(raw / "data/test-00000-of-00001.parquet", rows)
+    kit.write_demo_rows(raw / "data/test-00000-of-00001.parquet", rows)

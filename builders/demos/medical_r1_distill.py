@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from builders import kit
 from builders.demos.huatuo_o1 import DEMO_PROBLEMS
-from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "subset": "the questions of medical_r1_distill/train/0 to 5 are those of huatuo_o1/train/4 to 9",
@@ -27,4 +27,4 @@ def write(raw: Path) -> None:
     answers.append((asked, "Okay, the user asks about an outbreak.", " "))
     names = ("question", "reasoning (reasoning_content)", "response (content)")
     rows = [dict(zip(names, texts, strict=True)) for texts in answers]
-    write_demo_rows(raw / "medical_r1_distill_sft.json", rows)
+    kit.write_demo_rows(raw / "medical_r1_distill_sft.json", rows)

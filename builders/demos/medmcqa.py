@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from builders.kit import write_demo_parquet
+from builders import kit
 from builders.medmcqa import COLUMNS, OPTIONS, SPLITS
 
 # The demo's facts: subject, topic, question, correct option, the others, explanation; made up, OCR damage and all.
@@ -81,4 +81,4 @@ def write(raw: Path) -> None:
     names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
     for split in SPLITS:
-        write_demo_parquet(raw / f"data/{split}-00000-of-00001.parquet", demo_rows(split), schema)
+        kit.write_demo_parquet(raw / f"data/{split}-00000-of-00001.parquet", demo_rows(split), schema)

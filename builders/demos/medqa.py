@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_rows
+from builders import kit
 from builders.medqa import LABELS, NAMES, SPLITS
 
 # The demo's cases: presentation, diagnosis, treatment. Splits share no case but the planted one.
@@ -80,11 +80,11 @@ def write(raw: Path) -> None:
     folder = raw / "data_clean/questions/US"
     five: dict[str, list[dict[str, Any]]] = {}
     for split, rows in splits.items():
-        write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
+        kit.write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
         five[split] = [
             {k: v for k, v in row.items() if k != "metamap_phrases"}
             | {"options": row["options"] | {"E": "Watchful waiting"}}
             for row in rows
         ]
-        write_demo_rows(folder / NAMES["5"].format(split), five[split])
-    write_demo_rows(folder / "US_qbank.jsonl", [row for split in SPLITS for row in five[split]])
+        kit.write_demo_rows(folder / NAMES["5"].format(split), five[split])
+    kit.write_demo_rows(folder / "US_qbank.jsonl", [row for split in SPLITS for row in five[split]])

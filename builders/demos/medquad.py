@@ -3,7 +3,7 @@
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from builders.kit import write_demo_file
+from builders import kit
 
 _DEMO_TEXTS = {
     "information": ("What is (are) {} ?", "{} is a disorder that this made-up page describes in a line."),
@@ -50,4 +50,4 @@ def write(raw: Path) -> None:
                 f"</{pair}>",
             ]
         lines += [f"</{pairs}>", f"</{root}>", ""]
-        write_demo_file(raw / file, "\n".join(lines).encode())
+        kit.write_demo_file(raw / file, "\n".join(lines).encode())

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_rows
+from builders import kit
 from builders.medreason import FIELDS, FILE, LABELS
 
 PLANTED: dict[str, str] = {
@@ -62,9 +62,9 @@ def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     rows = [_demo_row(*row) for row in _ROWS]
     rows[-1]["reasoning"] = ""
-    write_demo_rows(raw / FILE, rows)
+    kit.write_demo_rows(raw / FILE, rows)
     # The ids that the demo tree of `pubmedqa` gives to these questions.
     questions = {"90000001": rows[8], "90000002": rows[7], "90000007": rows[9]}
     listed = {pmid: {"QUESTION": row["question"]} for pmid, row in questions.items()}
-    write_demo_rows(raw / "ori_pqal.json", listed)
-    write_demo_rows(raw / "test_ground_truth.json", {"90000002": "yes"})
+    kit.write_demo_rows(raw / "ori_pqal.json", listed)
+    kit.write_demo_rows(raw / "test_ground_truth.json", {"90000002": "yes"})

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_rows
+from builders import kit
 from builders.medthoughts_8k import FILE, LABELS, SPLIT
 
 PLANTED: dict[str, str] = {
@@ -43,4 +43,4 @@ def write(raw: Path) -> None:
             }
         )
     rows.append(rows[4] | {"question_id": 11, "ds_think": "", "question": "Which nerve is cut if the wrist drops?"})
-    write_demo_rows(raw / FILE, rows)
+    kit.write_demo_rows(raw / FILE, rows)

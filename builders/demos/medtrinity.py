@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_picture, write_demo_tar
-from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "video": "medtrinity has a frame of youtube/demoVideo03, a video of the demo trees of medframeqa and quilt_1m",
@@ -47,6 +47,6 @@ def write(raw: Path) -> None:
     rows.append({"file_name": "s50000000.jpg", "caption": "The image is a radiograph.", "source": "mimic_cxr_jpg"})
     rows.reverse()
     for part in (0, 1):
-        write_demo_rows(raw / f"25M_full/train-{part:05d}-of-00002.parquet", rows[part::2])
+        kit.write_demo_rows(raw / f"25M_full/train-{part:05d}-of-00002.parquet", rows[part::2])
     for number, members in tars.items():
         write_demo_tar(raw / f"25M_accessible/dataset_shard_{number}.tar.zst", members)

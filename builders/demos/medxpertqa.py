@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
+from builders import kit
 from builders.demos.drawings import encoded
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.medxpertqa import FILES, LABELS
 
 # The demo's questions: stem, right answer, type; made up. Text-2 is a question of the medbullets demo tree.
@@ -71,11 +71,11 @@ def write(raw: Path) -> None:
     rows["mm_dev"].append(shown | {"images": ["MM-2000-a.jpeg"]})
     rows["text_dev"].append(_demo_row("Text-2450", 1, "Which vitamin is cobalamin?", "B12", "Understanding", 10))
     for split, listed in rows.items():
-        write_demo_rows(raw / FILES[split][0], listed)
+        kit.write_demo_rows(raw / FILES[split][0], listed)
     names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
     # One picture is a copy of the first.
     drawn = {name: 0 if name == "MM-2-a.JPG" else number for number, name in enumerate(names)}
-    write_demo_zip(
+    kit.write_demo_zip(
         raw / "images.zip", {f"images/{name}": _demo_picture(number, name) for name, number in drawn.items()}
     )
 

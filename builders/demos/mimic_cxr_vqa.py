@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
-from builders.kit import write_demo_file, write_demo_rows
 
 PLANTED: dict[str, str] = {
     "subject": "training rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
@@ -46,10 +46,10 @@ def write(raw: Path) -> None:
     write_demo_radiographs(raw)
     folder = raw / "MIMIC-Ext-MIMIC-CXR-VQA/dataset"
     for split, rows in _DEMO_ROWS.items():
-        write_demo_rows(folder / f"{split}.json", [_demo_row(split, index, *row) for index, row in enumerate(rows)])
+        kit.write_demo_rows(folder / f"{split}.json", [_demo_row(split, index, *row) for index, row in enumerate(rows)])
     answers = sorted({answer for rows in _DEMO_ROWS.values() for row in rows for answer in row[4]})
     numbered = {answer: index for index, answer in enumerate(answers)}
-    write_demo_file(folder / "ans2idx.json", json.dumps(numbered).encode())
+    kit.write_demo_file(folder / "ans2idx.json", json.dumps(numbered).encode())
 
 
 def _demo_row(

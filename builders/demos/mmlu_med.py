@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import write_demo_parquet
+from builders import kit
 
 _STEM = "Which of the following statements is true?"
 
@@ -58,4 +58,4 @@ def write(raw: Path) -> None:
         }
         for split, rows in splits.items():
             table = [{"question": q, "subject": subject, "choices": list(c), "answer": a} for q, c, a in rows]
-            write_demo_parquet(raw / f"{subject}/{split}-00000-of-00001.parquet", table)
+            kit.write_demo_parquet(raw / f"{subject}/{split}-00000-of-00001.parquet", table)

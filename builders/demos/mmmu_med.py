@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.engine.mmmu import IMAGE_COLUMNS, IMAGE_TOKEN, SUBJECTS
-from builders.kit import write_demo_rows
 
 PLANTED: dict[str, str] = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_pro_med's demo too, by the same ids",
@@ -63,4 +63,4 @@ def write(raw: Path) -> None:
                 | {"question_type": "multiple-choice" if DEMO_QUESTIONS[number][1] else "open", "subfield": subject}
                 for index, number in enumerate(numbers, 1)
             ]
-            write_demo_rows(raw / subject / f"{split}-00000-of-00001.parquet", rows)
+            kit.write_demo_rows(raw / subject / f"{split}-00000-of-00001.parquet", rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.mmmu_med import DEMO_QUESTIONS, demo_row
-from builders.kit import write_demo_rows
 from builders.mmmu_pro_med import FOLDERS
 
 PLANTED: dict[str, str] = {
@@ -41,4 +41,4 @@ def write(raw: Path) -> None:
             shuffled = many[::-1]
             row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
             rows.append(row)
-        write_demo_rows(raw / FOLDERS[split] / "test-00000-of-00001.parquet", rows)
+        kit.write_demo_rows(raw / FOLDERS[split] / "test-00000-of-00001.parquet", rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_picture
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.openmm_medical import FILE, FOLDER, LABELS
 
 PLANTED: dict[str, str] = {
@@ -37,6 +37,6 @@ def write(raw: Path) -> None:
         row = {"index": number, "image_path": f"{FOLDER}/{picture}", "question": question}
         row |= dict(zip(LABELS, (*options, "", ""), strict=False)) | {"answer": answer, "category": "MCQ"}
         rows.append(row | {"dataset": picture.partition("/")[0], "modality": modality})
-    write_demo_rows(raw / FILE, rows)
+    kit.write_demo_rows(raw / FILE, rows)
     names = dict.fromkeys(row[0] for row in _DEMO)
-    write_demo_zip(raw / f"{FOLDER}.zip", {f"{FOLDER}/{name}": demo_picture(name) for name in names})
+    kit.write_demo_zip(raw / f"{FOLDER}.zip", {f"{FOLDER}/{name}": demo_picture(name) for name in names})

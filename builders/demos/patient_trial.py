@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_rows
+from builders import kit
 from builders.patient_trial import _COHORTS
 
 # Made-up patients: age and sex, complaint, condition; and the traps of criteria fields.
@@ -69,9 +69,9 @@ def write(raw: Path) -> None:
                     shown[score].append(trial | {"NCTID": name})
             retrieved.append(shown)
         folder = raw / "dataset" / cohort
-        write_demo_rows(folder / "queries.jsonl", notes)
-        write_demo_rows(folder / "qrels/test.tsv", judged)
+        kit.write_demo_rows(folder / "queries.jsonl", notes)
+        kit.write_demo_rows(folder / "qrels/test.tsv", judged)
         if cohort == "sigir":
-            write_demo_rows(folder / "retrieved_trials.json", retrieved)
-            write_demo_rows(folder / "corpus.jsonl", corpus)
-    write_demo_rows(raw / "dataset/trial_info.json", info)
+            kit.write_demo_rows(folder / "retrieved_trials.json", retrieved)
+            kit.write_demo_rows(folder / "corpus.jsonl", corpus)
+    kit.write_demo_rows(raw / "dataset/trial_info.json", info)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builders import kit
 from builders.demos.drawings import demo_panel
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.pmc_oa import FOLDER
 
 # (article, figure's XML id, file of the whole figure, captions of its panels); made up.
@@ -47,5 +47,5 @@ def write(raw: Path) -> None:
                 members[f"{FOLDER}/{name}"] = demo_panel(article, figure, panel)
                 row = {"image": name, "caption": caption}
                 rows.append(row if whole is None else row | {"pmcid": article, "url_name": whole})
-        write_demo_rows(raw / f"{split}.jsonl", rows)
-    write_demo_zip(raw / "images.zip", members)
+        kit.write_demo_rows(raw / f"{split}.jsonl", rows)
+    kit.write_demo_zip(raw / "images.zip", members)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_figure, demo_panel
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.pmc_vqa import ANSWERS, FILES, LABELS, PLACES
 
 # (picture, question, options, right letter, answer's text where it is not the option's); made up.
@@ -77,11 +77,11 @@ def write(raw: Path) -> None:
         pictures = {}
         for split, items in splits.items():
             # One file of each version has the older spelling.
-            write_demo_rows(raw / FILES[version][split], _rows(items, version, older=split == "test"))
+            kit.write_demo_rows(raw / FILES[version][split], _rows(items, version, older=split == "test"))
             for picture, *_ in items:
                 if version == "1":
                     pictures[f"images/{picture}"] = demo_figure(sum(picture.encode()), panels=1 + len(picture) % 2)
                 else:
                     article, figure, panel = picture.removesuffix(".jpg").rsplit("_", 2)
                     pictures[f"figures/{picture}"] = demo_panel(article, figure, int(panel))
-        write_demo_zip(raw / PLACES[version][0], pictures)
+        kit.write_demo_zip(raw / PLACES[version][0], pictures)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from builders.kit import write_demo_rows
+from builders import kit
 
 # The demo's words: train and test speak of different things, so that only the planted items overlap.
 _INTERVENTIONS = {
@@ -68,5 +68,5 @@ def write(raw: Path) -> None:
     assert items["90000032"]["QUESTION"] == "Does vitamin D reduce time to diagnosis in adolescents living with HIV?"
     items["90000031"]["QUESTION"] = "Is time to diagnosis in adolescents living with HIV reduced by vitamin D?"
     truth = {pmid: item["final_decision"] for pmid, item in items.items() if int(pmid) % 2 == 0}
-    write_demo_rows(raw / "data/ori_pqal.json", items)
-    write_demo_rows(raw / "data/test_ground_truth.json", truth)
+    kit.write_demo_rows(raw / "data/ori_pqal.json", items)
+    kit.write_demo_rows(raw / "data/test_ground_truth.json", truth)

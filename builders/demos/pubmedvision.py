@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_figure
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.pubmedvision import FILE
 
 # (pictures of the row, modality, body part, turns); made up.
@@ -49,6 +49,6 @@ def write(raw: Path) -> None:
         spoken = [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)]
         row = {"image": [f"images/{name}" for name in names], "conversations": spoken}
         rows.append(row | {"id": f"Alignment_VQA_{number + 1}", "body_part": part, "modality": modality})
-    write_demo_rows(raw / FILE, rows)
+    kit.write_demo_rows(raw / FILE, rows)
     for number, members in enumerate(zips):
-        write_demo_zip(raw / f"images_{number}.zip", members)
+        kit.write_demo_zip(raw / f"images_{number}.zip", members)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_slide
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.quilt_1m import FILE, LABELS_FILE
 
 DEMO_VIDEOS = ("demoVideo03", "demo_qlt-01", "-demoQuilt2", "demoQuilt_3")
@@ -53,12 +53,12 @@ def write(raw: Path) -> None:
         row |= dict(zip(("magnification", "height", "width", "single_wsi"), shown, strict=True))
         rows.append(row | {"not_histology": marked})
         pictures.setdefault(f"quilt_1m/{name}", demo_slide(len(pictures)))
-    write_demo_rows(raw / FILE, rows)
+    kit.write_demo_rows(raw / FILE, rows)
     names = list(pictures)
     for part in (0, 1):
-        write_demo_zip(raw / f"images_part_{part}.zip", {name: pictures[name] for name in names[part::2]})
+        kit.write_demo_zip(raw / f"images_part_{part}.zip", {name: pictures[name] for name in names[part::2]})
     scores = enumerate(Path(name).name for name in names)
-    write_demo_rows(
+    kit.write_demo_rows(
         raw / LABELS_FILE,
         [
             {"Unnamed: 0": i, "Persons/Photos": f"0.{i}", "Any impairment": f"0.{i}", "Filename": name}

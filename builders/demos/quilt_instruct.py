@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos.drawings import demo_slide
 from builders.demos.quilt_1m import DEMO_VIDEOS
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.quilt_instruct import FILE
 
 PLANTED: dict[str, str] = {
@@ -39,8 +39,8 @@ def write(raw: Path) -> None:
         {"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": turn["value"]}
         for turn in rows[2]["conversations"]
     ]
-    write_demo_rows(raw / FILE, rows)
+    kit.write_demo_rows(raw / FILE, rows)
     pictures = {f"quilt_instruct/{row['image']}": demo_slide(100 + number) for number, row in enumerate(rows)}
-    write_demo_zip(raw / "quilt_instruct.zip", pictures)
+    kit.write_demo_zip(raw / "quilt_instruct.zip", pictures)
     # Lies beside it on the hub, with other rows of the same kind; never read.
-    write_demo_rows(raw / "quilt_instruct_ablation_40k.json", rows[:1])
+    kit.write_demo_rows(raw / "quilt_instruct_ablation_40k.json", rows[:1])

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from builders.kit import write_demo_rows
+from builders import kit
 from builders.reasonmed import RENDERINGS
 
 # (question, options, the right one); the first is an item of the demo of medqa, dev split: MedQA dev is a source.
@@ -56,6 +56,6 @@ def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     for rendering in RENDERINGS:
         rows = demo_rows(rendering)[: 7 if rendering == "ResponseMed" else None]  # summaries that failed were left out
-        write_demo_rows(raw / f"{rendering}.json", rows)
+        kit.write_demo_rows(raw / f"{rendering}.json", rows)
     test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]
-    write_demo_rows(raw / "eval_data/eval_data_all.json", test)
+    kit.write_demo_rows(raw / "eval_data/eval_data_all.json", test)

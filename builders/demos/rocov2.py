@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from builders import kit
 from builders.demos import phantom_pictures, phantoms
-from builders.kit import write_demo_rows, write_demo_zip
 from builders.rocov2 import LICENSES
 
 # (caption, article, licence's text); made up.
@@ -48,7 +48,7 @@ def write(raw: Path) -> None:
             licences.append({"ID": name, "PMCID": article, "Attribution": attribution, "Link": link})
             pictures[f"{split}/{name}.jpg"] = phantom_pictures.jpeg(phantoms.make(seed, "PA"), 96)
         for what, rows in {"captions": captions, "concepts": concepts, "concepts_manual": concepts}.items():
-            write_demo_rows(raw / f"{split}_{what}.csv", rows)
-        write_demo_zip(raw / f"{split}_images.zip", pictures)
-    write_demo_rows(raw / LICENSES, licences)
-    write_demo_rows(raw / "cui_mapping.csv", [{"CUI": "C1306645", "Canonical name": "Plain x-ray"}])
+            kit.write_demo_rows(raw / f"{split}_{what}.csv", rows)
+        kit.write_demo_zip(raw / f"{split}_images.zip", pictures)
+    kit.write_demo_rows(raw / LICENSES, licences)
+    kit.write_demo_rows(raw / "cui_mapping.csv", [{"CUI": "C1306645", "Canonical name": "Plain x-ray"}])

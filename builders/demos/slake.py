@@ -6,8 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos import phantom_pictures, phantoms
-from builders.kit import write_demo_file, write_demo_rows
 from builders.slake import FILES
 
 _DEMO_PICTURES = 40
@@ -38,7 +38,7 @@ def write(raw: Path) -> None:
         drawn = _COPIED if number == _COPY else number
         view: phantoms.View = "AP" if drawn % 4 == 3 else "PA"
         phantom = phantoms.make(_DEMO_SEED + drawn, view)
-        write_demo_file(raw / f"imgs/xmlab{number}/source.jpg", phantom_pictures.jpeg(phantom, _DEMO_PIXELS))
+        kit.write_demo_file(raw / f"imgs/xmlab{number}/source.jpg", phantom_pictures.jpeg(phantom, _DEMO_PIXELS))
         shown = any(finding.kind == "effusion" for finding in phantom.findings)
         for language, kind, content, question, answer in (
             ("en", "OPEN", "Modality", "What modality is used to take this image?", "X-Ray"),
@@ -55,4 +55,4 @@ def write(raw: Path) -> None:
     for qid, row in enumerate(chain.from_iterable(splits.values())):
         row["qid"] = qid
     for split, rows in splits.items():
-        write_demo_rows(raw / FILES[split][0], rows)
+        kit.write_demo_rows(raw / FILES[split][0], rows)

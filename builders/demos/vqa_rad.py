@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from builders import kit
 from builders.demos import phantom_pictures, phantoms
-from builders.kit import write_demo_file, write_demo_rows
 from builders.vqa_rad import FOLDERS
 
 _DEMO_PICTURES = 6
@@ -36,7 +36,7 @@ def write(raw: Path) -> None:
         phantom = phantoms.make(_DEMO_SEED + number)
         suffix = "JPG" if number == 1 else "jpg"
         picture = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
-        write_demo_file(raw / FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
+        kit.write_demo_file(raw / FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
         kinds = {finding.kind for finding in phantom.findings}
         enlarged, effusion = ("Yes" if kind in kinds else "No" for kind in ("cardiomegaly", "effusion"))
         add("train", number, "Is the heart enlarged?", enlarged, "CLOSED")
@@ -49,4 +49,4 @@ def write(raw: Path) -> None:
     add("train", 0, rows["train"][0]["question"], rows["train"][0]["answer"], "CLOSED")
     add("train", 0, rows["test"][0]["question"], rows["test"][0]["answer"], "CLOSED")
     for split, items in rows.items():
-        write_demo_rows(raw / f"{split}set.json", items)
+        kit.write_demo_rows(raw / f"{split}set.json", items)
