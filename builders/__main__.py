@@ -40,19 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(markdown(rows))
         return DONE
     heads = ("source", "stage", "modality", "licence", "access", "published", "built here")
-    cells = [
-        (
-            row["name"],
-            row["stage"],
-            row["modality"],
-            row["license"],
-            row["access"],
-            _pairs(row["published"]),
-            _here(row),
-        )
-        for row in rows
-    ]
-    print(table(heads, cells))
+    names = ("name", "stage", "modality", "license", "access")
+    print(table(heads, [(*(row[name] for name in names), _pairs(row["published"]), _here(row)) for row in rows]))
     print(f"\n{len(rows)} sources; `python -m builders.<source> --help` says how to obtain each")
     return DONE
 
@@ -65,16 +54,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         for paper in row["paper_rows"]:
-            stage = f"{paper['stage']}: {paper['name']}"
-            cells = (
-                f"`{row['name']}`",
-                stage,
-                f"{paper['count']:,}",
-                _pairs(row["published"]),
-                row["license"],
-                row["access"],
-                paper["note"],
-            )
+            stage, count = f"{paper['stage']}: {paper['name']}", f"{paper['count']:,}"
+            published = (_pairs(row["published"]), row["license"], row["access"])
+            cells = (f"`{row['name']}`", stage, count, *published, paper["note"])
             lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -103,22 +85,16 @@ def _built(data: Path) -> dict[str, list[dict[str, Any]]]:
 def _row(source: Source, built: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     defaults = {option.name: option.default for option in source.options} | {"no_images": False, "split": None}
     return {
-        "name": source.name,
-        "title": source.title,
-        "stage": source.stage,
-        "task": source.task,
-        "modality": source.modality,
+        **{name: getattr(source, name) for name in _SHOWN},
         "splits": dict(source.splits),
-        "license": source.license,
-        "access": source.access,
-        "homepage": source.homepage,
-        "paper": source.paper,
         "paper_rows": [asdict(paper) for paper in source.paper_rows],
-        "hub_id": source.hub_id,
         "status": "working",
         "published": dict(source.published(defaults)),
         "built": built.get(source.name, []),
     }
+
+
+_SHOWN = ("name", "title", "stage", "task", "modality", "license", "access", "homepage", "paper", "hub_id")
 
 
 def _pairs(counts: dict[str, int]) -> str:

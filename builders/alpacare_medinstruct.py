@@ -37,8 +37,7 @@ def _sample(row: kit.Row, instruction: str) -> kit.Sample:
     if row.split == "test":
         return _test_sample(row, instruction)
     given, output = kit.text_of(row.values, "input", row.file), kit.text_of(row.values, "output", row.file)
-    if not instruction.strip():
-        raise kit.InputError("empty_question", row.file)
+    kit.check_filled(row.file, question=instruction)
     alone = not given.strip() or "<noinput>" in given
     return kit.question_answer(row, instruction if alone else f"{instruction}\n\n{given}", output)
 
@@ -47,8 +46,7 @@ def _test_sample(row: kit.Row, question: str) -> kit.Sample:
     number, difficulty = kit.number_of(row.values, "id", row.file), kit.text_of(row.values, "difficulty", row.file)
     if difficulty not in _DIFFICULTIES:
         raise kit.InputError("bad_field", row.file, "difficulty is not 1 to 5")
-    if not question.strip():
-        raise kit.InputError("empty_question", row.file)
+    kit.check_filled(row.file, question=question)
     return kit.Sample(
         key=str(number),
         messages=[kit.user(question)],

@@ -76,7 +76,6 @@ from builders.engine.corpus_samples import (
     shape,
     strings,
 )
-from builders.engine.rawfiles import outcome
 from builders.engine.report import format_summary
 from builders.engine.source import (
     UNCOUNTED,
@@ -90,7 +89,7 @@ from builders.engine.source import (
     Source,
     Unit,
 )
-from builders.engine.tables import Row, open_parquet, table_units
+from builders.engine.tables import Row, open_parquet, outcomes, table_units
 from medgpt.errors import DAMAGED, DONE, run
 from medgpt.messages import named
 from medgpt.settings import checked, read_yaml
@@ -206,8 +205,7 @@ def _units(raw: Path, file: str, rules: Rules, role: Role, number: int, loose: s
 
 def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
     reader = _Reader(raw, unit, params)
-    for row in corpus_rows(raw, unit):
-        yield row if isinstance(row, Reject) else outcome(partial(reader.sample, row), row.file, row.number)
+    return outcomes(corpus_rows(raw, unit), reader.sample)
 
 
 class _Reader:

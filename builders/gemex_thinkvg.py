@@ -44,8 +44,7 @@ def _sample(raw: Path, unit: kit.Unit, check: Callable[[Radiograph, str], None],
         raise kit.InputError("bad_field", file, "question_type begins with none of open, closed, single, multi")
     picture, response = radiograph_of(row), kit.text_of(row.values, "response", file)
     check(picture, file)
-    if not question.strip():
-        raise kit.InputError("empty_question", file)
+    kit.check_filled(file, question=question)
     reasoning, answer, said = _parts(response, file)
     return kit.question_answer(
         row,
@@ -69,19 +68,16 @@ def _parts(response: str, file: str) -> tuple[str, str, str]:
     if any(float(number) > _BOX_SCALE for box in _BOX.findall(response) for number in box):
         raise kit.InputError("bad_field", file, f"a box reaches beyond {_BOX_SCALE}")
     answer, regions = (_TAG.sub("", part).strip() for part in match.groups())
-    if not answer:
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, answer=answer)
     return reasoning, answer, f"{answer}\n{regions}" if regions else answer
 
 
 SOURCE = kit.Source(
     name="gemex_thinkvg",
     title="GEMeX-ThinkVG: grounded reasoning about radiographs of MIMIC-CXR",
-    homepage="https://huggingface.co/datasets/BoKelvin/GEMeX-ThinkVG",
     revision="BoKelvin/GEMeX-ThinkVG, main (from its card and viewer)",
     license="PhysioNet-Credentialed-Health-Data-1.5.0",
     access="credentialed",
-    stage="instruct",
     task="vqa",
     modality="image-text",
     splits=_SPLITS,

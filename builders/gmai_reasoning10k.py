@@ -38,10 +38,7 @@ def _sample(row: kit.Row) -> kit.Sample:
     if tagged := _TAGGED.search(answer):
         answer = tagged[1].strip()
     question, options = kit.inline_options(_one_a_line(asked))
-    if not question:
-        raise kit.InputError("empty_question", file)
-    if not answer:
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, question=question, answer=answer)
     if row.params["file"] == "sft" and reasoning is None:
         raise kit.InputError("empty_reasoning", file)
     images = [kit.Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]

@@ -29,8 +29,7 @@ def _sample(row: kit.Row) -> kit.Sample:
     said = kit.turns_of(kit.field_of(row.values, "messages", row.file), row.file, pictures=False)
     messages = kit.dialogue(said, row.file, partial(_reply, row.file))
     question, options = kit.inline_options(_optional(row, "question") or _optional(row, "problem"))
-    if not question:
-        raise kit.InputError("empty_question", row.file)
+    kit.check_filled(row.file, question=question)
     if options is None:
         options = kit.inline_options([text for role, text in said if role == "user"][-1])[1]
     return kit.Sample(

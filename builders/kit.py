@@ -25,6 +25,7 @@ from builders.engine.names import (
 )
 from builders.engine.rawfiles import (
     DEMO_TIME,
+    check_filled,
     checked_text,
     decode_utf8,
     field_of,
@@ -75,6 +76,7 @@ from builders.engine.tables import (
     convert_rows,
     has_header,
     json_items,
+    outcomes,
     question_answer,
     table_rows,
     table_units,
@@ -94,14 +96,14 @@ from builders.engine.texts import (
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
     "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "checked_text",
-    "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows", "count_webdataset_samples",
-    "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name", "first_existing", "inline_options",
-    "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of", "option_texts", "outcome",
-    "python_literal", "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run",
-    "safe_member", "split_thinking", "stream_tar", "table_rows", "table_source", "table_units", "text_of", "turns_of",
-    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file",
-    "write_demo_parquet", "write_demo_rows", "write_demo_zip",
+    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "check_filled",
+    "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows",
+    "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name",
+    "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of",
+    "option_texts", "outcome", "outcomes", "python_literal", "question_answer", "read_bytes", "read_zip_member",
+    "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stream_tar", "table_rows",
+    "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples",
+    "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -195,12 +197,10 @@ def table_source(
         return convert_rows(raw, unit, convert)
 
     hub = declared.get("hub_id", "")
-    declared.setdefault("homepage", f"https://huggingface.co/datasets/{hub}" if hub else "-")
     declared.setdefault("access", "open" if hub else "credentialed")
     declared.setdefault(
         "hub_files", tuple(_tuple(patterns)[0] for patterns in _of(files, defaults).values()) if hub else ()
     )
-    declared.setdefault("stage", "instruct")
     declared.setdefault("task", "qa")
     declared.setdefault("modality", "image-text" if places(defaults) else "text")
     how = obtain.strip() or f"hf download {hub} --repo-type dataset --local-dir DIR"

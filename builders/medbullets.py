@@ -60,8 +60,7 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
     path, options = raw / unit.payload["file"], _options(params)
     rows = kit.table_rows(raw, unit) if path.suffix == ".csv" else _column_rows(path, raw, params)
     seen: dict[str, str] = {}
-    for row in rows:
-        made = row if isinstance(row, kit.Reject) else kit.outcome(partial(_sample, row, options), row.file, row.number)
+    for made in kit.outcomes(rows, partial(_sample, columns=options)):
         if isinstance(made, kit.Sample):
             words = " ".join((made.question or "").split())
             if words in seen:
@@ -95,7 +94,6 @@ SOURCE = kit.Source(
     access="open",
     stage="eval",
     task="mcq",
-    modality="text",
     splits={"test": "eval"},
     obtain="""
 Clone https://github.com/HanjieChen/ChallengeClinicalQA. --raw is the clone, or a folder with

@@ -8,8 +8,7 @@ from builders import kit
 
 
 def _sample(row: kit.Row, question: str, reasoning: str, response: str) -> kit.Sample:
-    if question.strip() and not reasoning.strip():
-        raise kit.InputError("empty_reasoning", row.file)
+    kit.check_filled(row.file, question=question, reasoning=reasoning)
     return kit.question_answer(row, question, response, reasoning=reasoning)
 
 

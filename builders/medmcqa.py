@@ -61,8 +61,7 @@ def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:
     if explanation is not None:
         kit.checked_text(explanation, "exp", file)
     correct = _correct(row)
-    if question.strip() and not texts[correct].strip():
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, question=question, answer=texts[correct])
     options = list(zip(OPTIONS, texts, strict=True))
     return kit.choice_sample(
         row,

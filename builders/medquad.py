@@ -167,9 +167,7 @@ SOURCE = kit.Source(
     revision="abachaa/MedQuAD@577bd37b96c0",
     license="CC-BY-4.0",
     access="open",
-    stage="instruct",
     task="qa",
-    modality="text",
     splits={"train": "train"},
     obtain="""
   git clone https://github.com/abachaa/MedQuAD

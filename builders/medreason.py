@@ -220,13 +220,10 @@ def _gold(answer: str, options: list[tuple[str, str]]) -> tuple[str | None, str]
 SOURCE = kit.Source(
     name="medreason",
     title="MedReason: medical questions with knowledge-graph-guided reasoning",
-    homepage="https://huggingface.co/datasets/UCSC-VLAA/MedReason",
     revision="UCSC-VLAA/MedReason (hub 7fc0ddb), code UCSC-VLAA/MedReason@02b51f1",
     license="Apache-2.0",
     access="open",
-    stage="instruct",
     task="mcq",
-    modality="text",
     splits={"train": "train"},
     obtain=f"""
   hf download UCSC-VLAA/MedReason --repo-type dataset --local-dir DIR

@@ -23,8 +23,7 @@ def _sample(row: kit.Row, question: str, answer: str, reasoning: str, split: str
     if split != SPLIT:
         # Rows of another split of MedQA would be test questions.
         raise kit.InputError("bad_field", row.file, f"source is not {SPLIT}")
-    if question.strip() and not reasoning.strip():
-        raise kit.InputError("empty_reasoning", row.file)
+    kit.check_filled(row.file, question=question, reasoning=reasoning)
     options = kit.lettered(kit.field_of(row.values, "options", row.file), LABELS, row.file)
     group = {"question_id": f"medthoughts-8k/{number}"}
     return kit.choice_sample(row, question, options, answer, reasoning=reasoning, key=str(number), group=group)

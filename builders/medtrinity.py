@@ -178,7 +178,6 @@ def _sample(row: kit.Row, name: str, data: bytes, found: set[Any]) -> kit.Sample
 SOURCE = kit.Source(
     name="medtrinity",
     title="MedTrinity-25M (accessible part): machine-written captions of medical pictures",
-    homepage="https://huggingface.co/datasets/UCSC-VLAA/MedTrinity-25M",
     revision="UCSC-VLAA/MedTrinity-25M (GitHub README at 79b1b03 and 1983a03, hub card)",
     license="unstated",
     access="gated",

@@ -84,7 +84,6 @@ SOURCE = kit.Source(
     revision="mimic-ext-mimic-cxr-vqa 1.0.0; counts and fields as in baeseongsu/mimic-cxr-vqa@d69a025",
     license="PhysioNet-Credentialed-Health-Data-1.5.0",
     access="credentialed",
-    stage="instruct",
     task="vqa",
     modality="image-text",
     splits=_SPLITS,

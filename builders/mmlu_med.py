@@ -54,8 +54,7 @@ def _sample(row: kit.Row, question: str, subject: str) -> kit.Sample:
     options = [
         (label, kit.checked_text(text, f"choice {label}", file)) for label, text in zip(_LABELS, choices, strict=True)
     ]
-    if question.strip() and not choices[answer].strip():
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, question=question, answer=choices[answer])
     return kit.choice_sample(
         row,
         question,

@@ -387,7 +387,6 @@ SOURCE = kit.Source(
     access="open",
     stage="eval",
     task="mcq",
-    modality="text",
     splits=dict.fromkeys(_COHORTS, "eval"),
     obtain="""
   git clone https://github.com/ncbi-nlp/TrialGPT

@@ -47,10 +47,7 @@ def _sample(row: kit.Row, picture: str, question: str, *choices: str) -> kit.Sam
     options = [(label, _option(text, label)) for label, text in zip(LABELS, choices, strict=True)]
     written = kit.text_of(values, next(column for column in ANSWERS if column in values), file)
     label = _gold(options, written, kit.text_of(values, "Answer_label", file) if version == "1" else None, file)
-    if not question.strip():
-        raise kit.InputError("empty_question", file)
-    if not dict(options)[label]:
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, question=question, answer=dict(options)[label])
     if not all(text for _, text in options):
         raise kit.InputError("empty_option", file)
     image = kit.Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
@@ -73,8 +70,7 @@ def _gold(options: list[tuple[str, str]], written: str, letter: str | None, file
     all (a longer wording) does not contradict the letter.
     """
     label = (written if letter is None else letter).strip()
-    if not label:
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, answer=label)
     if label not in dict(options):
         raise kit.InputError("unclear_answer", file, "the letter is none of A, B, C, D")
     if letter is not None and (text := _plain(written)):

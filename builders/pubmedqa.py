@@ -122,10 +122,7 @@ def _sample(entry: _Entry) -> kit.Sample:
         raise kit.InputError("bad_field", file, "final_decision is none of yes, no, maybe")
     if entry.split == "test" and entry.truth != decision:
         raise kit.InputError("bad_field", file, "final_decision differs from test_ground_truth.json")
-    if not question.strip():
-        raise kit.InputError("empty_question", file)
-    if not conclusion.strip():
-        raise kit.InputError("empty_answer", file)
+    kit.check_filled(file, question=question, answer=conclusion)
     return kit.Sample(
         key=entry.pmid,
         messages=[
@@ -148,9 +145,7 @@ SOURCE = kit.Source(
     revision="pubmedqa/pubmedqa@1cbae8e92f72",
     license="MIT",
     access="open",
-    stage="instruct",
     task="mcq",
-    modality="text",
     splits=_SPLITS,
     obtain="""
   git clone https://github.com/pubmedqa/pubmedqa

@@ -50,13 +50,8 @@ def _split(row: kit.Row | kit.Reject) -> str:
 
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     zips = kit.PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
-    for row in kit.table_rows(raw, unit):
-        if _split(row) == unit.split:
-            yield (
-                row
-                if isinstance(row, kit.Reject)
-                else kit.outcome(partial(_sample, raw, zips, row), row.file, row.number)
-            )
+    rows = (row for row in kit.table_rows(raw, unit) if _split(row) == unit.split)
+    return kit.outcomes(rows, partial(_sample, raw, zips))
 
 
 def _sample(raw: Path, zips: kit.PictureStore, row: kit.Row) -> kit.Sample:

@@ -40,7 +40,6 @@ SOURCE = kit.table_source(
     revision="aldraus/quilt-llava@a7a9a4c and the tree of wisdomik/QUILT-LLaVA-Instruct-107K",
     license="CC-BY-NC-ND-3.0",
     access="gated",
-    stage="instruct",
     task="vqa",
     obtain="""
 Accept the terms (form and data use agreement) of https://huggingface.co/datasets/wisdomik/QUILT-LLaVA-Instruct-107K and

@@ -49,8 +49,7 @@ def _sample(row: kit.Row, instruction: str, given: str, output: str) -> kit.Samp
     rendering = PurePosixPath(row.file).stem
     prompt = f"{instruction}\n\n{given}" if given.strip() else instruction
     question, options = kit.inline_options(_PREAMBLE.sub("", prompt, count=1))
-    if not question:
-        raise kit.InputError("empty_question", row.file)
+    kit.check_filled(row.file, question=question)
     reasoning, text = kit.split_thinking(output, row.file)
     label = _stated(output, {label for label, _ in options or ()})
     if reasoning is None and label is not None and options is not None and rendering != "ResponseMed":

@@ -113,7 +113,6 @@ SOURCE = kit.Source(
     revision="community split, as in Nana2929/vqa-rad-with-bert@3e5db51",
     license="CC0-1.0",
     access="open",
-    stage="instruct",
     task="vqa",
     modality="image-text",
     splits=_SPLITS,

@@ -41,6 +41,7 @@ from shards.writer import SHARD_BYTES
 
 BUILD_FORMAT = 1
 FOLDERS = ("shards", "manifest", "rejects")
+_WRITTEN = frozenset({".tar", ".arrow", ".parquet", TEMPORARY_SUFFIX})
 _PACKAGES = ("bpe-openai", "numpy", "orjson", "pillow", "pyarrow")
 PROJECT_PACKAGES = ("builders", "filters", "manifests", "medgpt", "medgpt_sources", "shards")
 
@@ -388,21 +389,7 @@ def _document(
     document = {
         "format": BUILD_FORMAT,
         "build": plan.build,
-        "source": {
-            name: getattr(source, name)
-            for name in (
-                "name",
-                "title",
-                "homepage",
-                "revision",
-                "license",
-                "access",
-                "stage",
-                "task",
-                "modality",
-                "paper",
-            )
-        },
+        "source": {name: getattr(source, name) for name in _DECLARED},
         "parameters": {**params, **concluded},
         "limit": options.limit,
         "metadata_only": bool(params["no_images"]),
@@ -425,6 +412,7 @@ def _document(
     return document | {"root": build_root(document)}
 
 
+_DECLARED = ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper")
 _SUMMED = ("read", "kept", "rejected", "damaged", "images", "images_squared", "with_prior")
 
 
@@ -447,12 +435,7 @@ def _remove_strays(target: Path, document: dict[str, Any]) -> None:
     wanted = {file["file"] for unit in document["units"] for file in unit["shards"] + unit["parts"]}
     for folder in FOLDERS:
         for path in (target / folder).iterdir():
-            if f"{folder}/{path.name}" not in wanted and path.suffix in (
-                ".tar",
-                ".arrow",
-                ".parquet",
-                TEMPORARY_SUFFIX,
-            ):
+            if f"{folder}/{path.name}" not in wanted and path.suffix in _WRITTEN:
                 path.unlink()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from builders.engine.rawfiles import field_of, text_of
+from builders.engine.rawfiles import check_filled, field_of, text_of
 from builders.engine.source import InputError, Sample, assistant, choice_answer, choice_prompt, user
 from builders.engine.tables import Row, column_image
 from builders.engine.texts import labelled, option_texts, python_literal
@@ -29,10 +29,7 @@ def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = 
     key, asked, answer = (text_of(values, name, file) for name in ("id", "question", "answer"))
     if not _ID.fullmatch(key):
         raise InputError("bad_id", file, "id is not <split>_<subject>_<number>")
-    if not asked.strip():
-        raise InputError("empty_question", file)
-    if not answer.strip():
-        raise InputError("empty_answer", file)
+    check_filled(file, question=asked, answer=answer)
     if open_ended:
         options, prompt, said = None, asked, _accepted(answer)[0]
     else:

@@ -248,6 +248,13 @@ def number_of(row: Any, name: str, file: str) -> int:
     return value
 
 
+def check_filled(file: str, **texts: str) -> None:
+    """Reject a row by rule for the first of these that is blank: `empty_question` for `question=`, and so on."""
+    for name, text in texts.items():
+        if not text.strip():
+            raise InputError(f"empty_{name}", file)
+
+
 ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What code meets in a row whose values are of types or shapes that no publisher ships."""
 

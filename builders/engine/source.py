@@ -227,14 +227,10 @@ class Source:
 
     name: str
     title: str
-    homepage: str
     revision: str
     """The publisher's release or commit that the counts and the layout were checked against."""
     license: str
-    stage: str
-    """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     task: str
-    modality: Literal["text", "image-text"]
     splits: Mapping[str, Role]
     obtain: str
     """How to get the raw tree, and what it must look like."""
@@ -242,6 +238,11 @@ class Source:
     read: Callable[[Path, Unit, Params], Iterator[Sample | Reject]]
     published: Callable[[Params], Mapping[str, int]]
     """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    homepage: str = "-"
+    """The hub's page where nothing is said and there is a `hub_id`."""
+    stage: str = "instruct"
+    """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
+    modality: Literal["text", "image-text"] = "text"
     demo: Callable[[Path], None] | None = None
     """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -274,6 +275,10 @@ class Source:
     """Raised where a change of the source's code changes what it writes: units are built again, the root moves."""
     module: str = ""
     """Where workers find `SOURCE`; `builders.<name>` if empty, and where `registry` or `kit.run` found it."""
+
+    def __post_init__(self) -> None:
+        if self.homepage == "-" and self.hub_id:
+            object.__setattr__(self, "homepage", f"https://huggingface.co/datasets/{self.hub_id}")
 
     @property
     def has_demo(self) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import PictureStore
-from builders.engine.rawfiles import outcome, relative
+from builders.engine.rawfiles import check_filled, outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
     UNCOUNTED,
@@ -195,7 +195,12 @@ def with_fields(raw: Path, units: Iterable[Unit], fields: Sequence[str]) -> Iter
 
 def convert_rows(raw: Path, unit: Unit, convert: Callable[[Row], Sample]) -> Iterator[Sample | Reject]:
     """One outcome a row: `convert` makes a sample, or raises `InputError` for a row that cannot be one."""
-    for row in table_rows(raw, unit):
+    return outcomes(table_rows(raw, unit), convert)
+
+
+def outcomes(rows: Iterable[Row | Reject], convert: Callable[[Row], Sample]) -> Iterator[Sample | Reject]:
+    """As `convert_rows`, of rows at hand."""
+    for row in rows:
         yield row if isinstance(row, Reject) else outcome(partial(convert, row), row.file, row.number)
 
 
@@ -206,10 +211,7 @@ def question_answer(
 
     `said` is the reply where it is more than the answer. `fields` are `reasoning`, or further ones of the sample.
     """
-    if not question.strip():
-        raise InputError("empty_question", row.file)
-    if not answer.strip():
-        raise InputError("empty_answer", row.file)
+    check_filled(row.file, question=question, answer=answer)
     return _sample(row, question, said or answer, images, question=question, answer=answer, **fields)
 
 
@@ -228,10 +230,7 @@ def choice_sample(
     An empty question or label is rejected by rule; a label of no option is damage. `explanation` follows the answer in
     the reply; `fields` as in `question_answer`.
     """
-    if not question.strip():
-        raise InputError("empty_question", row.file)
-    if not label.strip():
-        raise InputError("empty_answer", row.file)
+    check_filled(row.file, question=question, answer=label)
     if label not in dict(options):
         raise InputError("bad_field", row.file, f"the answer names none of the {len(options)} options")
     prompt, said = choice_prompt(question, options), choice_answer(options, label, explanation)
@@ -240,8 +239,7 @@ def choice_sample(
 
 def caption_sample(row: Row, caption: str, image: Image, **fields: Any) -> Sample:
     """A row that is a picture and its caption, rejected by rule where that is empty."""
-    if not caption.strip():
-        raise InputError("empty_caption", row.file)
+    check_filled(row.file, caption=caption)
     return _sample(row, CAPTION_PROMPT, caption.strip(), [image], answer=caption.strip(), **fields)
 
 

@@ -246,16 +246,7 @@ class _UnitWork:
             }
         )
         for index, image in enumerate(sample.images):
-            row = {
-                "sample_id": sample_id,
-                "index": index,
-                "subset": sample.subset,
-                "image_id": image.image_id,
-                "subject_id": image.subject_id,
-                "study_id": image.study_id,
-                "view": image.view,
-                "relation": image.relation,
-            }
+            row = {"sample_id": sample_id, "index": index, "subset": sample.subset, **_named(image)}
             self.images.append(row | self._image_columns(place.shard, place.images, pictures, tiles, index))
         count = len(sample.images)
         self._n_images += count
@@ -293,14 +284,7 @@ class _UnitWork:
         if len(group) != len(GROUP_KEYS):
             raise BuildStopped(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
         images = [
-            {
-                "file": f"{i}.{pictures[i].format}" if pictures and self.source.store_pictures else None,
-                "image_id": image.image_id,
-                "subject_id": image.subject_id,
-                "study_id": image.study_id,
-                "view": image.view,
-                "relation": image.relation,
-            }
+            {"file": f"{i}.{pictures[i].format}" if pictures and self.source.store_pictures else None, **_named(image)}
             for i, image in enumerate(sample.images)
         ]
         options = None
@@ -371,6 +355,11 @@ class _UnitWork:
             ],
             "parts": sorted(written, key=lambda part: str(part["file"])),
         }
+
+
+def _named(image: Image) -> dict[str, str | None]:
+    """What a record and a manifest row say of an image by its names."""
+    return {name: getattr(image, name) for name in ("image_id", "subject_id", "study_id", "view", "relation")}
 
 
 def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
