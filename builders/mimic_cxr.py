@@ -423,10 +423,7 @@ def _sample(
     known = [(name, sections.get(name, "")) for name in ("indication", "history", "technique", "comparison")]
     context = "\n".join(f"{name.capitalize()}: {text}" for name, text in known if text)
     parts.append(f"{context}\n{_INSTRUCTION[task]}" if context else _INSTRUCTION[task])
-    group = {
-        "subject_id": f"mimic-cxr/{study.subject_id}",
-        "study_id": f"mimic-cxr/{study.study_id}",
-    }
+    group = {"subject_id": f"mimic-cxr/{study.subject_id}", "study_id": f"mimic-cxr/{study.study_id}"}
     if prior is not None:
         group["prior_study_id"] = f"mimic-cxr/{prior.study_id}"
     return kit.Sample(
@@ -448,16 +445,13 @@ def _published(params: kit.Params) -> Mapping[str, int]:
 
 
 def _variant(params: kit.Params) -> str:
-    parts = []
-    if params["longitudinal"]:
-        parts.append("longitudinal")
-    if params["prior_policy"] == "libra":
-        parts.append("libra")
-    if params["task"] != "findings":
-        parts.append(params["task"])
-    if params["shots"] == "1":
-        parts.append("1shot")
-    return "-".join(parts)
+    parts = (
+        "longitudinal" if params["longitudinal"] else "",
+        "libra" if params["prior_policy"] == "libra" else "",
+        "" if params["task"] == "findings" else params["task"],
+        "1shot" if params["shots"] == "1" else "",
+    )
+    return "-".join(part for part in parts if part)
 
 
 _OPTIONS: tuple[Any, ...] = (

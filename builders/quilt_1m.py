@@ -94,9 +94,7 @@ https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
   {FILE}
   images_part_*.zip (read in place), or quilt_1m/ with the same pictures; not needed with --no-images
   {LABELS_FILE}, from https://github.com/DeepMicroscopy/QuiltCleaner: optional, for the filters""",
-    reasons={
-        "not_histology": "the publisher says that it shows no histology; nothing to do",
-    },
+    reasons={"not_histology": "the publisher says that it shows no histology; nothing to do"},
     plan=_plan,
     read=_read,
     published=lambda params: {"train": 1_004_153, "val": 13_559},

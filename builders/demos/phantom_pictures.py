@@ -377,28 +377,12 @@ def _bones(phantom: Phantom, film: _Film, chest: _Chest, lung: _Float) -> None:
     lift = 1.4 if ap else 0.0
     for sign in (-1.0, 1.0):
         inner, outer = (sign * 1.9, chest.apex + 3.0 - lift), (sign * 14.5, chest.apex - 0.2 - 1.2 * lift)
-        film.stroke(
-            [
-                inner,
-                (sign * 5.5, chest.apex + 2.2 - 1.3 * lift),
-                (sign * 8.2, chest.apex + 0.7 - lift),
-                (sign * 11.0, chest.apex - 0.8 - lift),
-                outer,
-            ],
-            1.15,
-            0.12,
-            hollow=0.35,
-        )
+        middle, bow = (sign * 8.2, chest.apex + 0.7 - lift), (sign * 11.0, chest.apex - 0.8 - lift)
+        collarbone = [inner, (sign * 5.5, chest.apex + 2.2 - 1.3 * lift), middle, bow, outer]
+        film.stroke(collarbone, 1.15, 0.12, hollow=0.35)
         edge = 0.60 if ap else 0.86
-        film.stroke(
-            [
-                (sign * edge * 12, chest.apex + 1),
-                (sign * edge * 13, chest.apex + 5),
-                (sign * edge * 15, chest.apex + 10),
-            ],
-            0.5,
-            0.05,
-        )
+        blade = [(sign * edge * across, chest.apex + down) for across, down in ((12, 1), (13, 5), (15, 10))]
+        film.stroke(blade, 0.5, 0.05)
         film.blob(sign * 17.5, chest.apex + 2.5, 4.0, 4.5, 0.18)
 
 
@@ -497,17 +481,8 @@ def _frontal_devices(phantom: Phantom, film: _Film, chest: _Chest) -> None:
             film.plate(*box, 2.3, 1.9)
             film.plate(box[0], box[1] - 2.2, 1.3, 0.6)
             for end, sag in (((-3.6, heart_y - 1.2), -2.2), ((3.4, heart_y + 2.6), -3.0)):
-                film.stroke(
-                    [
-                        (box[0], box[1] - 2.2),
-                        (sign * 4.0, chest.apex + 1.2),
-                        (-1.6, carina - 1.0),
-                        (sag, heart_y - 1.6),
-                        end,
-                    ],
-                    0.24,
-                    0.30,
-                )
+                start, shoulder = (box[0], box[1] - 2.2), (sign * 4.0, chest.apex + 1.2)
+                film.stroke([start, shoulder, (-1.6, carina - 1.0), (sag, heart_y - 1.6), end], 0.24, 0.30)
                 film.disc(*end, 0.24, 0.25)
         elif device.kind == "central line":
             bend = (-2.2, carina - 3.0) if sign < 0 else (-0.5, carina - 3.5)
@@ -517,11 +492,8 @@ def _frontal_devices(phantom: Phantom, film: _Film, chest: _Chest) -> None:
         else:
             for index in range(6):
                 wire_y = chest.apex + 4.5 + 2.4 * index
-                film.stroke(
-                    [(-0.8, wire_y), (0.0, wire_y - 0.7), (0.8, wire_y), (0.0, wire_y + 0.8), (-0.8, wire_y)],
-                    0.17,
-                    0.34,
-                )
+                left, right = (-0.8, wire_y), (0.8, wire_y)
+                film.stroke([left, (0.0, wire_y - 0.7), right, (0.0, wire_y + 0.8), left], 0.17, 0.34)
 
 
 def _lateral(phantom: Phantom, film: _Film) -> None:
@@ -580,17 +552,8 @@ def _lateral(phantom: Phantom, film: _Film) -> None:
     for device in phantom.devices:
         if device.kind == "pacemaker":
             film.plate(-0.86 * deep - 0.8, apex + 5.0, 0.6, 2.1)
-            film.stroke(
-                [
-                    (-0.86 * deep, apex + 3.6),
-                    (-1.0, apex + 1.5),
-                    (0.2, carina - 1.0),
-                    (0.6, base - 8.0),
-                    (-0.50 * deep, base - 3.0),
-                ],
-                0.24,
-                0.30,
-            )
+            start, end = (-0.86 * deep, apex + 3.6), (-0.50 * deep, base - 3.0)
+            film.stroke([start, (-1.0, apex + 1.5), (0.2, carina - 1.0), (0.6, base - 8.0), end], 0.24, 0.30)
         elif device.kind == "sternotomy wires":
             for index in range(6):
                 film.disc(-0.95 * deep, apex + 6.0 + 2.2 * index, 0.24, 0.34)

@@ -174,14 +174,7 @@ def follow_up(previous: Phantom, seed: int) -> Phantom:
 
 
 def _finding(seed: int, name: str) -> Finding:
-    sided: tuple[FindingKind, ...] = (
-        "effusion",
-        "effusion",
-        "pneumothorax",
-        "consolidation",
-        "consolidation",
-        "nodule",
-    )
+    sided: tuple[FindingKind, ...] = ("effusion",) * 2 + ("pneumothorax",) + ("consolidation",) * 2 + ("nodule",)
     others: tuple[FindingKind, ...] = ("cardiomegaly", "cardiomegaly", "edema")
     kind: FindingKind = choose(seed, f"{name} kind", (*sided, *others))
     grade = 1 + int(draw(seed, f"{name} grade", 0, 3))
