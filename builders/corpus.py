@@ -53,6 +53,7 @@ from typing import Any
 
 import msgspec
 
+from builders import kit
 from builders.engine.corpus_mapping import Rules, make_rules
 from builders.engine.corpus_rows import (
     MAX_FIELDS,
@@ -77,36 +78,25 @@ from builders.engine.corpus_samples import (
     strings,
 )
 from builders.engine.report import format_summary
-from builders.engine.source import (
-    UNCOUNTED,
-    Image,
-    InputError,
-    NotThisSource,
-    Params,
-    Reject,
-    Role,
-    Sample,
-    Source,
-    Unit,
-)
-from builders.engine.tables import Row, open_parquet, outcomes, table_units
+from builders.engine.source import UNCOUNTED
+from builders.engine.tables import open_parquet
 from medgpt.errors import DAMAGED, DONE, run
 from medgpt.messages import named
 from medgpt.settings import checked, read_yaml
 
 
-class CorpusSample(Sample):
+class CorpusSample(kit.Sample):
     """A sample whose key is the corpus' own name for it: no member of a tar has to be called by it."""
 
     def __post_init__(self) -> None:
         pass
 
 
-def make_source(params: Params) -> Source:
+def make_source(params: kit.Params) -> kit.Source:
     """The source that a folder and a mapping are; workers make it again from the same `params`."""
     rules, role = _rules(params), params["role"]
     assert rules.name and rules.split  # `make_rules` fills them in
-    return Source(
+    return kit.Source(
         name=rules.name,
         title=f"{rules.name}: a corpus made elsewhere",
         homepage="",
@@ -129,7 +119,7 @@ def make_source(params: Params) -> Source:
     )
 
 
-def _rules(params: Params) -> Rules:
+def _rules(params: kit.Params) -> Rules:
     return checked(Rules, params["mapping"], "mapping")
 
 
@@ -139,7 +129,7 @@ def _walk(raw: Path) -> list[str]:
     seen: set[tuple[int, int]] = set()
 
     def fail(error: OSError) -> None:
-        raise NotThisSource(f"{error.filename}: {error.strerror}; the corpus must be readable") from error
+        raise kit.NotThisSource(f"{error.filename}: {error.strerror}; the corpus must be readable") from error
 
     for place, folders, files in os.walk(raw, followlinks=True, onerror=fail):
         status = Path(place).stat()
@@ -154,38 +144,38 @@ def _walk(raw: Path) -> list[str]:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise NotThisSource(f"{raw}: a file's name is not UTF-8 ({name!r}); rename it") from None
+            raise kit.NotThisSource(f"{raw}: a file's name is not UTF-8 ({name!r}); rename it") from None
     return sorted(names)
 
 
-def _plan(raw: Path, params: Params) -> Iterator[Unit]:
+def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     rules, names = _rules(params), _walk(raw)
     if not any(kind_of(name) for name in names):
-        raise NotThisSource(f"{raw}: nothing here or below is {SUFFIXES}; name the folder of a corpus")
+        raise kit.NotThisSource(f"{raw}: nothing here or below is {SUFFIXES}; name the folder of a corpus")
     # A picture that comes or goes may mend or damage a row that names it; of those that are read, the engine knows.
     pictures = [name for name in names if extension(name) in PICTURE_SUFFIXES]
     loose = hashlib.sha256("\n".join(pictures).encode()).hexdigest()
-    units: list[Unit] = []
+    units: list[kit.Unit] = []
     for name in names:
         if kind_of(name):
             units += _units(raw, name, rules, params["role"], len(units), loose)
     missing, seen = missing_fields(raw, units, rules.named)
     if missing:
         there = named(sorted(seen), shown=60)
-        raise NotThisSource(f"mapping: no row of {raw} has {', '.join(sorted(missing))}; there are {there}")
+        raise kit.NotThisSource(f"mapping: no row of {raw} has {', '.join(sorted(missing))}; there are {there}")
     yield from units
 
 
-def _units(raw: Path, file: str, rules: Rules, role: Role, number: int, loose: str) -> Iterable[Unit]:
+def _units(raw: Path, file: str, rules: Rules, role: kit.Role, number: int, loose: str) -> Iterable[kit.Unit]:
     """The units of one file: tars and JSON Lines are read to their end, Parquet says what it holds."""
     path, split = raw / file, str(rules.split)
     try:
         path.open("rb").close() if path.is_file() else path.stat()
     except OSError as error:
-        raise NotThisSource(f"{path}: {error.strerror}; the corpus must be readable") from error
+        raise kit.NotThisSource(f"{path}: {error.strerror}; the corpus must be readable") from error
     if not path.is_file():
-        raise NotThisSource(f"{path}: neither a file nor a folder; take it out")
-    unit = Unit(f"{split}-{number:05d}", split, role, UNCOUNTED, {"file": file}, (file,))
+        raise kit.NotThisSource(f"{path}: neither a file nor a folder; take it out")
+    unit = kit.Unit(f"{split}-{number:05d}", split, role, UNCOUNTED, {"file": file}, (file,))
     if kind_of(file) == "tar":
         return [unit]
     payload = {"file": file, "range": [0, 0, UNCOUNTED], "columns": [], "loose": loose}
@@ -199,19 +189,19 @@ def _units(raw: Path, file: str, rules: Rules, role: Role, number: int, loose: s
     more = {"pictures": pictures, "columns": columns, "loose": loose}
     units = [replace(unit, payload=payload | more)]
     if rules.id is None:  # else ids are made unique within the file
-        units = list(table_units(raw, [path], split, role, columns=columns, first_unit=number)) or units
+        units = list(kit.table_units(raw, [path], split, role, columns=columns, first_unit=number)) or units
     return [replace(unit, payload=unit.payload | more) for unit in units]
 
 
-def _read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     reader = _Reader(raw, unit, params)
-    return outcomes(corpus_rows(raw, unit), reader.sample)
+    return kit.outcomes(corpus_rows(raw, unit), reader.sample)
 
 
 class _Reader:
     """Makes samples of the rows of one unit; knows the ids given and writes down the fields seen."""
 
-    def __init__(self, raw: Path, unit: Unit, params: Params) -> None:
+    def __init__(self, raw: Path, unit: kit.Unit, params: kit.Params) -> None:
         self.raw, self.unit, self.rules = raw, unit, _rules(params)
         self.build = f"{self.rules.name}.{params['role']}"
         self.fields: set[str] = unit.notes.setdefault("fields", set())
@@ -222,7 +212,7 @@ class _Reader:
         if self.kind == "parquet":  # columns that nothing is taken from are not even read
             self.fields.update(field_names(column_fields(raw / unit.payload["file"], unit.payload["file"])))
 
-    def sample(self, row: Row) -> Sample:
+    def sample(self, row: kit.Row) -> kit.Sample:
         """Raises: `InputError`."""
         rules, values = self.rules, row.values
         if len(self.fields) < MAX_FIELDS:
@@ -249,7 +239,7 @@ class _Reader:
             row=row.number,
         )
 
-    def _images(self, values: Mapping[str, Any], pictures: list[bytes]) -> list[Image]:
+    def _images(self, values: Mapping[str, Any], pictures: list[bytes]) -> list[kit.Image]:
         """With the mapping's ids, else with some made from their bytes, so that equal ids mean the same picture."""
         digests = [hashlib.sha256(data).hexdigest()[:32] for data in pictures]
         ids = [f"{self.build}/{digest}" for digest in digests]
@@ -257,20 +247,20 @@ class _Reader:
             field, prefix = self.rules.group_fields["image_id"]
             names = strings(found_values(values, [field]))
             if len(names) != len(pictures):
-                raise InputError("bad_field", "", f"image_id: {len(names)} values for {len(pictures)} pictures")
+                raise kit.InputError("bad_field", "", f"image_id: {len(names)} values for {len(pictures)} pictures")
             ids = [f"{prefix}/{name}" if prefix else name for name in names]
         return [
-            Image(image_id, f"picture {digest}", partial(bytes, data))
+            kit.Image(image_id, f"picture {digest}", partial(bytes, data))
             for image_id, digest, data in zip(ids, digests, pictures, strict=True)
         ]
 
-    def _key(self, row: Row) -> str:
+    def _key(self, row: kit.Row) -> str:
         """`<file>/<row>`; a name that comes again gets a number."""
         name = row.number
         if self.rules.id is not None:
             names = strings(found_values(row.values, [self.rules.id]))
             if len(names) != 1:
-                raise InputError("missing_field", "", f"{self.rules.id}: {len(names)} values where one is expected")
+                raise kit.InputError("missing_field", "", f"{self.rules.id}: {len(names)} values where one is expected")
             name = names[0]
         found = base = f"{row.file}/{name}"
         if self.rules.id is None and self.kind != "tar":
@@ -283,7 +273,7 @@ class _Reader:
         return found
 
 
-def _conclude(raw: Path, params: Params, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What was not compared. Raises: `NotThisSource` where nothing was."""
     rules = _rules(params)
     used = rules.fields.union({"__key__", "json"}, *(entry["notes"]["used"] for entry in entries))
@@ -295,7 +285,7 @@ def _conclude(raw: Path, params: Params, entries: Sequence[Mapping[str, Any]]) -
         for record in records:
             reasons.update(record["reasons"])
         said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "no rows"
-        raise NotThisSource(
+        raise kit.NotThisSource(
             f"{raw}: none of {sum(reasons.values())} rows could be used ({said}); fields that nothing was taken from: "
             f"{named(unused, shown=60)}; say in a mapping where text and pictures are (`images: []` compares texts "
             "alone)"
@@ -307,7 +297,7 @@ def _conclude(raw: Path, params: Params, entries: Sequence[Mapping[str, Any]]) -
 
 def build_corpus(
     raw: Path,
-    role: Role,
+    role: kit.Role,
     mapping: Any,
     out: Path,
     workers: int = 1,
@@ -329,7 +319,7 @@ def build_corpus(
 
     rules = make_rules(mapping, role, raw, place)
     if out.resolve().is_relative_to(raw.resolve()):
-        raise NotThisSource(f"{out}: lies within the corpus {raw}; choose another place for what is written")
+        raise kit.NotThisSource(f"{out}: lies within the corpus {raw}; choose another place for what is written")
     params = {"role": role, "mapping": msgspec.to_builtins(rules, str_keys=True)}
     params |= {"no_images": False, "split": None, "licenses": None}
     source = make_source(params)

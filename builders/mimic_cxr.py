@@ -13,12 +13,12 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from builders import kit
+from builders.engine import mimic_pictures
 from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
 
 VIEW_RANK = (
@@ -150,15 +150,15 @@ def _inputs(chunk: list[list[Study]], jpg_root: str, reports: str, metadata_only
             yield _report_path(reports, study)
         if not metadata_only:
             for image in study.images:
-                yield _image_path(jpg_root, study, image)
+                yield _picture(study, image).file(jpg_root)
 
 
 def _folder(study: Study) -> str:
     return f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}"
 
 
-def _image_path(jpg_root: str, study: Study, image: Radiograph) -> str:
-    return f"{jpg_root}/files/{_folder(study)}/{image.dicom_id}.jpg".removeprefix("./")
+def _picture(study: Study, image: Radiograph) -> mimic_pictures.Radiograph:
+    return mimic_pictures.Radiograph(study.subject_id, study.study_id, image.dicom_id)
 
 
 def _report_path(reports: str, study: Study) -> str:
@@ -323,16 +323,8 @@ class _Tree:
 
     def image(self, study: Study, radiograph: Radiograph, relation: str | None) -> kit.Image:
         """An image of a sample."""
-        file = _image_path(self.jpg_root, study, radiograph)
-        return kit.Image(
-            image_id=f"mimic-cxr/{radiograph.dicom_id}",
-            file=file,
-            read=partial(kit.read_bytes, self.raw / file, self.raw),
-            subject_id=f"mimic-cxr/{study.subject_id}",
-            study_id=f"mimic-cxr/{study.study_id}",
-            view=radiograph.view or None,
-            relation=relation,
-        )
+        image = _picture(study, radiograph).image(self.raw, self.jpg_root)
+        return replace(image, view=radiograph.view or None, relation=relation)
 
 
 def _study_sample(

@@ -72,5 +72,5 @@ def demo_slide(number: int) -> bytes:
 def demo_picture(name: str, picture_format: str = "") -> bytes:
     """A small grey picture, different for every name, of the format that the name or `picture_format` says."""
     cells = Image.frombytes("L", (8, 8), blake2b(name.encode(), digest_size=64).digest())
-    named = "JPEG" if name.endswith("jpg") else "PNG"
+    named = "JPEG" if name.lower().endswith(("jpg", "jpeg")) else "PNG"
     return encoded(cells.resize((32, 32), Image.Resampling.BICUBIC), picture_format or named)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as Pillow
-from PIL import ImageDraw
-
 from builders import kit
-from builders.demos.drawings import encoded
+from builders.demos.drawings import demo_picture
 from builders.medxpertqa import FILES, LABELS
 
 # The demo's questions: stem, right answer, type; made up. Text-2 is a question of the medbullets demo tree.
@@ -73,17 +70,6 @@ def write(raw: Path) -> None:
     for split, listed in rows.items():
         kit.write_demo_rows(raw / FILES[split][0], listed)
     names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
-    # One picture is a copy of the first.
-    drawn = {name: 0 if name == "MM-2-a.JPG" else number for number, name in enumerate(names)}
-    kit.write_demo_zip(
-        raw / "images.zip", {f"images/{name}": _demo_picture(number, name) for name, number in drawn.items()}
-    )
-
-
-def _demo_picture(number: int, name: str) -> bytes:
-    """A bone-like drawing of 64 pixels."""
-    picture = Pillow.new("L", (64, 64), 20 + 9 * number)
-    draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle((24, 4, 40, 34 + 2 * number), 6, fill=200)
-    draw.ellipse((12 + number, 36, 50, 60 - number), fill=150 + 7 * number)
-    return encoded(picture, "PNG" if name.endswith(".png") else "JPEG")
+    pictures = {f"images/{name}": demo_picture(name) for name in names}
+    pictures["images/MM-2-a.JPG"] = pictures["images/MM-0-a.jpeg"]
+    kit.write_demo_zip(raw / "images.zip", pictures)

@@ -38,21 +38,19 @@ class Radiograph(NamedTuple):
         """Below the root of MIMIC-CXR-JPG."""
         return f"files/p{self.subject_id[:2]}/p{self.subject_id}/s{self.study_id}/{self.dicom_id}.jpg"
 
+    def file(self, jpg_root: str) -> str:
+        """Below the raw tree."""
+        return (Path(jpg_root) / self.path).as_posix()
+
     @property
     def group(self) -> dict[str, str]:
         """Group ids in the namespace that all sources made from MIMIC-CXR share."""
         return {"subject_id": f"mimic-cxr/{self.subject_id}", "study_id": f"mimic-cxr/{self.study_id}"}
 
     def image(self, raw: Path, jpg_root: str) -> Image:
-        """The picture under `raw`; both sources show frontal views only, which one is not said."""
-        file = (Path(jpg_root) / self.path).as_posix()
-        return Image(
-            image_id=f"mimic-cxr/{self.dicom_id}",
-            file=file,
-            read=partial(read_bytes, raw / file, raw),
-            subject_id=f"mimic-cxr/{self.subject_id}",
-            study_id=f"mimic-cxr/{self.study_id}",
-        )
+        """The picture under `raw`, without its view."""
+        file = self.file(jpg_root)
+        return Image(f"mimic-cxr/{self.dicom_id}", file, partial(read_bytes, raw / file, raw), **self.group)
 
 
 def radiograph_of(row: Row) -> Radiograph:
@@ -90,7 +88,7 @@ def _pictures(raw: Path, unit: Unit, jpg_root: str) -> list[str]:
         path = row.values.get("image_path") if isinstance(row, Row) else None
         match = _PICTURE.fullmatch(path) if isinstance(path, str) else None
         if match is not None:
-            found.add((Path(jpg_root) / Radiograph(match[2], match[3], match[4]).path).as_posix())
+            found.add(Radiograph(match[2], match[3], match[4]).file(jpg_root))
     return sorted(found)
 
 

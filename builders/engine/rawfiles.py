@@ -179,15 +179,7 @@ def read_zip_member(path: Path, member: str, raw: Path, missing: str = "missing_
         raise InputError(missing, file) from None
     except OSError as error:
         raise unreadable(error, file) from None
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        struct.error,
-    ) as error:
+    except (*ARCHIVE_DAMAGE, EOFError, RuntimeError) as error:
         # Damaged, cut off, packed by an unknown method, or encrypted (zipfile raises RuntimeError for that).
         raise InputError("bad_archive", file, str(error)) from None
     if not data:
