@@ -15,7 +15,6 @@ from typing import Any
 from builders import kit
 
 FILE = "PubMedVision_Alignment_VQA.json"
-_ROLES = {"human": "user", "gpt": "assistant"}
 
 
 def _sample(row: kit.Row, key: str) -> kit.Sample:
@@ -23,17 +22,14 @@ def _sample(row: kit.Row, key: str) -> kit.Sample:
     names, modality = _names(values, file), values.get("modality")
     if modality is not None:
         kit.checked_text(modality, "modality", file)
-    turns = kit.field_of(values, "conversations", file)
-    if not isinstance(turns, list):
-        raise kit.InputError("bad_field", file, "conversations is not a list")
-    pairs = [_turn(turn, file) for turn in turns]
+    turns = kit.turns_of(kit.field_of(values, "conversations", file), file, pictures=False)
     return kit.Sample(
         key=key,
-        messages=kit.dialogue(pairs, file, images=len(names)),
+        messages=kit.dialogue(turns, file, images=len(names)),
         file=file,
         row=row.number,
-        question=pairs[0][1],
-        answer=pairs[1][1] if len(pairs) == 2 else None,
+        question=next(text for role, text in turns if role == "user"),
+        answer=turns[1][1] if len(turns) == 2 else None,
         images=[kit.Image(f"pubmedvision/{PurePosixPath(name).stem}", *row.picture(name)) for name in names],
         group={"question_id": f"pubmedvision/{key}"},
         subset=modality or None,
@@ -48,13 +44,6 @@ def _names(values: dict[str, Any], file: str) -> list[str]:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise kit.InputError("bad_field", file, "image is not a list of names")
     return names
-
-
-def _turn(turn: Any, file: str) -> tuple[str, str]:
-    speaker, text = kit.text_of(turn, "from", file), kit.text_of(turn, "value", file)
-    if speaker not in _ROLES:
-        raise kit.InputError("bad_field", file, "a turn is neither human's nor gpt's")
-    return _ROLES[speaker], text
 
 
 SOURCE = kit.table_source(
