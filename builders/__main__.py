@@ -1,7 +1,5 @@
 """`python -m builders`: the table of sources, what the publisher has and what is built here."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

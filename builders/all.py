@@ -1,7 +1,5 @@
 """`python -m builders.all`: build every source whose raw tree is there, with one progress bar and one summary."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence

@@ -12,8 +12,6 @@ for filters, nothing more. `image_hash` is of a re-encoded PNG and compares with
 figure's file stem is the name under which PMC-OA's `url_name` knows it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial

@@ -39,8 +39,6 @@ row may go unchecked. `inputs.parquet` lists every file that was read with its d
 from: what was *not* compared.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import os

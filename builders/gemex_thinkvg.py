@@ -6,8 +6,6 @@ was made from reports, so it is credentialed here like the pictures. No filter b
 `--paper-variant`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -7,8 +7,6 @@ letter alone. The recipe marks the set as a reasoning set, so the first is the d
 zip at the top of the tree is looked into. Options are listed one a line or in one line, `A: ...`.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import islice
 from pathlib import Path, PurePosixPath

@@ -1,7 +1,5 @@
 """All that a source module imports: what it declares and yields, readers, and `table_source` for sets of row files."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ orders, so a question is known by its link. The CSV files have one row a questio
 (`{"question": {"0": ...}}`); both hold the same text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import partial

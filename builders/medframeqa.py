@@ -4,8 +4,6 @@
 the answer away. Most questions have five options, some six (F).
 """
 
-from __future__ import annotations
-
 import re
 
 from builders import kit

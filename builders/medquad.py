@@ -5,8 +5,6 @@ with root `<doc>`); one CDC file has root `<DiseaseFile>`. The publisher removed
 collections for copyright, so 31,034 pairs have none. Question ids repeat across collections.
 """
 
-from __future__ import annotations
-
 import re
 import tarfile
 import xml.etree.ElementTree as ET

@@ -15,8 +15,6 @@ the test questions, so that the id audit finds them. MedQA's split is not named 
 a namespace of their own: text measures must decide about them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial

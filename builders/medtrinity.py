@@ -11,8 +11,6 @@ set or MIMIC, as the README of the set says that SLAKE's and VQA-RAD's training 
 carry drawn boxes, so their ids are the set's own, while the video and the article a name gives are shared ids.
 """
 
-from __future__ import annotations
-
 import re
 import tempfile
 from collections import Counter

@@ -7,8 +7,6 @@ inside the question, after "Answer Choices:"; other copies have that stripped. I
 compare. 70 stems of MM repeat, with other pictures or options: distinct items, nothing is dropped.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

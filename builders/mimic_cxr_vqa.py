@@ -6,8 +6,6 @@ training rows of every subject who has an official test or validate image; rows 
 trains on train + valid, 363,598 rows: `--paper-variant` keeps them all. Pictures are read from MIMIC-CXR-JPG.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path

@@ -6,8 +6,6 @@ question or an option stands for column `image_i`, whatever the order of the tok
 `mmmu_pro_med` too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -5,8 +5,6 @@ and 92 of the 286 are validation questions, which `mmmu_med` has as well: `mmmu/
 `<image i>` in shuffled options is no position but names column `image_i` (MMMU-Benchmark/MMMU, issue 70).
 """
 
-from __future__ import annotations
-
 from builders import kit
 from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
 

@@ -7,8 +7,6 @@ modality of the publisher's card is wrong for Adam Challenge, BreakHis and CRC10
 is the component's name, the second part of `image_path`.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePosixPath
 from typing import Any

@@ -11,8 +11,6 @@ so that two sites ask the same questions. An exemplar has another patient and an
 score goes round, so that each is shown equally often; its pair stands in the provenance, `<line> exemplar <pair>`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import defaultdict

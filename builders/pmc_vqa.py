@@ -10,8 +10,6 @@ The recipe's 188,229 is no released file and no sum of some. Version 1 is the de
 `--version 2` is its own build, and its figures occur in version 1.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

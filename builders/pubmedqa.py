@@ -5,8 +5,6 @@ training, 500 for testing" trains on every test question. Here train is the othe
 conclusion, then the question (the publisher's reasoning-required setting); target: the conclusion, then the label.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -7,8 +7,6 @@ and captions only. Row and caption of `PubMedVision_Original_Caption.json` share
 it): `Alignment_VQA_7` is made from `Original_Caption_7`.
 """
 
-from __future__ import annotations
-
 from pathlib import PurePosixPath
 from typing import Any
 

@@ -7,8 +7,6 @@ QuiltCleaner's `predictions_quiltcleaner.csv`, by which the recipe very likely f
 section 3, 12), may lie beside the table: it shapes no sample, the filters read it where it is there.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

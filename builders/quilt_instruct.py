@@ -5,8 +5,6 @@ pictures) is a test set made from the same videos, and is not read here. Picture
 have the keys `from` and `value`, in some of the publisher's files `role` and `content`.
 """
 
-from __future__ import annotations
-
 from builders import kit
 
 FILE = "quilt_instruct_107k.json"

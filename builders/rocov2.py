@@ -8,8 +8,6 @@ hold: the article by its PMC number, the licence by the Creative Commons name th
 The authors kept single-panel pictures only. The sizes of the splits differ by release (an older one has 80,080 rows).
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator, Mapping

@@ -9,8 +9,6 @@ no, or the alternatives that the question itself lists. Where the answer is none
 or spleen?", answered "Liver") the row stays an open question.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

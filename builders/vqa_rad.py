@@ -6,8 +6,6 @@ file. They show every one of the 203 test pictures: this test split is no held-o
 rewordings), which hides one test picture (202 of 203).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The demo tree of `builders.biomedica`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

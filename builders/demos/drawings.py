@@ -1,7 +1,5 @@
 """Small made-up pictures that several demo trees show: figures and their panels, stained sections, grey squares."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ that picture and report agree on, missing times, reports without findings. Split
 for one subject, which is the first of the leaks in `PLANTED`. All ids are invented.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

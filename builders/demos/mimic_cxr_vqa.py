@@ -1,7 +1,5 @@
 """The demo tree of `builders.mimic_cxr_vqa`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

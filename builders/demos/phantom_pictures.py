@@ -6,8 +6,6 @@ radiological convention: the patient's left is on the right of a frontal picture
 one. Lengths are centimetres on the detector unless a name says `mm`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

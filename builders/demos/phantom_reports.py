@@ -1,7 +1,5 @@
 """What a phantom's report says, and questions about it: text that states exactly what `phantom_pictures` drew."""
 
-from __future__ import annotations
-
 from builders.demos.phantoms import Device, Finding, Phantom, choose
 
 _VIEWS = {"PA": "PA", "AP": "portable AP", "LATERAL": "lateral"}

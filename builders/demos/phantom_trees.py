@@ -5,8 +5,6 @@ planted, nothing is rejected, and the truth is the phantom's. Every fact holds o
 holds, so a question about it has as many answers Yes as No and chance is one half.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

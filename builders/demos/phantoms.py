@@ -5,8 +5,6 @@ Nothing here is data of a person. A `Phantom` says what is to be seen; `builders
 BLAKE2b digests of named integer seeds. Lengths are centimetres on the detector unless a name says `mm`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b

@@ -1,7 +1,5 @@
 """The demo tree of `builders.pmc_oa`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from builders import kit

@@ -1,7 +1,5 @@
 """The demo tree of `builders.quilt_1m`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A tiny `mimic-cxr-jpg/` for the demo trees of the sets that were made from it."""
 
-from __future__ import annotations
-
 import gzip
 from hashlib import blake2b
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The demo tree of `builders.rocov2`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from builders import kit

@@ -1,7 +1,5 @@
 """The demo tree of `builders.slake`."""
 
-from __future__ import annotations
-
 from itertools import chain
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The command line that every builder shares: `python -m builders.<source>`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Which field of a corpus made elsewhere is what: the form of a mapping (its keys are told in `builders.corpus`)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

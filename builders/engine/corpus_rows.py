@@ -3,8 +3,6 @@
 A row that cannot be parsed is a reject. An archive that breaks off, in whatever way, is never taken for a whole one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Nothing that a row says is left out of its sample because it has an unusual form: what is not read is not compared.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Fetch a hub dataset at its pinned revision into a raw tree; resumable, and never anything credentialed."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -9,8 +9,6 @@ scores, evidence and certificate would have to be made again. `build.json` says 
 wanted (`filter_wanted`): a reader that finds the build refuses it until there is one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ path, size and time. A trial build (`--limit`) says of those their size alone. `
 their bytes and one digest over the list: hundreds of thousands of loose pictures would make it a file to wait for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,8 +5,6 @@ A finished build directory holds `shards/`, `manifest/`, `rejects/` and, written
 raw rows give the same bytes, whatever the number of workers, interruptions or machines.
 """
 
-from __future__ import annotations
-
 import ast
 import fcntl
 import hashlib

@@ -1,7 +1,5 @@
 """Pictures of MIMIC-CXR-JPG as the sets made from them name them, and the subjects of its official test split."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

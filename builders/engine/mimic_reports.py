@@ -6,8 +6,6 @@ line of a header is never searched for another one; empty findings and impressio
 what follows the last section's first blank line is the last paragraph; of equal sections the last one counts.
 """
 
-from __future__ import annotations
-
 import re
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")

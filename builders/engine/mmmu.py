@@ -1,7 +1,5 @@
 """Rows of MMMU and MMMU-Pro: `<image i>` in a question or an option stands for column `image_i`."""
 
-from __future__ import annotations
-
 import re
 
 from builders.engine.rawfiles import check_filled, field_of, text_of

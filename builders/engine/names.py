@@ -1,7 +1,5 @@
 """Names that several publishers share: figures of PubMed Central, frames of videos, licences."""
 
-from __future__ import annotations
-
 import re
 from pathlib import PurePosixPath
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Reading publishers' files: every failure becomes one `InputError` that names the file, never its content."""
 
-from __future__ import annotations
-
 import csv
 import errno
 import hashlib

@@ -4,8 +4,6 @@
 module is named as its source.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

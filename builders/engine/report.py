@@ -1,7 +1,5 @@
 """What the commands of builders print: plans, counts, tables."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ rows of one unit into samples or rejects: exactly one outcome a row, in the orde
 (processes, resuming, fingerprints, shards, manifests, counts) is `builders.engine.loop`.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

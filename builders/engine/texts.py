@@ -1,7 +1,5 @@
 """Texts as publishers shape them: conversations, reasoning in tags, options in many spellings."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable, Iterable

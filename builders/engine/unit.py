@@ -4,8 +4,6 @@ Runs in a worker process. Everything it writes depends only on the raw rows, the
 change of the engine changes what is written, `ENGINE_VERSION` is raised (a source has `Source.version`).
 """
 
-from __future__ import annotations
-
 import gc
 import hashlib
 import importlib

@@ -1,7 +1,5 @@
 """A build from its options to its selection: plan, filters chosen, units, filters run. What every command does."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
