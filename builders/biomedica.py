@@ -93,7 +93,7 @@ def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], rep
     return kit.caption_sample(
         row,
         caption,
-        kit.Image(figure, place, partial(_picture, content, place), study_id=figure),
+        kit.Image(figure, place, partial(kit.stored_picture, content.get("jpg"), place), study_id=figure),
         key=f"{match['batch']}-{article}-{position}",
         group={"pmcid": f"pmc/{article}", "study_id": figure},
         subset=f"{subset}/{record['image_panel_type']}",
@@ -105,15 +105,6 @@ def _part(content: Mapping[str, bytes], name: str, file: str) -> bytes:
     if name not in content:
         raise kit.InputError("missing_field", file, name)
     return content[name]
-
-
-def _picture(content: Mapping[str, bytes], place: str) -> bytes:
-    """The picture, which came with its record out of the stream."""
-    if "jpg" not in content:
-        raise kit.InputError("missing_image", place)
-    if not content["jpg"]:
-        raise kit.InputError("empty_file", place)
-    return content["jpg"]
 
 
 def _record(content: Mapping[str, bytes], file: str) -> dict[str, str]:

@@ -76,6 +76,7 @@ from builders.engine.tables import (
     json_items,
     outcomes,
     question_answer,
+    stored_picture,
     table_rows,
     table_units,
     with_fields,
@@ -99,9 +100,10 @@ __all__ = [
     "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name",
     "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of",
     "option_texts", "outcome", "outcomes", "python_literal", "question_answer", "read_bytes", "read_zip_member",
-    "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stream_tar", "table_rows",
-    "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples",
-    "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
+    "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stored_picture", "stream_tar",
+    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
+    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows",
+    "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -98,9 +98,7 @@ SOURCE = kit.table_source(
 --download --revision SHA, or clone the dataset openlifescienceai/medmcqa from https://huggingface.co (Parquet, cop
 counts from 0). Or unpack the zip linked from the README of https://github.com/medmcqa/medmcqa (JSON, cop counts from
 1). Missing splits are left out. The test split has no answers: its rows are counted and rejected as no_gold.""",
-    reasons={
-        "no_gold": "the publisher keeps the answer of this row to itself; nothing to do",
-    },
+    reasons={"no_gold": "the publisher keeps the answer of this row to itself; nothing to do"},
     files={split: (_HUB[split], *_GITHUB[split]) for split in SPLITS},
     fields=_TEXTS,
     columns=COLUMNS[len(_TEXTS) :],

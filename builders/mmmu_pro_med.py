@@ -37,9 +37,7 @@ SOURCE = kit.table_source(
     obtain="""
 Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--download does it); one of them is enough. JSON
 Lines with the same columns but no pixels are read in their stead (--no-images).""",
-    reasons={
-        "other_subject": "a subject outside medicine, no part of this benchmark; nothing to do",
-    },
+    reasons={"other_subject": "a subject outside medicine, no part of this benchmark; nothing to do"},
     # All 30 subjects are in one file; those outside medicine are rejected by rule, which leaves 286 of each.
     published={"test_4": 1_730, "test_10": 1_730},
     paper="286 with 4 and 286 with 10 options: the five Health & Medicine subjects of the 1,730 rows of each file.",

@@ -21,10 +21,7 @@ FILES = {
     "2": {"train": "train_2.csv", "test": "test_2.csv"},
 }
 PLACES = {"1": ("images.zip", "images"), "2": ("images_2.zip", "figures", "images_2")}
-_PUBLISHED = {
-    "1": {"train": 176_948, "test": 50_000, "test_clean": 2_000},
-    "2": {"train": 152_603, "test": 33_430},
-}
+_PUBLISHED = {"1": {"train": 176_948, "test": 50_000, "test_clean": 2_000}, "2": {"train": 152_603, "test": 33_430}}
 ANSWERS = ("Answer", "Anwser")
 LABELS = "ABCD"
 

@@ -95,9 +95,7 @@ https://huggingface.co.""",
     values=("qid",),
     fields=("q_lang", "img_name", "answer_type", "question", "answer"),
     sample=_sample,
-    reasons={
-        "other_language": "not the language asked for; --paper-variant keeps it",
-    },
+    reasons={"other_language": "not the language asked for; --paper-variant keeps it"},
     published={"train": 9_835, "validation": 2_099, "test": 2_094},
     paper=(
         'train 9,835 ("English"), which is 4,919 English + 4,916 Chinese rows; benchmark 836, which is the closed test '

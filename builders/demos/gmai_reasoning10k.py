@@ -7,9 +7,7 @@ from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.gmai_reasoning10k import FILES
 
-PLANTED: dict[str, str] = {
-    "both files": "--file rl asks, in another order, four of the six questions of the default",
-}
+PLANTED: dict[str, str] = {"both files": "--file rl asks, in another order, four of the six questions of the default"}
 """What overlaps between the two readings of the demo tree."""
 
 # (picture or pictures, question, reasoning, answer)

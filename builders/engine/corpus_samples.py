@@ -274,13 +274,7 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
         messages.append(_message(turn.role, 0 if placed else images, [turn.text], turn.reasoning))
     if not messages:
         raise InputError("missing_field", "", "no text and no picture")
-    return {
-        "task": task,
-        "messages": messages,
-        "question": question,
-        "options": options or None,
-        "answer": gold,
-    }
+    return {"task": task, "messages": messages, "question": question, "options": options or None, "answer": gold}
 
 
 def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Turn]]:

@@ -51,11 +51,7 @@ def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> N
             # `snapshot_download` would take the folder as it is where the hub cannot be reached or refuses.
             HfApi().dataset_info(source.hub_id, revision=revision)
         snapshot_download(
-            source.hub_id,
-            repo_type="dataset",
-            revision=revision,
-            local_dir=raw,
-            allow_patterns=list(source.hub_files),
+            source.hub_id, repo_type="dataset", revision=revision, local_dir=raw, allow_patterns=list(source.hub_files)
         )
         files = [file for file in listing() if any(fnmatch(file.path, pattern) for pattern in source.hub_files)]
     except GatedRepoError:

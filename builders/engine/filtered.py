@@ -153,13 +153,7 @@ def filter_build(
             return None
         if not _selected(data, loaded):
             run_build(
-                target,
-                data,
-                filtering.recipe,
-                options.workers,
-                options.progress,
-                role=ROLE,
-                options=filtering.settings,
+                target, data, filtering.recipe, options.workers, options.progress, role=ROLE, options=filtering.settings
             )
             decide_build(target, data, filtering.recipe, role=ROLE)
         waterfall: dict[str, Any] = orjson.loads((folder / WATERFALL_FILE).read_bytes())

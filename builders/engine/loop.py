@@ -321,13 +321,7 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[Uni
         bar.update(max(finished, rows.value) + started_at - bar.n)
 
     for job, records in run_jobs(
-        _work,
-        jobs,
-        workers,
-        prepare=_start_worker,
-        arguments=(rows,),
-        lock=_workers_lock(jobs[0].ledger),
-        poll=advance,
+        _work, jobs, workers, prepare=_start_worker, arguments=(rows,), lock=_workers_lock(jobs[0].ledger), poll=advance
     ):
         finished += _sum([records], "read")
         yield job, records

@@ -258,10 +258,11 @@ def column_image(row: Row, column: str, image_id: str) -> Image:
     data = value.get("bytes") if isinstance(value, dict) else None
     if column in row.values and not isinstance(data, bytes):
         raise InputError("missing_image", row.file, column)
-    return Image(image_id, file, partial(_stored, data, file))
+    return Image(image_id, file, partial(stored_picture, data, file))
 
 
-def _stored(data: bytes | None, file: str) -> bytes:
+def stored_picture(data: bytes | None, file: str) -> bytes:
+    """A picture that came with its row, as `Image.read` gives it; None where the row has none."""
     if data is None:
         raise InputError("missing_image", file, "this copy has no pixels")
     if not data:

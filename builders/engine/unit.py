@@ -252,12 +252,7 @@ class _UnitWork:
         self._with_prior += any(image.relation == "prior" for image in sample.images)
 
     def _image_columns(
-        self,
-        shard: str,
-        places: tuple[tuple[int, int], ...],
-        pictures: list[_Picture],
-        tiles: list[int],
-        index: int,
+        self, shard: str, places: tuple[tuple[int, int], ...], pictures: list[_Picture], tiles: list[int], index: int
     ) -> dict[str, Any]:
         if not pictures:
             return dict.fromkeys(IMAGES.names[IMAGES.get_field_index("shard") :])
