@@ -1,4 +1,4 @@
-"""All that a source module imports: what it declares and yields, readers, and `table_source` for sets of row files."""
+"""All that a source needs, as `kit.Sample`: what it declares and yields, readers, `table_source` for row files."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
