@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m builders.corpus",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python -m builders.corpus --raw corpus/train --role train --mapping map.yaml --out built\n\n"
+        epilog="example:\n  python -m builders.corpus --raw corpus/a --role train --mapping map.yaml --out built\n\n"
         "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
         "2 the folder or the mapping cannot be used",
     )

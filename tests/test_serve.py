@@ -36,7 +36,7 @@ from eval.tasks import Question
 from train import assemble
 from train.model import SIZES
 
-# One server for all tests of this file, if pytest is told --dist loadgroup: what it logged of them is looked at in the end.
+# One server for all tests of this file (pytest --dist loadgroup): what it logged is looked at in the end.
 pytestmark = pytest.mark.xdist_group("serve")
 
 CANARY = "Zebrafinch-4711"
