@@ -334,8 +334,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m builders.corpus",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume; 2 the folder "
-        "or the mapping cannot be used",
+        epilog="example:\n  python -m builders.corpus --raw corpus/a --role train --mapping map.yaml --out built\n\n"
+        "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
+        "2 the folder or the mapping cannot be used",
     )
     add = parser.add_argument
     add("--raw", type=Path, required=True, metavar="DIR", help="folder of the corpus")

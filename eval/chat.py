@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give either --endpoint URL or --checkpoint DIR")
 
     complain(WARNING)
-    adapter = model_adapter(options, load_card(options.model))
+    adapter = model_adapter(options, load_card(options.model), named=False)
     adapter.prepare({"what is typed here": "credentialed"})
     try:
         talk(Conversation(adapter, options.max_new_tokens), sys.stdin, sys.stdout)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import DONE, UserError, run
+from medgpt.messages import named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,7 +224,8 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
         raise UserError(f"{path}: cannot be read ({error})") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
     if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-        raise UserError(f"{path}: no column {missing[0]!r}; there are: {', '.join(reader.fieldnames or ()) or 'none'}")
+        there = named(reader.fieldnames or (), first_row=True)
+        raise UserError(f"{path}: no column {missing[0]!r}; there are: {there}")
     for row in reader:
         yield reader.line_num, row
 

@@ -47,8 +47,16 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
 
 
 INPUTS_FILE = "inputs.parquet"
-BESIDE_ROOT = frozenset({"root", "code_sha256", "software", "inputs", "filter_wanted"})
-"""What `build.json` says that is no part of what was built: with what code, from which files, what is to follow."""
+BESIDE_ROOT = frozenset({"root", "code_sha256", "software", "inputs", "filter_wanted", "sha256"})
+"""What `build.json` says that is no part of what was built: with what code, from which files, what is to follow, and
+`sha256` over all the rest of it, so that an altered byte is found here, too."""
+
+
+def sealed(document: dict[str, Any]) -> dict[str, Any]:
+    """A build's description with its `root`, and with `sha256` over all of it."""
+    document = {key: value for key, value in document.items() if key not in ("root", "sha256")}
+    document["root"] = build_root(document)
+    return document | {"sha256": json_sha256(document)}
 
 
 def inputs_sha256(path: Path) -> str | None:

@@ -38,11 +38,11 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
     """Faults of one build; empty if every byte is as it was built. `progress(bytes)` is told what was read."""
     import orjson
 
-    from medgpt.digest import build_root
+    from medgpt.digest import INPUTS_FILE, file_sha256, sealed
 
     try:
         document = orjson.loads((path / "build.json").read_bytes())
-        intact = build_root(document) == document["root"]
+        intact = sealed(document) == document
     except FileNotFoundError:
         return [Fault(path.name, "build.json", "", "missing; the build is not finished")]
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -52,6 +52,8 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
         return [Fault(path.name, "build.json", "", "altered: its content does not match its root digest")]
 
     faults: list[Fault] = []
+    if not (path / INPUTS_FILE).is_file() or file_sha256(path / INPUTS_FILE).hex() != document["inputs"]["file_sha256"]:
+        faults.append(Fault(path.name, INPUTS_FILE, "", "altered, or missing"))
     listed = {file["file"]: (file, unit) for unit in document["units"] for file in unit["shards"] + unit["parts"]}
     for folder in ("shards", "manifest", "rejects"):
         for stray in sorted((path / folder).iterdir()) if (path / folder).is_dir() else []:

@@ -575,7 +575,7 @@ def test_texts_beside_the_picture_reach_no_shard(tmp_path: Path) -> None:
             archive.writestr(f"images/{row['image']}", content)
     (raw / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for split in ("valid", "test"):
-        (raw / f"{split}.jsonl").write_text("")
+        (raw / f"{split}.jsonl").write_text(json.dumps(rows[0]) + "\n")
     arguments = ["--raw", str(raw), "--out", str(tmp_path / "built"), "--quiet", "--filters"]
     assert build_main(load("pmc_oa"), [*arguments, str(recipe_file(tmp_path, "pmc_oa"))]) == 0
     needles = (b"DOE^JANE", b"MRN", b"0010,0010", b"PatientName", b"19570304", b"zTXt", b"iTXt", b"tEXt", b"Exif")

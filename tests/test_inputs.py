@@ -62,6 +62,7 @@ def test_every_raw_file_is_listed_with_its_digest(name: str, tmp_path: Path) -> 
         "bytes": sum(size for size, _ in found.values()),
         "hashed": len(found),
         "sha256": inputs_sha256(built / name / "inputs.parquet"),
+        "file_sha256": hashlib.sha256((built / name / "inputs.parquet").read_bytes()).hexdigest(),
     }
 
 
@@ -160,7 +161,7 @@ def test_a_changed_comment_leaves_the_root_as_it_was(tmp_path: Path) -> None:
     assert reused == len(one["units"])
     assert one["root"] == other["root"]
     assert one["code_sha256"] != other["code_sha256"]
-    assert {name for name in one if one[name] != other[name]} == {"code_sha256"}
+    assert {name for name in one if one[name] != other[name]} == {"code_sha256", "sha256"}
 
 
 # ---- files that are none, and damaged ones

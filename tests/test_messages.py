@@ -37,7 +37,7 @@ def sample(row):
 
 SOURCE = Source(
     name="my_table", title="-", homepage="-", revision="1", license="-", stage="instruct", task="qa", modality="text",
-    splits={"train": "train"}, obtain="-", module="my_table", published=lambda params: {}, write_demo=print, ACCESS
+    splits={"train": "train"}, obtain="-", module="my_table", published=lambda params: {}, ACCESS
     plan=plan, read=lambda raw, unit, params: convert_rows(raw, unit, sample),
 )
 
@@ -157,9 +157,8 @@ def test_members_texts_as_picture_names_and_file_names(tmp_path: Path) -> None:
 
 
 def test_a_broken_table_of_labels_is_not_repeated(tmp_path: Path) -> None:
-    from filters.source_labels import QuiltCleaner
-
     from filters.base import FilterError
+    from filters.quilt_cleaner import QuiltCleaner
 
     for data in (f"Filename,Persons/Photos\na,{CANARY}\n", f"Filename,Persons/Photos\na,0.5,{CANARY},{CANARY}\n"):
         (tmp_path / "t.csv").write_text(data)

@@ -14,7 +14,8 @@ from conftest import ROOT
 from medgpt.page import fit, render
 
 CSS = (ROOT / "medgpt" / "page.css").read_text()
-TEMPLATES = sorted(path for path in ROOT.glob("*/**/*.html") if path.parts[len(ROOT.parts)] != "tests")
+ROOMS = ("medgpt", "manifests", "shards", "filters", "builders", "train", "eval")
+TEMPLATES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.html"))
 PAGES = [path for path in TEMPLATES if path.read_text().startswith("{% extends")]
 HOSTILE = "</script></style><img src=x onerror=alert(1)>{{ title }}\"' \x00\x1b\ud800&"
 

@@ -36,6 +36,9 @@ from eval.tasks import Question
 from train import assemble
 from train.model import SIZES
 
+# One server for all tests of this file (pytest --dist loadgroup): what it logged is looked at in the end.
+pytestmark = pytest.mark.xdist_group("serve")
+
 CANARY = "Zebrafinch-4711"
 """In every text that is asked, and in none that may be printed."""
 TOKEN = "a-token-of-this-test-0815"
@@ -382,7 +385,7 @@ def test_so_many_at_once_and_who_leaves_makes_room(server: Served) -> None:
     second: list[Any] = []
     waiter = threading.Thread(target=lambda: second.append(server.ask(asked())))
     waiter.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while (refused := server.ask({**long, "max_tokens": 1}))[0] != 503:
         assert time.monotonic() < deadline
     assert "in work already" in refused[1]["error"]["message"] and not second

@@ -389,8 +389,11 @@ def hide_a_test_item(data: Path) -> None:
         for counts in (unit, content["counts"], content["counts"]["by_split"]["test"]):
             counts["kept"] -= 1
             counts["read"] -= 1
-        unit["images"] -= 1
-        content["counts"]["by_split"]["test"]["images"] -= 1
+        split = content["counts"]["by_split"]["test"]
+        for counts in (unit, split):
+            counts["images"] -= 1  # the only picture of this side
+            counts["images_squared"] -= 1
+        split.update(images_mean=0.0, images_sd=0.0)
         unit["shards"][0]["samples"] -= 1
 
     record(TEST, change, seal=False)(data)

@@ -76,9 +76,12 @@ def _missing(name: str) -> bytes:
 
 @lru_cache(maxsize=8)
 def _folder_index(raw: Path, folder: str) -> dict[str, list[str]]:
-    """Files below a folder by the last part of their name; built once a process."""
+    """Files below a folder by the last part of their name; built once a process.
+
+    What has a file's name and is none (a pipe, a folder called 1.jpg) is among them: reading it says what it is.
+    """
     files: dict[str, list[str]] = {}
-    for path in sorted(p for p in (raw / folder).rglob("*") if p.is_file()):
+    for path in sorted(p for p in (raw / folder).rglob("*") if p.suffix or p.is_file()):
         files.setdefault(path.name, []).append(relative(path, raw))
     return files
 

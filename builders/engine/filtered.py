@@ -73,7 +73,7 @@ class Filtering:
         lines = [f"filters of {self.recipe.name} {self.recipe.version} ({self.recipe.sha256[:16]}), in this order:"]
         for step in self.plan.steps:
             lines.append(f"  {step.name}: {f'drop if {step.drop.text}' if step.drop else 'scores only'}")
-        lines += [f"  {name} takes no part ({why})" for name, why in self.plan.left_out.items()]
+        lines += [f"  {name} left out ({why})" for name, why in self.plan.left_out.items()]
         return lines
 
 

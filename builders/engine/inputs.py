@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from builders.engine.rawfiles import State, open_regular, state_of
 from builders.engine.source import BuildStopped, InputError
 from medgpt.atomic import write_atomic
-from medgpt.digest import INPUTS_FILE, inputs_sha256
+from medgpt.digest import INPUTS_FILE, file_sha256, inputs_sha256
 from medgpt.processes import run_jobs
 
 SCHEMA = pa.schema(
@@ -95,6 +95,7 @@ def write_inputs(
         "bytes": sum(columns[1]),
         "hashed": sum(digest is not None for digest in columns[2]),
         "sha256": inputs_sha256(path),
+        "file_sha256": file_sha256(path).hex(),
     }
 
 

@@ -31,7 +31,7 @@ from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
-from medgpt.digest import build_root
+from medgpt.digest import sealed
 from medgpt.private import keep_private, make_folder
 from medgpt.processes import run_jobs
 from medgpt.schema import SCHEMA_VERSION
@@ -401,7 +401,7 @@ def _document(
         },
         "units": units,
     }
-    return document | {"root": build_root(document)}
+    return sealed(document)
 
 
 _DECLARED = ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper")

@@ -35,13 +35,17 @@ def model_adapter(
     tries: int = 2,
     batch: int = 1,
     trust_remote_code: bool = False,
+    named: bool = True,
 ) -> Adapter:
-    """The adapter of `--endpoint`, else of `--checkpoint`. Raises: `UserError`."""
+    """The adapter of `--endpoint`, else of `--checkpoint`. Raises: `UserError`.
+
+    named: whether a server must be told which of its models is meant; a run must, a talk with `eval.serve` need not.
+    """
     if options.endpoint:
         from eval.adapters.openai_chat import OpenAIChat
 
         served = options.served_model or card.hub_id
-        if not served:
+        if named and not served:
             raise UserError(f"--model {options.model}: its card has no hub id; give --served-model NAME")
         return OpenAIChat(
             options.endpoint,
