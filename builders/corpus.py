@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ from builders.engine.source import (
     Unit,
 )
 from builders.engine.tables import Row, open_parquet, table_units
-from medgpt.errors import DAMAGED, DONE, run
+from medgpt.errors import DAMAGED, DONE, os_error_line, run
 from medgpt.messages import named
 from medgpt.settings import checked, read_yaml
 
@@ -140,7 +141,7 @@ def _walk(raw: Path) -> list[str]:
     seen: set[tuple[int, int]] = set()
 
     def fail(error: OSError) -> None:
-        raise NotThisSource(f"{error.filename}: {error.strerror}; the corpus must be readable") from error
+        raise NotThisSource(f"{os_error_line(error)}; the corpus must be readable") from error
 
     for place, folders, files in os.walk(raw, followlinks=True, onerror=fail):
         status = Path(place).stat()
@@ -358,12 +359,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, metavar="DIR", help="root of the builds; one folder is made in it")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add("--max-damaged", type=int, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--json", action="store_true", help="print the build's record as JSON, no progress bar")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     mapping, place = (read_yaml(args.mapping), str(args.mapping)) if args.mapping else (None, "mapping")
-    how = (args.workers, None, args.max_damaged, args.quiet, place)
+    how = (args.workers, None, args.max_damaged, args.quiet or args.json, place)
     document, text = build_corpus(args.raw, args.role, mapping, args.out, *how)
-    print(text)
+    print(json.dumps(document, ensure_ascii=False) if args.json else text)
     return DAMAGED if document["counts"]["damaged"] else DONE
 
 

@@ -54,6 +54,12 @@ def one_line(error: BaseException | str) -> str:
     return safe(error) or type(error).__name__
 
 
+def os_error_line(error: OSError) -> str:
+    """What the system would not do, on one line, with the file if it has one (a full disk names none)."""
+    what = error.strerror or type(error).__name__
+    return one_line(what if error.filename is None else f"{error.filename}: {what}")
+
+
 def run(main: Main) -> Main:
     """Decorate a command's `main`: whatever goes wrong in it ends as one line on stderr and a documented exit code.
 
@@ -75,9 +81,7 @@ def run(main: Main) -> Main:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return NOT_FINISHED
         except OSError as error:
-            what = error.strerror or type(error).__name__
-            named = f"{error.filename}: {what}" if error.filename is not None else what
-            return _tell(one_line(f"{named}; what is done stays, mend it and run again"), NOT_FINISHED)
+            return _tell(f"{os_error_line(error)}; what is done stays, mend it and run again", NOT_FINISHED)
         except MemoryError:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
         except Exception as error:  # noqa: BLE001 - the net itself
