@@ -60,7 +60,12 @@ def test_exit_codes_and_arguments_pass_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("biuld",), "did you mean build?"), (("build", "slaek"), "did you mean slake?"), (("build", "corups"), "mean corpus?"), (("zzz",), "no such command")],
+    [
+        (("biuld",), "did you mean build?"),
+        (("build", "slaek"), "did you mean slake?"),
+        (("build", "corups"), "did you mean corpus?"),
+        (("zzz",), "no such command"),
+    ],
 )
 def test_an_unknown_name_is_one_line_that_says_what_is_near(words: tuple[str, ...], said: str) -> None:
     done = medgpt(*words)

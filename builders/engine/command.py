@@ -33,7 +33,8 @@ def _named(source: Source, arguments: Sequence[str] | None) -> int:
     try:
         return _command(source, arguments)
     except UserError as error:
-        error.args = (f"{source.name}: {error}",)
+        if not str(error).startswith(source.name):  # a build's own errors begin with its name
+            error.args = (f"{source.name}: {error}",)
         raise
 
 
