@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -69,6 +70,8 @@ def run(main: Main) -> Main:
 
     @functools.wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 must not stop what is done
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = main(arguments)
             sys.stdout.flush()

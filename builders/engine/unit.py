@@ -26,8 +26,9 @@ from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.groups import GROUP_KEYS
 from medgpt.messages import DETAIL_CHARACTERS, safe
-from medgpt.schema import GROUP_KEYS, canonical_json
+from medgpt.schema import canonical_json
 from medgpt.strip import DamagedImage, sniff, strip_metadata
 from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
 from medgpt.tiles import tile_count
