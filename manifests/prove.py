@@ -442,7 +442,8 @@ def _build_corpora(options: argparse.Namespace, data: Path) -> int:
     """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
     codes = []
     for role in ("train", "eval"):
-        command = [sys.executable, "-m", "builders.corpus", "--role", role, "--raw", getattr(options, role)]
+        # By the front door, whose net is up before anything is imported: Ctrl-C is a line there, too.
+        command = [sys.executable, "-m", "medgpt", "build", "corpus", "--role", role, "--raw", getattr(options, role)]
         command += ["--out", data, "--workers", str(options.workers)]
         command += ["--mapping", options.mapping] if options.mapping else []
         command += ["--quiet"] if options.quiet else []

@@ -24,6 +24,8 @@ from medgpt.messages import complain, safe
 
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 
+INTERRUPTED = "interrupted; run the same command again to go on"
+
 TRACEBACK = "MEDGPT_TRACEBACK"
 """Set to 1 in the environment, this shows where in the code an error came from. Tracebacks may quote data."""
 
@@ -78,7 +80,7 @@ def run(main: Main) -> Main:
         except UserError as error:
             return _tell(one_line(error), error.exit_code)
         except KeyboardInterrupt:
-            return _tell("interrupted; run the same command again to go on", NOT_FINISHED)
+            return _tell(INTERRUPTED, NOT_FINISHED)
         except BrokenPipeError:
             # The reader (`head`) has had enough. Python would complain once more when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -88,6 +90,8 @@ def run(main: Main) -> Main:
         except MemoryError:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
         except Exception as error:  # noqa: BLE001 - the net itself
+            if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+                return _tell(INTERRUPTED, NOT_FINISHED)
             kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
             return _tell(f"{kind} {place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
         return code

@@ -30,11 +30,11 @@ from medgpt.groups import GROUP_KEYS
 from medgpt.messages import DETAIL_CHARACTERS, safe
 from medgpt.schema import canonical_json
 from medgpt.strip import DamagedImage, sniff, strip_metadata
-from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
+from medgpt.text import TEXT_RECIPE, count_tokens, question_sha256, text_sha256, tokenizer
 from medgpt.tiles import tile_count
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
-RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {TOKENIZER}"
+RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
 ENGINE_VERSION = 1
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
