@@ -349,7 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m builders.corpus",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume; 2 the folder "
+        epilog="example:\n  python -m builders.corpus --raw corpus/train --role train --out data/built\n\n"
+        "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume; 2 the folder "
         "or the mapping cannot be used",
     )
     add = parser.add_argument
