@@ -41,6 +41,7 @@ from: what was *not* compared.
 
 import argparse
 import hashlib
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ from builders.engine.corpus_samples import (
 from builders.engine.report import format_summary
 from builders.engine.source import UNCOUNTED
 from builders.engine.tables import open_parquet
-from medgpt.errors import DAMAGED, DONE, run
+from medgpt.errors import DAMAGED, DONE, os_error_line, run
 from medgpt.messages import named
 from medgpt.settings import checked, read_yaml
 
@@ -127,7 +128,7 @@ def _walk(raw: Path) -> list[str]:
     seen: set[tuple[int, int]] = set()
 
     def fail(error: OSError) -> None:
-        raise kit.NotThisSource(f"{error.filename}: {error.strerror}; the corpus must be readable") from error
+        raise kit.NotThisSource(f"{os_error_line(error)}; the corpus must be readable") from error
 
     for place, folders, files in os.walk(raw, followlinks=True, onerror=fail):
         status = Path(place).stat()
@@ -345,12 +346,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, metavar="DIR", help="root of the builds; one folder is made in it")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add("--max-damaged", type=int, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--json", action="store_true", help="print the build's record as JSON, no progress bar")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     mapping, place = (read_yaml(args.mapping), str(args.mapping)) if args.mapping else (None, "mapping")
-    how = (args.workers, None, args.max_damaged, args.quiet, place)
+    how = (args.workers, None, args.max_damaged, args.quiet or args.json, place)
     document, text = build_corpus(args.raw, args.role, mapping, args.out, *how)
-    print(text)
+    print(json.dumps(document, ensure_ascii=False) if args.json else text)
     return DAMAGED if document["counts"]["damaged"] else DONE
 
 

@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from builders.engine.command import main
-from builders.engine.registry import load, sources
+from builders.engine.command import main as build_source
+from builders.engine.registry import load, modules
 from builders.engine.source import demo_module
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError
+from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, run
 from medgpt.private import make_folder
 from medgpt.tables import table
 
@@ -62,7 +62,7 @@ class _Stopped(Exception):
         self.code = code
 
 
-def run(data: Path, workers: int, everything: bool, names: Sequence[str]) -> int:
+def make_demo(data: Path, workers: int, everything: bool, names: Sequence[str]) -> int:
     """Build the sources, audit and prove under `data`, and with `everything` pack, stream, train and evaluate.
 
     Returns 0 if every step ran, whatever the audits found; else the exit code of the step that failed, of which the
@@ -112,7 +112,7 @@ def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], scr
             given = [*(() if number else ("--demo",)), *options, *(unfiltered if load(name).filters else ())]
             given += ["--raw", str(data / "raw" / name), "--out", str(data / "built"), "--workers", str(workers)]
             print(f"\n$ python -m builders.{name} {' '.join(given)}", flush=True)
-            code = main(load(name), [*given, "--quiet"])
+            code = build_source(load(name), [*given, "--quiet"])
             if code not in (DONE, DAMAGED):
                 raise _Stopped(f"builders.{name}", code)
         show(_source_line(data, name))
@@ -263,16 +263,26 @@ def leaks(results: list[AuditResult]) -> list[tuple[str, str, str, int, int]]:
     return sorted(found)
 
 
-if __name__ == "__main__":
+@run
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or the exit code of the step that failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m builders.demo", description=__doc__.splitlines()[0] if __doc__ else ""
+        prog="python -m builders.demo",
+        description=__doc__.splitlines()[0] if __doc__ else "",
+        epilog="example: python -m builders.demo --data data/demo --all",
     )
     parser.add_argument("--data", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
-    names = [source.name for source in sources() if source.has_demo]
-    parser.add_argument("--only", nargs="+", choices=names, metavar="SOURCE", help="only these sources")
+    parser.add_argument("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
     parser.add_argument(
         "--all", action="store_true", help="then pack, stream, train (where torch is) and evaluate, as make demo does"
     )
-    args = parser.parse_args()
-    raise SystemExit(run(args.data, args.workers, args.all, args.only or names))
+    args = parser.parse_args(arguments)
+    from builders.engine.registry import sources
+
+    there = [source.name for source in sources() if source.has_demo and source.name in (args.only or modules())]
+    return make_demo(args.data, args.workers, args.all, there)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

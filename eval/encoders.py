@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -236,6 +235,8 @@ def annotate(texts: Sequence[str], folder: Path, model: str, python: Path) -> li
 
     Raises: `UserError` with the last line of what the interpreter said; texts are never repeated in it.
     """
+    import subprocess
+
     wanted = [number for number, text in enumerate(texts) if text.strip()]
     done = subprocess.run(  # noqa: S603 (the interpreter is the user's own choice)
         [str(python), str(Path(__file__).with_name("radgraph_annotate.py")), str(folder), model],

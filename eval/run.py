@@ -352,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
     parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
+    parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
     for name in ("limit", "max_new_tokens", "concurrency", "tries", "batch"):
@@ -377,7 +378,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     tasks = select_tasks(options.tasks, load_task_file(options.task_file) if options.task_file else [])
     if options.only_present:
         tasks, absent = built_tasks(options.data, tasks)
-        if absent:
+        if absent and not options.json:
             print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
     benchmarks = open_benchmarks(options.data, tasks)
     proof = read_proof(options.data / "proof", evidence=False)
@@ -394,9 +395,13 @@ def _carry_out(options: argparse.Namespace) -> int:
         limit=options.limit,
         max_new_tokens=options.max_new_tokens,
         ask_again=options.ask_again,
-        progress=not options.quiet,
+        progress=not (options.quiet or options.json),
     )
-    return _show(done, adapter, options.out, benchmarks, proof)
+    if options.json:
+        print(_as_json(done, adapter, options.out, proof))
+    else:
+        _show(done, adapter, options.out, benchmarks, proof)
+    return EXIT_UNANSWERED if any(task.outcomes.keys() - {ANSWERED} for task in done) else errors.DONE
 
 
 def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[Card | None, Adapter]:
@@ -468,12 +473,10 @@ def _show(
     out: Path,
     benchmarks: Sequence[Benchmark],
     proof: Proof | None,
-) -> int:
-    unanswered = 0
+) -> None:
     for task in done:
         answered = task.outcomes[ANSWERED]
         others = {name: count for name, count in sorted(task.outcomes.items()) if name != ANSWERED}
-        unanswered += sum(others.values())
         words = [f"{task.label}: {task.items:,} items", f"{answered:,} answered ({task.known:,} before)"]
         if task.expected not in (None, task.items):
             words[0] += f" of {task.expected:,} in the whole benchmark"
@@ -486,7 +489,11 @@ def _show(
         print(counts)
     _say_certificate(benchmarks, proof)
     print(f"next: python -m eval.score {out}")
-    return EXIT_UNANSWERED if unanswered else 0
+
+
+def _as_json(done: Sequence[TaskRun], adapter: Adapter, out: Path, proof: Proof | None) -> str:
+    said = {"out": str(out), "tasks": done, "statistics": adapter.statistics()}
+    return orjson.dumps(said | {"certificate": proof.root if proof else None}).decode()
 
 
 if __name__ == "__main__":

@@ -371,7 +371,7 @@ class LanguageModel(Filter):
         if not self._progress:
             return
         if self._bar is None:
-            self._bar = tqdm(total=0, unit=" verdicts", desc=self.name, dynamic_ncols=True)
+            self._bar = tqdm(total=0, unit=" verdicts", desc=self.name, disable=None, dynamic_ncols=True)
         self._bar.total += more
         statistics = self.statistics
         self._bar.set_postfix_str(

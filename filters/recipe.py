@@ -19,7 +19,7 @@ import orjson
 
 from filters.base import Filter, Score, filter_class
 from filters.expressions import Predicate, parse
-from medgpt.errors import UserError
+from medgpt.errors import UserError, os_error_line
 from medgpt.settings import Settings, checked, find, parse_yaml
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -262,7 +262,7 @@ def _identity(name: str, rule: FilterRule, found: type[Filter], after: Sequence[
         options = found.identity_options(rule.options)
         return _digest([name, rule.place, found.version, list(found.scores), options, after])
     except OSError as error:
-        raise UserError(f"filter {name}: {error.filename}: {error.strerror}") from error
+        raise UserError(f"filter {name}: {os_error_line(error)}") from error
     except TypeError as error:
         raise UserError(f"filter {name}: options must be texts, numbers and lists ({error})") from error
 

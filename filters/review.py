@@ -15,9 +15,10 @@ import argparse
 import csv
 import hashlib
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         key = options.key or options.review.with_suffix(".key.csv")
         result = agreement(read_key(key), read_labels(options.labelled or options.review), options.seed)
-        print("\n".join(result.lines()))
+        print(json.dumps(asdict(result)) if options.json else "\n".join(result.lines()))
     return DONE
 
 
@@ -267,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     agreeing.add_argument("labelled", type=Path, nargs="?", metavar="LABELLED", help="labels, if not in REVIEW itself")
     agreeing.add_argument("--key", type=Path, metavar="FILE", help="OUT.key.csv, if not beside REVIEW")
     agreeing.add_argument("--seed", type=int, default=0)
+    agreeing.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -7,6 +7,7 @@ python -m filters.run data --build quilt_1m --workers 8 --set quilt_cleaner.tabl
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load_recipe(options.recipe or DEFAULT_RECIPE),
         options.build,
         options.workers,
-        not options.quiet,
+        not (options.quiet or options.json),
         role=options.role,
         options=_filter_options(options),
         all_scores=options.all_scores,
     )
+    if options.json and results:
+        found = [{**result.document, "scored": result.scored} for result in results]
+        print(json.dumps({"builds": found, "not_filtered": unfiltered}, ensure_ascii=False))
+        return DONE
     for result in results:
         rows = sum(part["rows"] for part in result.document["parts"])
         names = ", ".join(entry["name"] for entry in result.document["filters"])
@@ -67,7 +72,7 @@ def _filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             endpoint=options.endpoint,
             model=options.model,
             verdicts=str(options.verdicts or options.data / "verdicts"),
-            progress=not options.quiet,
+            progress=not (options.quiet or options.json),
         )
     return found
 
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FILTER.OPTION=VALUE", help="option of a filter (may be repeated)"
     )
+    parser.add_argument("--json", action="store_true", help="print what was scored as JSON, no progress bar")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -123,9 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--threshold is a cosine above 0, at most 1")
     table = find(
         options.data, _chosen(options.data, options.build), options.weights, options.model, options.device,
-        options.threshold, progress=not options.quiet,
+        options.threshold, progress=not (options.quiet or options.json),
     )  # fmt: skip
     path = options.data / EMBEDDINGS / TABLE_FILE
+    if options.json:
+        print(json.dumps({"table": str(path), "duplicates": len(table), "threshold": options.threshold}))
+        return DONE
     print(f"{len(table):,} samples repeat an earlier one at a cosine of {options.threshold:g} or more: {path}")
     print(f"next: python -m filters.run {options.data} --set semantic_duplicates.table={path}")
     return DONE
@@ -180,7 +183,7 @@ def find(
     parts: list[NDArray[np.float32]] = []
     network: ZeroShot | None = None
     count = 0
-    with tqdm(unit=" samples", desc="embed", disable=not progress, smoothing=0.05) as bar:
+    with tqdm(unit=" samples", desc="embed", disable=not progress or None, smoothing=0.05) as bar:
         bar.total = sum(unit["kept"] for build in builds for unit in build.record["units"] if _has_pictures(unit))
         for build in builds:
             first = 0
@@ -277,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold", type=float, required=True, metavar="COSINE", help="no default: checkpoints differ, look at pairs"
     )
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON, no progress bar")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.errors import UserError, run
+from medgpt.errors import UserError, os_error_line, run
 from medgpt.messages import safe
 from medgpt.private import keep_private
 from medgpt.tables import plain, table
@@ -241,7 +241,7 @@ def _walk(data: Path) -> Iterator[Path]:
                     below += [os.path.join(folder, name) for name in sorted(is_folder) if is_folder[name]]
             level = below
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}; name a readable folder of builds") from error
+        raise UserError(f"{os_error_line(error)}; name a readable folder of builds") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, load_builds
-from medgpt.errors import UserError, run
+from medgpt.errors import UserError, os_error_line, run
 from medgpt.tables import table
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 text = sys.stdin.read() if options.text == "-" else options.text
                 found, left_out = check_text(connection, builds, policy, text, options.option, roles, limit)
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from error  # code 1 would say that it was found
+        raise UserError(os_error_line(error)) from error  # code 1 would say that it was found
     if options.json:
         print(json.dumps({"found": found, "left_out": left_out}, indent=2))
     else:

@@ -19,6 +19,7 @@ is, 2 if there is no proof. With --train and --eval, corpora made elsewhere, it 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from manifests.catalog import connect, jail, load_builds, manifest_files
 from manifests.proof import certificate
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, run, worst
+from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
 from medgpt.private import make_folder
 from medgpt.tables import table
 
@@ -77,7 +78,7 @@ def prove(
         overlaps = Overlaps(files=sql_levels(connection, work))
         for level, kind, name in ("near_image", "images", "pictures"), ("near_text", "kept", "texts"):
             total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
-            with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet) as bar:
+            with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet or None) as bar:
                 near_level(level, builds, policy, work, workers, bar.update, overlaps)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
@@ -110,7 +111,7 @@ def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
         names = " and ".join(f"{build} ({recipe})" for recipe, build in sorted(recipes.items()))
         raise UserError(f"hashes of different recipes cannot be compared: {names}; build them again")
     total = sum(part["bytes"] for b in builds for unit in b.record["units"] for part in unit["parts"])
-    with tqdm(total=total, desc="manifests", unit="B", unit_scale=True, disable=quiet) as bar:
+    with tqdm(total=total, desc="manifests", unit="B", unit_scale=True, disable=quiet or None) as bar:
         for build in builds:
             if build_root(build.record) != build.record["root"]:
                 raise UserError(f"{build.folder}/build.json: does not match its root digest; build it again")
@@ -266,7 +267,7 @@ def _train_duplicates(
     if policy.train_duplicates is None:
         (out / certificate.TRAIN_DUPLICATES_FILE).unlink(missing_ok=True)
         return {"train_duplicates": None}
-    with tqdm(desc="train duplicates", unit=" pairs", unit_scale=True, disable=quiet) as bar:
+    with tqdm(desc="train duplicates", unit=" pairs", unit_scale=True, disable=quiet or None) as bar:
         table = train_duplicates(
             connection, policy.train_duplicates.radius, policy.train_duplicates.threshold, bar.update
         )
@@ -420,17 +421,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif out is None:
             out = data / PROOF
         if options.dry_run:
-            _print_plan(load_builds(data), policy)
+            _print_plan(load_builds(data), policy, options.json)
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell, quiet=options.quiet
+            pairs_per_cell=options.pairs_per_cell, quiet=options.quiet or options.json
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}") from error  # code 1 would say that there is a proof
-    _print_result(document, out)
+        raise UserError(os_error_line(error)) from error  # code 1 would say that there is a proof
+    if options.json:
+        print(json.dumps(document, ensure_ascii=False))
+    else:
+        _print_result(document, out)
     return code if document["clean"] else NOT_FINISHED
 
 
@@ -438,24 +442,32 @@ def _build_corpora(options: argparse.Namespace, data: Path) -> int:
     """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
     codes = []
     for role in ("train", "eval"):
-        command = [sys.executable, "-m", "builders.corpus", "--role", role, "--raw", getattr(options, role)]
+        # By the front door, whose net is up before anything is imported: Ctrl-C is a line there, too.
+        command = [sys.executable, "-m", "medgpt", "build", "corpus", "--role", role, "--raw", getattr(options, role)]
         command += ["--out", data, "--workers", str(options.workers)]
         command += ["--mapping", options.mapping] if options.mapping else []
         command += ["--quiet"] if options.quiet else []
-        codes.append(subprocess.run(command, check=False).returncode)  # noqa: S603 (ours)
+        # With --json the screen is for the certificate alone.
+        screen = subprocess.DEVNULL if options.json else None
+        codes.append(subprocess.run(command, check=False, stdout=screen).returncode)  # noqa: S603 (ours)
         if codes[-1] not in (DONE, DAMAGED):
             return codes[-1]
     return worst(codes)
 
 
-def _print_plan(builds: Sequence[LoadedBuild], policy: Policy) -> None:
+def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) -> None:
     rows = []
     for build in builds:
         described = _described(build)
         images = sum(unit["images"] for unit in build.record["units"])
         rows.append([described["build"], described["samples"]["train"], described["samples"]["eval"], images])
-    print(table(["build", "train samples", "test samples", "pictures"], rows))
+    columns = ["build", "train samples", "test samples", "pictures"]
     pairs = sum(row[1] for row in rows) * sum(row[2] for row in rows)
+    if as_json:
+        plan = [dict(zip(columns, row, strict=True)) for row in rows]
+        print(json.dumps({"builds": plan, "pairs": pairs, "policy": policy.sha256}, ensure_ascii=False))
+        return
+    print(table(columns, rows))
     print(f"{pairs:,} pairs of samples would be compared under policy {policy.sha256[:16]}; nothing was written")
 
 
@@ -508,6 +520,7 @@ def _parser() -> argparse.ArgumentParser:
         "--pairs-per-cell", type=int, default=PAIRS_PER_CELL, metavar="N",
         help=f"pairs the report shows of each train build, test and kind (default {PAIRS_PER_CELL})",
     )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     foreign = parser.add_argument_group("a corpus made elsewhere (WebDataset tars, Parquet, JSON Lines)")
     foreign.add_argument("--train", type=Path, metavar="DIR")

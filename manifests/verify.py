@@ -453,7 +453,7 @@ class _Verification:
     def _bar(self, name: str, total: int) -> tqdm[NoReturn]:
         from tqdm import tqdm
 
-        return tqdm(total=total, desc=name, unit_scale=True, disable=self.quiet)
+        return tqdm(total=total, desc=name, unit_scale=True, disable=self.quiet or None)
 
     def _count(self, name: str) -> int:
         return sum(unit[name] for build in self.builds for unit in build.record["units"])

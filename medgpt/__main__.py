@@ -14,7 +14,7 @@ import os
 import pkgutil
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medgpt.errors import UserError, run
@@ -25,6 +25,8 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "build": ("builders.", "build a source: medgpt build slake --raw DIR; all: every source that is there"),
         "filter": ("filters.run", "scores of every filter over the builds"),
         "decide": ("filters.decide", "thresholds of a recipe: what stays, and why"),
+        "review": ("filters.review", "draw samples for a reader, and say how far a filter agrees with him"),
+        "duplicates": ("filters.semantic_duplicates", "pictures that are an earlier one to a CLIP model"),
         "demo": ("builders.demo", "build, filter and prove the synthetic demo sources"),
     },
     "Look": {
@@ -92,16 +94,21 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
     package = module.removesuffix(".")
     if len(words) == 1 or words[1].startswith("-"):
         return package, list(words[1:])
-    name = words[1]
-    if not name.isidentifier() or importlib.util.find_spec(module + name) is None:
-        found = importlib.util.find_spec(package)
-        places = found.submodule_search_locations if found else None
-        known = [one.name for one in pkgutil.iter_modules(places) if not one.ispkg]
-        raise UnknownCommand(f"medgpt {words[0]} {name}: no such source{_near(name, known)}; medgpt sources lists them")
-    return module + name, list(words[2:])
+    name, found = words[1], {**_modules("medgpt_sources"), **_modules(package)}
+    if name not in found:
+        raise UnknownCommand(f"medgpt {words[0]} {name}: no such source{_near(name, found)}; medgpt sources lists them")
+    return found[name], list(words[2:])
 
 
-def _near(word: str, known: Sequence[str] | dict[str, tuple[str, str]]) -> str:
+def _modules(package: str) -> dict[str, str]:
+    """Module by its last name, of a package's modules that can be run; none if there is no such package."""
+    spec = importlib.util.find_spec(package)
+    places = list((spec and spec.submodule_search_locations) or ())
+    names = [one.name for one in pkgutil.iter_modules(places) if not one.ispkg and not one.name.startswith("_")]
+    return {name: f"{package}.{name}" for name in names}
+
+
+def _near(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(known), 1)
     return f", did you mean {near[0]}?" if near else ""
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -22,6 +23,8 @@ from typing import Protocol
 from medgpt.messages import complain, safe
 
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
+
+INTERRUPTED = "interrupted; run the same command again to go on"
 
 TRACEBACK = "MEDGPT_TRACEBACK"
 """Set to 1 in the environment, this shows where in the code an error came from. Tracebacks may quote data."""
@@ -54,6 +57,12 @@ def one_line(error: BaseException | str) -> str:
     return safe(error) or type(error).__name__
 
 
+def os_error_line(error: OSError) -> str:
+    """What the system would not do, on one line, with the file if it has one (a full disk names none)."""
+    what = error.strerror or type(error).__name__
+    return one_line(what if error.filename is None else f"{error.filename}: {what}")
+
+
 def run(main: Main) -> Main:
     """Decorate a command's `main`: whatever goes wrong in it ends as one line on stderr and a documented exit code.
 
@@ -63,24 +72,26 @@ def run(main: Main) -> Main:
 
     @functools.wraps(main)
     def command(arguments: Sequence[str] | None = None) -> int:
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without UTF-8 must not stop what is done
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             code = main(arguments)
             sys.stdout.flush()
         except UserError as error:
             return _tell(one_line(error), error.exit_code)
         except KeyboardInterrupt:
-            return _tell("interrupted; run the same command again to go on", NOT_FINISHED)
+            return _tell(INTERRUPTED, NOT_FINISHED)
         except BrokenPipeError:
             # The reader (`head`) has had enough. Python would complain once more when it flushes at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return NOT_FINISHED
         except OSError as error:
-            what = error.strerror or type(error).__name__
-            named = f"{error.filename}: {what}" if error.filename is not None else what
-            return _tell(one_line(f"{named}; what is done stays, mend it and run again"), NOT_FINISHED)
+            return _tell(f"{os_error_line(error)}; what is done stays, mend it and run again", NOT_FINISHED)
         except MemoryError:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
         except Exception as error:  # noqa: BLE001 - the net itself
+            if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+                return _tell(INTERRUPTED, NOT_FINISHED)
             kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
             return _tell(f"{kind} {place(error)}; {TRACEBACK}=1 shows more, please report it", NOT_FINISHED)
         return code

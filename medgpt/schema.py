@@ -14,9 +14,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.json as pj
 
-SCHEMA_VERSION = 1
+from medgpt.groups import GROUP_KEYS
 
-GROUP_KEYS = ("subject_id", "study_id", "prior_study_id", "pmcid", "pmid", "video_id", "question_id")
+SCHEMA_VERSION = 1
 
 _CONTENT = pa.struct([("type", pa.string()), ("text", pa.string()), ("index", pa.int32())])
 _MESSAGE = pa.struct([("role", pa.string()), ("reasoning", pa.string()), ("content", pa.list_(_CONTENT))])

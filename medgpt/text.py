@@ -12,10 +12,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.metadata import version
-
-TOKENIZER = f"o200k_base/bpe-openai-{version('bpe-openai')}"
-"""GPT-oss reads o200k_harmony, which is o200k_base plus special tokens; plain text has the same ids in both."""
 
 TEXT_RECIPE = "nfkc-casefold-words-1"
 
@@ -23,6 +19,16 @@ _WORDS = re.compile(r"[^\W_]+")
 _MARK = " \x02 "
 _ASCII_WORDS = "".join(chr(i).lower() if chr(i).isalnum() else " " for i in range(128))
 _ASCII_WORDS_AND_MARK = _ASCII_WORDS[:2] + "\x02" + _ASCII_WORDS[3:]
+
+
+def tokenizer() -> str:
+    """What counts the tokens, with its version.
+
+    GPT-oss reads o200k_harmony, which is o200k_base plus special tokens; plain text has the same ids in both.
+    """
+    from importlib.metadata import version  # 20 ms that --help need not wait for
+
+    return f"o200k_base/bpe-openai-{version('bpe-openai')}"
 
 
 def normalise(text: str) -> str:

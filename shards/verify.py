@@ -45,7 +45,7 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
         intact = sealed(document) == document
     except FileNotFoundError:
         return [Fault(path.name, "build.json", "", "missing; the build is not finished")]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
         # Its digests cannot be trusted then, so nothing else is judged by them.

@@ -26,7 +26,7 @@ from manifests.catalog import connect, load_builds, write_catalog
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, PartRows, write_part
 from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, run_audits
 from medgpt.errors import UserError
-from medgpt.schema import GROUP_KEYS
+from medgpt.groups import GROUP_KEYS
 
 Row = dict[str, Any]
 SHELL = Path(sys.executable).with_name("duckdb")

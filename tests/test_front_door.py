@@ -21,7 +21,8 @@ def medgpt(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as bin_folder:
         script = Path(bin_folder) / "medgpt"
         script.write_text("import sys\nfrom medgpt.__main__ import main\nsys.exit(main())\n")
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        places = dict.fromkeys([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
         command = [sys.executable, str(script), *words]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -59,13 +60,30 @@ def test_exit_codes_and_arguments_pass_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(("biuld",), "did you mean build?"), (("build", "slaek"), "did you mean slake?"), (("zzz",), "no such command")],
+    [
+        (("biuld",), "did you mean build?"),
+        (("build", "slaek"), "did you mean slake?"),
+        (("build", "corups"), "did you mean corpus?"),
+        (("zzz",), "no such command"),
+    ],
 )
 def test_an_unknown_name_is_one_line_that_says_what_is_near(words: tuple[str, ...], said: str) -> None:
     done = medgpt(*words)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_source_of_ones_own_is_built_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ours" / "medgpt_sources").mkdir(parents=True)
+    page = (ROOT / "builders" / "pubmedqa.py").read_text().replace("pubmedqa", "ourqa")
+    (tmp_path / "ours" / "medgpt_sources" / "ourqa.py").write_text(page)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "ours"))
+    done = medgpt("build", "ourqa", "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "python -m medgpt_sources.ourqa" in done.stdout
+    assert "did you mean ourqa?" in medgpt("build", "orqa", cwd=tmp_path).stderr
+    assert medgpt("build", "corpus", "--help", cwd=tmp_path).returncode == 0
 
 
 def test_help_lists_every_command() -> None:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from builders.engine.command import main
 from builders.engine.registry import load
 from medgpt.digest import inputs_sha256
+from shards.verify import verify_build
 
 CASES = ROOT.parent / "shared" / "cases" / "fuzz"
 
@@ -141,27 +142,87 @@ def test_a_tree_that_changes_under_the_build_is_a_stop(file: str, tmp_path: Path
     assert not (tmp_path / "built" / "moving" / "build.json").exists()
 
 
-def test_a_changed_comment_leaves_the_root_as_it_was(tmp_path: Path) -> None:
-    """Identity is content and declared versions; the text of the code stands beside it."""
-    for package in ("medgpt", "manifests", "shards", "filters", "builders"):
-        shutil.copytree(ROOT / package, tmp_path / "house" / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (tmp_path / "house").rglob("*.py"):
+def test_a_changed_comment_leaves_every_root_as_it_was(tmp_path: Path) -> None:
+    """Identity is content and declared versions; the text of the code stands beside it.
+
+    In every product file: a set of pictures, one of texts and one whose samples are scored and chosen by filters are
+    neither built, scored nor compared again, and what a proof over them says is the same to the byte.
+    """
+    house = tmp_path / "house"
+    for package in ("medgpt", "manifests", "shards", "filters", "builders", "train", "eval"):
+        shutil.copytree(ROOT / package, house / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in house.rglob("*.py"):
         path.write_text(path.read_text() + "# another comment\n")
-    documents = []
-    for place in (ROOT, tmp_path / "house"):
-        command = "builders.slake --demo --raw raw --out built --limit 6 --json"
+
+    def run(place: Path, command: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", *command.split()],
             cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        documents.append(document_of(tmp_path / "built", "slake"))
-        reused = json.loads(done.stdout)["units_reused"]
-    one, other = documents
-    assert reused == len(one["units"])
-    assert one["root"] == other["root"]
-    assert one["code_sha256"] != other["code_sha256"]
-    assert {name for name in one if one[name] != other[name]} == {"code_sha256", "sha256"}
+        assert done.returncode in (0, 3), done.stderr
+        return done.stdout
+
+    names = ("slake", "pubmedqa", "rocov2")
+    seen = []
+    for place in (ROOT, house):
+        reused = []
+        for name in names:
+            filters = "--filters demo.yaml" if load(name).filters else ""
+            (tmp_path / "demo.yaml").write_text(RECIPE)
+            said = run(place, f"builders.{name} --demo --raw raw/{name} --out built --limit 6 {filters} --json")
+            reused.append(json.loads(said)["units_reused"])
+        run(place, "manifests.prove . --out proof --quiet")
+        kept = [*tmp_path.glob("proof/.work/near_*.parquet"), *(tmp_path / "scores").rglob("*.parquet")]
+        assert len(kept) >= 4  # near pictures, near texts, and what two filters said
+        documents = [document_of(tmp_path / "built", name) for name in names]
+        certificate = (tmp_path / "proof" / "certificate.json").read_bytes()
+        seen.append((documents, certificate, {path: path.stat().st_mtime_ns for path in kept}))
+    (ours, certificate, written), (others, again, rewritten) = seen
+    assert reused == [len(document["units"]) for document in ours]
+    for one, other in zip(ours, others, strict=True):
+        assert {name for name in one if one[name] != other[name]} == {"code_sha256", "sha256"}
+    assert (certificate, written) == (again, rewritten)
+
+
+RECIPE = """
+format: 1
+name: demo
+version: 1
+sources:
+  rocov2:
+    unreadable: drop
+    filters:
+      misleading_numbers: {drop: "misleading >= 0.9", not_scored: drop}
+      compound: {drop: "compound >= 0.5", not_scored: drop}
+"""
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"counts": 3}'])
+def test_a_record_of_another_shape_is_built_again(text: str, tmp_path: Path) -> None:
+    raw = made("slake", tmp_path)
+    place = tmp_path / "built" / "slake" / "build.json"
+    place.parent.mkdir(parents=True)
+    place.write_text(text)
+    [fault] = verify_build(place.parent)
+    assert "altered" in str(fault)
+    assert build("slake", raw, tmp_path / "built", "--limit", "6")[0] == 0
+    assert verify_build(place.parent) == []
+
+
+def test_a_terminal_without_utf8_stops_nothing(tmp_path: Path) -> None:
+    """The summary of a build and a sample's text: what the terminal cannot show is escaped."""
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    for command in (
+        "builders.slake --demo --raw raw --out built",
+        "shards.show built slake/train/1",
+        "shards.stats built",
+    ):
+        done = subprocess.run(
+            [sys.executable, "-X", "utf8=0", "-m", *command.split()],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.isascii()
 
 
 # ---- files that are none, and damaged ones

@@ -31,7 +31,8 @@ def _named(source: Source, arguments: Sequence[str] | None) -> int:
     try:
         return _command(source, arguments)
     except UserError as error:
-        error.args = (f"{source.name}: {error}",)
+        if not str(error).startswith(source.name):  # a build's own errors begin with its name
+            error.args = (f"{source.name}: {error}",)
         raise
 
 
@@ -99,7 +100,7 @@ def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 def _parser(source: Source) -> argparse.ArgumentParser:
     counts = ", ".join(f"{split} ({role})" for split, role in source.splits.items())
     parser = argparse.ArgumentParser(
-        prog=f"python -m builders.{source.name}",
+        prog=f"python -m {source.module_name}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description=(
             f"{source.title}\n{source.homepage} (checked against {source.revision})\n"
@@ -107,8 +108,8 @@ def _parser(source: Source) -> argparse.ArgumentParser:
             f"How to obtain it\n{source.obtain.strip()}"
         ),
         epilog=(
-            f"example:\n  python -m builders.{source.name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
-            f"  python -m builders.{source.name} --demo\n\n"
+            f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
+            f"  python -m {source.module_name} --demo\n\n"
             "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
             "2 wrong usage, the tree is not this source, or its filters cannot run"
         ),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, field, structs
 
 from builders.engine.source import Access, Role
-from medgpt.schema import GROUP_KEYS
+from medgpt.groups import GROUP_KEYS
 from medgpt.settings import Settings, checked
 
 DEFAULT_SPLIT = {"train": "train", "eval": "test"}

@@ -249,12 +249,11 @@ def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
     """A trial (--limit) or metadata-only build must not replace a full one that took hours."""
     try:
         existing = orjson.loads((plan.target / "build.json").read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
-        return
-    for reduced, word, was in (
-        (options.params["no_images"], "--no-images", existing["metadata_only"]),
-        (options.limit is not None, "--limit", existing["limit"] is not None),
-    ):
+        was_reduced = (existing["metadata_only"], existing["limit"] is not None)
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
+        return  # nothing is there, or nothing that a build wrote
+    reductions = ((options.params["no_images"], "--no-images"), (options.limit is not None, "--limit"))
+    for (reduced, word), was in zip(reductions, was_reduced, strict=True):
         if reduced and not was:
             raise BuildStopped(f"{plan.target} holds a full build, which {word} would replace; choose another --out")
 

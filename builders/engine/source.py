@@ -140,7 +140,7 @@ class Sample:
     """The gold label where there are options, else the gold text."""
     images: list[Image] = field(default_factory=list)
     group: dict[str, str] = field(default_factory=dict)
-    """Namespaced ids under the names of `medgpt.schema.GROUP_KEYS`: {"pmid": "pubmed/21645374"}."""
+    """Namespaced ids under the names of `medgpt.groups.GROUP_KEYS`: {"pmid": "pubmed/21645374"}."""
     subset: str | None = None
     """The publisher's stratum inside a split (`closed`, `open`), for counts by stratum."""
     task: str | None = None

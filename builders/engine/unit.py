@@ -24,14 +24,15 @@ from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.groups import GROUP_KEYS
 from medgpt.messages import DETAIL_CHARACTERS, safe
-from medgpt.schema import GROUP_KEYS, canonical_json
+from medgpt.schema import canonical_json
 from medgpt.strip import DamagedImage, sniff, strip_metadata
-from medgpt.text import TEXT_RECIPE, TOKENIZER, count_tokens, question_sha256, text_sha256
+from medgpt.text import TEXT_RECIPE, count_tokens, question_sha256, text_sha256, tokenizer
 from medgpt.tiles import tile_count
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
-RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {TOKENIZER}"
+RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
 ENGINE_VERSION = 1
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""

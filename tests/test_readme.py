@@ -1,0 +1,54 @@
+"""Every command that the README and CONTRIBUTING print is there and takes the options that are printed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Sequence
+
+import pytest
+from conftest import ROOT
+
+PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+# In a code block or between backticks, up to a comment, the next command or the end; an ellipsis ends it, too.
+COMMAND = re.compile(r"""(?<![\w/])(?:python -m [\w.]+|medgpt(?= [a-z]))(?:"[^"\n]*"|[^"`#|&;\n\])])*""")
+TAKEN = 77
+
+
+def commands() -> list[str]:
+    """Each once, in the order of the pages."""
+    found = [match for page in PAGES for match in COMMAND.findall((ROOT / page).read_text())]
+    ours = ("python -m builders", "python -m eval", "python -m filters", "python -m manifests", "python -m medgpt",
+            "python -m shards", "python -m train", "python -m bench", "medgpt ")  # fmt: skip
+    return list(dict.fromkeys(command.strip() for command in found if command.startswith(ours)))
+
+
+def test_the_pages_print_commands() -> None:
+    assert len(commands()) > 40
+
+
+@pytest.mark.parametrize("command", commands())
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_a_printed_command_is_parsed(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in shlex.split(command) if word != "..."]
+    module, rest = ("medgpt", words[1:]) if words[0] == "medgpt" else (words[2], words[3:])
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_end(self: argparse.ArgumentParser, args: Sequence[str] | None = None) -> None:
+        parse(self, args)
+        raise SystemExit(TAKEN)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)
+    monkeypatch.setattr(sys, "argv", [module, *rest])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    # A page may name a command alone: what it cannot do without is then all that is missing.
+    said = capsys.readouterr().err
+    assert ended.value.code in (TAKEN, 0) or (len(words) <= 3 and "the following arguments are required" in said), said
