@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, PartRows, write_part
-from medgpt.schema import GROUP_KEYS
+from medgpt.groups import GROUP_KEYS
 
 ROWS = 1_000_000
 PART_ROWS = 50_000

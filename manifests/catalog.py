@@ -298,7 +298,7 @@ def _kind(file: str) -> str:
 def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
     """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
     from manifests.parts import IMAGES, REJECTS, SAMPLES
-    from medgpt.schema import GROUP_KEYS
+    from medgpt.groups import GROUP_KEYS
 
     records = [build.folder / BUILD_FILE for build in builds]
     columns = ", ".join(f'"{name}": {_text(kind)}' for name, kind in _JSON_COLUMNS.items())

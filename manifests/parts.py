@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medgpt.atomic import AtomicFile
-from medgpt.schema import GROUP_KEYS
+from medgpt.groups import GROUP_KEYS
 
 MANIFEST_VERSION = 1
 

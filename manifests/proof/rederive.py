@@ -39,7 +39,8 @@ from manifests.proof.evidence import EVIDENCE
 from manifests.proof.policy import ImageSettings, Policy, TextSettings
 from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
 from medgpt.errors import UserError
-from medgpt.schema import GROUP_KEYS, SAMPLE, canonical_json
+from medgpt.groups import GROUP_KEYS
+from medgpt.schema import SAMPLE, canonical_json
 from medgpt.strip import strip_metadata
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
