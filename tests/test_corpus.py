@@ -712,7 +712,7 @@ def test_mapping_files(tmp_path: Path) -> None:
         return make_rules(read_yaml(path), role, tmp_path / "a corpus", str(path))
 
     path.write_text(yaml.safe_dump({"license": "MIT", "text": "a", "eval": {"text": ["b", "c"]}, "train": None}))
-    assert [(side(role).license, side(role).texts) for role in ("train", "eval")] == [
+    assert [(side(role).license, side(role).of("text")) for role in ("train", "eval")] == [
         ("MIT", ("a",)),
         ("MIT", ("b", "c")),
     ]
