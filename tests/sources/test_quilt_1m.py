@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 from mixed_trees import edit_csv, read_all, said
 from outcomes import kept, reasons, source_of
 
+from builders import kit
 from builders.engine.command import main
 from builders.engine.source import NotThisSource, Reject
 from medgpt.errors import DAMAGED
@@ -39,10 +39,9 @@ def test_quilt_splits_come_from_one_table_and_videos_from_names(tree: Callable[[
 def test_quilt_units_split_a_table_of_several_ranges(
     tree: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("builders.quilt_1m")
-    raw, small = tree("quilt_1m"), module.table_units
+    raw, small = tree("quilt_1m"), kit.table_units
     whole = read_all("quilt_1m", raw)
-    monkeypatch.setattr(module, "table_units", lambda *a, **k: small(*a, rows_per_unit=2, **k))
+    monkeypatch.setattr(kit, "table_units", lambda *a, **k: small(*a, rows_per_unit=2, **k))
     pieces = read_all("quilt_1m", raw)
     for split in ("train", "val"):
         assert [outcome.row for outcome in pieces[split]] == [outcome.row for outcome in whole[split]]
