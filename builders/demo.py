@@ -126,8 +126,7 @@ def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], scr
         missing = [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]
         for module, options, shown in LATER:
             if module == "train.demo" and missing:
-                get = f"{os.path.relpath(sys.executable)} -m pip install -e '.[train,eval]'"
-                show(f"{module:<20} left out, no {', '.join(missing)}. To have it: {get}, then again")
+                show(f"{module:<20} left out, no {', '.join(missing)}. To have it: make .venv/.train, then again")
                 continue
             show(f"{module:<20} ", end="")
             begun = time.monotonic()
