@@ -47,7 +47,7 @@ class Constant(Settings, frozen=True):
     k: int
 
 
-class Row(Settings, frozen=True):
+class PublishedRow(Settings, frozen=True):
     """One row of a published table."""
 
     row: str
@@ -69,7 +69,7 @@ class Published(Settings, frozen=True):
 
     paper: str
     models: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -122,7 +122,7 @@ def grim_table(published: Published) -> list[Cell]:
     return cells
 
 
-def lead(published: Published, row: Row) -> tuple[str, float] | None:
+def lead(published: Published, row: PublishedRow) -> tuple[str, float] | None:
     """(best other model of the row, z of the paper's model against it); None where a figure is not here.
 
     Unpaired, since no samples are published; a z below 2 is noise. The paper's model is the first of `models`.

@@ -21,7 +21,7 @@ from pathlib import Path
 import orjson
 
 from eval.audit import load_published
-from eval.report_page import Sample, render_html, render_markdown, samples_of
+from eval.report_page import ShownItem, render_html, render_markdown, samples_of
 from eval.report_tables import Run, TaskResult, all_tables, by_task, read_run
 from medgpt import errors
 from medgpt.arguments import command_parser
@@ -87,7 +87,7 @@ def _distinct(runs: list[Run]) -> list[Run]:
     return named
 
 
-def _browser(runs: Sequence[Run], data: Path | None, limit: int, show_credentialed: bool) -> dict[str, list[Sample]]:
+def _browser(runs: Sequence[Run], data: Path | None, limit: int, show_credentialed: bool) -> dict[str, list[ShownItem]]:
     from tqdm import tqdm
 
     if not limit:

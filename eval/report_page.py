@@ -33,7 +33,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShownItem:
     """One question with the answers of all runs; `question` is None where it may not be shown, or without builds."""
 
     item: Item
@@ -43,7 +43,7 @@ class Sample:
 
 def samples_of(
     results: Mapping[str, TaskResult], data: Path | None, limit: int, show_credentialed: bool
-) -> list[Sample]:
+) -> list[ShownItem]:
     """The first `limit` questions of a task (`results`: by run), those that fewest runs got right first.
 
     Questions are read from the builds under `data`. Of credentialed ones only ids and verdicts are given, unless asked.
@@ -59,13 +59,13 @@ def samples_of(
     # Every run's version is checked; they are the same build then.
     benchmarks = [_benchmark(result, data) for result in results.values()] if data else []
     benchmark = benchmarks[0] if benchmarks else None
-    found: list[Sample] = []
+    found: list[ShownItem] = []
     for sample_id in sorted(answers, key=lambda one: sum(given.score.verdict == "correct" for given in answers[one])):
         if len(found) == limit:
             break
         shown = benchmark is not None and (show_credentialed or items[sample_id].access != "credentialed")
         question = benchmark.read(sample_id) if benchmark is not None and shown else None
-        found.append(Sample(items[sample_id], question, answers[sample_id]))
+        found.append(ShownItem(items[sample_id], question, answers[sample_id]))
     return found
 
 
@@ -99,7 +99,7 @@ _WORDS = {"model", "task", "against", "measure", "slice", "evidence (items)"}
 _COLOURS = {"correct": "good", "wrong": "bad", "invalid": "odd"}
 
 
-def render_html(runs: Sequence[Run], tables: Sequence[Table], browser: Mapping[str, list[Sample]]) -> str:
+def render_html(runs: Sequence[Run], tables: Sequence[Table], browser: Mapping[str, list[ShownItem]]) -> str:
     """The page. `browser`: samples by task label."""
     of_paper = sum(table.title in TABLES.values() for table in tables)
     sections = [(f"t{number}", table.title.partition(":")[0]) for number, table in enumerate(tables)]
@@ -174,7 +174,7 @@ def _plot(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return lines
 
 
-def _shown(one: Sample) -> dict[str, Any]:
+def _shown(one: ShownItem) -> dict[str, Any]:
     """A question as the page shows it; `find` is what its filter looks in."""
     first = one.answers[0].score
     answers = []

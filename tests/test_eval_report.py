@@ -13,7 +13,7 @@ import pytest
 from conftest import run_module
 from eval_builds import build_demos
 
-from eval.audit import Published, Row, load_published
+from eval.audit import Published, PublishedRow, load_published
 from eval.mcq import grade
 from eval.records import Score, read_items, read_predictions, write_scores
 from eval.report import main
@@ -175,7 +175,7 @@ def test_the_same_runs_give_the_same_bytes(runs: list[Path], data: Path, tmp_pat
 
 def test_the_papers_numbers_stand_beside_ours(runs: list[Path], tmp_path: Path) -> None:
     loaded = [read_run(folder) for folder in runs]
-    published = Published("A paper", ("One", "Two"), (Row("MedQA", "5", 1273, {"One": "12.34"}, grim="yn"),))
+    published = Published("A paper", ("One", "Two"), (PublishedRow("MedQA", "5", 1273, {"One": "12.34"}, grim="yn"),))
     tables = {table.title.partition(":")[0]: table for table in all_tables(loaded, published)}
     assert [row[:2] for row in tables["Table 5"].rows[2:]] == [
         ["One, as published", "12.34 ✓"], ["Two, as published", "? ✗"],
