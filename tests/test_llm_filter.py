@@ -309,7 +309,10 @@ def test_scores_do_not_depend_on_batch_or_concurrency(stub: StubEndpoint, tmp_pa
     assert [scores for one in batch for scores in other.score([one])] == whole
 
 
-def test_prices_and_tokens_add_up(stub: StubEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prices_and_tokens_add_up(
+    stub: StubEndpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)  # a bar is for a terminal alone
     judge = model(stub, tmp_path, progress=True, price_in=2.0, price_out=10.0)
     judge.score(records(10))
     judge.close()

@@ -150,6 +150,7 @@ def server(folder: Path) -> Iterator[Served]:
         folder, "--token-variable", "SERVE_TOKEN", *(f"--limit={name}={value}" for name, value in limits.items())
     )
     yield served
+    assert served.ask(asked())[0] == 200
     log = served.close()
     assert CANARY not in log and TOKEN not in log and "Traceback" not in log, log
     assert re.search(rf"^POST {CHAT} 200 [\d.]+ s, \d+ \+ 6 tokens$", log, re.MULTILINE), log
@@ -385,6 +386,7 @@ def test_so_many_at_once_and_who_leaves_makes_room(server: Served) -> None:
     second: list[Any] = []
     waiter = threading.Thread(target=lambda: second.append(server.ask(asked())))
     waiter.start()
+    time.sleep(1)  # so that the place to wait in is taken by it, not by what follows
     deadline = time.monotonic() + 40
     while (refused := server.ask({**long, "max_tokens": 1}))[0] != 503:
         assert time.monotonic() < deadline
