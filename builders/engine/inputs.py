@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from builders.engine.rawfiles import State, open_regular, state_of
 from builders.engine.source import BuildStopped, InputError
 from medgpt.atomic import write_atomic
-from medgpt.digest import INPUTS_FILE, file_sha256, inputs_sha256
+from medgpt.digest import INPUTS_FILE, inputs_sha256
 from medgpt.processes import run_jobs
 
 SCHEMA = pa.schema(
@@ -85,17 +85,18 @@ def write_inputs(
         [one.sha256 and bytes.fromhex(one.sha256) for _, one in rows],
     ]
     table = pa.Table.from_arrays([pa.array(v, f.type) for v, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
-    path, content = target / INPUTS_FILE, io.BytesIO()
-    pq.write_table(table, content, compression="zstd", store_schema=False)
-    if not path.is_file() or path.read_bytes() != content.getvalue():
-        write_atomic(path, content.getvalue())
+    path, buffer = target / INPUTS_FILE, io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", store_schema=False)
+    content = buffer.getvalue()
+    if not path.is_file() or path.read_bytes() != content:
+        write_atomic(path, content)
     return {
         "file": INPUTS_FILE,
         "files": len(rows),
         "bytes": sum(columns[1]),
         "hashed": sum(digest is not None for digest in columns[2]),
         "sha256": inputs_sha256(path),
-        "file_sha256": file_sha256(path).hex(),
+        "file_sha256": hashlib.sha256(content).hexdigest(),
     }
 
 
