@@ -32,17 +32,17 @@ from tqdm import tqdm
 from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Score, UnreadablePicture, decode
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds
-from manifests.fingerprints import MAX_PIXELS
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
+from medgpt.pictures import MAX_PIXELS, PICTURE_RULES
 from medgpt.private import make_folder
 from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"
 FORMAT = 1
-INTAKE = f"1/{SIDES[0]}-{SIDES[1]}-{MAX_PIXELS}"
+INTAKE = f"2.{PICTURE_RULES}/{SIDES[0]}-{SIDES[1]}-{MAX_PIXELS}"
 """Version of the rules by which a picture is unreadable; part of what makes scores out of date."""
 CHUNK = 256
 """Samples of a job: seconds to half a minute of work, which is what a kill can cost a worker."""

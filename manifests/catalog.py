@@ -265,7 +265,7 @@ def load_build(folder: Path) -> LoadedBuild:
         if versions != (FORMAT, MANIFEST_VERSION):
             raise UserError(
                 f"{path}: format {versions[0]}, manifest version {versions[1]}, where {FORMAT} and {MANIFEST_VERSION} "
-                "are read; build it again"
+                "are read; python -m builders.refingerprint writes it anew from its shards"
             )
         for part in _parts(record):
             file = path.parent / part["file"]

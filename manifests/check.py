@@ -136,14 +136,13 @@ def check_image(
     from manifests.proof.overlaps import PICTURE, image_place, read_image, select
     from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import VARIANTS, decode
-    from medgpt.strip import DamagedImage, sniff, strip_metadata
+    from medgpt.containers import DamagedImage
+    from medgpt.pictures import to_store
 
-    if sniff(data) is None:
-        raise UserError("not a JPEG or PNG picture")
     try:
-        prints = fingerprint(strip_metadata(data))
+        prints = fingerprint(to_store(data, "first").data)
     except DamagedImage as error:
-        raise UserError(f"the picture cannot be read ({error.reason})") from error
+        raise UserError(f"the picture cannot be read ({error.reason}: {error.detail})") from error
     values = {"bytes": hashlib.sha256(data).digest(), "pixels": prints.pixel_sha256, "roles": list(roles)}
     found = [{"level": "exact_image", **row} for row in select(connection, _EQUAL_IMAGE, values)]
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from medgpt.atomic import AtomicFile
 from medgpt.groups import GROUP_KEYS
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 _DIGEST = pa.binary(32)
 _REQUIRED = [
@@ -70,11 +70,12 @@ IMAGES = pa.schema(
         ("offset", pa.int64()),  # byte of the image data in the tar
         ("length", pa.int64()),
         ("format", pa.string()),  # jpg | png
+        ("converted", pa.string()),  # why the publisher's coded pixels were not kept; null where they were
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("tiles", pa.int32()),
         ("sha256", _DIGEST),  # of the publisher's bytes
-        ("stored_sha256", _DIGEST),  # of the bytes in the shard, metadata stripped
+        ("stored_sha256", _DIGEST),  # of the bytes in the shard, packed again
         ("pixel_sha256", _DIGEST),  # of the canonical grey pixels
         ("phash", pa.uint64()),
         ("thumbnail", pa.binary()),  # small grey JPEG of the canonical pixels

@@ -173,7 +173,7 @@ def test_damaged_rows_are_rejected_named_and_counted(tmp_path: Path) -> None:
     counts = document["counts"]
     assert counts["kept"] + counts["rejected"] == counts["read"]
     assert {
-        "truncated_image", "empty_file", "format_mismatch", "cmyk_image", "missing_image", "missing_report", "bad_row",
+        "truncated_image", "empty_file", "corrupt_image", "missing_image", "missing_report", "bad_row",
         "duplicate_id", "not_utf8", "no_findings",
     } <= set(counts["rejects"])  # fmt: skip
     rows = [row for path in (out / NAME / "rejects").iterdir() for row in pq.read_table(path).to_pylist()]

@@ -140,7 +140,7 @@ def test_what_was_not_read_is_said(
     ("item", "says"),
     [
         (["--text", "?!"], "no letter or digit"),
-        (["--image", "README.md"], "not a JPEG or PNG"),
+        (["--image", "README.md"], "no picture format that is read"),
         (["--image", "no.png"], "no.png"),
     ],
 )

@@ -23,9 +23,6 @@ from medgpt.private import make_folder
 DEMO_TIME = 1_577_836_800
 """Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
 
-OTHER_FORMATS = (b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
-"""First bytes of GIF, WebP, TIFF, BMP and JPEG 2000: pictures that are not read."""
-
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
     """The first of `candidates` (paths relative to `raw`, `*` allowed) that exists, in their order."""

@@ -11,30 +11,32 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from builders.engine.inputs import Input, check_unchanged, shown
-from builders.engine.rawfiles import OTHER_FORMATS, State, recorded_reads
+from builders.engine.rawfiles import State, recorded_reads
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
+from medgpt.arguments import Frame
 from medgpt.atomic import write_atomic
+from medgpt.containers import DamagedImage
 from medgpt.digest import file_sha256
 from medgpt.groups import GROUP_KEYS
 from medgpt.messages import DETAIL_CHARACTERS, safe
+from medgpt.pictures import to_store
 from medgpt.schema import canonical_json
-from medgpt.strip import DamagedImage, sniff, strip_metadata
 from medgpt.text import TEXT_RECIPE, count_tokens, question_sha256, text_sha256, tokenizer
 from medgpt.tiles import tile_count
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
 CACHED_PICTURES, CACHED_PRINTS = 64, 4096
@@ -43,7 +45,6 @@ Of pictures that are not stored only fingerprints are kept."""
 
 _NO_GROUP: dict[str, str | None] = dict.fromkeys(GROUP_KEYS)
 _CAPTION_TASKS = frozenset({"caption", "report", "text"})
-_EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class _Picture:
     """Empty where pictures are not stored."""
     sha256: bytes
     stored_sha256: bytes
+    converted: str | None
     print: ImageFingerprint
 
 
@@ -263,6 +265,7 @@ class _UnitWork:
             "offset": places[index][0] if places else None,
             "length": places[index][1] if places else None,
             "format": picture.format,
+            "converted": picture.converted,
             "width": picture.print.width,
             "height": picture.print.height,
             "tiles": tiles[index],
@@ -307,7 +310,7 @@ class _UnitWork:
     def _picture(self, image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
         picture = self._pictures.get(image.file)
         if picture is None:
-            picture = _read_picture(image, reads)
+            picture = _read_picture(image, reads, self.job.params.get("frames"))
             if not self.source.store_pictures:
                 picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
@@ -356,25 +359,18 @@ def _named(image: Image) -> dict[str, str | None]:
     return {name: getattr(image, name) for name in ("image_id", "subject_id", "study_id", "view", "relation")}
 
 
-def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
-    """Read, check, strip and fingerprint one picture file; every fault is an `InputError`."""
+def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: Frame | None) -> _Picture:
+    """Read, check, pack again and fingerprint one picture file; every fault is an `InputError`."""
     data = image.read()
-    kind = sniff(data)
-    expected = _EXTENSIONS.get(PurePosixPath(image.file).suffix.lower())
-    if kind is None:
-        known = data.startswith(OTHER_FORMATS)
-        raise InputError("unsupported_image" if known else "corrupt_image", image.file, f"starts with {data[:4].hex()}")
-    if expected is not None and expected != kind:
-        raise InputError("format_mismatch", image.file, f"holds {kind}")
     try:
-        stripped = strip_metadata(data)
-        prints = fingerprint(stripped)
+        stored = to_store(data, frames)
+        prints = fingerprint(stored.data)
     except DamagedImage as error:
         raise InputError(error.reason, image.file, error.detail) from error
     read = reads.get(image.file)
     sha256 = bytes.fromhex(read[1]) if read else hashlib.sha256(data).digest()
-    stored = sha256 if stripped.data is data else hashlib.sha256(stripped.data).digest()
-    return _Picture(kind, stripped.data, sha256, stored, prints)
+    stored_sha256 = sha256 if stored.data is data else hashlib.sha256(stored.data).digest()
+    return _Picture(stored.format, stored.data, image.sha256 or sha256, stored_sha256, stored.converted, prints)
 
 
 def _count_text(messages: list[dict[str, Any]]) -> int:

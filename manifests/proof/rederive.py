@@ -41,7 +41,6 @@ from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
 from medgpt.schema import SAMPLE, canonical_json
-from medgpt.strip import strip_metadata
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
 
@@ -320,7 +319,7 @@ def _picture_faults(
         if digest not in read.prints:
             if len(read.prints) >= _PRINTS_KEPT:
                 read.prints.clear()
-            read.prints[digest] = fingerprint(strip_metadata(data))
+            read.prints[digest] = fingerprint(data)
     except UserError as error:
         yield where, str(error)
         return
