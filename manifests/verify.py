@@ -34,10 +34,10 @@ from manifests.catalog import connect, load_builds
 from manifests.proof.certificate import (
     CERTIFICATE,
     COMMON_FILE,
+    ENVELOPE,
     EVIDENCE_FILE,
     EXCLUSIONS_FILE,
     REPORT_FILE,
-    SIGNATURE,
     TRAIN_DUPLICATES_FILE,
     check_signature,
     read_certificate,
@@ -188,8 +188,8 @@ class _Verification:
             check_signature(self.proof, self.public_key)
             step.note += ", signature fits"
         else:
-            signed = (self.proof / SIGNATURE).exists()
-            step.note += ", signature not checked (--public-key)" if signed else ", not signed"
+            signed = (self.proof / ENVELOPE).exists()
+            step.note += ", signature not checked (--trust)" if signed else ", not signed"
         step.add(CERTIFICATE, *(f"no {name!r} in it" for name in _KEYS if name not in self.document))
         step.add(CERTIFICATE, *(f"unknown {name!r} in it" for name in sorted(self.document.keys() - set(_KEYS))))
         if step.findings:
@@ -399,6 +399,8 @@ class _Verification:
     def _conclusions(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
 
+        from manifests.proof.policy import held_benchmarks
+
         sources = {build.record["build"]: build.record["source"]["name"] for build in self.builds}
         for row in self.evidence:
             action = _action(self.policy, row, sources)
@@ -407,6 +409,9 @@ class _Verification:
                 step.add(EVIDENCE_FILE, what)
             row["action"] = action
         tally = _Tally(self.builds)
+        only_present = self.document["benchmarks"]["asked"] == "present"
+        self.expected["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
+        step.add(CERTIFICATE, *self._against_certificate("benchmarks"))
         excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
         for row in self.evidence:
             if row["action"] == "exclude":
@@ -488,7 +493,7 @@ class _Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "runs", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "exclusions", "after", "clean", "train_duplicates", "report", "root",
+    "without_pixels", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report", "root",
 )  # fmt: skip
 """What a certificate says."""
 
@@ -703,6 +708,8 @@ class _Tally:
         self.eval: Counter[tuple[str, str]] = Counter()
         self.subsets: Counter[tuple[str, str, str]] = Counter()
         self.without_pixels: Counter[tuple[str, str]] = Counter()
+        self.read: Counter[tuple[str, str, str]] = Counter()
+        """Rows of the test side that a build read, by (source, build, split)."""
         self.units: dict[Key, str] = {}
         """Of every training sample."""
         for build in builds:
@@ -716,6 +723,11 @@ class _Tally:
                         self.eval[name, row["split"]] += 1
                         if row["subset"] is not None:
                             self.subsets[name, row["split"], row["subset"]] += 1
+            kept = {unit["unit"]: pq.read_metadata(part).num_rows for unit, part in build.parts("samples", "eval")}
+            for unit, part in build.parts("rejects", "eval"):
+                if count := kept[unit["unit"]]:
+                    read = count + pq.read_metadata(part).num_rows
+                    self.read[build.record["source"]["name"], name, unit["split"]] += read
             for _, part in build.parts("images"):
                 table = pq.read_table(part, columns=["role", "pixel_sha256"])
                 for row in table.filter(table["pixel_sha256"].is_null()).to_pylist():
@@ -822,7 +834,7 @@ def _parser() -> argparse.ArgumentParser:
         description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable.",
         epilog="examples:\n"
         "  python -m manifests.verify data\n"
-        "  python -m manifests.verify data --sample 200 --public-key key.pub\n"
+        "  python -m manifests.verify data --sample 200 --trust key.pub\n"
         "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -834,7 +846,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="make the slow steps for N samples of each build and side (default: all)",
     )
-    parser.add_argument("--public-key", type=Path, metavar="PEM", help="check the certificate's Ed25519 signature")
+    parser.add_argument(
+        "--trust", "--public-key", type=Path, dest="public_key", metavar="KEY",
+        help="the certificate must be signed by this key (PEM, Ed25519)",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

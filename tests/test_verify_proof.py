@@ -30,7 +30,7 @@ from builders.demos.phantoms import make
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
-from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.certificate import certificate_root, read_certificate, statement
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
@@ -161,7 +161,8 @@ def reseal(data: Path, *, report: bool = True) -> None:
 
 
 def read_json(data: Path) -> Row:
-    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())
+    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())["predicate"]
+    document.pop("materials")
     return document
 
 
@@ -170,7 +171,8 @@ def write_certificate(data: Path, document: Row) -> None:
     for name in document["files"]:
         document["files"][name] = file_sha256(data / "proof" / f"{name}.parquet").hex()
     document["root"] = certificate_root(document)
-    (data / "proof" / "certificate.json").write_bytes(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+    content = orjson.dumps(statement(document), option=orjson.OPT_SORT_KEYS)
+    (data / "proof" / "certificate.json").write_bytes(content)
 
 
 def render_again(data: Path) -> None:
@@ -715,7 +717,7 @@ def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys
         )
         keys.append(public)
     code, text = outcome(data, capsys, "--public-key", str(keys[0]))
-    assert (code, "certificate.json.sig" in text) == (1, True)
+    assert (code, "certificate.dsse.json" in text) == (1, True)
     sign(data / "proof", data.parent / "ours.pem")
     code, text = outcome(data, capsys, "--public-key", str(keys[0]))
     assert code == 0, text

@@ -20,6 +20,7 @@ from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
+from shards.options import add_trust_options
 from train.config import Config, check_config, load_config
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--change", action="store_true", help="go on from a checkpoint with other settings of optimizer and loss"
     )
     parser.add_argument("--uncertified", action="store_true", help="train on builds that no certificate covers")
+    add_trust_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -132,11 +134,16 @@ def quiet_libraries() -> None:
 
 def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, EpochOrder]:
     """The samples that may be trained on, and the order of the first epoch of the stage's mixture."""
+    from manifests.proof.trust import Trust
     from shards.certified import load_certified
     from shards.mixture import Mixture
     from shards.order import EpochOrder
 
-    certified = load_certified(options.shards, uncertified=options.uncertified, quiet=options.quiet)
+    trust = Trust.of(options)
+    certified = load_certified(options.shards, uncertified=options.uncertified, trust=trust, quiet=options.quiet)
+    if not options.quiet:
+        for line in certified.accepted:
+            say(f"accepted: {line}")
     mixture = Mixture.load(config.data.mixture)
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
@@ -286,7 +293,9 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     log = None
     if first:
         make_folder(options.out)
-        write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
+        accepted = "".join(f"# accepted: {line}\n" for line in prepared.identity["accepted"])
+        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
+        write_atomic(options.out / "config.yaml", (accepted + settings).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
             say("no TensorBoard events (pip install tensorboard); log.jsonl has the same")
@@ -345,6 +354,7 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     identity = {
         "certificate": certified.digest,
         "certified": not options.uncertified,
+        "accepted": list(certified.accepted),
         "mixture": order.mixture_digest,
         "plan": plan.digest,
         "steps": steps,
