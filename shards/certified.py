@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
 from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, incomplete
-from manifests.proof.trust import WATCHED, Trust, check_proof
+from manifests.proof.trust import WATCHED, Trust, accepted, check_proof
 from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
@@ -168,7 +168,7 @@ class Certified:
     folder: Path
     """Where numbers beside the shards are kept."""
     accepted: tuple[str, ...] = ()
-    """What the certificate names as not compared, and the user took all the same."""
+    """What the user accepted of the certificate: what it does not speak of, a policy other than the default."""
 
     def __len__(self) -> int:
         return sum(map(len, self.sources.values()))
@@ -203,8 +203,8 @@ def load_certified(
     data = Path(os.path.abspath(data))  # noqa: PTH100 - links are followed, not resolved: paths stay below DATA
     folder = data / STREAMS if folder is None else Path(folder)
     allowed = None if licenses is None else sorted(set(licenses))
-    if uncertified and trust != Trust():
-        raise UserError("uncertified samples rest on no certificate: give --uncertified, or say which one is trusted")
+    if uncertified and trust.key:
+        raise UserError("--uncertified heeds no certificate, --trust asks for one: give one of them")
     request = {"format": FORMAT, "data": str(data), "stage": stage, "licenses": allowed, "uncertified": uncertified}
     request["trust"] = trust.terms()
     record = folder / "opened" / f"{json_sha256(request)[:16]}.json"
@@ -226,8 +226,8 @@ def load_certified(
         )
         for source in opened["sources"]
     }
-    accepted = tuple(opened["accepted"])
-    certified = Certified(data, opened["digest"], opened["certificate"], sources, folder, accepted)
+    taken = tuple(opened["accepted"])
+    certified = Certified(data, opened["digest"], opened["certificate"], sources, folder, taken)
     if check_shards:
         _check_shards(certified)
     return certified
@@ -337,7 +337,7 @@ def _prepare(
     return {
         "digest": digest if root is not None else UNCERTIFIED + digest,
         "certificate": root,
-        "accepted": incomplete(certificate) if certificate else [],
+        "accepted": accepted(certificate) if certificate else [],
         "access": sorted({build.record["source"]["access"] for build in builds}),
         "sources": sources,
         "watched": watched,

@@ -29,6 +29,7 @@ from manifests.prove import main, prove
 from medgpt.digest import build_root, file_sha256
 
 BUILDS = (("slake", ()), ("slake", ("--paper-variant",)), ("pubmedqa", ("--paper-variant",)), ("medqa", ()))
+PRESENT = ("--benchmarks", "present", "--quiet")
 Row = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def proof(built: Path) -> Path:
     """Its proof, under the default policy."""
-    done = run_module("manifests.prove", str(built), "--workers", "2", "--quiet")
+    done = run_module("manifests.prove", str(built), "--benchmarks", "present", "--workers", "2", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "proved" in done.stdout
     return built / "proof"
@@ -189,14 +190,14 @@ def test_the_order_of_evidence_is_fixed_and_no_row_comes_twice(proof: Path) -> N
 
 
 def test_same_bytes_for_any_number_of_workers(built: Path, proof: Path, tmp_path: Path) -> None:
-    prove(built, tmp_path, load_policy(), workers=1)
+    prove(built, tmp_path, load_policy(), workers=1, only_present=True)
     names = ("evidence.parquet", "exclusions.parquet", "common.parquet", "certificate.json", "report.html")
     for name in names:
         assert (tmp_path / name).read_bytes() == (proof / name).read_bytes(), name
 
 
 def test_a_killed_proof_goes_on_and_ends_in_the_same_bytes(built: Path, proof: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "manifests.prove", str(built), "--out", str(tmp_path), "--workers", "2", "--quiet"]
+    command = [sys.executable, "-m", "manifests.prove", str(built), "--out", str(tmp_path), "--workers", "2", *PRESENT]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     chance = random.Random(4)
     for _ in range(4):
@@ -230,10 +231,10 @@ def policy_file(tmp_path: Path, rules: list[Row]) -> Path:
 
 def test_forbidden_evidence_that_no_exclusion_removes_is_a_failure(built: Path, tmp_path: Path) -> None:
     policy = policy_file(tmp_path, [{"level": "id", "kinds": ["pmid"], "action": "forbid"}])
-    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), "--quiet")
+    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), *PRESENT)
     assert done.returncode == 1, done.stderr
     assert "NOT proved" in done.stdout
-    certificate = json.loads((tmp_path / "p" / "certificate.json").read_text())
+    certificate = read_certificate(tmp_path / "p")
     [left] = certificate["after"]
     assert (left["level"], left["kind"], left["action"]) == ("id", "pmid", "forbid")
     assert left["pairs"] == len(
@@ -248,7 +249,7 @@ def test_forbidden_evidence_of_excluded_samples_is_gone(built: Path, tmp_path: P
         {"level": "id", "kinds": ["question_id"], "action": "exclude"},
     ]
     policy = policy_file(tmp_path, rules)
-    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), "--quiet")
+    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), *PRESENT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -51,7 +51,7 @@ def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str
         for source in data["sources"]
     )
     certificate = identity["certificate"]
-    accepted = "".join(f" **Incomplete**: {line}." for line in identity["accepted"])
+    accepted = "".join(f" **Accepted as it is**: {line}." for line in identity["accepted"])
     proof = (
         f"Certificate of train-test non-overlap: `{certificate}`.{accepted}"
         if identity["certified"]

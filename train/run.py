@@ -132,8 +132,11 @@ def quiet_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
 
 
-def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, EpochOrder]:
-    """The samples that may be trained on, and the order of the first epoch of the stage's mixture."""
+def open_data(config: Config, options: argparse.Namespace, first: bool = True) -> tuple[Certified, EpochOrder]:
+    """The samples that may be trained on, and the order of the first epoch of the stage's mixture.
+
+    What the user accepts of their certificate is said on the `first` rank, also with --quiet.
+    """
     from manifests.proof.trust import Trust
     from shards.certified import load_certified
     from shards.mixture import Mixture
@@ -141,9 +144,8 @@ def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, E
 
     trust = Trust.of(options)
     certified = load_certified(options.shards, uncertified=options.uncertified, trust=trust, quiet=options.quiet)
-    if not options.quiet:
-        for line in certified.accepted:
-            say(f"accepted: {line}")
+    for line in certified.accepted if first else ():
+        say(f"accepted: {line}")
     mixture = Mixture.load(config.data.mixture)
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
@@ -347,7 +349,7 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     _check_folders(options)
     read_config(options.model)
     options.quiet = options.quiet or place.rank != 0
-    certified, order = open_data(config, options)
+    certified, order = open_data(config, options, place.rank == 0)
     plans = open_plans(config, certified, order, options)
     plan = plans[order.epoch]
     steps = schedule(config, plans, options)

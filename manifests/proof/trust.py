@@ -22,6 +22,7 @@ from manifests.proof.certificate import (
     EXCLUSIONS_FILE,
     CertificateError,
     check_signature,
+    incomplete,
     read_certificate,
 )
 from medgpt.digest import file_sha256, merkle_root
@@ -89,6 +90,14 @@ def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
             )
     _check_exclusions(proof, document, policy)
     return document
+
+
+def accepted(document: Mapping[str, Any]) -> list[str]:
+    """What a user of this certificate had to accept, in words, for the screen and the records of what is made with it."""
+    from manifests.proof.policy import load_policy
+
+    own = document["policy_sha256"] != load_policy().sha256
+    return incomplete(document) + [f"a policy other than the default ({document['policy_sha256'][:16]})"] * own
 
 
 def _check_policy(path: Path, policy: Policy, trust: Trust) -> None:
