@@ -10,24 +10,31 @@ all digests anew after an edit is caught by what no longer follows from the shar
 What it cannot see: shards that were forged before they were built from, and the digest of a publisher's picture file
 with its metadata (`images.sha256`), which shards do not hold; equal files have equal pixels, which are compared.
 
-`--sample N` makes the slow steps only for N samples of each build and side. Which ones follows from their ids and the
-certificate's root, so that a forger cannot choose; a full run is worth more all the same.
+Raw files are hashed again, and corpora made elsewhere are read in again, where the raw files lay, or where `--raw`
+says. With `--no-raw` builds are taken for what their publishers shipped, which the result says.
 
-Exit code: 0 verified, 1 something was found, 2 there is nothing that can be read.
+`--sample N` is an audit: the slow steps are made for N samples of each build and side, drawn anew each time, so that a
+forger can neither know nor choose them. It ends with what that shows: with 99 % confidence fewer than x of all.
+
+Exit code: 0 verified, 1 something was found, 2 there is nothing that can be read, 4 raw files were not there.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import itertools
 import json
+import math
 import os
+import secrets
 import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifests.catalog import connect, load_builds
@@ -44,9 +51,10 @@ from manifests.proof.certificate import (
     software,
 )
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, inputs_sha256, merkle_root
-from medgpt.errors import UserError, run
+from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
 from medgpt.private import is_private
+from medgpt.tables import table
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -78,6 +86,8 @@ class ProofStep:
     note: str = ""
     """What was looked at, with counts."""
     findings: list[ProofFinding] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """Builds whose raw files were not there."""
 
     def add(self, where: str, *faults: str) -> None:
         """Note what is wrong at one place."""
@@ -98,14 +108,17 @@ def verify(
     proof: Path,
     *,
     sample: int | None = None,
+    seed: str | None = None,
     public_key: Path | None = None,
+    raw: Mapping[str, Path] | None = MappingProxyType({}),
     quiet: bool = True,
     tell: Callable[[ProofStep], None] = lambda step: None,
-) -> list[ProofStep]:
-    """Verify the proof in the folder `proof` over the builds under `data`; returns all steps.
+) -> Verification:
+    """Verify the proof in the folder `proof` over the builds under `data`; what its steps found.
 
-    Steps that rest on builds or files which are not those of the certificate are not made. `tell` is called with each
-    step as it ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
+    `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out. Steps
+    that rest on builds or files which are not those of the certificate are not made. `tell` is called with each step as
+    it ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
     if not data.is_dir():
         raise UserError(f"{data}: no such folder; name the folder of builds")
@@ -113,17 +126,22 @@ def verify(
         raise UserError(f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)")
     if public_key is not None and not public_key.is_file():
         raise UserError(f"{public_key}: no such file; name a public key (PEM)")
-    return _Verification(data, proof, sample, public_key, quiet, tell).run()
+    verification = Verification(data, proof, sample, seed or secrets.token_hex(8), public_key, raw, quiet, tell)
+    verification.run()
+    return verification
 
 
 @dataclass
-class _Verification:
+class Verification:
     """One run: what the steps hand on to each other."""
 
     data: Path
     proof: Path
     sample: int | None
+    seed: str
+    """Says which samples and files are looked at where not all are."""
     public_key: Path | None
+    raw: Mapping[str, Path] | None
     quiet: bool
     tell: Callable[[ProofStep], None]
     steps: list[ProofStep] = field(default_factory=list)
@@ -135,30 +153,29 @@ class _Verification:
     expected: dict[str, Any] = field(default_factory=dict)
     """What the certificate must say, as far as it was derived."""
 
-    def run(self) -> list[ProofStep]:
+    def run(self) -> None:
         """All steps, as far as they can be made."""
         early = [
             ("certificate", self._certificate), ("builds", self._builds), ("rules", self._rules),
             ("policy file", self._policy), ("proof files", self._files),
         ]  # fmt: skip
         late = [
-            ("stored samples", self._stored), ("ids and digests", self._exact), ("near pictures", self._near_images),
+            ("raw files", self._raw), ("stored samples", self._stored),
+            ("ids and digests", self._exact), ("near pictures", self._near_images),
             ("near texts", self._near_texts), ("train duplicates", self._train_duplicates),
             ("policy and counts", self._conclusions), ("report", self._report),
         ]  # fmt: skip
         if not self._make(*early[0]):
-            return self.steps
+            return
         # Another version's rules are no reason to stop: what they found can still be derived.
         sound = [self._make(name, step) or name == "rules" for name, step in early[1:]]
         if all(sound):
             from manifests.proof.rederive import chosen_samples
 
-            self.chosen = (
-                None if self.sample is None else chosen_samples(self.builds, self.sample, self.document["root"])
-            )
+            if self.sample is not None:
+                self.chosen = chosen_samples(self.builds, self.sample, self.seed)
             for name, step in late:
                 self._make(name, step)
-        return self.steps
 
     def _make(self, name: str, make: Callable[[ProofStep], None]) -> bool:
         """Run one step; data that no step can make sense of is a finding, too."""
@@ -298,6 +315,28 @@ class _Verification:
         step.note = f"{len(wanted)} files, {len(self.evidence):,} rows of evidence"
 
     # ---- derived again
+
+    def _raw(self, step: ProofStep) -> None:
+        from manifests.proof.materials import drawn, raw_faults, raw_folder
+
+        if self.raw is None:
+            step.note = "NOT read (--no-raw): that builds hold what their publishers shipped is taken on trust"
+            return
+        choose = list if self.sample is None else drawn(self.sample, self.seed)
+        files = [build.record.get("inputs", {}).get("files", 0) for build in self.builds]
+        again = 0
+        with self._bar("raw files", sum(files)) as bar:
+            for build in self.builds:
+                folder = raw_folder(build, self.raw)
+                if folder is None or not (build.folder / INPUTS_FILE).is_file():
+                    step.unread.append(build.record["build"])
+                    continue
+                step.extend((build.record["build"], fault) for fault in raw_faults(build, folder, choose, bar.update))
+                again += build.record["parameters"].get("pictures_stored") is False
+        step.note = f"{len(self.builds) - len(step.unread)} of {len(files)} builds{self._sampled()}"
+        step.note += f", {again} corpora made elsewhere read in again" * bool(again)
+        if step.unread:
+            step.note += f"; NOT there: those of {', '.join(step.unread)}"
 
     def _stored(self, step: ProofStep) -> None:
         from manifests.proof.rederive import Stored, stored_faults
@@ -463,6 +502,18 @@ class _Verification:
     def _count(self, name: str) -> int:
         return sum(unit[name] for build in self.builds for unit in build.record["units"])
 
+    def bounds(self) -> list[dict[str, Any]]:
+        """What an audit without a finding shows: of each build and side, fewer than so many samples are wrong."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for build in self.builds:
+            for unit in build.record["units"]:
+                counts[build.record["build"], unit["role"]] += unit["kept"]
+        drawn = self.sample or 0
+        return [
+            {"build": build, "role": role, "samples": total, "fewer_than": fewer_than(total, min(drawn, total))}
+            for (build, role), total in sorted(counts.items()) if total
+        ]  # fmt: skip
+
     def _sampled(self) -> str:
         return "" if self.sample is None else f" (a sample, {self.sample} of each build and side)"
 
@@ -496,6 +547,24 @@ _KEYS = (
     "without_pixels", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report", "root",
 )  # fmt: skip
 """What a certificate says."""
+
+
+CONFIDENCE = 0.99
+
+
+def fewer_than(total: int, drawn: int) -> int:
+    """Upper bound, at `CONFIDENCE`, of wrong things among `total`, where none is among `drawn` of them, at random.
+
+    The smallest number of which a draw without replacement would have missed all with a chance of 1 % or less.
+    """
+
+    def missed(wrong: int) -> float:
+        if wrong > total - drawn:
+            return 0.0
+        logs = (math.lgamma(total - wrong + 1), -math.lgamma(total - wrong - drawn + 1))
+        return math.exp(sum(logs) - math.lgamma(total + 1) + math.lgamma(total - drawn + 1))
+
+    return bisect.bisect_left(range(total + 1), True, key=lambda wrong: missed(wrong) <= 1 - CONFIDENCE)
 
 
 def _as_json(value: Any) -> Any:
@@ -790,27 +859,48 @@ def _cells(
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 if verified, 1 if something was found, 2 if nothing can be read."""
+    """Command line; 0 verified, 1 something was found, 2 nothing can be read, 4 raw files were not there."""
     options = _parser().parse_args(arguments)
     # As in prove: one thread for the linear algebra, so that both do the same.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    steps = verify(
+    verification = verify(
         options.data,
         options.proof or options.data / "proof",
         sample=options.sample,
+        seed=options.seed,
         public_key=options.public_key,
+        raw=None if options.no_raw else dict(options.raw),
         quiet=options.quiet or options.json,
         tell=(lambda step: None) if options.json else _print,
     )
+    steps = verification.steps
     findings = sum(len(step.findings) for step in steps)
+    unread = [build for step in steps for build in step.unread]
+    bounds = [] if options.sample is None or findings else verification.bounds()
     if options.json:
         listed = [{"step": step.name, "ok": step.ok, **asdict(step)} for step in steps]
-        print(json.dumps({"verified": not findings, "sample": options.sample, "steps": listed}, indent=2))
+        said = {"verified": not findings, "sample": options.sample, "raw": not options.no_raw, "steps": listed}
+        if options.sample is not None:
+            said |= {"seed": verification.seed, "confidence": CONFIDENCE, "bounds": bounds}
+        print(json.dumps(said, indent=2))
     elif findings:
         print(f"NOT verified: {findings} finding{'s' * (findings != 1)}")
     else:
-        print("Verified" + ("" if options.sample is None else ", the slow steps for a sample alone"))
-    return 1 if findings else 0
+        if bounds:
+            rows = [[one["build"], one["role"], one["fewer_than"], one["samples"]] for one in bounds]
+            print(table(["build", "side", f"wrong, with {CONFIDENCE:.0%}: fewer than", "of"], rows))
+        line = "Verified"
+        if options.sample is not None:
+            line += f", the slow steps for a sample alone (--seed {verification.seed})"
+        if options.no_raw:
+            line += "; raw files were NOT read (--no-raw)"
+        if unread:
+            line += (
+                f", but for raw files that were NOT there ({', '.join(unread)}): --raw BUILD=DIR names them, --no-raw "
+            )
+            line += "leaves them out"
+        print(line)
+    return NOT_FINISHED if findings else NOT_COMPARED if unread else DONE
 
 
 def _print(step: ProofStep) -> None:
@@ -828,14 +918,22 @@ def _number(text: str) -> int:
     return number
 
 
+def _raw_place(text: str) -> tuple[str, Path]:
+    build, _, place = text.rpartition("=")
+    if not Path(place).is_dir():
+        raise argparse.ArgumentTypeError(f"{place}: no such folder")
+    return build, Path(place)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m manifests.verify",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable.",
+        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable, "
+        "4 raw files not there.",
         epilog="examples:\n"
         "  python -m manifests.verify data\n"
         "  python -m manifests.verify data --sample 200 --trust key.pub\n"
-        "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof",
+        "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof --raw ours.train=corpus/train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
@@ -844,12 +942,18 @@ def _parser() -> argparse.ArgumentParser:
         "--sample",
         type=_number,
         metavar="N",
-        help="make the slow steps for N samples of each build and side (default: all)",
+        help="audit: make the slow steps for N samples of each build and side (default: all)",
     )
     parser.add_argument(
         "--trust", "--public-key", type=Path, dest="public_key", metavar="KEY",
         help="the certificate must be signed by this key (PEM, Ed25519)",
     )  # fmt: skip
+    parser.add_argument("--seed", metavar="TEXT", help="draw the sample of an earlier run (default: a new one)")
+    parser.add_argument(
+        "--raw", type=_raw_place, action="append", default=[], metavar="[BUILD=]DIR",
+        help="where raw files lie that are not where they were: of one build, or of all (DIR/<source> or DIR); repeatable",
+    )  # fmt: skip
+    parser.add_argument("--no-raw", action="store_true", help="raw files are gone: do not read them, and say so")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

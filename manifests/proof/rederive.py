@@ -71,7 +71,7 @@ def found(**values: Any) -> Found:
 def chosen_samples(builds: Sequence[LoadedBuild], number: int, salt: str) -> set[Key]:
     """Of each build and role the `number` samples with the smallest SHA-256 of salt and id, and as many with pictures.
 
-    The salt is the certificate's root, which changes with whatever is forged: nobody can choose what is looked at.
+    The salt is the verifier's own: whoever made the proof can neither know nor choose what is looked at.
     """
     chosen: set[Key] = set()
     for build in builds:

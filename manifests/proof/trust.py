@@ -60,9 +60,8 @@ class Trust:
 
         if self.key is not None and not self.key.is_file():
             raise UserError(f"{self.key}: no such file; --trust names a public key (PEM)")
-        return [
-            self.key and file_sha256(self.key).hex(), self.policy and load_policy(self.policy).sha256, self.incomplete,
-        ]  # fmt: skip
+        key = None if self.key is None else file_sha256(self.key).hex()
+        return [key, None if self.policy is None else load_policy(self.policy).sha256, self.incomplete]
 
 
 def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
 
 
 def accepted(document: Mapping[str, Any]) -> list[str]:
-    """What a user of this certificate had to accept, in words, for the screen and the records of what is made with it."""
+    """What a user of this certificate has to accept, in words: for the screen, and records of what is made with it."""
     from manifests.proof.policy import load_policy
 
     own = document["policy_sha256"] != load_policy().sha256
