@@ -3,9 +3,9 @@
     python -m manifests.verify data
 
 trusts neither the certificate nor the manifest: every file is hashed, fingerprints and digests are made again from the
-stored pictures and texts, evidence is derived again by `rederive` (dictionaries, brute force, sets of words),
-policy, exclusions and counts are worked out row by row in Python, the report is rendered again. A forger who computes
-all digests anew after an edit is caught by what no longer follows from the shards.
+stored pictures and texts, evidence is derived again by `rederive` (dictionaries, lists by quarters of a hash, sets of
+words), policy, exclusions and counts are worked out row by row in Python, the report is rendered again. A forger who
+computes all digests anew after an edit is caught by what no longer follows from the shards.
 
 What it cannot see: shards that were forged before they were built from, and the digest of a publisher's picture file
 with its metadata (`images.sha256`), which shards do not hold; equal files have equal pixels, which are compared.
@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from manifests.catalog import connect, load_builds
 from manifests.proof.certificate import (
@@ -62,8 +62,12 @@ if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
     from manifests.proof.rederive import Fault, Found, Key
+    from manifests.proof.spill import Spill
 
 _SHOWN = 20
+_PIECE = 10_000
+"""Rows of evidence, or samples, that are in memory together."""
+_T = TypeVar("_T")
 _FOLDERS = ("shards", "manifest", "rejects")
 
 
@@ -149,7 +153,8 @@ class Verification:
     builds: Sequence[LoadedBuild] = ()
     policy: Policy = field(init=False)
     chosen: set[Key] | None = None
-    evidence: list[dict[str, Any]] = field(default_factory=list)
+    spill: Spill = field(init=False)
+    """Evidence as it is said, by level, and as it is derived, by step; exclusions; samples. By training sample."""
     expected: dict[str, Any] = field(default_factory=dict)
     """What the certificate must say, as far as it was derived."""
 
@@ -308,11 +313,21 @@ class Verification:
                 step.add(file, "its columns are not those of such a file")
         if step.findings:
             return
-        self.evidence = pq.read_table(self.proof / EVIDENCE_FILE).to_pylist()
-        keys = [tuple((row[name] is not None, row[name]) for name in ORDER) for row in self.evidence]
-        if any(not one < other for one, other in itertools.pairwise(keys)):
-            step.add(EVIDENCE_FILE, "rows out of order, or one row twice")
-        step.note = f"{len(wanted)} files, {len(self.evidence):,} rows of evidence"
+        from manifests.proof.spill import Spill
+
+        count = pq.read_metadata(self.proof / EVIDENCE_FILE).num_rows
+        self.spill = Spill(1 + max(count // _PIECE, self._count("kept") // _PIECE))
+        last: tuple[Any, ...] = ()
+        for row in _rows_of(self.proof / EVIDENCE_FILE):
+            key = tuple((row[name] is not None, row[name]) for name in ORDER)
+            if not last < key:
+                step.add(EVIDENCE_FILE, "rows out of order, or one row twice")
+                break
+            last = key
+            self.spill.add(f"said {row['level']}", (row["train_build"], row["train_sample"]), tuple(row.values()))
+        for row in _rows_of(self.proof / EXCLUSIONS_FILE):
+            self.spill.add("exclusions", (row["train_build"], row["train_sample"]), row)
+        step.note = f"{len(wanted)} files, {count:,} rows of evidence"
 
     # ---- derived again
 
@@ -341,10 +356,17 @@ class Verification:
     def _stored(self, step: ProofStep) -> None:
         from manifests.proof.rederive import Stored, stored_faults
 
-        read = Stored()
+        def named(row: Mapping[str, Any]) -> None:
+            sample = (row["build"], row["sample_id"])
+            self.spill.add("samples", sample, (*sample, row["unit"], row["role"]))
+
+        read = Stored(named=named)
         with self._bar("stored samples", self._count("kept")) as bar:
             for build in self.builds:
                 step.extend(stored_faults(build, self.chosen, read, bar.update))
+        for piece in range(self.spill.pieces):
+            times = Counter((build, sample) for build, sample, *_ in self.spill.rows("samples", piece))
+            step.extend((f"{build}: {sample}", "occurs twice") for (build, sample), n in times.items() if n > 1)
         step.note = f"{read.samples:,} samples and {read.pictures:,} pictures read again{self._sampled()}"
         if read.not_stored:
             step.note += f"; {read.not_stored:,} pictures lie in no shard and were not"
@@ -354,24 +376,29 @@ class Verification:
 
         total = self._count("kept") + self._count("images")
         with self._bar("ids and digests", total) as bar:
-            rows = set(id_and_exact(self.builds, bar.update))
-        self._compare(step, ("id", "exact_image", "exact_text"), rows, None)
+            keep = self._keeper("exact")
+            for row in id_and_exact(self.builds, bar.update):
+                keep(row)
+        pairs = self._compare(step, ("id", "exact_image", "exact_text"), "exact", None)
         kind, value = FOUND.index("kind"), FOUND.index("value")
-        images = [row for row in rows if row[FOUND.index("level")] == "exact_image"]
-        ends = {(row[:kind], row[kind + 1 : value], row[value + 1 :]) for row in images if row[kind] == "pixels"}
-        for row in images:
-            if row[kind] == "bytes" and (row[:kind], row[kind + 1 : value], row[value + 1 :]) not in ends:
-                step.add("manifest", f"sha256 of two pictures is equal, but their pixels are not: {_named(row)}")
-        step.note = f"{len(rows):,} pairs"
+        for piece in range(self.spill.pieces):
+            rows = self.spill.rows("exact", piece)
+            images = [row for row in rows if row[FOUND.index("level")] == "exact_image"]
+            ends = {(row[:kind], row[kind + 1 : value], row[value + 1 :]) for row in images if row[kind] == "pixels"}
+            for row in images:
+                if row[kind] == "bytes" and (row[:kind], row[kind + 1 : value], row[value + 1 :]) not in ends:
+                    step.add("manifest", f"sha256 of two pictures is equal, but their pixels are not: {_named(row)}")
+        step.note = f"{pairs:,} pairs"
 
     def _near_images(self, step: ProofStep) -> None:
         from manifests.proof.rederive import near_images
 
         with self._bar("near pictures", self._count("images")) as bar:
-            derived = near_images(self.builds, self.policy, self.chosen, bar.update)
-        self._compare(step, ("near_image",), derived.rows, self.chosen)
+            keep = self._keeper("images")
+            derived = near_images(self.builds, self.policy, self.chosen, bar.update, keep)
+        pairs = self._compare(step, ("near_image",), "images", self.chosen)
         step.add(CERTIFICATE, *self._counted("near_image", derived.counts))
-        step.note = f"{len(derived.rows):,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
+        step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
 
     def _near_texts(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
@@ -379,8 +406,9 @@ class Verification:
         from manifests.proof.rederive import near_texts
 
         with self._bar("near texts", self._count("kept")) as bar:
-            derived = near_texts(self.builds, self.policy, self.chosen, bar.update)
-        self._compare(step, ("near_text",), derived.rows, self.chosen)
+            keep = self._keeper("texts")
+            derived = near_texts(self.builds, self.policy, self.chosen, bar.update, keep)
+        pairs = self._compare(step, ("near_text",), "texts", self.chosen)
         step.add(CERTIFICATE, *self._counted("near_text", derived.counts))
         common = pq.read_table(self.proof / COMMON_FILE).to_pylist()
         said = {row["ngram"]: (row["eval_df"], row["train_samples"]) for row in common}
@@ -403,7 +431,7 @@ class Verification:
             for (build, task, reason), count in sorted(derived.left_out.items())
         ]
         step.add(CERTIFICATE, *self._against_certificate("common_ngrams", "left_out_of_near_text"))
-        step.note = f"{len(derived.rows):,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
+        step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
     def _train_duplicates(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
@@ -436,42 +464,49 @@ class Verification:
         step.add(CERTIFICATE, *self._against_certificate("train_duplicates"))
 
     def _conclusions(self, step: ProofStep) -> None:
-        import pyarrow.parquet as pq
-
+        from manifests.proof.evidence import LEVELS
         from manifests.proof.policy import held_benchmarks
 
         sources = {build.record["build"]: build.record["source"]["name"] for build in self.builds}
-        for row in self.evidence:
-            action = _action(self.policy, row, sources)
-            if row["action"] != action:
-                what = f"action is {row['action']}, the policy says {action}: {_named_row(row)}"
-                step.add(EVIDENCE_FILE, what)
-            row["action"] = action
-        tally = _Tally(self.builds)
-        only_present = self.document["benchmarks"]["asked"] == "present"
-        self.expected["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
-        step.add(CERTIFICATE, *self._against_certificate("benchmarks"))
-        excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-        for row in self.evidence:
-            if row["action"] == "exclude":
-                excluded[row["train_build"], row["train_sample"]].append(row)
-        exclusions = [
-            {
-                "train_build": build, "train_sample": sample, "unit": tally.units.get((build, sample)),
-                "reasons": sorted({f"{row['level']}/{row['kind']}" for row in rows}), "evidence": len(rows),
-                "eval_samples": len({(row["eval_build"], row["eval_sample"]) for row in rows}),
+        tally, summary, taken = _Tally(self.builds), _Summary(self.policy), 0
+        last: Key | None = None
+        for row in _rows_of(self.proof / EXCLUSIONS_FILE):
+            if last is not None and not last < (row["train_build"], row["train_sample"]):
+                step.add(EXCLUSIONS_FILE, "rows out of order, or one row twice")
+                break
+            last = row["train_build"], row["train_sample"]
+        for piece in range(self.spill.pieces):
+            units = {
+                (b, sample): unit for b, sample, unit, role in self.spill.rows("samples", piece) if role == "train"
             }
-            for (build, sample), rows in sorted(excluded.items())
-        ]  # fmt: skip
-        said = pq.read_table(self.proof / EXCLUSIONS_FILE).to_pylist()
-        differences = _row_differences(said, exclusions, ("train_build", "train_sample"))
-        step.add(EXCLUSIONS_FILE, *differences)
-        if said != exclusions and not differences:
-            step.add(EXCLUSIONS_FILE, "rows out of order, or one row twice")
-        derived = tally.totals() | _summary(self.evidence, excluded, tally, self.policy)
+            evidence = [row for level in LEVELS for row in self._said(level, piece)]
+            excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+            for row in evidence:
+                action = _action(self.policy, row, sources)
+                if row["action"] != action:
+                    what = f"action is {row['action']}, the policy says {action}: {_named_row(row)}"
+                    step.add(EVIDENCE_FILE, what)
+                row["action"] = action
+                if action == "exclude":
+                    excluded[row["train_build"], row["train_sample"]].append(row)
+            exclusions = [
+                {
+                    "train_build": build, "train_sample": sample, "unit": units.get((build, sample)),
+                    "reasons": sorted({f"{row['level']}/{row['kind']}" for row in rows}), "evidence": len(rows),
+                    "eval_samples": len({(row["eval_build"], row["eval_sample"]) for row in rows})
+                }
+                for (build, sample), rows in sorted(excluded.items())
+            ]  # fmt: skip
+            said = self.spill.rows("exclusions", piece)
+            step.add(EXCLUSIONS_FILE, *_row_differences(said, exclusions, ("train_build", "train_sample")))
+            summary.add(evidence, excluded)
+            taken += len(excluded)
+        only_present = self.document["benchmarks"]["asked"] == "present"
+        derived = tally.totals() | summary.document(tally)
+        derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
         self.expected |= derived
         step.add(CERTIFICATE, *self._against_certificate(*derived))
-        step.note = f"{len(exclusions):,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
+        step.note = f"{taken:,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
 
     def _report(self, step: ProofStep) -> None:
         from manifests.prove import render_report
@@ -517,19 +552,36 @@ class Verification:
     def _sampled(self) -> str:
         return "" if self.sample is None else f" (a sample, {self.sample} of each build and side)"
 
-    def _compare(self, step: ProofStep, levels: Sequence[str], rows: Iterable[Found], chosen: set[Key] | None) -> None:
-        """Add to a step where the evidence file and what was derived differ, either way."""
+    def _keeper(self, side: str) -> Callable[[Found], None]:
+        """Keeps rows of evidence that are derived."""
+        from manifests.proof.rederive import FOUND
+
+        build, sample = FOUND.index("train_build"), FOUND.index("train_sample")
+        return lambda row: self.spill.add(side, (row[build], row[sample]), row)
+
+    def _said(self, level: str, piece: int) -> list[dict[str, Any]]:
+        """Rows of the evidence file of one level, in one piece."""
+        from manifests.proof.evidence import EVIDENCE
+
+        return [dict(zip(EVIDENCE.names, row, strict=True)) for row in self.spill.rows(f"said {level}", piece)]
+
+    def _compare(self, step: ProofStep, levels: Sequence[str], side: str, chosen: set[Key] | None) -> int:
+        """Add to a step where the evidence file and what was derived differ, either way; how many were derived."""
         from manifests.proof.evidence import ORDER
         from manifests.proof.rederive import FOUND
 
-        said = [
-            {name: row[name] for name in FOUND}
-            for row in self.evidence
-            if row["level"] in levels
-            and (chosen is None or (row["train_build"], row["train_sample"]) in chosen)
-        ]  # fmt: skip
-        derived = [dict(zip(FOUND, row, strict=True)) for row in rows]
-        step.add(EVIDENCE_FILE, *_row_differences(said, derived, ORDER))
+        pairs = 0
+        for piece in range(self.spill.pieces):
+            said = [
+                {name: row[name] for name in FOUND}
+                for level in levels
+                for row in self._said(level, piece)
+                if chosen is None or (row["train_build"], row["train_sample"]) in chosen
+            ]
+            derived = [dict(zip(FOUND, row, strict=True)) for row in set(self.spill.rows(side, piece))]
+            step.add(EVIDENCE_FILE, *_row_differences(said, derived, ORDER))
+            pairs += len(derived)
+        return pairs
 
     def _counted(self, level: str, counts: Mapping[str, int]) -> Iterator[str]:
         """Where the certificate's counts of a level are not those derived; of a sample nothing can be said."""
@@ -565,6 +617,14 @@ def fewer_than(total: int, drawn: int) -> int:
         return math.exp(sum(logs) - math.lgamma(total + 1) + math.lgamma(total - drawn + 1))
 
     return bisect.bisect_left(range(total + 1), True, key=lambda wrong: missed(wrong) <= 1 - CONFIDENCE)
+
+
+def _rows_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, some thousands at a time."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(_PIECE, columns=columns):
+        yield from batch.to_pylist()
 
 
 def _as_json(value: Any) -> Any:
@@ -779,15 +839,12 @@ class _Tally:
         self.without_pixels: Counter[tuple[str, str]] = Counter()
         self.read: Counter[tuple[str, str, str]] = Counter()
         """Rows of the test side that a build read, by (source, build, split)."""
-        self.units: dict[Key, str] = {}
-        """Of every training sample."""
         for build in builds:
             name = build.record["build"]
-            for unit, part in build.parts("samples"):
-                for row in pq.read_table(part, columns=["sample_id", "role", "split", "subset"]).to_pylist():
+            for _, part in build.parts("samples"):
+                for row in _rows_of(part, ["role", "split", "subset"]):
                     if row["role"] == "train":
                         self.train[name] += 1
-                        self.units[name, row["sample_id"]] = unit["unit"]
                     else:
                         self.eval[name, row["split"]] += 1
                         if row["subset"] is not None:
@@ -815,46 +872,75 @@ class _Tally:
         }
 
 
-def _summary(
-    evidence: Sequence[Mapping[str, Any]], excluded: Mapping[Key, Any], tally: _Tally, policy: Policy
-) -> dict[str, Any]:
-    """What the certificate says of the evidence."""
-    matrix = _cells(evidence, ("train_build", "eval_build", "eval_split", "level", "kind", "action"))
-    subsets = _cells(evidence, ("train_build", "eval_build", "eval_split", "eval_subset", "level", "kind"))
-    names = ("level", "kind", "action")
-    left = [row for row in evidence if (row["train_build"], row["train_sample"]) not in excluded]
-    after = _cells([row for row in left if row["action"] in ("exclude", "forbid")], names)
-    runs = [row["words"] for row in evidence if (row["level"], row["kind"]) == ("near_text", "run")]
-    return {
-        "matrix": [
-            {**cell, "pairs": len(rows), "train_samples": len({row["train_sample"] for row in rows}),
-             "eval_samples": len({row["eval_sample"] for row in rows})}
-            for cell, rows in matrix
-        ],
-        "subsets": [
-            {**cell, "eval_samples": len({row["eval_sample"] for row in rows}),
-             "of_eval_samples": tally.subsets[cell["eval_build"], cell["eval_split"], cell["eval_subset"]]}
-            for cell, rows in subsets if cell["eval_subset"] is not None
-        ],
-        "after": [{**cell, "pairs": len(rows)} for cell, rows in after],
-        "runs": {str(least): sum(words >= least for words in runs) for least in policy.text.run_words},
-        "exclusions": [
-            {"train_build": build, "train_samples": count}
-            for build, count in sorted(Counter(build for build, _ in excluded).items())
-        ],
-        "clean": not after,
-    }  # fmt: skip
+@dataclass
+class _Cell:
+    """What is counted of a cell of a table."""
+
+    pairs: int = 0
+    trains: int = 0
+    tests: set[str] = field(default_factory=set)
 
 
-def _cells(
-    rows: Iterable[Mapping[str, Any]], names: Sequence[str]
-) -> list[tuple[dict[str, Any], list[Mapping[str, Any]]]]:
-    """Rows by the values of some columns, in the order of these; NULL comes last, as SQL has it."""
-    cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        cells[tuple(row[name] for name in names)].append(row)
-    order = sorted(cells, key=lambda values: [(value is None, value) for value in values])
-    return [(dict(zip(names, values, strict=True)), cells[values]) for values in order]
+class _Summary:
+    """What the certificate says of the evidence; it comes in pieces, each with all evidence of its training samples."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.matrix: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
+        self.subsets: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
+        self.after: Counter[tuple[str, ...]] = Counter()
+        self.runs = Counter({str(least): 0 for least in policy.text.run_words})
+        self.excluded: Counter[str] = Counter()
+
+    def add(self, evidence: Sequence[Mapping[str, Any]], excluded: Mapping[Key, Any]) -> None:
+        """Count one piece."""
+        for names, cells in (_MATRIX, self.matrix), (_SUBSETS, self.subsets):
+            trains: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+            for row in evidence:
+                key = tuple(row[name] for name in names)
+                cells[key].pairs += 1
+                cells[key].tests.add(row["eval_sample"])
+                trains[key].add(row["train_sample"])
+            for key, samples in trains.items():
+                cells[key].trains += len(samples)
+        for row in evidence:
+            if row["action"] in ("exclude", "forbid") and (row["train_build"], row["train_sample"]) not in excluded:
+                self.after[row["level"], row["kind"], row["action"]] += 1
+            if (row["level"], row["kind"]) == ("near_text", "run"):
+                self.runs.update(least for least in self.runs if row["words"] >= int(least))
+        self.excluded.update(build for build, _ in excluded)
+
+    def document(self, tally: _Tally) -> dict[str, Any]:
+        """What the certificate must say."""
+        return {
+            "matrix": [
+                {**_named_cell(_MATRIX, key), "pairs": cell.pairs, "train_samples": cell.trains,
+                 "eval_samples": len(cell.tests)}
+                for key, cell in _in_order(self.matrix)
+            ],
+            "subsets": [
+                {**_named_cell(_SUBSETS, key), "eval_samples": len(cell.tests),
+                 "of_eval_samples": tally.subsets[key[1:4]]}
+                for key, cell in _in_order(self.subsets) if key[3] is not None
+            ],
+            "after": [{**_named_cell(_AFTER, key), "pairs": pairs} for key, pairs in _in_order(self.after)],
+            "runs": dict(self.runs),
+            "exclusions": [{"train_build": b, "train_samples": count} for b, count in sorted(self.excluded.items())],
+            "clean": not self.after,
+        }  # fmt: skip
+
+
+_MATRIX = ("train_build", "eval_build", "eval_split", "level", "kind", "action")
+_SUBSETS = ("train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
+_AFTER = ("level", "kind", "action")
+
+
+def _named_cell(names: Sequence[str], key: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names, key, strict=True))
+
+
+def _in_order(cells: Mapping[tuple[Any, ...], _T]) -> list[tuple[tuple[Any, ...], _T]]:
+    """In the order of the keys; NULL comes last, as SQL has it."""
+    return sorted(cells.items(), key=lambda item: [(value is None, value) for value in item[0]])
 
 
 @run
@@ -951,7 +1037,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", metavar="TEXT", help="draw the sample of an earlier run (default: a new one)")
     parser.add_argument(
         "--raw", type=_raw_place, action="append", default=[], metavar="[BUILD=]DIR",
-        help="where raw files lie that are not where they were: of one build, or of all (DIR/<source> or DIR); repeatable",
+        help="where raw files lie now: of one build, or of all (DIR/<source>, or DIR itself); repeatable",
     )  # fmt: skip
     parser.add_argument("--no-raw", action="store_true", help="raw files are gone: do not read them, and say so")
     parser.add_argument("--json", action="store_true", help="print JSON")

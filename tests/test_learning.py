@@ -167,7 +167,8 @@ def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> N
         arguments = [
             "--shards", str(work / "data"), "--stage", stage, "--model", str(model), "--out", str(work / stage),
             "--steps", str(STEPS[stage]), "--quiet", "--accept-incomplete",
-            "--accept-policy", str(work / "policy.yaml"), *(part for setting in SETTINGS for part in ("--set", setting)),
+            "--accept-policy", str(work / "policy.yaml"),
+            *(part for setting in SETTINGS for part in ("--set", setting)),
         ]  # fmt: skip
         result = runs.run(stage, arguments)
         assert result.codes == [0], result.err

@@ -18,6 +18,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,7 @@ from manifests.proof.certificate import certificate_root, read_certificate, stat
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
+from manifests.proof.rederive import HashIndex
 from manifests.prove import prove, render_report
 from manifests.verify import fewer_than, main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
@@ -639,7 +641,8 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "type of the predicate": (restated(lambda s: s.update(predicateType="urn:other")), ("not a certificate",)),
     "a benchmark held": (
-        certificate(lambda d: d["benchmarks"]["held"].append({"name": "MedQA", "builds": [TEST]})), ("benchmarks.held",),
+        certificate(lambda d: d["benchmarks"]["held"].append({"name": "MedQA", "builds": [TEST]})),
+        ("benchmarks.held",),
     ),
     "benchmarks missing": (certificate(lambda d: d["benchmarks"].update(missing=[])), ("benchmarks.missing",)),
     # Columns that nobody reads.
@@ -803,6 +806,20 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
         return Fraction(comb(total - wrong, drawn), comb(total, drawn))
 
     assert missed(bound) <= Fraction(1, 100) < missed(bound - 1)
+
+
+@pytest.mark.parametrize("radius", [0, 2, 8, 16])
+def test_no_hash_within_the_radius_is_missed(radius: int) -> None:
+    draw = np.random.default_rng(radius)
+    hashes = draw.integers(0, 2**64, 3_000, dtype=np.uint64)
+    index = HashIndex(hashes, radius)
+    for _ in range(200):
+        flips = draw.choice(64, draw.integers(0, radius + 3), replace=False)
+        value = int(hashes[draw.integers(3_000)]) ^ sum(1 << int(bit) for bit in flips)
+        distance = np.bitwise_count(hashes ^ np.uint64(value))
+        numbers, found = index.near(value)
+        assert numbers.tolist() == np.flatnonzero(distance <= radius).tolist()
+        assert found.tolist() == distance[numbers].tolist()
 
 
 def test_json_names_every_finding(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

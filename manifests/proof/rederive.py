@@ -1,10 +1,10 @@
 """The evidence of a proof, derived a second time by other means: for `manifests.verify`.
 
-Plain and slow on purpose. Ids and digests meet in dictionaries, not in SQL; perceptual hashes are compared one training
-picture against all variants, not through an index; texts are tuples of words in sets and dictionaries, not hashes in
-arrays. What is shared with `manifests.prove` are definitions that would mean nothing if they differed: the perceptual
-hash (`fingerprints`), the variants and regions of a picture (`variants`), the agreement of two pictures (`agreement`,
-here asked for one pair at a time) and the policy.
+Plain on purpose. Ids and digests meet in dictionaries, not in SQL; perceptual hashes are looked up one by one in lists
+by a quarter of their bits, not joined through bands and products; texts are tuples of words in sets and dictionaries,
+not hashes in arrays. What is shared with `manifests.prove` are definitions that would mean nothing if they differed:
+the perceptual hash (`fingerprints`), the variants and regions of a picture (`variants`), the agreement of two pictures
+(`agreement`, here asked for one pair at a time) and the policy.
 
 Rows of evidence are tuples in the order of `FOUND`.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import itertools
 import math
 import os
 import re
@@ -184,6 +185,8 @@ class Stored:
     """Pictures that the build does not keep."""
     prints: dict[bytes, ImageFingerprint] = field(default_factory=dict)
     """Made of files not long ago, by their digest."""
+    named: Callable[[Mapping[str, Any]], None] = lambda row: None
+    """Called with every sample's row."""
 
 
 Fault = tuple[str, str]
@@ -196,7 +199,6 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
     Everything is made again from the stored bytes but `sha256` of a picture: that is the digest of the publisher's
     file, metadata included, which shards do not hold. Places of members are checked for all samples.
     """
-    seen: set[str] = set()
     with Shards(build.folder) as shards:
         for unit in build.record["units"]:
             [samples] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "samples"]
@@ -209,9 +211,7 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                 for row in batch.to_pylist():
                     where = f"{samples.parent.parent.name}/manifest/{samples.name}: {row['sample_id']}"
                     mine = pictures.pop(row["sample_id"], [])
-                    if row["sample_id"] in seen:
-                        yield where, "occurs twice"
-                    seen.add(row["sample_id"])
+                    read.named(row)
                     places[row["shard"]].append((row["offset"], row["length"]))
                     for one in mine:
                         if one["shard"] is not None:
@@ -369,24 +369,18 @@ def _sha256(text: str) -> bytes | None:
 
 
 def id_and_exact(builds: Sequence[LoadedBuild], progress: Progress) -> Iterator[Found]:
-    """Evidence of the levels id, exact_image and exact_text, in no order, without duplicates."""
+    """Evidence of the levels id, exact_image and exact_text, in no order; a row may come more than once."""
     tests: dict[tuple[str, str, Any], dict[tuple[Any, ...], None]] = defaultdict(dict)
     for build in builds:
         for end, keys in _ends(build, "eval", progress):
             for key in keys:
                 tests[key][end] = None
     for build in builds:
-        seen: set[tuple[Any, ...]] = set()
         for (split, _, sample, index), keys in _ends(build, "train", progress):
             for key in keys:
                 if key not in tests:
                     continue
                 level, kind, value = key
-                # An id that a sample has twice, of itself and of its picture, is one piece of evidence.
-                if level == "id":
-                    if (sample, key) in seen:
-                        continue
-                    seen.add((sample, key))
                 for name, eval_split, eval_subset, eval_sample, eval_index in tests[key]:
                     yield found(
                         level=level, kind=kind, train_build=build.record["build"], train_split=split,
@@ -434,7 +428,8 @@ def _ends(
 class Derived:
     """Evidence of a near level, and what was counted on the way."""
 
-    rows: list[Found] = field(default_factory=list)
+    keep: Callable[[Found], None]
+    """Takes each row of evidence."""
     counts: Counter[str] = field(default_factory=Counter)
     common: dict[str, tuple[int, int]] = field(default_factory=dict)
     """As in `overlaps.Overlaps`; of n-grams that no training sample looked at has, too, with 0."""
@@ -456,6 +451,38 @@ class _TestPicture:
     settings: ImageSettings
     thumbnail: NDArray[np.uint8]
     shown: list[dict[str, Any]]
+
+
+class HashIndex:
+    """Finds all hashes within a radius, some 1.4 million of them in a fraction of a millisecond.
+
+    Of 64 bits that differ in at most `radius` places one quarter differs in at most `radius // 4`. So for every quarter
+    the hashes are listed by its value, and a search looks under each value that is so near.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64], radius: int) -> None:
+        self.hashes, self.radius = hashes, radius
+        values = np.arange(1 << 16, dtype=np.uint16)
+        self._near = values[np.bitwise_count(values) <= radius // 4].astype(np.int64)
+        self._lists = []
+        for shift in range(0, 64, 16):
+            quarter = (hashes >> np.uint64(shift)).astype(np.uint16)
+            order = np.argsort(quarter, kind="stable")
+            starts = np.searchsorted(quarter[order], np.arange((1 << 16) + 1))
+            self._lists.append((shift, order.astype(np.int32), starts))
+
+    def near(self, value: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the hashes within the radius, ascending, with their distances."""
+        found = []
+        for shift, order, starts in self._lists:
+            quarters = self._near ^ (value >> shift & 0xFFFF)
+            first, counts = starts[quarters], starts[quarters + 1] - starts[quarters]
+            places = np.arange(int(counts.sum())) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+            found.append(order[places])
+        numbers = np.concatenate(found)
+        distance = np.bitwise_count(self.hashes[numbers] ^ np.uint64(value))
+        numbers = np.unique(numbers[distance <= self.radius])
+        return numbers, np.bitwise_count(self.hashes[numbers] ^ np.uint64(value)).astype(np.int64)
 
 
 class _TestPictures:
@@ -506,6 +533,9 @@ class _TestPictures:
         for number, picture in enumerate(self.pictures):
             [self.regions[number]], [self.contrast[number]] = region_hashes(picture.thumbnail[None])
         self.region_radius = np.array([one.settings.region_radius for one in self.pictures], np.int64)
+        widest, wide = (int(each.max(initial=0)) for each in (self.radius, self.region_radius))
+        self.index = HashIndex(self.hashes, widest)
+        self.region_index = [HashIndex(self.regions[:, region], wide) for region in range(len(REGIONS))]
 
     def varied(self, number: int, kind: int) -> NDArray[np.uint8] | None:
         """A variant of a test picture."""
@@ -515,14 +545,17 @@ class _TestPictures:
     def candidates(self, phash: int, thumbnail: NDArray[np.uint8]) -> dict[int, tuple[float, int, bool, int]]:
         """Test pictures that a hash shows: (cell correlation, variant, by region, distance) of the best variant."""
         near: dict[tuple[int, int, bool], int] = {}
-        distance = np.bitwise_count(self.hashes ^ np.uint64(phash)).astype(np.int64)
-        for at in np.flatnonzero(distance <= self.radius).tolist():
-            near[int(self.owner[at]), int(self.variant[at]), False] = int(distance[at])
+        numbers, distance = self.index.near(phash)
+        for place in np.flatnonzero(distance <= self.radius[numbers]).tolist():
+            at = numbers[place]
+            near[int(self.owner[at]), int(self.variant[at]), False] = int(distance[place])
         [regions], [contrast] = region_hashes(thumbnail[None])
         for region in np.flatnonzero(contrast).tolist():
-            distance = np.bitwise_count(self.regions[:, region] ^ regions[region]).astype(np.int64)
-            for one in np.flatnonzero((distance <= self.region_radius) & self.contrast[:, region]).tolist():
-                near[one, 0, True] = min(near.get((one, 0, True), 64), int(distance[one]))
+            numbers, distance = self.region_index[region].near(int(regions[region]))
+            for place in np.flatnonzero(distance <= self.region_radius[numbers]).tolist():
+                one = int(numbers[place])
+                if self.contrast[one, region]:
+                    near[one, 0, True] = min(near.get((one, 0, True), 64), int(distance[place]))
         ours = _cells(thumbnail)
         best: dict[int, tuple[float, int, bool, int]] = {}
         for (one, kind, by_region), bits in near.items():
@@ -551,12 +584,18 @@ def _correlation(one: tuple[NDArray[np.int64], int], other: tuple[NDArray[np.int
     return float(int(one[0] @ other[0]) / math.sqrt(max(one[1] * other[1], 1)))
 
 
-def near_images(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] | None, progress: Progress) -> Derived:
-    """Evidence of the level near_image for the chosen training samples, all without a choice.
+def near_images(
+    builds: Sequence[LoadedBuild],
+    policy: Policy,
+    chosen: set[Key] | None,
+    progress: Progress,
+    keep: Callable[[Found], None],
+) -> Derived:
+    """Evidence of the level near_image for the chosen training samples, all without a choice; `keep` takes its rows.
 
     Raises: `UserError`, `OSError`.
     """
-    derived = Derived()
+    derived = Derived(keep)
     tests = _TestPictures(builds, policy, progress)
     for build in builds:
         name = build.record["build"]
@@ -578,14 +617,13 @@ def near_images(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] 
             with Shards(build.folder) as shards:
                 for digest, rows in shown.items():
                     for one, measures in _near_tests(first[digest], shards, tests, derived.counts):
-                        derived.rows += [
-                            found(
-                                level="near_image", train_build=name, train_split=row["split"],
-                                train_sample=row["sample_id"], train_index=row["index"], **end, **measures,
-                            )
-                            for row in rows
-                            for end in tests.pictures[one].shown
-                        ]  # fmt: skip
+                        for row, end in itertools.product(rows, tests.pictures[one].shown):
+                            derived.keep(
+                                found(
+                                    level="near_image", train_build=name, train_split=row["split"],
+                                    train_sample=row["sample_id"], train_index=row["index"], **end, **measures,
+                                )
+                            )  # fmt: skip
     return derived
 
 
@@ -760,12 +798,18 @@ class _TestText:
     """Words of the question, then of each option or of the answer; None if the question is not short."""
 
 
-def near_texts(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] | None, progress: Progress) -> Derived:
-    """Evidence of the level near_text for the chosen training samples, all without a choice.
+def near_texts(
+    builds: Sequence[LoadedBuild],
+    policy: Policy,
+    chosen: set[Key] | None,
+    progress: Progress,
+    keep: Callable[[Found], None],
+) -> Derived:
+    """Evidence of the level near_text for the chosen training samples, all without a choice; `keep` takes its rows.
 
     Raises: `UserError`, `OSError`.
     """
-    derived = Derived()
+    derived = Derived(keep)
     tests = _TestTexts(builds, policy.text, derived.left_out, progress)
     common: Counter[tuple[str, ...]] = Counter()
     for build in builds:
@@ -784,7 +828,7 @@ def near_texts(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] |
                 derived.counts[measures["kind"]] += 1
                 if "credentialed" in (access, test.access):
                     measures = {**measures, "span": None}
-                derived.rows.append(
+                derived.keep(
                     found(
                         level="near_text", train_build=name, train_split=row["split"], train_sample=row["sample_id"],
                         **test.end, **measures,
