@@ -434,8 +434,6 @@ class Verification:
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
     def _train_duplicates(self, step: ProofStep) -> None:
-        import pyarrow.parquet as pq
-
         from manifests.proof.rederive import train_duplicates
 
         settings = self.policy.train_duplicates
@@ -443,24 +441,31 @@ class Verification:
         if settings is None:
             step.note = "left out by the policy"
         else:
-            said = pq.read_table(self.proof / TRAIN_DUPLICATES_FILE).to_pylist()
-            names = list(said[0]) if said else []
-            if [tuple(row.values()) for row in said] != sorted({tuple(row.values()) for row in said}):
-                step.add(TRAIN_DUPLICATES_FILE, "rows out of order, or one row twice")
-            with self._bar("train duplicates", self._count("images")) as bar:
-                rows = train_duplicates(self.builds, settings.radius, settings.threshold, self.chosen, bar.update)
-            if self.chosen is not None:
-                ends = ("build_a", "sample_a"), ("build_b", "sample_b")
-                told = [row for row in said if any((row[b], row[s]) in self.chosen for b, s in ends)]
-            else:
-                told = said
             key = ("build_a", "sample_a", "index_a", "build_b", "sample_b", "index_b")
-            step.add(TRAIN_DUPLICATES_FILE, *_row_differences(told, rows, key))
-            counts = Counter((row["build_a"], row["build_b"]) for row in said)
+            counts: Counter[Key] = Counter()
+            last: tuple[Any, ...] = ()
+            for row in _rows_of(self.proof / TRAIN_DUPLICATES_FILE):
+                counts[row["build_a"], row["build_b"]] += 1
+                if not last < tuple(row.values()):
+                    step.add(TRAIN_DUPLICATES_FILE, "rows out of order, or one row twice")
+                    break
+                last = tuple(row.values())
+                ends = (row["build_a"], row["sample_a"]), (row["build_b"], row["sample_b"])
+                if self.chosen is None or not self.chosen.isdisjoint(ends):
+                    self.spill.add("duplicates said", ends, row)
+            pairs = 0
+            with self._bar("train duplicates", self._count("images")) as bar:
+                found = train_duplicates(self.builds, settings.radius, settings.threshold, self.chosen, bar.update)
+                for pairs, row in enumerate(found, 1):
+                    ends = (row["build_a"], row["sample_a"]), (row["build_b"], row["sample_b"])
+                    self.spill.add("duplicates", ends, row)
+            for piece in range(self.spill.pieces):
+                said, rows = (self.spill.rows(side, piece) for side in ("duplicates said", "duplicates"))
+                step.add(TRAIN_DUPLICATES_FILE, *_row_differences(said, rows, key))
             self.expected["train_duplicates"] = [
-                {"build_a": a, "build_b": b, "pairs": pairs} for (a, b), pairs in sorted(counts.items())
+                {"build_a": a, "build_b": b, "pairs": count} for (a, b), count in sorted(counts.items())
             ]
-            step.note = f"{len(rows):,} pairs{self._sampled()}" if names or rows else "none"
+            step.note = f"{pairs:,} pairs{self._sampled()}" if pairs or counts else "none"
         step.add(CERTIFICATE, *self._against_certificate("train_duplicates"))
 
     def _conclusions(self, step: ProofStep) -> None:

@@ -23,7 +23,7 @@ import yaml
 from conftest import ROOT, run_module, tree_digest
 
 from manifests.catalog import load_builds
-from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.certificate import certificate_root, incomplete, read_certificate
 from manifests.proof.policy import DEFAULT_POLICY, load_policy
 from manifests.prove import main, prove
 from medgpt.digest import build_root, file_sha256
@@ -251,6 +251,39 @@ def test_forbidden_evidence_of_excluded_samples_is_gone(built: Path, tmp_path: P
     policy = policy_file(tmp_path, rules)
     done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), *PRESENT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_benchmark_that_is_missing_or_short_is_named_and_ends_with_4(
+    built: Path, proof: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [rows] = [
+        unit["read"] for build in load_builds(built) if build.record["build"] == "medqa"
+        for unit in build.record["units"] if unit["split"] == "test"
+    ]  # fmt: skip
+    asked = {
+        "held": [{"name": "MedQA", "of": ["medqa"], "splits": {"test": rows}}],
+        "short": [{"name": "MedQA", "of": ["medqa", "slake"], "splits": {"test": rows + 100}}],
+        "missing": [{"name": "Other", "of": ["medqa"], "splits": {"test": 1, "hidden": 9}}],
+        "present": "present",
+    }
+    found = {}
+    for name, benchmarks in asked.items():
+        out = tmp_path / name
+        shutil.copytree(proof / ".work", out / ".work")
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(DEFAULT_POLICY.read_text()) | {"benchmarks": benchmarks}))
+        code = main([str(built), "--policy", str(file), "--out", str(out), "--workers", "1", "--quiet"])
+        document = read_certificate(out)
+        found[name] = code, capsys.readouterr().out, document["benchmarks"], bool(incomplete(document))
+    held = {"asked": "policy", "held": [{"name": "MedQA", "builds": ["medqa"]}], "missing": []}
+    assert (found["held"][0], *found["held"][2:]) == (0, held, False)
+    code, said, document, lacking = found["short"]
+    assert code == 4 and lacking and "not held, or not whole: MedQA" in said
+    assert document["missing"] == [{"name": "MedQA", "splits": {"test": {"rows": rows + 100, "read": rows}}}]
+    code, _, document, _ = found["missing"]
+    assert (code, document["missing"]) == (4, [{"name": "Other", "splits": {"hidden": {"rows": 9, "read": 0}}}])
+    code, said, document, lacking = found["present"]
+    assert code == 0 and lacking and document["asked"] == "present" and "no benchmark was asked for" in said
 
 
 def test_a_dry_run_writes_nothing(built: Path) -> None:

@@ -38,6 +38,7 @@ from manifests.parts import IMAGES
 from manifests.proof.agreement import agreement, cells, flat, full_agreement
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.policy import ImageSettings, Policy, TextSettings
+from manifests.proof.spill import Spill
 from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
@@ -50,6 +51,8 @@ Found = tuple[Any, ...]
 Progress = Callable[[int], None]
 Key = tuple[str, str]
 """Build and sample id."""
+Place = tuple[str, str, int]
+"""Build, sample id and number of the picture."""
 
 FOUND = tuple(name for name in EVIDENCE.names if name != "action")
 BLOCK = tarfile.BLOCKSIZE
@@ -669,27 +672,50 @@ def _near_tests(
 
 def train_duplicates(
     builds: Sequence[LoadedBuild], radius: int, threshold: float, chosen: set[Key] | None, progress: Progress
-) -> list[dict[str, Any]]:
-    """Rows of `train_duplicates.parquet`, unsorted: all, or those that name a chosen sample.
+) -> Iterator[dict[str, Any]]:
+    """Rows of `train_duplicates.parquet`, in no order: all, or those that name a chosen sample.
+
+    Equal hashes meet piece by piece; with a radius above 0 all train pictures' hashes are in memory together.
 
     Raises: `UserError`.
     """
-    hashes: dict[bytes, int] = {}
-    shown: dict[bytes, tuple[str, str, int]] = {}
+    total = sum(unit["images"] for build in builds for unit in build.record["units"] if unit["role"] == "train")
+    spill = Spill(1 if radius else 1 + total // _PICTURES_KEPT)
     for build in builds:
         for _, part in build.parts("images", "train"):
             columns = ["sample_id", "index", "pixel_sha256", "phash"]
             for batch in pq.ParquetFile(part).iter_batches(columns=columns):
                 for row in batch.to_pylist():
                     if row["phash"] is not None:
-                        digest, place = row["pixel_sha256"], (build.record["build"], row["sample_id"], row["index"])
-                        hashes[digest] = row["phash"]
-                        shown[digest] = min(shown.get(digest, place), place)
+                        place = (build.record["build"], row["sample_id"], row["index"])
+                        spill.add("pictures", row["phash"], (row["phash"], row["pixel_sha256"], place))
                 progress(len(batch))
+    pairs: list[tuple[Place, Place, int]] = []
+    for piece in range(spill.pieces):
+        pairs += _alike(spill.rows("pictures", piece), radius, chosen)
+        if len(pairs) >= _PICTURES_KEPT or piece == spill.pieces - 1:
+            thumbnails = _thumbnails(builds, {place for pair in pairs for place in pair[:2]})
+            for one, other, bits in pairs:
+                first, second = decode(thumbnails[one]), decode(thumbnails[other])
+                if flat(first[None])[0] or flat(second[None])[0]:
+                    continue
+                [score] = agreement(first[None], second[None], IDENTITY[None], np.array([False]), threshold)
+                if score >= threshold:
+                    a, b = sorted((one, other))
+                    row = {"build_a": a[0], "sample_a": a[1], "index_a": a[2], "build_b": b[0], "sample_b": b[1]}
+                    yield {**row, "index_b": b[2], "distance": bits, "score": float(score)}
+            pairs.clear()
 
-    def wanted(digest: bytes) -> bool:
-        return chosen is None or shown[digest][:2] in chosen
 
+def _alike(
+    pictures: Iterable[tuple[int, bytes, Place]], radius: int, chosen: set[Key] | None
+) -> Iterator[tuple[Place, Place, int]]:
+    """Pairs of different pictures whose hashes are near, each by the first place that shows it, with the distance."""
+    hashes: dict[bytes, int] = {}
+    shown: dict[bytes, Place] = {}
+    for phash, digest, place in pictures:
+        hashes[digest] = phash
+        shown[digest] = min(shown.get(digest, place), place)
     alike: dict[int, list[bytes]] = defaultdict(list)
     for digest in sorted(hashes):
         alike[hashes[digest]].append(digest)
@@ -701,22 +727,14 @@ def train_duplicates(
         for later in np.flatnonzero(distance <= radius).tolist():
             other = alike[firsts[number + 1 + later]][0]
             pairs.append((alike[firsts[number]][0], other, int(distance[later])))
-    pairs = [pair for pair in pairs if wanted(pair[0]) or wanted(pair[1])]
-    thumbnails = _thumbnails(builds, {shown[digest] for pair in pairs for digest in pair[:2]})
-    rows = []
     for one, other, bits in pairs:
-        first, second = decode(thumbnails[shown[one]]), decode(thumbnails[shown[other]])
-        if flat(first[None])[0] or flat(second[None])[0]:
-            continue
-        [score] = agreement(first[None], second[None], IDENTITY[None], np.array([False]), threshold)
-        if score >= threshold:
-            a, b = sorted((shown[one], shown[other]))
-            row = {"build_a": a[0], "sample_a": a[1], "index_a": a[2], "build_b": b[0], "sample_b": b[1]}
-            rows.append({**row, "index_b": b[2], "distance": bits, "score": float(score)})
-    return rows
+        if chosen is None or not chosen.isdisjoint((shown[one][:2], shown[other][:2])):
+            yield shown[one], shown[other], bits
 
 
-def _thumbnails(builds: Sequence[LoadedBuild], places: set[tuple[str, str, int]]) -> dict[tuple[str, str, int], bytes]:
+def _thumbnails(builds: Sequence[LoadedBuild], places: set[Place]) -> dict[Place, bytes]:
+    if not places:
+        return {}
     return {
         place: row["thumbnail"]
         for build in builds
