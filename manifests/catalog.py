@@ -263,9 +263,11 @@ def load_build(folder: Path) -> LoadedBuild:
         record: dict[str, Any] = json.loads(path.read_bytes())
         versions = record["format"], record["manifest_version"]
         if versions != (FORMAT, MANIFEST_VERSION):
+            older = versions[0] == FORMAT and versions[1] < MANIFEST_VERSION
+            todo = "python -m builders.refingerprint writes it anew from its shards" if older else "build it again"
             raise UserError(
                 f"{path}: format {versions[0]}, manifest version {versions[1]}, where {FORMAT} and {MANIFEST_VERSION} "
-                "are read; python -m builders.refingerprint writes it anew from its shards"
+                f"are read; {todo}"
             )
         for part in _parts(record):
             file = path.parent / part["file"]

@@ -543,7 +543,8 @@ def test_damaged_members_are_rejects(tmp_path: Path) -> None:
     assert balanced(build) == {"read": 12, "kept": 4, "rejected": 8}
     reasons = {row: reason for _, row, reason in rejects(build)}
     assert reasons == {
-        "cut": "truncated_image", "noise": "corrupt_image", "webp": "corrupt_image", "void": "empty_file", "bytes": "not_utf8", "json": "bad_row", "utf": "not_utf8",
+        "cut": "truncated_image", "noise": "corrupt_image", "webp": "corrupt_image", "void": "empty_file",
+        "bytes": "not_utf8", "json": "bad_row", "utf": "not_utf8",
         "nothing": "missing_field",
     }  # fmt: skip
     assert set(reasons.values()) <= DAMAGED_REASONS.keys()
