@@ -8,7 +8,7 @@ JPEG (ITU-T T.81, annex B): SOI, JFIF's APP0 and Adobe's APP14 with fixed conten
 YCbCr from RGB), tables that a scan uses, the frame, restart intervals that occur, the scans, EOI. Coefficients are never
 coded again: a scan's bytes end with the last code it needs. That is known in one of two ways. `_decoded` lets
 libjpeg-turbo count what it has left: for the commonest files, whose tables are the standard ones, and it costs nothing,
-as its pixels are the ones a fingerprint needs. `jpeg_walk.lua` walks the codes of all others; it also finds symbols and
+as its pixels are the ones a fingerprint needs. `jpeg_walk.lua` walks the codes of all others; it also finds codes and
 quantisers that no coefficient uses, which are overwritten, and sets padding bits to one. (The first way does not see
 padding: up to seven bits in a whole file, the last of them one.)
 
@@ -116,6 +116,7 @@ _WALKED_FRAMES = (0xC0, 0xC1, 0xC2)
 _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _ARITHMETIC_TABLES, _LINES = 0xCC, 0xDC
 # In entropy-coded data FF 00 is a stuffed byte, FF D0..D7 a restart marker and FF FF fill: none ends the scan.
+_SCAN_END_OR_FILL = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 _NEXT_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
@@ -170,7 +171,7 @@ class _Table:
     huffman: bool
     wanted: bool = False
     uses: bytearray = field(default_factory=lambda: bytearray(256))
-    """Nonzero at the symbols, or at the places in zigzag order, that the scans use."""
+    """Nonzero at the places of codes, or of coefficients in zigzag order, that the scans use."""
 
     @property
     def plain(self) -> bool:
@@ -182,7 +183,7 @@ class _Table:
         if self.plain:
             return bytes((self.head,)) + self.body
         if self.huffman:
-            symbols = [symbol if self.uses[symbol] else None for symbol in self.body[16:]]
+            symbols = [symbol if used else None for symbol, used in zip(self.body[16:], self.uses, strict=False)]
             while symbols and symbols[-1] is None:
                 symbols.pop()
             counts, left = [], len(symbols)
@@ -228,7 +229,7 @@ class _Scan:
 class _Jpeg:
     def __init__(self, data: bytes, grey_at_least: int) -> None:
         self.data, self.grey_at_least = data, grey_at_least
-        self.orientation = 1
+        self.position, self.orientation = 2, 1
         self.jfif, self.adobe, self.seen_adobe = False, 0, False
         self.frame = -1
         self.width = self.height = 0
@@ -270,9 +271,9 @@ class _Jpeg:
 
     def _segments(self) -> Iterator[tuple[int, bytes, int]]:
         """Marker, content and end of each segment. Decoders skip what is between segments; so do we."""
-        position = 2
-        while found := _NEXT_MARKER.search(self.data, position):
+        while found := _NEXT_MARKER.search(self.data, self.position):
             marker, position = found[1][0], found.end()
+            self.position = position
             if marker in (_SOI, 0x01):
                 continue
             if marker == _EOI:
@@ -286,8 +287,8 @@ class _Jpeg:
                 raise DamagedImage("truncated_image", f"segment {marker:02X} at byte {position - 2} is cut off")
             if length < 2:
                 raise DamagedImage("corrupt_image", f"segment {marker:02X} at byte {position - 2} has no length")
+            self.position = end  # of a scan's header, that is: `_scan` goes on to the end of its data
             yield marker, self.data[position + 2 : end], end
-            position = end
 
     def _segment(self, marker: int, content: bytes) -> None:
         if marker == _DQT:
@@ -367,11 +368,12 @@ class _Jpeg:
         self.frame_at = len(self.body) - 1
 
     def _numbers(self) -> list[int]:
-        """Component numbers as written: those that mean RGB where nothing else tells the colours, else 1, 2, 3, ..."""
+        """Component numbers as written: 1, 2, 3, ... but for the two sets of letters by which encoders name colours.
+
+        Decoders read RGB off these where neither JFIF nor Adobe speaks; every other number means YCbCr to them.
+        """
         given = [component.number for component in self.components]
-        if given == [*b"RGB"] and not self.jfif and not self.seen_adobe:
-            return given
-        return list(range(1, len(given) + 1))
+        return given if bytes(given) in (b"RGB", b"CMYK") else list(range(1, len(given) + 1))
 
     def _frame_header(self, height: int) -> bytes:
         parts = [
@@ -385,15 +387,19 @@ class _Jpeg:
         if self.frame < 0:
             raise DamagedImage("corrupt_image", "a scan before its frame")
         scan = self._scan_header(content)
-        found = _SCAN_END.search(self.data, end)
-        scan.raw = self.data[end : found.start() if found else len(self.data)]
+        found = _SCAN_END_OR_FILL.search(self.data, end)
+        filled = found is not None and self.data[found.start() + 1] == 0xFF
+        if found and filled:
+            found = _SCAN_END.search(self.data, found.start())
+        self.position = found.start() if found else len(self.data)
+        scan.raw = self.data[end : self.position]
         if not self.scans:
             self.body[self.frame_at] = self._frame_header(self.height)
         self.scans += 1
         mcus, plan = self._layout(scan)
         header = self._written_header(scan)
         last = found is not None and self.data[found.start() + 1] == _EOI
-        if last and self._decoded(scan, header, mcus, plan):
+        if last and not filled and self._decoded(scan, header, mcus, plan):
             self.body += [header, scan.raw]
             return
         interval = self.interval if 0 < self.interval < mcus else 0
@@ -540,7 +546,7 @@ class _Jpeg:
             raise UnusualCoding("codes that the standard does not allow, though decoders read them")
         for slot, table in tables.items():
             if not table.plain:
-                _note(table.uses, walk[b"used_symbols"](slot))
+                _note(table.uses, walk[b"used_codes"](slot))
         if self.frame == _SOF2 or marking:
             for component, _, _ in scan.parts:
                 assert component.quantiser is not None
@@ -568,8 +574,6 @@ class _Jpeg:
             or rows > 65535
             or not scan.raw
             or not scan.raw[-1] & 1
-            or scan.raw[-1] == 0xFF
-            or b"\xff\xff" in scan.raw
             or self._numbers() == [*b"RGB"]
             or (self.seen_adobe and not self.jfif and self.adobe == 0)
             or not all(table.plain for table in tables)

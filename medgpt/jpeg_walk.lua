@@ -11,24 +11,24 @@ local COMPLETE, CUT_OFF, NO_CODE, UNUSUAL = 0, 1, 2, 3
 local WIDTH = 11 -- bits of the windows in which several codes are looked up at once
 local WINDOWS = lshift(1, WIDTH)
 
--- Slots 0..3 hold tables for DC, 4..7 for AC. Of a table: `codes` by the next 16 bits, length + 256 * symbol, 0 where
--- there is no such code; `leaps` by the next 11 bits, how many bits whole codes take in there + 256 * (coefficients
+-- Slots 0..3 hold tables for DC, 4..7 for AC. Of a table: `codes` by the next 16 bits, length + 256 * symbol + 65536 *
+-- its place in the table, 0 where there is no such code; `leaps` by the next 11 bits, how many bits whole codes take in there + 256 * (coefficients
 -- they stand for) + 65536 if the last one ends the block, 0 where not one code is whole.
 local codes, leaps, leapt = ffi.new("int32_t[?]", 8 * 65536), ffi.new("int32_t[?]", 8 * WINDOWS), ffi.new("uint8_t[?]", 8 * WINDOWS)
-local symbols = ffi.new("uint8_t[?]", 8 * 256) -- 1 where the scan used the symbol
+local places = ffi.new("uint8_t[?]", 8 * 256) -- 1 where the scan used the code at that place
 local loaded = {}
 
--- The codes that lie whole in a window: calls `each` with their symbols where given.
+-- The codes that lie whole in a window: calls `each` with their places where given.
 local function leap(slot, window, each)
   local used, coefficients, left = 0, 0, lshift(window, 16 - WIDTH)
   while true do
     local code = codes[slot * 65536 + left]
-    local symbol = rshift(code, 8)
+    local symbol = band(rshift(code, 8), 255)
     local size, length = band(symbol, 15), band(code, 255) + band(symbol, 15)
     if code == 0 or used + length > WIDTH then break end
     if slot >= 4 and size == 0 and symbol ~= 0 and symbol ~= 0xF0 then break end
     used, left = used + length, band(lshift(left, length), 65535)
-    if each then each(symbol) end
+    if each then each(rshift(code, 16)) end
     if slot < 4 then return used + 256 end
     if symbol == 0 then return used + 256 * coefficients + 65536 end
     coefficients = coefficients + rshift(symbol, 4) + 1
@@ -39,7 +39,7 @@ end
 
 -- Table of a DHT segment: 16 counts and the symbols (annex C).
 local function load_table(slot, text)
-  ffi.fill(symbols + slot * 256, 256)
+  ffi.fill(places + slot * 256, 256)
   ffi.fill(leapt + slot * WINDOWS, WINDOWS)
   if loaded[slot] == text then return end
   loaded[slot] = text
@@ -48,7 +48,7 @@ local function load_table(slot, text)
   local stop = at + 65536
   for length = 1, 16 do
     for _ = 1, text:byte(length) do
-      local entry = length + 256 * text:byte(place)
+      local entry = length + 256 * text:byte(place) + 65536 * (place - 17)
       for index = at, math.min(at + lshift(1, 16 - length), stop) - 1 do codes[index] = entry end
       at, place = at + lshift(1, 16 - length), place + 1
     end
@@ -56,10 +56,10 @@ local function load_table(slot, text)
   for window = 0, WINDOWS - 1 do leaps[slot * WINDOWS + window] = leap(slot, window) end
 end
 
-local function used_symbols(slot)
-  local found = symbols + slot * 256
+local function used_codes(slot)
+  local found = places + slot * 256
   for window = 0, WINDOWS - 1 do
-    if leapt[slot * WINDOWS + window] == 1 then leap(slot, window, function(symbol) found[symbol] = 1 end) end
+    if leapt[slot * WINDOWS + window] == 1 then leap(slot, window, function(place) found[place] = 1 end) end
   end
   return ffi.string(found, 256)
 end
@@ -72,9 +72,8 @@ end
 local function next_symbol(data, position, slot)
   local code = codes[slot * 65536 + rshift(window32(data, position), 16)]
   if code == 0 then return position, nil end
-  local symbol = rshift(code, 8)
-  symbols[slot * 256 + symbol] = 1
-  return position + band(code, 255), symbol
+  places[slot * 256 + rshift(code, 16)] = 1
+  return position + band(code, 255), band(rshift(code, 8), 255)
 end
 
 -- How many bits an end-of-band run has behind its code, and the blocks it spans: 2^run + those bits (G.1.2.2).
@@ -267,7 +266,7 @@ end
 
 return {
   load_table = load_table,
-  used_symbols = used_symbols,
+  used_codes = used_codes,
   start_picture = start_picture,
   used_quantisers = used_quantisers,
   sequential = sequential,
