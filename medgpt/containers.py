@@ -1,27 +1,26 @@
 """Strictly re-packed JPEG and PNG files: the same picture, and no byte that decoding it does not need.
 
-EXIF, XMP, comments, colour profiles, previews, unused tables and whatever lies between or behind the parts of a file can
-carry names, dates and devices (DICOM exporters put whole headers there). What is kept is written here as a list, and
+EXIF, XMP, comments, colour profiles, previews, unused tables and whatever lies between or behind the parts of a file
+can carry names, dates and devices (DICOM exporters put whole headers there). What is kept is written here as a list;
 everything else is gone:
 
 JPEG (ITU-T T.81, annex B): SOI, JFIF's APP0 and Adobe's APP14 with fixed contents where the file has them (they tell
-YCbCr from RGB), tables that a scan uses, the frame, restart intervals that occur, the scans, EOI. Coefficients are never
-coded again: a scan's bytes end with the last code it needs. That is known in one of two ways. `_decoded` lets
-libjpeg-turbo count what it has left: for the commonest files, whose tables are the standard ones, and it costs nothing,
-as its pixels are the ones a fingerprint needs. `jpeg_walk.lua` walks the codes of all others; it also finds codes and
-quantisers that no coefficient uses, which are overwritten, and sets padding bits to one. (The first way does not see
-padding: up to seven bits in a whole file, the last of them one.)
+YCbCr from RGB), tables that a scan uses, the frame, restart intervals that occur, the scans, EOI. Coefficients are
+never coded again: a scan's bytes end with the last code it needs. That is known in one of two ways. `_decoded` lets
+libjpeg-turbo count what it has left: for the commonest files, whose tables are the published ones, and it costs
+nothing, as its pixels are the ones a fingerprint needs. `jpeg_walk.lua` walks the codes of all others; it also finds
+codes and quantisers that no coefficient uses, which are overwritten, and sets padding bits to one. (The first way does
+not see padding: up to seven bits in a whole file, the last of them one.)
 
-PNG (W3C PNG, third edition): IHDR, a palette without unused entries, tRNS, IDAT, IEND. The image data stay as they are
-where they inflate to exactly the rows and nothing follows; else the rows are deflated again, into one chunk. So what a
-deflate stream could say by how it codes the same rows (choice of matches, block borders) is not touched: no byte of it
-goes unread, but deflating every picture anew would cost ten times the decode.
+PNG (W3C PNG, third edition): IHDR, a palette without unused entries, tRNS of legal length, IDAT, IEND. The image data
+stay as they are where they inflate to exactly the rows and nothing follows; else the rows are deflated again, into one
+chunk. So what a deflate stream could say by how it codes the same rows (choice of matches, borders of blocks) is not
+touched: no byte of it goes unread, and deflating every picture anew would cost many times its decode.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import re
 import struct
 import zlib
@@ -110,8 +109,19 @@ def _check_size(width: int, height: int) -> None:
 # JPEG
 
 _SOF0, _SOF2, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _APP0, _APP1, _APP14, _COM = (
-    0xC0, 0xC2, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE0, 0xE1, 0xEE, 0xFE,
-)  # fmt: skip
+    0xC0,
+    0xC2,
+    0xC4,
+    0xD8,
+    0xD9,
+    0xDA,
+    0xDB,
+    0xDD,
+    0xE0,
+    0xE1,
+    0xEE,
+    0xFE,
+)
 _WALKED_FRAMES = (0xC0, 0xC1, 0xC2)
 _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _ARITHMETIC_TABLES, _LINES = 0xCC, 0xDC
@@ -223,7 +233,7 @@ class _Scan:
     last: int
     high: int
     low: int
-    raw: bytes
+    raw: bytes | memoryview
 
 
 class _Jpeg:
@@ -237,8 +247,8 @@ class _Jpeg:
         self.quantisers: dict[int, _Table] = {}
         self.codes: dict[int, _Table] = {}
         self.interval = self.written_interval = 0
-        self.body: list[bytes | tuple[int, list[_Table]]] = []
-        """What is written behind the application segments: bytes as they are, or tables still to be packed."""
+        self.body: list[bytes | range | tuple[int, list[_Table]]] = []
+        """What is written behind the application segments: bytes, a range of the data, or tables still to be packed."""
         self.scans = 0
         self.grey: NDArray[np.uint8] | None = None
 
@@ -252,22 +262,41 @@ class _Jpeg:
             else:
                 self._segment(marker, content)
         self._check_complete(ended)
-        pieces = [b"\xff\xd8"]
+        pieces: list[bytes | range] = [b"\xff\xd8"]
         if self.jfif:
             pieces.append(_marked(_APP0, _JFIF))
         if self.seen_adobe and len(self.components) > 1:
             legal = (0, 1) if len(self.components) == 3 else (0, 2)
             pieces.append(_marked(_APP14, _ADOBE + bytes((self.adobe if self.adobe in legal else legal[1],))))
         for piece in self.body:
-            if isinstance(piece, bytes):
+            if not isinstance(piece, tuple):
                 pieces.append(piece)
             elif kept := b"".join(table.packed() for table in piece[1] if table.wanted):
                 pieces.append(_marked(piece[0], kept))
-        packed = b"".join((*pieces, b"\xff\xd9"))
+        packed = self._joined([*pieces, b"\xff\xd9"])
         return Container(
-            self.data if packed == self.data else packed, "jpg", self.orientation, self.width, self.height, 8,
-            len(self.components), transparent=False, frames=1, grey=self.grey,
-        )  # fmt: skip
+            packed,
+            "jpg",
+            self.orientation,
+            self.width,
+            self.height,
+            8,
+            len(self.components),
+            transparent=False,
+            frames=1,
+            grey=self.grey,
+        )
+
+    def _joined(self, pieces: list[bytes | range]) -> bytes:
+        """All pieces; the very data that were given, without a copy, where they are the same."""
+        position = 0
+        for piece in pieces:
+            same = piece.start == position if isinstance(piece, range) else self.data.startswith(piece, position)
+            if not same:
+                view = memoryview(self.data)
+                return b"".join(view[p.start : p.stop] if isinstance(p, range) else p for p in pieces)
+            position += len(piece)
+        return self.data if position == len(self.data) else self.data[:position]
 
     def _segments(self) -> Iterator[tuple[int, bytes, int]]:
         """Marker, content and end of each segment. Decoders skip what is between segments; so do we."""
@@ -392,7 +421,7 @@ class _Jpeg:
         if found and filled:
             found = _SCAN_END.search(self.data, found.start())
         self.position = found.start() if found else len(self.data)
-        scan.raw = self.data[end : self.position]
+        scan.raw = memoryview(self.data)[end : self.position]
         if not self.scans:
             self.body[self.frame_at] = self._frame_header(self.height)
         self.scans += 1
@@ -400,7 +429,7 @@ class _Jpeg:
         header = self._written_header(scan)
         last = found is not None and self.data[found.start() + 1] == _EOI
         if last and not filled and self._decoded(scan, header, mcus, plan):
-            self.body += [header, scan.raw]
+            self.body += [header, range(end, self.position)]
             return
         interval = self.interval if 0 < self.interval < mcus else 0
         if interval != self.written_interval:
@@ -430,7 +459,7 @@ class _Jpeg:
                 if component.quantiser is None:
                     raise DamagedImage("corrupt_image", "a quantisation table is missing")
                 component.quantiser.wanted = True
-            wanted = -1 if not high else high
+            wanted = high if high else -1  # -1: not coded yet
             if any(component.precision[k] != wanted for k in range(first, last + 1)) or (high and low != high - 1):
                 raise UnusualCoding("scans that code a part of the picture twice")
             if first and component.precision[0] < 0:
@@ -475,16 +504,20 @@ class _Jpeg:
         numbers = dict(zip(map(id, self.components), self._numbers(), strict=True))
         content = bytearray((len(scan.parts),))
         for component, dc, ac in scan.parts:
-            content += bytes((numbers[id(component)], (dc << 4 if dc in tables else 0) | (ac if 4 + ac in tables else 0)))
+            content += bytes(
+                (numbers[id(component)], (dc << 4 if dc in tables else 0) | (ac if 4 + ac in tables else 0))
+            )
         return _marked(_SOS, bytes((*content, scan.first, scan.last, scan.high << 4 | scan.low)))
 
     def _walked(self, scan: _Scan, interval: int, mcus: int, plan: bytes) -> bytes:
         """The scan's data as they must be: each interval ends with its last code and padding of ones (F.1.2.3)."""
-        raws, pieces = self._intervals(scan.raw, _divided(mcus, interval)), []
+        raws, pieces = self._intervals(bytes(scan.raw), _divided(mcus, interval)), []
         starts, stops, position = [], [], 0
         for raw in raws:
             whole = raw.rstrip(b"\xff")  # fill bytes before a marker; a byte FF of the data has a 00 behind it
-            pieces.append(re.sub(rb"\xff+\0", b"\xff", whole) if b"\xff\xff" in whole else whole.replace(b"\xff\0", b"\xff"))
+            pieces.append(
+                re.sub(rb"\xff+\0", b"\xff", whole) if b"\xff\xff" in whole else whole.replace(b"\xff\0", b"\xff")
+            )
             starts.append(8 * position)
             position += len(pieces[-1])
             stops.append(8 * position)
@@ -497,7 +530,9 @@ class _Jpeg:
             cut = bytearray(piece[: _divided(bits, 8)])
             if bits % 8:
                 cut[-1] |= 0xFF >> bits % 8
-            kept.append(raw if cut == piece and len(piece) + piece.count(255) == len(raw) else cut.replace(b"\xff", b"\xff\0"))
+            kept.append(
+                raw if cut == piece and len(piece) + piece.count(255) == len(raw) else cut.replace(b"\xff", b"\xff\0")
+            )
         restarts = [b"", *(bytes((0xFF, 0xD0 + number % 8)) for number in range(len(kept) - 1))]
         return b"".join(piece for pair in zip(restarts, kept, strict=True) for piece in pair)
 
@@ -535,9 +570,18 @@ class _Jpeg:
         else:
             part = scan.parts[0][0]
             status, ends = walk[b"progressive_ac"](
-                text, starts, stops, intervals, interval, plan[0], part.columns * part.rows, plan[2],
-                scan.first, scan.last, scan.high > 0,
-            )  # fmt: skip
+                text,
+                starts,
+                stops,
+                intervals,
+                interval,
+                plan[0],
+                part.columns * part.rows,
+                plan[2],
+                scan.first,
+                scan.last,
+                scan.high > 0,
+            )
         if status == 1:
             raise DamagedImage("truncated_image", "a scan ends before its last block")
         if status == 2:
@@ -551,7 +595,7 @@ class _Jpeg:
             for component, _, _ in scan.parts:
                 assert component.quantiser is not None
                 _note(component.quantiser.uses, walk[b"used_quantisers"](self.components.index(component) + 1))
-        return np.frombuffer(ends, dtype="<i4").tolist()
+        return [int(end) for end in np.frombuffer(ends, dtype="<i4")]
 
     def _decoded(self, scan: _Scan, header: bytes, mcus: int, plan: bytes) -> bool:
         """Whether libjpeg-turbo decodes the scan without a byte too many or too few; keeps its grey pixels.
@@ -589,9 +633,17 @@ class _Jpeg:
             self._frame_header(rows),
             header,
         ]
-        data = b"".join((
-            b"\xff\xd8", *segments, scan.raw, b"\xff\xd0", self._row_of_zeros(plan, across), _marked(_COM, b""), b"\xff\xd9",
-        ))  # fmt: skip
+        data = b"".join(
+            (
+                b"\xff\xd8",
+                *segments,
+                scan.raw,
+                b"\xff\xd0",
+                self._row_of_zeros(plan, across),
+                _marked(_COM, b""),
+                b"\xff\xd9",
+            )
+        )
         scale = _dct_scale(self.width, self.height, self.grey_at_least)
         height, width = _divided(rows, scale), _divided(self.width, scale)
         import simplejpeg  # loaded where a JPEG is read
@@ -723,7 +775,8 @@ class _Header:
 
 def _repack_png(data: bytes) -> Container:
     header: _Header | None = None
-    orientation, frames, image = 1, 1, []
+    orientation, frames = 1, 1
+    image: list[bytes] = []
     palette, transparency, ihdr = b"", None, b""
     for kind, content in _chunks(data):
         if kind == b"IHDR":
@@ -758,9 +811,16 @@ def _repack_png(data: bytes) -> Container:
     chunks += [(b"IDAT", content) for content in image]
     packed = PNG_MAGIC + b"".join(_chunk(kind, content) for kind, content in (*chunks, (b"IEND", b"")))
     return Container(
-        data if packed == data else packed, "png", orientation, header.width, header.height, header.depth,
-        _CHANNELS[header.colour], transparent=bool(transparency) or header.colour in (4, 6), frames=frames,
-    )  # fmt: skip
+        data if packed == data else packed,
+        "png",
+        orientation,
+        header.width,
+        header.height,
+        header.depth,
+        _CHANNELS[header.colour],
+        transparent=bool(transparency) or header.colour in (4, 6),
+        frames=frames,
+    )
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

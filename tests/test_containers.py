@@ -1,7 +1,7 @@
 """Nothing hides in a stored picture: an independent parser explains every byte of it, and its pixels are as before.
 
-The parser below shares no code with `medgpt.containers`: it turns scans into strings of ones and zeros and reads code by
-code, in plain Python. It is slow and meant for small pictures.
+The parser below shares no code with `medgpt.containers`: it turns scans into strings of ones and zeros and reads code
+by code, in plain Python. It is slow and meant for small pictures.
 """
 
 from __future__ import annotations
@@ -108,6 +108,10 @@ def rewritten(data: bytes, edit: Callable[[bytes], bytes]) -> bytes:
 
 
 # The independent parser
+
+
+def rounded(value: int, by: int) -> int:
+    return (value + by - 1) // by
 
 
 def codes_of(table: bytes) -> dict[str, int]:
@@ -224,20 +228,23 @@ def explain_scan(
     order: list[list[tuple]] = []
     if len(scanned) == 1:
         component, selected = scanned[0]
-        columns, rows = (
-            -(-(-(-side * component[f] // most)) // 8) for side, f, most in ((width, "h", most_h), (height, "v", most_v))
-        )
+        columns = rounded(rounded(width * component["h"], most_h), 8)
+        rows = rounded(rounded(height * component["v"], most_v), 8)
         order = [[(component, selected, (x, y))] for y in range(rows) for x in range(columns)]
     else:
-        for y in range(-(-height // (8 * most_v))):
-            for x in range(-(-width // (8 * most_h))):
-                order.append([
-                    (c, selected, (x * c["h"] + i, y * c["v"] + j))
-                    for c, selected in scanned for j in range(c["v"]) for i in range(c["h"])
-                ])  # fmt: skip
+        for y in range(rounded(height, 8 * most_v)):
+            for x in range(rounded(width, 8 * most_h)):
+                order.append(
+                    [
+                        (c, selected, (x * c["h"] + i, y * c["v"] + j))
+                        for c, selected in scanned
+                        for j in range(c["v"])
+                        for i in range(c["h"])
+                    ]
+                )
     step = interval or len(order)
     pieces, position = [], 0
-    for number in range(-(-len(order) // step) - 1):
+    for number in range(rounded(len(order), step) - 1):
         end = raw.index(bytes((0xFF, 0xD0 + number % 8)), position)
         pieces.append(raw[position:end])
         position = end + 2
@@ -255,13 +262,17 @@ def explain_scan(
                         bits.number(bits.symbol((dc["codes"], dc["used"])))
                         held.add(0)
                 if last:
-                    run = explain_block(bits, (ac["codes"], ac["used"]), held, max(first, 1), last, high > 0, progressive, run)
+                    run = explain_block(
+                        bits, (ac["codes"], ac["used"]), held, max(first, 1), last, high > 0, progressive, run
+                    )
         assert run == 0
         bits.explained()
     return len(pieces) > 1
 
 
-def explain_block(bits: Bits, table: tuple, held: set, k: int, last: int, later: bool, progressive: bool, run: int) -> int:
+def explain_block(
+    bits: Bits, table: tuple, held: set, k: int, last: int, later: bool, progressive: bool, run: int
+) -> int:
     """Reads a block's details; returns the blocks that an end-of-band run still spans."""
     old = set(held) if later else set()
     if run:
@@ -292,10 +303,12 @@ def explain_block(bits: Bits, table: tuple, held: set, k: int, last: int, later:
 
 
 STANDARD = {  # what Pillow writes where nobody asks for better tables; of scaled quantisers all qualities
-    table for quality in range(1, 101) for marker, content, _ in split(encoded(noise(16, 16), "JPEG", quality=quality))
+    table
+    for quality in range(1, 101)
+    for marker, content, _ in split(encoded(noise(16, 16), "JPEG", quality=quality))
     if marker in (0xDB, 0xC4)
     for table in ([content[1:]] if marker == 0xC4 else [content[at + 1 : at + 65] for at in range(0, len(content), 65)])
-}  # fmt: skip
+}
 
 
 def explain_table(table: dict) -> None:
@@ -337,7 +350,7 @@ def explain_png(data: bytes) -> None:
     wanted = 0
     for x, y, dx, dy in ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, lines = len(range(x, width, dx)), len(range(y, height, dy))
-        stride = -(-columns * depth * channels // 8)
+        stride = rounded(columns * depth * channels, 8)
         for _ in range(lines if columns else 0):
             assert rows[wanted] <= 4
             if rows[wanted] == 0 and columns * depth * channels % 8:
@@ -415,12 +428,30 @@ def reported_jpegs() -> dict[str, bytes]:
 
 def reported_pngs() -> dict[str, bytes]:
     contents = {
-        b"tEXt": b"C\0" + MARK, b"zTXt": b"C\0\0" + MARK, b"iTXt": b"C\0\0\0\0\0" + MARK,
-        b"eXIf": b"II*\0\x08\0\0\0\0\0" + MARK, b"iCCP": b"C\0\0" + MARK, b"tIME": MARK[:7], b"pHYs": MARK[:9],
-        b"dSIG": MARK, b"caNv": MARK, b"vpAg": MARK, b"sPLT": MARK, b"hIST": MARK, b"bKGD": MARK[:6],
-        b"gAMA": b"\0\0\xb1\x8f" + MARK, b"cHRM": b"\0" * 32 + MARK, b"sRGB": b"\0" + MARK, b"sBIT": b"\x08\x08\x08" + MARK,
-        b"tRNS": MARK, b"PLTE": (MARK + b"\0\0\0")[:18], b"oFFs": MARK[:9], b"sCAL": MARK, b"iDOT": MARK, b"CgBI": MARK,
-    }  # fmt: skip
+        b"tEXt": b"C\0" + MARK,
+        b"zTXt": b"C\0\0" + MARK,
+        b"iTXt": b"C\0\0\0\0\0" + MARK,
+        b"eXIf": b"II*\0\x08\0\0\0\0\0" + MARK,
+        b"iCCP": b"C\0\0" + MARK,
+        b"tIME": MARK[:7],
+        b"pHYs": MARK[:9],
+        b"dSIG": MARK,
+        b"caNv": MARK,
+        b"vpAg": MARK,
+        b"sPLT": MARK,
+        b"hIST": MARK,
+        b"bKGD": MARK[:6],
+        b"gAMA": b"\0\0\xb1\x8f" + MARK,
+        b"cHRM": b"\0" * 32 + MARK,
+        b"sRGB": b"\0" + MARK,
+        b"sBIT": b"\x08\x08\x08" + MARK,
+        b"tRNS": MARK,
+        b"PLTE": (MARK + b"\0\0\0")[:18],
+        b"oFFs": MARK[:9],
+        b"sCAL": MARK,
+        b"iDOT": MARK,
+        b"CgBI": MARK,
+    }
     made = {f"PNG {kind.decode()}": PNG[:33] + chunk(kind, data) + PNG[33:] for kind, data in contents.items()}
     parts = chunks(PNG)
     head, stream = parts[:1], b"".join(content for kind, content in parts if kind == b"IDAT")
@@ -464,9 +495,11 @@ def other_jpegs() -> dict[str, bytes]:
     joint = [part for part in split(JPEG) if part[0] != 0xDB]
     joint.insert(2, (0xDB, b"".join(quantisers.values()) + b"\x02" + (MARK * 4)[:64], b""))
     wide = [
-        (0xDB, bytes((c[0] | 16,)) + b"".join(bytes((0, v)) for v in c[1:]) + b"\x13" + (MARK * 8)[:128], r) if m == 0xDB else (m, c, r)
+        (0xDB, bytes((c[0] | 16,)) + b"".join(bytes((0, v)) for v in c[1:]) + b"\x13" + (MARK * 8)[:128], r)
+        if m == 0xDB
+        else (m, c, r)
         for m, c, r in split(JPEG)
-    ]  # fmt: skip
+    ]
     smooth = encoded(Image.new("L", (64, 64), 77), "JPEG", qtables=[[3] * 64])
     unseen = edited(smooth, 0xDB, lambda c, r: (c[:20] + MARK + c[20 + len(MARK) :], r))
 
@@ -493,12 +526,17 @@ def other_jpegs() -> dict[str, bytes]:
         "before a restart marker": edited(RESTARTS, 0xDA, before_restart),
         "behind the last restart interval": edited(RESTARTS, 0xDA, tail(MARK)),
         "more restart intervals than the picture has": edited(RESTARTS, 0xDA, tail(b"\xff\xd6" + MARK)),
-        "an unused table among progressive ones": PROGRESSIVE.replace(b"\xff\xc4", segment(0xC4, TABLE) + b"\xff\xc4", 1),
+        "an unused table among progressive ones": PROGRESSIVE.replace(
+            b"\xff\xc4", segment(0xC4, TABLE) + b"\xff\xc4", 1
+        ),
         "a table before the last scan that it does not use": PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda")]
-        + segment(0xC4, TABLE) + PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") :],
+        + segment(0xC4, TABLE)
+        + PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") :],
         "a table that another replaces": JPEG.replace(b"\xff\xc4", segment(0xC4, b"\0" + TABLE[1:]) + b"\xff\xc4", 1),
         "codes that no scan uses": edited(OPTIMISED, 0xC4, longer_table, 1),
-        "a quantiser that another replaces": JPEG.replace(b"\xff\xdb", segment(0xDB, b"\0" + (MARK * 4)[:64]) + b"\xff\xdb", 1),
+        "a quantiser that another replaces": JPEG.replace(
+            b"\xff\xdb", segment(0xDB, b"\0" + (MARK * 4)[:64]) + b"\xff\xdb", 1
+        ),
         "several quantisers in a segment": joined(joint),
         "quantisers of 16 bits": joined(wide),
         "quantisers of coefficients that are all zero": unseen,
@@ -511,7 +549,8 @@ def other_jpegs() -> dict[str, bytes]:
         "restart intervals one after another": inserted(segment(0xDD, b"CA") * 9 + segment(0xDD, b"\0\0")),
         "numbers of components": edited(
             edited(JPEG, 0xC0, lambda c, r: (c[:6] + b"C" + c[7:9] + b"A" + c[10:12] + b"N" + c[13:], r)),
-            0xDA, lambda c, r: (c[:1] + b"C" + c[2:3] + b"A" + c[4:5] + b"N" + c[6:], r),
+            0xDA,
+            lambda c, r: (c[:1] + b"C" + c[2:3] + b"A" + c[4:5] + b"N" + c[6:], r),
         ),
         "band of a sequential scan": edited(JPEG, 0xDA, lambda c, r: (c[:-3] + b"CAN", r)),
         "bytes between segments": inserted(MARK, JPEG.find(b"\xff\xdb")),
@@ -520,7 +559,7 @@ def other_jpegs() -> dict[str, bytes]:
         "DNL behind the scan": JPEG[:-2] + segment(0xDC, MARK) + JPEG[-2:],
         "no end": JPEG[:-2] + b"",
         "padding before a restart marker": edited(RESTARTS, 0xDA, padded(b"\xff\xd1")),
-    }  # fmt: skip
+    }
 
 
 def other_pngs() -> dict[str, bytes]:
@@ -552,24 +591,36 @@ def other_pngs() -> dict[str, bytes]:
     colours = encoded(PICTURE.convert("P", palette=Image.Palette.ADAPTIVE, colors=40), "PNG", transparency=b"\x80" * 40)
     behind = [(k, c + MARK if k == b"tRNS" else c) for k, c in chunks(colours)]
     packer = zlib.compressobj(6)
-    flushed = b"".join(packer.compress(rows[at : at + 500]) + packer.flush(zlib.Z_FULL_FLUSH) for at in range(0, len(rows), 500))
+    flushed = b"".join(
+        packer.compress(rows[at : at + 500]) + packer.flush(zlib.Z_FULL_FLUSH) for at in range(0, len(rows), 500)
+    )
     return {
         "Adam7, more rows": rewritten(interlaced(grey, 8, 0), lambda r: r + MARK),
         "Adam7, bits behind rows": interlaced(ones, 1, 0, spare),
         "Adam7 colour, behind the stream": png(
             [(k, c + MARK if k == b"IDAT" else c) for k, c in chunks(interlaced(grey, 8, 0))]
         ),
-        "bits behind rows": rewritten(binary, lambda r: b"".join(r[a : a + 12] + bytes((r[a + 12] | 0x1F,)) for a in range(0, len(r), 13))),
+        "bits behind rows": rewritten(
+            binary, lambda r: b"".join(r[a : a + 12] + bytes((r[a + 12] | 0x1F,)) for a in range(0, len(r), 13))
+        ),
         "palette of 2 bits with more entries": png([(k, c[:12] if k == b"PLTE" else c) for k, c in chunks(cut)]),
         "unused palette entries": png(spread),
         "alpha of entries that are not there": png(behind),
-        "tRNS of grey with a tail": encoded(grey, "PNG")[:33] + chunk(b"tRNS", b"\0\1" + MARK) + encoded(grey, "PNG")[33:],
+        "tRNS of grey with a tail": encoded(grey, "PNG")[:33]
+        + chunk(b"tRNS", b"\0\1" + MARK)
+        + encoded(grey, "PNG")[33:],
         "tRNS high bits": encoded(grey, "PNG")[:33] + chunk(b"tRNS", b"C\1") + encoded(grey, "PNG")[33:],
-        "tRNS beside alpha": encoded(PICTURE.convert("RGBA"), "PNG")[:33] + chunk(b"tRNS", MARK[:6]) + encoded(PICTURE.convert("RGBA"), "PNG")[33:],
+        "tRNS beside alpha": encoded(PICTURE.convert("RGBA"), "PNG")[:33]
+        + chunk(b"tRNS", MARK[:6])
+        + encoded(PICTURE.convert("RGBA"), "PNG")[33:],
         "PLTE of true colour": PNG[:33] + chunk(b"PLTE", (MARK * 3)[:48]) + PNG[33:],
-        "lengths of IDAT chunks": png([*head, *((b"IDAT", stream[a:b]) for a, b in pairwise([0, 67, 132, 210, len(stream)])), end]),
+        "lengths of IDAT chunks": png(
+            [*head, *((b"IDAT", stream[a:b]) for a, b in pairwise([0, 67, 132, 210, len(stream)])), end]
+        ),
         "empty IDAT chunks": png([*head, (b"IDAT", b""), (b"IDAT", stream), (b"IDAT", b""), end]),
-        "a chunk between IDAT chunks": png([*head, (b"IDAT", stream[:99]), (b"teXt", MARK), (b"IDAT", stream[99:]), end]),
+        "a chunk between IDAT chunks": png(
+            [*head, (b"IDAT", stream[:99]), (b"teXt", MARK), (b"IDAT", stream[99:]), end]
+        ),
         "a text chunk with a false checksum": PNG[:33] + chunk(b"tEXt", MARK)[:-1] + b"C" + PNG[33:],
         "a second stream": png([*head, (b"IDAT", stream + zlib.compress(MARK)), end]),
         "an IDAT behind the end": PNG + chunk(b"IDAT", MARK),
@@ -577,13 +628,24 @@ def other_pngs() -> dict[str, bytes]:
         "bytes in the last chunk's place": PNG[:-12] + MARK,
         "flushed stream": png([*head, (b"IDAT", flushed + packer.flush()), end]),
         "gAMA behind the picture": PNG[:-12] + chunk(b"gAMA", MARK) + PNG[-12:],
-    }  # fmt: skip
+    }
 
 
 PLACES = reported_jpegs() | reported_pngs() | other_jpegs() | other_pngs()
-UNREADABLE = {*(f"marker {m:02X}" for m in (0x02, 0x10, 0xBF, 0xC8, 0xDE, 0xDF, 0xF0, 0xF7, 0xFD)), "an over-long scan header"}  # fmt: skip
+UNREADABLE = {
+    *(f"marker {m:02X}" for m in (0x02, 0x10, 0xBF, 0xC8, 0xDE, 0xDF, 0xF0, 0xF7, 0xFD)),
+    "an over-long scan header",
+}
 """Refused, as by every decoder."""
-STRICTER = {"no end", "marker 01", "no IEND", "bytes in the last chunk's place", "PNG animation frame", "a chunk between IDAT chunks", "a text chunk with a false checksum"}  # fmt: skip
+STRICTER = {
+    "no end",
+    "marker 01",
+    "no IEND",
+    "bytes in the last chunk's place",
+    "PNG animation frame",
+    "a chunk between IDAT chunks",
+    "a text chunk with a false checksum",
+}
 """Whole pictures, though Pillow does not read these files."""
 
 
@@ -614,7 +676,10 @@ def pictures() -> dict[str, bytes]:
     made = {}
     for width, height in ((1, 1), (7, 9), (16, 16), (17, 33), (129, 140), (300, 270)):
         colour = noise(width, height, width)
-        made |= {f"grey {width}": encoded(colour.convert("L"), "JPEG"), f"CMYK {width}": encoded(colour.convert("CMYK"), "JPEG")}
+        made |= {
+            f"grey {width}": encoded(colour.convert("L"), "JPEG"),
+            f"CMYK {width}": encoded(colour.convert("CMYK"), "JPEG"),
+        }
         made[f"RGB {width}"] = encoded(colour, "JPEG", keep_rgb=True)
         for sampling in ("4:4:4", "4:2:2", "4:2:0"):
             for options in ({}, {"progressive": True}, {"optimize": True}, {"restart_marker_rows": 1}):
@@ -660,7 +725,9 @@ def test_a_header_that_claims_another_size() -> None:
         repack(data)
     assert caught.value.reason == "truncated_image"
     with pytest.raises(DamagedImage) as caught:
-        repack(edited(JPEG, 0xC0, lambda content, raw: (content[:1] + struct.pack(">HH", 65000, 65000) + content[5:], raw)))
+        repack(
+            edited(JPEG, 0xC0, lambda content, raw: (content[:1] + struct.pack(">HH", 65000, 65000) + content[5:], raw))
+        )
     assert caught.value.reason == "image_too_large"
 
 
@@ -672,7 +739,9 @@ def test_what_cannot_be_explained_is_named() -> None:
         repack(joined([*twice[:-1], twice[-2], twice[-1]]))
 
 
-@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, RESTARTS, PNG, PALETTE], ids=["jpg", "progressive", "restarts", "png", "palette"])  # fmt: skip
+@pytest.mark.parametrize(
+    "data", [JPEG, PROGRESSIVE, RESTARTS, PNG, PALETTE], ids=["jpg", "progressive", "restarts", "png", "palette"]
+)
 def test_every_cut_is_named_or_whole(data: bytes) -> None:
     for length in range(8, len(data), 97):
         try:
@@ -720,7 +789,11 @@ def test_what_a_container_says() -> None:
 
 @st.composite
 def crowded_jpegs(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    options = draw(st.sampled_from([{}, {"progressive": True}, {"optimize": True}, {"restart_marker_blocks": 3}, {"qtables": "web_low"}]))  # fmt: skip
+    options = draw(
+        st.sampled_from(
+            [{}, {"progressive": True}, {"optimize": True}, {"restart_marker_blocks": 3}, {"qtables": "web_low"}]
+        )
+    )
     picture = noise(draw(st.integers(8, 50)), draw(st.integers(8, 50)), draw(st.integers(0, 9)))
     clean = encoded(picture.convert(draw(st.sampled_from(["L", "RGB", "CMYK"]))), "JPEG", **options)
     text = st.binary(max_size=40).map(lambda data: MARK + data)
