@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 MAX_PIXELS = 89_478_485
 """Pillow's own decompression-bomb warning level (`Image.MAX_IMAGE_PIXELS`), here a limit."""
 
+MAX_SCANS = 100
+"""Encoders write about ten; a scan of a few bytes costs as much time as the picture has blocks."""
+
 
 class DamagedImage(UserError):
     """The file's structure is broken; `reason` is `truncated_image`, `corrupt_image` or `image_too_large`."""
@@ -425,6 +428,8 @@ class _Jpeg:
         if not self.scans:
             self.body[self.frame_at] = self._frame_header(self.height)
         self.scans += 1
+        if self.scans > MAX_SCANS:
+            raise DamagedImage("image_too_large", f"more than {MAX_SCANS} scans")
         mcus, plan = self._layout(scan)
         header = self._written_header(scan)
         last = found is not None and self.data[found.start() + 1] == _EOI
@@ -692,8 +697,10 @@ def _code_of_zero(table: bytes) -> str:
 @functools.cache
 def _walker() -> Any:
     """The functions of `jpeg_walk.lua`, compiled once a process."""
-    from lupa.luajit21 import LuaRuntime  # loaded where a JPEG is read
-
+    try:
+        from lupa.luajit21 import LuaRuntime  # loaded where a JPEG is walked
+    except ImportError as error:
+        raise UserError("this JPEG cannot be checked: lupa has LuaJIT on Linux and Windows only") from error
     runtime = LuaRuntime(encoding=None, register_eval=False, register_builtins=False)
     return runtime.execute(Path(__file__).with_name("jpeg_walk.lua").read_bytes())
 

@@ -705,6 +705,21 @@ def test_ordinary_pictures(name: str) -> None:
             assert np.array_equal(container.grey, np.asarray(opened.convert("L")))
 
 
+@pytest.mark.parametrize(("width", "height"), [(255, 300), (257, 256), (515, 700), (1030, 1100), (1396, 1021)])
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0", None])
+def test_grey_is_what_pillow_decodes(width: int, height: int, sampling: str | None) -> None:
+    picture = noise(width, height, width)
+    data = encoded(picture, "JPEG", subsampling=sampling) if sampling else encoded(picture.convert("L"), "JPEG")
+    for at_least in (128, 32):
+        container = repack(data, at_least)
+        assert (container.grey is not None) == bool(data[-3] & 1)  # else the codes are walked
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.draft("L", (at_least, at_least))
+            assert container.grey is None or np.array_equal(container.grey, np.asarray(opened.convert("L")))
+    longer = repack(data[:-2] + MARK + data[-2:])
+    assert (longer.data, longer.grey) == (data, None)
+
+
 # Damage
 
 
@@ -803,13 +818,13 @@ def crowded_jpegs(draw: st.DrawFn) -> tuple[bytes, bytes]:
         st.builds(lambda number, data: segment(0xDB, bytes((number,)) + (data * 4)[:64]), st.just(3), text),
         st.builds(lambda data: segment(0xC4, b"\x13" + bytes([0] * 7 + [17] + [0] * 8) + data[:17]), text),
         st.builds(lambda data: data.replace(b"\xff", b"\xfe"), text),
-        st.binary(max_size=3).map(lambda data: b"\xff" * len(data)),
     )
     tails = st.binary(min_size=1, max_size=12).map(lambda data: data.replace(b"\xff", b"\xff\0"))
     pieces = []
     for marker, content, raw in split(clean):
-        if pieces:  # at the very start a JPEG has FF D8 FF
-            pieces += draw(st.lists(extras, max_size=2)) if len(pieces) > 1 else []
+        if len(pieces) > 1:  # the very start of a JPEG is FF D8 FF
+            pieces += draw(st.lists(extras, max_size=2))
+            pieces.append(b"\xff" * draw(st.integers(0, 3)))
         raw += draw(st.one_of(st.just(b""), tails)) if raw else b""
         pieces.append(bytes((0xFF, marker)) if marker in (0xD8, 0xD9) else segment(marker, content) + raw)
     return clean, b"".join(pieces) + draw(st.binary(max_size=9))
