@@ -351,26 +351,13 @@ class _Jpeg:
             self.adobe, self.seen_adobe = content[11], True
 
     def _quantiser_tables(self, content: bytes) -> None:
-        tables = []
-        while content:
-            size = 65 if content[0] < 16 else 129
-            if content[0] & 15 > 3 or content[0] > 0x13 or len(content) < size:
-                raise DamagedImage("corrupt_image", "a quantisation table of no legal length or number")
-            tables.append(_Table(content[0], content[1:size], huffman=False))
-            self.quantisers[content[0] & 15] = tables[-1]
-            content = content[size:]
+        tables = [_Table(head, body, huffman=False) for head, body in _quantiser_parts(content)]
+        self.quantisers.update((table.head & 15, table) for table in tables)
         self.body.append((_DQT, tables))
 
     def _huffman_tables(self, content: bytes) -> None:
-        tables = []
-        while content:
-            size = 17 + sum(content[1:17])
-            space = sum(count << (15 - place) for place, count in enumerate(content[1:17]))
-            if content[0] & 15 > 3 or content[0] > 0x13 or size > 273 or len(content) < size or space > 1 << 16:
-                raise DamagedImage("corrupt_image", "a Huffman table of no legal length or number")
-            tables.append(_Table(content[0], content[1:size], huffman=True))
-            self.codes[content[0]] = tables[-1]
-            content = content[size:]
+        tables = [_Table(head, body, huffman=True) for head, body in _huffman_parts(content)]
+        self.codes.update((table.head, table) for table in tables)
         self.body.append((_DHT, tables))
 
     def _frame(self, marker: int, content: bytes) -> None:
@@ -465,7 +452,7 @@ class _Jpeg:
                     raise DamagedImage("corrupt_image", "a quantisation table is missing")
                 component.quantiser.wanted = True
             wanted = high if high else -1  # -1: not coded yet
-            if any(component.precision[k] != wanted for k in range(first, last + 1)) or (high and low != high - 1):
+            if set(component.precision[first : last + 1]) != {wanted} or (high and low != high - 1):
                 raise UnusualCoding("scans that code a part of the picture twice")
             if first and component.precision[0] < 0:
                 raise UnusualCoding("a scan of details before that of the mean brightness")
@@ -499,7 +486,7 @@ class _Jpeg:
         except KeyError as error:
             raise UnusualCoding("a Huffman table is missing") from error
         for slot, table in found.items():
-            if slot < 4 and any(symbol > 15 for symbol in table.body[16:]):
+            if slot < 4 and max(table.body[16:], default=0) > 15:
                 raise DamagedImage("corrupt_image", "a Huffman table with symbols that are not legal")
             table.wanted = True
         return found
@@ -630,9 +617,9 @@ class _Jpeg:
         ):
             return False
         across = self.components[0].columns if len(self.components) == 1 else _divided(self.width, 8 * self.across)
-        wanted = [component.quantiser for component in self.components]
+        wanted = {id(component.quantiser): component.quantiser for component in self.components}
         segments = [
-            _marked(_DQT, b"".join(table.packed() for table in {id(t): t for t in wanted if t}.values())),
+            _marked(_DQT, b"".join(table.packed() for table in wanted.values() if table)),
             _marked(_DHT, b"".join(table.packed() for table in tables)),
             _marked(_DRI, mcus.to_bytes(2, "big")),
             self._frame_header(rows),
@@ -674,6 +661,33 @@ class _Jpeg:
             raise DamagedImage("truncated_image", "a component has no scan")
         if not ended and any(any(component.precision) for component in self.components):
             raise DamagedImage("truncated_image", "no end-of-image marker, and scans are missing")
+
+
+@functools.lru_cache(256)
+def _quantiser_parts(content: bytes) -> list[tuple[int, bytes]]:
+    """Precision and number, and values, of the tables in a DQT segment."""
+    parts = []
+    while content:
+        size = 65 if content[0] < 16 else 129
+        if content[0] & 15 > 3 or content[0] > 0x13 or len(content) < size:
+            raise DamagedImage("corrupt_image", "a quantisation table of no legal length or number")
+        parts.append((content[0], content[1:size]))
+        content = content[size:]
+    return parts
+
+
+@functools.lru_cache(256)
+def _huffman_parts(content: bytes) -> list[tuple[int, bytes]]:
+    """Class and number, and counts with symbols, of the tables in a DHT segment."""
+    parts = []
+    while content:
+        size = 17 + sum(content[1:17])
+        space = sum(count << (15 - place) for place, count in enumerate(content[1:17]))
+        if content[0] & 15 > 3 or content[0] > 0x13 or size > 273 or len(content) < size or space > 1 << 16:
+            raise DamagedImage("corrupt_image", "a Huffman table of no legal length or number")
+        parts.append((content[0], content[1:size]))
+        content = content[size:]
+    return parts
 
 
 @functools.lru_cache(64)
