@@ -595,6 +595,7 @@ def other_pngs() -> dict[str, bytes]:
         packer.compress(rows[at : at + 500]) + packer.flush(zlib.Z_FULL_FLUSH) for at in range(0, len(rows), 500)
     )
     return {
+        "one byte more than the rows": rewritten(PNG, lambda r: r + b"C"),
         "Adam7, more rows": rewritten(interlaced(grey, 8, 0), lambda r: r + MARK),
         "Adam7, bits behind rows": interlaced(ones, 1, 0, spare),
         "Adam7 colour, behind the stream": png(
