@@ -256,6 +256,13 @@ class _Jpeg:
         self.grey: NDArray[np.uint8] | None = None
 
     def repack(self) -> Container:
+        try:
+            return self._repack()
+        finally:
+            if self.frame == _SOF2 and self.scans:
+                _walker()[b"start_picture"]()
+
+    def _repack(self) -> Container:
         ended = False
         for marker, content, end in self._segments():
             if marker == _SOS:
@@ -549,7 +556,7 @@ class _Jpeg:
             held = [c.columns * c.rows if self.frame == _SOF2 else 0 for c in self.components]
             walk[b"start_picture"](*held)
         for slot, table in tables.items():
-            walk[b"load_table"](slot, table.body)
+            walk[b"load_table"](slot, table.body, self.frame != _SOF2)
         starts, stops = (np.array(values, dtype="<i4").tobytes() for values in bounds)
         intervals, blocks = len(bounds[0]), len(plan) // 3
         marking = not all(component.quantiser and component.quantiser.plain for component in self.components)

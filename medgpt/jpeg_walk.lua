@@ -8,18 +8,20 @@ local ffi, bit = require("ffi"), require("bit")
 local band, lshift, rshift, bswap = bit.band, bit.lshift, bit.rshift, bit.bswap
 
 local COMPLETE, CUT_OFF, NO_CODE, UNUSUAL = 0, 1, 2, 3
-local WIDTH = 11 -- bits of the windows in which several codes are looked up at once
+local WIDTH = 10 -- bits of the windows in which several codes are looked up at once
 local WINDOWS = lshift(1, WIDTH)
 
--- Slots 0..3 hold tables for DC, 4..7 for AC. Of a table: `codes` by the next 16 bits, length + 256 * symbol + 65536 *
--- its place in the table, 0 where there is no such code; `leaps` by the next 11 bits, how many bits whole codes take in there + 256 * (coefficients
--- they stand for) + 65536 if the last one ends the block, 0 where not one code is whole.
-local codes, leaps, leapt = ffi.new("int32_t[?]", 8 * 65536), ffi.new("int32_t[?]", 8 * WINDOWS), ffi.new("uint8_t[?]", 8 * WINDOWS)
+-- Slots 0..3 hold tables for DC, 4..7 for AC. Of a table, `codes` has by the next 16 bits: length + 256 * symbol +
+-- 65536 * its place in the table, 0 where there is no such code. `leaps` has by the next 10 bits: how many bits whole
+-- codes take in there + 256 * (coefficients they stand for) + 65536 if the last one ends the block, 0 where no code is
+-- whole.
+local codes, leaps = ffi.new("int32_t[?]", 8 * 65536), ffi.new("int32_t[?]", 8 * WINDOWS)
+local leapt = ffi.new("uint8_t[?]", 8 * WINDOWS) -- 1 where the scan looked a window up
 local places = ffi.new("uint8_t[?]", 8 * 256) -- 1 where the scan used the code at that place
-local loaded = {}
+local loaded, leaping_for = {}, {} -- which tables are in `codes` and in `leaps`
 
--- The codes that lie whole in a window: calls `each` with their places where given.
-local function leap(slot, window, each)
+-- The codes that lie whole in a window: sets marks at their places where given.
+local function leap(slot, window, marks)
   local used, coefficients, left = 0, 0, lshift(window, 16 - WIDTH)
   while true do
     local code = codes[slot * 65536 + left]
@@ -28,7 +30,7 @@ local function leap(slot, window, each)
     if code == 0 or used + length > WIDTH then break end
     if slot >= 4 and size == 0 and symbol ~= 0 and symbol ~= 0xF0 then break end
     used, left = used + length, band(lshift(left, length), 65535)
-    if each then each(rshift(code, 16)) end
+    if marks then marks[rshift(code, 16)] = 1 end
     if slot < 4 then return used + 256 end
     if symbol == 0 then return used + 256 * coefficients + 65536 end
     coefficients = coefficients + rshift(symbol, 4) + 1
@@ -37,29 +39,38 @@ local function leap(slot, window, each)
   return used + 256 * coefficients
 end
 
--- Table of a DHT segment: 16 counts and the symbols (annex C).
-local function load_table(slot, text)
-  ffi.fill(places + slot * 256, 256)
-  ffi.fill(leapt + slot * WINDOWS, WINDOWS)
-  if loaded[slot] == text then return end
-  loaded[slot] = text
-  ffi.fill(codes + slot * 65536, 4 * 65536)
+local function load_codes(slot, text)
   local at, place = slot * 65536, 17
   local stop = at + 65536
+  ffi.fill(codes + at, 4 * 65536)
   for length = 1, 16 do
+    local span = lshift(1, 16 - length)
     for _ = 1, text:byte(length) do
       local entry = length + 256 * text:byte(place) + 65536 * (place - 17)
-      for index = at, math.min(at + lshift(1, 16 - length), stop) - 1 do codes[index] = entry end
-      at, place = at + lshift(1, 16 - length), place + 1
+      for index = at, math.min(at + span, stop) - 1 do codes[index] = entry end
+      at, place = at + span, place + 1
     end
   end
-  for window = 0, WINDOWS - 1 do leaps[slot * WINDOWS + window] = leap(slot, window) end
+end
+
+-- Takes a DHT segment's table, 16 counts and the symbols (annex C), into a slot; `leaping` for sequential scans.
+local function load_table(slot, text, leaping)
+  ffi.fill(places + slot * 256, 256)
+  ffi.fill(leapt + slot * WINDOWS, WINDOWS)
+  if loaded[slot] ~= text then
+    load_codes(slot, text)
+    loaded[slot], leaping_for[slot] = text, nil
+  end
+  if leaping and leaping_for[slot] ~= text then
+    for window = 0, WINDOWS - 1 do leaps[slot * WINDOWS + window] = leap(slot, window) end
+    leaping_for[slot] = text
+  end
 end
 
 local function used_codes(slot)
   local found = places + slot * 256
   for window = 0, WINDOWS - 1 do
-    if leapt[slot * WINDOWS + window] == 1 then leap(slot, window, function(place) found[place] = 1 end) end
+    if leapt[slot * WINDOWS + window] == 1 then leap(slot, window, found) end
   end
   return ffi.string(found, 256)
 end
@@ -138,7 +149,9 @@ local function later_pass(data, position, ac, first, last, held, quantisers)
   return position, 0, COMPLETE
 end
 
-local picture = {} -- of a progressive picture: marks of coefficients that are not zero, by component
+-- Marks of coefficients that are not zero, by component: of each block of a progressive picture, and of any block. The
+-- caller starts a picture without components when it is done, so that the memory is free.
+local picture = {}
 
 local function start_picture(...)
   picture.held, picture.quantisers = {}, {}
@@ -236,7 +249,9 @@ local function progressive_dc(text, starts_at, ends_at, intervals, interval, mcu
 end
 
 -- A progressive scan for coefficients `first` to `last` of one component's blocks.
-local function progressive_ac(text, starts_at, ends_at, intervals, interval, component, blocks, slot, first, last, later)
+local function progressive_ac(
+  text, starts_at, ends_at, intervals, interval, component, blocks, slot, first, last, later
+)
   local data = ffi.cast("const uint8_t*", text)
   local starts, stops = ffi.cast("const int32_t*", starts_at), ffi.cast("const int32_t*", ends_at)
   local ends, status = ffi.new("int32_t[?]", intervals), COMPLETE
