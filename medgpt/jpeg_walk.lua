@@ -202,9 +202,9 @@ local function sequential(text, starts_at, ends_at, intervals, interval, mcus, p
           local size = band(symbol, 15)
           if size == 0 and symbol ~= 0xF0 then return finish(ends, number, UNUSUAL) end
           position, k = position + size, k + rshift(symbol, 4) + 1
-          if k > 64 or (k == 64 and size == 0) then return finish(ends, number, UNUSUAL) end
-          if marking and size > 0 then picture.quantisers[part[3 * block]][k - 1] = 1 end
-          if k == 64 then entry = 65536 end
+          -- A run past the last coefficient stops there, as in libjpeg.
+          if marking and size > 0 then picture.quantisers[part[3 * block]][math.min(k - 1, 63)] = 1 end
+          if k >= 64 then entry = 65536 end
         end
       end
       if entry >= 65536 then
