@@ -369,7 +369,7 @@ def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: 
     data = image.read()
     try:
         stored = to_store(data, frames)
-        prints = fingerprint(stored.data)
+        prints = fingerprint(stored.data, stored.grey)
     except DamagedImage as error:
         raise InputError(error.reason, image.file, error.detail) from error
     read = reads.get(image.file)
