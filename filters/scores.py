@@ -33,9 +33,10 @@ from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Sc
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds, part_kind
 from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.containers import MAX_PIXELS
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
-from medgpt.pictures import MAX_PIXELS, PICTURE_RULES
+from medgpt.pictures import PICTURE_RULES
 from medgpt.private import make_folder
 from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
