@@ -95,7 +95,7 @@ class DicomPicture:
         function = str(self._set.get("VOILUTFunction") or "LINEAR")
         x = values.astype(np.float64)
         if function == "SIGMOID":
-            return np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))).astype(np.uint8)
+            return np.asarray(np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))), np.uint8)
         if function == "LINEAR":  # C.11.2.1.2.1: half a step less on both sides
             centre, width = centre - 0.5, max(width - 1, 1e-9)
         return _spread(x, centre - width / 2, centre + width / 2)
