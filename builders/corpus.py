@@ -80,8 +80,8 @@ from builders.engine.report import format_summary
 from builders.engine.source import UNCOUNTED
 from builders.engine.tables import open_parquet
 from medgpt.errors import DAMAGED, DONE, os_error_line, run
+from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named
-from medgpt.pictures import PICTURE_SUFFIXES
 from medgpt.settings import checked, read_yaml
 
 

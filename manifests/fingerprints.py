@@ -3,9 +3,9 @@
 Canonical pixels are grey (mode L) and upright, as `medgpt.pictures` opens them. A JPEG is decoded straight to the
 smallest of the scales 1, 1/2, 1/4, 1/8 at which both sides keep at least 128 pixels: libjpeg then skips most of the
 inverse DCT, which makes radiographs 2 to 5 times faster and moves the hash by at most 4 bits (measured:
-reference/near_duplicates.md). Other formats are decoded whole. Hence `pixel_sha256` is equal for files that hold the same coded picture: JPEGs that differ in metadata,
-Huffman tables or progressive order, PNGs that differ in compression. A PNG made from a JPEG differs here and is found
-as a near image.
+reference/near_duplicates.md). Other formats are decoded whole. Hence `pixel_sha256` is equal for files that hold the
+same coded picture: JPEGs that differ in metadata, Huffman tables or progressive order, PNGs that differ in compression.
+A PNG made from a JPEG differs here and is found as a near image.
 
 The perceptual hash is that of `imagehash.phash` (hash size 8, high-frequency factor 4) in exact integer arithmetic, so
 that no CPU's rounding can flip a bit; the tests compare the two.
@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from medgpt.pictures import PICTURE_RULES, opened
+from medgpt.pictures import PICTURE_RULES, Opened, opened
 
 DRAFT_PIXELS = 128
 HASH_PIXELS = 32
@@ -56,12 +56,13 @@ class ImageFingerprint:
     """Grey JPEG, 96 x 96, aspect ratio not kept (as for the hash)."""
 
 
-def fingerprint(data: bytes) -> ImageFingerprint:
+def fingerprint(data: bytes, found: Opened | None = None) -> ImageFingerprint:
     """Decode a picture once and fingerprint it; JPEG and PNG as stored, other formats as `to_store` makes them.
 
-    Raises: `medgpt.containers.DamagedImage` with a reject's reason.
+    `found` is the picture in grey where `to_store` has decoded it. Raises: `medgpt.containers.DamagedImage` with a
+    reject's reason.
     """
-    found = opened(data, "L", at_least=DRAFT_PIXELS)
+    found = found or opened(data, "L", at_least=DRAFT_PIXELS)
     width, height, grey = found.width, found.height, found.image
     pixels = hashlib.sha256(f"{width}x{height}/{grey.width}x{grey.height}:".encode())
     pixels.update(grey.tobytes())

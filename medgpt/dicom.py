@@ -15,12 +15,6 @@ from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
 
 EXTRA = "pip install 'medgpt-oss[dicom]'"
-PREAMBLE = 128
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes are a DICOM file (PS3.10, 7.1: `DICM` behind a preamble of 128 bytes)."""
-    return data[PREAMBLE : PREAMBLE + 4] == b"DICM"
 
 
 @contextmanager
@@ -101,7 +95,7 @@ class DicomPicture:
         function = str(self._set.get("VOILUTFunction") or "LINEAR")
         x = values.astype(np.float64)
         if function == "SIGMOID":
-            return np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))).astype(np.uint8)
+            return np.asarray(np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))), np.uint8)
         if function == "LINEAR":  # C.11.2.1.2.1: half a step less on both sides
             centre, width = centre - 0.5, max(width - 1, 1e-9)
         return _spread(x, centre - width / 2, centre + width / 2)

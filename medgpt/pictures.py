@@ -21,41 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from medgpt.arguments import Frame
-from medgpt.containers import Container, DamagedImage, repack
-from medgpt.dicom import DicomPicture, is_dicom
+from medgpt.containers import MAX_PIXELS, Container, DamagedImage, UnusualCoding, repack
+from medgpt.dicom import DicomPicture
 from medgpt.errors import UserError
+from medgpt.formats import format_of, is_dicom
 
 PICTURE_RULES = 1
 """Raised where other pixels come out of the same bytes; part of the fingerprint recipe."""
 
-MAX_PIXELS = 89_478_485
-"""Pillow's own decompression-bomb warning level (`Image.MAX_IMAGE_PIXELS`), here a limit."""
-
 _ORIENTATION = 0x0112
 
 Mode = Literal["L", "RGB"]
-
-# First bytes -> Pillow's name. WebP has its size between RIFF and its name.
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"II+\x00", "TIFF"),
-    (b"MM\x00+", "TIFF"),
-    (b"BM", "BMP"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG2000"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"P4\n", "PPM"),
-    (b"P5\n", "PPM"),
-    (b"P6\n", "PPM"),
-)
-PICTURE_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png gif webp tif tiff bmp dib jp2 j2k jpx pbm pgm ppm pnm dcm dicom".split()
-)
-"""Usual suffixes of files that are read, in small letters; what decides is the bytes."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +52,8 @@ class Stored:
     format: Literal["jpg", "png"]
     converted: str | None
     """Why the publisher's coded pixels were not kept: `CMYK`, `16 bits`, `WEBP`, `turned` ...; None where they were."""
-
-
-def format_of(data: bytes) -> str | None:
-    """Pillow's name of the format, or `DICOM`; None for bytes that are no picture of a format that is read."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if is_dicom(data):
-        return "DICOM"
-    return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
+    grey: Opened | None = None
+    """The picture in grey with sides of at least `grey_at_least`, where checking it has made that anyway."""
 
 
 def open_picture(
@@ -132,14 +101,19 @@ def picture_size(data: bytes) -> tuple[int, int]:
             return (file.height, file.width) if _orientation(file) >= 5 else file.size
 
 
-def to_store(data: bytes, frame: Frame | None = None) -> Stored:
+def to_store(data: bytes, frame: Frame | None = None, grey_at_least: int = 128) -> Stored:
     """The bytes for a shard. Raises: `DamagedImage` with a reject's reason for what nobody can read."""
     why: str | None = format_of(data)
     if why in ("JPEG", "PNG"):
-        container = repack(data)
-        why = _unlike_stored(container)
+        try:
+            container = repack(data, grey_at_least)
+            why = _unlike_stored(container)
+        except UnusualCoding as error:
+            why = str(error)
         if why is None:
-            return Stored(container.data, container.format, None)
+            grey = container.grey
+            opened = None if grey is None else Opened(Image.fromarray(grey), container.width, container.height)
+            return Stored(container.data, container.format, None, opened)
     buffer = io.BytesIO()
     open_picture(data, frame=frame).save(buffer, "PNG")
     return Stored(repack(buffer.getvalue()).data, "png", why)

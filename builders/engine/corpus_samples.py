@@ -15,7 +15,7 @@ from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
 from builders.engine.corpus_rows import MEMBER_BYTES, TooLarge, extension, found_values, kind_of
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
-from medgpt.pictures import PICTURE_SUFFIXES, format_of
+from medgpt.formats import PICTURE_SUFFIXES, format_of
 
 _DEFAULT_PATHS = ("image", "images")
 

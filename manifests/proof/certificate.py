@@ -117,6 +117,9 @@ def incomplete(document: Mapping[str, Any]) -> list[str]:
         reasons.append("no benchmark was asked for (benchmarks: present)" + (f"; not held: {names}" if names else ""))
     elif names:
         reasons.append(f"benchmarks of the policy that are not held, or not whole: {names}")
+    unread = sum(entry["count"] for entry in document.get("accounting", ()) if entry["state"] == "not compared")
+    if unread:
+        reasons.append(f"{unread:,} files, fields, rows, pictures or texts that were not compared nor declared")
     return reasons
 
 
