@@ -823,6 +823,21 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
     assert missed(bound) <= Fraction(1, 100) < missed(bound - 1)
 
 
+@pytest.mark.parametrize("name", [None, "near picture gone", "train duplicate gone", "exclusion gone", "row added"])
+def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive._PICTURES_KEPT"):
+        monkeypatch.setattr(f"manifests.{number}", 3)
+    words: tuple[str, ...] = ()
+    if name is not None:
+        change, words = TAMPERINGS[name]
+        change(data)
+    code, text = outcome(data, capsys, "--no-raw")
+    assert code == (0 if name is None else 1), text
+    assert name is None or any(all(word in line for word in words) for line in text.splitlines()), text
+
+
 @pytest.mark.parametrize("radius", [0, 2, 8, 16])
 def test_no_hash_within_the_radius_is_missed(radius: int) -> None:
     draw = np.random.default_rng(radius)
