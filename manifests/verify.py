@@ -316,16 +316,8 @@ class Verification:
 
         count = pq.read_metadata(self.proof / EVIDENCE_FILE).num_rows
         self.spill = Spill(1 + max(count // _PIECE, self._count("kept") // _PIECE))
-        last: tuple[Any, ...] = ()
-        for row in _rows_of(self.proof / EVIDENCE_FILE):
-            key = tuple((row[name] is not None, row[name]) for name in ORDER)
-            if not last < key:
-                step.add(EVIDENCE_FILE, "rows out of order, or one row twice")
-                break
-            last = key
+        for row in self._ordered(step, EVIDENCE_FILE, ORDER):
             self.spill.add(f"said {row['level']}", (row["train_build"], row["train_sample"]), tuple(row.values()))
-        for row in _rows_of(self.proof / EXCLUSIONS_FILE):
-            self.spill.add("exclusions", (row["train_build"], row["train_sample"]), row)
         step.note = f"{len(wanted)} files, {count:,} rows of evidence"
 
     # ---- derived again
@@ -434,6 +426,7 @@ class Verification:
 
     def _train_duplicates(self, step: ProofStep) -> None:
         from manifests.proof.rederive import train_duplicates
+        from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 
         settings = self.policy.train_duplicates
         self.expected["train_duplicates"] = None
@@ -442,13 +435,8 @@ class Verification:
         else:
             key = ("build_a", "sample_a", "index_a", "build_b", "sample_b", "index_b")
             counts: Counter[Key] = Counter()
-            last: tuple[Any, ...] = ()
-            for row in _rows_of(self.proof / TRAIN_DUPLICATES_FILE):
+            for row in self._ordered(step, TRAIN_DUPLICATES_FILE, TRAIN_DUPLICATES.names):
                 counts[row["build_a"], row["build_b"]] += 1
-                if not last < tuple(row.values()):
-                    step.add(TRAIN_DUPLICATES_FILE, "rows out of order, or one row twice")
-                    break
-                last = tuple(row.values())
                 ends = (row["build_a"], row["sample_a"]), (row["build_b"], row["sample_b"])
                 if self.chosen is None or not self.chosen.isdisjoint(ends):
                     self.spill.add("duplicates said", ends, row)
@@ -474,12 +462,8 @@ class Verification:
 
         sources = {build.record["build"]: build.record["source"]["name"] for build in self.builds}
         tally, summary, taken = _Tally(self.builds), _Summary(self.policy), 0
-        last: Key | None = None
-        for row in _rows_of(self.proof / EXCLUSIONS_FILE):
-            if last is not None and not last < (row["train_build"], row["train_sample"]):
-                step.add(EXCLUSIONS_FILE, "rows out of order, or one row twice")
-                break
-            last = row["train_build"], row["train_sample"]
+        for row in self._ordered(step, EXCLUSIONS_FILE, ("train_build", "train_sample")):
+            self.spill.add("exclusions", (row["train_build"], row["train_sample"]), row)
         for piece in range(self.spill.pieces):
             units = {
                 (b, sample): unit for b, sample, unit, role in self.spill.rows("samples", piece) if role == "train"
@@ -563,6 +547,17 @@ class Verification:
 
         build, sample = FOUND.index("train_build"), FOUND.index("train_sample")
         return lambda row: self.spill.add(side, (row[build], row[sample]), row)
+
+    def _ordered(self, step: ProofStep, file: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Rows of a file of the proof, as far as each comes after the one before."""
+        last: tuple[Any, ...] = ()
+        for row in _rows_of(self.proof / file):
+            key = tuple((row[name] is not None, row[name]) for name in names)
+            if not last < key:
+                step.add(file, "rows out of order, or one row twice")
+                return
+            last = key
+            yield row
 
     def _said(self, level: str, piece: int) -> list[dict[str, Any]]:
         """Rows of the evidence file of one level, in one piece."""
@@ -905,12 +900,12 @@ class _Summary:
     def add(self, evidence: Sequence[Mapping[str, Any]], excluded: Mapping[Key, Any]) -> None:
         """Count one piece."""
         for names, cells in (_MATRIX, self.matrix), (_SUBSETS, self.subsets):
-            trains: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+            trains: dict[tuple[Any, ...], set[Key]] = defaultdict(set)
             for row in evidence:
                 key = tuple(row[name] for name in names)
                 cells[key].pairs += 1
                 cells[key].tests.add(row["eval_sample"])
-                trains[key].add(row["train_sample"])
+                trains[key].add((row["train_build"], row["train_sample"]))
             for key, samples in trains.items():
                 cells[key].trains += len(samples)
         for row in evidence:

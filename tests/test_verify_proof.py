@@ -510,7 +510,8 @@ def hide_a_member(data: Path) -> None:
     """A shard holds one block more than its manifest knows of, with all digests made anew."""
     path = sorted(data.glob(f"{SLAKE}/shards/*train*.tar"))[0]
     path.write_bytes(path.read_bytes() + bytes(10_240))
-    reseal(data)
+    longer = record(SLAKE, lambda r: first(list(r["counts"]["by_split"].values()), role="train").update(bytes=92_160))
+    longer(data)
 
 
 def sets_clean(document: Row) -> None:
