@@ -8,6 +8,7 @@ policy.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ def _check_policy(path: Path, policy: Policy, trust: Trust) -> None:
 def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) -> None:
     """Refuse actions, exclusions and a verdict that do not follow from evidence and policy."""
     evidence, exclusions = (
-        "'" + str(proof / file).replace("'", "''") + "'" for file in (EVIDENCE_FILE, EXCLUSIONS_FILE)
+        "'" + glob.escape(str(proof / file)).replace("'", "''") + "'" for file in (EVIDENCE_FILE, EXCLUSIONS_FILE)
     )
     sources = {build["build"]: build["source"] for build in document["builds"]}
     with open_duckdb() as connection:
@@ -138,7 +139,7 @@ def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) 
             FROM judged WHERE action = 'exclude' GROUP BY ALL"""
         )
         [[acted, differing, left]] = connection.execute(
-            """SELECT (SELECT count(*) FROM judged WHERE action <> said),
+            """SELECT (SELECT count(*) FROM judged WHERE action IS DISTINCT FROM said),
                       (SELECT count(*) FROM ((FROM said EXCEPT ALL FROM derived)
                                              UNION ALL (FROM derived EXCEPT ALL FROM said))),
                       (SELECT count(*) FROM judged ANTI JOIN said USING (train_build, train_sample)
