@@ -7,8 +7,6 @@ need the extra `filters`, which `make demo` installs; without it they are left u
 The screen gets a line a source and what matters of each step; all that the commands print is in `DATA/demo.log`.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import importlib.util
@@ -243,7 +241,7 @@ def _print_planted(names: Sequence[str]) -> None:
             print(f"  {name}, {level}: {what}")
 
 
-def leaks(results: list[AuditResult]) -> list[tuple[str, str, str, int, int]]:
+def leaks(results: "list[AuditResult]") -> list[tuple[str, str, str, int, int]]:
     """(build, split, level, eval items shared with train, eval items) from the overlap audits, within each build."""
     found = []
     for result in results:

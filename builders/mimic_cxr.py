@@ -6,8 +6,6 @@ those of the subject's most recent earlier study, at most six. Text and images a
 report text into a message.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import defaultdict
@@ -277,7 +275,7 @@ def _studies(payload: list[Any]) -> list[Study]:
     ]
 
 
-def _with_exemplar(tree: _Tree, sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:
+def _with_exemplar(tree: "_Tree", sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:
     """The sample as a second turn, after a training study with its report; its id stands in the provenance."""
     for candidate in candidates:
         shown = _study_sample(tree, candidate, [], task, longitudinal=False)

@@ -10,8 +10,6 @@ Markers of sides and positions (L, AP, PORTABLE) and lone letters say nothing of
 What was read is nowhere: the recogniser's text never leaves `filters.overlaid_text`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby

@@ -4,8 +4,6 @@ python -m filters.decide data
 python -m filters.decide data --explain quilt_1m/train/17
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

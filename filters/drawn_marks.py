@@ -7,8 +7,6 @@ plots, masks) are full of coloured lines, and a filter of their own finds them: 
 ground.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import cv2

@@ -5,8 +5,6 @@ same outcome gives the same bytes. Thumbnails are those of the manifest (grey, 9
 credentialed sources neither pictures nor texts are shown unless asked for.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +38,7 @@ class _Card:
     text: str
 
 
-def page(loaded: LoadedBuild, decision: Decision, *, role: str, show_credentialed: bool) -> str:
+def page(loaded: LoadedBuild, decision: "Decision", *, role: str, show_credentialed: bool) -> str:
     """The page as HTML."""
     waterfall, table = decision.waterfall, decision.table
     credentialed = loaded.record["source"]["access"] == "credentialed"
@@ -81,7 +79,7 @@ def waterfall_lines(waterfall: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     return [*lines, ("kept", int(waterfall["kept"]), "")]
 
 
-def _sections(decision: Decision) -> list[tuple[str, str, list[str], Sequence[str]]]:
+def _sections(decision: "Decision") -> list[tuple[str, str, list[str], Sequence[str]]]:
     """(heading, note, sample ids, score columns to show)."""
     table, stages = decision.table, decision.scored.stages
     columns = {stage.name: stage.columns for stage in stages}

@@ -6,8 +6,6 @@ settled a score stands beside it (`relevance_by`, `numbers_by`); an answer that 
 the named verdict `unusable_answer` with no score, so a recipe has to say what becomes of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

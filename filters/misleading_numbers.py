@@ -6,8 +6,6 @@ up in exactly one find: a kind that misleads, `names` (CD20, T1-weighted, C3-C4,
 captions labelled for this.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

@@ -4,8 +4,6 @@ What was read never leaves this module: scores hold counts, shares and places. `
 table of the places.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence

@@ -6,8 +6,6 @@ scores that the filters really have. A key, filter, score or word that is not kn
 would quietly let everything through.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ against clinical vocabulary. It knows English, and it sees what a text says abou
 and weights are argued, not fitted.
 """
 
-from __future__ import annotations
-
 import re
 from typing import ClassVar
 

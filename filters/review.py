@@ -9,8 +9,6 @@ holds the texts to label, without the verdicts; `review.key.csv` holds the verdi
 unless asked for.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import hashlib
@@ -188,7 +186,9 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
     )
 
 
-def _measures(flagged: NDArray[np.bool_], label: NDArray[np.bool_], weight: NDArray[Any]) -> tuple[float, float | None]:
+def _measures(
+    flagged: "NDArray[np.bool_]", label: "NDArray[np.bool_]", weight: "NDArray[Any]"
+) -> tuple[float, float | None]:
     """Weighted accuracy and Cohen's kappa."""
     total = float(weight.sum())
     accuracy = float(weight[flagged == label].sum()) / total
@@ -326,7 +326,7 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Drawn]:
                 yield Drawn(row["sample_id"], float(row[column]), row[column] >= threshold)
 
 
-def _credentialed(build: LoadedBuild) -> set[str]:
+def _credentialed(build: "LoadedBuild") -> set[str]:
     """Ids of the credentialed samples of a build."""
     import pyarrow.parquet as pq
 

@@ -4,8 +4,6 @@ python -m filters.run data
 python -m filters.run data --build quilt_1m --workers 8 --set quilt_cleaner.table=predictions_quiltcleaner.csv
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -10,8 +10,6 @@ one. Both decode nothing for the rest. A part therefore depends on its build, it
 scored under, never on the number of processes, or on how often the work was killed and taken up again.
 """
 
-from __future__ import annotations
-
 import fcntl
 import glob
 import hashlib

@@ -6,8 +6,6 @@ filter found make one score by a logistic regression, whose weights `python -m b
 the half of the pictures that is tuned on. How much of the picture is tissue tells a viewer from a desktop.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

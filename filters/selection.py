@@ -9,8 +9,6 @@ Nothing is decoded and no filter is asked: the predicates become SQL over the sc
 dropped; a predicate that a missing score leaves open is the outcome `<filter>/not_scored`, which the recipe settles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter

@@ -5,8 +5,6 @@ architecture in open_clip (`model: ViT-L-14-336`), or a folder with `open_clip_c
 BiomedCLIP and SigLIP are published. Nothing is downloaded. torch and open_clip are imported when the model is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Sequence

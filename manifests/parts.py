@@ -5,8 +5,6 @@ of a sample) and, under `rejects/`, one row a rejected source row. Digests are 3
 them); a perceptual hash is an unsigned 64-bit integer; in a metadata-only build what needs pixels is NULL.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from operator import itemgetter
 from pathlib import Path

@@ -7,8 +7,6 @@ The views are those of `manifests.catalog`, made anew in memory on every call. S
 the manifests and nothing else, and a query is one statement that only reads. `--unsafe` lifts both.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json
@@ -79,7 +77,7 @@ def audit_description(name: str) -> str:
     return _audit_text(name).partition("\n")[0].removeprefix("--").strip()
 
 
-def run_audits(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[AuditResult]:
+def run_audits(connection: "duckdb.DuckDBPyConnection", names: Sequence[str]) -> list[AuditResult]:
     """Run audits by name, in the order given, on a connection of `manifests.catalog.connect`.
 
     Raises: `UserError`.
@@ -110,7 +108,7 @@ def _audit_text(name: str) -> str:
     return (AUDITS / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def _columns(cursor: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+def _columns(cursor: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
     """Names of a result's columns; a name that occurs again gets a number, so that no JSON member is lost."""
     names: list[str] = []
     for column in cursor.description or ():
@@ -121,7 +119,7 @@ def _columns(cursor: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _batches(cursor: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[Any, ...]]]:
+def _batches(cursor: "duckdb.DuckDBPyConnection") -> Iterator[list[tuple[Any, ...]]]:
     while batch := cursor.fetchmany(_BATCH):
         yield [tuple(map(plain, row)) for row in batch]
 
@@ -229,7 +227,7 @@ def _print_query(data: Path, query: str, form: str, unsafe: bool) -> int:
     return 0
 
 
-def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+def _check_reads(connection: "duckdb.DuckDBPyConnection", query: str) -> None:
     """Refuse what is not one statement that reads. Raises: `UserError`, `duckdb.Error`."""
     from duckdb import StatementType
 

@@ -6,8 +6,6 @@ there is never taken for ours, neither by this process nor by those it starts. (
 from it: Python looks into the current folder first.)
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import os

@@ -4,8 +4,6 @@ The one client of filters (a model that judges captions) and evaluation (a model
 ever appears in an error: the body of a refusal is shown only for `probe`, whose text is ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import ssl

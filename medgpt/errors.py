@@ -9,8 +9,6 @@
 4 outranks 3; 1 and 2 outrank both (`worst`). An audit or a check that found what it looks for also ends with 1.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import os

@@ -5,8 +5,6 @@ tidying up after a dead one, and then ends in tracebacks or hangs (CPython 3.11 
 a pipe: no lock or queue is shared, so a worker killed at any moment can stop no other.
 """
 
-from __future__ import annotations
-
 import fcntl
 import multiprocessing
 import os

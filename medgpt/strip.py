@@ -8,8 +8,6 @@ JPEG segments: ITU-T T.81, annex B; Adobe's APP14 is kept because it tells YCbCr
 edition), section 11; kept are those that decide the pixel values.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 import zlib
