@@ -64,6 +64,7 @@ def test_exit_codes_and_arguments_pass_through(tmp_path: Path) -> None:
         (("biuld",), "did you mean build?"),
         (("build", "slaek"), "did you mean slake?"),
         (("build", "corups"), "did you mean corpus?"),
+        (("build", "kit"), "no such source"),
         (("zzz",), "no such command"),
     ],
 )

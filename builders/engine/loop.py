@@ -107,7 +107,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
         if wanted and unit.split not in wanted:
             continue
         room = left.setdefault(unit.split, options.limit)
-        take = unit.rows if room is None or not unit.counted else min(unit.rows, room)
+        take = unit.rows if room is None else min(unit.rows, room) if unit.counted else room
         if room is not None and unit.counted:
             left[unit.split] = room - take
             if take == 0 and unit.rows:
