@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from medgpt.errors import NOT_FINISHED, TRACEBACK, UserError, place
+from medgpt import TRACEBACK
+from medgpt.errors import NOT_FINISHED, UserError, place
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
