@@ -61,7 +61,7 @@ SOURCE = kit.table_source(
         "train 2,197,741: the whole set. It resamples prompts of MedQA, MedMCQA, PubMedQA; it has Medical-R1-Distill. "
         "Its authors' own test for overlap covers neither MMLU nor PubMedQA. No licence is stated."
     ),
-    paper_rows=(kit.PaperRow("II-Medical-Reasoning", "IT", 2_197_741),),
+    paper_rows=kit.paper_row("II-Medical-Reasoning", "IT", 2_197_741),
 )
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ from builders.engine.source import (
     assistant,
     choice_answer,
     choice_prompt,
+    demand,
+    paper_row,
     user,
 )
 from builders.engine.tables import (
@@ -82,30 +84,36 @@ from builders.engine.tables import (
     with_fields,
 )
 from builders.engine.texts import (
+    conversation_sample,
     dialogue,
+    id_of,
+    index_of,
     inline_options,
     labelled,
     lettered,
-    option_texts,
     python_literal,
     split_thinking,
+    texts_of,
     turns_of,
 )
 
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
     "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "check_filled",
-    "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows",
-    "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name",
-    "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of",
-    "option_texts", "outcome", "outcomes", "python_literal", "question_answer", "read_bytes", "read_zip_member",
-    "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stored_picture", "stream_tar",
-    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
-    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows",
-    "write_demo_zip",
+    "Reject", "Role", "Row", "Rows", "Sample", "Source", "Unit", "Values", "any_row_has", "assistant", "caption_sample",
+    "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image",
+    "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8", "demand",
+    "dialogue", "field_of", "figure_name", "first_existing", "id_of", "index_of", "inline_options", "json_items",
+    "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome", "outcomes", "paper_row", "python_literal",
+    "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run", "safe_member",
+    "split_thinking", "stored_picture", "stream_tar", "table_rows", "table_source", "table_units", "text_of",
+    "texts_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields",
+    "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
+Values: TypeAlias = dict[str, Any]
+Rows: TypeAlias = list[Values]
+"""Rows by column, as a demo tree writes them."""
 T = TypeVar("T")
 ByParams: TypeAlias = T | Callable[[Params], T]
 """A value, or how the options of the build give it."""

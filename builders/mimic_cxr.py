@@ -310,8 +310,7 @@ class _Tree:
 
     def sections(self, study: Study) -> dict[str, str]:
         """Sections of the study's report."""
-        if study.study_id in CUSTOM_STUDIES:
-            raise kit.InputError("custom_section", self.report_file(study))
+        kit.demand(study.study_id not in CUSTOM_STUDIES, "custom_section", self.report_file(study))
         archive, _, member = self.report_file(study).partition("!")
         if member:
             data = kit.read_zip_member(self.raw / archive, member, self.raw, "missing_report")
@@ -331,8 +330,7 @@ def _study_sample(
     current = _usable(study)
     try:
         sections = _report(tree, study, task)
-        if not current:
-            raise kit.InputError("no_usable_view", tree.report_file(study))
+        kit.demand(current, "no_usable_view", tree.report_file(study))
     except kit.InputError as error:
         return kit.Reject(error.file, study.study_id, error.reason, error.detail)
     if not longitudinal:
@@ -390,8 +388,7 @@ def _frontal(study: Study) -> list[Radiograph]:
 
 def _report(tree: _Tree, study: Study, task: str) -> dict[str, str]:
     sections = tree.sections(study)
-    if not sections.get(task):
-        raise kit.InputError(f"no_{task}", tree.report_file(study))
+    kit.demand(sections.get(task), f"no_{task}", tree.report_file(study))
     return sections
 
 

@@ -44,21 +44,15 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
 
 def _sample(row: kit.Row, question: str, subject: str) -> kit.Sample:
     file = row.file
-    if subject != file.partition("/")[0]:
-        raise kit.InputError("bad_field", file, "subject is not the folder's")
-    choices, answer = kit.field_of(row.values, "choices", file), kit.field_of(row.values, "answer", file)
-    if not isinstance(choices, list) or len(choices) != len(_LABELS):
-        raise kit.InputError("bad_field", file, f"choices are not {len(_LABELS)}")
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(_LABELS):
-        raise kit.InputError("bad_field", file, f"answer is not 0 to {len(_LABELS) - 1}")
-    options = [
-        (label, kit.checked_text(text, f"choice {label}", file)) for label, text in zip(_LABELS, choices, strict=True)
-    ]
+    kit.demand(subject == file.partition("/")[0], "bad_field", file, "subject is not the folder's")
+    choices = kit.texts_of(row.values, "choices", file)
+    kit.demand(len(choices) == len(_LABELS), "bad_field", file, f"choices are not {len(_LABELS)}")
+    answer = kit.index_of(row.values, "answer", file, len(_LABELS))
     kit.check_filled(file, question=question, answer=choices[answer])
     return kit.choice_sample(
         row,
         question,
-        options,
+        list(zip(_LABELS, choices, strict=True)),
         _LABELS[answer],
         key=f"{subject}/{row.number}",
         group={"question_id": f"mmlu/{subject}/{row.split}/{row.number}"},
@@ -86,7 +80,7 @@ and their validation and dev files where wanted. Other folders are not read.""",
     sample=_sample,
     published={"test": sum(_TEST_ROWS.values()), "validation": 156, "dev": 35},
     paper="benchmark 1,395: the test rows of seven subjects, nutrition among them.",
-    paper_rows=(kit.PaperRow("MMLU-Med", "EVAL", 1_395),),
+    paper_rows=kit.paper_row("MMLU-Med", "EVAL", 1_395),
     hub_files=tuple(f"{subject}/{split}-*.parquet" for subject in _TEST_ROWS for split in _SPLITS),
 )
 

@@ -27,8 +27,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
 
 
 def _sample(row: kit.Row, key: str, question: str, answer: str, kind: str) -> kit.Sample:
-    if kind not in _OPEN:
-        raise kit.InputError("bad_field", row.file, "question_type is neither multiple-choice nor open")
+    kit.demand(kind in _OPEN, "bad_field", row.file, "question_type is neither multiple-choice nor open")
     return question_sample(row, "mmmu", row.file.split("/")[-2], open_ended=_OPEN[kind])
 
 
@@ -48,10 +47,8 @@ SOURCE = kit.table_source(
     sample=_sample,
     published={"dev": 25, "validation": 150},
     paper="175 = dev 25 + validation 150; five of the validation questions are open (task vqa).",
-    paper_rows=(
-        kit.PaperRow(
-            "MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"
-        ),
+    paper_rows=kit.paper_row(
+        "MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"
     ),
     hub_id="MMMU/MMMU",
     hub_files=tuple(f"{subject}/{split}-*.parquet" for subject in SUBJECTS for split in _SPLITS),

@@ -310,11 +310,7 @@ def _numbered(lines: list[str]) -> str:
 
 def _trial_text(trial: Any, file: str) -> str:
     """A trial as TrialGPT prints it, both kinds of criteria together."""
-    named = [kit.field_of(trial, name, file) for name in ("diseases_list", "drugs_list")]
-    for names in named:
-        if not isinstance(names, list):
-            raise kit.InputError("bad_field", file, "diseases_list or drugs_list is not a list")
-    diseases, drugs = (", ".join(kit.checked_text(name, "a list", file) for name in names) for names in named)
+    diseases, drugs = (", ".join(kit.texts_of(trial, name, file)) for name in ("diseases_list", "drugs_list"))
     title, summary, inclusion, exclusion = (
         kit.text_of(trial, name, file)
         for name in ("brief_title", "brief_summary", "inclusion_criteria", "exclusion_criteria")
@@ -416,13 +412,11 @@ and the texts of trials, wherever they are found first:
         kit.Option("--consent", "end every note with TrialGPT's sentence on informed consent"),
     ),
     variant=_variant,
-    paper_rows=(
-        kit.PaperRow(
-            "Patient-trial",
-            "EVAL",
-            4_936,
-            "rule unknown; up to 10 a patient and label is 4,999 before missing texts; --labels paper for its labels",
-        ),
+    paper_rows=kit.paper_row(
+        "Patient-trial",
+        "EVAL",
+        4_936,
+        "rule unknown; up to 10 a patient and label is 4,999 before missing texts; --labels paper for its labels",
     ),
 )
 

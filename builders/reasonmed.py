@@ -92,7 +92,7 @@ of all.""",
         ),
     ),
     variant=lambda params: "" if params["rendering"] == "all" else str(params["rendering"]).lower(),
-    paper_rows=(kit.PaperRow("ReasonMed", "IT", 1_111_555),),
+    paper_rows=kit.paper_row("ReasonMed", "IT", 1_111_555),
     hub_files=tuple(f"{rendering}.json" for rendering in RENDERINGS),
 )
 

@@ -71,8 +71,7 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
 def _sample(store: kit.PictureStore, origins: Mapping[str, _Origin], row: kit.Row) -> kit.Sample:
     file = row.file
     key, caption = kit.text_of(row.values, "ID", file).strip(), kit.text_of(row.values, "Caption", file)
-    if not key:
-        raise kit.InputError("bad_id", file, "ID is empty")
+    kit.demand(key, "bad_id", file, "ID is empty")
     if (origin := origins.get(key)) is None:
         raise kit.InputError("not_in_metadata", file, f"{key} is not in {LICENSES}")
     image = kit.Image(f"rocov2/{key}", *store.reader(f"{key}.jpg"))
@@ -104,10 +103,8 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
         "38,861 of 59,958 training rows by an unpublished rule; all are built here and filters choose. The licence of "
         "each picture is its article's (CC-BY, CC-BY-NC, ... without version)"
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "ROCOv2 (filtered)", "PT", 38_861, "64.8 % of train 59,958 by an unpublished rule; all rows are built"
-        ),
+    paper_rows=kit.paper_row(
+        "ROCOv2 (filtered)", "PT", 38_861, "64.8 % of train 59,958 by an unpublished rule; all rows are built"
     ),
     filters="medgpt_oss",
 )

@@ -23,8 +23,7 @@ _TEST_TASKS = (
     "What does a raised anion gap mean?",
 )
 
-PLANTED: dict[str, str] = {"exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals"}
-"""What overlaps between the train and test splits of the demo tree."""
+PLANTED = {"exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals"}
 
 
 def demo_rows() -> list[dict[str, str]]:

@@ -36,11 +36,10 @@ _DEMO: dict[str, tuple[_Figure, ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "both_subsets": "the figure at position 4 of PMC9300003 is in both subsets, and kept once",
     "other_source": "the figure 1471-9000-4-13-3 of PMC9000001 is the one whose panels pmc_oa's demo tree has",
 }
-"""What is there twice, and what overlaps with PMC-OA's demo tree."""
 
 
 def demo_members(figure: _Figure) -> dict[str, bytes]:

@@ -1,14 +1,12 @@
 """The demo tree of `builders.gmai_reasoning10k`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.gmai_reasoning10k import FILES
 
-PLANTED: dict[str, str] = {"both files": "--file rl asks, in another order, four of the six questions of the default"}
-"""What overlaps between the two readings of the demo tree."""
+PLANTED = {"both files": "--file rl asks, in another order, four of the six questions of the default"}
 
 # (picture or pictures, question, reasoning, answer)
 _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
@@ -31,7 +29,7 @@ _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "rl": []}
+    rows: dict[str, kit.Rows] = {"sft": [], "rl": []}
     pictures: dict[str, bytes] = {}
     for image, question, reasoning, answer in _DEMO:
         thought = f"<think>{reasoning}</think>\n<answer>{answer}</answer>"

@@ -19,10 +19,7 @@ _CASES = (
     ("my father’s ankles are swollen – more so at night", "a week ago", "His heart and kidneys should be checked."),
 )  # fmt: skip
 
-PLANTED: dict[str, str] = {
-    "repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak",
-}
-"""What repeats in the demo tree."""
+PLANTED = {"repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak"}
 
 
 def demo_rows() -> list[dict[str, str]]:

@@ -26,8 +26,7 @@ DEMO_PROBLEMS = (
      "Systemic mastocytosis"),
 )  # fmt: skip
 
-PLANTED: dict[str, str] = {"subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5"}
-"""What overlaps between this demo tree and others."""
+PLANTED = {"subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5"}
 
 
 def write(raw: Path) -> None:

@@ -15,8 +15,7 @@ _CASES = (
     ("Can I drink coffee before a thyroid test?", "Yes, but not with your tablet."),
 )  # fmt: skip
 
-PLANTED: dict[str, str] = {"other_set": "row 6 asks the question of healthcaremagic/train/3, word for word"}
-"""What overlaps with the demo trees of other sources."""
+PLANTED = {"other_set": "row 6 asks the question of healthcaremagic/train/3, word for word"}
 
 
 def demo_rows() -> list[dict[str, str | None]]:

@@ -1,7 +1,6 @@
 """The demo tree of `builders.infinity_instruct_gen`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 
@@ -20,9 +19,9 @@ _TALKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def demo_rows() -> list[dict[str, Any]]:
+def demo_rows() -> kit.Rows:
     """The demo's rows: several turns, languages, a system turn, an empty and a missing reply, a gpt that opens."""
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     for number, (source, language, turns) in enumerate(_TALKS):
         told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
         rows.append(

@@ -27,10 +27,7 @@ _ITEMS: tuple[_Item, ...] = (
 _REPEATS: dict[int, tuple[str, ...]] = {1: (), 4: ("Hydrochlorothiazide", "Ramipril", "Amlodipine besilate")}
 """Items that a later row repeats, with the wrong options that differ in the 4-option file."""
 
-PLANTED: dict[str, str] = {
-    "medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options",
-}
-"""What overlaps with other demo trees: both are benchmarks."""
+PLANTED = {"medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options"}
 
 
 def _demo_row(number: int, item: _Item, count: int, link: str) -> dict[str, str]:

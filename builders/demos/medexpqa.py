@@ -35,7 +35,7 @@ _WORDS = {
 _DEMO_IDS = {"train": range(1, 9), "validation": range(9, 11), "test": range(11, 15)}
 
 
-def _demo_row(language: str, number: int) -> dict[str, Any]:
+def _demo_row(language: str, number: int) -> kit.Values:
     topic, signs = _SIGNS[number % len(_SIGNS)]
     tests, (question, commentary) = _TESTS[language], _WORDS[language]
     right = tests[number % len(_SIGNS)]

@@ -5,10 +5,7 @@ from pathlib import Path
 from builders import kit
 from builders.demos.huatuo_o1 import DEMO_PROBLEMS
 
-PLANTED: dict[str, str] = {
-    "subset": "the questions of medical_r1_distill/train/0 to 5 are those of huatuo_o1/train/4 to 9",
-}
-"""What overlaps between this demo tree and others."""
+PLANTED = {"subset": "the questions of medical_r1_distill/train/0 to 5 are those of huatuo_o1/train/4 to 9"}
 
 
 def write(raw: Path) -> None:

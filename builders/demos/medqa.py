@@ -1,7 +1,6 @@
 """The demo tree of `builders.medqa`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.medqa import LABELS, NAMES, SPLITS
@@ -42,11 +41,10 @@ _CASES = (
 
 _DEMO_CASES = {"train": range(18), "dev": range(18, 24), "test": range(24, 30)}
 
-PLANTED: dict[str, str] = {"reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order"}
-"""What overlaps between the train and test splits of the demo tree."""
+PLANTED = {"reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order"}
 
 
-def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: int) -> dict[str, Any]:
+def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: int) -> kit.Values:
     labelled = dict(zip(LABELS, options, strict=False))
     return {
         "question": stem,
@@ -58,7 +56,7 @@ def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: i
     }
 
 
-def _demo_rows(split: str) -> list[dict[str, Any]]:
+def _demo_rows(split: str) -> kit.Rows:
     cases = [_CASES[index] for index in _DEMO_CASES[split]]
     rows = []
     for index, case in enumerate(cases):
@@ -78,7 +76,7 @@ def write(raw: Path) -> None:
     shuffled = [leaked["options"][label].upper() for label in "CADB"]
     splits["train"][35] = _demo_row(leaked["question"].upper(), shuffled, leaked["answer"].upper(), "", 35)
     folder = raw / "data_clean/questions/US"
-    five: dict[str, list[dict[str, Any]]] = {}
+    five: dict[str, kit.Rows] = {}
     for split, rows in splits.items():
         kit.write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
         five[split] = [

@@ -1,16 +1,14 @@
 """The demo tree of `builders.medtrinity`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_picture, write_demo_tar
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "video": "medtrinity has a frame of youtube/demoVideo03, a video of the demo trees of medframeqa and quilt_1m",
     "article": "a picture of medtrinity is named after PMC9000001, an article of the pmc_oa demo tree",
 }
-"""What overlaps with the demo trees of other sources."""
 
 _FRAME = "demoVideo03_image_0b0f4c1e-5d1c-4f7e-9a57-000000000000.jpg"
 
@@ -35,7 +33,7 @@ _DEMO: tuple[tuple[int, str, tuple[tuple[str | None, str], ...]], ...] = (
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
     tars: dict[int, dict[str, bytes]] = {}
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     for number, member, captions in _DEMO:
         last = member.rpartition("/")[2]
         picture = demo_picture(member, "PNG" if member.endswith("png") else "JPEG")

@@ -1,7 +1,6 @@
 """The demo tree of `builders.medxpertqa`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_picture
@@ -30,15 +29,14 @@ _WRONG = ("None of these", "Sternal notch", "Plasma renin", "Clavicle fracture",
           "Urinary sodium", "Olecranon bursitis", "Granule cells")  # fmt: skip
 
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "repeated_stem": "MM-0 and MM-2 share a question, not the picture nor the answer: two items",
     "same_picture": "MM-2-a.JPG is, byte for byte, MM-0-a.jpeg",
     "medbullets": "Text-2 is a question of the medbullets demo tree, with other options",
 }
-"""What the audits find in the demo trees; all of it is between benchmarks."""
 
 
-def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> dict[str, Any]:
+def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> kit.Values:
     place = (3 * number + 1) % count
     wrong = _WRONG[: count - 1]
     options = dict(zip(LABELS, (*wrong[:place], right, *wrong[place:]), strict=False))
@@ -56,7 +54,7 @@ def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: in
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in FILES}
+    rows: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number, (stem, right, kind, ends) in enumerate(_MM):
         row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)
         rows["mm_test"].append(row | {"images": [f"MM-{number}-{end}" for end in ends]})

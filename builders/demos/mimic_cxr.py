@@ -26,13 +26,12 @@ PICTURE_PIXELS = 336
 
 CROSSING = 10000084
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "id": f"the last study of subject {CROSSING} is listed under test, its earlier ones under train",
     "exact bytes": "a test picture is, byte for byte, a train picture of another subject; train repeats a picture too",
     "exact pixels": "a test JPEG is a train JPEG with a comment inserted: other bytes, same coded picture",
     "near": "two test pictures are train pictures re-encoded smaller, and mirrored (found by the near-image level)",
 }
-"""What overlaps in the tree, by level."""
 
 _METADATA = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",

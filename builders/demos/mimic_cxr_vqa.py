@@ -2,17 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "subject": "training rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
     "--paper-variant trains on them",
     "own split": "subject 10000001 is in train and in valid, as 698 subjects of the real set are",
 }
-"""What overlaps between the splits of the demo tree."""
 
 # Subjects of the demo as in that of `mimic_cxr`: number 8n+3 is in the official test split, 12n+5 in validate.
 _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
@@ -52,7 +50,7 @@ def write(raw: Path) -> None:
 
 def _demo_row(
     split: str, index: int, number: int, kind: str, content: str, question: str, answer: list[str]
-) -> dict[str, Any]:
+) -> kit.Values:
     picture = demo_radiograph(number)
     return {
         "split": split,

@@ -40,11 +40,10 @@ _ITEMS: dict[str, tuple[tuple[str, tuple[str, str, str, str], int], ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "medmcqa": "the first test question of anatomy is the last train row of medmcqa",
     "repeated_stem": "the question of three test rows of three subjects is the same; their choices are not",
 }
-"""What the audits find in the demo tree; a repeated stem is no repeated item."""
 
 
 def write(raw: Path) -> None:

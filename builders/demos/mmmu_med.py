@@ -1,16 +1,14 @@
 """The demo tree of `builders.mmmu_med`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.engine.mmmu import IMAGE_COLUMNS, IMAGE_TOKEN, SUBJECTS
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_pro_med's demo too, by the same ids",
 }
-"""What the demo tree shares with that of `mmmu_pro_med`."""
 
 # Question, options (none: an open question), answer.
 DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
@@ -27,7 +25,7 @@ DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
 )
 
 
-def demo_row(key: str, number: int) -> dict[str, Any]:
+def demo_row(key: str, number: int) -> kit.Values:
     """A row with all of the publisher's columns but those that tell MMMU and MMMU-Pro apart."""
     question, options, answer = DEMO_QUESTIONS[number]
     tokens = set(IMAGE_TOKEN.findall(question + "".join(options)))

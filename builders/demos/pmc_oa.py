@@ -26,8 +26,7 @@ _DEMO: dict[str, tuple[tuple[str, str, str | None, tuple[str, ...]], ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {"same_figure": "pmc_oa/test/2 is panel 2 of a figure whose panels 0 and 1 are training rows"}
-"""What overlaps between the splits of the demo tree."""
+PLANTED = {"same_figure": "pmc_oa/test/2 is panel 2 of a figure whose panels 0 and 1 are training rows"}
 
 
 def write(raw: Path) -> None:

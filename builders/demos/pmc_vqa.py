@@ -1,7 +1,6 @@
 """The demo tree of `builders.pmc_vqa`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_figure, demo_panel
@@ -48,15 +47,14 @@ _VERSION_2: dict[str, tuple[_Item, ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "same_figure": "pmc_vqa/test/test-3 asks about the figure of training rows 2 and 3",
     "same_panel": "--version 2: both test panels are training pictures of pmc_oa's demo tree, byte for byte",
 }
-"""What overlaps between the splits of the demo tree, and with PMC-OA's."""
 
 
-def _rows(items: tuple[_Item, ...], version: str, older: bool) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _rows(items: tuple[_Item, ...], version: str, older: bool) -> kit.Rows:
+    rows: kit.Rows = []
     for index, (picture, question, options, letter, answer) in enumerate(items):
         choices = {f"Choice {name}": f" {name}:{text}" for name, text in zip(LABELS, options, strict=True)}
         if version == "1":

@@ -1,7 +1,6 @@
 """The demo tree of `builders.quilt_1m`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_slide
@@ -10,12 +9,11 @@ from builders.quilt_1m import FILE, LABELS_FILE
 DEMO_VIDEOS = ("demoVideo03", "demo_qlt-01", "-demoQuilt2", "demoQuilt_3")
 """The first is a video of the medframeqa demo tree, the first two are quilt_instruct's too. An id may begin oddly."""
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "video, benchmark": "quilt_1m/train/2 and 4 are frames of youtube/demoVideo03, a video of medframeqa's demo",
     "video, instruct": "frames of youtube/demo_qlt-01 are in the demo trees of quilt_1m and quilt_instruct",
     "video, splits": "quilt_1m's train and val splits both have frames of youtube/demoQuilt_3",
 }
-"""What overlaps in the demo tree and with others."""
 
 _UUID = "0b0f4c1e-5d1c-4f7e-9a57-{:012x}"
 
@@ -38,7 +36,7 @@ _DEMO: tuple[tuple[str, str, str, str, str], ...] = (
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     pictures: dict[str, bytes] = {}
     lists = {"pathology": "['Dermatopathology']", "roi_text": "['nests']", "noisy_text": '["it\'s nests"]',
              "corrected_text": "['Nests.']", "med_umls_ids": "[[{'entity': 'Nests'}]]"}  # fmt: skip

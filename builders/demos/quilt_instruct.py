@@ -1,18 +1,16 @@
 """The demo tree of `builders.quilt_instruct`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos.drawings import demo_slide
 from builders.demos.quilt_1m import DEMO_VIDEOS
 from builders.quilt_instruct import FILE
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "video, benchmark": "quilt_instruct/train/0 is a frame of youtube/demoVideo03, a video of medframeqa's demo",
     "video, pretrain": "youtube/demoVideo03 and youtube/demo_qlt-01 are videos of the quilt_1m demo tree too",
 }
-"""What overlaps with the demo trees of other sources."""
 
 # (video in quilt_1m's demo, turns: human and gpt by turns)
 _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
@@ -28,7 +26,7 @@ _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     for number, (video, turns) in enumerate(_DEMO):
         told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
         name = f"{DEMO_VIDEOS[video]}_roi_7c9e6679-7425-40de-944b-{number:012x}.jpg"

@@ -20,10 +20,7 @@ _CASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 _PROMPT = "Please answer the following multiple-choice question:"
 
-PLANTED: dict[str, str] = {
-    "by_design": "row 0 of each rendering is medqa/dev/5 of its demo tree: MedQA dev is among the sources",
-}
-"""What overlaps with the demo trees of other sources."""
+PLANTED = {"by_design": "row 0 of each rendering is medqa/dev/5 of its demo tree: MedQA dev is among the sources"}
 
 
 def demo_rows(rendering: str) -> list[dict[str, str]]:

@@ -24,11 +24,10 @@ _DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "same_article": "rocov2/test/ROCOv2_2023_test_000002 is of the article of training row 2",
     "other_source": "rocov2/train/ROCOv2_2023_train_000006 is of PMC9000001, which pmc_oa's demo test split shows",
 }
-"""What overlaps between the splits of the demo tree, and with PMC-OA's."""
 
 
 def write(raw: Path) -> None:

@@ -2,25 +2,21 @@
 
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos import phantom_pictures, phantoms
 from builders.slake import FILES
 
 _DEMO_PICTURES = 40
-
 _DEMO_SEED = 6_100_000
-
 _DEMO_PIXELS = 192
 
 _COPY, _COPIED = 39, 4
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "same_bytes": "test picture slake/xmlab39/source.jpg is, byte for byte, training picture slake/xmlab4/source.jpg",
     "paper_variant": "--paper-variant: 4 of the 8 English test pictures are training pictures of Chinese rows",
 }
-"""What overlaps between the train and test splits of the demo tree."""
 
 
 def _demo_split(language: str, picture: int) -> str:
@@ -31,7 +27,7 @@ def _demo_split(language: str, picture: int) -> str:
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in FILES}
+    splits: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number in range(_DEMO_PICTURES):
         drawn = _COPIED if number == _COPY else number
         view: phantoms.View = "AP" if drawn % 4 == 3 else "PA"

@@ -1,28 +1,24 @@
 """The demo tree of `builders.vqa_rad`."""
 
 from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos import phantom_pictures, phantoms
 from builders.vqa_rad import FOLDERS
 
 _DEMO_PICTURES = 6
-
 _DEMO_SEED = 7_200_000
-
 _DEMO_PIXELS = 192
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
     "item": "one training row repeats a test row word for word; it is left out when read (also_in_test)",
 }
-"""What overlaps between the train and test splits of the demo tree."""
 
 
 def write(raw: Path) -> None:
     """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in ("train", "test")}
+    rows: dict[str, kit.Rows] = {split: [] for split in ("train", "test")}
 
     def add(split: str, number: int, question: str, answer: str | int, kind: str, phrase: str = "freeform") -> None:
         # Numbered in the order of writing, over both files.

@@ -92,6 +92,12 @@ class InputError(Exception):
         self.reason, self.file, self.detail = reason, file, detail
 
 
+def demand(holds: object, reason: str, file: str, detail: str = "") -> None:
+    """Raise the `InputError` for the row in hand unless something `holds`."""
+    if not holds:
+        raise InputError(reason, file, detail)
+
+
 @contextmanager
 def told(what: str, kind: type[UserError]) -> Iterator[None]:
     """Whatever a source's code, or a library below it, raises over a damaged tree, as one line of `kind`."""
@@ -218,6 +224,11 @@ class PaperRow:
     count: int
     note: str = ""
     """Why ours differs, and which options reproduce the recipe's count, in one line; empty where it does not differ."""
+
+
+def paper_row(name: str, stage: Literal["PT", "MT", "IT", "EVAL"], count: int, note: str = "") -> tuple[PaperRow, ...]:
+    """The `paper_rows` of a source that stands for one row."""
+    return (PaperRow(name, stage, count, note),)
 
 
 @dataclass(frozen=True)
