@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
 from medgpt.messages import named
 
@@ -234,7 +235,32 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 after an error."""
-    options = _parser().parse_args(arguments)
+    parser = command_parser(
+        "filters.review",
+        "Draw a sample of a filter's verdicts for people to label; say how far labels and verdicts agree.",
+        "examples:\n"
+        "  python -m filters.review draw data --score language_model.irrelevant --n 200 --out review\n"
+        "  python -m filters.review agree review.csv labelled.csv",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    drawing = commands.add_parser("draw", help="write OUT.csv, OUT.html (to label) and OUT.key.csv (verdicts)")
+    add = drawing.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds with scores/")
+    add("--score", required=True, metavar="FILTER.SCORE", help="a score column")
+    add("--threshold", type=float, default=0.5, help="flagged from here on (default 0.5)")
+    add("--build", action="append", metavar="NAME", help="only these builds")
+    add("--n", type=int, default=200, help="samples to draw (default 200)")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, required=True, metavar="OUT", help="name without its ending")
+    add("--show-credentialed", action="store_true", help="credentialed, too: keep the files safe")
+    agreeing = commands.add_parser("agree", help="accuracy and Cohen's kappa with 95 %% intervals, and the table")
+    add = agreeing.add_argument
+    add("review", type=Path, metavar="REVIEW", help="OUT.csv of the draw")
+    add("labelled", type=Path, nargs="?", metavar="LABELLED", help="labels, if not in REVIEW itself")
+    add("--key", type=Path, metavar="FILE", help="OUT.key.csv, if not beside REVIEW")
+    add("--seed", type=int, default=0)
+    add("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
     if options.command == "draw":
         _draw_command(options)
     else:
@@ -242,34 +268,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = agreement(read_key(key), read_labels(options.labelled or options.review), options.seed)
         print(json.dumps(asdict(result)) if options.json else "\n".join(result.lines()))
     return DONE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m filters.review",
-        description="Draw a sample of a filter's verdicts for people to label; say how far labels and verdicts agree.",
-        epilog="examples:\n"
-        "  python -m filters.review draw data --score language_model.irrelevant --n 200 --out review\n"
-        "  python -m filters.review agree review.csv labelled.csv",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    drawing = commands.add_parser("draw", help="write OUT.csv, OUT.html (to label) and OUT.key.csv (verdicts)")
-    drawing.add_argument("data", type=Path, metavar="DATA", help="folder of builds with scores/")
-    drawing.add_argument("--score", required=True, metavar="FILTER.SCORE", help="a score column")
-    drawing.add_argument("--threshold", type=float, default=0.5, help="flagged from here on (default 0.5)")
-    drawing.add_argument("--build", action="append", metavar="NAME", help="only these builds")
-    drawing.add_argument("--n", type=int, default=200, help="samples to draw (default 200)")
-    drawing.add_argument("--seed", type=int, default=0)
-    drawing.add_argument("--out", type=Path, required=True, metavar="OUT", help="name without its ending")
-    drawing.add_argument("--show-credentialed", action="store_true", help="credentialed, too: keep the files safe")
-    agreeing = commands.add_parser("agree", help="accuracy and Cohen's kappa with 95 %% intervals, and the table")
-    agreeing.add_argument("review", type=Path, metavar="REVIEW", help="OUT.csv of the draw")
-    agreeing.add_argument("labelled", type=Path, nargs="?", metavar="LABELLED", help="labels, if not in REVIEW itself")
-    agreeing.add_argument("--key", type=Path, metavar="FILE", help="OUT.key.csv, if not beside REVIEW")
-    agreeing.add_argument("--seed", type=int, default=0)
-    agreeing.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 def _draw_command(options: argparse.Namespace) -> None:
