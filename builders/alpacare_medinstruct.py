@@ -46,15 +46,8 @@ def _test_sample(row: kit.Row, question: str) -> kit.Sample:
     number, difficulty = kit.number_of(row.values, "id", row.file), kit.text_of(row.values, "difficulty", row.file)
     kit.demand(difficulty in _DIFFICULTIES, "bad_field", row.file, "difficulty is not 1 to 5")
     kit.check_filled(row.file, question=question)
-    return kit.Sample(
-        key=str(number),
-        messages=[kit.user(question)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        group={"question_id": f"medinstruct-test/{number}"},
-        subset=f"difficulty-{difficulty}",
-    )
+    group, subset = {"question_id": f"medinstruct-test/{number}"}, f"difficulty-{difficulty}"
+    return kit.sample_of(row, [kit.user(question)], key=str(number), question=question, group=group, subset=subset)
 
 
 SOURCE = kit.table_source(

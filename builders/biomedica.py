@@ -91,15 +91,10 @@ def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], rep
         raise kit.InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
     kit.demand(f"{article}-{position}" not in repeats, "duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
     figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
-    return kit.caption_sample(
-        row,
-        caption,
-        kit.Image(figure, place, partial(kit.stored_picture, content.get("jpg"), place), study_id=figure),
-        key=f"{match['batch']}-{article}-{position}",
-        group={"pmcid": f"pmc/{article}", "study_id": figure},
-        subset=f"{subset}/{record['image_panel_type']}",
-        license=_license(record["article_license"], file),
-    )
+    image = kit.Image(figure, place, partial(kit.stored_picture, content.get("jpg"), place), study_id=figure)
+    names = {"key": f"{match['batch']}-{article}-{position}", "subset": f"{subset}/{record['image_panel_type']}"}
+    group, license_name = {"pmcid": f"pmc/{article}", "study_id": figure}, _license(record["article_license"], file)
+    return kit.caption_sample(row, caption, image, group=group, license=license_name, **names)
 
 
 def _record(data: bytes, file: str) -> dict[str, str]:

@@ -43,17 +43,9 @@ def _sample(raw: Path, unit: kit.Unit, check: Callable[[Radiograph, str], None],
     check(picture, file)
     kit.check_filled(file, question=question)
     reasoning, answer, said = _parts(response, file)
-    return kit.question_answer(
-        row,
-        question,
-        answer,
-        [picture.image(raw, unit.payload["jpg_root"])],
-        said=said,
-        reasoning=reasoning,
-        key=f"{Path(file).stem}/{row.number}",
-        group=picture.group,
-        subset=kind,
-    )
+    images, key = [picture.image(raw, unit.payload["jpg_root"])], f"{Path(file).stem}/{row.number}"
+    fields = {"reasoning": reasoning, "key": key, "group": picture.group, "subset": kind}
+    return kit.question_answer(row, question, answer, images, said=said, **fields)
 
 
 def _parts(response: str, file: str) -> tuple[str, str, str]:

@@ -14,14 +14,9 @@ def _sample(row: kit.Row) -> kit.Sample:
     number = kit.id_of(row.values, "id", row.file)
     said = kit.turns_of(kit.field_of(row.values, "conversations", row.file), row.file, pictures=False)
     source = row.values["source"]
-    return kit.conversation_sample(
-        row,
-        said,
-        answer=None,
-        key=f"{PurePosixPath(row.file).stem}/{row.number}",
-        group={"question_id": f"infinity-instruct/{number}"},
-        subset=None if source is None else kit.checked_text(source, "source", row.file) or None,
-    )
+    subset = None if source is None else kit.checked_text(source, "source", row.file) or None
+    key, group = f"{PurePosixPath(row.file).stem}/{row.number}", {"question_id": f"infinity-instruct/{number}"}
+    return kit.conversation_sample(row, said, answer=None, key=key, group=group, subset=subset)
 
 
 SOURCE = kit.table_source(

@@ -16,13 +16,11 @@ from builders.engine.archives import (
 from builders.engine.names import (
     CHATDOCTOR_INSTRUCTION,
     VIDEO_FRAME,
-    FigureName,
     creative_commons,
     figure_name,
     video_id,
 )
 from builders.engine.rawfiles import (
-    DEMO_TIME,
     check_filled,
     checked_text,
     decode_utf8,
@@ -38,7 +36,6 @@ from builders.engine.rawfiles import (
     require,
     require_one,
     text_of,
-    write_demo_csv,
     write_demo_file,
     write_demo_parquet,
     write_demo_rows,
@@ -66,7 +63,6 @@ from builders.engine.source import (
     user,
 )
 from builders.engine.tables import (
-    ROWS_PER_UNIT,
     Here,
     Row,
     any_row_has,
@@ -91,24 +87,23 @@ from builders.engine.texts import (
     inline_options,
     labelled,
     lettered,
-    python_literal,
+    sample_of,
     split_thinking,
     texts_of,
     turns_of,
 )
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
-    "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Rows", "Sample", "Source", "Unit", "Values", "any_row_has", "assistant", "caption_sample",
-    "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image",
-    "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8", "demand",
-    "dialogue", "field_of", "figure_name", "first_existing", "id_of", "index_of", "inline_options", "json_items",
-    "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome", "outcomes", "paper_row", "python_literal",
-    "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run", "safe_member",
-    "split_thinking", "stored_picture", "stream_tar", "table_rows", "table_source", "table_units", "text_of",
-    "texts_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields",
-    "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
+    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "VIDEO_FRAME", "Image", "InputError", "NotThisSource",
+    "Option", "PaperRow", "Params", "PictureStore", "Reject", "Role", "Row", "Rows", "Sample", "Source", "Unit",
+    "Values", "any_row_has", "assistant", "caption_sample", "check_filled", "checked_text", "choice_answer",
+    "choice_prompt", "choice_sample", "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples",
+    "creative_commons", "decode_utf8", "demand", "dialogue", "field_of", "figure_name", "first_existing", "id_of",
+    "index_of", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome",
+    "outcomes", "paper_row", "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one",
+    "run", "safe_member", "sample_of", "split_thinking", "stored_picture", "stream_tar", "table_rows", "table_source",
+    "table_units", "text_of", "texts_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples",
+    "with_fields", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
 Values: TypeAlias = dict[str, Any]

@@ -61,16 +61,8 @@ def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:
     correct = _correct(row)
     kit.check_filled(file, question=question, answer=texts[correct])
     options = list(zip(OPTIONS, texts, strict=True))
-    return kit.choice_sample(
-        row,
-        question,
-        options,
-        options[correct][0],
-        explanation=explanation,
-        key=key,
-        group={"question_id": f"medmcqa/{key}"},
-        subset=kind,
-    )
+    (label, _), group = options[correct], {"question_id": f"medmcqa/{key}"}
+    return kit.choice_sample(row, question, options, label, explanation=explanation, key=key, group=group, subset=kind)
 
 
 def _correct(row: kit.Row) -> int:

@@ -413,15 +413,8 @@ def _sample(
     group = {"subject_id": f"mimic-cxr/{study.subject_id}", "study_id": f"mimic-cxr/{study.study_id}"}
     if prior is not None:
         group["prior_study_id"] = f"mimic-cxr/{prior.study_id}"
-    return kit.Sample(
-        key=key,
-        messages=[kit.user(*parts), kit.assistant(sections[task])],
-        file=tree.report_file(study),
-        row=key,
-        answer=sections[task],
-        images=images,
-        group=group,
-    )
+    messages, file = [kit.user(*parts), kit.assistant(sections[task])], tree.report_file(study)
+    return kit.Sample(key, messages, file, key, answer=sections[task], images=images, group=group)
 
 
 def _published(params: kit.Params) -> Mapping[str, int]:
@@ -441,7 +434,7 @@ def _variant(params: kit.Params) -> str:
     return "-".join(part for part in parts if part)
 
 
-_OPTIONS: tuple[Any, ...] = (
+_OPTIONS = (
     kit.Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
     kit.Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
     kit.Option("--task", "section to be written", "findings", ("findings", "impression")),

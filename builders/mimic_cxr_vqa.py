@@ -51,15 +51,9 @@ def _sample(
     check(picture, file)
     if not answers and nothing is not None:
         answers = [nothing]
-    return kit.question_answer(
-        row,
-        question,
-        ", ".join(answers),
-        [picture.image(raw, unit.payload["jpg_root"])],
-        key=str(number),
-        group=picture.group | {"question_id": f"mimic-cxr-vqa/{unit.split}-{number}"},
-        subset=kind,
-    )
+    images, answer = [picture.image(raw, unit.payload["jpg_root"])], ", ".join(answers)
+    group = picture.group | {"question_id": f"mimic-cxr-vqa/{unit.split}-{number}"}
+    return kit.question_answer(row, question, answer, images, key=str(number), group=group, subset=kind)
 
 
 SOURCE = kit.Source(

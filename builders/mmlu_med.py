@@ -49,15 +49,9 @@ def _sample(row: kit.Row, question: str, subject: str) -> kit.Sample:
     kit.demand(len(choices) == len(_LABELS), "bad_field", file, f"choices are not {len(_LABELS)}")
     answer = kit.index_of(row.values, "answer", file, len(_LABELS))
     kit.check_filled(file, question=question, answer=choices[answer])
-    return kit.choice_sample(
-        row,
-        question,
-        list(zip(_LABELS, choices, strict=True)),
-        _LABELS[answer],
-        key=f"{subject}/{row.number}",
-        group={"question_id": f"mmlu/{subject}/{row.split}/{row.number}"},
-        subset=subject,
-    )
+    options, key = list(zip(_LABELS, choices, strict=True)), f"{subject}/{row.number}"
+    group = {"question_id": f"mmlu/{subject}/{row.split}/{row.number}"}
+    return kit.choice_sample(row, question, options, _LABELS[answer], key=key, group=group, subset=subject)
 
 
 SOURCE = kit.table_source(

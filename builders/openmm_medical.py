@@ -32,16 +32,9 @@ def _sample(row: kit.Row, *texts: str) -> kit.Sample:
     if "/" not in name or ".." in parts or path.startswith("/"):
         raise kit.InputError("bad_field", file, "image_path is not Images/<component>/<file>")
     image = kit.Image(f"openmm_medical/{name}", *row.picture(name))
-    return kit.choice_sample(
-        row,
-        question,
-        _options(row.values, file),
-        answer,
-        [image],
-        key=index,
-        group={"question_id": f"openmm_medical/{index}"},
-        subset=name.partition("/")[0],
-    )
+    options, subset = _options(row.values, file), name.partition("/")[0]
+    group = {"question_id": f"openmm_medical/{index}"}
+    return kit.choice_sample(row, question, options, answer, [image], key=index, group=group, subset=subset)
 
 
 def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:

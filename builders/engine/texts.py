@@ -42,13 +42,17 @@ def dialogue(
     return messages
 
 
+def sample_of(row: Row, messages: list[dict[str, Any]], **fields: Any) -> Sample:
+    """A row as a sample of these messages, its number the key if `fields` have none."""
+    return Sample(messages=messages, file=row.file, row=row.number, **{"key": row.number} | fields)
+
+
 def conversation_sample(row: Row, turns: list[tuple[str, str]], images: Sequence[Image] = (), **fields: Any) -> Sample:
     """A row that is a conversation, its pictures before the first question; the reply to a lone one is the answer."""
     said = dialogue(turns, row.file, images=len(images))
-    answer = turns[1][1] if len(turns) == 2 else None
     question = next(text for role, text in turns if role == "user")
-    known = {"key": row.number, "question": question, "answer": answer} | fields
-    return Sample(messages=said, file=row.file, row=row.number, images=list(images), **known)
+    answer = turns[1][1] if len(turns) == 2 else None
+    return sample_of(row, said, images=list(images), **{"question": question, "answer": answer} | fields)
 
 
 def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
