@@ -68,12 +68,8 @@ class Study(NamedTuple):
     images: list[Radiograph]
 
 
-@dataclass(frozen=True)
-class _Index:
-    """The two CSV files joined: studies by (split, subject), and the rows that could not be used."""
-
-    studies: dict[tuple[str, str], list[Study]]
-    rejects: list[tuple[str, str, str, str]]
+_Rejects = list[tuple[str, str, str, str]]
+"""Rows that could not be used: file, row, reason, detail."""
 
 
 def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
@@ -84,13 +80,13 @@ def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     if reports is None:
         reports = kit.require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
     jpg_root = kit.relative(metadata.parent, raw)
-    index = _read_index(metadata, split, raw)
-    train = [study for (where, _), studies in sorted(index.studies.items()) if where == "train" for study in studies]
-    if index.rejects:
+    index, rejects = _read_index(metadata, split, raw)
+    train = [study for (where, _), studies in sorted(index.items()) if where == "train" for study in studies]
+    if rejects:
         files = tuple(kit.relative(path, raw) for path in (metadata, split))
-        yield kit.Unit("index-00000", "unassigned", "train", len(index.rejects), {"rejects": index.rejects}, files)
+        yield kit.Unit("index-00000", "unassigned", "train", len(rejects), {"rejects": rejects}, files)
     for name in _SPLITS:
-        subjects = [studies for (where, _), studies in sorted(index.studies.items()) if where == name]
+        subjects = [studies for (where, _), studies in sorted(index.items()) if where == name]
         for number, chunk in enumerate(_chunks(subjects, params["no_images"])):
             payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": kit.relative(reports, raw)}
             payload["subjects"] = _plain(chunk)
@@ -135,9 +131,10 @@ def _exemplars(study: Study, train: list[Study]) -> list[Study]:
 
 def _plain(chunk: list[list[Study]]) -> list[Any]:
     """The chunk as JSON values; `read` makes studies of it again."""
-    return [
-        [[*study[:2], [*study.order], [[*image] for image in study.images]] for study in studies] for studies in chunk
-    ]
+    from msgspec import to_builtins
+
+    plain: list[Any] = to_builtins(chunk)
+    return plain
 
 
 def _inputs(chunk: list[list[Study]], jpg_root: str, reports: str, metadata_only: bool) -> Iterator[str]:
@@ -163,8 +160,9 @@ def _report_path(reports: str, study: Study) -> str:
     return f"{reports}/{_folder(study)}.txt"
 
 
-def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
-    rejects: list[tuple[str, str, str, str]] = []
+def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str, str], list[Study]], _Rejects]:
+    """The two CSV files joined: studies by (split, subject), and the rows that could not be used."""
+    rejects: _Rejects = []
     splits: dict[str, tuple[str, str, str, str]] = {}
     for row, fields in _rows(split, raw, _SPLIT_COLUMNS, rejects):
         if fields["split"] not in _SPLITS:
@@ -213,12 +211,10 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
         studies[name, subject_id].append(Study(subject_id, study_id, (date, clock, study_id), ranked))
     for of_subject in studies.values():
         of_subject.sort(key=lambda study: study.order)
-    return _Index(dict(studies), rejects)
+    return studies, rejects
 
 
-def _rows(
-    path: Path, raw: Path, columns: tuple[str, ...], rejects: list[tuple[str, str, str, str]]
-) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: Path, raw: Path, columns: tuple[str, ...], rejects: _Rejects) -> Iterator[tuple[str, dict[str, str]]]:
     """(line number, fields) of the usable rows; columns are found by name, further ones are ignored."""
     for unit in kit.table_units(raw, [path], "index", "train", columns=columns, rows_per_unit=sys.maxsize):
         for row in kit.table_rows(raw, unit):
@@ -249,8 +245,7 @@ def _rank(view: str) -> int:
 def read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     """One outcome a study; with `--prior-policy libra` one an image."""
     if "rejects" in unit.payload:
-        for reject in unit.payload["rejects"]:
-            yield kit.Reject(*reject)
+        yield from (kit.Reject(*reject) for reject in unit.payload["rejects"])
         return
     tree = _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"])
     for payload in unit.payload["subjects"]:
@@ -269,10 +264,9 @@ def read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample |
 
 def _studies(payload: list[Any]) -> list[Study]:
     """What `_plain` made of a subject's studies."""
-    return [
-        Study(subject_id, study_id, tuple(order), [Radiograph(*image) for image in images])
-        for subject_id, study_id, order, images in payload
-    ]
+    from msgspec import convert
+
+    return convert(payload, list[Study])
 
 
 def _with_exemplar(tree: "_Tree", sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:

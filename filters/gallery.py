@@ -7,14 +7,14 @@ credentialed sources neither pictures nor texts are shown unless asked for.
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from filters.base import Record
 from manifests.catalog import LoadedBuild
 from medgpt.page import render
 from shards.reader import Build
@@ -28,8 +28,7 @@ _TEXT = 240  # characters of a caption
 _THUMBNAIL = 128  # pixels of the longer side on the page
 
 
-@dataclass(frozen=True)
-class _Card:
+class _Card(NamedTuple):
     """What the page says of a sample's picture and text."""
 
     thumbnail: bytes | None
@@ -126,8 +125,9 @@ def _cards(loaded: LoadedBuild, wanted: set[str], role: str) -> dict[str, _Card]
         places = pc.index_in(_strings(wanted), value_set=pa.array(build.ids, pa.string())).to_pylist()
         for place in places:
             record = build[place].record
-            texts[record["id"]] = _caption(record)
-    thumbnails: dict[str, tuple[bytes, int, int]] = {}
+            caption = Record(record).caption
+            texts[record["id"]] = caption if len(caption) <= _TEXT else caption[:_TEXT] + " ..."
+    thumbnails: dict[str, tuple[bytes | None, int, int]] = {}
     for _, path in loaded.parts("images", role):
         part = pq.read_table(
             path,
@@ -137,17 +137,7 @@ def _cards(loaded: LoadedBuild, wanted: set[str], role: str) -> dict[str, _Card]
         for row in part.to_pylist():
             if row["thumbnail"]:
                 thumbnails[row["sample_id"]] = row["thumbnail"], row["width"], row["height"]
-    cards = {}
-    for sample, text in texts.items():
-        thumbnail, width, height = thumbnails.get(sample, (None, 1, 1))
-        cards[sample] = _Card(thumbnail, width, height, text)
-    return cards
-
-
-def _caption(record: Mapping[str, Any]) -> str:
-    last = (record["messages"] or [{"content": []}])[-1]
-    text = " ".join(part["text"] for part in last["content"] if part["type"] == "text")
-    return text if len(text) <= _TEXT else text[:_TEXT] + " ..."
+    return {sample: _Card(*thumbnails.get(sample, (None, 1, 1)), text) for sample, text in texts.items()}
 
 
 def _scores(row: Mapping[str, Any], columns: Sequence[str], hidden: bool) -> list[tuple[str, str]]:

@@ -11,7 +11,6 @@ dropped; a predicate that a missing score leaves open is the outcome `<filter>/n
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -296,9 +295,7 @@ def _waterfall(scored: ScoredBuild, table: pa.Table, recipe: Recipe) -> dict[str
 
 def _counts(values: Any) -> dict[str, int]:
     """How often each text is in a column, by text."""
-    return {
-        item["values"]: item["counts"] for item in sorted(values.value_counts().to_pylist(), key=itemgetter("values"))
-    }
+    return dict(sorted((item["values"], item["counts"]) for item in values.value_counts().to_pylist()))
 
 
 def decide(

@@ -51,11 +51,7 @@ def run_jobs(
     `prepare(*arguments)` runs once in each worker. Each holds `lock` shared while it lives, and dies within half a
     second of its parent, so that a later run can wait for the orphans of a killed one. `poll` is called in this process
     some five times a second. What a job raises is raised here; then, and when the iterator is closed, all workers are
-    ended at once, so work must be safe to kill.
-
-    Raises:
-        WorkerDied: a worker ended without an answer.
-
+    ended at once, so work must be safe to kill. Raises: `WorkerDied` where a worker ended without an answer.
     """
     context: Any = multiprocessing.get_context(method)
     waiting = iter(jobs)

@@ -10,7 +10,6 @@ import gzip
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 
 from PIL import Image
@@ -19,6 +18,7 @@ from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantom_reports import describe
 from builders.demos.phantoms import Phantom, View, choose, draw, follow_up, make
+from builders.demos.radiographs import dicom_id
 from builders.engine.rawfiles import write_demo_file
 
 PICTURE_PIXELS = 336
@@ -86,14 +86,11 @@ def write(raw: Path, subjects: int = 120, *, damaged: bool = False) -> None:
     )
 
 
-def _split_of(number: int) -> str:
-    return "test" if number % 8 == 3 else "validate" if number % 12 == 5 else "train"
-
-
 def _studies(number: int) -> list[_Study]:
     """A subject's studies in order of time; findings develop from one to the next."""
     studies: list[_Study] = []
     prior: Phantom | None = None
+    split = "test" if number % 8 == 3 else "validate" if number % 12 == 5 else "train"
     day, clock = int(draw(number, "day", 0, 300)), 0
     for index in range(choose(number, "studies", (1, 2, 2, 3, 3, 4, 5))):
         seed = 1000 * number + index
@@ -110,16 +107,14 @@ def _studies(number: int) -> list[_Study]:
         untimed = not same_day and draw(seed, "no time") < 0.05
         time = "" if untimed else _study_time(clock, int(draw(seed, "ms", 0, 1000)))
         shots = [
-            _Shot(_hex(seed, view), view, jpeg(replace(phantom, view=view, seed=seed), PICTURE_PIXELS))
+            _Shot(dicom_id(f"{seed}/{view}"), view, jpeg(replace(phantom, view=view, seed=seed), PICTURE_PIXELS))
             for view in views
         ]
         sections = describe(phantom, prior, views)
         if draw(seed, "impression only") < 0.04:
             del sections["FINDINGS"]
         date = f"{2180 + day // 336}{1 + day % 336 // 28:02d}{1 + day % 28:02d}"
-        studies.append(
-            _Study(10000000 + number, 50000000 + 7 * seed, _split_of(number), date, time, _report(sections), shots)
-        )
+        studies.append(_Study(10000000 + number, 50000000 + 7 * seed, split, date, time, _report(sections), shots))
         prior = phantom
     return studies
 
@@ -128,11 +123,6 @@ def _study_time(seconds: int, milliseconds: int) -> str:
     """HHMMSS.mmm as MIMIC has it: a number, so that leading zeros are lost."""
     clock = seconds // 3600 * 10000 + seconds // 60 % 60 * 100 + seconds % 60
     return f"{clock}.{milliseconds:03d}"
-
-
-def _hex(seed: int, name: str) -> str:
-    digest = blake2b(f"{seed}/{name}".encode(), digest_size=20).hexdigest()
-    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
 def _report(sections: dict[str, str]) -> str:

@@ -15,9 +15,13 @@ _SEED = 7_200_000
 
 def demo_radiograph(number: int) -> Radiograph:
     """The picture of a demo subject; `gemex_thinkvg` shows the same ones."""
-    digest = blake2b(f"vqa/{number}".encode(), digest_size=20).hexdigest()
-    dicom_id = "-".join(digest[start : start + 8] for start in range(0, 40, 8))
-    return Radiograph(str(10_000_000 + number), str(58_000_000 + number), dicom_id)
+    return Radiograph(str(10_000_000 + number), str(58_000_000 + number), dicom_id(f"vqa/{number}"))
+
+
+def dicom_id(name: str) -> str:
+    """The DICOM id of the demo picture of this name."""
+    digest = blake2b(name.encode(), digest_size=20).hexdigest()
+    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
 def write_demo_radiographs(raw: Path) -> None:

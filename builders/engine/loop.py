@@ -409,9 +409,7 @@ _SUMMED = ("read", "kept", "rejected", "damaged", "images", "images_squared", "w
 
 def _image_statistics(split: dict[str, Any]) -> dict[str, float]:
     """Mean and standard deviation of images a sample, and the share of samples with a prior study."""
-    kept = split["kept"]
-    if not kept:
-        return {"images_mean": 0.0, "images_sd": 0.0, "prior_share": 0.0}
+    kept = split["kept"] or 1  # without samples there are no images either
     mean = split["images"] / kept
     variance = max(0.0, split["images_squared"] / kept - mean * mean)
     return {
