@@ -13,6 +13,7 @@ from builders.engine.archives import (
     webdataset_keys,
     webdataset_samples,
 )
+from builders.engine.demo_files import write_demo_file
 from builders.engine.names import (
     CHATDOCTOR_INSTRUCTION,
     VIDEO_FRAME,
@@ -36,10 +37,6 @@ from builders.engine.rawfiles import (
     require,
     require_one,
     text_of,
-    write_demo_file,
-    write_demo_parquet,
-    write_demo_rows,
-    write_demo_zip,
 )
 from builders.engine.source import (
     CAPTION_PROMPT,
@@ -94,21 +91,23 @@ from builders.engine.texts import (
 )
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "VIDEO_FRAME", "Image", "InputError", "NotThisSource",
-    "Option", "PaperRow", "Params", "PictureStore", "Reject", "Role", "Row", "Rows", "Sample", "Source", "Unit",
-    "Values", "any_row_has", "assistant", "caption_sample", "check_filled", "checked_text", "choice_answer",
-    "choice_prompt", "choice_sample", "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples",
-    "creative_commons", "decode_utf8", "demand", "dialogue", "field_of", "figure_name", "first_existing", "id_of",
-    "index_of", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome",
-    "outcomes", "paper_row", "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one",
-    "run", "safe_member", "sample_of", "split_thinking", "stored_picture", "stream_tar", "table_rows", "table_source",
-    "table_units", "text_of", "texts_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples",
-    "with_fields", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
+    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "VIDEO_FRAME", "Files", "Image", "InputError",
+    "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject", "Role", "Row", "Rows", "Sample",
+    "Source", "Unit", "Values", "any_row_has", "assistant", "caption_sample", "check_filled", "checked_text",
+    "choice_answer", "choice_prompt", "choice_sample", "column_image", "conversation_sample", "convert_rows",
+    "count_webdataset_samples", "creative_commons", "decode_utf8", "demand", "dialogue", "field_of", "figure_name",
+    "first_existing", "id_of", "index_of", "inline_options", "json_items", "labelled", "lettered", "list_zip",
+    "load_json", "number_of", "outcome", "outcomes", "paper_row", "question_answer", "read_bytes", "read_zip_member",
+    "relative", "require", "require_one", "run", "safe_member", "sample_of", "split_thinking", "stored_picture",
+    "stream_tar", "table_rows", "table_source", "table_units", "text_of", "texts_of", "turns_of", "user", "video_id",
+    "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_file",
 ]  # fmt: skip
 
 Values: TypeAlias = dict[str, Any]
 Rows: TypeAlias = list[Values]
-"""Rows by column, as a demo tree writes them."""
+"""Rows by column, as a demo tree has them."""
+Files: TypeAlias = dict[str, Any]
+"""Files of a demo tree by path; see `write_demo_file` for what they may be."""
 T = TypeVar("T")
 ByParams: TypeAlias = T | Callable[[Params], T]
 """A value, or how the options of the build give it."""

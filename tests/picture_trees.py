@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from outcomes import kept
 
-from builders.engine.rawfiles import write_demo_parquet
+from builders.engine.demo_files import write_demo_file
 from builders.engine.source import Reject, Sample
 
 VQA = "MIMIC-Ext-MIMIC-CXR-VQA/dataset/{}.json"
@@ -60,7 +60,7 @@ def edit(raw: Path, file: str, change: Callable[[list[dict[str, Any]]], None]) -
     else:
         rows = pq.read_table(path).to_pylist()
         change(rows)
-        write_demo_parquet(path, rows)
+        write_demo_file(path, rows)
 
 
 def each(change: Callable[[dict[str, Any]], None]) -> Callable[[list[dict[str, Any]]], None]:

@@ -1,7 +1,5 @@
 """The demo tree of `builders.alpacare_medinstruct`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (instruction, input, output)
@@ -32,13 +30,12 @@ def demo_rows() -> list[dict[str, str]]:
     return [*rows, {"instruction": _TEST_TASKS[2].upper(), "input": "<noinput>", "output": "History, EEG, MRI."}]
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    kit.write_demo_rows(raw / "data/MedInstruct-52k.json", demo_rows())
+def files() -> kit.Files:
+    """The tree."""
     models = ("gpt-4-answer", "claude-2", "gpt-3.5-turbo-answer", "text-davinci-003-answer")
     rows = [
         {"id": number, "instruction": task, "difficulty": str(1 + number % 5)}
         | {model: f"It depends. ({model})" for model in models}
         for number, task in enumerate(_TEST_TASKS)
     ]
-    kit.write_demo_rows(raw / "data/MedInstruct-test.jsonl", rows)
+    return {"data/MedInstruct-52k.json": demo_rows(), "data/MedInstruct-test.jsonl": rows}

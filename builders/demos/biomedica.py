@@ -1,10 +1,9 @@
 """The demo tree of `builders.biomedica`."""
 
 import json
-from pathlib import Path
 
-from builders.biomedica import LISTS
-from builders.demos.drawings import demo_figure, write_demo_tar
+from builders import kit
+from builders.demos.drawings import demo_figure
 
 # (list, batch, article, position, file stem, caption, licence, panel type, its subtype); made up.
 _Figure = tuple[str, str, str, int, str, str, str, str, str]
@@ -77,15 +76,12 @@ def demo_members(figure: _Figure) -> dict[str, bytes]:
     return {"jpg": drawn, "json": json.dumps(record).encode(), "txt": caption.encode()}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
+    tars: dict[str, kit.Values] = {}
     for subset, figures in _DEMO.items():
-        for name in LISTS:
-            members = {
-                f"{'-'.join(map(str, figure[1:5]))}.{extension}": data
-                for figure in figures
-                if figure[0] == name
-                for extension, data in demo_members(figure).items()
-            }
-            if members:
-                write_demo_tar(raw / subset / name / "0_2000000000.tar", members)
+        for figure in figures:
+            members = tars.setdefault(f"{subset}/{figure[0]}/0_2000000000.tar", {})
+            for extension, data in demo_members(figure).items():
+                members[f"{'-'.join(map(str, figure[1:5]))}.{extension}"] = data
+    return tars

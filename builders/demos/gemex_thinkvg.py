@@ -1,9 +1,7 @@
 """The demo tree of `builders.gemex_thinkvg`."""
 
-from pathlib import Path
-
 from builders import kit
-from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
+from builders.demos.radiographs import demo_radiograph, radiograph_files
 
 PLANTED = {
     "subject": "rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
@@ -22,9 +20,8 @@ _DEMO_ROWS = (
 )
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    write_demo_radiographs(raw)
+def files() -> kit.Files:
+    """The tree."""
     rows: kit.Rows = []
     for index, (number, kind, question, answer) in enumerate(_DEMO_ROWS):
         regions = "<location>right lung [10, 20, 100, 200]</location>" if index == 1 else ""
@@ -32,4 +29,4 @@ def write(raw: Path) -> None:
         response = f"<think>{thought}</think>{chr(10) * (index % 2)}<answer>{answer}</answer>{regions}"
         path = f"/{demo_radiograph(number).path}"
         rows.append({"question_type": kind, "image_path": path, "question": question, "response": response})
-    kit.write_demo_rows(raw / "data/train-00000-of-00001.parquet", rows)
+    return radiograph_files() | {"data/train-00000-of-00001.parquet": rows}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.gmai_reasoning10k`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.gmai_reasoning10k import FILES
@@ -27,8 +25,8 @@ _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: dict[str, kit.Rows] = {"sft": [], "rl": []}
     pictures: dict[str, bytes] = {}
     for image, question, reasoning, answer in _DEMO:
@@ -41,6 +39,5 @@ def write(raw: Path) -> None:
     # The answers-only file has another order and a row of its own.
     first, *others = rows["rl"]
     rows["rl"] = [*others[:2], first, others[2]]
-    for kind, listed in rows.items():
-        kit.write_demo_rows(raw / FILES[kind], listed)
-    kit.write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})
+    tables = {FILES[kind]: listed for kind, listed in rows.items()}
+    return tables | {"images.zip": {f"images/{name}": data for name, data in pictures.items()}}

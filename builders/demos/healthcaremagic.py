@@ -1,7 +1,5 @@
 """The demo tree of `builders.healthcaremagic`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (complaint, since when, reply); the demo's patients and doctors.
@@ -38,6 +36,6 @@ def demo_rows() -> list[dict[str, str]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    kit.write_demo_parquet(raw / "data/train-00000-of-00001-5e7cb295b9cff0bf.parquet", list(demo_rows()))
+def files() -> kit.Files:
+    """The tree."""
+    return {"data/train-00000-of-00001-5e7cb295b9cff0bf.parquet": demo_rows()}

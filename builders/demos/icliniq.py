@@ -1,7 +1,5 @@
 """The demo tree of `builders.icliniq`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (question, the doctor's answer)
@@ -43,6 +41,6 @@ def demo_rows() -> list[dict[str, str | None]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    kit.write_demo_parquet(raw / "data/train-00000-of-00001.parquet", list(demo_rows()))
+def files() -> kit.Files:
+    """The tree."""
+    return {"data/train-00000-of-00001.parquet": demo_rows()}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.ii_medical_reasoning`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (question, its options, reasoning, answer); the first is an item of the demo of medqa, test split.
@@ -57,8 +55,7 @@ def demo_rows() -> kit.Rows:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows = demo_rows()
-    kit.write_demo_parquet(raw / "data/train-00000-of-00002.parquet", rows[:2])
-    kit.write_demo_parquet(raw / "data/train-00001-of-00002.parquet", rows[2:])
+    return {f"data/train-0000{part}-of-00002.parquet": few for part, few in enumerate((rows[:2], rows[2:]))}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.infinity_instruct_gen`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (source, language, turns: human and gpt by turns)
@@ -44,9 +42,8 @@ def demo_rows() -> kit.Rows:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows = demo_rows()
-    kit.write_demo_parquet(raw / "Gen/train-00000-of-00015.parquet", rows[:7])
-    kit.write_demo_parquet(raw / "Gen/train-00001-of-00015.parquet", rows[7:])
-    kit.write_demo_parquet(raw / "0625/train-00000-of-00006.parquet", rows[:2])  # another subset, never read
+    tables = {"Gen/train-00000-of-00015.parquet": rows[:7], "Gen/train-00001-of-00015.parquet": rows[7:]}
+    return tables | {"0625/train-00000-of-00006.parquet": rows[:2]}  # another subset, never read

@@ -1,6 +1,5 @@
 """The demo tree of `builders.medexpqa`."""
 
-from pathlib import Path
 from typing import Any
 
 from builders import kit
@@ -65,9 +64,10 @@ def _demo_row(language: str, number: int) -> kit.Values:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    for language in LANGUAGES:
-        for split, ids in _DEMO_IDS.items():
-            path = raw / f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl"
-            kit.write_demo_rows(path, [_demo_row(language, number) for number in ids])
+def files() -> kit.Files:
+    """The tree."""
+    return {
+        f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl": [_demo_row(language, id_) for id_ in ids]
+        for language in LANGUAGES
+        for split, ids in _DEMO_IDS.items()
+    }

@@ -1,7 +1,5 @@
 """The demo tree of `builders.medframeqa`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.medframeqa import IMAGES
@@ -16,8 +14,8 @@ _DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
 )
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: kit.Rows = []
     for index, (frames, system, question, options, answer) in enumerate(_DEMO_ROWS, 1):
         images = {
@@ -43,4 +41,4 @@ def write(raw: Path) -> None:
                 **images,
             }
         )
-    kit.write_demo_rows(raw / "data/test-00000-of-00001.parquet", rows)
+    return {"data/test-00000-of-00001.parquet": rows}

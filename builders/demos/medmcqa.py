@@ -1,7 +1,6 @@
 """The demo tree of `builders.medmcqa`."""
 
 import uuid
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -74,9 +73,9 @@ def _demo_row(split: str, number: int, fact: _Fact) -> kit.Values:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
-    for split in SPLITS:
-        kit.write_demo_parquet(raw / f"data/{split}-00000-of-00001.parquet", demo_rows(split), schema)
+    tables = {split: pa.Table.from_pylist(demo_rows(split), schema) for split in SPLITS}
+    return {f"data/{split}-00000-of-00001.parquet": table for split, table in tables.items()}

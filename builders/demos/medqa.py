@@ -1,7 +1,5 @@
 """The demo tree of `builders.medqa`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.medqa import LABELS, NAMES, SPLITS
 
@@ -69,20 +67,19 @@ def _demo_rows(split: str) -> kit.Rows:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     splits = {split: _demo_rows(split) for split in SPLITS}
     leaked = splits["test"][2]
     shuffled = [leaked["options"][label].upper() for label in "CADB"]
     splits["train"][35] = _demo_row(leaked["question"].upper(), shuffled, leaked["answer"].upper(), "", 35)
-    folder = raw / "data_clean/questions/US"
-    five: dict[str, kit.Rows] = {}
+    tables: dict[str, kit.Rows] = {"US_qbank.jsonl": []}
     for split, rows in splits.items():
-        kit.write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
-        five[split] = [
+        five = [
             {k: v for k, v in row.items() if k != "metamap_phrases"}
             | {"options": row["options"] | {"E": "Watchful waiting"}}
             for row in rows
         ]
-        kit.write_demo_rows(folder / NAMES["5"].format(split), five[split])
-    kit.write_demo_rows(folder / "US_qbank.jsonl", [row for split in SPLITS for row in five[split]])
+        tables |= {f"4_options/{NAMES['4'].format(split)}": rows, NAMES["5"].format(split): five}
+        tables["US_qbank.jsonl"] += five
+    return {f"data_clean/questions/US/{name}": rows for name, rows in tables.items()}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.medreason`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.medreason import FIELDS, FILE, LABELS
 
@@ -56,13 +54,11 @@ def _demo_row(name: str, number: int, question: str, answer: str, choices: tuple
     return dict(zip(FIELDS, (name, number, question, answer, reasoning, options), strict=True))
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows = [_demo_row(*row) for row in _ROWS]
     rows[-1]["reasoning"] = ""
-    kit.write_demo_rows(raw / FILE, rows)
     # The ids that the demo tree of `pubmedqa` gives to these questions.
     questions = {"90000001": rows[8], "90000002": rows[7], "90000007": rows[9]}
     listed = {pmid: {"QUESTION": row["question"]} for pmid, row in questions.items()}
-    kit.write_demo_rows(raw / "ori_pqal.json", listed)
-    kit.write_demo_rows(raw / "test_ground_truth.json", {"90000002": "yes"})
+    return {FILE: rows, "ori_pqal.json": listed, "test_ground_truth.json": {"90000002": "yes"}}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.medxpertqa`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.medxpertqa import FILES, LABELS
@@ -52,8 +50,8 @@ def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: in
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number, (stem, right, kind, ends) in enumerate(_MM):
         row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)
@@ -63,9 +61,7 @@ def write(raw: Path) -> None:
     shown = _demo_row("MM-2000", 0, "Which view is shown in Figure A?", "Lateral", "Understanding", 5)
     rows["mm_dev"].append(shown | {"images": ["MM-2000-a.jpeg"]})
     rows["text_dev"].append(_demo_row("Text-2450", 1, "Which vitamin is cobalamin?", "B12", "Understanding", 10))
-    for split, listed in rows.items():
-        kit.write_demo_rows(raw / FILES[split][0], listed)
     names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
     pictures = {f"images/{name}": demo_picture(name) for name in names}
     pictures["images/MM-2-a.JPG"] = pictures["images/MM-0-a.jpeg"]
-    kit.write_demo_zip(raw / "images.zip", pictures)
+    return {FILES[split][0]: listed for split, listed in rows.items()} | {"images.zip": pictures}

@@ -5,8 +5,6 @@ that picture and report agree on, missing times, reports without findings. Split
 for one subject, which is the first of the leaks in `PLANTED`. All ids are invented.
 """
 
-import csv
-import gzip
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantom_reports import describe
 from builders.demos.phantoms import Phantom, View, choose, draw, follow_up, make
 from builders.demos.radiographs import dicom_id
-from builders.engine.rawfiles import write_demo_file
+from builders.engine.demo_files import write_demo_file, write_demo_files
 
 PICTURE_PIXELS = 336
 """Longer side: one tile of the vision encoder, and a tree that is drawn in seconds."""
@@ -38,6 +36,7 @@ _METADATA = (
     "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
     "PatientOrientationCodeSequence_CodeMeaning",
 )  # fmt: skip
+_SPLIT = ("dicom_id", "study_id", "subject_id", "split")
 _VIEW_CODES = {"PA": "postero-anterior", "AP": "antero-posterior", "LATERAL": "lateral"}
 
 
@@ -72,18 +71,16 @@ def write(raw: Path, subjects: int = 120, *, damaged: bool = False) -> None:
     """Write the tree under `raw`: the same bytes and file times every time. `damaged` adds one of each fault."""
     studies = [study for number in range(subjects) for study in _studies(number)]
     studies = _plant(studies)
+    files: dict[str, bytes | None] = {}
     for study in studies:
-        for shot in study.shots:
-            write_demo_file(raw / "mimic-cxr-jpg" / "files" / study.folder / f"{shot.dicom_id}.jpg", shot.data)
-        write_demo_file(raw / "mimic-cxr" / "files" / f"{study.folder}.txt", study.report.encode())
+        files |= {f"mimic-cxr-jpg/files/{study.folder}/{shot.dicom_id}.jpg": shot.data for shot in study.shots}
+        files[f"mimic-cxr/files/{study.folder}.txt"] = study.report.encode()
     metadata, split = _rows(studies)
     if damaged:
-        _damage(raw, studies, metadata, split)
-    write_demo_file(raw / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", _csv(_METADATA, metadata))
-    write_demo_file(
-        raw / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-split.csv.gz",
-        _csv(("dicom_id", "study_id", "subject_id", "split"), split),
-    )
+        _damage(files, studies, metadata, split)
+    write_demo_files(raw, {name: data for name, data in files.items() if data is not None})
+    for name, rows in (("metadata", [_METADATA, *metadata]), ("split", [_SPLIT, *split])):
+        write_demo_file(raw / f"mimic-cxr-jpg/mimic-cxr-2.0.0-{name}.csv.gz", rows)
 
 
 def _studies(number: int) -> list[_Study]:
@@ -185,37 +182,19 @@ def _rows(studies: list[_Study]) -> tuple[list[list[str]], list[list[str]]]:
     return metadata, split
 
 
-def _csv(header: tuple[str, ...], rows: list[list[str]]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return gzip.compress(buffer.getvalue().encode(), mtime=0)
-
-
-def _damage(raw: Path, studies: list[_Study], metadata: list[list[str]], split: list[list[str]]) -> None:
+def _damage(
+    files: dict[str, bytes | None], studies: list[_Study], metadata: list[list[str]], split: list[list[str]]
+) -> None:
     """One of each fault, each in a study of its own (the first picture of every second train study)."""
     victims = iter([study for study in studies if study.split == "train"][::2])
-
-    def picture(data: bytes | None) -> None:
-        study = next(victims)
-        path = raw / "mimic-cxr-jpg" / "files" / study.folder / f"{study.shots[0].dicom_id}.jpg"
-        if data is None:
-            path.unlink()
-        else:
-            write_demo_file(path, data)
-
     sound = studies[0].shots[0].data
-    picture(sound[: len(sound) // 2])
-    picture(b"")
     opened = Image.open(io.BytesIO(sound))
-    picture(encoded(opened, "PNG"))
-    picture(encoded(opened.convert("CMYK"), "JPEG"))
-    picture(None)
-    picture(b"GIF89a" + bytes(40))
-    report = raw / "mimic-cxr" / "files"
-    (report / f"{next(victims).folder}.txt").unlink()
-    write_demo_file(report / f"{next(victims).folder}.txt", b" FINDINGS:  caf\xe9.\n")
+    png, cmyk = encoded(opened, "PNG"), encoded(opened.convert("CMYK"), "JPEG")
+    for data in (sound[: len(sound) // 2], b"", png, cmyk, None, b"GIF89a" + bytes(40)):
+        study = next(victims)
+        files[f"mimic-cxr-jpg/files/{study.folder}/{study.shots[0].dicom_id}.jpg"] = data
+    for report in (None, b" FINDINGS:  caf\xe9.\n"):
+        files[f"mimic-cxr/files/{next(victims).folder}.txt"] = report
     study = next(victims)
     metadata.append(metadata[0])
     metadata.append(metadata[1][:4])

@@ -1,7 +1,5 @@
 """The demo tree of `builders.mmlu_med`."""
 
-from pathlib import Path
-
 from builders import kit
 
 _STEM = "Which of the following statements is true?"
@@ -46,8 +44,9 @@ PLANTED = {
 }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
+    tables: dict[str, kit.Rows] = {}
     for subject, items in _ITEMS.items():
         held = (f"Held-out question about {subject.replace('_', ' ')} number ", ("one", "two", "three", "four"))
         splits = {
@@ -56,5 +55,7 @@ def write(raw: Path) -> None:
             "dev": ((f"{held[0]}two?", held[1], 1),),
         }
         for split, rows in splits.items():
-            table = [{"question": q, "subject": subject, "choices": list(c), "answer": a} for q, c, a in rows]
-            kit.write_demo_parquet(raw / f"{subject}/{split}-00000-of-00001.parquet", table)
+            tables[f"{subject}/{split}-00000-of-00001.parquet"] = [
+                {"question": q, "subject": subject, "choices": list(c), "answer": a} for q, c, a in rows
+            ]
+    return tables

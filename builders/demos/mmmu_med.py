@@ -1,7 +1,5 @@
 """The demo tree of `builders.mmmu_med`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.engine.mmmu import IMAGE_COLUMNS, IMAGE_TOKEN, SUBJECTS
@@ -47,16 +45,17 @@ def demo_row(key: str, number: int) -> kit.Values:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
+    tables: dict[str, kit.Rows] = {}
     for place, subject in enumerate(SUBJECTS):
         chosen = {"dev": [place % 4], "validation": [(place + 1) % 4, (place + 2) % 4]}
         if subject in ("Basic_Medical_Science", "Pharmacy"):
             chosen["validation"].append(4 if subject == "Pharmacy" else 5)
         for split, numbers in chosen.items():
-            rows = [
+            tables[f"{subject}/{split}-00000-of-00001.parquet"] = [
                 demo_row(f"{split}_{subject}_{index}", number)
                 | {"question_type": "multiple-choice" if DEMO_QUESTIONS[number][1] else "open", "subfield": subject}
                 for index, number in enumerate(numbers, 1)
             ]
-            kit.write_demo_rows(raw / subject / f"{split}-00000-of-00001.parquet", rows)
+    return tables

@@ -1,7 +1,5 @@
 """The demo tree of `builders.mmmu_pro_med`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.mmmu_med import DEMO_QUESTIONS, demo_row
 from builders.mmmu_pro_med import FOLDERS
@@ -24,10 +22,11 @@ _DEMO_ROWS = (
 _DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina", "Kidney")
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
+    tables: dict[str, kit.Rows] = {}
     for split, most in (("test_4", 4), ("test_10", 10)):
-        rows: kit.Rows = []
+        rows = tables.setdefault(f"{FOLDERS[split]}/test-00000-of-00001.parquet", [])
         for key, subject, number in _DEMO_ROWS:
             row = demo_row(key, number) | {"subject": subject}
             _, options, answer = DEMO_QUESTIONS[number]
@@ -37,4 +36,4 @@ def write(raw: Path) -> None:
             shuffled = many[::-1]
             row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
             rows.append(row)
-        kit.write_demo_rows(raw / FOLDERS[split] / "test-00000-of-00001.parquet", rows)
+    return tables

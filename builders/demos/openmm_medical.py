@@ -1,7 +1,5 @@
 """The demo tree of `builders.openmm_medical`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.openmm_medical import FILE, FOLDER, LABELS
@@ -26,13 +24,12 @@ _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: kit.Rows = []
     for number, (picture, question, options, answer, modality) in enumerate(_DEMO):
         row = {"index": number, "image_path": f"{FOLDER}/{picture}", "question": question}
         row |= dict(zip(LABELS, (*options, "", ""), strict=False)) | {"answer": answer, "category": "MCQ"}
         rows.append(row | {"dataset": picture.partition("/")[0], "modality": modality})
-    kit.write_demo_rows(raw / FILE, rows)
     names = dict.fromkeys(row[0] for row in _DEMO)
-    kit.write_demo_zip(raw / f"{FOLDER}.zip", {f"{FOLDER}/{name}": demo_picture(name) for name in names})
+    return {FILE: rows, f"{FOLDER}.zip": {f"{FOLDER}/{name}": demo_picture(name) for name in names}}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.patient_trial`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.patient_trial import _COHORTS
 
@@ -36,9 +34,10 @@ def _demo_trial(number: int, condition: str) -> kit.Values:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    info: kit.Values = {}
+def files() -> kit.Files:
+    """The tree."""
+    tree: kit.Files = {}
+    info: kit.Values = tree.setdefault("dataset/trial_info.json", {})
     for cohort, patients in _DEMO_PATIENTS.items():
         judged: list[dict[str, str]] = []
         notes: kit.Rows = []
@@ -67,10 +66,8 @@ def write(raw: Path) -> None:
                 else:
                     shown[score].append(trial | {"NCTID": name})
             retrieved.append(shown)
-        folder = raw / "dataset" / cohort
-        kit.write_demo_rows(folder / "queries.jsonl", notes)
-        kit.write_demo_rows(folder / "qrels/test.tsv", judged)
+        tables: kit.Files = {"queries.jsonl": notes, "qrels/test.tsv": judged}
         if cohort == "sigir":
-            kit.write_demo_rows(folder / "retrieved_trials.json", retrieved)
-            kit.write_demo_rows(folder / "corpus.jsonl", corpus)
-    kit.write_demo_rows(raw / "dataset/trial_info.json", info)
+            tables |= {"retrieved_trials.json": retrieved, "corpus.jsonl": corpus}
+        tree |= {f"dataset/{cohort}/{name}": rows for name, rows in tables.items()}
+    return tree

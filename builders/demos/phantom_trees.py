@@ -15,7 +15,7 @@ from PIL import Image
 from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import render
 from builders.demos.phantoms import Finding, Phantom, View, anatomy
-from builders.engine.rawfiles import write_demo_csv, write_demo_file, write_demo_rows
+from builders.engine.demo_files import write_demo_file
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,10 @@ def write_trees(
                 }
             )  # fmt: skip
     for split, lines in captions.items():
-        write_demo_csv(raw / "rocov2" / f"{split}_captions.csv", lines)
-    write_demo_csv(raw / "rocov2" / "license_information.csv", licences)
+        write_demo_file(raw / "rocov2" / f"{split}_captions.csv", lines)
+    write_demo_file(raw / "rocov2" / "license_information.csv", licences)
     for split, items in questions.items():
-        write_demo_rows(raw / "vqa_rad" / f"{split}set.json", items)
+        write_demo_file(raw / "vqa_rad" / f"{split}set.json", items)
 
 
 def _square(drawn: Phantom, pixels: int) -> bytes:

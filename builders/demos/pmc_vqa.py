@@ -1,7 +1,5 @@
 """The demo tree of `builders.pmc_vqa`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_figure, demo_panel
 from builders.pmc_vqa import ANSWERS, FILES, LABELS, PLACES
@@ -67,17 +65,18 @@ def _rows(items: tuple[_Item, ...], version: str, older: bool) -> kit.Rows:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
+    tree: kit.Files = {}
     for version, splits in (("1", _VERSION_1), ("2", _VERSION_2)):
-        pictures = {}
+        pictures = tree.setdefault(PLACES[version][0], {})
         for split, items in splits.items():
             # One file of each version has the older spelling.
-            kit.write_demo_rows(raw / FILES[version][split], _rows(items, version, older=split == "test"))
+            tree[FILES[version][split]] = _rows(items, version, older=split == "test")
             for picture, *_ in items:
                 if version == "1":
                     pictures[f"images/{picture}"] = demo_figure(sum(picture.encode()), panels=1 + len(picture) % 2)
                 else:
                     article, figure, panel = picture.removesuffix(".jpg").rsplit("_", 2)
                     pictures[f"figures/{picture}"] = demo_panel(article, figure, int(panel))
-        kit.write_demo_zip(raw / PLACES[version][0], pictures)
+    return tree

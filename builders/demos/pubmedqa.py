@@ -1,7 +1,5 @@
 """The demo tree of `builders.pubmedqa`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # The demo's words: train and test speak of different things, so that only the planted items overlap.
@@ -55,8 +53,8 @@ def _demo_item(split: str, index: int) -> kit.Values:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     items: dict[str, kit.Values] = {}
     for index in range(30):
         for offset, split in ((1, "train"), (2, "test")):
@@ -66,5 +64,4 @@ def write(raw: Path) -> None:
     assert items["90000032"]["QUESTION"] == "Does vitamin D reduce time to diagnosis in adolescents living with HIV?"
     items["90000031"]["QUESTION"] = "Is time to diagnosis in adolescents living with HIV reduced by vitamin D?"
     truth = {pmid: item["final_decision"] for pmid, item in items.items() if int(pmid) % 2 == 0}
-    kit.write_demo_rows(raw / "data/ori_pqal.json", items)
-    kit.write_demo_rows(raw / "data/test_ground_truth.json", truth)
+    return {"data/ori_pqal.json": items, "data/test_ground_truth.json": truth}

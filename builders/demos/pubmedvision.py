@@ -1,7 +1,5 @@
 """The demo tree of `builders.pubmedvision`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_figure
 from builders.pubmedvision import FILE
@@ -30,8 +28,8 @@ _COPIED_ROW, _COPIED = 0, 10
 PLANTED = {"other_source": "Alignment_VQA_1 shows panel 0 of PMC9000001's Fig3 in pmc_oa's tree; only pixels tell"}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: kit.Rows = []
     zips: list[dict[str, bytes]] = [{}, {}]
     for number, (count, modality, part, turns) in enumerate(_DEMO):
@@ -43,6 +41,4 @@ def write(raw: Path) -> None:
         spoken = [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)]
         row = {"image": [f"images/{name}" for name in names], "conversations": spoken}
         rows.append(row | {"id": f"Alignment_VQA_{number + 1}", "body_part": part, "modality": modality})
-    kit.write_demo_rows(raw / FILE, rows)
-    for number, members in enumerate(zips):
-        kit.write_demo_zip(raw / f"images_{number}.zip", members)
+    return {FILE: rows} | {f"images_{number}.zip": members for number, members in enumerate(zips)}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.quilt_1m`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_slide
 from builders.quilt_1m import FILE, LABELS_FILE
@@ -34,8 +32,8 @@ _DEMO: tuple[tuple[str, str, str, str, str], ...] = (
 )
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: kit.Rows = []
     pictures: dict[str, bytes] = {}
     lists = {"pathology": "['Dermatopathology']", "roi_text": "['nests']", "noisy_text": '["it\'s nests"]',
@@ -49,15 +47,10 @@ def write(raw: Path) -> None:
         row |= dict(zip(("magnification", "height", "width", "single_wsi"), shown, strict=True))
         rows.append(row | {"not_histology": marked})
         pictures.setdefault(f"quilt_1m/{name}", demo_slide(len(pictures)))
-    kit.write_demo_rows(raw / FILE, rows)
     names = list(pictures)
-    for part in (0, 1):
-        kit.write_demo_zip(raw / f"images_part_{part}.zip", {name: pictures[name] for name in names[part::2]})
-    scores = enumerate(Path(name).name for name in names)
-    kit.write_demo_rows(
-        raw / LABELS_FILE,
-        [
-            {"Unnamed: 0": i, "Persons/Photos": f"0.{i}", "Any impairment": f"0.{i}", "Filename": name}
-            for i, name in scores
-        ],
-    )
+    zips = {f"images_part_{part}.zip": {name: pictures[name] for name in names[part::2]} for part in (0, 1)}
+    labels = [
+        {"Unnamed: 0": i, "Persons/Photos": f"0.{i}", "Any impairment": f"0.{i}", "Filename": name.partition("/")[2]}
+        for i, name in enumerate(names)
+    ]
+    return {FILE: rows, LABELS_FILE: labels} | zips

@@ -1,7 +1,5 @@
 """The demo tree of `builders.quilt_instruct`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_slide
 from builders.demos.quilt_1m import DEMO_VIDEOS
@@ -24,8 +22,8 @@ _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    """The tree."""
     rows: kit.Rows = []
     for number, (video, turns) in enumerate(_DEMO):
         told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
@@ -35,8 +33,6 @@ def write(raw: Path) -> None:
         {"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": turn["value"]}
         for turn in rows[2]["conversations"]
     ]
-    kit.write_demo_rows(raw / FILE, rows)
     pictures = {f"quilt_instruct/{row['image']}": demo_slide(100 + number) for number, row in enumerate(rows)}
-    kit.write_demo_zip(raw / "quilt_instruct.zip", pictures)
-    # Lies beside it on the hub, with other rows of the same kind; never read.
-    kit.write_demo_rows(raw / "quilt_instruct_ablation_40k.json", rows[:1])
+    # The second file lies beside it on the hub, with other rows of the same kind; never read.
+    return {FILE: rows, "quilt_instruct_ablation_40k.json": rows[:1], "quilt_instruct.zip": pictures}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.reasonmed`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.reasonmed import RENDERINGS
 
@@ -49,10 +47,9 @@ def demo_rows(rendering: str) -> list[dict[str, str]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    for rendering in RENDERINGS:
-        rows = demo_rows(rendering)[: 7 if rendering == "ResponseMed" else None]  # summaries that failed were left out
-        kit.write_demo_rows(raw / f"{rendering}.json", rows)
+def files() -> kit.Files:
+    """The tree."""
+    tables = {f"{rendering}.json": demo_rows(rendering) for rendering in RENDERINGS}
+    del tables["ResponseMed.json"][7:]  # summaries that failed were left out
     test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]
-    kit.write_demo_rows(raw / "eval_data/eval_data_all.json", test)
+    return tables | {"eval_data/eval_data_all.json": test}

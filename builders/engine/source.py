@@ -254,7 +254,7 @@ class Source:
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     modality: Literal["text", "image-text"] = "text"
     demo: Callable[[Path], None] | None = None
-    """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
+    """Writes a small made-up tree; without it that of `builders.demos.<name>`, where there is such a module."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
     access: Access = "credentialed"
@@ -297,7 +297,7 @@ class Source:
 
     def write_demo(self, raw: Path) -> None:
         """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
-        write = self.demo or getattr(demo_module(self.name), "write", None)
+        write = self.demo or importlib.import_module("builders.demos").writer(demo_module(self.name))
         if write is None:
             raise NotThisSource(f"{self.name} has no demo tree; give --raw")
         write(raw)
@@ -320,7 +320,7 @@ class Source:
 
 
 def demo_module(name: str) -> Any:
-    """`builders.demos.<name>`, which has `write(raw)` and may have `PLANTED`; None if there is none."""
+    """`builders.demos.<name>`, which may have `PLANTED`; None if there is none."""
     try:
         return importlib.import_module(f"builders.demos.{name}")
     except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ from picture_trees import FRAMES, GEMEX, PHARMACY, PRO_4, PRO_10, VQA, by_key, d
 from PIL import Image as PillowImage
 
 from builders.demos.radiographs import demo_radiograph
-from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.demo_files import DEMO_TIME
 from builders.engine.source import NotThisSource, Reject, Sample
 
 NAMES = ("mimic_cxr_vqa", "gemex_thinkvg", "medframeqa", "mmmu_med", "mmmu_pro_med")
