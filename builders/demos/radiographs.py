@@ -28,6 +28,7 @@ def radiograph_files() -> dict[str, Any]:
     files: dict[str, Any] = {"mimic-cxr-jpg/mimic-cxr-2.0.0-split.csv.gz": rows}
     for number, split in OFFICIAL.items():
         picture = demo_radiograph(number)
-        rows.append(picture._asdict() | {"split": split})
+        row = {"dicom_id": picture.dicom_id, "study_id": picture.study_id, "subject_id": picture.subject_id}
+        rows.append(row | {"split": split})
         files[f"mimic-cxr-jpg/{picture.path}"] = jpeg(make(_SEED + number, "PA"), 96)
     return files
