@@ -31,7 +31,6 @@ def demo_rows() -> list[dict[str, str]]:
 
 
 def files() -> kit.Files:
-    """The tree."""
     models = ("gpt-4-answer", "claude-2", "gpt-3.5-turbo-answer", "text-davinci-003-answer")
     rows = [
         {"id": number, "instruction": task, "difficulty": str(1 + number % 5)}

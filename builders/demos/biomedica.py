@@ -77,7 +77,6 @@ def demo_members(figure: _Figure) -> dict[str, bytes]:
 
 
 def files() -> kit.Files:
-    """The tree."""
     tars: dict[str, kit.Values] = {}
     for subset, figures in _DEMO.items():
         for figure in figures:

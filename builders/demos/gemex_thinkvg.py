@@ -21,7 +21,6 @@ _DEMO_ROWS = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: kit.Rows = []
     for index, (number, kind, question, answer) in enumerate(_DEMO_ROWS):
         regions = "<location>right lung [10, 20, 100, 200]</location>" if index == 1 else ""

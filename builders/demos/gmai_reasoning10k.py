@@ -26,7 +26,6 @@ _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: dict[str, kit.Rows] = {"sft": [], "rl": []}
     pictures: dict[str, bytes] = {}
     for image, question, reasoning, answer in _DEMO:

@@ -37,5 +37,4 @@ def demo_rows() -> list[dict[str, str]]:
 
 
 def files() -> kit.Files:
-    """The tree."""
     return {"data/train-00000-of-00001-5e7cb295b9cff0bf.parquet": demo_rows()}

@@ -28,7 +28,6 @@ PLANTED = {"subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_dis
 
 
 def files() -> kit.Files:
-    """The tree."""
     problems = (*DEMO_PROBLEMS, ("Which cranial nerve carries taste from the epiglottis?", ""))
     rows = [{"Open-ended Verifiable Question": question, "Ground-True Answer": answer} for question, answer in problems]
     return {"medical_o1_verifiable_problem.json": rows}

@@ -42,5 +42,4 @@ def demo_rows() -> list[dict[str, str | None]]:
 
 
 def files() -> kit.Files:
-    """The tree."""
     return {"data/train-00000-of-00001.parquet": demo_rows()}

@@ -56,6 +56,5 @@ def demo_rows() -> kit.Rows:
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows = demo_rows()
     return {f"data/train-0000{part}-of-00002.parquet": few for part, few in enumerate((rows[:2], rows[2:]))}

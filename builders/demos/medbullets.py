@@ -38,7 +38,6 @@ def _demo_row(number: int, item: _Item, count: int, link: str) -> dict[str, str]
 
 
 def files() -> kit.Files:
-    """The tree."""
     tables: kit.Files = {}
     for count in (4, 5):
         rows = []

@@ -65,7 +65,6 @@ def _demo_row(language: str, number: int) -> kit.Values:
 
 
 def files() -> kit.Files:
-    """The tree."""
     return {
         f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl": [_demo_row(language, id_) for id_ in ids]
         for language in LANGUAGES

@@ -15,7 +15,6 @@ _DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: kit.Rows = []
     for index, (frames, system, question, options, answer) in enumerate(_DEMO_ROWS, 1):
         images = {

@@ -7,7 +7,6 @@ PLANTED = {"subset": "the questions of medical_r1_distill/train/0 to 5 are those
 
 
 def files() -> kit.Files:
-    """The tree."""
     answers = [
         (
             question,

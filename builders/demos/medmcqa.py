@@ -74,7 +74,6 @@ def _demo_row(split: str, number: int, fact: _Fact) -> kit.Values:
 
 
 def files() -> kit.Files:
-    """The tree."""
     names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
     tables = {split: pa.Table.from_pylist(demo_rows(split), schema) for split in SPLITS}

@@ -68,7 +68,6 @@ def _demo_rows(split: str) -> kit.Rows:
 
 
 def files() -> kit.Files:
-    """The tree."""
     splits = {split: _demo_rows(split) for split in SPLITS}
     leaked = splits["test"][2]
     shuffled = [leaked["options"][label].upper() for label in "CADB"]

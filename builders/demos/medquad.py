@@ -28,7 +28,6 @@ _DEMO_ATTRIBUTES = {
 
 
 def files() -> kit.Files:
-    """The tree."""
     tree: dict[str, bytes] = {}
     for file, root, focus in _DEMO_FILES:
         folder, stem = file.removesuffix(".xml").split("/")

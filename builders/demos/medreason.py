@@ -55,7 +55,6 @@ def _demo_row(name: str, number: int, question: str, answer: str, choices: tuple
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows = [_demo_row(*row) for row in _ROWS]
     rows[-1]["reasoning"] = ""
     # The ids that the demo tree of `pubmedqa` gives to these questions.

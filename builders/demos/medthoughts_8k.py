@@ -7,7 +7,6 @@ PLANTED = {"verbatim": "medthoughts_8k/train/0 to 3 have the stems of medqa/trai
 
 
 def files() -> kit.Files:
-    """The tree."""
     endocarditis, ketoacidosis = (
         "A 19-year-old man has fever, a harsh holosystolic murmur and splinter haemorrhages.",
         "A 56-year-old woman has polyuria, polydipsia and a serum glucose of 412 mg/dL.",

@@ -29,7 +29,6 @@ _DEMO: tuple[tuple[int, str, tuple[tuple[str | None, str], ...]], ...] = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     tars: dict[int, dict[str, bytes]] = {}
     rows: kit.Rows = []
     for number, member, captions in _DEMO:

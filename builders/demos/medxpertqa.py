@@ -51,7 +51,6 @@ def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: in
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number, (stem, right, kind, ends) in enumerate(_MM):
         row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)

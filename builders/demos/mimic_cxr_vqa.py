@@ -35,7 +35,6 @@ _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
 
 
 def files() -> kit.Files:
-    """The tree."""
     answers = sorted({answer for rows in _DEMO_ROWS.values() for row in rows for answer in row[4]})
     tables: kit.Files = {"ans2idx": {answer: index for index, answer in enumerate(answers)}}
     for split, rows in _DEMO_ROWS.items():

@@ -45,7 +45,6 @@ PLANTED = {
 
 
 def files() -> kit.Files:
-    """The tree."""
     tables: dict[str, kit.Rows] = {}
     for subject, items in _ITEMS.items():
         held = (f"Held-out question about {subject.replace('_', ' ')} number ", ("one", "two", "three", "four"))

@@ -46,7 +46,6 @@ def demo_row(key: str, number: int) -> kit.Values:
 
 
 def files() -> kit.Files:
-    """The tree."""
     tables: dict[str, kit.Rows] = {}
     for place, subject in enumerate(SUBJECTS):
         chosen = {"dev": [place % 4], "validation": [(place + 1) % 4, (place + 2) % 4]}

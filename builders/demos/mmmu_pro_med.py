@@ -23,7 +23,6 @@ _DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina",
 
 
 def files() -> kit.Files:
-    """The tree."""
     tables: dict[str, kit.Rows] = {}
     for split, most in (("test_4", 4), ("test_10", 10)):
         rows = tables.setdefault(f"{FOLDERS[split]}/test-00000-of-00001.parquet", [])

@@ -25,7 +25,6 @@ _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: kit.Rows = []
     for number, (picture, question, options, answer, modality) in enumerate(_DEMO):
         row = {"index": number, "image_path": f"{FOLDER}/{picture}", "question": question}

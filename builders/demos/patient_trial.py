@@ -35,7 +35,6 @@ def _demo_trial(number: int, condition: str) -> kit.Values:
 
 
 def files() -> kit.Files:
-    """The tree."""
     tree: kit.Files = {}
     info: kit.Values = tree.setdefault("dataset/trial_info.json", {})
     for cohort, patients in _DEMO_PATIENTS.items():

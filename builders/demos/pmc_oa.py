@@ -28,7 +28,6 @@ PLANTED = {"same_figure": "pmc_oa/test/2 is panel 2 of a figure whose panels 0 a
 
 
 def files() -> kit.Files:
-    """The tree."""
     members: dict[str, bytes] = {}
     tree: kit.Files = {"images.zip": members}
     for split, figures in _DEMO.items():

@@ -66,7 +66,6 @@ def _rows(items: tuple[_Item, ...], version: str, older: bool) -> kit.Rows:
 
 
 def files() -> kit.Files:
-    """The tree."""
     tree: kit.Files = {}
     for version, splits in (("1", _VERSION_1), ("2", _VERSION_2)):
         pictures = tree.setdefault(PLACES[version][0], {})

@@ -54,7 +54,6 @@ def _demo_item(split: str, index: int) -> kit.Values:
 
 
 def files() -> kit.Files:
-    """The tree."""
     items: dict[str, kit.Values] = {}
     for index in range(30):
         for offset, split in ((1, "train"), (2, "test")):

@@ -29,7 +29,6 @@ PLANTED = {"other_source": "Alignment_VQA_1 shows panel 0 of PMC9000001's Fig3 i
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: kit.Rows = []
     zips: list[dict[str, bytes]] = [{}, {}]
     for number, (count, modality, part, turns) in enumerate(_DEMO):

@@ -33,7 +33,6 @@ _DEMO: tuple[tuple[str, str, str, str, str], ...] = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: kit.Rows = []
     pictures: dict[str, bytes] = {}
     lists = {"pathology": "['Dermatopathology']", "roi_text": "['nests']", "noisy_text": '["it\'s nests"]',

@@ -23,7 +23,6 @@ _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
 
 
 def files() -> kit.Files:
-    """The tree."""
     rows: kit.Rows = []
     for number, (video, turns) in enumerate(_DEMO):
         told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]

@@ -48,7 +48,6 @@ def demo_rows(rendering: str) -> list[dict[str, str]]:
 
 
 def files() -> kit.Files:
-    """The tree."""
     tables = {f"{rendering}.json": demo_rows(rendering) for rendering in RENDERINGS}
     del tables["ResponseMed.json"][7:]  # summaries that failed were left out
     test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]

@@ -29,7 +29,6 @@ PLANTED = {
 
 
 def files() -> kit.Files:
-    """The tree."""
     licences: kit.Rows = []
     tree: kit.Files = {LICENSES: licences, "cui_mapping.csv": [{"CUI": "C1306645", "Canonical name": "Plain x-ray"}]}
     seed = 6_200_000

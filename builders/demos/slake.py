@@ -25,7 +25,6 @@ def _demo_split(language: str, picture: int) -> str:
 
 
 def files() -> kit.Files:
-    """The tree."""
     tree: kit.Files = {}
     splits: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number in range(_DEMO_PICTURES):

@@ -15,7 +15,6 @@ PLANTED = {
 
 
 def files() -> kit.Files:
-    """The tree."""
     tree: kit.Files = {}
     rows: dict[str, kit.Rows] = {split: [] for split in ("train", "test")}
 
