@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
 from medgpt.messages import named
+from medgpt.private import CREDENTIALED
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from manifests.catalog import LoadedBuild
 
 REVIEW_COLUMNS = ("sample_id", "text", "label")
 KEY_COLUMNS = ("sample_id", "score", "flagged", "weight")
@@ -167,7 +167,7 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
         if (flagged == side).any():
             drawn_weight = sum(one.weight for one in drawn if one.flagged == side)
             weight[flagged == side] *= drawn_weight / weight[flagged == side].sum()
-    cells = [[int(np.sum((flagged == a) & (label == b))) for b in (True, False)] for a in (True, False)]
+    yes, no, missed, clear = (int(np.sum((flagged == a) & (label == b))) for a in (True, False) for b in (True, False))
     accuracy, kappa = _measures(flagged, label, weight)
     chance = np.random.default_rng(seed)
     sides = [np.flatnonzero(flagged == side) for side in (False, True)]
@@ -179,7 +179,7 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
     return Agreement(
         labelled=len(known),
         unlabelled=len(drawn) - len(known),
-        table=((cells[0][0], cells[0][1]), (cells[1][0], cells[1][1])),
+        table=((yes, no), (missed, clear)),
         accuracy=round(accuracy, 4),
         accuracy_interval=_interval([one for one, _ in resampled]),
         kappa=None if kappa is None else round(kappa, 4),
@@ -285,8 +285,9 @@ def _draw_command(options: argparse.Namespace) -> None:
         build = builds.get(folder.name.partition("@")[0])
         if build is None:
             raise UserError(f"{folder}: scores of a build that is no more; delete the folder")
-        hidden = set() if options.show_credentialed else _credentialed(build)
-        found = [one for one in _scores(folder, options.score, options.threshold) if one.sample_id not in hidden]
+        if build.record["source"]["access"] == CREDENTIALED and not options.show_credentialed:
+            continue
+        found = list(_scores(folder, options.score, options.threshold))
         owners |= {one.sample_id: build.folder for one in found}
         scores += found
     if not scores:
@@ -322,17 +323,6 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Drawn]:
                 raise UserError(f"{column} is text; choose a score that is a number")
             if row[column] is not None:
                 yield Drawn(row["sample_id"], float(row[column]), row[column] >= threshold)
-
-
-def _credentialed(build: "LoadedBuild") -> set[str]:
-    """Ids of the credentialed samples of a build."""
-    import pyarrow.parquet as pq
-
-    found: set[str] = set()
-    for _, path in build.parts("samples"):
-        rows = pq.read_table(path, columns=["sample_id"], filters=[("access", "=", "credentialed")])
-        found |= set(rows["sample_id"].to_pylist())
-    return found
 
 
 if __name__ == "__main__":
