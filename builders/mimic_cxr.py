@@ -138,26 +138,20 @@ def _plain(chunk: list[list[Study]]) -> list[Any]:
 
 
 def _inputs(chunk: list[list[Study]], jpg_root: str, reports: str, metadata_only: bool) -> Iterator[str]:
-    if reports.endswith(".zip"):
-        yield reports
     for study in (study for studies in chunk for study in studies):
-        if not reports.endswith(".zip"):
-            yield _report_path(reports, study)
-        if not metadata_only:
-            for image in study.images:
-                yield _picture(study, image).file(jpg_root)
-
-
-def _folder(study: Study) -> str:
-    return f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}"
+        yield _report_file(reports, study).partition("!")[0]
+        for image in () if metadata_only else study.images:
+            yield _picture(study, image).file(jpg_root)
 
 
 def _picture(study: Study, image: Radiograph) -> mimic_pictures.Radiograph:
     return mimic_pictures.Radiograph(study.subject_id, study.study_id, image.dicom_id)
 
 
-def _report_path(reports: str, study: Study) -> str:
-    return f"{reports}/{_folder(study)}.txt"
+def _report_file(reports: str, study: Study) -> str:
+    """The report's name in messages and provenance."""
+    inside = f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}.txt"
+    return f"{reports}!files/{inside}" if reports.endswith(".zip") else f"{reports}/{inside}"
 
 
 def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str, str], list[Study]], _Rejects]:
@@ -178,19 +172,16 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str,
     seen: set[str] = set()
     for row, fields in _rows(metadata, raw, _METADATA_COLUMNS, rejects):
         dicom_id, file = fields["dicom_id"], kit.relative(metadata, raw)
-        if dicom_id in seen:
-            rejects.append((file, row, "duplicate_id", dicom_id))
-            continue
+        if dicom_id in seen or dicom_id not in splits:
+            rejects.append((file, row, "duplicate_id" if dicom_id in seen else "not_in_split", dicom_id))
+        else:
+            subject_id, study_id, name, _ = splits[dicom_id]
+            owners[fields["study_id"]] |= {(fields["subject_id"], name), (subject_id, name)}
+            if study_id == fields["study_id"]:
+                found.append((row, fields, name))
+            else:
+                rejects.append((file, row, "split_conflict", f"{dicom_id}: study {study_id} in the split file"))
         seen.add(dicom_id)
-        if dicom_id not in splits:
-            rejects.append((file, row, "not_in_split", dicom_id))
-            continue
-        subject_id, study_id, name, _ = splits[dicom_id]
-        owners[fields["study_id"]] |= {(fields["subject_id"], name), (subject_id, name)}
-        if study_id != fields["study_id"]:
-            rejects.append((file, row, "split_conflict", f"{dicom_id}: study {study_id} in the split file"))
-            continue
-        found.append((row, fields, name))
     for dicom_id, (_, _, _, row) in splits.items():
         if dicom_id not in seen:
             rejects.append((kit.relative(split, raw), row, "not_in_metadata", dicom_id))
@@ -200,7 +191,9 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str,
         if len(owners[fields["study_id"]]) > 1:
             rejects.append((kit.relative(metadata, raw), row, "split_conflict", f"study {fields['study_id']}"))
             continue
-        moment = f"{fields['StudyDate']} {_clock(fields['StudyTime'])}"
+        # A time has lost its leading zeros in the CSV; a missing one sorts before all others of its day.
+        clock = f"{float(fields['StudyTime']):010.3f}" if fields["StudyTime"] else ""
+        moment = f"{fields['StudyDate']} {clock}"
         view = fields["ViewPosition"].strip() or _VIEW_CODES.get(fields.get(_VIEW_CODE, "").strip().lower(), "")
         radiograph = Radiograph(fields["dicom_id"], view)
         grouped[name, fields["subject_id"], fields["study_id"]].append((moment, radiograph))
@@ -231,11 +224,6 @@ def _rows(path: Path, raw: Path, columns: tuple[str, ...], rejects: _Rejects) ->
                 rejects.append((row.file, row.number, "bad_field", "StudyTime is not HHMMSS.fff"))
             else:
                 yield row.number, fields
-
-
-def _clock(study_time: str) -> str:
-    """StudyTime with the leading zeros that the CSV lost; a missing time sorts before all others of its day."""
-    return f"{float(study_time):010.3f}" if study_time else ""
 
 
 def _rank(view: str) -> int:
@@ -298,9 +286,7 @@ class _Tree:
 
     def report_file(self, study: Study) -> str:
         """The report's name in messages and provenance."""
-        if self.reports.endswith(".zip"):
-            return f"{self.reports}!files/{_folder(study)}.txt"
-        return _report_path(self.reports, study)
+        return _report_file(self.reports, study)
 
     def sections(self, study: Study) -> dict[str, str]:
         """Sections of the study's report."""
