@@ -53,11 +53,7 @@ LEAKS_SHOWN, LINES_OF_A_FAILURE, WIDTH = 8, 15, 118
 
 
 class _Stopped(Exception):
-    """A step that failed: its exit code, and what it is."""
-
-    def __init__(self, step: str, code: int) -> None:
-        super().__init__(step)
-        self.code = code
+    """A step that failed: what it is, and its exit code."""
 
 
 def make_demo(data: Path, workers: int, everything: bool, names: Sequence[str]) -> int:
@@ -72,9 +68,10 @@ def make_demo(data: Path, workers: int, everything: bool, names: Sequence[str]) 
         with _logged(log) as screen:
             _steps(data, workers, everything, names, screen)
     except _Stopped as stopped:
+        step, code = stopped.args
         last = log.read_text(errors="replace").rsplit("\n$ ", 1)[-1].splitlines()[-LINES_OF_A_FAILURE:]
-        print(*last, f"{stopped} ended with exit code {stopped.code}; {log} has all of it", sep="\n", file=sys.stderr)
-        return stopped.code
+        print(*last, f"{step} ended with exit code {code}; {log} has all of it", sep="\n", file=sys.stderr)
+        return int(code)
     return 0
 
 
