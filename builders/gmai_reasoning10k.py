@@ -37,8 +37,7 @@ def _sample(row: kit.Row) -> kit.Sample:
         answer = tagged[1].strip()
     question, options = kit.inline_options(_one_a_line(asked))
     kit.check_filled(file, question=question, answer=answer)
-    if row.params["file"] == "sft" and reasoning is None:
-        raise kit.InputError("empty_reasoning", file)
+    kit.demand(reasoning is not None or row.params["file"] != "sft", "empty_reasoning", file)
     images = [kit.Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
     subset = names[0].partition("/")[0]
     if options is None:

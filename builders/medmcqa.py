@@ -67,8 +67,7 @@ def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:
 
 def _correct(row: kit.Row) -> int:
     """Index of the correct option, whose number counts from 0 at the hub and from 1 at GitHub."""
-    if row.split == "test" and row.values.get("cop") in (None, -1):
-        raise kit.InputError("no_gold", row.file)
+    kit.demand(row.split != "test" or row.values.get("cop") not in (None, -1), "no_gold", row.file)
     return kit.index_of(row.values, "cop", row.file, len(OPTIONS), 0 if row.file.endswith(".parquet") else 1)
 
 

@@ -115,8 +115,7 @@ def _sample(row: kit.Row, known: _PubMedQA, keep_all: bool) -> kit.Sample:
     name, number = kit.text_of(values, "dataset_name", file), kit.number_of(values, "id_in_dataset", file)
     question, answer, reasoning, listed = (kit.text_of(values, field, file) for field in FIELDS[2:])
     origin = _origin(name, number, question, known, file)
-    if origin.rule and not keep_all:
-        raise kit.InputError(origin.rule, file, f"{name} {number}")
+    kit.demand(keep_all or not origin.rule, origin.rule, file, f"{name} {number}")
     for text, reason in ((question, "empty_question"), (answer, "empty_answer"), (reasoning, "empty_reasoning")):
         kit.demand(text.strip(), reason, file, f"{name} {number}")
     stem, options = _options(question, listed, file)

@@ -64,8 +64,7 @@ def _sample(raw: Path, zips: kit.PictureStore, row: kit.Row) -> kit.Sample:
         raise kit.InputError("bad_field", file, "not_histology is neither 0 nor 1")
     kit.demand(_NAME.fullmatch(name), "bad_field", file, "image_path is not the name of a picture file")
     group = {"video_id": kit.video_id(name, file)} if subset == "quilt" else {}
-    if marked:
-        raise kit.InputError("not_histology", file)
+    kit.demand(not marked, "not_histology", file)
     place = f"{_FOLDER}/{name}"
     found = (place, partial(kit.read_bytes, raw / place, raw)) if (raw / place).is_file() else zips.reader(name)
     # A picture has several rows, and `Unnamed: 0` is not known to be unique: the line is the key.

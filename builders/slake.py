@@ -33,8 +33,7 @@ def _sample(row: kit.Row, language: str, picture: str, kind: str, question: str,
     kit.demand(language in _LANGUAGES, "bad_field", file, "q_lang is neither en nor zh")
     kit.demand(_PICTURE.fullmatch(picture), "bad_field", file, "img_name is not xmlab<number>/source.jpg")
     kit.demand(kind in _SUBSETS, "bad_field", file, "answer_type is neither CLOSED nor OPEN")
-    if language != "en" and not row.params["paper_variant"]:
-        raise kit.InputError("other_language", file, language)
+    kit.demand(language == "en" or row.params["paper_variant"], "other_language", file, language)
     closed = kind == "CLOSED" and row.split != "train" and answer.strip()
     options = closed_options(question, answer) if closed else None
     images = [kit.Image(f"slake/{picture}", *row.picture(f"imgs/{picture}"))]

@@ -94,10 +94,8 @@ def _sample(
     group, subset = {"question_id": f"vqa-rad/{qid}"}, _SUBSETS[kind]
     sample = kit.question_answer(row, question, answer, [image(picture)], key=str(qid), group=group, subset=subset)
     if left_out is not None:
-        if phrase_type == "frame" and no_frames:
-            raise kit.InputError("phrase_type_frame", file)
-        if reason := left_out.get(item):
-            raise kit.InputError(reason, file)
+        kit.demand(phrase_type != "frame" or not no_frames, "phrase_type_frame", file)
+        kit.demand(item not in left_out, left_out.get(item, ""), file)
         left_out[item] = "duplicate_item"
     return sample
 
