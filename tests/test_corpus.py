@@ -848,3 +848,40 @@ def test_every_parquet_row_is_a_sample_or_a_reject(
         if number in kept:
             assert len(kept[number]["images"]) == (row["image"] is not None)
             assert (kept[number]["question"] or "") == (row["question"] or "").strip()
+
+
+def test_a_trial_build_and_a_dry_run(tmp_path: Path) -> None:
+    """Rows that are counted as they are read are limited in each file by itself; a dry run writes nothing."""
+    for name in ("a", "b"):
+        write_lines(tmp_path / "c" / f"{name}.jsonl", [{"text": f"{name} {number}"} for number in range(5)])
+    write_parquet(tmp_path / "c" / "d.parquet", [{"text": f"d {number}"} for number in range(5)])
+    words = [
+        "builders.corpus",
+        "--raw",
+        str(tmp_path / "c"),
+        "--role",
+        "train",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    planned = json.loads(run_module(*words, "--dry-run", check=True).stdout)
+    assert (planned["build"], planned["splits"]["train"]["units"]) == ("c.train", 3)
+    assert planned["splits"]["train"]["rows"] is None
+    assert not (tmp_path / "out").exists()
+    built = json.loads(run_module(*words, "--limit", "2", "--quiet", check=True).stdout)
+    assert (built["limit"], built["counts"]["read"]) == (2, 6)
+    whole = json.loads(run_module(*words, "--quiet", check=True).stdout)
+    assert (whole["limit"], whole["counts"]["read"]) == (None, 15)
+    again = run_module(*words, "--limit", "2")
+    assert (again.returncode, "holds a full build" in again.stderr) == (1, True)
+    assert run_module(*words, "--limit", "0").returncode == 2
+
+
+def test_a_corpus_is_read_to_its_end_whatever_is_damaged(tmp_path: Path) -> None:
+    rows = [{"text": f"row {number}", "image": {"bytes": b"no picture", "path": "a.jpg"}} for number in range(120)]
+    write_parquet(tmp_path / "c" / "d.parquet", [*rows, {"text": "sound", "image": None}])
+    done = run_module(
+        "builders.corpus", "--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out")
+    )
+    assert (done.returncode, "damaged rows: 120" in done.stdout) == (3, True), done.stderr

@@ -108,7 +108,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
         if wanted and unit.split not in wanted:
             continue
         room = left.setdefault(unit.split, options.limit)
-        take = unit.rows if room is None or not unit.counted else min(unit.rows, room)
+        take = unit.rows if room is None else min(unit.rows, room) if unit.counted else room
         if room is not None and unit.counted:
             left[unit.split] = room - take
             if take == 0 and unit.rows:
@@ -410,9 +410,7 @@ _SUMMED = ("read", "kept", "rejected", "damaged", "images", "images_squared", "w
 
 def _image_statistics(split: dict[str, Any]) -> dict[str, float]:
     """Mean and standard deviation of images a sample, and the share of samples with a prior study."""
-    kept = split["kept"]
-    if not kept:
-        return {"images_mean": 0.0, "images_sd": 0.0, "prior_share": 0.0}
+    kept = split["kept"] or 1  # without samples there are no images either
     mean = split["images"] / kept
     variance = max(0.0, split["images_squared"] / kept - mean * mean)
     return {

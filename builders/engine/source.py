@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from medgpt.errors import NOT_FINISHED, TRACEBACK, UserError, place
+from medgpt import TRACEBACK
+from medgpt.errors import NOT_FINISHED, UserError, place
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
@@ -86,6 +87,12 @@ class InputError(Exception):
     def __init__(self, reason: str, file: str, detail: str = "") -> None:
         super().__init__(f"{file}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason, self.file, self.detail = reason, file, detail
+
+
+def demand(holds: object, reason: str, file: str, detail: str = "") -> None:
+    """Raise the `InputError` for the row in hand unless something `holds`."""
+    if not holds:
+        raise InputError(reason, file, detail)
 
 
 @contextmanager
@@ -218,6 +225,11 @@ class PaperRow:
     """Why ours differs, and which options reproduce the recipe's count, in one line; empty where it does not differ."""
 
 
+def paper_row(name: str, stage: Literal["PT", "MT", "IT", "EVAL"], count: int, note: str = "") -> tuple[PaperRow, ...]:
+    """The `paper_rows` of a source that stands for one row."""
+    return (PaperRow(name, stage, count, note),)
+
+
 @dataclass(frozen=True)
 class Source:
     """Everything the framework needs to know about one dataset."""
@@ -241,7 +253,7 @@ class Source:
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     modality: Literal["text", "image-text"] = "text"
     demo: Callable[[Path], None] | None = None
-    """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
+    """Writes a small made-up tree; without it that of `builders.demos.<name>`, where there is such a module."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
     access: Access = "credentialed"
@@ -284,7 +296,7 @@ class Source:
 
     def write_demo(self, raw: Path) -> None:
         """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
-        write = self.demo or getattr(demo_module(self.name), "write", None)
+        write = self.demo or importlib.import_module("builders.demos").writer(demo_module(self.name))
         if write is None:
             raise NotThisSource(f"{self.name} has no demo tree; give --raw")
         write(raw)
@@ -307,7 +319,7 @@ class Source:
 
 
 def demo_module(name: str) -> Any:
-    """`builders.demos.<name>`, which has `write(raw)` and may have `PLANTED`; None if there is none."""
+    """`builders.demos.<name>`, which may have `PLANTED`; None if there is none."""
     try:
         return importlib.import_module(f"builders.demos.{name}")
     except ModuleNotFoundError as error:

@@ -59,7 +59,7 @@ class UnitJob:
     params: Mapping[str, Any]
     unit: Unit
     take: int
-    """Rows to account for: `unit.rows`, fewer under --limit; `UNCOUNTED` where the unit is."""
+    """Rows to account for: `unit.rows`, fewer under --limit, which counts the rows of each unit that is `UNCOUNTED`."""
     key: str
     shard_bytes: int
     planned: tuple[Input, ...] = ()
@@ -104,7 +104,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded_reads() as reads:
         try:
             outcomes = source.read(job.raw, unit, job.params)
-            for done, outcome in enumerate(islice(outcomes, job.take if unit.counted else None), 1):
+            for done, outcome in enumerate(islice(outcomes, job.take if job.take >= 0 else None), 1):
                 if work.full:
                     records.append(work.finish())
                     work = _UnitWork(source, job, pictures, len(records))
