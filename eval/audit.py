@@ -8,8 +8,6 @@ GRIM asks of each printed percentage whether it is 100 k / n for a whole number 
 figure is no accuracy over that many items: averages of averages, dropped items or another denominator were at work.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ A task whose predictions are of another benchmark version, incomplete, doubled o
 line that says why; other tasks are. Nothing here asks a model or a server.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence

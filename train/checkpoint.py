@@ -6,8 +6,6 @@ parameters stay in the model folder that the run started from. A checkpoint is a
 is on disk; `state.json` goes in last and holds every file's digest.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -4,8 +4,6 @@ Documents lie one behind the other in a single row; positions restart with each,
 keep them apart from that. Logits are needed only where something is learnt: `keep` are those places.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Presets are YAML files beside this module; each value carries its source in a comment. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ It shows that the road is open, not that anything is learnt: the demo sources ha
 the command that a user would type, and it is printed. What is not the presets' own is in `SETTINGS`, with its reason.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

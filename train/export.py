@@ -3,8 +3,6 @@
 The card names data, licences and the certificate; nothing in it depends on the day or the machine.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ weights: a rank's share of the weights is known before its first forward pass, s
 packs fall on ranks. DeepSpeed divides by ranks and by micro-batches; both are multiplied back.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

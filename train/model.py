@@ -5,8 +5,6 @@ through flex attention, logits are computed only where something is learnt, chun
 stock eager attention.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence

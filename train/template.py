@@ -13,8 +13,6 @@ Every piece of text is encoded alone, as the manifest counts it: `length = shard
 A sample's own system message is Harmony's developer message.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

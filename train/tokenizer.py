@@ -7,8 +7,6 @@ GPT-oss's embedding has 201,088 rows, its vocabulary uses ids up to 200,018: the
 nothing is resized (InternVL's resize to 200,028 rows leaves a head whose width is not a multiple of 8).
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
