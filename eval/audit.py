@@ -19,9 +19,8 @@ import orjson
 from msgspec import Meta
 
 from eval.mcq import same_text, text_key
-from eval.records import ITEMS, TASK, Item, read_items, task_label
-from eval.score import commonest, task_folders
-from eval.statistics import chance_of_passing, grim, unpaired_z
+from eval.records import ITEMS, TASK, Item, read_items, task_folders, task_label
+from eval.statistics import chance_of_passing, commonest, grim, unpaired_z
 from medgpt.arguments import command_parser
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain

@@ -124,11 +124,8 @@ class Collator:
     def __call__(self, pack: PackLike | Sequence[SampleLike] | None) -> Micro:
         """Lay out a pack or a list of samples; None is a pass over nothing that weighs nothing.
 
-        Raises:
-            UserError: a source without a number, or more or fewer pictures than the record says.
-            UserError: a sample that cannot be rendered.
-            UserError: a picture that cannot be decoded.
-
+        Raises: `UserError` (a source without a number, or more or fewer pictures than the record says; a sample that
+        cannot be rendered; a picture that cannot be decoded).
         """
         samples, cuts = ([], None) if pack is None else _parts(pack)
         documents: list[Document] = []

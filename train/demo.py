@@ -71,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(data: Path) -> str:
     """See that there are the libraries and certified data; the certificate's digest.
 
-    Raises:
-        UserError: there are not.
-
+    Raises: `UserError` (there are not).
     """
     for name in ("torch", "transformers", "deepspeed"):
         if importlib.util.find_spec(name) is None:

@@ -73,10 +73,8 @@ def render(
     `record` has the fields of `medgpt.schema.SAMPLE`, `tiles[i]` is the number of tiles of its image i. `truncate_to`
     leaves that many tokens and cuts off the end (a cut answer has no `<|return|>`).
 
-    Raises:
-        UserError: no assistant message at the end, an unknown role or part, an image that is missing, unused or
-            shown twice, or a cut through a picture.
-
+    Raises: `UserError` (no assistant message at the end, an unknown role or part, an image that is missing, unused or
+    shown twice, or a cut through a picture).
     """
     name = record["id"]
     messages = record["messages"]
