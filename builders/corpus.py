@@ -31,6 +31,7 @@ name, or a path into nested fields (`meta.patient`):
     license   text, or {field: ...}; default: unstated
     access    open, gated or credentialed; default: credentialed, which keeps texts out of reports
     split     default: train, or test for the eval side
+    frames    first, middle or last: which one of a picture with several frames; default: such a row is damaged
 With sections `train:` and `eval:` one file serves both sides; what stands outside of them holds for both.
 
 A row that is damaged becomes a reject; kept + rejected = read. An id that comes again in a file gets a number, since no
@@ -69,7 +70,6 @@ from builders.engine.corpus_rows import (
     picture_columns,
 )
 from builders.engine.corpus_samples import (
-    PICTURE_SUFFIXES,
     group_value,
     joined,
     picture_bytes,
@@ -82,6 +82,7 @@ from builders.engine.source import UNCOUNTED
 from builders.engine.tables import open_parquet
 from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, os_error_line, run
+from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named
 from medgpt.settings import checked, read_yaml
 
@@ -333,7 +334,7 @@ def _planned(
     if out.resolve().is_relative_to(raw.resolve()):
         raise kit.NotThisSource(f"{out}: lies within the corpus {raw}; choose another place for what is written")
     params = {"role": role, "mapping": msgspec.to_builtins(rules, str_keys=True)}
-    params |= {"no_images": False, "split": None, "licenses": None}
+    params |= {"no_images": False, "split": None, "licenses": None, "frames": rules.frames}
     source = make_source(params)
     options = BuildOptions(raw, out, params, **{"max_damaged": sys.maxsize} | how)
     return source, options, make_plan(source, options)

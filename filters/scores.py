@@ -29,18 +29,19 @@ from tqdm import tqdm
 
 from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Score, UnreadablePicture, decode
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
-from manifests.catalog import load_builds
-from manifests.fingerprints import MAX_PIXELS
+from manifests.catalog import load_builds, part_kind
 from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.containers import MAX_PIXELS
 from medgpt.digest import file_sha256, json_sha256
 from medgpt.errors import UserError
+from medgpt.pictures import PICTURE_RULES
 from medgpt.private import make_folder
 from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"
 FORMAT = 1
-INTAKE = f"1/{SIDES[0]}-{SIDES[1]}-{MAX_PIXELS}"
+INTAKE = f"2.{PICTURE_RULES}/{SIDES[0]}-{SIDES[1]}-{MAX_PIXELS}"
 """Version of the rules by which a picture is unreadable; part of what makes scores out of date."""
 CHUNK = 256
 """Samples of a job: seconds to half a minute of work, which is what a kill can cost a worker."""
@@ -269,7 +270,7 @@ class _Run:
 
     def _content(self, unit: Mapping[str, Any]) -> str:
         """Digest of what a unit's scores are made from."""
-        files = [part["sha256"] for part in unit["parts"] if part["file"].startswith("manifest/")]
+        files = [part["sha256"] for part in unit["parts"] if part_kind(part["file"]) in ("samples", "images")]
         files += [shard["sha256"] for shard in unit["shards"]]
         return json_sha256([FORMAT, INTAKE, files])
 

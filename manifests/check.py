@@ -54,10 +54,13 @@ _EQUAL_IMAGE = """
     ORDER BY ALL
 """
 _WITHIN_RADIUS = """
-    SELECT build, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash, thumbnail
-    FROM images
-    WHERE list_contains($roles, role) AND phash IS NOT NULL
-      AND ($all OR {near})
+    WITH near AS MATERIALIZED (
+        SELECT build, unit, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash
+        FROM images
+        WHERE list_contains($roles, role) AND phash IS NOT NULL
+          AND ($all OR {near}))
+    SELECT near.*, thumbnail
+    FROM near LEFT JOIN thumbnails USING (build, unit, sample_id, "index")
     ORDER BY build, sample_id, "index"
 """
 
@@ -134,14 +137,13 @@ def check_image(
     from manifests.proof.overlaps import PICTURE, image_place, read_image, select
     from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import VARIANTS, decode
-    from medgpt.strip import DamagedImage, sniff, strip_metadata
+    from medgpt.containers import DamagedImage
+    from medgpt.pictures import to_store
 
-    if sniff(data) is None:
-        raise UserError("not a JPEG or PNG picture")
     try:
-        prints = fingerprint(strip_metadata(data))
+        prints = fingerprint(to_store(data, "first").data)
     except DamagedImage as error:
-        raise UserError(f"the picture cannot be read ({error.reason})") from error
+        raise UserError(f"the picture cannot be read ({error.reason}: {error.detail})") from error
     values = {"bytes": hashlib.sha256(data).digest(), "pixels": prints.pixel_sha256, "roles": list(roles)}
     found = [{"level": "exact_image", **row} for row in select(connection, _EQUAL_IMAGE, values)]
 
@@ -161,6 +163,8 @@ def check_image(
     near = " OR ".join(f"bit_count(xor(phash, {value}::UBIGINT)) <= {settings.radius}" for value in hashes) or "false"
     looked_up = {"roles": list(roles), "all": every}
     candidates = connection.sql(_WITHIN_RADIUS.format(near=near), params=looked_up).to_arrow_table()
+    if candidates["thumbnail"].null_count:
+        raise UserError("a build has no thumbnails/, and pictures cannot be compared without; copy it with them")
     folders = {build.record["build"]: build.folder for build in builds}
     picture = {name: getattr(prints, name) for name in PICTURE.names if name != "modality"}
     item = pa.Table.from_pylist([{**picture, "modality": "default"}], PICTURE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders.engine.report import format_summary, print_plan, summary
 from builders.engine.source import Source
-from medgpt.arguments import command_parser
+from medgpt.arguments import FRAMES, command_parser
 from medgpt.errors import DAMAGED, DONE, UserError, run
 
 FILTERS_HELP = (
@@ -81,6 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
+    add("--frames", choices=FRAMES, help="of a picture with several frames take this one (default: it is rejected)")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--json", action="store_true", help="print the summary as JSON, no progress bar")
     add("--shard-bytes", type=int, default=1 << 30, metavar="N", help="close a shard at this size (default 1 GiB)")

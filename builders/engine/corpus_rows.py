@@ -11,11 +11,10 @@ from typing import Any
 import orjson
 
 from builders.engine.archives import TAR_DAMAGE, BytesBehind, tar_members, webdataset_name
-from builders.engine.rawfiles import OTHER_FORMATS
 from builders.engine.source import Reject, Unit
 from builders.engine.tables import Row, json_fault, open_parquet, table_rows
 from medgpt.errors import one_line
-from medgpt.strip import sniff
+from medgpt.formats import format_of
 
 MEMBER_BYTES = 256 << 20
 SAMPLE_BYTES = 512 << 20
@@ -130,7 +129,7 @@ def _first_is_picture(table: Any, column: str) -> bool:
             for value in batch.column(0).to_pylist():
                 for data in value if isinstance(value, list) else [value]:
                     if data:
-                        return sniff(data) is not None or data.startswith(OTHER_FORMATS)
+                        return format_of(data) is not None
     except (pa.ArrowException, OSError):
         return True  # reading the rows will say what is wrong with them
     return False

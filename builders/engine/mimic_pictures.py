@@ -48,7 +48,8 @@ class Radiograph(NamedTuple):
     def image(self, raw: Path, jpg_root: str) -> Image:
         """The picture under `raw`, without its view."""
         file = self.file(jpg_root)
-        return Image(f"mimic-cxr/{self.dicom_id}", file, partial(read_bytes, raw / file, raw), **self.group)
+        read = partial(read_bytes, raw / file, raw)
+        return Image(f"mimic-cxr/{self.dicom_id}", file, read, self.group["subject_id"], self.group["study_id"])
 
 
 def radiograph_of(row: Row) -> Radiograph:

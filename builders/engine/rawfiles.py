@@ -18,9 +18,6 @@ from typing import Any, NamedTuple
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from medgpt.errors import place
 
-OTHER_FORMATS = (b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
-"""First bytes of GIF, WebP, TIFF, BMP and JPEG 2000: pictures that are not read."""
-
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
     """The first of `candidates` (paths relative to `raw`, `*` allowed) that exists, in their order."""

@@ -40,17 +40,14 @@ RULE_REASONS: dict[str, str] = {
     "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
 }
 DAMAGED_REASONS: dict[str, str] = {
-    "animated_image": "only still pictures are read; export one frame",
     "bad_archive": "the archive is damaged or ends early; fetch it again",
     "bad_field": "a field has a value it cannot have; fetch the file again",
     "bad_id": "an identifier has the wrong shape (columns swapped?); fetch the file again",
     "bad_row": "the row cannot be parsed; fetch the file again",
     "bad_xml": "the XML cannot be parsed; fetch the file again",
-    "cmyk_image": "convert to RGB or grey, or leave out",
     "corrupt_image": "the picture cannot be decoded; fetch it again",
     "duplicate_id": "the identifier occurs before; keep one row",
     "empty_file": "the file has no bytes; fetch it again",
-    "format_mismatch": "the file is not what its name says; rename it",
     "image_too_large": "more pixels than the limit; downscale it first",
     "missing_field": "a field that the publisher always fills is missing; fetch the file again",
     "missing_image": "the picture is not in the tree; fetch it, or build with --no-images",
@@ -58,11 +55,11 @@ DAMAGED_REASONS: dict[str, str] = {
     "not_in_metadata": "listed in the split file, absent from the metadata file; use files of one release",
     "not_in_split": "listed in the metadata file, absent from the split file; use files of one release",
     "not_utf8": "the text is not UTF-8; fetch the file again",
-    "sixteen_bit_image": "window it to 8 bits first",
+    "several_frames": "a file of several frames; --frames says which one to take",
     "split_conflict": "one study is listed under two splits or two subjects; fetch the files again",
     "truncated_image": "the picture ends early; fetch it again",
     "unreadable_file": "the file may not be read, or is no file; mend it or fetch it again",
-    "unsupported_image": "only JPEG and PNG are read; convert it",
+    "unsupported_image": "no decoder for it here; install what the detail names, or convert it",
 }
 
 _KEY = re.compile(r"[A-Za-z0-9_\-/]+")
@@ -128,6 +125,8 @@ class Image:
     view: str | None = None
     relation: str | None = None
     """`current` or `prior` in longitudinal sets."""
+    sha256: bytes | None = None
+    """Of the publisher's bytes, where `read` gives what an earlier build stored of them."""
 
 
 @dataclass
