@@ -1,7 +1,5 @@
 """A DICOM file's pixels as 8 bits, as a viewer shows them at first (DICOM PS3.3, C.7.6.3 and C.11)."""
 
-from __future__ import annotations
-
 import io
 import warnings
 import zlib
