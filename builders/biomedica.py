@@ -74,7 +74,9 @@ def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
     return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
 
 
-def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> kit.Sample:
+def _sample(
+    row: kit.Row, subset: str, key: str, parts: Mapping[str, kit.Content], repeats: frozenset[str]
+) -> kit.Sample:
     file = row.file
     match = _KEY.fullmatch(PurePosixPath(key).name)
     if match is None:
@@ -101,20 +103,13 @@ def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], rep
     )
 
 
-def _part(content: Mapping[str, bytes], name: str, file: str) -> bytes:
-    if name not in content:
-        raise kit.InputError("missing_field", file, name)
-    return content[name]
+def _part(content: Mapping[str, kit.Content], name: str, file: str) -> bytes:
+    return kit.stored(content.get(name, kit.InputError("missing_field", file, name)))
 
 
-def _record(content: Mapping[str, bytes], file: str) -> dict[str, str]:
+def _record(content: Mapping[str, kit.Content], file: str) -> dict[str, str]:
     """The few fields of the json that are kept; the rest is the article."""
-    import orjson
-
-    try:
-        values = orjson.loads(_part(content, "json", file))
-    except orjson.JSONDecodeError as error:
-        raise kit.InputError("bad_row", file, error.msg) from None
+    values = kit.parse_json(_part(content, "json", file), file)
     names = ("article_accession_id", "image_file_name", "image_panel_type", "article_license")
     return {name: kit.text_of(values, name, file) for name in names}
 

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from builders.engine.archives import (
+    Content,
     PictureStore,
+    StrictHeader,
     count_webdataset_samples,
+    read_zip_member,
     safe_member,
+    stored,
     stream_tar,
     webdataset_keys,
     webdataset_samples,
@@ -33,10 +37,10 @@ from builders.engine.rawfiles import (
     number_of,
     outcome,
     read_bytes,
-    read_zip_member,
     relative,
     require,
     require_one,
+    text_lines,
     text_of,
     write_demo_csv,
     write_demo_file,
@@ -75,6 +79,7 @@ from builders.engine.tables import (
     has_header,
     json_items,
     outcomes,
+    parse_json,
     question_answer,
     stored_picture,
     table_rows,
@@ -94,16 +99,16 @@ from builders.engine.texts import (
 
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
-    "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "check_filled",
-    "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows",
-    "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name",
-    "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of",
-    "option_texts", "outcome", "outcomes", "python_literal", "question_answer", "read_bytes", "read_zip_member",
-    "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stored_picture", "stream_tar",
-    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
-    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows",
-    "write_demo_zip",
+    "Content", "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params",
+    "PictureStore", "Reject", "Role", "Row", "Sample", "Source", "StrictHeader", "Unit", "any_row_has", "assistant",
+    "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
+    "column_image", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue",
+    "field_of", "figure_name", "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip",
+    "load_json", "number_of", "option_texts", "outcome", "outcomes", "parse_json", "python_literal",
+    "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run", "safe_member",
+    "split_thinking", "stored", "stored_picture", "stream_tar", "table_rows", "table_source", "table_units",
+    "text_lines", "text_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields",
+    "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows", "write_demo_zip",
 ]  # fmt: skip
 
 T = TypeVar("T")

@@ -76,7 +76,7 @@ def _survey(path: Path, raw: Path) -> _Tar:
     return _Tar(names, "")
 
 
-def _pictures(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
+def _pictures(path: Path, raw: Path) -> Iterator[tuple[str, kit.Content]]:
     """Members of a tar that are no notes beside the pictures."""
     return ((name, data) for name, data in kit.stream_tar(path, raw) if not name.lower().endswith(_NOT_PICTURES))
 
@@ -152,7 +152,7 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
         )
 
 
-def _sample(row: kit.Row, name: str, data: bytes, found: set[Any]) -> kit.Sample:
+def _sample(row: kit.Row, name: str, data: kit.Content, found: set[Any]) -> kit.Sample:
     file, position = row.file, row.number
     if not found:
         raise kit.InputError("no_caption", file, name)
@@ -168,7 +168,8 @@ def _sample(row: kit.Row, name: str, data: bytes, found: set[Any]) -> kit.Sample
     if source.startswith(("pmc", "llava_med")) and (article := _ARTICLE.fullmatch(last)):
         group["pmcid"] = f"pmc/{article[1]}"
     # Base names repeat across tars, and a tar may hold one name twice.
-    image = kit.Image(f"medtrinity/{tar}/{position}/{last}", f"{file}#{position}!{name}", partial(bytes, data))
+    place = f"{file}#{position}!{name}"
+    image = kit.Image(f"medtrinity/{tar}/{position}/{last}", place, partial(kit.stored_picture, data, place))
     key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', tar.partition('.')[0])}/{position}"
     return kit.caption_sample(row, caption, image, key=key, group=group, subset=source)
 

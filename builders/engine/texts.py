@@ -123,7 +123,9 @@ def option_texts(value: Any, file: str) -> list[str]:
 
 
 def python_literal(text: str) -> Any:
-    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none."""
+    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none, or takes a megabyte to."""
+    if len(text) > 1 << 20:  # Python's parser makes hundreds of bytes of one
+        return None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
