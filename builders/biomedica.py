@@ -91,11 +91,13 @@ def _sample(
         raise kit.InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
     if f"{article}-{position}" in repeats:
         raise kit.InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
+    pictures = [data for name, data in content.items() if name in kit.PICTURE_SUFFIXES]
+    picture = content.get("jpg", pictures[0] if len(pictures) == 1 else None)
     figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
     return kit.caption_sample(
         row,
         caption,
-        kit.Image(figure, place, partial(kit.stored_picture, content.get("jpg"), place), study_id=figure),
+        kit.Image(figure, place, partial(kit.stored_picture, picture, place), study_id=figure),
         key=f"{match['batch']}-{article}-{position}",
         group={"pmcid": f"pmc/{article}", "study_id": figure},
         subset=f"{subset}/{record['image_panel_type']}",

@@ -27,6 +27,7 @@ from builders.engine.names import (
 )
 from builders.engine.rawfiles import (
     DEMO_TIME,
+    PICTURE_SUFFIXES,
     check_filled,
     checked_text,
     decode_utf8,
@@ -98,13 +99,13 @@ from builders.engine.texts import (
 )
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
-    "Content", "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params",
-    "PictureStore", "Reject", "Role", "Row", "Sample", "Source", "StrictHeader", "Unit", "any_row_has", "assistant",
-    "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
-    "column_image", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue",
-    "field_of", "figure_name", "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip",
-    "load_json", "number_of", "option_texts", "outcome", "outcomes", "parse_json", "python_literal",
+    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "PICTURE_SUFFIXES", "ROWS_PER_UNIT",
+    "VIDEO_FRAME", "Content", "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow",
+    "Params", "PictureStore", "Reject", "Role", "Row", "Sample", "Source", "StrictHeader", "Unit", "any_row_has",
+    "assistant", "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt",
+    "choice_sample", "column_image", "convert_rows", "count_webdataset_samples", "creative_commons", "decode_utf8",
+    "dialogue", "field_of", "figure_name", "first_existing", "inline_options", "json_items", "labelled", "lettered",
+    "list_zip", "load_json", "number_of", "option_texts", "outcome", "outcomes", "parse_json", "python_literal",
     "question_answer", "read_bytes", "read_zip_member", "relative", "require", "require_one", "run", "safe_member",
     "split_thinking", "stored", "stored_picture", "stream_tar", "table_rows", "table_source", "table_units",
     "text_lines", "text_of", "turns_of", "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields",

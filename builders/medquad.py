@@ -153,6 +153,8 @@ def _sample(pair: ET.Element, row: str, file: str) -> kit.Sample:
     ):
         if not present:
             raise kit.InputError("missing_field", file, name)
+    if not pair.attrib["pid"].isdecimal():
+        raise kit.InputError("bad_id", file, "pid is not a number")
     question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
     document = file.removesuffix(".xml")
     group = {"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"}

@@ -426,15 +426,15 @@ def tar_samples(path: Path) -> Iterator[tuple[str, dict[str, Content]]]:
             key, name = this, name or "data"
             if name in parts:  # WebDataset allows one; all are kept, so that all are compared
                 name = next(f"{n}.{name}" for n in range(1, len(parts) + 2) if f"{n}.{name}" not in parts)
-            size += member.size
+            parts[name] = b""  # the sample has begun, whatever becomes of it
             try:
                 check_size(member.size)
-                check_size(size, limit=SAMPLE_BYTES)
+                check_size(size + member.size, limit=SAMPLE_BYTES)
             except OverLimit as error:
-                size -= member.size
                 parts[name] = InputError("too_large", path.name, f"{name}: {error}")
             else:
                 parts[name] = read()
+                size += member.size
     except BytesBehind:
         if parts:
             yield key, parts
