@@ -8,8 +8,8 @@ Whatever inflates, or has a size that nobody vouches for, comes through here. No
 | the members of a sample in a WebDataset tar | `SAMPLE_BYTES` | `OverLimit` |
 | a line, a record of a CSV, a text of JSON | `LINE_BYTES`, `VALUES` values | `OverLimit`, or None for a line |
 | an item of a JSON array (a character takes up to four bytes) | `ITEM_CHARACTERS`, `VALUES` values | `OverLimit` |
-| a compressed stream (gzip, Zstandard) | `RATIO` past `FILE_BYTES`; it is never held | `OverLimit` |
-| a page of a Parquet file, and the rows that are taken from it at once | `FILE_BYTES`, `BATCH_BYTES` | `OverLimit` |
+| a compressed stream (gzip, Zstandard) | `RATIO` past `FILE_BYTES`; it is never held | `Endless` |
+| a page of a Parquet file, and the rows that are read at once | `PAGE_BYTES`, `BATCH_BYTES` | `OverLimit` |
 
 So a process that reads holds at most 512 MB more than what it was asked for: two copies of a whole file, or a line and
 the objects made of it. JSON is nested no deeper than its parser goes (some 1,000 levels), a number
@@ -43,6 +43,8 @@ RATIO = 200
 to 1,032, Zstandard beyond 20,000, and nothing but an attack needs it. Small things may: see `FREE_BYTES`."""
 FREE_BYTES = 16 << 20
 """What may inflate at any ratio: a blank slide."""
+PAGE_BYTES = 128 << 20
+"""Of a page of Parquet, which has at least one cell in full: Arrow holds up to four copies of it. It writes 1 MB."""
 BATCH_BYTES = 64 << 20
 """What the rows of a Parquet file that are read at once may come to, unless one row alone has more."""
 
@@ -51,13 +53,17 @@ class OverLimit(UserError):
     """Something has more bytes than are read, or inflates more than anything honest does; the text says how many."""
 
 
+class Endless(OverLimit):
+    """A stream inflates without end: nothing behind this place can be read."""
+
+
 def open_file(path: Path) -> io.BufferedReader:
     """A regular file, open for reading; what is none (a pipe, a device, a folder) is an `OSError`. Nothing hangs."""
-    handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-        handle.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "not a file", str(path))
-    return handle
+    return os.fdopen(descriptor, "rb")
 
 
 def check_size(size: int, packed: int | None = None, limit: int | None = None) -> None:
@@ -117,7 +123,7 @@ def open_stream(path: Path) -> BinaryIO:
     """A file to be read piece by piece, inflated where its name ends in `.gz`, `.tgz` or `.zst`.
 
     A gzip file may have several members, and can be sought in. Reading raises `OSError` or `EOFError` of one that is
-    damaged or cut, `OverLimit` of one that inflates without end.
+    damaged or cut, `Endless` of one that inflates without end.
     """
     packed, suffix = open_file(path), path.suffix.lower()
     if suffix in (".gz", ".tgz"):
@@ -127,7 +133,11 @@ def open_stream(path: Path) -> BinaryIO:
 
         stream: Any = pa.CompressedInputStream(pa.PythonFile(packed, "r"), "zstd")
         return io.BufferedReader(_Inflated(packed, stream), 1 << 20)
-    return packed
+    return io.BufferedReader(packed.detach(), 1 << 20)
+
+
+_PIECE_BYTES = 1 << 16
+"""What is lost of a stream before the place where it is cut."""
 
 
 class _Inflated(io.RawIOBase):
@@ -152,13 +162,13 @@ class _Inflated(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` with the next bytes."""
         try:
-            data = self.stream.read(len(buffer))
+            data = self.stream.read(min(len(buffer), _PIECE_BYTES))
         except zlib.error as error:
             raise OSError(f"damaged gzip: {error}") from None
         buffer[: len(data)] = data
         self.place += len(data)
         if self.place > FILE_BYTES and self.place > RATIO * (packed := self.packed.tell()):
-            raise OverLimit(f"{packed:,} bytes that inflate to {self.place:,}, more than {RATIO} times as many")
+            raise Endless(f"{packed:,} bytes that inflate to {self.place:,}, more than {RATIO} times as many")
         return len(data)
 
     def close(self) -> None:

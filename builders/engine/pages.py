@@ -8,12 +8,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from medgpt.limited import BATCH_BYTES, FILE_BYTES, OverLimit
+from medgpt.limited import BATCH_BYTES, PAGE_BYTES, OverLimit
 
 _HEADER_BYTES = 4096, 16 << 20
 """How much is read for a header: usually, and at most, as in Arrow."""
-_DICTIONARY_BYTES = 4 * BATCH_BYTES
-"""What the rows of a batch may come to if each had all of its column's dictionary (1 MB where Arrow writes it)."""
 
 
 def batch_rows(path: Path, metadata: Any, group: int, columns: list[str], most: int) -> int:
@@ -22,24 +20,24 @@ def batch_rows(path: Path, metadata: Any, group: int, columns: list[str], most: 
     Raises: `OverLimit` where a page inflates to more than is read; `ValueError` or `IndexError` where it is damaged.
     """
     about = metadata.row_group(group)
-    rows, size, dictionaries = max(1, about.num_rows), 0.0, 0.0
+    rows, size = max(1, about.num_rows), 0.0
     with path.open("rb") as file:
         for number in range(about.num_columns):
             chunk = about.column(number)
             name = chunk.path_in_schema
             if not columns or any(name == column or name.startswith(f"{column}.") for column in columns):
                 values = max(1.0, chunk.num_values / rows)
-                value, dictionary = _largest(file.fileno(), chunk)
-                size, dictionaries = size + value * values, dictionaries + dictionary * values
-    return int(max(1, min(most, BATCH_BYTES / max(1.0, size), _DICTIONARY_BYTES / max(1.0, dictionaries))))
+                # A row may have all of a dictionary, which has 1 MB where Arrow wrote it.
+                size += _largest(file.fileno(), chunk) * values
+    return int(max(1, min(most, BATCH_BYTES / max(1.0, size))))
 
 
-def _largest(file: int, chunk: Any) -> tuple[float, int]:
-    """(bytes a value of the page that has most, bytes of the dictionary) of a column chunk."""
+def _largest(file: int, chunk: Any) -> float:
+    """What a value of a column chunk may have: bytes a value of the page that has most, or of all the dictionary."""
     at = chunk.data_page_offset
     if chunk.has_dictionary_page and chunk.dictionary_page_offset:
         at = min(at, chunk.dictionary_page_offset)
-    end, largest, dictionary = at + chunk.total_compressed_size, 0.0, 0
+    end, largest = at + chunk.total_compressed_size, 0.0
     while at < end:
         try:
             header, length = _struct(os.pread(file, _HEADER_BYTES[0], at), 0)
@@ -48,15 +46,15 @@ def _largest(file: int, chunk: Any) -> tuple[float, int]:
         size, packed = header[2], header[3]
         if size < 0 or packed < 0:
             raise ValueError("a page of negative size")
-        if size > FILE_BYTES:
-            raise OverLimit(f"a page that inflates to {size:,} bytes, more than the limit of {FILE_BYTES:,}")
+        if size > PAGE_BYTES:
+            raise OverLimit(f"a page that inflates to {size:,} bytes, more than the limit of {PAGE_BYTES:,}")
         values = header.get(5) or header.get(8)  # a page of data, of the first or the second version
         if values:
             largest = max(largest, size / max(1, values[1]))
         elif 7 in header:
-            dictionary = size
+            largest = max(largest, size)
         at += length + packed
-    return largest, dictionary
+    return largest
 
 
 def _struct(data: bytes, at: int) -> tuple[dict[int, Any], int]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from medgpt.errors import place
-from medgpt.limited import OverLimit, check_values, lines, open_file, read_whole
+from medgpt.limited import OverLimit, check_size, check_values, lines, open_file, read_whole
 from medgpt.private import make_folder
 
 DEMO_TIME = 1_577_836_800
@@ -169,6 +169,7 @@ def read_bytes(path: Path, raw: Path, missing: str = "missing_image", otherwise:
     with handle:
         try:
             found = os.fstat(handle.fileno())
+            check_size(found.st_size)
             data = read_whole(handle)
         except OSError as error:
             raise unreadable(error, file) from None

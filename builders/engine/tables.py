@@ -37,7 +37,7 @@ from builders.engine.source import (
 )
 from medgpt import limited
 from medgpt.errors import UserError, one_line
-from medgpt.limited import OverLimit, check_values, lines, open_stream
+from medgpt.limited import Endless, OverLimit, check_values, lines, open_stream
 from medgpt.messages import named
 
 ROWS_PER_UNIT = 20_000
@@ -567,6 +567,8 @@ def _csv_records(handle: BinaryIO, path: Path, start: int) -> Iterator[tuple[lis
             cells: list[str] | InputError = next(reader)
         except StopIteration:
             return
+        except Endless:
+            raise
         except OverLimit as error:
             cells = InputError("too_large", "", str(error))
         except csv.Error as error:
