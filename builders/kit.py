@@ -132,6 +132,7 @@ def table_source(
     pictures: ByParams[Places] = (),
     several: bool = False,
     optional: Sequence[str] = (),
+    pictures_from: str = "",
     layout: str = "",
     flat: bool = True,
     each_picture: bool = False,
@@ -157,6 +158,7 @@ def table_source(
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
+        pictures_from: Where the pictures are to be had, if not where the rows are.
         layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
@@ -182,7 +184,11 @@ def table_source(
             if split in optional and first_existing(raw, *_tuple(patterns)) is None:
                 continue
             paths = _files(raw, split, _tuple(patterns), several)
-            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
+            found = (
+                []
+                if params["no_images"]
+                else _places(raw, split, places(params).get(split, ()), each_picture, pictures_from)
+            )
             units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
             if not units:
                 raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
@@ -242,9 +248,10 @@ def _tuple(patterns: Patterns) -> tuple[str, ...]:
     return (patterns,) if isinstance(patterns, str) else patterns
 
 
-def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> list[str]:
+def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool, source: str) -> list[str]:
     if patterns:
-        require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
+        how = f"{source}; --no-images builds without" if source else "--no-images builds without"
+        require(raw, f"pictures of {split} ({how})", *patterns)
     found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
     if each:
         for path in found:

@@ -224,7 +224,7 @@ DAMAGE: dict[str, tuple[str, str, Callable[[list[dict[str, Any]]], None], str]] 
     "no image named": ("mmmu_med", PHARMACY, put(0, question="Which?"), "bad_field"),
     "named image is null": ("mmmu_med", PHARMACY, put(0, question="Which? <image 2>"), "missing_image"),
     "image 8 does not exist": ("mmmu_med", PHARMACY, put(0, question="<image 8>?"), "bad_field"),
-    "id of another form": ("mmmu_med", PHARMACY, put(0, id="Pharmacy 1"), "bad_id"),
+    "no id": ("mmmu_med", PHARMACY, put(0, id=""), "bad_id"),
     "open question without answer": ("mmmu_med", PHARMACY, put(2, answer=" "), "empty_answer"),
     "no subject": ("mmmu_pro_med", PRO_4, put(0, subject=None), "missing_field"),
     "pro: letter past the options": ("mmmu_pro_med", PRO_4, put(0, answer="E"), "bad_field"),

@@ -5,7 +5,6 @@ rows of one unit into samples or rejects: exactly one outcome a row, in the orde
 (processes, resuming, fingerprints, shards, manifests, counts) is `builders.engine.loop`.
 """
 
-import hashlib
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,21 +76,16 @@ def safe_key(key: str) -> str:
     """A key as a sample's name can hold it; letters, digits, `_`, `-` and single `/` within it stay as they are.
 
     All else is written as percent and two digits a byte of UTF-8, as in URLs: `fig.1 a` is `fig%2E1%20a`, and
-    `urllib.parse.unquote` gives it back. So are slashes that part nothing (`/a`, `a//b`, `a/`). A key that is too long
-    becomes its beginning, `%-`, and 32 digits of its SHA-256. No two keys become the same, and none becomes one that
-    was good; keys that differ in case stay different.
+    `urllib.parse.unquote` gives it back. So are slashes that part nothing (`/a`, `a//b`, `a/`). No two keys become the
+    same, and none becomes one that was good; keys that differ in case stay different.
     """
-    if len(key) <= _LONGEST_NAME and _KEY.fullmatch(key):
+    if _KEY.fullmatch(key):
         return key
-    parts = [re.sub("[.~]", lambda odd: f"%{ord(odd[0]):02X}", quote(part, "", errors="surrogatepass"))
-             for part in key.split("/")]  # fmt: skip
+    parts = [quote(part, "", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E") for part in key.split("/")]
     spelt = parts[0]
     for before, part in pairwise(parts):
         spelt += ("/" if before and part else "%2F") + part
-    if len(spelt) <= _LONGEST_KEY and len(spelt.rpartition("/")[2]) <= _LONGEST_NAME:
-        return spelt
-    digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
-    return re.sub("%.?$", "", spelt.replace("/", "%2F")[:40]) + f"%-{digest}"
+    return spelt
 
 
 class NotThisSource(UserError):
@@ -173,9 +167,11 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.key:
-            raise InputError("bad_id", self.file, f"row {self.row}: the id is empty")
-        self.key = safe_key(self.key)
+        key = safe_key(self.key)
+        if not key or len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME:
+            what = f"of {len(self.key)} characters is too long" if key else "is empty"
+            raise InputError("bad_id", self.file, f"row {self.row}: the id {what}")
+        self.key = key
 
 
 @dataclass(frozen=True)
