@@ -153,7 +153,7 @@ def test_pictures_without_a_row_are_counted(tree: Callable[[str], Path], tmp_pat
 
 IDS = ["fig.1.a", "fig.1.b", "fig", "FIG", "Fig 2", "a/b", "a_b",
        "\u00e9t\u00e9", "../up", "0.jpg", "1.json", ".hidden", "a:b",
-       "a%2Fb", "a//b", "/abs", "a/", "/", "//", "a\\b", "~", "con", "a\nb", "%", "%25", "-", "a/../b"]  # fmt: skip
+       "a%2Fb", "a//b", "/abs", "a/", "/", "//", "a\\b", "~", "con", "%", "%25", "-", "a/../b"]  # fmt: skip
 
 
 def test_ids_of_any_spelling_name_samples() -> None:
@@ -179,7 +179,7 @@ def test_no_two_ids_become_one(keys: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("key", "said"), [
-    ("", "the id is empty"), ("x" * 91, "the id of 91"), ("a/" * 70 + "a", "the id of 141"), (" " * 31, "the id of 31"),
+    ("", "an id of 0"), ("a\nb", "an id of 3"), ("\ud800", "an id of 1"), ("x" * 91, "an id of 91"), ("a/" * 70 + "a", "an id of 141"), (" " * 31, "an id of 31"),
 ])  # fmt: skip
 def test_an_id_that_is_empty_or_too_long_costs_its_row(key: str, said: str) -> None:
     with pytest.raises(InputError) as raised:

@@ -78,6 +78,8 @@ def safe_key(key: str) -> str:
     All else is written as percent and two digits a byte of UTF-8, as in URLs: `fig.1 a` is `fig%2E1%20a`, and
     `urllib.parse.unquote` gives it back. So are slashes that part nothing (`/a`, `a//b`, `a/`). No two keys become the
     same, and none becomes one that was good; keys that differ in case stay different.
+
+    A `Sample` refuses keys that are empty, too long or hold control codes: what stands there is no id.
     """
     if _KEY.fullmatch(key):
         return key
@@ -167,10 +169,11 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        key = safe_key(self.key)
-        if not key or len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME:
-            what = f"of {len(self.key)} characters is too long" if key else "is empty"
-            raise InputError("bad_id", self.file, f"row {self.row}: the id {what}")
+        key, about = safe_key(self.key), f"row {self.row}: an id of {len(self.key)} characters"
+        if len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME:
+            raise InputError("bad_id", self.file, f"{about} is too long")
+        if not key or not self.key.isprintable():
+            raise InputError("bad_id", self.file, f"{about} that can name no sample")
         self.key = key
 
 
