@@ -178,9 +178,17 @@ def test_no_two_ids_become_one(keys: list[str]) -> None:
     assert not keys[0] or all(set(part) <= SAFE and part for part in one.split("/"))
 
 
-@pytest.mark.parametrize(("key", "said"), [
-    ("", "an id of 0"), ("a\nb", "an id of 3"), ("\ud800", "an id of 1"), ("x" * 91, "an id of 91"), ("a/" * 70 + "a", "an id of 141"), (" " * 31, "an id of 31"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("", "an id of 0"),
+        ("a\nb", "an id of 3"),
+        ("\ud800", "an id of 1"),
+        ("x" * 91, "an id of 91"),
+        ("a/" * 70 + "a", "an id of 141"),
+        (" " * 31, "an id of 31"),
+    ],
+)
 def test_an_id_that_is_empty_or_too_long_costs_its_row(key: str, said: str) -> None:
     with pytest.raises(InputError) as raised:
         Sample(key, [], "f.json", "7")

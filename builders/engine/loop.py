@@ -217,6 +217,8 @@ def _finished(job: UnitJob) -> list[dict[str, Any]] | None:
         if entry["key"] != job.key:
             return None
         records: list[dict[str, Any]] = entry["records"]
+        if any("unreadable_file" in record["reasons"] for record in records):
+            return None  # what may not be read now may be read the next time, with the same size and time
         for file in (file for record in records for file in record["shards"] + record["parts"]):
             path = job.target / file["file"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
