@@ -76,8 +76,7 @@ def _pairs(data: bytes, file: str) -> list[ET.Element]:
         root = ET.fromstring(text)  # noqa: S314 - no entities; expat does not fetch anything
     except ET.ParseError as error:
         raise kit.InputError("bad_xml", file, str(error)) from None
-    if root.tag not in _ROOT_TAGS:
-        raise kit.InputError("bad_xml", file, "not a MedQuAD document")
+    kit.demand(root.tag in _ROOT_TAGS, "bad_xml", file, "not a MedQuAD document")
     return [element for element in root.iter() if element.tag.lower() in _PAIR_TAGS]
 
 
@@ -151,10 +150,8 @@ def _sample(pair: ET.Element, row: str, file: str) -> kit.Sample:
         ("Answer", "answer" in children),
         ("qid", "question" in children and "qid" in children["question"].attrib),
     ):
-        if not present:
-            raise kit.InputError("missing_field", file, name)
-    if not pair.attrib["pid"].isdecimal():
-        raise kit.InputError("bad_id", file, "pid is not a number")
+        kit.demand(present, "missing_field", file, name)
+    kit.demand(pair.attrib["pid"].isdecimal(), "bad_id", file, "pid is not a number")
     question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
     document = file.removesuffix(".xml")
     group = {"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"}
@@ -182,7 +179,7 @@ Collections that are absent are left out.""",
         "train 47,441: the QAPair elements, 65 % of them without an answer. Of all 47,457 pairs (16 are spelled pair) "
         "we keep the 16,423 that have one."
     ),
-    paper_rows=(kit.PaperRow("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),),
+    paper_rows=kit.paper_row("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),
 )
 
 if __name__ == "__main__":

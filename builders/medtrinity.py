@@ -153,10 +153,8 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
 
 def _sample(row: kit.Row, name: str, data: kit.Content, found: set[Any]) -> kit.Sample:
     file, position = row.file, row.number
-    if not found:
-        raise kit.InputError("no_caption", file, name)
-    if len(found) > 1:
-        raise kit.InputError("ambiguous_caption", file, f"{name}: {len(found)} of them")
+    kit.demand(found, "no_caption", file, name)
+    kit.demand(len(found) <= 1, "ambiguous_caption", file, f"{name}: {len(found)} of them")
     [(caption, source)] = found
     if caption is None:
         raise kit.InputError("empty_caption", file, name)
@@ -201,14 +199,12 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
         "18,525,974, which we take for the pictures of 25M_accessible (unverified). Ours are those with one caption. "
         "Licences are those of the sources: research use. It repeats PMC-OA, PMC-VQA, Quilt-1M and LLaVA-Med data."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "MedTrinity (accessible)",
-            "MT",
-            18_525_974,
-            "less pictures without a caption or with several; stops at pictures of SLAKE, VQA-RAD or MIMIC, which "
-            "--paper-variant keeps",
-        ),
+    paper_rows=kit.paper_row(
+        "MedTrinity (accessible)",
+        "MT",
+        18_525_974,
+        "less pictures without a caption or with several; stops at pictures of SLAKE, VQA-RAD or MIMIC, which "
+        "--paper-variant keeps",
     ),
     options=(
         kit.PAPER_VARIANT,

@@ -13,7 +13,7 @@ Scores hold no text of a report or an answer, so they may leave a machine that c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -139,6 +139,21 @@ class Score:
 def task_label(task: str, variant: str) -> str:
     """How a task is called in commands: `slake`, `slake:paper`."""
     return task if variant == "official" else f"{task}:{variant}"
+
+
+def task_folders(paths: Sequence[Path]) -> list[Path]:
+    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `UserError`."""
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = given.parent if given.name == PREDICTIONS else given
+        if (path / ITEMS).is_file():
+            found[path] = None
+            continue
+        below = sorted(items.parent for items in path.glob(f"*/{ITEMS}"))
+        if not below:
+            raise UserError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
+        found |= dict.fromkeys(below)
+    return list(found)
 
 
 def scores_schema() -> pa.Schema:

@@ -11,8 +11,6 @@ Questions and answers of credentialed sources, and their pictures, are shown onl
 must stay where the data may be.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace

@@ -9,8 +9,6 @@
 Run the same command again and it goes on: no answered question is asked twice.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -8,8 +8,6 @@ A folder without a header is not there. Digests are compared once, and again whe
 changed. Everything can be derived again, so a damaged folder may be deleted.
 """
 
-from __future__ import annotations
-
 import fcntl
 import mmap
 import os

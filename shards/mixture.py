@@ -10,15 +10,13 @@ build, so a variant (`slake.paper`) must be asked for by name. Each has exactly 
 A random choice by weight drifts by the square root of the draws. `Schedule` does not: see there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from math import gcd
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -93,12 +91,12 @@ class Mixture(Settings, frozen=True, kw_only=True):
         return json_sha256([FORMAT, self.samples, [[s.build, s.term, str(s.value)] for s in self.sources]])
 
     @classmethod
-    def load(cls, mixture: Path | str) -> Mixture:
+    def load(cls, mixture: Path | str) -> Self:
         """Read a preset (`pretrain`, `midtrain`, `instruct`) or a YAML file. Raises: `UserError`."""
         path = find(mixture, PRESETS, "mixture")
         return checked(cls, read_yaml(path), str(path))
 
-    def only_present(self, builds: Collection[str]) -> tuple[Mixture, str | None]:
+    def only_present(self, builds: Collection[str]) -> tuple[Self, str | None]:
         """The mixture without the sources that are not among `builds`, and one line that says which these are.
 
         It has a digest of its own. Weights of those that are left share all that weights share.

@@ -9,11 +9,9 @@ len`, and every pass has a permutation of its own. So after any number of draws 
 than any other.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -215,9 +213,9 @@ class EpochOrder:
             [self.certified.digest, self.mixture_digest, self.seed, self.epoch, list(self.counts.items())]
         )
 
-    def at_epoch(self, epoch: int) -> EpochOrder:
+    def at_epoch(self, epoch: int) -> Self:
         """The order of another epoch."""
-        return EpochOrder(self.certified, self.mixture, self.seed, epoch, window=self.window)
+        return type(self)(self.certified, self.mixture, self.seed, epoch, window=self.window)
 
     def at(self, positions: npt.ArrayLike) -> tuple[Int32, Int64]:
         """Number of the source in `sources`, and of the sample in it, for each of [n] positions.

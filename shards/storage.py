@@ -10,8 +10,6 @@ removed; the least recently opened of the others go first. Files are removed and
 lock, so the bound holds for all processes together. Locks die with their process: there is nothing to clean up.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -6,8 +6,6 @@ parameters stay in the model folder that the run started from. A checkpoint is a
 is on disk; `state.json` goes in last and holds every file's digest.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -52,9 +50,7 @@ def save_checkpoint(engine: Any, folder: Path, step: int, state: Mapping[str, An
 
     A collective: every rank calls it at the same step. Older checkpoints beyond `keep` go once the new one is whole.
 
-    Raises:
-        Everywhere: a rank could not write (disk full, no rights); what was there before is untouched.
-
+    Raises: `Everywhere` (a rank could not write (disk full, no rights); what was there before is untouched).
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     target = folder / f"step-{step:08d}"
@@ -151,9 +147,7 @@ class Checkpoint:
     def verify(self) -> None:
         """Hash every file again.
 
-        Raises:
-            UserError: a file's bytes are not those that were written.
-
+        Raises: `UserError` (a file's bytes are not those that were written).
         """
         for file in self.state["files"]:
             if file_sha256(self.path / file["file"]).hex() != file["sha256"]:
@@ -175,9 +169,7 @@ class Checkpoint:
         Not where they are to be `parted` by ZeRO-3, for then `put_optimizer` sets them: every rank would make a copy
         of the whole model in the host's memory (what `from_pretrained` gives is mapped from the file and shared).
 
-        Raises:
-            UserError: the model's trainable parameters are not those stored.
-
+        Raises: `UserError` (the model's trainable parameters are not those stored).
         """
         wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name in sorted(set(wanted) ^ self.names):

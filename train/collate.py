@@ -4,8 +4,6 @@ Documents lie one behind the other in a single row; positions restart with each,
 keep them apart from that. Logits are needed only where something is learnt: `keep` are those places.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -126,11 +124,8 @@ class Collator:
     def __call__(self, pack: PackLike | Sequence[SampleLike] | None) -> Micro:
         """Lay out a pack or a list of samples; None is a pass over nothing that weighs nothing.
 
-        Raises:
-            UserError: a source without a number, or more or fewer pictures than the record says.
-            UserError: a sample that cannot be rendered.
-            UserError: a picture that cannot be decoded.
-
+        Raises: `UserError` (a source without a number, or more or fewer pictures than the record says; a sample that
+        cannot be rendered; a picture that cannot be decoded).
         """
         samples, cuts = ([], None) if pack is None else _parts(pack)
         documents: list[Document] = []

@@ -21,7 +21,6 @@ from typing import IO, Any, NamedTuple, NoReturn, TypeAlias
 
 from builders.engine.rawfiles import (
     ARCHIVE_DAMAGE,
-    PICTURE_SUFFIXES,
     near_name,
     note_picture,
     note_places,
@@ -32,6 +31,7 @@ from builders.engine.rawfiles import (
     unreadable,
 )
 from builders.engine.source import InputError, NotThisSource
+from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.limited import SAMPLE_BYTES, OverLimit, check_size, inflate, open_file, open_stream
 
 _LOCAL_HEADER = struct.Struct("<26sHH")

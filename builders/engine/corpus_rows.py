@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.archives import TAR_DAMAGE, Content, stored, tar_samples
-from builders.engine.rawfiles import OTHER_FORMATS
 from builders.engine.source import InputError, Reject, Unit
 from builders.engine.tables import Row, open_parquet, parse_json, table_rows
 from medgpt.errors import one_line
+from medgpt.formats import format_of
 from medgpt.limited import OverLimit
-from medgpt.strip import sniff
 
 _KINDS = {
     ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl",
@@ -101,7 +100,7 @@ def _first_is_picture(table: Any, column: str) -> bool:
             for value in batch.column(0).to_pylist():
                 for data in value if isinstance(value, list) else [value]:
                     if data:
-                        return sniff(data) is not None or data.startswith(OTHER_FORMATS)
+                        return format_of(data) is not None
     except (pa.ArrowException, OSError):
         return True  # reading the rows will say what is wrong with them
     return False

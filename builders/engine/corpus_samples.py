@@ -15,12 +15,8 @@ from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
 from builders.engine.corpus_rows import extension, found_values, kind_of
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
+from medgpt.formats import PICTURE_SUFFIXES, format_of
 from medgpt.limited import check_values
-from medgpt.strip import sniff
-
-PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
-
-_OTHER_PICTURES = frozenset({"bmp", "dcm", "gif", "j2k", "jp2", "tif", "tiff", "webp"})
 
 _DEFAULT_PATHS = ("image", "images")
 
@@ -186,7 +182,7 @@ def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any])
         name
         for name, value in values.items()
         if isinstance(value, bytes | InputError)
-        and (extension(name) in PICTURE_SUFFIXES | _OTHER_PICTURES or (isinstance(value, bytes) and sniff(value)))
+        and (extension(name) in PICTURE_SUFFIXES or (isinstance(value, bytes) and format_of(value)))
     ]
 
 
@@ -215,8 +211,6 @@ def _loose_picture(raw: Path, file: str, name: str) -> bytes:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name or "://" in name:
         raise InputError("missing_image", file, "its name leads out of the corpus")
-    if extension(name) not in PICTURE_SUFFIXES:
-        raise InputError("unsupported_image", file, _called(f"*.{extension(name)}"))
     reason, hint = "missing_image", ""
     for otherwise in (False, True):
         for place in (raw, (raw / file).parent):

@@ -44,7 +44,8 @@ class Radiograph(NamedTuple):
     def image(self, raw: Path, jpg_root: str) -> Image:
         """The picture under `raw`, without its view."""
         file = self.file(jpg_root)
-        return Image(f"mimic-cxr/{self.dicom_id}", file, partial(read_bytes, raw / file, raw), **self.group)
+        read = partial(read_bytes, raw / file, raw)
+        return Image(f"mimic-cxr/{self.dicom_id}", file, read, self.group["subject_id"], self.group["study_id"])
 
 
 def radiograph_of(row: Row) -> Radiograph:
@@ -62,15 +63,8 @@ def mimic_units(
     official = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _JPG_ROOTS))
     held_out_subjects(official, raw)  # an unusable file stops here, not in every worker
     tree = {"official": relative(official, raw), "jpg_root": relative(official.parent, raw)}
-    for unit in table_units(
-        raw,
-        files,
-        split,
-        role,
-        columns=columns,
-        rows_per_unit=ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES,
-        inputs=(tree["official"],),
-    ):
+    size, inputs = ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES, [tree["official"]]
+    for unit in table_units(raw, files, split, role, columns=columns, rows_per_unit=size, inputs=inputs):
         pictures = [] if params["no_images"] else _pictures(raw, unit, tree["jpg_root"])
         yield replace(unit, payload=unit.payload | tree, inputs=(*unit.inputs, *pictures))
 

@@ -1,6 +1,5 @@
 """Reading publishers' files: every failure becomes one `InputError` that names the file, never its content."""
 
-import csv
 import errno
 import hashlib
 import io
@@ -9,7 +8,7 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -17,14 +16,8 @@ from typing import Any, NamedTuple
 
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from medgpt.errors import place
+from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.limited import OverLimit, check_size, check_values, lines, open_file, read_whole
-from medgpt.private import make_folder
-
-DEMO_TIME = 1_577_836_800
-"""Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
-
-OTHER_FORMATS = (b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM", b"\x00\x00\x00\x0cjP", b"\xff\x4f\xff\x51")
-"""First bytes of GIF, WebP, TIFF, BMP and JPEG 2000: pictures that are not read."""
 
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
@@ -182,9 +175,6 @@ def read_bytes(path: Path, raw: Path, missing: str = "missing_image", otherwise:
     return data
 
 
-PICTURE_SUFFIXES = frozenset({"bmp", "dcm", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
-
-
 def near_name(name: str) -> str:
     """What file names have in common that differ only in case, or in the extension of a picture."""
     stem, _, suffix = name.rpartition(".")
@@ -323,52 +313,3 @@ def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
         return Reject(file, row, "too_large", str(error))
     except ODD_VALUES as error:
         return Reject(file, row, "bad_row", f"{type(error).__name__} {place(error)}")
-
-
-def write_demo_file(path: Path, data: bytes) -> None:
-    """One file of a demo tree, with its folders and a fixed modification time."""
-    make_folder(path.parent)
-    path.write_bytes(data)
-    os.utime(path, (DEMO_TIME, DEMO_TIME))
-
-
-def write_demo_rows(path: Path, rows: Any) -> None:
-    """A row file of a demo tree, of the format that its name says: Parquet, JSON (any value), JSON Lines, CSV or TSV.
-
-    The columns of a table are those of its first row, in its order.
-    """
-    kind = path.suffix
-    if kind == ".parquet":
-        write_demo_parquet(path, list(rows))
-    elif kind in (".csv", ".tsv"):
-        write_demo_csv(path, [list(rows[0]), *(row.values() for row in rows)], "\t" if kind == ".tsv" else ",")
-    elif kind == ".jsonl":
-        write_demo_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    else:
-        write_demo_file(path, json.dumps(rows, ensure_ascii=False, indent=1).encode())
-
-
-def write_demo_csv(path: Path, rows: Iterable[Iterable[Any]], delimiter: str = ",") -> None:
-    """A CSV of a demo tree, its header among the rows."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
-    write_demo_file(path, text.getvalue().encode())
-
-
-def write_demo_parquet(path: Path, rows: list[dict[str, Any]], schema: Any = None) -> None:
-    """A Parquet file of a demo tree; without a schema the columns are those of the first row, in its order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
-    write_demo_file(path, buffer.getvalue())
-
-
-def write_demo_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """A zip of a demo tree, its members stored in the order given, without their times."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    write_demo_file(path, buffer.getvalue())

@@ -11,7 +11,7 @@ from medgpt.tables import table
 
 
 def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json: bool) -> None:
-    """What a build would do, by split."""
+    """What a build would do, by split; of rows that are counted as they are read there is no number yet."""
     splits: dict[str, dict[str, Any]] = {}
     for job in plan.jobs:
         split = splits.setdefault(
@@ -19,7 +19,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
             {"role": job.unit.role, "units": 0, "rows": 0, "done": 0, "input_files": 0, "input_bytes": 0},
         )
         split["units"] += 1
-        split["rows"] += job.take
+        split["rows"] = split["rows"] + job.take if job.unit.counted and split["rows"] is not None else None
         split["done"] += job.unit.name in plan.reusable
         for name in job.unit.inputs:
             path = options.raw / name
@@ -31,7 +31,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
         return
     print(f"{source.title} -> {plan.target} (nothing written)")
     rows = [
-        (name, s["role"], s["units"], s["rows"], s["done"], s["input_files"], _bytes(s["input_bytes"]))
+        (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], _bytes(s["input_bytes"]))
         for name, s in splits.items()
     ]
     print(table(("split", "role", "units", "rows", "units done", "input files", "input"), rows))

@@ -4,8 +4,6 @@ An adapter decides nothing about scores. What it could not get is an answer with
 question ends as a record and none is dropped.
 """
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -47,7 +47,7 @@ from builders.demos import (
     reasonmed,
 )
 from builders.engine.command import main
-from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.demo_files import DEMO_TIME
 from builders.engine.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
 from medgpt.text import normalise
 from shards.reader import Build
