@@ -8,8 +8,6 @@ clusters (pictures, videos, patients), with a 95 % interval of the difference fr
 correction is over one p-value a task: the permutation test's, since clusters are its independent units.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ shards leaves the excluded training samples out, so for such a model both parts 
 model trained elsewhere on the same public sources may well have seen them. Evidence at action `report` does not count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

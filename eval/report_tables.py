@@ -1,7 +1,5 @@
 """What a report says: runs read back, numbers of their tasks, and the tables made of them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

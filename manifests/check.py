@@ -12,8 +12,6 @@ is left out, and said so, unless `--thorough` is given.
 Exit code: 0 not found, 1 found, 2 no answer.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -68,9 +66,9 @@ _WITHIN_RADIUS = """
 
 
 def check_text(
-    connection: duckdb.DuckDBPyConnection,
-    builds: Sequence[LoadedBuild],
-    policy: Policy,
+    connection: "duckdb.DuckDBPyConnection",
+    builds: "Sequence[LoadedBuild]",
+    policy: "Policy",
     text: str,
     options: Sequence[str] = (),
     roles: Sequence[str] = ("train",),
@@ -107,7 +105,7 @@ def check_text(
     return found + near, []
 
 
-def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tuple[LoadedBuild, list[Any]]]:
+def _texts(builds: "Sequence[LoadedBuild]", roles: Sequence[str]) -> "Iterator[tuple[LoadedBuild, list[Any]]]":
     from manifests.proof.overlaps import text_batches
     from manifests.proof.stored_text import read_texts
 
@@ -119,9 +117,9 @@ def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tupl
 
 
 def check_image(
-    connection: duckdb.DuckDBPyConnection,
-    builds: Sequence[LoadedBuild],
-    policy: Policy,
+    connection: "duckdb.DuckDBPyConnection",
+    builds: "Sequence[LoadedBuild]",
+    policy: "Policy",
     data: bytes,
     roles: Sequence[str] = ("train",),
     limit: int | None = LIMIT,

@@ -11,8 +11,6 @@ The perceptual hash is that of `imagehash.phash` (hash size 8, high-frequency fa
 that no CPU's rounding can flip a bit; the tests compare the two.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Digests of files and of whole builds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterable
 from pathlib import Path

@@ -7,8 +7,6 @@ coded pixels in a container that is packed again (`medgpt.containers`); everythi
 from what (`converted`).
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ markup do not matter. (Calibrated on ASCII benchmarks as `[a-z0-9]+`; widened to
 question would be the same empty text.) A text without letters or digits has no hash and never matches.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

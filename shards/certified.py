@@ -13,8 +13,6 @@ What a later start does not look for: a build that was added in a folder where t
 streamed, either; and adding one beside the others, or a new proof, is seen.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass

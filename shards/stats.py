@@ -4,8 +4,6 @@ Everything comes from the manifests in one pass of SQL, no shard is opened. A sa
 144 for each tile and two for each picture; the chat template adds some ten tokens a turn (`shards.packing`).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

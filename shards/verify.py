@@ -4,8 +4,6 @@ Every byte of a build is covered: `build.json` by its own root digest, every man
 `build.json` records, and a shard whose digest is wrong is searched member by member with the manifest's digests.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

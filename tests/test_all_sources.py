@@ -18,7 +18,7 @@ from conftest import REAL_DATA, ROOT, run_module, tree_digest
 
 from builders.all import main as build_all
 from builders.demos.drawings import demo_picture
-from builders.engine.rawfiles import write_demo_parquet
+from builders.engine.demo_files import write_demo_file
 from builders.engine.registry import load, modules, sources
 from builders.engine.unit import ENGINE_VERSION
 from shards.reader import Build
@@ -251,7 +251,7 @@ def test_one_file_adds_a_source(tmp_path: Path) -> None:
                 answer = "unsure" if number == 7 else f"finding {number}"
                 asked = f"What is in film {number}?"
                 rows.append({"id": str(number), "question": asked, "answer": answer, "image": picture})
-            write_demo_parquet(tmp_path / f"raw/house_films/data/{split}-{part:05d}-of-{len(sizes):05d}.parquet", rows)
+            write_demo_file(tmp_path / f"raw/house_films/data/{split}-{part:05d}-of-{len(sizes):05d}.parquet", rows)
     [row] = [row for row in json.loads(run_with(tmp_path, "builders", "--json")) if row["name"] == "house_films"]
     assert (row["access"], row["published"]) == ("credentialed", {"train": 6, "validation": 2, "test": 2})
     [built] = json.loads(run_with(tmp_path, "builders.all", "--raw", "raw", "--out", "data/built", "--json"))

@@ -22,7 +22,7 @@ pytest.importorskip("deepspeed")
 import torch
 from test_train_run import Runs
 
-from builders.demos.phantom_trees import FACTS, write_trees
+from bench.phantom_trees import FACTS, write_trees
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.proof.policy import DEFAULT_POLICY, load_policy

@@ -4,8 +4,6 @@ It shows that the road is open, not that anything is learnt: the demo sources ha
 the command that a user would type, and it is printed. What is not the presets' own is in `SETTINGS`, with its reason.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os
@@ -73,9 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(data: Path) -> str:
     """See that there are the libraries and certified data; the certificate's digest.
 
-    Raises:
-        UserError: there are not.
-
+    Raises: `UserError` (there are not).
     """
     for name in ("torch", "transformers", "deepspeed"):
         if importlib.util.find_spec(name) is None:

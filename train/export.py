@@ -3,8 +3,6 @@
 The card names data, licences and the certificate; nothing in it depends on the day or the machine.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +20,7 @@ from train.model import Model
 def export_model(engine: Any, model: Model, folder: Path, identity: Mapping[str, Any], config: Config) -> Path:
     """Write the engine's model to `folder`; a collective, rank 0 writes. LoRA weights are merged into the copy.
 
-    Raises:
-        OSError: the folder cannot be written; nothing is left under its name.
-
+    Raises: `OSError` (the folder cannot be written; nothing is left under its name).
     """
     weights = _whole_weights(engine)
     if dist.get_rank() == 0:
