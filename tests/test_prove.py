@@ -261,7 +261,7 @@ def test_a_benchmark_that_is_missing_or_short_is_named_and_ends_with_4(
     ]  # fmt: skip
     asked = {
         "held": [{"name": "MedQA", "of": ["medqa"], "splits": {"test": rows}}],
-        "short": [{"name": "MedQA", "of": ["medqa", "slake"], "splits": {"test": rows + 100}}],
+        "short": [{"name": "MedQA", "of": ["medqa", "other"], "splits": {"test": rows + 100}}],
         "missing": [{"name": "Other", "of": ["medqa"], "splits": {"test": 1, "hidden": 9}}],
         "present": "present",
     }
