@@ -74,7 +74,9 @@ def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
     return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
 
 
-def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> kit.Sample:
+def _sample(
+    row: kit.Row, subset: str, key: str, parts: Mapping[str, kit.Content], repeats: frozenset[str]
+) -> kit.Sample:
     file = row.file
     match = _KEY.fullmatch(PurePosixPath(key).name)
     if match is None:
@@ -84,14 +86,16 @@ def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], rep
     content = {name.rpartition(".")[2]: data for name, data in parts.items()}
     for name in ("json", "txt"):
         kit.demand(name in content, "missing_field", file, name)
-    record, caption = _record(content["json"], file), kit.decode_utf8(content["txt"], file)
+    record, caption = _record(kit.stored(content["json"]), file), kit.decode_utf8(kit.stored(content["txt"]), file)
     if record["article_accession_id"] != article:
         raise kit.InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
     if record["image_panel_type"] not in _PANEL_TYPES:
         raise kit.InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
     kit.demand(f"{article}-{position}" not in repeats, "duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
+    pictures = [data for name, data in content.items() if name in kit.PICTURE_SUFFIXES]
+    picture = content.get("jpg", pictures[0] if len(pictures) == 1 else None)
     figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
-    image = kit.Image(figure, place, partial(kit.stored_picture, content.get("jpg"), place), study_id=figure)
+    image = kit.Image(figure, place, partial(kit.stored_picture, picture, place), study_id=figure)
     names = {"key": f"{match['batch']}-{article}-{position}", "subset": f"{subset}/{record['image_panel_type']}"}
     group, license_name = {"pmcid": f"pmc/{article}", "study_id": figure}, _license(record["article_license"], file)
     return kit.caption_sample(row, caption, image, group=group, license=license_name, **names)
@@ -99,12 +103,7 @@ def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], rep
 
 def _record(data: bytes, file: str) -> dict[str, str]:
     """The few fields of the json that are kept; the rest is the article."""
-    import orjson
-
-    try:
-        values = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise kit.InputError("bad_row", file, error.msg) from None
+    values = kit.parse_json(data, file)
     names = ("article_accession_id", "image_file_name", "image_panel_type", "article_license")
     return {name: kit.text_of(values, name, file) for name in names}
 

@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from builders.engine.archives import (
+    Content,
     PictureStore,
+    StrictHeader,
     count_webdataset_samples,
+    read_zip_member,
     safe_member,
+    stored,
     stream_tar,
     webdataset_keys,
     webdataset_samples,
@@ -32,10 +36,10 @@ from builders.engine.rawfiles import (
     number_of,
     outcome,
     read_bytes,
-    read_zip_member,
     relative,
     require,
     require_one,
+    text_lines,
     text_of,
 )
 from builders.engine.source import (
@@ -70,6 +74,7 @@ from builders.engine.tables import (
     has_header,
     json_items,
     outcomes,
+    parse_json,
     question_answer,
     stored_picture,
     table_rows,
@@ -89,18 +94,20 @@ from builders.engine.texts import (
     texts_of,
     turns_of,
 )
+from medgpt.formats import PICTURE_SUFFIXES
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "VIDEO_FRAME", "Files", "Image", "InputError",
-    "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject", "Role", "Row", "Rows", "Sample",
-    "Source", "Unit", "Values", "any_row_has", "assistant", "caption_sample", "check_filled", "checked_text",
-    "choice_answer", "choice_prompt", "choice_sample", "column_image", "conversation_sample", "convert_rows",
-    "count_webdataset_samples", "creative_commons", "decode_utf8", "demand", "dialogue", "field_of", "figure_name",
-    "first_existing", "id_of", "index_of", "inline_options", "json_items", "labelled", "lettered", "list_zip",
-    "load_json", "number_of", "outcome", "outcomes", "paper_row", "question_answer", "read_bytes", "read_zip_member",
-    "relative", "require", "require_one", "run", "safe_member", "sample_of", "split_thinking", "stored_picture",
-    "stream_tar", "table_rows", "table_source", "table_units", "text_of", "texts_of", "turns_of", "user", "video_id",
-    "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_file",
+    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
+    "Files", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
+    "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
+    "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
+    "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons",
+    "decode_utf8", "demand", "dialogue", "field_of", "figure_name", "first_existing", "id_of", "index_of",
+    "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome",
+    "outcomes", "paper_row", "parse_json", "question_answer", "read_bytes", "read_zip_member", "relative",
+    "require", "require_one", "run", "safe_member", "sample_of", "split_thinking", "stored", "stored_picture",
+    "stream_tar", "table_rows", "table_source", "table_units", "text_lines", "text_of", "texts_of", "turns_of",
+    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_file",
 ]  # fmt: skip
 
 Values: TypeAlias = dict[str, Any]
@@ -128,6 +135,7 @@ def table_source(
     pictures: ByParams[Places] = (),
     several: bool = False,
     optional: Sequence[str] = (),
+    pictures_from: str = "",
     layout: str = "",
     flat: bool = True,
     each_picture: bool = False,
@@ -153,6 +161,7 @@ def table_source(
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
+        pictures_from: Where the pictures are to be had, if not where the rows are.
         layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
@@ -178,7 +187,8 @@ def table_source(
             if split in optional and first_existing(raw, *_tuple(patterns)) is None:
                 continue
             paths = _files(raw, split, patterns, several)
-            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
+            shown = () if params["no_images"] else places(params).get(split, ())
+            found = _places(raw, split, shown, each_picture, pictures_from)
             units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
             if not units:
                 raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
@@ -243,9 +253,10 @@ def _listed(patterns: Patterns) -> str:
     return " or ".join(_tuple(patterns))
 
 
-def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> list[str]:
+def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool, source: str) -> list[str]:
     if patterns:
-        require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
+        how = f"{source}; --no-images builds without" if source else "--no-images builds without"
+        require(raw, f"pictures of {split} ({how})", *patterns)
     found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
     if each:
         for path in found:

@@ -55,13 +55,14 @@ def _locate(raw: Path) -> tuple[str, list[str]]:
 def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[ET.Element] | kit.InputError]]:
     """Files of one collection by name, as `folder/name` whatever holds them, with their pairs or what is wrong."""
     if (raw / place).is_dir():
-        files = {path.name: path.read_bytes() for path in (raw / place / folder).glob("[!.]*.xml")}
+        paths = (raw / place / folder).glob("[!.]*.xml")
+        files = {path.name: partial(kit.read_bytes, path, raw, "unreadable_file") for path in paths}
     else:
-        files = _archive_files(raw / place).get(folder, {})
+        files = {name: partial(bytes, data) for name, data in _archive_files(raw / place).get(folder, {}).items()}
     for name in sorted(files):
         file = f"{folder}/{name}"
         try:
-            yield file, _pairs(files[name], file)
+            yield file, _pairs(files[name](), file)
         except kit.InputError as error:
             yield file, error
 
@@ -95,7 +96,7 @@ def _archive_files(path: Path) -> dict[str, dict[str, bytes]]:
                 if total > _MAX_ARCHIVE_BYTES:
                     raise kit.NotThisSource(f"{path.name}: unpacks to over {_MAX_ARCHIVE_BYTES >> 20} MiB; not MedQuAD")
                 files.setdefault(match[1], {})[match[2]] = read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, kit.InputError) as error:
         raise kit.NotThisSource(f"{path.name}: not a readable archive ({error}); fetch it again") from None
     return files
 
@@ -104,11 +105,11 @@ def _zip_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield info.filename, info.file_size, partial(archive.read, info)
+                yield info.filename, info.file_size, partial(kit.read_zip_member, path, info.filename, path.parent)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    with tarfile.open(path, "r:gz") as archive:
+    with tarfile.open(path, "r:gz", tarinfo=kit.StrictHeader) as archive:
         for info in archive:
             if info.isdir():
                 continue
@@ -150,6 +151,7 @@ def _sample(pair: ET.Element, row: str, file: str) -> kit.Sample:
         ("qid", "question" in children and "qid" in children["question"].attrib),
     ):
         kit.demand(present, "missing_field", file, name)
+    kit.demand(pair.attrib["pid"].isdecimal(), "bad_id", file, "pid is not a number")
     question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
     document = file.removesuffix(".xml")
     group = {"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"}

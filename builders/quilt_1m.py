@@ -47,12 +47,12 @@ def _split(row: kit.Row | kit.Reject) -> str:
 
 
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
-    zips = kit.PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
+    pictures = kit.PictureStore(raw, () if params["no_images"] else (_FOLDER, *unit.inputs[1:]))
     rows = (row for row in kit.table_rows(raw, unit) if _split(row) == unit.split)
-    return kit.outcomes(rows, partial(_sample, raw, zips))
+    return kit.outcomes(rows, partial(_sample, pictures))
 
 
-def _sample(raw: Path, zips: kit.PictureStore, row: kit.Row) -> kit.Sample:
+def _sample(pictures: kit.PictureStore, row: kit.Row) -> kit.Sample:
     file, values = row.file, row.values
     name, subset, caption = (
         kit.text_of(values, column, file).strip() for column in ("image_path", "subset", "caption")
@@ -64,9 +64,8 @@ def _sample(raw: Path, zips: kit.PictureStore, row: kit.Row) -> kit.Sample:
         raise kit.InputError("bad_field", file, "not_histology is neither 0 nor 1")
     kit.demand(_NAME.fullmatch(name), "bad_field", file, "image_path is not the name of a picture file")
     group = {"video_id": kit.video_id(name, file)} if subset == "quilt" else {}
+    found = pictures.reader(name)  # before any rule: what a row that is left out names is no picture without a row
     kit.demand(not marked, "not_histology", file)
-    place = f"{_FOLDER}/{name}"
-    found = (place, partial(kit.read_bytes, raw / place, raw)) if (raw / place).is_file() else zips.reader(name)
     # A picture has several rows, and `Unnamed: 0` is not known to be unique: the line is the key.
     return kit.caption_sample(row, caption, kit.Image(f"quilt_1m/{name}", *found), group=group, subset=subset)
 

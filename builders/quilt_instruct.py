@@ -30,11 +30,12 @@ SOURCE = kit.table_source(
     access="gated",
     task="vqa",
     obtain="""
-Accept the terms (form and data use agreement) of https://huggingface.co/datasets/wisdomik/QUILT-LLaVA-Instruct-107K and
-fetch the two files (--download does it, with your token). NoDerivatives: build it for yourself, do not pass converted
-shards on.""",
+Table: accept the terms of https://huggingface.co/datasets/wisdomik/QUILT-LLaVA-Instruct-107K and fetch it (--download
+does it, with your token). Pictures, 25 GB, are not on the hub: ask by the form https://forms.gle/TKohQ7zLwYfFn8qRA
+(github.com/aldraus/quilt-llava). NoDerivatives: build it for yourself, do not pass converted shards on.""",
     files={"train": FILE},
     pictures=("quilt_instruct.zip", "quilt_instruct"),
+    pictures_from="not on the hub, ask by the form https://forms.gle/TKohQ7zLwYfFn8qRA",
     fields=("image",),
     values=("id", "conversations"),
     sample=_sample,
@@ -47,7 +48,7 @@ shards on.""",
         "Quilt-VQA", "IT", 107_131, "misnamed in the paper: this is Quilt-Instruct; Quilt-VQA is a test set"
     ),
     hub_id="wisdomik/QUILT-LLaVA-Instruct-107K",
-    hub_files=(FILE, "quilt_instruct.zip"),
+    hub_files=(FILE,),
 )
 
 if __name__ == "__main__":

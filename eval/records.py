@@ -77,7 +77,22 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
-class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of a request."""
+
+    outcome: str
+    """`answered`, or why there is no answer."""
+    text: str | None
+    """The answer as the model gave it, special tokens kept; None where there is none. Empty is an answer, too."""
+    finish_reason: str | None = None
+    """`stop`, `length` (cut at the limit) or what else the server says; None where it says nothing."""
+    reasoning: str | None = None
+    """What came apart from the answer; kept beside it and never scored."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -85,16 +100,6 @@ class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sample_id: str
     benchmark: str
     prompt_sha256: str
-    outcome: str
-    """`answered`, or why there is no answer."""
-    text: str | None
-    """The answer as the model gave it, special tokens kept; None where there is none."""
-    finish_reason: str | None = None
-    """`stop`, `length` (cut at the limit) or what else the server said."""
-    reasoning: str | None = None
-    """What came apart from the answer; never scored."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from eval.records import ITEMS, PREDICTIONS, TASK, Item, Prediction
 from eval.tasks import (
     Benchmark,
     Question,
-    Task,
     add_closing,
     built_tasks,
     load_task_file,
@@ -137,10 +136,6 @@ def _claim(out: Path, adapter: Adapter) -> None:
         )
 
 
-def _folder(out: Path, task: Task) -> Path:
-    return out / task.label.replace(":", ".")
-
-
 def _open(
     benchmark: Benchmark,
     out: Path,
@@ -155,18 +150,13 @@ def _open(
     from tqdm import tqdm
 
     task = benchmark.task
-    folder = _folder(out, task)
+    folder = out / task.label.replace(":", ".")
     make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
     with AtomicFile(folder / ITEMS) as file:
-        bar = tqdm(
-            benchmark,
-            desc=f"{task.label}: items",
-            unit=" items",
-            disable=None if progress else True,
-            dynamic_ncols=True,
-        )
+        label = f"{task.label}: items"
+        bar = tqdm(benchmark, desc=label, unit=" items", disable=not progress or None, dynamic_ncols=True)
         for number, question in enumerate(bar):
             if limit is not None and number >= limit:
                 break
@@ -234,14 +224,8 @@ def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again:
     known = sum(task.known for task in tasks)
     if known == total:
         return
-    with tqdm(
-        total=total,
-        initial=known,
-        desc="answers",
-        unit=" items",
-        disable=None if progress else True,
-        dynamic_ncols=True,
-    ) as bar:
+    hidden = not progress or None
+    with tqdm(total=total, initial=known, desc="answers", unit=" items", disable=hidden, dynamic_ncols=True) as bar:
 
         def keep(request: Request, answer: Answer) -> None:
             by_label[request.task].log.add(request.question.sample_id, request.prompt_sha256, answer)
@@ -269,18 +253,18 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
 
 def _finish(task: _Open) -> TaskRun:
     """Write the predictions in the order of the items, if all are there."""
-    outcomes: Counter[str] = Counter()
-    truncated = 0
+    declared = task.benchmark.task
     answers = {sample_id: found for sample_id in task.prompts if (found := task.log.get(sample_id)) is not None}
-    for _, answer in answers.values():
-        outcomes[answer.outcome] += 1
-        truncated += answer.finish_reason == "length"
+    outcomes = Counter(answer.outcome for _, answer in answers.values())
+    truncated = sum(answer.finish_reason == "length" for _, answer in answers.values())
     complete = len(answers) == len(task.prompts)
     if complete:
         with AtomicFile(task.folder / PREDICTIONS) as file:
             for sample_id, (digest, answer) in answers.items():
-                file.write(msgspec.json.encode(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
-    declared = task.benchmark.task
+                asked = {"task": declared.name, "variant": declared.variant, "benchmark": task.benchmark.root}
+                said: dict[str, Any] = asked | {name: getattr(answer, name) for name in Answer.__struct_fields__}
+                prediction = Prediction(sample_id=sample_id, prompt_sha256=digest, **said)
+                file.write(msgspec.json.encode(prediction) + b"\n")
     return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
 
 
@@ -303,13 +287,6 @@ def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, promp
         max_new_tokens=max_new_tokens,
         prompt_sha256=prompt_sha256,
     )
-
-
-def prediction_of(benchmark: Benchmark, sample_id: str, prompt_sha256: str, answer: Answer) -> Prediction:
-    """An answer as a record."""
-    task = benchmark.task
-    said = {name: getattr(answer, name) for name in Answer.__struct_fields__}
-    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **said)
 
 
 @errors.run

@@ -98,8 +98,7 @@ def score_task(
     by_id = {prediction.sample_id: prediction for prediction in predictions}
     _check(items, predictions, by_id, missing_as_wrong, PREDICTIONS)
     matched = [
-        by_id.get(item.sample_id)
-        or Prediction(item.task, item.variant, item.sample_id, item.benchmark, item.prompt_sha256, MISSING, None)
+        by_id.get(item.sample_id) or Prediction(MISSING, None, **{name: getattr(item, name) for name in _OF_ASKED})
         for item in items
     ]
     measured = None
@@ -152,8 +151,9 @@ def _check(
         )
 
 
+_OF_ASKED = ("task", "variant", "sample_id", "benchmark", "prompt_sha256")
 _OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "access")
-"""Fields of an item that its score repeats."""
+"""Fields of an item that its prediction and its score repeat."""
 
 
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
@@ -420,6 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
     if options.data and not options.data.is_dir():
         raise UserError(f"--data {options.data}: no such folder")
+    how = {"missing_as_wrong": options.missing_as_wrong, "device": options.device, "progress": not options.quiet}
     weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
     proof = read_proof(options.data / "proof") if options.data else None
     lines = []
@@ -433,10 +434,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in bar:
             try:
                 out = options.out / folder.name if options.out else folder
-                summary = score_folder(
-                    folder, out, weights=weights, proof=proof, missing_as_wrong=options.missing_as_wrong,
-                    device=options.device, progress=not options.quiet,
-                )  # fmt: skip
+                summary = score_folder(folder, out, weights=weights, proof=proof, **how)
             except (UserError, OSError) as error:
                 failed[str(folder)] = one_line(error)
                 tqdm.write(f"not scored: {one_line(error)}", file=sys.stderr)

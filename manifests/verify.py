@@ -596,13 +596,8 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
             return
         constants = {"build": record["build"], "unit": unit["unit"], "source": record["source"]["name"]}
         constants |= {"role": unit["role"], "split": unit["split"]}
-        columns = {
-            kind: [*constants, *more]
-            for kind, more in {
-                "samples": ["sample_id"], "images": ["sample_id", "relation"], "thumbnails": [],
-                "rejects": ["reason", "damaged"],
-            }.items()
-        }  # fmt: skip
+        more = {"samples": ["sample_id"], "images": ["sample_id", "relation"], "rejects": ["reason", "damaged"]}
+        columns = {kind: [*constants, *more.get(kind, ())] for kind in SCHEMAS}
         # Parts without rows are not written.
         tables = {kind: SCHEMAS[kind].empty_table().select(names) for kind, names in columns.items()}
         for kind, path in parts.items():

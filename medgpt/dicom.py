@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,12 @@ from numpy.typing import NDArray
 
 from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
+
+MAX_INFLATED = 256 << 20
+"""Bytes of a deflated data set: as much as any picture file may have."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_GROUP_LENGTH_AT = 140
+"""Where a file says how long its meta information is: preamble, `DICM`, tag, VR and length of (0002,0000)."""
 
 EXTRA = "pip install 'medgpt-oss[dicom]'"
 
@@ -39,6 +46,7 @@ class DicomPicture:
         except ImportError as error:
             raise DamagedImage("unsupported_image", f"DICOM is read with an extra: {EXTRA}") from error
         with _silent():
+            _check_inflated(data)
             self._set = pydicom.dcmread(io.BytesIO(data))
             if "PixelData" not in self._set:
                 raise DamagedImage("unsupported_image", "a DICOM file without a picture")
@@ -97,6 +105,16 @@ class DicomPicture:
         if function == "LINEAR":  # C.11.2.1.2.1: half a step less on both sides
             centre, width = centre - 0.5, max(width - 1, 1e-9)
         return _spread(x, centre - width / 2, centre + width / 2)
+
+
+def _check_inflated(data: bytes) -> None:
+    """Refuse a deflated data set (PS3.10, A.5) that grows beyond the limit; pydicom inflates whatever there is."""
+    start = _GROUP_LENGTH_AT + 4 + int.from_bytes(data[_GROUP_LENGTH_AT : _GROUP_LENGTH_AT + 4], "little")
+    if _DEFLATED in data[:start]:
+        unpack = zlib.decompressobj(-zlib.MAX_WBITS)
+        unpack.decompress(data[start:], MAX_INFLATED)
+        if unpack.unconsumed_tail:
+            raise DamagedImage("image_too_large", f"DICOM: more than {MAX_INFLATED:,} bytes when inflated")
 
 
 def _first(value: Any) -> float | None:

@@ -45,6 +45,12 @@ def signature(path: Path | str) -> Signature:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
+def check_range(indices: Int64, size: int) -> None:
+    """Raises: `IndexError` where one is not from 0 to `size` - 1."""
+    if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < size):
+        raise IndexError(f"indices are 0 to {size - 1}")
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Make `folder` and hold it against other processes; the lock goes when the process ends, however it ends.

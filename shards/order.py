@@ -21,7 +21,7 @@ from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.messages import complain
 from shards.certified import Certified, load_certified
-from shards.columns import Int32, Int64, UInt64
+from shards.columns import Int32, Int64, UInt64, check_range
 from shards.mixture import Mixture, Schedule
 
 ROUNDS = 8
@@ -55,7 +55,7 @@ class Permutation:
     def __call__(self, indices: npt.ArrayLike) -> Int64:
         """Where each of [n] indices goes. Raises: `IndexError`."""
         values = np.asarray(indices, np.int64)
-        _check(values, self.size)
+        check_range(values, self.size)
         return _walk(values, np.uint64(self.size), *self._widths, self._keys)
 
 
@@ -71,11 +71,6 @@ def _widths(size: int) -> tuple[np.uint64, np.uint64]:
     while root * root < size:  # a float's square root of a large number may be one too low
         root += 1
     return np.uint64(max(1, -(-size // root))), np.uint64(root)
-
-
-def _check(values: Int64, size: int) -> None:
-    if values.size and not (int(values.min()) >= 0 and int(values.max()) < size):
-        raise IndexError(f"indices are 0 to {size - 1}")
 
 
 def _scramble(half: UInt64, key: Any, width: Any) -> UInt64:
@@ -147,7 +142,7 @@ class WindowedOrder:
     def __call__(self, indices: npt.ArrayLike) -> Int64:
         """Which sample stands at each of [n] places. Raises: `IndexError`."""
         places = np.asarray(indices, np.int64)
-        _check(places, self.size)
+        check_range(places, self.size)
         mixed = self._within_windows(places, np.searchsorted(self._ends, places, "right") // self.window)
         slot = np.searchsorted(self._ends, mixed, "right")
         return np.asarray(self._firsts[self._shards[slot]] + mixed - self._starts[slot], np.int64)

@@ -142,12 +142,13 @@ def assemble(
         encoder = load_open_clip(open_clip[0], Path(open_clip[1]), precision)
     config = shapes
     if language is not None or encoder is not None:
-        names = [str(llm.name) if llm else f"random {size}", Path(encoder_name(vision, open_clip) or "random").name]
+        encoder_name = vision.name if vision is not None else Path(open_clip[0]).name if open_clip else "random"
+        title = f"MedGPT-oss ({llm.name if llm else f'random {size}'}, {encoder_name})"
         config = composed_config(
             shapes.vision_config if encoder is None else encoder.module.config,
             shapes.text_config if language is None else language.module.config,
             tokenizer,
-            f"MedGPT-oss ({names[0]}, {names[1]})",
+            title,
             *(() if encoder is None else (encoder.mean, encoder.std)),
         )
     module = compose(config, encoder, language, precision)
@@ -173,11 +174,6 @@ def assemble(
     work.rename(out)
     sync_folder(out.parent)
     print(f"{out}: written, loaded again, {len(state)} tensors equal bit by bit")
-
-
-def encoder_name(vision: Path | None, open_clip: Sequence[str] | None) -> str | None:
-    """What the encoder is called."""
-    return vision.name if vision is not None else open_clip[0] if open_clip is not None else None
 
 
 def describe(module: MedGptForTraining) -> str:

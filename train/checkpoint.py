@@ -259,21 +259,16 @@ def _refresh_parts(zero: Any) -> None:
 
 def _set(parameter: Any, full: torch.Tensor, kind: str | None) -> None:
     """Set this rank's part of the master weight (`kind` None) or a moment."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed import utils
 
-    if not hasattr(parameter, "ds_tensor"):  # ZeRO 1 and 2
-        if kind is None:
-            safe_set_full_fp32_param(parameter, full)
-        else:
-            safe_set_full_optimizer_state(parameter, full, kind)
-        return
-    # ZeRO 3 splits the flat parameter evenly, the last part padded; DeepSpeed's own setter does not pad.
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-
-    count = parameter.ds_tensor.numel()
-    part = full.flatten()[dist.get_rank() * count : (dist.get_rank() + 1) * count]
-    part = torch.nn.functional.pad(part, (0, count - part.numel()))
+    set_weight, set_state = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state  # ZeRO 1 and 2
+    if hasattr(parameter, "ds_tensor"):
+        # ZeRO 3 splits the flat parameter evenly, the last part padded; DeepSpeed's own setter does not pad.
+        set_weight, set_state = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        count = parameter.ds_tensor.numel()
+        part = full.flatten()[dist.get_rank() * count : (dist.get_rank() + 1) * count]
+        full = torch.nn.functional.pad(part, (0, count - part.numel()))
     if kind is None:
-        safe_set_local_fp32_param(parameter, part)
+        set_weight(parameter, full)
     else:
-        safe_set_local_optimizer_state(parameter, part, kind)
+        set_state(parameter, full, kind)

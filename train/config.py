@@ -5,7 +5,7 @@ Presets are YAML files beside this module; each value carries its source in a co
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,15 +175,7 @@ def load_config(stage: str, settings: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: must hold a mapping of settings")
     for setting in settings:
         put(document, setting)
-    return check_config(document, str(path))
-
-
-def check_config(document: Mapping[str, Any], place: str) -> Config:
-    """A configuration from plain values, every one checked.
-
-    Raises: `UserError` (the first that is wrong, with `place` and its key).
-    """
-    return checked(Config, document, place)
+    return checked(Config, document, str(path))
 
 
 def learning_rate(step: int, steps: int, optimizer: Optimizer) -> float:

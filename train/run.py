@@ -20,7 +20,8 @@ from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
-from train.config import Config, check_config, load_config
+from medgpt.settings import checked
+from train.config import Config, load_config
 
 if TYPE_CHECKING:
     from shards.certified import Certified
@@ -183,27 +184,11 @@ def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[st
         licenses: set[str] = set()
         for _, path in build.parts("samples", "train"):
             licenses.update(pq.read_table(path, columns=["license"])["license"].unique().to_pylist())
-        source = build.record["source"]
-        sources.append(
-            {
-                "name": name,
-                "source": source["name"],
-                "samples": order.counts[name],
-                "licenses": sorted(licenses),
-                "access": source["access"],
-            }
-        )
+        source = {"source": build.record["source"]["name"], "access": build.record["source"]["access"]}
+        sources.append({"name": name, **source, "samples": order.counts[name], "licenses": sorted(licenses)})
     header = plan.header
-    return {
-        "sources": sources,
-        "samples": header["samples"],
-        "packs": header["packs"],
-        "tokens": header["tokens"],
-        "tiles": header["tiles"],
-        "fill": header["token_fill"],
-        "tile_fill": header["tile_fill"],
-        "over_long": header["over_long_samples"],
-    }
+    shown = {name: header[name] for name in ("samples", "packs", "tokens", "tiles", "tile_fill")}
+    return {"sources": sources, **shown, "fill": header["token_fill"], "over_long": header["over_long_samples"]}
 
 
 def dry_run(config: Config, options: argparse.Namespace) -> str:
@@ -350,7 +335,7 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
         "steps": steps,
         "model": model_digest(options.model) if place.rank == 0 else "",
         "data": describe(certified, order, plan),
-        "versions": _versions(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed")},
     }
     return Prepared(certified, order, plans, identity, steps)
 
@@ -476,7 +461,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         return None
     checkpoint = Checkpoint(found[-1])
     identity["changes"] += checkpoint.state["changes"]
-    before = check_config(checkpoint.state["config"], str(checkpoint.path))
+    before = checked(Config, checkpoint.state["config"], str(checkpoint.path))
     for name in ("stage", "seed", "data", "train", "optimizer", "loss"):
         ours, theirs = (settings.as_dict()[name] for settings in (config, before))
         if name == "data":
@@ -505,10 +490,6 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
             )
     checkpoint.verify()
     return checkpoint
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "deepspeed")}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.source import DAMAGED_REASONS, Source
+from medgpt.messages import safe
 from medgpt.tables import table
 
 
@@ -40,7 +41,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
 
 def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:
     """The counts of a build, for JSON."""
-    names = ("build", "parameters", "metadata_only", "published", "counts", "root")
+    names = ("build", "parameters", "metadata_only", "published", "counts", "pictures_without_row", "root")
     return {name: document[name] for name in names} | {
         "target": str(target),
         "units": len(document["units"]),
@@ -79,6 +80,9 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
         ]
         lines += ["", f"rejected rows (each with file and row in {target}/rejects)"]
         lines.append(table(("reason", "rows", "kind", "what to do"), listed))
+    if (left := document["pictures_without_row"]) and left["count"]:
+        names = "" if document["source"]["access"] == "credentialed" else f": {', '.join(map(safe, left['first'][:3]))}"
+        lines += ["", f"pictures that no row names: {left['count']:,}{names} (more of them in {target}/build.json)"]
     check = "=" if counts["kept"] + counts["rejected"] == counts["read"] else "!="
     lines += [
         "",

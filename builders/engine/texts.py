@@ -154,7 +154,9 @@ def index_of(row: Any, name: str, file: str, count: int, first: int = 0) -> int:
 
 
 def python_literal(text: str) -> Any:
-    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none."""
+    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none, or takes a megabyte to."""
+    if len(text) > 1 << 20:  # Python's parser makes hundreds of bytes of one
+        return None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
