@@ -67,8 +67,8 @@ def _measured(document: Mapping[str, Any]) -> str:
     real = measured["pictures"]["radiographs"] + measured["pictures"]["others"]
     wrong = plural(measured["precision"]["different_people"], "pair")
     return (
-        f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in the "
-        f"worst ({worst['name']}), and {wrong} of different people; other changes and free rewording are not covered."
+        f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in "
+        f"the worst ({worst['name']}), and {wrong} of different people; other changes and free rewording are not covered."
     )
 
 
