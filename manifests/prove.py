@@ -12,8 +12,9 @@ compares every train sample of the builds under DATA with every test sample at e
     report.html          all of it to look at: matrix, then each pair side by side
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
-is, 2 if there is no proof. With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each;
-3 instead of 0 says that damaged rows of them were left out.
+is, 2 if there is no proof, 4 if something was not compared and neither a mapping nor the policy says that it does not
+matter: files, fields, rows, pictures and texts are all accounted for (`manifests/proof/accounting.py`). With --train and
+--eval, corpora made elsewhere, it first runs `builders.corpus` for each.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, jail, load_builds, manifest_files
-from manifests.proof import certificate
+from manifests.proof import accounting, certificate
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
 from medgpt.private import make_folder
 from medgpt.tables import table
 
@@ -48,6 +49,8 @@ PROOF = "proof"
 CORPUS = "corpus"
 _WORK = ".work"
 PAIRS_PER_CELL = 50
+_BUILT = (DONE, DAMAGED, NOT_COMPARED)
+"""Exit codes of `builders.corpus` with which there is a build."""
 
 
 def prove(
@@ -83,6 +86,7 @@ def prove(
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
+        document["accounting"] = _accounting(connection, builds, policy, document)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
         certificate.write_certificate(out, document)
@@ -256,6 +260,15 @@ def _conclude(
     }
 
 
+def _accounting(
+    connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], policy: Policy, document: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    rejects = _rows(connection, "SELECT build, role, reason, damaged, count(*) AS count FROM rejects GROUP BY ALL")
+    left_out = document["left_out_of_near_text"]
+    records = (build.record for build in builds)
+    return accounting.accounts(records, policy.leave_out, rejects, document["without_pixels"], left_out)
+
+
 def _train_duplicates(
     connection: duckdb.DuckDBPyConnection, policy: Policy, out: Path, files: dict[str, str], quiet: bool
 ) -> dict[str, Any]:
@@ -395,7 +408,7 @@ def _pairs(
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 if clean after exclusions (3 if rows were damaged), 1 if not, 2 if there is no proof."""
+    """Command line; 0 if clean after exclusions, 1 if not, 2 if there is no proof, 4 if not all was compared."""
     parser = _parser()
     options = parser.parse_args(arguments)
     foreign = options.train is not None or options.eval is not None
@@ -416,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if foreign:
             data, out = options.out / CORPUS, options.out / PROOF
             code = _build_corpora(options, data)
-            if code not in (DONE, DAMAGED):
+            if code not in _BUILT:
                 return USAGE  # it has said why; 1 would say that there is a proof
         elif out is None:
             out = data / PROOF
@@ -435,7 +448,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(document, ensure_ascii=False))
     else:
         _print_result(document, out)
-    return code if document["clean"] else NOT_FINISHED
+    incomplete = NOT_COMPARED if accounting.not_compared(document["accounting"]) else DONE
+    # What of a corpus was not compared is told by `accounting`, under the policy.
+    code = DONE if code == NOT_COMPARED else code
+    return worst([code, incomplete, DONE if document["clean"] else NOT_FINISHED])
 
 
 def _build_corpora(options: argparse.Namespace, data: Path) -> int:
@@ -450,7 +466,7 @@ def _build_corpora(options: argparse.Namespace, data: Path) -> int:
         # With --json the screen is for the certificate alone.
         screen = subprocess.DEVNULL if options.json else None
         codes.append(subprocess.run(command, check=False, stdout=screen).returncode)  # noqa: S603 (ours)
-        if codes[-1] not in (DONE, DAMAGED):
+        if codes[-1] not in _BUILT:
             return codes[-1]
     return worst(codes)
 
@@ -481,15 +497,19 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
         print("\nTrain samples taken out:")
         rows = [[build, count, totals[build], f"{count / totals[build]:.1%}"] for build, count in excluded.items()]
         print(table(["train_build", "excluded", "of", "share"], rows))
-    for row in document["without_pixels"]:
-        pictures = f"{row['images']} {row['role']} pictures of {row['build']}"
-        print(f"Note: {pictures} have no pixels here, so nothing is said of them")
+    print("\nWhat was compared:")
+    print(table(["side", "", *accounting.STATES, "in all"], accounting.totals(document["accounting"])))
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
+    lines = accounting.not_compared(document["accounting"])
+    if lines:
+        print("Not compared, and not declared under `leave_out` of the mapping or the policy:")
+        print("\n".join(f"  {line}" for line in lines))
     if document["clean"]:
-        print(f"After {sum(excluded.values())} exclusions nothing is left at the policy's levels: proved.")
+        what = f"After {sum(excluded.values())} exclusions nothing is left at the policy's levels"
+        print(f"{what}, but NOT proved: not all was compared." if lines else f"{what}: proved.")
     else:
         left = ", ".join(f"{row['level']}/{row['kind']} {row['pairs']}" for row in document["after"])
         print(f"NOT proved: after {sum(excluded.values())} exclusions there is left: {left}")

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from manifests.catalog import connect, load_builds
+from manifests.proof.accounting import accounts
 from manifests.proof.certificate import (
     CERTIFICATE,
     COMMON_FILE,
@@ -424,7 +425,13 @@ class _Verification:
         step.add(EXCLUSIONS_FILE, *differences)
         if said != exclusions and not differences:
             step.add(EXCLUSIONS_FILE, "rows out of order, or one row twice")
-        derived = tally.totals() | _summary(self.evidence, excluded, tally, self.policy)
+        rejects = [
+            dict(zip(("build", "role", "reason", "damaged", "count"), (*key, count), strict=True))
+            for key, count in tally.rejects.items()
+        ]
+        records, out = (build.record for build in self.builds), self.document["left_out_of_near_text"]
+        books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
+        derived = {"accounting": books} | tally.totals() | _summary(self.evidence, excluded, tally, self.policy)
         self.expected |= derived
         step.add(CERTIFICATE, *self._against_certificate(*derived))
         step.note = f"{len(exclusions):,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
@@ -488,7 +495,7 @@ class _Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "runs", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "exclusions", "after", "clean", "train_duplicates", "report", "root",
+    "without_pixels", "accounting", "exclusions", "after", "clean", "train_duplicates", "report", "root",
 )  # fmt: skip
 """What a certificate says."""
 
@@ -703,6 +710,7 @@ class _Tally:
         self.eval: Counter[tuple[str, str]] = Counter()
         self.subsets: Counter[tuple[str, str, str]] = Counter()
         self.without_pixels: Counter[tuple[str, str]] = Counter()
+        self.rejects: Counter[tuple[str, str, str, bool]] = Counter()
         self.units: dict[Key, str] = {}
         """Of every training sample."""
         for build in builds:
@@ -716,6 +724,9 @@ class _Tally:
                         self.eval[name, row["split"]] += 1
                         if row["subset"] is not None:
                             self.subsets[name, row["split"], row["subset"]] += 1
+            for _, part in build.parts("rejects"):
+                for row in pq.read_table(part, columns=["role", "reason", "damaged"]).to_pylist():
+                    self.rejects[name, row["role"], row["reason"], row["damaged"]] += 1
             for _, part in build.parts("images"):
                 table = pq.read_table(part, columns=["role", "pixel_sha256"])
                 for row in table.filter(table["pixel_sha256"].is_null()).to_pylist():

@@ -6,6 +6,7 @@ Nothing is unpacked to disk. Members that are links, devices, absolute or climb 
 from __future__ import annotations
 
 import io
+import lzma
 import struct
 import tarfile
 import zipfile
@@ -165,7 +166,7 @@ def safe_member(name: str) -> bool:
     return not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\\" not in name
 
 
-TAR_DAMAGE = (tarfile.TarError, OSError, EOFError)
+TAR_DAMAGE = (tarfile.TarError, OSError, EOFError, lzma.LZMAError)
 """What `tar_members` raises where an archive is damaged or breaks off."""
 
 
@@ -225,14 +226,17 @@ def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
 def _open_stream(path: Path) -> IO[bytes]:
     import pyarrow as pa
 
-    codec = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    suffix = path.suffix.lower()
+    if suffix in (".xz", ".txz"):
+        return lzma.open(path)
+    codec = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".tbz2": "bz2"}.get(suffix)
     if codec is None:
         return path.open("rb")
     stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), codec)
-    return io.BufferedReader(_Readable(stream), 1 << 20)
+    return io.BufferedReader(Readable(stream), 1 << 20)
 
 
-class _Readable(io.RawIOBase):
+class Readable(io.RawIOBase):
     """An Arrow input stream as a raw Python file."""
 
     def __init__(self, stream: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -111,6 +111,7 @@ class _File(Settings, frozen=True):
     """Checked one by one: msgspec does not name the key of a mapping."""
     text: TextSettings
     train_duplicates: DuplicateSettings | None
+    leave_out: dict[str, str]
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
 
 
@@ -124,6 +125,8 @@ class Policy:
     text: TextSettings
     train_duplicates: DuplicateSettings | None
     rules: tuple[Rule, ...]
+    leave_out: Mapping[str, str] = field(default_factory=dict)
+    """What is declared not to matter: reason by pattern of `<build>/<name>` (`manifests.proof.accounting`)."""
 
     @property
     def sha256(self) -> str:
@@ -180,7 +183,7 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
         raise UserError(f"{place}: images: `default` is missing")
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
-    return Policy(content, images, file.text, file.train_duplicates, file.rules)
+    return Policy(content, images, file.text, file.train_duplicates, file.rules, file.leave_out)
 
 
 def check_names(policy: Policy, sources: Collection[str], builds: Collection[str]) -> None:
