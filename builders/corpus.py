@@ -201,7 +201,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
         is_zip_table(member) and form_of(member) != "text" for name in zips for member in zip_members(raw / name)
     )
     more = {"loose": loose, "zips": zips, "pictures_alone": alone}
-    more["mapped"] = sorted({*(field.partition(".")[0] for field in rules.fields), "image", "images"})
+    more["mapped"] = {field.partition(".")[0]: field in rules.making_rows for field in sorted(rules.fields)}
     units: list[kit.Unit] = []
     for name in tables:
         if name not in texts:
@@ -285,6 +285,8 @@ class _Reader:
     def sample(self, row: kit.Row) -> kit.Sample:
         """Raises: `InputError`."""
         rules, values = self.rules, row.values
+        if "!" in row.file:
+            self.pictures.zipped.add(row.file)
         columns = self.unit.payload.get("pictures", ())
         fields = picture_fields(row.file, columns, values) if rules.pictures is None else rules.pictures
         self.pictures.links = 0

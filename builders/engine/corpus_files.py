@@ -15,10 +15,10 @@ import lzma
 import sqlite3
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from builders.engine.archives import Readable, safe_member
@@ -28,6 +28,10 @@ from builders.engine.source import InputError, NotThisSource, Reject
 from builders.engine.tables import LINE_BYTES, Row, batch_rows, json_items
 from medgpt.errors import UserError
 from medgpt.pictures import PICTURE_SUFFIXES
+
+Mapped: TypeAlias = Mapping[str, bool]
+"""Fields that something is taken from, and whether an object that has one is a row for that alone: a question is, while
+a passage may stand around several."""
 
 WHOLE_BYTES = 1 << 30
 """A JSON object, a document or a member of a zip that has more is not read: each is held in memory."""
@@ -45,6 +49,8 @@ _UNPACKED = frozenset({"sqlite", "duckdb", "zip"})
 _ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "changelog", "authors"})
 _DESCRIPTIONS = {"dataset_info.json": "features", "state.json": "_data_files", "dataset_dict.json": "splits"}
 """What `datasets` writes beside Arrow files, and a key that each has."""
+_DEEPEST = 12
+"""Objects within objects that are looked into for rows."""
 
 
 PICTURE_ENDINGS = [f".{suffix}" for suffix in sorted(PICTURE_SUFFIXES)]
@@ -90,18 +96,20 @@ def document_rows(raw: Path, files: Iterable[str]) -> Iterator[Row | Reject]:
         if form_of(file) is None:
             yield Row(file, "0", {"image": path.name})
             continue
-        for row in file_rows(path, file, (), False):
+        for row in file_rows(path, file, {}, False):
             beside = [p.name for p in map(path.with_suffix, PICTURE_ENDINGS) if p.is_file()]
             yield row._replace(values={**row.values, "image": beside}) if isinstance(row, Row) and beside else row
 
 
-def file_rows(path: Path, file: str, mapped: Collection[str], pictures_alone: bool) -> Iterator[Row | Reject]:
+def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
     """Every row of a file, as fields or as a reject.
 
-    mapped: fields by which an object of JSON is known for a row. pictures_alone: a picture in a zip is a row itself.
+    mapped: by which an object of JSON is known for a row. pictures_alone: a picture in a zip is a row itself.
     """
     kind, last = form_of(file), "0"
     try:
+        if not path.stat().st_size:
+            raise InputError("empty_file", file)
         for row in _rows(kind, path, file, mapped, pictures_alone):
             last = row.row if isinstance(row, Reject) else row.number
             yield row
@@ -112,12 +120,11 @@ def file_rows(path: Path, file: str, mapped: Collection[str], pictures_alone: bo
     except (UserError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
-        reason = "bad_archive" if path.stat().st_size else "empty_file"
-        yield Reject(file, "-", reason, f"{type(error).__name__} behind row {last}; what follows was not read")
+        yield Reject(file, "-", "bad_archive", f"{type(error).__name__} behind row {last}; what follows was not read")
 
 
 def _rows(
-    kind: str | None, path: Path, file: str, mapped: Collection[str], pictures_alone: bool
+    kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alone: bool
 ) -> Iterator[Row | Reject]:
     if kind in ("sqlite", "duckdb"):
         yield from _database_rows(path, file)
@@ -159,7 +166,7 @@ def _decoded(data: bytes, file: str) -> str:
 # JSON
 
 
-def _json_file(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _json_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows of a JSON text: one value, or several one after the other (JSON Lines, or what jq prints)."""
     text = _decoded(_whole(handle, file), file)
     decode, place, number, several = json.JSONDecoder().raw_decode, 0, 0, False
@@ -178,7 +185,7 @@ def _skipped(text: str, place: int) -> int:
 
 
 def _json_rows(
-    value: Any, mapped: Collection[str], at: str, above: Mapping[str, Any], file: str, depth: int = 0
+    value: Any, mapped: Mapped, at: str, above: Mapping[str, Any], file: str, depth: int = 0
 ) -> Iterator[Row]:
     """The rows in a value. `above`: what the objects around it say, which its rows say, too."""
     here = f"{at}." if at else ""
@@ -196,15 +203,30 @@ def _json_rows(
         for number, row in enumerate(columns):
             yield Row(file, f"{here}{number}", {**above, **row})
         return
-    inner = {name: held for name, held in value.items() if _holds_rows(held)}
-    if depth > 8 or not inner or not mapped.isdisjoint(value):  # type: ignore[attr-defined]
+    inner = {name: held for name, held in value.items() if name not in mapped and _holds_rows(held)}
+    by_name = bool(value) and mapped.keys().isdisjoint(value) and all(isinstance(held, dict) for held in value.values())
+    if by_name and not inner:
+        inner = value
+    if depth > _DEEPEST or not inner or not _stands_around(value, inner, mapped):
         yield Row(file, at or "0", _joined(above, value))
         return
     around = _joined(above, {name: held for name, held in value.items() if name not in inner})
-    by_name = len(inner) == len(value) and all(isinstance(held, dict) for held in inner.values())
     for name, held in inner.items():
         named = {**around, "__key__": name} if by_name else around
         yield from _json_rows(held, mapped, f"{here}{name}", named, file, depth + 1)
+
+
+def _stands_around(value: Mapping[str, Any], inner: Mapping[str, Any], mapped: Mapped) -> bool:
+    """Whether an object stands around rows, as a passage around its questions, and is not one itself."""
+    if any(mapped.get(name) for name in value):
+        return False
+    if mapped.keys().isdisjoint(value):
+        return True
+    for held in inner.values():
+        first = next(iter(held if isinstance(held, list) else held.values()), None)
+        if isinstance(first, dict) and any(mapped.get(name) for name in first):
+            return True
+    return False
 
 
 def _joined(above: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +262,7 @@ def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return None
 
 
-def _line_rows(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     for number, data in enumerate(iter(lambda: handle.readline(LINE_BYTES + 1), b""), 1):
         if len(data) > LINE_BYTES:
             raise NotThisSource(f"{file}: line {number} has more than {LINE_BYTES} bytes")
@@ -257,7 +279,7 @@ def _line_rows(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterator
 # CSV and its kin
 
 
-def _csv_file(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows by the names of the first line; what it parts by is what gives it most cells. Without one, `column_1` ..."""
     packed = io.BufferedReader(handle, 1 << 20)  # type: ignore[arg-type]
     wide = packed.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -296,7 +318,7 @@ def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row
 # Arrow, ORC, Parquet within a zip
 
 
-def _arrow_rows(handle: Any, file: str, mapped: Collection[str] = ()) -> Iterator[Row | Reject]:
+def _arrow_rows(handle: Any, file: str, mapped: Mapped | None = None) -> Iterator[Row | Reject]:
     import pyarrow as pa
 
     source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(_whole(handle, file))
@@ -309,7 +331,7 @@ def _arrow_rows(handle: Any, file: str, mapped: Collection[str] = ()) -> Iterato
     yield from _sliced(batches, file)
 
 
-def _orc_rows(handle: Any, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _orc_rows(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     import pyarrow as pa
     from pyarrow import orc
 
@@ -317,7 +339,7 @@ def _orc_rows(handle: Any, file: str, mapped: Collection[str]) -> Iterator[Row |
     yield from _sliced((found.read_stripe(number) for number in range(found.nstripes)), file)
 
 
-def _parquet_file(handle: Any, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _parquet_file(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -365,7 +387,7 @@ def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
                     number += 1
 
 
-def _array_rows(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _array_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """NumPy arrays, cut along their first axis: texts, and bytes of the shape of pictures. Pickles are never opened."""
     import numpy as np
 
@@ -377,11 +399,11 @@ def _array_rows(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterato
             yield Row(file, f"{name}/{number}", {name: as_png(item) if pictures else item.tolist()})
 
 
-def _text_file(handle: BinaryIO, file: str, mapped: Collection[str]) -> Iterator[Row | Reject]:
+def _text_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     yield Row(file, "0", {"text": _decoded(_whole(handle, file), file)})
 
 
-def _zip_rows(path: Path, file: str, mapped: Collection[str], pictures_alone: bool) -> Iterator[Row | Reject]:
+def _zip_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
     """Rows of a zip's members, `<zip>!<member>`."""
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -419,7 +441,7 @@ def zip_members(path: Path) -> list[str]:
         return []
 
 
-_READERS: dict[str, Callable[[Any, str, Collection[str]], Iterator[Row | Reject]]] = {
+_READERS: dict[str, Callable[[Any, str, Mapped], Iterator[Row | Reject]]] = {
     "json": _json_file, "lines": _line_rows, "csv": _csv_file, "arrow": _arrow_rows, "orc": _orc_rows,
     "parquet": _parquet_file, "arrays": _array_rows, "text": _text_file,
 }  # fmt: skip

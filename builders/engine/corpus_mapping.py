@@ -23,6 +23,7 @@ _DEFAULTS = {
     "answer": ("answer", "output", "response", "completion"),
     "reasoning": ("reasoning",),
 }
+_DIALOGUES = frozenset({"conversations", "messages"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 Field: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -126,6 +127,12 @@ class Rules(Settings, frozen=True):
         """Every field that something is taken from, pictures found by their type aside."""
         defaults = [self.of(key) for key in _DEFAULTS if key != "options"]
         return frozenset(self.listed_options).union(self.named, *defaults)
+
+
+    @property
+    def making_rows(self) -> frozenset[str]:
+        """Fields by which an object is a row, whatever stands around it."""
+        return frozenset(field for key in ("question", "options", "answer") for field in self.of(key)) | _DIALOGUES
 
 
 class _Sections(Rules, frozen=True):

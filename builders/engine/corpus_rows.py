@@ -53,7 +53,7 @@ def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     if "files" in unit.payload:
         return document_rows(raw, unit.payload["files"])
     if kind == "file":
-        return file_rows(raw / file, file, set(unit.payload["mapped"]), unit.payload["pictures_alone"])
+        return file_rows(raw / file, file, unit.payload["mapped"], unit.payload["pictures_alone"])
     return table_rows(raw, unit)
 
 
