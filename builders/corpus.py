@@ -98,8 +98,8 @@ from builders.engine.tables import open_parquet
 from manifests.proof.accounting import COMPARED, DECLARED, NOT_COMPARED, accounts, declared, not_compared
 from medgpt import errors
 from medgpt.errors import os_error_line, run
+from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named
-from medgpt.pictures import PICTURE_SUFFIXES
 from medgpt.settings import checked, read_yaml
 
 

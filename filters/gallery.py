@@ -1,7 +1,7 @@
 """The page of a filtered build: waterfall as table and bars, rejected samples by reason, borderline cases, kept ones.
 
 One HTML file without scripts or links to elsewhere. Which samples are shown follows from digests of their ids, so the
-same outcome gives the same bytes. Thumbnails are those of the manifest (grey, 96 pixels): nothing is decoded. Of
+same outcome gives the same bytes. Thumbnails are those of the build (grey, 96 pixels): nothing is decoded. Of
 credentialed sources neither pictures nor texts are shown unless asked for.
 """
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
+from manifests.parts import read_pictures
 from medgpt.page import render
 from shards.reader import Build
 
@@ -131,12 +131,9 @@ def _cards(loaded: LoadedBuild, wanted: set[str], role: str) -> dict[str, _Card]
             texts[record["id"]] = _caption(record)
     thumbnails: dict[str, tuple[bytes, int, int]] = {}
     for _, path in loaded.parts("images", role):
-        part = pq.read_table(
-            path,
-            columns=["sample_id", "thumbnail", "width", "height"],
-            filters=[("sample_id", "in", wanted), ("index", "=", 0)] if wanted else [("index", "<", 0)],
-        )
-        for row in part.to_pylist():
+        part = read_pictures(path, ["sample_id", "index", "thumbnail", "width", "height"])
+        first = pc.and_(pc.is_in(part["sample_id"], value_set=_strings(wanted)), pc.equal(part["index"], 0))
+        for row in part.filter(first).to_pylist():
             if row["thumbnail"]:
                 thumbnails[row["sample_id"]] = row["thumbnail"], row["width"], row["height"]
     cards = {}

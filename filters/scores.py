@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Score, UnreadablePicture, decode
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
-from manifests.catalog import load_builds
+from manifests.catalog import load_builds, part_kind
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
@@ -274,7 +274,7 @@ class _Run:
 
     def _content(self, unit: Mapping[str, Any]) -> str:
         """Digest of what a unit's scores are made from."""
-        files = [part["sha256"] for part in unit["parts"] if part["file"].startswith("manifest/")]
+        files = [part["sha256"] for part in unit["parts"] if part_kind(part["file"]) in ("samples", "images")]
         files += [shard["sha256"] for shard in unit["shards"]]
         return _digest([FORMAT, INTAKE, files])
 

@@ -56,10 +56,13 @@ _EQUAL_IMAGE = """
     ORDER BY ALL
 """
 _WITHIN_RADIUS = """
-    SELECT build, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash, thumbnail
-    FROM images
-    WHERE list_contains($roles, role) AND phash IS NOT NULL
-      AND ($all OR {near})
+    WITH near AS MATERIALIZED (
+        SELECT build, unit, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash
+        FROM images
+        WHERE list_contains($roles, role) AND phash IS NOT NULL
+          AND ($all OR {near}))
+    SELECT near.*, thumbnail
+    FROM near LEFT JOIN thumbnails USING (build, unit, sample_id, "index")
     ORDER BY build, sample_id, "index"
 """
 
@@ -162,6 +165,8 @@ def check_image(
     near = " OR ".join(f"bit_count(xor(phash, {value}::UBIGINT)) <= {settings.radius}" for value in hashes) or "false"
     looked_up = {"roles": list(roles), "all": every}
     candidates = connection.sql(_WITHIN_RADIUS.format(near=near), params=looked_up).to_arrow_table()
+    if candidates["thumbnail"].null_count:
+        raise UserError("a build has no thumbnails/, and pictures cannot be compared without; copy it with them")
     folders = {build.record["build"]: build.folder for build in builds}
     picture = {name: getattr(prints, name) for name in PICTURE.names if name != "modality"}
     item = pa.Table.from_pylist([{**picture, "modality": "default"}], PICTURE)

@@ -3,9 +3,9 @@
 Canonical pixels are grey (mode L) and upright, as `medgpt.pictures` opens them. A JPEG is decoded straight to the
 smallest of the scales 1, 1/2, 1/4, 1/8 at which both sides keep at least 128 pixels: libjpeg then skips most of the
 inverse DCT, which makes radiographs 2 to 5 times faster and moves the hash by at most 4 bits (measured:
-reference/near_duplicates.md). Other formats are decoded whole. Hence `pixel_sha256` is equal for files that hold the same coded picture: JPEGs that differ in metadata,
-Huffman tables or progressive order, PNGs that differ in compression. A PNG made from a JPEG differs here and is found
-as a near image.
+reference/near_duplicates.md). Other formats are decoded whole. Hence `pixel_sha256` is equal for files that hold the
+same coded picture: JPEGs that differ in metadata, Huffman tables or progressive order, PNGs that differ in compression.
+A PNG made from a JPEG differs here and is found as a near image.
 
 The perceptual hash is that of `imagehash.phash` (hash size 8, high-frequency factor 4) in exact integer arithmetic, so
 that no CPU's rounding can flip a bit; the tests compare the two.

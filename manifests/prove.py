@@ -127,8 +127,11 @@ def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
                         what = "missing" if size < 0 else f"{size} bytes where {shard['bytes']} were written"
                         raise UserError(f"{path}: {what}; build it again")
                 for part in unit["parts"]:
-                    if file_sha256(build.folder / part["file"]).hex() != part["sha256"]:
-                        raise UserError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
+                    path = build.folder / part["file"]
+                    if not path.is_file():  # thumbnails; of others `load_builds` has seen to it
+                        raise UserError(f"{path}: not there; copy the build with its thumbnails, or build it again")
+                    if file_sha256(path).hex() != part["sha256"]:
+                        raise UserError(f"{path}: altered; python -m shards.verify says more")
                     bar.update(part["bytes"])
 
 
@@ -351,7 +354,7 @@ def _pairs(
     chosen: Sequence[Mapping[str, Any]],
     show: bool,
 ) -> list[Pair]:
-    """Fetch both sides of the pairs shown: texts from the shards, thumbnails from the manifest."""
+    """Fetch both sides of the pairs shown: texts from the shards, thumbnails from their parts."""
     import pyarrow as pa
 
     from manifests.proof.report import Pair, Side
@@ -370,8 +373,9 @@ def _pairs(
         (row["build"], row["sample_id"], row["index"]): row
         for row in _rows(
             connection,
-            'SELECT build, sample_id, "index", thumbnail, width, height FROM images '
-            "SEMI JOIN wanted USING (build, sample_id)",
+            'SELECT build, sample_id, "index", thumbnail, width, height '
+            "FROM (FROM images SEMI JOIN wanted USING (build, sample_id)) "
+            'LEFT JOIN thumbnails USING (build, sample_id, "index")',
         )
     }
     connection.unregister("wanted")

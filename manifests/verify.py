@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from manifests.catalog import connect, load_builds
+from manifests.catalog import KINDS, connect, load_builds, part_kind
 from manifests.proof.accounting import accounts
 from manifests.proof.certificate import (
     CERTIFICATE,
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from manifests.proof.rederive import Fault, Found, Key
 
 _SHOWN = 20
-_FOLDERS = ("shards", "manifest", "rejects")
 
 
 @dataclass(frozen=True)
@@ -572,7 +571,7 @@ def _file_faults(build: LoadedBuild, progress: Callable[[int], None]) -> Iterato
     """Files that are missing, altered or strange."""
     name = build.record["build"]
     listed = {file["file"]: file for file in _files(build)}
-    for path in sorted(path for folder in _FOLDERS for path in (build.folder / folder).rglob("*")):
+    for path in sorted(path for folder in ("shards", *KINDS) for path in (build.folder / folder).rglob("*")):
         inside = path.relative_to(build.folder).as_posix()
         if inside not in listed:
             yield f"{name}/{inside}", "not part of the build"
@@ -591,29 +590,34 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
     """Counts in build.json that its parts do not bear out, and part rows that are not of their unit."""
     import pyarrow.parquet as pq
 
-    from manifests.parts import IMAGES, REJECTS, SAMPLES
-    from manifests.proof.rederive import part_kind
+    from manifests.parts import SCHEMAS
 
     record = build.record
     where = f"{record['build']}/build.json"
-    schemas = {"samples": SAMPLES, "images": IMAGES, "rejects": REJECTS}
     counted: dict[str, dict[str, Any]] = {}
     all_reasons: Counter[str] = Counter()
     for unit in record["units"]:
         parts = {part_kind(part["file"]): build.folder / part["file"] for part in unit["parts"]}
-        if sorted(parts) != sorted(schemas) or len(unit["parts"]) != len(schemas):
-            yield where, f"unit {unit['unit']} has not one part of each kind"
+        if len(unit["parts"]) != len(parts):
+            yield where, f"unit {unit['unit']} has two parts of a kind"
             return
         constants = {"build": record["build"], "unit": unit["unit"], "source": record["source"]["name"]}
         constants |= {"role": unit["role"], "split": unit["split"]}
-        tables = {}
+        columns = {
+            kind: [*constants, *more]
+            for kind, more in {
+                "samples": ["sample_id"], "images": ["sample_id", "relation"], "thumbnails": [],
+                "rejects": ["reason", "damaged"],
+            }.items()
+        }  # fmt: skip
+        # Parts without rows are not written.
+        tables = {kind: SCHEMAS[kind].empty_table().select(names) for kind, names in columns.items()}
         for kind, path in parts.items():
             file = f"{record['build']}/{path.parent.name}/{path.name}"
-            if not pq.read_schema(path).remove_metadata().equals(schemas[kind]):
+            if not pq.read_schema(path).remove_metadata().equals(SCHEMAS[kind]):
                 yield file, f"its columns are not those of {kind}"
                 return
-            more = {"samples": ["sample_id"], "images": ["sample_id", "relation"], "rejects": ["reason", "damaged"]}
-            table = tables[kind] = pq.read_table(path, columns=[*constants, *more[kind]])
+            table = tables[kind] = pq.read_table(path, columns=columns[kind])
             for name, value in constants.items():
                 other = set(table[name].unique().to_pylist()) - {value}
                 if other:

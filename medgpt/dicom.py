@@ -15,12 +15,6 @@ from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
 
 EXTRA = "pip install 'medgpt-oss[dicom]'"
-PREAMBLE = 128
-
-
-def is_dicom(data: bytes) -> bool:
-    """Whether the bytes are a DICOM file (PS3.10, 7.1: `DICM` behind a preamble of 128 bytes)."""
-    return data[PREAMBLE : PREAMBLE + 4] == b"DICM"
 
 
 @contextmanager

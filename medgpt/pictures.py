@@ -22,8 +22,9 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from medgpt.arguments import Frame
 from medgpt.containers import Container, DamagedImage, repack
-from medgpt.dicom import DicomPicture, is_dicom
+from medgpt.dicom import DicomPicture
 from medgpt.errors import UserError
+from medgpt.formats import format_of, is_dicom
 
 PICTURE_RULES = 1
 """Raised where other pixels come out of the same bytes; part of the fingerprint recipe."""
@@ -34,28 +35,6 @@ MAX_PIXELS = 89_478_485
 _ORIENTATION = 0x0112
 
 Mode = Literal["L", "RGB"]
-
-# First bytes -> Pillow's name. WebP has its size between RIFF and its name.
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"II+\x00", "TIFF"),
-    (b"MM\x00+", "TIFF"),
-    (b"BM", "BMP"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG2000"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"P4\n", "PPM"),
-    (b"P5\n", "PPM"),
-    (b"P6\n", "PPM"),
-)
-PICTURE_SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png gif webp tif tiff bmp dib jp2 j2k jpx pbm pgm ppm pnm dcm dicom".split()
-)
-"""Usual suffixes of files that are read, in small letters; what decides is the bytes."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +55,6 @@ class Stored:
     format: Literal["jpg", "png"]
     converted: str | None
     """Why the publisher's coded pixels were not kept: `CMYK`, `16 bits`, `WEBP`, `turned` ...; None where they were."""
-
-
-def format_of(data: bytes) -> str | None:
-    """Pillow's name of the format, or `DICOM`; None for bytes that are no picture of a format that is read."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if is_dicom(data):
-        return "DICOM"
-    return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
 
 
 def open_picture(

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
+from manifests.parts import IMAGES
 from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, read_certificate
 from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import write_atomic
@@ -406,12 +407,13 @@ def _chunks(
     build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, header: dict[str, Any], bar: Any
 ) -> Iterator[dict[str, npt.NDArray[Any]]]:
     found = dict.fromkeys(out, 0)
-    images = dict.fromkeys((path for _, path in build.parts("images", "train")))
-    by_unit = {path.name.removesuffix(".images.parquet"): path for path in images}
+    with_images = {path.name: path for _, path in build.parts("images", "train")}
     for unit, path in build.parts("samples", "train"):
-        pictures = by_unit[path.name.removesuffix(".parquet")]
-        for part in (path, pictures):
-            _check_part(build, unit, part)
+        _check_part(build, unit, path)
+        images = IMAGES.empty_table()
+        if path.name in with_images:
+            _check_part(build, unit, with_images[path.name])
+            images = pq.read_table(with_images[path.name], columns=_IMAGE_COLUMNS)
         table = pq.read_table(path, columns=_SAMPLE_COLUMNS)
         ids = table["sample_id"]
         keep = np.ones(table.num_rows, np.bool_)
@@ -421,9 +423,7 @@ def _chunks(
             keep &= ~hit
         if licenses is not None:
             keep &= pc.is_in(table["license"], pa.array(licenses, pa.string())).to_numpy()
-        yield _unit_chunk(
-            path, build.folder, unit, table, pq.read_table(pictures, columns=_IMAGE_COLUMNS), keep, header
-        )
+        yield _unit_chunk(path, build.folder, unit, table, images, keep, header)
         bar.update(table.num_rows)
     yield {"places": np.array([[0, 0, 0, header["images"]]])}
     for what, names in out.items():

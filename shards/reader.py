@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild, load_build
+from manifests.parts import SCHEMAS
 from medgpt.errors import UserError
 from shards.writer import ARROW_BATCH_ROWS
 
@@ -82,9 +83,9 @@ class Build:
                 tables.append(pq.read_table(path, columns=list(columns)))
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path}: {error}; run the builder again") from None
-        if not tables:
+        if not tables and kind == "samples":
             raise UserError(f"{self.path}: no samples of that role")
-        return pa.concat_tables(tables).combine_chunks()
+        return pa.concat_tables(tables or [SCHEMAS[kind].empty_table().select(columns)]).combine_chunks()
 
     def __len__(self) -> int:
         return int(self._samples.num_rows)

@@ -65,7 +65,7 @@ def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, 
         row = _choose(connection, build, seed) if sample_id is None else _find(connection, sample_id, build)
         images = query_rows(
             connection,
-            'FROM images SELECT * EXCLUDE (thumbnail) WHERE build = ? AND sample_id = ? ORDER BY "index"',
+            'FROM images WHERE build = ? AND sample_id = ? ORDER BY "index"',
             [row["build"], row["sample_id"]],
         )
         excluded = _exclusion(connection, data, row)

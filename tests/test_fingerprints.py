@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 
 from manifests.fingerprints import fingerprint
 from medgpt.containers import DamagedImage
-from medgpt.pictures import format_of, to_store
+from medgpt.formats import format_of
+from medgpt.pictures import to_store
 from medgpt.tiles import tile_count, tile_grid
 
 SECRET = b"DOE^JANE 19400101"

@@ -20,7 +20,8 @@ from manifests.proof.agreement import full_agreement
 from manifests.proof.variants import VARIANTS
 from medgpt.arguments import FRAMES
 from medgpt.containers import DamagedImage, repack
-from medgpt.pictures import format_of, open_picture, picture_size, to_store
+from medgpt.formats import format_of
+from medgpt.pictures import open_picture, picture_size, to_store
 from shards.reader import Build
 from shards.stream import StreamedSample, pictures
 from train.tiling import Tiling

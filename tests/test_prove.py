@@ -58,9 +58,8 @@ def proof(built: Path) -> Path:
 def parts(built: Path, kind: str) -> list[Row]:
     """Every manifest row of a kind, read without the catalogue."""
     rows: list[Row] = []
-    for path in sorted(built.glob("*/manifest/*.parquet")):
-        if path.name.endswith(".images.parquet") == (kind == "images"):
-            rows += pq.read_table(path).to_pylist()
+    for path in sorted(built.glob(f"*/{'images' if kind == 'images' else 'manifest'}/*.parquet")):
+        rows += pq.read_table(path).to_pylist()
     return rows
 
 
@@ -298,7 +297,7 @@ def flip(data: Path) -> None:
 def repeat_a_row(data: Path) -> None:
     """The first row of a part twice, with every digest mended."""
     folder = data / "medqa"
-    path = sorted(p for p in folder.glob("manifest/*train*.parquet") if not p.name.endswith(".images.parquet"))[0]
+    path = sorted(folder.glob("manifest/*train*.parquet"))[0]
     table = pq.read_table(path)
     pq.write_table(table.take([0, *range(len(table))]), path)
 
@@ -317,6 +316,10 @@ REFUSALS = {
     "no train side": (drop_units("train"), "no train samples"),
     "half-written part": (cut("medqa/manifest/*.parquet"), "build it again"),
     "altered part": (flip, "altered"),
+    "manifests shared without thumbnails": (
+        lambda data: shutil.rmtree(data / "slake" / "thumbnails"),
+        "not there; copy the build with its thumbnails, or build it again",
+    ),
     "missing shard": (lambda data: sorted(data.glob("medqa/shards/*"))[0].unlink(), "missing; build it again"),
     "half-written shard": (cut("slake/shards/*.tar"), "were written; build it again"),
     "other manifest version": (

@@ -137,7 +137,7 @@ def test_one_person_under_two_subject_ids_is_found_by_pictures_alone(real_data: 
     rows = pq.read_table(tmp_path / "proof" / "evidence.parquet").to_pylist()
     assert {row["level"] for row in rows if row["action"] == "exclude"} == {"near_image"}
     [images] = [
-        {(row["sample_id"], row["index"]): row for path in tmp_path.glob("*/manifest/*.images.parquet") for row in
+        {(row["sample_id"], row["index"]): row for path in tmp_path.glob("*/images/*.parquet") for row in
          pq.read_table(path, columns=["sample_id", "index", "subject_id", "image_id"]).to_pylist()}
     ]  # fmt: skip
     near = [

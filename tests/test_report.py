@@ -133,6 +133,11 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
         "counts": {"near_image": {"candidates": 12_345, "refuted": 12}},
         "left_out_of_near_text": [{"build": "mimic_cxr", "task": "report", "eval_samples": 3_000}],
         "without_pixels": [{"build": "roco", "role": "train", "images": 77}],
+        "accounting": [
+            {"side": "train", "build": "roco", "kind": "picture", "state": "declared", "name": "", "count": 77,
+             "reason": "policy: no pixels at this site"},
+            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5, "reason": ""},
+        ],
         "exclusions": [
             {"train_build": build, "train_samples": count}
             for build, count in sorted(Counter(build for build, _ in excluded).items())

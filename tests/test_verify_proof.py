@@ -81,6 +81,7 @@ TRAIN_ROWS = [
     item("What is seen there?", "A mass", image="other.jpg", patient="7"),
     item("What else is seen?", "A second mass", image="other.png", patient="9"),
     {"text": "Nothing of interest to any test stands in this line."},
+    item("What is seen here?", "No such picture", image="missing.jpg"),  # a reject
 ]
 
 
@@ -267,10 +268,7 @@ def proof_rows(name: str, change: Callable[[list[Row]], object]) -> Change:
 
 
 def part(data: Path, build: str, split: str, kind: str = "") -> Path:
-    [path] = [
-        path for path in (data / build / "manifest").glob(f"*-{split}-*{kind}.parquet")
-        if path.name.endswith(".images.parquet") == bool(kind)
-    ]  # fmt: skip
+    [path] = (data / build / (kind or "manifest")).glob(f"*-{split}-*.parquet")
     return path
 
 
@@ -348,16 +346,25 @@ def added(rows: list[Row]) -> None:
 
 def swap_thumbnails(rows: list[Row]) -> None:
     one = rows[0]
-    other = next(row for row in rows if row["phash"] != one["phash"])
+    other = next(row for row in rows if row["thumbnail"] != one["thumbnail"])
     one["thumbnail"], other["thumbnail"] = other["thumbnail"], one["thumbnail"]
 
 
-def point_elsewhere(rows: list[Row]) -> None:
+def point_elsewhere(data: Path) -> None:
     """One picture row shows another picture of its shard, in every column that speaks of pixels."""
-    one = rows[0]
-    other = next(row for row in rows if row["phash"] != one["phash"])
+    hashes = pq.read_table(part(data, SLAKE, "train", "images"))["phash"].to_pylist()
+    other = next(number for number, phash in enumerate(hashes) if phash != hashes[0])
     names = ("offset", "length", "format", "width", "height", "tiles", "sha256", "stored_sha256", "pixel_sha256")
-    one.update({name: other[name] for name in (*names, "phash", "thumbnail")})
+    for kind, columns in ("images", (*names, "phash")), ("thumbnails", ("thumbnail",)):
+        rows_of(
+            part(data, SLAKE, "train", kind),
+            lambda rows, columns=columns: rows[0].update({name: rows[other][name] for name in columns}),
+        )
+    reseal(data)
+
+
+def drop_a_thumbnail(rows: list[Row]) -> None:
+    rows.pop()
 
 
 def swap_roles(data: Path) -> None:
@@ -369,7 +376,7 @@ def swap_roles(data: Path) -> None:
                 unit["role"] = "train"
         content["counts"]["by_split"]["test"]["role"] = "train"
 
-    for kind in ("", ".images"):
+    for kind in ("manifest", "images", "thumbnails"):
         rows_of(part(data, SLAKE, "test", kind), lambda rows: [row.update(role="train") for row in rows])
     record(SLAKE, change, seal=False)(data)
     reseal(data, report=False)
@@ -378,11 +385,12 @@ def swap_roles(data: Path) -> None:
 def hide_a_test_item(data: Path) -> None:
     """The manifest and all counts forget the last test item; the shard still holds it."""
     lost = pq.read_table(part(data, TEST, "test"))["sample_id"].to_pylist()[-1]
-    for kind in ("", ".images"):
-        rows_of(
-            part(data, TEST, "test", kind),
-            lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["sample_id"] != lost]),
-        )
+    rows_of(
+        part(data, TEST, "test"),
+        lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["sample_id"] != lost]),
+    )
+    for kind in ("images", "thumbnails"):  # it was the only picture of this side
+        part(data, TEST, "test", kind).unlink()
 
     def change(content: Row) -> None:
         [unit] = content["units"]
@@ -395,6 +403,7 @@ def hide_a_test_item(data: Path) -> None:
             counts["images_squared"] -= 1
         split.update(images_mean=0.0, images_sd=0.0)
         unit["shards"][0]["samples"] -= 1
+        unit["parts"] = [one for one in unit["parts"] if not one["file"].startswith(("images/", "thumbnails/"))]
 
     record(TEST, change, seal=False)(data)
     reseal(data, report=False)
@@ -465,6 +474,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a bit of the certificate": (flipped("proof/certificate.json", 0.7), ("certificate.json",)),
     "shard removed": (lambda data: sorted(data.glob(f"{SLAKE}/shards/*"))[0].unlink(), ("shards/slake", "missing")),
     "part removed": (lambda data: part(data, TRAIN, "train").unlink(), ("manifest/ours", "not there")),
+    "thumbnails removed": (lambda data: part(data, SLAKE, "train", "thumbnails").unlink(), ("thumbnails/slake",)),
     "stray shard": (
         lambda data: shutil.copy(sorted(data.glob(f"{SLAKE}/shards/*"))[0], data / SLAKE / "shards" / "x-00000.tar"),
         ("shards/x-00000.tar", "not part of the build"),
@@ -547,19 +557,20 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "format": (other_format, ("format",)),
     # Forged manifests, every digest made anew, some proved again: only the shards know better.
     "phash": (
-        again(manifest_rows(SLAKE, "train", ".images", setter(lambda row: {"phash": row["phash"] ^ 0xFFFFFFFF}))),
+        again(manifest_rows(SLAKE, "train", "images", setter(lambda row: {"phash": row["phash"] ^ 0xFFFFFFFF}))),
         ("phash",),
     ),
-    "thumbnails": (manifest_rows(SLAKE, "train", ".images", swap_thumbnails), ("thumbnail",)),
+    "thumbnails": (manifest_rows(SLAKE, "train", "thumbnails", swap_thumbnails), ("thumbnail",)),
     "pixel digest": (
-        manifest_rows(SLAKE, "test", ".images", lambda rows: [row.update(pixel_sha256=bytes(32)) for row in rows]),
+        manifest_rows(SLAKE, "test", "images", lambda rows: [row.update(pixel_sha256=bytes(32)) for row in rows]),
         ("pixel_sha256",),
     ),
     "image id": (
-        manifest_rows(SLAKE, "train", ".images", lambda rows: [row.update(image_id="slake/x") for row in rows]),
+        manifest_rows(SLAKE, "train", "images", lambda rows: [row.update(image_id="slake/x") for row in rows]),
         ("image_id",),
     ),
-    "another picture": (manifest_rows(SLAKE, "train", ".images", point_elsewhere), ("slake",)),
+    "another picture": (point_elsewhere, ("slake",)),
+    "a thumbnail less": (manifest_rows(SLAKE, "train", "thumbnails", drop_a_thumbnail), ("thumbnails",)),
     "stem digest": (
         again(manifest_rows(TEST, "test", "", lambda rows: rows[0].update(stem_sha256=None, stem_options_sha256=None))),
         ("stem_sha256",),

@@ -27,7 +27,7 @@ from builders.engine.rawfiles import ARCHIVE_DAMAGE
 from builders.engine.source import InputError, NotThisSource, Reject
 from builders.engine.tables import LINE_BYTES, Row, batch_rows, json_items
 from medgpt.errors import UserError
-from medgpt.pictures import PICTURE_SUFFIXES
+from medgpt.formats import PICTURE_SUFFIXES
 
 Mapped: TypeAlias = Mapping[str, bool]
 """Fields that something is taken from, and whether an object that has one is a row for that alone: a question is, while

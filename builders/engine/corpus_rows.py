@@ -17,7 +17,7 @@ from builders.engine.corpus_values import extension
 from builders.engine.source import Reject, Unit
 from builders.engine.tables import Row, json_fault, open_parquet, table_rows
 from medgpt.errors import one_line
-from medgpt.pictures import format_of
+from medgpt.formats import format_of
 
 MEMBER_BYTES = 256 << 20
 SAMPLE_BYTES = 512 << 20

@@ -18,7 +18,7 @@ from builders.engine.corpus_rows import MEMBER_BYTES, TooLarge, found_values, ki
 from builders.engine.corpus_values import extension, is_link, parsed, picture_of
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
-from medgpt.pictures import PICTURE_SUFFIXES, format_of
+from medgpt.formats import PICTURE_SUFFIXES, format_of
 
 _DEFAULT_PATHS = ("image", "images")
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from medgpt.pictures import PICTURE_SUFFIXES, format_of
+from medgpt.formats import PICTURE_SUFFIXES, format_of
 
 TEXT_WORDS = 5
 """A value of so many words is a text; of fewer a label, a name, a code."""

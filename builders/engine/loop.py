@@ -1,6 +1,6 @@
 """The one build loop that all sources share: plan, resume, run units in processes, account for every row.
 
-A finished build directory holds `shards/`, `manifest/`, `rejects/` and, written last, `build.json`. What resuming needs
+A finished build directory holds shards, Parquet parts (`FOLDERS`) and, written last, `build.json`. What resuming needs
 (unit keys with file times) lies beside it in `.resume/`, so that the tree itself depends on content alone: the same
 raw rows give the same bytes, whatever the number of workers, interruptions or machines.
 """
@@ -29,6 +29,7 @@ from builders.engine.rawfiles import State, recorded_finds, relative, state_of
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
 from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
+from manifests.catalog import KINDS
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
 from medgpt.digest import sealed
@@ -38,7 +39,7 @@ from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
 
 BUILD_FORMAT = 1
-FOLDERS = ("shards", "manifest", "rejects")
+FOLDERS = ("shards", *KINDS)
 _WRITTEN = frozenset({".tar", ".arrow", ".parquet", TEMPORARY_SUFFIX})
 _PACKAGES = ("bpe-openai", "numpy", "orjson", "pillow", "pyarrow")
 PROJECT_PACKAGES = ("builders", "filters", "manifests", "medgpt", "medgpt_sources", "shards")
@@ -422,7 +423,7 @@ def _image_statistics(split: dict[str, Any]) -> dict[str, float]:
 
 
 def _remove_strays(target: Path, document: dict[str, Any]) -> None:
-    """Files of an earlier plan and unfinished temporary files; nothing outside the three folders is touched."""
+    """Files of an earlier plan and unfinished temporary files; nothing outside these folders is touched."""
     wanted = {file["file"] for unit in document["units"] for file in unit["shards"] + unit["parts"]}
     for folder in FOLDERS:
         for path in (target / folder).iterdir():

@@ -21,7 +21,7 @@ from builders.engine.rawfiles import State, recorded_reads
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
-from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
+from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows, write_part
 from medgpt.arguments import Frame
 from medgpt.atomic import write_atomic
 from medgpt.containers import DamagedImage
@@ -138,7 +138,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
 
 
 class _UnitWork:
-    """The unit in hand: its writer and the rows of its three manifest parts."""
+    """The unit in hand: its writer and the rows of its manifest parts."""
 
     def __init__(self, source: Source, job: UnitJob, pictures: OrderedDict[str, _Picture], piece: int = 0) -> None:
         self.source, self.job, self.unit = source, job, job.unit
@@ -157,6 +157,7 @@ class _UnitWork:
             SAMPLES, constants | {"stage": self.stage, "access": source.access, "metadata_only": job.metadata_only}
         )
         self.images = PartRows(IMAGES, constants)
+        self.thumbnails = PartRows(THUMBNAILS, constants)
         self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
@@ -249,6 +250,8 @@ class _UnitWork:
         for index, image in enumerate(sample.images):
             row = {"sample_id": sample_id, "index": index, "subset": sample.subset, **_named(image)}
             self.images.append(row | self._image_columns(place.shard, place.images, pictures, tiles, index))
+            if pictures:
+                self.thumbnails.append(row | {"thumbnail": pictures[index].print.thumbnail})
         count = len(sample.images)
         self._n_images += count
         self._n_images_squared += count * count
@@ -273,7 +276,6 @@ class _UnitWork:
             "stored_sha256": picture.stored_sha256,
             "pixel_sha256": picture.print.pixel_sha256,
             "phash": picture.print.phash,
-            "thumbnail": picture.print.thumbnail,
         }
 
     def _record(self, sample_id: str, sample: Sample, pictures: list[_Picture]) -> dict[str, Any]:
@@ -321,16 +323,19 @@ class _UnitWork:
         return picture
 
     def finish(self) -> dict[str, Any]:
-        """Write the parts, the manifest last; the unit's record as it stands in `build.json`."""
+        """Write the parts that have rows, the manifest last; the unit's record as it stands in `build.json`."""
         target = self.job.target
         shards = self.writer.close()
         parts = {
             f"rejects/{self.stem}.parquet": self.rejects,
-            f"manifest/{self.stem}.images.parquet": self.images,
+            f"thumbnails/{self.stem}.parquet": self.thumbnails,
+            f"images/{self.stem}.parquet": self.images,
             f"manifest/{self.stem}.parquet": self.samples,
         }
         written = []
         for name, columns in parts.items():
+            if not columns.rows:  # `datasets` stops at a Parquet file without rows
+                continue
             path = target / name
             write_part(path, columns.table(), RECIPE)
             written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})

@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifests.catalog import LoadedBuild
+from manifests.catalog import LoadedBuild, part_kind
 from manifests.fingerprints import ImageFingerprint, fingerprint, perceptual_hash
-from manifests.parts import IMAGES
+from manifests.parts import IMAGES, read_pictures
 from manifests.proof.agreement import agreement, cells, flat, full_agreement
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.policy import ImageSettings, Policy, TextSettings
@@ -199,15 +199,16 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
     seen: set[str] = set()
     with Shards(build.folder) as shards:
         for unit in build.record["units"]:
-            [samples] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "samples"]
-            [images] = [build.folder / f["file"] for f in unit["parts"] if part_kind(f["file"]) == "images"]
+            parts = {part_kind(file["file"]): build.folder / file["file"] for file in unit["parts"]}
+            part = f"{build.folder.name}/manifest/{build.record['source']['name']}-{unit['unit']}.parquet"
             pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
-            for row in pq.read_table(images).to_pylist():
-                pictures[row["sample_id"]].append(row)
+            if "images" in parts:
+                for row in read_pictures(parts["images"], [*IMAGES.names, "thumbnail"]).to_pylist():
+                    pictures[row["sample_id"]].append(row)
             places: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            for batch in pq.ParquetFile(samples).iter_batches():
+            for batch in pq.ParquetFile(parts["samples"]).iter_batches() if "samples" in parts else ():
                 for row in batch.to_pylist():
-                    where = f"{samples.parent.parent.name}/manifest/{samples.name}: {row['sample_id']}"
+                    where = f"{part}: {row['sample_id']}"
                     mine = pictures.pop(row["sample_id"], [])
                     if row["sample_id"] in seen:
                         yield where, "occurs twice"
@@ -220,20 +221,13 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                         yield from _sample_faults(build, shards, row, mine, where, read)
                 progress(len(batch))
             for sample in pictures:
-                yield f"{build.folder.name}/manifest/{images.name}: {sample}", "a picture of no sample"
+                yield f"{part}: {sample}", "a picture of no sample"
             sizes = {file["file"].removeprefix("shards/"): file["bytes"] for file in unit["shards"]}
             for name in sorted({*sizes, *places}):
                 if name not in sizes:
-                    yield f"{build.folder.name}/manifest/{samples.name}", f"names shards/{name}, which the unit has not"
+                    yield part, f"names shards/{name}, which the unit has not"
                 elif fault := _place_fault(shards, name, sorted(places[name]), sizes[name]):
                     yield f"{build.folder.name}/shards/{name}", fault
-
-
-def part_kind(file: str) -> str:
-    """Which table a part of a build holds."""
-    if file.startswith("rejects/"):
-        return "rejects"
-    return "images" if file.endswith(".images.parquet") else "samples"
 
 
 def _place_fault(shards: Shards, name: str, places: list[tuple[int, int]], size: int) -> str | None:
@@ -304,7 +298,8 @@ def _picture_faults(
     if said["file"] is None:
         read.not_stored += 1
         # Pictures of a corpus made elsewhere were seen when it was read in; of a metadata-only build never.
-        unknown = ("shard", "offset", "length") if elsewhere else IMAGES.names[IMAGES.names.index("shard") :]
+        pixels = [*IMAGES.names[IMAGES.names.index("shard") :], "thumbnail"]
+        unknown = ("shard", "offset", "length") if elsewhere else pixels
         yield from _differences(where, row, dict.fromkeys(unknown))
         return
     if said["file"] != f"{row['index']}.{row['format']}":
@@ -467,7 +462,7 @@ class _TestPictures:
         for build in builds:
             modality = policy.modality(build.record["source"]["name"])
             for _, part in build.parts("images", "eval"):
-                for row in pq.read_table(part, columns=_PICTURE_COLUMNS).to_pylist():
+                for row in read_pictures(part, _PICTURE_COLUMNS).to_pylist():
                     progress(1)
                     if row["pixel_sha256"] is None or row["relation"] == "exemplar":
                         continue
@@ -564,7 +559,7 @@ def near_images(builds: Sequence[LoadedBuild], policy: Policy, chosen: set[Key] 
             # Of equal pictures in one part the first speaks for all.
             first: dict[bytes, dict[str, Any]] = {}
             shown: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
-            for row in pq.read_table(part, columns=_PICTURE_COLUMNS).to_pylist():
+            for row in read_pictures(part, _PICTURE_COLUMNS).to_pylist():
                 progress(1)
                 if row["pixel_sha256"] is None:
                     derived.counts["train_pictures_without_pixels"] += 1
@@ -682,7 +677,7 @@ def _thumbnails(builds: Sequence[LoadedBuild], places: set[tuple[str, str, int]]
     return {
         place: row["thumbnail"]
         for build in builds
-        for _, part in build.parts("images", "train")
+        for _, part in build.parts("thumbnails", "train")
         for batch in pq.ParquetFile(part).iter_batches(columns=["sample_id", "index", "thumbnail"])
         for row in batch.to_pylist()
         if (place := (build.record["build"], row["sample_id"], row["index"])) in places
