@@ -99,7 +99,7 @@ from manifests.proof.accounting import COMPARED, DECLARED, NOT_COMPARED, account
 from medgpt import errors
 from medgpt.errors import os_error_line, run
 from medgpt.formats import PICTURE_SUFFIXES
-from medgpt.messages import named
+from medgpt.messages import named, safe, shown_name
 from medgpt.settings import checked, read_yaml
 
 
@@ -273,7 +273,7 @@ class _Reader:
         self.fields: set[str] = notes.setdefault("fields", set())
         self.used: set[str] = notes.setdefault("used", set())
         self.missed: dict[str, int] = notes.setdefault("missed", {})
-        """Values that nothing was taken from, by `<kind> TAB <field> TAB <why>`."""
+        """Values that nothing was taken from, by `<kind> TAB <why> TAB <field>`."""
         self.pictures = Pictures(raw, PictureStore(raw, unit.payload.get("zips", ()), flat=False))
         self.pictures.zipped = notes.setdefault("zipped", set())
         self._ids: set[bytes] = set()
@@ -317,9 +317,10 @@ class _Reader:
             else:
                 missed["text", name, "nothing was taken from it"] += 1
         self.used.update(taken)
-        for key, count in missed.items():
+        for (kind, name, why), count in missed.items():
             if count:
-                self.missed["\t".join(key)] = self.missed.get("\t".join(key), 0) + count
+                key = f"{kind}\t{why}\t{name}"
+                self.missed[key] = self.missed.get(key, 0) + count
         return sample
 
     def _look(
@@ -411,7 +412,7 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
     missed: Counter[tuple[str, str, str]] = Counter()
     for entry in entries:
         for key, count in entry["notes"]["missed"].items():
-            kind, name, why = key.split("\t")
+            kind, why, name = key.split("\t", 2)
             missed[kind, name, why] += count
     records = [record for entry in entries for record in entry["records"]]
     if not any(record["kept"] for record in records):
@@ -432,7 +433,7 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
         entry = (DECLARED, stands) if stands else (NOT_COMPARED, why)
         lost.setdefault(name, []).append(entry)
         if kind != "bytes":
-            books[kind, entry[0], name, entry[1]] += count
+            books[kind, entry[0], shown_name(name), entry[1]] += count
     for name in sorted(fields.union(lost)):
         if name in lost:
             state, why = max(lost[name], key=lambda entry: entry[0] == NOT_COMPARED)
@@ -440,7 +441,7 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
             state, why = COMPARED, ""
         else:
             state, why = DECLARED, rules.declares("field", name) or "no text of five words, and no picture in it"
-        books["field", state, "" if state == COMPARED else name, why] += 1
+        books["field", state, "" if state == COMPARED else shown_name(name), why] += 1
     read = {file for entry in entries for file, *_ in entry["inputs"]}.union(*(e["notes"]["zipped"] for e in entries))
     for name in _walk(raw):
         members = [f"{name}!{member}" for member in zip_members(raw / name)] if form_of(name) == "zip" else []
@@ -450,7 +451,7 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
                 state, why = COMPARED, ""
             elif file in members and state == COMPARED:
                 state, why = NOT_COMPARED, "its format is not read within a zip"
-            books["file", state, "" if state == COMPARED else file, why] += 1
+            books["file", state, "" if state == COMPARED else safe(file), why] += 1
     return {"pictures_stored": False, "accounting": [[*key, count] for key, count in sorted(_grouped(books).items())]}
 
 
