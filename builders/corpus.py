@@ -48,6 +48,9 @@ row may go unchecked. `inputs.parquet` lists every file that was read with its d
 `accounting` every file, field, picture and text as compared, declared (by `leave_out`, `images: []`, a rule of ours) or not
 compared: a file of another format, a picture that no row names, a field with texts of five words or more that nothing was
 taken from. Where anything is not compared, the exit code is 4.
+
+`--copy-without excluded_rows.csv`, the list that `prove` writes, makes a copy of the folder without these rows, each file in
+its own form (lines, CSV, JSON arrays, tars: to the byte). `prove --filtered-copy DIR` does both.
 """
 
 import argparse
@@ -100,6 +103,7 @@ from medgpt import errors
 from medgpt.errors import os_error_line, run
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named, safe, shown_name
+from medgpt.private import keep_private
 from medgpt.settings import checked, read_yaml
 
 
@@ -539,10 +543,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, metavar="DIR", help="root of the builds; one folder is made in it")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add("--max-damaged", type=int, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--copy-without", type=Path, metavar="CSV", help="build nothing: copy the folder to --out without these rows")
     add("--json", action="store_true", help="print the build's record as JSON, no progress bar")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
     mapping, place = (read_yaml(args.mapping), str(args.mapping)) if args.mapping else (None, "mapping")
+    if args.copy_without:
+        from builders.engine.corpus_copy import copy_without, read_excluded
+
+        keep_private(make_rules(mapping, args.role, args.raw, place).access)
+        files, rows = copy_without(args.raw, read_excluded(args.copy_without), args.out)
+        print(f"{args.raw} -> {args.out}: {files} files, {rows} rows left out")
+        return errors.DONE
     how = (args.workers, None, args.max_damaged, args.quiet or args.json, place)
     document, text = build_corpus(args.raw, args.role, mapping, args.out, *how)
     print(json.dumps(document, ensure_ascii=False) if args.json else text)

@@ -10,6 +10,7 @@ compares every train sample of the builds under DATA with every test sample at e
     train_duplicates.parquet   different train pictures that look alike: reported, never excluded
     certificate.json     digests of builds, rules, policy and files, and the counts; `manifests.verify` derives it again
     report.html          all of it to look at: matrix, then each pair side by side
+    excluded_rows.csv    of a corpus made elsewhere: what is taken out, by its own ids, files and rows
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
 is, 2 if there is no proof, 4 if something was not compared and neither a mapping nor the policy says that it does not
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, jail, load_builds, manifest_files
-from manifests.proof import accounting, certificate
+from manifests.proof import accounting, certificate, exports
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
@@ -61,11 +62,12 @@ def prove(
     workers: int = 1,
     show_credentialed: bool = False,
     pairs_per_cell: int = PAIRS_PER_CELL,
+    conda: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    Raises: `UserError`.
+    `conda`: a file for rows of the CONDA contamination database. Raises: `UserError`.
     """
     from tqdm import tqdm
 
@@ -87,6 +89,9 @@ def prove(
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
         document["accounting"] = _accounting(connection, builds, policy, document)
+        exports.write_excluded_rows(connection, builds, out)
+        if conda:
+            exports.write_conda(exports.conda_rows(connection, builds, document["eval_totals"]), conda)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
         certificate.write_certificate(out, document)
@@ -422,6 +427,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("a corpus made elsewhere needs --train, --eval and --out")
     if options.mapping and not foreign:
         parser.error("--mapping goes with --train and --eval")
+    if options.filtered_copy and not foreign:
+        parser.error("--filtered-copy goes with --train and --eval")
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -442,7 +449,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell, quiet=options.quiet or options.json
+            pairs_per_cell=options.pairs_per_cell, conda=options.conda, quiet=options.quiet or options.json
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -452,6 +459,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(document, ensure_ascii=False))
     else:
         _print_result(document, out)
+    if options.filtered_copy:
+        listed = ["--copy-without", out / exports.EXCLUDED_ROWS_FILE]
+        if (failed := _corpus(options, "train", options.filtered_copy, listed)) != DONE:
+            return failed
     incomplete = NOT_COMPARED if accounting.not_compared(document["accounting"]) else DONE
     # What of a corpus was not compared is told by `accounting`, under the policy.
     code = DONE if code == NOT_COMPARED else code
@@ -462,17 +473,21 @@ def _build_corpora(options: argparse.Namespace, data: Path) -> int:
     """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
     codes = []
     for role in ("train", "eval"):
-        # By the front door, whose net is up before anything is imported: Ctrl-C is a line there, too.
-        command = [sys.executable, "-m", "medgpt", "build", "corpus", "--role", role, "--raw", getattr(options, role)]
-        command += ["--out", data, "--workers", str(options.workers)]
-        command += ["--mapping", options.mapping] if options.mapping else []
-        command += ["--quiet"] if options.quiet else []
-        # With --json the screen is for the certificate alone.
-        screen = subprocess.DEVNULL if options.json else None
-        codes.append(subprocess.run(command, check=False, stdout=screen).returncode)  # noqa: S603 (ours)
+        codes.append(_corpus(options, role, data, ["--workers", str(options.workers)]))
         if codes[-1] not in _BUILT:
             return codes[-1]
     return worst(codes)
+
+
+def _corpus(options: argparse.Namespace, role: str, out: Path, more: Sequence[str | Path]) -> int:
+    # By the front door, whose net is up before anything is imported: Ctrl-C is a line there, too.
+    command = [sys.executable, "-m", "medgpt", "build", "corpus", "--role", role, "--raw", getattr(options, role)]
+    command += ["--out", out, *more]
+    command += ["--mapping", options.mapping] if options.mapping else []
+    command += ["--quiet"] if options.quiet else []
+    # With --json the screen is for the certificate alone.
+    screen = subprocess.DEVNULL if options.json else None
+    return subprocess.run(command, check=False, stdout=screen).returncode  # noqa: S603 (ours)
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) -> None:
@@ -546,9 +561,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    foreign = parser.add_argument_group("a corpus made elsewhere (WebDataset tars, Parquet, JSON Lines)")
+    parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
+    foreign = parser.add_argument_group("a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)")
     foreign.add_argument("--train", type=Path, metavar="DIR")
     foreign.add_argument("--eval", type=Path, metavar="DIR")
+    foreign.add_argument(
+        "--filtered-copy", type=Path, metavar="DIR", help="copy the train folder without what is taken out, in its own forms"
+    )
     foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see README)")
     return parser
 

@@ -446,3 +446,92 @@ def test_the_books_add_up_for_any_folder(
             with connect(build) as connection:
                 found = connection.execute("SELECT count(*) FROM samples WHERE split_part(file, '!', 1) = ?", [name])
                 assert found.fetchall() == [(len(ROWS),)]
+
+
+# --- what is taken out -------------------------------------------------------------------------------------------
+
+
+CLEAN = [{"id": f"row.{number} ü", **row} for number, row in enumerate(ROWS)]
+LEAK = {"id": "leak/1", "question": "Which test confirms a tear of the anterior cruciate ligament most surely?",
+        "answer": "magnetic resonance imaging"}  # fmt: skip
+
+
+def proof_of(folder: Path, *more: str) -> Any:
+    sides = ("--train", str(folder / "train"), "--eval", str(folder / "test"), "--out", str(folder / "p"))
+    return run_module("manifests.prove", *sides, "--quiet", "--workers", "1", *more)
+
+
+def rows_with_leak() -> list[Row]:
+    return [CLEAN[0], LEAK, *CLEAN[1:]]
+
+
+def test_exclusions_have_the_ids_of_the_corpus_and_a_copy_is_without_them(tmp_path: Path) -> None:
+    rows, train = rows_with_leak(), tmp_path / "train"
+    lines = [dumped(row, ensure_ascii=False) + b"  \n" for row in rows]
+    records = io.StringIO()
+    writer = csv.DictWriter(records, list(LEAK), lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows([row | {"answer": f"{row['answer']}\nand more"} for row in rows])
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": "{}"})
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number, row in enumerate(rows):
+            info = tarfile.TarInfo(f"{'k' * 110}{number}.json")
+            info.size = len(dumped(row))
+            tar.addfile(info, io.BytesIO(dumped(row)))
+    write(train / "a.jsonl", b"\n" + b"".join(lines))
+    write(train / "d" / "a.jsonl.gz", gzip.compress(b"".join(lines)))
+    write(train / "a.jsonl.zst", packed(b"".join(lines), ".zst"))
+    write(train / "a.csv", records.getvalue().encode("utf-8-sig"))
+    write(train / "wide.csv", records.getvalue().encode("utf-16"))
+    write(train / "a.json", dumped(rows, indent=2))
+    write(train / "a.parquet", as_arrow(lambda sink: pq.write_table(table, sink, row_group_size=2)))
+    write(train / "a.feather", as_arrow(lambda sink: feather.write_feather(table, sink)))
+    write(train / "a.orc", as_arrow(lambda sink: orc.write_table(table, sink)))
+    write(train / "a.tar.xz", packed(buffer.getvalue(), ".xz"))
+    write(train / "leak.txt", f"{LEAK['question']} {LEAK['answer']}".encode())
+    write(train / "clean.jsonl", dumped(CLEAN[2]))
+    write(tmp_path / "test" / "t.jsonl", dumped({name: LEAK[name] for name in ("question", "answer")}))
+    done = proof_of(tmp_path, "--filtered-copy", str(tmp_path / "copy"), "--conda", str(tmp_path / "conda.csv"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "p" / "proof" / "excluded_rows.csv").open(newline="") as handle:
+        excluded = {(row["file"], row["row"]): row["id"] for row in csv.DictReader(handle)}
+    tabular = {"a.jsonl": "3", "d/a.jsonl.gz": "2", "a.jsonl.zst": "2", "a.csv": "5", "wide.csv": "5", "a.json": "1",
+               "a.parquet": "1", "a.feather": "1", "a.orc": "1"}  # fmt: skip
+    assert {key: name for key, name in excluded.items() if name == "leak/1"} == dict.fromkeys(tabular.items(), "leak/1")
+    assert {file for file, _ in excluded} - tabular.keys() <= {"a.tar.xz", "leak.txt"}
+    copy = tmp_path / "copy"
+    assert (copy / "a.jsonl").read_bytes() == b"\n" + b"".join([lines[0], *lines[2:]])
+    assert gzip.decompress((copy / "d" / "a.jsonl.gz").read_bytes()) == b"".join([lines[0], *lines[2:]])
+    text = records.getvalue()
+    start = text.index('"leak/1"')
+    kept = text[:start] + text[text.index('"row.1', start) :]
+    assert (copy / "a.csv").read_bytes() == kept.encode("utf-8-sig")
+    assert (copy / "wide.csv").read_bytes().decode("utf-16") == kept
+    assert json.loads((copy / "a.json").read_bytes()) == CLEAN
+    for read, name in (pq.read_table, "a.parquet"), (feather.read_table, "a.feather"):
+        assert read(copy / name).equals(pa.Table.from_pylist(CLEAN)), name
+        assert read(copy / name).schema.metadata == {b"huggingface": b"{}"}
+    assert orc.read_table(copy / "a.orc").to_pylist() == CLEAN
+    with tarfile.open(copy / "a.tar.xz") as tar:
+        assert [json.loads(tar.extractfile(member).read())["id"] for member in tar] == [row["id"] for row in CLEAN]  # type: ignore[union-attr]
+    assert not (copy / "leak.txt").exists()
+    assert (copy / "clean.jsonl").read_bytes() == (train / "clean.jsonl").read_bytes()
+    with (tmp_path / "conda.csv").open(newline="") as handle:
+        [row] = csv.DictReader(handle)
+    assert (row["Evaluation Dataset"], row["Contaminated Source"], row["Test Split"]) == ("test.eval", "train.train", "100.000")
+    # The copy proves itself.
+    train.rename(tmp_path / "old")
+    copy.rename(train)
+    done = proof_of(tmp_path)
+    assert (done.returncode, "After 0 exclusions" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_rows_that_cannot_be_taken_out_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train" / "a.zip", as_zip({"a.jsonl": dumped(LEAK)}))
+    write(tmp_path / "train" / "b.jsonl", LINES)
+    write(tmp_path / "test" / "t.jsonl", dumped(LEAK))
+    done = proof_of(tmp_path, "--filtered-copy", str(tmp_path / "copy"))
+    assert (done.returncode, done.stderr.count("\n"), "a.zip!a.jsonl: rows cannot" in done.stderr) == (2, 1, True)
+    assert not (tmp_path / "copy").exists()

@@ -44,6 +44,7 @@ _KINDS = {
 }  # fmt: skip
 SUFFIXES = ", ".join(f"*.{suffix}" for suffix in _KINDS)
 _PACKED: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_PACKED_TARS = {"tgz": "gz", "tbz2": "bz2", "txz": "xz"}
 _UNPACKED = frozenset({"sqlite", "duckdb", "zip"})
 """Kinds that are not read where they are packed once more."""
 _ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "changelog", "authors"})
@@ -80,6 +81,7 @@ def is_description(path: Path) -> bool:
 def open_packed(path: Path) -> BinaryIO:
     """A file for reading, unpacked where its name says that it is packed."""
     suffix = path.suffix.lower().removeprefix(".")
+    suffix = _PACKED_TARS.get(suffix, suffix)
     if suffix == "zst":
         import pyarrow as pa
 
@@ -155,7 +157,9 @@ def _whole(handle: BinaryIO, file: str) -> bytes:
     return data
 
 
-def _decoded(data: bytes, file: str) -> str:
+def whole_text(handle: BinaryIO, file: str) -> str:
+    """All text of a file: UTF-8, or UTF-16 that says so. Raises: `InputError`."""
+    data = _whole(handle, file)
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -168,7 +172,7 @@ def _decoded(data: bytes, file: str) -> str:
 
 def _json_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows of a JSON text: one value, or several one after the other (JSON Lines, or what jq prints)."""
-    text = _decoded(_whole(handle, file), file)
+    text = whole_text(handle, file)
     decode, place, number, several = json.JSONDecoder().raw_decode, 0, 0, False
     while (place := _skipped(text, place)) < len(text):
         value, place = decode(text, place)
@@ -279,32 +283,42 @@ def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
 # CSV and its kin
 
 
-def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
-    """Rows by the names of the first line; what it parts by is what gives it most cells. Without one, `column_1` ..."""
+def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str], bytes]]:
+    """(number of its last line, cells, its bytes) of every record; what parts cells is what gives the first line most."""
     packed = io.BufferedReader(handle, 1 << 20)  # type: ignore[arg-type]
-    wide = packed.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    text = io.TextIOWrapper(packed, "utf-16" if wide else "utf-8-sig", errors="surrogateescape", newline="")
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(packed.peek(2)[:2], "utf-8")
+    text = io.TextIOWrapper(packed, encoding, errors="surrogateescape", newline="")
+    spent: list[str] = []
+
+    def lines() -> Iterator[str]:
+        yield first.removeprefix("\ufeff")
+        for line in text:
+            spent.append(line)
+            yield line
+
     first = text.readline(LINE_BYTES)
-    tabs = "\t" if ".tsv" in file.lower() or ".tab" in file.lower() else ""
+    spent.append(first)
+    tabs = "\t" if {".tsv", ".tab"} & {suffix.lower() for suffix in PurePosixPath(file).suffixes} else ""
     parted = tabs or max(",;\t|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
     csv.field_size_limit(LINE_BYTES)
-    reader = csv.reader(_again(first, text), delimiter=parted)
-    header = next(reader, [])
-    if len(set(header)) < len(header) or not all(header) or any(len(name.split()) > 4 for name in header):
-        unnamed = [f"column_{number}" for number in range(1, len(header) + 1)]
-        if any(len(name.split()) > 4 or name.strip().isdecimal() for name in header):  # no names: a row
-            yield _csv_row(file, "1", unnamed, header)
-            header = unnamed
-        else:
-            header = [name if name and header.count(name) == 1 else unnamed[at] for at, name in enumerate(header)]
+    reader = csv.reader(lines(), delimiter=parted)
     for cells in reader:
+        yield str(reader.line_num), cells, "".join(spent).encode(encoding, "surrogateescape")
+        spent.clear()
+
+
+def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows by the names of the first line; where it has none, by `column_1` ..."""
+    records = csv_records(handle, file)
+    _, header, _ = next(records, ("1", [], b""))
+    unnamed = [f"column_{number}" for number in range(1, len(header) + 1)]
+    if any(len(name.split()) > 4 or name.strip().isdecimal() for name in header):  # no names: a row
+        yield _csv_row(file, "1", unnamed, header)
+        header = unnamed
+    header = [name if name and header.count(name) == 1 else unnamed[at] for at, name in enumerate(header)]
+    for number, cells, _ in records:
         if cells:
-            yield _csv_row(file, str(reader.line_num), header, cells)
-
-
-def _again(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
+            yield _csv_row(file, number, header, cells)
 
 
 def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row | Reject:
@@ -400,7 +414,7 @@ def _array_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | R
 
 
 def _text_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
-    yield Row(file, "0", {"text": _decoded(_whole(handle, file), file)})
+    yield Row(file, "0", {"text": whole_text(handle, file)})
 
 
 def _zip_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
