@@ -2,24 +2,24 @@
 
     python -m builders.corpus --raw FOLDER --role train --mapping map.yaml --out DIR
 
-reads a folder and writes the build `DIR/<name>.<role>`: a source that is made from a folder and a mapping, by the engine
-that builds all others, so both sides of a comparison are made by the same code. Texts go into Arrow shards; pictures are
-fingerprinted and not copied, so `shard`, `offset` and `length` of their rows are NULL. Catalogue, audits, `prove` and
-`shards.verify` work on it as on any other build. Nothing can be trained from it.
+reads a folder and writes the build `DIR/<name>.<role>`: a source that is made from a folder and a mapping, by the
+engine that builds all others, so both sides of a comparison are made by the same code. Texts go into Arrow shards;
+pictures are fingerprinted and not copied, so `shard`, `offset` and `length` of their rows are NULL. Catalogue,
+audits, `prove` and `shards.verify` work on it as on any other build. Nothing can be trained from it.
 
 What is read (packed by gzip, bzip2, xz, Zstandard, or in a zip, as well):
     *.tar          WebDataset: neighbouring members that share a name up to the first dot of its last part. Fields of a
                    row: those of its `json`, every member by its extension, `__key__`
     *.parquet *.arrow *.feather *.orc       one row a row, also of folders and caches of `datasets`
-    *.jsonl *.ndjson *.json      an object a line; an array; an object of lists; pandas' six forms; objects with lists of
+    *.jsonl *.ndjson *.json    an object a line; an array; an object of lists; pandas' forms; objects with lists of
                    objects in them (SQuAD), whose rows say what the objects around them say
     *.csv *.tsv    parted by comma, semicolon, tab or bar; without names in the first line `column_1`, ...
     *.sqlite *.duckdb *.db       every table; not packed
     *.npz *.npy    along the first axis
     *.txt *.md     one document, with the picture beside it that has its name
     pictures       those that rows name; where nothing but documents is there, one row each
-Pictures in cells: as bytes, {bytes, path}, base64, hexadecimal, lists of numbers, lists of any of these; by path, also into
-a zip of the folder. Addresses (URLs) are never fetched.
+Pictures in cells: as bytes, {bytes, path}, base64, hexadecimal, lists of numbers, lists of any of these; by path, also
+into a zip of the folder. Addresses (URLs) are never fetched.
 
 A mapping says where things are. Every key may be left out; a key set to `[]` is not looked for at all. A field is a
 name, or a path into nested fields (`meta.patient`):
@@ -40,17 +40,17 @@ name, or a path into nested fields (`meta.patient`):
     access    open, gated or credentialed; default: credentialed, which keeps texts out of reports
     split     default: train, or test for the eval side
     frames    first, middle or last: which one of a picture with several frames; default: such a row is damaged
-    leave_out {pattern: reason}: files, fields and reasons of rejects that are declared not to matter, `"*.pdf": manuals`
+    leave_out {pattern: reason}: files, fields, reasons of rejects that are declared not to matter (`"*.pdf": manuals`)
 With sections `train:` and `eval:` one file serves both sides; what stands outside of them holds for both.
 
-A row that is damaged becomes a reject; kept + rejected = read. An id that comes again in a file gets a number, since no
-row may go unchecked. `inputs.parquet` lists every file that was read with its digest. `build.json` has under `parameters`,
-`accounting` every file, field, picture and text as compared, declared (by `leave_out`, `images: []`, a rule of ours) or not
-compared: a file of another format, a picture that no row names, a field with texts of five words or more that nothing was
-taken from. Where anything is not compared, the exit code is 4.
+A row that is damaged becomes a reject; kept + rejected = read. An id that comes again in a file gets a number, since
+no row may go unchecked. `inputs.parquet` lists every file that was read with its digest. `build.json` has under
+`parameters`, `accounting` every file, field, picture and text as compared, declared (by `leave_out`, `images: []`, a
+rule of ours) or not compared: a file of another format, a picture that no row names, a field with texts of five words
+or more that nothing was taken from. Where anything is not compared, the exit code is 4.
 
-`--copy-without excluded_rows.csv`, the list that `prove` writes, makes a copy of the folder without these rows, each file in
-its own form (lines, CSV, JSON arrays, tars: to the byte). `prove --filtered-copy DIR` does both.
+`--copy-without excluded_rows.csv`, the list that `prove` writes, makes a copy of the folder without these rows, each
+file in its own form (lines, CSV, JSON arrays, tars: to the byte). `prove --filtered-copy DIR` does both.
 """
 
 import argparse
@@ -68,7 +68,6 @@ from typing import Any
 import msgspec
 
 from builders import kit
-from builders.engine.corpus_mapping import Rules, make_rules
 from builders.engine.archives import PictureStore
 from builders.engine.corpus_files import (
     PICTURE_ENDINGS,
@@ -79,6 +78,7 @@ from builders.engine.corpus_files import (
     is_zip_table,
     zip_members,
 )
+from builders.engine.corpus_mapping import Rules, make_rules
 from builders.engine.corpus_rows import (
     MAX_FIELDS,
     column_fields,
@@ -93,7 +93,13 @@ from builders.engine.corpus_rows import (
 )
 from builders.engine.corpus_samples import Pictures, group_value, joined, picture_fields, shape, strings
 from builders.engine.corpus_values import (
-    as_text, extension, is_link, is_picture_name, is_text, leaves, picture_of,
+    as_text,
+    extension,
+    is_link,
+    is_picture_name,
+    is_text,
+    leaves,
+    picture_of,
 )  # fmt: skip
 from builders.engine.report import format_summary
 from builders.engine.source import UNCOUNTED
@@ -268,7 +274,7 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
 
 
 class _Reader:
-    """Makes samples of the rows of one unit; knows the ids given and writes down what was seen and what was not taken."""
+    """Makes samples of the rows of one unit; knows the ids given, and writes down what was seen and what was taken."""
 
     def __init__(self, raw: Path, unit: kit.Unit, params: kit.Params) -> None:
         self.unit, self.rules = unit, _rules(params)
@@ -330,7 +336,7 @@ class _Reader:
     def _look(
         self, row: kit.Row, fields: Sequence[str], taken: dict[str, list[bytes]], missed: Counter[tuple[str, str, str]]
     ) -> list[tuple[str, str]]:
-        """Every value of a row: pictures go to `taken` unless the mapping says where they are; (field, text) of texts."""
+        """(field, text) of all texts of a row; pictures go to `taken`, unless the mapping says where they are."""
         texts, rules = [], self.rules
         others = {rules.id, rules.license_field, *(field for field, _ in rules.group_fields.values())}
         for name, value in leaves(row.values):
@@ -434,13 +440,13 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
     lost: dict[str, list[tuple[str, str]]] = {}
     for (kind, name, why), count in sorted(missed.items()):
         stands = rules.declares(kind, name)
-        entry = (DECLARED, stands) if stands else (NOT_COMPARED, why)
-        lost.setdefault(name, []).append(entry)
+        found = (DECLARED, stands) if stands else (NOT_COMPARED, why)
+        lost.setdefault(name, []).append(found)
         if kind != "bytes":
-            books[kind, entry[0], shown_name(name), entry[1]] += count
+            books[kind, found[0], shown_name(name), found[1]] += count
     for name in sorted(fields.union(lost)):
         if name in lost:
-            state, why = max(lost[name], key=lambda entry: entry[0] == NOT_COMPARED)
+            state, why = max(lost[name], key=lambda found: found[0] == NOT_COMPARED)
         elif any(covers(field, name) or covers(name, field) for field in used):
             state, why = COMPARED, ""
         else:

@@ -14,8 +14,8 @@ compares every train sample of the builds under DATA with every test sample at e
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
 is, 2 if there is no proof, 4 if something was not compared and neither a mapping nor the policy says that it does not
-matter: files, fields, rows, pictures and texts are all accounted for (`manifests/proof/accounting.py`). With --train and
---eval, corpora made elsewhere, it first runs `builders.corpus` for each.
+matter: files, fields, rows, pictures and texts are all accounted for (`manifests/proof/accounting.py`). With --train
+and --eval, corpora made elsewhere, it first runs `builders.corpus` for each.
 """
 
 from __future__ import annotations
@@ -562,11 +562,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
-    foreign = parser.add_argument_group("a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)")
+    foreign = parser.add_argument_group(
+        "a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)"
+    )
     foreign.add_argument("--train", type=Path, metavar="DIR")
     foreign.add_argument("--eval", type=Path, metavar="DIR")
     foreign.add_argument(
-        "--filtered-copy", type=Path, metavar="DIR", help="copy the train folder without what is taken out, in its own forms"
+        "--filtered-copy",
+        type=Path,
+        metavar="DIR",
+        help="copy the train folder without what is taken out, in its own forms",
     )
     foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see README)")
     return parser

@@ -191,9 +191,7 @@ def test_planted_leaks_are_found_and_every_tool_takes_the_builds(tmp_path: Path,
 
 def books(build: Path) -> dict[tuple[str, str, str], int]:
     """(kind, state, name) -> count, of what `build.json` says of a corpus."""
-    return {
-        (kind, state, name): count for kind, state, name, _, count in document(build)["parameters"]["accounting"]
-    }
+    return {(kind, state, name): count for kind, state, name, _, count in document(build)["parameters"]["accounting"]}
 
 
 def test_what_was_not_compared_is_listed(tmp_path: Path, corpora: tuple[Path, Path]) -> None:

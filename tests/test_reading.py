@@ -1,4 +1,4 @@
-"""What people keep their data in: every form of a table and of a picture in a cell is read, or named as not compared."""
+"""Every form of a table, and of a picture in a cell, that people keep data in is read, or named as not compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ from shards.reader import Build
 
 Row = dict[str, Any]
 ROWS: list[Row] = [
-    {"question": f"Which of the {number} nerves supplies the deltoid muscle of the shoulder?", "answer": f"no. {number}"}
+    {
+        "question": f"Which of the {number} nerves supplies the deltoid muscle of the shoulder?",
+        "answer": f"no. {number}",
+    }
     for number in range(3)
 ]
 TABLE = pa.Table.from_pylist(ROWS)
@@ -321,7 +324,9 @@ def test_a_picture_in_a_cell_is_compared_in_every_encoding(tmp_path: Path, form:
 
 
 def test_pictures_in_cells_of_tables(tmp_path: Path) -> None:
-    table = pa.table({"film": [PNG], "spelt": [TEXT64], "bytes": pa.array([list(PNG)], pa.list_(pa.uint8())), "text": ["x"]})
+    table = pa.table(
+        {"film": [PNG], "spelt": [TEXT64], "bytes": pa.array([list(PNG)], pa.list_(pa.uint8())), "text": ["x"]}
+    )
     (tmp_path / "c").mkdir()
     pq.write_table(table, tmp_path / "c" / "a.parquet")
     _, document = ingest(tmp_path / "c")
@@ -358,7 +363,7 @@ def test_what_nothing_is_taken_from_is_named_and_can_be_declared(tmp_path: Path)
     words = ["--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out"), "--quiet"]
     assert main(words) == 4
     names = ["note", "thumb", "gone", "messages.*", "*.pdf", "orphan.png"]
-    mapping = {"leave_out": {name: "seen, and of no matter" for name in names}}
+    mapping = {"leave_out": dict.fromkeys(names, "seen, and of no matter")}
     _, document = ingest(tmp_path / "c", mapping)
     assert not_compared(document) == set()
     (tmp_path / "m.json").write_bytes(dumped(mapping))
@@ -519,7 +524,11 @@ def test_exclusions_have_the_ids_of_the_corpus_and_a_copy_is_without_them(tmp_pa
     assert (copy / "clean.jsonl").read_bytes() == (train / "clean.jsonl").read_bytes()
     with (tmp_path / "conda.csv").open(newline="") as handle:
         [row] = csv.DictReader(handle)
-    assert (row["Evaluation Dataset"], row["Contaminated Source"], row["Test Split"]) == ("test.eval", "train.train", "100.000")
+    assert (row["Evaluation Dataset"], row["Contaminated Source"], row["Test Split"]) == (
+        "test.eval",
+        "train.train",
+        "100.000",
+    )
     # The copy proves itself.
     train.rename(tmp_path / "old")
     copy.rename(train)

@@ -1,7 +1,8 @@
-"""A copy of a corpus made elsewhere without some of its rows: every file in its own form, every row that stays as it was.
+"""A copy of a corpus made elsewhere without some of its rows: every file in its own form, what stays as it was.
 
-Lines, records, items of an array, members of a tar keep their bytes; rows of Parquet, Arrow and ORC their values, schema
-and row groups. A document is left out as a file. What rows cannot be taken out of is refused before anything is written.
+Lines, records, items of an array, members of a tar keep their bytes; rows of Parquet, Arrow and ORC their values,
+schema and row groups. A document is left out as a file. What rows cannot be taken out of is refused before anything
+is written.
 """
 
 import bz2
@@ -50,7 +51,9 @@ def copy_without(raw: Path, excluded: dict[str, set[str]], out: Path) -> tuple[i
         raise NotThisSource(f"{out}: lies within the corpus {raw}; choose another place for the copy")
     for file in sorted(excluded):
         if not (raw / file).is_file() or form_of(file) not in (None, *_WRITERS):
-            raise NotThisSource(f"{file}: rows cannot be taken out of it; unpack it, or write it as JSON Lines or Parquet")
+            raise NotThisSource(
+                f"{file}: rows cannot be taken out of it; unpack it, or write it as JSON Lines or Parquet"
+            )
     files = 0
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
         for path in sorted(path for path in raw.rglob("*") if path.is_file()):
@@ -129,7 +132,9 @@ def _write_json(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
             kept.append(text[place:end])
         place, number = end, number + 1
     if not all(row.isdecimal() and int(row) < number for row in rows) or (number == 1 and not array):
-        raise NotThisSource(f"{path.name}: its rows lie within objects, and cannot be taken out; write it as JSON Lines")
+        raise NotThisSource(
+            f"{path.name}: its rows lie within objects, and cannot be taken out; write it as JSON Lines"
+        )
     body = (",\n" if array else "\n").join(kept)
     sink.write((f"[{body}]\n" if array else f"{body}\n").encode())
 
@@ -141,7 +146,9 @@ def _write_parquet(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     plain: Any = path if path.suffix.lower() == ".parquet" else pa.BufferReader(open_packed(path).read())
     with pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False) as table:
         packed = table.metadata.row_group(0).column(0).compression
-        with pq.ParquetWriter(sink, table.schema_arrow, compression=packed.lower().replace("uncompressed", "none")) as to:
+        with pq.ParquetWriter(
+            sink, table.schema_arrow, compression=packed.lower().replace("uncompressed", "none")
+        ) as to:
             number = 0
             for group in range(table.num_row_groups):
                 to.write_table(_kept(table.read_row_group(group), number, rows))

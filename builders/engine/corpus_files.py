@@ -1,8 +1,9 @@
 """Files of a corpus made elsewhere, in the forms that `datasets`, pandas and DuckDB users keep them, as rows.
 
-JSON of any shape, CSV and its kin, Arrow (streams, files, Feather), ORC, SQLite and DuckDB, NumPy archives, one document
-a file, and zips of these. Any of them but databases may be packed (`.gz`, `.bz2`, `.xz`, `.zst`). Tars, Parquet and JSON
-Lines have readers of their own. A file that breaks off ends in a reject; rows before the damage are kept.
+JSON of any shape, CSV and its kin, Arrow (streams, files, Feather), ORC, SQLite and DuckDB, NumPy archives, one
+document a file, and zips of these. Any of them but databases may be packed (`.gz`, `.bz2`, `.xz`, `.zst`). Tars,
+Parquet and JSON Lines have readers of their own. A file that breaks off ends in a reject; rows before the damage are
+kept.
 """
 
 import bz2
@@ -125,9 +126,7 @@ def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
         yield Reject(file, "-", "bad_archive", f"{type(error).__name__} behind row {last}; what follows was not read")
 
 
-def _rows(
-    kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alone: bool
-) -> Iterator[Row | Reject]:
+def _rows(kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
     if kind in ("sqlite", "duckdb"):
         yield from _database_rows(path, file)
     elif kind == "zip":
@@ -249,16 +248,17 @@ def _holds_rows(value: Any) -> bool:
 
 
 def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Rows of an object that is a table by columns, or one of pandas' (`split`, `table`, `columns`); None if none is."""
+    """Rows of an object that is a table by columns, or pandas' `split`, `table` or `columns`; None if it is none."""
     names, data = value.get("columns"), value.get("data")
     if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
-        return [dict(zip(map(str, names), row, strict=False)) for row in data]
+        called = [*map(str, names), *(f"column_{at + 1}" for at in range(len(names), max(map(len, data), default=0)))]
+        return [dict(zip(called, row, strict=False)) for row in data]  # a short row has fewer fields
     if isinstance(value.get("schema"), dict) and isinstance(data, list) and all(isinstance(row, dict) for row in data):
         return data
     held = list(value.values())
     if len(held) > 1 and all(isinstance(cells, list) and len(cells) == len(held[0]) for cells in held):
-        if held[0] and not all(isinstance(cell, dict) for cells in held for cell in cells):
-            return [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
+        objects = all(isinstance(cell, dict) for cells in held for cell in cells)
+        return None if objects else [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
     if held and all(isinstance(cells, dict) and cells and all(map(str.isdecimal, cells)) for cells in held):
         places = dict.fromkeys(place for cells in held for place in cells)
         if not all(name.isdecimal() for name in value):
@@ -284,8 +284,8 @@ def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
 
 
 def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str], bytes]]:
-    """(number of its last line, cells, its bytes) of every record; what parts cells is what gives the first line most."""
-    packed = io.BufferedReader(handle, 1 << 20)  # type: ignore[arg-type]
+    """(number of its last line, cells, its bytes) of every record, parted by what gives the first line most cells."""
+    packed: Any = io.BufferedReader(handle, 1 << 20)
     encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(packed.peek(2)[:2], "utf-8")
     text = io.TextIOWrapper(packed, encoding, errors="surrogateescape", newline="")
     spent: list[str] = []
@@ -386,7 +386,10 @@ def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
     elif head[8:12] == b"DUCK":
         import duckdb
 
-        shut = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        shut: dict[str, str | bool | int | float | list[str]] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
         connection = duckdb.connect(str(path), read_only=True, config=shut)
         listed = "SELECT table_name FROM duckdb_tables() ORDER BY schema_name, table_name"
     else:

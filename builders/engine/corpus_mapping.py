@@ -128,7 +128,6 @@ class Rules(Settings, frozen=True):
         defaults = [self.of(key) for key in _DEFAULTS if key != "options"]
         return frozenset(self.listed_options).union(self.named, *defaults)
 
-
     @property
     def making_rows(self) -> frozenset[str]:
         """Fields by which an object is a row, whatever stands around it."""

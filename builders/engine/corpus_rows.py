@@ -1,5 +1,4 @@
-"""Rows of a corpus made elsewhere, as fields: from WebDataset tars, JSON Lines and Parquet with bounded memory, from all
-other forms by `corpus_files`.
+"""Rows of a corpus made elsewhere, as fields: of WebDataset tars, JSON Lines and Parquet; others are in `corpus_files`.
 
 A row that cannot be parsed is a reject. An archive that breaks off, in whatever way, is never taken for a whole one.
 """

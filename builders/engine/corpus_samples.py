@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
 from builders.engine.archives import PictureStore
+from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
 from builders.engine.corpus_rows import MEMBER_BYTES, TooLarge, found_values, kind_of
 from builders.engine.corpus_values import extension, is_link, parsed, picture_of
 from builders.engine.rawfiles import read_bytes

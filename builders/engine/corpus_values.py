@@ -38,13 +38,13 @@ def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
     A picture, a list of numbers and an object with `bytes` are one value. Text that is JSON is looked into.
     """
-    stack: list[tuple[str, Any]] = list(reversed(values.items()))
+    stack: list[tuple[str, Any]] = list(values.items())[::-1]
     while stack:
         name, value = stack.pop()
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = parsed(value)
         if isinstance(value, Mapping) and value and "bytes" not in value and not _is_raster(value):
-            stack.extend((f"{name}.{key}", inner) for key, inner in reversed(value.items()))
+            stack.extend((f"{name}.{key}", inner) for key, inner in list(value.items())[::-1])
         elif isinstance(value, list | tuple) and value and not _is_numbers(value):
             stack.extend((name, inner) for inner in reversed(value))
         else:

@@ -1,8 +1,8 @@
 """The books of a proof: every file, field, row, picture and text of both sides is compared, declared or not compared.
 
-An entry is {side, build, kind, state, name, reason, count}. Declared is what the mapping of a corpus or the policy names
-under `leave_out`, with a reason, and what a rule of ours leaves out that says so. Whatever else was not compared makes a
-proof incomplete: `not_compared` names it, and `prove` ends with exit code 4.
+An entry is {side, build, kind, state, name, reason, count}. Declared is what the mapping of a corpus or the policy
+names under `leave_out`, with a reason, and what a rule of ours leaves out that says so. Whatever else was not
+compared makes a proof incomplete: `not_compared` names it, and `prove` ends with exit code 4.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def totals(entries: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
 def not_compared(entries: Iterable[Mapping[str, Any]], shown: int = _SHOWN) -> list[str]:
     """What was not compared and nobody declared, a line each; beyond `shown` lines they are counted."""
     lines = [
-        f"{entry['side']} {entry['build']}: {entry['kind']} {entry['name'] or '(all)'}, {entry['count']:,} ({entry['reason']})"
+        f"{entry['side']} {entry['build']}: {entry['kind']} {entry['name'] or '(all)'}, {entry['count']:,} "
+        f"({entry['reason']})"
         for entry in entries
         if entry["state"] == NOT_COMPARED
     ]

@@ -22,7 +22,7 @@ CONDA_COLUMNS = (
     "Evaluation Dataset", "Subset", "Contaminated Source", "Version", "Train Split", "Development Split", "Test Split",
     "Approach", "Reference", "PR",
 )  # fmt: skip
-"""Of https://huggingface.co/datasets/CONDA-Workshop/Data-Contamination-Database; splits are percentages of their items."""
+"""Of https://huggingface.co/datasets/CONDA-Workshop/Data-Contamination-Database; splits are percentages of items."""
 
 
 def write_excluded_rows(connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], out: Path) -> Path | None:

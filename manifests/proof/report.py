@@ -353,7 +353,8 @@ def _values(report: Report) -> dict[str, Any]:
         "totals": accounting.totals(certificate["accounting"]),
         "entries": [
             (row["state"], row["side"], row["build"], row["kind"], row["name"] or "all", row["reason"], row["count"])
-            for row in sorted(certificate["accounting"], key=lambda row: row["state"] != accounting.NOT_COMPARED) if row["reason"]
+            for row in sorted(certificate["accounting"], key=lambda row: row["state"] != accounting.NOT_COMPARED)
+            if row["reason"]
         ],
         "incomplete": accounting.not_compared(certificate["accounting"]),
         "ngrams_in_all": len(ordered),
