@@ -322,7 +322,7 @@ class _Reader:
         )
         said = _said(sample)
         for name, text in texts:
-            if all(piece in said for piece in strings(text)):
+            if text.strip() in said or all(piece in said for piece in strings(text)):
                 self.used.add(name)
             else:
                 missed["text", name, "nothing was taken from it"] += 1
@@ -344,7 +344,7 @@ class _Reader:
             self.fields.add(name)
             if name in others or any(covers(field, name) for field in fields):
                 continue
-            if (picture := picture_of(value)) is None and isinstance(value, Mapping):
+            if (picture := picture_of(value)) is None and isinstance(value, dict):
                 value = value.get("bytes") or value.get("path") or ""
             if isinstance(value, bytes | bytearray) and picture is None:
                 if (text := as_text(bytes(value))) is None and len(value) >= _LEAST_BYTES:
@@ -392,7 +392,8 @@ class _Reader:
             name = names[0]
         elif self.kind != "tar" and self.unit.payload.get("whole", True):
             own = row.values.get("id")
-            name = strings(own)[0] if isinstance(own, str | int) and strings(own) else name
+            if isinstance(own, str | int) and (names := strings(own)):
+                [name] = names
         found = base = f"{row.file}/{name}"
         number = 1
         while (digest := hashlib.blake2b(found.encode("utf-8", "surrogatepass"), digest_size=8).digest()) in self._ids:

@@ -23,6 +23,8 @@ _PACKED_CHARACTERS = 60
 """A picture that is spelt as text takes more."""
 _BASE64 = re.compile(r"(?:data:[\w/+.;=-]*;base64,)?\s*([A-Za-z0-9+/_\-\s]+=*\s*)")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_PRINTED = ("b'", 'b"', "{'bytes': b", "{'path': ")
+"""How Python begins to print bytes, and a cell of a picture column."""
 _HEAD = 400
 """Characters that are decoded to see whether it is a picture: DICOM says so behind its 128th byte."""
 _SMALLEST_SIDE = 8
@@ -43,7 +45,7 @@ def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         name, value = stack.pop()
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = parsed(value)
-        if isinstance(value, Mapping) and value and "bytes" not in value and not _is_raster(value):
+        if isinstance(value, dict) and value and "bytes" not in value and not _is_raster(value):
             stack.extend((f"{name}.{key}", inner) for key, inner in list(value.items())[::-1])
         elif isinstance(value, list | tuple) and value and not _is_numbers(value):
             stack.extend((name, inner) for inner in reversed(value))
@@ -91,14 +93,14 @@ def picture_of(value: Any) -> bytes | None:
     As bytes, {bytes, path}, base64 (with `data:` or without), hexadecimal, the bytes as Python prints them, a list of
     bytes, rows of numbers from 0 to 255 (then as PNG), or {mode, size, data}.
     """
+    if isinstance(value, str):
+        return _spelt_picture(value) if len(value) >= _PACKED_CHARACTERS else None
     if isinstance(value, bytes):
         if format_of(value):
             return value
         text = as_text(value[:_HEAD]) if len(value) >= _PACKED_CHARACTERS else None
         return picture_of(value.decode("ascii", "replace")) if text else None
-    if isinstance(value, str):
-        return _spelt_picture(value) if len(value) >= _PACKED_CHARACTERS else None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return picture_of(value["bytes"]) if value.get("bytes") is not None else _raster(value)
     if isinstance(value, list | tuple) and _is_numbers(value):
         return _number_picture(value)
@@ -107,11 +109,13 @@ def picture_of(value: Any) -> bytes | None:
 
 def _spelt_picture(text: str) -> bytes | None:
     head = text[:_HEAD]
-    if head.startswith(("b'", 'b"', "{'bytes': b", "{'path': ")):
+    if head.startswith(_PRINTED):
         try:
             return picture_of(ast.literal_eval(text))
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
+    if " " in head[:_PACKED_CHARACTERS]:  # as in any prose
+        return None
     digits = text.removeprefix("0x").removeprefix("\\x")
     if _HEX.fullmatch(digits[:_HEAD]) and format_of(bytes.fromhex(digits[:_HEAD])):
         return bytes.fromhex(digits) if _HEX.fullmatch(digits) else None
