@@ -302,7 +302,7 @@ class _Reader:
         self.pictures.links = 0
         taken = {field: list(self.pictures.within(row.file, found_values(values, [field]))) for field in fields}
         missed: Counter[tuple[str, str, str]] = Counter()
-        missed["picture", ", ".join(fields), "named by its address, which is never fetched"] += self.pictures.links
+        missed["picture", ", ".join(fields), _LINK] += self.pictures.links
         texts = self._look(row, fields, taken, missed)
         pictures = [picture for found in taken.values() for picture in found]
         license_name = joined(values, [rules.license_field]) or "unstated" if rules.license_field else None
@@ -337,9 +337,17 @@ class _Reader:
         self, row: kit.Row, fields: Sequence[str], taken: dict[str, list[bytes]], missed: Counter[tuple[str, str, str]]
     ) -> list[tuple[str, str]]:
         """(field, text) of all texts of a row; pictures go to `taken`, unless the mapping says where they are."""
-        texts, rules = [], self.rules
+        rules, texts, links, names = (
+            self.rules,
+            list[tuple[str, str]](),
+            list[tuple[str, str]](),
+            list[tuple[str, str]](),
+        )
+        values = row.values
+        if self.kind == "tar" and isinstance(inner := values.get("json"), dict):  # whose fields are the row's, too
+            values = {**values, "json": {name: value for name, value in inner.items() if values[name] is not value}}
         others = {rules.id, rules.license_field, *(field for field, _ in rules.group_fields.values())}
-        for name, value in leaves(row.values):
+        for name, value in leaves(values):
             name = name if name in self.fields or len(self.fields) < MAX_FIELDS else "(other fields)"
             self.fields.add(name)
             if name in others or any(covers(field, name) for field in fields):
@@ -355,16 +363,19 @@ class _Reader:
                     with suppress(kit.InputError):
                         picture = self.pictures.named(row.file, value)
                 if picture is None:
-                    why = (
-                        "named by its address, which is never fetched" if is_link(value) else "the name of no file here"
-                    )
-                    missed["picture", name, why] += 1
+                    (links if is_link(value) else names).append((name, value))
             elif picture is None and is_text(value):
                 texts.append((name, value))
             if picture is not None and rules.pictures is None:
                 taken.setdefault(name, []).append(picture)
             elif picture is not None:
                 missed["picture", name, "nothing was taken from it"] += 1
+        # Pictures that came with their row may have names and addresses beside them.
+        count = sum(map(len, taken.values()))
+        if len({link for _, link in links}) > count:
+            missed.update(("picture", name, _LINK) for name, _ in links)
+        if not count:
+            missed.update(("picture", name, "the name of no file here") for name, _ in names)
         return texts
 
     def _images(self, values: Mapping[str, Any], pictures: list[bytes]) -> list[kit.Image]:
@@ -403,6 +414,7 @@ class _Reader:
         return found
 
 
+_LINK = "named by its address, which is never fetched"
 _LEAST_BYTES = 64
 """Fewer are a digest or a number, and no picture."""
 
@@ -468,7 +480,7 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
 
 def _grouped(books: Counter[tuple[str, str, str, str]]) -> Counter[tuple[str, str, str, str]]:
     """The books with files of one folder and ending in one entry, where they are many."""
-    patterns = {key: f"{key[2].rpartition('/')[0] or '.'}/*.{extension(key[2])}" for key in books if key[0] == "file"}
+    patterns = {key: _pattern(key[2]) for key in books if key[0] == "file"}
     many = Counter((key[1], pattern, key[3]) for key, pattern in patterns.items())
     grouped: Counter[tuple[str, str, str, str]] = Counter()
     for key, count in books.items():
@@ -476,6 +488,16 @@ def _grouped(books: Counter[tuple[str, str, str, str]]) -> Counter[tuple[str, st
         few = kind != "file" or many[state, patterns[key], why] <= _FILES_NAMED
         grouped[key if few else (kind, state, patterns[key], why)] += count
     return +grouped
+
+
+def _pattern(file: str) -> str:
+    """What a file is grouped by: its hidden folder, else its folder and ending."""
+    folder, _, name = file.rpartition("/")
+    parts = folder.split("/")
+    hidden = next((at for at, part in enumerate(parts, 1) if part.startswith(".")), None)
+    if hidden:
+        return "/".join([*parts[:hidden], "*"])
+    return f"{folder or '.'}/*{'.' + extension(name) if '.' in name else ''}"
 
 
 _FILES_NAMED = 20

@@ -373,6 +373,34 @@ def test_what_nothing_is_taken_from_is_named_and_can_be_declared(tmp_path: Path)
     assert main([*words, "--mapping", str(tmp_path / "m.json")]) == 3
 
 
+def test_a_picture_that_came_with_its_row_may_have_its_name_and_address_beside_it(tmp_path: Path) -> None:
+    row = {"film": TEXT64, "url": "https://example.org/1.jpg", "caption": "A film."}
+    write(tmp_path / "c" / "a.jsonl", dumped(row))
+    assert not_compared(ingest(tmp_path / "c")[1]) == set()
+    write(tmp_path / "c" / "a.jsonl", dumped(row | {"next": "https://example.org/2.jpg"}))
+    assert ("picture", "next") in not_compared(ingest(tmp_path / "c")[1])
+
+
+def test_many_files_make_one_entry(tmp_path: Path) -> None:
+    write(tmp_path / "c" / "a.jsonl", LINES)
+    for number in range(30):
+        write(tmp_path / "c" / "slides" / f"{number}.pptx", b"PK")
+        write(tmp_path / "c" / ".git" / "objects" / f"{number:02}" / "x", b"x")
+    found = entries(ingest(tmp_path / "c")[1], "file")
+    assert found == {("file", "compared", ""): 1, ("file", "not compared", "slides/*.pptx"): 30,
+                     ("file", "declared", ".git/*"): 30}  # fmt: skip
+
+
+def test_a_build_without_pixels_is_not_compared_at_the_levels_that_need_them(tmp_path: Path) -> None:
+    folders = ("--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "built"), "--quiet")
+    done = run_module("builders.vqa_rad", "--demo", "--no-images", *folders)
+    assert done.returncode in (0, 3), done.stderr
+    done = run_module("manifests.prove", str(tmp_path / "built"), "--quiet", "--workers", "1")
+    assert done.returncode == 4, done.stdout + done.stderr
+    for side in ("train", "eval"):
+        assert f"{side} vqa_rad: picture (all)" in done.stdout
+
+
 def test_texts_alone_are_compared_where_the_mapping_says_so(tmp_path: Path) -> None:
     write(tmp_path / "c" / "a.jsonl", dumped({"image": TEXT64, "text": "A film of the chest."}))
     _, document = ingest(tmp_path / "c", {"images": []})
