@@ -32,6 +32,7 @@ name, or a path into nested fields (`meta.patient`):
               output, response, completion. `options` is one field (a list, or an object label -> text), a list of
               fields, or an object label -> field. An answer is a label, an index from 0 or the text itself
     images    fields; default: found by type and name
+              (default names also count as Question and QUESTION)
     groups    subject_id, study_id, prior_study_id, pmcid, pmid, video_id, question_id, image_id -> field, or
               {field: patient, prefix: ourhospital}. Equal values mean the same thing everywhere: give the train and the
               eval side the same prefix. Without one pmcid, pmid and video_id get ours (`pmc/PMC123`, `pubmed/123`,
@@ -143,6 +144,7 @@ def make_source(params: kit.Params) -> kit.Source:
         store_pictures=False,
         conclude=_conclude,
         reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
+        version=2,
         module="builders.corpus",
     )
 

@@ -79,12 +79,12 @@ def as_file(sink: Any) -> None:
         writer.write_table(TABLE)
 
 
-def as_tar() -> bytes:
+def as_tar(members: dict[str, bytes] | None = None) -> bytes:
     buffer = io.BytesIO()
+    members = members or {f"{number}.json": json.dumps(row).encode() for number, row in enumerate(ROWS)}
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for number, row in enumerate(ROWS):
-            data = json.dumps(row).encode()
-            info = tarfile.TarInfo(f"{number}.json")
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
@@ -138,6 +138,7 @@ FORMS: dict[str, bytes] = {
     "a.tbz2": packed(as_tar(), ".bz2"),
     "a.tar.xz": packed(as_tar(), ".xz"),
     "a.tar.zst": packed(as_tar(), ".zst"),
+    "tables.tar.gz": packed(as_tar({"d/a.jsonl": LINES}), ".gz"),
     **{f"p.{kind}{suffix}": packed(data, suffix)
        for kind, data in (("csv", as_csv(",")), ("tsv", as_csv("\t")), ("json", dumped(ROWS)), ("jsonl", LINES))
        for suffix in (".gz", ".bz2", ".xz", ".zst")},

@@ -15,7 +15,6 @@ import json
 import lzma
 import sqlite3
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path, PurePosixPath
@@ -433,15 +432,41 @@ def _zip_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
                 continue
             try:
                 data = archive.read(info)
-                if picture:
-                    yield Row(inner, "0", {"image": data})
-                    continue
-                handle = _PACKED[ending](io.BytesIO(data)) if ending in _PACKED else io.BytesIO(data)
-                yield from _READERS[form_of(info.filename) or "text"](handle, inner, mapped)
-            except InputError as error:
-                yield Reject(inner, "-", error.reason, error.detail)
-            except (*ARCHIVE_DAMAGE, OSError, EOFError, RuntimeError, zlib.error, NotThisSource) as error:
-                yield Reject(inner, "-", "bad_archive", f"{type(error).__name__}; what follows was not read")
+            except (*ARCHIVE_DAMAGE, OSError, EOFError, RuntimeError) as error:
+                yield Reject(inner, "-", "bad_archive", f"{type(error).__name__}; it was not read")
+                continue
+            yield from [Row(inner, "0", {"image": data})] if picture else member_rows(data, inner, mapped)
+
+
+def member_rows(data: bytes, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows of a table that is a member of an archive, `<archive>!<member>`."""
+    ending = extension(file)
+    try:
+        handle = _PACKED[ending](io.BytesIO(data)) if ending in _PACKED else io.BytesIO(data)
+        yield from _READERS[form_of(file.rpartition("!")[2]) or "text"](handle, file, mapped)
+    except InputError as error:
+        yield Reject(file, "-", error.reason, error.detail)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged member
+        yield Reject(file, "-", "bad_archive", f"{type(error).__name__}; what follows was not read")
+
+
+def with_tables(rows: Iterable[Row | Reject], mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows of a tar, and those of the tables among its members: a tar may be no WebDataset but packed files."""
+    for row in rows:
+        values = {} if isinstance(row, Reject) else row.values
+        tables = [name for name, held in values.items() if extension(name) in _IN_TARS and isinstance(held, bytes)]
+        for name in tables:
+            yield from member_rows(values[name], f"{row.file}!{values['__key__']}.{name}", mapped)
+        if isinstance(row, Reject) or not tables:
+            yield row
+        elif len(values) > len(tables) + 1:
+            yield row._replace(values={name: held for name, held in values.items() if name not in tables})
+
+
+_IN_TARS = frozenset({"csv", "tsv", "jsonl", "ndjson", "parquet", "arrow", "feather", "orc"})
+"""Endings of tables; a member that is `json` or `txt` is a field of a sample."""
 
 
 def is_zip_table(name: str) -> bool:

@@ -16,12 +16,16 @@ from medgpt.settings import Settings, checked
 DEFAULT_SPLIT = {"train": "train", "eval": "test"}
 DEFAULT_PREFIX = {"pmcid": "pmc", "pmid": "pubmed", "video_id": "youtube"}
 
-_DEFAULTS = {
+_NAMES = {
     "text": ("text", "caption", "txt", "conversations", "messages", "input", "context", "passage"),
     "question": ("question", "instruction", "prompt", "query"),
     "options": ("options", "choices"),
     "answer": ("answer", "output", "response", "completion"),
     "reasoning": ("reasoning",),
+}
+_DEFAULTS = {
+    key: tuple(spelt for name in names for spelt in (name, name.capitalize(), name.upper()))
+    for key, names in _NAMES.items()
 }
 _DIALOGUES = frozenset({"conversations", "messages"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

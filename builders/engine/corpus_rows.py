@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from builders.engine.archives import TAR_DAMAGE, BytesBehind, tar_members, webdataset_name
-from builders.engine.corpus_files import document_rows, file_rows, form_of
+from builders.engine.corpus_files import document_rows, file_rows, form_of, with_tables
 from builders.engine.corpus_values import extension
 from builders.engine.source import Reject, Unit
 from builders.engine.tables import Row, json_fault, open_parquet, table_rows
@@ -48,7 +48,7 @@ def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     file = unit.payload["file"]
     kind = kind_of(file)
     if kind == "tar":
-        return _tar_rows(raw / file, file)
+        return with_tables(_tar_rows(raw / file, file), unit.payload["mapped"])
     if "files" in unit.payload:
         return document_rows(raw, unit.payload["files"])
     if kind == "file":
