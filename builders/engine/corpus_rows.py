@@ -5,6 +5,7 @@ A row that cannot be parsed is a reject. An archive that breaks off, in whatever
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class TooLarge:
     size: int
 
 
+@lru_cache(maxsize=64)
 def kind_of(file: str) -> str | None:
     """`tar`, `parquet`, `jsonl`, or `file` for what `corpus_files` reads; None for a file that is not read as rows."""
     form, ending = form_of(file), extension(file)
