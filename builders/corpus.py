@@ -78,7 +78,7 @@ from builders.engine.corpus_samples import (
     strings,
 )
 from builders.engine.report import format_summary, print_plan
-from builders.engine.source import UNCOUNTED
+from builders.engine.source import UNCOUNTED, StoredSample
 from builders.engine.tables import open_parquet
 from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, os_error_line, run
@@ -88,13 +88,6 @@ from medgpt.settings import checked, read_yaml
 
 if TYPE_CHECKING:
     from builders.engine.loop import BuildOptions, Plan
-
-
-class CorpusSample(kit.Sample):
-    """A sample whose key is the corpus' own name for it: no member of a tar has to be called by it."""
-
-    def __post_init__(self) -> None:
-        pass
 
 
 def make_source(params: kit.Params) -> kit.Source:
@@ -234,7 +227,7 @@ class _Reader:
             for kind, (field, prefix) in rules.group_fields.items()
             if kind != "image_id"
         }
-        return CorpusSample(
+        return StoredSample(
             **shape(values, rules, len(pictures)),
             images=self._images(values, pictures),
             group={kind: value for kind, value in groups.items() if value},
