@@ -40,7 +40,7 @@ READINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "patient_trial": ((), ("--shots", "1")),
 }
 """Sources that are built more than once, from one tree."""
-STREAMED = ("--stage", "instruct", "--only-present")
+STREAMED = ("--stage", "instruct", "--only-present", "--accept-incomplete")
 LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("shards.pack", STREAMED, r"^[\d,]+ samples in .+? tiles"),
     ("shards.resume_check", (*STREAMED, "--samples", "500"), r"^resume check: .+"),
@@ -112,7 +112,9 @@ def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], scr
                 raise _Stopped(f"builders.{name}", code)
         show(_source_line(data, name))
     show(_audit(data))
-    code, _ = _call(data, "manifests.prove", (str(data), "--workers", str(workers), "--quiet"))
+    code, _ = _call(
+        data, "manifests.prove", (str(data), "--benchmarks", "present", "--workers", str(workers), "--quiet")
+    )
     if code:
         raise _Stopped("manifests.prove", code)
     show(_exclusions(data))

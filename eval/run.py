@@ -34,6 +34,7 @@ from eval.tasks import (
     open_benchmarks,
     select_tasks,
 )
+from manifests.proof.trust import Trust
 from medgpt import errors
 from medgpt.arguments import command_parser
 from medgpt.atomic import AtomicFile, write_atomic
@@ -41,6 +42,7 @@ from medgpt.errors import UserError
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
+from shards.options import add_trust_options
 
 EXIT_UNANSWERED = 3
 """Everything was asked, but some questions have no answer (refused, no completion, too many pictures)."""
@@ -327,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
     parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
+    add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -356,7 +359,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         if absent and not options.json:
             print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
     benchmarks = open_benchmarks(options.data, tasks)
-    proof = read_proof(options.data / "proof", evidence=False)
+    proof = read_proof(options.data / "proof", evidence=False, trust=Trust.of(options))
     if options.dry_run:
         _show_plan(benchmarks, proof)
         return errors.DONE
@@ -438,6 +441,8 @@ def _say_certificate(benchmarks: Sequence[Benchmark], proof: Proof | None) -> No
         print("certificate: none; run python -m manifests.prove")
         return
     print(f"certificate: {proof.root}")
+    for line in proof.lacking:
+        print(f"  incomplete: {line}")
     if uncovered := [benchmark.build for benchmark in benchmarks if not proof.covers(benchmark.root)]:
         print(f"  it does not cover {', '.join(dict.fromkeys(uncovered))}; run python -m manifests.prove again")
 

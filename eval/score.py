@@ -42,12 +42,14 @@ from eval.records import (
     write_scores,
 )
 from eval.statistics import Interval, cluster_interval, commonest, macro_f1, share_interval
+from manifests.proof.trust import Trust
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
+from shards.options import add_trust_options
 
 VERSIONS = {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1}
 """Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
@@ -409,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
     parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
+    add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -422,7 +425,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--data {options.data}: no such folder")
     how = {"missing_as_wrong": options.missing_as_wrong, "device": options.device, "progress": not options.quiet}
     weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
-    proof = read_proof(options.data / "proof") if options.data else None
+    proof = read_proof(options.data / "proof", trust=Trust.of(options)) if options.data else None
     lines = []
     if options.data and proof is None:
         lines.append(
@@ -448,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
     else:
         lines.append(f"{len(folders) - len(failed)} of {len(folders)} tasks scored")
-        lines += [f"certificate: {proof.root}"] if proof else []
+        lines += [f"certificate: {proof.root}", *(f"  incomplete: {line}" for line in proof.lacking)] if proof else []
         print("\n".join(lines))
     return DONE if not failed else EXIT_NOT_ALL if summaries else NOT_FINISHED
 

@@ -208,10 +208,7 @@ class Schedule:
         return self._length
 
     def source_at(self, positions: Int64) -> tuple[Int32, Int64]:
-        """Source of each of [n] positions, and how many draws of that source stand before it.
-
-        Raises: `IndexError`.
-        """
+        """Source of each of [n] positions, and how many draws of that source stand before it. Raises: `IndexError`."""
         positions = np.asarray(positions, np.int64)
         check_range(positions, self._length)
         period, place = np.divmod(positions, self._period)

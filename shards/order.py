@@ -268,6 +268,8 @@ def open_order(
     Raises: `UserError`.
     """
     found, mixed = load_certified(data, **certified), Mixture.load(mixture)
+    for line in found.accepted:
+        complain(f"accepted: {line}")
     if only_present:
         mixed, left_out = mixed.only_present(found.present)
         if left_out:

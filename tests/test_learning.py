@@ -166,7 +166,9 @@ def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> N
         (work / "mixture.yaml").write_text(f"format: 1\nname: {stage}\nsources: [{{build: {build_name}, epochs: 1}}]\n")
         arguments = [
             "--shards", str(work / "data"), "--stage", stage, "--model", str(model), "--out", str(work / stage),
-            "--steps", str(STEPS[stage]), "--quiet", *(part for setting in SETTINGS for part in ("--set", setting)),
+            "--steps", str(STEPS[stage]), "--quiet", "--accept-incomplete",
+            "--accept-policy", str(work / "policy.yaml"),
+            *(part for setting in SETTINGS for part in ("--set", setting)),
         ]  # fmt: skip
         result = runs.run(stage, arguments)
         assert result.codes == [0], result.err

@@ -145,10 +145,7 @@ class Checkpoint:
             self._where.update(dict.fromkeys(tensors.keys(), tensors))
 
     def verify(self) -> None:
-        """Hash every file again.
-
-        Raises: `UserError` (a file's bytes are not those that were written).
-        """
+        """Hash every file again. Raises: `UserError` (a file's bytes are not those that were written)."""
         for file in self.state["files"]:
             if file_sha256(self.path / file["file"]).hex() != file["sha256"]:
                 raise UserError(f"{self.path / file['file']}: altered since it was written; use an older checkpoint")

@@ -47,8 +47,9 @@ def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str
         for source in data["sources"]
     )
     certificate = identity["certificate"]
+    accepted = "".join(f" **Accepted as it is**: {line}." for line in identity["accepted"])
     proof = (
-        f"Certificate of train-test non-overlap: `{certificate}`."
+        f"Certificate of train-test non-overlap: `{certificate}`.{accepted}"
         if identity["certified"]
         else "**Trained on data that no certificate covers**; overlap with test sets is unknown."
     )

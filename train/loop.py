@@ -376,10 +376,7 @@ class Trainer:
 
 
 def _memory_error(error: RuntimeError, what: str, config: Config) -> UserError:
-    """What to say when memory does not suffice.
-
-    Raises: any other error, as it is.
-    """
+    """What to say when memory does not suffice. Raises: any other error, as it is."""
     host = re.search(r"DefaultCPUAllocator: can't allocate memory: you (tried to allocate \d+ bytes)", str(error))
     if not isinstance(error, torch.OutOfMemoryError) and not host:
         raise error

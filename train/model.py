@@ -449,10 +449,7 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None)
 
 
 def read_config(folder: Path) -> MedGptConfig:
-    """The configuration of a model folder.
-
-    Raises: `UserError` (there is none, or it is another kind of model).
-    """
+    """The configuration of a model folder. Raises: `UserError` (there is none, or it is another kind of model)."""
     try:
         found = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

@@ -21,6 +21,7 @@ from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
 from medgpt.settings import checked
+from shards.options import add_trust_options
 from train.config import Config, load_config
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--change", action="store_true", help="go on from a checkpoint with other settings of optimizer and loss"
     )
     parser.add_argument("--uncertified", action="store_true", help="train on builds that no certificate covers")
+    add_trust_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -131,13 +133,20 @@ def quiet_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
 
 
-def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, EpochOrder]:
-    """The samples that may be trained on, and the order of the first epoch of the stage's mixture."""
+def open_data(config: Config, options: argparse.Namespace, first: bool = True) -> tuple[Certified, EpochOrder]:
+    """The samples that may be trained on, and the order of the first epoch of the stage's mixture.
+
+    What the user accepts of their certificate is said on the `first` rank, also with --quiet.
+    """
+    from manifests.proof.trust import Trust
     from shards.certified import load_certified
     from shards.mixture import Mixture
     from shards.order import EpochOrder
 
-    certified = load_certified(options.shards, uncertified=options.uncertified, quiet=options.quiet)
+    trust = Trust.of(options)
+    certified = load_certified(options.shards, uncertified=options.uncertified, trust=trust, quiet=options.quiet)
+    for line in certified.accepted if first else ():
+        say(f"accepted: {line}")
     mixture = Mixture.load(config.data.mixture)
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
@@ -271,7 +280,9 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     log = None
     if first:
         make_folder(options.out)
-        write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
+        accepted = "".join(f"# accepted: {line}\n" for line in prepared.identity["accepted"])
+        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
+        write_atomic(options.out / "config.yaml", (accepted + settings).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
             say("no TensorBoard events (pip install tensorboard); log.jsonl has the same")
@@ -323,13 +334,14 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     _check_folders(options)
     read_config(options.model)
     options.quiet = options.quiet or place.rank != 0
-    certified, order = open_data(config, options)
+    certified, order = open_data(config, options, place.rank == 0)
     plans = open_plans(config, certified, order, options)
     plan = plans[order.epoch]
     steps = schedule(config, plans, options)
     identity = {
         "certificate": certified.digest,
         "certified": not options.uncertified,
+        "accepted": list(certified.accepted),
         "mixture": order.mixture_digest,
         "plan": plan.digest,
         "steps": steps,

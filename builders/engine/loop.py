@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import math
 import multiprocessing
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.catalog import KINDS
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
-from medgpt.digest import sealed
+from medgpt.digest import RAW_PLACE, sealed
 from medgpt.private import keep_private, make_folder
 from medgpt.processes import run_jobs
 from medgpt.schema import SCHEMA_VERSION
@@ -147,6 +148,7 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_f
         make_folder(folder)
     with _locked(resume / "lock"):
         _refuse_to_shrink(plan, options)
+        (resume / RAW_PLACE).write_bytes(os.fsencode(options.raw.absolute()))
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
         if len(plan.reusable) < len(plan.jobs):
             (plan.target / "build.json").unlink(missing_ok=True)
@@ -450,7 +452,7 @@ def _remove_strays(target: Path, document: dict[str, Any]) -> None:
 
 
 def _remove_stray_ledgers(resume: Path, plan: Plan) -> None:
-    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers", "inputs.jsonl"}
+    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers", "inputs.jsonl", RAW_PLACE}
     for path in resume.iterdir():
         if path.name not in wanted:
             path.unlink()
