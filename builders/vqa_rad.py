@@ -36,8 +36,11 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     pictures: list[str] = []
     if not params["no_images"]:
         place = _place(raw)
-        folder = not place.endswith(".zip")
-        pictures = sorted(kit.relative(path, raw) for path in (raw / place).iterdir()) if folder else [place]
+        if place.endswith(".zip"):
+            kit.list_zip(raw / place, raw)  # a broken archive stops here, not in a worker
+            pictures = [place]
+        else:
+            pictures = sorted(kit.relative(path, raw) for path in (raw / place).iterdir())
     files = {split: _index(raw, split) for split in _SPLITS}
     for split, path in files.items():
         others = [kit.relative(other, raw) for other in files.values() if other != path]
