@@ -341,6 +341,9 @@ class Verification:
                 again += build.record["parameters"].get("pictures_stored") is False
         step.note = f"{len(self.builds) - len(step.unread)} of {len(files)} builds{self._sampled()}"
         step.note += f", {again} corpora made elsewhere read in again" * bool(again)
+        inputs = [build.record.get("inputs", {}) for build in self.builds]
+        if by_size := sum(one.get("files", 0) - one.get("hashed", 0) for one in inputs):
+            step.note += f"; {by_size:,} files have no digest (--limit), their sizes alone were compared"
         if step.unread:
             step.note += f"; NOT there: those of {', '.join(step.unread)}"
 
