@@ -47,14 +47,16 @@ NEGATIONS = frozenset("not no except least false incorrect never without neither
 NAMED = 25
 """Test items named with one training text for one passage or stem; `eval_df` says how many there are."""
 
-_COMMON_SHARE = 50
-"""A pair of words that more than one stem in so many has says nothing; below 25 stems it always may."""
+ANSWER_WORDS = 64
+"""How far from what is left of a stem its answer may stand."""
+_GOLD_LETTERS = 6
+"""A shorter answer must stand there as words of its own."""
+_USUAL, _USUAL_SHARE = 25, 200
+"""A pair of words that more stems than 25, and than one in 200, have says nothing."""
 _CHUNK, _STEP = 256, 128
 """Words of a text that are looked through at once for stems whose window is no longer than a step."""
 _EXPANSION = 1 << 22
 """Entries of intermediate arrays made at once: 32 MB each."""
-_ROUND = 1 << 20
-"""Cells, chunks times stems, in memory at once: 8 MB, a fair share of a cache."""
 _PASSAGE_GRAMS = 3
 """Runs that a passage needs at least, so that short ones are turned away early."""
 
@@ -108,12 +110,17 @@ class NearTextIndex:
     """The test side, ready to be compared with any number of training texts."""
 
     def __init__(self, evals: Sequence[EvalText], settings: TextSettings) -> None:
-        stems = [word_list(text.question) for text in evals]
-        golds = [word_list(text.answer) for text in evals]
-        passages = [[word_list(passage) for passage in text.passages] for text in evals]
-        every = [*stems, *(words for of_item in passages for words in of_item)]
-        self._vocabulary = Vocabulary(word for words in every for word in words)
-        weights = Weights(self._vocabulary, every)
+        known: dict[str, list[str]] = {}
+        for text in evals:
+            for piece in (text.question, text.answer, *text.passages):
+                if piece not in known:
+                    known[piece] = word_list(piece)
+        stems = [known[text.question] for text in evals]
+        golds = [known[text.answer] for text in evals]
+        passages = [[known[passage] for passage in text.passages] for text in evals]
+        distinct = sorted({tuple(words) for words in (*stems, *(one for mine in passages for one in mine)) if words})
+        self._vocabulary = Vocabulary(word for words in distinct for word in words)
+        weights = Weights(self._vocabulary, distinct)
         self._stems = _Stems(self._vocabulary, weights, stems, golds, settings)
         self._passages = _Passages(self._vocabulary, weights, passages, [text.group for text in evals], settings)
 
@@ -156,11 +163,9 @@ class Weights:
     """
 
     def __init__(self, vocabulary: Vocabulary, texts: Sequence[Sequence[str]]) -> None:
-        distinct = {tuple(words) for words in texts if words}
-        self._total = max(REFERENCE_TEXTS, len(distinct))
-        ends = (np.zeros(1, np.int32), np.zeros(1, np.int32))
-        padded = [ids for words in sorted(distinct) for ids in (vocabulary.ids(words), ends[0])]
-        ids = np.concatenate([ends[0], *padded, ends[1]])
+        """`texts`: all different ones of the test side."""
+        self._total = max(REFERENCE_TEXTS, len(texts))
+        ids = np.array([0, *(vocabulary.id(word) for words in texts for word in (*words, ""))], np.int32)
         surroundings = window_hashes(ids, 3)
         _, first = np.unique(surroundings, return_index=True)
         counts = np.bincount(ids[first + 1], minlength=len(vocabulary.words) + 1)
@@ -192,14 +197,17 @@ class Weights:
 
 
 class _Stem(NamedTuple):
-    """A stem that some test items have."""
+    """A stem that some test items have, as a record is judged by it."""
 
     words: list[str]
-    pairs: dict[tuple[str, str], int]  # neighbouring words -> weight, in the order of the stem
+    pairs: dict[tuple[str, str], int]
+    """Neighbouring words -> weight, 0 for usual ones."""
     pair_weight: int
+    runs: dict[str, int]
+    """Run of letters -> weight: each letter has its share of its word's."""
+    run_weight: int
     weight: int
-    letters: frozenset[str]
-    items: list[int]
+    """Of its different words."""
 
 
 class _Stems:
@@ -213,30 +221,71 @@ class _Stems:
         golds: Sequence[list[str]],
         settings: TextSettings,
     ) -> None:
-        self._settings, self._vocabulary, self._weights = settings, vocabulary, weights
-        self._golds = golds
+        self._settings, self._weights, self._golds = settings, weights, golds
         items: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, words in enumerate(stems):
             if words:
                 items[tuple(words)].append(number)
-        texts = list(items)
-        df = Counter(pair for words in texts for pair in set(zip(words, words[1:], strict=False)))
-        usual = max(NAMED, len(texts) // _COMMON_SHARE)
-        self._stems = []
-        for words in texts:
-            pairs = _pair_weights(words, weights, df, usual)
-            letters = frozenset(letter_runs(words))
-            self._stems.append(
-                _Stem(list(words), pairs, sum(pairs.values()), weights.sum(words), letters, items[words])
-            )
-        bounds = np.cumsum([0, *map(len, texts)])
-        self._table = GramTable(vocabulary.ids(word for words in texts for word in words), bounds, 2)
+        self._words, self._items = list(items), list(items.values())
+        self._usual = max(_USUAL, len(items) // _USUAL_SHARE)
+        bounds = np.cumsum([0, *map(len, self._words)])
+        self._table = table = GramTable(vocabulary.ids(word for words in items for word in words), bounds, 2)
+        self._id = vocabulary.id
+        self._pairs = {
+            (int(table.ids[place]), int(table.ids[place + 1])): gram for gram, place in enumerate(table.first.tolist())
+        }
         # A stem of one word has no pair: the word itself proposes it.
         self._alone: dict[int, list[int]] = defaultdict(list)
-        for number, stem in enumerate(self._stems):
-            if len(stem.words) == 1:
-                self._alone[vocabulary.id(stem.words[0])].append(number)
-        self._postings = [_Postings(self._table, self._stems, vocabulary, long) for long in (False, True)]
+        for number, words in enumerate(self._words):
+            if len(words) == 1:
+                self._alone[vocabulary.id(words[0])].append(number)
+        owners, grams, weighs = self._weighed(bounds)
+        long = np.array([window_words(len(words)) > _STEP for words in self._words], bool)[owners]
+        self._postings = [
+            _Postings(owners[mine], grams[mine], weighs[mine], table.count, settings.answer_pairs)
+            for mine in (~long, long)
+        ]
+        self._known: dict[int, _Stem] = {}
+
+    def _weighed(self, bounds: Ints) -> tuple[Ints, Ints, Ints]:
+        """Stem, pair and weight for each pair that says something: its words, each of which is in two pairs.
+
+        Of a stem that has no such pair the rarest one proposes it.
+        """
+        table, weight = self._table, self._weights.by_id
+        places = np.flatnonzero(table.at < table.count)
+        owners = np.searchsorted(bounds, places, side="right") - 1
+        weighs = weight[table.ids[places]] * (1 + (places == bounds[owners]))
+        weighs += weight[table.ids[places + 1]] * (1 + (places + 2 == bounds[owners + 1]))
+        grams = table.at[places].astype(np.int64)
+        weighs[table.df[grams] > self._usual] = 0
+        silent = np.bincount(owners, weighs, minlength=len(self._words)) == 0
+        order = np.lexsort((places, grams, np.where(silent[owners], table.df[grams], 0), owners))
+        owners, grams, weighs = owners[order], grams[order], weighs[order]
+        first = np.diff(owners, prepend=-1) != 0
+        weighs[first & silent[owners]] = 1
+        keep = (weighs > 0) & (first | (np.diff(grams, prepend=-1) != 0))
+        return owners[keep], grams[keep], weighs[keep]
+
+    def _stem(self, number: int) -> _Stem:
+        """A stem, made ready when it is first met."""
+        if number not in self._known:
+            words, of = self._words[number], self._weights.of
+            last = len(words) - 2
+            pairs: dict[tuple[str, str], int] = {}
+            for place, pair in enumerate(zip(words, words[1:], strict=False)):
+                df = self._table.df[self._pairs[self._id(pair[0]), self._id(pair[1])]]
+                weight = of(pair[0]) * (1 + (place == 0)) + of(pair[1]) * (1 + (place == last))
+                pairs.setdefault(pair, 0 if df > self._usual else weight)
+            letters = [of(word) * UNIT // len(word) for word in words for _ in word]
+            text = "".join(words)
+            runs: dict[str, int] = {}
+            for place in range(max(1, len(text) - LETTERS + 1)):
+                runs.setdefault(text[place : place + LETTERS], sum(letters[place : place + LETTERS]))
+            self._known[number] = _Stem(
+                list(words), pairs, sum(pairs.values()), runs, sum(runs.values()), self._weights.sum(words)
+            )
+        return self._known[number]
 
     def scan(self, batch: WordBatch, records: Sequence[str], first: int) -> Iterator[TextMatch]:
         """Matches of a batch of texts, numbered from `first`."""
@@ -246,12 +295,12 @@ class _Stems:
         for text, numbers in by_text.items():
             record = _Record(word_list(records[text]))
             for number in numbers:
-                yield from self._judged(self._stems[number], record, first + text)
+                yield from self._judged(number, record, first + text)
 
     def _candidates(self, batch: WordBatch) -> set[tuple[int, int]]:
         places, grams, texts = self._table.find(batch.ids, batch.bounds)
-        share, found = self._settings.pair_share, set[tuple[int, int]]()
-        met, stems = self._postings[1].met(texts, grams, len(batch.bounds) - 1, share)
+        found = set[tuple[int, int]]()
+        met, stems = self._postings[1].met(texts, grams, len(batch.bounds) - 1)
         found.update(zip(met.tolist(), stems.tolist(), strict=True))
         sizes = np.diff(batch.bounds)
         chunks = np.maximum(1, -(-(sizes - _CHUNK) // _STEP) + 1)
@@ -259,8 +308,9 @@ class _Stems:
         offsets = places - batch.bounds[texts]
         own = np.minimum(offsets // _STEP, chunks[texts] - 1)
         before = (own > 0) & (offsets + 1 < (own - 1) * _STEP + _CHUNK)
-        chunk = np.concatenate([ends[texts] - chunks[texts] + own, (ends[texts] - chunks[texts] + own - 1)[before]])
-        met, stems = self._postings[0].met(chunk, np.concatenate([grams, grams[before]]), int(chunks.sum()), share)
+        chunk = ends[texts] - chunks[texts] + own
+        chunk, grams = np.concatenate([chunk, chunk[before] - 1]), np.concatenate([grams, grams[before]])
+        met, stems = self._postings[0].met(chunk, grams, int(chunks.sum()))
         found.update(zip(np.searchsorted(ends, met, side="right").tolist(), stems.tolist(), strict=True))
         if self._alone:
             spots = np.flatnonzero(np.isin(batch.ids, list(self._alone)))
@@ -269,62 +319,58 @@ class _Stems:
                 found.update((text, stem) for stem in self._alone[word])
         return found
 
-    def _judged(self, stem: _Stem, record: _Record, train: int) -> Iterator[TextMatch]:
+    def _judged(self, number: int, record: _Record, train: int) -> Iterator[TextMatch]:
         """At most `NAMED` items of a stem that a record overlaps with."""
-        limits = self._settings
-        window = _window(stem, record)
-        if window is None or window.weight < limits.pair_share * stem.pair_weight:
+        limits, stem, items = self._settings, self._stem(number), self._items[number]
+        golds = [gold for gold in {tuple(self._golds[item]) for item in items} if record.holds(gold)]
+        if not golds and stem.weight < limits.stem_bits * UNIT:
             return
-        shared = len(stem.letters & letter_runs(window.words))
-        score = shared / len(stem.letters)
-        alone = score >= limits.stem_letters and score * stem.weight >= limits.stem_bits * UNIT
+        window = _window(stem, record)
+        if window is None or window.weight < (limits.answer_pairs if golds else limits.stem_pairs) * stem.pair_weight:
+            return
+        words = record.words[window.start : window.stop]
+        there = "".join(words)
+        met = [weight for run, weight in stem.runs.items() if run in there]
+        plain, weighed = len(met) / len(stem.runs), sum(met) / max(1, stem.run_weight)
+        known = weighed * stem.weight
+        share = max(plain, weighed)
+        alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
         spaced = f" {' '.join(stem.words)} "
         verbatim = spaced in record.spaced
-        kinds: dict[tuple[str, ...], str | None] = {}
-        named = 0
-        for item in stem.items:
-            gold = self._golds[item]
-            if tuple(gold) not in kinds:
-                kinds[tuple(gold)] = "stem" if alone else None
-                if not alone and gold and record.answers(gold, stem.words):
-                    known = self._weights.sum(gold)
-                    near = score >= limits.answer_letters and score * stem.weight + known >= limits.answer_bits * UNIT
-                    told = stem.weight + known >= limits.verbatim_bits * UNIT or f"{spaced}{' '.join(gold)} " in record.spaced
-                    if near or (verbatim and told):
-                        kinds[tuple(gold)] = "stem_answer"
-            kind = kinds[tuple(gold)]
-            if kind is None:
-                continue
-            if not verbatim and is_sibling(stem.words, window.words):
-                kind = "sibling"
-            covered = _covered(stem.words, window.words)
-            yield TextMatch(train, item, kind, round(score, 4), covered, None, len(stem.items))
-            named += 1
-            if named == NAMED:
-                return
+        answered = set()
+        for gold in golds:
+            both = self._weights.sum(gold)
+            near = share >= limits.answer_letters and known + both >= limits.answer_bits * UNIT
+            if (near and record.answers(gold, window, None if share >= 0.8 else ANSWER_WORDS)) or (
+                verbatim
+                and (
+                    f"{spaced}{' '.join(gold)} " in record.spaced
+                    or (stem.weight + both >= limits.verbatim_bits * UNIT and record.answers(gold, window, None))
+                )
+            ):
+                answered.add(gold)
+        if not alone and not answered:
+            return
+        kind = "sibling" if not verbatim and is_sibling(stem.words, words) else "stem" if alone else "stem_answer"
+        covered = _covered(stem.words, words)
+        mine = [item for item in items if alone or tuple(self._golds[item]) in answered]
+        for item in mine[:NAMED]:
+            yield TextMatch(train, item, kind, round(share, 4), covered, None, len(items))
 
 
 class _Postings:
     """Which stems have a pair of words, and how much it weighs there; of short stems or of long ones."""
 
-    def __init__(self, table: GramTable, stems: Sequence[_Stem], vocabulary: Vocabulary, long: bool) -> None:
-        gram_of = {
-            (int(table.ids[place]), int(table.ids[place + 1])): gram for gram, place in enumerate(table.first.tolist())
-        }
-        rows = [
-            (gram_of[vocabulary.id(one), vocabulary.id(other)], number, weight)
-            for number, stem in enumerate(stems)
-            if (window_words(len(stem.words)) > _STEP) == long
-            for (one, other), weight in stem.pairs.items()
-        ]
-        grams, owners, weights = np.array(sorted(rows), np.int64).reshape(-1, 3).T
+    def __init__(self, owners: Ints, grams: Ints, weights: Ints, count: int, share: float) -> None:
+        """Stem, pair and weight of each row; `count` pairs there are, `share` of a stem's weight is looked for."""
         self._numbers = np.unique(owners)
-        self._owners, self._weights = np.searchsorted(self._numbers, owners), weights
-        self._bounds = np.searchsorted(grams, np.arange(table.count + 1))
-        self._whole = np.array([stems[number].pair_weight for number in self._numbers], np.float64)
+        order = np.argsort(grams, kind="stable")
+        self._owners, self._weights = np.searchsorted(self._numbers, owners[order]), weights[order]
+        self._bounds = np.searchsorted(grams[order], np.arange(count + 1))
+        self._least = np.maximum(1, share * np.bincount(self._owners, self._weights, minlength=len(self._numbers)))
 
-    def met(self, groups: Ints, grams: Ints, count: int, share: float) -> tuple[Ints, Ints]:
-        """Groups of places and stems of which they hold pairs of at least that share of the weight.
+    def met(self, groups: Ints, grams: Ints, count: int) -> tuple[Ints, Ints]:
+        """Groups of places and stems of which they hold pairs of the share of the weight that is looked for.
 
         `groups` says of each place which it is in, 0 to `count` - 1, `grams` which pair stands there.
         """
@@ -334,19 +380,19 @@ class _Postings:
         counts = self._bounds[grams + 1] - self._bounds[grams]
         groups, grams, counts = groups[counts > 0], grams[counts > 0], counts[counts > 0]
         stems, found = max(1, len(self._numbers)), [np.empty((2, 0), np.int64)]
-        per_round = max(1, _ROUND // stems)
-        for low in range(0, count, per_round):
-            start, stop = np.searchsorted(groups, (low, low + per_round))
-            rows, cells = min(per_round, count - low), np.empty(0)
-            for part in _slices(counts[start:stop], _EXPANSION):
-                here = slice(start + part.start, start + part.stop)
-                spots = ranges(self._bounds[grams[here]], counts[here])
-                cell = np.repeat((groups[here] - low) * stems, counts[here]) + self._owners[spots]
-                sums = np.bincount(cell, self._weights[spots], minlength=rows * stems)
-                cells = sums if not len(cells) else cells + sums
-            if len(cells):
-                group, stem = np.nonzero(cells.reshape(rows, stems) >= np.maximum(share * self._whole, 1))
-                found.append(np.stack([group + low, self._numbers[stem]]))
+        edges = np.flatnonzero(np.diff(groups, prepend=-1))
+        whole = np.add.reduceat(counts, edges) if len(edges) else counts
+        edges = np.append(edges, len(groups))
+        for one in _slices(whole, _EXPANSION):
+            part = slice(edges[one.start], edges[one.stop])
+            spots = ranges(self._bounds[grams[part]], counts[part])
+            cells = np.repeat(groups[part] * stems, counts[part]) + self._owners[spots]
+            order = np.argsort(cells, kind="stable")
+            cells, weights = cells[order], self._weights[spots][order]
+            first = np.flatnonzero(np.diff(cells, prepend=-1))
+            sums = np.add.reduceat(weights, first)
+            enough = first[sums >= self._least[cells[first] % stems]]
+            found.append(np.stack([cells[enough] // stems, self._numbers[cells[enough] % stems]]))
         group, stem = np.concatenate(found, axis=1)
         return group, stem
 
@@ -360,24 +406,6 @@ def _slices(counts: Ints, limit: int) -> Iterator[slice]:
         stop = max(start + 1, int(np.searchsorted(ends, done + limit, side="right")))
         yield slice(start, stop)
         start = stop
-
-
-def _pair_weights(
-    words: Sequence[str], weights: Weights, df: Mapping[tuple[str, str], int], usual: int
-) -> dict[tuple[str, str], int]:
-    """What each different pair of neighbouring words weighs: its words, each of which is in two pairs.
-
-    Pairs that are usual say nothing. Of a stem that has no others the rarest one proposes it, with weight 1.
-    """
-    last = len(words) - 2
-    pairs: dict[tuple[str, str], int] = {}
-    for place, pair in enumerate(zip(words, words[1:], strict=False)):
-        weight = weights.of(pair[0]) * (1 + (place == 0)) + weights.of(pair[1]) * (1 + (place == last))
-        if df[pair] <= usual and weight:
-            pairs.setdefault(pair, weight)
-    if not pairs and len(words) > 1:
-        pairs[min(zip(words, words[1:], strict=False), key=lambda pair: (df[pair], pair))] = 1
-    return pairs
 
 
 def window_words(words: int) -> int:
@@ -397,38 +425,58 @@ class _Record:
     def __init__(self, words: list[str]) -> None:
         self.words = words
         self.spaced = f" {' '.join(words)} "
+        self.letters = "".join(words)
         self.pairs: dict[tuple[str, str], list[int]] = defaultdict(list)
         for place, pair in enumerate(zip(words, words[1:], strict=False)):
             self.pairs[pair].append(place)
 
-    def answers(self, gold: Sequence[str], stem: Sequence[str]) -> bool:
-        """Whether the gold answer stands here more often than a copy of the stem brings it along."""
-        spaced = f" {' '.join(gold)} "
-        return self.spaced.count(spaced) > f" {' '.join(stem)} ".count(spaced)
+    def holds(self, gold: Sequence[str]) -> bool:
+        """Whether the gold answer stands anywhere."""
+        return bool(gold) and _holds_words(gold, self.spaced, self.letters)
+
+    def answers(self, gold: Sequence[str], window: _Window, near: int | None) -> bool:
+        """Whether the gold answer stands before or behind what is left of the stem, within so many words if given."""
+        before = self.words[0 if near is None else max(0, window.first - near) : window.first]
+        behind = self.words[window.last : None if near is None else window.last + near]
+        return any(_holds_words(gold, f" {' '.join(words)} ", "".join(words)) for words in (before, behind))
+
+
+def _holds_words(gold: Sequence[str], spaced: str, letters: str) -> bool:
+    """Whether some words hold others as they are, or all of their letters if that is enough to tell them."""
+    joined = "".join(gold)
+    return f" {' '.join(gold)} " in spaced or (len(joined) >= _GOLD_LETTERS and joined in letters)
 
 
 class _Window(NamedTuple):
+    """The words of a record that are held against a stem."""
+
     weight: int  # of the different pairs in it
-    words: list[str]
+    start: int
+    stop: int
+    first: int  # where the first of the pairs begins
+    last: int  # where the last one ends
 
 
 def _window(stem: _Stem, record: _Record) -> _Window | None:
     """The words around the place of a record that has most of a stem's pairs; the first of several such."""
     if len(stem.words) == 1:
-        return _Window(0, stem.words)
+        place = record.words.index(stem.words[0])
+        return _Window(0, place, place + 1, place, place + 1)
     hits = sorted((place, pair) for pair in stem.pairs for place in record.pairs.get(pair, ()))
     size, best, end, start, sum_ = window_words(len(stem.words)), 0, 0, 0, 0
     for place, pair in hits:
-        sum_ += stem.pairs[pair]
+        sum_ += stem.pairs[pair] + 1
         while hits[start][0] < place + 2 - size:
-            sum_ -= stem.pairs[hits[start][1]]
+            sum_ -= stem.pairs[hits[start][1]] + 1
             start += 1
         if sum_ > best:
             best, end = sum_, place + 2
     if not best:
         return None
+    places = [place for place, _ in hits if end - size <= place <= end - 2]
     here = {pair for place, pair in hits if end - size <= place <= end - 2}
-    return _Window(sum(stem.pairs[pair] for pair in here), record.words[max(0, end - size) : end + 8])
+    weight = sum(stem.pairs[pair] for pair in here)
+    return _Window(weight, max(0, end - size), end + 8, min(places), end)
 
 
 def _covered(stem: Sequence[str], window: Sequence[str]) -> int:
@@ -494,28 +542,34 @@ class _Passages:
         self._table = table = GramTable(self._ids, self._bounds, self._n)
         sums = np.cumsum(np.append(0, weights.by_id[self._ids]))
         says = sums[table.first + self._n] - sums[table.first] >= settings.run_bits * UNIT
-        holders = [np.unique(one) for one in self._holders()]
-        self.df: Ints = np.array([len(one) for one in holders], np.int64)
+        grams = np.repeat(np.arange(table.count), np.diff(table.text_bounds))
+        sizes = np.array([len(mine) for mine in self._owners], np.int64)
+        firsts = np.cumsum(sizes) - sizes
+        all_owners = np.array([item for mine in self._owners for item in mine], np.int64)
+        pairs, _ = counted(
+            np.repeat(grams, sizes[table.texts]) * len(groups) + all_owners[ranges(firsts[table.texts], sizes[table.texts])]
+        )
+        self.df: Ints = np.bincount(pairs // max(1, len(groups)), minlength=table.count)
         """(G,) test items that have each n-gram."""
-        for group in {*groups} - {""}:
-            mine = np.array([one == group for one in groups])
-            if mine.sum() > 2:
-                says &= np.array([2 * mine[one].sum() <= mine.sum() for one in holders], bool)
+        names = {group: number for number, group in enumerate(sorted({*groups} - {""}))}
+        group = np.array([names.get(one, -1) for one in groups], np.int64)
+        in_group = pairs[group[pairs % max(1, len(groups))] >= 0]
+        keys, hold = counted(in_group // max(1, len(groups)) * max(1, len(names)) + group[in_group % max(1, len(groups))])
+        whole = np.bincount(group[group >= 0], minlength=len(names))[keys % max(1, len(names))]
+        says[keys[(2 * hold > whole) & (whole > 2)] // max(1, len(names))] = False
         self._says = says
         # n-grams that stand in the same passages are one class: a note's five hundred are looked up as one.
-        classes: dict[bytes, int] = {}
+        single = np.diff(table.text_bounds) == 1
+        self._of_class: list[Ints] = [np.array([number]) for number in range(len(self._owners))]
         self._classes = np.zeros(table.count, np.int64)
-        for gram in np.flatnonzero(says).tolist():
-            key = table.texts[table.text_bounds[gram] : table.text_bounds[gram + 1]].tobytes()
-            self._classes[gram] = classes.setdefault(key, len(classes))
-        self._of_class = [np.frombuffer(key, table.texts.dtype) for key in classes]
-
-    def _holders(self) -> Iterator[Ints]:
-        """Items that have each n-gram."""
-        table = self._table
-        for gram in range(table.count):
-            texts = table.texts[table.text_bounds[gram] : table.text_bounds[gram + 1]]
-            yield np.array([item for text in texts.tolist() for item in self._owners[text]])
+        self._classes[single] = table.texts[table.text_bounds[:-1][single]]
+        classes: dict[bytes, int] = {}
+        for gram in np.flatnonzero(says & ~single).tolist():
+            mine = table.texts[table.text_bounds[gram] : table.text_bounds[gram + 1]]
+            number = classes.setdefault(mine.tobytes(), len(self._of_class))
+            if number == len(self._of_class):
+                self._of_class.append(mine)
+            self._classes[gram] = number
 
     def look(self, batch: WordBatch, first: int, seen: _Seen) -> None:
         """Remember which runs the texts of a batch hold."""
@@ -601,4 +655,4 @@ def _holds(record: bytes, part: bytes) -> bool:
 def _groups(values: Ints) -> tuple[Collection[int], Collection[int], Collection[int]]:
     """Each of the values, which ascend, and where its rows begin and end."""
     starts = np.flatnonzero(np.diff(values, prepend=-1))
-    return values[starts].tolist(), starts.tolist(), np.append(starts[1:], len(values)).tolist()
+    return values[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(values)][: len(starts)]

@@ -51,8 +51,10 @@ class ImageSettings(Settings, frozen=True):
 class TextSettings(Settings, frozen=True):
     """How near texts are found; `policies/default.yaml` says how the default values were calibrated."""
 
-    pair_share: _Share
-    """A stem is judged where a window of a record holds pairs of its words of that share of its weight."""
+    stem_pairs: _Share
+    """A stem is judged where a window of a record holds pairs of its words of that share of its weight ..."""
+    answer_pairs: _Share
+    """... or of this one, if the record holds the gold answer, too."""
     stem_letters: _Share
     """Share of a stem's runs of letters that takes a record out, if the letters found weigh `stem_bits`."""
     stem_bits: _Count
