@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,8 +200,8 @@ class _Stem(NamedTuple):
     """A stem that some test items have, as a record is judged by it."""
 
     words: list[str]
-    pairs: dict[tuple[str, str], int]
-    """Neighbouring words -> weight, 0 for usual ones."""
+    pairs: dict[int, int]
+    """Pair of neighbouring words, by its number -> weight, 0 for usual ones."""
     pair_weight: int
     runs: dict[str, int]
     """Run of letters -> weight: each letter has its share of its word's."""
@@ -230,10 +230,7 @@ class _Stems:
         self._usual = max(_USUAL, len(items) // _USUAL_SHARE)
         bounds = np.cumsum([0, *map(len, self._words)])
         self._table = table = GramTable(vocabulary.ids(word for words in items for word in words), bounds, 2)
-        self._id = vocabulary.id
-        self._pairs = {
-            (int(table.ids[place]), int(table.ids[place + 1])): gram for gram, place in enumerate(table.first.tolist())
-        }
+        self._bounds = bounds
         # A stem of one word has no pair: the word itself proposes it.
         self._alone: dict[int, list[int]] = defaultdict(list)
         for number, words in enumerate(self._words):
@@ -271,12 +268,11 @@ class _Stems:
         """A stem, made ready when it is first met."""
         if number not in self._known:
             words, of = self._words[number], self._weights.of
-            last = len(words) - 2
-            pairs: dict[tuple[str, str], int] = {}
-            for place, pair in enumerate(zip(words, words[1:], strict=False)):
-                df = self._table.df[self._pairs[self._id(pair[0]), self._id(pair[1])]]
-                weight = of(pair[0]) * (1 + (place == 0)) + of(pair[1]) * (1 + (place == last))
-                pairs.setdefault(pair, 0 if df > self._usual else weight)
+            start, last = int(self._bounds[number]), len(words) - 2
+            pairs: dict[int, int] = {}
+            for place, pair in enumerate(self._table.at[start : start + last + 1].tolist()):
+                weight = of(words[place]) * (1 + (place == 0)) + of(words[place + 1]) * (1 + (place == last))
+                pairs.setdefault(pair, 0 if self._table.df[pair] > self._usual else weight)
             letters = [of(word) * UNIT // len(word) for word in words for _ in word]
             text = "".join(words)
             runs: dict[str, int] = {}
@@ -289,19 +285,24 @@ class _Stems:
 
     def scan(self, batch: WordBatch, records: Sequence[str], first: int) -> Iterator[TextMatch]:
         """Matches of a batch of texts, numbered from `first`."""
-        by_text: dict[int, list[int]] = defaultdict(list)
-        for text, stem in sorted(self._candidates(batch)):
-            by_text[text].append(stem)
-        for text, numbers in by_text.items():
-            record = _Record(word_list(records[text]))
-            for number in numbers:
-                yield from self._judged(number, record, first + text)
-
-    def _candidates(self, batch: WordBatch) -> set[tuple[int, int]]:
         places, grams, texts = self._table.find(batch.ids, batch.bounds)
-        found = set[tuple[int, int]]()
-        met, stems = self._postings[1].met(texts, grams, len(batch.bounds) - 1)
-        found.update(zip(met.tolist(), stems.tolist(), strict=True))
+        edges = np.searchsorted(texts, np.arange(len(records) + 1)).tolist()
+        record, last = None, -1
+        for text, stem, enough in self._candidates(batch, places, grams, texts):
+            if record is None or text != last:
+                here = slice(edges[text], edges[text + 1])
+                record, last = _Record(word_list(records[text]), places[here] - batch.bounds[text], grams[here]), text
+            yield from self._judged(stem, record, enough, first + text)
+
+    def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> list[tuple[int, int, bool]]:
+        """Text, stem, and whether some window may be enough without the answer; sorted."""
+        found: dict[tuple[int, int], bool] = {}
+
+        def add(texts: Ints, stems: Ints, enough: npt.NDArray[np.bool_]) -> None:
+            for text, stem, one in zip(texts.tolist(), stems.tolist(), enough.tolist(), strict=True):
+                found[text, stem] = one or found.get((text, stem), False)
+
+        add(*self._postings[1].met(texts, grams, self._settings.stem_pairs))
         sizes = np.diff(batch.bounds)
         chunks = np.maximum(1, -(-(sizes - _CHUNK) // _STEP) + 1)
         ends = np.cumsum(chunks)
@@ -310,20 +311,20 @@ class _Stems:
         before = (own > 0) & (offsets + 1 < (own - 1) * _STEP + _CHUNK)
         chunk = ends[texts] - chunks[texts] + own
         chunk, grams = np.concatenate([chunk, chunk[before] - 1]), np.concatenate([grams, grams[before]])
-        met, stems = self._postings[0].met(chunk, grams, int(chunks.sum()))
-        found.update(zip(np.searchsorted(ends, met, side="right").tolist(), stems.tolist(), strict=True))
+        met, stems, enough = self._postings[0].met(chunk, grams, self._settings.stem_pairs)
+        add(np.searchsorted(ends, met, side="right"), stems, enough)
         if self._alone:
             spots = np.flatnonzero(np.isin(batch.ids, list(self._alone)))
             owners = np.searchsorted(batch.bounds, spots, side="right") - 1
             for text, word in set(zip(owners.tolist(), batch.ids[spots].tolist(), strict=True)):
-                found.update((text, stem) for stem in self._alone[word])
-        return found
+                found.update({(text, stem): False for stem in self._alone[word]})
+        return sorted((text, stem, enough) for (text, stem), enough in found.items())
 
-    def _judged(self, number: int, record: _Record, train: int) -> Iterator[TextMatch]:
+    def _judged(self, number: int, record: _Record, enough: bool, train: int) -> Iterator[TextMatch]:
         """At most `NAMED` items of a stem that a record overlaps with."""
         limits, stem, items = self._settings, self._stem(number), self._items[number]
         golds = [gold for gold in {tuple(self._golds[item]) for item in items} if record.holds(gold)]
-        if not golds and stem.weight < limits.stem_bits * UNIT:
+        if not golds and (not enough or stem.weight < limits.stem_bits * UNIT):
             return
         window = _window(stem, record)
         if window is None or window.weight < (limits.answer_pairs if golds else limits.stem_pairs) * stem.pair_weight:
@@ -367,19 +368,20 @@ class _Postings:
         order = np.argsort(grams, kind="stable")
         self._owners, self._weights = np.searchsorted(self._numbers, owners[order]), weights[order]
         self._bounds = np.searchsorted(grams[order], np.arange(count + 1))
-        self._least = np.maximum(1, share * np.bincount(self._owners, self._weights, minlength=len(self._numbers)))
+        self._whole = np.bincount(self._owners, self._weights, minlength=len(self._numbers))
+        self._least = np.maximum(1, share * self._whole)
 
-    def met(self, groups: Ints, grams: Ints, count: int) -> tuple[Ints, Ints]:
-        """Groups of places and stems of which they hold pairs of the share of the weight that is looked for.
+    def met(self, groups: Ints, grams: Ints, more: float) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+        """Groups of places, stems of which they hold pairs of enough weight, and whether it is a share of `more`.
 
-        `groups` says of each place which it is in, 0 to `count` - 1, `grams` which pair stands there.
+        `groups` says of each place which it is in, `grams` which pair stands there.
         """
         size = len(self._bounds)
         keys, _ = counted(groups * size + grams)
         groups, grams = keys // size, keys % size
         counts = self._bounds[grams + 1] - self._bounds[grams]
         groups, grams, counts = groups[counts > 0], grams[counts > 0], counts[counts > 0]
-        stems, found = max(1, len(self._numbers)), [np.empty((2, 0), np.int64)]
+        stems, found = max(1, len(self._numbers)), [np.empty((3, 0), np.int64)]
         edges = np.flatnonzero(np.diff(groups, prepend=-1))
         whole = np.add.reduceat(counts, edges) if len(edges) else counts
         edges = np.append(edges, len(groups))
@@ -391,10 +393,12 @@ class _Postings:
             cells, weights = cells[order], self._weights[spots][order]
             first = np.flatnonzero(np.diff(cells, prepend=-1))
             sums = np.add.reduceat(weights, first)
-            enough = first[sums >= self._least[cells[first] % stems]]
-            found.append(np.stack([cells[enough] // stems, self._numbers[cells[enough] % stems]]))
-        group, stem = np.concatenate(found, axis=1)
-        return group, stem
+            stem = cells[first] % stems
+            kept = sums >= self._least[stem]
+            enough = sums >= np.maximum(1, more * self._whole[stem])
+            found.append(np.stack([cells[first] // stems, self._numbers[stem], enough])[:, kept])
+        group, stem, enough = np.concatenate(found, axis=1)
+        return group, stem, enough.astype(bool)
 
 
 def _slices(counts: Ints, limit: int) -> Iterator[slice]:
@@ -422,13 +426,20 @@ def letter_runs(words: Sequence[str]) -> set[str]:
 class _Record:
     """Words of a training text, and what is asked of them for several stems."""
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], places: Ints, pairs: Ints) -> None:
+        """`places` of the stems' pairs, and which stands there."""
         self.words = words
         self.spaced = f" {' '.join(words)} "
         self.letters = "".join(words)
-        self.pairs: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for place, pair in enumerate(zip(words, words[1:], strict=False)):
-            self.pairs[pair].append(place)
+        self._hits = places, pairs
+
+    @cached_property
+    def pairs(self) -> dict[int, list[int]]:
+        """Where each of the stems' pairs stands, ascending."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, pair in zip(*(hits.tolist() for hits in self._hits), strict=True):
+            places[pair].append(place)
+        return places
 
     def holds(self, gold: Sequence[str]) -> bool:
         """Whether the gold answer stands anywhere."""
