@@ -49,8 +49,12 @@ NAMED = 25
 
 ANSWER_WORDS = 64
 """How far from what is left of a stem its answer may stand."""
+_NEXT_WORDS = 6
+"""The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
 _GOLD_LETTERS = 6
 """A shorter answer must stand there as words of its own."""
+_ROW_WORDS, _ROW_SHARE = 4, 0.35
+"""So many words of a stem in a row, and this share of them, are no coincidence of two texts about one thing."""
 _USUAL, _USUAL_SHARE = 25, 200
 """A pair of words that more stems than 25, and than one in 200, have says nothing."""
 _CHUNK, _STEP = 256, 128
@@ -119,7 +123,7 @@ class NearTextIndex:
         golds = [known[text.answer] for text in evals]
         passages = [[known[passage] for passage in text.passages] for text in evals]
         distinct = sorted({tuple(words) for words in (*stems, *(one for mine in passages for one in mine)) if words})
-        self._vocabulary = Vocabulary(word for words in distinct for word in words)
+        self._vocabulary = Vocabulary(word for words in (*distinct, *golds) for word in words)
         weights = Weights(self._vocabulary, distinct)
         self._stems = _Stems(self._vocabulary, weights, stems, golds, settings)
         self._passages = _Passages(self._vocabulary, weights, passages, [text.group for text in evals], settings)
@@ -172,7 +176,7 @@ class Weights:
         self.by_id: Ints = np.zeros(len(vocabulary.words) + 1, np.int64)
         """(words + 1,) of each word of the vocabulary."""
         for number, word in enumerate(vocabulary.words, 1):
-            self.by_id[number] = self._of(word, int(counts[number]))
+            self.by_id[number] = self._of(word, max(1, int(counts[number])))
         self._ids = vocabulary.id
 
     def of(self, word: str) -> int:
@@ -228,41 +232,56 @@ class _Stems:
                 items[tuple(words)].append(number)
         self._words, self._items = list(items), list(items.values())
         self._usual = max(_USUAL, len(items) // _USUAL_SHARE)
-        bounds = np.cumsum([0, *map(len, self._words)])
-        self._table = table = GramTable(vocabulary.ids(word for words in items for word in words), bounds, 2)
+        texts = [*self._words, *sorted({tuple(gold) for gold in golds if len(gold) > 1})]
+        bounds = np.cumsum([0, *map(len, texts)])
+        self._table = table = GramTable(vocabulary.ids(word for words in texts for word in words), bounds, 2)
         self._bounds = bounds
         # A stem of one word has no pair: the word itself proposes it.
         self._alone: dict[int, list[int]] = defaultdict(list)
         for number, words in enumerate(self._words):
             if len(words) == 1:
                 self._alone[vocabulary.id(words[0])].append(number)
-        owners, grams, weighs = self._weighed(bounds)
+        owners, grams, weighs, whole = self._weighed(bounds, {words: at for at, words in enumerate(texts)})
         long = np.array([window_words(len(words)) > _STEP for words in self._words], bool)[owners]
         self._postings = [
-            _Postings(owners[mine], grams[mine], weighs[mine], table.count, settings.answer_pairs)
+            _Postings(owners[mine], grams[mine], weighs[mine], whole, table.count, settings.answer_pairs)
             for mine in (~long, long)
         ]
         self._known: dict[int, _Stem] = {}
 
-    def _weighed(self, bounds: Ints) -> tuple[Ints, Ints, Ints]:
+    def _weighed(self, bounds: Ints, texts: Mapping[tuple[str, ...], int]) -> tuple[Ints, Ints, Ints, Ints]:
         """Stem, pair and weight for each pair that says something: its words, each of which is in two pairs.
 
-        Of a stem that has no such pair the rarest one proposes it.
+        Last, all pairs' weight by stem.
+
+        Of a stem that has no such pair the rarest one proposes it; the rarest of a long answer proposes its stems.
         """
-        table, weight = self._table, self._weights.by_id
+        table, weight, stems, count = self._table, self._weights.by_id, len(self._words), len(bounds) - 1
         places = np.flatnonzero(table.at < table.count)
         owners = np.searchsorted(bounds, places, side="right") - 1
         weighs = weight[table.ids[places]] * (1 + (places == bounds[owners]))
         weighs += weight[table.ids[places + 1]] * (1 + (places + 2 == bounds[owners + 1]))
         grams = table.at[places].astype(np.int64)
         weighs[table.df[grams] > self._usual] = 0
-        silent = np.bincount(owners, weighs, minlength=len(self._words)) == 0
+        silent = (np.bincount(owners, weighs, minlength=count) == 0) | (np.arange(count) >= stems)
         order = np.lexsort((places, grams, np.where(silent[owners], table.df[grams], 0), owners))
         owners, grams, weighs = owners[order], grams[order], weighs[order]
         first = np.diff(owners, prepend=-1) != 0
         weighs[first & silent[owners]] = 1
-        keep = (weighs > 0) & (first | (np.diff(grams, prepend=-1) != 0))
-        return owners[keep], grams[keep], weighs[keep]
+        rarest = dict(zip(owners[first].tolist(), grams[first].tolist(), strict=True))
+        whole = np.bincount(owners, weighs, minlength=count).astype(np.int64)
+        keep = (weighs > 0) & (owners < stems) & (first | (np.diff(grams, prepend=-1) != 0))
+        rows = [
+            (stem, rarest[texts[gold]], int(whole[stem]) + 1)
+            for stem, items in enumerate(self._items)
+            for gold in {tuple(self._golds[item]) for item in items}
+            if min(len(gold), len(self._words[stem])) > 1
+            and self._weights.sum(gold) >= self._settings.answer_bits * UNIT
+        ]
+        by_gold = np.array(sorted(rows), np.int64).reshape(-1, 3).T
+        columns = zip((owners[keep], grams[keep], weighs[keep]), by_gold, strict=True)
+        owners, grams, weighs = map(np.concatenate, columns)
+        return owners, grams, weighs, whole[:stems]
 
     def _stem(self, number: int) -> _Stem:
         """A stem, made ready when it is first met."""
@@ -327,9 +346,15 @@ class _Stems:
         if not golds and (not enough or stem.weight < limits.stem_bits * UNIT):
             return
         window = _window(stem, record)
-        if window is None or window.weight < (limits.answer_pairs if golds else limits.stem_pairs) * stem.pair_weight:
+        if window is None:
             return
         words = record.words[window.start : window.stop]
+        covered, longest = _covered(stem.words, words)
+        in_a_row = longest >= _ROW_WORDS and longest >= _ROW_SHARE * len(stem.words)
+        cut_short = longest > _ROW_WORDS and 2 * longest >= len(stem.words)
+        says = window.weight >= (limits.answer_pairs if golds else limits.stem_pairs) * stem.pair_weight
+        if not says and not (golds and cut_short):
+            return
         there = "".join(words)
         met = [weight for run, weight in stem.runs.items() if run in there]
         plain, weighed = len(met) / len(stem.runs), sum(met) / max(1, stem.run_weight)
@@ -338,11 +363,15 @@ class _Stems:
         alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
         spaced = f" {' '.join(stem.words)} "
         verbatim = spaced in record.spaced
+        within = None if share >= 0.8 else ANSWER_WORDS if says else _NEXT_WORDS
         answered = set()
         for gold in golds:
             both = self._weights.sum(gold)
-            near = share >= limits.answer_letters and known + both >= limits.answer_bits * UNIT
-            if (near and record.answers(gold, window, None if share >= 0.8 else ANSWER_WORDS)) or (
+            near = (
+                (share >= limits.answer_letters or cut_short)
+                and known + both >= (limits.row_bits if in_a_row and says else limits.answer_bits) * UNIT
+            )  # fmt: skip
+            if (near and record.answers(gold, window, within)) or (
                 verbatim
                 and (
                     f"{spaced}{' '.join(gold)} " in record.spaced
@@ -353,7 +382,6 @@ class _Stems:
         if not alone and not answered:
             return
         kind = "sibling" if not verbatim and is_sibling(stem.words, words) else "stem" if alone else "stem_answer"
-        covered = _covered(stem.words, words)
         mine = [item for item in items if alone or tuple(self._golds[item]) in answered]
         for item in mine[:NAMED]:
             yield TextMatch(train, item, kind, round(share, 4), covered, None, len(items))
@@ -362,13 +390,13 @@ class _Stems:
 class _Postings:
     """Which stems have a pair of words, and how much it weighs there; of short stems or of long ones."""
 
-    def __init__(self, owners: Ints, grams: Ints, weights: Ints, count: int, share: float) -> None:
-        """Stem, pair and weight of each row; `count` pairs there are, `share` of a stem's weight is looked for."""
+    def __init__(self, owners: Ints, grams: Ints, weights: Ints, whole: Ints, count: int, share: float) -> None:
+        """Stem, pair and weight of each row; `count` pairs there are, `share` of a stem's `whole` weight is looked for."""
         self._numbers = np.unique(owners)
         order = np.argsort(grams, kind="stable")
         self._owners, self._weights = np.searchsorted(self._numbers, owners[order]), weights[order]
         self._bounds = np.searchsorted(grams[order], np.arange(count + 1))
-        self._whole = np.bincount(self._owners, self._weights, minlength=len(self._numbers))
+        self._whole = whole[self._numbers]
         self._least = np.maximum(1, share * self._whole)
 
     def met(self, groups: Ints, grams: Ints, more: float) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
@@ -490,11 +518,15 @@ def _window(stem: _Stem, record: _Record) -> _Window | None:
     return _Window(weight, max(0, end - size), end + 8, min(places), end)
 
 
-def _covered(stem: Sequence[str], window: Sequence[str]) -> int:
-    """Words of a stem that stand in pairs which a window has."""
+def _covered(stem: Sequence[str], window: Sequence[str]) -> tuple[int, int]:
+    """Words of a stem that stand in pairs which a window has, and the most of them in a row."""
     pairs = set(zip(window, window[1:], strict=False))
-    met = [pair in pairs for pair in zip(stem, stem[1:], strict=False)]
-    return sum(before or after for before, after in zip([False, *met], [*met, False], strict=True))
+    covered = longest = run = 0
+    for pair in zip(stem, stem[1:], strict=False):
+        run = (run or 1) + 1 if pair in pairs else 0
+        covered += (2 if run == 2 else 1) if run else 0
+        longest = max(longest, run)
+    return covered, longest
 
 
 def is_sibling(stem: Sequence[str], window: Sequence[str]) -> bool:

@@ -59,8 +59,10 @@ class TextSettings(Settings, frozen=True):
     """Share of a stem's runs of letters that takes a record out, if the letters found weigh `stem_bits`."""
     stem_bits: _Count
     answer_letters: _Share
-    """The same with the gold answer, if both together weigh `answer_bits`."""
+    """The same with the gold answer near it, if both together weigh `answer_bits`; `row_bits` where the stem's words
+    stand in a row."""
     answer_bits: _Count
+    row_bits: _Count
     verbatim_bits: _Count
     """What a verbatim stem and its gold answer must weigh, unless one follows the other at once."""
     run_words: Annotated[int, Meta(ge=5, le=50)]
