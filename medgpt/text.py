@@ -37,6 +37,8 @@ _BLOCK = re.compile(
     _TAG.format("p|br|hr|div|li|ul|ol|td|th|tr|table|tbody|thead|img|h[1-6]|pre|code|blockquote|body|html"),
     re.IGNORECASE,
 )
+MARKUP = re.compile(rf"&(?:amp;)*#?\w+;?|{_INLINE.pattern}|{_BLOCK.pattern}", re.IGNORECASE)
+"""An entity, maybe of an entity, or a tag: what `fold` reads as one."""
 _CONTROL = re.compile(f"[{_CONTROLS}]+")
 _BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
 _LIGATURES = str.maketrans({"\u00e6": "ae", "\u0153": "oe"})

@@ -49,19 +49,19 @@ NAMED = 25
 
 ANSWER_WORDS = 64
 """How far from what is left of a stem its answer may stand."""
-_NEXT_WORDS = 6
+NEXT_WORDS = 6
 """The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
-_GOLD_LETTERS = 6
+GOLD_LETTERS = 6
 """A shorter answer must stand there as words of its own."""
-_ROW_WORDS, _ROW_SHARE = 4, 0.35
+ROW_WORDS, ROW_SHARE = 4, 0.35
 """So many words of a stem in a row, and this share of them, are no coincidence of two texts about one thing."""
-_USUAL, _USUAL_SHARE = 25, 200
+USUAL, USUAL_SHARE = 25, 200
 """A pair of words that more stems than 25, and than one in 200, have says nothing."""
 _CHUNK, _STEP = 256, 128
 """Words of a text that are looked through at once for stems whose window is no longer than a step."""
 _EXPANSION = 1 << 22
 """Entries of intermediate arrays made at once: 32 MB each."""
-_PASSAGE_GRAMS = 3
+PASSAGE_GRAMS = 3
 """Runs that a passage needs at least, so that short ones are turned away early."""
 
 
@@ -131,7 +131,7 @@ class NearTextIndex:
     def scan(self, batches: Iterable[Sequence[str]]) -> TextScan:
         """Every pair of one part of the training texts with the test side. Give batches of 1 to 4 MB."""
         matches: list[TextMatch] = []
-        seen = _Seen()
+        seen = self._passages.nothing_seen()
         texts = 0
         for records in batches:
             batch = self._vocabulary.read(records)
@@ -231,7 +231,7 @@ class _Stems:
             if words:
                 items[tuple(words)].append(number)
         self._words, self._items = list(items), list(items.values())
-        self._usual = max(_USUAL, len(items) // _USUAL_SHARE)
+        self._usual = max(USUAL, len(items) // USUAL_SHARE)
         texts = [*self._words, *sorted({tuple(gold) for gold in golds if len(gold) > 1})]
         bounds = np.cumsum([0, *map(len, texts)])
         self._table = table = GramTable(vocabulary.ids(word for words in texts for word in words), bounds, 2)
@@ -264,24 +264,30 @@ class _Stems:
         grams = table.at[places].astype(np.int64)
         weighs[table.df[grams] > self._usual] = 0
         silent = (np.bincount(owners, weighs, minlength=count) == 0) | (np.arange(count) >= stems)
-        order = np.lexsort((places, grams, np.where(silent[owners], table.df[grams], 0), owners))
+        order = np.lexsort((places, np.where(silent[owners], table.df[grams], 0), owners))
         owners, grams, weighs = owners[order], grams[order], weighs[order]
         first = np.diff(owners, prepend=-1) != 0
         weighs[first & silent[owners]] = 1
         rarest = dict(zip(owners[first].tolist(), grams[first].tolist(), strict=True))
+        self._rarest = {stem: gram for stem, gram in rarest.items() if silent[stem]}
+        _, once = np.unique(owners * table.count + grams, return_index=True)
+        owners, grams, weighs = owners[once], grams[once], weighs[once]
         whole = np.bincount(owners, weighs, minlength=count).astype(np.int64)
-        keep = (weighs > 0) & (owners < stems) & (first | (np.diff(grams, prepend=-1) != 0))
+        keep = (weighs > 0) & (owners < stems)
         rows = [
             (stem, rarest[texts[gold]], int(whole[stem]) + 1)
             for stem, items in enumerate(self._items)
             for gold in {tuple(self._golds[item]) for item in items}
-            if min(len(gold), len(self._words[stem])) > 1
-            and self._weights.sum(gold) >= self._settings.answer_bits * UNIT
+            if len(self._words[stem]) > 1 and self._is_long(gold)
         ]
         by_gold = np.array(sorted(rows), np.int64).reshape(-1, 3).T
         columns = zip((owners[keep], grams[keep], weighs[keep]), by_gold, strict=True)
         owners, grams, weighs = map(np.concatenate, columns)
         return owners, grams, weighs, whole[:stems]
+
+    def _is_long(self, gold: Sequence[str]) -> bool:
+        """Whether an answer says so much that next to it the common beginning of a stem is enough."""
+        return len(gold) > 1 and self._weights.sum(gold) >= self._settings.answer_bits * UNIT
 
     def _stem(self, number: int) -> _Stem:
         """A stem, made ready when it is first met."""
@@ -292,6 +298,8 @@ class _Stems:
             for place, pair in enumerate(self._table.at[start : start + last + 1].tolist()):
                 weight = of(words[place]) * (1 + (place == 0)) + of(words[place + 1]) * (1 + (place == last))
                 pairs.setdefault(pair, 0 if self._table.df[pair] > self._usual else weight)
+            if number in self._rarest:
+                pairs[self._rarest[number]] = 1
             letters = [of(word) * UNIT // len(word) for word in words for _ in word]
             text = "".join(words)
             runs: dict[str, int] = {}
@@ -350,8 +358,8 @@ class _Stems:
             return
         words = record.words[window.start : window.stop]
         covered, longest = _covered(stem.words, words)
-        in_a_row = longest >= _ROW_WORDS and longest >= _ROW_SHARE * len(stem.words)
-        cut_short = longest > _ROW_WORDS and 2 * longest >= len(stem.words)
+        in_a_row = longest >= ROW_WORDS and longest >= ROW_SHARE * len(stem.words)
+        cut_short = longest > ROW_WORDS and 2 * longest >= len(stem.words)
         says = window.weight >= (limits.answer_pairs if golds else limits.stem_pairs) * stem.pair_weight
         if not says and not (golds and cut_short):
             return
@@ -363,14 +371,13 @@ class _Stems:
         alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
         spaced = f" {' '.join(stem.words)} "
         verbatim = spaced in record.spaced
-        within = None if share >= 0.8 else ANSWER_WORDS if says else _NEXT_WORDS
+        within = None if share >= 0.8 else ANSWER_WORDS if says else NEXT_WORDS
         answered = set()
         for gold in golds:
             both = self._weights.sum(gold)
-            near = (
-                (share >= limits.answer_letters or cut_short)
-                and known + both >= (limits.row_bits if in_a_row and says else limits.answer_bits) * UNIT
-            )  # fmt: skip
+            least = limits.row_bits if in_a_row else limits.answer_bits
+            near = (share >= limits.answer_letters or cut_short) and known + both >= least * UNIT
+            near = near and (says or (self._is_long(gold) and f" {' '.join(gold)} " in record.spaced))
             if (near and record.answers(gold, window, within)) or (
                 verbatim
                 and (
@@ -483,7 +490,7 @@ class _Record:
 def _holds_words(gold: Sequence[str], spaced: str, letters: str) -> bool:
     """Whether some words hold others as they are, or all of their letters if that is enough to tell them."""
     joined = "".join(gold)
-    return f" {' '.join(gold)} " in spaced or (len(joined) >= _GOLD_LETTERS and joined in letters)
+    return f" {' '.join(gold)} " in spaced or (len(joined) >= GOLD_LETTERS and joined in letters)
 
 
 class _Window(NamedTuple):
@@ -558,8 +565,13 @@ class _Found(NamedTuple):
     ids: Ids  # of the text's words
 
 
-class _Seen(list[_Found]):
+class _Seen:
     """What the texts of one part hold of the test side's runs, until all of the part is read."""
+
+    def __init__(self, count: int) -> None:
+        self.texts: list[_Found] = []
+        self.hits = np.zeros(count, np.int64)
+        """Texts that hold each n-gram."""
 
 
 class _Passages:
@@ -614,31 +626,33 @@ class _Passages:
                 self._of_class.append(mine)
             self._classes[gram] = number
 
+    def nothing_seen(self) -> _Seen:
+        """For a new part."""
+        return _Seen(self._table.count)
+
     def look(self, batch: WordBatch, first: int, seen: _Seen) -> None:
         """Remember which runs the texts of a batch hold."""
         _, grams, texts = self._table.find(batch.ids, batch.bounds)
         kept = self._says[grams]
         keys, _ = counted(texts[kept] * (self._table.count + 1) + grams[kept])
         texts, grams = keys // (self._table.count + 1), keys % (self._table.count + 1)
+        np.add.at(seen.hits, grams, 1)
         for text, start, stop in zip(*_groups(texts), strict=True):
-            if stop - start >= _PASSAGE_GRAMS:
+            if stop - start >= PASSAGE_GRAMS:
                 ids = batch.ids[batch.bounds[text] : batch.bounds[text + 1]].copy()
-                seen.append(_Found(first + text, grams[start:stop].copy(), ids))
+                seen.texts.append(_Found(first + text, grams[start:stop].copy(), ids))
 
     def conclude(self, seen: _Seen, texts: int) -> tuple[list[TextMatch], dict[str, tuple[int, int]]]:
         """Matches of a part, and its boilerplate."""
         limits = self._settings
-        hits = np.zeros(self._table.count, np.int64)
-        for one in seen:
-            hits[one.grams] += 1
-        usual = hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts)
+        usual = seen.hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts)
         matches = []
-        for text, grams, ids in seen:
+        for text, grams, ids in seen.texts:
             mine = grams[~usual[grams]]
-            if len(mine) >= _PASSAGE_GRAMS:
+            if len(mine) >= PASSAGE_GRAMS:
                 matches += self._judged(text, mine, ids)
         listed = ((self._text(self._table.first[gram], self._n), gram) for gram in np.flatnonzero(usual))
-        return matches, {text: (int(self.df[gram]), int(hits[gram])) for text, gram in sorted(listed)}
+        return matches, {text: (int(self.df[gram]), int(seen.hits[gram])) for text, gram in sorted(listed)}
 
     def _text(self, start: int, words: int) -> str:
         return " ".join(self._vocabulary.words[number - 1] for number in self._ids[start : start + words])
@@ -653,7 +667,7 @@ class _Passages:
         found[grams] = True
         record, named = ids.tobytes(), set[int]()
         for passage, count in sorted(shared.items(), key=lambda one: (-one[1], one[0])):
-            if count < _PASSAGE_GRAMS or len(named) >= NAMED:
+            if count < PASSAGE_GRAMS or len(named) >= NAMED:
                 break
             start, stop = int(self._bounds[passage]), int(self._bounds[passage + 1])
             begins = np.flatnonzero(found[self._table.at[start:stop]])
