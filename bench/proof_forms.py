@@ -53,8 +53,8 @@ class Item(NamedTuple):
 
 Form = Callable[[Item, random.Random], str]
 _LABELS = "ABCDEFGHIJ"
-_FILLER: list[str] = []
-"""Words of consumer health pages (MedQuAD), for documents and long reasoning."""
+FILLER: list[str] = []
+"""Words of consumer health pages (MedQuAD), for documents and long reasoning; filled before a form is used."""
 
 
 def _wrong(item: Item) -> list[str]:
@@ -66,8 +66,8 @@ def _listed(options: Sequence[str], labels: str = "{}. {}", marks: str = _LABELS
 
 
 def _prose(chance: random.Random, words: int) -> str:
-    start = chance.randrange(len(_FILLER) - words)
-    return " ".join(_FILLER[start : start + words])
+    start = chance.randrange(len(FILLER) - words)
+    return " ".join(FILLER[start : start + words])
 
 
 def _shuffled(options: Sequence[str], chance: random.Random) -> list[str]:
@@ -254,7 +254,10 @@ def broken_lines(item: Item, chance: random.Random) -> str:
 def small_talk_inside(item: Item, chance: random.Random) -> str:
     """A filler word after every seventh word."""
     words = item.stem.split()
-    spoken = [f"{word} {chance.choice(('well', 'um', 'so', 'indeed'))}" if n % 7 == 6 else word for n, word in enumerate(words)]
+    spoken = [
+        f"{word} {chance.choice(('well', 'um', 'so', 'indeed'))}" if n % 7 == 6 else word
+        for n, word in enumerate(words)
+    ]
     return f"{' '.join(spoken)}\nThat would be {item.gold}, I think."
 
 

@@ -484,7 +484,9 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     if document["clean"]:
         tasks = sum(row["eval_samples"] for row in document["left_out_of_near_text"] if row["reason"] == "task")
         but = f" But for {tasks} test items, whose tasks the policy leaves out of near text:" if tasks else ""
-        print(f"{but} After {sum(excluded.values())} exclusions nothing is left at the policy's levels: proved.".lstrip())
+        print(
+            f"{but} After {sum(excluded.values())} exclusions nothing is left at the policy's levels: proved.".lstrip()
+        )
     else:
         left = ", ".join(f"{row['level']}/{row['kind']} {row['pairs']}" for row in document["after"])
         print(f"NOT proved: after {sum(excluded.values())} exclusions there is left: {left}")

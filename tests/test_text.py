@@ -17,7 +17,18 @@ from medgpt.text import count_tokens, fold, normalise, question_sha256, text_sha
 TEXT = st.one_of(st.text(max_size=60), st.text(st.characters(max_codepoint=127), max_size=60))
 
 
-IGNORABLE = {0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0, *range(0x180B, 0x1810), *range(0xFE00, 0xFE10)}
+IGNORABLE = {
+    0x34F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    0x2065,
+    0x3164,
+    0xFFA0,
+    *range(0x180B, 0x1810),
+    *range(0xFE00, 0xFE10),
+}
 IGNORABLE |= {*range(0xFFF0, 0xFFF9), *range(0xE0000, 0xE1000)}
 ACCENTS = {*range(0x300, 0x370), *range(0x1AB0, 0x1B00), *range(0x1DC0, 0x1E00), *range(0x20D0, 0x2100)}
 ACCENTS |= {*range(0xFE20, 0xFE30)}
@@ -31,7 +42,8 @@ def plain(text: str) -> str:
     seen = [
         {"\u00e6": "ae", "\u0153": "oe"}.get(letter, letter)
         for letter in text
-        if letter.isspace() or (unicodedata.category(letter) not in ("Cc", "Cf") and ord(letter) not in IGNORABLE | ACCENTS)
+        if letter.isspace()
+        or (unicodedata.category(letter) not in ("Cc", "Cf") and ord(letter) not in IGNORABLE | ACCENTS)
     ]
     return " ".join(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", "".join(seen))))
 

@@ -33,7 +33,17 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.proof.evidence import LEVELS
-from manifests.proof.ngrams import GramTable, Ids, Ints, Vocabulary, WordBatch, counted, ranges, window_hashes, word_list
+from manifests.proof.ngrams import (
+    GramTable,
+    Ids,
+    Ints,
+    Vocabulary,
+    WordBatch,
+    counted,
+    ranges,
+    window_hashes,
+    word_list,
+)
 from manifests.proof.policy import TextSettings
 
 KINDS = LEVELS["near_text"]
@@ -51,6 +61,8 @@ ANSWER_WORDS = 64
 """How far from what is left of a stem its answer may stand."""
 NEXT_WORDS = 6
 """The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
+SAYS_BITS = 6
+"""What is found of a stem must say so much, or only an answer next to it counts."""
 GOLD_LETTERS = 6
 """A shorter answer must stand there as words of its own."""
 ROW_WORDS, ROW_SHARE = 4, 0.35
@@ -371,7 +383,9 @@ class _Stems:
         alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
         spaced = f" {' '.join(stem.words)} "
         verbatim = spaced in record.spaced
-        within = None if share >= 0.8 else ANSWER_WORDS if says else NEXT_WORDS
+        says = says and known >= SAYS_BITS * UNIT
+        within = NEXT_WORDS if not says else None if share >= 0.8 else ANSWER_WORDS
+        anywhere = None if stem.weight >= SAYS_BITS * UNIT else ANSWER_WORDS
         answered = set()
         for gold in golds:
             both = self._weights.sum(gold)
@@ -382,7 +396,7 @@ class _Stems:
                 verbatim
                 and (
                     f"{spaced}{' '.join(gold)} " in record.spaced
-                    or (stem.weight + both >= limits.verbatim_bits * UNIT and record.answers(gold, window, None))
+                    or (stem.weight + both >= limits.verbatim_bits * UNIT and record.answers(gold, window, anywhere))
                 )
             ):
                 answered.add(gold)
@@ -602,14 +616,17 @@ class _Passages:
         firsts = np.cumsum(sizes) - sizes
         all_owners = np.array([item for mine in self._owners for item in mine], np.int64)
         pairs, _ = counted(
-            np.repeat(grams, sizes[table.texts]) * len(groups) + all_owners[ranges(firsts[table.texts], sizes[table.texts])]
+            np.repeat(grams, sizes[table.texts]) * len(groups)
+            + all_owners[ranges(firsts[table.texts], sizes[table.texts])]
         )
         self.df: Ints = np.bincount(pairs // max(1, len(groups)), minlength=table.count)
         """(G,) test items that have each n-gram."""
         names = {group: number for number, group in enumerate(sorted({*groups} - {""}))}
         group = np.array([names.get(one, -1) for one in groups], np.int64)
         in_group = pairs[group[pairs % max(1, len(groups))] >= 0]
-        keys, hold = counted(in_group // max(1, len(groups)) * max(1, len(names)) + group[in_group % max(1, len(groups))])
+        keys, hold = counted(
+            in_group // max(1, len(groups)) * max(1, len(names)) + group[in_group % max(1, len(groups))]
+        )
         whole = np.bincount(group[group >= 0], minlength=len(names))[keys % max(1, len(names))]
         says[keys[(2 * hold > whole) & (whole > 2)] // max(1, len(names))] = False
         self._says = says

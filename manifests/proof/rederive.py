@@ -45,6 +45,7 @@ from manifests.proof.near_text import (
     NEXT_WORDS,
     PASSAGE_GRAMS,
     REFERENCE_TEXTS,
+    SAYS_BITS,
     ROW_SHARE,
     ROW_WORDS,
     UNIT,
@@ -989,7 +990,9 @@ class _TestTexts:
         best = max(plain, weighed)
         alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
         verbatim = f" {' '.join(stem)} " in spaced
-        within = None if best >= 0.8 else ANSWER_WORDS if says else NEXT_WORDS
+        says = says and known >= SAYS_BITS * UNIT
+        within = NEXT_WORDS if not says else None if best >= 0.8 else ANSWER_WORDS
+        anywhere = None if self._weigh(stem) >= SAYS_BITS * UNIT else ANSWER_WORDS
 
         def beside(gold: _Gram, within: int | None) -> bool:
             before, behind = record[:first], record[end:]
@@ -1005,10 +1008,8 @@ class _TestTexts:
             near = near and known + self._weigh(gold) >= (limits.row_bits if in_a_row else limits.answer_bits) * UNIT
             if not says:
                 near = near and self._is_long(gold) and together in spaced
-            told = self._weigh(stem) + self._weigh(gold) >= limits.verbatim_bits * UNIT and beside(gold, None)
-            if (near and beside(gold, within)) or (
-                verbatim and (f" {' '.join(stem)}{together}" in spaced or told)
-            ):
+            told = self._weigh(stem) + self._weigh(gold) >= limits.verbatim_bits * UNIT and beside(gold, anywhere)
+            if (near and beside(gold, within)) or (verbatim and (f" {' '.join(stem)}{together}" in spaced or told)):
                 answered.add(gold)
         if not alone and not answered:
             return None
@@ -1072,7 +1073,9 @@ class _TestTexts:
             for begin in begins:
                 end = begin + max(self.n, length)
                 while end <= len(passage) and f" {' '.join(passage[begin:end])} " in spaced:
-                    place, length, end = (begin, end - begin, end + 1) if end - begin > length else (place, length, end + 1)
+                    place, length, end = (
+                        (begin, end - begin, end + 1) if end - begin > length else (place, length, end + 1)
+                    )
             run = passage[place : place + length]
             measures = {
                 "kind": "passage", "score": round(len(covered) / len(passage), 4), "words": length,
