@@ -84,7 +84,7 @@ def fold(text: str) -> str:
 
 
 def _fold_run(letters: str) -> str:
-    """What is left of some letters in a row, none of them ASCII: no mark of theirs belongs to what stands beside them."""
+    """What is left of some letters in a row, none of them ASCII: no mark of theirs belongs beside them."""
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letters).casefold())
     return unicodedata.normalize("NFC", _INVISIBLE.sub("", text).translate(_LIGATURES))
 

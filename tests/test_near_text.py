@@ -129,8 +129,8 @@ def test_gram_table_knows_every_ngram_and_its_texts(texts: list[list[str]], n: i
 
 VIGNETTE = proof_forms.Item(
     "made up",
-    "A 47-year-old beekeeper from the valley of Orlan presents with progressive hoarseness, a lacy rash over both shins "
-    "and a serum copper of 12 mg/dL, fi\u00e8vre and hemoglobin of 9. Which enzyme is most likely deficient?",
+    "A 47-year-old beekeeper from the valley of Orlan presents with progressive hoarseness, a lacy rash over both "
+    "shins and a serum copper of 12 mg/dL, fi\u00e8vre and hemoglobin of 9. Which enzyme is most likely deficient?",
     ("Prolidase", "Transketolase of Brandt", "Myeloperoxidase", "Arginase"),
     "Transketolase of Brandt",
 )
@@ -197,7 +197,7 @@ def test_the_same_item_with_other_numbers_or_turned_round_is_a_sibling(stem: str
     "record",
     [
         # Another question under the same options, whichever is right there.
-        "Which pigment colours the wings of the Adler moth?\nA. Blue ligament\nB. Green fascia\nC. Grey septum\nGreen fascia",
+        "Which pigment colours the Adler moth?\nA. Blue ligament\nB. Green fascia\nC. Grey septum\nGreen fascia",
         "Which of the following is heaviest?\nAlpha blocks beta quickly\nGamma never leaves delta, says the book",
         "Blue ligament, green fascia, grey septum, red membrane",
         # A short stem without its answer, a common one with another.
@@ -327,9 +327,8 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
     forms = (*proof_forms.VERBATIM, *proof_forms.CHANGED, *proof_forms.SIBLINGS, *proof_forms.HELD_OUT)
     records = [form(item, chance) for form in forms for item in items[:: chance.randint(1, 3)]]
     records += [" ".join(chance.sample(text.split(), len(text.split()))) for text in records[::9]]
-    for side, rows in (
-        ("test", [{"question": one.stem, "answer": one.gold} for one in items]), ("train", [{"text": text} for text in records])
-    ):  # fmt: skip
+    tests = [{"question": one.stem, "answer": one.gold} for one in items]
+    for side, rows in ("test", tests), ("train", [{"text": text} for text in records]):
         (tmp_path / side).mkdir()
         (tmp_path / side / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sides = ["--train", str(tmp_path / "train"), "--eval", str(tmp_path / "test"), "--out", str(tmp_path / "out")]

@@ -75,7 +75,8 @@ def test_control_characters_in_a_text_change_nothing(mark: str) -> None:
     "written",
     [
         "hyper\u00adcalc\u200bemia", "hyper&shy;calc&#8203;emia", "hyper&amp;shy;calcemia", "\u202ehypercalcemia\u202c",
-        "\ufeffhyper\u2060calcemia", "h\u0336ypercalcem\u0301ia", "hyper<b>calcemia</b>", "hyper<sub class='x'>calc</sub>emia",
+        "\ufeffhyper\u2060calcemia", "h\u0336ypercalcem\u0301ia", "hyper<b>calcemia</b>",
+        "hyper<sub class='x'>calc</sub>emia",
         "\uff28\uff39\uff30ercalcemia", "hypercalcemia\x08", "hyper\ufe0fcalcemia", "hyper\U000e0061calcemia",
         "&lt;p&gt;hypercalcemia&lt;/p&gt;", "hyp\u00e9rcalc\u00eamia",
     ],
@@ -88,7 +89,8 @@ def test_what_a_reader_cannot_see_changes_nothing(written: str) -> None:
     ("one", "other"),
     [
         ("a\u00a0b", "a b"), ("a&nbsp;b", "a b"), ("a\u2009\u3000b", "a b"), ("a<br/>b", "a b"), ("a\u2010b", "a-b"),
-        ("it\u2019s \u201cx\u201d", "it's \"x\""), ("\ufb01brosis", "fibrosis"), ("c\u00e6cum", "caecum"), ("H\u2082O", "h2o"),
+        ("it\u2019s \u201cx\u201d", "it's \"x\""), ("\ufb01brosis", "fibrosis"), ("c\u00e6cum", "caecum"),
+        ("H\u2082O", "h2o"),
         ("p &lt; 0.05", "p < 0.05"), ("M\u00e9ni\u00e8re", "Meniere"),
     ],
 )  # fmt: skip

@@ -76,13 +76,13 @@ TRAIN_ROWS = [
     ),
     {"text": "Notes. What causes Whipple disease? Not Giardia lamblia: Tropheryma whipplei does, a Gram-positive rod."},
     {"text": f"In exams one is asked {BOILERPLATE}, again and again."},
-    {"text": f"Examiners like to ask {BOILERPLATE}, and so they do."},
-    item(f"{VIGNETTE.replace('58', '61').replace('II, III', 'I, V2')}; which artery is occluded?", "It is another"),
     {"text": "问题：急性心肌梗死患者应首先使用哪一种药物进行治疗以改善预后并降低死亡率？答案是阿司匹林。"},
     item("What is seen?", "An effusion", image="copy.png", patient="3"),
     item("What is seen there?", "A mass", image="other.jpg", patient="7"),
     item("What else is seen?", "A second mass", image="other.png", patient="9"),
     {"text": "Nothing of interest to any test stands in this line."},
+    {"text": f"Examiners like to ask {BOILERPLATE}, and so they do."},
+    item(f"{VIGNETTE.replace('58', '61').replace('II, III', 'I, V2')}; which artery is occluded?", "It is another"),
 ]
 
 
@@ -509,10 +509,12 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("near_image",),
     ),
     "words of a passage": (
-        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="passage")), ("near_text", "passage"),
+        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="passage")),
+        ("near_text", "passage"),
     ),
     "score of a stem": (
-        proof_rows("evidence", setter(lambda row: {"score": 0.7}, kind="stem", level="near_text")), ("near_text", "stem"),
+        proof_rows("evidence", setter(lambda row: {"score": 0.7}, kind="stem", level="near_text")),
+        ("near_text", "stem"),
     ),
     "span": (proof_rows("evidence", setter(lambda row: {"span": "nothing"}, kind="passage")), ("near_text", "passage")),
     "action": (

@@ -6,7 +6,7 @@
 | exact_image | bytes, pixels | `value`: the shared digest, hexadecimal |
 | exact_text | stem_options, stem, caption | `value`: the shared digest, hexadecimal |
 | near_image | whole, region | `distance`: Hamming; `variant` of the test picture; `score`: agreement of pixels |
-| near_text | stem, stem_answer, sibling | `score`: share of the stem's runs of letters found; `words` of it in shared pairs |
+| near_text | stem, stem_answer, sibling | `score`: share of the stem's letters; `words`: of it, in shared pairs |
 | near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
 
 `eval_df` says how many test items have the stem, or the rarest n-gram of the run; the first `near_text.NAMED` of them

@@ -7,7 +7,7 @@ An item is its stem, its gold answer, its options and its passages. Options alon
 | stem | it holds so many letters of the stem, in a row or nearly so, that no other question is likely to |
 | stem_answer | it holds less of the stem, or all of a stem that says little, and the gold answer |
 | sibling | one of these, but numbers are others, or it is turned round by a "not" |
-| passage | both share runs of words that together are long and say much: a patient's note, a report, half of a vignette |
+| passage | both share runs of words that together are long and say much: a patient's note, a report, a vignette |
 
 What a word says is its weight: the binary logarithm of how rare it is (`Weights`). A stem is looked for by its pairs of
 neighbouring words: every window of a record that holds pairs of `pair_share` of the stem's weight is judged by the
@@ -26,6 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -158,9 +159,10 @@ class NearTextIndex:
 # ---- weights
 
 
-def bits(whole: int, part: int) -> int:
+def information(whole: int, part: int) -> int:
     """log2(whole / part) in units, rounded down; 0 where the part is no smaller. Integers: no rounding but that one."""
-    return max(0, (whole**UNIT // part**UNIT).bit_length() - 1)
+    quotient: int = whole**UNIT // part**UNIT
+    return max(0, quotient.bit_length() - 1)
 
 
 @cache
@@ -203,9 +205,9 @@ class Weights:
     def _of(self, word: str, surroundings: int) -> int:
         if word.isdigit() or (len(word) == 1 and word.isascii()):
             return 0
-        weight = bits(self._total, surroundings)
+        weight = information(self._total, surroundings)
         if word in (known := reference_counts()):
-            weight = min(weight, bits(REFERENCE_TEXTS, known[word]))
+            weight = min(weight, information(REFERENCE_TEXTS, known[word]))
         return max(0, weight - UNIT)
 
 
@@ -250,9 +252,9 @@ class _Stems:
         self._bounds = bounds
         # A stem of one word has no pair: the word itself proposes it.
         self._alone: dict[int, list[int]] = defaultdict(list)
-        for number, words in enumerate(self._words):
-            if len(words) == 1:
-                self._alone[vocabulary.id(words[0])].append(number)
+        for number, stem in enumerate(self._words):
+            if len(stem) == 1:
+                self._alone[vocabulary.id(stem[0])].append(number)
         owners, grams, weighs, whole = self._weighed(bounds, {words: at for at, words in enumerate(texts)})
         long = np.array([window_words(len(words)) > _STEP for words in self._words], bool)[owners]
         self._postings = [
@@ -412,7 +414,7 @@ class _Postings:
     """Which stems have a pair of words, and how much it weighs there; of short stems or of long ones."""
 
     def __init__(self, owners: Ints, grams: Ints, weights: Ints, whole: Ints, count: int, share: float) -> None:
-        """Stem, pair and weight of each row; `count` pairs there are, `share` of a stem's `whole` weight is looked for."""
+        """Stem, pair and weight of each row; `count` pairs there are, `share` of the `whole` is looked for."""
         self._numbers = np.unique(owners)
         order = np.argsort(grams, kind="stable")
         self._owners, self._weights = np.searchsorted(self._numbers, owners[order]), weights[order]
@@ -541,9 +543,9 @@ def _window(stem: _Stem, record: _Record) -> _Window | None:
 
 def _covered(stem: Sequence[str], window: Sequence[str]) -> tuple[int, int]:
     """Words of a stem that stand in pairs which a window has, and the most of them in a row."""
-    pairs = set(zip(window, window[1:], strict=False))
+    pairs = set(pairwise(window))
     covered = longest = run = 0
-    for pair in zip(stem, stem[1:], strict=False):
+    for pair in pairwise(stem):
         run = (run or 1) + 1 if pair in pairs else 0
         covered += (2 if run == 2 else 1) if run else 0
         longest = max(longest, run)
@@ -552,7 +554,7 @@ def _covered(stem: Sequence[str], window: Sequence[str]) -> tuple[int, int]:
 
 def is_sibling(stem: Sequence[str], window: Sequence[str]) -> bool:
     """Whether a window has the stem with another number in the place of one, or with a negation put in or taken out."""
-    pairs = set(zip(window, window[1:], strict=False))
+    pairs = set(pairwise(window))
     between: dict[tuple[str, str], set[str]] = defaultdict(set)
     for one, middle, other in zip(window, window[1:], window[2:], strict=False):
         between[one, other].add(middle)
@@ -663,7 +665,7 @@ class _Passages:
         """Matches of a part, and its boilerplate."""
         limits = self._settings
         usual = seen.hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts)
-        matches = []
+        matches: list[TextMatch] = []
         for text, grams, ids in seen.texts:
             mine = grams[~usual[grams]]
             if len(mine) >= PASSAGE_GRAMS:

@@ -2,9 +2,11 @@
 
 Plain and slow on purpose. Ids and digests meet in dictionaries, not in SQL; perceptual hashes are compared one training
 picture against all variants, not through an index; texts are tuples of words in sets and dictionaries, not hashes in
-arrays: every stem that shares a pair of words with a text is measured. What is shared with `manifests.prove` are definitions that would mean nothing if they differed: the perceptual
-hash (`fingerprints`), the variants and regions of a picture (`variants`), the agreement of two pictures (`agreement`,
-here asked for one pair at a time), how letters are folded, what a word weighs, what a sibling is, and the policy.
+arrays: every stem that shares a pair of words with a text is measured.
+
+What is shared with `manifests.prove` are definitions that would mean nothing if they differed: the perceptual hash
+(`fingerprints`), the variants and regions of a picture (`variants`), the agreement of two pictures (`agreement`, here
+asked for one pair at a time), how letters are folded, what a word weighs, what a sibling is, and the policy.
 
 Rows of evidence are tuples in the order of `FOUND`.
 """
@@ -45,13 +47,13 @@ from manifests.proof.near_text import (
     NEXT_WORDS,
     PASSAGE_GRAMS,
     REFERENCE_TEXTS,
-    SAYS_BITS,
     ROW_SHARE,
     ROW_WORDS,
+    SAYS_BITS,
     UNIT,
     USUAL,
     USUAL_SHARE,
-    bits,
+    information,
     is_sibling,
     reference_counts,
 )
@@ -714,6 +716,8 @@ _ALONE = (
 )
 _SPLIT = re.compile(f"[{_ALONE}]|[^{_ALONE}]+")
 _Gram = tuple[str, ...]
+_Place = tuple[int, int, int, int, int]
+"""Weight of the pairs in a window; its start and end; where its pairs begin and end."""
 
 
 def normalised(text: str) -> str:
@@ -883,9 +887,9 @@ class _TestTexts:
         if word not in self._weights:
             weight = 0
             if not word.isdigit() and (len(word) > 1 or not word.isascii()):
-                weight = bits(self._total, self._around.get(word, 1))
+                weight = information(self._total, self._around.get(word, 1))
                 if word in (known := reference_counts()):
-                    weight = min(weight, bits(REFERENCE_TEXTS, known[word]))
+                    weight = min(weight, information(REFERENCE_TEXTS, known[word]))
                 weight = max(0, weight - UNIT)
             self._weights[word] = weight
         return self._weights[word]
@@ -943,7 +947,7 @@ class _TestTexts:
                 continue
             if len(stem) == 1:
                 place = record.index(stem[0])
-                window = 0, place, place + 1, place, place + 1
+                window: _Place | None = (0, place, place + 1, place, place + 1)
             else:
                 pairs = self._pairs[stem]
                 if not golds and sum(pairs[one] for one in pairs if one in places) < self.settings.stem_pairs * sum(
@@ -957,8 +961,8 @@ class _TestTexts:
                 for number in mine[:NAMED]:
                     yield number, {"kind": kind, "score": share, "words": covered, "eval_df": len(owners)}
 
-    def _window(self, stem: _Gram, places: Mapping[_Gram, Sequence[int]]) -> tuple[int, int, int, int, int] | None:
-        """Weight of the pairs in the best window; its start and end; where its pairs begin and end."""
+    def _window(self, stem: _Gram, places: Mapping[_Gram, Sequence[int]]) -> _Place | None:
+        """The window of a record that has most of a stem's pairs."""
         pairs, size = self._pairs[stem], 2 * len(stem) + 16
         hits = sorted((place, pair) for pair in pairs for place in places.get(pair, ()))
         if not hits:
@@ -971,7 +975,7 @@ class _TestTexts:
         return sum(pairs[pair] for pair in {pair for _, pair in inside}), max(0, end - size), end + 8, inside[0][0], end
 
     def _measured(
-        self, stem: _Gram, record: list[str], spaced: str, golds: set[_Gram], window: tuple[int, int, int, int, int]
+        self, stem: _Gram, record: list[str], spaced: str, golds: set[_Gram], window: _Place
     ) -> tuple[str, set[_Gram] | None, float, int] | None:
         """Kind, the answers that make it (None: the stem alone does), score and words."""
         limits, (weight, start, stop, first, end) = self.settings, window

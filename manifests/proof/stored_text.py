@@ -56,7 +56,7 @@ class SampleText:
     @property
     def passages(self) -> tuple[str, ...]:
         """The question, and each of the other texts without the question and the options."""
-        rest = self.rest
+        rest = list(self.rest)
         for known in sorted({self.question, *self.options}, key=lambda known: (-len(known), known)):
             if known:
                 rest = [piece for text in rest for piece in text.split(known)]
