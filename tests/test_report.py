@@ -129,7 +129,6 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             }
             for key, group in sorted(grouped.items())
         ],
-        "runs": {"8": 5, "13": 2},
         "counts": {"near_image": {"candidates": 12_345, "refuted": 12}},
         "left_out_of_near_text": [{"build": "mimic_cxr", "task": "report", "eval_samples": 3_000}],
         "without_pixels": [{"build": "roco", "role": "train", "images": 77}],

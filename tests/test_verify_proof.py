@@ -209,8 +209,6 @@ def recount(data: Path) -> None:
         for cell, of in cells(rows, "train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
         if cell["eval_subset"] is not None
     ]  # fmt: skip
-    runs = [row["words"] for row in rows if row["kind"] == "run"]
-    document["runs"] = {words: sum(found >= int(words) for found in runs) for words in document["runs"]}
     taken = cells([row for row in rows if row["action"] == "exclude"], "train_build", "train_sample")
     names = [name for build in sorted({cell["train_build"] for cell, _ in taken}) for name in [build]]
     document["exclusions"] = [
