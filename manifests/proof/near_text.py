@@ -261,6 +261,15 @@ class _Stems:
             _Postings(owners[mine], grams[mine], weighs[mine], whole, table.count, settings.answer_pairs)
             for mine in (~long, long)
         ]
+        keys = [
+            sorted({vocabulary.id(max(self._golds[item], key=weights.of)) for item in mine if self._golds[item]})
+            for mine in self._items
+        ]
+        self._keys = np.array([word for mine in keys for word in mine], np.int64)
+        """The rarest word of each answer of a stem, one stem after the other."""
+        self._key_bounds = np.cumsum([0, *map(len, keys)])
+        self._is_key = np.zeros(len(vocabulary.words) + 1, bool)
+        self._is_key[self._keys] = True
         self._known: dict[int, _Stem] = {}
 
     def _weighed(self, bounds: Ints, texts: Mapping[tuple[str, ...], int]) -> tuple[Ints, Ints, Ints, Ints]:
@@ -335,15 +344,12 @@ class _Stems:
                 record, last = _Record(word_list(records[text]), places[here] - batch.bounds[text], grams[here]), text
             yield from self._judged(stem, record, enough, first + text)
 
-    def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> list[tuple[int, int, bool]]:
-        """Text, stem, and whether some window may be enough without the answer; sorted."""
-        found: dict[tuple[int, int], bool] = {}
+    def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> Iterator[tuple[int, int, bool]]:
+        """Text, stem, and whether some window may be enough without the answer; sorted.
 
-        def add(texts: Ints, stems: Ints, enough: npt.NDArray[np.bool_]) -> None:
-            for text, stem, one in zip(texts.tolist(), stems.tolist(), enough.tolist(), strict=True):
-                found[text, stem] = one or found.get((text, stem), False)
-
-        add(*self._postings[1].met(texts, grams, self._settings.stem_pairs))
+        Where it is not, at least the rarest word of an answer is in the text.
+        """
+        found = [self._postings[1].met(texts, grams, self._settings.stem_pairs)]
         sizes = np.diff(batch.bounds)
         chunks = np.maximum(1, -(-(sizes - _CHUNK) // _STEP) + 1)
         ends = np.cumsum(chunks)
@@ -353,19 +359,39 @@ class _Stems:
         chunk = ends[texts] - chunks[texts] + own
         chunk, grams = np.concatenate([chunk, chunk[before] - 1]), np.concatenate([grams, grams[before]])
         met, stems, enough = self._postings[0].met(chunk, grams, self._settings.stem_pairs)
-        add(np.searchsorted(ends, met, side="right"), stems, enough)
+        found.append((np.searchsorted(ends, met, side="right"), stems, enough))
         if self._alone:
             spots = np.flatnonzero(np.isin(batch.ids, list(self._alone)))
             owners = np.searchsorted(batch.bounds, spots, side="right") - 1
-            for text, word in set(zip(owners.tolist(), batch.ids[spots].tolist(), strict=True)):
-                found.update({(text, stem): False for stem in self._alone[word]})
-        return sorted((text, stem, enough) for (text, stem), enough in found.items())
+            pairs = zip(owners.tolist(), batch.ids[spots].tolist(), strict=True)
+            rows = [(text, stem, 0) for text, word in pairs for stem in self._alone[word]]
+            alone = np.array(rows, np.int64).reshape(-1, 3).T
+            found.append((alone[0], alone[1], alone[2] > 0))
+        texts, stems, enough = map(np.concatenate, zip(*found, strict=True))
+        keys = texts * len(self._words) + stems
+        order = np.argsort(keys, kind="stable")
+        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        enough = np.logical_or.reduceat(enough[order], first) if len(first) else enough
+        texts, stems = divmod(keys[order][first], max(1, len(self._words)))
+        kept = np.flatnonzero(enough | self._answerable(batch, texts, stems))
+        return zip(texts[kept].tolist(), stems[kept].tolist(), enough[kept].tolist(), strict=True)
+
+    def _answerable(self, batch: WordBatch, texts: Ints, stems: Ints) -> npt.NDArray[np.bool_]:
+        """Whether a text has the rarest word of some answer of a stem."""
+        spots = np.flatnonzero(self._is_key[batch.ids])
+        owners = np.searchsorted(batch.bounds, spots, side="right") - 1
+        there = np.unique(owners * len(self._is_key) + batch.ids[spots])
+        counts = self._key_bounds[stems + 1] - self._key_bounds[stems]
+        keys = np.repeat(texts, counts) * len(self._is_key) + self._keys[ranges(self._key_bounds[stems], counts)]
+        known = np.append(there, -1)[np.searchsorted(there, keys)] == keys
+        return np.bincount(np.repeat(np.arange(len(texts)), counts), known, minlength=len(texts)) > 0
 
     def _judged(self, number: int, record: _Record, enough: bool, train: int) -> Iterator[TextMatch]:
         """At most `NAMED` items of a stem that a record overlaps with."""
         limits, stem, items = self._settings, self._stem(number), self._items[number]
         golds = [gold for gold in {tuple(self._golds[item]) for item in items} if record.holds(gold)]
-        if not golds and (not enough or stem.weight < limits.stem_bits * UNIT):
+        worded = any(f" {' '.join(gold)} " in record.spaced for gold in golds)
+        if (not worded and not enough) or (not golds and stem.weight < limits.stem_bits * UNIT):
             return
         window = _window(stem, record)
         if window is None:
@@ -374,8 +400,8 @@ class _Stems:
         covered, longest = _covered(stem.words, words)
         in_a_row = longest >= ROW_WORDS and longest >= ROW_SHARE * len(stem.words)
         cut_short = longest > ROW_WORDS and 2 * longest >= len(stem.words)
-        says = window.weight >= (limits.answer_pairs if golds else limits.stem_pairs) * stem.pair_weight
-        if not says and not (golds and cut_short):
+        says = window.weight >= (limits.answer_pairs if worded else limits.stem_pairs) * stem.pair_weight
+        if not says and not (worded and cut_short):
             return
         there = "".join(words)
         met = [weight for run, weight in stem.runs.items() if run in there]

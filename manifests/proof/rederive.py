@@ -945,17 +945,20 @@ class _TestTexts:
             golds = {gold for gold in {self.items[one].gold for one in owners} if _answers(gold, spaced, letters)}
             if not golds and self._weigh(stem) < self.settings.stem_bits * UNIT:
                 continue
+            worded = any(f" {' '.join(gold)} " in spaced for gold in golds)
             if len(stem) == 1:
+                if not worded:
+                    continue
                 place = record.index(stem[0])
                 window: _Place | None = (0, place, place + 1, place, place + 1)
             else:
                 pairs = self._pairs[stem]
-                if not golds and sum(pairs[one] for one in pairs if one in places) < self.settings.stem_pairs * sum(
+                if not worded and sum(pairs[one] for one in pairs if one in places) < self.settings.stem_pairs * sum(
                     pairs.values()
                 ):
                     continue
                 window = self._window(stem, places)
-            if window and (measures := self._measured(stem, record, spaced, golds, window)):
+            if window and (measures := self._measured(stem, record, spaced, golds, worded, window)):
                 kind, answered, share, covered = measures
                 mine = [one for one in owners if answered is None or self.items[one].gold in answered]
                 for number in mine[:NAMED]:
@@ -975,7 +978,7 @@ class _TestTexts:
         return sum(pairs[pair] for pair in {pair for _, pair in inside}), max(0, end - size), end + 8, inside[0][0], end
 
     def _measured(
-        self, stem: _Gram, record: list[str], spaced: str, golds: set[_Gram], window: _Place
+        self, stem: _Gram, record: list[str], spaced: str, golds: set[_Gram], worded: bool, window: _Place
     ) -> tuple[str, set[_Gram] | None, float, int] | None:
         """Kind, the answers that make it (None: the stem alone does), score and words."""
         limits, (weight, start, stop, first, end) = self.settings, window
@@ -986,8 +989,8 @@ class _TestTexts:
         ]
         longest = max(rows, default=0)
         cut_short = longest > ROW_WORDS and 2 * longest >= len(stem)
-        says = weight >= (limits.answer_pairs if golds else limits.stem_pairs) * sum(self._pairs[stem].values())
-        if not says and not (golds and cut_short):
+        says = weight >= (limits.answer_pairs if worded else limits.stem_pairs) * sum(self._pairs[stem].values())
+        if not says and not (worded and cut_short):
             return None
         share, known = self._letters(stem, words)
         plain, weighed = share
