@@ -14,7 +14,7 @@ from typing import Any
 
 import duckdb
 
-from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES
+from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES
 
 ROOT = Path(__file__).parents[1]
 SAMPLES_ROWS = 20_000_000
@@ -75,8 +75,7 @@ def write_manifest(folder: Path, train_rows: int) -> None:
             parts = []
             for kind, schema, name in (
                 ("samples", SAMPLES, f"manifest/{unit}.parquet"),
-                ("images", IMAGES, f"manifest/{unit}.images.parquet"),
-                ("rejects", REJECTS, f"rejects/{unit}.parquet"),
+                ("images", IMAGES, f"images/{unit}.parquet"),
             ):
                 path = folder / build / name
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,7 @@ def write_manifest(folder: Path, train_rows: int) -> None:
                     f'({_filled(column, words)})::{kind_of} AS "{column}"'
                     for column, kind_of in zip(empty.columns, empty.types, strict=True)
                 )
-                where = {"samples": "true", "images": f"i % {IMAGE_SHARE} = 0", "rejects": "false"}[kind]
+                where = {"samples": "true", "images": f"i % {IMAGE_SHARE} = 0"}[kind]
                 connection.execute(
                     f"COPY (SELECT {columns} FROM range({start}, {stop}) t(i) WHERE {where}) "
                     f"TO '{path}' (FORMAT parquet, COMPRESSION zstd)"

@@ -1,8 +1,9 @@
-"""Building a JPEG source that keeps its bytes: digests, metadata strip, pHash, thumbnail, tar, manifest.
+"""Building a JPEG source that keeps its pixels: digests, strict re-packing, pHash, thumbnail, tar, manifest.
 
 Two sets of generated pictures of the sizes in the goal: 2-megapixel radiographs of about 290 kB, and 720-pixel colour
-figures of about 58 kB. Limits: reading and hashing alone, the DCT-scaled decode alone, the full decode alone. Peer:
-img2dataset with and without re-encoding, from files on disk.
+figures of about 58 kB. Limits: reading and hashing alone, the DCT-scaled decode alone, the full decode alone. Parts:
+re-packing, which decodes pictures with published Huffman tables to scaled grey on the way, and walks the codes of all
+others. Peer: img2dataset with and without re-encoding, from files on disk.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from PIL import ImageDraw
 from builders.engine.loop import BuildOptions, make_plan, run
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import Image, Params, Sample, Source, Unit, assistant, user
+from medgpt.containers import repack
 
 COUNT = 240
 ROUNDS = 3
@@ -109,7 +111,16 @@ def _measure_set(raw: Path, folder: Path, peer_python: Path | None) -> dict[str,
         "limit: read + sha256": lambda n: _each(raw, lambda data: hashlib.sha256(data).digest()),
         "limit: DCT-scaled decode": lambda n: _each(raw, _draft),
         "limit: full decode": lambda n: _each(raw, _full),
+        "part: re-packing with scaled grey": lambda n: _each(raw, repack),
     }
+    for name in ("optimised", "progressive"):
+        others = folder / name
+        others.mkdir()
+        for path in sorted(raw.glob("*.jpg"))[: COUNT // 4]:
+            with Pillow.open(path) as image:
+                image.save(others / path.name, quality="keep", optimize=True, progressive=name == "progressive")
+        works[f"{name}: DCT-scaled decode"] = partial(_quarter, others, _draft)
+        works[f"{name}: re-packing"] = partial(_quarter, others, repack)
     if peer_python is not None:
         (folder / "urls.txt").write_text("".join(f"file://{path}\n" for path in sorted(raw.glob("*.jpg"))))
         works["peer: img2dataset, bytes kept, pixels unseen"] = partial(_peer, peer_python, folder, "keep")
@@ -150,6 +161,12 @@ def _build(raw: Path, out: Path) -> None:
 def _each(raw: Path, work: Callable[[bytes], object]) -> None:
     for path in sorted(raw.glob("*.jpg")):
         work(path.read_bytes())
+
+
+def _quarter(folder: Path, work: Callable[[bytes], object], number: int) -> None:
+    """Four times over the quarter of the pictures that is there."""
+    for _ in range(4):
+        _each(folder, work)
 
 
 def _draft(data: bytes) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, PartRows, write_part
+from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows, write_part
 from medgpt.groups import GROUP_KEYS
 
 ROWS = 1_000_000
@@ -33,8 +33,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
     units = []
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder) / "bench"
-        for name in ("manifest", "rejects"):
-            (build / name).mkdir(parents=True)
+        (build / "manifest").mkdir(parents=True)
         seconds = 0.0
         for start in range(0, ROWS, PART_ROWS):
             rows = [_row(number) for number in range(start, start + PART_ROWS)]
@@ -45,15 +44,10 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
             )
             for row in rows:
                 columns.append(row)
-            write_part(build / "manifest" / f"{unit}.parquet", columns.table(), "bench")
+            path = build / "manifest" / f"{unit}.parquet"
+            write_part(path, columns.table(), "bench")
             seconds += time.process_time() - started
-            empty = {f"manifest/{unit}.images.parquet": IMAGES, f"rejects/{unit}.parquet": REJECTS}
-            for name, schema in empty.items():
-                write_part(build / name, PartRows(schema, constants | {"unit": unit}).table(), "bench")
-            parts = [
-                {"file": name, "bytes": (build / name).stat().st_size, "sha256": ""}
-                for name in (f"manifest/{unit}.parquet", *empty)
-            ]
+            parts = [{"file": f"manifest/{unit}.parquet", "bytes": path.stat().st_size, "sha256": ""}]
             units.append(
                 {"unit": unit, "role": "train", "split": "train", "read": PART_ROWS, "kept": PART_ROWS, "rejected": 0,
                  "damaged": 0, "shards": [], "parts": parts}

@@ -29,7 +29,7 @@ from manifests.proof.agreement import agreement, cells, coarse_scores, flat
 from manifests.proof.near_images import COVERAGE_FILE, VERSION, ImageMatch, NearImageIndex
 from manifests.proof.policy import load_policy
 from manifests.proof.variants import VARIANTS, decode, region_hashes
-from medgpt.strip import strip_metadata
+from medgpt.pictures import to_store
 
 LONGEST = 1024
 """Longest side of a picture before it is changed, in pixels (as in the survey the transformations come from)."""
@@ -213,7 +213,7 @@ def stored(picture: Image.Image) -> tuple[bytes, ImageFingerprint]:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=95)
     data = buffer.getvalue()
-    return data, fingerprint(strip_metadata(data))
+    return data, fingerprint(to_store(data).data)
 
 
 def image_table(prints: Iterable[ImageFingerprint], modalities: list[str]) -> pa.Table:

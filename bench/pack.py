@@ -226,7 +226,7 @@ def _real_texts() -> Texts:
             subprocess.run(
                 [*command, "--quiet", *options], cwd=Path(__file__).parents[1], check=True, capture_output=True
             )
-            parts = [path for path in sorted(out.rglob("manifest/*.parquet")) if ".images." not in path.name]
+            parts = sorted(out.rglob("manifest/*.parquet"))
             counts = [pq.read_table(path, columns=["text_tokens"])["text_tokens"].to_numpy() for path in parts]
             found[source] = np.concatenate(counts)
     return found

@@ -31,6 +31,7 @@ name, or a path into nested fields (`meta.patient`):
     license   text, or {field: ...}; default: unstated
     access    open, gated or credentialed; default: credentialed, which keeps texts out of reports
     split     default: train, or test for the eval side
+    frames    first, middle or last: which one of a picture with several frames; default: such a row is damaged
 With sections `train:` and `eval:` one file serves both sides; what stands outside of them holds for both.
 
 A row that is damaged becomes a reject; kept + rejected = read. An id that comes again in a file gets a number, since no
@@ -39,20 +40,21 @@ row may go unchecked. `inputs.parquet` lists every file that was read with its d
 from: what was *not* compared.
 """
 
-import argparse
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from builders import kit
+from builders.engine.command import check_counts
 from builders.engine.corpus_mapping import Rules, make_rules
 from builders.engine.corpus_rows import (
     MAX_FIELDS,
@@ -68,7 +70,6 @@ from builders.engine.corpus_rows import (
     picture_columns,
 )
 from builders.engine.corpus_samples import (
-    PICTURE_SUFFIXES,
     group_value,
     joined,
     picture_bytes,
@@ -76,12 +77,17 @@ from builders.engine.corpus_samples import (
     shape,
     strings,
 )
-from builders.engine.report import format_summary
+from builders.engine.report import format_summary, print_plan
 from builders.engine.source import UNCOUNTED
 from builders.engine.tables import open_parquet
+from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, os_error_line, run
+from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named
 from medgpt.settings import checked, read_yaml
+
+if TYPE_CHECKING:
+    from builders.engine.loop import BuildOptions, Plan
 
 
 class CorpusSample(kit.Sample):
@@ -301,41 +307,46 @@ def build_corpus(
     out: Path,
     workers: int = 1,
     bar: Any = None,
-    max_damaged: int | None = None,
-    quiet: bool = True,
     place: str = "mapping",
+    **how: Any,
 ) -> tuple[dict[str, Any], str]:
     """Read a corpus as the `train` or `eval` side and write it as a build below `out`.
 
     `mapping` is what a mapping file says, as plain values, and `place` how messages call it. Any number of `workers`
-    gives the same bytes. It stops after `max_damaged` damaged rows; without a number it goes on to the end. Progress is
-    shown on `bar`, a tqdm bar, or on its own unless `quiet`. Returns what `build.json` says, and the counts as text.
+    gives the same bytes. Progress is shown on `bar`, a tqdm bar. `how` are further fields of `BuildOptions`; without
+    `max_damaged` it goes on to the end. Returns what `build.json` says, and the counts as text.
 
     Raises: `UserError`, one line, for a folder, file or mapping that cannot be used, or a build that stopped.
     """
-    from builders.engine.loop import BuildOptions, make_plan
     from builders.engine.loop import run as build
+
+    source, options, plan = _planned(raw, role, mapping, out, place, workers=workers, **{"progress": False} | how)
+    document = build(source, options, plan, bar)
+    return document, format_summary(document, plan.target, len(plan.reusable), source.advice)
+
+
+def _planned(
+    raw: Path, role: kit.Role, mapping: Any, out: Path, place: str, **how: Any
+) -> tuple[kit.Source, "BuildOptions", "Plan"]:
+    from builders.engine.loop import BuildOptions, make_plan
 
     rules = make_rules(mapping, role, raw, place)
     if out.resolve().is_relative_to(raw.resolve()):
         raise kit.NotThisSource(f"{out}: lies within the corpus {raw}; choose another place for what is written")
     params = {"role": role, "mapping": msgspec.to_builtins(rules, str_keys=True)}
-    params |= {"no_images": False, "split": None, "licenses": None}
+    params |= {"no_images": False, "split": None, "licenses": None, "frames": rules.frames}
     source = make_source(params)
-    options = BuildOptions(raw, out, params, workers, max_damaged=max_damaged, progress=not quiet)
-    plan = make_plan(source, options)
-    document = build(source, options, plan, bar)
-    return document, format_summary(document, plan.target, len(plan.reusable), source.advice)
+    options = BuildOptions(raw, out, params, **{"max_damaged": sys.maxsize} | how)
+    return source, options, make_plan(source, options)
 
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. 0: built; 3: built, damaged rows are rejects; 1: run again to go on; 2: cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builders.corpus",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python -m builders.corpus --raw corpus/a --role train --mapping map.yaml --out built\n\n"
+    parser = command_parser(
+        "builders.corpus",
+        __doc__ or "",
+        "example:\n  python -m builders.corpus --raw corpus/a --role train --mapping map.yaml --out built\n\n"
         "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
         "2 the folder or the mapping cannot be used",
     )
@@ -345,13 +356,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (default: by the usual names)")
     add("--out", type=Path, required=True, metavar="DIR", help="root of the builds; one folder is made in it")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
-    add("--max-damaged", type=int, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--max-damaged", type=int, default=sys.maxsize, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--limit", type=int, metavar="N", help="a trial build: the first N rows (of tars, JSON Lines: of each file)")
+    add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--json", action="store_true", help="print the build's record as JSON, no progress bar")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
+    check_counts(parser, args)
     mapping, place = (read_yaml(args.mapping), str(args.mapping)) if args.mapping else (None, "mapping")
-    how = (args.workers, None, args.max_damaged, args.quiet or args.json, place)
-    document, text = build_corpus(args.raw, args.role, mapping, args.out, *how)
+    how = {"workers": args.workers, "limit": args.limit, "max_damaged": args.max_damaged}
+    if args.dry_run:
+        source, options, plan = _planned(args.raw, args.role, mapping, args.out, place, **how)
+        print_plan(source, plan, options, None, args.json)
+        return DONE
+    how["progress"] = not (args.quiet or args.json)
+    document, text = build_corpus(args.raw, args.role, mapping, args.out, place=place, **how)
     print(json.dumps(document, ensure_ascii=False) if args.json else text)
     return DAMAGED if document["counts"]["damaged"] else DONE
 

@@ -8,8 +8,6 @@ Whatever is typed is taken for credentialed: a server elsewhere is refused unles
 written to disk.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -33,8 +31,6 @@ examples:
   python -m eval.chat --endpoint http://127.0.0.1:8000/v1 --served-model google/medgemma-27b-it --model medgemma_27b
 """
 
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-
 
 class Conversation:
     """Turns so far, and what the model says next."""
@@ -46,13 +42,16 @@ class Conversation:
         self._attached: list[int] = []
 
     def attach(self, path: Path) -> str:
-        """Attach a picture to the next question; returns what to tell the user."""
+        """Attach a picture, as a shard would hold it, to the next question; returns what to tell the user."""
+        from medgpt.containers import DamagedImage
+        from medgpt.pictures import to_store
+
         try:
-            data = path.read_bytes()
+            data = to_store(path.read_bytes(), "first").data
         except OSError as error:
             return f"{path}: cannot be read ({error.strerror})"
-        if not data.startswith(SIGNATURES):
-            return f"{path}: neither JPEG nor PNG; convert it first"
+        except DamagedImage as error:
+            return f"{path}: no picture that can be read ({error.reason}: {error.detail})"
         self._attached.append(len(self._images))
         self._images.append(data)
         return f"attached {path.name}; now ask about it"

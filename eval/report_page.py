@@ -1,7 +1,5 @@
 """How a report looks: one HTML page that loads nothing, with plot and single questions, and Markdown of the tables."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,11 +79,9 @@ def _benchmark(result: TaskResult, data: Path) -> Any:
 
 def thumbnail(image: bytes) -> bytes:
     """A picture as JPEG, at most `THUMBNAIL` pixels a side, without metadata."""
-    from PIL import Image
+    from medgpt.pictures import open_picture
 
-    with Image.open(io.BytesIO(image)) as opened:
-        opened.draft("RGB", (THUMBNAIL, THUMBNAIL))
-        small = opened.convert("RGB")
+    small = open_picture(image, "RGB", at_least=THUMBNAIL)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)

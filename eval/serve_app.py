@@ -12,7 +12,6 @@ import base64
 import binascii
 import contextlib
 import hmac
-import io
 import re
 import secrets
 import socket
@@ -310,19 +309,19 @@ def _picture(image_url: object, number: int) -> bytes:
 
 def _check_pictures(images: Sequence[bytes], limits: Limits) -> None:
     """Decode all pictures once, sizes first. Raises: `Refusal`."""
-    from PIL import Image, UnidentifiedImageError
+    from medgpt.containers import DamagedImage
+    from medgpt.pictures import open_picture, picture_size
 
     pixels = 0
-    faults = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, LookupError)
     for number, data in enumerate(images, 1):
         try:
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
-                pixels += picture.width * picture.height
-                if pixels > limits.pixels:
-                    raise Refusal(400, f"more than {limits.pixels:,} pixels in all pictures")
-                picture.convert("RGB")
-        except faults:
-            raise Refusal(400, f"picture {number} cannot be decoded as PNG or JPEG") from None
+            width, height = picture_size(data)
+            pixels += width * height
+            if pixels > limits.pixels:
+                raise Refusal(400, f"more than {limits.pixels:,} pixels in all pictures")
+            open_picture(data)
+        except DamagedImage as error:
+            raise Refusal(400, f"picture {number} cannot be decoded ({error.reason})") from None
 
 
 class _Job:

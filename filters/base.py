@@ -7,14 +7,10 @@ are stored beside the manifest (`filters.run`); which of them takes a sample out
 rule) belongs into `version`: nothing else says that scores are out of date.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util
-import io
 import pkgutil
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,30 +54,22 @@ class Picture:
 
     def __init__(self, data: bytes, sides: tuple[int, int] = (1, 1_000_000)) -> None:
         """Decode a JPEG or PNG whose sides are within `sides`, in pixels. Raises: `UnreadablePicture`."""
-        from PIL import Image, ImageOps
-
-        from manifests.fingerprints import MAX_PIXELS
+        from medgpt.containers import DamagedImage
+        from medgpt.pictures import open_picture, picture_size
 
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
-                with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as opened:
-                    self.width, self.height = opened.size
-                    small, large = sorted(opened.size)
-                    if large > sides[1] or small * large > MAX_PIXELS or small < sides[0]:
-                        kind = "image_too_small" if small < sides[0] and large <= sides[1] else "image_too_large"
-                        raise UnreadablePicture(kind, f"{self.width} x {self.height} pixels")
-                    # Nothing looks at more than 2,048 pixels a side; JPEGs then decode several times faster.
-                    opened.draft("RGB", (2048, 2048))
-                    self._image = ImageOps.exif_transpose(opened).convert("RGB")
-        except Image.DecompressionBombError as error:
-            raise UnreadablePicture("image_too_large", str(error)) from error
-        except (OSError, SyntaxError, ValueError) as error:
-            reason = "truncated_image" if "truncated" in str(error) else "corrupt_image"
-            raise UnreadablePicture(reason, str(error)) from error
+            self.width, self.height = picture_size(data)
+            small, large = sorted((self.width, self.height))
+            if large > sides[1] or small < sides[0]:
+                kind = "image_too_small" if small < sides[0] and large <= sides[1] else "image_too_large"
+                raise UnreadablePicture(kind, f"{self.width} x {self.height} pixels")
+            # Nothing looks at more than 2,048 pixels a side; JPEGs then decode several times faster.
+            self._image = open_picture(data, "RGB", at_least=2048)
+        except DamagedImage as error:
+            raise UnreadablePicture(error.reason, error.detail) from error
         self._reduced: dict[int, NDArray[np.uint8]] = {}
 
-    def rgb(self, side: int) -> NDArray[np.uint8]:
+    def rgb(self, side: int) -> "NDArray[np.uint8]":
         """(height, width, 3), the longest side at most `side`; smaller pictures are not enlarged. Read-only."""
         import numpy as np
         from PIL import Image
@@ -98,7 +86,7 @@ class Picture:
         return found
 
 
-def decode(sample: StoredSample) -> list[Picture]:
+def decode(sample: "StoredSample") -> list[Picture]:
     """The pictures of a sample. Raises: `UnreadablePicture` for the first that is too small, too large or damaged."""
     return [Picture(data, SIDES) for data in sample.images]
 

@@ -11,7 +11,7 @@ Views:
     units      one row a unit: rows read, kept, rejected, damaged, as the build counted them
     shards     one row a shard file, with its digest
     published  rows a split has at the publisher
-    samples, images, rejects   the Parquet parts (columns: manifests/parts.py)
+    samples, images, thumbnails, rejects   the Parquet parts (columns: manifests/parts.py)
     ids        every group id of every sample and of its images, as (kind, value), without duplicates
     id_rows    the same with duplicates: cheaper where a query narrows it down first
     build_json what the four views at the top read
@@ -46,6 +46,9 @@ BUILD_FILE = "build.json"
 DATABASE = "manifest.duckdb"
 MAX_DEPTH = 4
 FORMAT = 1
+
+KINDS = {"manifest": "samples", "images": "images", "thumbnails": "thumbnails", "rejects": "rejects"}
+"""Folder of a build -> kind of the Parquet parts in it."""
 
 # Files in the storage version that is the default of DuckDB 2.0 are refused by the shell 1.5; it opens this one.
 _STORAGE_VERSION = "v1.0.0"
@@ -117,11 +120,14 @@ class LoadedBuild:
     record: dict[str, Any]
 
     def parts(self, kind: str, role: str | None = None) -> Iterator[tuple[dict[str, Any], Path]]:
-        """(unit, file) of every Parquet part of a kind: samples, images or rejects; of one role where asked."""
+        """(unit, file) of every Parquet part of a kind (a value of `KINDS`), of one role where asked.
+
+        A part without rows was not written, so a unit may have none.
+        """
         for unit in self.record["units"]:
             if role in (None, unit["role"]):
                 for part in unit["parts"]:
-                    if _kind(part["file"]) == kind:
+                    if part_kind(part["file"]) == kind:
                         yield unit, self.folder / part["file"]
 
 
@@ -263,15 +269,19 @@ def load_build(folder: Path) -> LoadedBuild:
         record: dict[str, Any] = json.loads(path.read_bytes())
         versions = record["format"], record["manifest_version"]
         if versions != (FORMAT, MANIFEST_VERSION):
+            older = versions[0] == FORMAT and versions[1] < MANIFEST_VERSION
+            todo = "python -m builders.refingerprint writes it anew from its shards" if older else "build it again"
             raise UserError(
                 f"{path}: format {versions[0]}, manifest version {versions[1]}, where {FORMAT} and {MANIFEST_VERSION} "
-                "are read; build it again"
+                f"are read; {todo}"
             )
         for part in _parts(record):
             file = path.parent / part["file"]
             if Path(part["file"]).is_absolute() or ".." in file.relative_to(path.parent).parts:
                 raise UserError(f"{path}: names a part outside its build, {part['file']!r}; build it again")
             if not file.is_file():
+                if part_kind(part["file"]) == "thumbnails":
+                    continue  # manifests may be shared without; who needs them says so (`parts.read_pictures`)
                 raise UserError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
             if file.stat().st_size != part["bytes"]:
                 # A build that was started anew and stopped, or a half-copied folder.
@@ -289,15 +299,14 @@ def _parts(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from unit["parts"]
 
 
-def _kind(file: str) -> str:
-    if file.startswith("rejects/"):
-        return "rejects"
-    return "images" if file.endswith(".images.parquet") else "samples"
+def part_kind(file: str) -> str:
+    """Kind of a part, by its path in the build."""
+    return KINDS[file.partition("/")[0]]
 
 
 def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
     """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
-    from manifests.parts import IMAGES, REJECTS, SAMPLES
+    from manifests.parts import SCHEMAS
     from medgpt.groups import GROUP_KEYS
 
     records = [build.folder / BUILD_FILE for build in builds]
@@ -310,14 +319,11 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
         f"maximum_object_size={longest}, filename=true, hive_partitioning=false)",
     )
     yield from _BUILD_VIEWS.items()
-    files: dict[str, list[Path]] = {"samples": [], "images": [], "rejects": []}
-    for build in builds:
-        for part in _parts(build.record):
-            files[_kind(part["file"])].append(build.folder / part["file"])
-    for name, schema in ("samples", SAMPLES), ("images", IMAGES), ("rejects", REJECTS):
-        if files[name]:
+    for name, schema in SCHEMAS.items():
+        files = [part for build in builds for _, part in build.parts(name) if part.is_file()]
+        if files:
             # Folders named like `x=1` must not become columns.
-            yield name, f"FROM read_parquet({_files(files[name])}, hive_partitioning=false)"
+            yield name, f"FROM read_parquet({_files(files)}, hive_partitioning=false)"
         else:
             yield name, empty(schema)
     # A prior study is a study: a train row that shows a test row's prior study has seen it.

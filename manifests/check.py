@@ -12,8 +12,6 @@ is left out, and said so, unless `--thorough` is given.
 Exit code: 0 not found, 1 found, 2 no answer.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -56,18 +54,21 @@ _EQUAL_IMAGE = """
     ORDER BY ALL
 """
 _WITHIN_RADIUS = """
-    SELECT build, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash, thumbnail
-    FROM images
-    WHERE list_contains($roles, role) AND phash IS NOT NULL
-      AND ($all OR {near})
+    WITH near AS MATERIALIZED (
+        SELECT build, unit, split, sample_id, "index", shard, "offset", length, width, height, pixel_sha256, phash
+        FROM images
+        WHERE list_contains($roles, role) AND phash IS NOT NULL
+          AND ($all OR {near}))
+    SELECT near.*, thumbnail
+    FROM near LEFT JOIN thumbnails USING (build, unit, sample_id, "index")
     ORDER BY build, sample_id, "index"
 """
 
 
 def check_text(
-    connection: duckdb.DuckDBPyConnection,
-    builds: Sequence[LoadedBuild],
-    policy: Policy,
+    connection: "duckdb.DuckDBPyConnection",
+    builds: "Sequence[LoadedBuild]",
+    policy: "Policy",
     text: str,
     options: Sequence[str] = (),
     roles: Sequence[str] = ("train",),
@@ -106,7 +107,7 @@ def check_text(
     return found + near, []
 
 
-def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tuple[LoadedBuild, list[Any]]]:
+def _texts(builds: "Sequence[LoadedBuild]", roles: Sequence[str]) -> "Iterator[tuple[LoadedBuild, list[Any]]]":
     from manifests.proof.overlaps import text_batches
     from manifests.proof.stored_text import read_texts
 
@@ -118,9 +119,9 @@ def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tupl
 
 
 def check_image(
-    connection: duckdb.DuckDBPyConnection,
-    builds: Sequence[LoadedBuild],
-    policy: Policy,
+    connection: "duckdb.DuckDBPyConnection",
+    builds: "Sequence[LoadedBuild]",
+    policy: "Policy",
     data: bytes,
     roles: Sequence[str] = ("train",),
     limit: int | None = LIMIT,
@@ -138,14 +139,13 @@ def check_image(
     from manifests.proof.overlaps import PICTURE, image_place, read_image, select
     from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import VARIANTS, decode
-    from medgpt.strip import DamagedImage, sniff, strip_metadata
+    from medgpt.containers import DamagedImage
+    from medgpt.pictures import to_store
 
-    if sniff(data) is None:
-        raise UserError("not a JPEG or PNG picture")
     try:
-        prints = fingerprint(strip_metadata(data))
+        prints = fingerprint(to_store(data, "first").data)
     except DamagedImage as error:
-        raise UserError(f"the picture cannot be read ({error.reason})") from error
+        raise UserError(f"the picture cannot be read ({error.reason}: {error.detail})") from error
     values = {"bytes": hashlib.sha256(data).digest(), "pixels": prints.pixel_sha256, "roles": list(roles)}
     found = [{"level": "exact_image", **row} for row in select(connection, _EQUAL_IMAGE, values)]
 
@@ -165,6 +165,8 @@ def check_image(
     near = " OR ".join(f"bit_count(xor(phash, {value}::UBIGINT)) <= {settings.radius}" for value in hashes) or "false"
     looked_up = {"roles": list(roles), "all": every}
     candidates = connection.sql(_WITHIN_RADIUS.format(near=near), params=looked_up).to_arrow_table()
+    if candidates["thumbnail"].null_count:
+        raise UserError("a build has no thumbnails/, and pictures cannot be compared without; copy it with them")
     folders = {build.record["build"]: build.folder for build in builds}
     picture = {name: getattr(prints, name) for name in PICTURE.names if name != "modality"}
     item = pa.Table.from_pylist([{**picture, "modality": "default"}], PICTURE)

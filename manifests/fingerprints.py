@@ -1,17 +1,15 @@
 """Fingerprints of a picture from one decode: canonical pixels, perceptual hash, thumbnail, size.
 
-Canonical pixels are grey (mode L) and upright. A JPEG is decoded straight to the smallest of the scales 1, 1/2, 1/4,
-1/8 at which both sides keep at least 128 pixels: libjpeg then skips most of the inverse DCT, which makes radiographs
-2 to 5 times faster and moves the hash by at most 4 bits (measured: reference/near_duplicates.md). Other formats are
-decoded whole. Hence `pixel_sha256` is equal for files that hold the same coded picture: JPEGs that differ in metadata,
-Huffman tables or progressive order, PNGs that differ in compression. A PNG made from a JPEG differs here and is found
-as a near image.
+Canonical pixels are grey (mode L) and upright, as `medgpt.pictures` opens them. A JPEG is decoded straight to the
+smallest of the scales 1, 1/2, 1/4, 1/8 at which both sides keep at least 128 pixels: libjpeg then skips most of the
+inverse DCT, which makes radiographs 2 to 5 times faster and moves the hash by at most 4 bits (measured:
+reference/near_duplicates.md). Other formats are decoded whole. Hence `pixel_sha256` is equal for files that hold the
+same coded picture: JPEGs that differ in metadata, Huffman tables or progressive order, PNGs that differ in compression.
+A PNG made from a JPEG differs here and is found as a near image.
 
 The perceptual hash is that of `imagehash.phash` (hash size 8, high-frequency factor 4) in exact integer arithmetic, so
 that no CPU's rounding can flip a bit; the tests compare the two.
 """
-
-from __future__ import annotations
 
 import hashlib
 import io
@@ -19,25 +17,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, features
 
-from medgpt.strip import DamagedImage, StrippedImage
+from medgpt.pictures import PICTURE_RULES, Opened, opened
 
 DRAFT_PIXELS = 128
 HASH_PIXELS = 32
 HASH_SIZE = 8
 THUMBNAIL_PIXELS = 96
 THUMBNAIL_QUALITY = 80
-MAX_PIXELS = 89_478_485
-"""Pillow's own decompression-bomb warning level (`Image.MAX_IMAGE_PIXELS`), here a limit."""
-
 IMAGE_RECIPE = (
-    f"draft{DRAFT_PIXELS}-L/phash{HASH_SIZE}x{HASH_SIZE}-lanczos{HASH_PIXELS}/thumb{THUMBNAIL_PIXELS}-q{THUMBNAIL_QUALITY}"
+    f"pictures{PICTURE_RULES}/draft{DRAFT_PIXELS}-L/phash{HASH_SIZE}x{HASH_SIZE}-lanczos{HASH_PIXELS}/thumb{THUMBNAIL_PIXELS}-q{THUMBNAIL_QUALITY}"
     f"/pillow-{PIL.__version__}/libjpeg-{features.version('libjpeg_turbo') or features.version('jpg')}"
 )
 """Hashes are comparable only under the same recipe; it stands in every manifest part."""
-
-_FORMATS = {"jpg": ("JPEG",), "png": ("PNG",)}
 
 # Rows of the 32-point DCT-II (scipy.fftpack's unnormalised convention up to a common factor), scaled to integers:
 # 255 * 32 * 2^20 * 32 * 2^20 < 2^59, so two passes fit 64 bits exactly.
@@ -61,34 +54,14 @@ class ImageFingerprint:
     """Grey JPEG, 96 x 96, aspect ratio not kept (as for the hash)."""
 
 
-def fingerprint(image: StrippedImage) -> ImageFingerprint:
-    """Decode once and fingerprint. Raises `DamagedImage` with a reject reason for what cannot be read as 8-bit grey."""
-    if image.bit_depth > 8:
-        raise DamagedImage("sixteen_bit_image", f"{image.bit_depth} bits a channel")
-    if image.frames > 1:
-        raise DamagedImage("animated_image", f"{image.frames} frames")
-    try:
-        with Image.open(io.BytesIO(image.data), formats=_FORMATS[image.format]) as opened:
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise DamagedImage("image_too_large", f"{width} x {height} pixels, limit {MAX_PIXELS}")
-            if opened.mode in ("CMYK", "YCCK"):
-                raise DamagedImage("cmyk_image", opened.mode)
-            opened.draft("L", (DRAFT_PIXELS, DRAFT_PIXELS))
-            opened.load()
-            grey: Image.Image = opened if opened.mode == "L" else opened.convert("L")
-    except UnidentifiedImageError as error:
-        raise DamagedImage("corrupt_image", "no decoder accepts it") from error
-    except Image.DecompressionBombError as error:
-        raise DamagedImage("image_too_large", f"limit {MAX_PIXELS} pixels") from error
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise on broken data
-        reason = "truncated_image" if "truncated" in str(error) else "corrupt_image"
-        raise DamagedImage(reason, str(error)) from error
-    if image.orientation != 1:
-        grey.getexif()[0x0112] = image.orientation
-        grey = ImageOps.exif_transpose(grey)
-        if image.orientation >= 5:
-            width, height = height, width
+def fingerprint(data: bytes, found: Opened | None = None) -> ImageFingerprint:
+    """Decode a picture once and fingerprint it; JPEG and PNG as stored, other formats as `to_store` makes them.
+
+    `found` is the picture in grey where `to_store` has decoded it. Raises: `medgpt.containers.DamagedImage` with a
+    reject's reason.
+    """
+    found = found or opened(data, "L", at_least=DRAFT_PIXELS)
+    width, height, grey = found.width, found.height, found.image
     pixels = hashlib.sha256(f"{width}x{height}/{grey.width}x{grey.height}:".encode())
     pixels.update(grey.tobytes())
     return ImageFingerprint(width, height, pixels.digest(), perceptual_hash(grey), _thumbnail(grey))

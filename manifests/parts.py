@@ -1,13 +1,13 @@
 """The Parquet parts of a manifest: their schemas and their one deterministic writer.
 
-Each unit of a build writes three parts: `<part>.parquet` (one row a sample), `<part>.images.parquet` (one row an image
-of a sample) and, under `rejects/`, one row a rejected source row. Digests are 32 raw bytes (`hex(...)` in SQL shows
-them); a perceptual hash is an unsigned 64-bit integer; in a metadata-only build what needs pixels is NULL.
+Each unit of a build writes up to four parts of one name, each in the folder of its kind: `manifest/` has one row a
+sample, `images/` one row an image of a sample, `thumbnails/` the small picture of each of these rows (a file of its
+own, so that manifests can be shared without a patient's picture), `rejects/` one row a rejected source row. A part
+without rows is not written. Digests are 32 raw bytes (`hex(...)` in SQL shows them); a perceptual hash is an unsigned
+64-bit integer; in a metadata-only build what needs pixels is NULL, and there are no thumbnails.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medgpt.atomic import AtomicFile
+from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 
 _DIGEST = pa.binary(32)
 _REQUIRED = [
@@ -70,16 +71,26 @@ IMAGES = pa.schema(
         ("offset", pa.int64()),  # byte of the image data in the tar
         ("length", pa.int64()),
         ("format", pa.string()),  # jpg | png
+        ("converted", pa.string()),  # why the publisher's coded pixels were not kept; null where they were
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("tiles", pa.int32()),
         ("sha256", _DIGEST),  # of the publisher's bytes
-        ("stored_sha256", _DIGEST),  # of the bytes in the shard, metadata stripped
+        ("stored_sha256", _DIGEST),  # of the bytes in the shard, packed again
         ("pixel_sha256", _DIGEST),  # of the canonical grey pixels
         ("phash", pa.uint64()),
-        ("thumbnail", pa.binary()),  # small grey JPEG of the canonical pixels
     ]
 )
+
+THUMBNAILS = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        *_REQUIRED,
+        pa.field("thumbnail", pa.binary(), nullable=False),  # small grey JPEG of the canonical pixels
+    ]
+)
+"""In the order of the image part; there for all its rows or for none."""
 
 REJECTS = pa.schema(
     [
@@ -92,6 +103,8 @@ REJECTS = pa.schema(
     ]
 )
 
+SCHEMAS = {"samples": SAMPLES, "images": IMAGES, "thumbnails": THUMBNAILS, "rejects": REJECTS}
+"""By kind of part, as `catalog.KINDS` names them."""
 
 _CHUNK_ROWS = 4096
 
@@ -140,3 +153,28 @@ def write_part(path: Path, table: pa.Table, recipe: str) -> None:
     metadata = {"manifest_version": str(MANIFEST_VERSION), "fingerprint_recipe": recipe}
     with AtomicFile(path) as file:
         pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd", store_schema=False)
+
+
+def thumbnails_part(images: Path) -> Path:
+    """Where the thumbnails of an image part lie."""
+    return images.parents[1] / "thumbnails" / images.name
+
+
+def read_pictures(images: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of an image part, `thumbnail` among them; that is NULL where no pixels were read.
+
+    Raises: `UserError` if the thumbnails were left behind, or are those of other rows.
+    """
+    keys, path = ["sample_id", "index"], thumbnails_part(images)
+    own = [name for name in columns if name != "thumbnail"]
+    table = pq.read_table(images, columns=list(dict.fromkeys([*own, *keys, "pixel_sha256"])))
+    if path.is_file():
+        found = pq.read_table(path, columns=[*keys, "thumbnail"])
+        if not found.select(keys).equals(table.select(keys)):
+            raise UserError(f"{path}: not the thumbnails of images/{images.name}; build it again")
+        thumbnails = found["thumbnail"]
+    elif table["pixel_sha256"].null_count == table.num_rows:
+        thumbnails = pa.chunked_array([pa.nulls(table.num_rows, pa.binary())])
+    else:
+        raise UserError(f"{path}: not there, and pictures cannot be compared without; copy it, too")
+    return table.append_column("thumbnail", thumbnails).select(list(columns))

@@ -12,8 +12,9 @@ compares every train sample of the builds under DATA with every test sample at e
     report.html          all of it to look at: matrix, then each pair side by side
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
-is, 2 if there is no proof. With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each;
-3 instead of 0 says that damaged rows of them were left out.
+is, 2 if there is no proof, 4 if a benchmark that the policy asks for is missing or short (`--benchmarks present` asks
+for none). With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each; what --eval names
+is the benchmark then, and 3 instead of 0 says that damaged rows were left out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -32,7 +34,7 @@ from manifests.catalog import connect, jail, load_builds, manifest_files
 from manifests.proof import certificate
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
 from medgpt.private import make_folder
 from medgpt.tables import table
 
@@ -58,11 +60,12 @@ def prove(
     workers: int = 1,
     show_credentialed: bool = False,
     pairs_per_cell: int = PAIRS_PER_CELL,
+    only_present: bool = False,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    Raises: `UserError`.
+    `only_present`: the policy's benchmarks that are not there are named, not asked for. Raises: `UserError`.
     """
     from tqdm import tqdm
 
@@ -83,6 +86,7 @@ def prove(
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
+        document["benchmarks"] = _benchmarks(builds, policy, only_present)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
         certificate.write_certificate(out, document)
@@ -123,8 +127,11 @@ def _check(builds: Sequence[LoadedBuild], policy: Policy, quiet: bool) -> None:
                         what = "missing" if size < 0 else f"{size} bytes where {shard['bytes']} were written"
                         raise UserError(f"{path}: {what}; build it again")
                 for part in unit["parts"]:
-                    if file_sha256(build.folder / part["file"]).hex() != part["sha256"]:
-                        raise UserError(f"{build.folder / part['file']}: altered; python -m shards.verify says more")
+                    path = build.folder / part["file"]
+                    if not path.is_file():  # thumbnails; of others `load_builds` has seen to it
+                        raise UserError(f"{path}: not there; copy the build with its thumbnails, or build it again")
+                    if file_sha256(path).hex() != part["sha256"]:
+                        raise UserError(f"{path}: altered; python -m shards.verify says more")
                     bar.update(part["bytes"])
 
 
@@ -268,6 +275,17 @@ def _train_duplicates(
     return {"train_duplicates": count_by_builds(table)}
 
 
+def _benchmarks(builds: Sequence[LoadedBuild], policy: Policy, only_present: bool) -> dict[str, Any]:
+    from manifests.proof.policy import held_benchmarks
+
+    read: Counter[tuple[str, str, str]] = Counter()
+    for build in builds:
+        for unit in build.record["units"]:
+            if unit["role"] == "eval" and unit["kept"]:
+                read[build.record["source"]["name"], build.record["build"], unit["split"]] += unit["read"]
+    return held_benchmarks(policy, read, only_present=only_present)
+
+
 def _described(build: LoadedBuild) -> dict[str, Any]:
     record, source = build.record, build.record["source"]
     samples = {"train": 0, "eval": 0}
@@ -331,7 +349,7 @@ def _pairs(
     chosen: Sequence[Mapping[str, Any]],
     show: bool,
 ) -> list[Pair]:
-    """Fetch both sides of the pairs shown: texts from the shards, thumbnails from the manifest."""
+    """Fetch both sides of the pairs shown: texts from the shards, thumbnails from their parts."""
     import pyarrow as pa
 
     from manifests.proof.report import Pair, Side
@@ -350,8 +368,9 @@ def _pairs(
         (row["build"], row["sample_id"], row["index"]): row
         for row in _rows(
             connection,
-            'SELECT build, sample_id, "index", thumbnail, width, height FROM images '
-            "SEMI JOIN wanted USING (build, sample_id)",
+            'SELECT build, sample_id, "index", thumbnail, width, height '
+            "FROM (FROM images SEMI JOIN wanted USING (build, sample_id)) "
+            'LEFT JOIN thumbnails USING (build, sample_id, "index")',
         )
     }
     connection.unregister("wanted")
@@ -388,7 +407,7 @@ def _pairs(
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 if clean after exclusions (3 if rows were damaged), 1 if not, 2 if there is no proof."""
+    """Command line; 0 clean after exclusions (3: rows were damaged, 4: not all was compared), 1 not, 2 no proof."""
     parser = _parser()
     options = parser.parse_args(arguments)
     foreign = options.train is not None or options.eval is not None
@@ -413,12 +432,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return USAGE  # it has said why; 1 would say that there is a proof
         elif out is None:
             out = data / PROOF
+        # A corpus that --eval names is the benchmark, unless a policy of one's own says more.
+        only_present = (options.benchmarks or ("present" if foreign and not options.policy else "policy")) == "present"
         if options.dry_run:
             _print_plan(load_builds(data), policy, options.json)
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell, quiet=options.quiet or options.json
+            pairs_per_cell=options.pairs_per_cell, only_present=only_present, quiet=options.quiet or options.json
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -428,7 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(document, ensure_ascii=False))
     else:
         _print_result(document, out)
-    return code if document["clean"] else NOT_FINISHED
+    short = document["benchmarks"]["asked"] == "policy" and document["benchmarks"]["missing"]
+    return worst([code, NOT_COMPARED if short else DONE, DONE if document["clean"] else NOT_FINISHED])
 
 
 def _build_corpora(options: argparse.Namespace, data: Path) -> int:
@@ -480,6 +502,8 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
+    for line in certificate.incomplete(document):
+        print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
     if document["clean"]:
         tasks = sum(row["eval_samples"] for row in document["left_out_of_near_text"] if row["reason"] == "task")
@@ -495,15 +519,21 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m manifests.prove",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof.",
+        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
+        "proved, but a benchmark of the policy is missing.",
         epilog="examples:\n"
-        "  python -m manifests.prove data\n"
+        "  python -m manifests.prove data --benchmarks present\n"
         "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
+    parser.add_argument(
+        "--benchmarks", choices=("policy", "present"),
+        help="benchmarks that must be there: those that the policy lists (default), or none but the present (default "
+        "with --eval)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"

@@ -1,8 +1,11 @@
 """The words of a command line, alike in all commands."""
 
-from __future__ import annotations
-
 import argparse
+from typing import Literal, get_args
+
+Frame = Literal["first", "middle", "last"]
+FRAMES: tuple[Frame, ...] = get_args(Frame)
+"""Which one of a picture's frames is taken."""
 
 
 def command_parser(module: str, description: str, example: str) -> argparse.ArgumentParser:

@@ -1,7 +1,5 @@
 """Digests of files and of whole builds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -47,6 +45,8 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
 
 
 INPUTS_FILE = "inputs.parquet"
+RAW_PLACE = "raw"
+"""`.resume/<build>/raw` beside a build: the folder that its raw files lay in. A machine's own, and may be deleted."""
 BESIDE_ROOT = frozenset({"root", "code_sha256", "software", "inputs", "filter_wanted", "sha256"})
 """What `build.json` says that is no part of what was built: with what code, from which files, what is to follow, and
 `sha256` over all the rest of it, so that an altered byte is found here, too."""
@@ -74,13 +74,13 @@ def inputs_sha256(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def build_root(document: dict[str, Any]) -> str:
+def build_root(document: dict[str, Any], beside: Collection[str] = BESIDE_ROOT) -> str:
     """Root digest of a build: a Merkle tree over its description and every file's path and digest, hex.
 
-    Leaves: the canonical JSON of `build.json` without what is `BESIDE_ROOT`, then `<path> <sha256>` of all files,
+    Leaves: the canonical JSON of `build.json` without what is `beside`, then `<path> <sha256>` of all files,
     sorted by path. So it depends on content and declared versions, not on the text of the code that made it.
     """
-    described = {key: value for key, value in document.items() if key not in BESIDE_ROOT}
+    described = {key: value for key, value in document.items() if key not in beside}
     files = sorted(
         (file["file"], file["sha256"]) for unit in document["units"] for file in unit["shards"] + unit["parts"]
     )

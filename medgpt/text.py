@@ -6,8 +6,6 @@ scripts, else every Chinese question would be the same empty text.) A text witho
 never matches.
 """
 
-from __future__ import annotations
-
 import hashlib
 import html
 import re

@@ -1,26 +1,40 @@
-"""`datasets` features of our tar shards, for sets whose samples differ in their number of images.
+"""`datasets` features of our shards: every picture of every sample, whatever samples a shard begins with.
 
-`load_dataset("webdataset", ...)` infers columns from a shard's first five samples; where these do not stand for the
-rest, pass `features=features(max_images)`. Needs the `datasets` package (extras `bench` and `dev`).
+`load_dataset("webdataset", ...)` infers its columns from a tar's first five samples and drops, without a word, what
+later ones have more: a second picture, a PNG among JPEGs. Pass `features=features(BUILD)`. Needs the extra `hub`.
 """
 
-from __future__ import annotations
-
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
+from manifests.catalog import load_builds
+from medgpt.errors import UserError
 from medgpt.schema import SAMPLE
 
 
-def features(max_images: int, extensions: tuple[str, ...] = ("jpg",)) -> Any:
-    """`datasets.Features` with the JSON of a sample and columns `0.jpg` ... for up to `max_images` images."""
+def features(*builds: str | Path) -> Any:
+    """`datasets.Features` of the shards of builds: their folders, or any folder above them.
+
+    Of tars: the JSON of a sample, and a column for each place and format in which a sample of theirs has a picture
+    (`0.jpg`, `0.png`, `1.jpg`, ...), None where a sample has none. Of Arrow shards: the columns of a sample.
+
+    Raises: `UserError`, also where some have tars and some Arrow shards, which `datasets` loads by two calls.
+    """
     from datasets import Features, Image, Value
 
-    columns: dict[str, Any] = {f"{i}.{ext}": Image() for i in range(max_images) for ext in extensions}
-    return Features(
-        {
-            "json": dict(Features.from_arrow_schema(SAMPLE)),
-            **columns,
-            "__key__": Value("string"),
-            "__url__": Value("string"),
-        }
-    )
+    found = [build for folder in builds for build in load_builds(Path(folder))]
+    kinds = {Path(shard["file"]).suffix for one in found for unit in one.record["units"] for shard in unit["shards"]}
+    if len(kinds) > 1:
+        raise UserError(f"{', '.join(map(str, builds))}: some have tars and some Arrow shards; load them by two calls")
+    sample = Features.from_arrow_schema(SAMPLE)
+    if kinds == {".arrow"}:
+        return sample
+    members: set[tuple[int, str]] = set()
+    for one in found:
+        for _, part in one.parts("images"):
+            table = pq.read_table(part, columns=["index", "format"]).group_by(["index", "format"]).aggregate([])
+            members |= set(zip(table["index"].to_pylist(), table["format"].to_pylist(), strict=True))
+    pictures = {f"{index}.{extension}": Image() for index, extension in sorted(members)}
+    return Features({"json": dict(sample), **pictures, "__key__": Value("string"), "__url__": Value("string")})

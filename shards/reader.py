@@ -4,8 +4,6 @@ Tar members are found through the manifest's byte offsets, Arrow rows through th
 two reads away and no tar is ever scanned. Any WebDataset reader opens the same tars without this module.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild, load_build
+from manifests.parts import SCHEMAS
 from medgpt.errors import UserError
 from shards.writer import ARROW_BATCH_ROWS
 
@@ -82,9 +81,9 @@ class Build:
                 tables.append(pq.read_table(path, columns=list(columns)))
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path}: {error}; run the builder again") from None
-        if not tables:
+        if not tables and kind == "samples":
             raise UserError(f"{self.path}: no samples of that role")
-        return pa.concat_tables(tables).combine_chunks()
+        return pa.concat_tables(tables or [SCHEMAS[kind].empty_table().select(columns)]).combine_chunks()
 
     def __len__(self) -> int:
         return int(self._samples.num_rows)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -103,15 +102,16 @@ def pictures(sample: StreamedSample) -> list[Image.Image]:
 
     Raises: `UserError` naming the sample where one cannot be decoded.
     """
-    from PIL import Image
+    from medgpt.containers import DamagedImage
+    from medgpt.pictures import open_picture
 
     decoded = []
     for number, data in enumerate(sample.images):
         try:
-            decoded.append(Image.open(io.BytesIO(data)).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises SyntaxError for broken PNG
+            decoded.append(open_picture(data, "RGB"))
+        except DamagedImage as error:
             where = f"{sample.build}/shards/{sample.shard}: image {number} of {sample.key}"
-            raise UserError(f"{where} cannot be decoded ({type(error).__name__}); python -m shards.verify") from error
+            raise UserError(f"{where} cannot be decoded ({error.reason}); python -m shards.verify") from error
     return decoded
 
 
@@ -405,10 +405,7 @@ class Loader:
         return self.stream.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a stream's state.
-
-        Raises: `UserError`.
-        """
+        """Go on from a stream's state. Raises: `UserError`."""
         self.stream.load_state_dict(state)
 
 

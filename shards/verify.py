@@ -4,9 +4,6 @@ Every byte of a build is covered: `build.json` by its own root digest, every man
 `build.json` records, and a shard whose digest is wrong is searched member by member with the manifest's digests.
 """
 
-from __future__ import annotations
-
-import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -14,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import run
 from medgpt.messages import complain
 
@@ -38,6 +36,7 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
     """Faults of one build; empty if every byte is as it was built. `progress(bytes)` is told what was read."""
     import orjson
 
+    from manifests.catalog import KINDS, part_kind
     from medgpt.digest import INPUTS_FILE, file_sha256, sealed
 
     try:
@@ -55,7 +54,7 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
     if not (path / INPUTS_FILE).is_file() or file_sha256(path / INPUTS_FILE).hex() != document["inputs"]["file_sha256"]:
         faults.append(Fault(path.name, INPUTS_FILE, "", "altered, or missing"))
     listed = {file["file"]: (file, unit) for unit in document["units"] for file in unit["shards"] + unit["parts"]}
-    for folder in ("shards", "manifest", "rejects"):
+    for folder in ("shards", *KINDS):
         for stray in sorted((path / folder).iterdir()) if (path / folder).is_dir() else []:
             if f"{folder}/{stray.name}" not in listed:
                 faults.append(Fault(path.name, f"{folder}/{stray.name}", "", "not part of the build"))
@@ -76,8 +75,8 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
     for name in sorted(bad):
         file, unit = listed[name]
         if name.startswith("shards/") and (path / name).is_file():
-            parts = [part["file"] for part in unit["parts"] if part["file"].startswith("manifest/")]
-            if bad & set(parts):
+            parts = {part_kind(part["file"]): part["file"] for part in unit["parts"]}
+            if bad & {parts.get("samples"), parts.get("images")}:
                 faults.append(Fault(path.name, name, "", "altered (its manifest too, so the member cannot be named)"))
             else:
                 faults.extend(_search(path, name, parts))
@@ -95,23 +94,23 @@ def _digest(path: Path, progress: Any) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _search(path: Path, name: str, parts: list[str]) -> list[Fault]:
+def _search(path: Path, name: str, parts: dict[str, str]) -> list[Fault]:
     """The altered members of a shard whose digest is wrong."""
     import pyarrow.parquet as pq
 
     shard = name.removeprefix("shards/")
-    [images] = [part for part in parts if part.endswith(".images.parquet")]
-    [samples] = [part for part in parts if part != images]
 
-    def rows_of(part: str, *columns: str) -> list[dict[str, Any]]:
-        table = pq.read_table(path / part, columns=["sample_id", "shard", "offset", "length", *columns])
+    def rows_of(kind: str, *columns: str) -> list[dict[str, Any]]:
+        if kind not in parts:  # a sample without pictures
+            return []
+        table = pq.read_table(path / parts[kind], columns=["sample_id", "shard", "offset", "length", *columns])
         return [row for row in table.to_pylist() if row["shard"] == shard]
 
-    rows = rows_of(samples, "sha256")
+    rows = rows_of("samples", "sha256")
     if shard.endswith(".arrow"):
         found = list(_search_arrow(path / name, rows))
     else:
-        pictures = rows_of(images, "index", "format", "stored_sha256")
+        pictures = rows_of("images", "index", "format", "stored_sha256")
         members = [(f"{row['sample_id']}.json", row["offset"], row["length"], row["sha256"]) for row in rows]
         members += [
             (f"{row['sample_id']}.{row['index']}.{row['format']}", row["offset"], row["length"], row["stored_sha256"])
@@ -166,11 +165,8 @@ def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str,
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 0 if all is as built, 1 if not, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.verify",
-        description="Re-hash builds and name every altered file and member.",
-        epilog="example: python -m shards.verify data/built",
-    )
+    said = "Re-hash builds and name every altered file and member."
+    parser = command_parser("shards.verify", said, "example: python -m shards.verify data/built")
     parser.add_argument("dir", type=Path, metavar="DIR", help="a build, or any folder above builds")
     parser.add_argument("--json", action="store_true", help="print the faults as JSON")
     args = parser.parse_args(arguments)

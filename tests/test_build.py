@@ -173,7 +173,7 @@ def test_damaged_rows_are_rejected_named_and_counted(tmp_path: Path) -> None:
     counts = document["counts"]
     assert counts["kept"] + counts["rejected"] == counts["read"]
     assert {
-        "truncated_image", "empty_file", "format_mismatch", "cmyk_image", "missing_image", "missing_report", "bad_row",
+        "truncated_image", "empty_file", "corrupt_image", "missing_image", "missing_report", "bad_row",
         "duplicate_id", "not_utf8", "no_findings",
     } <= set(counts["rejects"])  # fmt: skip
     rows = [row for path in (out / NAME / "rejects").iterdir() for row in pq.read_table(path).to_pylist()]
@@ -302,16 +302,14 @@ def test_metadata_only_build_has_ids_and_no_pixels(raw: Path, reference: Path, t
     shutil.copytree(raw, pictureless, ignore=shutil.ignore_patterns("*.jpg"))
     document = build(pictureless, tmp_path / "out", "--no-images")
     assert document["metadata_only"]
-    images = [
-        row
-        for p in (tmp_path / "out" / NAME / "manifest").glob("*.images.parquet")
-        for row in pq.read_table(p).to_pylist()
-    ]
-    full = [
-        row for p in (reference / NAME / "manifest").glob("*.images.parquet") for row in pq.read_table(p).to_pylist()
-    ]
+    images, full = (
+        [row for path in (out / NAME / "images").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+        for out in (tmp_path / "out", reference)
+    )
     assert {row["image_id"] for row in images} == {row["image_id"] for row in full}
     assert all(row["sha256"] is None and row["phash"] is None for row in images)
+    assert list((reference / NAME / "thumbnails").iterdir())
+    assert not list((tmp_path / "out" / NAME / "thumbnails").iterdir())
     with pytest.raises(UserError, match="metadata-only"):
         Build(tmp_path / "out" / NAME)
     opened = Build(tmp_path / "out" / NAME, allow_metadata_only=True)

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manifests.catalog import connect, load_builds, write_catalog
-from manifests.parts import IMAGES, MANIFEST_VERSION, REJECTS, SAMPLES, PartRows, write_part
+from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES, SCHEMAS, PartRows, write_part
 from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, run_audits
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
@@ -58,12 +58,12 @@ def reject(split: str = "train", role: str = "train", damaged: bool = False, **v
 def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Sequence[Row] = (), **record: Any) -> Path:
     """A build folder as builders.engine.loop leaves it; `unit` in a row says which unit's part it goes to."""
     folder = data / name
-    for kind in ("manifest", "rejects"):
+    for kind in ("manifest", "images", "rejects"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     units = []
     for unit in dict.fromkeys((row["unit"], row["role"], row["split"]) for row in (*samples, *rejects)):
         constants = dict(zip(("unit", "role", "split"), unit, strict=True)) | {"build": name, "source": "demo"}
-        tables = {kind: PartRows(schema, constants) for kind, schema in _SCHEMAS.items()}
+        tables = {kind: PartRows(schema, constants) for kind, schema in SCHEMAS.items()}
         mine = [row for row in samples if row["unit"] == unit[0]]
         for row in mine:
             sample_id = f"demo/{row['split']}/{row['key']}"
@@ -76,6 +76,8 @@ def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Seq
         parts = []
         for kind, pattern in _FILES.items():
             file = pattern.format(name=name, unit=unit[0])
+            if not tables[kind].rows:
+                continue
             write_part(folder / file, tables[kind].table(), "1")
             content = (folder / file).read_bytes()
             parts.append({"file": file, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
@@ -94,10 +96,9 @@ def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Seq
     return folder
 
 
-_SCHEMAS = {"samples": SAMPLES, "images": IMAGES, "rejects": REJECTS}
 _FILES = {
     "samples": "manifest/{name}-{unit}.parquet",
-    "images": "manifest/{name}-{unit}.images.parquet",
+    "images": "images/{name}-{unit}.parquet",
     "rejects": "rejects/{name}-{unit}.parquet",
 }
 
@@ -209,7 +210,7 @@ def test_views_of_the_build_files(clean: Path) -> None:
 
 def test_views_of_the_parts(clean: Path) -> None:
     with connect(clean) as connection:
-        for name, schema in _SCHEMAS.items():
+        for name, schema in SCHEMAS.items():
             cursor = connection.execute(f"FROM {name}")
             assert [column[0] for column in cursor.description] == schema.names
     assert rows(clean, "SELECT sample_id, n_images, sha256 FROM samples WHERE build = 'beta' ORDER BY ALL") == [
@@ -243,7 +244,7 @@ def test_ids_of_samples_and_images_without_duplicates(tmp_path: Path) -> None:
 def test_views_without_any_part(tmp_path: Path) -> None:
     write_build(tmp_path, "empty")
     with connect(tmp_path) as connection:
-        for name, schema in _SCHEMAS.items():
+        for name, schema in SCHEMAS.items():
             cursor = connection.execute(f"FROM {name}")
             assert [column[0] for column in cursor.description] == schema.names
             assert cursor.fetchall() == []
@@ -275,14 +276,18 @@ def test_no_build(tmp_path: Path) -> None:
         ("{", "cannot be read .*; build it again"),
         ("[]", "cannot be read .*; build it again"),
         ("\udcff", "cannot be read .*; build it again"),
-        ('{"format": 1, "manifest_version": 1, "build": "b"}', "cannot be read .*units.*; build it again"),
+        ('{"format": 1, "manifest_version": 2, "build": "b"}', "cannot be read .*units.*; build it again"),
         (
             '{"format": 2, "manifest_version": 1}',
-            "format 2, manifest version 1, where 1 and 1 are read; build it again",
+            "format 2, manifest version 1, where 1 and 2 are read; build it again",
+        ),
+        (
+            '{"format": 1, "manifest_version": 1}',
+            "format 1, manifest version 1, where 1 and 2 are read; python -m builders.refingerprint .*",
         ),
         (
             '{"format": 1, "manifest_version": 7}',
-            "format 1, manifest version 7, where 1 and 1 are read; build it again",
+            "format 1, manifest version 7, where 1 and 2 are read; build it again",
         ),
     ],
 )
@@ -295,7 +300,7 @@ def test_an_unreadable_build_file(tmp_path: Path, content: str, message: str) ->
 
 def test_a_missing_a_torn_and_a_damaged_part(tmp_path: Path) -> None:
     folder = write_build(tmp_path, "b", [sample("1")])
-    part = folder / "manifest" / "b-train-00000.images.parquet"
+    part = folder / "manifest" / "b-train-00000.parquet"
     content = part.read_bytes()
     part.write_bytes(content[:-1])
     with pytest.raises(UserError, match=rf"{re.escape(str(part))}: \d+ bytes, but build.json says \d+; build it"):
@@ -774,7 +779,7 @@ def test_the_duckdb_shell_opens_the_catalogue(clean: Path) -> None:
         command = [SHELL, "-readonly", "-json", database]
         return json.loads(subprocess.run(command, input=query, capture_output=True, text=True, check=True).stdout)
 
-    views = ("build_json", "builds", "units", "shards", "published", "samples", "images", "rejects", "ids", "id_rows")
+    views = ("build_json", "builds", "units", "shards", "published", *SCHEMAS, "ids", "id_rows")
     with connect(clean) as connection:
         for view in views:
             (count,) = connection.execute(f"SELECT count(*) FROM {view}").fetchone() or (None,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 from PIL import Image, ImageOps
 
 from manifests.catalog import connect, load_builds
 from manifests.check import main
+from manifests.parts import read_pictures
 from manifests.proof.stored_text import SampleText, read_texts
 from manifests.proof.train_duplicates import TRAIN_DUPLICATES, count_by_builds, train_duplicates
+from medgpt.errors import UserError
 
 Row = dict[str, Any]
 
@@ -140,7 +144,7 @@ def test_what_was_not_read_is_said(
     ("item", "says"),
     [
         (["--text", "?!"], "no letter or digit"),
-        (["--image", "README.md"], "not a JPEG or PNG"),
+        (["--image", "README.md"], "no picture format that is read"),
         (["--image", "no.png"], "no.png"),
     ],
 )
@@ -166,7 +170,8 @@ def images_view(connection: duckdb.DuckDBPyConnection, rows: list[Row]) -> None:
         ("build", pa.string()), ("sample_id", pa.string()), ("index", pa.int32()), ("role", pa.string()),
         ("pixel_sha256", pa.binary()), ("phash", pa.uint64()), ("thumbnail", pa.binary()),
     ])))  # fmt: skip
-    connection.execute("CREATE VIEW images AS FROM rows")
+    connection.execute("CREATE VIEW images AS SELECT * EXCLUDE (thumbnail) FROM rows")
+    connection.execute('CREATE VIEW thumbnails AS SELECT build, sample_id, "index", thumbnail FROM rows')
 
 
 def test_train_duplicates_are_different_pictures_that_agree() -> None:
@@ -206,3 +211,31 @@ def test_train_duplicates_are_different_pictures_that_agree() -> None:
         {"build_a": "a", "build_b": "c", "pairs": 1},
     ]
     assert sum(judged) == 2 + 3
+
+
+def test_manifests_shared_without_thumbnails(
+    built: Path, picture: tuple[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SQL works, no small picture is in there; what needs them says so instead of finding nothing."""
+    data = tmp_path / "shared"
+    shutil.copytree(built, data, ignore=shutil.ignore_patterns("thumbnails"))
+    with connect(data) as connection:
+        (images,) = connection.execute("SELECT count(*) FROM images").fetchone() or (0,)
+        assert connection.execute("SELECT count(*) FROM thumbnails").fetchone() == (0,)
+        assert images > 0
+        assert not any("thumbnail" in str(row) for row in connection.execute("DESCRIBE images").fetchall())
+
+    def jpegs(folder: Path) -> int:
+        values = (
+            v for path in folder.glob("*/*/*.parquet") for c in pq.read_table(path).columns for v in c.to_pylist()
+        )
+        return sum(isinstance(value, bytes) and value.startswith(b"\xff\xd8") for value in values)
+
+    assert (jpegs(built), jpegs(data)) == (images, 0)
+    (tmp_path / "picture.jpg").write_bytes(picture[1])
+    assert main([str(data), "--image", str(tmp_path / "picture.jpg")]) == 2
+    assert "no thumbnails/, and pictures cannot be compared without" in capsys.readouterr().err
+    [build] = [b for b in load_builds(data) if b.record["build"] == "slake"]
+    _, part = next(build.parts("images"))
+    with pytest.raises(UserError, match=r"thumbnails/slake-.*parquet: not there, and pictures cannot be compared"):
+        read_pictures(part, ["thumbnail"])

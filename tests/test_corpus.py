@@ -22,16 +22,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from tqdm import tqdm
 
+import builders.engine.archives
 import builders.engine.tables
 import builders.engine.unit
 from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import Phantom, anatomy
-from builders.engine import corpus_rows
 from builders.engine.corpus_mapping import make_rules
 from builders.engine.source import DAMAGED_REASONS
 from manifests.catalog import connect
 from manifests.sql import audit_names, run_audits
+from medgpt import limited
 from medgpt.errors import UserError
 from medgpt.settings import read_yaml
 from medgpt.text import normalise
@@ -218,7 +219,11 @@ def test_samples_read_back(tmp_path: Path, corpora: tuple[Path, Path]) -> None:
     assert (third["task"], third["images"], third["provenance"]) == ("qa", [], {"file": "test.parquet", "row": "2"})
     kinds = [[part["type"] for part in message["content"]] for message in first["messages"]]
     assert kinds == [["image", "text"], ["text"]]
-    rows = query(tmp_path / "out", 'SELECT shard, "offset", width, height, octet_length(thumbnail) > 0 FROM images')
+    rows = query(
+        tmp_path / "out",
+        'SELECT shard, "offset", width, height, octet_length(thumbnail) > 0 '
+        'FROM images JOIN thumbnails USING (build, sample_id, "index")',
+    )
     assert rows == [(None, None, 130, 160, True)] * 2
 
 
@@ -229,7 +234,8 @@ def test_a_build_of_ours_read_as_a_foreign_corpus_has_the_same_fingerprints(tmp_
     )
     assert done.returncode == 0, done.stderr
     ingest(tmp_path / "built" / "slake" / "shards", "train", {"name": "copy"}, tmp_path / "out")
-    pictures = "SELECT stored_sha256, pixel_sha256, phash, thumbnail, width, height, tiles FROM images ORDER BY ALL"
+    pictures = "SELECT stored_sha256, pixel_sha256, phash, thumbnail, width, height, tiles "
+    pictures += 'FROM images JOIN thumbnails USING (build, sample_id, "index") ORDER BY ALL'
     texts = "SELECT stem_sha256, stem_options_sha256, n_images, count(*) FROM samples GROUP BY ALL ORDER BY ALL"
     assert len(query(tmp_path / "out", pictures)) > 10
     assert query(tmp_path / "out", pictures) == query(tmp_path / "built", pictures)
@@ -306,9 +312,8 @@ def test_only_changed_files_are_read_again(tmp_path: Path) -> None:
     write(folder / "1.tar", tar_bytes([("new", {"txt": b"another text"})]))
     ingest(folder, "train", None, out)
     changed = {path.name for path, time in times.items() if not path.exists() or path.stat().st_mtime_ns != time}
-    assert {name for name in changed if name not in ("build.json", "inputs.parquet")} == {
-        f"corpus-train-00001-0000{suffix}" for suffix in ("-00000.arrow", ".parquet", ".images.parquet")
-    } | {"corpus-train-00001-0000.parquet"}
+    shard, part = "corpus-train-00001-0000-00000.arrow", "corpus-train-00001-0000.parquet"
+    assert changed - {"build.json", "inputs.parquet"} == {shard, part}
     assert verify_build(build) == []
     # A shard that went missing is written again, and the corpus as it was gives the tree as it was.
     next((build / "shards").glob("*.arrow")).unlink()
@@ -540,11 +545,11 @@ def test_damaged_members_are_rejects(tmp_path: Path) -> None:
     }
     write(tmp_path / "c" / "x.tar", tar_bytes(list(samples.items())))
     build = ingest(tmp_path / "c", "train", None, tmp_path / "out")
-    assert balanced(build) == {"read": 12, "kept": 2, "rejected": 10}
+    assert balanced(build) == {"read": 12, "kept": 4, "rejected": 8}
     reasons = {row: reason for _, row, reason in rejects(build)}
     assert reasons == {
-        "cut": "truncated_image", "noise": "corrupt_image", "webp": "unsupported_image", "void": "empty_file",
-        "cmyk": "cmyk_image", "deep": "sixteen_bit_image", "bytes": "not_utf8", "json": "bad_row", "utf": "not_utf8",
+        "cut": "truncated_image", "noise": "corrupt_image", "webp": "corrupt_image", "void": "empty_file",
+        "bytes": "not_utf8", "json": "bad_row", "utf": "not_utf8",
         "nothing": "missing_field",
     }  # fmt: skip
     assert set(reasons.values()) <= DAMAGED_REASONS.keys()
@@ -590,9 +595,9 @@ def test_broken_gzip(tmp_path: Path) -> None:
 
 
 def test_members_beyond_the_limits_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_rows, "MEMBER_BYTES", 5000)
-    monkeypatch.setattr(corpus_rows, "SAMPLE_BYTES", 8000)
-    monkeypatch.setattr(builders.engine.tables, "LINE_BYTES", 100)
+    monkeypatch.setattr(limited, "FILE_BYTES", 5000)
+    monkeypatch.setattr(builders.engine.archives, "SAMPLE_BYTES", 8000)
+    monkeypatch.setattr(limited, "LINE_BYTES", 100)
     samples: list[tuple[str, Members]] = [
         ("video", {"mp4": bytes(6000), "txt": b"kept: nothing is taken from the film"}),
         ("picture", {"jpg": PICTURES[0] + bytes(6000), "txt": b"x"}),
@@ -605,7 +610,7 @@ def test_members_beyond_the_limits_are_not_read(tmp_path: Path, monkeypatch: pyt
     build = ingest(tmp_path / "c", "train", None, tmp_path / "out")
     assert balanced(build) == {"read": 7, "kept": 2, "rejected": 5}
     assert {row: reason for _, row, reason in rejects(build)} == {
-        "picture": "image_too_large", "text": "bad_field", "json": "bad_row", "all": "bad_field", "1": "bad_row",
+        "picture": "too_large", "text": "too_large", "json": "too_large", "all": "too_large", "1": "too_large",
     }  # fmt: skip
 
 
@@ -654,7 +659,7 @@ def test_a_cell_that_is_no_text_costs_its_own_row_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"tekst": "a"}, "no key is called tekst; there are access, answer, eval, groups, id"),
+        ({"tekst": "a"}, "no key is called tekst; there are access, answer, eval, frames, groups, id"),
         ({"train": {"tekst": "a"}}, "train: no key is called tekst"),
         ({"eval": {"tekst": "a"}}, "eval: no key is called tekst"),
         ({"eval": 3}, "eval: Expected `object"),
@@ -843,3 +848,40 @@ def test_every_parquet_row_is_a_sample_or_a_reject(
         if number in kept:
             assert len(kept[number]["images"]) == (row["image"] is not None)
             assert (kept[number]["question"] or "") == (row["question"] or "").strip()
+
+
+def test_a_trial_build_and_a_dry_run(tmp_path: Path) -> None:
+    """Rows that are counted as they are read are limited in each file by itself; a dry run writes nothing."""
+    for name in ("a", "b"):
+        write_lines(tmp_path / "c" / f"{name}.jsonl", [{"text": f"{name} {number}"} for number in range(5)])
+    write_parquet(tmp_path / "c" / "d.parquet", [{"text": f"d {number}"} for number in range(5)])
+    words = [
+        "builders.corpus",
+        "--raw",
+        str(tmp_path / "c"),
+        "--role",
+        "train",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    planned = json.loads(run_module(*words, "--dry-run", check=True).stdout)
+    assert (planned["build"], planned["splits"]["train"]["units"]) == ("c.train", 3)
+    assert planned["splits"]["train"]["rows"] is None
+    assert not (tmp_path / "out").exists()
+    built = json.loads(run_module(*words, "--limit", "2", "--quiet", check=True).stdout)
+    assert (built["limit"], built["counts"]["read"]) == (2, 6)
+    whole = json.loads(run_module(*words, "--quiet", check=True).stdout)
+    assert (whole["limit"], whole["counts"]["read"]) == (None, 15)
+    again = run_module(*words, "--limit", "2")
+    assert (again.returncode, "holds a full build" in again.stderr) == (1, True)
+    assert run_module(*words, "--limit", "0").returncode == 2
+
+
+def test_a_corpus_is_read_to_its_end_whatever_is_damaged(tmp_path: Path) -> None:
+    rows = [{"text": f"row {number}", "image": {"bytes": b"no picture", "path": "a.jpg"}} for number in range(120)]
+    write_parquet(tmp_path / "c" / "d.parquet", [*rows, {"text": "sound", "image": None}])
+    done = run_module(
+        "builders.corpus", "--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out")
+    )
+    assert (done.returncode, "damaged rows: 120" in done.stdout) == (3, True), done.stderr

@@ -421,7 +421,8 @@ def by_hand(folder: Path, one: Request) -> str:
     text = "<|start|>user<|message|>"
     for part in one.question.messages[0]["content"]:
         text += "<IMG_CONTEXT>\n" if part["type"] == "image" else part["text"]
-    images = [Image.open(BytesIO(image)).convert("RGB") for image in one.question.images]
+    opened = [Image.open(BytesIO(image)).convert("RGBA") for image in one.question.images]
+    images = [Image.alpha_composite(Image.new("RGBA", one.size, "white"), one).convert("RGB") for one in opened]
     inputs = processor(text=text + "<|end|><|start|>assistant", images=images or None, return_tensors="pt")
     ids, pixels = inputs["input_ids"], inputs.get("pixel_values")
     told: list[int] = []

@@ -612,7 +612,7 @@ def odd_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Pillow.fromarray(noise).save(cut, "PNG")
     odd = {0: picture((1, 1), 9), 1: picture((20_000, 20), 9), 2: picture((50, 50), 9), 5: cut.getvalue()}
     make_build(folder, 20, odd)
-    [part] = (folder / "built" / "my_pictures" / "manifest").glob("*-00000.images.parquet")
+    [part] = (folder / "built" / "my_pictures" / "images").glob("*-00000.parquet")
     for row in (pq.read_table(part).to_pylist()[number] for number in (2, 5)):
         with (folder / "built" / "my_pictures" / "shards" / row["shard"]).open("r+b") as file:
             damaged = row["offset"] + (0 if row["sample_id"].endswith("/2") else row["length"] // 2)

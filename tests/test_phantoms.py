@@ -18,13 +18,14 @@ import pytest
 from conftest import ROOT, tree_digest
 from PIL import Image
 
+from bench.phantom_trees import questions
 from builders.demos import mimic_cxr as demo_mimic
 from builders.demos.phantom_pictures import render
-from builders.demos.phantom_reports import course, describe, questions, resolved
+from builders.demos.phantom_reports import course, describe, resolved
 from builders.demos.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make
 from builders.engine.mimic_reports import parse_sections
 from manifests.fingerprints import fingerprint
-from medgpt.strip import strip_metadata
+from medgpt.pictures import to_store
 
 
 def pixels(phantom: Phantom) -> np.ndarray:
@@ -211,7 +212,7 @@ def test_planted_leaks_are_what_they_claim(tree: Path) -> None:
         data = (tree / "mimic-cxr-jpg" / "files" / folder / f"{row['dicom_id']}.jpg").read_bytes()
         side = "train" if row["split"] == "train" else "eval"
         by_bytes[hashlib.sha256(data).hexdigest()].add((side, row["dicom_id"]))
-        found = fingerprint(strip_metadata(data))
+        found = fingerprint(to_store(data).data)
         by_pixels[found.pixel_sha256].add((side, row["dicom_id"]))
         hashes[side].append(found.phash)
     assert {subject for subject, found in sides.items() if len(found) > 1} == {str(demo_mimic.CROSSING)}

@@ -8,9 +8,12 @@ import os
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
 import orjson
 import polars
 import pyarrow.parquet as pq
@@ -19,8 +22,10 @@ from conftest import run_module
 from PIL import Image
 
 from builders.engine.registry import load
+from manifests.catalog import connect
 from medgpt.errors import UserError
 from medgpt.schema import SAMPLE, canonical_json
+from shards.hub import features
 from shards.reader import Build
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -125,23 +130,78 @@ print(json.dumps([[row["__key__"], row["json"]["answer"], row["0.jpg"].size] for
     assert rows == expected
 
 
-def test_datasets_webdataset_with_several_images_a_sample(built: Path, tmp_path: Path) -> None:
-    """`datasets` infers columns from five samples, so sets whose samples differ need the features of the README."""
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build whose first six samples show one JPEG each, the next three two PNGs, the last three one of each."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rows, pictures = [], {}
+    for i in range(12):
+        kinds = ["jpg"] if i < 6 else ["png", "png"] if i < 9 else ["jpg", "png"]
+        names = [f"pmc_{i}_{k}.{kind}" for k, kind in enumerate(kinds)]
+        for k, name in enumerate(names):
+            noise = np.random.default_rng(9 * i + k).integers(0, 256, (40, 60), np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(noise).save(file, "JPEG" if name.endswith("jpg") else "PNG")
+            pictures[name] = file.getvalue()
+        turns = [{"from": "human", "value": f"What is in figure {i}?"}, {"from": "gpt", "value": f"Noise {i}."}]
+        images = [f"images/{name}" for name in names]
+        rows.append({"id": f"row_{i}", "image": images, "conversations": turns, "modality": "CT"})
+    raw = folder / "raw"
+    raw.mkdir()
+    (raw / "PubMedVision_Alignment_VQA.json").write_text(json.dumps(rows))
+    with zipfile.ZipFile(raw / "images_0.zip", "w") as archive:
+        for name, data in pictures.items():
+            archive.writestr(f"images/{name}", data)
+    done = run_module("builders.pubmedvision", "--raw", str(raw), "--out", str(folder / "built"), "--quiet")
+    assert done.returncode == 0, done.stderr
+    return folder / "built" / "pubmedvision"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_datasets_finds_every_picture_of_builds_whose_samples_differ(
+    built: Path, mixed: Path, tmp_path: Path, streaming: bool
+) -> None:
+    """`datasets` infers columns from five samples; with the README's features nothing that comes later is lost."""
+    builds = [mixed, built / "mimic_cxr.longitudinal", built / "slake"]
     code = f"""
 import json
 from datasets import load_dataset
 from shards.hub import features
-rows = load_dataset("webdataset", data_files={{"train": {tars(built / "mimic_cxr.longitudinal")!r}}}, split="train",
-                    features=features(max_images=6))
-print(json.dumps([[row["__key__"], row["json"]["group"]["prior_study_id"],
-                   sum(row[f"{{i}}.jpg"] is not None for i in range(6))] for row in rows]))"""
-    rows = datasets_rows(code, tmp_path)
+names = {[str(build) for build in builds]!r}
+tars = {[tar for build in builds for tar in tars(build)]!r}
+rows = load_dataset("webdataset", data_files=tars, split="train", streaming={streaming}, features=features(*names))
+print(json.dumps([[row["__key__"], row["json"]["answer"], {{name: picture.size for name, picture in row.items()
+                   if name.endswith(("jpg", "png")) and picture is not None}}] for row in rows]))"""
     expected = [
-        [s.record["id"], s.record["group"]["prior_study_id"], len(s.images)]
-        for s in Build(built / "mimic_cxr.longitudinal", role="train")
+        [
+            sample.record["id"],
+            sample.record["answer"],
+            {
+                image["file"]: list(Image.open(io.BytesIO(data)).size)
+                for image, data in zip(sample.record["images"], sample.images, strict=True)
+            },
+        ]
+        for build in builds
+        for sample in Build(build, role="train")
     ]
-    assert rows == expected
-    assert len({count for _, _, count in rows}) > 1
+    assert datasets_rows(code, tmp_path) == expected
+    assert sum(len(pictures) for _, _, pictures in expected[:12]) == 18
+    assert {"0.jpg", "0.png", "1.png", "2.jpg"} <= {name for _, _, pictures in expected for name in pictures}
+
+
+def test_features_of_builds_without_pictures(built: Path, tmp_path: Path) -> None:
+    files = [str(path) for path in sorted((built / "medqa" / "shards").glob("*train*.arrow"))]
+    code = f"""
+import json
+from datasets import load_dataset
+from shards.hub import features
+rows = load_dataset("arrow", data_files={files!r}, split="train", features=features({str(built / "medqa")!r}))
+print(json.dumps([row["id"] for row in rows]))"""
+    assert datasets_rows(code, tmp_path) == Build(built / "medqa", role="train").ids
+    with pytest.raises(UserError, match="some have tars and some Arrow shards; load them by two calls"):
+        features(built)
+    with pytest.raises(UserError, match=r"no build\.json here"):
+        features(tmp_path)
 
 
 def test_datasets_arrow(built: Path, tmp_path: Path) -> None:
@@ -197,3 +257,26 @@ def test_manifest_tokens_and_stems_by_another_way(built: Path) -> None:
         texts = [part["text"] for message in sample.record["messages"] for part in message["content"]]
         assert rows[sample.record["id"]]["text_tokens"] == sum(len(encoding.encode(text)) for text in texts)
     assert load("medqa").license in {row["license"] for row in rows.values()}
+
+
+def test_datasets_reads_every_part(built: Path, tmp_path: Path) -> None:
+    """A file without rows would stop it; and each folder of parts holds rows of one kind."""
+    kinds = {"manifest": "samples", "images": "images", "thumbnails": "thumbnails"}
+    files = {kind: [str(path) for path in sorted(built.glob(f"*/{kind}/*.parquet"))] for kind in kinds}
+    code = f"""
+import json
+from datasets import load_dataset
+print(json.dumps({{kind: load_dataset("parquet", data_files=names, split="train").num_rows
+                  for kind, names in {files!r}.items()}}))"""
+    with connect(built) as connection:
+        counted = {
+            kind: connection.execute(f"SELECT count(*) FROM {view}").fetchone()[0] for kind, view in kinds.items()
+        }
+    assert datasets_rows(code, tmp_path) == counted
+    assert counted["manifest"] == sum(
+        len(Build(folder)) for folder in built.iterdir() if (folder / "build.json").exists()
+    )
+    for kind, number in counted.items():
+        assert polars.scan_parquet(files[kind]).select(polars.len()).collect().item() == number
+        assert duckdb.sql(f"SELECT count(*) FROM '{built}/*/{kind}/*.parquet'").fetchall() == [(number,)]
+    assert all(pq.read_metadata(path).num_rows for path in built.glob("*/*/*.parquet"))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 
-from manifests.parts import SAMPLES, PartRows, write_part
+from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows, write_part
 from shards.reader import Build
 from shards.show import ShownSample, as_html, as_text, load_sample
 from shards.stats import as_html as stats_html
@@ -56,8 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def manifest_rows(data: Path) -> list[dict[str, Any]]:
-    parts = [path for path in data.glob("*/manifest/*.parquet") if not path.name.endswith(".images.parquet")]
-    return [row for path in parts for row in pq.read_table(path).to_pylist()]
+    return [row for path in data.glob("*/manifest/*.parquet") for row in pq.read_table(path).to_pylist()]
 
 
 def test_statistics_are_those_of_counting_row_by_row(data: Path) -> None:
@@ -123,8 +122,8 @@ def synthetic_build(folder: Path, tokens: list[int]) -> None:
     )
     document = {
         "format": 1, "build": "made", "source": source, "parameters": {}, "metadata_only": False, "code_sha256": "",
-        "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": 1, "published": {}, "counts": {},
-        "units": [unit | {"damaged": 0, "shards": [], "parts": [part]}], "root": "",
+        "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": MANIFEST_VERSION, "published": {},
+        "counts": {}, "units": [unit | {"damaged": 0, "shards": [], "parts": [part]}], "root": "",
     }  # fmt: skip
     (folder / "made" / "build.json").write_text(json.dumps(document))
 

@@ -11,11 +11,14 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from hashlib import sha256
 from importlib.metadata import version
+from math import comb
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,12 +33,13 @@ from builders.demos.phantoms import make
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
-from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.certificate import certificate_root, read_certificate, statement
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
+from manifests.proof.rederive import HashIndex
 from manifests.prove import prove, render_report
-from manifests.verify import main
+from manifests.verify import fewer_than, main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import UserError
 
@@ -81,6 +85,7 @@ TRAIN_ROWS = [
     item("What is seen there?", "A mass", image="other.jpg", patient="7"),
     item("What else is seen?", "A second mass", image="other.png", patient="9"),
     {"text": "Nothing of interest to any test stands in this line."},
+    item("What is seen here?", "No such picture", image="missing.jpg"),  # a reject
     {"text": f"Examiners like to ask {BOILERPLATE}, and so they do."},
     item(f"{VIGNETTE.replace('58', '61').replace('II, III', 'I, V2')}; which artery is occluded?", "It is another"),
 ]
@@ -163,7 +168,8 @@ def reseal(data: Path, *, report: bool = True) -> None:
 
 
 def read_json(data: Path) -> Row:
-    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())
+    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())["predicate"]
+    document.pop("materials")
     return document
 
 
@@ -172,7 +178,8 @@ def write_certificate(data: Path, document: Row) -> None:
     for name in document["files"]:
         document["files"][name] = file_sha256(data / "proof" / f"{name}.parquet").hex()
     document["root"] = certificate_root(document)
-    (data / "proof" / "certificate.json").write_bytes(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+    content = orjson.dumps(statement(document), option=orjson.OPT_SORT_KEYS)
+    (data / "proof" / "certificate.json").write_bytes(content)
 
 
 def render_again(data: Path) -> None:
@@ -267,10 +274,7 @@ def proof_rows(name: str, change: Callable[[list[Row]], object]) -> Change:
 
 
 def part(data: Path, build: str, split: str, kind: str = "") -> Path:
-    [path] = [
-        path for path in (data / build / "manifest").glob(f"*-{split}-*{kind}.parquet")
-        if path.name.endswith(".images.parquet") == bool(kind)
-    ]  # fmt: skip
+    [path] = (data / build / (kind or "manifest")).glob(f"*-{split}-*.parquet")
     return path
 
 
@@ -348,16 +352,25 @@ def added(rows: list[Row]) -> None:
 
 def swap_thumbnails(rows: list[Row]) -> None:
     one = rows[0]
-    other = next(row for row in rows if row["phash"] != one["phash"])
+    other = next(row for row in rows if row["thumbnail"] != one["thumbnail"])
     one["thumbnail"], other["thumbnail"] = other["thumbnail"], one["thumbnail"]
 
 
-def point_elsewhere(rows: list[Row]) -> None:
+def point_elsewhere(data: Path) -> None:
     """One picture row shows another picture of its shard, in every column that speaks of pixels."""
-    one = rows[0]
-    other = next(row for row in rows if row["phash"] != one["phash"])
+    hashes = pq.read_table(part(data, SLAKE, "train", "images"))["phash"].to_pylist()
+    other = next(number for number, phash in enumerate(hashes) if phash != hashes[0])
     names = ("offset", "length", "format", "width", "height", "tiles", "sha256", "stored_sha256", "pixel_sha256")
-    one.update({name: other[name] for name in (*names, "phash", "thumbnail")})
+    for kind, columns in ("images", (*names, "phash")), ("thumbnails", ("thumbnail",)):
+        rows_of(
+            part(data, SLAKE, "train", kind),
+            lambda rows, columns=columns: rows[0].update({name: rows[other][name] for name in columns}),
+        )
+    reseal(data)
+
+
+def drop_a_thumbnail(rows: list[Row]) -> None:
+    rows.pop()
 
 
 def swap_roles(data: Path) -> None:
@@ -369,7 +382,7 @@ def swap_roles(data: Path) -> None:
                 unit["role"] = "train"
         content["counts"]["by_split"]["test"]["role"] = "train"
 
-    for kind in ("", ".images"):
+    for kind in ("manifest", "images", "thumbnails"):
         rows_of(part(data, SLAKE, "test", kind), lambda rows: [row.update(role="train") for row in rows])
     record(SLAKE, change, seal=False)(data)
     reseal(data, report=False)
@@ -378,11 +391,12 @@ def swap_roles(data: Path) -> None:
 def hide_a_test_item(data: Path) -> None:
     """The manifest and all counts forget the last test item; the shard still holds it."""
     lost = pq.read_table(part(data, TEST, "test"))["sample_id"].to_pylist()[-1]
-    for kind in ("", ".images"):
-        rows_of(
-            part(data, TEST, "test", kind),
-            lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["sample_id"] != lost]),
-        )
+    rows_of(
+        part(data, TEST, "test"),
+        lambda rows: rows.__setitem__(slice(None), [row for row in rows if row["sample_id"] != lost]),
+    )
+    for kind in ("images", "thumbnails"):  # it was the only picture of this side
+        part(data, TEST, "test", kind).unlink()
 
     def change(content: Row) -> None:
         [unit] = content["units"]
@@ -395,6 +409,7 @@ def hide_a_test_item(data: Path) -> None:
             counts["images_squared"] -= 1
         split.update(images_mean=0.0, images_sd=0.0)
         unit["shards"][0]["samples"] -= 1
+        unit["parts"] = [one for one in unit["parts"] if not one["file"].startswith(("images/", "thumbnails/"))]
 
     record(TEST, change, seal=False)(data)
     reseal(data, report=False)
@@ -450,6 +465,55 @@ def lists_another_raw_file(data: Path) -> None:
     (data / SLAKE / "build.json").write_bytes(orjson.dumps(content))
 
 
+def restated(change: Callable[[Row], object]) -> Change:
+    """An edit of the statement around the certificate."""
+
+    def apply(data: Path) -> None:
+        path = data / "proof" / "certificate.json"
+        content = json.loads(path.read_bytes())
+        change(content)
+        path.write_bytes(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+
+    return apply
+
+
+def shorter_corpus(data: Path) -> None:
+    """The test side without its first item, its list of raw files as if all had been read."""
+    raw = Path((data / ".resume" / TEST / "raw").read_text())
+    listed, before = (
+        (data / TEST / "inputs.parquet").read_bytes(),
+        json.loads((data / TEST / "build.json").read_bytes()),
+    )
+    shorter = data.parent / "shorter"
+    shutil.copytree(raw, shorter)
+    (shorter / "rows.jsonl").write_text("".join((raw / "rows.jsonl").read_text().splitlines(True)[1:]))
+    shutil.rmtree(data / TEST)
+    shutil.rmtree(data / ".resume" / TEST)
+    groups = {"subject_id": {"field": "patient", "prefix": "hospital"}}
+    build_corpus(shorter, "eval", {"name": "theirs", "access": "open", "groups": groups}, data)
+    (data / ".resume" / TEST / "raw").write_text(str(raw))
+    (data / TEST / "inputs.parquet").write_bytes(listed)
+    record(TEST, lambda r: r.update(inputs=before["inputs"]), seal=False)(data)
+
+
+def forged_inputs(data: Path) -> None:
+    """The digest of a raw file is another wherever it stands."""
+    path = data / TEST / "inputs.parquet"
+    rows_of(path, setter(lambda row: {"sha256": bytes(32)}, file="rows.jsonl"))
+    record(TEST, lambda r: r["inputs"].update(sha256=inputs_sha256(path)), seal=False)(data)
+
+
+SHORTER, FORGED = again(shorter_corpus), again(forged_inputs)
+
+
+def hide_a_member(data: Path) -> None:
+    """A shard holds one block more than its manifest knows of, with all digests made anew."""
+    path = sorted(data.glob(f"{SLAKE}/shards/*train*.tar"))[0]
+    path.write_bytes(path.read_bytes() + bytes(10_240))
+    longer = record(SLAKE, lambda r: first(list(r["counts"]["by_split"].values()), role="train").update(bytes=92_160))
+    longer(data)
+
+
 def sets_clean(document: Row) -> None:
     document["clean"] = not document["clean"]
 
@@ -465,6 +529,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a bit of the certificate": (flipped("proof/certificate.json", 0.7), ("certificate.json",)),
     "shard removed": (lambda data: sorted(data.glob(f"{SLAKE}/shards/*"))[0].unlink(), ("shards/slake", "missing")),
     "part removed": (lambda data: part(data, TRAIN, "train").unlink(), ("manifest/ours", "not there")),
+    "thumbnails removed": (lambda data: part(data, SLAKE, "train", "thumbnails").unlink(), ("thumbnails/slake",)),
     "stray shard": (
         lambda data: shutil.copy(sorted(data.glob(f"{SLAKE}/shards/*"))[0], data / SLAKE / "shards" / "x-00000.tar"),
         ("shards/x-00000.tar", "not part of the build"),
@@ -552,19 +617,20 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "format": (other_format, ("format",)),
     # Forged manifests, every digest made anew, some proved again: only the shards know better.
     "phash": (
-        again(manifest_rows(SLAKE, "train", ".images", setter(lambda row: {"phash": row["phash"] ^ 0xFFFFFFFF}))),
+        again(manifest_rows(SLAKE, "train", "images", setter(lambda row: {"phash": row["phash"] ^ 0xFFFFFFFF}))),
         ("phash",),
     ),
-    "thumbnails": (manifest_rows(SLAKE, "train", ".images", swap_thumbnails), ("thumbnail",)),
+    "thumbnails": (manifest_rows(SLAKE, "train", "thumbnails", swap_thumbnails), ("thumbnail",)),
     "pixel digest": (
-        manifest_rows(SLAKE, "test", ".images", lambda rows: [row.update(pixel_sha256=bytes(32)) for row in rows]),
+        manifest_rows(SLAKE, "test", "images", lambda rows: [row.update(pixel_sha256=bytes(32)) for row in rows]),
         ("pixel_sha256",),
     ),
     "image id": (
-        manifest_rows(SLAKE, "train", ".images", lambda rows: [row.update(image_id="slake/x") for row in rows]),
+        manifest_rows(SLAKE, "train", "images", lambda rows: [row.update(image_id="slake/x") for row in rows]),
         ("image_id",),
     ),
-    "another picture": (manifest_rows(SLAKE, "train", ".images", point_elsewhere), ("slake",)),
+    "another picture": (point_elsewhere, ("slake",)),
+    "a thumbnail less": (manifest_rows(SLAKE, "train", "thumbnails", drop_a_thumbnail), ("thumbnails",)),
     "stem digest": (
         again(manifest_rows(TEST, "test", "", lambda rows: rows[0].update(stem_sha256=None, stem_options_sha256=None))),
         ("stem_sha256",),
@@ -578,6 +644,40 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         manifest_rows(TRAIN, "train", "", lambda rows: [row.update(n_images=1) for row in rows]), ("n_images",),
     ),
     "roles": (again(swap_roles), ("role",)),
+    "licence of a sample": (
+        manifest_rows(SLAKE, "train", "", lambda rows: [row.update(license="CC0-1.0") for row in rows]), ("license",),
+    ),
+    "tokens of a sample": (
+        again(manifest_rows(TRAIN, "train", "", lambda rows: rows[0].update(text_tokens=1))), ("text_tokens",),
+    ),
+    # What a corpus made elsewhere says of itself, forged before it was proved: only its raw files know better.
+    "a row of a corpus left out": (SHORTER, (TEST, "read again", "differ")),
+    "a raw file, in every list": (FORGED, (TEST, "rows.jsonl", "another content")),
+    # The statement.
+    "a subject": (restated(lambda s: s["subject"][0]["digest"].update(merkleSha256="00" * 32)), ("subjects",)),
+    "a subject gone": (restated(lambda s: s["subject"].pop()), ("subjects",)),
+    "a material": (
+        restated(lambda s: s["predicate"]["materials"][0]["digest"].update(sha256="00" * 32)), ("materials",),
+    ),
+    "type of the predicate": (restated(lambda s: s.update(predicateType="urn:other")), ("not a certificate",)),
+    "a benchmark held": (
+        certificate(lambda d: d["benchmarks"]["held"].append({"name": "MedQA", "builds": [TEST]})),
+        ("benchmarks.held",),
+    ),
+    "benchmarks missing": (certificate(lambda d: d["benchmarks"].update(missing=[])), ("benchmarks.missing",)),
+    # Columns that nobody reads.
+    "unit of an exclusion": (proof_rows("exclusions", lambda rows: rows[0].update(unit="other-00000")), ("unit",)),
+    "split of evidence": (
+        proof_rows("evidence", setter(lambda row: {"train_split": "other"}, level="near_image")), ("train_split",),
+    ),
+    "shared value": (proof_rows("evidence", setter(lambda row: {"value": "hospital/8"}, level="id")), ("id",)),
+    "what a picture was decided on": (
+        proof_rows("evidence", setter(lambda row: {"decided_on": "other"}, level="near_image")), ("decided_on",),
+    ),
+    "score of a train duplicate": (
+        proof_rows("train_duplicates", lambda rows: rows[0].update(score=0.9)), ("train_duplicates", "score"),
+    ),
+    "a member behind those of a shard": (hide_a_member, ("shards/slake", "where its members make")),
     "test item hidden": (again(hide_a_test_item), ("theirs", "rows")),
 }  # fmt: skip
 
@@ -654,7 +754,7 @@ def test_an_untouched_proof_is_verified_and_nothing_is_written(
     untouched: Path, capsys: pytest.CaptureFixture[str], sample: tuple[str, ...]
 ) -> None:
     before = tree_digest(untouched)
-    code, text = outcome(untouched, capsys, *sample)
+    code, text = outcome(untouched, capsys, *sample, *(["--no-raw"] if sample else []))
     assert code == 0, text
     assert "FAILED" not in text
     assert "Verified" in text
@@ -667,7 +767,8 @@ def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[
     before = tree_digest(data)
     change(data)
     assert tree_digest(data) != before
-    code, text = outcome(data, capsys)
+    # Reading corpora in anew takes the most time.
+    code, text = outcome(data, capsys, *(() if change in (SHORTER, FORGED) else ("--no-raw",)))
     assert code == 1, text
     findings = [line for line in text.splitlines() if line.startswith("   ")]
     assert any(all(word in line for word in words) for line in findings), text
@@ -676,11 +777,85 @@ def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[
 def test_a_resealed_proof_that_was_not_edited_is_verified(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The forger's tools alone are not what is found."""
     reseal(data)
-    code, text = outcome(data, capsys)
+    code, text = outcome(data, capsys, "--no-raw")
     assert code == 0, text
     proved(data)
     code, text = outcome(data, capsys)
     assert code == 0, text
+
+
+def test_raw_files_are_read_where_they_are_and_said_to_be_missing_where_not(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = {name: Path((data / ".resume" / name / "raw").read_text()) for name in (SLAKE, TRAIN, TEST)}
+    code, text = outcome(data, capsys)
+    assert code == 0 and "3 of 3 builds, 2 corpora made elsewhere read in again" in text
+    shutil.rmtree(data / ".resume")
+    code, text = outcome(data, capsys)
+    assert code == 4 and f"raw files that were NOT there ({TRAIN}, {SLAKE}, {TEST})" in text
+    code, text = outcome(data, capsys, "--no-raw")
+    assert code == 0 and "Verified; raw files were NOT read (--no-raw)" in text
+    code, text = outcome(data, capsys, *(f"--raw={name}={place}" for name, place in where.items()))
+    assert code == 0, text
+    other = tmp_path / "other"
+    shutil.copytree(where[TRAIN], other)
+    (other / "copy.png").write_bytes((other / "copy.png").read_bytes()[:-1] + b"\0")
+    (other / "other.jpg").unlink()
+    code, text = outcome(
+        data, capsys, "--raw", str(where[SLAKE]), f"--raw={TRAIN}={other}", f"--raw={TEST}={where[TEST]}"
+    )
+    assert code == 1 and "copy.png: another content than was read" in text and "other.jpg: not below" in text
+
+
+def test_an_audit_says_what_it_shows(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main([str(data), "--sample", "3", "--seed", "mine", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["seed"], said["confidence"]) == ("mine", 0.99)
+    bounds = {(one["build"], one["role"]): (one["fewer_than"], one["samples"]) for one in said["bounds"]}
+    assert bounds[TRAIN, "train"] == (7, 10)  # 3 of 10 drawn miss 7 wrong ones once in 120
+    code, text = outcome(data, capsys, "--sample", "1000")
+    assert code == 0 and "--seed" in text
+    assert all(line.split()[-2] == "1" for line in text.splitlines() if line.split()[:2] == [TEST, "eval"])
+
+
+@pytest.mark.parametrize(("total", "drawn"), [(10, 3), (400, 60), (2_000_000, 300), (50, 50)])
+def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int) -> None:
+    bound = fewer_than(total, drawn)
+
+    def missed(wrong: int) -> Fraction:
+        return Fraction(comb(total - wrong, drawn), comb(total, drawn))
+
+    assert missed(bound) <= Fraction(1, 100) < missed(bound - 1)
+
+
+@pytest.mark.parametrize("name", [None, "near picture gone", "train duplicate gone", "exclusion gone", "row added"])
+def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive._PICTURES_KEPT"):
+        monkeypatch.setattr(f"manifests.{number}", 3)
+    words: tuple[str, ...] = ()
+    if name is not None:
+        change, words = TAMPERINGS[name]
+        change(data)
+    code, text = outcome(data, capsys, "--no-raw")
+    assert code == (0 if name is None else 1), text
+    assert name is None or any(all(word in line for word in words) for line in text.splitlines()), text
+
+
+@pytest.mark.parametrize("radius", [0, 2, 8, 16])
+def test_no_hash_within_the_radius_is_missed(radius: int) -> None:
+    draw = np.random.default_rng(radius)
+    hashes = draw.integers(0, 2**64, 3_000, dtype=np.uint64)
+    index = HashIndex(hashes, radius)
+    for _ in range(200):
+        flips = draw.choice(64, draw.integers(0, radius + 3), replace=False)
+        value = int(hashes[draw.integers(3_000)]) ^ sum(1 << int(bit) for bit in flips)
+        distance = np.bitwise_count(hashes ^ np.uint64(value))
+        numbers, found = index.near(value)
+        assert numbers.tolist() == np.flatnonzero(distance <= radius).tolist()
+        assert found.tolist() == distance[numbers].tolist()
 
 
 def test_json_names_every_finding(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -720,7 +895,7 @@ def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys
         )
         keys.append(public)
     code, text = outcome(data, capsys, "--public-key", str(keys[0]))
-    assert (code, "certificate.json.sig" in text) == (1, True)
+    assert (code, "certificate.dsse.json" in text) == (1, True)
     sign(data / "proof", data.parent / "ours.pem")
     code, text = outcome(data, capsys, "--public-key", str(keys[0]))
     assert code == 0, text

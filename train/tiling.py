@@ -11,7 +11,6 @@ random quality; ours does not.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
+from medgpt.pictures import open_picture
 from medgpt.tiles import TILE_PIXELS, tile_grid
 
 if TYPE_CHECKING:
@@ -65,16 +66,11 @@ class Tiling:
     def cut(self, data: bytes, name: str, n_images: int = 1) -> Pixels:
         """Tiles of a picture as stored, uint8 of shape (tiles, size, size, 3), the thumbnail last.
 
-        Raises:
-            UserError: the bytes are no picture that can be decoded; `name` says which.
-
+        Raises: `UserError` (the bytes are no picture that can be decoded; `name` says which).
         """
         try:
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as opened:
-                opened.load()
-                upright = ImageOps.exif_transpose(opened)
-                picture = upright if upright.mode in ("L", "RGB") else upright.convert("RGB")
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            picture = open_picture(data)
+        except DamagedImage as error:
             raise UserError(f"{name}: cannot be decoded ({error}); verify the build (shards.verify)") from error
         columns, rows = self.grid(picture.width, picture.height, n_images)
         side = self.size

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, field, structs
 
 from builders.engine.source import Access, Role
+from medgpt.arguments import Frame
 from medgpt.groups import GROUP_KEYS
 from medgpt.settings import Settings, checked
 
@@ -56,6 +57,7 @@ class Rules(Settings, frozen=True):
     license: Field | LicenseOf = "unstated"
     access: Access = "credentialed"
     split: Field | None = None
+    frames: Frame | None = None
 
     def __post_init__(self) -> None:
         for key in ("name", "split"):

@@ -12,14 +12,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
-from builders.engine.corpus_rows import MEMBER_BYTES, TooLarge, extension, found_values, kind_of
+from builders.engine.corpus_rows import extension, found_values, kind_of
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
-from medgpt.strip import sniff
-
-PICTURE_SUFFIXES = frozenset({"jpg", "jpeg", "png"})
-
-_OTHER_PICTURES = frozenset({"bmp", "dcm", "gif", "j2k", "jp2", "tif", "tiff", "webp"})
+from medgpt.formats import PICTURE_SUFFIXES, format_of
+from medgpt.limited import check_values
 
 _DEFAULT_PATHS = ("image", "images")
 
@@ -46,8 +43,8 @@ def strings(value: Any) -> list[str]:
 
 def _scalar(value: Any) -> str:
     """One value as text; a whole number that was stored as a float (a column with gaps) loses its `.0`."""
-    if isinstance(value, TooLarge):
-        raise InputError("bad_field", "", f"{value.size} bytes, limit {MEMBER_BYTES}")
+    if isinstance(value, InputError):
+        raise value
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -76,6 +73,7 @@ class _Turn(NamedTuple):
 def _turns(value: Any) -> list[_Turn] | None:
     """A dialogue in one of the two usual forms, {from, value} and {role, content}; None if it is none."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
+        check_values(value)
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
@@ -107,6 +105,7 @@ def _options(values: Mapping[str, Any], rules: Rules) -> tuple[list[tuple[str, s
     others: list[str] = []
     for value in found_values(values, rules.listed_options):
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            check_values(value)
             with suppress(orjson.JSONDecodeError):  # else a text that begins with a bracket
                 value = orjson.loads(value)
         if isinstance(value, list | Mapping) and not options:
@@ -182,8 +181,8 @@ def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any])
     return [
         name
         for name, value in values.items()
-        if isinstance(value, bytes | TooLarge)
-        and (extension(name) in PICTURE_SUFFIXES | _OTHER_PICTURES or (isinstance(value, bytes) and sniff(value)))
+        if isinstance(value, bytes | InputError)
+        and (extension(name) in PICTURE_SUFFIXES or (isinstance(value, bytes) and format_of(value)))
     ]
 
 
@@ -193,8 +192,8 @@ def picture_bytes(raw: Path, file: str, value: Any) -> Iterator[bytes]:
         if not value:
             raise InputError("empty_file", file)
         yield value
-    elif isinstance(value, TooLarge):
-        raise InputError("image_too_large", file, f"{value.size} bytes, limit {MEMBER_BYTES}")
+    elif isinstance(value, InputError):
+        raise value
     elif isinstance(value, str):
         yield _loose_picture(raw, file, value)
     elif isinstance(value, list):
@@ -212,18 +211,18 @@ def _loose_picture(raw: Path, file: str, name: str) -> bytes:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name or "://" in name:
         raise InputError("missing_image", file, "its name leads out of the corpus")
-    if extension(name) not in PICTURE_SUFFIXES:
-        raise InputError("unsupported_image", file, _called(f"*.{extension(name)}"))
-    reason = "missing_image"
-    for place in (raw, (raw / file).parent):
-        try:
-            return read_bytes(place / path, raw)
-        except InputError as error:
-            if error.reason != "missing_image":
-                reason = error.reason
-        except ValueError:  # no file can have that name
-            break
-    raise InputError(reason, file, _called(name))
+    reason, hint = "missing_image", ""
+    for otherwise in (False, True):
+        for place in (raw, (raw / file).parent):
+            try:
+                return read_bytes(place / path, raw, otherwise=otherwise)
+            except InputError as error:
+                if error.reason != "missing_image":
+                    reason = error.reason
+                hint = hint or (error.detail if otherwise else "")
+            except ValueError:  # no file can have that name
+                break
+    raise InputError(reason, file, "; ".join(filter(None, (_called(name), hint))))
 
 
 def _called(name: str) -> str:

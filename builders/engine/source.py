@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
-from medgpt.errors import NOT_FINISHED, TRACEBACK, UserError, place
+from medgpt import TRACEBACK
+from medgpt.errors import NOT_FINISHED, UserError, place
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
@@ -39,17 +42,14 @@ RULE_REASONS: dict[str, str] = {
     "unfinished_reasoning": "the reasoning breaks off before an answer; nothing to do",
 }
 DAMAGED_REASONS: dict[str, str] = {
-    "animated_image": "only still pictures are read; export one frame",
     "bad_archive": "the archive is damaged or ends early; fetch it again",
     "bad_field": "a field has a value it cannot have; fetch the file again",
     "bad_id": "an identifier has the wrong shape (columns swapped?); fetch the file again",
     "bad_row": "the row cannot be parsed; fetch the file again",
     "bad_xml": "the XML cannot be parsed; fetch the file again",
-    "cmyk_image": "convert to RGB or grey, or leave out",
     "corrupt_image": "the picture cannot be decoded; fetch it again",
     "duplicate_id": "the identifier occurs before; keep one row",
     "empty_file": "the file has no bytes; fetch it again",
-    "format_mismatch": "the file is not what its name says; rename it",
     "image_too_large": "more pixels than the limit; downscale it first",
     "missing_field": "a field that the publisher always fills is missing; fetch the file again",
     "missing_image": "the picture is not in the tree; fetch it, or build with --no-images",
@@ -57,16 +57,35 @@ DAMAGED_REASONS: dict[str, str] = {
     "not_in_metadata": "listed in the split file, absent from the metadata file; use files of one release",
     "not_in_split": "listed in the metadata file, absent from the split file; use files of one release",
     "not_utf8": "the text is not UTF-8; fetch the file again",
-    "sixteen_bit_image": "window it to 8 bits first",
+    "several_frames": "a file of several frames; --frames says which one to take",
     "split_conflict": "one study is listed under two splits or two subjects; fetch the files again",
+    "too_large": "more bytes than are read (`medgpt.limited`), or it inflates without end; look at it, leave it out",
     "truncated_image": "the picture ends early; fetch it again",
     "unreadable_file": "the file may not be read, or is no file; mend it or fetch it again",
-    "unsupported_image": "only JPEG and PNG are read; convert it",
+    "unsupported_image": "no decoder for it here; install what the detail names, or convert it",
 }
 
-_KEY = re.compile(r"[A-Za-z0-9_\-/]+")
 _LONGEST_KEY, _LONGEST_NAME = 120, 90
 """Characters of a key, and of what stands behind its last `/`: file names in a tar hold no more."""
+_KEY = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
+
+
+def safe_key(key: str) -> str:
+    """A key as a sample's name can hold it; letters, digits, `_`, `-` and single `/` within it stay as they are.
+
+    All else is written as percent and two digits a byte of UTF-8, as in URLs: `fig.1 a` is `fig%2E1%20a`, and
+    `urllib.parse.unquote` gives it back. So are slashes that part nothing (`/a`, `a//b`, `a/`). No two keys become the
+    same, and none becomes one that was good; keys that differ in case stay different.
+
+    A `Sample` refuses keys that are empty, too long or hold control codes: what stands there is no id.
+    """
+    if _KEY.fullmatch(key):
+        return key
+    parts = [quote(part, "", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E") for part in key.split("/")]
+    spelt = parts[0]
+    for before, part in pairwise(parts):
+        spelt += ("/" if before and part else "%2F") + part
+    return spelt
 
 
 class NotThisSource(UserError):
@@ -89,6 +108,12 @@ class InputError(Exception):
     def __init__(self, reason: str, file: str, detail: str = "") -> None:
         super().__init__(f"{file}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason, self.file, self.detail = reason, file, detail
+
+
+def demand(holds: object, reason: str, file: str, detail: str = "") -> None:
+    """Raise the `InputError` for the row in hand unless something `holds`."""
+    if not holds:
+        raise InputError(reason, file, detail)
 
 
 @contextmanager
@@ -121,6 +146,8 @@ class Image:
     view: str | None = None
     relation: str | None = None
     """`current` or `prior` in longitudinal sets."""
+    sha256: bytes | None = None
+    """Of the publisher's bytes, where `read` gives what an earlier build stored of them."""
 
 
 @dataclass
@@ -128,7 +155,8 @@ class Sample:
     """One example as a builder yields it; `builders.engine.loop` adds what the source declares."""
 
     key: str
-    """Unique within the split: letters, digits, `_`, `-`, `/`. The sample's id is `<source>/<split>/<key>`."""
+    """Unique within the split, in the publisher's spelling: it becomes what `safe_key` makes of it. The sample's id is
+    `<source>/<split>/<key>`."""
     messages: list[dict[str, Any]]
     file: str
     row: str
@@ -147,12 +175,12 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.key) > _LONGEST_KEY or len(self.key.rpartition("/")[2]) > _LONGEST_NAME:
-            raise InputError("bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters is too long")
-        if not _KEY.fullmatch(self.key):
-            raise InputError(
-                "bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters that cannot name a sample"
-            )
+        key, about = safe_key(self.key), f"row {self.row}: an id of {len(self.key)} characters"
+        if len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME:
+            raise InputError("bad_id", self.file, f"{about} is too long")
+        if not key or not self.key.isprintable():
+            raise InputError("bad_id", self.file, f"{about} that can name no sample")
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -219,6 +247,11 @@ class PaperRow:
     """Why ours differs, and which options reproduce the recipe's count, in one line; empty where it does not differ."""
 
 
+def paper_row(name: str, stage: Literal["PT", "MT", "IT", "EVAL"], count: int, note: str = "") -> tuple[PaperRow, ...]:
+    """The `paper_rows` of a source that stands for one row."""
+    return (PaperRow(name, stage, count, note),)
+
+
 @dataclass(frozen=True)
 class Source:
     """Everything the framework needs to know about one dataset."""
@@ -242,7 +275,7 @@ class Source:
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     modality: Literal["text", "image-text"] = "text"
     demo: Callable[[Path], None] | None = None
-    """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
+    """Writes a small made-up tree; without it that of `builders.demos.<name>`, where there is such a module."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
     access: Access = "credentialed"
@@ -285,7 +318,7 @@ class Source:
 
     def write_demo(self, raw: Path) -> None:
         """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
-        write = self.demo or getattr(demo_module(self.name), "write", None)
+        write = self.demo or importlib.import_module("builders.demos").writer(demo_module(self.name))
         if write is None:
             raise NotThisSource(f"{self.name} has no demo tree; give --raw")
         write(raw)
@@ -308,7 +341,7 @@ class Source:
 
 
 def demo_module(name: str) -> Any:
-    """`builders.demos.<name>`, which has `write(raw)` and may have `PLANTED`; None if there is none."""
+    """`builders.demos.<name>`, which may have `PLANTED`; None if there is none."""
     try:
         return importlib.import_module(f"builders.demos.{name}")
     except ModuleNotFoundError as error:

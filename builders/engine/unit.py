@@ -11,30 +11,32 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from builders.engine.inputs import Input, check_unchanged, shown
-from builders.engine.rawfiles import OTHER_FORMATS, State, recorded_reads
+from builders.engine.rawfiles import State, recorded
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
-from manifests.parts import IMAGES, REJECTS, SAMPLES, PartRows, write_part
+from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows, write_part
+from medgpt.arguments import Frame
 from medgpt.atomic import write_atomic
+from medgpt.containers import DamagedImage
 from medgpt.digest import file_sha256
 from medgpt.groups import GROUP_KEYS
 from medgpt.messages import DETAIL_CHARACTERS, safe
+from medgpt.pictures import to_store
 from medgpt.schema import canonical_json
-from medgpt.strip import DamagedImage, sniff, strip_metadata
 from medgpt.text import TEXT_RECIPE, count_tokens, question_sha256, text_sha256, tokenizer
 from medgpt.tiles import tile_count
 from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
 CACHED_PICTURES, CACHED_PRINTS = 64, 4096
@@ -43,7 +45,6 @@ Of pictures that are not stored only fingerprints are kept."""
 
 _NO_GROUP: dict[str, str | None] = dict.fromkeys(GROUP_KEYS)
 _CAPTION_TASKS = frozenset({"caption", "report", "text"})
-_EXTENSIONS = {".jpg": "jpg", ".jpeg": "jpg", ".png": "png"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class UnitJob:
     params: Mapping[str, Any]
     unit: Unit
     take: int
-    """Rows to account for: `unit.rows`, fewer under --limit; `UNCOUNTED` where the unit is."""
+    """Rows to account for: `unit.rows`, fewer under --limit, which counts the rows of each unit that is `UNCOUNTED`."""
     key: str
     shard_bytes: int
     planned: tuple[Input, ...] = ()
@@ -77,6 +78,7 @@ class _Picture:
     """Empty where pictures are not stored."""
     sha256: bytes
     stored_sha256: bytes
+    converted: str | None
     print: ImageFingerprint
 
 
@@ -99,17 +101,17 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
-    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded_reads() as reads:
+    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded() as record:
         try:
             outcomes = source.read(job.raw, unit, job.params)
-            for done, outcome in enumerate(islice(outcomes, job.take if unit.counted else None), 1):
+            for done, outcome in enumerate(islice(outcomes, job.take if job.take >= 0 else None), 1):
                 if work.full:
                     records.append(work.finish())
                     work = _UnitWork(source, job, pictures, len(records))
                 if isinstance(outcome, Reject):
                     work.reject(outcome)
                 else:
-                    work.sample(outcome, reads)
+                    work.sample(outcome, record.reads)
                 if done % 50 == 0:
                     progress(50)
             progress(done % 50)
@@ -127,16 +129,17 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
         finally:
             if collecting:
                 gc.enable()
-    whole = [Input(file, state, digest) for file, (state, digest) in sorted(reads.items())]
+    whole = [Input(file, state, digest) for file, (state, digest) in sorted(record.reads.items())]
     check_unchanged(job.build, job.raw, (*job.planned, *whole))
     inputs = [[shown(i.file), *i.state, i.sha256] for i in whole]
-    entry = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
+    entry: dict[str, Any] = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
+    entry |= {"places": record.places, "pictures": record.pictures}
     write_atomic(job.ledger, orjson.dumps(entry, default=sorted))
     return records
 
 
 class _UnitWork:
-    """The unit in hand: its writer and the rows of its three manifest parts."""
+    """The unit in hand: its writer and the rows of its manifest parts."""
 
     def __init__(self, source: Source, job: UnitJob, pictures: OrderedDict[str, _Picture], piece: int = 0) -> None:
         self.source, self.job, self.unit = source, job, job.unit
@@ -155,6 +158,7 @@ class _UnitWork:
             SAMPLES, constants | {"stage": self.stage, "access": source.access, "metadata_only": job.metadata_only}
         )
         self.images = PartRows(IMAGES, constants)
+        self.thumbnails = PartRows(THUMBNAILS, constants)
         self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
@@ -247,6 +251,8 @@ class _UnitWork:
         for index, image in enumerate(sample.images):
             row = {"sample_id": sample_id, "index": index, "subset": sample.subset, **_named(image)}
             self.images.append(row | self._image_columns(place.shard, place.images, pictures, tiles, index))
+            if pictures:
+                self.thumbnails.append(row | {"thumbnail": pictures[index].print.thumbnail})
         count = len(sample.images)
         self._n_images += count
         self._n_images_squared += count * count
@@ -263,6 +269,7 @@ class _UnitWork:
             "offset": places[index][0] if places else None,
             "length": places[index][1] if places else None,
             "format": picture.format,
+            "converted": picture.converted,
             "width": picture.print.width,
             "height": picture.print.height,
             "tiles": tiles[index],
@@ -270,7 +277,6 @@ class _UnitWork:
             "stored_sha256": picture.stored_sha256,
             "pixel_sha256": picture.print.pixel_sha256,
             "phash": picture.print.phash,
-            "thumbnail": picture.print.thumbnail,
         }
 
     def _record(self, sample_id: str, sample: Sample, pictures: list[_Picture]) -> dict[str, Any]:
@@ -307,7 +313,7 @@ class _UnitWork:
     def _picture(self, image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
         picture = self._pictures.get(image.file)
         if picture is None:
-            picture = _read_picture(image, reads)
+            picture = _read_picture(image, reads, self.job.params.get("frames"))
             if not self.source.store_pictures:
                 picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
@@ -318,16 +324,19 @@ class _UnitWork:
         return picture
 
     def finish(self) -> dict[str, Any]:
-        """Write the parts, the manifest last; the unit's record as it stands in `build.json`."""
+        """Write the parts that have rows, the manifest last; the unit's record as it stands in `build.json`."""
         target = self.job.target
         shards = self.writer.close()
         parts = {
             f"rejects/{self.stem}.parquet": self.rejects,
-            f"manifest/{self.stem}.images.parquet": self.images,
+            f"thumbnails/{self.stem}.parquet": self.thumbnails,
+            f"images/{self.stem}.parquet": self.images,
             f"manifest/{self.stem}.parquet": self.samples,
         }
         written = []
         for name, columns in parts.items():
+            if not columns.rows:  # `datasets` stops at a Parquet file without rows
+                continue
             path = target / name
             write_part(path, columns.table(), RECIPE)
             written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
@@ -356,25 +365,18 @@ def _named(image: Image) -> dict[str, str | None]:
     return {name: getattr(image, name) for name in ("image_id", "subject_id", "study_id", "view", "relation")}
 
 
-def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
-    """Read, check, strip and fingerprint one picture file; every fault is an `InputError`."""
+def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: Frame | None) -> _Picture:
+    """Read, check, pack again and fingerprint one picture file; every fault is an `InputError`."""
     data = image.read()
-    kind = sniff(data)
-    expected = _EXTENSIONS.get(PurePosixPath(image.file).suffix.lower())
-    if kind is None:
-        known = data.startswith(OTHER_FORMATS)
-        raise InputError("unsupported_image" if known else "corrupt_image", image.file, f"starts with {data[:4].hex()}")
-    if expected is not None and expected != kind:
-        raise InputError("format_mismatch", image.file, f"holds {kind}")
     try:
-        stripped = strip_metadata(data)
-        prints = fingerprint(stripped)
+        stored = to_store(data, frames)
+        prints = fingerprint(stored.data, stored.grey)
     except DamagedImage as error:
         raise InputError(error.reason, image.file, error.detail) from error
     read = reads.get(image.file)
     sha256 = bytes.fromhex(read[1]) if read else hashlib.sha256(data).digest()
-    stored = sha256 if stripped.data is data else hashlib.sha256(stripped.data).digest()
-    return _Picture(kind, stripped.data, sha256, stored, prints)
+    stored_sha256 = sha256 if stored.data is data else hashlib.sha256(stored.data).digest()
+    return _Picture(stored.format, stored.data, image.sha256 or sha256, stored_sha256, stored.converted, prints)
 
 
 def _count_text(messages: list[dict[str, Any]]) -> int:

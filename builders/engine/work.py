@@ -19,6 +19,7 @@ def options_of(
         "no_images": args.no_images,
         "split": sorted(args.split) if getattr(args, "split", None) else None,
         "licenses": sorted(args.licenses) if args.licenses else None,
+        "frames": args.frames,
     }
     return BuildOptions(raw, out, params, args.workers, args.limit, args.shard_bytes, args.max_damaged, progress)
 

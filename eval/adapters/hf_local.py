@@ -10,7 +10,6 @@ for more than a minute, which gained nothing for short answers at the 20B shapes
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,11 +259,11 @@ class _Loaded:
 
     def inputs(self, conversations: Sequence[tuple[list[dict[str, Any]], list[bytes]]]) -> Mapping[str, torch.Tensor]:
         """Tensors of (turns, pictures), one row each, on the CPU. Raises: `UserError`."""
-        from PIL import Image
+        from medgpt.pictures import open_picture
 
         if self.processor is None and any(images for _, images in conversations):
             raise UserError(f"{self.card.name}: the checkpoint has no processor, so it takes no pictures")
-        pictures = [[Image.open(io.BytesIO(image)).convert("RGB") for image in images] for _, images in conversations]
+        pictures = [[open_picture(image, "RGB") for image in images] for _, images in conversations]
         texts = []
         for turns, _ in conversations:
             chat = [{"role": turn["role"], "content": self._content(turn["content"])} for turn in turns]

@@ -5,10 +5,7 @@ is asked again with back-off, so a restart loses nothing; after the last try the
 goes on later. Credentialed questions go to loopback only, or to hosts that the user has allowed.
 """
 
-from __future__ import annotations
-
 import asyncio
-import base64
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +24,7 @@ from eval.cards import Card
 from medgpt.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
 from medgpt.endpoints import Endpoint, require_private, resolve_endpoint
 from medgpt.errors import UserError
+from medgpt.page import data_url
 
 CONCURRENCY = 64
 """Requests in flight. vLLM batches as many as fit; a server that takes fewer queues the rest."""
@@ -156,9 +154,3 @@ def chat_messages(messages: list[dict[str, Any]], images: list[bytes]) -> list[d
             ]
         turns.append({"role": turn["role"], "content": content})
     return turns
-
-
-def data_url(image: bytes) -> str:
-    """A picture inside the request; shards hold JPEG and PNG only."""
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

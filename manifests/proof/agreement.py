@@ -19,15 +19,16 @@ summation changes them; the Gauss-Newton result is rounded to 2**-12 of a side b
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from manifests.fingerprints import MAX_PIXELS, THUMBNAIL_PIXELS
+from manifests.fingerprints import THUMBNAIL_PIXELS
 from manifests.proof.variants import IDENTITY, PictureError, Variant
+from medgpt.containers import DamagedImage
+from medgpt.pictures import open_picture
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -133,12 +134,8 @@ def full_agreement(train: bytes, evaluated: bytes, variant: Variant) -> float:
 
 def _opened(data: bytes) -> tuple[NDArray[np.uint8], int, int]:
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise PictureError(f"{opened.width} x {opened.height} pixels, limit {MAX_PIXELS}: build it again")
-            opened.draft("L", (2 * FULL_PIXELS, 2 * FULL_PIXELS))
-            upright = ImageOps.exif_transpose(opened).convert("L")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        upright = open_picture(data, "L", at_least=2 * FULL_PIXELS)
+    except DamagedImage as error:
         raise PictureError(
             f"a stored picture of {len(data)} bytes cannot be decoded ({error}): build it again"
         ) from error

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
+from manifests.parts import read_pictures, thumbnails_part
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.near_images import VERSION as NEAR_IMAGES
 from manifests.proof.near_images import NearImageIndex
@@ -155,7 +156,7 @@ class _ImageSide(_Side):
         for build in builds:
             modality = policy.modality(build.record["source"]["name"])
             for _, part in build.parts("images", "eval"):
-                table = pq.read_table(part, columns=[*_IMAGE_COLUMNS, "subset", "relation"])
+                table = read_pictures(part, [*_IMAGE_COLUMNS, "subset", "relation"])
                 for row in table.to_pylist():
                     if row["pixel_sha256"] is None or row["relation"] == "exemplar":
                         continue
@@ -171,11 +172,11 @@ class _ImageSide(_Side):
             raise UserError(f"test side: {error}") from error
 
     def prepare(self, tasks: Sequence[_TrainPart]) -> None:
-        some = pq.read_table(max(tasks, key=lambda task: task.rows).part, columns=["phash", "thumbnail"])
+        some = read_pictures(max(tasks, key=lambda task: task.rows).part, ["phash", "thumbnail"])
         self.index.prepare(some, sum(task.rows for task in tasks))
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
-        table = pq.read_table(task.part, columns=_IMAGE_COLUMNS)
+        table = read_pictures(task.part, _IMAGE_COLUMNS)
         without = table["pixel_sha256"].null_count
         table = table.filter(table["pixel_sha256"].is_valid())
         # A study's picture comes back as the next study's prior: each distinct picture is compared once.
@@ -360,7 +361,9 @@ def near_level(
             if not rows:
                 continue
             name, access = build.record["build"], build.record["source"]["access"]
-            content = [*base, name, access, file_sha256(part).hex(), [shard["sha256"] for shard in unit["shards"]]]
+            files = [part, thumbnails_part(part)] if kind == "images" else [part]
+            digests = [file_sha256(file).hex() for file in files if file.is_file()]
+            content = [*base, name, access, digests, [shard["sha256"] for shard in unit["shards"]]]
             key = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
             task = _TrainPart(level, build.folder, name, access, part, key, rows)
             (done if _file(work, task, "json").exists() else tasks).append(task)

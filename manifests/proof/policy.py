@@ -106,6 +106,16 @@ class Rule(Settings, frozen=True):
             raise ValueError(f"unknown kind {', '.join(unknown)} of {self.level}; there are {allowed}")
 
 
+class Benchmark(Settings, frozen=True):
+    """A benchmark that a certificate must hold on its test side."""
+
+    name: str
+    of: Annotated[tuple[str, ...], Meta(min_length=1)]
+    """Sources or builds that are it: any of them will do."""
+    splits: Annotated[dict[str, _Count], Meta(min_length=1)]
+    """Its splits, and the rows that the publisher's have: fewer that were read are another benchmark."""
+
+
 class _File(Settings, frozen=True):
     """What a policy file says."""
 
@@ -114,6 +124,7 @@ class _File(Settings, frozen=True):
     """Checked one by one: msgspec does not name the key of a mapping."""
     text: TextSettings
     train_duplicates: DuplicateSettings | None
+    benchmarks: tuple[Benchmark, ...] | Literal["present"]
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
 
 
@@ -127,6 +138,8 @@ class Policy:
     text: TextSettings
     train_duplicates: DuplicateSettings | None
     rules: tuple[Rule, ...]
+    benchmarks: tuple[Benchmark, ...] = ()
+    """None where the policy says `present`."""
 
     @property
     def sha256(self) -> str:
@@ -183,7 +196,33 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
         raise UserError(f"{place}: images: `default` is missing")
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
-    return Policy(content, images, file.text, file.train_duplicates, file.rules)
+    asked = () if file.benchmarks == "present" else file.benchmarks
+    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked)
+
+
+def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:
+    """What a certificate says of the policy's benchmarks. `read`: rows by (source, build, split) of the test side.
+
+    `only_present` says, as the policy may, that none is asked for: those that are missing are named all the same.
+    """
+    only_present = only_present or policy.content["benchmarks"] == "present"
+    held, missing = [], []
+    for benchmark in policy.benchmarks:
+        builds, lacking = set(), {}
+        for split, rows in sorted(benchmark.splits.items()):
+            found = {
+                build: count
+                for (source, build, of), count in read.items()
+                if of == split and not {source, build}.isdisjoint(benchmark.of)
+            }
+            builds |= {build for build, count in found.items() if count >= rows}
+            if max(found.values(), default=0) < rows:
+                lacking[split] = {"rows": rows, "read": max(found.values(), default=0)}
+        if lacking:
+            missing.append({"name": benchmark.name, "splits": lacking})
+        else:
+            held.append({"name": benchmark.name, "builds": sorted(builds)})
+    return {"asked": "present" if only_present else "policy", "held": held, "missing": missing}
 
 
 def check_names(policy: Policy, sources: Collection[str], builds: Collection[str]) -> None:

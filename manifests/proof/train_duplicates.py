@@ -101,7 +101,8 @@ def _judged(
     found = connection.execute(
         """SELECT number, shown, thumbnail
            FROM (SELECT * FROM train_pictures SEMI JOIN wanted USING (number)) p
-           JOIN images i ON i.build = p.shown.build AND i.sample_id = p.shown.sample AND i."index" = p.shown."index" """
+           JOIN thumbnails t
+           ON t.build = p.shown.build AND t.sample_id = p.shown.sample AND t."index" = p.shown."index" """
     ).fetchall()
     connection.unregister("wanted")
     shown: dict[int, Mapping[str, Any]] = {number: place for number, place, _ in found}

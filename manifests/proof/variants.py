@@ -11,16 +11,17 @@ fixed, overlapping squares of the thumbnail, made for both sides; a mark leaves 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from manifests.fingerprints import _DCT, HASH_PIXELS, HASH_SIZE, THUMBNAIL_PIXELS
+from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
+from medgpt.pictures import open_picture
 
 Picture = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
@@ -51,9 +52,8 @@ class PictureError(UserError):
 def decode(thumbnail: bytes) -> Picture:
     """A thumbnail of the manifest as 96 x 96 grey values. `PictureError` for anything else."""
     try:
-        with Image.open(io.BytesIO(thumbnail), formats=("JPEG",)) as opened:
-            picture = np.array(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        picture = np.array(open_picture(thumbnail))
+    except DamagedImage as error:
         raise PictureError(f"a thumbnail of {len(thumbnail)} bytes cannot be decoded: build its part again") from error
     if picture.shape != (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS) or picture.dtype != np.uint8:
         raise PictureError(f"a thumbnail is {picture.shape}, not 96 x 96 grey: build its part again")
