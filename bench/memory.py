@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.jpeg_build import SETS
-from builders.engine.archives import count_webdataset_samples, webdataset_samples
+from builders.engine.archives import Content, count_webdataset_samples, stored, webdataset_samples
 from builders.engine.loop import BuildOptions, make_plan, run
 from builders.engine.rawfiles import outcome, relative
 from builders.engine.source import CAPTION_PROMPT, Image, Params, Reject, Sample, Source, Unit, assistant, user
@@ -67,9 +67,9 @@ def _row_sample(row: Row) -> Sample:
     return Sample(row.number, messages, row.file, row.number, answer=caption, images=[image])
 
 
-def _tar_sample(file: str, row: str, key: str, parts: dict[str, bytes]) -> Sample:
-    caption = json.loads(parts["json"])["caption"]
-    image = Image(f"bench/{key}", f"{file}!{key}.jpg", lambda: parts["jpg"])
+def _tar_sample(file: str, row: str, key: str, parts: dict[str, Content]) -> Sample:
+    caption = json.loads(stored(parts["json"]))["caption"]
+    image = Image(f"bench/{key}", f"{file}!{key}.jpg", lambda: stored(parts["jpg"]))
     return Sample(key, [user(0, CAPTION_PROMPT), assistant(caption)], file, row, answer=caption, images=[image])
 
 

@@ -36,7 +36,7 @@ LIMIT_S = 240
 def make_data(folder: Path) -> None:
     """Write raw trees in ROCOv2's layout, with some 150 tokens of report a picture, and build them."""
     from builders.demos import phantom_pictures, phantom_reports, phantoms
-    from builders.engine.rawfiles import write_demo_csv
+    from builders.engine.demo_files import write_demo_file
 
     for name, (side, count, _) in PICTURES.items():
         raw = folder / "raw" / name
@@ -53,8 +53,8 @@ def make_data(folder: Path) -> None:
         for split in ("train", "valid", "test"):
             (raw / split).mkdir(exist_ok=True)
             rows = captions if split == "train" else captions[:1]
-            write_demo_csv(raw / f"{split}_captions.csv", rows)
-        write_demo_csv(raw / "license_information.csv", licences)
+            write_demo_file(raw / f"{split}_captions.csv", rows)
+        write_demo_file(raw / "license_information.csv", licences)
         build = ["--raw", str(raw), "--out", str(folder / name / "built"), "--filters", "none", "--quiet"]
         subprocess.run([sys.executable, "-m", "builders.rocov2", *build], cwd=ROOT, check=True)
         mixture = f"format: 1\nname: {name}\nsources:\n  - {{build: rocov2, epochs: 60}}\n"

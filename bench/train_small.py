@@ -35,7 +35,7 @@ SETTINGS = (
 
 def make_data(folder: Path, text: Path) -> None:
     """Raw trees, builds and mixtures under `folder`."""
-    from builders.demos.phantom_trees import write_trees
+    from bench.phantom_trees import write_trees
 
     write_trees(folder / "raw", PICTURES, HELD_OUT, pixels=PIXELS, facts=FACTS)
     for name, raw in (("rocov2", folder / "raw/rocov2"), ("vqa_rad", folder / "raw/vqa_rad"), ("medquad", text)):

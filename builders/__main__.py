@@ -1,6 +1,5 @@
 """`python -m builders`: the table of sources, what the publisher has and what is built here."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from typing import Any
 
 from builders.engine.registry import sources
 from builders.engine.source import Source
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
 from medgpt.tables import table
 
@@ -16,26 +16,20 @@ from medgpt.tables import table
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; exit code 0, or 2 where a build here cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builders",
-        description="List the sources with stage, licence, access, published counts and what is built here.",
-        epilog="examples: python -m builders --data data    python -m builders.slake --help",
+    parser = command_parser(
+        "builders",
+        "List the sources with stage, licence, access, published counts and what is built here.",
+        "examples: python -m builders --data data    python -m builders.slake --help",
     )
-    parser.add_argument(
-        "--data", type=Path, default=Path("data"), metavar="DIR", help="where builds are (default data)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the README's table (what is built here left out)"
-    )
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="where builds are (default data)")
+    add("--json", action="store_true", help="print JSON")
+    add("--markdown", action="store_true", help="print the README's table (what is built here left out)")
     args = parser.parse_args(arguments)
     built = _built(args.data)
     rows = [_row(source, built) for source in sources()]
-    if args.json:
-        print(json.dumps(rows, ensure_ascii=False))
-        return DONE
-    if args.markdown:
-        print(markdown(rows))
+    if args.json or args.markdown:
+        print(json.dumps(rows, ensure_ascii=False) if args.json else markdown(rows))
         return DONE
     heads = ("source", "stage", "modality", "licence", "access", "published", "built here")
     names = ("name", "stage", "modality", "license", "access")
@@ -80,6 +74,9 @@ def _built(data: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+_SHOWN = ("name", "title", "stage", "task", "modality", "license", "access", "homepage", "paper", "hub_id")
+
+
 def _row(source: Source, built: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     defaults = {option.name: option.default for option in source.options} | {"no_images": False, "split": None}
     return {
@@ -92,9 +89,6 @@ def _row(source: Source, built: dict[str, list[dict[str, Any]]]) -> dict[str, An
     }
 
 
-_SHOWN = ("name", "title", "stage", "task", "modality", "license", "access", "homepage", "paper", "hub_id")
-
-
 def _pairs(counts: dict[str, int]) -> str:
     return ", ".join(f"{split} {count:,}" for split, count in counts.items())
 
@@ -102,9 +96,7 @@ def _pairs(counts: dict[str, int]) -> str:
 def _here(row: dict[str, Any]) -> str:
     notes = []
     for build in row["built"]:
-        marks = [
-            mark for mark, on in (("no images", build["metadata_only"]), ("trial", build["limit"] is not None)) if on
-        ]
+        marks = ["no images"] * build["metadata_only"] + ["trial"] * (build["limit"] is not None)
         notes.append(f"{build['build']}: {_pairs(build['kept'])}" + (f" ({', '.join(marks)})" if marks else ""))
     return "; ".join(notes) or "-"
 

@@ -1,6 +1,5 @@
 """`python -m builders.all`: build every source whose raw tree is there, with one progress bar and one summary."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from builders.engine.command import FILTERS_HELP, add_options, check_counts
 from builders.engine.registry import load, modules
+from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, one_line, run, worst
 from medgpt.tables import table
 
@@ -15,10 +15,10 @@ from medgpt.tables import table
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build all that is there; the worst code of the builds, 2 if there is nothing."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builders.all",
-        description="Build every source found under --raw (one folder a source, named as in `python -m builders`).",
-        epilog="example: python -m builders.all --raw /data/raw --out data/built --workers 16",
+    parser = command_parser(
+        "builders.all",
+        "Build every source found under --raw (one folder a source, named as in `python -m builders`).",
+        "example: python -m builders.all --raw /data/raw --out data/built --workers 16",
     )
     add = parser.add_argument
     add("--raw", type=Path, default=Path("data/raw"), metavar="DIR", help="folder of raw trees (default data/raw)")
@@ -55,15 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             codes.append(NOT_FINISHED)
     if args.dry_run:
         for work in works:
-            recipe = (
-                f"; filters of {work.filtering.recipe.name} {work.filtering.recipe.version}" if work.filtering else ""
-            )
-            note = f"{work.plan.target}{recipe}"
+            note = str(work.plan.target)
+            if work.filtering:
+                note += f"; filters of {work.filtering.recipe.name} {work.filtering.recipe.version}"
             rows.append({"source": work.source.name, "state": "planned", "read": work.plan.rows, "note": note})
         return _print(rows, args.json, DONE)
-    with tqdm(
-        total=sum(work.plan.rows for work in works), unit="row", disable=args.json or None, smoothing=0.05
-    ) as bar:
+    total = sum(work.plan.rows for work in works)
+    with tqdm(total=total, unit="row", disable=args.json or None, smoothing=0.05) as bar:
         for work in works:
             bar.set_description(work.plan.build)
             try:

@@ -44,18 +44,10 @@ def _sample(row: kit.Row, instruction: str) -> kit.Sample:
 
 def _test_sample(row: kit.Row, question: str) -> kit.Sample:
     number, difficulty = kit.number_of(row.values, "id", row.file), kit.text_of(row.values, "difficulty", row.file)
-    if difficulty not in _DIFFICULTIES:
-        raise kit.InputError("bad_field", row.file, "difficulty is not 1 to 5")
+    kit.demand(difficulty in _DIFFICULTIES, "bad_field", row.file, "difficulty is not 1 to 5")
     kit.check_filled(row.file, question=question)
-    return kit.Sample(
-        key=str(number),
-        messages=[kit.user(question)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        group={"question_id": f"medinstruct-test/{number}"},
-        subset=f"difficulty-{difficulty}",
-    )
+    group, subset = {"question_id": f"medinstruct-test/{number}"}, f"difficulty-{difficulty}"
+    return kit.sample_of(row, [kit.user(question)], key=str(number), question=question, group=group, subset=subset)
 
 
 SOURCE = kit.table_source(
@@ -80,7 +72,7 @@ and difficulty.""",
         "train 52,002: the whole file. The test file has 216 questions (the README says 217; an id is left out). "
         "AlpaCare's other test, 1,000 iCliniq questions, is not read."
     ),
-    paper_rows=(kit.PaperRow("AlpaCare-MedInstruct-52k", "IT", 52_002),),
+    paper_rows=kit.paper_row("AlpaCare-MedInstruct-52k", "IT", 52_002),
     hub_id="lavita/AlpaCare-MedInstruct-52k",
     hub_revision="fad8593f748de481046e54f39400d5282f695280",
     hub_files=("data/train-*.parquet",),

@@ -74,7 +74,9 @@ def _figures(raw: Path, tars: tuple[tuple[Path, int], ...]) -> frozenset[str]:
     return frozenset(f"{match['article']}-{match['position']}" for match in keys if match)
 
 
-def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], repeats: frozenset[str]) -> kit.Sample:
+def _sample(
+    row: kit.Row, subset: str, key: str, parts: Mapping[str, kit.Content], repeats: frozenset[str]
+) -> kit.Sample:
     file = row.file
     match = _KEY.fullmatch(PurePosixPath(key).name)
     if match is None:
@@ -82,39 +84,26 @@ def _sample(row: kit.Row, subset: str, key: str, parts: Mapping[str, bytes], rep
     article, position = match["article"], match["position"]
     # What stands before the extension of `...-pone.0012345.g001.jpg` is the rest of the key.
     content = {name.rpartition(".")[2]: data for name, data in parts.items()}
-    record, caption = _record(content, file), kit.decode_utf8(_part(content, "txt", file), file)
+    for name in ("json", "txt"):
+        kit.demand(name in content, "missing_field", file, name)
+    record, caption = _record(kit.stored(content["json"]), file), kit.decode_utf8(kit.stored(content["txt"]), file)
     if record["article_accession_id"] != article:
         raise kit.InputError("bad_field", file, f"{key}: article_accession_id is not the key's")
     if record["image_panel_type"] not in _PANEL_TYPES:
         raise kit.InputError("bad_field", file, f"{key}: image_panel_type is neither single nor multiple")
-    if f"{article}-{position}" in repeats:
-        raise kit.InputError("duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
+    kit.demand(f"{article}-{position}" not in repeats, "duplicate_item", file, f"{key} is in {_SUBSETS[0]} too")
+    pictures = [data for name, data in content.items() if name in kit.PICTURE_SUFFIXES]
+    picture = content.get("jpg", pictures[0] if len(pictures) == 1 else None)
     figure, place = f"pmc/{article}/{PurePosixPath(record['image_file_name']).stem}", f"{file}!{key}.jpg"
-    return kit.caption_sample(
-        row,
-        caption,
-        kit.Image(figure, place, partial(kit.stored_picture, content.get("jpg"), place), study_id=figure),
-        key=f"{match['batch']}-{article}-{position}",
-        group={"pmcid": f"pmc/{article}", "study_id": figure},
-        subset=f"{subset}/{record['image_panel_type']}",
-        license=_license(record["article_license"], file),
-    )
+    image = kit.Image(figure, place, partial(kit.stored_picture, picture, place), study_id=figure)
+    names = {"key": f"{match['batch']}-{article}-{position}", "subset": f"{subset}/{record['image_panel_type']}"}
+    group, license_name = {"pmcid": f"pmc/{article}", "study_id": figure}, _license(record["article_license"], file)
+    return kit.caption_sample(row, caption, image, group=group, license=license_name, **names)
 
 
-def _part(content: Mapping[str, bytes], name: str, file: str) -> bytes:
-    if name not in content:
-        raise kit.InputError("missing_field", file, name)
-    return content[name]
-
-
-def _record(content: Mapping[str, bytes], file: str) -> dict[str, str]:
+def _record(data: bytes, file: str) -> dict[str, str]:
     """The few fields of the json that are kept; the rest is the article."""
-    import orjson
-
-    try:
-        values = orjson.loads(_part(content, "json", file))
-    except orjson.JSONDecodeError as error:
-        raise kit.InputError("bad_row", file, error.msg) from None
+    values = kit.parse_json(data, file)
     names = ("article_accession_id", "image_file_name", "image_panel_type", "article_license")
     return {name: kit.text_of(values, name, file) for name in names}
 
@@ -148,13 +137,11 @@ may be one of the two trees itself. The tars hold pictures and text together: --
     read=_read,
     published=lambda params: {},
     paper=("63,775 of both subsets, whose sizes are not published: cannot be checked. A figure in both is kept once"),
-    paper_rows=(
-        kit.PaperRow(
-            "BIOMEDICA (dermatology and surgery subsets)",
-            "PT",
-            63_775,
-            "cannot be checked, the publisher states no sizes; all rows are built, a figure in both subsets once",
-        ),
+    paper_rows=kit.paper_row(
+        "BIOMEDICA (dermatology and surgery subsets)",
+        "PT",
+        63_775,
+        "cannot be checked, the publisher states no sizes; all rows are built, a figure in both subsets once",
     ),
     options=(kit.Option("--subset", "build one of the two subsets alone", "both", ("both", *_SUBSETS)),),
     variant=lambda params: "" if params["subset"] == "both" else str(params["subset"]),

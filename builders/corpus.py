@@ -54,22 +54,23 @@ or more that nothing was taken from. Where anything is not compared, the exit co
 file in its own form (lines, CSV, JSON arrays, tars: to the byte). `prove --filtered-copy DIR` does both.
 """
 
-import argparse
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from builders import kit
 from builders.engine.archives import PictureStore
+from builders.engine.command import check_counts
 from builders.engine.corpus_files import (
     PICTURE_ENDINGS,
     SUFFIXES,
@@ -102,23 +103,20 @@ from builders.engine.corpus_values import (
     leaves,
     picture_of,
 )  # fmt: skip
-from builders.engine.report import format_summary
-from builders.engine.source import UNCOUNTED
+from builders.engine.report import format_summary, print_plan
+from builders.engine.source import UNCOUNTED, StoredSample
 from builders.engine.tables import open_parquet
 from manifests.proof.accounting import COMPARED, DECLARED, NOT_COMPARED, accounts, declared, not_compared
 from medgpt import errors
+from medgpt.arguments import command_parser
 from medgpt.errors import os_error_line, run
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named, safe, shown_name
 from medgpt.private import keep_private
 from medgpt.settings import checked, read_yaml
 
-
-class CorpusSample(kit.Sample):
-    """A sample whose key is the corpus' own name for it: no member of a tar has to be called by it."""
-
-    def __post_init__(self) -> None:
-        pass
+if TYPE_CHECKING:
+    from builders.engine.loop import BuildOptions, Plan
 
 
 def make_source(params: kit.Params) -> kit.Source:
@@ -313,7 +311,7 @@ class _Reader:
             for kind, (field, prefix) in rules.group_fields.items()
             if kind != "image_id"
         }
-        sample = CorpusSample(
+        sample = StoredSample(
             **shape(values, rules, len(pictures)),
             images=self._images(values, pictures),
             group={kind: value for kind, value in groups.items() if value},
@@ -513,20 +511,31 @@ def build_corpus(
     out: Path,
     workers: int = 1,
     bar: Any = None,
-    max_damaged: int | None = None,
-    quiet: bool = True,
     place: str = "mapping",
+    **how: Any,
 ) -> tuple[dict[str, Any], str]:
     """Read a corpus as the `train` or `eval` side and write it as a build below `out`.
 
     `mapping` is what a mapping file says, as plain values, and `place` how messages call it. Any number of `workers`
-    gives the same bytes. It stops after `max_damaged` damaged rows; without a number it goes on to the end. Progress is
-    shown on `bar`, a tqdm bar, or on its own unless `quiet`. Returns what `build.json` says, and the counts as text.
+    gives the same bytes. Progress is shown on `bar`, a tqdm bar. `how` are further fields of `BuildOptions`; without
+    `max_damaged` it goes on to the end. Returns what `build.json` says, and the counts as text.
 
     Raises: `UserError`, one line, for a folder, file or mapping that cannot be used, or a build that stopped.
     """
-    from builders.engine.loop import BuildOptions, make_plan
     from builders.engine.loop import run as build
+
+    source, options, plan = _planned(raw, role, mapping, out, place, workers=workers, **{"progress": False} | how)
+    document = build(source, options, plan, bar)
+    text = format_summary(document, plan.target, len(plan.reusable), source.advice)
+    if lines := open_entries(document):
+        text += "\n\nnot compared (declare what does not matter in the mapping's `leave_out`)\n  " + "\n  ".join(lines)
+    return document, text
+
+
+def _planned(
+    raw: Path, role: kit.Role, mapping: Any, out: Path, place: str, **how: Any
+) -> tuple[kit.Source, "BuildOptions", "Plan"]:
+    from builders.engine.loop import BuildOptions, make_plan
 
     rules = make_rules(mapping, role, raw, place)
     if out.resolve().is_relative_to(raw.resolve()):
@@ -534,13 +543,8 @@ def build_corpus(
     params = {"role": role, "mapping": msgspec.to_builtins(rules, str_keys=True)}
     params |= {"no_images": False, "split": None, "licenses": None, "frames": rules.frames}
     source = make_source(params)
-    options = BuildOptions(raw, out, params, workers, max_damaged=max_damaged, progress=not quiet)
-    plan = make_plan(source, options)
-    document = build(source, options, plan, bar)
-    text = format_summary(document, plan.target, len(plan.reusable), source.advice)
-    if lines := open_entries(document):
-        text += "\n\nnot compared (declare what does not matter in the mapping's `leave_out`)\n  " + "\n  ".join(lines)
-    return document, text
+    options = BuildOptions(raw, out, params, **{"max_damaged": sys.maxsize} | how)
+    return source, options, make_plan(source, options)
 
 
 def open_entries(document: Mapping[str, Any]) -> list[str]:
@@ -559,11 +563,10 @@ def open_entries(document: Mapping[str, Any]) -> list[str]:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. 0: built; 4: built, not all was compared; 1: run again to go on; 2: cannot be used."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builders.corpus",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  python -m builders.corpus --raw corpus/a --role train --mapping map.yaml --out built\n\n"
+    parser = command_parser(
+        "builders.corpus",
+        __doc__ or "",
+        "example:\n  python -m builders.corpus --raw corpus/a --role train --mapping map.yaml --out built\n\n"
         "exit code: 0 built; 4 built, but something was not read or not compared (rejected rows among it); 3 built,\n"
         "damaged rows are declared; 1 not finished, run again to resume; 2 the folder or the mapping cannot be used",
     )
@@ -573,11 +576,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (default: by the usual names)")
     add("--out", type=Path, required=True, metavar="DIR", help="root of the builds; one folder is made in it")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
-    add("--max-damaged", type=int, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--max-damaged", type=int, default=sys.maxsize, metavar="N", help="stop past N damaged rows (default: never)")
+    add("--limit", type=int, metavar="N", help="a trial build: the first N rows (of tars, JSON Lines: of each file)")
+    add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--copy-without", type=Path, metavar="CSV", help="build nothing: copy the folder to --out without these rows")
     add("--json", action="store_true", help="print the build's record as JSON, no progress bar")
     add("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
+    check_counts(parser, args)
     mapping, place = (read_yaml(args.mapping), str(args.mapping)) if args.mapping else (None, "mapping")
     if args.copy_without:
         from builders.engine.corpus_copy import copy_without, read_excluded
@@ -586,8 +592,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files, rows = copy_without(args.raw, read_excluded(args.copy_without), args.out)
         print(f"{args.raw} -> {args.out}: {files} files, {rows} rows left out")
         return errors.DONE
-    how = (args.workers, None, args.max_damaged, args.quiet or args.json, place)
-    document, text = build_corpus(args.raw, args.role, mapping, args.out, *how)
+    how = {"workers": args.workers, "limit": args.limit, "max_damaged": args.max_damaged}
+    if args.dry_run:
+        source, options, plan = _planned(args.raw, args.role, mapping, args.out, place, **how)
+        print_plan(source, plan, options, None, args.json)
+        return errors.DONE
+    how["progress"] = not (args.quiet or args.json)
+    document, text = build_corpus(args.raw, args.role, mapping, args.out, place=place, **how)
     print(json.dumps(document, ensure_ascii=False) if args.json else text)
     damaged = errors.DAMAGED if document["counts"]["damaged"] else errors.DONE
     return errors.NOT_COMPARED if open_entries(document) else damaged

@@ -7,9 +7,6 @@ need the extra `filters`, which `make demo` installs; without it they are left u
 The screen gets a line a source and what matters of each step; all that the commands print is in `DATA/demo.log`.
 """
 
-from __future__ import annotations
-
-import argparse
 import importlib
 import importlib.util
 import json
@@ -27,6 +24,7 @@ from typing import TYPE_CHECKING, TextIO
 from builders.engine.command import main as build_source
 from builders.engine.registry import load, modules
 from builders.engine.source import demo_module
+from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, run
 from medgpt.private import make_folder
 from medgpt.tables import table
@@ -42,7 +40,7 @@ READINGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "patient_trial": ((), ("--shots", "1")),
 }
 """Sources that are built more than once, from one tree."""
-STREAMED = ("--stage", "instruct", "--only-present")
+STREAMED = ("--stage", "instruct", "--only-present", "--accept-incomplete")
 LATER: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("shards.pack", STREAMED, r"^[\d,]+ samples in .+? tiles"),
     ("shards.resume_check", (*STREAMED, "--samples", "500"), r"^resume check: .+"),
@@ -55,11 +53,7 @@ LEAKS_SHOWN, LINES_OF_A_FAILURE, WIDTH = 8, 15, 118
 
 
 class _Stopped(Exception):
-    """A step that failed: its exit code, and what it is."""
-
-    def __init__(self, step: str, code: int) -> None:
-        super().__init__(step)
-        self.code = code
+    """A step that failed: what it is, and its exit code."""
 
 
 def make_demo(data: Path, workers: int, everything: bool, names: Sequence[str]) -> int:
@@ -74,9 +68,10 @@ def make_demo(data: Path, workers: int, everything: bool, names: Sequence[str]) 
         with _logged(log) as screen:
             _steps(data, workers, everything, names, screen)
     except _Stopped as stopped:
+        step, code = stopped.args
         last = log.read_text(errors="replace").rsplit("\n$ ", 1)[-1].splitlines()[-LINES_OF_A_FAILURE:]
-        print(*last, f"{stopped} ended with exit code {stopped.code}; {log} has all of it", sep="\n", file=sys.stderr)
-        return stopped.code
+        print(*last, f"{step} ended with exit code {code}; {log} has all of it", sep="\n", file=sys.stderr)
+        return int(code)
     return 0
 
 
@@ -117,11 +112,16 @@ def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], scr
                 raise _Stopped(f"builders.{name}", code)
         show(_source_line(data, name))
     show(_audit(data))
-    code, _ = _call(data, "manifests.prove", (str(data), "--workers", str(workers), "--quiet"))
+    code, _ = _call(
+        data, "manifests.prove", (str(data), "--benchmarks", "present", "--workers", str(workers), "--quiet")
+    )
     if code:
         raise _Stopped("manifests.prove", code)
     show(_exclusions(data))
-    _print_planted(names)
+    print("\nPlanted in the demo trees, for the audits and the proof to find:")
+    for name in names:
+        for level, what in getattr(demo_module(name), "PLANTED", {}).items():
+            print(f"  {name}, {level}: {what}")
     if everything:
         missing = [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]
         for module, options, shown in LATER:
@@ -236,24 +236,14 @@ def _filled(head: str, text: str) -> str:
     return textwrap.fill(text, WIDTH, initial_indent=f"{head:<10}", subsequent_indent=" " * 10)
 
 
-def _print_planted(names: Sequence[str]) -> None:
-    print("\nPlanted in the demo trees, for the audits and the proof to find:")
-    for name in names:
-        for level, what in getattr(demo_module(name), "PLANTED", {}).items():
-            print(f"  {name}, {level}: {what}")
-
-
-def leaks(results: list[AuditResult]) -> list[tuple[str, str, str, int, int]]:
+def leaks(results: "list[AuditResult]") -> list[tuple[str, str, str, int, int]]:
     """(build, split, level, eval items shared with train, eval items) from the overlap audits, within each build."""
     found = []
     for result in results:
         for values in result.rows:
             row = dict(zip(result.columns, values, strict=True))
-            if (
-                "train_build" not in row
-                or row["train_build"] != row["eval_build"]
-                or row.get("eval_subset", "all") != "all"
-            ):
+            within = "train_build" in row and row["train_build"] == row["eval_build"]
+            if not within or row.get("eval_subset", "all") != "all":
                 continue
             level = f"{row['kind']} (id)" if "kind" in row else row.get("level", result.name.removesuffix("_overlap"))
             [hit] = [name for name in row if name.startswith("eval_") and name.endswith("_hit") and "rows" not in name]
@@ -265,17 +255,13 @@ def leaks(results: list[AuditResult]) -> list[tuple[str, str, str, int, int]]:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, or the exit code of the step that failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m builders.demo",
-        description=__doc__.splitlines()[0] if __doc__ else "",
-        epilog="example: python -m builders.demo --data data/demo --all",
-    )
-    parser.add_argument("--data", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
-    parser.add_argument("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
-    parser.add_argument(
-        "--all", action="store_true", help="then pack, stream, train (where torch is) and evaluate, as make demo does"
-    )
+    example = "example: python -m builders.demo --data data/demo --all"
+    parser = command_parser("builders.demo", (__doc__ or "").partition("\n")[0], example)
+    add = parser.add_argument
+    add("--data", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo")
+    add("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
+    add("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
+    add("--all", action="store_true", help="then pack, stream, train (where torch is) and evaluate, as make demo does")
     args = parser.parse_args(arguments)
     from builders.engine.registry import sources
 

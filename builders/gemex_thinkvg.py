@@ -14,7 +14,6 @@ from pathlib import Path
 from builders import kit
 from builders.engine.mimic_pictures import Radiograph, mimic_units, radiograph_of, subject_rule
 
-_SPLITS: dict[str, kit.Role] = {"train": "train"}
 _COLUMNS = ("question_type", "image_path", "question", "response")
 _KINDS = {"open": "open", "closed": "closed", "single": "single_choice", "multi": "multi_choice"}
 """First word of `question_type`; what follows it is verified for the open-ended questions only."""
@@ -44,17 +43,9 @@ def _sample(raw: Path, unit: kit.Unit, check: Callable[[Radiograph, str], None],
     check(picture, file)
     kit.check_filled(file, question=question)
     reasoning, answer, said = _parts(response, file)
-    return kit.question_answer(
-        row,
-        question,
-        answer,
-        [picture.image(raw, unit.payload["jpg_root"])],
-        said=said,
-        reasoning=reasoning,
-        key=f"{Path(file).stem}/{row.number}",
-        group=picture.group,
-        subset=kind,
-    )
+    images, key = [picture.image(raw, unit.payload["jpg_root"])], f"{Path(file).stem}/{row.number}"
+    fields = {"reasoning": reasoning, "key": key, "group": picture.group, "subset": kind}
+    return kit.question_answer(row, question, answer, images, said=said, **fields)
 
 
 def _parts(response: str, file: str) -> tuple[str, str, str]:
@@ -78,7 +69,7 @@ SOURCE = kit.Source(
     access="credentialed",
     task="vqa",
     modality="image-text",
-    splits=_SPLITS,
+    splits={"train": "train"},
     obtain="""
 1. Fetch data/train-00000-of-00001.parquet (84 MB) of https://huggingface.co/datasets/BoKelvin/GEMeX-ThinkVG
 2. Get MIMIC-CXR-JPG (PhysioNet account, CITI training, signed data use agreement):
@@ -93,14 +84,12 @@ machine.""",
         "202,383, one less than the hub's file. We drop rows on subjects with official test or validate images; "
         "--paper-variant keeps all 202,384. The licence is that of the pictures: the text's own is unverified."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "GEMeX-ThinkVG",
-            "IT",
-            202_383,
-            "the hub's file has 202,384; ours is less subjects with official test or validate images, which "
-            "--paper-variant keeps",
-        ),
+    paper_rows=kit.paper_row(
+        "GEMeX-ThinkVG",
+        "IT",
+        202_383,
+        "the hub's file has 202,384; ours is less subjects with official test or validate images, which "
+        "--paper-variant keeps",
     ),
     options=(kit.PAPER_VARIANT,),
     hub_id="BoKelvin/GEMeX-ThinkVG",

@@ -37,8 +37,7 @@ def _sample(row: kit.Row) -> kit.Sample:
         answer = tagged[1].strip()
     question, options = kit.inline_options(_one_a_line(asked))
     kit.check_filled(file, question=question, answer=answer)
-    if row.params["file"] == "sft" and reasoning is None:
-        raise kit.InputError("empty_reasoning", file)
+    kit.demand(reasoning is not None or row.params["file"] != "sft", "empty_reasoning", file)
     images = [kit.Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
     subset = names[0].partition("/")[0]
     if options is None:
@@ -53,8 +52,7 @@ def _names(row: kit.Row) -> list[str]:
     for name in names:
         if name.startswith("/") or "\\" in name or ".." in name.split("/") or not PurePosixPath(name).suffix:
             raise kit.InputError("bad_field", row.file, "image is not the path of a picture inside the set")
-    if not names:
-        raise kit.InputError("missing_field", row.file, "image")
+    kit.demand(names, "missing_field", row.file, "image")
     return [PurePosixPath(name).as_posix() for name in names]
 
 
@@ -78,8 +76,7 @@ def _label(answer: str, options: list[tuple[str, str]], file: str) -> str:
         if label in texts and text in ("", texts[label]):
             return label
     named = [label for label, text in texts.items() if text == answer.casefold()]
-    if len(named) != 1:
-        raise kit.InputError("unclear_answer", file)
+    kit.demand(len(named) == 1, "unclear_answer", file)
     return named[0]
 
 
@@ -102,10 +99,8 @@ SOURCE = kit.table_source(
         "9,965 with reasoning, 35 less than the 10,000 that the card states, which are the answers-only questions "
         "(--file rl); the default file has the reasoning, 7,004 rows by third-party counts. No licence is stated."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "GMAI-Reasoning10K", "IT", 9_965, "35 less than --file rl (10,000); the default is the file with reasoning"
-        ),
+    paper_rows=kit.paper_row(
+        "GMAI-Reasoning10K", "IT", 9_965, "35 less than --file rl (10,000); the default is the file with reasoning"
     ),
     options=(kit.Option("--file", "answers with reasoning (sft) or the letter alone (rl)", "sft", ("sft", "rl")),),
     variant=lambda params: "rl" if params["file"] == "rl" else "",

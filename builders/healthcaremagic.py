@@ -35,7 +35,7 @@ HealthCareMagic-100k.json (Google Drive, linked from the README of https://githu
     sample=_sample,
     published={"train": 112_165},
     paper="train 112,165: the whole file (100k is its nickname). No licence is stated for the data.",
-    paper_rows=(kit.PaperRow("HealthCareMagic-100k", "IT", 112_165),),
+    paper_rows=kit.paper_row("HealthCareMagic-100k", "IT", 112_165),
 )
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ SOURCE = kit.table_source(
         "train splits were rewritten, yet 3 of the 198 pairs of its demo_data.json are MedMCQA validation questions; "
         "rows have no ids, so only fuzzy text measures find such rows."
     ),
-    paper_rows=(
-        kit.PaperRow("Huotuo-o1", "IT", 40_644, "the file of that count has no chain of thought, though marked (R)"),
+    paper_rows=kit.paper_row(
+        "Huotuo-o1", "IT", 40_644, "the file of that count has no chain of thought, though marked (R)"
     ),
 )
 

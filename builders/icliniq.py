@@ -25,7 +25,7 @@ from the README of https://github.com/Kent0n-Li/ChatDoctor). lavita/medical-qa-d
         "train 7,321: the whole file (10K is its nickname). It is ChatDoctor's evaluation set, and 1,000 rows of it "
         "are AlpaCare's iCliniq test; neither is a benchmark of the recipe. No licence is stated."
     ),
-    paper_rows=(kit.PaperRow("iCliniq-10K", "IT", 7_321),),
+    paper_rows=kit.paper_row("iCliniq-10K", "IT", 7_321),
 )
 
 if __name__ == "__main__":

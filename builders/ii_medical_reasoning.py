@@ -32,15 +32,8 @@ def _sample(row: kit.Row) -> kit.Sample:
     kit.check_filled(row.file, question=question)
     if options is None:
         options = kit.inline_options([text for role, text in said if role == "user"][-1])[1]
-    return kit.Sample(
-        key=f"{PurePosixPath(row.file).stem}/{row.number}",
-        messages=messages,
-        file=row.file,
-        row=row.number,
-        question=question,
-        options=options,
-        subset=_optional(row, "model") or None,
-    )
+    key, subset = f"{PurePosixPath(row.file).stem}/{row.number}", _optional(row, "model") or None
+    return kit.sample_of(row, messages, key=key, question=question, options=options, subset=subset)
 
 
 SOURCE = kit.table_source(
@@ -61,7 +54,7 @@ SOURCE = kit.table_source(
         "train 2,197,741: the whole set. It resamples prompts of MedQA, MedMCQA, PubMedQA; it has Medical-R1-Distill. "
         "Its authors' own test for overlap covers neither MMLU nor PubMedQA. No licence is stated."
     ),
-    paper_rows=(kit.PaperRow("II-Medical-Reasoning", "IT", 2_197_741),),
+    paper_rows=kit.paper_row("II-Medical-Reasoning", "IT", 2_197_741),
 )
 
 if __name__ == "__main__":

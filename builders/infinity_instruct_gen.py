@@ -11,20 +11,12 @@ from builders import kit
 
 
 def _sample(row: kit.Row) -> kit.Sample:
-    number = kit.field_of(row.values, "id", row.file)
-    if not isinstance(number, str | int) or number == "":
-        raise kit.InputError("bad_id", row.file, "id is neither text nor a number")
+    number = kit.id_of(row.values, "id", row.file)
     said = kit.turns_of(kit.field_of(row.values, "conversations", row.file), row.file, pictures=False)
     source = row.values["source"]
-    return kit.Sample(
-        key=f"{PurePosixPath(row.file).stem}/{row.number}",
-        messages=kit.dialogue(said, row.file),
-        file=row.file,
-        row=row.number,
-        question=next(text for role, text in said if role == "user"),
-        group={"question_id": f"infinity-instruct/{number}"},
-        subset=None if source is None else kit.checked_text(source, "source", row.file) or None,
-    )
+    subset = None if source is None else kit.checked_text(source, "source", row.file) or None
+    key, group = f"{PurePosixPath(row.file).stem}/{row.number}", {"question_id": f"infinity-instruct/{number}"}
+    return kit.conversation_sample(row, said, answer=None, key=key, group=group, subset=subset)
 
 
 SOURCE = kit.table_source(
@@ -49,10 +41,8 @@ needed and never read.""",
         "train 1,483,097, which is 26,170 above the card's 1,456,927 for Gen (0729); no public text has the paper's "
         "number. What the files hold is counted, neither number is asserted."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "Infinity-Instruct-Gen", "IT", 1_483_097, "the card says 1,456,927; the 26,170 more are unexplained"
-        ),
+    paper_rows=kit.paper_row(
+        "Infinity-Instruct-Gen", "IT", 1_483_097, "the card says 1,456,927; the 26,170 more are unexplained"
     ),
 )
 

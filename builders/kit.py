@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from builders.engine.archives import (
+    Content,
     PictureStore,
+    StrictHeader,
     count_webdataset_samples,
+    read_zip_member,
     safe_member,
+    stored,
     stream_tar,
     webdataset_keys,
     webdataset_samples,
 )
+from builders.engine.demo_files import write_demo_file
 from builders.engine.names import (
     CHATDOCTOR_INSTRUCTION,
     VIDEO_FRAME,
-    FigureName,
     creative_commons,
     figure_name,
     video_id,
 )
 from builders.engine.rawfiles import (
-    DEMO_TIME,
     check_filled,
     checked_text,
     decode_utf8,
@@ -33,16 +36,11 @@ from builders.engine.rawfiles import (
     number_of,
     outcome,
     read_bytes,
-    read_zip_member,
     relative,
     require,
     require_one,
+    text_lines,
     text_of,
-    write_demo_csv,
-    write_demo_file,
-    write_demo_parquet,
-    write_demo_rows,
-    write_demo_zip,
 )
 from builders.engine.source import (
     CAPTION_PROMPT,
@@ -61,10 +59,11 @@ from builders.engine.source import (
     assistant,
     choice_answer,
     choice_prompt,
+    demand,
+    paper_row,
     user,
 )
 from builders.engine.tables import (
-    ROWS_PER_UNIT,
     Here,
     Row,
     any_row_has,
@@ -75,6 +74,7 @@ from builders.engine.tables import (
     has_header,
     json_items,
     outcomes,
+    parse_json,
     question_answer,
     stored_picture,
     table_rows,
@@ -82,34 +82,43 @@ from builders.engine.tables import (
     with_fields,
 )
 from builders.engine.texts import (
+    conversation_sample,
     dialogue,
+    id_of,
+    index_of,
     inline_options,
     labelled,
     lettered,
-    option_texts,
-    python_literal,
+    sample_of,
     split_thinking,
+    texts_of,
     turns_of,
 )
+from medgpt.formats import PICTURE_SUFFIXES
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "DEMO_TIME", "PAPER_VARIANT", "ROWS_PER_UNIT", "VIDEO_FRAME",
-    "FigureName", "Here", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore",
-    "Reject", "Role", "Row", "Sample", "Source", "Unit", "any_row_has", "assistant", "caption_sample", "check_filled",
-    "checked_text", "choice_answer", "choice_prompt", "choice_sample", "column_image", "convert_rows",
-    "count_webdataset_samples", "creative_commons", "decode_utf8", "dialogue", "field_of", "figure_name",
-    "first_existing", "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of",
-    "option_texts", "outcome", "outcomes", "python_literal", "question_answer", "read_bytes", "read_zip_member",
-    "relative", "require", "require_one", "run", "safe_member", "split_thinking", "stored_picture", "stream_tar",
-    "table_rows", "table_source", "table_units", "text_of", "turns_of", "user", "video_id", "webdataset_keys",
-    "webdataset_samples", "with_fields", "write_demo_csv", "write_demo_file", "write_demo_parquet", "write_demo_rows",
-    "write_demo_zip",
+    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
+    "Files", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
+    "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
+    "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
+    "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons",
+    "decode_utf8", "demand", "dialogue", "field_of", "figure_name", "first_existing", "id_of", "index_of",
+    "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome",
+    "outcomes", "paper_row", "parse_json", "question_answer", "read_bytes", "read_zip_member", "relative",
+    "require", "require_one", "run", "safe_member", "sample_of", "split_thinking", "stored", "stored_picture",
+    "stream_tar", "table_rows", "table_source", "table_units", "text_lines", "text_of", "texts_of", "turns_of",
+    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_file",
 ]  # fmt: skip
 
+Values: TypeAlias = dict[str, Any]
+Rows: TypeAlias = list[Values]
+"""Rows by column, as a demo tree has them."""
+Files: TypeAlias = dict[str, Any]
+"""Files of a demo tree by path; see `write_demo_file` for what they may be."""
 T = TypeVar("T")
 ByParams: TypeAlias = T | Callable[[Params], T]
 """A value, or how the options of the build give it."""
-Patterns: TypeAlias = str | tuple[str, ...]
+Patterns: TypeAlias = str | tuple[str, ...] | list[str]
 Places: TypeAlias = Patterns | Mapping[str, Patterns]
 
 
@@ -126,6 +135,7 @@ def table_source(
     pictures: ByParams[Places] = (),
     several: bool = False,
     optional: Sequence[str] = (),
+    pictures_from: str = "",
     layout: str = "",
     flat: bool = True,
     each_picture: bool = False,
@@ -137,7 +147,7 @@ def table_source(
 
     Args:
         files: File of each split under the raw tree, `*` allowed; several patterns are spellings or copies of the same
-            rows, of which one may be there.
+            rows, of which one may be there, and a list names parts, all of which must be there.
         fields: Text fields that every row has; a file without one of them is not this source.
         sample: `sample(row, *texts)` gets the texts of `fields`, checked; it may raise `InputError`. `row.split`,
             `row.params`, `row.values`, `row.picture(name)` and `column_image(row, ...)` say the rest.
@@ -151,6 +161,7 @@ def table_source(
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
+        pictures_from: Where the pictures are to be had, if not where the rows are.
         layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
@@ -175,8 +186,9 @@ def table_source(
         for split, patterns in found_in.items():
             if split in optional and first_existing(raw, *_tuple(patterns)) is None:
                 continue
-            paths = _files(raw, split, _tuple(patterns), several)
-            found = [] if params["no_images"] else _places(raw, split, places(params).get(split, ()), each_picture)
+            paths = _files(raw, split, patterns, several)
+            shown = () if params["no_images"] else places(params).get(split, ())
+            found = _places(raw, split, shown, each_picture, pictures_from)
             units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
             if not units:
                 raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
@@ -198,13 +210,12 @@ def table_source(
 
     hub = declared.get("hub_id", "")
     declared.setdefault("access", "open" if hub else "credentialed")
-    declared.setdefault(
-        "hub_files", tuple(_tuple(patterns)[0] for patterns in _of(files, defaults).values()) if hub else ()
-    )
+    fetched = [_tuple(found)[: len(found) if isinstance(found, list) else 1] for found in _of(files, defaults).values()]
+    declared.setdefault("hub_files", sum(fetched, ()) if hub else ())
     declared.setdefault("task", "qa")
     declared.setdefault("modality", "image-text" if places(defaults) else "text")
     how = obtain.strip() or f"hf download {hub} --repo-type dataset --local-dir DIR"
-    listed = [f"  {split}: {' or '.join(_tuple(patterns))}" for split, patterns in _of(files, defaults).items()]
+    listed = [f"  {split}: {_listed(patterns)}" for split, patterns in _of(files, defaults).items()]
     if shown := dict.fromkeys(pattern for patterns in places(defaults).values() for pattern in patterns):
         listed.append(f"  pictures: {', '.join(shown)} (zips are read in place); not needed with --no-images")
     return Source(
@@ -233,12 +244,19 @@ def _of(value: ByParams[T], params: Params) -> T:
 
 
 def _tuple(patterns: Patterns) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else patterns
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
-def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> list[str]:
+def _listed(patterns: Patterns) -> str:
+    if isinstance(patterns, list):
+        return f"{patterns[0]} ... {patterns[-1]}, all {len(patterns)}"
+    return " or ".join(_tuple(patterns))
+
+
+def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool, source: str) -> list[str]:
     if patterns:
-        require(raw, f"pictures of {split} (--no-images builds without)", *patterns)
+        how = f"{source}; --no-images builds without" if source else "--no-images builds without"
+        require(raw, f"pictures of {split} ({how})", *patterns)
     found = [path for pattern in patterns for path in sorted(raw.glob(pattern))]
     if each:
         for path in found:
@@ -248,8 +266,15 @@ def _places(raw: Path, split: str, patterns: tuple[str, ...], each: bool) -> lis
     return [relative(path, raw) for path in found if not (each and path.is_dir())]
 
 
-def _files(raw: Path, split: str, patterns: tuple[str, ...], several: bool) -> list[Path]:
+def _files(raw: Path, split: str, patterns: Patterns, several: bool) -> list[Path]:
+    named = _tuple(patterns)
+    if isinstance(patterns, list):
+        parts = {pattern: sorted(raw.glob(pattern)) for pattern in patterns}
+        if missing := [pattern for pattern, found in parts.items() if not found]:
+            lacking = f"{len(missing)} of {len(parts)} parts of {split}"
+            raise NotThisSource(f"{raw}: no {missing[0]} ({lacking} are missing); is --raw the right folder?")
+        return [path for found in parts.values() for path in (found if several else found[:1])]
     if not several:
-        return [require_one(raw, f"{split} file", *patterns)]
-    require(raw, f"{split} files", *patterns)
-    return next(found for pattern in patterns if (found := sorted(raw.glob(pattern))))
+        return [require_one(raw, f"{split} file", *named)]
+    require(raw, f"{split} files", *named)
+    return next(found for pattern in named if (found := sorted(raw.glob(pattern))))

@@ -76,8 +76,7 @@ def _sample(row: kit.Row, columns: dict[str, str]) -> kit.Sample:
     question, explanation = kit.text_of(values, "question", file), kit.text_of(values, "explanation", file)
     options = [(label, kit.text_of(values, column, file)) for label, column in columns.items()]
     label, answer = kit.text_of(values, "answer_idx", file), kit.text_of(values, "answer", file)
-    if answer != dict(options).get(label, answer):
-        raise kit.InputError("bad_field", file, "answer is not the text of answer_idx")
+    kit.demand(answer == dict(options).get(label, answer), "bad_field", file, "answer is not the text of answer_idx")
     key = link["qid"] or f"bitly-{link['short']}"
     group = {"question_id": f"medbullets/{key}"}
     return kit.choice_sample(row, question, options, label, explanation=explanation, key=key, group=group)
@@ -104,8 +103,8 @@ The repository has no licence and Medbullets content is copyrighted: use it for 
         "benchmark 298: the 308 rows less ten repeated questions, for 4 and 5 options alike. The paper does not say 4 "
         "or 5; 4 is the default here, as for MedQA."
     ),
-    paper_rows=(
-        kit.PaperRow("Medbullets", "EVAL", 298, "308 rows, ten of them repeats; 4 options, --options 5 for five"),
+    paper_rows=kit.paper_row(
+        "Medbullets", "EVAL", 298, "308 rows, ten of them repeats; 4 options, --options 5 for five"
     ),
     options=(kit.Option("--options", "options a question: the 4-option or the 5-option file", "4", ("4", "5")),),
     variant=lambda params: "5opt" if params["options"] == "5" else "",

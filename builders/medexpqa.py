@@ -32,16 +32,13 @@ def _files(params: kit.Params) -> dict[str, tuple[str, ...]]:
 
 def _sample(row: kit.Row, question: str, language: str) -> kit.Sample:
     file, key = row.file, str(kit.number_of(row.values, "id", row.file))
-    if language != row.params["language"]:
-        raise kit.InputError("bad_field", file, f"lang is not {row.params['language']}")
+    kit.demand(language == row.params["language"], "bad_field", file, f"lang is not {row.params['language']}")
     options = _options(kit.field_of(row.values, "options", file), file)
-    correct, explanation = kit.field_of(row.values, "correct_option", file), row.values.get("full_answer")
-    if not isinstance(correct, int) or isinstance(correct, bool):
-        raise kit.InputError("bad_field", file, "correct_option is not a number")
-    if explanation is not None:
+    correct = kit.index_of(row.values, "correct_option", file, len(LABELS), 1)
+    if (explanation := row.values.get("full_answer")) is not None:
         kit.checked_text(explanation, "full_answer", file)
     group = {"question_id": f"medexpqa/{key}"}
-    return kit.choice_sample(row, question, options, str(correct), explanation=explanation, key=key, group=group)
+    return kit.choice_sample(row, question, options, LABELS[correct], explanation=explanation, key=key, group=group)
 
 
 def _options(given: Any, file: str) -> list[tuple[str, str]]:
@@ -72,7 +69,7 @@ read (en, es, fr, it). Missing splits are left out.""",
     sample=_sample,
     published={"train": 434, "validation": 63, "test": 125},
     paper="train 434: the train split of one language, which the paper does not name; English here, see --language.",
-    paper_rows=(kit.PaperRow("MedExpQA", "IT", 434, "one language of four; the paper does not say which"),),
+    paper_rows=kit.paper_row("MedExpQA", "IT", 434, "one language of four; the paper does not say which"),
     options=(kit.Option("--language", "language of the questions (the cases are the same in each)", "en", LANGUAGES),),
     variant=lambda params: "" if params["language"] == "en" else str(params["language"]),
     hub_files=("data/*/*.casimedicos.rag.jsonl",),

@@ -14,9 +14,8 @@ _VIDEO = re.compile(r"[A-Za-z0-9_-]{11}")
 
 def _sample(row: kit.Row, key: str, system: str, video: str, question: str, answer: str) -> kit.Sample:
     file, values = row.file, row.values
-    options = kit.labelled(kit.option_texts(kit.field_of(values, "options", file), file), file)
-    if not _VIDEO.fullmatch(video):
-        raise kit.InputError("bad_id", file, "video_id is not the 11 characters of a YouTube id")
+    options = kit.labelled(kit.texts_of(values, "options", file, spelt=True), file)
+    kit.demand(_VIDEO.fullmatch(video), "bad_id", file, "video_id is not the 11 characters of a YouTube id")
     # Questions speak of the first, second, ... frame: a gap would give them other numbers.
     count = max((number for number, name in enumerate(IMAGES, 1) if values.get(name) is not None), default=0)
     images = [kit.column_image(row, name, f"medframeqa/{key}/{name}") for name in IMAGES[: max(2, count)]]
@@ -42,7 +41,7 @@ SOURCE = kit.table_source(
     sample=_sample,
     published={"test": 2_851},
     paper="2,851, the whole test split.",
-    paper_rows=(kit.PaperRow("MedFrameQA", "EVAL", 2_851),),
+    paper_rows=kit.paper_row("MedFrameQA", "EVAL", 2_851),
     hub_id="SuhaoYu1020/MedFrameQA",
 )
 

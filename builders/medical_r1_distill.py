@@ -26,7 +26,7 @@ SOURCE = kit.table_source(
     sample=_sample,
     published={"train": 22_000},
     paper="train 22,000: the publisher's file. Its questions repeat huatuo_o1's, with other answers.",
-    paper_rows=(kit.PaperRow("Medical-R1-Distill-Data", "IT", 22_000),),
+    paper_rows=kit.paper_row("Medical-R1-Distill-Data", "IT", 22_000),
 )
 
 if __name__ == "__main__":

@@ -54,36 +54,21 @@ def _starts_with_object(path: Path) -> bool:
 
 def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:
     file, kind, explanation = row.file, row.values.get("choice_type"), row.values.get("exp")
-    if not _ID.fullmatch(key):
-        raise kit.InputError("bad_id", file, "id is not a UUID")
-    if kind not in (None, "single", "multi"):
-        raise kit.InputError("bad_field", file, "choice_type is neither single nor multi")
+    kit.demand(_ID.fullmatch(key), "bad_id", file, "id is not a UUID")
+    kit.demand(kind in (None, "single", "multi"), "bad_field", file, "choice_type is neither single nor multi")
     if explanation is not None:
         kit.checked_text(explanation, "exp", file)
     correct = _correct(row)
     kit.check_filled(file, question=question, answer=texts[correct])
     options = list(zip(OPTIONS, texts, strict=True))
-    return kit.choice_sample(
-        row,
-        question,
-        options,
-        options[correct][0],
-        explanation=explanation,
-        key=key,
-        group={"question_id": f"medmcqa/{key}"},
-        subset=kind,
-    )
+    (label, _), group = options[correct], {"question_id": f"medmcqa/{key}"}
+    return kit.choice_sample(row, question, options, label, explanation=explanation, key=key, group=group, subset=kind)
 
 
 def _correct(row: kit.Row) -> int:
     """Index of the correct option, whose number counts from 0 at the hub and from 1 at GitHub."""
-    if row.split == "test" and row.values.get("cop") in (None, -1):
-        raise kit.InputError("no_gold", row.file)
-    first = 0 if row.file.endswith(".parquet") else 1
-    correct = kit.field_of(row.values, "cop", row.file)
-    if not isinstance(correct, int) or isinstance(correct, bool) or not first <= correct < first + len(OPTIONS):
-        raise kit.InputError("bad_field", row.file, f"cop is not {first} to {first + len(OPTIONS) - 1}")
-    return correct - first
+    kit.demand(row.split != "test" or row.values.get("cop") not in (None, -1), "no_gold", row.file)
+    return kit.index_of(row.values, "cop", row.file, len(OPTIONS), 0 if row.file.endswith(".parquet") else 1)
 
 
 SOURCE = kit.table_source(

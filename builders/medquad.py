@@ -55,13 +55,14 @@ def _locate(raw: Path) -> tuple[str, list[str]]:
 def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[ET.Element] | kit.InputError]]:
     """Files of one collection by name, as `folder/name` whatever holds them, with their pairs or what is wrong."""
     if (raw / place).is_dir():
-        files = {path.name: path.read_bytes() for path in (raw / place / folder).glob("[!.]*.xml")}
+        paths = (raw / place / folder).glob("[!.]*.xml")
+        files = {path.name: partial(kit.read_bytes, path, raw, "unreadable_file") for path in paths}
     else:
-        files = _archive_files(raw / place).get(folder, {})
+        files = {name: partial(bytes, data) for name, data in _archive_files(raw / place).get(folder, {}).items()}
     for name in sorted(files):
         file = f"{folder}/{name}"
         try:
-            yield file, _pairs(files[name], file)
+            yield file, _pairs(files[name](), file)
         except kit.InputError as error:
             yield file, error
 
@@ -75,8 +76,7 @@ def _pairs(data: bytes, file: str) -> list[ET.Element]:
         root = ET.fromstring(text)  # noqa: S314 - no entities; expat does not fetch anything
     except ET.ParseError as error:
         raise kit.InputError("bad_xml", file, str(error)) from None
-    if root.tag not in _ROOT_TAGS:
-        raise kit.InputError("bad_xml", file, "not a MedQuAD document")
+    kit.demand(root.tag in _ROOT_TAGS, "bad_xml", file, "not a MedQuAD document")
     return [element for element in root.iter() if element.tag.lower() in _PAIR_TAGS]
 
 
@@ -96,7 +96,7 @@ def _archive_files(path: Path) -> dict[str, dict[str, bytes]]:
                 if total > _MAX_ARCHIVE_BYTES:
                     raise kit.NotThisSource(f"{path.name}: unpacks to over {_MAX_ARCHIVE_BYTES >> 20} MiB; not MedQuAD")
                 files.setdefault(match[1], {})[match[2]] = read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error, kit.InputError) as error:
         raise kit.NotThisSource(f"{path.name}: not a readable archive ({error}); fetch it again") from None
     return files
 
@@ -105,11 +105,11 @@ def _zip_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if not info.is_dir():
-                yield info.filename, info.file_size, partial(archive.read, info)
+                yield info.filename, info.file_size, partial(kit.read_zip_member, path, info.filename, path.parent)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    with tarfile.open(path, "r:gz") as archive:
+    with tarfile.open(path, "r:gz", tarinfo=kit.StrictHeader) as archive:
         for info in archive:
             if info.isdir():
                 continue
@@ -150,8 +150,8 @@ def _sample(pair: ET.Element, row: str, file: str) -> kit.Sample:
         ("Answer", "answer" in children),
         ("qid", "question" in children and "qid" in children["question"].attrib),
     ):
-        if not present:
-            raise kit.InputError("missing_field", file, name)
+        kit.demand(present, "missing_field", file, name)
+    kit.demand(pair.attrib["pid"].isdecimal(), "bad_id", file, "pid is not a number")
     question, answer = ("".join(children[name].itertext()).strip() for name in ("question", "answer"))
     document = file.removesuffix(".xml")
     group = {"question_id": f"medquad/{document}/{children['question'].attrib['qid']}"}
@@ -179,7 +179,7 @@ Collections that are absent are left out.""",
         "train 47,441: the QAPair elements, 65 % of them without an answer. Of all 47,457 pairs (16 are spelled pair) "
         "we keep the 16,423 that have one."
     ),
-    paper_rows=(kit.PaperRow("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),),
+    paper_rows=kit.paper_row("MedQuAD", "IT", 47_441, "counts 31,034 pairs without an answer; 16,423 have one"),
 )
 
 if __name__ == "__main__":

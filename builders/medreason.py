@@ -115,11 +115,9 @@ def _sample(row: kit.Row, known: _PubMedQA, keep_all: bool) -> kit.Sample:
     name, number = kit.text_of(values, "dataset_name", file), kit.number_of(values, "id_in_dataset", file)
     question, answer, reasoning, listed = (kit.text_of(values, field, file) for field in FIELDS[2:])
     origin = _origin(name, number, question, known, file)
-    if origin.rule and not keep_all:
-        raise kit.InputError(origin.rule, file, f"{name} {number}")
+    kit.demand(keep_all or not origin.rule, origin.rule, file, f"{name} {number}")
     for text, reason in ((question, "empty_question"), (answer, "empty_answer"), (reasoning, "empty_reasoning")):
-        if not text.strip():
-            raise kit.InputError(reason, file, f"{name} {number}")
+        kit.demand(text.strip(), reason, file, f"{name} {number}")
     stem, options = _options(question, listed, file)
     label, explanation = _gold(answer, options)
     fields: dict[str, Any] = {"reasoning": reasoning, "group": origin.group, "subset": name}
@@ -139,8 +137,7 @@ def _origin(name: str, number: int, question: str, known: _PubMedQA, file: str) 
         return _Origin({"question_id": _mmlu_id(number, file)}, "from_mmlu_test")
     if name == "LastHumanity":
         return _Origin({"question_id": f"medreason/LastHumanity/{number}"}, "from_hle")
-    if name not in _PUBMEDQA:
-        raise kit.InputError("bad_field", file, "dataset_name is none of MedReason's sets")
+    kit.demand(name in _PUBMEDQA, "bad_field", file, "dataset_name is none of MedReason's sets")
     pmid = known.pmids.get(_squeezed(question))
     if pmid is None:
         # A labelled question that is in no list at hand may be a test question.
@@ -163,12 +160,10 @@ def _options(question: str, listed: str, file: str) -> tuple[str, list[tuple[str
     if not listed.strip():
         texts = _inline_choices(inline[0]) if inline else []
     else:
-        marker = _CHOICES.match(listed)
-        if not marker:
-            raise kit.InputError("bad_field", file, "options do not begin with Answer Choices:")
-        texts = _line_choices(listed[marker.end() :])
-        if len(texts) < 2:
-            raise kit.InputError("bad_field", file, "options are not lines A., B., ...")
+        before, *lines = _CHOICES.split(listed, maxsplit=1)
+        kit.demand(lines and not before, "bad_field", file, "options do not begin with Answer Choices:")
+        texts = _line_choices(lines[0])
+        kit.demand(len(texts) >= 2, "bad_field", file, "options are not lines A., B., ...")
     return stem.strip(), list(zip(LABELS, texts, strict=False))
 
 
@@ -245,10 +240,8 @@ SOURCE = kit.Source(
         "Humanity's Last Exam. We leave those out; --paper-variant keeps them, under the ids of the test questions."
     ),
     options=(kit.PAPER_VARIANT,),
-    paper_rows=(
-        kit.PaperRow(
-            "MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"
-        ),
+    paper_rows=kit.paper_row(
+        "MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"
     ),
     hub_id="UCSC-VLAA/MedReason",
     hub_files=(FILE,),

@@ -17,16 +17,15 @@ _ID = re.compile(r"[A-Za-z0-9_\-]+")
 
 
 def _sample(row: kit.Row, question: str, answer: str, reasoning: str, split: str) -> kit.Sample:
-    number = kit.field_of(row.values, "question_id", row.file)
-    if not isinstance(number, int | str) or isinstance(number, bool) or not _ID.fullmatch(str(number)):
-        raise kit.InputError("bad_id", row.file, "question_id")
+    number = kit.id_of(row.values, "question_id", row.file)
+    kit.demand(_ID.fullmatch(number), "bad_id", row.file, "question_id")
     if split != SPLIT:
         # Rows of another split of MedQA would be test questions.
         raise kit.InputError("bad_field", row.file, f"source is not {SPLIT}")
     kit.check_filled(row.file, question=question, reasoning=reasoning)
     options = kit.lettered(kit.field_of(row.values, "options", row.file), LABELS, row.file)
     group = {"question_id": f"medthoughts-8k/{number}"}
-    return kit.choice_sample(row, question, options, answer, reasoning=reasoning, key=str(number), group=group)
+    return kit.choice_sample(row, question, options, answer, reasoning=reasoning, key=number, group=group)
 
 
 SOURCE = kit.table_source(
@@ -45,7 +44,7 @@ Its licence, GPL-3.0, is unusual for data: --licenses leaves it out where that i
     sample=_sample,
     published={"train": 7_716},
     paper="train 7,716: the publisher's file (GPL-3.0). Its questions repeat MedQA's training questions word for word.",
-    paper_rows=(kit.PaperRow("MedThoughts-8K", "IT", 7_716),),
+    paper_rows=kit.paper_row("MedThoughts-8K", "IT", 7_716),
 )
 
 if __name__ == "__main__":

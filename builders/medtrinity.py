@@ -41,8 +41,8 @@ _JOIN_MEMORY = "512MB"
 class _Tar(NamedTuple):
     names: list[str]
     """Member names of the pictures, in order."""
-    damage: str
-    """How the tar is damaged after them; empty where it is whole."""
+    damage: kit.InputError | None
+    """Why nothing behind them can be read; None where the tar is whole."""
 
 
 def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
@@ -63,7 +63,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
         tar, file = _survey(path, raw), kit.relative(path, raw)
         _check_sources(_sources(raw, captions, tar.names), extra, bool(params["paper_variant"]), file)
         payload = {"tar": file, "tables": captions}
-        rows = len(tar.names) + bool(tar.damage)
+        rows = len(tar.names) + (tar.damage is not None)
         yield kit.Unit(f"train-{number:05d}", "train", "train", rows, payload, (file, *captions))
 
 
@@ -72,11 +72,11 @@ def _survey(path: Path, raw: Path) -> _Tar:
     try:
         names.extend(name for name, _ in _pictures(path, raw))
     except kit.InputError as error:
-        return _Tar(names, error.detail)
-    return _Tar(names, "")
+        return _Tar(names, error)
+    return _Tar(names, None)
 
 
-def _pictures(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
+def _pictures(path: Path, raw: Path) -> Iterator[tuple[str, kit.Content]]:
     """Members of a tar that are no notes beside the pictures."""
     return ((name, data) for name, data in kit.stream_tar(path, raw) if not name.lower().endswith(_NOT_PICTURES))
 
@@ -146,18 +146,15 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
                 found, known = known[1], next(captions, None)
             row = kit.Row(file, str(position), {})
             yield kit.outcome(partial(_sample, row, name, data, found), file, row.number)
-    if tar.damage:
-        yield kit.Reject(
-            file, str(len(tar.names)), "bad_archive", f"ends after {len(tar.names)} pictures: {tar.damage}"
-        )
+    if tar.damage is not None:
+        damage = f"ends after {len(tar.names)} pictures, what follows was not read: {tar.damage.detail}"
+        yield kit.Reject(file, str(len(tar.names)), tar.damage.reason, damage)
 
 
-def _sample(row: kit.Row, name: str, data: bytes, found: set[Any]) -> kit.Sample:
+def _sample(row: kit.Row, name: str, data: kit.Content, found: set[Any]) -> kit.Sample:
     file, position = row.file, row.number
-    if not found:
-        raise kit.InputError("no_caption", file, name)
-    if len(found) > 1:
-        raise kit.InputError("ambiguous_caption", file, f"{name}: {len(found)} of them")
+    kit.demand(found, "no_caption", file, name)
+    kit.demand(len(found) <= 1, "ambiguous_caption", file, f"{name}: {len(found)} of them")
     [(caption, source)] = found
     if caption is None:
         raise kit.InputError("empty_caption", file, name)
@@ -168,7 +165,8 @@ def _sample(row: kit.Row, name: str, data: bytes, found: set[Any]) -> kit.Sample
     if source.startswith(("pmc", "llava_med")) and (article := _ARTICLE.fullmatch(last)):
         group["pmcid"] = f"pmc/{article[1]}"
     # Base names repeat across tars, and a tar may hold one name twice.
-    image = kit.Image(f"medtrinity/{tar}/{position}/{last}", f"{file}#{position}!{name}", partial(bytes, data))
+    place = f"{file}#{position}!{name}"
+    image = kit.Image(f"medtrinity/{tar}/{position}/{last}", place, partial(kit.stored_picture, data, place))
     key = f"{re.sub(r'[^A-Za-z0-9_-]', '_', tar.partition('.')[0])}/{position}"
     return kit.caption_sample(row, caption, image, key=key, group=group, subset=source)
 
@@ -201,14 +199,12 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
         "18,525,974, which we take for the pictures of 25M_accessible (unverified). Ours are those with one caption. "
         "Licences are those of the sources: research use. It repeats PMC-OA, PMC-VQA, Quilt-1M and LLaVA-Med data."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "MedTrinity (accessible)",
-            "MT",
-            18_525_974,
-            "less pictures without a caption or with several; stops at pictures of SLAKE, VQA-RAD or MIMIC, which "
-            "--paper-variant keeps",
-        ),
+    paper_rows=kit.paper_row(
+        "MedTrinity (accessible)",
+        "MT",
+        18_525_974,
+        "less pictures without a caption or with several; stops at pictures of SLAKE, VQA-RAD or MIMIC, which "
+        "--paper-variant keeps",
     ),
     options=(
         kit.PAPER_VARIANT,

@@ -36,8 +36,7 @@ def _sample(row: kit.Row, key: str, asked: str, kind: str) -> kit.Sample:
         label = label[0]
     if not isinstance(label, str) or label not in dict(options):
         raise kit.InputError("bad_field", file, "label names no option")
-    if kind not in _SUBSETS:
-        raise kit.InputError("bad_field", file, "question_type is neither Reasoning nor Understanding")
+    kit.demand(kind in _SUBSETS, "bad_field", file, "question_type is neither Reasoning nor Understanding")
     names = _image_names(kit.field_of(values, "images", file), file) if shown else []
     if not names and (shown or values.get("images")):
         raise kit.InputError("bad_field", file, "an MM row without images" if shown else "a text row with images")

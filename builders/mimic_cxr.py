@@ -6,8 +6,6 @@ those of the subject's most recent earlier study, at most six. Text and images a
 report text into a message.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections import defaultdict
@@ -70,12 +68,8 @@ class Study(NamedTuple):
     images: list[Radiograph]
 
 
-@dataclass(frozen=True)
-class _Index:
-    """The two CSV files joined: studies by (split, subject), and the rows that could not be used."""
-
-    studies: dict[tuple[str, str], list[Study]]
-    rejects: list[tuple[str, str, str, str]]
+_Rejects = list[tuple[str, str, str, str]]
+"""Rows that could not be used: file, row, reason, detail."""
 
 
 def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
@@ -86,13 +80,13 @@ def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     if reports is None:
         reports = kit.require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
     jpg_root = kit.relative(metadata.parent, raw)
-    index = _read_index(metadata, split, raw)
-    train = [study for (where, _), studies in sorted(index.studies.items()) if where == "train" for study in studies]
-    if index.rejects:
+    index, rejects = _read_index(metadata, split, raw)
+    train = [study for (where, _), studies in sorted(index.items()) if where == "train" for study in studies]
+    if rejects:
         files = tuple(kit.relative(path, raw) for path in (metadata, split))
-        yield kit.Unit("index-00000", "unassigned", "train", len(index.rejects), {"rejects": index.rejects}, files)
+        yield kit.Unit("index-00000", "unassigned", "train", len(rejects), {"rejects": rejects}, files)
     for name in _SPLITS:
-        subjects = [studies for (where, _), studies in sorted(index.studies.items()) if where == name]
+        subjects = [studies for (where, _), studies in sorted(index.items()) if where == name]
         for number, chunk in enumerate(_chunks(subjects, params["no_images"])):
             payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": kit.relative(reports, raw)}
             payload["subjects"] = _plain(chunk)
@@ -137,36 +131,32 @@ def _exemplars(study: Study, train: list[Study]) -> list[Study]:
 
 def _plain(chunk: list[list[Study]]) -> list[Any]:
     """The chunk as JSON values; `read` makes studies of it again."""
-    return [
-        [[*study[:2], [*study.order], [[*image] for image in study.images]] for study in studies] for studies in chunk
-    ]
+    from msgspec import to_builtins
+
+    plain: list[Any] = to_builtins(chunk)
+    return plain
 
 
 def _inputs(chunk: list[list[Study]], jpg_root: str, reports: str, metadata_only: bool) -> Iterator[str]:
-    if reports.endswith(".zip"):
-        yield reports
     for study in (study for studies in chunk for study in studies):
-        if not reports.endswith(".zip"):
-            yield _report_path(reports, study)
-        if not metadata_only:
-            for image in study.images:
-                yield _picture(study, image).file(jpg_root)
-
-
-def _folder(study: Study) -> str:
-    return f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}"
+        yield _report_file(reports, study).partition("!")[0]
+        for image in () if metadata_only else study.images:
+            yield _picture(study, image).file(jpg_root)
 
 
 def _picture(study: Study, image: Radiograph) -> mimic_pictures.Radiograph:
     return mimic_pictures.Radiograph(study.subject_id, study.study_id, image.dicom_id)
 
 
-def _report_path(reports: str, study: Study) -> str:
-    return f"{reports}/{_folder(study)}.txt"
+def _report_file(reports: str, study: Study) -> str:
+    """The report's name in messages and provenance."""
+    inside = f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}.txt"
+    return f"{reports}!files/{inside}" if reports.endswith(".zip") else f"{reports}/{inside}"
 
 
-def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
-    rejects: list[tuple[str, str, str, str]] = []
+def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str, str], list[Study]], _Rejects]:
+    """The two CSV files joined: studies by (split, subject), and the rows that could not be used."""
+    rejects: _Rejects = []
     splits: dict[str, tuple[str, str, str, str]] = {}
     for row, fields in _rows(split, raw, _SPLIT_COLUMNS, rejects):
         if fields["split"] not in _SPLITS:
@@ -182,19 +172,16 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
     seen: set[str] = set()
     for row, fields in _rows(metadata, raw, _METADATA_COLUMNS, rejects):
         dicom_id, file = fields["dicom_id"], kit.relative(metadata, raw)
-        if dicom_id in seen:
-            rejects.append((file, row, "duplicate_id", dicom_id))
-            continue
+        if dicom_id in seen or dicom_id not in splits:
+            rejects.append((file, row, "duplicate_id" if dicom_id in seen else "not_in_split", dicom_id))
+        else:
+            subject_id, study_id, name, _ = splits[dicom_id]
+            owners[fields["study_id"]] |= {(fields["subject_id"], name), (subject_id, name)}
+            if study_id == fields["study_id"]:
+                found.append((row, fields, name))
+            else:
+                rejects.append((file, row, "split_conflict", f"{dicom_id}: study {study_id} in the split file"))
         seen.add(dicom_id)
-        if dicom_id not in splits:
-            rejects.append((file, row, "not_in_split", dicom_id))
-            continue
-        subject_id, study_id, name, _ = splits[dicom_id]
-        owners[fields["study_id"]] |= {(fields["subject_id"], name), (subject_id, name)}
-        if study_id != fields["study_id"]:
-            rejects.append((file, row, "split_conflict", f"{dicom_id}: study {study_id} in the split file"))
-            continue
-        found.append((row, fields, name))
     for dicom_id, (_, _, _, row) in splits.items():
         if dicom_id not in seen:
             rejects.append((kit.relative(split, raw), row, "not_in_metadata", dicom_id))
@@ -204,7 +191,9 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
         if len(owners[fields["study_id"]]) > 1:
             rejects.append((kit.relative(metadata, raw), row, "split_conflict", f"study {fields['study_id']}"))
             continue
-        moment = f"{fields['StudyDate']} {_clock(fields['StudyTime'])}"
+        # A time has lost its leading zeros in the CSV; a missing one sorts before all others of its day.
+        clock = f"{float(fields['StudyTime']):010.3f}" if fields["StudyTime"] else ""
+        moment = f"{fields['StudyDate']} {clock}"
         view = fields["ViewPosition"].strip() or _VIEW_CODES.get(fields.get(_VIEW_CODE, "").strip().lower(), "")
         radiograph = Radiograph(fields["dicom_id"], view)
         grouped[name, fields["subject_id"], fields["study_id"]].append((moment, radiograph))
@@ -215,12 +204,10 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> _Index:
         studies[name, subject_id].append(Study(subject_id, study_id, (date, clock, study_id), ranked))
     for of_subject in studies.values():
         of_subject.sort(key=lambda study: study.order)
-    return _Index(dict(studies), rejects)
+    return studies, rejects
 
 
-def _rows(
-    path: Path, raw: Path, columns: tuple[str, ...], rejects: list[tuple[str, str, str, str]]
-) -> Iterator[tuple[str, dict[str, str]]]:
+def _rows(path: Path, raw: Path, columns: tuple[str, ...], rejects: _Rejects) -> Iterator[tuple[str, dict[str, str]]]:
     """(line number, fields) of the usable rows; columns are found by name, further ones are ignored."""
     for unit in kit.table_units(raw, [path], "index", "train", columns=columns, rows_per_unit=sys.maxsize):
         for row in kit.table_rows(raw, unit):
@@ -239,11 +226,6 @@ def _rows(
                 yield row.number, fields
 
 
-def _clock(study_time: str) -> str:
-    """StudyTime with the leading zeros that the CSV lost; a missing time sorts before all others of its day."""
-    return f"{float(study_time):010.3f}" if study_time else ""
-
-
 def _rank(view: str) -> int:
     return VIEW_RANK.index(view) if view in VIEW_RANK else len(VIEW_RANK)
 
@@ -251,8 +233,7 @@ def _rank(view: str) -> int:
 def read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     """One outcome a study; with `--prior-policy libra` one an image."""
     if "rejects" in unit.payload:
-        for reject in unit.payload["rejects"]:
-            yield kit.Reject(*reject)
+        yield from (kit.Reject(*reject) for reject in unit.payload["rejects"])
         return
     tree = _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"])
     for payload in unit.payload["subjects"]:
@@ -271,13 +252,12 @@ def read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample |
 
 def _studies(payload: list[Any]) -> list[Study]:
     """What `_plain` made of a subject's studies."""
-    return [
-        Study(subject_id, study_id, tuple(order), [Radiograph(*image) for image in images])
-        for subject_id, study_id, order, images in payload
-    ]
+    from msgspec import convert
+
+    return convert(payload, list[Study])
 
 
-def _with_exemplar(tree: _Tree, sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:
+def _with_exemplar(tree: "_Tree", sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:
     """The sample as a second turn, after a training study with its report; its id stands in the provenance."""
     for candidate in candidates:
         shown = _study_sample(tree, candidate, [], task, longitudinal=False)
@@ -306,14 +286,11 @@ class _Tree:
 
     def report_file(self, study: Study) -> str:
         """The report's name in messages and provenance."""
-        if self.reports.endswith(".zip"):
-            return f"{self.reports}!files/{_folder(study)}.txt"
-        return _report_path(self.reports, study)
+        return _report_file(self.reports, study)
 
     def sections(self, study: Study) -> dict[str, str]:
         """Sections of the study's report."""
-        if study.study_id in CUSTOM_STUDIES:
-            raise kit.InputError("custom_section", self.report_file(study))
+        kit.demand(study.study_id not in CUSTOM_STUDIES, "custom_section", self.report_file(study))
         archive, _, member = self.report_file(study).partition("!")
         if member:
             data = kit.read_zip_member(self.raw / archive, member, self.raw, "missing_report")
@@ -333,8 +310,7 @@ def _study_sample(
     current = _usable(study)
     try:
         sections = _report(tree, study, task)
-        if not current:
-            raise kit.InputError("no_usable_view", tree.report_file(study))
+        kit.demand(current, "no_usable_view", tree.report_file(study))
     except kit.InputError as error:
         return kit.Reject(error.file, study.study_id, error.reason, error.detail)
     if not longitudinal:
@@ -392,8 +368,7 @@ def _frontal(study: Study) -> list[Radiograph]:
 
 def _report(tree: _Tree, study: Study, task: str) -> dict[str, str]:
     sections = tree.sections(study)
-    if not sections.get(task):
-        raise kit.InputError(f"no_{task}", tree.report_file(study))
+    kit.demand(sections.get(task), f"no_{task}", tree.report_file(study))
     return sections
 
 
@@ -418,15 +393,8 @@ def _sample(
     group = {"subject_id": f"mimic-cxr/{study.subject_id}", "study_id": f"mimic-cxr/{study.study_id}"}
     if prior is not None:
         group["prior_study_id"] = f"mimic-cxr/{prior.study_id}"
-    return kit.Sample(
-        key=key,
-        messages=[kit.user(*parts), kit.assistant(sections[task])],
-        file=tree.report_file(study),
-        row=key,
-        answer=sections[task],
-        images=images,
-        group=group,
-    )
+    messages, file = [kit.user(*parts), kit.assistant(sections[task])], tree.report_file(study)
+    return kit.Sample(key, messages, file, key, answer=sections[task], images=images, group=group)
 
 
 def _published(params: kit.Params) -> Mapping[str, int]:
@@ -446,7 +414,7 @@ def _variant(params: kit.Params) -> str:
     return "-".join(part for part in parts if part)
 
 
-_OPTIONS: tuple[Any, ...] = (
+_OPTIONS = (
     kit.Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
     kit.Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
     kit.Option("--task", "section to be written", "findings", ("findings", "impression")),

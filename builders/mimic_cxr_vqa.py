@@ -41,38 +41,19 @@ def _sample(
     raw: Path, unit: kit.Unit, check: Callable[[Radiograph, str], None], nothing: str | None, row: kit.Row
 ) -> kit.Sample:
     file, values = row.file, row.values
-    number, question, kind = kit.number_of(values, "idx", file), kit.text_of(values, "question", file), _kind(row)
-    picture = radiograph_of(row)
+    number, question = kit.number_of(values, "idx", file), kit.text_of(values, "question", file)
+    kind, picture = kit.text_of(values, "semantic_type", file), radiograph_of(row)
+    kit.demand(kind in _KINDS, "bad_field", file, "semantic_type is none of verify, choose, query")
     stated = [str(kit.field_of(values, name, file)) for name in ("subject_id", "study_id", "image_id")]
-    if stated != list(picture):
-        raise kit.InputError("bad_id", file, "subject_id, study_id or image_id is not that of image_path")
-    answers = _answers(row)
+    kit.demand(stated == list(picture), "bad_id", file, "subject_id, study_id or image_id is not that of image_path")
+    answers = kit.texts_of(values, "answer", file)
+    kit.demand(all(map(str.strip, answers)), "bad_field", file, "answer is not a list of texts")
     check(picture, file)
     if not answers and nothing is not None:
         answers = [nothing]
-    return kit.question_answer(
-        row,
-        question,
-        ", ".join(answers),
-        [picture.image(raw, unit.payload["jpg_root"])],
-        key=str(number),
-        group=picture.group | {"question_id": f"mimic-cxr-vqa/{unit.split}-{number}"},
-        subset=kind,
-    )
-
-
-def _kind(row: kit.Row) -> str:
-    kind = kit.text_of(row.values, "semantic_type", row.file)
-    if kind not in _KINDS:
-        raise kit.InputError("bad_field", row.file, "semantic_type is none of verify, choose, query")
-    return kind
-
-
-def _answers(row: kit.Row) -> list[str]:
-    answers = kit.field_of(row.values, "answer", row.file)
-    if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
-        raise kit.InputError("bad_field", row.file, "answer is not a list of texts")
-    return [kit.checked_text(answer, "answer", row.file) for answer in answers]
+    images, answer = [picture.image(raw, unit.payload["jpg_root"])], ", ".join(answers)
+    group = picture.group | {"question_id": f"mimic-cxr-vqa/{unit.split}-{number}"}
+    return kit.question_answer(row, question, answer, images, key=str(number), group=group, subset=kind)
 
 
 SOURCE = kit.Source(
@@ -99,14 +80,12 @@ wget makes are found too. The split file is needed with --no-images as well. Not
         "363,598 = train 290,031 + valid 73,567, whatever the official split says. We train on train alone, without "
         "subjects of the official test and validate splits and without empty answers; --paper-variant keeps all."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "MIMIC-CXR-VQA",
-            "IT",
-            363_598,
-            "ours is train alone, less subjects with official test or validate images, less empty answers; "
-            "--paper-variant trains on train + valid and reads [] as 'none'",
-        ),
+    paper_rows=kit.paper_row(
+        "MIMIC-CXR-VQA",
+        "IT",
+        363_598,
+        "ours is train alone, less subjects with official test or validate images, less empty answers; "
+        "--paper-variant trains on train + valid and reads [] as 'none'",
     ),
     options=(kit.PAPER_VARIANT,),
 )

@@ -6,9 +6,6 @@ Rows have no ids, so `mmlu/<subject>/<split>/<row>` is the question's. Stems rep
 of them in the 1,089 rows of the usual six), items do not: nothing is dropped, the audits compare stem and options.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from builders import kit
 
 _SPLITS: dict[str, kit.Role] = {"test": "eval", "validation": "eval", "dev": "eval"}
@@ -22,48 +19,19 @@ _TEST_ROWS = {
     "professional_medicine": 272,
 }
 """Subjects and the sizes of their test sets."""
-_COLUMNS = ("question", "subject", "choices", "answer")
 _LABELS = "ABCD"
-
-
-def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
-    for split, role in _SPLITS.items():
-        files = {
-            subject: kit.first_existing(raw, f"{subject}/{split}-00000-of-00001*.parquet") for subject in _TEST_ROWS
-        }
-        missing = [subject for subject, path in files.items() if path is None]
-        if len(missing) == len(files) and split != "test":
-            continue
-        if missing:
-            raise kit.NotThisSource(
-                f"{raw}: no {missing[0]}/{split}-00000-of-00001.parquet ({len(missing)} of {len(files)} subjects lack "
-                f"their {split} file); is --raw the right folder?"
-            )
-        yield from kit.table_units(raw, [path for path in files.values() if path], split, role, columns=_COLUMNS)
 
 
 def _sample(row: kit.Row, question: str, subject: str) -> kit.Sample:
     file = row.file
-    if subject != file.partition("/")[0]:
-        raise kit.InputError("bad_field", file, "subject is not the folder's")
-    choices, answer = kit.field_of(row.values, "choices", file), kit.field_of(row.values, "answer", file)
-    if not isinstance(choices, list) or len(choices) != len(_LABELS):
-        raise kit.InputError("bad_field", file, f"choices are not {len(_LABELS)}")
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(_LABELS):
-        raise kit.InputError("bad_field", file, f"answer is not 0 to {len(_LABELS) - 1}")
-    options = [
-        (label, kit.checked_text(text, f"choice {label}", file)) for label, text in zip(_LABELS, choices, strict=True)
-    ]
+    kit.demand(subject == file.partition("/")[0], "bad_field", file, "subject is not the folder's")
+    choices = kit.texts_of(row.values, "choices", file)
+    kit.demand(len(choices) == len(_LABELS), "bad_field", file, f"choices are not {len(_LABELS)}")
+    answer = kit.index_of(row.values, "answer", file, len(_LABELS))
     kit.check_filled(file, question=question, answer=choices[answer])
-    return kit.choice_sample(
-        row,
-        question,
-        options,
-        _LABELS[answer],
-        key=f"{subject}/{row.number}",
-        group={"question_id": f"mmlu/{subject}/{row.split}/{row.number}"},
-        subset=subject,
-    )
+    options, key = list(zip(_LABELS, choices, strict=True)), f"{subject}/{row.number}"
+    group = {"question_id": f"mmlu/{subject}/{row.split}/{row.number}"}
+    return kit.choice_sample(row, question, options, _LABELS[answer], key=key, group=group, subset=subject)
 
 
 SOURCE = kit.table_source(
@@ -79,15 +47,14 @@ SOURCE = kit.table_source(
 --download --revision SHA, or clone the dataset cais/mmlu from https://huggingface.co. Read are the test files of all of
 {", ".join(_TEST_ROWS)},
 and their validation and dev files where wanted. Other folders are not read.""",
-    files={split: f"<subject>/{split}-00000-of-00001*.parquet" for split in _SPLITS},
+    files={split: [f"{name}/{split}-00000-of-00001*.parquet" for name in _TEST_ROWS] for split in _SPLITS},
+    optional=("validation", "dev"),
     fields=("question", "subject"),
     columns=("choices", "answer"),
-    plan=_plan,
     sample=_sample,
     published={"test": sum(_TEST_ROWS.values()), "validation": 156, "dev": 35},
     paper="benchmark 1,395: the test rows of seven subjects, nutrition among them.",
-    paper_rows=(kit.PaperRow("MMLU-Med", "EVAL", 1_395),),
-    hub_files=tuple(f"{subject}/{split}-*.parquet" for subject in _TEST_ROWS for split in _SPLITS),
+    paper_rows=kit.paper_row("MMLU-Med", "EVAL", 1_395),
 )
 
 if __name__ == "__main__":

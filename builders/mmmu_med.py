@@ -6,29 +6,15 @@ question or an option stands for column `image_i`, whatever the order of the tok
 `mmmu_pro_med` too.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from builders import kit
 from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
 
 _SPLITS: dict[str, kit.Role] = {"dev": "eval", "validation": "eval"}
-_FIELDS = ("id", "question", "answer", "question_type")
 _OPEN = {"multiple-choice": False, "open": True}
 
 
-def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
-    for split, role in _SPLITS.items():
-        files = []
-        for subject in SUBJECTS:
-            kit.require(raw, f"{split} file of {subject}", f"{subject}/{split}-*.parquet")
-            files += sorted(raw.glob(f"{subject}/{split}-*.parquet"))
-        yield from kit.table_units(raw, files, split, role, columns=(*_FIELDS, "options", *IMAGE_COLUMNS))
-
-
 def _sample(row: kit.Row, key: str, question: str, answer: str, kind: str) -> kit.Sample:
-    if kind not in _OPEN:
-        raise kit.InputError("bad_field", row.file, "question_type is neither multiple-choice nor open")
+    kit.demand(kind in _OPEN, "bad_field", row.file, "question_type is neither multiple-choice nor open")
     return question_sample(row, "mmmu", row.file.split("/")[-2], open_ended=_OPEN[kind])
 
 
@@ -42,19 +28,18 @@ SOURCE = kit.table_source(
     modality="image-text",
     splits=_SPLITS,
     obtain="Fetch the folders of the five subjects from the hub's MMMU/MMMU; --download does it.",
-    files={split: f"{{{','.join(SUBJECTS)}}}/{split}-*.parquet" for split in _SPLITS},
-    plan=_plan,
-    fields=_FIELDS,
+    files={split: [f"{subject}/{split}-*.parquet" for subject in SUBJECTS] for split in _SPLITS},
+    several=True,
+    fields=("id", "question", "answer", "question_type"),
+    values=("options",),
+    columns=IMAGE_COLUMNS,
     sample=_sample,
     published={"dev": 25, "validation": 150},
     paper="175 = dev 25 + validation 150; five of the validation questions are open (task vqa).",
-    paper_rows=(
-        kit.PaperRow(
-            "MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"
-        ),
+    paper_rows=kit.paper_row(
+        "MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"
     ),
     hub_id="MMMU/MMMU",
-    hub_files=tuple(f"{subject}/{split}-*.parquet" for subject in SUBJECTS for split in _SPLITS),
 )
 
 if __name__ == "__main__":

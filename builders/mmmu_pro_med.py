@@ -12,8 +12,7 @@ FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
 
 
 def _sample(row: kit.Row, key: str, question: str, answer: str, subject: str) -> kit.Sample:
-    if subject not in SUBJECTS:
-        raise kit.InputError("other_subject", row.file, subject)
+    kit.demand(subject in SUBJECTS, "other_subject", row.file, subject)
     return question_sample(row, "mmmu-pro", subject)
 
 

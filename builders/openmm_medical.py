@@ -26,23 +26,15 @@ def _split(params: kit.Params) -> str:
 def _sample(row: kit.Row, *texts: str) -> kit.Sample:
     file = row.file
     index, path, question, answer = (text.strip() for text in texts)
-    if not _INDEX.fullmatch(index):
-        raise kit.InputError("bad_id", file, "index is not a whole number")
+    kit.demand(_INDEX.fullmatch(index), "bad_id", file, "index is not a whole number")
     parts = PurePosixPath(path).parts
     name = "/".join(parts[1:] if parts[:1] == (FOLDER,) else parts)
     if "/" not in name or ".." in parts or path.startswith("/"):
         raise kit.InputError("bad_field", file, "image_path is not Images/<component>/<file>")
     image = kit.Image(f"openmm_medical/{name}", *row.picture(name))
-    return kit.choice_sample(
-        row,
-        question,
-        _options(row.values, file),
-        answer,
-        [image],
-        key=index,
-        group={"question_id": f"openmm_medical/{index}"},
-        subset=name.partition("/")[0],
-    )
+    options, subset = _options(row.values, file), name.partition("/")[0]
+    group = {"question_id": f"openmm_medical/{index}"}
+    return kit.choice_sample(row, question, options, answer, [image], key=index, group=group, subset=subset)
 
 
 def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:
@@ -74,13 +66,8 @@ SOURCE = kit.table_source(
         "88,996 as instruction data (benchmark_as_train), though published as an evaluation set; the default builds it "
         "as a benchmark, --paper-variant as training data. Licences are those of the 42 components."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "OpenMM-Medical",
-            "IT",
-            88_996,
-            "benchmark_as_train: a benchmark by default, trained on with --paper-variant",
-        ),
+    paper_rows=kit.paper_row(
+        "OpenMM-Medical", "IT", 88_996, "benchmark_as_train: a benchmark by default, trained on with --paper-variant"
     ),
     options=(kit.PAPER_VARIANT,),
     hub_id="baichuan-inc/OpenMM_Medical",

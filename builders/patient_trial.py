@@ -88,15 +88,8 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
         if not texts:
             raise kit.NotThisSource(f"{base}: no texts of trials for {cohort}; fetch trial_info.json, see --help")
         # One unit a cohort: the cap and the exemplars look at all of its pairs.
-        yield from kit.table_units(
-            raw,
-            [judged],
-            cohort,
-            "eval",
-            columns=("query-id", "corpus-id", "score"),
-            rows_per_unit=1 << 30,
-            inputs=[queries, *(kit.relative(path, raw) for path in texts)],
-        )
+        inputs, columns = [queries, *(kit.relative(path, raw) for path in texts)], ("query-id", "corpus-id", "score")
+        yield from kit.table_units(raw, [judged], cohort, "eval", columns=columns, rows_per_unit=1 << 30, inputs=inputs)
 
 
 # Read
@@ -168,12 +161,9 @@ def _chosen(pairs: Iterable[_Pair], cap: str) -> dict[_Pair, None]:
     for pair in pairs:
         groups[pair.patient, pair.score].append(pair)
     most = None if cap == "none" else int(cap)
-    kept = (pair for key in sorted(groups) for pair in sorted(groups[key], key=_cap_order)[:most])
-    return dict.fromkeys(kept)
-
-
-def _cap_order(pair: _Pair) -> int:
-    return _number("cap", pair.patient, pair.trial)
+    for group in groups.values():
+        group.sort(key=lambda pair: _number("cap", pair.patient, pair.trial))
+    return dict.fromkeys(pair for key in sorted(groups) for pair in groups[key][:most])
 
 
 def _exemplars(pairs: list[_Pair]) -> dict[_Pair, _Pair | None]:
@@ -245,10 +235,8 @@ class _Task:
             *([self.meanings] if self.meanings else []),
         ]
         label = next(label for label, text in options if text == gold)
-        return [
-            kit.user(kit.choice_prompt("\n\n".join(parts), options)),
-            kit.assistant(kit.choice_answer(options, label)),
-        ]
+        asked = kit.choice_prompt("\n\n".join(parts), options)
+        return [kit.user(asked), kit.assistant(kit.choice_answer(options, label))]
 
 
 # Notes and trials as text
@@ -310,11 +298,7 @@ def _numbered(lines: list[str]) -> str:
 
 def _trial_text(trial: Any, file: str) -> str:
     """A trial as TrialGPT prints it, both kinds of criteria together."""
-    named = [kit.field_of(trial, name, file) for name in ("diseases_list", "drugs_list")]
-    for names in named:
-        if not isinstance(names, list):
-            raise kit.InputError("bad_field", file, "diseases_list or drugs_list is not a list")
-    diseases, drugs = (", ".join(kit.checked_text(name, "a list", file) for name in names) for names in named)
+    diseases, drugs = (", ".join(kit.texts_of(trial, name, file)) for name in ("diseases_list", "drugs_list"))
     title, summary, inclusion, exclusion = (
         kit.text_of(trial, name, file)
         for name in ("brief_title", "brief_summary", "inclusion_criteria", "exclusion_criteria")
@@ -373,7 +357,7 @@ def _variant(params: kit.Params) -> str:
         "1shot" if params["shots"] == "1" else "",
         "consent" if params["consent"] else "",
     )
-    return "-".join(part for part in parts if part)
+    return "-".join(filter(None, parts))
 
 
 SOURCE = kit.Source(
@@ -416,13 +400,11 @@ and the texts of trials, wherever they are found first:
         kit.Option("--consent", "end every note with TrialGPT's sentence on informed consent"),
     ),
     variant=_variant,
-    paper_rows=(
-        kit.PaperRow(
-            "Patient-trial",
-            "EVAL",
-            4_936,
-            "rule unknown; up to 10 a patient and label is 4,999 before missing texts; --labels paper for its labels",
-        ),
+    paper_rows=kit.paper_row(
+        "Patient-trial",
+        "EVAL",
+        4_936,
+        "rule unknown; up to 10 a patient and label is 4,999 before missing texts; --labels paper for its labels",
     ),
 )
 

@@ -47,10 +47,8 @@ SOURCE = kit.table_source(
         "477,078 of about 1.65 M panels (sizes of the splits are not published); the rule is unpublished, so all are "
         "built here and filters choose"
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "PMC-OA (filtered)", "PT", 477_078, "a subset of about 1.65 M by an unpublished rule; all rows are built"
-        ),
+    paper_rows=kit.paper_row(
+        "PMC-OA (filtered)", "PT", 477_078, "a subset of about 1.65 M by an unpublished rule; all rows are built"
     ),
     hub_id="axiong/pmc_oa",
     hub_files=("train.jsonl", "valid.jsonl", "test.jsonl", "images.zip"),

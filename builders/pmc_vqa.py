@@ -43,8 +43,7 @@ def _sample(row: kit.Row, picture: str, question: str, *choices: str) -> kit.Sam
     written = kit.text_of(values, next(column for column in ANSWERS if column in values), file)
     label = _gold(options, written, kit.text_of(values, "Answer_label", file) if version == "1" else None, file)
     kit.check_filled(file, question=question, answer=dict(options)[label])
-    if not all(text for _, text in options):
-        raise kit.InputError("empty_option", file)
+    kit.demand(all(text for _, text in options), "empty_option", file)
     image = kit.Image(name.image_id, *row.picture(picture), study_id=name.figure_id)
     # Both versions have a row 2: the file's name tells them apart.
     key = f"{Path(file).stem}-{row.number}"
@@ -66,8 +65,7 @@ def _gold(options: list[tuple[str, str]], written: str, letter: str | None, file
     """
     label = (written if letter is None else letter).strip()
     kit.check_filled(file, answer=label)
-    if label not in dict(options):
-        raise kit.InputError("unclear_answer", file, "the letter is none of A, B, C, D")
+    kit.demand(label in dict(options), "unclear_answer", file, "the letter is none of A, B, C, D")
     if letter is not None and (text := _plain(written)):
         same = [name for name, option in options if _plain(option) == text]
         if same and label not in same:
@@ -100,10 +98,8 @@ train_2.csv, test_2.csv and images_2.zip (or figures/); only the files of the --
         "188,229, which is no released file: version 1 trains on 176,948 rows, version 2 on 152,603 (186,033 with its "
         "test split). Version 1 is built here, --version 2 builds the other"
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "PMC-VQA", "IT", 188_229, "no released file: v1 train 176,948 (default), v2 train 152,603 (--version 2)"
-        ),
+    paper_rows=kit.paper_row(
+        "PMC-VQA", "IT", 188_229, "no released file: v1 train 176,948 (default), v2 train 152,603 (--version 2)"
     ),
     options=(kit.Option("--version", "1: whole figures; 2: single panels", "1", ("1", "2")),),
     variant=lambda params: "v2" if params["version"] == "2" else "",

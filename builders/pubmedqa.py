@@ -101,23 +101,18 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
 
 def _sample(entry: _Entry) -> kit.Sample:
     file = entry.file
-    if not _is_pmid(entry.pmid):
-        raise kit.InputError("bad_id", file, "the key is not a PMID")
+    kit.demand(_is_pmid(entry.pmid), "bad_id", file, "the key is not a PMID")
     if entry.fault:
         raise entry.fault
     if not isinstance(entry.fields, _Pairs):
         raise kit.InputError("bad_row", file, "not an object")
     row = dict(entry.fields)
-    if len(row) != len(entry.fields):
-        raise kit.InputError("bad_row", file, "a field is repeated")
+    kit.demand(len(row) == len(entry.fields), "bad_row", file, "a field is repeated")
     question, conclusion = kit.text_of(row, "QUESTION", file), kit.text_of(row, "LONG_ANSWER", file)
-    contexts = kit.field_of(row, "CONTEXTS", file)
-    if not isinstance(contexts, list) or not contexts:
-        raise kit.InputError("bad_field", file, "CONTEXTS is not a list of texts")
-    contexts = [kit.checked_text(context, "CONTEXTS", file) for context in contexts]
+    contexts = kit.texts_of(row, "CONTEXTS", file)
+    kit.demand(contexts, "bad_field", file, "CONTEXTS is an empty list")
     decision = kit.text_of(row, "final_decision", file)
-    if decision not in _LABELS:
-        raise kit.InputError("bad_field", file, "final_decision is none of yes, no, maybe")
+    kit.demand(decision in _LABELS, "bad_field", file, "final_decision is none of yes, no, maybe")
     if entry.split == "test" and entry.truth != decision:
         raise kit.InputError("bad_field", file, "final_decision differs from test_ground_truth.json")
     kit.check_filled(file, question=question, answer=conclusion)

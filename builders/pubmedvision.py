@@ -21,26 +21,16 @@ def _sample(row: kit.Row, key: str) -> kit.Sample:
     if modality is not None:
         kit.checked_text(modality, "modality", file)
     turns = kit.turns_of(kit.field_of(values, "conversations", file), file, pictures=False)
-    return kit.Sample(
-        key=key,
-        messages=kit.dialogue(turns, file, images=len(names)),
-        file=file,
-        row=row.number,
-        question=next(text for role, text in turns if role == "user"),
-        answer=turns[1][1] if len(turns) == 2 else None,
-        images=[kit.Image(f"pubmedvision/{PurePosixPath(name).stem}", *row.picture(name)) for name in names],
-        group={"question_id": f"pubmedvision/{key}"},
-        subset=modality or None,
-    )
+    images = [kit.Image(f"pubmedvision/{PurePosixPath(name).stem}", *row.picture(name)) for name in names]
+    group = {"question_id": f"pubmedvision/{key}"}
+    return kit.conversation_sample(row, turns, images, key=key, group=group, subset=modality or None)
 
 
 def _names(values: dict[str, Any], file: str) -> list[str]:
     """The pictures of a row; some copies have one as plain text."""
-    names = kit.field_of(values, "image", file)
-    if isinstance(names, str):
-        names = [names]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise kit.InputError("bad_field", file, "image is not a list of names")
+    given = kit.field_of(values, "image", file)
+    names = [given] if isinstance(given, str) else kit.texts_of(values, "image", file)
+    kit.demand(names and all(names), "bad_field", file, "image is not a list of names")
     return names
 
 
@@ -61,10 +51,8 @@ SOURCE = kit.table_source(
         "646,759, which is 272 below the card's 647,031 (914,960 pictures); likely rows whose pictures could not be "
         "read. Here each such row is a reject with its reason"
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "PubMedVision (alignment)", "MT", 646_759, "the card has 647,031; 272 more, likely with unreadable images"
-        ),
+    paper_rows=kit.paper_row(
+        "PubMedVision (alignment)", "MT", 646_759, "the card has 647,031; 272 more, likely with unreadable images"
     ),
     hub_id="FreedomIntelligence/PubMedVision",
     hub_files=(FILE, "images_*.zip"),

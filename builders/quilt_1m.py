@@ -47,30 +47,25 @@ def _split(row: kit.Row | kit.Reject) -> str:
 
 
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
-    zips = kit.PictureStore(raw, unit.inputs[1:])  # after the table itself come the pictures
+    pictures = kit.PictureStore(raw, () if params["no_images"] else (_FOLDER, *unit.inputs[1:]))
     rows = (row for row in kit.table_rows(raw, unit) if _split(row) == unit.split)
-    return kit.outcomes(rows, partial(_sample, raw, zips))
+    return kit.outcomes(rows, partial(_sample, pictures))
 
 
-def _sample(raw: Path, zips: kit.PictureStore, row: kit.Row) -> kit.Sample:
+def _sample(pictures: kit.PictureStore, row: kit.Row) -> kit.Sample:
     file, values = row.file, row.values
     name, subset, caption = (
         kit.text_of(values, column, file).strip() for column in ("image_path", "subset", "caption")
     )
-    if values["split"] not in _SPLITS:
-        raise kit.InputError("bad_field", file, "split is neither train nor val")
-    if subset not in _SUBSETS:
-        raise kit.InputError("bad_field", file, "subset is none of quilt, openpath, pubmed, laion")
+    kit.demand(values["split"] in _SPLITS, "bad_field", file, "split is neither train nor val")
+    kit.demand(subset in _SUBSETS, "bad_field", file, "subset is none of quilt, openpath, pubmed, laion")
     marked = _MARKS.get(values["not_histology"].strip().lower())
     if marked is None:
         raise kit.InputError("bad_field", file, "not_histology is neither 0 nor 1")
-    if not _NAME.fullmatch(name):
-        raise kit.InputError("bad_field", file, "image_path is not the name of a picture file")
+    kit.demand(_NAME.fullmatch(name), "bad_field", file, "image_path is not the name of a picture file")
     group = {"video_id": kit.video_id(name, file)} if subset == "quilt" else {}
-    if marked:
-        raise kit.InputError("not_histology", file)
-    place = f"{_FOLDER}/{name}"
-    found = (place, partial(kit.read_bytes, raw / place, raw)) if (raw / place).is_file() else zips.reader(name)
+    found = pictures.reader(name)  # before any rule: what a row that is left out names is no picture without a row
+    kit.demand(not marked, "not_histology", file)
     # A picture has several rows, and `Unnamed: 0` is not known to be unique: the line is the key.
     return kit.caption_sample(row, caption, kit.Image(f"quilt_1m/{name}", *found), group=group, subset=subset)
 
@@ -101,13 +96,11 @@ https://github.com/wisdomikezogwo/quilt1m (full size). --raw is the folder with
         "keep all but the about 5,000 rows marked not_histology; the filters and their policy do the rest. The licence "
         "is by a third-party audit: research only."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "Quilt-1M (filtered)",
-            "PT",
-            359_725,
-            "the published set before the filter, less not_histology; the paper's filter is unpublished",
-        ),
+    paper_rows=kit.paper_row(
+        "Quilt-1M (filtered)",
+        "PT",
+        359_725,
+        "the published set before the filter, less not_histology; the paper's filter is unpublished",
     ),
     filters="medgpt_oss",
     filter_files={"quilt_cleaner.table": LABELS_FILE},

@@ -11,24 +11,14 @@ FILE = "quilt_instruct_107k.json"
 
 
 def _sample(row: kit.Row, name: str) -> kit.Sample:
-    file, number = row.file, kit.field_of(row.values, "id", row.file)
-    if not isinstance(number, str | int) or number == "":
-        raise kit.InputError("bad_id", file, "id is neither text nor a number")
+    file, number = row.file, kit.id_of(row.values, "id", row.file)
     turns = kit.turns_of(kit.field_of(row.values, "conversations", file), file)
-    video = kit.video_id(name, file)
+    # One id may be given to several conversations: it is no key.
+    group = {"video_id": kit.video_id(name, file), "question_id": f"quilt_instruct/{number}"}
     # The picture stands first, wherever the publisher's token was within the first question.
-    messages = kit.dialogue(turns, file, images=1)
-    return kit.Sample(
-        key=row.number,  # one id may be given to several conversations
-        messages=messages,
-        file=file,
-        row=row.number,
-        question=next(text for role, text in turns if role == "user"),
-        answer=turns[1][1] if len(turns) == 2 else None,
-        images=[kit.Image(f"quilt_instruct/{name}", *row.picture(name))],
-        group={"video_id": video, "question_id": f"quilt_instruct/{kit.checked_text(str(number), 'id', file)}"},
-        subset="single" if len(turns) == 2 else "several",
-    )
+    images = [kit.Image(f"quilt_instruct/{name}", *row.picture(name))]
+    subset = "single" if len(turns) == 2 else "several"
+    return kit.conversation_sample(row, turns, images, group=group, subset=subset)
 
 
 SOURCE = kit.table_source(
@@ -40,11 +30,12 @@ SOURCE = kit.table_source(
     access="gated",
     task="vqa",
     obtain="""
-Accept the terms (form and data use agreement) of https://huggingface.co/datasets/wisdomik/QUILT-LLaVA-Instruct-107K and
-fetch the two files (--download does it, with your token). NoDerivatives: build it for yourself, do not pass converted
-shards on.""",
+Table: accept the terms of https://huggingface.co/datasets/wisdomik/QUILT-LLaVA-Instruct-107K and fetch it (--download
+does it, with your token). Pictures, 25 GB, are not on the hub: ask by the form https://forms.gle/TKohQ7zLwYfFn8qRA
+(github.com/aldraus/quilt-llava). NoDerivatives: build it for yourself, do not pass converted shards on.""",
     files={"train": FILE},
     pictures=("quilt_instruct.zip", "quilt_instruct"),
+    pictures_from="not on the hub, ask by the form https://forms.gle/TKohQ7zLwYfFn8qRA",
     fields=("image",),
     values=("id", "conversations"),
     sample=_sample,
@@ -53,13 +44,11 @@ shards on.""",
         'listed as "Quilt-VQA", 107,131, which is the size of Quilt-Instruct; Quilt-VQA proper, 1,283 questions, is a '
         "test set. The licence is by a third-party audit."
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "Quilt-VQA", "IT", 107_131, "misnamed in the paper: this is Quilt-Instruct; Quilt-VQA is a test set"
-        ),
+    paper_rows=kit.paper_row(
+        "Quilt-VQA", "IT", 107_131, "misnamed in the paper: this is Quilt-Instruct; Quilt-VQA is a test set"
     ),
     hub_id="wisdomik/QUILT-LLaVA-Instruct-107K",
-    hub_files=(FILE, "quilt_instruct.zip"),
+    hub_files=(FILE,),
 )
 
 if __name__ == "__main__":

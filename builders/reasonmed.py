@@ -54,16 +54,9 @@ def _sample(row: kit.Row, instruction: str, given: str, output: str) -> kit.Samp
     label = _stated(output, {label for label, _ in options or ()})
     if reasoning is None and label is not None and options is not None and rendering != "ResponseMed":
         reasoning, text = text, kit.choice_answer(options, label)
-    return kit.Sample(
-        key=f"{rendering}/{row.number}",
-        messages=[kit.user(prompt), kit.assistant(text, reasoning)],
-        file=row.file,
-        row=row.number,
-        question=question,
-        options=options,
-        answer=label,
-        subset=rendering,
-    )
+    key, messages = f"{rendering}/{row.number}", [kit.user(prompt), kit.assistant(text, reasoning)]
+    fields = {"question": question, "options": options, "answer": label, "subset": rendering}
+    return kit.sample_of(row, messages, key=key, **fields)
 
 
 SOURCE = kit.table_source(
@@ -92,7 +85,7 @@ of all.""",
         ),
     ),
     variant=lambda params: "" if params["rendering"] == "all" else str(params["rendering"]).lower(),
-    paper_rows=(kit.PaperRow("ReasonMed", "IT", 1_111_555),),
+    paper_rows=kit.paper_row("ReasonMed", "IT", 1_111_555),
     hub_files=tuple(f"{rendering}.json" for rendering in RENDERINGS),
 )
 

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from builders import kit
 from medgpt.messages import named
@@ -24,43 +23,39 @@ _ARTICLE = re.compile(r"PMC[0-9]+")
 _UNSTATED = "unstated"
 
 
-class _Origin(NamedTuple):
-    pmcid: str | None
-    license: str
+_Origin = tuple[str | None, str]
+"""Article and licence of a picture."""
 
 
 def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     kit.require(raw, "list of licences and articles (the hub's copy has none; take Zenodo's release)", LICENSES)
-    if not any(origin.pmcid for origin in _origins(raw).values()):
+    if not any(article for article, _ in _origins(raw).values()):
         raise kit.NotThisSource(f"{LICENSES}: no PMC number in any row; is it another file of that name?")
     for split, role in _SPLITS.items():
         path = kit.require(raw, f"{split} file", f"{split}_captions.csv")
         inputs = [LICENSES]
         if not params["no_images"]:
             places = (f"{split}_images.zip", f"{split}_images", split)
-            inputs.append(
-                kit.relative(kit.require(raw, f"{split} pictures (--no-images builds without)", *places), raw)
-            )
+            found = kit.require(raw, f"{split} pictures (--no-images builds without)", *places)
+            inputs.append(kit.relative(found, raw))
         yield from kit.table_units(raw, [path], split, role, columns=("ID", "Caption"), inputs=inputs)
 
 
 def _origins(raw: Path) -> Mapping[str, _Origin]:
     """Article and licence by picture; some 80,000 rows, read in a fraction of a second."""
-    with (raw / LICENSES).open(encoding="utf-8-sig", errors="replace", newline="") as handle:
-        rows = csv.reader(handle)
-        header = [name.strip() for name in next(rows, [])]
-        if "ID" not in header:
-            raise kit.NotThisSource(
-                f"{LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
-            )
-        key = header.index("ID")
-        return {cells[key].strip(): _origin(cells) for cells in rows if len(cells) > key}
+    rows = csv.reader(kit.text_lines(raw / LICENSES))
+    header = [name.strip() for name in next(rows, [])]
+    if "ID" not in header:
+        raise kit.NotThisSource(
+            f"{LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
+        )
+    key = header.index("ID")
+    return {cells[key].strip(): _origin(cells) for cells in rows if len(cells) > key}
 
 
 def _origin(cells: list[str]) -> _Origin:
     article = next((found[0] for cell in cells if (found := _ARTICLE.search(cell))), None)
-    license_name = next((name for cell in cells if (name := kit.creative_commons(cell))), _UNSTATED)
-    return _Origin(article, license_name)
+    return article, next((name for cell in cells if (name := kit.creative_commons(cell))), _UNSTATED)
 
 
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
@@ -71,13 +66,12 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
 def _sample(store: kit.PictureStore, origins: Mapping[str, _Origin], row: kit.Row) -> kit.Sample:
     file = row.file
     key, caption = kit.text_of(row.values, "ID", file).strip(), kit.text_of(row.values, "Caption", file)
-    if not key:
-        raise kit.InputError("bad_id", file, "ID is empty")
+    kit.demand(key, "bad_id", file, "ID is empty")
     if (origin := origins.get(key)) is None:
         raise kit.InputError("not_in_metadata", file, f"{key} is not in {LICENSES}")
-    image = kit.Image(f"rocov2/{key}", *store.reader(f"{key}.jpg"))
-    group = {"pmcid": f"pmc/{origin.pmcid}"} if origin.pmcid else {}
-    return kit.caption_sample(row, caption, image, key=key, group=group, license=origin.license)
+    image, (article, license_name) = kit.Image(f"rocov2/{key}", *store.reader(f"{key}.jpg")), origin
+    group = {"pmcid": f"pmc/{article}"} if article else {}
+    return kit.caption_sample(row, caption, image, key=key, group=group, license=license_name)
 
 
 SOURCE = kit.Source(
@@ -104,10 +98,8 @@ The copy on the Hugging Face hub has neither articles nor licences and cannot be
         "38,861 of 59,958 training rows by an unpublished rule; all are built here and filters choose. The licence of "
         "each picture is its article's (CC-BY, CC-BY-NC, ... without version)"
     ),
-    paper_rows=(
-        kit.PaperRow(
-            "ROCOv2 (filtered)", "PT", 38_861, "64.8 % of train 59,958 by an unpublished rule; all rows are built"
-        ),
+    paper_rows=kit.paper_row(
+        "ROCOv2 (filtered)", "PT", 38_861, "64.8 % of train 59,958 by an unpublished rule; all rows are built"
     ),
     filters="medgpt_oss",
 )

@@ -30,14 +30,10 @@ _ONE_WORD_EACH = re.compile(r"^[^,]*?(?P<first>[\w-]+)(?: weighted)? or (?:an? )
 
 def _sample(row: kit.Row, language: str, picture: str, kind: str, question: str, answer: str) -> kit.Sample:
     file, qid = row.file, kit.number_of(row.values, "qid", row.file)
-    if language not in _LANGUAGES:
-        raise kit.InputError("bad_field", file, "q_lang is neither en nor zh")
-    if not _PICTURE.fullmatch(picture):
-        raise kit.InputError("bad_field", file, "img_name is not xmlab<number>/source.jpg")
-    if kind not in _SUBSETS:
-        raise kit.InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
-    if language != "en" and not row.params["paper_variant"]:
-        raise kit.InputError("other_language", file, language)
+    kit.demand(language in _LANGUAGES, "bad_field", file, "q_lang is neither en nor zh")
+    kit.demand(_PICTURE.fullmatch(picture), "bad_field", file, "img_name is not xmlab<number>/source.jpg")
+    kit.demand(kind in _SUBSETS, "bad_field", file, "answer_type is neither CLOSED nor OPEN")
+    kit.demand(language == "en" or row.params["paper_variant"], "other_language", file, language)
     closed = kind == "CLOSED" and row.split != "train" and answer.strip()
     options = closed_options(question, answer) if closed else None
     images = [kit.Image(f"slake/{picture}", *row.picture(f"imgs/{picture}"))]

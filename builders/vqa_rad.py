@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from builders import kit
 
@@ -32,19 +32,15 @@ def _place(raw: Path) -> str:
     return kit.relative(kit.require(raw, "picture folder (--no-images builds without)", *candidates), raw)
 
 
-def _pictures(raw: Path, place: str) -> list[str]:
-    """Files under `raw`, or members of the zip."""
-    if place.endswith(".zip"):
-        return kit.list_zip(raw / place, raw)
-    return sorted(kit.relative(path, raw) for path in (raw / place).iterdir())
-
-
 def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     pictures: list[str] = []
     if not params["no_images"]:
         place = _place(raw)
-        found = _pictures(raw, place)
-        pictures = [place] if place.endswith(".zip") else found
+        if place.endswith(".zip"):
+            kit.list_zip(raw / place, raw)  # a broken archive stops here, not in a worker
+            pictures = [place]
+        else:
+            pictures = sorted(kit.relative(path, raw) for path in (raw / place).iterdir())
     files = {split: _index(raw, split) for split in _SPLITS}
     for split, path in files.items():
         others = [kit.relative(other, raw) for other in files.values() if other != path]
@@ -52,13 +48,10 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
 
 
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
-    places = [] if params["no_images"] else [_place(raw)]
-    store = kit.PictureStore(raw, places)
-    # Copies spell .jpg and .JPG.
-    spelt = {PurePosixPath(path).name.lower(): path for place in places for path in _pictures(raw, place)}
+    store = kit.PictureStore(raw, [] if params["no_images"] else [_place(raw)])
 
     def image(name: str) -> kit.Image:
-        return kit.Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, f"{FOLDERS[0]}/{name}")))
+        return kit.Image(f"vqa-rad/{name}", *store.reader(f"{FOLDERS[0]}/{name}"))
 
     left_out = _test_items(raw) if unit.split == "train" else None
     return kit.convert_rows(raw, unit, partial(_sample, image, left_out, params["paper_variant"]))
@@ -78,8 +71,7 @@ def _test_items(raw: Path) -> dict[Item, str]:
 def _item(row: kit.Row) -> Item:
     """The item of a row; ten rows of the training file have a bare number for an answer."""
     picture, answer = kit.text_of(row.values, "image_name", row.file), kit.field_of(row.values, "answer", row.file)
-    if not _PICTURE.fullmatch(picture):
-        raise kit.InputError("bad_field", row.file, "image_name is not synpic<number>.jpg")
+    kit.demand(_PICTURE.fullmatch(picture), "bad_field", row.file, "image_name is not synpic<number>.jpg")
     if isinstance(answer, int) and not isinstance(answer, bool):
         answer = str(answer)
     return picture, kit.text_of(row.values, "question", row.file), kit.checked_text(answer, "answer", row.file)
@@ -91,15 +83,12 @@ def _sample(
     file, values, item = row.file, row.values, _item(row)
     qid, kind = kit.number_of(values, "qid", file), kit.text_of(values, "answer_type", file).strip()
     phrase_type, (picture, question, answer) = kit.text_of(values, "phrase_type", file), item
-    if kind not in _SUBSETS:
-        raise kit.InputError("bad_field", file, "answer_type is neither CLOSED nor OPEN")
+    kit.demand(kind in _SUBSETS, "bad_field", file, "answer_type is neither CLOSED nor OPEN")
     group, subset = {"question_id": f"vqa-rad/{qid}"}, _SUBSETS[kind]
     sample = kit.question_answer(row, question, answer, [image(picture)], key=str(qid), group=group, subset=subset)
     if left_out is not None:
-        if phrase_type == "frame" and no_frames:
-            raise kit.InputError("phrase_type_frame", file)
-        if reason := left_out.get(item):
-            raise kit.InputError(reason, file)
+        kit.demand(phrase_type != "frame" or not no_frames, "phrase_type_frame", file)
+        kit.demand(item not in left_out, left_out.get(item, ""), file)
         left_out[item] = "duplicate_item"
     return sample
 
@@ -131,7 +120,7 @@ data_rad/{trainset,testset}.json of https://github.com/Nana2929/vqa-rad-with-ber
         "train 1,793 = 3,064 less 1,267 templated (frame), 3 repeated, 1 also in test: --paper-variant. The default "
         "keeps the templated rows; all 203 test pictures are training pictures, so test is for the audit alone."
     ),
-    paper_rows=(kit.PaperRow("VQA-Rad", "IT", 1_793, "--paper-variant; the default keeps 1,267 templated rewordings"),),
+    paper_rows=kit.paper_row("VQA-Rad", "IT", 1_793, "--paper-variant; the default keeps 1,267 templated rewordings"),
     options=(kit.PAPER_VARIANT,),
 )
 

@@ -5,12 +5,11 @@ and no answered question is asked again. A torn last line is dropped, and said, 
 elsewhere is an error. One process writes at a time (held by a lock).
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -110,7 +109,7 @@ class AnswerLog:
         """Give the file back."""
         os.close(self._descriptor)
 
-    def __enter__(self) -> AnswerLog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -8,8 +8,6 @@ GRIM asks of each printed percentage whether it is 100 k / n for a whole number 
 figure is no accuracy over that many items: averages of averages, dropped items or another denominator were at work.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +19,8 @@ import orjson
 from msgspec import Meta
 
 from eval.mcq import same_text, text_key
-from eval.records import ITEMS, TASK, Item, read_items, task_label
-from eval.score import commonest, task_folders
-from eval.statistics import chance_of_passing, grim, unpaired_z
+from eval.records import ITEMS, TASK, Item, read_items, task_folders, task_label
+from eval.statistics import chance_of_passing, commonest, grim, unpaired_z
 from medgpt.arguments import command_parser
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.messages import complain

@@ -4,8 +4,6 @@ A card holds what shapes an answer (identity, prompt suffix, decoding, limits on
 outputs must know (the reasoning dialect). Unknown fields are refused: a misspelt limit would otherwise be none.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

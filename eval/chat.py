@@ -8,8 +8,6 @@ Whatever is typed is taken for credentialed: a server elsewhere is refused unles
 written to disk.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path

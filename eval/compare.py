@@ -8,8 +8,6 @@ clusters (pictures, videos, patients), with a 95 % interval of the difference fr
 correction is over one p-value a task: the permutation test's, since clusters are its independent units.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -116,10 +114,7 @@ def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> l
 
 
 def compare_runs(first: Path, second: Path) -> tuple[list[Comparison], list[str]]:
-    """(comparisons in the order of task names, tasks that only one run has).
-
-    Raises: `UserError`.
-    """
+    """(comparisons in the order of task names, tasks that only one run has). Raises: `UserError`."""
     folders = [{path.parent.name: path for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)]
     for folder, found in zip((first, second), folders, strict=True):
         if not found:

@@ -5,14 +5,12 @@ shards leaves the excluded training samples out, so for such a model both parts 
 model trained elsewhere on the same public sources may well have seen them. Evidence at action `report` does not count.
 """
 
-from __future__ import annotations
-
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, CertificateError, read_certificate
+from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, incomplete
+from manifests.proof.trust import Trust, check_proof
 
 COUNTED = ("exclude", "forbid")
 """Actions of the policy whose evidence makes an item contaminated."""
@@ -30,6 +28,8 @@ class Proof:
     """Name of each build that it covers, by root digest."""
     evidence: Mapping[tuple[str, str], tuple[str, ...]]
     """`level/kind`, sorted, by (build, sample)."""
+    lacking: tuple[str, ...] = ()
+    """What the certificate names as not compared."""
 
     def covers(self, benchmark: str) -> bool:
         """Whether the build with this root digest was compared with the training side."""
@@ -44,35 +44,25 @@ class Proof:
         return bool(found), found
 
 
-def read_proof(folder: Path, *, evidence: bool = True) -> Proof | None:
+def read_proof(folder: Path, *, evidence: bool = True, trust: Trust = Trust()) -> Proof | None:  # noqa: B008 - immutable
     """The proof in a folder (`DATA/proof`), None where there is none; without evidence only what its certificate says.
 
-    Raises: `manifests.proof.certificate.CertificateError` for an altered certificate, or evidence that is not the
-    certified.
+    Raises: `manifests.proof.certificate.CertificateError` for what `manifests.proof.trust.check_proof` refuses.
     """
     if not (folder / CERTIFICATE).is_file():
         return None
-    document = read_certificate(folder)
-    found = _read_evidence(folder / EVIDENCE_FILE, document["files"]["evidence"]) if evidence else {}
-    return Proof(
-        document["root"], document["clean"], {build["root"]: build["build"] for build in document["builds"]}, found
-    )
+    document = check_proof(folder, trust)
+    found = _read_evidence(folder / EVIDENCE_FILE) if evidence else {}
+    builds = {build["root"]: build["build"] for build in document["builds"]}
+    return Proof(document["root"], document["clean"], builds, found, tuple(incomplete(document)))
 
 
-def _read_evidence(path: Path, certified: str) -> dict[tuple[str, str], tuple[str, ...]]:
+def _read_evidence(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"{path}: {error.strerror}; run python -m manifests.prove again") from error
-    if hashlib.sha256(data).hexdigest() != certified:
-        raise CertificateError(
-            f"{path}: not the evidence that {CERTIFICATE} certifies; run python -m manifests.prove again"
-        )
-    table = pq.read_table(pa.BufferReader(data), columns=["action", "level", "kind", "eval_build", "eval_sample"])
+    table = pq.read_table(path, columns=["action", "level", "kind", "eval_build", "eval_sample"])
     table = table.filter(pc.is_in(table["action"], value_set=pa.array(COUNTED)))
     pairs = table.group_by(["eval_build", "eval_sample", "level", "kind"]).aggregate([])
     evidence: dict[tuple[str, str], set[str]] = {}

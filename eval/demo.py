@@ -7,8 +7,6 @@ Each step is the command that a user would type; it is printed before it runs. T
 the tiny model has learnt next to nothing: the page shows what is measured and how, and no number on it means anything.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import shlex

@@ -16,22 +16,24 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
 from eval import report_metrics
 from medgpt.digest import file_sha256
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 from medgpt.private import is_private
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 BATCH = 32
 
@@ -109,9 +111,8 @@ class Weights:
             return {}
         if component in self._digests:
             return self._digests[component]
-        tops = {name.rsplit("/", 1)[0] for name in COMPONENTS[component]}
         found = {}
-        for top in sorted(tops):
+        for top in sorted({name.rsplit("/", 1)[0] for name in COMPONENTS[component]}):
             for path in sorted((self.folder / top).rglob("*")):
                 if path.is_file():
                     name = path.relative_to(self.folder).as_posix()
@@ -185,8 +186,7 @@ def measure(
             else:
                 combined = [report_metrics.radgraph_combined(graphs[a], graphs[b]) for a, b in pairs]
     if "distilroberta-base" in usable:
-        encoder = TokenEncoder(folder / "distilroberta-base", device, BERTSCORE_LAYER)
-        vectors = list(encoder.encode(texts, progress))
+        vectors = TokenEncoder(folder / "distilroberta-base", device, BERTSCORE_LAYER).encode(texts, progress)
         for row, (a, b) in zip(result.values, pairs, strict=True):
             row["bertscore"] = bertscore(vectors[a], vectors[b])
     if "chexbert" in usable:
@@ -214,17 +214,33 @@ def _overlap(result: Measured, ours: Sequence[str], theirs: Sequence[str]) -> No
     result.settings["bleu"] = "lower case, signs apart, COCO captions' smoothing"
 
 
-def _batches(texts: Sequence[str], what: str, progress: bool) -> Iterator[list[int]]:
-    """Places of texts in batches of similar length, so that little is padded; all of them, each once."""
+def _read_all(
+    texts: Sequence[str],
+    what: str,
+    progress: bool,
+    tokenizer: Any,
+    device: str,
+    most: int,
+    read: Callable[[Any], list[_T]],
+) -> list[_T]:
+    """What `read` makes of every text, in their order: it is given the tokens (at most `most` a text) of a batch.
+
+    Batches are of similar length, so that little is padded.
+    """
+    import torch
     from tqdm import tqdm
 
     order = sorted(range(len(texts)), key=lambda number: (len(texts[number]), number))
-    with tqdm(
-        total=len(texts), desc=what, unit=" texts", disable=None if progress else True, dynamic_ncols=True
-    ) as bar:
+    found: dict[int, _T] = {}
+    with tqdm(total=len(texts), desc=what, unit=" texts", disable=not progress or None, dynamic_ncols=True) as bar:
         for start in range(0, len(order), BATCH):
-            yield (batch := order[start : start + BATCH])
+            batch = order[start : start + BATCH]
+            chosen = [texts[number] for number in batch]
+            inputs = tokenizer(chosen, padding=True, truncation=True, max_length=most, return_tensors="pt").to(device)
+            with torch.inference_mode():
+                found |= dict(zip(batch, read(inputs), strict=True))
             bar.update(len(batch))
+    return [found[number] for number in range(len(texts))]
 
 
 # ---------------------------------------------------------------- RadGraph
@@ -269,13 +285,6 @@ BERTSCORE_BASELINE = 0.8473319
 """F1 of unrelated English sentences at that layer (bert-score 0.3.13, en/distilroberta-base.tsv)."""
 
 
-@dataclass(frozen=True)
-class TokenVectors:
-    """Unit vectors of a text's tokens with the two special ones, which are matched but have no weight of their own."""
-
-    vectors: NDArray[np.float32]
-
-
 class TokenEncoder:
     """Hidden states of one layer, token by token."""
 
@@ -287,34 +296,29 @@ class TokenEncoder:
         self._model = _load(AutoModel, folder).to(device).eval()
         self._device, self._layer = device, layer
 
-    def encode(self, texts: Sequence[str], progress: bool) -> list[TokenVectors]:
-        """Vectors of every text, in order."""
+    def encode(self, texts: Sequence[str], progress: bool) -> list[NDArray[np.float32]]:
+        """Unit vectors of every text's tokens, in order, with the two special ones."""
         import torch
 
-        found: dict[int, TokenVectors] = {}
-        limit = self._model.config.max_position_embeddings - 2  # RoBERTa counts positions from 2
-        for batch in _batches(texts, "bertscore", progress):
-            inputs = self._tokenizer(
-                [texts[number] for number in batch],
-                padding=True, truncation=True, max_length=limit, return_tensors="pt",
-            ).to(self._device)  # fmt: skip
-            with torch.inference_mode():
-                states = self._model(**inputs, output_hidden_states=True).hidden_states[self._layer]
-            states = torch.nn.functional.normalize(states.float(), dim=-1).cpu().numpy()
+        def read(inputs: Any) -> list[NDArray[np.float32]]:
+            states = self._model(**inputs, output_hidden_states=True).hidden_states[self._layer]
+            vectors = torch.nn.functional.normalize(states.float(), dim=-1).cpu().numpy()
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
-            for number, vectors, length in zip(batch, states, lengths, strict=True):
-                found[number] = TokenVectors(vectors[:length].copy())
-        return [found[number] for number in range(len(texts))]
+            return [one[:length].copy() for one, length in zip(vectors, lengths, strict=True)]
+
+        most = self._model.config.max_position_embeddings - 2  # RoBERTa counts positions from 2
+        return _read_all(texts, "bertscore", progress, self._tokenizer, self._device, most, read)
 
 
-def bertscore(hypothesis: TokenVectors, reference: TokenVectors) -> float:
+def bertscore(hypothesis: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """BERTScore F1 without idf, rescaled by the baseline: 1 for equal texts, about 0 for unrelated ones.
 
-    The raw value of an empty side is 0, as in bert-score 0.3.13.
+    The two special tokens are matched, but have no weight of their own. The raw value of an empty side is 0, as in
+    bert-score 0.3.13.
     """
     raw = 0.0
-    if len(hypothesis.vectors) > 2 and len(reference.vectors) > 2:
-        cosines = hypothesis.vectors @ reference.vectors.T
+    if len(hypothesis) > 2 and len(reference) > 2:
+        cosines = hypothesis @ reference.T
         precision = float(cosines.max(axis=1)[1:-1].mean())
         recall = float(cosines.max(axis=0)[1:-1].mean())
         raw = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -341,7 +345,7 @@ class CheXbert:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
         except Exception as error:
-            raise UserError(f"{path}: cannot be loaded ({_first_line(error)})") from error
+            raise UserError(f"{path}: cannot be loaded ({one_line(error)[:200]})") from error
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
         bert = {name.removeprefix("bert."): value for name, value in state.items() if name.startswith("bert.")}
         # Position numbers were saved by old transformers and are computed since.
@@ -353,7 +357,7 @@ class CheXbert:
                 for head in range(len(report_metrics.CHEXBERT_LABELS))
             ]
         except (RuntimeError, KeyError) as error:
-            raise UserError(f"{path}: not the weights of CheXbert ({_first_line(error)})") from error
+            raise UserError(f"{path}: not the weights of CheXbert ({one_line(error)[:200]})") from error
         self._bert.to(device).eval()
 
     def read(self, texts: Sequence[str], progress: bool) -> tuple[NDArray[np.float64], list[tuple[bool, ...]]]:
@@ -361,24 +365,15 @@ class CheXbert:
         import numpy as np
         import torch
 
-        states: dict[int, NDArray[np.float64]] = {}
-        labels: dict[int, tuple[bool, ...]] = {}
-        for batch in _batches(texts, "chexbert", progress):
-            inputs = self._tokenizer(
-                [texts[number] for number in batch], padding=True, truncation=True, max_length=512, return_tensors="pt"
-            ).to(self._device)
-            with torch.inference_mode():
-                hidden = self._bert(**inputs).last_hidden_state[:, 0].float()
-                # Classes of a head: blank, positive, negative, uncertain; the last head has blank and positive.
-                classes = torch.stack(
-                    [(hidden @ weight.T + bias).argmax(dim=1) for weight, bias in self._heads], dim=1
-                ).tolist()
-            for number, state, row in zip(batch, hidden.cpu().double().numpy(), classes, strict=True):
-                states[number] = state
-                labels[number] = tuple(value in (1, 3) for value in row)
-        return np.stack([states[number] for number in range(len(texts))]), [
-            labels[number] for number in range(len(texts))
-        ]
+        def read(inputs: Any) -> list[tuple[NDArray[np.float64], tuple[bool, ...]]]:
+            hidden = self._bert(**inputs).last_hidden_state[:, 0].float()
+            # Classes of a head: blank, positive, negative, uncertain; the last head has blank and positive.
+            classes = torch.stack([(hidden @ weight.T + bias).argmax(dim=1) for weight, bias in self._heads], dim=1)
+            labels = [tuple(value in (1, 3) for value in row) for row in classes.tolist()]
+            return list(zip(hidden.cpu().double().numpy(), labels, strict=True))
+
+        found = _read_all(texts, "chexbert", progress, self._tokenizer, self._device, 512, read)
+        return np.stack([states for states, _ in found]), [labels for _, labels in found]
 
 
 def _chexbert(
@@ -432,9 +427,7 @@ class RateModel:
 
         parts = [(number, sentence) for number, text in enumerate(texts) for sentence in sentences(text)]
         named: list[list[tuple[str, str]]] = [[] for _ in texts]
-        for number, found in zip(
-            (number for number, _ in parts), self._tag([s for _, s in parts], progress), strict=True
-        ):
+        for (number, _), found in zip(parts, self._tag([sentence for _, sentence in parts], progress), strict=True):
             named[number] += found
         names = list(dict.fromkeys(name for found in named for name, _ in found))
         vectors = dict(zip(names, self._embed(names, progress), strict=True))
@@ -447,36 +440,26 @@ class RateModel:
         ]
 
     def _tag(self, parts: Sequence[str], progress: bool) -> list[list[tuple[str, str]]]:
-        import torch
-
-        found: dict[int, list[tuple[str, str]]] = {}
         labels = self._tagger.config.id2label
-        for batch in _batches(parts, "ratescore: entities", progress):
-            inputs = self._tokenizer(
-                [parts[number] for number in batch], padding=True, truncation=True, max_length=512, return_tensors="pt"
-            ).to(self._device)
-            with torch.inference_mode():
-                tags = self._tagger(**inputs).logits.argmax(dim=2).tolist()
+
+        def read(inputs: Any) -> list[list[tuple[str, str]]]:
+            tags = self._tagger(**inputs).logits.argmax(dim=2).tolist()
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
-            for number, ids, row, length in zip(batch, inputs["input_ids"].tolist(), tags, lengths, strict=True):
-                spans = entity_spans([labels[tag] for tag in row[1 : length - 1]])
-                found[number] = [
-                    (self._tokenizer.decode(ids[1 + start : 1 + end]).strip(), kind) for start, end, kind in spans
+            return [
+                [
+                    (self._tokenizer.decode(ids[1 + start : 1 + end]).strip(), kind)
+                    for start, end, kind in entity_spans([labels[tag] for tag in row[1 : length - 1]])
                 ]
-        return [found[number] for number in range(len(parts))]
+                for ids, row, length in zip(inputs["input_ids"].tolist(), tags, lengths, strict=True)
+            ]
+
+        return _read_all(parts, "ratescore: entities", progress, self._tokenizer, self._device, 512, read)
 
     def _embed(self, names: Sequence[str], progress: bool) -> list[NDArray[np.float64]]:
-        import torch
+        def read(inputs: Any) -> list[NDArray[np.float64]]:
+            return list(self._names(**inputs).last_hidden_state[:, 0].double().cpu().numpy())
 
-        found: dict[int, NDArray[np.float64]] = {}
-        for batch in _batches(names, "ratescore: embeddings", progress):
-            inputs = self._names_tokenizer(
-                [names[number] for number in batch], padding=True, truncation=True, max_length=30, return_tensors="pt"
-            ).to(self._device)
-            with torch.inference_mode():
-                states = self._names(**inputs).last_hidden_state[:, 0].double().cpu().numpy()
-            found |= dict(zip(batch, states, strict=True))
-        return [found[number] for number in range(len(names))]
+        return _read_all(names, "ratescore: embeddings", progress, self._names_tokenizer, self._device, 30, read)
 
 
 def entity_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
@@ -516,12 +499,7 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
     try:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:  # whatever a reader of one of its files raises
-        raise UserError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+        raise UserError(f"{folder}: cannot be loaded ({one_line(error)[:200]})") from error
 
 
 def default_radgraph_python() -> Path | None:

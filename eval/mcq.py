@@ -15,8 +15,6 @@ The strict rule, in full:
 upper bound to see how much format costs; it is never the score. `literal` wants the whole output to be a label.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import unicodedata

@@ -6,8 +6,6 @@ FOLDER holds one folder a model (`radgraph`, `radgraph-xl`). Standard library an
 project needs to be installed there. Example: eval.encoders.annotate runs it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

@@ -13,7 +13,7 @@ Scores hold no text of a report or an answer, so they may leave a machine that c
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -77,7 +77,22 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
-class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of a request."""
+
+    outcome: str
+    """`answered`, or why there is no answer."""
+    text: str | None
+    """The answer as the model gave it, special tokens kept; None where there is none. Empty is an answer, too."""
+    finish_reason: str | None = None
+    """`stop`, `length` (cut at the limit) or what else the server says; None where it says nothing."""
+    reasoning: str | None = None
+    """What came apart from the answer; kept beside it and never scored."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -85,16 +100,6 @@ class Prediction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sample_id: str
     benchmark: str
     prompt_sha256: str
-    outcome: str
-    """`answered`, or why there is no answer."""
-    text: str | None
-    """The answer as the model gave it, special tokens kept; None where there is none."""
-    finish_reason: str | None = None
-    """`stop`, `length` (cut at the limit) or what else the server said."""
-    reasoning: str | None = None
-    """What came apart from the answer; never scored."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,21 @@ class Score:
 def task_label(task: str, variant: str) -> str:
     """How a task is called in commands: `slake`, `slake:paper`."""
     return task if variant == "official" else f"{task}:{variant}"
+
+
+def task_folders(paths: Sequence[Path]) -> list[Path]:
+    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `UserError`."""
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = given.parent if given.name == PREDICTIONS else given
+        if (path / ITEMS).is_file():
+            found[path] = None
+            continue
+        below = sorted(items.parent for items in path.glob(f"*/{ITEMS}"))
+        if not below:
+            raise UserError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
+        found |= dict.fromkeys(below)
+    return list(found)
 
 
 def scores_schema() -> pa.Schema:

@@ -17,16 +17,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
-from eval.audit import load_published
-from eval.report_page import ShownItem, render_html, render_markdown, samples_of
-from eval.report_tables import Run, TaskResult, all_tables, by_task, read_run
 from medgpt import errors
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
 from medgpt.messages import complain
+
+if TYPE_CHECKING:
+    from eval.report_page import ShownItem
+    from eval.report_tables import Run, TaskResult
 
 SAMPLES = 20
 """Questions a task in the browser, unless --samples says otherwise: wrong and invalid ones first."""
@@ -55,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.samples < 0:
         parser.error("--samples must be 0 or more")
+
+    from eval.audit import load_published
+    from eval.report_page import render_html, render_markdown
+    from eval.report_tables import all_tables, read_run
 
     runs = _distinct([read_run(folder) for folder in options.runs])
     tables = all_tables(runs, load_published())
@@ -89,6 +95,9 @@ def _distinct(runs: list[Run]) -> list[Run]:
 
 def _browser(runs: Sequence[Run], data: Path | None, limit: int, show_credentialed: bool) -> dict[str, list[ShownItem]]:
     from tqdm import tqdm
+
+    from eval.report_page import samples_of
+    from eval.report_tables import by_task
 
     if not limit:
         return {}

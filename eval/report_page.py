@@ -1,7 +1,5 @@
 """How a report looks: one HTML page that loads nothing, with plot and single questions, and Markdown of the tables."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

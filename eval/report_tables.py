@@ -1,7 +1,5 @@
 """What a report says: runs read back, numbers of their tasks, and the tables made of them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -55,10 +53,8 @@ class Numbers:
 
 def numbers(scores: Sequence[Score]) -> Numbers:
     """Counts and means."""
-    values: dict[str, list[float]] = {}
-    for score in scores:
-        for name, value in score.metrics.items():
-            values.setdefault(name, []).append(value)
+    names = sorted({name for score in scores for name in score.metrics})
+    values = {name: [score.metrics[name] for score in scores if name in score.metrics] for name in names}
     return Numbers(
         n=len(scores),
         correct=sum(score.strict is True for score in scores),
@@ -67,7 +63,7 @@ def numbers(scores: Sequence[Score]) -> Numbers:
         unanswered=sum(score.outcome != "answered" for score in scores),
         literal=sum(score.literal is True for score in scores),
         lenient=sum(score.lenient is True for score in scores),
-        metrics={name: sum(given) / len(given) for name, given in sorted(values.items())},
+        metrics={name: sum(given) / len(given) for name, given in values.items()},
         measured={name: len(given) for name, given in values.items()},
     )
 
@@ -183,12 +179,7 @@ def main_tables(runs: Sequence[Run], published: Published) -> list[Table]:
         if not columns:
             continue
         head = ["model", *(_column_head(task) for _, task in columns)]
-        rows = []
-        for run in runs:
-            cells = [run.name]
-            for label, _ in columns:
-                cells.append("not scored" if label in run.unscored else _main_cell(run.tasks.get(label)))
-            rows.append(cells)
+        rows = [[run.name, *(_main_cell(run, label) for label, _ in columns)] for run in runs]
         rows += _published_rows(published, [task["row"] for _, task in columns])
         found.append(Table(title, head, rows, _TABLE_NOTE))
     return found
@@ -233,9 +224,10 @@ def _columns(runs: Sequence[Run], table: str) -> list[tuple[str, dict[str, Any]]
     return list(seen.items())
 
 
-def _main_cell(result: TaskResult | None) -> str:
+def _main_cell(run: Run, label: str) -> str:
+    result = run.tasks.get(label)
     if result is None:
-        return "-"
+        return "not scored" if label in run.unscored else "-"
     found = numbers(result.scores)
     if result.task["kind"] == "report":
         name = first_metric(found)
@@ -342,12 +334,10 @@ def slices_table(runs: Sequence[Run]) -> Table:
     """By the publisher's subsets, and, for reports, without items whose worked example shows the very answer."""
     rows = []
     for run, label, result in by_task(runs):
-        by_slice: dict[str, list[Score]] = {}
-        for score in result.scores:
-            by_slice.setdefault(score.slice, []).append(score)
-        if len(by_slice) > 1:
-            for name, scores in sorted(by_slice.items()):
-                rows.append([run.name, label, name, f"{len(scores):,}", _part_value(result, scores)])
+        names = sorted({score.slice for score in result.scores})
+        for name in names if len(names) > 1 else ():
+            scores = [score for score in result.scores if score.slice == name]
+            rows.append([run.name, label, name, f"{len(scores):,}", _part_value(result, scores)])
         if any(score.exemplar_is_gold for score in result.scores):
             rest = [score for score in result.scores if not score.exemplar_is_gold]
             what = "worked example is not the answer"

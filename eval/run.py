@@ -9,8 +9,6 @@
 Run the same command again and it goes on: no answered question is asked twice.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -30,13 +28,13 @@ from eval.records import ITEMS, PREDICTIONS, TASK, Item, Prediction
 from eval.tasks import (
     Benchmark,
     Question,
-    Task,
     add_closing,
     built_tasks,
     load_task_file,
     open_benchmarks,
     select_tasks,
 )
+from manifests.proof.trust import Trust
 from medgpt import errors
 from medgpt.arguments import command_parser
 from medgpt.atomic import AtomicFile, write_atomic
@@ -44,6 +42,7 @@ from medgpt.errors import UserError
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
+from shards.options import add_trust_options
 
 EXIT_UNANSWERED = 3
 """Everything was asked, but some questions have no answer (refused, no completion, too many pictures)."""
@@ -139,10 +138,6 @@ def _claim(out: Path, adapter: Adapter) -> None:
         )
 
 
-def _folder(out: Path, task: Task) -> Path:
-    return out / task.label.replace(":", ".")
-
-
 def _open(
     benchmark: Benchmark,
     out: Path,
@@ -157,18 +152,13 @@ def _open(
     from tqdm import tqdm
 
     task = benchmark.task
-    folder = _folder(out, task)
+    folder = out / task.label.replace(":", ".")
     make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
     with AtomicFile(folder / ITEMS) as file:
-        bar = tqdm(
-            benchmark,
-            desc=f"{task.label}: items",
-            unit=" items",
-            disable=None if progress else True,
-            dynamic_ncols=True,
-        )
+        label = f"{task.label}: items"
+        bar = tqdm(benchmark, desc=label, unit=" items", disable=not progress or None, dynamic_ncols=True)
         for number, question in enumerate(bar):
             if limit is not None and number >= limit:
                 break
@@ -236,14 +226,8 @@ def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again:
     known = sum(task.known for task in tasks)
     if known == total:
         return
-    with tqdm(
-        total=total,
-        initial=known,
-        desc="answers",
-        unit=" items",
-        disable=None if progress else True,
-        dynamic_ncols=True,
-    ) as bar:
+    hidden = not progress or None
+    with tqdm(total=total, initial=known, desc="answers", unit=" items", disable=hidden, dynamic_ncols=True) as bar:
 
         def keep(request: Request, answer: Answer) -> None:
             by_label[request.task].log.add(request.question.sample_id, request.prompt_sha256, answer)
@@ -271,18 +255,18 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
 
 def _finish(task: _Open) -> TaskRun:
     """Write the predictions in the order of the items, if all are there."""
-    outcomes: Counter[str] = Counter()
-    truncated = 0
+    declared = task.benchmark.task
     answers = {sample_id: found for sample_id in task.prompts if (found := task.log.get(sample_id)) is not None}
-    for _, answer in answers.values():
-        outcomes[answer.outcome] += 1
-        truncated += answer.finish_reason == "length"
+    outcomes = Counter(answer.outcome for _, answer in answers.values())
+    truncated = sum(answer.finish_reason == "length" for _, answer in answers.values())
     complete = len(answers) == len(task.prompts)
     if complete:
         with AtomicFile(task.folder / PREDICTIONS) as file:
             for sample_id, (digest, answer) in answers.items():
-                file.write(msgspec.json.encode(prediction_of(task.benchmark, sample_id, digest, answer)) + b"\n")
-    declared = task.benchmark.task
+                asked = {"task": declared.name, "variant": declared.variant, "benchmark": task.benchmark.root}
+                said: dict[str, Any] = asked | {name: getattr(answer, name) for name in Answer.__struct_fields__}
+                prediction = Prediction(sample_id=sample_id, prompt_sha256=digest, **said)
+                file.write(msgspec.json.encode(prediction) + b"\n")
     return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
 
 
@@ -305,13 +289,6 @@ def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, promp
         max_new_tokens=max_new_tokens,
         prompt_sha256=prompt_sha256,
     )
-
-
-def prediction_of(benchmark: Benchmark, sample_id: str, prompt_sha256: str, answer: Answer) -> Prediction:
-    """An answer as a record."""
-    task = benchmark.task
-    said = {name: getattr(answer, name) for name in Answer.__struct_fields__}
-    return Prediction(task.name, task.variant, sample_id, benchmark.root, prompt_sha256, **said)
 
 
 @errors.run
@@ -352,6 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
     parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
+    add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -381,7 +359,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         if absent and not options.json:
             print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
     benchmarks = open_benchmarks(options.data, tasks)
-    proof = read_proof(options.data / "proof", evidence=False)
+    proof = read_proof(options.data / "proof", evidence=False, trust=Trust.of(options))
     if options.dry_run:
         _show_plan(benchmarks, proof)
         return errors.DONE
@@ -463,6 +441,8 @@ def _say_certificate(benchmarks: Sequence[Benchmark], proof: Proof | None) -> No
         print("certificate: none; run python -m manifests.prove")
         return
     print(f"certificate: {proof.root}")
+    for line in proof.lacking:
+        print(f"  incomplete: {line}")
     if uncovered := [benchmark.build for benchmark in benchmarks if not proof.covers(benchmark.root)]:
         print(f"  it does not cover {', '.join(dict.fromkeys(uncovered))}; run python -m manifests.prove again")
 

@@ -11,8 +11,6 @@ A task whose predictions are of another benchmark version, incomplete, doubled o
 line that says why; other tasks are. Nothing here asks a model or a server.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -39,15 +37,19 @@ from eval.records import (
     Score,
     read_items,
     read_predictions,
+    task_folders,
+    task_label,
     write_scores,
 )
-from eval.statistics import Interval, cluster_interval, macro_f1, share_interval
+from eval.statistics import Interval, cluster_interval, commonest, macro_f1, share_interval
+from manifests.proof.trust import Trust
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
+from shards.options import add_trust_options
 
 VERSIONS = {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1}
 """Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
@@ -98,11 +100,10 @@ def score_task(
     by_id = {prediction.sample_id: prediction for prediction in predictions}
     _check(items, predictions, by_id, missing_as_wrong, PREDICTIONS)
     matched = [
-        by_id.get(item.sample_id)
-        or Prediction(item.task, item.variant, item.sample_id, item.benchmark, item.prompt_sha256, MISSING, None)
+        by_id.get(item.sample_id) or Prediction(MISSING, None, **{name: getattr(item, name) for name in _OF_ASKED})
         for item in items
     ]
-    measured: Measured | None = None
+    measured = None
     if kinds == {"choice"}:
         scores = [_score_choice(item, prediction, proof) for item, prediction in zip(items, matched, strict=True)]
     else:
@@ -152,17 +153,16 @@ def _check(
         )
 
 
+_OF_ASKED = ("task", "variant", "sample_id", "benchmark", "prompt_sha256")
+_OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "access")
+"""Fields of an item that its prediction and its score repeat."""
+
+
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
     gold = dict(item.options).get(item.gold, item.gold)
     return Score(
-        task=item.task,
-        variant=item.variant,
-        sample_id=item.sample_id,
-        benchmark=item.benchmark,
-        cluster=item.cluster,
-        slice=item.slice,
-        access=item.access,
+        **{name: getattr(item, name) for name in _OF_ITEM},
         outcome=prediction.outcome,
         truncated=prediction.finish_reason == "length",
         exemplar_is_gold=bool(item.exemplar) and same_text(item.exemplar, gold),
@@ -320,58 +320,20 @@ def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
     return found
 
 
-def commonest(counts: Counter[str]) -> dict[str, Any]:
-    """The constant answer that gets most, and how many; ties go to the smaller text."""
-    name, count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
-    return {"answer": name, "correct": count}
-
-
 # ---------------------------------------------------------------- files
 
 
-def task_folders(paths: Sequence[Path]) -> list[Path]:
-    """Folders of tasks: of run folders, task folders or their predictions files, each once. Raises: `UserError`."""
-    found: dict[Path, None] = {}
-    for given in paths:
-        path = given.parent if given.name == PREDICTIONS else given
-        if (path / ITEMS).is_file():
-            found[path] = None
-            continue
-        below = sorted(items.parent for items in path.glob(f"*/{ITEMS}"))
-        if not below:
-            raise UserError(f"{given}: holds no task; give a folder that python -m eval.run wrote")
-        found |= dict.fromkeys(below)
-    return list(found)
-
-
-def score_folder(
-    folder: Path,
-    out: Path,
-    *,
-    weights: Weights | None = None,
-    proof: Proof | None = None,
-    missing_as_wrong: bool = False,
-    device: str = "cpu",
-    progress: bool = False,
-) -> dict[str, Any]:
+def score_folder(folder: Path, out: Path, **how: Any) -> dict[str, Any]:
     """Score the task in `folder`, write scores and summary into `out`, return the summary.
 
-    Older scores in `out` go first, so that a task that cannot be scored has none.
+    `how`: keywords of `score_task`. Older scores in `out` go first, so that a task that cannot be scored has none.
     Raises: `UserError`.
     """
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
     items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
     try:
-        scored = score_task(
-            items,
-            predictions,
-            weights=weights,
-            proof=proof,
-            missing_as_wrong=missing_as_wrong,
-            device=device,
-            progress=progress,
-        )
+        scored = score_task(items, predictions, **how)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     make_folder(out)
@@ -386,7 +348,7 @@ def score_folder(
 
 def describe(summary: dict[str, Any]) -> list[str]:
     """Lines for people."""
-    name = summary["task"] if summary["variant"] == "official" else f"{summary['task']}:{summary['variant']}"
+    name = task_label(summary["task"], summary["variant"])
     whole = summary["parts"]["all"]
     counts = [f"{count:,} {outcome}" for outcome, count in summary["outcomes"].items() if outcome != "answered"]
     counts += [f"{summary['truncated']:,} cut at the limit"] * bool(summary["truncated"])
@@ -403,11 +365,9 @@ def describe(summary: dict[str, Any]) -> list[str]:
             constant = max(constants, key=lambda one: one["correct"])
             lines.append(f"  a constant answer ({constant['answer']}) gets {_percent(constant['correct'], items)}")
         for part in ("clean", "contaminated"):
-            if part in summary["parts"]:
-                found = summary["parts"][part]
-                lines.append(
-                    f"  {part}: {_percent(found['correct'], found['items'])} ({found['correct']:,}/{found['items']:,})"
-                )
+            if found := summary["parts"].get(part):
+                share = _percent(found["correct"], found["items"])
+                lines.append(f"  {part}: {share} ({found['correct']:,}/{found['items']:,})")
         return lines
     values = ", ".join(f"{metric} {found['mean']:.4f}" for metric, found in whole["metrics"].items())
     lines = [f"{name}: {whole['items']:,} reports{tail}; {values}"]
@@ -451,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
     parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
+    add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -462,8 +423,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
     if options.data and not options.data.is_dir():
         raise UserError(f"--data {options.data}: no such folder")
+    how = {"missing_as_wrong": options.missing_as_wrong, "device": options.device, "progress": not options.quiet}
     weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
-    proof = read_proof(options.data / "proof") if options.data else None
+    proof = read_proof(options.data / "proof", trust=Trust.of(options)) if options.data else None
     lines = []
     if options.data and proof is None:
         lines.append(
@@ -474,15 +436,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tqdm(folders, unit=" tasks", disable=True if options.quiet else None, dynamic_ncols=True) as bar:
         for folder in bar:
             try:
-                summary = score_folder(
-                    folder,
-                    options.out / folder.name if options.out else folder,
-                    weights=weights,
-                    proof=proof,
-                    missing_as_wrong=options.missing_as_wrong,
-                    device=options.device,
-                    progress=not options.quiet,
-                )
+                out = options.out / folder.name if options.out else folder
+                summary = score_folder(folder, out, weights=weights, proof=proof, **how)
             except (UserError, OSError) as error:
                 failed[str(folder)] = one_line(error)
                 tqdm.write(f"not scored: {one_line(error)}", file=sys.stderr)
@@ -496,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
     else:
         lines.append(f"{len(folders) - len(failed)} of {len(folders)} tasks scored")
-        lines += [f"certificate: {proof.root}"] if proof else []
+        lines += [f"certificate: {proof.root}", *(f"  incomplete: {line}" for line in proof.lacking)] if proof else []
         print("\n".join(lines))
     return DONE if not failed else EXIT_NOT_ALL if summaries else NOT_FINISHED
 

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,15 +44,16 @@ def cluster_interval(values: Sequence[float], clusters: Sequence[Hashable], seed
     A cluster's items hang together (one picture, one patient), so the interval over items would be too narrow. With
     one cluster alone nothing can be said: the interval is then [-inf, inf].
     """
+    import numpy as np
+
     if not values:
         return None
     sums, counts = _by_cluster(values, clusters)
     mean = float(sums.sum() / counts.sum())
     if len(sums) == 1:
         return Interval(mean, float("-inf"), float("inf"), len(values), 1)
-    means = _resampled_means(sums, counts, seed)
-    low, high = _percentiles(means)
-    return Interval(mean, low, high, len(values), len(sums))
+    low, high = np.percentile(_resampled_means(sums, counts, seed), [2.5, 97.5])
+    return Interval(mean, float(low), float(high), len(values), len(sums))
 
 
 def share_interval(correct: Sequence[bool], clusters: Sequence[Hashable], seed: int = SEED) -> Interval | None:
@@ -191,6 +192,12 @@ def macro_f1(pairs: Sequence[tuple[str, str | None]]) -> float | None:
     return sum(scores) / len(scores)
 
 
+def commonest(counts: Mapping[str, int]) -> dict[str, Any]:
+    """The constant answer that gets most, and how many; ties go to the smaller text."""
+    name, count = min(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    return {"answer": name, "correct": count}
+
+
 def _by_cluster(
     values: Sequence[float], clusters: Sequence[Hashable]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -217,10 +224,3 @@ def _resampled_means(sums: NDArray[np.float64], counts: NDArray[np.float64], see
         drawn = state.randint(0, number, size=(min(rows, RESAMPLES - start), number))
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return np.concatenate(means)
-
-
-def _percentiles(means: NDArray[np.float64]) -> tuple[float, float]:
-    import numpy as np
-
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)

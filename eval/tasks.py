@@ -368,10 +368,7 @@ def _cluster(task: Task, record: Mapping[str, Any]) -> str:
 
 
 def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
-    """The benchmarks of tasks among the builds under `data`.
-
-    Raises: `UserError` naming every build that is missing.
-    """
+    """The benchmarks of tasks among the builds under `data`. Raises: `UserError` naming every build that is missing."""
     folders = _folders(data)
     if missing := dict.fromkeys(task.build for task in tasks if task.build not in folders):
         builders = dict.fromkeys(name.partition(".")[0] for name in missing)

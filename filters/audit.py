@@ -1,7 +1,5 @@
 """The former name of `filters.review`: `python -m filters.audit draw` and `agree` go on working."""
 
-from __future__ import annotations
-
 import sys
 
 from filters.review import main

@@ -7,8 +7,6 @@ are stored beside the manifest (`filters.run`); which of them takes a sample out
 rule) belongs into `version`: nothing else says that scores are out of date.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib
 import importlib.util
@@ -71,7 +69,7 @@ class Picture:
             raise UnreadablePicture(error.reason, error.detail) from error
         self._reduced: dict[int, NDArray[np.uint8]] = {}
 
-    def rgb(self, side: int) -> NDArray[np.uint8]:
+    def rgb(self, side: int) -> "NDArray[np.uint8]":
         """(height, width, 3), the longest side at most `side`; smaller pictures are not enlarged. Read-only."""
         import numpy as np
         from PIL import Image
@@ -88,7 +86,7 @@ class Picture:
         return found
 
 
-def decode(sample: StoredSample) -> list[Picture]:
+def decode(sample: "StoredSample") -> list[Picture]:
     """The pictures of a sample. Raises: `UnreadablePicture` for the first that is too small, too large or damaged."""
     return [Picture(data, SIDES) for data in sample.images]
 

@@ -10,8 +10,6 @@ Markers of sides and positions (L, AP, PORTABLE) and lone letters say nothing of
 What was read is nowhere: the recogniser's text never leaves `filters.overlaid_text`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -122,11 +120,7 @@ def quarantine(table: pa.Table, threshold: bool) -> pa.Table:
     for sample, text in zip(table["sample_id"].to_pylist(), table[f"{NAME}.places"].to_pylist(), strict=True):
         # The boxes are in the order of their pictures.
         for number, boxes in groupby(read_boxes(text or ""), key=lambda box: box.picture):
-            found = [
-                {"left": box.left, "top": box.top, "right": box.right, "bottom": box.bottom, "read": box.kind == "t",
-                 "score": box.score}
-                for box in boxes
-            ]  # fmt: skip
+            found = [vars(box) | {"read": box.kind == "t"} for box in boxes]
             surest = max((box["score"] for box in found if box["read"]), default=0.0)
             made.append({"sample_id": sample, "image": number, "score": surest, "boxes": found})
     return pa.Table.from_pylist(made, schema=QUARANTINE)

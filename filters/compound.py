@@ -10,8 +10,6 @@ Letters and captions only add to that. A caption alone is no proof: sources that
 whole figure's caption with every panel.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,21 +4,34 @@ python -m filters.decide data
 python -m filters.decide data --explain quilt_1m/train/17
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, run
 
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage."""
-    options = _parser().parse_args(arguments)
+    parser = command_parser(
+        "filters.decide",
+        "Apply a recipe's thresholds to the scores under DATA/scores; writes selection.parquet, waterfall.json and "
+        "gallery.html to DATA/filtered/<build>, and quarantine.parquet with boxes of burned-in text where the recipe "
+        "asks for it. Exit code: 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage.",
+        "examples:\n  python -m filters.decide data\n  python -m filters.decide data --recipe stricter.yaml --json\n"
+        "  python -m filters.decide data --explain quilt_1m/train/17",
+    )
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds and scores")
+    add("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
+    add("--explain", metavar="ID", help="print every score of a sample, its threshold and the verdict")
+    add("--no-gallery", action="store_true", help="write no page")
+    add("--show-credentialed", action="store_true", help="show pictures and texts of credentialed sources in the page")
+    add("--json", action="store_true", help="print the waterfalls as JSON")
+    options = parser.parse_args(arguments)
 
     from filters.gallery import waterfall_lines
     from filters.recipe import DEFAULT_RECIPE, load_recipe
@@ -48,30 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unfiltered:
         print(f"not filtered: {', '.join(unfiltered)}")
     return DONE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m filters.decide",
-        description="Apply a recipe's thresholds to the scores under DATA/scores; writes selection.parquet, "
-        "waterfall.json and gallery.html to DATA/filtered/<build>, and quarantine.parquet with boxes of burned-in text "
-        "where the recipe asks for it. "
-        "Exit code: 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage.",
-        epilog="examples:\n"
-        "  python -m filters.decide data\n"
-        "  python -m filters.decide data --recipe stricter.yaml --json\n"
-        "  python -m filters.decide data --explain quilt_1m/train/17",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds and scores")
-    parser.add_argument("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
-    parser.add_argument("--explain", metavar="ID", help="print every score of a sample, its threshold and the verdict")
-    parser.add_argument("--no-gallery", action="store_true", help="write no page")
-    parser.add_argument(
-        "--show-credentialed", action="store_true", help="show pictures and texts of credentialed sources in the page"
-    )
-    parser.add_argument("--json", action="store_true", help="print the waterfalls as JSON")
-    return parser
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ plots, masks) are full of coloured lines, and a filter of their own finds them: 
 ground.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import cv2
@@ -91,12 +89,8 @@ def _coloured(pixels: NDArray[np.int16], high: NDArray[np.int16], low: NDArray[n
         _, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
         for index, (left, top, width, height, size) in enumerate(boxes.tolist()):
             extent = max(width, height)
-            if (
-                index
-                and min(size, extent) >= SHORT * longest
-                and best * full < extent
-                and size <= 4 * THICKEST * extent
-            ):
+            thin = min(size, extent) >= SHORT * longest and size <= 4 * THICKEST * extent
+            if index and thin and best * full < extent:
                 around = np.s_[max(0, top - 4) : top + height + 4, max(0, left - 4) : left + width + 4]
                 if _stands_out(labels[around] == index, pixels[around]):
                     best = max(best, extent / full)

@@ -10,8 +10,6 @@ a score that is NULL makes a comparison unknown (None), never true. Only what is
 is Python's, of which nothing is ever run.
 """
 
-from __future__ import annotations
-
 import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +48,7 @@ class _Compare:
 @dataclass(frozen=True)
 class _Join:
     every: bool
-    parts: tuple[_Compare | _Join, ...]
+    parts: "tuple[_Compare | _Join, ...]"
 
 
 _Node = _Compare | _Join

@@ -5,17 +5,15 @@ same outcome gives the same bytes. Thumbnails are those of the build (grey, 96 p
 credentialed sources neither pictures nor texts are shown unless asked for.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters.base import Record
 from manifests.catalog import LoadedBuild
 from manifests.parts import read_pictures
 from medgpt.page import render
@@ -30,8 +28,7 @@ _TEXT = 240  # characters of a caption
 _THUMBNAIL = 128  # pixels of the longer side on the page
 
 
-@dataclass(frozen=True)
-class _Card:
+class _Card(NamedTuple):
     """What the page says of a sample's picture and text."""
 
     thumbnail: bytes | None
@@ -40,7 +37,7 @@ class _Card:
     text: str
 
 
-def page(loaded: LoadedBuild, decision: Decision, *, role: str, show_credentialed: bool) -> str:
+def page(loaded: LoadedBuild, decision: "Decision", *, role: str, show_credentialed: bool) -> str:
     """The page as HTML."""
     waterfall, table = decision.waterfall, decision.table
     credentialed = loaded.record["source"]["access"] == "credentialed"
@@ -81,7 +78,7 @@ def waterfall_lines(waterfall: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     return [*lines, ("kept", int(waterfall["kept"]), "")]
 
 
-def _sections(decision: Decision) -> list[tuple[str, str, list[str], Sequence[str]]]:
+def _sections(decision: "Decision") -> list[tuple[str, str, list[str], Sequence[str]]]:
     """(heading, note, sample ids, score columns to show)."""
     table, stages = decision.table, decision.scored.stages
     columns = {stage.name: stage.columns for stage in stages}
@@ -128,25 +125,16 @@ def _cards(loaded: LoadedBuild, wanted: set[str], role: str) -> dict[str, _Card]
         places = pc.index_in(_strings(wanted), value_set=pa.array(build.ids, pa.string())).to_pylist()
         for place in places:
             record = build[place].record
-            texts[record["id"]] = _caption(record)
-    thumbnails: dict[str, tuple[bytes, int, int]] = {}
+            caption = Record(record).caption
+            texts[record["id"]] = caption if len(caption) <= _TEXT else caption[:_TEXT] + " ..."
+    thumbnails: dict[str, tuple[bytes | None, int, int]] = {}
     for _, path in loaded.parts("images", role):
         part = read_pictures(path, ["sample_id", "index", "thumbnail", "width", "height"])
         first = pc.and_(pc.is_in(part["sample_id"], value_set=_strings(wanted)), pc.equal(part["index"], 0))
         for row in part.filter(first).to_pylist():
             if row["thumbnail"]:
                 thumbnails[row["sample_id"]] = row["thumbnail"], row["width"], row["height"]
-    cards = {}
-    for sample, text in texts.items():
-        thumbnail, width, height = thumbnails.get(sample, (None, 1, 1))
-        cards[sample] = _Card(thumbnail, width, height, text)
-    return cards
-
-
-def _caption(record: Mapping[str, Any]) -> str:
-    last = (record["messages"] or [{"content": []}])[-1]
-    text = " ".join(part["text"] for part in last["content"] if part["type"] == "text")
-    return text if len(text) <= _TEXT else text[:_TEXT] + " ..."
+    return {sample: _Card(*thumbnails.get(sample, (None, 1, 1)), text) for sample, text in texts.items()}
 
 
 def _scores(row: Mapping[str, Any], columns: Sequence[str], hidden: bool) -> list[tuple[str, str]]:

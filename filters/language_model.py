@@ -6,8 +6,6 @@ settled a score stands beside it (`relevance_by`, `numbers_by`); an answer that 
 the named verdict `unusable_answer` with no score, so a recipe has to say what becomes of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -386,38 +384,32 @@ class LanguageModel(Filter):
             return scores | {"relevance": "empty_caption", "numbers": "empty_caption"}
         finds = find_numbers(text)
         chance = misleading(finds)
-        scores |= {"misleading": chance, "numbers_by": NUMBER_RULES, "numbers": _numbers_verdict(chance)}
+        verdict = "misleading" if chance >= 0.5 else "not_misleading"
+        scores |= {"misleading": chance, "numbers_by": NUMBER_RULES, "numbers": verdict}
         if RELEVANCE not in questions:
             chance = irrelevance(text)
             scores |= {"irrelevant": chance, "relevance_by": RELEVANCE_RULES}
             return scores | {"relevance": "irrelevant" if chance >= 0.5 else "relevant"}
         scores["relevance_by"] = f"{RELEVANCE}@{self._model}"
-        verdict = self._verdict(questions[RELEVANCE])
-        if verdict.answer is None:
-            scores["relevance"] = verdict.outcome
-        else:
-            scores["irrelevant"] = _chance(not verdict.answer["relevant"], verdict.answer["confidence"])
-            scores["relevance"] = "relevant" if verdict.answer["relevant"] else "irrelevant"
-            scores["relevance_reason"] = verdict.answer["reason"]
+        outcome, answer = self._said(questions[RELEVANCE])
+        scores["relevance"] = outcome
+        if answer is not None:
+            scores["irrelevant"] = _chance(not answer["relevant"], answer["confidence"])
+            scores["relevance"] = "relevant" if answer["relevant"] else "irrelevant"
+            scores["relevance_reason"] = answer["reason"]
         if NUMBERS in questions:
-            scores["numbers_by"] = f"{NUMBER_RULES}, {NUMBERS}@{self._model}"
-            verdict = self._verdict(questions[NUMBERS])
-            if verdict.answer is None:
-                scores |= {"misleading": None, "numbers": verdict.outcome}
-            else:
-                scores["misleading"] = _chance(verdict.answer["misleading"], verdict.answer["confidence"])
-                scores["numbers"] = "misleading" if verdict.answer["misleading"] else "not_misleading"
-                scores["numbers_kind"] = verdict.answer["kind"]
+            outcome, answer = self._said(questions[NUMBERS])
+            scores |= {"numbers_by": f"{NUMBER_RULES}, {NUMBERS}@{self._model}", "misleading": None, "numbers": outcome}
+            if answer is not None:
+                scores["misleading"] = _chance(answer["misleading"], answer["confidence"])
+                scores["numbers"] = "misleading" if answer["misleading"] else "not_misleading"
+                scores["numbers_kind"] = answer["kind"]
         return scores
 
-    def _verdict(self, question: _Question) -> Verdict:
+    def _said(self, question: _Question) -> tuple[str, Mapping[str, Any] | None]:
         verdict = self._store.get(question.key)
         assert verdict is not None
-        return verdict
-
-
-def _numbers_verdict(chance: float) -> str:
-    return "misleading" if chance >= 0.5 else "not_misleading"
+        return verdict.outcome, verdict.answer
 
 
 def _chance(positive: bool, confidence: int) -> float:

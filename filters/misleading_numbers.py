@@ -6,8 +6,6 @@ up in exactly one find: a kind that misleads, `names` (CD20, T1-weighted, C3-C4,
 captions labelled for this.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter
@@ -60,9 +58,8 @@ _MONTH = (
 )
 _WORD_NUMBER = (
     r"(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
-    r"|eighteen"
-    r"|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[- ](?:one|two|three|four|five|six|seven"
-    r"|eight|nine))?|hundreds?|thousands?)"
+    r"|eighteen|nineteen|(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)(?:[- ](?:one|two|three|four|five|six"
+    r"|seven|eight|nine))?|hundreds?|thousands?)"
 )
 _COUNTED = (
     r"(?:patients?|cases?|subjects?|participants?|individuals|controls|volunteers|women|men|males|females|children"
@@ -70,13 +67,10 @@ _COUNTED = (
     r"|replicates)"
 )
 _UNIT = (
-    r"(?:(?:n|µ|μ|u|m|c|k)?m(?:\s?[23²³])?(?:/s(?:ec)?)?|microns?|inch(?:es)?|cc|(?:millim|centim|microm"
-    r"|nanom)et(?:er|re)s?"
-    r"|(?:n|µ|μ|u|mc|m|k)?g(?:rams?)?(?:/(?:d?l|ml|kg|day|m2|dL))?|kg(?:/m2|/m²)?|(?:m|d|µ|μ|u)?l(?:/min)?"
-    r"|(?:m|n|p|µ|μ|u)?mol(?:/l)?|meq(?:/l)?|(?:m|k)?iu(?:/(?:m?l))?|u/l|mm\s?hg|cm\s?h2o|bpm|hz|khz|mhz|ghz|(?:m"
-    r"|c)?gy"
-    r"|msv|mci|mbq|kvp?|mas?|hu|hounsfield units?|(?:°|º|degrees?)\s?[cf]?|cells?/(?:mm3|µl|μl|hpf)|/?hpfs?|/(?:mm2"
-    r"|mm3)"
+    r"(?:(?:n|µ|μ|u|m|c|k)?m(?:\s?[23²³])?(?:/s(?:ec)?)?|microns?|inch(?:es)?|cc|(?:millim|centim|microm|nanom)et(?:er"
+    r"|re)s?|(?:n|µ|μ|u|mc|m|k)?g(?:rams?)?(?:/(?:d?l|ml|kg|day|m2|dL))?|kg(?:/m2|/m²)?|(?:m|d|µ|μ|u)?l(?:/min)?|(?:m|n"
+    r"|p|µ|μ|u)?mol(?:/l)?|meq(?:/l)?|(?:m|k)?iu(?:/(?:m?l))?|u/l|mm\s?hg|cm\s?h2o|bpm|hz|khz|mhz|ghz|(?:m|c)?gy|msv"
+    r"|mci|mbq|kvp?|mas?|hu|hounsfield units?|(?:°|º|degrees?)\s?[cf]?|cells?/(?:mm3|µl|μl|hpf)|/?hpfs?|/(?:mm2|mm3)"
     r"|tesla|t|kda?|bp|kb|ms|msec|rpm|diopters?|db)"
 )
 _TIME = r"(?:seconds?|secs?|minutes?|mins?|hours?|hrs?|h|days?|weeks?|wks?|months?|years?|yrs?|decades?)"
@@ -93,9 +87,8 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "labels",
             r"\b(?:supplementary\s|suppl?\.?\s)?(?:fig(?:ure|s|ures)?\.?|tables?|tab\.|videos?|movies?|box|schemes?"
-            r"|panels?"
-            r"|plates?|cases?|patients?|chapters?|sections?|appendix|equations?|eq\.)\s?(?:no\.?\s|nos\.?\s|#\s?)?"
-            r"s?\d{1,3}(?:\.\d+)?[a-h]?\b(?!\s?%)(?:\s?(?:,|and|&|–|-)\s?s?\d{1,3}[a-h]?\b(?![\s-]*(?:of|out"
+            r"|panels?|plates?|cases?|patients?|chapters?|sections?|appendix|equations?|eq\.)\s?(?:no\.?\s|nos\.?\s"
+            r"|#\s?)?s?\d{1,3}(?:\.\d+)?[a-h]?\b(?!\s?%)(?:\s?(?:,|and|&|–|-)\s?s?\d{1,3}[a-h]?\b(?![\s-]*(?:of|out"
             r"|[a-z]*year)))*",
         ),
         (
@@ -115,12 +108,10 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         (
             "dates",
-            rf"\b(?:19|20)\d{{2}}[-/.](?:0?[1-9]|1[0-2])[-/.](?:[0-2]?\d|3[01])\b"
-            rf"|\b(?:[0-2]?\d|3[01])[-/.](?:[0-2]?\d|3[01])[-/.](?:19|20)?\d{{2}}\b"
-            rf"|\b(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?)?{_MONTH}\s(?:(?:[0-2]?\d|3[01])(?:st|nd|rd"
-            rf"|th)?,?\s)?"
-            rf"(?:19|20)\d{{2}}\b|\b(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\s(?:of\s)?{_MONTH}(?![a-z])"
-            rf"|\b{_MONTH}\s(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\b",
+            rf"\b(?:19|20)\d{{2}}[-/.](?:0?[1-9]|1[0-2])[-/.](?:[0-2]?\d|3[01])\b|\b(?:[0-2]?\d|3[01])[-/.](?:[0-2]?\d"
+            rf"|3[01])[-/.](?:19|20)?\d{{2}}\b|\b(?:(?:[0-2]?\d|3[01])(?:st|nd|rd"
+            rf"|th)?\s(?:of\s)?)?{_MONTH}\s(?:(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?,?\s)?(?:19|20)\d{{2}}\b|\b(?:[0-2]?\d"
+            rf"|3[01])(?:st|nd|rd|th)?\s(?:of\s)?{_MONTH}(?![a-z])|\b{_MONTH}\s(?:[0-2]?\d|3[01])(?:st|nd|rd|th)?\b",
         ),
         ("counts", rf"\bn\s?(?:=|≥|>|of)\s?{_NUMBER}"),
         (
@@ -130,17 +121,15 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         (
             "magnifications",
-            rf"\b(?:original\s)?magnifications?\b[\s:=,]*(?:of\s|is\s|was\s)?(?:1\s?:\s?|[x×✕*]\s?)?{_NUMBER}"
-            rf"(?:\s?(?:[x×✕]|fold|times)(?!\w))?(?:\s?(?:,|and|&|or)\s?(?:[x×✕]\s?{_NUMBER}"
-            rf"|{_NUMBER}\s?[x×✕](?!\w)))*"
-            rf"|\b(?:h\s?&\s?e|he|hpf|objective|power)\s?[,;:]?\s?[x×✕*]\s?{_NUMBER}",
+            rf"\b(?:original\s)?magnifications?\b[\s:=,]*(?:of\s|is\s|was\s)?(?:1\s?:\s?"
+            rf"|[x×✕*]\s?)?{_NUMBER}(?:\s?(?:[x×✕]|fold|times)(?!\w))?(?:\s?(?:,|and|&|or)\s?(?:[x×✕]\s?{_NUMBER}"
+            rf"|{_NUMBER}\s?[x×✕](?!\w)))*|\b(?:h\s?&\s?e|he|hpf|objective|power)\s?[,;:]?\s?[x×✕*]\s?{_NUMBER}",
         ),
         (
             "ages",
             rf"\b(?:aged?|ages)\s(?:of\s)?{_RANGE}(?:\s?[-\s]?(?:years?|months?|weeks?|days?)(?:\sold)?)?"
-            rf"|\b{_RANGE}[\s-]?(?:year|yr|month|week|day|hour|y)s?[\s-]?(?:olds?|/o)\b"
-            rf"|\b\d{{1,3}}\s?(?:y/?o|yo|[mf])\b(?=[\s,.;:)]|$)(?<!\d\sm)(?<!\dm)"
-            rf"|\b{_RANGE}[\s-]?{_TIME}\b(?![\w/])",
+            rf"|\b{_RANGE}[\s-]?(?:year|yr|month|week|day|hour|y)s?[\s-]?(?:olds?|/o)\b|\b\d{{1,3}}\s?(?:y/?o|yo"
+            rf"|[mf])\b(?=[\s,.;:)]|$)(?<!\d\sm)(?<!\dm)|\b{_RANGE}[\s-]?{_TIME}\b(?![\w/])",
         ),
         ("percentages", rf"{_RANGE}\s?(?:%|percent\b|per cent\b|‰)|\b{_RANGE}[\s-]?fold\b"),
         (
@@ -156,10 +145,8 @@ _RULES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "names",
             r"\b(?:grades?|gleason|stages?|types?|class|score|bi-?rads|pi-?rads|ti-?rads|li-?rads|lung-?rads|levels?"
-            r"|segments?"
-            r"|zones?|phase|lobe|subtypes?|degree|category|toes?|digits?|fingers?|ribs?|cranial nerves?|level|trisomy"
-            r"|group)"
-            r"\s?-?\d{1,2}[a-d]?(?:\s?(?:\+|-|–|/|and|or)\s?\d{1,2}[a-d]?)*(?![\d%])",
+            r"|segments?|zones?|phase|lobe|subtypes?|degree|category|toes?|digits?|fingers?|ribs?|cranial nerves?"
+            r"|level|trisomy|group)\s?-?\d{1,2}[a-d]?(?:\s?(?:\+|-|–|/|and|or)\s?\d{1,2}[a-d]?)*(?![\d%])",
         ),
         ("names", r"(?:[^\W\d_]|(?<=[^\W\d_])[-‐])\d++(?:[.,]\d++)*+(?:[-–/.]?[^\W\d_]{0,12}\d++)*+"),
         ("names", r"(?<![\w.])\d{1,2}(?:st|nd|rd|th)(?!\w)|(?<![\w.,])\d++(?:,\d++)*+(?:-|[^\W\d_]|')++(?!\d)"),

@@ -5,8 +5,6 @@ face is not yet a narrator: clinical photographs show faces, too. Where a face l
 beside its score, so that a recipe can be strict with lecture videos and lenient with case reports.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 from dataclasses import dataclass

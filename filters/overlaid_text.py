@@ -4,8 +4,6 @@ What was read never leaves this module: scores hold counts, shares and places. `
 table of the places.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -81,13 +79,7 @@ def weight(line: Line) -> float:
 
 
 def kind(line: Line, height: int) -> str:
-    """`text`, `marker`, `panel_letter` or, where nothing was read with confidence, `nothing`.
-
-    Args:
-        line: a line that was read.
-        height: of the picture, in pixels.
-
-    """
+    """`text`, `marker`, `panel_letter` or `nothing` read with confidence, of a picture of this height in pixels."""
     words = [word for word in re.split(r"[^A-Za-z0-9]+", line.text) if word]
     if words and all(_marks(word.upper()) for word in words):
         return "marker" if line.confidence >= LETTER else "nothing"

@@ -1,7 +1,5 @@
 """BIOMEDICA's panel type, which is in every sample (`subset`), as a score."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from filters.base import Filter, Record, Score

@@ -4,8 +4,6 @@ What a shard does not carry cannot be scored from it: the table is a file of its
 option, and pictures are found in it by their names.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from pathlib import Path
 from typing import ClassVar

@@ -6,8 +6,6 @@ scores that the filters really have. A key, filter, score or word that is not kn
 would quietly let everything through.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import orjson
 
 from filters.base import Filter, Score, filter_class
 from filters.expressions import Predicate, parse
+from medgpt.digest import json_sha256
 from medgpt.errors import UserError, os_error_line
 from medgpt.settings import Settings, checked, find, parse_yaml
 
@@ -55,7 +53,7 @@ class FilterRule(Settings, frozen=True, kw_only=True, rename={"place": "class"})
     @property
     def asked(self) -> str:
         """Digest of all but the thresholds: scores made for it serve every recipe that asks the same."""
-        return _digest([self.place, self.options, self.after, self.needs])
+        return json_sha256([self.place, self.options, self.after, self.needs])
 
 
 class SourceRules(Settings, frozen=True, kw_only=True):
@@ -140,12 +138,12 @@ class FilterPlan:
     @property
     def identity(self) -> str:
         """Digest of which filters there are, in which order; thresholds are no part of it."""
-        return _digest([step.identity for step in self.steps])
+        return json_sha256([step.identity for step in self.steps])
 
     @property
     def exits(self) -> str:
         """Digest of all that early exit depends on."""
-        return _digest([[step.drop.text if step.drop else None, step.not_scored] for step in self.steps])
+        return json_sha256([[step.drop.text if step.drop else None, step.not_scored] for step in self.steps])
 
 
 @dataclass(frozen=True)
@@ -179,9 +177,8 @@ class Recipe:
             else:
                 wanted[name] = msgspec.structs.replace(rule, options=given)
         steps = _resolve(wanted, left_out, f"{self.name}, {source}")
-        return FilterPlan(
-            source, steps, found.unreadable, left_out, {name: rule.asked for name, rule in found.filters.items()}
-        )
+        asked = {name: rule.asked for name, rule in found.filters.items()}
+        return FilterPlan(source, steps, found.unreadable, left_out, asked)
 
 
 def load_recipe(recipe: Path | str = DEFAULT_RECIPE) -> Recipe:
@@ -260,12 +257,8 @@ def _order(
 def _identity(name: str, rule: FilterRule, found: type[Filter], after: Sequence[str]) -> str:
     try:
         options = found.identity_options(rule.options)
-        return _digest([name, rule.place, found.version, list(found.scores), options, after])
+        return json_sha256([name, rule.place, found.version, list(found.scores), options, after])
     except OSError as error:
         raise UserError(f"filter {name}: {os_error_line(error)}") from error
     except TypeError as error:
         raise UserError(f"filter {name}: options must be texts, numbers and lists ({error})") from error
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -5,8 +5,6 @@ against clinical vocabulary. It knows English, and it sees what a text says abou
 and weights are argued, not fitted.
 """
 
-from __future__ import annotations
-
 import re
 from typing import ClassVar
 
@@ -16,55 +14,39 @@ RULES = "relevance-rules-1"
 """What a verdict names when the rules alone have made it."""
 
 _CHATTER = re.compile(
-    r"\bsubscrib\w*|\b(?:click|tap)(?:ing)?\s(?:here|on|the|below|like)|\bcheck (?:out|it out)|\b(?:like"
-    r"|share) (?:and|this|my|our)"
-    r"|\b(?:my|our|this|the) (?:channel|video|podcast|playlist|webinar|newsletter|website|web site|livestream"
-    r"|lecture series)"
-    r"|\bthanks? (?:you )?(?:so much |very much )?for (?:watching|listening|joining|tuning in)|\bwelcome (?:back|to)\b"
-    r"|\b(?:follow|dm|message|contact) (?:me|us)\b|\blink in\b|\bregister (?:now|here|today)|\bsign up\b|\bdiscount\b"
-    r"|\bgiveaway\b"
-    r"|\bretweet\w*|\b(?:hello|hi|hey) (?:everyone|everybody|guys|friends|all)\b|\bhappy (?:birthday|new year"
-    r"|holidays|diwali)"
-    r"|\bcongratulat\w+|\bsee you (?:next|in|at|there)\b|\bcan you hear me\b|\bshare (?:my|the|your) screen\b"
-    r"|\bnext slide\b"
-    r"|\bcopyright\b|\ball rights reserved\b|\badvertis\w+|\bbuy now\b",
+    r"\bsubscrib\w*|\b(?:click|tap)(?:ing)?\s(?:here|on|the|below|like)|\bcheck (?:out|it out)|\b(?:like|share) (?:and"
+    r"|this|my|our)|\b(?:my|our|this|the) (?:channel|video|podcast|playlist|webinar|newsletter|website|web site"
+    r"|livestream|lecture series)|\bthanks? (?:you )?(?:so much |very much )?for (?:watching|listening|joining"
+    r"|tuning in)|\bwelcome (?:back|to)\b|\b(?:follow|dm|message|contact) (?:me|us)\b|\blink in\b|\bregister (?:now"
+    r"|here|today)|\bsign up\b|\bdiscount\b|\bgiveaway\b|\bretweet\w*|\b(?:hello|hi|hey) (?:everyone|everybody|guys"
+    r"|friends|all)\b|\bhappy (?:birthday|new year|holidays|diwali)|\bcongratulat\w+|\bsee you (?:next|in|at|there)\b"
+    r"|\bcan you hear me\b|\bshare (?:my|the|your) screen\b|\bnext slide\b|\bcopyright\b|\ball rights reserved\b"
+    r"|\badvertis\w+|\bbuy now\b",
     re.IGNORECASE,
 )
 _GRAPHICS = re.compile(
     r"\b(?:flow ?charts?|flow diagrams?|prisma|consort diagram|bar (?:charts?|graphs?|plots?)|pie charts?"
-    r"|line (?:charts?|graphs?|plots?)"
-    r"|histograms?|scatter ?plots?|box ?(?:and whiskers? )?plots?|violin plots?|forest plots?|funnel plots?"
-    r"|volcano plots?|heat ?maps?"
-    r"|kaplan[- ]?meier|survival curves?|roc curves?|receiver operating|calibration curves?|nomograms?"
-    r"|regression (?:line|curve|plot)s?"
-    r"|schematic(?:s|ally)?|work ?flow|study (?:design|flow)|block diagrams?|venn diagrams?|decision trees?"
-    r"|network architecture"
+    r"|line (?:charts?|graphs?|plots?)|histograms?|scatter ?plots?|box ?(?:and whiskers? )?plots?|violin plots?"
+    r"|forest plots?|funnel plots?|volcano plots?|heat ?maps?|kaplan[- ]?meier|survival curves?|roc curves?"
+    r"|receiver operating|calibration curves?|nomograms?|regression (?:line|curve|plot)s?|schematic(?:s|ally)?"
+    r"|work ?flow|study (?:design|flow)|block diagrams?|venn diagrams?|decision trees?|network architecture"
     r"|phylogenetic tree|western blots?|gel electrophoresis|chemical structures?|organi[sz]ation chart|timelines?"
-    r"|word cloud"
-    r"|graphical abstract|questionnaires?|geographic(?:al)? (?:distribution|map)|map of|screenshots?|illustration of"
-    r"|cartoon"
-    r"|diagram(?:s|matic)?|standard (?:error|deviations?) (?:bars?|of the mean)|error bars?)\b",
+    r"|word cloud|graphical abstract|questionnaires?|geographic(?:al)? (?:distribution|map)|map of|screenshots?"
+    r"|illustration of|cartoon|diagram(?:s|matic)?|standard (?:error|deviations?) (?:bars?|of the mean)|error bars?)\b",
     re.IGNORECASE,
 )
 _CLINICAL = re.compile(
     r"\b(?:patholog|histolog|histopatholog|cytolog|radiograph|radiolog|x-?rays?\b|ct\b|mri\b|mr image|ultrasound"
-    r"|sonogra|echocardiogra|pet\b|scintigra"
-    r"|angiogra|mammogra|tomogra|fluorosc|endoscop|colonoscop|fundus|fundoscop|dermosc|biops|resection|stain|h&e"
-    r"|hematoxylin|haematoxylin"
-    r"|immunohistochem|tumou?r|carcinom|sarcom|lymphom|adenom|melanom|leuk[ae]?emi|glioma|neoplas|metasta|malignan"
-    r"|benign|dysplas|cyst|lesion"
-    r"|nodule|mass\b|opacit|consolidat|effusion|pneumo|edema|oedema|fractur|dislocat|stenosis|thromb|embol|aneurysm"
-    r"|infarct|ischemi|ischaemi"
-    r"|h[ae]?emorrhag|hematoma|haematoma|inflamm|infect|abscess|fibrosis|necro|granulom|ulcer|polyp|hernia|calcif"
-    r"|enhanc|signal intens"
-    r"|hyperintens|hypointens|hyperdens|hypodens|hypoecho|hyperecho|attenuat|axial|sagittal|coronal|transverse"
-    r"|anterior|posterior|lateral"
-    r"|lung|liver|kidney|renal|heart|cardi|brain|cerebr|spine|spinal|vertebra|bone|femur|tibia|abdom|thora|pelvi"
-    r"|chest|breast|prostat|thyroid"
-    r"|pancrea|bowel|colon|gastri|esophag|oesophag|ovar|uter|bladder|skin|epiderm|retina|optic|tooth|teeth|dental"
-    r"|maxill|mandib|artery|arteri"
-    r"|vein|venous|nerve|lymph|gland|epitheli|stroma|nucle|cytoplasm|mitos|mitot|cells?\b|tissue|syndrome|disease"
-    r")",
+    r"|sonogra|echocardiogra|pet\b|scintigra|angiogra|mammogra|tomogra|fluorosc|endoscop|colonoscop|fundus|fundoscop"
+    r"|dermosc|biops|resection|stain|h&e|hematoxylin|haematoxylin|immunohistochem|tumou?r|carcinom|sarcom|lymphom"
+    r"|adenom|melanom|leuk[ae]?emi|glioma|neoplas|metasta|malignan|benign|dysplas|cyst|lesion|nodule|mass\b|opacit"
+    r"|consolidat|effusion|pneumo|edema|oedema|fractur|dislocat|stenosis|thromb|embol|aneurysm|infarct|ischemi"
+    r"|ischaemi|h[ae]?emorrhag|hematoma|haematoma|inflamm|infect|abscess|fibrosis|necro|granulom|ulcer|polyp|hernia"
+    r"|calcif|enhanc|signal intens|hyperintens|hypointens|hyperdens|hypodens|hypoecho|hyperecho|attenuat|axial"
+    r"|sagittal|coronal|transverse|anterior|posterior|lateral|lung|liver|kidney|renal|heart|cardi|brain|cerebr|spine"
+    r"|spinal|vertebra|bone|femur|tibia|abdom|thora|pelvi|chest|breast|prostat|thyroid|pancrea|bowel|colon|gastri"
+    r"|esophag|oesophag|ovar|uter|bladder|skin|epiderm|retina|optic|tooth|teeth|dental|maxill|mandib|artery|arteri"
+    r"|vein|venous|nerve|lymph|gland|epitheli|stroma|nucle|cytoplasm|mitos|mitot|cells?\b|tissue|syndrome|disease)",
     re.IGNORECASE,
 )
 _WORDS = re.compile(r"[^\W\d_]+")

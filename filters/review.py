@@ -9,8 +9,6 @@ holds the texts to label, without the verdicts; `review.key.csv` holds the verdi
 unless asked for.
 """
 
-from __future__ import annotations
-
 import argparse
 import csv
 import hashlib
@@ -22,14 +20,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
 from medgpt.messages import named
+from medgpt.private import CREDENTIALED
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from manifests.catalog import LoadedBuild
 
 REVIEW_COLUMNS = ("sample_id", "text", "label")
 KEY_COLUMNS = ("sample_id", "score", "flagged", "weight")
@@ -168,7 +167,7 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
         if (flagged == side).any():
             drawn_weight = sum(one.weight for one in drawn if one.flagged == side)
             weight[flagged == side] *= drawn_weight / weight[flagged == side].sum()
-    cells = [[int(np.sum((flagged == a) & (label == b))) for b in (True, False)] for a in (True, False)]
+    yes, no, missed, clear = (int(np.sum((flagged == a) & (label == b))) for a in (True, False) for b in (True, False))
     accuracy, kappa = _measures(flagged, label, weight)
     chance = np.random.default_rng(seed)
     sides = [np.flatnonzero(flagged == side) for side in (False, True)]
@@ -180,7 +179,7 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
     return Agreement(
         labelled=len(known),
         unlabelled=len(drawn) - len(known),
-        table=((cells[0][0], cells[0][1]), (cells[1][0], cells[1][1])),
+        table=((yes, no), (missed, clear)),
         accuracy=round(accuracy, 4),
         accuracy_interval=_interval([one for one, _ in resampled]),
         kappa=None if kappa is None else round(kappa, 4),
@@ -188,7 +187,9 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
     )
 
 
-def _measures(flagged: NDArray[np.bool_], label: NDArray[np.bool_], weight: NDArray[Any]) -> tuple[float, float | None]:
+def _measures(
+    flagged: "NDArray[np.bool_]", label: "NDArray[np.bool_]", weight: "NDArray[Any]"
+) -> tuple[float, float | None]:
     """Weighted accuracy and Cohen's kappa."""
     total = float(weight.sum())
     accuracy = float(weight[flagged == label].sum()) / total
@@ -234,7 +235,32 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, s
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 after an error."""
-    options = _parser().parse_args(arguments)
+    parser = command_parser(
+        "filters.review",
+        "Draw a sample of a filter's verdicts for people to label; say how far labels and verdicts agree.",
+        "examples:\n"
+        "  python -m filters.review draw data --score language_model.irrelevant --n 200 --out review\n"
+        "  python -m filters.review agree review.csv labelled.csv",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    drawing = commands.add_parser("draw", help="write OUT.csv, OUT.html (to label) and OUT.key.csv (verdicts)")
+    add = drawing.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds with scores/")
+    add("--score", required=True, metavar="FILTER.SCORE", help="a score column")
+    add("--threshold", type=float, default=0.5, help="flagged from here on (default 0.5)")
+    add("--build", action="append", metavar="NAME", help="only these builds")
+    add("--n", type=int, default=200, help="samples to draw (default 200)")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, required=True, metavar="OUT", help="name without its ending")
+    add("--show-credentialed", action="store_true", help="credentialed, too: keep the files safe")
+    agreeing = commands.add_parser("agree", help="accuracy and Cohen's kappa with 95 %% intervals, and the table")
+    add = agreeing.add_argument
+    add("review", type=Path, metavar="REVIEW", help="OUT.csv of the draw")
+    add("labelled", type=Path, nargs="?", metavar="LABELLED", help="labels, if not in REVIEW itself")
+    add("--key", type=Path, metavar="FILE", help="OUT.key.csv, if not beside REVIEW")
+    add("--seed", type=int, default=0)
+    add("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
     if options.command == "draw":
         _draw_command(options)
     else:
@@ -242,34 +268,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = agreement(read_key(key), read_labels(options.labelled or options.review), options.seed)
         print(json.dumps(asdict(result)) if options.json else "\n".join(result.lines()))
     return DONE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m filters.review",
-        description="Draw a sample of a filter's verdicts for people to label; say how far labels and verdicts agree.",
-        epilog="examples:\n"
-        "  python -m filters.review draw data --score language_model.irrelevant --n 200 --out review\n"
-        "  python -m filters.review agree review.csv labelled.csv",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    drawing = commands.add_parser("draw", help="write OUT.csv, OUT.html (to label) and OUT.key.csv (verdicts)")
-    drawing.add_argument("data", type=Path, metavar="DATA", help="folder of builds with scores/")
-    drawing.add_argument("--score", required=True, metavar="FILTER.SCORE", help="a score column")
-    drawing.add_argument("--threshold", type=float, default=0.5, help="flagged from here on (default 0.5)")
-    drawing.add_argument("--build", action="append", metavar="NAME", help="only these builds")
-    drawing.add_argument("--n", type=int, default=200, help="samples to draw (default 200)")
-    drawing.add_argument("--seed", type=int, default=0)
-    drawing.add_argument("--out", type=Path, required=True, metavar="OUT", help="name without its ending")
-    drawing.add_argument("--show-credentialed", action="store_true", help="credentialed, too: keep the files safe")
-    agreeing = commands.add_parser("agree", help="accuracy and Cohen's kappa with 95 %% intervals, and the table")
-    agreeing.add_argument("review", type=Path, metavar="REVIEW", help="OUT.csv of the draw")
-    agreeing.add_argument("labelled", type=Path, nargs="?", metavar="LABELLED", help="labels, if not in REVIEW itself")
-    agreeing.add_argument("--key", type=Path, metavar="FILE", help="OUT.key.csv, if not beside REVIEW")
-    agreeing.add_argument("--seed", type=int, default=0)
-    agreeing.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 def _draw_command(options: argparse.Namespace) -> None:
@@ -287,8 +285,9 @@ def _draw_command(options: argparse.Namespace) -> None:
         build = builds.get(folder.name.partition("@")[0])
         if build is None:
             raise UserError(f"{folder}: scores of a build that is no more; delete the folder")
-        hidden = set() if options.show_credentialed else _credentialed(build)
-        found = [one for one in _scores(folder, options.score, options.threshold) if one.sample_id not in hidden]
+        if build.record["source"]["access"] == CREDENTIALED and not options.show_credentialed:
+            continue
+        found = list(_scores(folder, options.score, options.threshold))
         owners |= {one.sample_id: build.folder for one in found}
         scores += found
     if not scores:
@@ -324,17 +323,6 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Drawn]:
                 raise UserError(f"{column} is text; choose a score that is a number")
             if row[column] is not None:
                 yield Drawn(row["sample_id"], float(row[column]), row[column] >= threshold)
-
-
-def _credentialed(build: LoadedBuild) -> set[str]:
-    """Ids of the credentialed samples of a build."""
-    import pyarrow.parquet as pq
-
-    found: set[str] = set()
-    for _, path in build.parts("samples"):
-        rows = pq.read_table(path, columns=["sample_id"], filters=[("access", "=", "credentialed")])
-        found |= set(rows["sample_id"].to_pylist())
-    return found
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ python -m filters.run data
 python -m filters.run data --build quilt_1m --workers 8 --set quilt_cleaner.table=predictions_quiltcleaner.csv
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
@@ -13,13 +11,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
 
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if scoring stopped (run again to go on), 2 for a wrong recipe or usage."""
-    parser = _parser()
+    parser = command_parser(
+        "filters.run",
+        "Score the samples of finished builds under DATA with a recipe's filters, into DATA/scores; what is there and "
+        "right is not done again, and a run that was killed goes on where it was. "
+        "Exit code: 0, 1 if scoring stopped, 2 for a wrong recipe or usage.",
+        "examples:\n"
+        "  python -m filters.run data --workers 8\n"
+        "  python -m filters.run data --build pmc_oa --recipe mine.yaml --all-scores\n"
+        "  python -m filters.run data --endpoint http://127.0.0.1:8000/v1 --model my-model\n"
+        "  python -m filters.run data --set quilt_cleaner.table=raw/quilt_1m/predictions_quiltcleaner.csv",
+    )
+    add, every = parser.add_argument, "all that the recipe has rules for"
+    add("data", type=Path, metavar="DATA", help="folder of builds")
+    add("--build", action="append", default=[], metavar="NAME", help=f"only this (may be repeated); default: {every}")
+    add("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
+    add("--role", choices=("train", "eval"), default="train", help="which samples (default train)")
+    add("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    add("--all-scores", action="store_true", help="show every sample to every filter: no early exit")
+    add("--endpoint", metavar="URL", help="OpenAI-compatible endpoint for the language_model filter")
+    add("--model", metavar="NAME", help="model at the endpoint")
+    add("--verdicts", type=Path, metavar="DIR", help="cache of its verdicts (default DATA/verdicts)")
+    add(
+        "--set", action="append", default=[], metavar="FILTER.OPTION=VALUE", help="option of a filter (may be repeated)"
+    )
+    add("--json", action="store_true", help="print what was scored as JSON, no progress bar")
+    add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error("--workers must be 1 or more")
@@ -75,39 +99,6 @@ def _filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             progress=not (options.quiet or options.json),
         )
     return found
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m filters.run",
-        description="Score the samples of finished builds under DATA with a recipe's filters, into DATA/scores; "
-        "what is there and right is not done again, and a run that was killed goes on where it was. "
-        "Exit code: 0, 1 if scoring stopped, 2 for a wrong recipe or usage.",
-        epilog="examples:\n"
-        "  python -m filters.run data --workers 8\n"
-        "  python -m filters.run data --build pmc_oa --recipe mine.yaml --all-scores\n"
-        "  python -m filters.run data --endpoint http://127.0.0.1:8000/v1 --model my-model\n"
-        "  python -m filters.run data --set quilt_cleaner.table=raw/quilt_1m/predictions_quiltcleaner.csv",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument(
-        "--build", action="append", default=[], metavar="NAME", help="only this build (may be repeated); default: all "
-        "that the recipe has rules for",
-    )  # fmt: skip
-    parser.add_argument("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
-    parser.add_argument("--role", choices=("train", "eval"), default="train", help="which samples (default train)")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument("--all-scores", action="store_true", help="show every sample to every filter: no early exit")
-    parser.add_argument("--endpoint", metavar="URL", help="OpenAI-compatible endpoint for the language_model filter")
-    parser.add_argument("--model", metavar="NAME", help="model at the endpoint")
-    parser.add_argument("--verdicts", type=Path, metavar="DIR", help="cache of its verdicts (default DATA/verdicts)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FILTER.OPTION=VALUE", help="option of a filter (may be repeated)"
-    )
-    parser.add_argument("--json", action="store_true", help="print what was scored as JSON, no progress bar")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
 
 
 if __name__ == "__main__":

@@ -10,16 +10,14 @@ one. Both decode nothing for the rest. A part therefore depends on its build, it
 scored under, never on the number of processes, or on how often the work was killed and taken up again.
 """
 
-from __future__ import annotations
-
 import fcntl
 import glob
-import hashlib
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -33,9 +31,10 @@ from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Sc
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds, part_kind
 from medgpt.atomic import AtomicFile, write_atomic
-from medgpt.digest import file_sha256
+from medgpt.containers import MAX_PIXELS
+from medgpt.digest import file_sha256, json_sha256
 from medgpt.errors import UserError
-from medgpt.pictures import MAX_PIXELS, PICTURE_RULES
+from medgpt.pictures import PICTURE_RULES
 from medgpt.private import make_folder
 from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
@@ -254,11 +253,8 @@ class _Run:
                     self.scored += len(work.asked)
         finally:
             self._here.close()
-        targets = [(unit, self._target(unit)) for unit in units]
-        return [
-            {"unit": unit["unit"], "file": target.name, "rows": unit["kept"], "sha256": file_sha256(target).hex()}
-            for unit, target in targets
-        ]
+        made = [(unit["unit"], unit["kept"], self._target(unit)) for unit in units]
+        return [{"unit": u, "file": t.name, "rows": n, "sha256": file_sha256(t).hex()} for u, n, t in made]
 
     def tidy(self, parts: Sequence[str], units: Sequence[Mapping[str, Any]]) -> None:
         """Remove intermediate results, and parts that were made from other shards than the build's present ones."""
@@ -276,10 +272,10 @@ class _Run:
         """Digest of what a unit's scores are made from."""
         files = [part["sha256"] for part in unit["parts"] if part_kind(part["file"]) in ("samples", "images")]
         files += [shard["sha256"] for shard in unit["shards"]]
-        return _digest([FORMAT, INTAKE, files])
+        return json_sha256([FORMAT, INTAKE, files])
 
     def _target(self, unit: Mapping[str, Any]) -> Path:
-        key = _digest([self._content(unit), self.plan.identity])
+        key = json_sha256([self._content(unit), self.plan.identity])
         return self.out / f"{unit['unit']}-{key[:16]}.parquet"
 
     def _seed(self, unit: Mapping[str, Any], target: Path) -> Path | None:
@@ -302,7 +298,7 @@ class _Run:
 
     def _jobs(self, unit: Mapping[str, Any], first: int, seed: Path | None) -> list[_Job]:
         basis = [self._target(unit).name, self.plan.exits, self.all_scores, file_sha256(seed).hex() if seed else None]
-        key = _digest(basis)[:16]
+        key = json_sha256(basis)[:16]
         return [
             _Job(
                 first + start, start, min(CHUNK, unit["kept"] - start), seed,
@@ -325,10 +321,8 @@ class _Run:
         arguments = (self.plan, self.folder, self.role, self.all_scores)
         try:
             yield from run_jobs(_work, todo, self.workers, prepare=_start, arguments=arguments)
-        except WorkerDied:
-            raise FilterError(
-                "a worker process died (killed, or out of memory: try fewer --workers); run again to go on"
-            ) from None
+        except WorkerDied as error:
+            raise FilterError(str(error)) from None
 
     def _finish(self, work: _UnitWork) -> None:
         """Put a unit's chunks together, ask the filters of this process, write the part."""
@@ -349,7 +343,6 @@ class _Worker:
     def __init__(self, plan: FilterPlan, folder: Path, role: str, all_scores: bool) -> None:
         self._plan, self._folder, self._role, self._all_scores = plan, folder, role, all_scores
         self._filters: dict[str, Filter] = {}
-        self._build: Build | None = None
 
     def close(self) -> None:
         """Close the filters that have something to close."""
@@ -379,7 +372,7 @@ class _Worker:
         records: dict[int, Record] = {}
         for number, row in batch.items():
             if not row.sample_id or any(step in steps for step in self._missing(row)):
-                sample = self._opened()[number]
+                sample = self._build[number]
                 row.sample_id = row.sample_id or sample.record["id"]
                 if row.sample_id != sample.record["id"]:
                     raise UserError(f"{self._folder}: scores of {row.sample_id} are not of this build; delete them")
@@ -411,10 +404,9 @@ class _Worker:
     def _missing(self, row: _ScoreRow) -> list[FilterStep]:
         return missing_steps(row, self._plan, self._all_scores)
 
-    def _opened(self) -> Build:
-        if self._build is None:
-            self._build = Build(self._folder, role=self._role)
-        return self._build
+    @cached_property
+    def _build(self) -> Build:
+        return Build(self._folder, role=self._role)
 
 
 _worker: _Worker | None = None
@@ -538,7 +530,3 @@ def read_rows(path: Path, steps: Sequence[FilterStep], start: int = 0, count: in
         values = {column: entry[column] for step in done for column in step.columns}
         rows.append(_ScoreRow(entry["sample_id"], entry["reason"], values, {step.name for step in done}))
     return rows
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(orjson.dumps(value)).hexdigest()

@@ -6,8 +6,6 @@ filter found make one score by a logistic regression, whose weights `python -m b
 the half of the pictures that is tuned on. How much of the picture is tissue tells a viewer from a desktop.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -60,14 +58,9 @@ BIAS = -7.33
 def signs(picture: Picture, found: Mapping[str, Score], number: int = 0) -> dict[str, float]:
     """The signs of a screen, each 0..1: those of `WEIGHTS`, and `tissue`.
 
-    Args:
-        picture: the picture, looked at with the longest side at most `SIDE`.
-        found: scores of the filters that ran before; those of `overlaid_text` are used.
-        number: of the picture among its record's.
-
-    Raises:
-        FilterError: a score of `overlaid_text` is missing.
-
+    The picture is looked at with the longest side at most `SIDE`. Of the scores `found` before, those of
+    `overlaid_text` are used; `number` is the picture's among its record's.
+    Raises: `FilterError` where a score of `overlaid_text` is missing.
     """
     rgb = picture.rgb(SIDE)
     lines, regions, places = (found.get(f"overlaid_text.{name}") for name in ("boxes", "regions", "places"))
@@ -128,10 +121,8 @@ def _on_grey(grey: NDArray[np.bool_], places: Sequence[TextBox], scale: float) -
 
 def _column(places: Sequence[TextBox]) -> int:
     """The most pieces of writing that begin at one distance from the left, within half a line's height."""
-    lines = [place for place in places if place.kind in "tu"]
-    return max(
-        (sum(2 * abs(other.left - one.left) <= one.bottom - one.top for other in lines) for one in lines), default=0
-    )
+    lines = [(place.left, place.bottom - place.top) for place in places if place.kind in "tu"]
+    return max((sum(2 * abs(other - left) <= high for other, _ in lines) for left, high in lines), default=0)
 
 
 def _buttons(planes: Sequence[NDArray[Any]]) -> bool:
@@ -146,10 +137,10 @@ def _buttons(planes: Sequence[NDArray[Any]]) -> bool:
         return False
     stop, less, more = stop[able], less[able], more[able]
     width = stop.shape[1]
-    for distance in range(DOT_DISTANCE[0], min(DOT_DISTANCE[1], (width - 1) // 2)):
-        if (stop[:, : width - 2 * distance] & less[:, distance : width - distance] & more[:, 2 * distance :]).any():
-            return True
-    return False
+    return any(
+        (stop[:, : width - 2 * distance] & less[:, distance : width - distance] & more[:, 2 * distance :]).any()
+        for distance in range(DOT_DISTANCE[0], min(DOT_DISTANCE[1], (width - 1) // 2))
+    )
 
 
 def screen(values: Mapping[str, float]) -> float:

@@ -9,11 +9,8 @@ Nothing is decoded and no filter is asked: the predicates become SQL over the sc
 dropped; a predicate that a missing score leaves open is the outcome `<filter>/not_scored`, which the recipe settles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -298,9 +295,7 @@ def _waterfall(scored: ScoredBuild, table: pa.Table, recipe: Recipe) -> dict[str
 
 def _counts(values: Any) -> dict[str, int]:
     """How often each text is in a column, by text."""
-    return {
-        item["values"]: item["counts"] for item in sorted(values.value_counts().to_pylist(), key=itemgetter("values"))
-    }
+    return dict(sorted((item["values"], item["counts"]) for item in values.value_counts().to_pylist()))
 
 
 def decide(

@@ -14,7 +14,6 @@ The filter of the same name reads the table.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from filters.base import Filter, FilterError, Picture, Record, Score, UnreadablePicture, content_digest, decode
+from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, one_line, run
 
 if TYPE_CHECKING:
@@ -117,7 +117,26 @@ def semantic_duplicates(
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if it stopped (run again to go on), 2 for wrong usage."""
-    parser = _parser()
+    parser = command_parser(
+        "filters.semantic_duplicates",
+        "Find training samples whose first picture is, to a CLIP model, the one of an earlier sample; writes "
+        "DATA/embeddings/duplicates.parquet, which the filter semantic_duplicates drops by. Every pair is compared: a "
+        "million pictures of 512 numbers take an hour and a half at 10^11 operations a second. "
+        "Exit code: 0, 1 if it stopped (run again to go on), 2 for wrong usage.",
+        "example:\n  python -m filters.semantic_duplicates data --build pmc_oa --build rocov2 --weights "
+        "weights/biomedclip --threshold 0.97",
+    )
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds")
+    add("--build", action="append", default=[], metavar="NAME", help="only this one (may be repeated)")
+    add("--weights", type=Path, required=True, metavar="PATH", help="checkpoint: see filters.zero_shot")
+    add("--model", metavar="NAME", help="architecture in open_clip, where the weights are one file")
+    add("--device", default="cpu", metavar="NAME", help="for torch (default cpu)")
+    add(
+        "--threshold", type=float, required=True, metavar="COSINE", help="no default: checkpoints differ, look at pairs"
+    )
+    add("--json", action="store_true", help="print the counts as JSON, no progress bar")
+    add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
     if not 0 < options.threshold <= 1:
         parser.error("--threshold is a cosine above 0, at most 1")
@@ -258,31 +277,6 @@ def _read(path: Path) -> tuple[list[str], NDArray[np.float32]]:
         return table["sample_id"].to_pylist(), flat.reshape(len(table), -1 if len(table) else 0)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         raise FilterError(f"{path}: no embeddings ({type(error).__name__}); delete it and run again") from error
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m filters.semantic_duplicates",
-        description="Find training samples whose first picture is, to a CLIP model, the one of an earlier sample; "
-        "writes DATA/embeddings/duplicates.parquet, which the filter semantic_duplicates drops by. Every pair is "
-        "compared: a million pictures of 512 numbers take an hour and a half at 10^11 operations a second. "
-        "Exit code: 0, 1 if it stopped (run again to go on), 2 for wrong usage.",
-        epilog="example:\n"
-        "  python -m filters.semantic_duplicates data --build pmc_oa --build rocov2 --weights weights/biomedclip "
-        "--threshold 0.97",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument("--build", action="append", default=[], metavar="NAME", help="only this one (may be repeated)")
-    parser.add_argument("--weights", type=Path, required=True, metavar="PATH", help="checkpoint: see filters.zero_shot")
-    parser.add_argument("--model", metavar="NAME", help="architecture in open_clip, where the weights are one file")
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="for torch (default cpu)")
-    parser.add_argument(
-        "--threshold", type=float, required=True, metavar="COSINE", help="no default: checkpoints differ, look at pairs"
-    )
-    parser.add_argument("--json", action="store_true", help="print the counts as JSON, no progress bar")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser
 
 
 if __name__ == "__main__":

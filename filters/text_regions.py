@@ -6,8 +6,6 @@ region counts only once the recogniser has read it with confidence. What was rea
 `filters.overlaid_text`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import math

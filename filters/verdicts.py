@@ -6,8 +6,6 @@ folder. A line is written with one call as soon as its answer is there; `kill -9
 way. A torn last line is dropped, and said, when a later process takes the file over; damage elsewhere is an error.
 """
 
-from __future__ import annotations
-
 import fcntl
 import hashlib
 import logging

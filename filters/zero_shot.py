@@ -5,8 +5,6 @@ architecture in open_clip (`model: ViT-L-14-336`), or a folder with `open_clip_c
 BiomedCLIP and SigLIP are published. Nothing is downloaded. torch and open_clip are imported when the model is loaded.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Sequence
@@ -103,23 +101,21 @@ class ZeroShot(Filter):
         """(n, d) embeddings of length 1, for `filters.semantic_duplicates`."""
         import torch
 
-        vectors = []
-        for start in range(0, len(pictures), _IMAGES_AT_ONCE):
-            images = [Image.fromarray(picture.rgb(1024)) for picture in pictures[start : start + _IMAGES_AT_ONCE]]
-            batch = torch.stack([self._prepare(image) for image in images]).to(self._device)
-            with torch.no_grad():
-                vectors.append(_unit(self._network.encode_image(batch)))
-        return np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
+        def prepared(few: Sequence[Picture]) -> Any:
+            return torch.stack([self._prepare(Image.fromarray(picture.rgb(1024))) for picture in few])
+
+        return self._embedded(pictures, prepared, self._network.encode_image)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, d) embeddings of length 1; what exceeds the model's context is cut off."""
+        return self._embedded(texts, lambda few: self._tokenize(list(few)), self._network.encode_text)
+
+    def _embedded(self, items: Sequence[Any], prepared: Any, encode: Any) -> NDArray[np.float32]:
         import torch
 
-        vectors = []
-        for start in range(0, len(texts), _IMAGES_AT_ONCE):
-            tokens = self._tokenize(list(texts[start : start + _IMAGES_AT_ONCE])).to(self._device)
-            with torch.no_grad():
-                vectors.append(_unit(self._network.encode_text(tokens)))
+        batches = (items[start : start + _IMAGES_AT_ONCE] for start in range(0, len(items), _IMAGES_AT_ONCE))
+        with torch.no_grad():
+            vectors = [_unit(encode(prepared(few).to(self._device))) for few in batches]
         return np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
 
     def _class_vector(self, prompts: Sequence[str]) -> NDArray[np.float32]:

@@ -12,8 +12,6 @@ is left out, and said so, unless `--thorough` is given.
 Exit code: 0 not found, 1 found, 2 no answer.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -68,9 +66,9 @@ _WITHIN_RADIUS = """
 
 
 def check_text(
-    connection: duckdb.DuckDBPyConnection,
-    builds: Sequence[LoadedBuild],
-    policy: Policy,
+    connection: "duckdb.DuckDBPyConnection",
+    builds: "Sequence[LoadedBuild]",
+    policy: "Policy",
     text: str,
     options: Sequence[str] = (),
     roles: Sequence[str] = ("train",),
@@ -80,8 +78,10 @@ def check_text(
 
     Raises: `UserError`, for a text without a letter or digit too.
     """
+    from msgspec import structs
+
     from manifests.proof.near_text import EvalText, NearTextIndex
-    from manifests.proof.overlaps import select, train_text
+    from manifests.proof.overlaps import select
     from medgpt.text import question_sha256
 
     alone, with_options = question_sha256(text, options)
@@ -92,13 +92,13 @@ def check_text(
     total = sum(unit["kept"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     if limit is not None and total > limit:
         return found, [f"shared runs: the texts of {total:,} samples were not read; --thorough reads them"]
-    index = NearTextIndex([EvalText(text, tuple(options), "", "\n".join((text, *options)))], policy.text)
+    # Here a person asks where a text occurs: every shared run counts, whether it says much or not.
+    settings = structs.replace(policy.text, passage_words=policy.text.run_words, passage_bits=1, run_bits=1)
+    index = NearTextIndex([EvalText(text, "", (text,))], settings)
     near = []
     for build, texts in _texts(builds, roles):
-        for match in index.scan([train_text(sample, policy.text) for sample in texts]).matches:
+        for match in index.scan([[sample.whole for sample in texts]]).matches:
             sample = texts[match.train]
-            if match.kind == "rewrite":
-                continue  # a single text has no word frequencies to weigh words by
             private = build.record["source"]["access"] == "credentialed"
             place = {"build": build.record["build"], "split": sample.split, "sample_id": sample.sample_id}
             measures = {"score": match.score, "words": match.words, "span": None if private else match.span}
@@ -107,7 +107,7 @@ def check_text(
     return found + near, []
 
 
-def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tuple[LoadedBuild, list[Any]]]:
+def _texts(builds: "Sequence[LoadedBuild]", roles: Sequence[str]) -> "Iterator[tuple[LoadedBuild, list[Any]]]":
     from manifests.proof.overlaps import text_batches
     from manifests.proof.stored_text import read_texts
 
@@ -119,9 +119,9 @@ def _texts(builds: Sequence[LoadedBuild], roles: Sequence[str]) -> Iterator[tupl
 
 
 def check_image(
-    connection: duckdb.DuckDBPyConnection,
-    builds: Sequence[LoadedBuild],
-    policy: Policy,
+    connection: "duckdb.DuckDBPyConnection",
+    builds: "Sequence[LoadedBuild]",
+    policy: "Policy",
     data: bytes,
     roles: Sequence[str] = ("train",),
     limit: int | None = LIMIT,

@@ -11,8 +11,6 @@ The perceptual hash is that of `imagehash.phash` (hash size 8, high-frequency fa
 that no CPU's rounding can flip a bit; the tests compare the two.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from medgpt.pictures import PICTURE_RULES, opened
+from medgpt.pictures import PICTURE_RULES, Opened, opened
 
 DRAFT_PIXELS = 128
 HASH_PIXELS = 32
@@ -56,12 +54,13 @@ class ImageFingerprint:
     """Grey JPEG, 96 x 96, aspect ratio not kept (as for the hash)."""
 
 
-def fingerprint(data: bytes) -> ImageFingerprint:
+def fingerprint(data: bytes, found: Opened | None = None) -> ImageFingerprint:
     """Decode a picture once and fingerprint it; JPEG and PNG as stored, other formats as `to_store` makes them.
 
-    Raises: `medgpt.containers.DamagedImage` with a reject's reason.
+    `found` is the picture in grey where `to_store` has decoded it. Raises: `medgpt.containers.DamagedImage` with a
+    reject's reason.
     """
-    found = opened(data, "L", at_least=DRAFT_PIXELS)
+    found = found or opened(data, "L", at_least=DRAFT_PIXELS)
     width, height, grey = found.width, found.height, found.image
     pixels = hashlib.sha256(f"{width}x{height}/{grey.width}x{grey.height}:".encode())
     pixels.update(grey.tobytes())

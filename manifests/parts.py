@@ -7,8 +7,6 @@ without rows is not written. Digests are 32 raw bytes (`hex(...)` in SQL shows t
 64-bit integer; in a metadata-only build what needs pixels is NULL, and there are no thumbnails.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path

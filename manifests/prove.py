@@ -14,8 +14,9 @@ compares every train sample of the builds under DATA with every test sample at e
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
 is, 2 if there is no proof, 4 if something was not compared and neither a mapping nor the policy says that it does not
-matter: files, fields, rows, pictures and texts are all accounted for (`manifests/proof/accounting.py`). With --train
-and --eval, corpora made elsewhere, it first runs `builders.corpus` for each.
+matter (files, fields, rows, pictures and texts are all accounted for: `manifests/proof/accounting.py`), or if a
+benchmark that the policy asks for is missing or short (`--benchmarks present` asks for none). With --train and --eval,
+corpora made elsewhere, it first runs `builders.corpus` for each; what --eval names is the benchmark then.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -62,12 +64,14 @@ def prove(
     workers: int = 1,
     show_credentialed: bool = False,
     pairs_per_cell: int = PAIRS_PER_CELL,
+    only_present: bool = False,
     conda: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    `conda`: a file for rows of the CONDA contamination database. Raises: `UserError`.
+    `only_present`: the policy's benchmarks that are not there are named, not asked for. `conda`: a file for rows of the
+    CONDA contamination database. Raises: `UserError`.
     """
     from tqdm import tqdm
 
@@ -88,6 +92,7 @@ def prove(
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
+        document["benchmarks"] = _benchmarks(builds, policy, only_present)
         document["accounting"] = _accounting(connection, builds, policy, document)
         exports.write_excluded_rows(connection, builds, out)
         if conda:
@@ -228,12 +233,6 @@ def _conclude(
     excluded = _rows(
         connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
     )
-    runs = {}
-    for words in policy.text.run_words:
-        [[pairs]] = connection.execute(
-            "SELECT count(*) FROM evidence WHERE level = 'near_text' AND kind = 'run' AND words >= ?", [words]
-        ).fetchall()
-        runs[str(words)] = pairs
     left_out = [
         {"build": build, "task": task, "reason": reason, "eval_samples": count}
         for (build, task, reason), count in sorted(overlaps.left_out.items())
@@ -253,7 +252,6 @@ def _conclude(
         "eval_totals": eval_totals,
         "matrix": matrix,
         "subsets": subsets,
-        "runs": runs,
         "counts": {level: dict(sorted(counts.items())) for level, counts in sorted(overlaps.counts.items())},
         "common_ngrams": len(common),
         # What the proof says nothing about.
@@ -294,6 +292,17 @@ def _train_duplicates(
         )
     files["train_duplicates"] = _write([table], table.schema, out / certificate.TRAIN_DUPLICATES_FILE)
     return {"train_duplicates": count_by_builds(table)}
+
+
+def _benchmarks(builds: Sequence[LoadedBuild], policy: Policy, only_present: bool) -> dict[str, Any]:
+    from manifests.proof.policy import held_benchmarks
+
+    read: Counter[tuple[str, str, str]] = Counter()
+    for build in builds:
+        for unit in build.record["units"]:
+            if unit["role"] == "eval" and unit["kept"]:
+                read[build.record["source"]["name"], build.record["build"], unit["split"]] += unit["read"]
+    return held_benchmarks(policy, read, only_present=only_present)
 
 
 def _described(build: LoadedBuild) -> dict[str, Any]:
@@ -444,12 +453,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return USAGE  # it has said why; 1 would say that there is a proof
         elif out is None:
             out = data / PROOF
+        # A corpus that --eval names is the benchmark, unless a policy of one's own says more.
+        only_present = (options.benchmarks or ("present" if foreign and not options.policy else "policy")) == "present"
         if options.dry_run:
             _print_plan(load_builds(data), policy, options.json)
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell, conda=options.conda, quiet=options.quiet or options.json
+            pairs_per_cell=options.pairs_per_cell, only_present=only_present, conda=options.conda,
+            quiet=options.quiet or options.json,
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -463,7 +475,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         listed = ["--copy-without", out / exports.EXCLUDED_ROWS_FILE]
         if (failed := _corpus(options, "train", options.filtered_copy, listed)) != DONE:
             return failed
-    incomplete = NOT_COMPARED if accounting.not_compared(document["accounting"]) else DONE
+    short = document["benchmarks"]["asked"] == "policy" and document["benchmarks"]["missing"]
+    incomplete = NOT_COMPARED if short or accounting.not_compared(document["accounting"]) else DONE
     # What of a corpus was not compared is told by `accounting`, under the policy.
     code = DONE if code == NOT_COMPARED else code
     return worst([code, incomplete, DONE if document["clean"] else NOT_FINISHED])
@@ -521,13 +534,16 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
+    for line in certificate.incomplete(document):
+        print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
     lines = accounting.not_compared(document["accounting"])
     if lines:
-        print("Not compared, and not declared under `leave_out` of the mapping or the policy:")
-        print("\n".join(f"  {line}" for line in lines))
+        print("What does not matter can be declared, with a reason, under `leave_out` of the mapping or the policy.")
     if document["clean"]:
-        what = f"After {sum(excluded.values())} exclusions nothing is left at the policy's levels"
+        tasks = sum(row["eval_samples"] for row in document["left_out_of_near_text"] if row["reason"] == "task")
+        but = f"But for {tasks} test items, whose tasks the policy leaves out of near text: " if tasks else ""
+        what = f"{but}After {sum(excluded.values())} exclusions nothing is left at the policy's levels"
         print(f"{what}, but NOT proved: not all was compared." if lines else f"{what}: proved.")
     else:
         left = ", ".join(f"{row['level']}/{row['kind']} {row['pairs']}" for row in document["after"])
@@ -537,15 +553,21 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m manifests.prove",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof.",
+        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
+        "proved, but a benchmark of the policy is missing.",
         epilog="examples:\n"
-        "  python -m manifests.prove data\n"
+        "  python -m manifests.prove data --benchmarks present\n"
         "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
+    parser.add_argument(
+        "--benchmarks", choices=("policy", "present"),
+        help="benchmarks that must be there: those that the policy lists (default), or none but the present (default "
+        "with --eval)",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"

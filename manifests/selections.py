@@ -8,8 +8,6 @@
 training read them: it checks what can be checked, and a build that was to be filtered and was not is an error.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,7 +32,7 @@ class SelectionFileError(UserError):
 class Dropped(NamedTuple):
     """The samples of a build that a recipe takes out."""
 
-    sample_ids: pa.StringArray
+    sample_ids: "pa.StringArray"
     """Sorted, each once."""
     sha256: str
     """Digest of `selection.parquet`, hex: it covers the build's root, the recipe's digest and every verdict."""

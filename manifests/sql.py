@@ -7,9 +7,6 @@ The views are those of `manifests.catalog`, made anew in memory on every call. S
 the manifests and nothing else, and a query is one statement that only reads. `--unsafe` lifts both.
 """
 
-from __future__ import annotations
-
-import argparse
 import csv
 import json
 import re
@@ -20,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, one_line
+from medgpt.arguments import command_parser
 from medgpt.errors import UserError, run
 from medgpt.tables import plain, table
 
@@ -79,7 +77,7 @@ def audit_description(name: str) -> str:
     return _audit_text(name).partition("\n")[0].removeprefix("--").strip()
 
 
-def run_audits(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> list[AuditResult]:
+def run_audits(connection: "duckdb.DuckDBPyConnection", names: Sequence[str]) -> list[AuditResult]:
     """Run audits by name, in the order given, on a connection of `manifests.catalog.connect`.
 
     Raises: `UserError`.
@@ -110,7 +108,7 @@ def _audit_text(name: str) -> str:
     return (AUDITS / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def _columns(cursor: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+def _columns(cursor: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
     """Names of a result's columns; a name that occurs again gets a number, so that no JSON member is lost."""
     names: list[str] = []
     for column in cursor.description or ():
@@ -121,7 +119,7 @@ def _columns(cursor: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _batches(cursor: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[Any, ...]]]:
+def _batches(cursor: "duckdb.DuckDBPyConnection") -> Iterator[list[tuple[Any, ...]]]:
     while batch := cursor.fetchmany(_BATCH):
         yield [tuple(map(plain, row)) for row in batch]
 
@@ -129,7 +127,23 @@ def _batches(cursor: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[Any, ...]
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if all is well, 1 if an audit found something, 2 if there is no answer."""
-    parser = _parser()
+    parser = command_parser(
+        "manifests.sql",
+        "Ask SQL questions about the builds under DATA, or audit them. Views: builds, units, shards, published, "
+        "samples, images, rejects, ids. Exit code: 0, 1 if an audit found violations, 2 after an error.",
+        "examples:\n"
+        '  python -m manifests.sql data "SELECT build, split, count(*) FROM samples GROUP BY ALL"\n'
+        "  python -m manifests.sql data --audit all\n"
+        "  python -m manifests.sql data --audit id_overlap --json",
+    )
+    add = parser.add_argument
+    add("data", nargs="?", type=Path, metavar="DATA", help="folder of builds, or one build")
+    add("query", nargs="?", metavar="SQL", help="a DuckDB query")
+    add("--audit", action="append", metavar="NAME|all", help="run an audit (may be repeated)")
+    add("--list", action="store_true", help="list the audits")
+    add("--json", action="store_true", help="print JSON (digests as hexadecimal text)")
+    add("--csv", action="store_true", help="print the rows of a query as CSV")
+    add("--unsafe", action="store_true", help="run any SQL: it can read and change any file of yours")
     options = parser.parse_args(arguments)
     if not options.list and options.data is None:
         parser.error("DATA is missing")
@@ -145,27 +159,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print_audits(options.data, options.audit, options.json)
     form = "json" if options.json else "csv" if options.csv else "table"
     return _print_query(options.data, options.query, form, options.unsafe)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.sql",
-        description="Ask SQL questions about the builds under DATA, or audit them. Views: builds, units, shards, "
-        "published, samples, images, rejects, ids. Exit code: 0, 1 if an audit found violations, 2 after an error.",
-        epilog="examples:\n"
-        '  python -m manifests.sql data "SELECT build, split, count(*) FROM samples GROUP BY ALL"\n'
-        "  python -m manifests.sql data --audit all\n"
-        "  python -m manifests.sql data --audit id_overlap --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds, or one build")
-    parser.add_argument("query", nargs="?", metavar="SQL", help="a DuckDB query")
-    parser.add_argument("--audit", action="append", metavar="NAME|all", help="run an audit (may be repeated)")
-    parser.add_argument("--list", action="store_true", help="list the audits")
-    parser.add_argument("--json", action="store_true", help="print JSON (digests as hexadecimal text)")
-    parser.add_argument("--csv", action="store_true", help="print the rows of a query as CSV")
-    parser.add_argument("--unsafe", action="store_true", help="run any SQL: it can read and change any file of yours")
-    return parser
 
 
 def _print_list(as_json: bool) -> int:
@@ -229,7 +222,7 @@ def _print_query(data: Path, query: str, form: str, unsafe: bool) -> int:
     return 0
 
 
-def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+def _check_reads(connection: "duckdb.DuckDBPyConnection", query: str) -> None:
     """Refuse what is not one statement that reads. Raises: `UserError`, `duckdb.Error`."""
     from duckdb import StatementType
 
@@ -237,11 +230,11 @@ def _check_reads(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     if kinds == [StatementType.EXPLAIN]:  # EXPLAIN ANALYZE runs what it explains
         query = _EXPLAIN.sub("", query, count=1)
         kinds = [statement.type for statement in connection.extract_statements(query)]
-    if kinds != [StatementType.SELECT]:
-        raise UserError(_ALLOWED)
-    plan = connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall()
-    if any(_WRITES.search(text) for _, text in plan):
-        raise UserError(_ALLOWED)
+    if kinds == [StatementType.SELECT]:
+        plan = connection.execute(f"EXPLAIN (FORMAT json) {query}").fetchall()
+        if not any(_WRITES.search(text) for _, text in plan):
+            return
+    raise UserError(_ALLOWED)
 
 
 def _write_json(columns: Sequence[str], batches: Iterator[list[tuple[Any, ...]]]) -> None:

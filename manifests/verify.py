@@ -3,51 +3,59 @@
     python -m manifests.verify data
 
 trusts neither the certificate nor the manifest: every file is hashed, fingerprints and digests are made again from the
-stored pictures and texts, evidence is derived again by `rederive` (dictionaries, brute force, sets of words),
-policy, exclusions and counts are worked out row by row in Python, the report is rendered again. A forger who computes
-all digests anew after an edit is caught by what no longer follows from the shards.
+stored pictures and texts, evidence is derived again by `rederive` (dictionaries, lists by quarters of a hash, sets of
+words), policy, exclusions and counts are worked out row by row in Python, the report is rendered again. A forger who
+computes all digests anew after an edit is caught by what no longer follows from the shards.
 
 What it cannot see: shards that were forged before they were built from, and the digest of a publisher's picture file
 with its metadata (`images.sha256`), which shards do not hold; equal files have equal pixels, which are compared.
 
-`--sample N` makes the slow steps only for N samples of each build and side. Which ones follows from their ids and the
-certificate's root, so that a forger cannot choose; a full run is worth more all the same.
+Raw files are hashed again, and corpora made elsewhere are read in again, where the raw files lay, or where `--raw`
+says. With `--no-raw` builds are taken for what their publishers shipped, which the result says.
 
-Exit code: 0 verified, 1 something was found, 2 there is nothing that can be read.
+`--sample N` is an audit: the slow steps are made for N samples of each build and side, drawn anew each time, so that a
+forger can neither know nor choose them. It ends with what that shows: with 99 % confidence fewer than x of all.
+
+Exit code: 0 verified, 1 something was found, 2 there is nothing that can be read, 4 raw files were not there.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
 import itertools
 import json
+import math
 import os
+import secrets
 import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from manifests.catalog import KINDS, connect, load_builds, part_kind
 from manifests.proof.accounting import accounts
 from manifests.proof.certificate import (
     CERTIFICATE,
     COMMON_FILE,
+    ENVELOPE,
     EVIDENCE_FILE,
     EXCLUSIONS_FILE,
     REPORT_FILE,
-    SIGNATURE,
     TRAIN_DUPLICATES_FILE,
     check_signature,
     read_certificate,
     software,
 )
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, inputs_sha256, merkle_root
-from medgpt.errors import UserError, run
+from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
 from medgpt.private import is_private
+from medgpt.tables import table
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -55,8 +63,12 @@ if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
     from manifests.proof.rederive import Fault, Found, Key
+    from manifests.proof.spill import Spill
 
 _SHOWN = 20
+_PIECE = 10_000
+"""Rows of evidence, or samples, that are in memory together."""
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,8 @@ class ProofStep:
     note: str = ""
     """What was looked at, with counts."""
     findings: list[ProofFinding] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """Builds whose raw files were not there."""
 
     def add(self, where: str, *faults: str) -> None:
         """Note what is wrong at one place."""
@@ -98,14 +112,17 @@ def verify(
     proof: Path,
     *,
     sample: int | None = None,
+    seed: str | None = None,
     public_key: Path | None = None,
+    raw: Mapping[str, Path] | None = MappingProxyType({}),
     quiet: bool = True,
     tell: Callable[[ProofStep], None] = lambda step: None,
-) -> list[ProofStep]:
-    """Verify the proof in the folder `proof` over the builds under `data`; returns all steps.
+) -> Verification:
+    """Verify the proof in the folder `proof` over the builds under `data`; what its steps found.
 
-    Steps that rest on builds or files which are not those of the certificate are not made. `tell` is called with each
-    step as it ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
+    `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out. Steps
+    that rest on builds or files which are not those of the certificate are not made. `tell` is called with each step as
+    it ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
     if not data.is_dir():
         raise UserError(f"{data}: no such folder; name the folder of builds")
@@ -113,17 +130,22 @@ def verify(
         raise UserError(f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)")
     if public_key is not None and not public_key.is_file():
         raise UserError(f"{public_key}: no such file; name a public key (PEM)")
-    return _Verification(data, proof, sample, public_key, quiet, tell).run()
+    verification = Verification(data, proof, sample, seed or secrets.token_hex(8), public_key, raw, quiet, tell)
+    verification.run()
+    return verification
 
 
 @dataclass
-class _Verification:
+class Verification:
     """One run: what the steps hand on to each other."""
 
     data: Path
     proof: Path
     sample: int | None
+    seed: str
+    """Says which samples and files are looked at where not all are."""
     public_key: Path | None
+    raw: Mapping[str, Path] | None
     quiet: bool
     tell: Callable[[ProofStep], None]
     steps: list[ProofStep] = field(default_factory=list)
@@ -131,34 +153,34 @@ class _Verification:
     builds: Sequence[LoadedBuild] = ()
     policy: Policy = field(init=False)
     chosen: set[Key] | None = None
-    evidence: list[dict[str, Any]] = field(default_factory=list)
+    spill: Spill = field(init=False)
+    """Evidence as it is said, by level, and as it is derived, by step; exclusions; samples. By training sample."""
     expected: dict[str, Any] = field(default_factory=dict)
     """What the certificate must say, as far as it was derived."""
 
-    def run(self) -> list[ProofStep]:
+    def run(self) -> None:
         """All steps, as far as they can be made."""
         early = [
             ("certificate", self._certificate), ("builds", self._builds), ("rules", self._rules),
             ("policy file", self._policy), ("proof files", self._files),
         ]  # fmt: skip
         late = [
-            ("stored samples", self._stored), ("ids and digests", self._exact), ("near pictures", self._near_images),
+            ("raw files", self._raw), ("stored samples", self._stored),
+            ("ids and digests", self._exact), ("near pictures", self._near_images),
             ("near texts", self._near_texts), ("train duplicates", self._train_duplicates),
             ("policy and counts", self._conclusions), ("report", self._report),
         ]  # fmt: skip
         if not self._make(*early[0]):
-            return self.steps
+            return
         # Another version's rules are no reason to stop: what they found can still be derived.
         sound = [self._make(name, step) or name == "rules" for name, step in early[1:]]
         if all(sound):
             from manifests.proof.rederive import chosen_samples
 
-            self.chosen = (
-                None if self.sample is None else chosen_samples(self.builds, self.sample, self.document["root"])
-            )
+            if self.sample is not None:
+                self.chosen = chosen_samples(self.builds, self.sample, self.seed)
             for name, step in late:
                 self._make(name, step)
-        return self.steps
 
     def _make(self, name: str, make: Callable[[ProofStep], None]) -> bool:
         """Run one step; data that no step can make sense of is a finding, too."""
@@ -188,8 +210,8 @@ class _Verification:
             check_signature(self.proof, self.public_key)
             step.note += ", signature fits"
         else:
-            signed = (self.proof / SIGNATURE).exists()
-            step.note += ", signature not checked (--public-key)" if signed else ", not signed"
+            signed = (self.proof / ENVELOPE).exists()
+            step.note += ", signature not checked (--trust)" if signed else ", not signed"
         step.add(CERTIFICATE, *(f"no {name!r} in it" for name in _KEYS if name not in self.document))
         step.add(CERTIFICATE, *(f"unknown {name!r} in it" for name in sorted(self.document.keys() - set(_KEYS))))
         if step.findings:
@@ -291,21 +313,55 @@ class _Verification:
                 step.add(file, "its columns are not those of such a file")
         if step.findings:
             return
-        self.evidence = pq.read_table(self.proof / EVIDENCE_FILE).to_pylist()
-        keys = [tuple((row[name] is not None, row[name]) for name in ORDER) for row in self.evidence]
-        if any(not one < other for one, other in itertools.pairwise(keys)):
-            step.add(EVIDENCE_FILE, "rows out of order, or one row twice")
-        step.note = f"{len(wanted)} files, {len(self.evidence):,} rows of evidence"
+        from manifests.proof.spill import Spill
+
+        count = pq.read_metadata(self.proof / EVIDENCE_FILE).num_rows
+        self.spill = Spill(1 + max(count // _PIECE, self._count("kept") // _PIECE))
+        for row in self._ordered(step, EVIDENCE_FILE, ORDER):
+            self.spill.add(f"said {row['level']}", (row["train_build"], row["train_sample"]), tuple(row.values()))
+        step.note = f"{len(wanted)} files, {count:,} rows of evidence"
 
     # ---- derived again
+
+    def _raw(self, step: ProofStep) -> None:
+        from manifests.proof.materials import drawn, raw_faults, raw_folder
+
+        if self.raw is None:
+            step.note = "NOT read (--no-raw): that builds hold what their publishers shipped is taken on trust"
+            return
+        choose = list if self.sample is None else drawn(self.sample, self.seed)
+        files = [build.record.get("inputs", {}).get("files", 0) for build in self.builds]
+        again = 0
+        with self._bar("raw files", sum(files)) as bar:
+            for build in self.builds:
+                folder = raw_folder(build, self.raw)
+                if folder is None or not (build.folder / INPUTS_FILE).is_file():
+                    step.unread.append(build.record["build"])
+                    continue
+                step.extend((build.record["build"], fault) for fault in raw_faults(build, folder, choose, bar.update))
+                again += build.record["parameters"].get("pictures_stored") is False
+        step.note = f"{len(self.builds) - len(step.unread)} of {len(files)} builds{self._sampled()}"
+        step.note += f", {again} corpora made elsewhere read in again" * bool(again)
+        inputs = [build.record.get("inputs", {}) for build in self.builds]
+        if by_size := sum(one.get("files", 0) - one.get("hashed", 0) for one in inputs):
+            step.note += f"; {by_size:,} files have no digest (--limit), their sizes alone were compared"
+        if step.unread:
+            step.note += f"; NOT there: those of {', '.join(step.unread)}"
 
     def _stored(self, step: ProofStep) -> None:
         from manifests.proof.rederive import Stored, stored_faults
 
-        read = Stored()
+        def named(row: Mapping[str, Any]) -> None:
+            sample = (row["build"], row["sample_id"])
+            self.spill.add("samples", sample, (*sample, row["unit"], row["role"]))
+
+        read = Stored(named=named)
         with self._bar("stored samples", self._count("kept")) as bar:
             for build in self.builds:
                 step.extend(stored_faults(build, self.chosen, read, bar.update))
+        for piece in range(self.spill.pieces):
+            times = Counter((build, sample) for build, sample, *_ in self.spill.rows("samples", piece))
+            step.extend((f"{build}: {sample}", "occurs twice") for (build, sample), n in times.items() if n > 1)
         step.note = f"{read.samples:,} samples and {read.pictures:,} pictures read again{self._sampled()}"
         if read.not_stored:
             step.note += f"; {read.not_stored:,} pictures lie in no shard and were not"
@@ -315,24 +371,29 @@ class _Verification:
 
         total = self._count("kept") + self._count("images")
         with self._bar("ids and digests", total) as bar:
-            rows = set(id_and_exact(self.builds, bar.update))
-        self._compare(step, ("id", "exact_image", "exact_text"), rows, None)
+            keep = self._keeper("exact")
+            for row in id_and_exact(self.builds, bar.update):
+                keep(row)
+        pairs = self._compare(step, ("id", "exact_image", "exact_text"), "exact", None)
         kind, value = FOUND.index("kind"), FOUND.index("value")
-        images = [row for row in rows if row[FOUND.index("level")] == "exact_image"]
-        ends = {(row[:kind], row[kind + 1 : value], row[value + 1 :]) for row in images if row[kind] == "pixels"}
-        for row in images:
-            if row[kind] == "bytes" and (row[:kind], row[kind + 1 : value], row[value + 1 :]) not in ends:
-                step.add("manifest", f"sha256 of two pictures is equal, but their pixels are not: {_named(row)}")
-        step.note = f"{len(rows):,} pairs"
+        for piece in range(self.spill.pieces):
+            rows = self.spill.rows("exact", piece)
+            images = [row for row in rows if row[FOUND.index("level")] == "exact_image"]
+            ends = {(row[:kind], row[kind + 1 : value], row[value + 1 :]) for row in images if row[kind] == "pixels"}
+            for row in images:
+                if row[kind] == "bytes" and (row[:kind], row[kind + 1 : value], row[value + 1 :]) not in ends:
+                    step.add("manifest", f"sha256 of two pictures is equal, but their pixels are not: {_named(row)}")
+        step.note = f"{pairs:,} pairs"
 
     def _near_images(self, step: ProofStep) -> None:
         from manifests.proof.rederive import near_images
 
         with self._bar("near pictures", self._count("images")) as bar:
-            derived = near_images(self.builds, self.policy, self.chosen, bar.update)
-        self._compare(step, ("near_image",), derived.rows, self.chosen)
+            keep = self._keeper("images")
+            derived = near_images(self.builds, self.policy, self.chosen, bar.update, keep)
+        pairs = self._compare(step, ("near_image",), "images", self.chosen)
         step.add(CERTIFICATE, *self._counted("near_image", derived.counts))
-        step.note = f"{len(derived.rows):,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
+        step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
 
     def _near_texts(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
@@ -340,8 +401,9 @@ class _Verification:
         from manifests.proof.rederive import near_texts
 
         with self._bar("near texts", self._count("kept")) as bar:
-            derived = near_texts(self.builds, self.policy, self.chosen, bar.update)
-        self._compare(step, ("near_text",), derived.rows, self.chosen)
+            keep = self._keeper("texts")
+            derived = near_texts(self.builds, self.policy, self.chosen, bar.update, keep)
+        pairs = self._compare(step, ("near_text",), "texts", self.chosen)
         step.add(CERTIFICATE, *self._counted("near_text", derived.counts))
         common = pq.read_table(self.proof / COMMON_FILE).to_pylist()
         said = {row["ngram"]: (row["eval_df"], row["train_samples"]) for row in common}
@@ -349,12 +411,7 @@ class _Verification:
             step.add(COMMON_FILE, "rows out of order, or an n-gram twice")
         for gram in sorted(said.keys() | derived.common.keys()):
             told, (test_items, hits) = said.get(gram, (0, 0)), derived.common.get(gram, (0, 0))
-            # Of a sample only a lower bound is known.
-            fits = (
-                told == (test_items, hits) if self.chosen is None else told[0] == test_items and told[1] >= max(hits, 1)
-            )
-            unlisted = gram not in said and not hits
-            if not fits and not unlisted:
+            if told != (test_items, hits):
                 which = "a run of words (not shown)" if is_private() else repr(gram)
                 what = f"{which}: in {told[0]} test items and {told[1]} train samples, derived {test_items} and {hits}"
                 step.add(COMMON_FILE, what)
@@ -364,76 +421,86 @@ class _Verification:
             for (build, task, reason), count in sorted(derived.left_out.items())
         ]
         step.add(CERTIFICATE, *self._against_certificate("common_ngrams", "left_out_of_near_text"))
-        step.note = f"{len(derived.rows):,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
+        step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
     def _train_duplicates(self, step: ProofStep) -> None:
-        import pyarrow.parquet as pq
-
         from manifests.proof.rederive import train_duplicates
+        from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 
         settings = self.policy.train_duplicates
         self.expected["train_duplicates"] = None
         if settings is None:
             step.note = "left out by the policy"
         else:
-            said = pq.read_table(self.proof / TRAIN_DUPLICATES_FILE).to_pylist()
-            names = list(said[0]) if said else []
-            if [tuple(row.values()) for row in said] != sorted({tuple(row.values()) for row in said}):
-                step.add(TRAIN_DUPLICATES_FILE, "rows out of order, or one row twice")
-            with self._bar("train duplicates", self._count("images")) as bar:
-                rows = train_duplicates(self.builds, settings.radius, settings.threshold, self.chosen, bar.update)
-            if self.chosen is not None:
-                ends = ("build_a", "sample_a"), ("build_b", "sample_b")
-                told = [row for row in said if any((row[b], row[s]) in self.chosen for b, s in ends)]
-            else:
-                told = said
             key = ("build_a", "sample_a", "index_a", "build_b", "sample_b", "index_b")
-            step.add(TRAIN_DUPLICATES_FILE, *_row_differences(told, rows, key))
-            counts = Counter((row["build_a"], row["build_b"]) for row in said)
+            counts: Counter[Key] = Counter()
+            for row in self._ordered(step, TRAIN_DUPLICATES_FILE, TRAIN_DUPLICATES.names):
+                counts[row["build_a"], row["build_b"]] += 1
+                ends = (row["build_a"], row["sample_a"]), (row["build_b"], row["sample_b"])
+                if self.chosen is None or not self.chosen.isdisjoint(ends):
+                    self.spill.add("duplicates said", ends, row)
+            pairs = 0
+            with self._bar("train duplicates", self._count("images")) as bar:
+                found = train_duplicates(self.builds, settings.radius, settings.threshold, self.chosen, bar.update)
+                for row in found:
+                    pairs += 1
+                    ends = (row["build_a"], row["sample_a"]), (row["build_b"], row["sample_b"])
+                    self.spill.add("duplicates", ends, row)
+            for piece in range(self.spill.pieces):
+                said, rows = (self.spill.rows(side, piece) for side in ("duplicates said", "duplicates"))
+                step.add(TRAIN_DUPLICATES_FILE, *_row_differences(said, rows, key))
             self.expected["train_duplicates"] = [
-                {"build_a": a, "build_b": b, "pairs": pairs} for (a, b), pairs in sorted(counts.items())
+                {"build_a": a, "build_b": b, "pairs": count} for (a, b), count in sorted(counts.items())
             ]
-            step.note = f"{len(rows):,} pairs{self._sampled()}" if names or rows else "none"
+            step.note = f"{pairs:,} pairs{self._sampled()}" if pairs or counts else "none"
         step.add(CERTIFICATE, *self._against_certificate("train_duplicates"))
 
     def _conclusions(self, step: ProofStep) -> None:
-        import pyarrow.parquet as pq
+        from manifests.proof.evidence import LEVELS
+        from manifests.proof.policy import held_benchmarks
 
         sources = {build.record["build"]: build.record["source"]["name"] for build in self.builds}
-        for row in self.evidence:
-            action = _action(self.policy, row, sources)
-            if row["action"] != action:
-                what = f"action is {row['action']}, the policy says {action}: {_named_row(row)}"
-                step.add(EVIDENCE_FILE, what)
-            row["action"] = action
-        tally = _Tally(self.builds)
-        excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-        for row in self.evidence:
-            if row["action"] == "exclude":
-                excluded[row["train_build"], row["train_sample"]].append(row)
-        exclusions = [
-            {
-                "train_build": build, "train_sample": sample, "unit": tally.units.get((build, sample)),
-                "reasons": sorted({f"{row['level']}/{row['kind']}" for row in rows}), "evidence": len(rows),
-                "eval_samples": len({(row["eval_build"], row["eval_sample"]) for row in rows}),
+        tally, summary, taken = _Tally(self.builds), _Summary(), 0
+        for row in self._ordered(step, EXCLUSIONS_FILE, ("train_build", "train_sample")):
+            self.spill.add("exclusions", (row["train_build"], row["train_sample"]), row)
+        for piece in range(self.spill.pieces):
+            units = {
+                (b, sample): unit for b, sample, unit, role in self.spill.rows("samples", piece) if role == "train"
             }
-            for (build, sample), rows in sorted(excluded.items())
-        ]  # fmt: skip
-        said = pq.read_table(self.proof / EXCLUSIONS_FILE).to_pylist()
-        differences = _row_differences(said, exclusions, ("train_build", "train_sample"))
-        step.add(EXCLUSIONS_FILE, *differences)
-        if said != exclusions and not differences:
-            step.add(EXCLUSIONS_FILE, "rows out of order, or one row twice")
+            evidence = [row for level in LEVELS for row in self._said(level, piece)]
+            excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
+            for row in evidence:
+                action = _action(self.policy, row, sources)
+                if row["action"] != action:
+                    what = f"action is {row['action']}, the policy says {action}: {_named_row(row)}"
+                    step.add(EVIDENCE_FILE, what)
+                row["action"] = action
+                if action == "exclude":
+                    excluded[row["train_build"], row["train_sample"]].append(row)
+            exclusions = [
+                {
+                    "train_build": build, "train_sample": sample, "unit": units.get((build, sample)),
+                    "reasons": sorted({f"{row['level']}/{row['kind']}" for row in rows}), "evidence": len(rows),
+                    "eval_samples": len({(row["eval_build"], row["eval_sample"]) for row in rows})
+                }
+                for (build, sample), rows in sorted(excluded.items())
+            ]  # fmt: skip
+            said = self.spill.rows("exclusions", piece)
+            step.add(EXCLUSIONS_FILE, *_row_differences(said, exclusions, ("train_build", "train_sample")))
+            summary.add(evidence, excluded)
+            taken += len(excluded)
+        only_present = self.document["benchmarks"]["asked"] == "present"
         rejects = [
             dict(zip(("build", "role", "reason", "damaged", "count"), (*key, count), strict=True))
             for key, count in tally.rejects.items()
         ]
         records, out = (build.record for build in self.builds), self.document["left_out_of_near_text"]
         books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
-        derived = {"accounting": books} | tally.totals() | _summary(self.evidence, excluded, tally, self.policy)
+        derived = {"accounting": books} | tally.totals() | summary.document(tally)
+        derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
         self.expected |= derived
         step.add(CERTIFICATE, *self._against_certificate(*derived))
-        step.note = f"{len(exclusions):,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
+        step.note = f"{taken:,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
 
     def _report(self, step: ProofStep) -> None:
         from manifests.prove import render_report
@@ -464,22 +531,62 @@ class _Verification:
     def _count(self, name: str) -> int:
         return sum(unit[name] for build in self.builds for unit in build.record["units"])
 
+    def bounds(self) -> list[dict[str, Any]]:
+        """What an audit without a finding shows: of each build and side, fewer than so many samples are wrong."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for build in self.builds:
+            for unit in build.record["units"]:
+                counts[build.record["build"], unit["role"]] += unit["kept"]
+        drawn = self.sample or 0
+        return [
+            {"build": build, "role": role, "samples": total, "fewer_than": fewer_than(total, min(drawn, total))}
+            for (build, role), total in sorted(counts.items()) if total
+        ]  # fmt: skip
+
     def _sampled(self) -> str:
         return "" if self.sample is None else f" (a sample, {self.sample} of each build and side)"
 
-    def _compare(self, step: ProofStep, levels: Sequence[str], rows: Iterable[Found], chosen: set[Key] | None) -> None:
-        """Add to a step where the evidence file and what was derived differ, either way."""
+    def _keeper(self, side: str) -> Callable[[Found], None]:
+        """Keeps rows of evidence that are derived."""
+        from manifests.proof.rederive import FOUND
+
+        build, sample = FOUND.index("train_build"), FOUND.index("train_sample")
+        return lambda row: self.spill.add(side, (row[build], row[sample]), row)
+
+    def _ordered(self, step: ProofStep, file: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Rows of a file of the proof, as far as each comes after the one before."""
+        last: tuple[Any, ...] = ()
+        for row in _rows_of(self.proof / file):
+            key = tuple((row[name] is not None, row[name]) for name in names)
+            if not last < key:
+                step.add(file, "rows out of order, or one row twice")
+                return
+            last = key
+            yield row
+
+    def _said(self, level: str, piece: int) -> list[dict[str, Any]]:
+        """Rows of the evidence file of one level, in one piece."""
+        from manifests.proof.evidence import EVIDENCE
+
+        return [dict(zip(EVIDENCE.names, row, strict=True)) for row in self.spill.rows(f"said {level}", piece)]
+
+    def _compare(self, step: ProofStep, levels: Sequence[str], side: str, chosen: set[Key] | None) -> int:
+        """Add to a step where the evidence file and what was derived differ, either way; how many were derived."""
         from manifests.proof.evidence import ORDER
         from manifests.proof.rederive import FOUND
 
-        said = [
-            {name: row[name] for name in FOUND}
-            for row in self.evidence
-            if row["level"] in levels
-            and (chosen is None or (row["train_build"], row["train_sample"]) in chosen)
-        ]  # fmt: skip
-        derived = [dict(zip(FOUND, row, strict=True)) for row in rows]
-        step.add(EVIDENCE_FILE, *_row_differences(said, derived, ORDER))
+        pairs = 0
+        for piece in range(self.spill.pieces):
+            said = [
+                {name: row[name] for name in FOUND}
+                for level in levels
+                for row in self._said(level, piece)
+                if chosen is None or (row["train_build"], row["train_sample"]) in chosen
+            ]
+            derived = [dict(zip(FOUND, row, strict=True)) for row in set(self.spill.rows(side, piece))]
+            step.add(EVIDENCE_FILE, *_row_differences(said, derived, ORDER))
+            pairs += len(derived)
+        return pairs
 
     def _counted(self, level: str, counts: Mapping[str, int]) -> Iterator[str]:
         """Where the certificate's counts of a level are not those derived; of a sample nothing can be said."""
@@ -493,10 +600,36 @@ class _Verification:
 
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
-    "train_totals", "eval_totals", "matrix", "subsets", "runs", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "accounting", "exclusions", "after", "clean", "train_duplicates", "report", "root",
+    "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
+    "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report", "root",
 )  # fmt: skip
 """What a certificate says."""
+
+
+CONFIDENCE = 0.99
+
+
+def fewer_than(total: int, drawn: int) -> int:
+    """Upper bound, at `CONFIDENCE`, of wrong things among `total`, where none is among `drawn` of them, at random.
+
+    The smallest number of which a draw without replacement would have missed all with a chance of 1 % or less.
+    """
+
+    def missed(wrong: int) -> float:
+        if wrong > total - drawn:
+            return 0.0
+        logs = (math.lgamma(total - wrong + 1), -math.lgamma(total - wrong - drawn + 1))
+        return math.exp(sum(logs) - math.lgamma(total + 1) + math.lgamma(total - drawn + 1))
+
+    return bisect.bisect_left(range(total + 1), True, key=lambda wrong: missed(wrong) <= 1 - CONFIDENCE)
+
+
+def _rows_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, some thousands at a time."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(path).iter_batches(_PIECE, columns=columns):
+        yield from batch.to_pylist()
 
 
 def _as_json(value: Any) -> Any:
@@ -603,13 +736,8 @@ def _count_faults(build: LoadedBuild) -> Iterator[Fault]:
             return
         constants = {"build": record["build"], "unit": unit["unit"], "source": record["source"]["name"]}
         constants |= {"role": unit["role"], "split": unit["split"]}
-        columns = {
-            kind: [*constants, *more]
-            for kind, more in {
-                "samples": ["sample_id"], "images": ["sample_id", "relation"], "thumbnails": [],
-                "rejects": ["reason", "damaged"],
-            }.items()
-        }  # fmt: skip
+        more = {"samples": ["sample_id"], "images": ["sample_id", "relation"], "rejects": ["reason", "damaged"]}
+        columns = {kind: [*constants, *more.get(kind, ())] for kind in SCHEMAS}
         # Parts without rows are not written.
         tables = {kind: SCHEMAS[kind].empty_table().select(names) for kind, names in columns.items()}
         for kind, path in parts.items():
@@ -715,22 +843,27 @@ class _Tally:
         self.subsets: Counter[tuple[str, str, str]] = Counter()
         self.without_pixels: Counter[tuple[str, str]] = Counter()
         self.rejects: Counter[tuple[str, str, str, bool]] = Counter()
-        self.units: dict[Key, str] = {}
-        """Of every training sample."""
+        self.read: Counter[tuple[str, str, str]] = Counter()
+        """Rows of the test side that a build read, by (source, build, split)."""
         for build in builds:
             name = build.record["build"]
-            for unit, part in build.parts("samples"):
-                for row in pq.read_table(part, columns=["sample_id", "role", "split", "subset"]).to_pylist():
+            for _, part in build.parts("samples"):
+                for row in _rows_of(part, ["role", "split", "subset"]):
                     if row["role"] == "train":
                         self.train[name] += 1
-                        self.units[name, row["sample_id"]] = unit["unit"]
                     else:
                         self.eval[name, row["split"]] += 1
                         if row["subset"] is not None:
                             self.subsets[name, row["split"], row["subset"]] += 1
             for _, part in build.parts("rejects"):
-                for row in pq.read_table(part, columns=["role", "reason", "damaged"]).to_pylist():
+                for row in _rows_of(part, ["role", "reason", "damaged"]):
                     self.rejects[name, row["role"], row["reason"], row["damaged"]] += 1
+            kept = {unit["unit"] for unit, _ in build.parts("samples", "eval")}  # a part without rows is not written
+            for kind in ("samples", "rejects"):
+                for unit, part in build.parts(kind, "eval"):
+                    if unit["unit"] in kept:
+                        key = build.record["source"]["name"], name, unit["split"]
+                        self.read[key] += pq.read_metadata(part).num_rows
             for _, part in build.parts("images"):
                 table = pq.read_table(part, columns=["role", "pixel_sha256"])
                 for row in table.filter(table["pixel_sha256"].is_null()).to_pylist():
@@ -749,71 +882,117 @@ class _Tally:
         }
 
 
-def _summary(
-    evidence: Sequence[Mapping[str, Any]], excluded: Mapping[Key, Any], tally: _Tally, policy: Policy
-) -> dict[str, Any]:
-    """What the certificate says of the evidence."""
-    matrix = _cells(evidence, ("train_build", "eval_build", "eval_split", "level", "kind", "action"))
-    subsets = _cells(evidence, ("train_build", "eval_build", "eval_split", "eval_subset", "level", "kind"))
-    names = ("level", "kind", "action")
-    left = [row for row in evidence if (row["train_build"], row["train_sample"]) not in excluded]
-    after = _cells([row for row in left if row["action"] in ("exclude", "forbid")], names)
-    runs = [row["words"] for row in evidence if (row["level"], row["kind"]) == ("near_text", "run")]
-    return {
-        "matrix": [
-            {**cell, "pairs": len(rows), "train_samples": len({row["train_sample"] for row in rows}),
-             "eval_samples": len({row["eval_sample"] for row in rows})}
-            for cell, rows in matrix
-        ],
-        "subsets": [
-            {**cell, "eval_samples": len({row["eval_sample"] for row in rows}),
-             "of_eval_samples": tally.subsets[cell["eval_build"], cell["eval_split"], cell["eval_subset"]]}
-            for cell, rows in subsets if cell["eval_subset"] is not None
-        ],
-        "after": [{**cell, "pairs": len(rows)} for cell, rows in after],
-        "runs": {str(least): sum(words >= least for words in runs) for least in policy.text.run_words},
-        "exclusions": [
-            {"train_build": build, "train_samples": count}
-            for build, count in sorted(Counter(build for build, _ in excluded).items())
-        ],
-        "clean": not after,
-    }  # fmt: skip
+@dataclass
+class _Cell:
+    """What is counted of a cell of a table."""
+
+    pairs: int = 0
+    trains: int = 0
+    tests: set[str] = field(default_factory=set)
 
 
-def _cells(
-    rows: Iterable[Mapping[str, Any]], names: Sequence[str]
-) -> list[tuple[dict[str, Any], list[Mapping[str, Any]]]]:
-    """Rows by the values of some columns, in the order of these; NULL comes last, as SQL has it."""
-    cells: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        cells[tuple(row[name] for name in names)].append(row)
-    order = sorted(cells, key=lambda values: [(value is None, value) for value in values])
-    return [(dict(zip(names, values, strict=True)), cells[values]) for values in order]
+class _Summary:
+    """What the certificate says of the evidence; it comes in pieces, each with all evidence of its training samples."""
+
+    def __init__(self) -> None:
+        self.matrix: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
+        self.subsets: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
+        self.after: Counter[tuple[str, ...]] = Counter()
+        self.excluded: Counter[str] = Counter()
+
+    def add(self, evidence: Sequence[Mapping[str, Any]], excluded: Mapping[Key, Any]) -> None:
+        """Count one piece."""
+        for names, cells in (_MATRIX, self.matrix), (_SUBSETS, self.subsets):
+            trains: dict[tuple[Any, ...], set[Key]] = defaultdict(set)
+            for row in evidence:
+                key = tuple(row[name] for name in names)
+                cells[key].pairs += 1
+                cells[key].tests.add(row["eval_sample"])
+                trains[key].add((row["train_build"], row["train_sample"]))
+            for key, samples in trains.items():
+                cells[key].trains += len(samples)
+        for row in evidence:
+            if row["action"] in ("exclude", "forbid") and (row["train_build"], row["train_sample"]) not in excluded:
+                self.after[row["level"], row["kind"], row["action"]] += 1
+        self.excluded.update(build for build, _ in excluded)
+
+    def document(self, tally: _Tally) -> dict[str, Any]:
+        """What the certificate must say."""
+        return {
+            "matrix": [
+                {**_named_cell(_MATRIX, key), "pairs": cell.pairs, "train_samples": cell.trains,
+                 "eval_samples": len(cell.tests)}
+                for key, cell in _in_order(self.matrix)
+            ],
+            "subsets": [
+                {**_named_cell(_SUBSETS, key), "eval_samples": len(cell.tests),
+                 "of_eval_samples": tally.subsets[key[1:4]]}
+                for key, cell in _in_order(self.subsets) if key[3] is not None
+            ],
+            "after": [{**_named_cell(_AFTER, key), "pairs": pairs} for key, pairs in _in_order(self.after)],
+            "exclusions": [{"train_build": b, "train_samples": count} for b, count in sorted(self.excluded.items())],
+            "clean": not self.after,
+        }  # fmt: skip
+
+
+_MATRIX = ("train_build", "eval_build", "eval_split", "level", "kind", "action")
+_SUBSETS = ("train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
+_AFTER = ("level", "kind", "action")
+
+
+def _named_cell(names: Sequence[str], key: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names, key, strict=True))
+
+
+def _in_order(cells: Mapping[tuple[Any, ...], _T]) -> list[tuple[tuple[Any, ...], _T]]:
+    """In the order of the keys; NULL comes last, as SQL has it."""
+    return sorted(cells.items(), key=lambda item: [(value is None, value) for value in item[0]])
 
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0 if verified, 1 if something was found, 2 if nothing can be read."""
+    """Command line; 0 verified, 1 something was found, 2 nothing can be read, 4 raw files were not there."""
     options = _parser().parse_args(arguments)
     # As in prove: one thread for the linear algebra, so that both do the same.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    steps = verify(
+    verification = verify(
         options.data,
         options.proof or options.data / "proof",
         sample=options.sample,
+        seed=options.seed,
         public_key=options.public_key,
+        raw=None if options.no_raw else dict(options.raw),
         quiet=options.quiet or options.json,
         tell=(lambda step: None) if options.json else _print,
     )
+    steps = verification.steps
     findings = sum(len(step.findings) for step in steps)
+    unread = [build for step in steps for build in step.unread]
+    bounds = [] if options.sample is None or findings else verification.bounds()
     if options.json:
         listed = [{"step": step.name, "ok": step.ok, **asdict(step)} for step in steps]
-        print(json.dumps({"verified": not findings, "sample": options.sample, "steps": listed}, indent=2))
+        said = {"verified": not findings, "sample": options.sample, "raw": not options.no_raw, "steps": listed}
+        if options.sample is not None:
+            said |= {"seed": verification.seed, "confidence": CONFIDENCE, "bounds": bounds}
+        print(json.dumps(said, indent=2))
     elif findings:
         print(f"NOT verified: {findings} finding{'s' * (findings != 1)}")
     else:
-        print("Verified" + ("" if options.sample is None else ", the slow steps for a sample alone"))
-    return 1 if findings else 0
+        if bounds:
+            rows = [[one["build"], one["role"], one["fewer_than"], one["samples"]] for one in bounds]
+            print(table(["build", "side", f"wrong, with {CONFIDENCE:.0%}: fewer than", "of"], rows))
+        line = "Verified"
+        if options.sample is not None:
+            line += f", the slow steps for a sample alone (--seed {verification.seed})"
+        if options.no_raw:
+            line += "; raw files were NOT read (--no-raw)"
+        if unread:
+            line += (
+                f", but for raw files that were NOT there ({', '.join(unread)}): --raw BUILD=DIR names them, --no-raw "
+            )
+            line += "leaves them out"
+        print(line)
+    return NOT_FINISHED if findings else NOT_COMPARED if unread else DONE
 
 
 def _print(step: ProofStep) -> None:
@@ -831,14 +1010,22 @@ def _number(text: str) -> int:
     return number
 
 
+def _raw_place(text: str) -> tuple[str, Path]:
+    build, _, place = text.rpartition("=")
+    if not Path(place).is_dir():
+        raise argparse.ArgumentTypeError(f"{place}: no such folder")
+    return build, Path(place)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m manifests.verify",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable.",
+        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable, "
+        "4 raw files not there.",
         epilog="examples:\n"
         "  python -m manifests.verify data\n"
-        "  python -m manifests.verify data --sample 200 --public-key key.pub\n"
-        "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof",
+        "  python -m manifests.verify data --sample 200 --trust key.pub\n"
+        "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof --raw ours.train=corpus/train",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
@@ -847,9 +1034,18 @@ def _parser() -> argparse.ArgumentParser:
         "--sample",
         type=_number,
         metavar="N",
-        help="make the slow steps for N samples of each build and side (default: all)",
+        help="audit: make the slow steps for N samples of each build and side (default: all)",
     )
-    parser.add_argument("--public-key", type=Path, metavar="PEM", help="check the certificate's Ed25519 signature")
+    parser.add_argument(
+        "--trust", "--public-key", type=Path, dest="public_key", metavar="KEY",
+        help="the certificate must be signed by this key (PEM, Ed25519)",
+    )  # fmt: skip
+    parser.add_argument("--seed", metavar="TEXT", help="draw the sample of an earlier run (default: a new one)")
+    parser.add_argument(
+        "--raw", type=_raw_place, action="append", default=[], metavar="[BUILD=]DIR",
+        help="where raw files lie now: of one build, or of all (DIR/<source>, or DIR itself); repeatable",
+    )  # fmt: skip
+    parser.add_argument("--no-raw", action="store_true", help="raw files are gone: do not read them, and say so")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

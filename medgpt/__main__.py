@@ -6,12 +6,9 @@ there is never taken for ours, neither by this process nor by those it starts. (
 from it: Python looks into the current folder first.)
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import os
-import pkgutil
 import runpy
 import sys
 from collections.abc import Iterable, Sequence
@@ -101,11 +98,11 @@ def _module(words: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _modules(package: str) -> dict[str, str]:
-    """Module by its last name, of a package's modules that can be run; none if there is no such package."""
+    """Module by its last name, of a package's modules that are commands; none if there is no such package."""
     spec = importlib.util.find_spec(package)
-    places = list((spec and spec.submodule_search_locations) or ())
-    names = [one.name for one in pkgutil.iter_modules(places) if not one.ispkg and not one.name.startswith("_")]
-    return {name: f"{package}.{name}" for name in names}
+    files = [path for folder in (spec and spec.submodule_search_locations) or () for path in Path(folder).glob("*.py")]
+    commands = [path.stem for path in files if path.stem[0] != "_" and b'__name__ == "__main__"' in path.read_bytes()]
+    return {name: f"{package}.{name}" for name in commands}
 
 
 def _near(word: str, known: Iterable[str]) -> str:

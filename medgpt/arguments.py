@@ -1,7 +1,5 @@
 """The words of a command line, alike in all commands."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Files that are either there and whole, or not there: temporary name, fsync, rename, fsync of the folder."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

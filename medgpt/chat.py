@@ -4,13 +4,11 @@ The one client of filters (a model that judges captions) and evaluation (a model
 ever appears in an error: the body of a refusal is shown only for `probe`, whose text is ours.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -257,23 +255,16 @@ def _said(reply: bytes) -> str:
 
 
 def _parse(reply: bytes) -> Reply:
-    nothing = Reply(None, False, 0, 0)
     try:
         value = orjson.loads(reply)
     except orjson.JSONDecodeError:
-        return nothing
-    if not isinstance(value, dict):
-        return nothing
-    choices = value.get("choices")
-    usage = value.get("usage")
-    counts = [usage.get(name) if isinstance(usage, dict) else 0 for name in ("prompt_tokens", "completion_tokens")]
+        value = None
+    counts = [_of(_of(value, "usage"), name) for name in ("prompt_tokens", "completion_tokens")]
     tokens = [count if isinstance(count, int) and count > 0 else 0 for count in counts]
-    choice = choices[0] if isinstance(choices, Sequence) and choices else None
-    finish = choice.get("finish_reason") if isinstance(choice, dict) else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    fields = message if isinstance(message, dict) else {}
-    content = fields.get("content")
-    reasoning = fields.get("reasoning") or fields.get("reasoning_content")
+    choices = _of(value, "choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    finish, message = _of(choice, "finish_reason"), _of(choice, "message")
+    content, reasoning = _of(message, "content"), _of(message, "reasoning") or _of(message, "reasoning_content")
     return Reply(
         content if isinstance(content, str) else None,
         finish == "length",
@@ -283,3 +274,7 @@ def _parse(reply: bytes) -> Reply:
         reasoning if isinstance(reasoning, str) else None,
         isinstance(message, dict),
     )
+
+
+def _of(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None

@@ -4,8 +4,6 @@ Why it exists: `InternVLConfig` always makes its vision configuration an InternV
 then loads with a *random* InternViT and only a warning. Here each part keeps the class that its `model_type` names.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForImageTextToText, InternVLConfig, InternVLForConditionalGeneration

@@ -111,21 +111,9 @@ def _check_size(width: int, height: int) -> None:
 
 # JPEG
 
-_SOF0, _SOF2, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI, _APP0, _APP1, _APP14, _COM = (
-    0xC0,
-    0xC2,
-    0xC4,
-    0xD8,
-    0xD9,
-    0xDA,
-    0xDB,
-    0xDD,
-    0xE0,
-    0xE1,
-    0xEE,
-    0xFE,
-)
-_WALKED_FRAMES = (0xC0, 0xC1, 0xC2)
+_SOF2, _DHT, _SOI, _EOI, _SOS, _DQT, _DRI = 0xC2, 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDD
+_APP0, _APP1, _APP14, _COM = 0xE0, 0xE1, 0xEE, 0xFE
+_WALKED_FRAMES = (0xC0, 0xC1, _SOF2)
 _OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {_DHT, 0xC8, 0xCC}
 _ARITHMETIC_TABLES, _LINES = 0xCC, 0xDC
 # In entropy-coded data FF 00 is a stuffed byte, FF D0..D7 a restart marker and FF FF fill: none ends the scan.
@@ -284,18 +272,8 @@ class _Jpeg:
             elif kept := b"".join(table.packed() for table in piece[1] if table.wanted):
                 pieces.append(_marked(piece[0], kept))
         packed = self._joined([*pieces, b"\xff\xd9"])
-        return Container(
-            packed,
-            "jpg",
-            self.orientation,
-            self.width,
-            self.height,
-            8,
-            len(self.components),
-            transparent=False,
-            frames=1,
-            grey=self.grey,
-        )
+        shape = self.width, self.height, 8, len(self.components)
+        return Container(packed, "jpg", self.orientation, *shape, transparent=False, frames=1, grey=self.grey)
 
     def _joined(self, pieces: list[bytes | range]) -> bytes:
         """All pieces; the very data that were given, without a copy, where they are the same."""
@@ -503,9 +481,8 @@ class _Jpeg:
         numbers = dict(zip(map(id, self.components), self._numbers(), strict=True))
         content = bytearray((len(scan.parts),))
         for component, dc, ac in scan.parts:
-            content += bytes(
-                (numbers[id(component)], (dc << 4 if dc in tables else 0) | (ac if 4 + ac in tables else 0))
-            )
+            slots = (dc << 4 if dc in tables else 0) | (ac if 4 + ac in tables else 0)
+            content += bytes((numbers[id(component)], slots))
         return _marked(_SOS, bytes((*content, scan.first, scan.last, scan.high << 4 | scan.low)))
 
     def _walked(self, scan: _Scan, interval: int, mcus: int, plan: bytes) -> bytes:
@@ -514,9 +491,8 @@ class _Jpeg:
         starts, stops, position = [], [], 0
         for raw in raws:
             whole = raw.rstrip(b"\xff")  # fill bytes before a marker; a byte FF of the data has a 00 behind it
-            pieces.append(
-                re.sub(rb"\xff+\0", b"\xff", whole) if b"\xff\xff" in whole else whole.replace(b"\xff\0", b"\xff")
-            )
+            filled = b"\xff\xff" in whole
+            pieces.append(re.sub(rb"\xff+\0", b"\xff", whole) if filled else whole.replace(b"\xff\0", b"\xff"))
             starts.append(8 * position)
             position += len(pieces[-1])
             stops.append(8 * position)
@@ -529,9 +505,8 @@ class _Jpeg:
             cut = bytearray(piece[: _divided(bits, 8)])
             if bits % 8:
                 cut[-1] |= 0xFF >> bits % 8
-            kept.append(
-                raw if cut == piece and len(piece) + piece.count(255) == len(raw) else cut.replace(b"\xff", b"\xff\0")
-            )
+            same = cut == piece and len(piece) + piece.count(255) == len(raw)
+            kept.append(raw if same else cut.replace(b"\xff", b"\xff\0"))
         restarts = [b"", *(bytes((0xFF, 0xD0 + number % 8)) for number in range(len(kept) - 1))]
         return b"".join(piece for pair in zip(restarts, kept, strict=True) for piece in pair)
 
@@ -558,29 +533,15 @@ class _Jpeg:
         for slot, table in tables.items():
             walk[b"load_table"](slot, table.body, self.frame != _SOF2)
         starts, stops = (np.array(values, dtype="<i4").tobytes() for values in bounds)
-        intervals, blocks = len(bounds[0]), len(plan) // 3
+        given, blocks = (text, starts, stops, len(bounds[0]), interval), len(plan) // 3
         marking = not all(component.quantiser and component.quantiser.plain for component in self.components)
         if self.frame != _SOF2:
-            status, ends = walk[b"sequential"](text, starts, stops, intervals, interval, mcus, plan, blocks, marking)
+            status, ends = walk[b"sequential"](*given, mcus, plan, blocks, marking)
         elif scan.first == 0:
-            status, ends = walk[b"progressive_dc"](
-                text, starts, stops, intervals, interval, mcus, plan, blocks, scan.high > 0
-            )
+            status, ends = walk[b"progressive_dc"](*given, mcus, plan, blocks, scan.high > 0)
         else:
-            part = scan.parts[0][0]
-            status, ends = walk[b"progressive_ac"](
-                text,
-                starts,
-                stops,
-                intervals,
-                interval,
-                plan[0],
-                part.columns * part.rows,
-                plan[2],
-                scan.first,
-                scan.last,
-                scan.high > 0,
-            )
+            band = scan.first, scan.last, scan.high > 0
+            status, ends = walk[b"progressive_ac"](*given, plan[0], mcus, plan[2], *band)
         if status == 1:
             raise DamagedImage("truncated_image", "a scan ends before its last block")
         if status == 2:
@@ -625,24 +586,12 @@ class _Jpeg:
             return False
         across = self.components[0].columns if len(self.components) == 1 else _divided(self.width, 8 * self.across)
         wanted = {id(component.quantiser): component.quantiser for component in self.components}
-        segments = [
-            _marked(_DQT, b"".join(table.packed() for table in wanted.values() if table)),
-            _marked(_DHT, b"".join(table.packed() for table in tables)),
-            _marked(_DRI, mcus.to_bytes(2, "big")),
-            self._frame_header(rows),
-            header,
-        ]
-        data = b"".join(
-            (
-                b"\xff\xd8",
-                *segments,
-                scan.raw,
-                b"\xff\xd0",
-                self._row_of_zeros(plan, across),
-                _marked(_COM, b""),
-                b"\xff\xd9",
-            )
-        )
+        quantisers = _marked(_DQT, b"".join(table.packed() for table in wanted.values() if table))
+        codes = _marked(_DHT, b"".join(table.packed() for table in tables))
+        restart = _marked(_DRI, mcus.to_bytes(2, "big"))
+        before = b"\xff\xd8", quantisers, codes, restart, self._frame_header(rows), header
+        more = b"\xff\xd0", self._row_of_zeros(plan, across), _marked(_COM, b""), b"\xff\xd9"
+        data = b"".join((*before, scan.raw, *more))
         scale = _dct_scale(self.width, self.height, self.grey_at_least)
         height, width = _divided(rows, scale), _divided(self.width, scale)
         import simplejpeg  # loaded where a JPEG is read
@@ -838,17 +787,9 @@ def _repack_png(data: bytes) -> Container:
     chunks += [(b"tRNS", transparency)] if transparency else []
     chunks += [(b"IDAT", content) for content in image]
     packed = PNG_MAGIC + b"".join(_chunk(kind, content) for kind, content in (*chunks, (b"IEND", b"")))
-    return Container(
-        data if packed == data else packed,
-        "png",
-        orientation,
-        header.width,
-        header.height,
-        header.depth,
-        _CHANNELS[header.colour],
-        transparent=bool(transparency) or header.colour in (4, 6),
-        frames=frames,
-    )
+    shape = header.width, header.height, header.depth, _CHANNELS[header.colour]
+    transparent = bool(transparency) or header.colour in (4, 6)
+    return Container(data if packed == data else packed, "png", orientation, *shape, transparent, frames)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

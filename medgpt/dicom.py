@@ -1,9 +1,8 @@
 """A DICOM file's pixels as 8 bits, as a viewer shows them at first (DICOM PS3.3, C.7.6.3 and C.11)."""
 
-from __future__ import annotations
-
 import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,12 @@ from numpy.typing import NDArray
 
 from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
+
+MAX_INFLATED = 256 << 20
+"""Bytes of a deflated data set: as much as any picture file may have."""
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_GROUP_LENGTH_AT = 140
+"""Where a file says how long its meta information is: preamble, `DICM`, tag, VR and length of (0002,0000)."""
 
 EXTRA = "pip install 'medgpt-oss[dicom]'"
 
@@ -41,6 +46,7 @@ class DicomPicture:
         except ImportError as error:
             raise DamagedImage("unsupported_image", f"DICOM is read with an extra: {EXTRA}") from error
         with _silent():
+            _check_inflated(data)
             self._set = pydicom.dcmread(io.BytesIO(data))
             if "PixelData" not in self._set:
                 raise DamagedImage("unsupported_image", "a DICOM file without a picture")
@@ -95,10 +101,20 @@ class DicomPicture:
         function = str(self._set.get("VOILUTFunction") or "LINEAR")
         x = values.astype(np.float64)
         if function == "SIGMOID":
-            return np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))).astype(np.uint8)
+            return np.asarray(np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))), np.uint8)
         if function == "LINEAR":  # C.11.2.1.2.1: half a step less on both sides
             centre, width = centre - 0.5, max(width - 1, 1e-9)
         return _spread(x, centre - width / 2, centre + width / 2)
+
+
+def _check_inflated(data: bytes) -> None:
+    """Refuse a deflated data set (PS3.10, A.5) that grows beyond the limit; pydicom inflates whatever there is."""
+    start = _GROUP_LENGTH_AT + 4 + int.from_bytes(data[_GROUP_LENGTH_AT : _GROUP_LENGTH_AT + 4], "little")
+    if _DEFLATED in data[:start]:
+        unpack = zlib.decompressobj(-zlib.MAX_WBITS)
+        unpack.decompress(data[start:], MAX_INFLATED)
+        if unpack.unconsumed_tail:
+            raise DamagedImage("image_too_large", f"DICOM: more than {MAX_INFLATED:,} bytes when inflated")
 
 
 def _first(value: Any) -> float | None:

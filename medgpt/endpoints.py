@@ -5,8 +5,6 @@ address (with the name in `Host` and in the TLS handshake), so that a name serve
 time. Proxies of the environment are never used and redirects never followed: both would carry texts elsewhere.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import socket

@@ -9,8 +9,6 @@
 4 outranks 3; 1 and 2 outrank both (`worst`). An audit or a check that found what it looks for also ends with 1.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import os
@@ -20,14 +18,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from medgpt import INTERRUPTED, TRACEBACK
 from medgpt.messages import complain, safe
 
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
-
-INTERRUPTED = "interrupted; run the same command again to go on"
-
-TRACEBACK = "MEDGPT_TRACEBACK"
-"""Set to 1 in the environment, this shows where in the code an error came from. Tracebacks may quote data."""
 
 
 class Main(Protocol):

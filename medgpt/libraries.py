@@ -1,7 +1,5 @@
 """What libraries say by the way - warnings, log lines - goes to a file, not between our own lines on the screen."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -5,8 +5,6 @@ obeys. So messages name files, rows and numbers; what comes from within a file g
 a command says of a failure through `complain`.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Collection

@@ -8,8 +8,6 @@ A template has a `title`, sets `kind` (what sort of page it is) and fills the bl
 `contents`, `style` and `script`; `parts.html` has the macros that pages share.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html
@@ -57,7 +55,7 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 
 @cache
-def _environment(folder: Path) -> jinja2.Environment:
+def _environment(folder: Path) -> "jinja2.Environment":
     import jinja2
 
     environment = jinja2.Environment(
@@ -80,7 +78,7 @@ def _visible(value: Any) -> Any:
     return _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", value) if text else value
 
 
-def _name(value: object) -> Markup:
+def _name(value: object) -> "Markup":
     """An identifier; it may break after a separator, and its direction stays its own."""
     from markupsafe import Markup
 
@@ -95,7 +93,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _security(style: str, script: str) -> Markup:
+def _security(style: str, script: str) -> "Markup":
     from markupsafe import Markup
 
     digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]

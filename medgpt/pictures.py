@@ -7,8 +7,6 @@ coded pixels in a container that is packed again (`medgpt.containers`); everythi
 from what (`converted`).
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from collections.abc import Iterator
@@ -21,16 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from medgpt.arguments import Frame
-from medgpt.containers import Container, DamagedImage, repack
+from medgpt.containers import MAX_PIXELS, Container, DamagedImage, UnusualCoding, repack
 from medgpt.dicom import DicomPicture
 from medgpt.errors import UserError
 from medgpt.formats import format_of, is_dicom
 
 PICTURE_RULES = 1
 """Raised where other pixels come out of the same bytes; part of the fingerprint recipe."""
-
-MAX_PIXELS = 89_478_485
-"""Pillow's own decompression-bomb warning level (`Image.MAX_IMAGE_PIXELS`), here a limit."""
 
 _ORIENTATION = 0x0112
 
@@ -55,6 +50,8 @@ class Stored:
     format: Literal["jpg", "png"]
     converted: str | None
     """Why the publisher's coded pixels were not kept: `CMYK`, `16 bits`, `WEBP`, `turned` ...; None where they were."""
+    grey: Opened | None = None
+    """The picture in grey with sides of at least `grey_at_least`, where checking it has made that anyway."""
 
 
 def open_picture(
@@ -102,14 +99,19 @@ def picture_size(data: bytes) -> tuple[int, int]:
             return (file.height, file.width) if _orientation(file) >= 5 else file.size
 
 
-def to_store(data: bytes, frame: Frame | None = None) -> Stored:
+def to_store(data: bytes, frame: Frame | None = None, grey_at_least: int = 128) -> Stored:
     """The bytes for a shard. Raises: `DamagedImage` with a reject's reason for what nobody can read."""
     why: str | None = format_of(data)
     if why in ("JPEG", "PNG"):
-        container = repack(data)
-        why = _unlike_stored(container)
+        try:
+            container = repack(data, grey_at_least)
+            why = _unlike_stored(container)
+        except UnusualCoding as error:
+            why = str(error)
         if why is None:
-            return Stored(container.data, container.format, None)
+            grey = container.grey
+            opened = None if grey is None else Opened(Image.fromarray(grey), container.width, container.height)
+            return Stored(container.data, container.format, None, opened)
     buffer = io.BytesIO()
     open_picture(data, frame=frame).save(buffer, "PNG")
     return Stored(repack(buffer.getvalue()).data, "png", why)

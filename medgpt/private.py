@@ -7,8 +7,6 @@ places (`manifests.catalog`, `shards.reader`, `shards.certified`, `eval.records`
 no new command can forget it. A process that opens nothing credentialed heeds the umask: open data can be shared.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

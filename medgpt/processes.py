@@ -5,8 +5,6 @@ tidying up after a dead one, and then ends in tracebacks or hangs (CPython 3.11 
 a pipe: no lock or queue is shared, so a worker killed at any moment can stop no other.
 """
 
-from __future__ import annotations
-
 import fcntl
 import multiprocessing
 import os
@@ -53,11 +51,7 @@ def run_jobs(
     `prepare(*arguments)` runs once in each worker. Each holds `lock` shared while it lives, and dies within half a
     second of its parent, so that a later run can wait for the orphans of a killed one. `poll` is called in this process
     some five times a second. What a job raises is raised here; then, and when the iterator is closed, all workers are
-    ended at once, so work must be safe to kill.
-
-    Raises:
-        WorkerDied: a worker ended without an answer.
-
+    ended at once, so work must be safe to kill. Raises: `WorkerDied` where a worker ended without an answer.
     """
     context: Any = multiprocessing.get_context(method)
     waiting = iter(jobs)

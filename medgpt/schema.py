@@ -5,8 +5,6 @@ question alone; `answer` is a label of `options` where there are options. Group 
 (`mimic-cxr/10000032`, `pubmed/21645374`), so that equal values mean the same thing across sources.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

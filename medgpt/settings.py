@@ -5,8 +5,6 @@ checked by msgspec, what concerns several keys by `__post_init__`, which raises 
 are refused everywhere: a misspelt rule would otherwise be none.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

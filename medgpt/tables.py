@@ -1,7 +1,5 @@
 """Rows as aligned text, as every command prints them, and values as JSON has them."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterable, Sequence

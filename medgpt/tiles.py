@@ -4,8 +4,6 @@ Source of the rule and its constants: `dynamic_preprocess` in OpenGVLab/InternVL
 (`internvl_chat_gpt_oss/internvl/train/dataset.py`) and section 3.2 of the recipe (up to 12 patches plus a thumbnail).
 """
 
-from __future__ import annotations
-
 from functools import cache, lru_cache
 
 TILE_PIXELS = 336

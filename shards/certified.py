@@ -13,8 +13,6 @@ What a later start does not look for: a build that was added in a folder where t
 streamed, either; and adding one beside the others, or a new proof, is seen.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +28,8 @@ import pyarrow.parquet as pq
 
 from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
 from manifests.parts import IMAGES
-from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, read_certificate
+from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, incomplete
+from manifests.proof.trust import WATCHED, Trust, accepted, check_proof
 from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
@@ -39,7 +38,7 @@ from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, locked, signature, write_columns
 from shards.storage import ShardRef
 
-FORMAT = 2
+FORMAT = 3
 STREAMS = ".streams"
 PROOF = "proof"
 UNCERTIFIED = "uncertified-"
@@ -167,6 +166,8 @@ class Certified:
     """By build, in sorted order."""
     folder: Path
     """Where numbers beside the shards are kept."""
+    accepted: tuple[str, ...] = ()
+    """What the user accepted of the certificate: what it does not speak of, a policy other than the default."""
 
     def __len__(self) -> int:
         return sum(map(len, self.sources.values()))
@@ -183,6 +184,7 @@ def load_certified(
     stage: str | None = None,
     licenses: Collection[str] | None = None,
     uncertified: bool = False,
+    trust: Trust = Trust(),  # noqa: B008 - immutable
     folder: Path | None = None,
     check_shards: bool = True,
     quiet: bool = False,
@@ -190,16 +192,20 @@ def load_certified(
     """The samples below DATA that may be trained on.
 
     `stage` limits the builds to those the recipe uses there (`pretrain`, `midtrain`, `instruct`); it is no part of the
-    digest. `licenses` is an allow-list. `uncertified` asks for no proof and heeds none. `folder` is where the numbers
-    are kept, `DATA/.streams` by default. Without `check_shards` shards need not be here, as when they are streamed from
-    a store (`shards.storage`). A bar is shown on a terminal unless `quiet`.
+    digest. `licenses` is an allow-list. `uncertified` asks for no proof and heeds none. `trust` says on what a
+    certificate is taken: by default it must be complete and of the default policy. `folder` is where the numbers are
+    kept, `DATA/.streams` by default. Without `check_shards` shards need not be here, as when they are streamed from a
+    store (`shards.storage`). A bar is shown on a terminal unless `quiet`.
 
     Raises: `UserError`.
     """
     data = Path(os.path.abspath(data))  # noqa: PTH100 - links are followed, not resolved: paths stay below DATA
     folder = data / STREAMS if folder is None else Path(folder)
     allowed = None if licenses is None else sorted(set(licenses))
+    if uncertified and trust.key:
+        raise UserError("--uncertified heeds no certificate, --trust asks for one: give one of them")
     request = {"format": FORMAT, "data": str(data), "stage": stage, "licenses": allowed, "uncertified": uncertified}
+    request["trust"] = trust.terms()
     record = folder / "opened" / f"{json_sha256(request)[:16]}.json"
     opened = _read_record(record, request)
     if opened is None:
@@ -207,7 +213,7 @@ def load_certified(
             # Another process may have been first.
             opened = _read_record(record, request)
             if opened is None:
-                opened = _prepare(data, folder, stage, allowed, uncertified, quiet)
+                opened = _prepare(data, folder, stage, allowed, None if uncertified else trust, quiet)
                 opened["request"] = request
                 make_folder(record.parent)
                 write_atomic(record, orjson.dumps(opened | {"digest_of_this": json_sha256(opened)}))
@@ -219,7 +225,8 @@ def load_certified(
         )
         for source in opened["sources"]
     }
-    certified = Certified(data, opened["digest"], opened["certificate"], sources, folder)
+    taken = tuple(opened["accepted"])
+    certified = Certified(data, opened["digest"], opened["certificate"], sources, folder, taken)
     if check_shards:
         _check_shards(certified)
     return certified
@@ -276,7 +283,7 @@ def _proof_folder(data: Path) -> Path:
 
 
 def _prepare(
-    data: Path, folder: Path, stage: str | None, licenses: list[str] | None, uncertified: bool, quiet: bool
+    data: Path, folder: Path, stage: str | None, licenses: list[str] | None, trust: Trust | None, quiet: bool
 ) -> dict[str, Any]:
     """Check all that a start rests on, and write the numbers of builds that have none yet."""
     from tqdm import tqdm
@@ -284,8 +291,8 @@ def _prepare(
     proof = _proof_folder(data)
     # Signatures are taken before anything is read: what changes meanwhile is seen at the next start.
     watched: dict[str, Signature] = {}
-    if not uncertified:
-        watched |= {str(proof / name): signature(proof / name) for name in (CERTIFICATE, EXCLUSIONS_FILE)}
+    if trust is not None:
+        watched |= {str(proof / name): signature(proof / name) for name in WATCHED}
     builds = load_builds(data)
     for build in builds:
         path = build.folder / BUILD_FILE
@@ -296,7 +303,7 @@ def _prepare(
     for build in train:
         for file in selection_files(data, build):
             watched[str(file)] = signature(file)
-    certificate = None if uncertified else _check_certificate(proof, builds)
+    certificate = None if trust is None else _check_certificate(proof, builds, trust)
     root = certificate and certificate["root"]
     for build in train:
         _check_build(build)
@@ -329,6 +336,7 @@ def _prepare(
     return {
         "digest": digest if root is not None else UNCERTIFIED + digest,
         "certificate": root,
+        "accepted": accepted(certificate) if certificate else [],
         "access": sorted({build.record["source"]["access"] for build in builds}),
         "sources": sources,
         "watched": watched,
@@ -351,13 +359,13 @@ def _check_build(build: LoadedBuild) -> None:
         )
 
 
-def _check_certificate(proof: Path, builds: Sequence[LoadedBuild]) -> dict[str, Any]:
-    """The certificate, if it covers every build that is there and leaves no overlap."""
+def _check_certificate(proof: Path, builds: Sequence[LoadedBuild], trust: Trust) -> dict[str, Any]:
+    """The certificate, if it can be trusted, covers every build that is there, is complete and leaves no overlap."""
     if not (proof / CERTIFICATE).is_file():
         raise UserError(
             f"{proof / CERTIFICATE}: no certificate; run python -m manifests.prove, or ask for uncertified samples"
         )
-    certificate = read_certificate(proof)
+    certificate = check_proof(proof, trust)
     covered = {build["build"]: build["root"] for build in certificate["builds"]}
     for build in builds:
         name, root = build.record["build"], build.record["root"]
@@ -376,6 +384,11 @@ def _check_certificate(proof: Path, builds: Sequence[LoadedBuild]) -> dict[str, 
             f"{proof / CERTIFICATE}: {left} overlapping pairs are left after the exclusions, so nothing is certified; "
             "see its report.html"
         )
+    if (lacking := incomplete(certificate)) and not trust.incomplete:
+        raise UserError(
+            f"{proof / CERTIFICATE}: incomplete, {'; '.join(lacking)}; build what is missing and prove again, or take "
+            "it as it is: --accept-incomplete"
+        )
     return certificate
 
 
@@ -383,10 +396,7 @@ def _exclusions(proof: Path, certificate: Mapping[str, Any] | None) -> dict[str,
     """Excluded sample ids of every build."""
     if certificate is None:
         return {}
-    path = proof / EXCLUSIONS_FILE
-    if not path.is_file() or file_sha256(path).hex() != certificate["files"]["exclusions"]:
-        raise UserError(f"{path}: missing, or not the list of the certificate; run python -m manifests.prove again")
-    table = pq.read_table(path, columns=["train_build", "train_sample"])
+    table = pq.read_table(proof / EXCLUSIONS_FILE, columns=["train_build", "train_sample"])
     builds = pc.unique(table["train_build"]).to_pylist()
     return {
         name: table.filter(pc.equal(table["train_build"], name))["train_sample"].combine_chunks() for name in builds

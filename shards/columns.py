@@ -8,8 +8,6 @@ A folder without a header is not there. Digests are compared once, and again whe
 changed. Everything can be derived again, so a damaged folder may be deleted.
 """
 
-from __future__ import annotations
-
 import fcntl
 import mmap
 import os
@@ -45,6 +43,12 @@ def signature(path: Path | str) -> Signature:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def check_range(indices: Int64, size: int) -> None:
+    """Raises: `IndexError` where one is not from 0 to `size` - 1."""
+    if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < size):
+        raise IndexError(f"indices are 0 to {size - 1}")
 
 
 @contextmanager

@@ -5,8 +5,6 @@ long each is follows from the manifest's text tokens and tiles and from its numb
 the shards once and kept below `DATA/.streams`, which may be deleted.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from dataclasses import replace

@@ -10,15 +10,13 @@ build, so a variant (`slake.paper`) must be asked for by name. Each has exactly 
 A random choice by weight drifts by the square root of the draws. `Schedule` does not: see there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import pairwise
 from math import gcd
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +26,7 @@ from msgspec.structs import force_setattr, replace
 from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.settings import Settings, checked, find, read_yaml
-from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, check_range, locked, write_columns
 
 FORMAT = 1
 PRESETS = Path(__file__).parent / "mixtures"
@@ -93,12 +91,12 @@ class Mixture(Settings, frozen=True, kw_only=True):
         return json_sha256([FORMAT, self.samples, [[s.build, s.term, str(s.value)] for s in self.sources]])
 
     @classmethod
-    def load(cls, mixture: Path | str) -> Mixture:
+    def load(cls, mixture: Path | str) -> Self:
         """Read a preset (`pretrain`, `midtrain`, `instruct`) or a YAML file. Raises: `UserError`."""
         path = find(mixture, PRESETS, "mixture")
         return checked(cls, read_yaml(path), str(path))
 
-    def only_present(self, builds: Collection[str]) -> tuple[Mixture, str | None]:
+    def only_present(self, builds: Collection[str]) -> tuple[Self, str | None]:
         """The mixture without the sources that are not among `builds`, and one line that says which these are.
 
         It has a digest of its own. Weights of those that are left share all that weights share.
@@ -167,7 +165,6 @@ _BLOCK = 1 << 15
 """Positions between two counts of all sources; ranks within a block fit 16 bits."""
 
 _CHUNK = 1 << 20
-_MANY_SOURCES = 1 << 8
 
 
 class Schedule:
@@ -211,12 +208,9 @@ class Schedule:
         return self._length
 
     def source_at(self, positions: Int64) -> tuple[Int32, Int64]:
-        """Source of each of [n] positions, and how many draws of that source stand before it.
-
-        Raises: `IndexError`.
-        """
+        """Source of each of [n] positions, and how many draws of that source stand before it. Raises: `IndexError`."""
         positions = np.asarray(positions, np.int64)
-        self._check(positions, self._length - 1)
+        check_range(positions, self._length)
         period, place = np.divmod(positions, self._period)
         source = self._arrays["source"][place].astype(np.int32)
         begins = self._arrays["begins"].reshape(-1, len(self.counts))
@@ -225,16 +219,12 @@ class Schedule:
 
     def prefix(self, position: int) -> Int64:
         """[K] draws of each source in the first `position` positions. Raises: `IndexError`."""
-        self._check(np.array([position]), self._length)
+        check_range(np.array([position]), self._length + 1)
         period, place = divmod(position, self._period)
         block = place // _BLOCK
         begins = self._arrays["begins"].reshape(-1, len(self.counts))
         here = np.bincount(self._arrays["source"][block * _BLOCK : place], minlength=len(self.counts))
         return np.asarray(period * self._of_period + begins[block] + here, np.int64)
-
-    def _check(self, positions: Int64, last: int) -> None:
-        if len(positions) and not (int(positions.min()) >= 0 and int(positions.max()) <= last):
-            raise IndexError(f"positions are 0 to {last}")
 
 
 def _kept(counts: tuple[int, ...], folder: Path) -> MappedColumns:
@@ -244,8 +234,7 @@ def _kept(counts: tuple[int, ...], folder: Path) -> MappedColumns:
     if not (place / HEADER).is_file():
         with locked(folder):
             if not (place / HEADER).is_file():
-                kind = "uint8" if len(counts) <= _MANY_SOURCES else "uint16"
-                types = {"source": kind, "rank": "uint16", "begins": "int64"}
+                types = {"source": _kind(counts), "rank": "uint16", "begins": "int64"}
                 write_columns(place, {"format": FORMAT, "counts": list(counts)}, types, _period(counts))
     return MappedColumns(place)
 
@@ -253,9 +242,7 @@ def _kept(counts: tuple[int, ...], folder: Path) -> MappedColumns:
 def _period(counts: tuple[int, ...]) -> Iterator[dict[str, npt.NDArray[Any]]]:
     """One period of the schedule, chunk by chunk: source, draws of it earlier in its block, counts at each block."""
     total, before = sum(counts), np.zeros(len(counts), np.int64)
-    dtype = np.uint8 if len(counts) <= _MANY_SOURCES else np.uint16
-    for sources in _by_deadline(counts):
-        source = np.frombuffer(sources, dtype)
+    for source in _by_deadline(counts):
         rank = np.empty(len(source), np.uint16)
         begins = []
         for start in range(0, len(source), _BLOCK):
@@ -269,22 +256,24 @@ def _period(counts: tuple[int, ...]) -> Iterator[dict[str, npt.NDArray[Any]]]:
             before += found
         yield {"source": source, "rank": rank, "begins": np.concatenate(begins)}
     if total % _BLOCK == 0:
-        yield {"source": np.zeros(0, dtype), "rank": np.zeros(0, np.uint16), "begins": before}
+        yield {"source": np.zeros(0, _kind(counts)), "rank": np.zeros(0, np.uint16), "begins": before}
 
 
-def _by_deadline(counts: tuple[int, ...]) -> Iterator[bytes]:
+def _kind(counts: tuple[int, ...]) -> str:
+    """Type of a source's number."""
+    return "uint8" if len(counts) <= 1 << 8 else "uint16"
+
+
+def _by_deadline(counts: tuple[int, ...]) -> Iterator[npt.NDArray[Any]]:
     """Sources of all positions by earliest deadline, of equal ones the lower number; in chunks of `_CHUNK`."""
     total, sources = sum(counts), len(counts)
     shift = sources.bit_length()
     mask = (1 << shift) - 1
-    typecode_width = 1 if sources <= _MANY_SOURCES else 2
     done = [0] * sources
     # (position << shift) | source, as one integer: begin of the next window of each source whose window is to come, and
     # end of the window of each that may be taken.
-    waiting: list[int] = list(range(sources))
+    waiting = [*range(sources), (total + 2) << shift]  # a heap, being sorted
     ready: list[int] = []
-    heapify(waiting)
-    waiting.append((total + 2) << shift)
     for start in range(0, total, _CHUNK):
         taken = []
         for position in range(start, min(start + _CHUNK, total)):
@@ -301,4 +290,4 @@ def _by_deadline(counts: tuple[int, ...]) -> Iterator[bytes]:
                     heappush(ready, (-(-(draw + 1) * total // counts[source]) << shift) | source)
                 else:
                     heappush(waiting, (begin << shift) | source)
-        yield np.array(taken, np.uint8 if typecode_width == 1 else np.uint16).tobytes()
+        yield np.array(taken, _kind(counts))

@@ -21,14 +21,31 @@ def add_order_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sources-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order (default 0)")
     parser.add_argument("--uncertified", action="store_true", help="use samples that no certificate covers, too")
+    add_trust_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_trust_options(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
+    """The options that say on what a certificate is taken; `manifests.proof.trust.Trust.of` reads them.
+
+    One that is incomplete is asked about only where something is trained.
+    """
+    parser.add_argument("--trust", type=Path, metavar="KEY", help="the certificate must be signed by this key (PEM)")
+    parser.add_argument(
+        "--accept-policy", type=Path, metavar="FILE", help="take a certificate of this policy, not of the default alone"
+    )
+    if training:
+        parser.add_argument(
+            "--accept-incomplete", action="store_true", help="take a certificate that names something as not compared"
+        )
 
 
 def ordered(options: argparse.Namespace, **more: Any) -> EpochOrder:
     """The order that the options ask for; `more` goes to `shards.order.open_order`."""
+    from manifests.proof.trust import Trust
     from shards.order import open_order
 
     return open_order(
         options.data, options.mixture or options.stage, options.seed, only_present=options.only_present,
-        uncertified=options.uncertified, **more,
+        uncertified=options.uncertified, trust=Trust.of(options), **more,
     )  # fmt: skip

@@ -9,11 +9,9 @@ len`, and every pass has a permutation of its own. So after any number of draws 
 than any other.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +21,7 @@ from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.messages import complain
 from shards.certified import Certified, load_certified
-from shards.columns import Int32, Int64, UInt64
+from shards.columns import Int32, Int64, UInt64, check_range
 from shards.mixture import Mixture, Schedule
 
 ROUNDS = 8
@@ -57,7 +55,7 @@ class Permutation:
     def __call__(self, indices: npt.ArrayLike) -> Int64:
         """Where each of [n] indices goes. Raises: `IndexError`."""
         values = np.asarray(indices, np.int64)
-        _check(values, self.size)
+        check_range(values, self.size)
         return _walk(values, np.uint64(self.size), *self._widths, self._keys)
 
 
@@ -73,11 +71,6 @@ def _widths(size: int) -> tuple[np.uint64, np.uint64]:
     while root * root < size:  # a float's square root of a large number may be one too low
         root += 1
     return np.uint64(max(1, -(-size // root))), np.uint64(root)
-
-
-def _check(values: Int64, size: int) -> None:
-    if values.size and not (int(values.min()) >= 0 and int(values.max()) < size):
-        raise IndexError(f"indices are 0 to {size - 1}")
 
 
 def _scramble(half: UInt64, key: Any, width: Any) -> UInt64:
@@ -149,7 +142,7 @@ class WindowedOrder:
     def __call__(self, indices: npt.ArrayLike) -> Int64:
         """Which sample stands at each of [n] places. Raises: `IndexError`."""
         places = np.asarray(indices, np.int64)
-        _check(places, self.size)
+        check_range(places, self.size)
         mixed = self._within_windows(places, np.searchsorted(self._ends, places, "right") // self.window)
         slot = np.searchsorted(self._ends, mixed, "right")
         return np.asarray(self._firsts[self._shards[slot]] + mixed - self._starts[slot], np.int64)
@@ -215,9 +208,9 @@ class EpochOrder:
             [self.certified.digest, self.mixture_digest, self.seed, self.epoch, list(self.counts.items())]
         )
 
-    def at_epoch(self, epoch: int) -> EpochOrder:
+    def at_epoch(self, epoch: int) -> Self:
         """The order of another epoch."""
-        return EpochOrder(self.certified, self.mixture, self.seed, epoch, window=self.window)
+        return type(self)(self.certified, self.mixture, self.seed, epoch, window=self.window)
 
     def at(self, positions: npt.ArrayLike) -> tuple[Int32, Int64]:
         """Number of the source in `sources`, and of the sample in it, for each of [n] positions.
@@ -275,6 +268,8 @@ def open_order(
     Raises: `UserError`.
     """
     found, mixed = load_certified(data, **certified), Mixture.load(mixture)
+    for line in found.accepted:
+        complain(f"accepted: {line}")
     if only_present:
         mixed, left_out = mixed.only_present(found.present)
         if left_out:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from shards.epoch import draw, pack_epoch
     from shards.packing import OverLong, PlanTerms, plan_path, write_plan
 
-    order = ordered(options, epoch=options.epoch, stage=options.stage, licenses=options.license)
+    order = ordered(options, epoch=options.epoch, stage=options.stage, licenses=options.licenses)
     terms = PlanTerms.of(order, options.length, options.tiles, options.over_long, options.together)
     path = options.out or plan_path(options.data, terms)
     with tqdm(desc="counting", unit=" samples", disable=None) as bar:
@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         help="packs of nearly equal work in a row: a multiple of the ranks (train.run asks for those of a step)",
     )  # fmt: skip
     parser.add_argument("--epoch", type=int, default=0, metavar="N", help="number of the epoch (default 0)")
-    parser.add_argument("--license", action="append", metavar="NAME", help="only samples under these licences")
+    parser.add_argument(
+        "--licenses", nargs="+", action="extend", metavar="NAME", help="only samples under these licences"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that count")
     parser.add_argument("--out", type=Path, metavar="FILE", help="plan (default: below DATA/.streams/plans)")
     parser.add_argument("--dry-run", action="store_true", help="pack and say how well, write nothing")

@@ -4,8 +4,6 @@ Tar members are found through the manifest's byte offsets, Arrow rows through th
 two reads away and no tar is ever scanned. Any WebDataset reader opens the same tars without this module.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass

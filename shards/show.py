@@ -7,7 +7,6 @@ asked for with `--html`.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, load_builds, query_rows
+from medgpt.arguments import command_parser
 from medgpt.errors import UserError, run
 from medgpt.messages import complain
 from medgpt.tables import printable
@@ -264,11 +264,10 @@ def as_html(sample: ShownSample) -> str:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if a picture is not as it was built, 2 if it cannot be shown."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.show",
-        description="Show one sample: messages, options, provenance, digests, counts. Exit code: 0; 1 if a picture was "
-        "altered; 2 if it cannot be shown.",
-        epilog="example: python -m shards.show data --random --seed 7 --html sample.html",
+    said = "Show one sample: messages, options, provenance, digests, counts.\n"
+    said += "Exit code: 0; 1 if a picture was altered; 2 if it cannot be shown."
+    parser = command_parser(
+        "shards.show", said, "example: python -m shards.show data --random --seed 7 --html sample.html"
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds, or one build")
     parser.add_argument("id", nargs="?", metavar="ID", help="id of the sample, like slake/train/1234")

@@ -4,9 +4,6 @@ Everything comes from the manifests in one pass of SQL, no shard is opened. A sa
 144 for each tile and two for each picture; the chat template adds some ten tokens a turn (`shards.packing`).
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.catalog import connect, query_rows
+from medgpt.arguments import command_parser
 from medgpt.errors import run
 from medgpt.tables import table
 
@@ -174,11 +172,8 @@ def as_html(statistics: Statistics) -> str:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, or 2 if the builds cannot be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.stats",
-        description="Count samples, tokens, tiles, licences and lengths of every build under DATA.",
-        epilog="example: python -m shards.stats data --html stats.html",
-    )
+    said = "Count samples, tokens, tiles, licences and lengths of every build under DATA."
+    parser = command_parser("shards.stats", said, "example: python -m shards.stats data --html stats.html")
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds, or one build")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots, too")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -10,8 +10,6 @@ removed; the least recently opened of the others go first. Files are removed and
 lock, so the bound holds for all processes together. Locks die with their process: there is nothing to clean up.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib
@@ -314,9 +312,7 @@ class Storage:
 
     def _pin(self, path: Path, shard: ShardRef) -> int | None:
         """A locked descriptor of a cached file; none if it is not there (any more), or is not what was put there."""
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+        if (descriptor := _opened(path)) is None:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if not _is_linked(path, descriptor):
@@ -339,7 +335,9 @@ class Storage:
         while not path.exists():
             descriptor = self._claim(path, part, shard.size)
             if descriptor is None:
-                self._wait_for(part)
+                if (other := _opened(part)) is not None:
+                    fcntl.flock(other, fcntl.LOCK_SH)  # until whoever downloads it is done or dead
+                    os.close(other)
                 continue
             try:
                 self._download(shard, path, part)
@@ -363,15 +361,6 @@ class Storage:
                 os.close(descriptor)
                 raise
             return descriptor
-
-    def _wait_for(self, part: Path) -> None:
-        """Wait until whoever downloads this file is done or dead."""
-        try:
-            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-        os.close(descriptor)
 
     def _make_room(self, folder: Path, size: int, own: Path) -> None:
         """Remove what was used longest ago until `size` bytes fit below the bound and on the disk."""
@@ -507,6 +496,14 @@ def _read(path: Path) -> str | None:
         return None
 
 
+def _opened(path: Path) -> int | None:
+    """A descriptor to read from; None if there is no such file."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _is_linked(path: Path, descriptor: int) -> bool:
     """Whether the open file is still the one under this name."""
     try:
@@ -525,9 +522,7 @@ def _try_lock(descriptor: int) -> bool:
 
 def _remove_unused(path: Path) -> bool:
     """Remove a file of the cache that no process holds; whether it is gone."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    if (descriptor := _opened(path)) is None:
         return True
     try:
         if not _try_lock(descriptor):

@@ -405,10 +405,7 @@ class Loader:
         return self.stream.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a stream's state.
-
-        Raises: `UserError`.
-        """
+        """Go on from a stream's state. Raises: `UserError`."""
         self.stream.load_state_dict(state)
 
 

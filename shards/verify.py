@@ -4,9 +4,6 @@ Every byte of a build is covered: `build.json` by its own root digest, every man
 `build.json` records, and a shard whose digest is wrong is searched member by member with the manifest's digests.
 """
 
-from __future__ import annotations
-
-import argparse
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -14,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import run
 from medgpt.messages import complain
 
@@ -167,11 +165,8 @@ def _search_arrow(path: Path, rows: list[dict[str, Any]]) -> Iterator[tuple[str,
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 0 if all is as built, 1 if not, 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.verify",
-        description="Re-hash builds and name every altered file and member.",
-        epilog="example: python -m shards.verify data/built",
-    )
+    said = "Re-hash builds and name every altered file and member."
+    parser = command_parser("shards.verify", said, "example: python -m shards.verify data/built")
     parser.add_argument("dir", type=Path, metavar="DIR", help="a build, or any folder above builds")
     parser.add_argument("--json", action="store_true", help="print the faults as JSON")
     args = parser.parse_args(arguments)

@@ -5,8 +5,6 @@ header fields that a file system would fill (owner, time, mode) are fixed. The J
 images follow as `<id>.0.jpg`, `<id>.1.png`: the grouping that every WebDataset reader expects.
 """
 
-from __future__ import annotations
-
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

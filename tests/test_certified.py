@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import json
 import multiprocessing
 import pickle
@@ -18,21 +20,28 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import ROOT
 
 from builders.engine.command import main as build
 from builders.engine.registry import load
-from manifests.proof.certificate import read_certificate, write_certificate
-from manifests.proof.policy import load_policy
+from manifests.proof.certificate import read_certificate, sign, write_certificate
+from manifests.proof.policy import load_policy, parse_policy
+from manifests.proof.trust import Trust
 from manifests.prove import prove
-from medgpt.digest import build_root, file_sha256
+from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.errors import UserError
-from shards.certified import Certified, load_certified
+from shards.certified import Certified
+from shards.certified import load_certified as load_any
 from shards.reader import Build
 
 BUILDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("vqa_rad", ()), ("pubmedqa", ()), ("pubmedqa", ("--paper-variant",)), ("medqa", ()), ("mmlu_med", ()),
 )  # fmt: skip
+
+
+load_certified = functools.partial(load_any, trust=Trust(incomplete=True))
+"""Demo trees hold no benchmark whole."""
 
 
 @pytest.fixture(scope="session")
@@ -204,13 +213,76 @@ def edit_build(data: Path, name: str, **changes: Any) -> None:
 def remove_from_certificate(data: Path) -> None:
     document = read_certificate(data / "proof")
     document["builds"] = [entry for entry in document["builds"] if entry["build"] != "medqa"]
+    document["builds_root"] = merkle_root(bytes.fromhex(entry["root"]) for entry in document["builds"]).hex()
     write_certificate(data / "proof", document)
 
 
 def leave_overlap(data: Path) -> None:
+    """Evidence that the policy forbids, in all files alike."""
     document = read_certificate(data / "proof")
-    document |= {"clean": False, "after": [{"level": "id", "kind": "pmid", "action": "forbid", "pairs": 3}]}
+    document["policy"]["rules"] = [{"level": "id", "action": "forbid"}]
+    reforge(data, document, lambda row: row.update(action="forbid" if row["level"] == "id" else "report"))
+
+
+def reforge(data: Path, document: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> None:
+    """Evidence after a change of its rows, and all that follows from it and from the document's policy."""
+    evidence = pq.read_table(data / "proof" / "evidence.parquet")
+    rows = evidence.to_pylist()
+    for row in rows:
+        change(row)
+    pq.write_table(pa.Table.from_pylist(rows, evidence.schema), data / "proof" / "evidence.parquet")
+    taken: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["action"] == "exclude":
+            taken.setdefault((row["train_build"], row["train_sample"]), []).append(row)
+    exclusions = [
+        {"train_build": name, "train_sample": sample, "unit": "u", "evidence": len(of),
+         "reasons": sorted({f"{row['level']}/{row['kind']}" for row in of}),
+         "eval_samples": len({(row["eval_build"], row["eval_sample"]) for row in of})}
+        for (name, sample), of in sorted(taken.items())
+    ]  # fmt: skip
+    path = data / "proof" / "exclusions.parquet"
+    pq.write_table(pa.Table.from_pylist(exclusions, pq.read_schema(path)), path)
+    left = [
+        row for row in rows
+        if row["action"] in ("exclude", "forbid") and (row["train_build"], row["train_sample"]) not in taken
+    ]  # fmt: skip
+    document["after"] = [{"level": "id", "kind": "all", "action": "forbid", "pairs": len(left)}] if left else []
+    document["clean"] = not left
+    document["policy_sha256"] = parse_policy(document["policy"]).sha256
+    (data / "policy.yaml").write_text(yaml.safe_dump(document["policy"]))
+    seal(data, document)
+
+
+def seal(data: Path, document: dict[str, Any]) -> None:
+    """Write the certificate with the digests that its files have."""
+    for name in ("evidence", "exclusions"):
+        document["files"][name] = file_sha256(data / "proof" / f"{name}.parquet").hex()
     write_certificate(data / "proof", document)
+
+
+def drop_an_exclusion(data: Path) -> None:
+    """A training sample is kept, and every digest is made anew."""
+    path = data / "proof" / "exclusions.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    seal(data, read_certificate(data / "proof"))
+
+
+def act_otherwise(data: Path) -> None:
+    """One piece of evidence is only reported, and the exclusions follow."""
+    reforge(data, read_certificate(data / "proof"), lambda row: row.update(action="report"))
+
+
+def weaken(data: Path) -> None:
+    """A policy that takes less out, and all that follows from it."""
+    document = read_certificate(data / "proof")
+    document["policy"]["rules"] = [{"level": "exact_image", "action": "exclude"}]
+    reforge(data, document, lambda row: row.update(action="exclude" if row["level"] == "exact_image" else "report"))
+
+
+def edited_certificate(**changes: Any) -> Callable[[Path], None]:
+    return lambda data: write_certificate(data / "proof", read_certificate(data / "proof") | changes)
 
 
 def alter_manifest(data: Path) -> None:
@@ -233,7 +305,17 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         "altered",
     ),
-    "overlap left": (leave_overlap, "3 overlapping pairs are left"),
+    "overlap left": (leave_overlap, "overlapping pairs are left"),
+    "an exclusion dropped": (drop_an_exclusion, "1 rows are not what evidence and policy give"),
+    "actions changed": (act_otherwise, "do not carry the action that the policy gives them"),
+    "weaker policy": (weaken, "is not the default"),
+    "policy's digest": (edited_certificate(policy_sha256="00" * 32), "does not match policy_sha256"),
+    "builds_root": (edited_certificate(builds_root="00" * 32), "do not match builds_root"),
+    "verdict": (edited_certificate(clean=False, after=[{"pairs": 3}]), "says other than that 0 pairs are left"),
+    "other evidence": (
+        lambda data: shutil.copy(data / "proof" / "exclusions.parquet", data / "proof" / "evidence.parquet"),
+        "not the list of the certificate",
+    ),
     "other exclusions": (
         lambda data: shutil.copy(data / "proof" / "evidence.parquet", data / "proof" / "exclusions.parquet"),
         "not the list of the certificate",
@@ -260,8 +342,10 @@ def test_refused_with_one_line(data: Path, damage: Callable[[Path], Any], messag
     if opened_before:
         load_certified(data)
     damage(data)
+    # That of the overlap left is named, so that it is not what is refused.
+    named = data / "policy.yaml" if damage is leave_overlap else None
     with pytest.raises(UserError) as raised:
-        load_certified(data)
+        load_certified(data, trust=Trust(policy=named, incomplete=True))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
@@ -284,6 +368,58 @@ def test_a_build_json_that_was_edited_is_refused(data: Path) -> None:
     path.write_text(path.read_text().replace('"limit"', '"limit "', 1))
     with pytest.raises(UserError, match="does not match its root digest"):
         load_certified(data, uncertified=True)
+
+
+def test_an_incomplete_certificate_and_another_policy_are_taken_where_they_are_named(data: Path) -> None:
+    with pytest.raises(UserError, match=r"incomplete, .*not held, or not whole: MedXQA .*--accept-incomplete"):
+        load_any(data)
+    assert "not whole: MedXQA" in " ".join(load_certified(data).accepted)
+    weaken(data)
+    named = load_certified(data, trust=Trust(policy=data / "policy.yaml", incomplete=True))
+    assert "a policy other than the default" in " ".join(named.accepted)
+    assert everything(named) == naive(data)
+    with pytest.raises(UserError, match="is not the default; prove again under the default, or name"):
+        load_certified(data)
+
+
+def test_a_trusted_key_must_have_signed_what_is_there(data: Path, tmp_path: Path) -> None:
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    for name in ("ours", "theirs"):
+        key = ed25519.Ed25519PrivateKey.generate()
+        plain = serialization.NoEncryption()
+        secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+        (tmp_path / f"{name}.pem").write_bytes(secret)
+        public = serialization.PublicFormat.SubjectPublicKeyInfo
+        (tmp_path / f"{name}.pub").write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, public))
+    ours, theirs = (Trust(key=tmp_path / f"{name}.pub", incomplete=True) for name in ("ours", "theirs"))
+    with pytest.raises(UserError, match=r"certificate\.dsse\.json: No such file"):
+        load_certified(data, trust=ours)
+    sign(data / "proof", tmp_path / "ours.pem")
+    assert everything(load_certified(data, trust=ours)) == naive(data)
+    envelope = json.loads((data / "proof" / "certificate.dsse.json").read_bytes())
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    assert envelope["payloadType"] == "application/vnd.in-toto+json"
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert base64.b64decode(envelope["payload"]) == (data / "proof" / "certificate.json").read_bytes()
+    exclusions = file_sha256(data / "proof" / "exclusions.parquet").hex()
+    assert {"name": "exclusions.parquet", "digest": {"sha256": exclusions}} in statement["subject"]
+    built = json.loads((data / "built" / "medqa" / "build.json").read_bytes())
+    assert built["root"] in [one["digest"].get("merkleSha256") for one in statement["subject"]]
+    assert built["inputs"]["sha256"] in [one["digest"]["sha256"] for one in statement["predicate"]["materials"]]
+    with pytest.raises(UserError, match="not this key's signature"):
+        load_certified(data, trust=theirs)
+    # Everything is forged again, but for the signature.
+    old = (data / "proof" / "certificate.dsse.json").read_bytes()
+    edited_certificate(software={})(data)
+    (data / "proof" / "certificate.dsse.json").write_bytes(old)
+    with pytest.raises(UserError, match="not the envelope of this certificate"):
+        load_certified(data, trust=ours)
+    (data / "proof" / "certificate.dsse.json").write_bytes(b"{}")
+    with pytest.raises(UserError, match="no DSSE envelope"):
+        load_certified(data, trust=ours)
+    with pytest.raises(UserError, match="give one of them"):
+        load_any(data, uncertified=True, trust=ours)
 
 
 def test_a_store_needs_no_shards_here(data: Path) -> None:
@@ -352,8 +488,9 @@ def commit(file):
     left[0] -= 1
     real(file)
 medgpt.atomic.AtomicFile.commit = commit
+from manifests.proof.trust import Trust
 from shards.certified import load_certified
-print(load_certified(sys.argv[1]).digest)
+print(load_certified(sys.argv[1], trust=Trust(incomplete=True)).digest)
 """
 
 

@@ -22,16 +22,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from tqdm import tqdm
 
+import builders.engine.archives
 import builders.engine.tables
 import builders.engine.unit
 from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import Phantom, anatomy
-from builders.engine import corpus_rows
 from builders.engine.corpus_mapping import make_rules
 from builders.engine.source import DAMAGED_REASONS
 from manifests.catalog import connect
 from manifests.sql import audit_names, run_audits
+from medgpt import limited
 from medgpt.errors import UserError
 from medgpt.settings import read_yaml
 from medgpt.text import normalise
@@ -319,9 +320,8 @@ def test_only_changed_files_are_read_again(tmp_path: Path) -> None:
     write(folder / "1.tar", tar_bytes([("new", {"txt": b"another text"})]))
     ingest(folder, "train", None, out)
     changed = {path.name for path, time in times.items() if not path.exists() or path.stat().st_mtime_ns != time}
-    assert {name for name in changed if name not in ("build.json", "inputs.parquet")} == {
-        "corpus-train-00001-0000-00000.arrow", "corpus-train-00001-0000.parquet"
-    }  # fmt: skip
+    shard, part = "corpus-train-00001-0000-00000.arrow", "corpus-train-00001-0000.parquet"
+    assert changed - {"build.json", "inputs.parquet"} == {shard, part}
     assert verify_build(build) == []
     # A shard that went missing is written again, and the corpus as it was gives the tree as it was.
     next((build / "shards").glob("*.arrow")).unlink()
@@ -603,9 +603,9 @@ def test_broken_gzip(tmp_path: Path) -> None:
 
 
 def test_members_beyond_the_limits_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_rows, "MEMBER_BYTES", 5000)
-    monkeypatch.setattr(corpus_rows, "SAMPLE_BYTES", 8000)
-    monkeypatch.setattr(builders.engine.tables, "LINE_BYTES", 100)
+    monkeypatch.setattr(limited, "FILE_BYTES", 5000)
+    monkeypatch.setattr(builders.engine.archives, "SAMPLE_BYTES", 8000)
+    monkeypatch.setattr(limited, "LINE_BYTES", 100)
     samples: list[tuple[str, Members]] = [
         ("video", {"mp4": bytes(6000), "txt": b"kept: nothing is taken from the film"}),
         ("picture", {"jpg": PICTURES[0] + bytes(6000), "txt": b"x"}),
@@ -618,7 +618,7 @@ def test_members_beyond_the_limits_are_not_read(tmp_path: Path, monkeypatch: pyt
     build = ingest(tmp_path / "c", "train", None, tmp_path / "out")
     assert balanced(build) == {"read": 7, "kept": 2, "rejected": 5}
     assert {row: reason for _, row, reason in rejects(build)} == {
-        "picture": "image_too_large", "text": "bad_field", "json": "bad_row", "all": "bad_field", "1": "bad_row",
+        "picture": "too_large", "text": "too_large", "json": "too_large", "all": "too_large", "1": "too_large",
     }  # fmt: skip
 
 
@@ -856,3 +856,40 @@ def test_every_parquet_row_is_a_sample_or_a_reject(
         if number in kept:
             assert len(kept[number]["images"]) == (row["image"] is not None)
             assert (kept[number]["question"] or "") == (row["question"] or "").strip()
+
+
+def test_a_trial_build_and_a_dry_run(tmp_path: Path) -> None:
+    """Rows that are counted as they are read are limited in each file by itself; a dry run writes nothing."""
+    for name in ("a", "b"):
+        write_lines(tmp_path / "c" / f"{name}.jsonl", [{"text": f"{name} {number}"} for number in range(5)])
+    write_parquet(tmp_path / "c" / "d.parquet", [{"text": f"d {number}"} for number in range(5)])
+    words = [
+        "builders.corpus",
+        "--raw",
+        str(tmp_path / "c"),
+        "--role",
+        "train",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    planned = json.loads(run_module(*words, "--dry-run", check=True).stdout)
+    assert (planned["build"], planned["splits"]["train"]["units"]) == ("c.train", 3)
+    assert planned["splits"]["train"]["rows"] is None
+    assert not (tmp_path / "out").exists()
+    built = json.loads(run_module(*words, "--limit", "2", "--quiet", check=True).stdout)
+    assert (built["limit"], built["counts"]["read"]) == (2, 6)
+    whole = json.loads(run_module(*words, "--quiet", check=True).stdout)
+    assert (whole["limit"], whole["counts"]["read"]) == (None, 15)
+    again = run_module(*words, "--limit", "2")
+    assert (again.returncode, "holds a full build" in again.stderr) == (1, True)
+    assert run_module(*words, "--limit", "0").returncode == 2
+
+
+def test_a_corpus_is_read_to_its_end_whatever_is_damaged(tmp_path: Path) -> None:
+    rows = [{"text": f"row {number}", "image": {"bytes": b"no picture", "path": "a.jpg"}} for number in range(120)]
+    write_parquet(tmp_path / "c" / "d.parquet", [*rows, {"text": "sound", "image": None}])
+    done = run_module(
+        "builders.corpus", "--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out")
+    )
+    assert (done.returncode, "damaged rows: 120" in done.stdout) == (3, True), done.stderr

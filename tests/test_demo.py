@@ -12,6 +12,7 @@ from pathlib import Path
 from conftest import ROOT, run_module
 
 from builders.engine.registry import modules
+from manifests.proof.certificate import read_certificate
 
 SCREEN = 60
 """Most lines of a whole `make demo`; its install prints none."""
@@ -40,7 +41,7 @@ def test_a_line_a_source_and_the_rest_in_the_log(tmp_path: Path) -> None:
         ]  # fmt: skip
         sums = [sum(count[key] for count in counts) for key in ("read", "kept", "rejected")]
         assert [int(number.replace(",", "")) for number in line.split()[1:5]] == [builds, *sums]
-    excluded = json.loads((data / "proof" / "certificate.json").read_bytes())["exclusions"]
+    excluded = read_certificate(data / "proof")["exclusions"]
     assert f"excluded  by the proof: {sum(row['train_samples'] for row in excluded)} of" in done.stdout
     assert "slake.paper 8 of 8 validation by" in done.stdout
     for shown in (

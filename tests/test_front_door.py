@@ -64,6 +64,7 @@ def test_exit_codes_and_arguments_pass_through(tmp_path: Path) -> None:
         (("biuld",), "did you mean build?"),
         (("build", "slaek"), "did you mean slake?"),
         (("build", "corups"), "did you mean corpus?"),
+        (("build", "kit"), "no such source"),
         (("zzz",), "no such command"),
     ],
 )
@@ -96,3 +97,24 @@ def test_a_command_under_the_net_says_one_line(tmp_path: Path) -> None:
     done = medgpt("catalog", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("module", ["builders.slake", "filters.run", "manifests.prove", "shards.show", "eval.score"])
+def test_ctrl_c_while_a_command_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'medgpt.errors': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+    )
+    path = os.pathsep.join((str(tmp_path), str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "interrupted; run the same command again to go on\n")

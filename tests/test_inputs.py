@@ -171,7 +171,7 @@ def test_a_changed_comment_leaves_every_root_as_it_was(tmp_path: Path) -> None:
             (tmp_path / "demo.yaml").write_text(RECIPE)
             said = run(place, f"builders.{name} --demo --raw raw/{name} --out built --limit 6 {filters} --json")
             reused.append(json.loads(said)["units_reused"])
-        run(place, "manifests.prove . --out proof --quiet")
+        run(place, "manifests.prove . --out proof --benchmarks present --quiet")
         kept = [*tmp_path.glob("proof/.work/near_*.parquet"), *(tmp_path / "scores").rglob("*.parquet")]
         assert len(kept) >= 4  # near pictures, near texts, and what two filters said
         documents = [document_of(tmp_path / "built", name) for name in names]

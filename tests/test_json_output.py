@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from conftest import run_module
 
+from manifests.proof.certificate import read_certificate
+
 
 def document(*words: str, code: int = 0) -> dict[str, Any]:
     done = run_module(*words, "--json")
@@ -25,7 +27,7 @@ def test_a_corpus_and_its_proof(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(chosen), tmp_path / side / "rows.parquet")
     train, test, out = str(tmp_path / "train"), str(tmp_path / "test"), str(tmp_path / "out")
     proof = document("manifests.prove", "--train", train, "--eval", test, "--out", out)
-    assert proof == json.loads((tmp_path / "out" / "proof" / "certificate.json").read_bytes())
+    assert proof == read_certificate(tmp_path / "out" / "proof")
     assert [row["train_samples"] for row in proof["exclusions"]] == [1]
     plan = document("manifests.prove", f"{out}/corpus", "--dry-run")
     assert plan["pairs"] == 12

@@ -22,7 +22,7 @@ pytest.importorskip("deepspeed")
 import torch
 from test_train_run import Runs
 
-from builders.demos.phantom_trees import FACTS, write_trees
+from bench.phantom_trees import FACTS, write_trees
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.proof.policy import DEFAULT_POLICY, load_policy
@@ -166,7 +166,9 @@ def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> N
         (work / "mixture.yaml").write_text(f"format: 1\nname: {stage}\nsources: [{{build: {build_name}, epochs: 1}}]\n")
         arguments = [
             "--shards", str(work / "data"), "--stage", stage, "--model", str(model), "--out", str(work / stage),
-            "--steps", str(STEPS[stage]), "--quiet", *(part for setting in SETTINGS for part in ("--set", setting)),
+            "--steps", str(STEPS[stage]), "--quiet", "--accept-incomplete",
+            "--accept-policy", str(work / "policy.yaml"),
+            *(part for setting in SETTINGS for part in ("--set", setting)),
         ]  # fmt: skip
         result = runs.run(stage, arguments)
         assert result.codes == [0], result.err

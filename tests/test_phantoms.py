@@ -18,9 +18,10 @@ import pytest
 from conftest import ROOT, tree_digest
 from PIL import Image
 
+from bench.phantom_trees import questions
 from builders.demos import mimic_cxr as demo_mimic
 from builders.demos.phantom_pictures import render
-from builders.demos.phantom_reports import course, describe, questions, resolved
+from builders.demos.phantom_reports import course, describe, resolved
 from builders.demos.phantoms import Device, Finding, Phantom, View, anatomy, follow_up, make
 from builders.engine.mimic_reports import parse_sections
 from manifests.fingerprints import fingerprint

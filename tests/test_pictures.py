@@ -312,6 +312,18 @@ def test_dicom_with_several_frames_needs_a_choice_and_other_syntaxes_are_named()
         open_picture(video)
 
 
+def test_a_deflated_dicom_file_is_inflated_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pydicom")
+    from pydicom.data import get_testdata_file
+
+    data = Path(str(get_testdata_file("image_dfl.dcm"))).read_bytes()
+    assert np.asarray(open_picture(data)).std() > 10
+    monkeypatch.setattr("medgpt.dicom.MAX_INFLATED", 100_000)
+    with pytest.raises(DamagedImage) as caught:
+        open_picture(data)
+    assert caught.value.reason == "image_too_large"
+
+
 def test_real_dicom_files_are_read_or_named() -> None:
     pytest.importorskip("pylibjpeg")
     from pydicom.data import get_testdata_file

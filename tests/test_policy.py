@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from conftest import run_module
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders.engine.registry import load
 from manifests.proof.evidence import LEVELS
 from manifests.proof.policy import (
     ACTIONS,
@@ -38,12 +40,24 @@ def test_the_default_policy_excludes_at_every_level() -> None:
     assert policy.modality("slake") == "default"
 
 
+def test_the_default_policy_asks_for_the_fourteen_rows_of_the_recipe_as_the_sources_ship_them() -> None:
+    benchmarks = load_policy().benchmarks
+    assert len({benchmark.name for benchmark in benchmarks}) == len(benchmarks) == 14
+    for benchmark in benchmarks:
+        for name in benchmark.of:
+            source, _, variant = name.partition(".")
+            options: dict[str, Any] = defaultdict(str, prior_policy="libra" if "libra" in variant else "")
+            published = load(source).published(options)
+            assert set(benchmark.splits) <= set(load(source).splits), name
+            assert all(rows <= published[split] for split, rows in benchmark.splits.items()), name
+
+
 def test_comments_and_layout_do_not_change_the_digest_and_every_value_does(tmp_path: Path) -> None:
     file = tmp_path / "same.yaml"
     file.write_text(yaml.safe_dump(default(), sort_keys=True))
     assert load_policy(file).sha256 == load_policy().sha256
     changed = default()
-    changed["text"]["jaccard"] = 0.6
+    changed["text"]["stem_letters"] = 0.6
     assert parse_policy(changed).sha256 != load_policy().sha256
 
 
@@ -64,7 +78,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "says"),
     [
         ("version", 2, "version: 2 is none of 1"),
-        ("rule", [], "no key is called rule; there are images, leave_out, rules"),
+        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rules"),
         ("images", {}, "`default` is missing"),
         ("images.default.radius", 7, "images.default: radius: .*multiple of 2"),
         ("images.default.radius", 18, "images.default: radius: .*<= 16"),
@@ -75,16 +89,20 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("images.default.threshold", KeyError, "threshold is missing"),
         ("images.radiographs.where_present", "mimic_cxr", "images.radiographs: where_present: .*array"),
         ("images.more", dict(default()["images"]["radiographs"]), "named under radiographs and more"),
-        ("text.run_words", [13, 8], "rising"),
-        ("text.run_words", [], "run_words: .*length >= 1"),
-        ("text.run_words", [2], "run_words.* >= 5"),
-        ("text.run_words", [8, 51], "run_words.* <= 50"),
-        ("text.common_df", 0, "text.common_df: .*>= 1"),
-        ("text.jaccard", 0, "text.jaccard: .*> 0.0"),
-        ("text.rewrite", 1.5, "text.rewrite: .*<= 1.0"),
-        ("text.rewrite", True, "text.rewrite: Expected `float`, got `bool`"),
+        ("text.run_words", [8], "run_words: Expected `int`"),
+        ("text.run_words", 2, "run_words.* >= 5"),
+        ("text.run_words", 51, "run_words.* <= 50"),
+        ("text.stem_bits", 0, "text.stem_bits: .*>= 1"),
+        ("text.stem_letters", 0, "text.stem_letters: .*> 0.0"),
+        ("text.answer_letters", 1.5, "text.answer_letters: .*<= 1.0"),
+        ("text.answer_letters", True, "text.answer_letters: Expected `float`, got `bool`"),
         ("train_duplicates.radius", 3, "radius: 3 is none of 0, 2, 4"),
         ("images.default.where_present", [], "where_present belongs to every modality but the default"),
+        ("benchmarks", "absent", "benchmarks: .*"),
+        ("benchmarks", KeyError, "benchmarks is missing"),
+        ("benchmarks.0.of", [], "benchmarks.*of.*length >= 1"),
+        ("benchmarks.0.splits", {"test": 0}, "benchmarks.*splits.*>= 1"),
+        ("benchmarks.0.split", {"test": 9}, "no key is called split; there are name, of, "),
         ("rules", [], "rules: .*length >= 1"),
         ("rules", [{"level": "id", "action": "report"}], "nothing would be proved"),
         ("rules.0.level", "ids", "unknown level 'ids'"),

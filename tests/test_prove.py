@@ -23,12 +23,13 @@ import yaml
 from conftest import ROOT, run_module, tree_digest
 
 from manifests.catalog import load_builds
-from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.certificate import certificate_root, incomplete, read_certificate
 from manifests.proof.policy import DEFAULT_POLICY, load_policy
 from manifests.prove import main, prove
 from medgpt.digest import build_root, file_sha256
 
 BUILDS = (("slake", ()), ("slake", ("--paper-variant",)), ("pubmedqa", ("--paper-variant",)), ("medqa", ()))
+PRESENT = ("--benchmarks", "present", "--quiet")
 Row = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def proof(built: Path) -> Path:
     """Its proof, under the default policy."""
-    done = run_module("manifests.prove", str(built), "--workers", "2", "--quiet")
+    done = run_module("manifests.prove", str(built), "--benchmarks", "present", "--workers", "2", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "proved" in done.stdout
     return built / "proof"
@@ -121,17 +122,16 @@ def test_exact_text_evidence_is_every_pair_of_equal_questions_without_pictures(b
     assert seen == expected != set()
 
 
-def test_equal_pictures_are_near_pictures_and_equal_long_records_share_a_run(built: Path, proof: Path) -> None:
-    """The near levels contain the exact ones, as far as pixels have structure and texts eight words."""
+def test_equal_pictures_are_near_pictures_and_equal_items_are_near_texts(built: Path, proof: Path) -> None:
+    """The near levels contain the exact ones, as far as pixels have structure."""
 
     def ends(row: Row) -> tuple[Any, ...]:
         return row["train_build"], row["train_sample"], row["train_index"], row["eval_build"], row["eval_sample"]
 
     near = {ends(row) for row in found(proof, "near_image", "whole")}
     assert {ends(row) for row in found(proof, "exact_image", "pixels")} <= near
-    runs = {ends(row) for row in found(proof, "near_text", "run")}
-    equal = {ends(row) for row in found(proof, "exact_text", "stem_options")}
-    assert equal <= runs | {ends(row) for row in found(proof, "near_text", "short_item")}
+    stems = {ends(row) for kind in ("stem", "stem_answer") for row in found(proof, "near_text", kind)}
+    assert {ends(row) for row in found(proof, "exact_text", "stem_options")} <= stems
 
 
 def test_exclusions_are_the_train_samples_that_the_policy_names(built: Path, proof: Path) -> None:
@@ -188,14 +188,14 @@ def test_the_order_of_evidence_is_fixed_and_no_row_comes_twice(proof: Path) -> N
 
 
 def test_same_bytes_for_any_number_of_workers(built: Path, proof: Path, tmp_path: Path) -> None:
-    prove(built, tmp_path, load_policy(), workers=1)
+    prove(built, tmp_path, load_policy(), workers=1, only_present=True)
     names = ("evidence.parquet", "exclusions.parquet", "common.parquet", "certificate.json", "report.html")
     for name in names:
         assert (tmp_path / name).read_bytes() == (proof / name).read_bytes(), name
 
 
 def test_a_killed_proof_goes_on_and_ends_in_the_same_bytes(built: Path, proof: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "manifests.prove", str(built), "--out", str(tmp_path), "--workers", "2", "--quiet"]
+    command = [sys.executable, "-m", "manifests.prove", str(built), "--out", str(tmp_path), "--workers", "2", *PRESENT]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     chance = random.Random(4)
     for _ in range(4):
@@ -229,10 +229,10 @@ def policy_file(tmp_path: Path, rules: list[Row]) -> Path:
 
 def test_forbidden_evidence_that_no_exclusion_removes_is_a_failure(built: Path, tmp_path: Path) -> None:
     policy = policy_file(tmp_path, [{"level": "id", "kinds": ["pmid"], "action": "forbid"}])
-    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), "--quiet")
+    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), *PRESENT)
     assert done.returncode == 1, done.stderr
     assert "NOT proved" in done.stdout
-    certificate = json.loads((tmp_path / "p" / "certificate.json").read_text())
+    certificate = read_certificate(tmp_path / "p")
     [left] = certificate["after"]
     assert (left["level"], left["kind"], left["action"]) == ("id", "pmid", "forbid")
     assert left["pairs"] == len(
@@ -247,8 +247,41 @@ def test_forbidden_evidence_of_excluded_samples_is_gone(built: Path, tmp_path: P
         {"level": "id", "kinds": ["question_id"], "action": "exclude"},
     ]
     policy = policy_file(tmp_path, rules)
-    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), "--quiet")
+    done = run_module("manifests.prove", str(built), "--policy", str(policy), "--out", str(tmp_path / "p"), *PRESENT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_benchmark_that_is_missing_or_short_is_named_and_ends_with_4(
+    built: Path, proof: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [rows] = [
+        unit["read"] for build in load_builds(built) if build.record["build"] == "medqa"
+        for unit in build.record["units"] if unit["split"] == "test"
+    ]  # fmt: skip
+    asked = {
+        "held": [{"name": "MedQA", "of": ["medqa"], "splits": {"test": rows}}],
+        "short": [{"name": "MedQA", "of": ["medqa", "other"], "splits": {"test": rows + 100}}],
+        "missing": [{"name": "Other", "of": ["medqa"], "splits": {"test": 1, "hidden": 9}}],
+        "present": "present",
+    }
+    found = {}
+    for name, benchmarks in asked.items():
+        out = tmp_path / name
+        shutil.copytree(proof / ".work", out / ".work")
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(DEFAULT_POLICY.read_text()) | {"benchmarks": benchmarks}))
+        code = main([str(built), "--policy", str(file), "--out", str(out), "--workers", "1", "--quiet"])
+        document = read_certificate(out)
+        found[name] = code, capsys.readouterr().out, document["benchmarks"], bool(incomplete(document))
+    held = {"asked": "policy", "held": [{"name": "MedQA", "builds": ["medqa"]}], "missing": []}
+    assert (found["held"][0], *found["held"][2:]) == (0, held, False)
+    code, said, document, lacking = found["short"]
+    assert code == 4 and lacking and "not held, or not whole: MedQA" in said
+    assert document["missing"] == [{"name": "MedQA", "splits": {"test": {"rows": rows + 100, "read": rows}}}]
+    code, _, document, _ = found["missing"]
+    assert (code, document["missing"]) == (4, [{"name": "Other", "splits": {"hidden": {"rows": 9, "read": 0}}}])
+    code, said, document, lacking = found["present"]
+    assert code == 0 and lacking and document["asked"] == "present" and "no benchmark was asked for" in said
 
 
 def test_a_dry_run_writes_nothing(built: Path) -> None:

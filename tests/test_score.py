@@ -13,14 +13,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import ROOT, run_module
 
 from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
 from eval.records import Score, read_items, read_predictions, read_scores, write_scores
 from eval.score import VERSIONS, main, score_folder
-from manifests.proof.certificate import CertificateError, write_certificate
-from manifests.proof.evidence import EVIDENCE
+from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, write_certificate
+from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS
+from manifests.proof.policy import load_policy, parse_policy
+from manifests.proof.trust import Trust
+from medgpt.digest import merkle_root
 from medgpt.errors import UserError
 
 BENCHMARK = "ab" * 32
@@ -270,6 +274,12 @@ def test_scores_survive_their_file(tmp_path: Path) -> None:
 # Clean and contaminated ----------------------------------------------------------------------------------------------
 
 
+POLICY = [
+    {"level": "near_image", "action": "forbid"}, {"level": "near_text", "action": "report"},
+    {"level": "id", "action": "exclude"}, {"level": "exact_text", "action": "exclude"},
+]  # fmt: skip
+
+
 def prove(data: Path, rows: list[tuple[str, str, str, str]]) -> Path:
     """A proof folder of our own: rows of (action, level, kind, eval sample)."""
     folder = data / "proof"
@@ -280,10 +290,27 @@ def prove(data: Path, rows: list[tuple[str, str, str, str]]) -> Path:
          "train_sample": "t/train/1", "eval_build": "exam", "eval_split": "test", "eval_sample": sample}
         for action, level, kind, sample in rows
     ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(full, EVIDENCE), folder / "evidence.parquet")
-    digest = hashlib.sha256((folder / "evidence.parquet").read_bytes()).hexdigest()
+    reasons = sorted({f"{level}/{kind}" for action, level, kind, _ in rows if action == "exclude"})
+    tests = {sample for action, _, _, sample in rows if action == "exclude"}
+    count = sum(action == "exclude" for action, *_ in rows)
+    taken = {"train_build": "t", "train_sample": "t/train/1", "unit": "u", "reasons": reasons, "evidence": count}
+    exclusions = [taken | {"eval_samples": len(tests)}] if count else []
+    for name, found, schema in (
+        ("evidence", full, EVIDENCE), ("exclusions", exclusions, EXCLUSIONS), ("common", [], COMMON),
+    ):  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(found, schema), folder / f"{name}.parquet")
+    # Each level has one action in these tests.
+    policy = load_policy().content | {"rules": POLICY, "benchmarks": []}
+    (data / "policy.yaml").write_text(yaml.safe_dump(policy))
     document = {
-        "format": 1, "clean": True, "files": {"evidence": digest}, "builds": [{"build": "exam", "root": BENCHMARK}],
+        "format": CERTIFICATE_FORMAT, "clean": True, "after": [], "policy": policy,
+        "policy_sha256": parse_policy(policy).sha256, "benchmarks": {"asked": "policy", "held": [], "missing": []},
+        "builds": [{"build": "exam", "source": "exam", "root": BENCHMARK, "inputs": None}],
+        "builds_root": merkle_root([bytes.fromhex(BENCHMARK)]).hex(),
+        "files": {
+            name: hashlib.sha256((folder / f"{name}.parquet").read_bytes()).hexdigest()
+            for name in ("evidence", "exclusions", "common")
+        },
     }  # fmt: skip
     write_certificate(folder, document)
     return folder
@@ -297,10 +324,13 @@ def test_clean_and_contaminated_are_scored_apart(exam: Path, tmp_path: Path) -> 
             ("exclude", "exact_text", "stem", "exam/test/0"),
             ("exclude", "id", "pmid", "exam/test/0"),
             ("forbid", "near_image", "whole", "exam/test/1"),
-            ("report", "near_text", "run", "exam/test/2"),
+            ("report", "near_text", "passage", "exam/test/2"),
         ],
     )
-    done = run_module("eval.score", str(exam.parent), "--data", str(tmp_path / "data"), "--quiet")
+    command = ["eval.score", str(exam.parent), "--data", str(tmp_path / "data"), "--quiet"]
+    refused = run_module(*command)
+    assert refused.returncode == 2 and "is not the default" in refused.stderr
+    done = run_module(*command, "--accept-policy", str(tmp_path / "data" / "policy.yaml"))
     assert done.returncode == 0, done.stderr
     scores = read_scores(exam / "scores.parquet")
     assert [score.contaminated for score in scores] == [True, True] + [False] * 6
@@ -314,7 +344,7 @@ def test_clean_and_contaminated_are_scored_apart(exam: Path, tmp_path: Path) -> 
 
 
 def test_a_proof_of_another_version_says_nothing(exam: Path, tmp_path: Path) -> None:
-    proof = read_proof(prove(tmp_path, []))
+    proof = read_proof(prove(tmp_path, []), trust=Trust(policy=tmp_path / "policy.yaml"))
     assert proof is not None
     assert proof.of_item("ef" * 32, "exam/test/0") == (None, ())
     assert proof.of_item(BENCHMARK, "exam/test/0") == (False, ())
@@ -325,10 +355,11 @@ def test_altered_evidence_is_refused(exam: Path, tmp_path: Path, capsys: pytest.
     folder = prove(tmp_path / "data", [("exclude", "id", "pmid", "exam/test/0")])
     table = pq.read_table(folder / "evidence.parquet")
     pq.write_table(table.slice(0, 0), folder / "evidence.parquet")
-    with pytest.raises(CertificateError, match="not the evidence"):
-        read_proof(folder)
-    assert main([str(exam), "--data", str(tmp_path / "data")]) == 2
-    assert "not the evidence" in capsys.readouterr().err
+    policy = tmp_path / "data" / "policy.yaml"
+    with pytest.raises(CertificateError, match="not the list of the certificate"):
+        read_proof(folder, trust=Trust(policy=policy))
+    assert main([str(exam), "--data", str(tmp_path / "data"), "--accept-policy", str(policy)]) == 2
+    assert "not the list of the certificate" in capsys.readouterr().err
 
 
 # Comparisons ---------------------------------------------------------------------------------------------------------

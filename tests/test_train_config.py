@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medgpt.errors import UserError
-from train.config import PRESETS, STAGES, Optimizer, Watch, check_config, learning_rate, load_config
+from medgpt.settings import checked
+from train.config import PRESETS, STAGES, Config, Optimizer, Watch, learning_rate, load_config
 from train.log import Log, curves, read_log
 from train.memory import Shape, plan_memory
 from train.run import make_parser
@@ -124,7 +125,7 @@ def test_missing_files_and_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"y\.yaml: Expected `object`"):
         load_config(str(tmp_path / "y.yaml"))
     with pytest.raises(UserError, match="nowhere: seed is missing"):
-        check_config({"stage": "x", "data": {"mixture": "x"}}, "nowhere")
+        checked(Config, {"stage": "x", "data": {"mixture": "x"}}, "nowhere")
 
 
 @given(st.integers(1, 5000), st.floats(0, 0.5), st.floats(0, 1))

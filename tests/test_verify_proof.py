@@ -11,11 +11,14 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from hashlib import sha256
 from importlib.metadata import version
+from math import comb
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,12 +33,13 @@ from builders.demos.phantoms import make
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
-from manifests.proof.certificate import certificate_root, read_certificate
+from manifests.proof.certificate import certificate_root, read_certificate, statement
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
+from manifests.proof.rederive import HashIndex
 from manifests.prove import prove, render_report
-from manifests.verify import main
+from manifests.verify import fewer_than, main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import UserError
 
@@ -82,6 +86,8 @@ TRAIN_ROWS = [
     item("What else is seen?", "A second mass", image="other.png", patient="9"),
     {"text": "Nothing of interest to any test stands in this line."},
     item("What is seen here?", "No such picture", image="missing.jpg"),  # a reject
+    {"text": f"Examiners like to ask {BOILERPLATE}, and so they do."},
+    item(f"{VIGNETTE.replace('58', '61').replace('II, III', 'I, V2')}; which artery is occluded?", "It is another"),
 ]
 
 
@@ -102,9 +108,9 @@ def write_corpus(folder: Path, rows: list[Row], pictures: dict[str, bytes]) -> N
 
 
 def policy() -> Any:
-    """The default, but four test items are enough to make an n-gram common."""
+    """The default, but two samples of a train part are enough to make an n-gram boilerplate."""
     content = yaml.safe_load(DEFAULT_POLICY.read_text())
-    content["text"] |= {"common_df": 3, "shingle_common_df": 3}
+    content["text"] |= {"boilerplate_samples": 1, "boilerplate_share": 0.1, "run_bits": 1}
     return parse_policy(content)
 
 
@@ -162,7 +168,8 @@ def reseal(data: Path, *, report: bool = True) -> None:
 
 
 def read_json(data: Path) -> Row:
-    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())
+    document: Row = json.loads((data / "proof" / "certificate.json").read_bytes())["predicate"]
+    document.pop("materials")
     return document
 
 
@@ -171,7 +178,8 @@ def write_certificate(data: Path, document: Row) -> None:
     for name in document["files"]:
         document["files"][name] = file_sha256(data / "proof" / f"{name}.parquet").hex()
     document["root"] = certificate_root(document)
-    (data / "proof" / "certificate.json").write_bytes(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+    content = orjson.dumps(statement(document), option=orjson.OPT_SORT_KEYS)
+    (data / "proof" / "certificate.json").write_bytes(content)
 
 
 def render_again(data: Path) -> None:
@@ -208,8 +216,6 @@ def recount(data: Path) -> None:
         for cell, of in cells(rows, "train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
         if cell["eval_subset"] is not None
     ]  # fmt: skip
-    runs = [row["words"] for row in rows if row["kind"] == "run"]
-    document["runs"] = {words: sum(found >= int(words) for found in runs) for words in document["runs"]}
     taken = cells([row for row in rows if row["action"] == "exclude"], "train_build", "train_sample")
     names = [name for build in sorted({cell["train_build"] for cell, _ in taken}) for name in [build]]
     document["exclusions"] = [
@@ -338,7 +344,7 @@ def dropper(**wanted: Any) -> Callable[[list[Row]], object]:
 
 def added(rows: list[Row]) -> None:
     """A pair that is none, in its place in the order."""
-    row = first(rows, level="near_text", kind="run")
+    row = first(rows, level="near_text", kind="passage")
     names = [other["train_sample"] for other in rows if other["train_build"] == SLAKE]
     rows.append({**row, "level": "exact_text", "kind": "caption", "train_build": SLAKE, "train_sample": names[0]})
     rows.sort(key=lambda row: [(row[name] is not None, row[name]) for name in ORDER])
@@ -459,6 +465,55 @@ def lists_another_raw_file(data: Path) -> None:
     (data / SLAKE / "build.json").write_bytes(orjson.dumps(content))
 
 
+def restated(change: Callable[[Row], object]) -> Change:
+    """An edit of the statement around the certificate."""
+
+    def apply(data: Path) -> None:
+        path = data / "proof" / "certificate.json"
+        content = json.loads(path.read_bytes())
+        change(content)
+        path.write_bytes(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+
+    return apply
+
+
+def shorter_corpus(data: Path) -> None:
+    """The test side without its first item, its list of raw files as if all had been read."""
+    raw = Path((data / ".resume" / TEST / "raw").read_text())
+    listed, before = (
+        (data / TEST / "inputs.parquet").read_bytes(),
+        json.loads((data / TEST / "build.json").read_bytes()),
+    )
+    shorter = data.parent / "shorter"
+    shutil.copytree(raw, shorter)
+    (shorter / "rows.jsonl").write_text("".join((raw / "rows.jsonl").read_text().splitlines(True)[1:]))
+    shutil.rmtree(data / TEST)
+    shutil.rmtree(data / ".resume" / TEST)
+    groups = {"subject_id": {"field": "patient", "prefix": "hospital"}}
+    build_corpus(shorter, "eval", {"name": "theirs", "access": "open", "groups": groups}, data)
+    (data / ".resume" / TEST / "raw").write_text(str(raw))
+    (data / TEST / "inputs.parquet").write_bytes(listed)
+    record(TEST, lambda r: r.update(inputs=before["inputs"]), seal=False)(data)
+
+
+def forged_inputs(data: Path) -> None:
+    """The digest of a raw file is another wherever it stands."""
+    path = data / TEST / "inputs.parquet"
+    rows_of(path, setter(lambda row: {"sha256": bytes(32)}, file="rows.jsonl"))
+    record(TEST, lambda r: r["inputs"].update(sha256=inputs_sha256(path)), seal=False)(data)
+
+
+SHORTER, FORGED = again(shorter_corpus), again(forged_inputs)
+
+
+def hide_a_member(data: Path) -> None:
+    """A shard holds one block more than its manifest knows of, with all digests made anew."""
+    path = sorted(data.glob(f"{SLAKE}/shards/*train*.tar"))[0]
+    path.write_bytes(path.read_bytes() + bytes(10_240))
+    longer = record(SLAKE, lambda r: first(list(r["counts"]["by_split"].values()), role="train").update(bytes=92_160))
+    longer(data)
+
+
 def sets_clean(document: Row) -> None:
     document["clean"] = not document["clean"]
 
@@ -500,10 +555,10 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "exact row gone": (proof_rows("evidence", dropper(level="exact_image", kind="pixels")), ("exact_image", "missing")),
     "exact text row gone": (proof_rows("evidence", dropper(level="exact_text")), ("exact_text", "missing")),
     "near picture gone": (proof_rows("evidence", dropper(level="near_image")), ("near_image", "missing")),
-    "run gone": (proof_rows("evidence", dropper(kind="run")), ("near_text", "run", "missing")),
-    "short item gone": (proof_rows("evidence", dropper(kind="short_item")), ("short_item", "missing")),
-    "Jaccard gone": (proof_rows("evidence", dropper(kind="jaccard")), ("jaccard", "missing")),
-    "rewrite gone": (proof_rows("evidence", dropper(kind="rewrite")), ("rewrite", "missing")),
+    "passage gone": (proof_rows("evidence", dropper(kind="passage")), ("near_text", "passage", "missing")),
+    "stem gone": (proof_rows("evidence", dropper(kind="stem", level="near_text")), ("stem", "missing")),
+    "stem with answer gone": (proof_rows("evidence", dropper(kind="stem_answer")), ("stem_answer", "missing")),
+    "sibling gone": (proof_rows("evidence", dropper(kind="sibling")), ("sibling", "missing")),
     "a level gone": (proof_rows("evidence", drop_level("near_image")), ("near_image", "missing")),
     "row added": (proof_rows("evidence", added), ("exact_text", "caption")),
     "row twice": (proof_rows("evidence", lambda rows: rows.insert(1, rows[0])), ("evidence",)),
@@ -516,10 +571,15 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         proof_rows("evidence", setter(lambda row: {"score": row["score"] - 0.0001}, level="near_image")),
         ("near_image",),
     ),
-    "words of a run": (
-        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="run")), ("near_text", "run"),
+    "words of a passage": (
+        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="passage")),
+        ("near_text", "passage"),
     ),
-    "span": (proof_rows("evidence", setter(lambda row: {"span": "nothing"}, kind="run")), ("near_text", "run")),
+    "score of a stem": (
+        proof_rows("evidence", setter(lambda row: {"score": 0.7}, kind="stem", level="near_text")),
+        ("near_text", "stem"),
+    ),
+    "span": (proof_rows("evidence", setter(lambda row: {"span": "nothing"}, kind="passage")), ("near_text", "passage")),
     "action": (
         proof_rows("evidence", setter(lambda row: {"action": "report"}, action="exclude")), ("action", "exclude"),
     ),
@@ -539,7 +599,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "train duplicate gone": (proof_rows("train_duplicates", lambda rows: rows.pop()), ("train", "duplicate")),
     "count of the matrix": (certificate(lambda d: d["matrix"][0].update(pairs=1000)), ("matrix", "1000")),
     "share of a subset": (certificate(lambda d: d["subsets"][0].update(eval_samples=999)), ("subsets", "999")),
-    "count of runs": (certificate(lambda d: d["runs"].update({"13": 0})), ("runs",)),
+    "count of siblings": (certificate(lambda d: d["counts"]["near_text"].update(sibling=0)), ("counts",)),
     "count of candidates": (certificate(lambda d: d["counts"]["near_image"].update(candidates=77)), ("counts",)),
     "count of train samples": (certificate(lambda d: d["train_totals"][0].update(train_samples=5)), ("train_totals",)),
     "count of test samples": (certificate(lambda d: d["eval_totals"][0].update(eval_samples=5)), ("eval_totals",)),
@@ -551,8 +611,8 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "rule gone": (certificate(lambda d: d["rules"].pop("exact")), ("exact",)),
     "key gone": (certificate(lambda d: d.pop("software")), ("software",)),
     "policy's digest": (certificate(lambda d: d.update(policy_sha256="00" * 32)), ("policy",)),
-    "threshold of rewrites": (loosen("rewrite", 0.99), ("rewrite",)),
-    "threshold of Jaccard": (loosen("jaccard", 0.99), ("jaccard",)),
+    "threshold of stems": (loosen("stem_bits", 9999), ("stem",)),
+    "threshold of passages": (loosen("passage_words", 9999), ("passage",)),
     "rule of the policy": (certificate(drop_rule), ("action",)),
     "format": (other_format, ("format",)),
     # Forged manifests, every digest made anew, some proved again: only the shards know better.
@@ -584,6 +644,40 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         manifest_rows(TRAIN, "train", "", lambda rows: [row.update(n_images=1) for row in rows]), ("n_images",),
     ),
     "roles": (again(swap_roles), ("role",)),
+    "licence of a sample": (
+        manifest_rows(SLAKE, "train", "", lambda rows: [row.update(license="CC0-1.0") for row in rows]), ("license",),
+    ),
+    "tokens of a sample": (
+        again(manifest_rows(TRAIN, "train", "", lambda rows: rows[0].update(text_tokens=1))), ("text_tokens",),
+    ),
+    # What a corpus made elsewhere says of itself, forged before it was proved: only its raw files know better.
+    "a row of a corpus left out": (SHORTER, (TEST, "read again", "differ")),
+    "a raw file, in every list": (FORGED, (TEST, "rows.jsonl", "another content")),
+    # The statement.
+    "a subject": (restated(lambda s: s["subject"][0]["digest"].update(merkleSha256="00" * 32)), ("subjects",)),
+    "a subject gone": (restated(lambda s: s["subject"].pop()), ("subjects",)),
+    "a material": (
+        restated(lambda s: s["predicate"]["materials"][0]["digest"].update(sha256="00" * 32)), ("materials",),
+    ),
+    "type of the predicate": (restated(lambda s: s.update(predicateType="urn:other")), ("not a certificate",)),
+    "a benchmark held": (
+        certificate(lambda d: d["benchmarks"]["held"].append({"name": "MedQA", "builds": [TEST]})),
+        ("benchmarks.held",),
+    ),
+    "benchmarks missing": (certificate(lambda d: d["benchmarks"].update(missing=[])), ("benchmarks.missing",)),
+    # Columns that nobody reads.
+    "unit of an exclusion": (proof_rows("exclusions", lambda rows: rows[0].update(unit="other-00000")), ("unit",)),
+    "split of evidence": (
+        proof_rows("evidence", setter(lambda row: {"train_split": "other"}, level="near_image")), ("train_split",),
+    ),
+    "shared value": (proof_rows("evidence", setter(lambda row: {"value": "hospital/8"}, level="id")), ("id",)),
+    "what a picture was decided on": (
+        proof_rows("evidence", setter(lambda row: {"decided_on": "other"}, level="near_image")), ("decided_on",),
+    ),
+    "score of a train duplicate": (
+        proof_rows("train_duplicates", lambda rows: rows[0].update(score=0.9)), ("train_duplicates", "score"),
+    ),
+    "a member behind those of a shard": (hide_a_member, ("shards/slake", "where its members make")),
     "test item hidden": (again(hide_a_test_item), ("theirs", "rows")),
 }  # fmt: skip
 
@@ -602,7 +696,7 @@ def test_the_proof_has_overlap_of_every_kind_that_is_tampered_with(untouched: Pa
     assert {
         ("id", "subject_id"), ("id", "image_id"), ("exact_image", "bytes"), ("exact_image", "pixels"),
         ("exact_text", "stem"), ("exact_text", "stem_options"), ("near_image", "whole"),
-        ("near_text", "run"), ("near_text", "short_item"), ("near_text", "jaccard"), ("near_text", "rewrite"),
+        ("near_text", "stem"), ("near_text", "stem_answer"), ("near_text", "sibling"), ("near_text", "passage"),
     } <= kinds  # fmt: skip
     for name in ("exclusions", "common", "train_duplicates"):
         assert pq.read_table(untouched / "proof" / f"{name}.parquet").num_rows
@@ -660,7 +754,7 @@ def test_an_untouched_proof_is_verified_and_nothing_is_written(
     untouched: Path, capsys: pytest.CaptureFixture[str], sample: tuple[str, ...]
 ) -> None:
     before = tree_digest(untouched)
-    code, text = outcome(untouched, capsys, *sample)
+    code, text = outcome(untouched, capsys, *sample, *(["--no-raw"] if sample else []))
     assert code == 0, text
     assert "FAILED" not in text
     assert "Verified" in text
@@ -673,7 +767,8 @@ def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[
     before = tree_digest(data)
     change(data)
     assert tree_digest(data) != before
-    code, text = outcome(data, capsys)
+    # Reading corpora in anew takes the most time.
+    code, text = outcome(data, capsys, *(() if change in (SHORTER, FORGED) else ("--no-raw",)))
     assert code == 1, text
     findings = [line for line in text.splitlines() if line.startswith("   ")]
     assert any(all(word in line for word in words) for line in findings), text
@@ -682,11 +777,85 @@ def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[
 def test_a_resealed_proof_that_was_not_edited_is_verified(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The forger's tools alone are not what is found."""
     reseal(data)
-    code, text = outcome(data, capsys)
+    code, text = outcome(data, capsys, "--no-raw")
     assert code == 0, text
     proved(data)
     code, text = outcome(data, capsys)
     assert code == 0, text
+
+
+def test_raw_files_are_read_where_they_are_and_said_to_be_missing_where_not(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = {name: Path((data / ".resume" / name / "raw").read_text()) for name in (SLAKE, TRAIN, TEST)}
+    code, text = outcome(data, capsys)
+    assert code == 0 and "3 of 3 builds, 2 corpora made elsewhere read in again" in text
+    shutil.rmtree(data / ".resume")
+    code, text = outcome(data, capsys)
+    assert code == 4 and f"raw files that were NOT there ({TRAIN}, {SLAKE}, {TEST})" in text
+    code, text = outcome(data, capsys, "--no-raw")
+    assert code == 0 and "Verified; raw files were NOT read (--no-raw)" in text
+    code, text = outcome(data, capsys, *(f"--raw={name}={place}" for name, place in where.items()))
+    assert code == 0, text
+    other = tmp_path / "other"
+    shutil.copytree(where[TRAIN], other)
+    (other / "copy.png").write_bytes((other / "copy.png").read_bytes()[:-1] + b"\0")
+    (other / "other.jpg").unlink()
+    code, text = outcome(
+        data, capsys, "--raw", str(where[SLAKE]), f"--raw={TRAIN}={other}", f"--raw={TEST}={where[TEST]}"
+    )
+    assert code == 1 and "copy.png: another content than was read" in text and "other.jpg: not below" in text
+
+
+def test_an_audit_says_what_it_shows(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main([str(data), "--sample", "3", "--seed", "mine", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["seed"], said["confidence"]) == ("mine", 0.99)
+    bounds = {(one["build"], one["role"]): (one["fewer_than"], one["samples"]) for one in said["bounds"]}
+    assert bounds[TRAIN, "train"] == (7, 10)  # 3 of 10 drawn miss 7 wrong ones once in 120
+    code, text = outcome(data, capsys, "--sample", "1000")
+    assert code == 0 and "--seed" in text
+    assert all(line.split()[-2] == "1" for line in text.splitlines() if line.split()[:2] == [TEST, "eval"])
+
+
+@pytest.mark.parametrize(("total", "drawn"), [(10, 3), (400, 60), (2_000_000, 300), (50, 50)])
+def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int) -> None:
+    bound = fewer_than(total, drawn)
+
+    def missed(wrong: int) -> Fraction:
+        return Fraction(comb(total - wrong, drawn), comb(total, drawn))
+
+    assert missed(bound) <= Fraction(1, 100) < missed(bound - 1)
+
+
+@pytest.mark.parametrize("name", [None, "near picture gone", "train duplicate gone", "exclusion gone", "row added"])
+def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive._PICTURES_KEPT"):
+        monkeypatch.setattr(f"manifests.{number}", 3)
+    words: tuple[str, ...] = ()
+    if name is not None:
+        change, words = TAMPERINGS[name]
+        change(data)
+    code, text = outcome(data, capsys, "--no-raw")
+    assert code == (0 if name is None else 1), text
+    assert name is None or any(all(word in line for word in words) for line in text.splitlines()), text
+
+
+@pytest.mark.parametrize("radius", [0, 2, 8, 16])
+def test_no_hash_within_the_radius_is_missed(radius: int) -> None:
+    draw = np.random.default_rng(radius)
+    hashes = draw.integers(0, 2**64, 3_000, dtype=np.uint64)
+    index = HashIndex(hashes, radius)
+    for _ in range(200):
+        flips = draw.choice(64, draw.integers(0, radius + 3), replace=False)
+        value = int(hashes[draw.integers(3_000)]) ^ sum(1 << int(bit) for bit in flips)
+        distance = np.bitwise_count(hashes ^ np.uint64(value))
+        numbers, found = index.near(value)
+        assert numbers.tolist() == np.flatnonzero(distance <= radius).tolist()
+        assert found.tolist() == distance[numbers].tolist()
 
 
 def test_json_names_every_finding(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -699,10 +868,10 @@ def test_json_names_every_finding(data: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_sample_of_all_finds_what_the_full_run_finds(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    proof_rows("evidence", dropper(kind="rewrite"))(data)
+    proof_rows("evidence", dropper(kind="sibling"))(data)
     code, text = outcome(data, capsys, "--sample", "1000")
     assert code == 1
-    assert "rewrite" in text
+    assert "sibling" in text
 
 
 def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -726,7 +895,7 @@ def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys
         )
         keys.append(public)
     code, text = outcome(data, capsys, "--public-key", str(keys[0]))
-    assert (code, "certificate.json.sig" in text) == (1, True)
+    assert (code, "certificate.dsse.json" in text) == (1, True)
     sign(data / "proof", data.parent / "ours.pem")
     code, text = outcome(data, capsys, "--public-key", str(keys[0]))
     assert code == 0, text

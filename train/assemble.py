@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgpt.arguments import command_parser
 from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
-from medgpt.errors import DONE, NOT_FINISHED, UserError, run
+from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
 
@@ -116,10 +116,7 @@ def assemble(
 ) -> None:
     """Write a model folder, load it again and compare every weight; see the module.
 
-    Raises:
-        UserError: a source that cannot be used, or `out` is there already.
-        OSError: it cannot be written.
-
+    Raises: `UserError` (a source that cannot be used, or `out` is there already); `OSError` (it cannot be written).
     """
     import torch
     from transformers import set_seed
@@ -138,7 +135,6 @@ def assemble(
     set_seed(seed)
     language = None if llm is None else load_language(llm, precision)
     tokenizer = harmony() if language is None else language.tokenizer
-    base = None if language is None else language.base
     encoder = None
     if vision is not None:
         encoder = load_vision(vision, precision)
@@ -146,12 +142,13 @@ def assemble(
         encoder = load_open_clip(open_clip[0], Path(open_clip[1]), precision)
     config = shapes
     if language is not None or encoder is not None:
-        names = [str(llm.name) if llm else f"random {size}", Path(encoder_name(vision, open_clip) or "random").name]
+        encoder_name = vision.name if vision is not None else Path(open_clip[0]).name if open_clip else "random"
+        title = f"MedGPT-oss ({llm.name if llm else f'random {size}'}, {encoder_name})"
         config = composed_config(
             shapes.vision_config if encoder is None else encoder.module.config,
             shapes.text_config if language is None else language.module.config,
             tokenizer,
-            f"MedGPT-oss ({names[0]}, {names[1]})",
+            title,
             *(() if encoder is None else (encoder.mean, encoder.std)),
         )
     module = compose(config, encoder, language, precision)
@@ -165,7 +162,7 @@ def assemble(
     work.mkdir(parents=True)
     state = module.state_dict()
     write_weights(work, state, config)
-    write_side_files(work, config, base)
+    write_side_files(work, config, None if language is None else language.base)
     again = load_module(work, precision).state_dict()
     for name, tensor in state.items():
         if not torch.equal(tensor, again[name]):
@@ -177,11 +174,6 @@ def assemble(
     work.rename(out)
     sync_folder(out.parent)
     print(f"{out}: written, loaded again, {len(state)} tensors equal bit by bit")
-
-
-def encoder_name(vision: Path | None, open_clip: Sequence[str] | None) -> str | None:
-    """What the encoder is called."""
-    return vision.name if vision is not None else open_clip[0] if open_clip is not None else None
 
 
 def describe(module: MedGptForTraining) -> str:
@@ -241,9 +233,7 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
 
     GPT-oss keeps its rows: new tokens take reserved ones. Another model grows by those it needs, to a multiple of 64.
 
-    Raises:
-        UserError: not a folder of such a model, weights missing, or a structure that cannot be taken apart.
-
+    Raises: `UserError` (not a folder of such a model, weights missing, or a structure that cannot be taken apart).
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
@@ -266,7 +256,7 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
             folder, dtype=dtype, output_loading_info=True, local_files_only=True, **options
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise UserError(f"{folder}: no causal language model ({' '.join(str(error).split())[:300]})") from None
+        raise UserError(f"{folder}: no causal language model ({one_line(error)[:300]})") from None
     check_report(folder, report)
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear) or head.bias is not None:
@@ -279,7 +269,7 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
         known = set(theirs.get_vocab())
         base = fast_tokenizer(theirs)
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder}: no fast tokenizer ({' '.join(str(error).split())[:300]})") from None
+        raise UserError(f"{folder}: no fast tokenizer ({one_line(error)[:300]})") from None
     tokenizer = _own_tokenizer(base, config.model_type)
     new = [tokenizer.special[name] for name in (*TEMPLATE_SPECIAL, *IMAGE_SPECIAL) if name not in known]
     if tokenizer.rows > model.get_input_embeddings().num_embeddings:
@@ -312,9 +302,7 @@ def set_new_rows(module: MedGptForTraining, new: list[int]) -> None:
 def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
     """A vision encoder from a local Hugging Face folder: CLIP, SigLIP, MedSigLIP (their vision half) or ViT.
 
-    Raises:
-        UserError: no such encoder, or weights are missing.
-
+    Raises: `UserError` (no such encoder, or weights are missing).
     """
     from transformers import AutoConfig, CLIPVisionModel, SiglipVisionModel, ViTModel
 
@@ -332,7 +320,7 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
             local_files_only=True,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"{folder}: no vision encoder ({' '.join(str(error).split())[:300]})") from None
+        raise UserError(f"{folder}: no vision encoder ({one_line(error)[:300]})") from None
     # The folder of a whole CLIP has its text half, too.
     unexpected = {
         key for key in report["unexpected_keys"] if not str(key).startswith(("text_", "logit_", "visual_proj"))
@@ -355,9 +343,7 @@ def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
 
     `name` is a model of open_clip (`ViT-L-14-336-quickgelu` for OpenAI's weights) or a JSON file of that form.
 
-    Raises:
-        UserError: an unknown name, an unreadable file, or an architecture that has no counterpart.
-
+    Raises: `UserError` (an unknown name, an unreadable file, or an architecture that has no counterpart).
     """
     import open_clip
     from open_clip.factory import load_state_dict
@@ -372,7 +358,7 @@ def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
     try:
         state = load_state_dict(str(file))
     except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
-        raise UserError(f"{file}: no open_clip checkpoint ({' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{file}: no open_clip checkpoint ({one_line(error)[:200]})") from None
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     tower = settings["vision_cfg"]
     if "timm_model_name" in tower:
@@ -388,8 +374,7 @@ def _openai_vit(state: Mapping[str, torch.Tensor], tower: Mapping[str, Any], qui
     """open_clip's ViT as `CLIPVisionModel`; the same outputs."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    patch = state["conv1.weight"].shape[-1]
-    width = state["conv1.weight"].shape[0]
+    width, *_, patch = state["conv1.weight"].shape
     layers = len({key.split(".")[2] for key in state if key.startswith("transformer.resblocks.")})
     side = round((len(state["positional_embedding"]) - 1) ** 0.5)
     config = CLIPVisionConfig(
@@ -428,8 +413,7 @@ def _timm_vit(state: Mapping[str, torch.Tensor], file: Path) -> Any:
     trunk = {key.removeprefix("trunk."): value for key, value in state.items() if key.startswith("trunk.")}
     if "cls_token" not in trunk or "norm_pre.weight" in trunk:
         raise UserError(f"{file}: a timm encoder that is no plain ViT with a class token; give a Hugging Face folder")
-    patch = trunk["patch_embed.proj.weight"].shape[-1]
-    width = trunk["patch_embed.proj.weight"].shape[0]
+    width, *_, patch = trunk["patch_embed.proj.weight"].shape
     layers = len({key.split(".")[1] for key in trunk if key.startswith("blocks.")})
     side = round((trunk["pos_embed"].shape[1] - 1) ** 0.5)
     config = ViTConfig(
@@ -442,10 +426,7 @@ def _timm_vit(state: Mapping[str, torch.Tensor], file: Path) -> Any:
         layer_norm_eps=1e-6,
         hidden_act="gelu",
     )
-    found = {
-        "embeddings.cls_token": trunk["cls_token"],
-        "embeddings.position_embeddings": trunk["pos_embed"],
-    }
+    found = {"embeddings.cls_token": trunk["cls_token"], "embeddings.position_embeddings": trunk["pos_embed"]}
     for kind in ("weight", "bias"):
         found[f"embeddings.patch_embeddings.projection.{kind}"] = trunk[f"patch_embed.proj.{kind}"]
         found[f"layernorm.{kind}"] = trunk[f"norm.{kind}"]

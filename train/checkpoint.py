@@ -6,8 +6,6 @@ parameters stay in the model folder that the run started from. A checkpoint is a
 is on disk; `state.json` goes in last and holds every file's digest.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -52,9 +50,7 @@ def save_checkpoint(engine: Any, folder: Path, step: int, state: Mapping[str, An
 
     A collective: every rank calls it at the same step. Older checkpoints beyond `keep` go once the new one is whole.
 
-    Raises:
-        Everywhere: a rank could not write (disk full, no rights); what was there before is untouched.
-
+    Raises: `Everywhere` (a rank could not write (disk full, no rights); what was there before is untouched).
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     target = folder / f"step-{step:08d}"
@@ -149,12 +145,7 @@ class Checkpoint:
             self._where.update(dict.fromkeys(tensors.keys(), tensors))
 
     def verify(self) -> None:
-        """Hash every file again.
-
-        Raises:
-            UserError: a file's bytes are not those that were written.
-
-        """
+        """Hash every file again. Raises: `UserError` (a file's bytes are not those that were written)."""
         for file in self.state["files"]:
             if file_sha256(self.path / file["file"]).hex() != file["sha256"]:
                 raise UserError(f"{self.path / file['file']}: altered since it was written; use an older checkpoint")
@@ -175,9 +166,7 @@ class Checkpoint:
         Not where they are to be `parted` by ZeRO-3, for then `put_optimizer` sets them: every rank would make a copy
         of the whole model in the host's memory (what `from_pretrained` gives is mapped from the file and shared).
 
-        Raises:
-            UserError: the model's trainable parameters are not those stored.
-
+        Raises: `UserError` (the model's trainable parameters are not those stored).
         """
         wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name in sorted(set(wanted) ^ self.names):
@@ -267,21 +256,16 @@ def _refresh_parts(zero: Any) -> None:
 
 def _set(parameter: Any, full: torch.Tensor, kind: str | None) -> None:
     """Set this rank's part of the master weight (`kind` None) or a moment."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed import utils
 
-    if not hasattr(parameter, "ds_tensor"):  # ZeRO 1 and 2
-        if kind is None:
-            safe_set_full_fp32_param(parameter, full)
-        else:
-            safe_set_full_optimizer_state(parameter, full, kind)
-        return
-    # ZeRO 3 splits the flat parameter evenly, the last part padded; DeepSpeed's own setter does not pad.
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-
-    count = parameter.ds_tensor.numel()
-    part = full.flatten()[dist.get_rank() * count : (dist.get_rank() + 1) * count]
-    part = torch.nn.functional.pad(part, (0, count - part.numel()))
+    set_weight, set_state = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state  # ZeRO 1 and 2
+    if hasattr(parameter, "ds_tensor"):
+        # ZeRO 3 splits the flat parameter evenly, the last part padded; DeepSpeed's own setter does not pad.
+        set_weight, set_state = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        count = parameter.ds_tensor.numel()
+        part = full.flatten()[dist.get_rank() * count : (dist.get_rank() + 1) * count]
+        full = torch.nn.functional.pad(part, (0, count - part.numel()))
     if kind is None:
-        safe_set_local_fp32_param(parameter, part)
+        set_weight(parameter, full)
     else:
-        safe_set_local_optimizer_state(parameter, part, kind)
+        set_state(parameter, full, kind)

@@ -4,40 +4,22 @@ Documents lie one behind the other in a single row; positions restart with each,
 keep them apart from that. Logits are needed only where something is learnt: `keep` are those places.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 
 from medgpt.errors import UserError
+from shards.reader import StoredSample
+from shards.stream import Pack, StreamedSample
 from train.template import IGNORED, Document, render
 from train.tiling import Pixels, Tiling
 from train.tokenizer import Tokenizer
 
 Weighting = Literal["square", "token", "sample"]
-
-
-class SampleLike(Protocol):
-    """What `shards.reader` and `shards.stream` give."""
-
-    @property
-    def record(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def images(self) -> list[bytes]: ...  # noqa: D102
-
-
-class PackLike(Protocol):
-    """What `shards.stream` gives for a pack."""
-
-    @property
-    def items(self) -> list[Any]: ...  # noqa: D102
-    @property
-    def truncate_to(self) -> list[int] | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -123,16 +105,14 @@ class Collator:
         self.tokenizer, self.tiling, self.sources = tokenizer, tiling, dict(sources)
         self.weighting, self.flops, self.multiple = weighting, flops, multiple
 
-    def __call__(self, pack: PackLike | Sequence[SampleLike] | None) -> Micro:
+    def __call__(self, pack: Pack | Sequence[StoredSample | StreamedSample] | None) -> Micro:
         """Lay out a pack or a list of samples; None is a pass over nothing that weighs nothing.
 
-        Raises:
-            UserError: a source without a number, or more or fewer pictures than the record says.
-            UserError: a sample that cannot be rendered.
-            UserError: a picture that cannot be decoded.
-
+        Raises: `UserError` (a source without a number, or more or fewer pictures than the record says; a sample that
+        cannot be rendered; a picture that cannot be decoded).
         """
-        samples, cuts = ([], None) if pack is None else _parts(pack)
+        items = [] if pack is None else pack if isinstance(pack, Sequence) else pack.items
+        samples, cuts = list(items), getattr(pack, "truncate_to", None)
         documents: list[Document] = []
         pixels: list[Pixels] = []
         numbers: list[int] = []
@@ -180,9 +160,3 @@ class Collator:
             tiles=tiles_total,
             flops=0.0 if self.flops is None or not total else self.flops(lengths, tiles_total, len(learnt)),
         )
-
-
-def _parts(pack: PackLike | Sequence[SampleLike]) -> tuple[list[Any], Sequence[int] | None]:
-    if isinstance(pack, Sequence):
-        return list(pack), None
-    return pack.items, pack.truncate_to

@@ -3,11 +3,9 @@
 Presets are YAML files beside this module; each value carries its source in a comment. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,10 +140,7 @@ class Watch(Settings, frozen=True):
     def command(self, model: Path, step: int, out: Path) -> str:
         """`evaluate` for an exported model at a step, with a folder for what it writes.
 
-        Raises:
-            KeyError: another name in braces.
-            ValueError, IndexError: braces that are no field.
-
+        Raises: `KeyError` (another name in braces); `ValueError` or `IndexError` (braces that are no field).
         """
         return self.evaluate.format_map({"model": shlex.quote(str(model)), "step": step, "out": shlex.quote(str(out))})
 
@@ -172,9 +167,7 @@ class Config(Settings, frozen=True):
 def load_config(stage: str, settings: Sequence[str] = ()) -> Config:
     """The preset of a stage (or a YAML file of that form) with `key=value` settings, say `optimizer.llm_lr=1e-5`.
 
-    Raises:
-        UserError: an unknown stage, key or value, named with what it may be.
-
+    Raises: `UserError` (an unknown stage, key or value, named with what it may be).
     """
     path = find(stage, PRESETS, "stage")
     document = read_yaml(path)
@@ -182,17 +175,7 @@ def load_config(stage: str, settings: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: must hold a mapping of settings")
     for setting in settings:
         put(document, setting)
-    return check_config(document, str(path))
-
-
-def check_config(document: Mapping[str, Any], place: str) -> Config:
-    """A configuration from plain values, every one checked.
-
-    Raises:
-        UserError: the first that is wrong, with `place` and its key.
-
-    """
-    return checked(Config, document, place)
+    return checked(Config, document, str(path))
 
 
 def learning_rate(step: int, steps: int, optimizer: Optimizer) -> float:

@@ -5,8 +5,6 @@ the same number of micro-batches on every rank; where the last step of an epoch 
 weighs nothing.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterator

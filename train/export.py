@@ -3,8 +3,6 @@
 The card names data, licences and the certificate; nothing in it depends on the day or the machine.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +20,7 @@ from train.model import Model
 def export_model(engine: Any, model: Model, folder: Path, identity: Mapping[str, Any], config: Config) -> Path:
     """Write the engine's model to `folder`; a collective, rank 0 writes. LoRA weights are merged into the copy.
 
-    Raises:
-        OSError: the folder cannot be written; nothing is left under its name.
-
+    Raises: `OSError` (the folder cannot be written; nothing is left under its name).
     """
     weights = _whole_weights(engine)
     if dist.get_rank() == 0:
@@ -51,8 +47,9 @@ def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str
         for source in data["sources"]
     )
     certificate = identity["certificate"]
+    accepted = "".join(f" **Accepted as it is**: {line}." for line in identity["accepted"])
     proof = (
-        f"Certificate of train-test non-overlap: `{certificate}`."
+        f"Certificate of train-test non-overlap: `{certificate}`.{accepted}"
         if identity["certified"]
         else "**Trained on data that no certificate covers**; overlap with test sets is unknown."
     )

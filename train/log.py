@@ -1,7 +1,5 @@
 """What a run leaves to look at: `log.jsonl` (one line a step), TensorBoard events where installed, `curves.svg`."""
 
-from __future__ import annotations
-
 import html
 import math
 import os

@@ -5,8 +5,6 @@ weights: a rank's share of the weights is known before its first forward pass, s
 packs fall on ranks. DeepSpeed divides by ranks and by micro-batches; both are multiplied back.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re
@@ -89,9 +87,7 @@ class Place:
 def start_processes() -> Place:
     """Join the ranks that `torchrun`, `deepspeed` or Slurm's `srun` started; alone, make a group of one.
 
-    Raises:
-        UserError: the launcher's variables are there in part only.
-
+    Raises: `UserError` (the launcher's variables are there in part only).
     """
     import deepspeed
 
@@ -213,11 +209,9 @@ class Trainer:
     def run(self, steps: int, until: int, log: Log | None, bar: Any) -> None:
         """Train from `self.step` to `until` of `steps` (the length of the schedule).
 
-        Raises:
-            Stopped: SIGTERM or SIGINT came to any rank; a checkpoint of the step in hand is written.
-            UserError: a loss or gradient that is not finite, memory that does not suffice, a failed evaluation (after
-                a checkpoint of its step).
-
+        Raises: `Stopped` (SIGTERM or SIGINT came to any rank; a checkpoint of the step in hand is written); `UserError`
+        (a loss or gradient that is not finite, memory that does not suffice, a failed evaluation (after a checkpoint of
+        its step)).
         """
         with self.asked:
             self._run(steps, until, log, bar)
@@ -285,9 +279,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Export the model and run `watch.evaluate` on it, on rank 0, while the others wait.
 
-        Raises:
-            UserError: the command failed.
-
+        Raises: `UserError` (the command failed).
         """
         from train.export import export_model
 
@@ -384,10 +376,7 @@ class Trainer:
 
 
 def _memory_error(error: RuntimeError, what: str, config: Config) -> UserError:
-    """What to say when memory does not suffice.
-
-    Raises: any other error, as it is.
-    """
+    """What to say when memory does not suffice. Raises: any other error, as it is."""
     host = re.search(r"DefaultCPUAllocator: can't allocate memory: you (tried to allocate \d+ bytes)", str(error))
     if not isinstance(error, torch.OutOfMemoryError) and not host:
         raise error

@@ -4,8 +4,6 @@ Weights, gradients and optimizer states are counted; activations are estimated f
 `bench/train.py` measured on one H200. The estimate is for planning: a run that does not fit is stopped by the device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ through flex attention, logits are computed only where something is learnt, chun
 stock eager attention.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +25,7 @@ from transformers.masking_utils import (
 )
 
 from medgpt.configuration_medgpt import MedGptConfig, MedGptForConditionalGeneration
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 from shards.packing import TILE_TOKENS
 from train.collate import Micro
 from train.config import Config, Train
@@ -82,9 +80,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 def sized_config(size: str) -> MedGptConfig:
     """Configuration of a size of `SIZES`, with GPT-oss's vocabulary; YaRN is GPT-oss's stock one (4,096 to 131,072).
 
-    Raises:
-        UserError: no such size.
-
+    Raises: `UserError` (no such size).
     """
     if size not in SIZES:
         raise UserError(f"size {size!r}: there are {', '.join(SIZES)}")
@@ -111,9 +107,7 @@ def composed_config(
 ) -> MedGptConfig:
     """Configuration around a vision and a text configuration; the encoder's tile must have 24 x 24 patches.
 
-    Raises:
-        UserError: another number of patches, or an embedding too small for the tokenizer.
-
+    Raises: `UserError` (another number of patches, or an embedding too small for the tokenizer).
     """
     side = vision.image_size if isinstance(vision.image_size, int) else vision.image_size[0]
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
@@ -409,10 +403,7 @@ class Model:
     def save(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write `weights` (names of the module's state) and all else of the model's folder; adapters are merged.
 
-        Raises:
-            UserError: weights are missing or unknown.
-            OSError: the folder cannot be written.
-
+        Raises: `UserError` (weights are missing or unknown); `OSError` (the folder cannot be written).
         """
         merged = dict(weights) if self.lora_scale is None else merged_adapters(weights, self.lora_scale)
         write_weights(folder, merged, self.module.config)
@@ -434,9 +425,7 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None)
 
     The module stays on the CPU; DeepSpeed moves or parts it.
 
-    Raises:
-        UserError: no model folder, weights missing or unknown, or a vocabulary that does not fit.
-
+    Raises: `UserError` (no model folder, weights missing or unknown, or a vocabulary that does not fit).
     """
     dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     module = load_module(folder, dtype)
@@ -460,16 +449,13 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None)
 
 
 def read_config(folder: Path) -> MedGptConfig:
-    """The configuration of a model folder.
-
-    Raises:
-        UserError: there is none, or it is another kind of model.
-
-    """
+    """The configuration of a model folder. Raises: `UserError` (there is none, or it is another kind of model)."""
     try:
         found = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}: no model folder ({_line(error)}); make one with python -m train.assemble") from None
+        raise UserError(
+            f"{folder}: no model folder ({one_line(error)[:300]}); make one with python -m train.assemble"
+        ) from None
     if not isinstance(found, MedGptConfig):
         raise UserError(f"{folder}: a {found.model_type} model; assemble one around it (python -m train.assemble)")
     return found
@@ -478,9 +464,7 @@ def read_config(folder: Path) -> MedGptConfig:
 def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
     """The module of a model folder, every weight from its files.
 
-    Raises:
-        UserError: weights are missing, unknown or of another shape, or cannot be read.
-
+    Raises: `UserError` (weights are missing, unknown or of another shape, or cannot be read).
     """
     config = read_config(folder)
     try:
@@ -488,7 +472,9 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
             folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(f"{folder}: weights cannot be loaded ({_line(error)}); assemble the model again") from None
+        raise UserError(
+            f"{folder}: weights cannot be loaded ({one_line(error)[:300]}); assemble the model again"
+        ) from None
     check_report(folder, report)
     return cast(MedGptForTraining, module)
 
@@ -496,9 +482,7 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
 def check_report(folder: Path | str, report: Mapping[str, Any]) -> None:
     """Refuse a load that left anything out: transformers only warns, and goes on with random weights.
 
-    Raises:
-        UserError: with the first key that is missing, unexpected or of another shape.
-
+    Raises: `UserError` (with the first key that is missing, unexpected or of another shape).
     """
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         keys = sorted(map(str, report[kind]))
@@ -672,9 +656,7 @@ def merged_adapters(weights: Mapping[str, torch.Tensor], scale: float) -> dict[s
 def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], config: MedGptConfig) -> None:
     """Write safetensors files of at most 5 GB; names are those of the module.
 
-    Raises:
-        UserError: weights are missing or unknown.
-
+    Raises: `UserError` (weights are missing or unknown).
     """
     from huggingface_hub import save_torch_state_dict
 
@@ -693,7 +675,3 @@ def copy_side_files(source: Path, target: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.is_file() and ".safetensors" not in path.name and path.name != "README.md":
             shutil.copyfile(path, target / path.name)
-
-
-def _line(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

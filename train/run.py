@@ -20,7 +20,9 @@ from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
-from train.config import Config, check_config, load_config
+from medgpt.settings import checked
+from shards.options import add_trust_options
+from train.config import Config, load_config
 
 if TYPE_CHECKING:
     from shards.certified import Certified
@@ -74,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--change", action="store_true", help="go on from a checkpoint with other settings of optimizer and loss"
     )
     parser.add_argument("--uncertified", action="store_true", help="train on builds that no certificate covers")
+    add_trust_options(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -130,13 +133,20 @@ def quiet_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found nothing better
 
 
-def open_data(config: Config, options: argparse.Namespace) -> tuple[Certified, EpochOrder]:
-    """The samples that may be trained on, and the order of the first epoch of the stage's mixture."""
+def open_data(config: Config, options: argparse.Namespace, first: bool = True) -> tuple[Certified, EpochOrder]:
+    """The samples that may be trained on, and the order of the first epoch of the stage's mixture.
+
+    What the user accepts of their certificate is said on the `first` rank, also with --quiet.
+    """
+    from manifests.proof.trust import Trust
     from shards.certified import load_certified
     from shards.mixture import Mixture
     from shards.order import EpochOrder
 
-    certified = load_certified(options.shards, uncertified=options.uncertified, quiet=options.quiet)
+    trust = Trust.of(options)
+    certified = load_certified(options.shards, uncertified=options.uncertified, trust=trust, quiet=options.quiet)
+    for line in certified.accepted if first else ():
+        say(f"accepted: {line}")
     mixture = Mixture.load(config.data.mixture)
     if config.data.only_present:
         mixture, left_out = mixture.only_present(certified.present)
@@ -183,27 +193,11 @@ def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[st
         licenses: set[str] = set()
         for _, path in build.parts("samples", "train"):
             licenses.update(pq.read_table(path, columns=["license"])["license"].unique().to_pylist())
-        source = build.record["source"]
-        sources.append(
-            {
-                "name": name,
-                "source": source["name"],
-                "samples": order.counts[name],
-                "licenses": sorted(licenses),
-                "access": source["access"],
-            }
-        )
+        source = {"source": build.record["source"]["name"], "access": build.record["source"]["access"]}
+        sources.append({"name": name, **source, "samples": order.counts[name], "licenses": sorted(licenses)})
     header = plan.header
-    return {
-        "sources": sources,
-        "samples": header["samples"],
-        "packs": header["packs"],
-        "tokens": header["tokens"],
-        "tiles": header["tiles"],
-        "fill": header["token_fill"],
-        "tile_fill": header["tile_fill"],
-        "over_long": header["over_long_samples"],
-    }
+    shown = {name: header[name] for name in ("samples", "packs", "tokens", "tiles", "tile_fill")}
+    return {"sources": sources, **shown, "fill": header["token_fill"], "over_long": header["over_long_samples"]}
 
 
 def dry_run(config: Config, options: argparse.Namespace) -> str:
@@ -286,7 +280,9 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     log = None
     if first:
         make_folder(options.out)
-        write_atomic(options.out / "config.yaml", yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
+        accepted = "".join(f"# accepted: {line}\n" for line in prepared.identity["accepted"])
+        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
+        write_atomic(options.out / "config.yaml", (accepted + settings).encode())
         log = Log(options.out, trainer.step)
         if not log.events and not options.quiet:
             say("no TensorBoard events (pip install tensorboard); log.jsonl has the same")
@@ -338,19 +334,20 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     _check_folders(options)
     read_config(options.model)
     options.quiet = options.quiet or place.rank != 0
-    certified, order = open_data(config, options)
+    certified, order = open_data(config, options, place.rank == 0)
     plans = open_plans(config, certified, order, options)
     plan = plans[order.epoch]
     steps = schedule(config, plans, options)
     identity = {
         "certificate": certified.digest,
         "certified": not options.uncertified,
+        "accepted": list(certified.accepted),
         "mixture": order.mixture_digest,
         "plan": plan.digest,
         "steps": steps,
         "model": model_digest(options.model) if place.rank == 0 else "",
         "data": describe(certified, order, plan),
-        "versions": _versions(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed")},
     }
     return Prepared(certified, order, plans, identity, steps)
 
@@ -476,7 +473,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         return None
     checkpoint = Checkpoint(found[-1])
     identity["changes"] += checkpoint.state["changes"]
-    before = check_config(checkpoint.state["config"], str(checkpoint.path))
+    before = checked(Config, checkpoint.state["config"], str(checkpoint.path))
     for name in ("stage", "seed", "data", "train", "optimizer", "loss"):
         ours, theirs = (settings.as_dict()[name] for settings in (config, before))
         if name == "data":
@@ -505,10 +502,6 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
             )
     checkpoint.verify()
     return checkpoint
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "deepspeed")}
 
 
 if __name__ == "__main__":

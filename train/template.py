@@ -13,8 +13,6 @@ Every piece of text is encoded alone, as the manifest counts it: `length = shard
 A sample's own system message is Harmony's developer message.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +73,8 @@ def render(
     `record` has the fields of `medgpt.schema.SAMPLE`, `tiles[i]` is the number of tiles of its image i. `truncate_to`
     leaves that many tokens and cuts off the end (a cut answer has no `<|return|>`).
 
-    Raises:
-        UserError: no assistant message at the end, an unknown role or part, an image that is missing, unused or
-            shown twice, or a cut through a picture.
-
+    Raises: `UserError` (no assistant message at the end, an unknown role or part, an image that is missing, unused or
+    shown twice, or a cut through a picture).
     """
     name = record["id"]
     messages = record["messages"]

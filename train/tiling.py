@@ -66,9 +66,7 @@ class Tiling:
     def cut(self, data: bytes, name: str, n_images: int = 1) -> Pixels:
         """Tiles of a picture as stored, uint8 of shape (tiles, size, size, 3), the thumbnail last.
 
-        Raises:
-            UserError: the bytes are no picture that can be decoded; `name` says which.
-
+        Raises: `UserError` (the bytes are no picture that can be decoded; `name` says which).
         """
         try:
             picture = open_picture(data)

@@ -7,8 +7,6 @@ GPT-oss's embedding has 201,088 rows, its vocabulary uses ids up to 200,018: the
 nothing is resized (InternVL's resize to 200,028 rows leaves a head whose width is not a multiple of 8).
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
@@ -100,9 +98,7 @@ def official_tokenizer() -> Any:
     `to_str(pretty=True)` has the digest `TOKENIZER_SHA256`. Merges are found as transformers' converter does: every way
     to split a token into two others, in the order of ranks.
 
-    Raises:
-        UserError: the package that ships the ranks has others.
-
+    Raises: `UserError` (the package that ships the ranks has others).
     """
     from tokenizers import AddedToken, Regex, decoders, pre_tokenizers, processors
     from tokenizers import Tokenizer as Fast
@@ -171,9 +167,7 @@ def fast_tokenizer(base: Any = None) -> Any:
 def folder_tokenizer(folder: Path, vocabulary: str) -> Tokenizer:
     """The tokenizer of a model folder whose configuration names its `vocabulary`.
 
-    Raises:
-        UserError: the folder has no tokenizer, or one without the tokens of the template.
-
+    Raises: `UserError` (the folder has no tokenizer, or one without the tokens of the template).
     """
     if vocabulary == HARMONY:
         return harmony()

@@ -1,7 +1,5 @@
 """The demo tree of `builders.alpacare_medinstruct`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (instruction, input, output)
@@ -23,8 +21,7 @@ _TEST_TASKS = (
     "What does a raised anion gap mean?",
 )
 
-PLANTED: dict[str, str] = {"exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals"}
-"""What overlaps between the train and test splits of the demo tree."""
+PLANTED = {"exact_text": "alpacare_medinstruct/train/8 is alpacare_medinstruct/test/2 in capitals"}
 
 
 def demo_rows() -> list[dict[str, str]]:
@@ -33,13 +30,11 @@ def demo_rows() -> list[dict[str, str]]:
     return [*rows, {"instruction": _TEST_TASKS[2].upper(), "input": "<noinput>", "output": "History, EEG, MRI."}]
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    kit.write_demo_rows(raw / "data/MedInstruct-52k.json", demo_rows())
+def files() -> kit.Files:
     models = ("gpt-4-answer", "claude-2", "gpt-3.5-turbo-answer", "text-davinci-003-answer")
     rows = [
         {"id": number, "instruction": task, "difficulty": str(1 + number % 5)}
         | {model: f"It depends. ({model})" for model in models}
         for number, task in enumerate(_TEST_TASKS)
     ]
-    kit.write_demo_rows(raw / "data/MedInstruct-test.jsonl", rows)
+    return {"data/MedInstruct-52k.json": demo_rows(), "data/MedInstruct-test.jsonl": rows}

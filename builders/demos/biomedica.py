@@ -1,10 +1,9 @@
 """The demo tree of `builders.biomedica`."""
 
 import json
-from pathlib import Path
 
-from builders.biomedica import LISTS
-from builders.demos.drawings import demo_figure, write_demo_tar
+from builders import kit
+from builders.demos.drawings import demo_figure
 
 # (list, batch, article, position, file stem, caption, licence, panel type, its subtype); made up.
 _Figure = tuple[str, str, str, int, str, str, str, str, str]
@@ -36,11 +35,10 @@ _DEMO: dict[str, tuple[_Figure, ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "both_subsets": "the figure at position 4 of PMC9300003 is in both subsets, and kept once",
     "other_source": "the figure 1471-9000-4-13-3 of PMC9000001 is the one whose panels pmc_oa's demo tree has",
 }
-"""What is there twice, and what overlaps with PMC-OA's demo tree."""
 
 
 def demo_members(figure: _Figure) -> dict[str, bytes]:
@@ -78,15 +76,11 @@ def demo_members(figure: _Figure) -> dict[str, bytes]:
     return {"jpg": drawn, "json": json.dumps(record).encode(), "txt": caption.encode()}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tars: dict[str, kit.Values] = {}
     for subset, figures in _DEMO.items():
-        for name in LISTS:
-            members = {
-                f"{'-'.join(map(str, figure[1:5]))}.{extension}": data
-                for figure in figures
-                if figure[0] == name
-                for extension, data in demo_members(figure).items()
-            }
-            if members:
-                write_demo_tar(raw / subset / name / "0_2000000000.tar", members)
+        for figure in figures:
+            members = tars.setdefault(f"{subset}/{figure[0]}/0_2000000000.tar", {})
+            for extension, data in demo_members(figure).items():
+                members[f"{'-'.join(map(str, figure[1:5]))}.{extension}"] = data
+    return tars

@@ -1,15 +1,9 @@
 """Small made-up pictures that several demo trees show: figures and their panels, stained sections, grey squares."""
 
 import io
-import tarfile
-from collections.abc import Mapping
 from hashlib import blake2b
-from pathlib import Path
 
-import pyarrow as pa
 from PIL import Image, ImageDraw
-
-from builders.engine.rawfiles import write_demo_file
 
 _DEMO_PANELS = {"PMC9000001_Fig3": 10, "PMC9000005_F4": 15}
 """Numbers of `demo_figure` that other demo trees draw as well."""
@@ -41,20 +35,6 @@ def demo_panel(article: str, figure: str, panel: int) -> bytes:
     """The demo picture of a panel; PMC-VQA's demo tree draws its copies with it."""
     number = _DEMO_PANELS.get(f"{article}_{figure}", 20 + sum(map(ord, article + figure)) % 60)
     return demo_figure(number + panel)
-
-
-def write_demo_tar(path: Path, members: Mapping[str, bytes]) -> None:
-    """A tar of a demo tree, with fixed times and owners; compressed where its name ends in `.zst`."""
-    buffer, packed = io.BytesIO(), pa.BufferOutputStream()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    if path.suffix == ".zst":
-        with pa.CompressedOutputStream(packed, "zstd") as stream:
-            stream.write(buffer.getvalue())
-    write_demo_file(path, packed.getvalue().to_pybytes() or buffer.getvalue())
 
 
 def demo_slide(number: int) -> bytes:

@@ -1,17 +1,13 @@
 """The demo tree of `builders.gemex_thinkvg`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
-from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
+from builders.demos.radiographs import demo_radiograph, radiograph_files
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "subject": "rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
     "--paper-variant trains on them",
     "other source": "a row shows the picture of mimic_cxr_vqa's test question on subject 10000007",
 }
-"""What overlaps in the demo tree and with that of `mimic_cxr_vqa`."""
 
 _DEMO_ROWS = (
     (0, "open_ended_questions", "What does the left costophrenic angle show?", "It is blunted [150, 160, 210, 204]"),
@@ -24,14 +20,12 @@ _DEMO_ROWS = (
 )
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    write_demo_radiographs(raw)
-    rows: list[dict[str, Any]] = []
+def files() -> kit.Files:
+    rows: kit.Rows = []
     for index, (number, kind, question, answer) in enumerate(_DEMO_ROWS):
         regions = "<location>right lung [10, 20, 100, 200]</location>" if index == 1 else ""
         thought = f"The question is about one region.\nLooking at [12, 20, {100 + index}, 190] settles it."
         response = f"<think>{thought}</think>{chr(10) * (index % 2)}<answer>{answer}</answer>{regions}"
         path = f"/{demo_radiograph(number).path}"
         rows.append({"question_type": kind, "image_path": path, "question": question, "response": response})
-    kit.write_demo_rows(raw / "data/train-00000-of-00001.parquet", rows)
+    return radiograph_files() | {"data/train-00000-of-00001.parquet": rows}

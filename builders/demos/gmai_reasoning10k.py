@@ -1,14 +1,10 @@
 """The demo tree of `builders.gmai_reasoning10k`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.gmai_reasoning10k import FILES
 
-PLANTED: dict[str, str] = {"both files": "--file rl asks, in another order, four of the six questions of the default"}
-"""What overlaps between the two readings of the demo tree."""
+PLANTED = {"both files": "--file rl asks, in another order, four of the six questions of the default"}
 
 # (picture or pictures, question, reasoning, answer)
 _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
@@ -29,9 +25,8 @@ _DEMO: tuple[tuple[str | list[str], str, str, str], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "rl": []}
+def files() -> kit.Files:
+    rows: dict[str, kit.Rows] = {"sft": [], "rl": []}
     pictures: dict[str, bytes] = {}
     for image, question, reasoning, answer in _DEMO:
         thought = f"<think>{reasoning}</think>\n<answer>{answer}</answer>"
@@ -43,6 +38,5 @@ def write(raw: Path) -> None:
     # The answers-only file has another order and a row of its own.
     first, *others = rows["rl"]
     rows["rl"] = [*others[:2], first, others[2]]
-    for kind, listed in rows.items():
-        kit.write_demo_rows(raw / FILES[kind], listed)
-    kit.write_demo_zip(raw / "images.zip", {f"images/{name}": data for name, data in pictures.items()})
+    tables = {FILES[kind]: listed for kind, listed in rows.items()}
+    return tables | {"images.zip": {f"images/{name}": data for name, data in pictures.items()}}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.healthcaremagic`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (complaint, since when, reply); the demo's patients and doctors.
@@ -19,10 +17,7 @@ _CASES = (
     ("my father’s ankles are swollen – more so at night", "a week ago", "His heart and kidneys should be checked."),
 )  # fmt: skip
 
-PLANTED: dict[str, str] = {
-    "repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak",
-}
-"""What repeats in the demo tree."""
+PLANTED = {"repeated_question": "rows 1 and 9 ask the same and are answered differently: a pair of train rows, no leak"}
 
 
 def demo_rows() -> list[dict[str, str]]:
@@ -41,6 +36,5 @@ def demo_rows() -> list[dict[str, str]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    kit.write_demo_parquet(raw / "data/train-00000-of-00001-5e7cb295b9cff0bf.parquet", list(demo_rows()))
+def files() -> kit.Files:
+    return {"data/train-00000-of-00001-5e7cb295b9cff0bf.parquet": demo_rows()}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.huatuo_o1`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # Made up. Later rows are medical_r1_distill's too, as the publisher's two files overlap.
@@ -26,12 +24,10 @@ DEMO_PROBLEMS = (
      "Systemic mastocytosis"),
 )  # fmt: skip
 
-PLANTED: dict[str, str] = {"subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5"}
-"""What overlaps between this demo tree and others."""
+PLANTED = {"subset": "huatuo_o1/train/4 to 9 ask the questions of medical_r1_distill/train/0 to 5"}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     problems = (*DEMO_PROBLEMS, ("Which cranial nerve carries taste from the epiglottis?", ""))
     rows = [{"Open-ended Verifiable Question": question, "Ground-True Answer": answer} for question, answer in problems]
-    kit.write_demo_rows(raw / "medical_o1_verifiable_problem.json", rows)
+    return {"medical_o1_verifiable_problem.json": rows}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.icliniq`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # (question, the doctor's answer)
@@ -15,8 +13,7 @@ _CASES = (
     ("Can I drink coffee before a thyroid test?", "Yes, but not with your tablet."),
 )  # fmt: skip
 
-PLANTED: dict[str, str] = {"other_set": "row 6 asks the question of healthcaremagic/train/3, word for word"}
-"""What overlaps with the demo trees of other sources."""
+PLANTED = {"other_set": "row 6 asks the question of healthcaremagic/train/3, word for word"}
 
 
 def demo_rows() -> list[dict[str, str | None]]:
@@ -44,6 +41,5 @@ def demo_rows() -> list[dict[str, str | None]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    kit.write_demo_parquet(raw / "data/train-00000-of-00001.parquet", list(demo_rows()))
+def files() -> kit.Files:
+    return {"data/train-00000-of-00001.parquet": demo_rows()}

@@ -1,8 +1,5 @@
 """The demo tree of `builders.ii_medical_reasoning`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 
 # (question, its options, reasoning, answer); the first is an item of the demo of medqa, test split.
@@ -26,19 +23,18 @@ _CASES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
 
 _BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "exact_text": "both rows of the first file ask medqa/test/11 of its demo tree, options and all",
     "resampled": "so do rows 0 and 1 of the second file ask one question: two replies to one prompt",
 }
-"""What overlaps with the demo trees of other sources, and what repeats."""
 
 
-def _demo_row(model: str, question: str, problem: str, *turns: str) -> dict[str, Any]:
+def _demo_row(model: str, question: str, problem: str, *turns: str) -> kit.Values:
     messages = [{"content": text, "role": ("user", "assistant")[index % 2]} for index, text in enumerate(turns)]
     return {"model": model, "question": question, "problem": problem, "messages": messages}
 
 
-def demo_rows() -> list[dict[str, Any]]:
+def demo_rows() -> kit.Rows:
     """The demo's rows: every shape of reasoning, several turns, Chinese, options in the prompt or in the question."""
     rows = []
     for question, options, reasoning, answer in _CASES:
@@ -59,8 +55,6 @@ def demo_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     rows = demo_rows()
-    kit.write_demo_parquet(raw / "data/train-00000-of-00002.parquet", rows[:2])
-    kit.write_demo_parquet(raw / "data/train-00001-of-00002.parquet", rows[2:])
+    return {f"data/train-0000{part}-of-00002.parquet": few for part, few in enumerate((rows[:2], rows[2:]))}

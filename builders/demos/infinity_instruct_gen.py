@@ -1,8 +1,5 @@
 """The demo tree of `builders.infinity_instruct_gen`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 
 # (source, language, turns: human and gpt by turns)
@@ -20,9 +17,9 @@ _TALKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def demo_rows() -> list[dict[str, Any]]:
+def demo_rows() -> kit.Rows:
     """The demo's rows: several turns, languages, a system turn, an empty and a missing reply, a gpt that opens."""
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     for number, (source, language, turns) in enumerate(_TALKS):
         told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
         rows.append(
@@ -45,9 +42,7 @@ def demo_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     rows = demo_rows()
-    kit.write_demo_parquet(raw / "Gen/train-00000-of-00015.parquet", rows[:7])
-    kit.write_demo_parquet(raw / "Gen/train-00001-of-00015.parquet", rows[7:])
-    kit.write_demo_parquet(raw / "0625/train-00000-of-00006.parquet", rows[:2])  # another subset, never read
+    tables = {"Gen/train-00000-of-00015.parquet": rows[:7], "Gen/train-00001-of-00015.parquet": rows[7:]}
+    return tables | {"0625/train-00000-of-00006.parquet": rows[:2]}  # another subset, never read

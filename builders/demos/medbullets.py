@@ -1,7 +1,5 @@
 """The demo tree of `builders.medbullets`."""
 
-from pathlib import Path
-
 from builders import kit
 
 # The demo's items: case, answer, four wrong options (the last one only in the 5-option files); made up.
@@ -27,10 +25,7 @@ _ITEMS: tuple[_Item, ...] = (
 _REPEATS: dict[int, tuple[str, ...]] = {1: (), 4: ("Hydrochlorothiazide", "Ramipril", "Amlodipine besilate")}
 """Items that a later row repeats, with the wrong options that differ in the 4-option file."""
 
-PLANTED: dict[str, str] = {
-    "medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options",
-}
-"""What overlaps with other demo trees: both are benchmarks."""
+PLANTED = {"medxpertqa": "the question about the tremor is that of a medxpertqa text question, with other options"}
 
 
 def _demo_row(number: int, item: _Item, count: int, link: str) -> dict[str, str]:
@@ -42,8 +37,8 @@ def _demo_row(number: int, item: _Item, count: int, link: str) -> dict[str, str]
     return {"link": link, "question": question} | texts | answer
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tables: kit.Files = {}
     for count in (4, 5):
         rows = []
         for number, item in enumerate(_ITEMS):
@@ -57,5 +52,5 @@ def write(raw: Path) -> None:
         if count == 5:
             rows.reverse()
         columns = {name: {str(number): row[name] for number, row in enumerate(rows)} for name in rows[0]}
-        kit.write_demo_rows(raw / f"medbullets/medbullets_op{count}.csv", rows)
-        kit.write_demo_rows(raw / f"medbullets/medbullets_op{count}.json", columns)
+        tables |= {f"medbullets/medbullets_op{count}.csv": rows, f"medbullets/medbullets_op{count}.json": columns}
+    return tables

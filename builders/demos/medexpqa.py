@@ -1,6 +1,5 @@
 """The demo tree of `builders.medexpqa`."""
 
-from pathlib import Path
 from typing import Any
 
 from builders import kit
@@ -35,7 +34,7 @@ _WORDS = {
 _DEMO_IDS = {"train": range(1, 9), "validation": range(9, 11), "test": range(11, 15)}
 
 
-def _demo_row(language: str, number: int) -> dict[str, Any]:
+def _demo_row(language: str, number: int) -> kit.Values:
     topic, signs = _SIGNS[number % len(_SIGNS)]
     tests, (question, commentary) = _TESTS[language], _WORDS[language]
     right = tests[number % len(_SIGNS)]
@@ -65,9 +64,9 @@ def _demo_row(language: str, number: int) -> dict[str, Any]:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    for language in LANGUAGES:
-        for split, ids in _DEMO_IDS.items():
-            path = raw / f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl"
-            kit.write_demo_rows(path, [_demo_row(language, number) for number in ids])
+def files() -> kit.Files:
+    return {
+        f"data/{language}/{NAMES[split]}.{language}.casimedicos.rag.jsonl": [_demo_row(language, id_) for id_ in ids]
+        for language in LANGUAGES
+        for split, ids in _DEMO_IDS.items()
+    }

@@ -1,14 +1,8 @@
 """The demo tree of `builders.medframeqa`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.medframeqa import IMAGES
-
-PLANTED: dict[str, str] = {}
-"""Nothing overlaps within the demo tree."""
 
 # Frames, system, question, options, answer.
 _DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
@@ -20,9 +14,8 @@ _DEMO_ROWS: tuple[tuple[int, str, str, tuple[str, ...], str], ...] = (
 )
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+def files() -> kit.Files:
+    rows: kit.Rows = []
     for index, (frames, system, question, options, answer) in enumerate(_DEMO_ROWS, 1):
         images = {
             name: {"bytes": demo_picture(f"frames/{index}/{name}", "JPEG"), "path": f"{index}_{name}.jpg"}
@@ -47,4 +40,4 @@ def write(raw: Path) -> None:
                 **images,
             }
         )
-    kit.write_demo_rows(raw / "data/test-00000-of-00001.parquet", rows)
+    return {"data/test-00000-of-00001.parquet": rows}

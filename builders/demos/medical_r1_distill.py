@@ -1,18 +1,12 @@
 """The demo tree of `builders.medical_r1_distill`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.huatuo_o1 import DEMO_PROBLEMS
 
-PLANTED: dict[str, str] = {
-    "subset": "the questions of medical_r1_distill/train/0 to 5 are those of huatuo_o1/train/4 to 9",
-}
-"""What overlaps between this demo tree and others."""
+PLANTED = {"subset": "the questions of medical_r1_distill/train/0 to 5 are those of huatuo_o1/train/4 to 9"}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     answers = [
         (
             question,
@@ -26,5 +20,4 @@ def write(raw: Path) -> None:
     answers.append((asked, "", "Permethrin 5 % cream for all residents and staff."))
     answers.append((asked, "Okay, the user asks about an outbreak.", " "))
     names = ("question", "reasoning (reasoning_content)", "response (content)")
-    rows = [dict(zip(names, texts, strict=True)) for texts in answers]
-    kit.write_demo_rows(raw / "medical_r1_distill_sft.json", rows)
+    return {"medical_r1_distill_sft.json": [dict(zip(names, texts, strict=True)) for texts in answers]}

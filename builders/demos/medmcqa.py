@@ -1,8 +1,6 @@
 """The demo tree of `builders.medmcqa`."""
 
 import uuid
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -46,21 +44,20 @@ _MMLU = ("Anatomy", None, "Which of these bones does not articulate with the sca
 
 _DEMO_FACTS = {"train": range(9), "validation": range(8, 11), "test": range(11, 13)}
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "validation_in_train": "the ninth train row is the first validation row under another id",
     "other_options": "the fourth and the eighth train rows share a question but no option: two items, not one",
     "mmlu_med": "the last train row is the first question of mmlu_med's anatomy test split",
 }
-"""What overlaps between the splits of the demo tree, and with other demo trees."""
 
 
-def demo_rows(split: str) -> list[dict[str, Any]]:
+def demo_rows(split: str) -> kit.Rows:
     """Rows of a demo split as the hub has them (GitHub's count `cop` from 1, and leave it out in test.json)."""
     rows = [_demo_row(split, index, _FACTS[index]) for index in _DEMO_FACTS[split]]
     return [*rows, _demo_row(split, 2, _MMLU)] if split == "train" else rows
 
 
-def _demo_row(split: str, number: int, fact: _Fact) -> dict[str, Any]:
+def _demo_row(split: str, number: int, fact: _Fact) -> kit.Values:
     subject, topic, question, right, others, explanation = fact
     place = number % 4
     options = (*others[:place], right, *others[place:])
@@ -76,9 +73,8 @@ def _demo_row(split: str, number: int, fact: _Fact) -> dict[str, Any]:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     names = (*COLUMNS, "subject_name", "topic_name")
     schema = pa.schema([(name, pa.int64() if name == "cop" else pa.string()) for name in names])
-    for split in SPLITS:
-        kit.write_demo_parquet(raw / f"data/{split}-00000-of-00001.parquet", demo_rows(split), schema)
+    tables = {split: pa.Table.from_pylist(demo_rows(split), schema) for split in SPLITS}
+    return {f"data/{split}-00000-of-00001.parquet": table for split, table in tables.items()}

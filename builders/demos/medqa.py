@@ -1,8 +1,5 @@
 """The demo tree of `builders.medqa`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.medqa import LABELS, NAMES, SPLITS
 
@@ -42,11 +39,10 @@ _CASES = (
 
 _DEMO_CASES = {"train": range(18), "dev": range(18, 24), "test": range(24, 30)}
 
-PLANTED: dict[str, str] = {"reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order"}
-"""What overlaps between the train and test splits of the demo tree."""
+PLANTED = {"reordered": "medqa/train/36 is medqa/test/3 in capitals, with its options in another order"}
 
 
-def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: int) -> dict[str, Any]:
+def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: int) -> kit.Values:
     labelled = dict(zip(LABELS, options, strict=False))
     return {
         "question": stem,
@@ -58,7 +54,7 @@ def _demo_row(stem: str, options: list[str], answer: str, phrase: str, number: i
     }
 
 
-def _demo_rows(split: str) -> list[dict[str, Any]]:
+def _demo_rows(split: str) -> kit.Rows:
     cases = [_CASES[index] for index in _DEMO_CASES[split]]
     rows = []
     for index, case in enumerate(cases):
@@ -71,20 +67,18 @@ def _demo_rows(split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     splits = {split: _demo_rows(split) for split in SPLITS}
     leaked = splits["test"][2]
     shuffled = [leaked["options"][label].upper() for label in "CADB"]
     splits["train"][35] = _demo_row(leaked["question"].upper(), shuffled, leaked["answer"].upper(), "", 35)
-    folder = raw / "data_clean/questions/US"
-    five: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, kit.Rows] = {"US_qbank.jsonl": []}
     for split, rows in splits.items():
-        kit.write_demo_rows(folder / f"4_options/{NAMES['4'].format(split)}", rows)
-        five[split] = [
+        five = [
             {k: v for k, v in row.items() if k != "metamap_phrases"}
             | {"options": row["options"] | {"E": "Watchful waiting"}}
             for row in rows
         ]
-        kit.write_demo_rows(folder / NAMES["5"].format(split), five[split])
-    kit.write_demo_rows(folder / "US_qbank.jsonl", [row for split in SPLITS for row in five[split]])
+        tables |= {f"4_options/{NAMES['4'].format(split)}": rows, NAMES["5"].format(split): five}
+        tables["US_qbank.jsonl"] += five
+    return {f"data_clean/questions/US/{name}": rows for name, rows in tables.items()}

@@ -1,6 +1,5 @@
 """The demo tree of `builders.medquad`."""
 
-from pathlib import Path
 from xml.sax.saxutils import escape
 
 from builders import kit
@@ -28,8 +27,8 @@ _DEMO_ATTRIBUTES = {
 }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tree: dict[str, bytes] = {}
     for file, root, focus in _DEMO_FILES:
         folder, stem = file.removesuffix(".xml").split("/")
         old = root == "doc"
@@ -50,4 +49,5 @@ def write(raw: Path) -> None:
                 f"</{pair}>",
             ]
         lines += [f"</{pairs}>", f"</{root}>", ""]
-        kit.write_demo_file(raw / file, "\n".join(lines).encode())
+        tree[file] = "\n".join(lines).encode()
+    return tree

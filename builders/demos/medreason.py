@@ -1,18 +1,14 @@
 """The demo tree of `builders.medreason`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.medreason import FIELDS, FILE, LABELS
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "paper_variant": (
         "--paper-variant: rows 4 to 8 have the ids of test questions: mmlu/anatomy/test/0, "
         "mmlu/professional_medicine/test/0, medxpertqa/Text-0, medxpertqa/Text-1 and pubmedqa/90000002"
     ),
 }
-"""What overlaps between this demo tree and the test splits of others."""
 
 _YES_NO = ("Yes", "No")
 
@@ -47,7 +43,7 @@ _ROWS: tuple[tuple[str, int, str, str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-def _demo_row(name: str, number: int, question: str, answer: str, choices: tuple[str, ...]) -> dict[str, Any]:
+def _demo_row(name: str, number: int, question: str, answer: str, choices: tuple[str, ...]) -> kit.Values:
     reasoning = (
         f"Finding reasoning paths:\n1. {question.split()[-1]} -> finding -> {answer.split('.')[0]}\n\n"
         "Reasoning Process:\n1. The findings point one way.\n\n"
@@ -58,13 +54,10 @@ def _demo_row(name: str, number: int, question: str, answer: str, choices: tuple
     return dict(zip(FIELDS, (name, number, question, answer, reasoning, options), strict=True))
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     rows = [_demo_row(*row) for row in _ROWS]
     rows[-1]["reasoning"] = ""
-    kit.write_demo_rows(raw / FILE, rows)
     # The ids that the demo tree of `pubmedqa` gives to these questions.
     questions = {"90000001": rows[8], "90000002": rows[7], "90000007": rows[9]}
     listed = {pmid: {"QUESTION": row["question"]} for pmid, row in questions.items()}
-    kit.write_demo_rows(raw / "ori_pqal.json", listed)
-    kit.write_demo_rows(raw / "test_ground_truth.json", {"90000002": "yes"})
+    return {FILE: rows, "ori_pqal.json": listed, "test_ground_truth.json": {"90000002": "yes"}}

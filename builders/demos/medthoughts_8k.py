@@ -1,25 +1,18 @@
 """The demo tree of `builders.medthoughts_8k`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.medthoughts_8k import FILE, LABELS, SPLIT
 
-PLANTED: dict[str, str] = {
-    "verbatim": "medthoughts_8k/train/0 to 3 have the stems of medqa/train/1 to 4, with a fifth option",
-}
-"""What overlaps between this demo tree and others."""
+PLANTED = {"verbatim": "medthoughts_8k/train/0 to 3 have the stems of medqa/train/1 to 4, with a fifth option"}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     endocarditis, ketoacidosis = (
         "A 19-year-old man has fever, a harsh holosystolic murmur and splinter haemorrhages.",
         "A 56-year-old woman has polyuria, polydipsia and a serum glucose of 412 mg/dL.",
     )
     diagnosis, treatment = "What is the most likely diagnosis?", "Which treatment is best now?"
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     for stem, answer, *others in (
         (f"{endocarditis} {diagnosis}", "Infective endocarditis", "Rheumatic fever", "Lyme disease", "Myocarditis"),
         (f"{endocarditis} {treatment}", "Vancomycin", "Aspirin", "Colchicine", "Fluconazole"),
@@ -43,4 +36,4 @@ def write(raw: Path) -> None:
             }
         )
     rows.append(rows[4] | {"question_id": 11, "ds_think": "", "question": "Which nerve is cut if the wrist drops?"})
-    kit.write_demo_rows(raw / FILE, rows)
+    return {FILE: rows}

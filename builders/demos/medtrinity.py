@@ -1,16 +1,12 @@
 """The demo tree of `builders.medtrinity`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
-from builders.demos.drawings import demo_picture, write_demo_tar
+from builders.demos.drawings import demo_picture
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "video": "medtrinity has a frame of youtube/demoVideo03, a video of the demo trees of medframeqa and quilt_1m",
     "article": "a picture of medtrinity is named after PMC9000001, an article of the pmc_oa demo tree",
 }
-"""What overlaps with the demo trees of other sources."""
 
 _FRAME = "demoVideo03_image_0b0f4c1e-5d1c-4f7e-9a57-000000000000.jpg"
 
@@ -32,10 +28,9 @@ _DEMO: tuple[tuple[int, str, tuple[tuple[str | None, str], ...]], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
     tars: dict[int, dict[str, bytes]] = {}
-    rows: list[dict[str, Any]] = []
+    rows: kit.Rows = []
     for number, member, captions in _DEMO:
         last = member.rpartition("/")[2]
         picture = demo_picture(member, "PNG" if member.endswith("png") else "JPEG")
@@ -44,7 +39,5 @@ def write(raw: Path) -> None:
     # An inaccessible source of the full tables, of which no tar has a picture, stops nothing.
     rows.append({"file_name": "s50000000.jpg", "caption": "The image is a radiograph.", "source": "mimic_cxr_jpg"})
     rows.reverse()
-    for part in (0, 1):
-        kit.write_demo_rows(raw / f"25M_full/train-{part:05d}-of-00002.parquet", rows[part::2])
-    for number, members in tars.items():
-        write_demo_tar(raw / f"25M_accessible/dataset_shard_{number}.tar.zst", members)
+    tables = {f"25M_full/train-{part:05d}-of-00002.parquet": rows[part::2] for part in (0, 1)}
+    return tables | {f"25M_accessible/dataset_shard_{number}.tar.zst": members for number, members in tars.items()}

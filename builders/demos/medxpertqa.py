@@ -1,8 +1,5 @@
 """The demo tree of `builders.medxpertqa`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.medxpertqa import FILES, LABELS
@@ -30,15 +27,14 @@ _WRONG = ("None of these", "Sternal notch", "Plasma renin", "Clavicle fracture",
           "Urinary sodium", "Olecranon bursitis", "Granule cells")  # fmt: skip
 
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "repeated_stem": "MM-0 and MM-2 share a question, not the picture nor the answer: two items",
     "same_picture": "MM-2-a.JPG is, byte for byte, MM-0-a.jpeg",
     "medbullets": "Text-2 is a question of the medbullets demo tree, with other options",
 }
-"""What the audits find in the demo trees; all of it is between benchmarks."""
 
 
-def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> dict[str, Any]:
+def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: int) -> kit.Values:
     place = (3 * number + 1) % count
     wrong = _WRONG[: count - 1]
     options = dict(zip(LABELS, (*wrong[:place], right, *wrong[place:]), strict=False))
@@ -54,9 +50,8 @@ def _demo_row(key: str, number: int, stem: str, right: str, kind: str, count: in
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in FILES}
+def files() -> kit.Files:
+    rows: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number, (stem, right, kind, ends) in enumerate(_MM):
         row = _demo_row(f"MM-{number}", number, stem, right, kind, 5)
         rows["mm_test"].append(row | {"images": [f"MM-{number}-{end}" for end in ends]})
@@ -65,9 +60,7 @@ def write(raw: Path) -> None:
     shown = _demo_row("MM-2000", 0, "Which view is shown in Figure A?", "Lateral", "Understanding", 5)
     rows["mm_dev"].append(shown | {"images": ["MM-2000-a.jpeg"]})
     rows["text_dev"].append(_demo_row("Text-2450", 1, "Which vitamin is cobalamin?", "B12", "Understanding", 10))
-    for split, listed in rows.items():
-        kit.write_demo_rows(raw / FILES[split][0], listed)
     names = [name for split in ("mm_test", "mm_dev") for row in rows[split] for name in row["images"]]
     pictures = {f"images/{name}": demo_picture(name) for name in names}
     pictures["images/MM-2-a.JPG"] = pictures["images/MM-0-a.jpeg"]
-    kit.write_demo_zip(raw / "images.zip", pictures)
+    return {FILES[split][0]: listed for split, listed in rows.items()} | {"images.zip": pictures}

@@ -5,12 +5,9 @@ that picture and report agree on, missing times, reports without findings. Split
 for one subject, which is the first of the leaks in `PLANTED`. All ids are invented.
 """
 
-import csv
-import gzip
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 
 from PIL import Image
@@ -19,26 +16,27 @@ from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantom_reports import describe
 from builders.demos.phantoms import Phantom, View, choose, draw, follow_up, make
-from builders.engine.rawfiles import write_demo_file
+from builders.demos.radiographs import dicom_id
+from builders.engine.demo_files import write_demo_file, write_demo_files
 
 PICTURE_PIXELS = 336
 """Longer side: one tile of the vision encoder, and a tree that is drawn in seconds."""
 
 CROSSING = 10000084
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "id": f"the last study of subject {CROSSING} is listed under test, its earlier ones under train",
     "exact bytes": "a test picture is, byte for byte, a train picture of another subject; train repeats a picture too",
     "exact pixels": "a test JPEG is a train JPEG with a comment inserted: other bytes, same coded picture",
     "near": "two test pictures are train pictures re-encoded smaller, and mirrored (found by the near-image level)",
 }
-"""What overlaps in the tree, by level."""
 
 _METADATA = (
     "dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns",
     "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning", "ViewCodeSequence_CodeMeaning",
     "PatientOrientationCodeSequence_CodeMeaning",
 )  # fmt: skip
+_SPLIT = ("dicom_id", "study_id", "subject_id", "split")
 _VIEW_CODES = {"PA": "postero-anterior", "AP": "antero-posterior", "LATERAL": "lateral"}
 
 
@@ -73,28 +71,23 @@ def write(raw: Path, subjects: int = 120, *, damaged: bool = False) -> None:
     """Write the tree under `raw`: the same bytes and file times every time. `damaged` adds one of each fault."""
     studies = [study for number in range(subjects) for study in _studies(number)]
     studies = _plant(studies)
+    files: dict[str, bytes | None] = {}
     for study in studies:
-        for shot in study.shots:
-            write_demo_file(raw / "mimic-cxr-jpg" / "files" / study.folder / f"{shot.dicom_id}.jpg", shot.data)
-        write_demo_file(raw / "mimic-cxr" / "files" / f"{study.folder}.txt", study.report.encode())
+        files |= {f"mimic-cxr-jpg/files/{study.folder}/{shot.dicom_id}.jpg": shot.data for shot in study.shots}
+        files[f"mimic-cxr/files/{study.folder}.txt"] = study.report.encode()
     metadata, split = _rows(studies)
     if damaged:
-        _damage(raw, studies, metadata, split)
-    write_demo_file(raw / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", _csv(_METADATA, metadata))
-    write_demo_file(
-        raw / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-split.csv.gz",
-        _csv(("dicom_id", "study_id", "subject_id", "split"), split),
-    )
-
-
-def _split_of(number: int) -> str:
-    return "test" if number % 8 == 3 else "validate" if number % 12 == 5 else "train"
+        _damage(files, studies, metadata, split)
+    write_demo_files(raw, {name: data for name, data in files.items() if data is not None})
+    for name, rows in (("metadata", [_METADATA, *metadata]), ("split", [_SPLIT, *split])):
+        write_demo_file(raw / f"mimic-cxr-jpg/mimic-cxr-2.0.0-{name}.csv.gz", rows)
 
 
 def _studies(number: int) -> list[_Study]:
     """A subject's studies in order of time; findings develop from one to the next."""
     studies: list[_Study] = []
     prior: Phantom | None = None
+    split = "test" if number % 8 == 3 else "validate" if number % 12 == 5 else "train"
     day, clock = int(draw(number, "day", 0, 300)), 0
     for index in range(choose(number, "studies", (1, 2, 2, 3, 3, 4, 5))):
         seed = 1000 * number + index
@@ -111,16 +104,14 @@ def _studies(number: int) -> list[_Study]:
         untimed = not same_day and draw(seed, "no time") < 0.05
         time = "" if untimed else _study_time(clock, int(draw(seed, "ms", 0, 1000)))
         shots = [
-            _Shot(_hex(seed, view), view, jpeg(replace(phantom, view=view, seed=seed), PICTURE_PIXELS))
+            _Shot(dicom_id(f"{seed}/{view}"), view, jpeg(replace(phantom, view=view, seed=seed), PICTURE_PIXELS))
             for view in views
         ]
         sections = describe(phantom, prior, views)
         if draw(seed, "impression only") < 0.04:
             del sections["FINDINGS"]
         date = f"{2180 + day // 336}{1 + day % 336 // 28:02d}{1 + day % 28:02d}"
-        studies.append(
-            _Study(10000000 + number, 50000000 + 7 * seed, _split_of(number), date, time, _report(sections), shots)
-        )
+        studies.append(_Study(10000000 + number, 50000000 + 7 * seed, split, date, time, _report(sections), shots))
         prior = phantom
     return studies
 
@@ -129,11 +120,6 @@ def _study_time(seconds: int, milliseconds: int) -> str:
     """HHMMSS.mmm as MIMIC has it: a number, so that leading zeros are lost."""
     clock = seconds // 3600 * 10000 + seconds // 60 % 60 * 100 + seconds % 60
     return f"{clock}.{milliseconds:03d}"
-
-
-def _hex(seed: int, name: str) -> str:
-    digest = blake2b(f"{seed}/{name}".encode(), digest_size=20).hexdigest()
-    return "-".join(digest[start : start + 8] for start in range(0, 40, 8))
 
 
 def _report(sections: dict[str, str]) -> str:
@@ -196,37 +182,19 @@ def _rows(studies: list[_Study]) -> tuple[list[list[str]], list[list[str]]]:
     return metadata, split
 
 
-def _csv(header: tuple[str, ...], rows: list[list[str]]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return gzip.compress(buffer.getvalue().encode(), mtime=0)
-
-
-def _damage(raw: Path, studies: list[_Study], metadata: list[list[str]], split: list[list[str]]) -> None:
+def _damage(
+    files: dict[str, bytes | None], studies: list[_Study], metadata: list[list[str]], split: list[list[str]]
+) -> None:
     """One of each fault, each in a study of its own (the first picture of every second train study)."""
     victims = iter([study for study in studies if study.split == "train"][::2])
-
-    def picture(data: bytes | None) -> None:
-        study = next(victims)
-        path = raw / "mimic-cxr-jpg" / "files" / study.folder / f"{study.shots[0].dicom_id}.jpg"
-        if data is None:
-            path.unlink()
-        else:
-            write_demo_file(path, data)
-
     sound = studies[0].shots[0].data
-    picture(sound[: len(sound) // 2])
-    picture(b"")
     opened = Image.open(io.BytesIO(sound))
-    picture(encoded(opened, "PNG"))
-    picture(encoded(opened.convert("CMYK"), "JPEG"))
-    picture(None)
-    picture(b"GIF89a" + bytes(40))
-    report = raw / "mimic-cxr" / "files"
-    (report / f"{next(victims).folder}.txt").unlink()
-    write_demo_file(report / f"{next(victims).folder}.txt", b" FINDINGS:  caf\xe9.\n")
+    png, cmyk = encoded(opened, "PNG"), encoded(opened.convert("CMYK"), "JPEG")
+    for data in (sound[: len(sound) // 2], b"", png, cmyk, None, b"GIF89a" + bytes(40)):
+        study = next(victims)
+        files[f"mimic-cxr-jpg/files/{study.folder}/{study.shots[0].dicom_id}.jpg"] = data
+    for report in (None, b" FINDINGS:  caf\xe9.\n"):
+        files[f"mimic-cxr/files/{next(victims).folder}.txt"] = report
     study = next(victims)
     metadata.append(metadata[0])
     metadata.append(metadata[1][:4])

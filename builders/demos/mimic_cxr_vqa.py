@@ -1,18 +1,13 @@
 """The demo tree of `builders.mimic_cxr_vqa`."""
 
-import json
-from pathlib import Path
-from typing import Any
-
 from builders import kit
-from builders.demos.radiographs import demo_radiograph, write_demo_radiographs
+from builders.demos.radiographs import demo_radiograph, radiograph_files
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "subject": "training rows on subjects 10000003 (official test) and 10000005 (official validate) are dropped; "
     "--paper-variant trains on them",
     "own split": "subject 10000001 is in train and in valid, as 698 subjects of the real set are",
 }
-"""What overlaps between the splits of the demo tree."""
 
 # Subjects of the demo as in that of `mimic_cxr`: number 8n+3 is in the official test split, 12n+5 in validate.
 _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
@@ -39,20 +34,18 @@ _DEMO_ROWS: dict[str, tuple[tuple[int, str, str, str, list[str]], ...]] = {
 }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    write_demo_radiographs(raw)
-    folder = raw / "MIMIC-Ext-MIMIC-CXR-VQA/dataset"
-    for split, rows in _DEMO_ROWS.items():
-        kit.write_demo_rows(folder / f"{split}.json", [_demo_row(split, index, *row) for index, row in enumerate(rows)])
+def files() -> kit.Files:
     answers = sorted({answer for rows in _DEMO_ROWS.values() for row in rows for answer in row[4]})
-    numbered = {answer: index for index, answer in enumerate(answers)}
-    kit.write_demo_file(folder / "ans2idx.json", json.dumps(numbered).encode())
+    tables: kit.Files = {"ans2idx": {answer: index for index, answer in enumerate(answers)}}
+    for split, rows in _DEMO_ROWS.items():
+        tables[split] = [_demo_row(split, index, *row) for index, row in enumerate(rows)]
+    folder = "MIMIC-Ext-MIMIC-CXR-VQA/dataset"
+    return radiograph_files() | {f"{folder}/{name}.json": rows for name, rows in tables.items()}
 
 
 def _demo_row(
     split: str, index: int, number: int, kind: str, content: str, question: str, answer: list[str]
-) -> dict[str, Any]:
+) -> kit.Values:
     picture = demo_radiograph(number)
     return {
         "split": split,

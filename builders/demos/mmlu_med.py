@@ -1,7 +1,5 @@
 """The demo tree of `builders.mmlu_med`."""
 
-from pathlib import Path
-
 from builders import kit
 
 _STEM = "Which of the following statements is true?"
@@ -40,15 +38,14 @@ _ITEMS: dict[str, tuple[tuple[str, tuple[str, str, str, str], int], ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "medmcqa": "the first test question of anatomy is the last train row of medmcqa",
     "repeated_stem": "the question of three test rows of three subjects is the same; their choices are not",
 }
-"""What the audits find in the demo tree; a repeated stem is no repeated item."""
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tables: dict[str, kit.Rows] = {}
     for subject, items in _ITEMS.items():
         held = (f"Held-out question about {subject.replace('_', ' ')} number ", ("one", "two", "three", "four"))
         splits = {
@@ -57,5 +54,7 @@ def write(raw: Path) -> None:
             "dev": ((f"{held[0]}two?", held[1], 1),),
         }
         for split, rows in splits.items():
-            table = [{"question": q, "subject": subject, "choices": list(c), "answer": a} for q, c, a in rows]
-            kit.write_demo_parquet(raw / f"{subject}/{split}-00000-of-00001.parquet", table)
+            tables[f"{subject}/{split}-00000-of-00001.parquet"] = [
+                {"question": q, "subject": subject, "choices": list(c), "answer": a} for q, c, a in rows
+            ]
+    return tables

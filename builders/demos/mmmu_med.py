@@ -1,16 +1,12 @@
 """The demo tree of `builders.mmmu_med`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.engine.mmmu import IMAGE_COLUMNS, IMAGE_TOKEN, SUBJECTS
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_pro_med's demo too, by the same ids",
 }
-"""What the demo tree shares with that of `mmmu_pro_med`."""
 
 # Question, options (none: an open question), answer.
 DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
@@ -27,7 +23,7 @@ DEMO_QUESTIONS: tuple[tuple[str, list[str], str], ...] = (
 )
 
 
-def demo_row(key: str, number: int) -> dict[str, Any]:
+def demo_row(key: str, number: int) -> kit.Values:
     """A row with all of the publisher's columns but those that tell MMMU and MMMU-Pro apart."""
     question, options, answer = DEMO_QUESTIONS[number]
     tokens = set(IMAGE_TOKEN.findall(question + "".join(options)))
@@ -49,16 +45,16 @@ def demo_row(key: str, number: int) -> dict[str, Any]:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tables: dict[str, kit.Rows] = {}
     for place, subject in enumerate(SUBJECTS):
         chosen = {"dev": [place % 4], "validation": [(place + 1) % 4, (place + 2) % 4]}
         if subject in ("Basic_Medical_Science", "Pharmacy"):
             chosen["validation"].append(4 if subject == "Pharmacy" else 5)
         for split, numbers in chosen.items():
-            rows = [
+            tables[f"{subject}/{split}-00000-of-00001.parquet"] = [
                 demo_row(f"{split}_{subject}_{index}", number)
                 | {"question_type": "multiple-choice" if DEMO_QUESTIONS[number][1] else "open", "subfield": subject}
                 for index, number in enumerate(numbers, 1)
             ]
-            kit.write_demo_rows(raw / subject / f"{split}-00000-of-00001.parquet", rows)
+    return tables

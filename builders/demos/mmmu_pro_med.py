@@ -1,16 +1,12 @@
 """The demo tree of `builders.mmmu_pro_med`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.mmmu_med import DEMO_QUESTIONS, demo_row
 from builders.mmmu_pro_med import FOLDERS
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "question": "validation_Pharmacy_1 and validation_Public_Health_2 are in mmmu_med's demo too, by the same ids",
 }
-"""What the demo tree shares with that of `mmmu_med`."""
 
 # Id, subject, question of `DEMO_QUESTIONS`. The first two are those of the demo of `mmmu_med`, pictures and all.
 _DEMO_ROWS = (
@@ -26,10 +22,10 @@ _DEMO_ROWS = (
 _DEMO_FILLERS = ("Lung", "Liver", "Skin", "Bone", "Brain", "Pancreas", "Retina", "Kidney")
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tables: dict[str, kit.Rows] = {}
     for split, most in (("test_4", 4), ("test_10", 10)):
-        rows: list[dict[str, Any]] = []
+        rows = tables.setdefault(f"{FOLDERS[split]}/test-00000-of-00001.parquet", [])
         for key, subject, number in _DEMO_ROWS:
             row = demo_row(key, number) | {"subject": subject}
             _, options, answer = DEMO_QUESTIONS[number]
@@ -39,4 +35,4 @@ def write(raw: Path) -> None:
             shuffled = many[::-1]
             row |= {"options": str(shuffled), "answer": "ABCDEFGHIJ"[shuffled.index(right)]}
             rows.append(row)
-        kit.write_demo_rows(raw / FOLDERS[split] / "test-00000-of-00001.parquet", rows)
+    return tables

@@ -1,17 +1,13 @@
 """The demo tree of `builders.openmm_medical`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_picture
 from builders.openmm_medical import FILE, FOLDER, LABELS
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "paper variant": "--paper-variant trains on the questions and pictures that the default keeps as a benchmark",
     "repeated name": "Images/ACRIMA/1.png and Images/BreakHis/1.png are two pictures of one file name",
 }
-"""What overlaps between the two readings of the demo tree."""
 
 # (picture, question, options, answer, modality of the card, wrong for BreakHis and Adam Challenge)
 _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
@@ -28,13 +24,11 @@ _DEMO: tuple[tuple[str, str, tuple[str, ...], str, str], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+def files() -> kit.Files:
+    rows: kit.Rows = []
     for number, (picture, question, options, answer, modality) in enumerate(_DEMO):
         row = {"index": number, "image_path": f"{FOLDER}/{picture}", "question": question}
         row |= dict(zip(LABELS, (*options, "", ""), strict=False)) | {"answer": answer, "category": "MCQ"}
         rows.append(row | {"dataset": picture.partition("/")[0], "modality": modality})
-    kit.write_demo_rows(raw / FILE, rows)
     names = dict.fromkeys(row[0] for row in _DEMO)
-    kit.write_demo_zip(raw / f"{FOLDER}.zip", {f"{FOLDER}/{name}": demo_picture(name) for name in names})
+    return {FILE: rows, f"{FOLDER}.zip": {f"{FOLDER}/{name}": demo_picture(name) for name in names}}

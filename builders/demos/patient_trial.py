@@ -1,8 +1,5 @@
 """The demo tree of `builders.patient_trial`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.patient_trial import _COHORTS
 
@@ -21,7 +18,7 @@ _DEMO_TRAPS = (
 )
 
 
-def _demo_trial(number: int, condition: str) -> dict[str, Any]:
+def _demo_trial(number: int, condition: str) -> kit.Values:
     inclusion, exclusion = _DEMO_TRAPS[number % len(_DEMO_TRAPS)]
     return {
         "brief_title": f"Study {number} of a Treatment for {condition.capitalize()}",
@@ -37,14 +34,14 @@ def _demo_trial(number: int, condition: str) -> dict[str, Any]:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    info: dict[str, Any] = {}
+def files() -> kit.Files:
+    tree: kit.Files = {}
+    info: kit.Values = tree.setdefault("dataset/trial_info.json", {})
     for cohort, patients in _DEMO_PATIENTS.items():
         judged: list[dict[str, str]] = []
-        notes: list[dict[str, Any]] = []
-        corpus: list[dict[str, Any]] = []
-        retrieved: list[dict[str, Any]] = []
+        notes: kit.Rows = []
+        corpus: kit.Rows = []
+        retrieved: kit.Rows = []
         for place, (patient, condition) in enumerate(patients):
             note = (
                 f"A {41 + 7 * place}-year-old woman presents with {condition}. She was seen by Dr. Lee on "
@@ -53,7 +50,7 @@ def write(raw: Path) -> None:
             notes.append({"_id": patient, "text": note} | ({} if cohort == "sigir" else {"metadata": {}}))
             if patient == "sigir-201428":
                 continue  # a patient whom nobody judged, as in the real set
-            shown: dict[str, Any] = {"patient_id": patient, "patient": note, "0": [], "1": [], "2": []}
+            shown: kit.Values = {"patient_id": patient, "patient": note, "0": [], "1": [], "2": []}
             for number, score in enumerate("0" * 12 + "111" + "22"):
                 name = f"NCT9{_COHORTS.index(cohort)}{place:03}{number:03}"
                 judged.append({"query-id": patient, "corpus-id": name, "score": score})
@@ -68,10 +65,8 @@ def write(raw: Path) -> None:
                 else:
                     shown[score].append(trial | {"NCTID": name})
             retrieved.append(shown)
-        folder = raw / "dataset" / cohort
-        kit.write_demo_rows(folder / "queries.jsonl", notes)
-        kit.write_demo_rows(folder / "qrels/test.tsv", judged)
+        tables: kit.Files = {"queries.jsonl": notes, "qrels/test.tsv": judged}
         if cohort == "sigir":
-            kit.write_demo_rows(folder / "retrieved_trials.json", retrieved)
-            kit.write_demo_rows(folder / "corpus.jsonl", corpus)
-    kit.write_demo_rows(raw / "dataset/trial_info.json", info)
+            tables |= {"retrieved_trials.json": retrieved, "corpus.jsonl": corpus}
+        tree |= {f"dataset/{cohort}/{name}": rows for name, rows in tables.items()}
+    return tree

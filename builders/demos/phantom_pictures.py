@@ -79,7 +79,8 @@ class _Film:
         down, across = self.height // step + 2, self.width // step + 2
         grid = self.raw_bytes(down * across).reshape(down, across).astype(np.float32) / 127.5 - 1.0
         at_x = np.arange(self.width)
-        lines = _between(grid[:, at_x // step], grid[:, at_x // step + 1], _fade(at_x, step))
+        low, high = grid[:, at_x // step], grid[:, at_x // step + 1]
+        lines = low + (high - low) * _fade(at_x, step)
         # Every row of a cell lies between the same two grid lines.
         rise, part = np.diff(lines, axis=0)[:, None, :], _fade(np.arange(step), step)[None, :, None]
         smooth = rise * part
@@ -208,10 +209,6 @@ def _unit(values: _Float) -> _Float:
     return values
 
 
-def _between(low: _Float, high: _Float, part: _Float) -> _Float:
-    return low + (high - low) * part
-
-
 def _fade(at: npt.NDArray[np.int64], step: int) -> _Float:
     part = ((at % step) / step).astype(np.float32)
     faded: _Float = part * part * (3 - 2 * part)
@@ -324,7 +321,8 @@ def _frontal(phantom: Phantom, film: _Film) -> None:
             haze = haze * np.maximum(0.0, 1.0 - np.abs(film.y[rows] - chest.carina - 4) * 0.08)
             film.grey[rows] += lung[rows] * haze * (0.09 * flooded) * (1.0 + 0.25 * clouds[rows])
     for part in parts(phantom.findings):
-        _FRONTAL_FINDINGS.get(part.kind, _silent)(phantom, part, film, chest, lung)
+        if part.kind in _FRONTAL_FINDINGS:  # cardiomegaly and edema are part of the chest itself
+            _FRONTAL_FINDINGS[part.kind](phantom, part, film, chest, lung)
     _bones(phantom, film, chest, lung)
     if person.sex == "F":
         for sign in (-1.0, 1.0):
@@ -447,10 +445,6 @@ def _consolidation(phantom: Phantom, finding: Finding, film: _Film, chest: _Ches
 def _nodule(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
     x, y = _place(phantom, finding, film, chest)
     film.disc(x, y, (finding.mm or 0) / 20, 0.26)
-
-
-def _silent(phantom: Phantom, finding: Finding, film: _Film, chest: _Chest, lung: _Float) -> None:
-    """Cardiomegaly and edema are part of the chest itself."""
 
 
 _FRONTAL_FINDINGS = {

@@ -1,10 +1,9 @@
-"""What a phantom's report says, and questions about it: text that states exactly what `phantom_pictures` drew."""
+"""What a phantom's report says: text that states exactly what `phantom_pictures` drew."""
 
 from builders.demos.phantoms import Device, Finding, Phantom, choose
 
 _VIEWS = {"PA": "PA", "AP": "portable AP", "LATERAL": "lateral"}
-_KINDS = ("effusion", "pneumothorax", "consolidation", "nodule", "cardiomegaly", "edema")
-_NAMES = {
+NAMES = {
     "effusion": "pleural effusion", "pneumothorax": "pneumothorax", "consolidation": "consolidation",
     "nodule": "pulmonary nodule", "cardiomegaly": "cardiomegaly", "edema": "pulmonary edema",
 }  # fmt: skip
@@ -47,7 +46,7 @@ def _phrase(finding: Finding) -> str:
     where = f"{finding.side} " if finding.side else ""
     zone = f" in the {finding.zone} zone" if finding.zone else ""
     plural = "s" if finding.side == "bilateral" else ""
-    return f"{finding.size} {where}{_NAMES[finding.kind]}{plural}{zone}"
+    return f"{finding.size} {where}{NAMES[finding.kind]}{plural}{zone}"
 
 
 def _sentences(phantom: Phantom, prior: Phantom | None) -> list[str]:
@@ -65,7 +64,7 @@ def _sentences(phantom: Phantom, prior: Phantom | None) -> list[str]:
     seen = {finding.kind for finding in phantom.findings}
     if "cardiomegaly" not in seen:
         sentences.append("The heart size is normal.")
-    absent = [_NAMES[kind] for kind in ("effusion", "pneumothorax", "consolidation") if kind not in seen]
+    absent = [NAMES[kind] for kind in ("effusion", "pneumothorax", "consolidation") if kind not in seen]
     if absent:
         sentences.append(f"No {' or '.join([', '.join(absent[:-1]), absent[-1]] if absent[1:] else absent)}.")
     return sentences + [_device(device) for device in phantom.devices]
@@ -89,22 +88,3 @@ def _impression(phantom: Phantom, prior: Phantom | None) -> str:
         change = f"{course(finding, prior)} " if prior is not None else ""
         parts.append(f"{number}. {(change + _phrase(finding)).capitalize()}.")
     return " ".join(parts)
-
-
-def questions(phantom: Phantom) -> list[tuple[str, str, str]]:
-    """(question, answer, `CLOSED` or `OPEN`) that the picture answers."""
-    seen = {finding.kind: finding for finding in phantom.findings}
-    asked = [
-        ("What modality is used to take this image?", "X-Ray", "OPEN"),
-        ("What is the projection of this image?", phantom.view if phantom.view != "LATERAL" else "Lateral", "OPEN"),
-    ]
-    for kind in _KINDS:
-        answer = "Yes" if kind in seen else "No"
-        asked.append((f"Is there {'a ' if kind in _KINDS[:4] else ''}{_NAMES[kind]}?", answer, "CLOSED"))
-    for kind, finding in seen.items():
-        if finding.side in ("left", "right"):
-            asked.append((f"Which side is the {_NAMES[kind]} on?", finding.side.capitalize(), "OPEN"))
-        if finding.side != "bilateral":
-            asked.append((f"How large is the {_NAMES[kind]}?", finding.size.capitalize(), "OPEN"))
-    asked += [(f"Is there a {device.kind}?", "Yes", "CLOSED") for device in phantom.devices if device.kind[-1] != "s"]
-    return asked

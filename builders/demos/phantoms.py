@@ -1,8 +1,8 @@
-"""Procedural chest radiographs whose truth is known: picture, report and questions come from one description.
+"""Procedural chest radiographs whose truth is known: picture and report come from one description.
 
 Nothing here is data of a person. A `Phantom` says what is to be seen; `builders.demos.phantom_pictures` draws it, and
-`builders.demos.phantom_reports` writes its report and asks about it. All are pure functions: random-looking choices are
-BLAKE2b digests of named integer seeds. Lengths are centimetres on the detector unless a name says `mm`.
+`builders.demos.phantom_reports` writes its report. All are pure functions: random-looking choices are BLAKE2b digests
+of named integer seeds. Lengths are centimetres on the detector unless a name says `mm`.
 """
 
 from collections.abc import Sequence

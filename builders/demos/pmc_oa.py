@@ -1,7 +1,5 @@
 """The demo tree of `builders.pmc_oa`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos.drawings import demo_panel
 from builders.pmc_oa import FOLDER
@@ -26,15 +24,14 @@ _DEMO: dict[str, tuple[tuple[str, str, str | None, tuple[str, ...]], ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {"same_figure": "pmc_oa/test/2 is panel 2 of a figure whose panels 0 and 1 are training rows"}
-"""What overlaps between the splits of the demo tree."""
+PLANTED = {"same_figure": "pmc_oa/test/2 is panel 2 of a figure whose panels 0 and 1 are training rows"}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    members = {}
+def files() -> kit.Files:
+    members: dict[str, bytes] = {}
+    tree: kit.Files = {"images.zip": members}
     for split, figures in _DEMO.items():
-        rows = []
+        rows = tree.setdefault(f"{split}.jsonl", [])
         for article, figure, whole, captions in figures:
             for panel, caption in enumerate(captions):
                 if not caption:
@@ -43,5 +40,4 @@ def write(raw: Path) -> None:
                 members[f"{FOLDER}/{name}"] = demo_panel(article, figure, panel)
                 row = {"image": name, "caption": caption}
                 rows.append(row if whole is None else row | {"pmcid": article, "url_name": whole})
-        kit.write_demo_rows(raw / f"{split}.jsonl", rows)
-    kit.write_demo_zip(raw / "images.zip", members)
+    return tree

@@ -1,8 +1,5 @@
 """The demo tree of `builders.pmc_vqa`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_figure, demo_panel
 from builders.pmc_vqa import ANSWERS, FILES, LABELS, PLACES
@@ -48,15 +45,14 @@ _VERSION_2: dict[str, tuple[_Item, ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "same_figure": "pmc_vqa/test/test-3 asks about the figure of training rows 2 and 3",
     "same_panel": "--version 2: both test panels are training pictures of pmc_oa's demo tree, byte for byte",
 }
-"""What overlaps between the splits of the demo tree, and with PMC-OA's."""
 
 
-def _rows(items: tuple[_Item, ...], version: str, older: bool) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _rows(items: tuple[_Item, ...], version: str, older: bool) -> kit.Rows:
+    rows: kit.Rows = []
     for index, (picture, question, options, letter, answer) in enumerate(items):
         choices = {f"Choice {name}": f" {name}:{text}" for name, text in zip(LABELS, options, strict=True)}
         if version == "1":
@@ -69,17 +65,17 @@ def _rows(items: tuple[_Item, ...], version: str, older: bool) -> list[dict[str,
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
+def files() -> kit.Files:
+    tree: kit.Files = {}
     for version, splits in (("1", _VERSION_1), ("2", _VERSION_2)):
-        pictures = {}
+        pictures = tree.setdefault(PLACES[version][0], {})
         for split, items in splits.items():
             # One file of each version has the older spelling.
-            kit.write_demo_rows(raw / FILES[version][split], _rows(items, version, older=split == "test"))
+            tree[FILES[version][split]] = _rows(items, version, older=split == "test")
             for picture, *_ in items:
                 if version == "1":
                     pictures[f"images/{picture}"] = demo_figure(sum(picture.encode()), panels=1 + len(picture) % 2)
                 else:
                     article, figure, panel = picture.removesuffix(".jpg").rsplit("_", 2)
                     pictures[f"figures/{picture}"] = demo_panel(article, figure, int(panel))
-        kit.write_demo_zip(raw / PLACES[version][0], pictures)
+    return tree

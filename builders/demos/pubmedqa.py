@@ -1,8 +1,5 @@
 """The demo tree of `builders.pubmedqa`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 
 # The demo's words: train and test speak of different things, so that only the planted items overlap.
@@ -21,15 +18,14 @@ _PATIENTS = {
     "test": ("office workers", "preterm infants", "farmers with chest pain", "adolescents living with HIV"),
 }
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "exact_text": "pubmedqa/train/90000029 repeats pubmedqa/test/90000030 (whole record, question in capitals)",
     "reworded": "pubmedqa/train/90000031 asks the question of pubmedqa/test/90000032 in another order of words",
     "paper_variant": "--paper-variant: all 30 test PMIDs are training PMIDs",
 }
-"""What overlaps between the train and test splits of the demo tree."""
 
 
-def _demo_item(split: str, index: int) -> dict[str, Any]:
+def _demo_item(split: str, index: int) -> kit.Values:
     given, effect, patients = (
         words[split][index % len(words[split])] for words in (_INTERVENTIONS, _EFFECTS, _PATIENTS)
     )
@@ -57,9 +53,8 @@ def _demo_item(split: str, index: int) -> dict[str, Any]:
     }
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    items: dict[str, dict[str, Any]] = {}
+def files() -> kit.Files:
+    items: dict[str, kit.Values] = {}
     for index in range(30):
         for offset, split in ((1, "train"), (2, "test")):
             items[str(90_000_000 + 2 * index + offset)] = _demo_item(split, index)
@@ -68,5 +63,4 @@ def write(raw: Path) -> None:
     assert items["90000032"]["QUESTION"] == "Does vitamin D reduce time to diagnosis in adolescents living with HIV?"
     items["90000031"]["QUESTION"] = "Is time to diagnosis in adolescents living with HIV reduced by vitamin D?"
     truth = {pmid: item["final_decision"] for pmid, item in items.items() if int(pmid) % 2 == 0}
-    kit.write_demo_rows(raw / "data/ori_pqal.json", items)
-    kit.write_demo_rows(raw / "data/test_ground_truth.json", truth)
+    return {"data/ori_pqal.json": items, "data/test_ground_truth.json": truth}

@@ -1,8 +1,5 @@
 """The demo tree of `builders.pubmedvision`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_figure
 from builders.pubmedvision import FILE
@@ -28,15 +25,11 @@ _DEMO: tuple[tuple[int, str | None, str, tuple[str, ...]], ...] = (
 
 _COPIED_ROW, _COPIED = 0, 10
 
-PLANTED: dict[str, str] = {
-    "other_source": "Alignment_VQA_1 shows panel 0 of Fig3 of PMC9000001 of pmc_oa's demo tree, without its id",
-}
-"""What overlaps with PMC-OA's demo tree; only pixels tell."""
+PLANTED = {"other_source": "Alignment_VQA_1 shows panel 0 of PMC9000001's Fig3 in pmc_oa's tree; only pixels tell"}
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+def files() -> kit.Files:
+    rows: kit.Rows = []
     zips: list[dict[str, bytes]] = [{}, {}]
     for number, (count, modality, part, turns) in enumerate(_DEMO):
         names = [f"pmc_{number + 1}_{k}.jpg" for k in range(count)]
@@ -47,6 +40,4 @@ def write(raw: Path) -> None:
         spoken = [{"from": ("human", "gpt")[turn % 2], "value": text} for turn, text in enumerate(turns)]
         row = {"image": [f"images/{name}" for name in names], "conversations": spoken}
         rows.append(row | {"id": f"Alignment_VQA_{number + 1}", "body_part": part, "modality": modality})
-    kit.write_demo_rows(raw / FILE, rows)
-    for number, members in enumerate(zips):
-        kit.write_demo_zip(raw / f"images_{number}.zip", members)
+    return {FILE: rows} | {f"images_{number}.zip": members for number, members in enumerate(zips)}

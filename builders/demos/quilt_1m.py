@@ -1,8 +1,5 @@
 """The demo tree of `builders.quilt_1m`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_slide
 from builders.quilt_1m import FILE, LABELS_FILE
@@ -10,12 +7,11 @@ from builders.quilt_1m import FILE, LABELS_FILE
 DEMO_VIDEOS = ("demoVideo03", "demo_qlt-01", "-demoQuilt2", "demoQuilt_3")
 """The first is a video of the medframeqa demo tree, the first two are quilt_instruct's too. An id may begin oddly."""
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "video, benchmark": "quilt_1m/train/2 and 4 are frames of youtube/demoVideo03, a video of medframeqa's demo",
     "video, instruct": "frames of youtube/demo_qlt-01 are in the demo trees of quilt_1m and quilt_instruct",
     "video, splits": "quilt_1m's train and val splits both have frames of youtube/demoQuilt_3",
 }
-"""What overlaps in the demo tree and with others."""
 
 _UUID = "0b0f4c1e-5d1c-4f7e-9a57-{:012x}"
 
@@ -36,9 +32,8 @@ _DEMO: tuple[tuple[str, str, str, str, str], ...] = (
 )
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+def files() -> kit.Files:
+    rows: kit.Rows = []
     pictures: dict[str, bytes] = {}
     lists = {"pathology": "['Dermatopathology']", "roi_text": "['nests']", "noisy_text": '["it\'s nests"]',
              "corrected_text": "['Nests.']", "med_umls_ids": "[[{'entity': 'Nests'}]]"}  # fmt: skip
@@ -51,15 +46,10 @@ def write(raw: Path) -> None:
         row |= dict(zip(("magnification", "height", "width", "single_wsi"), shown, strict=True))
         rows.append(row | {"not_histology": marked})
         pictures.setdefault(f"quilt_1m/{name}", demo_slide(len(pictures)))
-    kit.write_demo_rows(raw / FILE, rows)
     names = list(pictures)
-    for part in (0, 1):
-        kit.write_demo_zip(raw / f"images_part_{part}.zip", {name: pictures[name] for name in names[part::2]})
-    scores = enumerate(Path(name).name for name in names)
-    kit.write_demo_rows(
-        raw / LABELS_FILE,
-        [
-            {"Unnamed: 0": i, "Persons/Photos": f"0.{i}", "Any impairment": f"0.{i}", "Filename": name}
-            for i, name in scores
-        ],
-    )
+    zips = {f"images_part_{part}.zip": {name: pictures[name] for name in names[part::2]} for part in (0, 1)}
+    labels = [
+        {"Unnamed: 0": i, "Persons/Photos": f"0.{i}", "Any impairment": f"0.{i}", "Filename": name.partition("/")[2]}
+        for i, name in enumerate(names)
+    ]
+    return {FILE: rows, LABELS_FILE: labels} | zips

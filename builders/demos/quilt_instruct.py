@@ -1,18 +1,14 @@
 """The demo tree of `builders.quilt_instruct`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos.drawings import demo_slide
 from builders.demos.quilt_1m import DEMO_VIDEOS
 from builders.quilt_instruct import FILE
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "video, benchmark": "quilt_instruct/train/0 is a frame of youtube/demoVideo03, a video of medframeqa's demo",
     "video, pretrain": "youtube/demoVideo03 and youtube/demo_qlt-01 are videos of the quilt_1m demo tree too",
 }
-"""What overlaps with the demo trees of other sources."""
 
 # (video in quilt_1m's demo, turns: human and gpt by turns)
 _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
@@ -26,9 +22,8 @@ _DEMO: tuple[tuple[int, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: list[dict[str, Any]] = []
+def files() -> kit.Files:
+    rows: kit.Rows = []
     for number, (video, turns) in enumerate(_DEMO):
         told = [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(turns)]
         name = f"{DEMO_VIDEOS[video]}_roi_7c9e6679-7425-40de-944b-{number:012x}.jpg"
@@ -37,8 +32,6 @@ def write(raw: Path) -> None:
         {"role": {"human": "user", "gpt": "assistant"}[turn["from"]], "content": turn["value"]}
         for turn in rows[2]["conversations"]
     ]
-    kit.write_demo_rows(raw / FILE, rows)
     pictures = {f"quilt_instruct/{row['image']}": demo_slide(100 + number) for number, row in enumerate(rows)}
-    kit.write_demo_zip(raw / "quilt_instruct.zip", pictures)
-    # Lies beside it on the hub, with other rows of the same kind; never read.
-    kit.write_demo_rows(raw / "quilt_instruct_ablation_40k.json", rows[:1])
+    # The second file lies beside it on the hub, with other rows of the same kind; never read.
+    return {FILE: rows, "quilt_instruct_ablation_40k.json": rows[:1], "quilt_instruct.zip": pictures}

@@ -1,7 +1,5 @@
 """The demo tree of `builders.reasonmed`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.reasonmed import RENDERINGS
 
@@ -20,10 +18,7 @@ _CASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 _PROMPT = "Please answer the following multiple-choice question:"
 
-PLANTED: dict[str, str] = {
-    "by_design": "row 0 of each rendering is medqa/dev/5 of its demo tree: MedQA dev is among the sources",
-}
-"""What overlaps with the demo trees of other sources."""
+PLANTED = {"by_design": "row 0 of each rendering is medqa/dev/5 of its demo tree: MedQA dev is among the sources"}
 
 
 def demo_rows(rendering: str) -> list[dict[str, str]]:
@@ -52,10 +47,8 @@ def demo_rows(rendering: str) -> list[dict[str, str]]:
     return rows
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    for rendering in RENDERINGS:
-        rows = demo_rows(rendering)[: 7 if rendering == "ResponseMed" else None]  # summaries that failed were left out
-        kit.write_demo_rows(raw / f"{rendering}.json", rows)
+def files() -> kit.Files:
+    tables = {f"{rendering}.json": demo_rows(rendering) for rendering in RENDERINGS}
+    del tables["ResponseMed.json"][7:]  # summaries that failed were left out
     test = [{"instruction": f"{_PROMPT} A test question?\nA. Yes\nB. No", "input": "", "output": "The answer is A."}]
-    kit.write_demo_rows(raw / "eval_data/eval_data_all.json", test)
+    return tables | {"eval_data/eval_data_all.json": test}

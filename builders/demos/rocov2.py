@@ -1,7 +1,5 @@
 """The demo tree of `builders.rocov2`."""
 
-from pathlib import Path
-
 from builders import kit
 from builders.demos import phantom_pictures, phantoms
 from builders.rocov2 import LICENSES
@@ -24,19 +22,19 @@ _DEMO: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }  # fmt: skip
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "same_article": "rocov2/test/ROCOv2_2023_test_000002 is of the article of training row 2",
     "other_source": "rocov2/train/ROCOv2_2023_train_000006 is of PMC9000001, which pmc_oa's demo test split shows",
 }
-"""What overlaps between the splits of the demo tree, and with PMC-OA's."""
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    licences: list[dict[str, str]] = []
+def files() -> kit.Files:
+    licences: kit.Rows = []
+    tree: kit.Files = {LICENSES: licences, "cui_mapping.csv": [{"CUI": "C1306645", "Canonical name": "Plain x-ray"}]}
     seed = 6_200_000
     for split, figures in _DEMO.items():
-        captions, concepts, pictures = [], [], {}
+        captions, concepts = kit.Rows(), kit.Rows()
+        pictures = tree.setdefault(f"{split}_images.zip", {})
         for number, (caption, article, attribution) in enumerate(figures, 1):
             seed += 1
             name = f"ROCOv2_2023_{split}_{number:06d}"
@@ -45,8 +43,6 @@ def write(raw: Path) -> None:
             link = f"https://www.ncbi.nlm.nih.gov/pmc/articles/{article}/"
             licences.append({"ID": name, "PMCID": article, "Attribution": attribution, "Link": link})
             pictures[f"{split}/{name}.jpg"] = phantom_pictures.jpeg(phantoms.make(seed, "PA"), 96)
-        for what, rows in {"captions": captions, "concepts": concepts, "concepts_manual": concepts}.items():
-            kit.write_demo_rows(raw / f"{split}_{what}.csv", rows)
-        kit.write_demo_zip(raw / f"{split}_images.zip", pictures)
-    kit.write_demo_rows(raw / LICENSES, licences)
-    kit.write_demo_rows(raw / "cui_mapping.csv", [{"CUI": "C1306645", "Canonical name": "Plain x-ray"}])
+        tables = {"captions": captions, "concepts": concepts, "concepts_manual": concepts}
+        tree |= {f"{split}_{what}.csv": rows for what, rows in tables.items()}
+    return tree

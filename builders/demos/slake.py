@@ -1,26 +1,21 @@
 """The demo tree of `builders.slake`."""
 
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
 from builders import kit
 from builders.demos import phantom_pictures, phantoms
 from builders.slake import FILES
 
 _DEMO_PICTURES = 40
-
 _DEMO_SEED = 6_100_000
-
 _DEMO_PIXELS = 192
 
 _COPY, _COPIED = 39, 4
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "same_bytes": "test picture slake/xmlab39/source.jpg is, byte for byte, training picture slake/xmlab4/source.jpg",
     "paper_variant": "--paper-variant: 4 of the 8 English test pictures are training pictures of Chinese rows",
 }
-"""What overlaps between the train and test splits of the demo tree."""
 
 
 def _demo_split(language: str, picture: int) -> str:
@@ -29,14 +24,14 @@ def _demo_split(language: str, picture: int) -> str:
     return "train" if place < 7 else "validation" if place == 7 else "test"
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in FILES}
+def files() -> kit.Files:
+    tree: kit.Files = {}
+    splits: dict[str, kit.Rows] = {split: [] for split in FILES}
     for number in range(_DEMO_PICTURES):
         drawn = _COPIED if number == _COPY else number
         view: phantoms.View = "AP" if drawn % 4 == 3 else "PA"
         phantom = phantoms.make(_DEMO_SEED + drawn, view)
-        kit.write_demo_file(raw / f"imgs/xmlab{number}/source.jpg", phantom_pictures.jpeg(phantom, _DEMO_PIXELS))
+        tree[f"imgs/xmlab{number}/source.jpg"] = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
         shown = any(finding.kind == "effusion" for finding in phantom.findings)
         for language, kind, content, question, answer in (
             ("en", "OPEN", "Modality", "What modality is used to take this image?", "X-Ray"),
@@ -52,5 +47,4 @@ def write(raw: Path) -> None:
             splits[_demo_split(language, number)].append(row)
     for qid, row in enumerate(chain.from_iterable(splits.values())):
         row["qid"] = qid
-    for split, rows in splits.items():
-        kit.write_demo_rows(raw / FILES[split][0], rows)
+    return tree | {FILES[split][0]: rows for split, rows in splits.items()}

@@ -1,28 +1,22 @@
 """The demo tree of `builders.vqa_rad`."""
 
-from pathlib import Path
-from typing import Any
-
 from builders import kit
 from builders.demos import phantom_pictures, phantoms
 from builders.vqa_rad import FOLDERS
 
 _DEMO_PICTURES = 6
-
 _DEMO_SEED = 7_200_000
-
 _DEMO_PIXELS = 192
 
-PLANTED: dict[str, str] = {
+PLANTED = {
     "pictures": "all 3 test pictures are training pictures, as all 203 real ones are",
     "item": "one training row repeats a test row word for word; it is left out when read (also_in_test)",
 }
-"""What overlaps between the train and test splits of the demo tree."""
 
 
-def write(raw: Path) -> None:
-    """Write the tree under `raw`."""
-    rows: dict[str, list[dict[str, Any]]] = {split: [] for split in ("train", "test")}
+def files() -> kit.Files:
+    tree: kit.Files = {}
+    rows: dict[str, kit.Rows] = {split: [] for split in ("train", "test")}
 
     def add(split: str, number: int, question: str, answer: str | int, kind: str, phrase: str = "freeform") -> None:
         # Numbered in the order of writing, over both files.
@@ -33,8 +27,7 @@ def write(raw: Path) -> None:
     for number in range(_DEMO_PICTURES):
         phantom = phantoms.make(_DEMO_SEED + number)
         suffix = "JPG" if number == 1 else "jpg"
-        picture = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
-        kit.write_demo_file(raw / FOLDERS[0] / f"synpic{10_001 + number}.{suffix}", picture)
+        tree[f"{FOLDERS[0]}/synpic{10_001 + number}.{suffix}"] = phantom_pictures.jpeg(phantom, _DEMO_PIXELS)
         kinds = {finding.kind for finding in phantom.findings}
         enlarged, effusion = ("Yes" if kind in kinds else "No" for kind in ("cardiomegaly", "effusion"))
         add("train", number, "Is the heart enlarged?", enlarged, "CLOSED")
@@ -46,5 +39,4 @@ def write(raw: Path) -> None:
             add("test", number, "What imaging method was used?", "X-ray", "OPEN", "para")
     add("train", 0, rows["train"][0]["question"], rows["train"][0]["answer"], "CLOSED")
     add("train", 0, rows["test"][0]["question"], rows["test"][0]["answer"], "CLOSED")
-    for split, items in rows.items():
-        kit.write_demo_rows(raw / f"{split}set.json", items)
+    return tree | {f"{split}set.json": items for split, items in rows.items()}

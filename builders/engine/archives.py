@@ -1,28 +1,65 @@
 """Pictures and records inside archives, read in place: zip members by name, tars as streams.
 
-Nothing is unpacked to disk. Members that are links, devices, absolute or climb with `..` are never read.
+Nothing is unpacked to disk. Links and devices are never read, nor members of zips or of tars of pictures whose names
+are absolute or climb with `..`.
 """
 
 from __future__ import annotations
 
 import io
-import lzma
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from tarfile import HeaderError, ReadError
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, NoReturn, TypeAlias
 
-from builders.engine.rawfiles import ARCHIVE_DAMAGE, read_bytes, relative, unreadable
+from builders.engine.rawfiles import (
+    ARCHIVE_DAMAGE,
+    near_name,
+    note_picture,
+    note_places,
+    open_regular,
+    read_bytes,
+    relative,
+    there_is,
+    unreadable,
+)
 from builders.engine.source import InputError, NotThisSource
+from medgpt.formats import PICTURE_SUFFIXES
+from medgpt.limited import SAMPLE_BYTES, OverLimit, check_size, inflate, open_file, open_stream
 
 _LOCAL_HEADER = struct.Struct("<26sHH")
 """Of a zip member: ..., length of the name, length of the extra field (PKWARE's APPNOTE, 4.3.7)."""
+_PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.zst", ".7z", ".rar")
+
+
+Content: TypeAlias = bytes | InputError
+"""Bytes of an archive member, or why there are none."""
+
+
+def stored(content: Content) -> bytes:
+    """The bytes of an archive member. Raises: `InputError` where there are none."""
+    if isinstance(content, InputError):
+        raise content
+    return content
+
+
+class _Found(NamedTuple):
+    """A file that may be the one that is looked for."""
+
+    full: str
+    """Its name in its folder or archive."""
+    file: str
+    """Where it is, for messages."""
+    mark: int
+    """Tells it from all others of the places."""
+    read: Callable[[], bytes]
 
 
 class PictureStore:
@@ -30,8 +67,9 @@ class PictureStore:
 
     A name is looked up as given (`images/a/1.jpg`, also behind further leading folders), then by its last part alone if
     that is unique in the store: so archives that were flattened with `unzip -j`, or packed with another leading folder,
-    are found as well. With `flat` false the last part alone is never enough: for sets whose folders repeat names like
-    `1.png`. Of equal names the first counts. The index holds 31 bytes a zip member: some sets have millions.
+    are found as well. Then the same again for names that differ in case or in the extension of a picture. With `flat`
+    false the last part alone is never enough: for sets whose folders repeat names like `1.png`. Of equal names the
+    first counts. The index holds 35 bytes a zip member: some sets have millions.
     """
 
     def __init__(self, raw: Path, places: Sequence[str], flat: bool = True) -> None:
@@ -41,96 +79,188 @@ class PictureStore:
             for place in places
             for path in ([raw / place] if (raw / place).exists() else sorted(raw.glob(place)))
         )
+        note_places(self.places)
 
-    def reader(self, name: str) -> tuple[str, partial[bytes]]:
+    def reader(self, name: str) -> tuple[str, Callable[[], bytes]]:
         """(where it is, function that reads it); a picture found nowhere reads as `missing_image`."""
         clean = PurePosixPath(name.lstrip("/")).as_posix()
-        found = list(self._named(clean.rpartition("/")[2]))
-        for full, file, read in found:
-            if full == clean or full.endswith(f"/{clean}"):
-                return file, read
-        if self.flat and len(found) == 1:
-            return found[0][1:]
-        return clean, partial(_missing, clean)
-
-    def _named(self, last: str) -> Iterator[tuple[str, str, partial[bytes]]]:
-        """(full name, where it is, reader) of all pictures with this last part, in the order of the places."""
-        for folder in self.places:
-            if not folder.endswith(".zip"):
-                for file in _folder_index(self.raw, folder).get(last, ()):
-                    yield file, file, partial(read_bytes, self.raw / file, self.raw)
-        zips = tuple(place for place in self.places if place.endswith(".zip"))
-        members = _zip_index(self.raw, zips)
-        first, end = (int(members["name"].searchsorted(_digest(last), side)) for side in ("left", "right"))
-        for row in members[first:end].tolist():
-            member = _Member(*row)
-            archive = zips[member.zip]
-            full = _local_name(self.raw / archive, member.offset)
-            if full.rpartition("/")[2] == last:
-                file = f"{archive}!{full}"
-                yield full, file, partial(_read_member, self.raw / archive, member, file)
+        found, others = _choose(clean, list(_candidates(self.raw, self.places, clean)), self.flat)
+        if found is None:
+            return clean, partial(_missing, "missing_image", clean, _hint(self.raw, self.places, others))
+        note_picture(found.mark)
+        return found.file, found.read
 
 
-def _missing(name: str) -> bytes:
-    raise InputError("missing_image", name)
+def read_zip_member(path: Path, member: str, raw: Path, missing: str = "missing_image") -> bytes:
+    """Bytes of one zip member, found like a picture of a `PictureStore` that is not flat."""
+    places = (relative(path, raw),)
+    found, others = _choose(member, list(_candidates(raw, places, member)), flat=False)
+    if found is None:
+        _missing(missing, f"{places[0]}!{member}", _hint(raw, places, others))
+    return found.read()
+
+
+def pictures_without_row(raw: Path, places: Iterable[str], marks: set[int]) -> list[str]:
+    """Pictures in the places that no row named, by where they are. Raises: `NotThisSource`."""
+    names = []
+    for place in sorted(places):
+        if place.endswith(".zip"):
+            listed = [(f"{place}!{info.filename}", f"{place}!{info.header_offset}") for info in _members(raw, place)]
+        else:
+            listed = [(file, file) for files in _folder_index(raw, place).values() for file in files]
+        for file, key in listed:
+            _, _, suffix = file.rpartition(".")
+            if suffix.lower() in PICTURE_SUFFIXES and _digest(key) not in marks and "/._" not in file:
+                names.append(file)
+    return sorted(names)
+
+
+def _choose(clean: str, found: list[_Found], flat: bool) -> tuple[_Found | None, list[_Found]]:
+    """(the file that a name means, those that come near it where none does)."""
+    last, near = clean.rpartition("/")[2], near_name(clean)
+    for one in found:
+        if one.full == clean or one.full.endswith(f"/{clean}"):
+            return one, []
+    same = [one for one in found if one.full.rpartition("/")[2] == last]
+    if flat and len(same) == 1:
+        return same[0], []
+    like = [one for one in found if near_name(one.full) == near or near_name(one.full).endswith(f"/{near}")]
+    if len(like) == 1:
+        return like[0], []
+    return (found[0], []) if flat and len(found) == 1 else (None, like or found)
+
+
+def _missing(reason: str, name: str, hint: str) -> NoReturn:
+    raise InputError(reason, name, hint)
+
+
+def _hint(raw: Path, places: tuple[str, ...], others: list[_Found]) -> str:
+    """What may be the reason that a file is not found."""
+    if others:
+        return there_is(one.full for one in others)
+    folders = (file for place in places if not place.endswith(".zip") for file in _packed(raw, place))
+    inner = next(folders, next(iter(_zip_index(raw, _zips(places)).packed), None))
+    return f"{inner} is an archive among the pictures, and is not looked into: unpack it" if inner else ""
+
+
+def _zips(places: Iterable[str]) -> tuple[str, ...]:
+    return tuple(place for place in places if place.endswith(".zip"))
+
+
+def _candidates(raw: Path, places: tuple[str, ...], name: str) -> Iterator[_Found]:
+    """All files whose last part comes near that of a name, in the order of the places, zips last."""
+    near = near_name(name.rpartition("/")[2])
+    for folder in places:
+        if not folder.endswith(".zip"):
+            for file in _folder_index(raw, folder).get(near, ()):
+                yield _Found(file, file, _digest(file), partial(read_bytes, raw / file, raw, otherwise=False))
+    zips = _zips(places)
+    members = _zip_index(raw, zips).members
+    first, end = (int(members["name"].searchsorted(_digest(near), side)) for side in ("left", "right"))
+    for row in members[first:end].tolist():
+        member = _Member(*row)
+        archive = zips[member.zip]
+        full = _local_name(raw / archive, member.offset)
+        if near_name(full.rpartition("/")[2]) == near:
+            file = f"{archive}!{full}"
+            read = partial(_read_member, raw / archive, raw, member, file)
+            yield _Found(full, file, _digest(f"{archive}!{member.offset}"), read)
 
 
 @lru_cache(maxsize=8)
 def _folder_index(raw: Path, folder: str) -> dict[str, list[str]]:
-    """Files below a folder by the last part of their name; built once a process.
+    """Files below a folder by `near_name` of the last part of their name; built once a process.
 
     What has a file's name and is none (a pipe, a folder called 1.jpg) is among them: reading it says what it is.
     """
     files: dict[str, list[str]] = {}
     for path in sorted(p for p in (raw / folder).rglob("*") if p.suffix or p.is_file()):
-        files.setdefault(path.name, []).append(relative(path, raw))
+        files.setdefault(near_name(path.name), []).append(relative(path, raw))
     return files
+
+
+@lru_cache(maxsize=8)
+def _packed(raw: Path, folder: str) -> list[str]:
+    """Archives among the files below a folder."""
+    files = (file for found in _folder_index(raw, folder).values() for file in found)
+    return [file for file in files if file.lower().endswith(_PACKED)]
 
 
 class _Member(NamedTuple):
     name: int
-    """First 8 bytes of a digest of the last part of the member's name."""
+    """First 8 bytes of a digest of `near_name` of the last part of the member's name."""
     zip: int
     offset: int
+    packed: int
     size: int
     crc: int
     method: int
 
 
-_ENCRYPTED = 99
-"""Stands for a method that cannot be read."""
+_ENCRYPTED, _OVERLAPPING = 99, 98
+"""Stand for methods that cannot be read."""
 
 
 def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest())
 
 
-@lru_cache(maxsize=2)
-def _zip_index(raw: Path, zips: tuple[str, ...]) -> Any:
-    """The members of all zips as a NumPy record array sorted by digest; built once a process."""
+class _ZipIndex(NamedTuple):
+    members: Any
+    """All of `_Member`'s as a NumPy record array sorted by name."""
+    packed: list[str]
+    """Members that are archives themselves."""
+
+
+def _members(raw: Path, name: str) -> list[zipfile.ZipInfo]:
+    """The files of a zip that may be read. Raises: `NotThisSource`."""
+    try:
+        with open_file(raw / name) as handle, zipfile.ZipFile(handle) as archive:
+            return [info for info in archive.infolist() if not info.is_dir() and safe_member(info.filename)]
+    except (*ARCHIVE_DAMAGE, OSError) as error:
+        raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
+
+
+@lru_cache(maxsize=4)
+def _zip_index(raw: Path, zips: tuple[str, ...]) -> _ZipIndex:
+    """The members of all zips; built once a process."""
     import numpy as np
 
-    kinds = [("name", "u8"), ("zip", "u2"), ("offset", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u1")]
-    parts = [np.empty(0, kinds)]
+    kinds = [("name", "u8"), ("zip", "u2"), ("offset", "u8"), ("packed", "u8"), ("size", "u4"), ("crc", "u4"),
+             ("method", "u1")]  # fmt: skip
+    parts, inner = [np.empty(0, kinds)], list[str]()
     for number, name in enumerate(zips):
+        infos = _members(raw, name)
+        archives = [info.filename for info in infos if info.filename.lower().endswith(_PACKED)]
+        if archives and len(archives) == len(infos):
+            raise NotThisSource(
+                f"{name}: a zip inside a zip: it holds {archives[0]} and no pictures; unpack it once, as what lies "
+                "within is not looked into"
+            )
+        inner += [f"{name}!{archive}" for archive in archives]
         try:
-            with zipfile.ZipFile(raw / name) as archive:
-                rows = [
-                    (_digest(info.filename.rpartition("/")[2]), number, info.header_offset, info.compress_size,
-                     info.CRC, _ENCRYPTED if info.flag_bits & 1 else info.compress_type)
-                    for info in archive.infolist()
-                    if not info.is_dir() and safe_member(info.filename)
-                ]  # fmt: skip
-            parts.append(np.array(rows, kinds))
-        except (*ARCHIVE_DAMAGE, OSError) as error:
+            rows = np.array(
+                [
+                    (_digest(near_name(info.filename.rpartition("/")[2])), number, info.header_offset,
+                     info.compress_size, min(info.file_size, 0xFFFFFFFF), info.CRC,
+                     _ENCRYPTED if info.flag_bits & 1 else info.compress_type)
+                    for info in infos
+                ],
+                kinds,
+            )  # fmt: skip
+        except (OverflowError, ValueError) as error:
             raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
+        rows = rows[np.argsort(rows["offset"], kind="stable")]
+        ends = rows["offset"][:-1] + rows["packed"][:-1] + np.uint64(_LOCAL_HEADER.size)
+        rows["method"][:-1][ends > rows["offset"][1:]] = _OVERLAPPING
+        parts.append(rows)
     members = np.concatenate(parts)
-    return members[np.argsort(members["name"], kind="stable")]
+    return _ZipIndex(members[np.argsort(members["name"], kind="stable")], inner)
 
 
 def _local_name(path: Path, offset: int) -> str:
     """The name in a member's local header, decoded as `zipfile` does; empty where there is no such header."""
-    with path.open("rb") as handle:
+    with open_file(path) as handle:
         handle.seek(offset)
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
@@ -139,18 +269,25 @@ def _local_name(path: Path, offset: int) -> str:
         return handle.read(_LOCAL_HEADER.unpack(header)[1]).decode("utf-8" if utf8 else "cp437", errors="replace")
 
 
-def _read_member(path: Path, member: _Member, file: str) -> bytes:
+def _read_member(path: Path, raw: Path, member: _Member, file: str) -> bytes:
     try:
-        with path.open("rb") as handle:
+        if member.method == _OVERLAPPING:
+            raise InputError("bad_archive", file, "its bytes are those of another member as well")
+        if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError("bad_archive", file, "packed by an unknown method, or encrypted")
+        check_size(member.size, member.packed)
+        with open_regular(path, raw, "bad_archive") as handle:
             handle.seek(member.offset)
             _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
             handle.seek(name + extra, io.SEEK_CUR)
-            data = handle.read(member.size)
+            data = handle.read(member.packed)
         if member.method == zipfile.ZIP_DEFLATED:
-            data = zlib.decompress(data, -zlib.MAX_WBITS)
-        elif member.method != zipfile.ZIP_STORED:
-            raise InputError("bad_archive", file, "packed by an unknown method, or encrypted")
-    except (zlib.error, struct.error) as error:
+            data = inflate(data, member.size)
+        elif len(data) != member.size:
+            raise InputError("bad_archive", file, f"has {len(data):,} bytes and declares {member.size:,}")
+    except OverLimit as error:
+        raise InputError("too_large", file, str(error)) from None
+    except (zlib.error, struct.error, ValueError) as error:
         raise InputError("bad_archive", file, str(error)) from None
     except OSError as error:
         raise unreadable(error, file) from None
@@ -166,7 +303,7 @@ def safe_member(name: str) -> bool:
     return not name.startswith("/") and ".." not in PurePosixPath(name).parts and "\\" not in name
 
 
-TAR_DAMAGE = (tarfile.TarError, OSError, EOFError, lzma.LZMAError)
+TAR_DAMAGE = (tarfile.TarError, OSError, EOFError)
 """What `tar_members` raises where an archive is damaged or breaks off."""
 
 
@@ -174,32 +311,53 @@ class BytesBehind(ReadError):
     """Behind the end of an archive, which itself is whole, there is more: a second one, perhaps."""
 
 
-class _StrictHeader(tarfile.TarInfo):
-    """Python takes a broken header behind the first for the end of the archive; here only the end mark is the end."""
+class StrictHeader(tarfile.TarInfo):
+    """Python takes a broken header behind the first for the end of the archive; here only the end mark is the end.
+
+    Headers that hold more than any name, sizes below zero and files with holes, whose lists may be endless, are damage.
+    """
+
+    _NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+              tarfile.GNUTYPE_LONGLINK)  # fmt: skip
 
     @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _StrictHeader:
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> StrictHeader:
+        """The next header. Raises: `ReadError`."""
         try:
             return super().fromtarfile(tarfile)
-        except HeaderError as error:
+        except (HeaderError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
             # EOFHeaderError has no name in tarfile's stubs; it is the mark.
             if type(error).__name__ == "EOFHeaderError":
                 raise
             raise ReadError(f"at byte {tarfile.offset}: {error}") from error
 
+    def _proc_member(self, tarfile: tarfile.TarFile) -> Any:
+        if self.size < 0 or (self.type in self._NAMES and self.size > _HEADER_BYTES):
+            raise ReadError(f"at byte {tarfile.offset}: a header of {self.size} bytes")
+        return super()._proc_member(tarfile)  # type: ignore[misc]  # which tarfile lets subclasses override
+
+    def _sparse(self, *_: Any) -> Any:
+        raise ReadError("a file with holes (`tar --sparse`), which is not read")
+
+    _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _sparse
+
+
+_HEADER_BYTES = 1 << 20
+
 
 def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], bytes]]]:
     """(header, function that reads it) of a tar's regular files in their order, as a stream.
 
-    An archive that breaks off, in whatever way, is never taken for a whole one. Raises: `TAR_DAMAGE`, `BytesBehind`
-    among them.
+    It may be plain, gzipped (`.gz`, `.tgz`) or Zstandard (`.zst`). An archive that breaks off, in whatever way, is
+    never taken for a whole one. Raises: `TAR_DAMAGE`, `BytesBehind` among them; `OverLimit` where it inflates without
+    end, or of a member that is read.
     """
-    with _open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as tar:
+    with open_stream(path) as stream, tarfile.open(fileobj=stream, mode="r|", tarinfo=StrictHeader) as tar:
         for member in tar:
             tar.members.clear()  # type: ignore[attr-defined]  # else kept, a kilobyte each
             content = tar.extractfile(member) if member.isreg() else None
             if content is not None:
-                yield member, content.read
+                yield member, partial(_content, member.size, content)
         rest = tar.fileobj
         assert rest is not None
         while chunk := rest.read(1 << 20):
@@ -207,50 +365,40 @@ def tar_members(path: Path) -> Iterator[tuple[tarfile.TarInfo, Callable[[], byte
                 raise BytesBehind("bytes behind the end of the archive (two archives in one file?)")
 
 
-def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of a tar's regular files in their order; plain, gzipped (`.gz`) or Zstandard (`.zst`), as a stream.
+def _content(size: int, content: IO[bytes]) -> bytes:
+    check_size(size)
+    return content.read()
 
-    A tar that ends early or is damaged is an `InputError` after the members before the damage. What stands behind the
-    end of one is no part of it.
+
+def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, Content]]:
+    """(name, bytes) of a tar's regular files in their order, as a stream; the error in place of what is too large.
+
+    A tar that ends early, is damaged or inflates without end is an `InputError` after the members before the damage.
+    What stands behind the end of one is no part of it.
     """
-    try:
+    with _told(path, raw):
         for member, read in tar_members(path):
-            if safe_member(member.name):
+            if not safe_member(member.name):
+                continue
+            try:
+                check_size(member.size)
+            except OverLimit as error:
+                yield member.name, InputError("too_large", relative(path, raw), f"{member.name}: {error}")
+            else:
                 yield member.name, read()
+
+
+@contextmanager
+def _told(path: Path, raw: Path) -> Iterator[None]:
+    """What is wrong with a tar, as an `InputError`; bytes behind its end are nothing wrong."""
+    try:
+        yield
     except BytesBehind:
         return
+    except OverLimit as error:
+        raise InputError("too_large", relative(path, raw), str(error)) from None
     except TAR_DAMAGE as error:
         raise InputError("bad_archive", relative(path, raw), str(error)) from None
-
-
-def _open_stream(path: Path) -> IO[bytes]:
-    import pyarrow as pa
-
-    suffix = path.suffix.lower()
-    if suffix in (".xz", ".txz"):
-        return lzma.open(path)
-    codec = {".gz": "gzip", ".tgz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".tbz2": "bz2"}.get(suffix)
-    if codec is None:
-        return path.open("rb")
-    stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), codec)
-    return io.BufferedReader(Readable(stream), 1 << 20)
-
-
-class Readable(io.RawIOBase):
-    """An Arrow input stream as a raw Python file."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` with the next bytes."""
-        data = self.stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def webdataset_name(name: str) -> tuple[str, str]:
@@ -260,32 +408,63 @@ def webdataset_name(name: str) -> tuple[str, str]:
     return f"{folder}/{stem}" if folder else stem, extension.lower()
 
 
-def webdataset_samples(path: Path, raw: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: bytes}) of a WebDataset tar: neighbouring members that share a name up to its first dot."""
-    key, parts = "", dict[str, bytes]()
-    for name, data in stream_tar(path, raw):
-        this, extension = webdataset_name(name)
-        if parts and this != key:
+def tar_samples(path: Path) -> Iterator[tuple[str, dict[str, Content]]]:
+    """(key, {extension: content}) of a WebDataset tar: neighbouring members that share a name up to its first dot.
+
+    Where one repeats an extension, the later ones are called `1.jpg`, `2.jpg`. An archive that breaks off within a
+    sample gives its key and nothing else before it raises what `tar_members` does.
+    """
+    key, parts, size = "", dict[str, Content](), 0
+    try:
+        for member, read in tar_members(path):
+            this, name = webdataset_name(member.name)
+            if this.endswith("/") or not this:  # `._name` is what macOS adds
+                continue
+            if parts and this != key:
+                yield key, parts
+                parts, size = {}, 0
+            key, name = this, name or "data"
+            if name in parts:  # WebDataset allows one; all are kept, so that all are compared
+                name = next(f"{n}.{name}" for n in range(1, len(parts) + 2) if f"{n}.{name}" not in parts)
+            parts[name] = b""  # the sample has begun, whatever becomes of it
+            try:
+                check_size(member.size)
+                check_size(size + member.size, limit=SAMPLE_BYTES)
+            except OverLimit as error:
+                parts[name] = InputError("too_large", path.name, f"{name}: {error}")
+            else:
+                parts[name] = read()
+                size += member.size
+    except BytesBehind:
+        if parts:
             yield key, parts
-            parts = {}
-        key = this
-        parts[extension] = data
+        raise
+    except (OverLimit, *TAR_DAMAGE):
+        if parts:
+            yield key, {}
+        raise
     if parts:
         yield key, parts
 
 
+def webdataset_samples(path: Path, raw: Path) -> Iterator[tuple[str, dict[str, Content]]]:
+    """Whole samples of `tar_samples`; an archive that breaks off is an `InputError` after them, as in `stream_tar`."""
+    with _told(path, raw):
+        yield from (found for found in tar_samples(path) if found[1])
+
+
 def webdataset_keys(path: Path, raw: Path) -> Iterator[str]:
     """The keys that `webdataset_samples` will give; reads headers only where the tar is not compressed."""
-    if path.suffix in (".gz", ".zst"):
+    if path.suffix.lower() in (".gz", ".tgz", ".zst"):
         yield from (key for key, _ in webdataset_samples(path, raw))
         return
     before = None
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with open_file(path) as handle, tarfile.open(fileobj=handle, mode="r:", tarinfo=StrictHeader) as tar:
             for member in tar:
                 tar.members.clear()  # type: ignore[attr-defined]
-                if member.isreg() and safe_member(member.name):
-                    key, _ = webdataset_name(member.name)
+                key, _ = webdataset_name(member.name)
+                if member.isreg() and key and not key.endswith("/"):
                     if key != before:
                         yield key
                     before = key

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders.engine.report import format_summary, print_plan, summary
 from builders.engine.source import Source
-from medgpt.arguments import FRAMES
+from medgpt.arguments import FRAMES, command_parser
 from medgpt.errors import DAMAGED, DONE, UserError, run
 
 FILTERS_HELP = (
@@ -79,11 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
-    add(
-        "--no-images",
-        action="store_true",
-        help="metadata only: ids and texts for audits before pictures are downloaded",
-    )
+    add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
     add("--frames", choices=FRAMES, help="of a picture with several frames take this one (default: it is rejected)")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
@@ -101,37 +97,21 @@ def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
 
 def _parser(source: Source) -> argparse.ArgumentParser:
     counts = ", ".join(f"{split} ({role})" for split, role in source.splits.items())
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {source.module_name}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=(
-            f"{source.title}\n{source.homepage} (checked against {source.revision})\n"
-            f"licence: {source.license}; access: {source.access}; stage: {source.stage}; splits: {counts}\n\n"
-            f"How to obtain it\n{source.obtain.strip()}"
-        ),
-        epilog=(
-            f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
-            f"  python -m {source.module_name} --demo\n\n"
-            "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
-            "2 wrong usage, the tree is not this source, or its filters cannot run"
-        ),
+    parser = command_parser(
+        source.module_name,
+        f"{source.title}\n{source.homepage} (checked against {source.revision})\n"
+        f"licence: {source.license}; access: {source.access}; stage: {source.stage}; splits: {counts}\n\n"
+        f"How to obtain it\n{source.obtain.strip()}",
+        f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
+        f"  python -m {source.module_name} --demo\n\n"
+        "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
+        "2 wrong usage, the tree is not this source, or its filters cannot run",
     )
-    add = parser.add_argument
+    add, splits = parser.add_argument, f"only these of {', '.join(source.splits)}"
     add("--raw", type=Path, metavar="DIR", help=f"the publisher's files (default data/raw/{source.name})")
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="root of the builds (default data/built); one folder a build is made in it",
-    )
+    add("--out", type=Path, metavar="DIR", help="root of the builds (default data/built); each is a folder in it")
     add_options(parser)
-    add(
-        "--split",
-        nargs="+",
-        choices=sorted(source.splits),
-        metavar="SPLIT",
-        help=f"only these of {', '.join(source.splits)}",
-    )
+    add("--split", nargs="+", choices=sorted(source.splits), metavar="SPLIT", help=splits)
     if source.filters:
         add("--filters", metavar="RECIPE", help=FILTERS_HELP.format(recipe=source.filters))
     else:
@@ -151,10 +131,6 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         if option.default is False:
             add(option.flag, action="store_true", help=option.help)
         else:
-            add(
-                option.flag,
-                choices=option.choices,
-                default=option.default,
-                help=f"{option.help} (default {option.default})",
-            )
+            said = f"{option.help} (default {option.default})"
+            add(option.flag, choices=option.choices, default=option.default, help=said)
     return parser

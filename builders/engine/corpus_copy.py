@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from builders.engine.archives import webdataset_name
-from builders.engine.corpus_files import csv_records, form_of, open_packed, whole_text
+from builders.engine.corpus_files import csv_records, form_of, whole_text
 from builders.engine.rawfiles import relative
 from builders.engine.source import NotThisSource
 from medgpt.atomic import AtomicFile
+from medgpt.limited import open_stream
 from medgpt.private import make_folder
 
 EXCLUDED_COLUMNS = ("file", "row")
@@ -102,14 +103,14 @@ _PACKERS: dict[str, Callable[[Path], Any]] = {
 
 
 def _write_lines(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
-    with open_packed(path) as handle:
+    with open_stream(path) as handle:
         for number, line in enumerate(handle, 1):
             if str(number) not in rows:
                 sink.write(line)
 
 
 def _write_records(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
-    with open_packed(path) as handle:
+    with open_stream(path) as handle:
         for number, _, text in csv_records(handle, path.name):
             if number not in rows:
                 sink.write(text)
@@ -117,7 +118,7 @@ def _write_records(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
 
 def _write_json(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     """Items of an array or values one after the other, each in its own bytes."""
-    with open_packed(path) as handle:
+    with open_stream(path) as handle:
         text = whole_text(handle, path.name)
     decode, array = json.JSONDecoder().raw_decode, text.lstrip().startswith("[")
     place, kept = text.index("[") + 1 if array else 0, []
@@ -143,7 +144,7 @@ def _write_parquet(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    plain: Any = path if path.suffix.lower() == ".parquet" else pa.BufferReader(open_packed(path).read())
+    plain: Any = path if path.suffix.lower() == ".parquet" else pa.BufferReader(open_stream(path).read())
     with pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False) as table:
         packed = table.metadata.row_group(0).column(0).compression
         with pq.ParquetWriter(
@@ -158,7 +159,7 @@ def _write_parquet(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
 def _write_arrow(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) if path.suffix.lower() in _PLAIN_ARROW else open_packed(path) as handle:
+    with pa.memory_map(str(path)) if path.suffix.lower() in _PLAIN_ARROW else open_stream(path) as handle:
         source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(handle.read())
         try:
             found = pa.ipc.open_file(source)
@@ -182,7 +183,7 @@ def _write_orc(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     import pyarrow as pa
     from pyarrow import orc
 
-    with open_packed(path) as handle:
+    with open_stream(path) as handle:
         table = orc.ORCFile(pa.BufferReader(handle.read())).read()
     orc.write_table(_kept(table, 0, rows), sink)
 
@@ -195,7 +196,7 @@ def _kept(table: Any, first: int, rows: Collection[str]) -> Any:
 def _write_tar(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     """Headers and contents as they were; samples of one name go together."""
     with tempfile.TemporaryFile(dir=Path(sink.name).parent) as plain:
-        with open_packed(path) as handle:
+        with open_stream(path) as handle:
             shutil.copyfileobj(handle, plain, 1 << 20)
         plain.seek(0)
         with tarfile.open(fileobj=plain, mode="r:") as tar:

@@ -21,13 +21,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
-from builders.engine.archives import Readable, safe_member
+from builders.engine.archives import safe_member
 from builders.engine.corpus_values import as_png, extension
 from builders.engine.rawfiles import ARCHIVE_DAMAGE
 from builders.engine.source import InputError, NotThisSource, Reject
-from builders.engine.tables import LINE_BYTES, Row, batch_rows, json_items
+from builders.engine.tables import Row, arrow_rows, json_items
 from medgpt.errors import UserError
 from medgpt.formats import PICTURE_SUFFIXES
+from medgpt.limited import LINE_BYTES, OverLimit, open_stream
 
 Mapped: TypeAlias = Mapping[str, bool]
 """Fields that something is taken from, and whether an object that has one is a row for that alone: a question is, while
@@ -44,7 +45,6 @@ _KINDS = {
 }  # fmt: skip
 SUFFIXES = ", ".join(f"*.{suffix}" for suffix in _KINDS)
 _PACKED: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-_PACKED_TARS = {"tgz": "gz", "tbz2": "bz2", "txz": "xz"}
 _UNPACKED = frozenset({"sqlite", "duckdb", "zip"})
 """Kinds that are not read where they are packed once more."""
 _ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "changelog", "authors"})
@@ -78,19 +78,6 @@ def is_description(path: Path) -> bool:
     return key is not None and path.stat().st_size < LINE_BYTES and f'"{key}"'.encode() in path.read_bytes()
 
 
-def open_packed(path: Path) -> BinaryIO:
-    """A file for reading, unpacked where its name says that it is packed."""
-    suffix = path.suffix.lower().removeprefix(".")
-    suffix = _PACKED_TARS.get(suffix, suffix)
-    if suffix == "zst":
-        import pyarrow as pa
-
-        stream: Any = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
-        return io.BufferedReader(Readable(stream), 1 << 20)
-    opened: BinaryIO = _PACKED[suffix](path) if suffix in _PACKED else path.open("rb")
-    return opened
-
-
 def document_rows(raw: Path, files: Iterable[str]) -> Iterator[Row | Reject]:
     """Files that are a row each: a text, with the picture beside it that has its name, or a picture."""
     for file in files:
@@ -119,6 +106,8 @@ def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
         yield Reject(file, "-", error.reason, error.detail)
     except NotThisSource as error:
         yield Reject(file, "-", "bad_archive", f"{error}; what follows was not read")
+    except OverLimit as error:
+        yield Reject(file, "-", "too_large", f"{error}; what follows was not read")
     except (UserError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
@@ -139,12 +128,12 @@ def _rows(kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alon
         with pa.memory_map(str(path)) as handle:
             yield from _arrow_rows(handle, file)
     else:
-        with open_packed(path) as handle:
+        with open_stream(path) as handle:
             yield from _READERS[kind or "text"](handle, file, mapped)
 
 
 def _first(path: Path) -> bytes:
-    with open_packed(path) as handle:
+    with open_stream(path) as handle:
         return handle.read(1 << 10).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
@@ -366,7 +355,7 @@ def _sliced(batches: Iterable[Any], file: str) -> Iterator[Row | Reject]:
     for batch in batches:
         step = max(1, min(1024, (16 << 20) * batch.num_rows // max(1, batch.nbytes)))
         for start in range(0, batch.num_rows, step):
-            yield from batch_rows(file, batch.slice(start, step), number + start)
+            yield from arrow_rows(file, batch.slice(start, step), number + start)
         number += batch.num_rows
 
 

@@ -4,34 +4,21 @@ A row that cannot be parsed is a reject. An archive that breaks off, in whatever
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from builders.engine.archives import TAR_DAMAGE, BytesBehind, tar_members, webdataset_name
+from builders.engine.archives import TAR_DAMAGE, Content, stored, tar_samples
 from builders.engine.corpus_files import document_rows, file_rows, form_of, with_tables
 from builders.engine.corpus_values import extension
-from builders.engine.source import Reject, Unit
-from builders.engine.tables import Row, json_fault, open_parquet, table_rows
+from builders.engine.source import InputError, Reject, Unit
+from builders.engine.tables import Row, open_parquet, parse_json, table_rows
 from medgpt.errors import one_line
 from medgpt.formats import format_of
-
-MEMBER_BYTES = 256 << 20
-SAMPLE_BYTES = 512 << 20
-"""What one tar member, and all members of one sample, may hold; what is larger is not read."""
+from medgpt.limited import OverLimit
 
 ABSENT: Any = object()
 """What `get_field` returns for a field that is not there; None is a value."""
-
-
-@dataclass(frozen=True)
-class TooLarge:
-    """Stands for a tar member that was not read."""
-
-    size: int
 
 
 @lru_cache(maxsize=64)
@@ -59,29 +46,15 @@ def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
 
 
 def _tar_rows(path: Path, file: str) -> Iterator[Row | Reject]:
-    key, members, size = "", dict[str, Any](), 0
     try:
-        for member, read in tar_members(path):
-            this, name = webdataset_name(member.name)
-            if this.endswith("/") or not this:  # `._name` is what macOS adds
-                continue
-            if members and this != key:
+        for key, members in tar_samples(path):
+            if members:
                 yield _tar_row(file, key, members)
-                members, size = {}, 0
-            key, name = this, name or "data"
-            if name in members:  # WebDataset allows one; both are kept, so that both are compared
-                name = next(f"{n}.{name}" for n in range(1, len(members) + 2) if f"{n}.{name}" not in members)
-            members[name] = TooLarge(member.size)
-            if member.size <= MEMBER_BYTES and size + member.size <= SAMPLE_BYTES:
-                members[name] = read()
-                size += member.size
-        if members:
-            yield _tar_row(file, key, members)
+            else:
+                yield Reject(file, _text(key), "bad_archive", "the archive breaks off in this sample")
+    except OverLimit as error:
+        yield Reject(file, "-", "too_large", f"{error}; what follows was not read")
     except TAR_DAMAGE as error:
-        if members and isinstance(error, BytesBehind):
-            yield _tar_row(file, key, members)
-        elif members:
-            yield Reject(file, _text(key), "bad_archive", "the archive breaks off in this sample")
         reason = "bad_archive" if path.stat().st_size else "empty_file"
         yield Reject(file, "-", reason, f"{one_line(error)}; what follows was not read")
 
@@ -91,19 +64,17 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _tar_row(file: str, key: str, members: dict[str, Any]) -> Row | Reject:
+def _tar_row(file: str, key: str, members: dict[str, Content]) -> Row | Reject:
     key = _text(key)
     values: dict[str, Any] = {}
     for name, content in members.items():
         if extension(name) != "json":
             values[_text(name)] = content
             continue
-        if isinstance(content, TooLarge):
-            return Reject(file, key, "bad_row", f"{name}: {content.size} bytes, limit {MEMBER_BYTES}")
         try:
-            values[_text(name)] = orjson.loads(content)
-        except orjson.JSONDecodeError as error:
-            return Reject(file, key, *json_fault(content, f"{name}: {error.msg}"))
+            values[_text(name)] = parse_json(stored(content), file)
+        except InputError as error:
+            return Reject(file, key, error.reason, f"{_text(name)}: {error.detail}")
     fields = values.get("json")
     return Row(file, key, (fields if isinstance(fields, dict) else {}) | values | {"__key__": key})
 

@@ -14,11 +14,12 @@ import orjson
 
 from builders.engine.archives import PictureStore
 from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
-from builders.engine.corpus_rows import MEMBER_BYTES, TooLarge, found_values, kind_of
+from builders.engine.corpus_rows import found_values, kind_of
 from builders.engine.corpus_values import extension, is_link, parsed, picture_of
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
 from medgpt.formats import PICTURE_SUFFIXES, format_of
+from medgpt.limited import check_values
 
 _DEFAULT_PATHS = ("image", "images")
 
@@ -45,8 +46,8 @@ def strings(value: Any) -> list[str]:
 
 def _scalar(value: Any) -> str:
     """One value as text; a whole number that was stored as a float (a column with gaps) loses its `.0`."""
-    if isinstance(value, TooLarge):
-        raise InputError("bad_field", "", f"{value.size} bytes, limit {MEMBER_BYTES}")
+    if isinstance(value, InputError):
+        raise value
     if isinstance(value, bytes):
         try:
             value = value.decode()
@@ -83,6 +84,7 @@ class _Turn(NamedTuple):
 def _turns(value: Any) -> list[_Turn] | None:
     """A dialogue in one of the two usual forms, {from, value} and {role, content}; None if it is none."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
+        check_values(value)
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
@@ -114,6 +116,7 @@ def _options(values: Mapping[str, Any], rules: Rules) -> tuple[list[tuple[str, s
     others: list[str] = []
     for value in found_values(values, rules.listed_options):
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            check_values(value)
             with suppress(orjson.JSONDecodeError):  # else a text that begins with a bracket
                 value = orjson.loads(value)
         if isinstance(value, list | Mapping) and not options:
@@ -187,7 +190,7 @@ def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any])
     return [
         name
         for name, value in values.items()
-        if isinstance(value, bytes | TooLarge)
+        if isinstance(value, bytes | InputError)
         and (extension(name) in PICTURE_SUFFIXES or (isinstance(value, bytes) and format_of(value)))
     ]
 
@@ -211,8 +214,8 @@ class Pictures:
             if not value:
                 raise InputError("empty_file", file)
             yield value
-        elif isinstance(value, TooLarge):
-            raise InputError("image_too_large", file, f"{value.size} bytes, limit {MEMBER_BYTES}")
+        elif isinstance(value, InputError):
+            raise value
         elif isinstance(value, str):
             if is_link(value):
                 self.links += 1
@@ -237,18 +240,20 @@ class Pictures:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name:
             raise InputError("missing_image", file, "its name leads out of the corpus")
-        reason = "missing_image"
-        for place in (self.raw, (self.raw / file).parent):
-            try:
-                return read_bytes(place / path, self.raw)
-            except InputError as error:
-                if error.reason != "missing_image":
-                    reason = error.reason
-            except ValueError:  # no file can have that name
-                raise InputError(reason, file, _called(name)) from None
+        reason, hint = "missing_image", ""
+        for otherwise in (False, True):
+            for place in (self.raw, (self.raw / file).parent):
+                try:
+                    return read_bytes(place / path, self.raw, otherwise=otherwise)
+                except InputError as error:
+                    if error.reason != "missing_image":
+                        reason = error.reason
+                    hint = hint or (error.detail if otherwise else "")
+                except ValueError:  # no file can have that name
+                    raise InputError(reason, file, _called(name)) from None
         member, read = self.zips.reader(name)
         if reason != "missing_image" or "!" not in member:
-            raise InputError(reason, file, _called(name))
+            raise InputError(reason, file, "; ".join(filter(None, (_called(name), hint))))
         self.zipped.add(member)
         return read()
 

@@ -25,13 +25,7 @@ def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> N
         raise NotThisSource(f"--revision {revision}: give the commit's 40 digits; a branch or tag may move")
     try:
         from httpx2 import HTTPError
-        from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
-        from huggingface_hub.errors import (
-            CachedRepoTreeNotFoundError,
-            GatedRepoError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import HfApi, errors, get_cached_repo_tree, snapshot_download
         from huggingface_hub.utils.tqdm import disable_progress_bars
     except ImportError:
         raise NotThisSource(
@@ -47,22 +41,22 @@ def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> N
     try:
         try:
             listing()
-        except CachedRepoTreeNotFoundError:
+        except errors.CachedRepoTreeNotFoundError:
             # `snapshot_download` would take the folder as it is where the hub cannot be reached or refuses.
             HfApi().dataset_info(source.hub_id, revision=revision)
         snapshot_download(
             source.hub_id, repo_type="dataset", revision=revision, local_dir=raw, allow_patterns=list(source.hub_files)
         )
         files = [file for file in listing() if any(fnmatch(file.path, pattern) for pattern in source.hub_files)]
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise NotThisSource(f"{where}: gated; accept its terms at {source.homepage} and set HF_TOKEN") from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise NotThisSource(
             f"{where}: the publisher has no such revision (any more); fetch by hand, use --raw"
         ) from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         raise NotThisSource(f"{where}: not found, or not for this account; {source.homepage}") from None
-    except (CachedRepoTreeNotFoundError, HTTPError, OSError) as error:
+    except (errors.CachedRepoTreeNotFoundError, HTTPError, OSError) as error:
         raise NotThisSource(f"{where}: download stopped ({_first_line(error)}); the same command resumes it") from None
     if not files:
         raise NotThisSource(f"{where}: has none of {', '.join(source.hub_files)}; another revision?")

@@ -22,16 +22,8 @@ from filters.gallery import waterfall_lines
 from filters.recipe import FilterPlan, Recipe, load_recipe
 from filters.scores import run_build
 from filters.selection import decide_build
+from manifests import selections
 from manifests.catalog import LoadedBuild, load_builds
-from manifests.selections import (
-    GALLERY_FILE,
-    REQUEST_FILE,
-    WATERFALL_FILE,
-    SelectionFileError,
-    data_folder,
-    dropped_samples,
-    selection_folder,
-)
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
 from medgpt.private import make_folder
@@ -108,8 +100,8 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
 
     Without filters, only what a builder selected is taken away: a selection made by hand (`filters.decide`) stays.
     """
-    folder = selection_folder(data_folder(target.parent), target.name)
-    request = folder / REQUEST_FILE
+    folder = selections.selection_folder(selections.data_folder(target.parent), target.name)
+    request = folder / selections.REQUEST_FILE
     before = request.read_bytes() if request.is_file() else None
     wanted = None
     if filtering is not None:
@@ -118,7 +110,7 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
         return
     make_folder(folder)
     # In this order a reader finds the selection unfinished wherever this is killed, and never a build without one.
-    (folder / WATERFALL_FILE).unlink(missing_ok=True)
+    (folder / selections.WATERFALL_FILE).unlink(missing_ok=True)
     if wanted is not None:
         write_atomic(request, wanted)
     _clear(folder, keep=wanted is not None)
@@ -126,8 +118,8 @@ def _ask(source: Source, target: Path, filtering: Filtering | None) -> None:
 
 def _clear(folder: Path, keep: bool = False) -> None:
     """Take away what was decided of a build; `recipe.json` last, or not at all."""
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name == REQUEST_FILE, path.name)):
-        if path.name != REQUEST_FILE or not keep:
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name == selections.REQUEST_FILE, path.name)):
+        if path.name != selections.REQUEST_FILE or not keep:
             path.unlink()
     if not keep:
         folder.rmdir()
@@ -141,13 +133,13 @@ def filter_build(
     What is there and right is not done again; a run that was killed goes on where it was. A selection that
     `filters.decide` made since by another recipe stays. Raises: `BuildStopped`.
     """
-    data = data_folder(target.parent)
+    data = selections.data_folder(target.parent)
     _ask(source, target, filtering)
     if filtering is None:
         return None
     try:
         [loaded] = load_builds(target)
-        folder = selection_folder(data, loaded.record["build"])
+        folder = selections.selection_folder(data, loaded.record["build"])
         if not any(unit["role"] == ROLE and unit["kept"] for unit in loaded.record["units"]):
             _clear(folder)
             return None
@@ -156,7 +148,7 @@ def filter_build(
                 target, data, filtering.recipe, options.workers, options.progress, role=ROLE, options=filtering.settings
             )
             decide_build(target, data, filtering.recipe, role=ROLE)
-        waterfall: dict[str, Any] = orjson.loads((folder / WATERFALL_FILE).read_bytes())
+        waterfall: dict[str, Any] = orjson.loads((folder / selections.WATERFALL_FILE).read_bytes())
     except (UserError, OSError) as error:
         raise BuildStopped(f"built, but not filtered: {error} (or build with --filters none)") from error
     return waterfall
@@ -164,14 +156,14 @@ def filter_build(
 
 def _selected(data: Path, loaded: LoadedBuild) -> bool:
     try:
-        return dropped_samples(data, loaded) is not None
-    except SelectionFileError:
+        return selections.dropped_samples(data, loaded) is not None
+    except selections.SelectionFileError:
         return False  # of an earlier build, or unfinished
 
 
 def waterfall_text(waterfall: Mapping[str, Any], target: Path) -> str:
     """The waterfall of a build as a table, and where its page is."""
-    folder = selection_folder(data_folder(target.parent), waterfall["build"])
+    folder = selections.selection_folder(selections.data_folder(target.parent), waterfall["build"])
     recipe = waterfall["recipe"]
     stay = f"{waterfall['kept']:,} of {waterfall['read']:,} training samples stay"
     lines = [
@@ -179,15 +171,14 @@ def waterfall_text(waterfall: Mapping[str, Any], target: Path) -> str:
         table(("step", "left", ""), waterfall_lines(waterfall)),
     ]
     lines += [f"{name} took no part ({why})" for name, why in waterfall["left_out"].items()]
-    lines.append(
-        f"page {folder / GALLERY_FILE}; why one went: python -m filters.decide {folder.parents[1]} --explain ID"
-    )
+    page, data = folder / selections.GALLERY_FILE, folder.parents[1]
+    lines.append(f"page {page}; why one went: python -m filters.decide {data} --explain ID")
     return "\n".join(lines)
 
 
 def unfiltered_text(target: Path) -> str:
     """What a build says of which no sample was chosen."""
-    folder = selection_folder(data_folder(target.parent), target.name)
-    if (folder / WATERFALL_FILE).is_file():
+    folder = selections.selection_folder(selections.data_folder(target.parent), target.name)
+    if (folder / selections.WATERFALL_FILE).is_file():
         return f"no filter ran; {folder}, made by filters.decide, stays: readers leave out what it drops"
     return "no filter ran: all training samples stay"

@@ -77,7 +77,8 @@ def write_inputs(
             jobs = [_Job(raw, one) for file, one in sorted(rest.items()) if file not in found]
             for one in _hashed(jobs, build, workers, resume / "workers"):
                 found[one.file] = one
-                keep(one)
+                if one.sha256 is not None:  # what cannot be read now is tried again the next time
+                    keep(one)
     rows = sorted({shown(one.file): one for one in (rest | found).values()}.items())
     columns: list[list[Any]] = [
         [file for file, _ in rows],

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import math
 import multiprocessing
+import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
+from builders.engine.archives import pictures_without_row
 from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
 from builders.engine.rawfiles import State, recorded_finds, relative, state_of
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
@@ -32,7 +34,7 @@ from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
 from manifests.catalog import KINDS
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
-from medgpt.digest import sealed
+from medgpt.digest import RAW_PLACE, sealed
 from medgpt.private import keep_private, make_folder
 from medgpt.processes import run_jobs
 from medgpt.schema import SCHEMA_VERSION
@@ -48,6 +50,9 @@ MAX_DAMAGED_SHARE = 0.05
 MAX_DAMAGED_FLOOR = 100
 """Default budget of damaged rows: 5 % of the rows planned, but never less than 100 (small sets would stop at one)."""
 
+
+NAMED_PICTURES = 10
+"""Pictures without a row that are called by their names; of the others there is a count."""
 
 ROWS_WORTH_PROCESSES = 200
 """Below this a build runs in this process: starting others takes longer than the work."""
@@ -108,7 +113,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
         if wanted and unit.split not in wanted:
             continue
         room = left.setdefault(unit.split, options.limit)
-        take = unit.rows if room is None or not unit.counted else min(unit.rows, room)
+        take = unit.rows if room is None else min(unit.rows, room) if unit.counted else room
         if room is not None and unit.counted:
             left[unit.split] = room - take
             if take == 0 and unit.rows:
@@ -143,14 +148,16 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_f
         make_folder(folder)
     with _locked(resume / "lock"):
         _refuse_to_shrink(plan, options)
+        (resume / RAW_PLACE).write_bytes(os.fsencode(options.raw.absolute()))
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
         if len(plan.reusable) < len(plan.jobs):
             (plan.target / "build.json").unlink(missing_ok=True)
         with bar_for(plan, options) if bar is None else nullcontext(bar) as progress:
             records = _run_units(source, plan, options, progress)
-            inputs = _inputs(plan, options, resume)
+            entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs]
+            inputs = _inputs(plan, options, resume, entries)
         units = [record for job in plan.jobs for record in records[job.unit.name]]
-        document = _document(source, options, plan, units, inputs, to_filter)
+        document = _document(source, options, plan, units, entries, inputs, to_filter)
         _remove_strays(plan.target, document)
         _remove_stray_ledgers(resume, plan)
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -213,6 +220,8 @@ def _finished(job: UnitJob) -> list[dict[str, Any]] | None:
         if entry["key"] != job.key:
             return None
         records: list[dict[str, Any]] = entry["records"]
+        if any("unreadable_file" in record["reasons"] for record in records):
+            return None  # what may not be read now may be read the next time, with the same size and time
         for file in (file for record in records for file in record["shards"] + record["parts"]):
             path = job.target / file["file"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
@@ -344,11 +353,11 @@ def _work(job: UnitJob) -> list[dict[str, Any]]:
     return build_unit(job, progress)
 
 
-def _inputs(plan: Plan, options: BuildOptions, resume: Path) -> dict[str, Any]:
+def _inputs(plan: Plan, options: BuildOptions, resume: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
     """List the raw files that the units read; what `build.json` says of them."""
     whole, planned = {}, {one.file: one for one in plan.found}
-    for job in plan.jobs:
-        whole.update({one.file: one for one in _read_whole(orjson.loads(job.ledger.read_bytes()))})
+    for job, entry in zip(plan.jobs, entries, strict=True):
+        whole.update({one.file: one for one in _read_whole(entry)})
         planned.update({one.file: one for one in job.planned})
     return write_inputs(
         plan.target, options.raw, resume, plan.build, whole, planned.values(),
@@ -356,11 +365,24 @@ def _inputs(plan: Plan, options: BuildOptions, resume: Path) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _without_row(options: BuildOptions, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Pictures where the units looked for some that no row named; None where not all rows were read, or none named any.
+
+    What the places hold is listed once more, which costs a walk of folders and the lists of zips.
+    """
+    places = set[str]().union(*(entry["places"] for entry in entries))
+    if not places or options.limit is not None or options.params.get("split"):
+        return None
+    names = pictures_without_row(options.raw, places, set[int]().union(*(entry["pictures"] for entry in entries)))
+    return {"count": len(names), "first": [shown(name) for name in names[:NAMED_PICTURES]]}
+
+
 def _document(
     source: Source,
     options: BuildOptions,
     plan: Plan,
     units: list[dict[str, Any]],
+    entries: list[dict[str, Any]],
     inputs: dict[str, Any],
     to_filter: bool,
 ) -> dict[str, Any]:
@@ -376,7 +398,6 @@ def _document(
     for split in splits.values():
         split.update(_image_statistics(split))
     params = plan.jobs[0].params
-    entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs] if source.conclude else []
     concluded = source.conclude(options.raw, params, entries) if source.conclude else {}
     document = {
         "format": BUILD_FORMAT,
@@ -399,6 +420,7 @@ def _document(
             "by_split": splits,
             "rejects": dict(sorted(reasons.items())),
         },
+        "pictures_without_row": _without_row(options, entries),
         "units": units,
     }
     return sealed(document)
@@ -410,9 +432,7 @@ _SUMMED = ("read", "kept", "rejected", "damaged", "images", "images_squared", "w
 
 def _image_statistics(split: dict[str, Any]) -> dict[str, float]:
     """Mean and standard deviation of images a sample, and the share of samples with a prior study."""
-    kept = split["kept"]
-    if not kept:
-        return {"images_mean": 0.0, "images_sd": 0.0, "prior_share": 0.0}
+    kept = split["kept"] or 1  # without samples there are no images either
     mean = split["images"] / kept
     variance = max(0.0, split["images_squared"] / kept - mean * mean)
     return {
@@ -432,7 +452,7 @@ def _remove_strays(target: Path, document: dict[str, Any]) -> None:
 
 
 def _remove_stray_ledgers(resume: Path, plan: Plan) -> None:
-    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers", "inputs.jsonl"}
+    wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers", "inputs.jsonl", RAW_PLACE}
     for path in resume.iterdir():
         if path.name not in wanted:
             path.unlink()

@@ -1,10 +1,6 @@
 """Pictures of MIMIC-CXR-JPG as the sets made from them name them, and the subjects of its official test split."""
 
-import csv
-import gzip
-import io
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -12,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from builders.engine.rawfiles import read_bytes, relative, require, text_of
-from builders.engine.source import Image, InputError, NotThisSource, Params, Role, Unit
+from builders.engine.source import Image, InputError, NotThisSource, Params, Reject, Role, Unit
 from builders.engine.tables import ROWS_PER_UNIT, Row, table_rows, table_units
 
 ROWS_WITH_PICTURES = 1_000
@@ -48,7 +44,8 @@ class Radiograph(NamedTuple):
     def image(self, raw: Path, jpg_root: str) -> Image:
         """The picture under `raw`, without its view."""
         file = self.file(jpg_root)
-        return Image(f"mimic-cxr/{self.dicom_id}", file, partial(read_bytes, raw / file, raw), **self.group)
+        read = partial(read_bytes, raw / file, raw)
+        return Image(f"mimic-cxr/{self.dicom_id}", file, read, self.group["subject_id"], self.group["study_id"])
 
 
 def radiograph_of(row: Row) -> Radiograph:
@@ -66,15 +63,8 @@ def mimic_units(
     official = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _JPG_ROOTS))
     held_out_subjects(official, raw)  # an unusable file stops here, not in every worker
     tree = {"official": relative(official, raw), "jpg_root": relative(official.parent, raw)}
-    for unit in table_units(
-        raw,
-        files,
-        split,
-        role,
-        columns=columns,
-        rows_per_unit=ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES,
-        inputs=(tree["official"],),
-    ):
+    size, inputs = ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES, [tree["official"]]
+    for unit in table_units(raw, files, split, role, columns=columns, rows_per_unit=size, inputs=inputs):
         pictures = [] if params["no_images"] else _pictures(raw, unit, tree["jpg_root"])
         yield replace(unit, payload=unit.payload | tree, inputs=(*unit.inputs, *pictures))
 
@@ -117,20 +107,13 @@ def held_out_subjects(path: Path, raw: Path) -> tuple[frozenset[str], frozenset[
 @lru_cache(maxsize=2)
 def _held_out_subjects(path: Path, file: str, state: tuple[int, int]) -> tuple[frozenset[str], frozenset[str]]:
     known, held_out = set(), set()
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as data:
-            reader = csv.reader(io.TextIOWrapper(data, "utf-8-sig", newline=""))
-            header = next(reader, [])
-            if missing := [name for name in ("subject_id", "split") if name not in header]:
-                raise NotThisSource(f"{file}: no column {', '.join(missing)}; is this the file of MIMIC-CXR-JPG 2.x?")
-            subject, split = header.index("subject_id"), header.index("split")
-            for cells in reader:
-                whole = len(cells) == len(header) and _SUBJECT.fullmatch(cells[subject])
-                if not whole or cells[split] not in _OFFICIAL:
-                    raise NotThisSource(f"{file}: line {reader.line_num} is damaged; fetch the file again")
-                known.add(cells[subject])
-                if cells[split] != "train":
-                    held_out.add(cells[subject])
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise NotThisSource(f"{file}: not readable ({error}); fetch the file again") from None
+    for unit in table_units(path.parent, [path], "official", "eval", columns=("subject_id", "split")):
+        for row in table_rows(path.parent, unit):
+            values = {} if isinstance(row, Reject) else row.values
+            if not _SUBJECT.fullmatch(values.get("subject_id", "")) or values["split"] not in _OFFICIAL:
+                number = row.row if isinstance(row, Reject) else row.number
+                raise NotThisSource(f"{file}: line {number} is damaged; fetch the file again")
+            known.add(values["subject_id"])
+            if values["split"] != "train":
+                held_out.add(values["subject_id"])
     return frozenset(known), frozenset(held_out)

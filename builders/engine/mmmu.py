@@ -2,10 +2,10 @@
 
 import re
 
-from builders.engine.rawfiles import check_filled, field_of, text_of
-from builders.engine.source import InputError, Sample, assistant, choice_answer, choice_prompt, user
+from builders.engine.rawfiles import check_filled, text_of
+from builders.engine.source import InputError, Sample, assistant, choice_answer, choice_prompt, demand, user
 from builders.engine.tables import Row, column_image
-from builders.engine.texts import labelled, option_texts, python_literal
+from builders.engine.texts import labelled, python_literal, texts_of
 
 SUBJECTS = (
     "Basic_Medical_Science",
@@ -25,21 +25,18 @@ def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = 
     """A row of MMMU or MMMU-Pro; `pictures` is the namespace of its images, its question id is MMMU's in both."""
     file, values = row.file, row.values
     key, asked, answer = (text_of(values, name, file) for name in ("id", "question", "answer"))
-    if not _ID.fullmatch(key):
-        raise InputError("bad_id", file, "id is not <split>_<subject>_<number>")
+    demand(_ID.fullmatch(key), "bad_id", file, "id is not <split>_<subject>_<number>")
     check_filled(file, question=asked, answer=answer)
     if open_ended:
         options, prompt, said = None, asked, _accepted(answer)[0]
     else:
-        options = labelled(option_texts(field_of(values, "options", file), file), file)
-        if answer not in dict(options):
-            raise InputError("bad_field", file, f"the answer names none of the {len(options)} options")
+        options = labelled(texts_of(values, "options", file, spelt=True), file)
+        demand(answer in dict(options), "bad_field", file, f"the answer names none of the {len(options)} options")
         prompt, said = choice_prompt(asked, options), choice_answer(options, answer)
         if IMAGE_TOKEN.search(said):  # an answer cannot show the picture that its option is
             said = f"Answer: {answer}"
     parts, numbers = _placed(prompt)
-    if not numbers:
-        raise InputError("bad_field", file, "neither question nor options name an image")
+    demand(numbers, "bad_field", file, "neither question nor options name an image")
     if unknown := [number for number in numbers if f"image_{number}" not in IMAGE_COLUMNS]:
         raise InputError("bad_field", file, f"there is no image {unknown[0]}")
     return Sample(

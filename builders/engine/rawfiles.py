@@ -1,16 +1,14 @@
 """Reading publishers' files: every failure becomes one `InputError` that names the file, never its content."""
 
-import csv
 import errno
 import hashlib
 import io
 import json
 import os
-import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +16,8 @@ from typing import Any, NamedTuple
 
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from medgpt.errors import place
-from medgpt.private import make_folder
-
-DEMO_TIME = 1_577_836_800
-"""Modification time of every demo file, 2020-01-01 UTC: demo trees written twice have equal unit keys."""
+from medgpt.formats import PICTURE_SUFFIXES
+from medgpt.limited import OverLimit, check_size, check_values, lines, open_file, read_whole
 
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
@@ -93,35 +89,52 @@ def state_of(path: Path) -> State:
     return State(found.st_size, found.st_mtime_ns)
 
 
-_reads: dict[str, tuple[State, str]] | None = None  # by file, while a unit is built
+class Recorded(NamedTuple):
+    """What was read and named while a unit was built."""
+
+    reads: dict[str, tuple[State, str]]
+    """State and SHA-256 of every file that `read_bytes` read."""
+    places: set[str]
+    """Folders and zips in which an `archives.PictureStore` looked."""
+    pictures: set[int]
+    """Marks of the pictures there that rows named."""
+
+
+_record: Recorded | None = None  # while a unit is built
 
 
 @contextmanager
-def recorded_reads() -> Iterator[dict[str, tuple[State, str]]]:
-    """While this is open, every file that `read_bytes` reads stands in the mapping: its state and SHA-256."""
-    global _reads
-    _reads = {}
+def recorded() -> Iterator[Recorded]:
+    """While this is open, what is read and named stands in the record."""
+    global _record
+    _record = Recorded({}, set(), set())
     try:
-        yield _reads
+        yield _record
     finally:
-        _reads = None
+        _record = None
+
+
+def note_places(places: Iterable[str]) -> None:
+    """Record where pictures are looked for."""
+    if _record is not None:
+        _record.places.update(places)
+
+
+def note_picture(mark: int) -> None:
+    """Record that a row names a picture."""
+    if _record is not None:
+        _record.pictures.add(mark)
 
 
 def open_regular(path: Path, raw: Path, missing: str) -> io.BufferedReader:
     """A file open for reading. What is no file, or may not be read, is an `InputError`; nothing hangs on a pipe."""
     file = relative(path, raw)
     try:
-        handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open_file(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(missing, file) from None
-    except IsADirectoryError:
-        raise InputError("unreadable_file", file, "not a file") from None
     except OSError as error:
         raise unreadable(error, file) from None
-    if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
-        handle.close()
-        raise InputError("unreadable_file", file, "not a file")
-    return handle
 
 
 def unreadable(error: OSError, file: str) -> InputError:
@@ -131,20 +144,73 @@ def unreadable(error: OSError, file: str) -> InputError:
     return InputError("unreadable_file", file, error.strerror or type(error).__name__)
 
 
-def read_bytes(path: Path, raw: Path, missing: str = "missing_image") -> bytes:
-    """Bytes of a file; a missing, empty or unreadable one is an `InputError`: `missing`, `empty_file`, ..."""
+def read_bytes(path: Path, raw: Path, missing: str = "missing_image", otherwise: bool = True) -> bytes:
+    """Bytes of a file; a missing, empty, unreadable or huge one is an `InputError`: `missing`, `empty_file`, ...
+
+    `otherwise`: where there is none of that name, but exactly one whose name differs in case or in the extension of a
+    picture, that one is read; where there are several, the error names them.
+    """
+    try:
+        handle = open_regular(path, raw, missing)
+    except InputError as error:
+        near = _spelt_otherwise(path, raw) if otherwise and error.reason == missing else []
+        if len(near) != 1:
+            raise InputError(error.reason, error.file, there_is(near) or error.detail) from None
+        [path] = near
+        handle = open_regular(path, raw, missing)
     file = relative(path, raw)
-    with open_regular(path, raw, missing) as handle:
+    with handle:
         try:
             found = os.fstat(handle.fileno())
-            data = handle.read()
+            check_size(found.st_size)
+            data = read_whole(handle)
         except OSError as error:
             raise unreadable(error, file) from None
-    if _reads is not None:
-        _reads[file] = State(found.st_size, found.st_mtime_ns), hashlib.sha256(data).hexdigest()
+        except OverLimit as error:
+            raise InputError("too_large", file, str(error)) from None
+    if _record is not None:
+        _record.reads[file] = State(found.st_size, found.st_mtime_ns), hashlib.sha256(data).hexdigest()
     if not data:
         raise InputError("empty_file", file)
     return data
+
+
+def near_name(name: str) -> str:
+    """What file names have in common that differ only in case, or in the extension of a picture."""
+    stem, _, suffix = name.rpartition(".")
+    return (stem if suffix.lower() in PICTURE_SUFFIXES else name).casefold()
+
+
+def there_is(names: Iterable[Path | str]) -> str:
+    """What a message says of names that come near a missing one."""
+    found = sorted(name.name if isinstance(name, Path) else name for name in names)
+    return f"there is {', '.join(found[:3])}{', ...' if found[3:] else ''}" if found else ""
+
+
+def _spelt_otherwise(path: Path, raw: Path) -> list[Path]:
+    """Files whose names come near one that is not there. Folders are listed only now, and once a process."""
+    found, parts = [raw], path.relative_to(raw).parts
+    for number, part in enumerate(parts, 1):
+        below: list[Path] = []
+        for folder in found:
+            if number < len(parts) and (folder / part).is_dir():
+                below.append(folder / part)
+            else:
+                below += [folder / name for name in _listing(folder, state_of(folder)).get(near_name(part), ())]
+        found = [one for one in below if one.is_dir() == (number < len(parts))]
+    return found
+
+
+@lru_cache(maxsize=512)
+def _listing(folder: Path, state: State) -> dict[str, list[str]]:
+    """Names in a folder by `near_name`; none where it cannot be listed."""
+    names: dict[str, list[str]] = {}
+    try:
+        for path in sorted(folder.iterdir()):
+            names.setdefault(near_name(path.name), []).append(path.name)
+    except OSError:
+        return {}
+    return names
 
 
 def decode_utf8(data: bytes, file: str) -> str:
@@ -159,33 +225,10 @@ ARCHIVE_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, Over
 """What readers of damaged archives raise."""
 
 
-@lru_cache(maxsize=8)
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """A zip kept open for this process: its member list is read once."""
-    return zipfile.ZipFile(path)
-
-
-def read_zip_member(path: Path, member: str, raw: Path, missing: str = "missing_image") -> bytes:
-    """Bytes of one zip member, without unpacking the archive."""
-    file = f"{relative(path, raw)}!{member}"
-    try:
-        data = open_zip(path).read(member)
-    except KeyError:
-        raise InputError(missing, file) from None
-    except OSError as error:
-        raise unreadable(error, file) from None
-    except (*ARCHIVE_DAMAGE, EOFError, RuntimeError) as error:
-        # Damaged, cut off, packed by an unknown method, or encrypted (zipfile raises RuntimeError for that).
-        raise InputError("bad_archive", file, str(error)) from None
-    if not data:
-        raise InputError("empty_file", file)
-    return data
-
-
 def list_zip(path: Path, raw: Path) -> list[str]:
-    """Names of a zip's files. For `plan`: it leaves no handle open that worker processes would share."""
+    """Names of a zip's files."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
             return [info.filename for info in archive.infolist() if not info.is_dir()]
     except ARCHIVE_DAMAGE as error:
         raise NotThisSource(f"{relative(path, raw)}: not a readable zip ({error}); fetch it again") from None
@@ -197,9 +240,23 @@ def load_json(path: Path, raw: Path, pairs_hook: Callable[[list[tuple[str, Any]]
     `pairs_hook` is `json.loads`'s `object_pairs_hook`, for files in which repeated keys must be noticed.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=pairs_hook)
+        with open_file(path) as handle:
+            data = read_whole(handle)
+        check_values(data)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs_hook)
+    except OverLimit as error:
+        raise NotThisSource(f"{relative(path, raw)}: {error}; is it another file of that name?") from None
     except (ValueError, RecursionError) as error:
         raise NotThisSource(f"{relative(path, raw)}: not valid JSON ({error}); fetch the file again") from None
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """Lines of a text that the whole source rests on, bytes that are no UTF-8 replaced. Raises: `NotThisSource`."""
+    with open_file(path) as handle:
+        for number, (line, _) in enumerate(lines(handle), 1):
+            if line is None:
+                raise NotThisSource(f"{path.name}: line {number} is longer than anything that is read; fetch it again")
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
 
 
 def field_of(row: Any, name: str, file: str) -> Any:
@@ -252,54 +309,7 @@ def outcome(make: Callable[[], Sample], file: str, row: str) -> Sample | Reject:
         return make()
     except InputError as error:
         return Reject(file, row, error.reason, error.detail)
+    except OverLimit as error:
+        return Reject(file, row, "too_large", str(error))
     except ODD_VALUES as error:
         return Reject(file, row, "bad_row", f"{type(error).__name__} {place(error)}")
-
-
-def write_demo_file(path: Path, data: bytes) -> None:
-    """One file of a demo tree, with its folders and a fixed modification time."""
-    make_folder(path.parent)
-    path.write_bytes(data)
-    os.utime(path, (DEMO_TIME, DEMO_TIME))
-
-
-def write_demo_rows(path: Path, rows: Any) -> None:
-    """A row file of a demo tree, of the format that its name says: Parquet, JSON (any value), JSON Lines, CSV or TSV.
-
-    The columns of a table are those of its first row, in its order.
-    """
-    kind = path.suffix
-    if kind == ".parquet":
-        write_demo_parquet(path, list(rows))
-    elif kind in (".csv", ".tsv"):
-        write_demo_csv(path, [list(rows[0]), *(row.values() for row in rows)], "\t" if kind == ".tsv" else ",")
-    elif kind == ".jsonl":
-        write_demo_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    else:
-        write_demo_file(path, json.dumps(rows, ensure_ascii=False, indent=1).encode())
-
-
-def write_demo_csv(path: Path, rows: Iterable[Iterable[Any]], delimiter: str = ",") -> None:
-    """A CSV of a demo tree, its header among the rows."""
-    text = io.StringIO()
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(rows)
-    write_demo_file(path, text.getvalue().encode())
-
-
-def write_demo_parquet(path: Path, rows: list[dict[str, Any]], schema: Any = None) -> None:
-    """A Parquet file of a demo tree; without a schema the columns are those of the first row, in its order."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
-    write_demo_file(path, buffer.getvalue())
-
-
-def write_demo_zip(path: Path, members: Mapping[str, bytes]) -> None:
-    """A zip of a demo tree, its members stored in the order given, without their times."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(zipfile.ZipInfo(name), data)
-    write_demo_file(path, buffer.getvalue())

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.source import DAMAGED_REASONS, Source
+from medgpt.messages import safe
 from medgpt.tables import table
 
 
 def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json: bool) -> None:
-    """What a build would do, by split."""
+    """What a build would do, by split; of rows that are counted as they are read there is no number yet."""
     splits: dict[str, dict[str, Any]] = {}
     for job in plan.jobs:
         split = splits.setdefault(
@@ -18,7 +19,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
             {"role": job.unit.role, "units": 0, "rows": 0, "done": 0, "input_files": 0, "input_bytes": 0},
         )
         split["units"] += 1
-        split["rows"] += job.take
+        split["rows"] = split["rows"] + job.take if job.unit.counted and split["rows"] is not None else None
         split["done"] += job.unit.name in plan.reusable
         for name in job.unit.inputs:
             path = options.raw / name
@@ -30,7 +31,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
         return
     print(f"{source.title} -> {plan.target} (nothing written)")
     rows = [
-        (name, s["role"], s["units"], s["rows"], s["done"], s["input_files"], _bytes(s["input_bytes"]))
+        (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], _bytes(s["input_bytes"]))
         for name, s in splits.items()
     ]
     print(table(("split", "role", "units", "rows", "units done", "input files", "input"), rows))
@@ -40,7 +41,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
 
 def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:
     """The counts of a build, for JSON."""
-    names = ("build", "parameters", "metadata_only", "published", "counts", "root")
+    names = ("build", "parameters", "metadata_only", "published", "counts", "pictures_without_row", "root")
     return {name: document[name] for name in names} | {
         "target": str(target),
         "units": len(document["units"]),
@@ -79,6 +80,9 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
         ]
         lines += ["", f"rejected rows (each with file and row in {target}/rejects)"]
         lines.append(table(("reason", "rows", "kind", "what to do"), listed))
+    if (left := document["pictures_without_row"]) and left["count"]:
+        names = "" if document["source"]["access"] == "credentialed" else f": {', '.join(map(safe, left['first'][:3]))}"
+        lines += ["", f"pictures that no row names: {left['count']:,}{names} (more of them in {target}/build.json)"]
     check = "=" if counts["kept"] + counts["rejected"] == counts["read"] else "!="
     lines += [
         "",

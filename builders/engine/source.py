@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
-from medgpt.errors import NOT_FINISHED, TRACEBACK, UserError, place
+from medgpt import TRACEBACK
+from medgpt.errors import NOT_FINISHED, UserError, place
 
 Params = Mapping[str, Any]
 """The options that shape a build, JSON values only; they enter every unit key and `build.json`."""
@@ -56,14 +59,33 @@ DAMAGED_REASONS: dict[str, str] = {
     "not_utf8": "the text is not UTF-8; fetch the file again",
     "several_frames": "a file of several frames; --frames says which one to take",
     "split_conflict": "one study is listed under two splits or two subjects; fetch the files again",
+    "too_large": "more bytes than are read (`medgpt.limited`), or it inflates without end; look at it, leave it out",
     "truncated_image": "the picture ends early; fetch it again",
     "unreadable_file": "the file may not be read, or is no file; mend it or fetch it again",
     "unsupported_image": "no decoder for it here; install what the detail names, or convert it",
 }
 
-_KEY = re.compile(r"[A-Za-z0-9_\-/]+")
 _LONGEST_KEY, _LONGEST_NAME = 120, 90
 """Characters of a key, and of what stands behind its last `/`: file names in a tar hold no more."""
+_KEY = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*")
+
+
+def safe_key(key: str) -> str:
+    """A key as a sample's name can hold it; letters, digits, `_`, `-` and single `/` within it stay as they are.
+
+    All else is written as percent and two digits a byte of UTF-8, as in URLs: `fig.1 a` is `fig%2E1%20a`, and
+    `urllib.parse.unquote` gives it back. So are slashes that part nothing (`/a`, `a//b`, `a/`). No two keys become the
+    same, and none becomes one that was good; keys that differ in case stay different.
+
+    A `Sample` refuses keys that are empty, too long or hold control codes: what stands there is no id.
+    """
+    if _KEY.fullmatch(key):
+        return key
+    parts = [quote(part, "", errors="surrogatepass").replace(".", "%2E").replace("~", "%7E") for part in key.split("/")]
+    spelt = parts[0]
+    for before, part in pairwise(parts):
+        spelt += ("/" if before and part else "%2F") + part
+    return spelt
 
 
 class NotThisSource(UserError):
@@ -86,6 +108,12 @@ class InputError(Exception):
     def __init__(self, reason: str, file: str, detail: str = "") -> None:
         super().__init__(f"{file}: {reason}" + (f" ({detail})" if detail else ""))
         self.reason, self.file, self.detail = reason, file, detail
+
+
+def demand(holds: object, reason: str, file: str, detail: str = "") -> None:
+    """Raise the `InputError` for the row in hand unless something `holds`."""
+    if not holds:
+        raise InputError(reason, file, detail)
 
 
 @contextmanager
@@ -127,7 +155,8 @@ class Sample:
     """One example as a builder yields it; `builders.engine.loop` adds what the source declares."""
 
     key: str
-    """Unique within the split: letters, digits, `_`, `-`, `/`. The sample's id is `<source>/<split>/<key>`."""
+    """Unique within the split, in the publisher's spelling: it becomes what `safe_key` makes of it. The sample's id is
+    `<source>/<split>/<key>`."""
     messages: list[dict[str, Any]]
     file: str
     row: str
@@ -146,12 +175,19 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.key) > _LONGEST_KEY or len(self.key.rpartition("/")[2]) > _LONGEST_NAME:
-            raise InputError("bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters is too long")
-        if not _KEY.fullmatch(self.key):
-            raise InputError(
-                "bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters that cannot name a sample"
-            )
+        key, about = safe_key(self.key), f"row {self.row}: an id of {len(self.key)} characters"
+        if len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME:
+            raise InputError("bad_id", self.file, f"{about} is too long")
+        if not key or not self.key.isprintable():
+            raise InputError("bad_id", self.file, f"{about} that can name no sample")
+        self.key = key
+
+
+class StoredSample(Sample):
+    """A sample whose key stands: a corpus' own name, which no member of a tar has to bear, or one of a build."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -218,6 +254,11 @@ class PaperRow:
     """Why ours differs, and which options reproduce the recipe's count, in one line; empty where it does not differ."""
 
 
+def paper_row(name: str, stage: Literal["PT", "MT", "IT", "EVAL"], count: int, note: str = "") -> tuple[PaperRow, ...]:
+    """The `paper_rows` of a source that stands for one row."""
+    return (PaperRow(name, stage, count, note),)
+
+
 @dataclass(frozen=True)
 class Source:
     """Everything the framework needs to know about one dataset."""
@@ -241,7 +282,7 @@ class Source:
     """`pretrain`, `midtrain`, `instruct` or `eval`: where the recipe uses its train split."""
     modality: Literal["text", "image-text"] = "text"
     demo: Callable[[Path], None] | None = None
-    """Writes a small made-up tree; without it `write(raw)` of `builders.demos.<name>`, where there is such a module."""
+    """Writes a small made-up tree; without it that of `builders.demos.<name>`, where there is such a module."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Rules by which this source alone rejects rows, and what to do: as in `RULE_REASONS`."""
     access: Access = "credentialed"
@@ -284,7 +325,7 @@ class Source:
 
     def write_demo(self, raw: Path) -> None:
         """Write the demo tree under `raw`. Raises `NotThisSource` where there is none."""
-        write = self.demo or getattr(demo_module(self.name), "write", None)
+        write = self.demo or importlib.import_module("builders.demos").writer(demo_module(self.name))
         if write is None:
             raise NotThisSource(f"{self.name} has no demo tree; give --raw")
         write(raw)
@@ -307,7 +348,7 @@ class Source:
 
 
 def demo_module(name: str) -> Any:
-    """`builders.demos.<name>`, which has `write(raw)` and may have `PLANTED`; None if there is none."""
+    """`builders.demos.<name>`, which may have `PLANTED`; None if there is none."""
     try:
         return importlib.import_module(f"builders.demos.{name}")
     except ModuleNotFoundError as error:

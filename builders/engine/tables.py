@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from builders.engine.archives import PictureStore
+from builders.engine.archives import Content, PictureStore, stored
+from builders.engine.pages import batch_rows
 from builders.engine.rawfiles import check_filled, outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
@@ -35,18 +35,17 @@ from builders.engine.source import (
     choice_prompt,
     user,
 )
+from medgpt import limited
 from medgpt.errors import UserError, one_line
+from medgpt.limited import Endless, OverLimit, check_values, lines, open_stream
 from medgpt.messages import named
 
 ROWS_PER_UNIT = 20_000
 BYTES_PER_UNIT = 256 << 20
 """A unit is closed at either size: seconds of work for text, half a minute for Parquet that holds pictures."""
 
-LINE_BYTES = 64 << 20
-"""What one line of JSON may hold; a longer one is a reject and is not read into memory."""
-
 _CHUNK = 1 << 22
-_BATCH_ROWS, _BATCH_BYTES = 1024, 16 << 20
+_BATCH_ROWS = 1024
 _NO_ITEM = re.compile(r"[\s,]*")
 _COLON = re.compile(r"\s*:\s*|")
 
@@ -131,6 +130,8 @@ def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, l
         raise NotThisSource(f"{file}: not a file")  # a pipe would hang its reader
     try:
         yield from _format(path, layout).ranges(path, file, columns, rows_per_unit)
+    except OverLimit as error:
+        raise NotThisSource(f"{file}: {error}; is it the publisher's?") from None
     except (UserError, MemoryError, PermissionError):
         raise
     except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
@@ -261,13 +262,13 @@ def column_image(row: Row, column: str, image_id: str) -> Image:
     return Image(image_id, file, partial(stored_picture, data, file))
 
 
-def stored_picture(data: bytes | None, file: str) -> bytes:
-    """A picture that came with its row, as `Image.read` gives it; None where the row has none."""
+def stored_picture(data: Content | None, file: str) -> bytes:
+    """A picture that came with its row, as `Image.read` gives it; None where the row has none, or what is wrong."""
     if data is None:
         raise InputError("missing_image", file, "this copy has no pixels")
-    if not data:
+    if not stored(data):
         raise InputError("empty_file", file)
-    return data
+    return stored(data)
 
 
 def any_row_has(raw: Path, unit: Unit, field: str, value: Any) -> bool:
@@ -289,17 +290,25 @@ def _format(path: Path, layout: str = "") -> _Format:
         raise NotThisSource(f"{path}: not a table of a known format ({', '.join(_FORMATS)})") from None
 
 
-def _open(path: Path) -> BinaryIO:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+def parse_json(data: bytes, file: str, python: bool = False) -> Any:
+    """The value of a text of JSON; with `python` also of what Python's `json` writes beyond it (`NaN`).
 
+    Raises: `InputError`, without a word of the text.
+    """
+    import orjson
 
-def json_fault(data: bytes, message: str) -> tuple[str, str]:
-    """Reason and detail of a text that is no JSON."""
+    try:
+        check_values(data)
+        return json.loads(data) if python else orjson.loads(data)
+    except OverLimit as error:
+        raise InputError("too_large", file, str(error)) from None
+    except (ValueError, RecursionError) as error:
+        message = getattr(error, "msg", type(error).__name__)
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        return "not_utf8", f"byte {error.start}"
-    return "bad_row", message
+        raise InputError("not_utf8", file, f"byte {error.start}") from None
+    raise InputError("bad_row", file, message)
 
 
 # Parquet
@@ -312,9 +321,13 @@ def open_parquet(path: Path, file: str) -> Any:
 
     try:
         # Page by page: by default Arrow would hold a whole row group, which may be the whole file.
-        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        table = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except (pa.ArrowException, OSError) as error:
         raise NotThisSource(f"{file}: not readable as Parquet ({one_line(error)}); fetch the file again") from None
+    if not 0 <= table.metadata.num_rows <= limited.RATIO * path.stat().st_size:
+        table.close()
+        raise NotThisSource(f"{file}: says that it has {table.metadata.num_rows:,} rows, which it cannot hold")
+    return table
 
 
 def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
@@ -345,23 +358,25 @@ def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -
                 return
             about = table.metadata.row_group(group)
             end = number + about.num_rows
-            # Rows that hold pictures come a few at a time.
-            size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * about.num_rows // max(1, about.total_byte_size)))
-            try:
+            try:  # rows that hold pictures come a few at a time
+                size = batch_rows(path, table.metadata, group, list(columns), _BATCH_ROWS)
                 for batch in table.iter_batches(size, [group], list(columns) or None, use_threads=False):
                     skip = min(max(0, part.first - number), batch.num_rows)
-                    yield from batch_rows(file, batch.slice(skip, last - number - skip), number + skip)
+                    yield from arrow_rows(file, batch.slice(skip, last - number - skip), number + skip)
                     number += batch.num_rows
                     if number >= last:
                         return
-            except (pa.ArrowException, OSError) as error:
+            except (OverLimit, pa.ArrowException, OSError, ValueError, LookupError) as error:
                 # The file says how many rows it has: those behind the damage are accounted for one by one.
+                wrong = "too_large", str(error)
+                if not isinstance(error, OverLimit):
+                    wrong = "bad_row", f"its row group is damaged ({type(error).__name__})"
                 for left in range(max(number, part.first), min(end, last)):
-                    yield Reject(file, str(left), "bad_row", f"its row group is damaged ({type(error).__name__})")
+                    yield Reject(file, str(left), *wrong)
             number = end
 
 
-def batch_rows(file: str, batch: Any, first: int) -> Iterator[Row | Reject]:
+def arrow_rows(file: str, batch: Any, first: int) -> Iterator[Row | Reject]:
     """Rows of an Arrow batch, numbered from `first`; a cell that Python cannot hold costs its own row."""
     names = batch.schema.names
     try:
@@ -383,23 +398,10 @@ def batch_rows(file: str, batch: Any, first: int) -> Iterator[Row | Reject]:
 # JSON Lines
 
 
-def _lines(handle: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
-    """(line, its bytes) down to the end; None for a line that is too long to be read."""
-    while data := handle.readline(LINE_BYTES + 1):
-        size = len(data)
-        if size <= LINE_BYTES:
-            yield data, size
-            continue
-        while data and not data.endswith(b"\n"):
-            data = handle.readline(LINE_BYTES)
-            size += len(data)
-        yield None, size
-
-
 def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
     start = position = rows = first = 0
-    with _open(path) as handle:
-        for line, (data, size) in enumerate(_lines(handle), 1):
+    with open_stream(path) as handle:
+        for line, (data, size) in enumerate(lines(handle), 1):
             position += size
             text = data.removeprefix(codecs.BOM_UTF8) if data and line == 1 else data
             rows += text is None or bool(text.strip())
@@ -413,27 +415,24 @@ def _lines_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: 
 def _lines_rows(
     path: Path, file: str, part: _Range, columns: Sequence[str], python: bool = False
 ) -> Iterator[Row | Reject]:
-    import orjson
-
-    loads: Callable[[bytes], Any] = json.loads if python else orjson.loads
-    with _open(path) as handle:
+    with open_stream(path) as handle:
         handle.seek(part.start)
         left = part.rows
-        for number, (data, _) in enumerate(_lines(handle), part.first + 1):
+        for number, (data, _) in enumerate(lines(handle), part.first + 1):
             if not left:
                 return
             if data is None:
                 left -= 1
-                yield Reject(file, str(number), "bad_row", f"a line of more than {LINE_BYTES} bytes")
+                yield Reject(file, str(number), "too_large", f"a line of more than {limited.LINE_BYTES:,} bytes")
                 continue
             data = data.removeprefix(codecs.BOM_UTF8) if number == 1 else data
             if not data.strip():
                 continue
             left -= 1
             try:
-                values = loads(data)
-            except (ValueError, RecursionError) as error:
-                yield Reject(file, str(number), *json_fault(data, getattr(error, "msg", type(error).__name__)))
+                values = parse_json(data, file, python)
+            except InputError as error:
+                yield Reject(file, str(number), error.reason, error.detail)
                 continue
             if isinstance(values, dict):
                 yield Row(file, str(number), values)
@@ -447,10 +446,19 @@ def _lines_rows(
 def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Iterator[tuple[int, str, Any]]:
     """(byte after the item, its name, item) of a JSON array, or of an object where `kinds` has "{", one at a time.
 
-    Items of an array have no name; its `start` may be the byte behind an item.
+    Items of an array have no name; its `start` may be the byte behind an item. An item with a number that is too long
+    for Python is an `InputError` in its place.
     """
-    decode = json.JSONDecoder().raw_decode
-    with _open(path) as handle:
+    long: list[int] = []
+
+    def integer(digits: str) -> int:
+        if len(digits) <= limited.MOST_DIGITS:
+            return int(digits)
+        long.append(len(digits))
+        return 0
+
+    decode = json.JSONDecoder(parse_int=integer).raw_decode
+    with open_stream(path) as handle:
         handle.seek(start)
         utf8 = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
         # `text` is what was read, items up to `place` are done, `position` is the byte of `place`.
@@ -471,11 +479,14 @@ def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Itera
             if at < len(text) and text[at] == closing:
                 return
             if at < len(text):
+                long.clear()
                 try:
                     name, end = decode(text, at) if closing == "}" else ("", at)
                     item, end = decode(text, _COLON.match(text, end).end() if closing == "}" else end)  # type: ignore[union-attr]
                 except json.JSONDecodeError as error:
                     end, wrong = len(text), error.msg
+                except RecursionError:
+                    raise NotThisSource(f"{file}: nested too deeply after byte {position}") from None
                 else:
                     wrong = ""
                 if wrong and ended:
@@ -484,10 +495,15 @@ def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Itera
                     done = text[place:end]
                     position += len(done) if done.isascii() else len(done.encode())
                     place = end
-                    yield position, str(name), item
+                    odd = InputError("too_large", file, f"a number of {long[0]:,} digits") if long else None
+                    yield position, str(name), odd or item
                     continue
             if ended:
                 raise NotThisSource(f"{file}: the array ends early after byte {position}; fetch the file again")
+            if len(text) - place > limited.ITEM_CHARACTERS:
+                most = limited.ITEM_CHARACTERS
+                raise NotThisSource(f"{file}: an item of more than {most:,} characters after byte {position}")
+            check_values(text, place)
             data = handle.read(max(_CHUNK, len(text) - place))
             try:
                 text, place = text[place:] + utf8.decode(data, final=not data), 0
@@ -513,6 +529,8 @@ def _array_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> 
         _, _, values = next(items)
         if isinstance(values, dict):
             yield Row(file, str(number), values)
+        elif isinstance(values, InputError):
+            yield Reject(file, str(number), values.reason, values.detail)
         else:
             yield Reject(file, str(number), "bad_row", "not an object")
 
@@ -521,75 +539,86 @@ def _array_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> 
 
 
 class _Lines:
-    """Decoded lines of a binary file for `csv`, counting the bytes handed out."""
+    """Decoded lines of a binary file for `csv`, counting lines, bytes handed out, and those of the record in hand."""
 
     def __init__(self, handle: BinaryIO, position: int) -> None:
-        self.handle, self.position = handle, position
+        self.lines, self.position, self.number, self.record = lines(handle), position, 0, 0
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        data = self.handle.readline()
-        if not data:
-            raise StopIteration
-        self.position += len(data)
+        data, size = next(self.lines)
+        self.number, self.position, self.record = self.number + 1, self.position + size, self.record + size
+        if data is None or self.record > limited.LINE_BYTES:
+            raise OverLimit(f"a record of more than {limited.LINE_BYTES:,} bytes (a quote that nothing closes?)")
+        check_values(data)
         # Bytes that are no UTF-8 become lone surrogates, which `_csv_rows` rejects row by row.
         return data.decode("utf-8", errors="surrogateescape")
 
 
-def _csv_reader(handle: BinaryIO, path: Path, start: int) -> tuple[Any, _Lines]:
-    lines = _Lines(handle, start)
-    tabs = path.name.removesuffix(".gz").endswith(".tsv")
-    csv.field_size_limit(1 << 30)
-    return csv.reader(lines, delimiter="\t" if tabs else ","), lines
+def _csv_records(handle: BinaryIO, path: Path, start: int) -> Iterator[tuple[list[str] | InputError, _Lines]]:
+    """(cells, or what is wrong; where its end is) of every record from a byte on that is not blank."""
+    found = _Lines(handle, start)
+    csv.field_size_limit(limited.LINE_BYTES)
+    reader = csv.reader(found, delimiter="\t" if path.name.removesuffix(".gz").endswith(".tsv") else ",")
+    while True:
+        found.record = 0
+        try:
+            cells: list[str] | InputError = next(reader)
+        except StopIteration:
+            return
+        except Endless:
+            raise
+        except OverLimit as error:
+            cells = InputError("too_large", "", str(error))
+        except csv.Error as error:
+            cells = InputError("bad_row", "", str(error))
+        if cells:
+            yield cells, found
 
 
-def _csv_header(path: Path) -> tuple[list[str], int]:
-    with _open(path) as handle:
-        reader, lines = _csv_reader(handle, path, 0)
-        header = [name.removeprefix("\ufeff") for name in next(reader, [])]
-        return header, lines.position
+def _csv_header(path: Path, file: str) -> tuple[list[str], int]:
+    with open_stream(path) as handle:
+        for header, end in _csv_records(handle, path, 0):
+            if isinstance(header, InputError):
+                raise NotThisSource(f"{file}: no header ({header.detail}); fetch the file again")
+            return [name.removeprefix("\ufeff") for name in header], end.position
+    return [], 0
 
 
 def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
-    header, position = _csv_header(path)
+    header, start = _csv_header(path, file)
     if missing := [name for name in columns if name not in header]:
         raise NotThisSource(
             f"{file}: no column {', '.join(missing)} (there are {named(header, first_row=True)}); another revision?"
         )
-    with _open(path) as handle:
-        handle.seek(position)
-        reader, lines = _csv_reader(handle, path, position)
-        start, rows, line, first = position, 0, 1, 1
-        for cells in reader:
-            rows += bool(cells)
-            if rows >= rows_per_unit or lines.position - start >= BYTES_PER_UNIT:
+    with open_stream(path) as handle:
+        handle.seek(start)
+        rows, first = 0, 1
+        for _, end in _csv_records(handle, path, start):
+            rows += 1
+            if rows >= rows_per_unit or end.position - start >= BYTES_PER_UNIT:
                 yield _Range(start, first, rows)
-                start, rows, first = lines.position, 0, line + reader.line_num
+                start, rows, first = end.position, 0, 1 + end.number
     if rows:
         yield _Range(start, first, rows)
 
 
 def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
-    header, _ = _csv_header(path)
-    with _open(path) as handle:
+    header, _ = _csv_header(path, file)
+    with open_stream(path) as handle:
         handle.seek(part.start)
-        reader, _ = _csv_reader(handle, path, part.start)
-        left = part.rows
-        for cells in reader:
-            if not cells:
-                continue
-            number = str(part.first + reader.line_num)
-            if len(cells) != len(header):
+        for cells, end in islice(_csv_records(handle, path, part.start), part.rows):
+            number = str(part.first + end.number)
+            if isinstance(cells, InputError):
+                yield Reject(file, number, cells.reason, cells.detail)
+            elif len(cells) != len(header):
                 yield Reject(file, number, "bad_row", f"{len(cells)} fields, {len(header)} in the header")
             elif any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell):
                 yield Reject(file, number, "not_utf8")
             else:
                 yield Row(file, number, dict(zip(header, cells, strict=True)))
-            left -= 1
-            if not left:
-                return
 
 
 _FORMATS: dict[str, _Format] = {

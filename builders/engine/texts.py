@@ -2,12 +2,13 @@
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from builders.engine.rawfiles import checked_text, text_of
-from builders.engine.source import InputError, assistant, user
+from builders.engine.rawfiles import checked_text, field_of, text_of
+from builders.engine.source import Image, InputError, Sample, assistant, demand, user
+from builders.engine.tables import Row
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 _PICTURE_TOKEN = re.compile(r"\s*<image>\s*")
@@ -39,6 +40,19 @@ def dialogue(
     if expected != ["user"] or not messages or messages[-1]["role"] != "assistant":
         raise InputError("empty_answer", file, "the last turn has no reply")
     return messages
+
+
+def sample_of(row: Row, messages: list[dict[str, Any]], **fields: Any) -> Sample:
+    """A row as a sample of these messages, its number the key if `fields` have none."""
+    return Sample(messages=messages, file=row.file, row=row.number, **{"key": row.number} | fields)
+
+
+def conversation_sample(row: Row, turns: list[tuple[str, str]], images: Sequence[Image] = (), **fields: Any) -> Sample:
+    """A row that is a conversation, its pictures before the first question; the reply to a lone one is the answer."""
+    said = dialogue(turns, row.file, images=len(images))
+    question = next(text for role, text in turns if role == "user")
+    answer = turns[1][1] if len(turns) == 2 else None
+    return sample_of(row, said, images=list(images), **{"question": question, "answer": answer} | fields)
 
 
 def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
@@ -113,17 +127,36 @@ def inline_options(text: str) -> tuple[str, list[tuple[str, str]] | None]:
     return (whole, None) if broken or len(options) < 2 or not question else (question, options)
 
 
-def option_texts(value: Any, file: str) -> list[str]:
-    """Options as a list, which the publisher ships as the text of a Python list."""
-    if isinstance(value, str):
+def texts_of(row: Any, name: str, file: str, *, spelt: bool = False) -> list[str]:
+    """The texts of a field that is a list of them; with `spelt` it may be the text of a Python list."""
+    value = field_of(row, name, file)
+    if spelt and isinstance(value, str):
         value = python_literal(value)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise InputError("bad_field", file, "options is not a list of texts")
-    return [checked_text(text, "options", file) for text in value]
+        raise InputError("bad_field", file, f"{name} is not a list of texts")
+    return [checked_text(text, name, file) for text in value]
+
+
+def id_of(row: Any, name: str, file: str) -> str:
+    """An identifier that is text or a number."""
+    value = field_of(row, name, file)
+    kind = isinstance(value, str | int) and not isinstance(value, bool) and value != ""
+    demand(kind, "bad_id", file, f"{name} is neither text nor a number")
+    return checked_text(str(value), name, file)
+
+
+def index_of(row: Any, name: str, file: str, count: int, first: int = 0) -> int:
+    """Which of `count` options a number names that counts from `first`; from 0 on."""
+    value = field_of(row, name, file)
+    known = isinstance(value, int) and not isinstance(value, bool) and first <= value < first + count
+    demand(known, "bad_field", file, f"{name} is not {first} to {first + count - 1}")
+    return int(value) - first
 
 
 def python_literal(text: str) -> Any:
-    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none."""
+    """The value that a text spells as Python does (`['a', "b"]`); None if it spells none, or takes a megabyte to."""
+    if len(text) > 1 << 20:  # Python's parser makes hundreds of bytes of one
+        return None
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from builders.engine.inputs import Input, check_unchanged, shown
-from builders.engine.rawfiles import State, recorded_reads
+from builders.engine.rawfiles import State, recorded
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
@@ -59,7 +59,7 @@ class UnitJob:
     params: Mapping[str, Any]
     unit: Unit
     take: int
-    """Rows to account for: `unit.rows`, fewer under --limit; `UNCOUNTED` where the unit is."""
+    """Rows to account for: `unit.rows`, fewer under --limit, which counts the rows of each unit that is `UNCOUNTED`."""
     key: str
     shard_bytes: int
     planned: tuple[Input, ...] = ()
@@ -101,17 +101,17 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
-    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded_reads() as reads:
+    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded() as record:
         try:
             outcomes = source.read(job.raw, unit, job.params)
-            for done, outcome in enumerate(islice(outcomes, job.take if unit.counted else None), 1):
+            for done, outcome in enumerate(islice(outcomes, job.take if job.take >= 0 else None), 1):
                 if work.full:
                     records.append(work.finish())
                     work = _UnitWork(source, job, pictures, len(records))
                 if isinstance(outcome, Reject):
                     work.reject(outcome)
                 else:
-                    work.sample(outcome, reads)
+                    work.sample(outcome, record.reads)
                 if done % 50 == 0:
                     progress(50)
             progress(done % 50)
@@ -129,10 +129,11 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
         finally:
             if collecting:
                 gc.enable()
-    whole = [Input(file, state, digest) for file, (state, digest) in sorted(reads.items())]
+    whole = [Input(file, state, digest) for file, (state, digest) in sorted(record.reads.items())]
     check_unchanged(job.build, job.raw, (*job.planned, *whole))
     inputs = [[shown(i.file), *i.state, i.sha256] for i in whole]
-    entry = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
+    entry: dict[str, Any] = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
+    entry |= {"places": record.places, "pictures": record.pictures}
     write_atomic(job.ledger, orjson.dumps(entry, default=sorted))
     return records
 
@@ -369,7 +370,7 @@ def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: 
     data = image.read()
     try:
         stored = to_store(data, frames)
-        prints = fingerprint(stored.data)
+        prints = fingerprint(stored.data, stored.grey)
     except DamagedImage as error:
         raise InputError(error.reason, image.file, error.detail) from error
     read = reads.get(image.file)

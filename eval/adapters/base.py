@@ -4,18 +4,15 @@ An adapter decides nothing about scores. What it could not get is an answer with
 question ends as a record and none is dropped.
 """
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import orjson
 
-from eval.records import ANSWERED, NO_COMPLETION, OUTCOMES, REFUSED, TOO_MANY_IMAGES
+from eval.records import ANSWERED, NO_COMPLETION, OUTCOMES, REFUSED, TOO_MANY_IMAGES, Answer
 from eval.tasks import Question
 from medgpt.errors import NOT_FINISHED, UserError
 
@@ -43,19 +40,6 @@ class Request:
     max_new_tokens: int
     prompt_sha256: str
     """Digest of turns and pictures (`prompt_digest`), hexadecimal."""
-
-
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of a request. `text` is None where there is none; empty is an answer, too."""
-
-    outcome: str
-    text: str | None
-    finish_reason: str | None = None
-    """`stop`, `length` (cut at the limit) or what else the server says; None where it says nothing."""
-    reasoning: str | None = None
-    """What came apart from the answer; kept beside it and never scored."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 Keep = Callable[[Request, Answer], None]

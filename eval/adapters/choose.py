@@ -1,7 +1,5 @@
 """Which model is asked: the options of a served one and of a local one, and the adapter that they mean."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -5,8 +5,6 @@ is asked again with back-off, so a restart loses nothing; after the last try the
 goes on later. Credentialed questions go to loopback only, or to hosts that the user has allowed.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any

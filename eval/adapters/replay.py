@@ -1,7 +1,5 @@
 """Answers from predictions files: score again, with other rules or other metrics, what a model once said."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,12 +1,19 @@
-"""The certificate: canonical JSON whose root digest covers builds, rules, policy, evidence, exclusions and counts.
+"""The certificate: what was proved, over which builds, under which policy, as an in-toto statement.
 
-Nothing in it depends on when, where or by how many workers it was made, so two people who prove the same builds with
-the same versions get the same bytes. It may be signed with an Ed25519 key (extra `sign`): `certificate.json.sig` holds
-the signature of the file's bytes, 64 bytes in hexadecimal.
+    certificate.json        the statement (https://in-toto.io/Statement/v1), as canonical JSON
+    certificate.dsse.json   where it was signed: a DSSE envelope of the same bytes, by an Ed25519 key (extra `sign`)
+
+Subjects are the products: each build's Merkle root over shards and manifest (`medgpt.digest.build_root`), and the list
+of exclusions. The predicate is the document that the project works with, read by `read_certificate`: digests of rules,
+policy and files, every count, `root` over all of it; and `materials`, each build's digest over its raw files
+(`medgpt.digest.inputs_sha256`). Nothing in it depends on when, where or by how many workers it was made, so two people
+who prove the same builds with the same versions get the same bytes.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import platform
 from collections.abc import Mapping
@@ -15,17 +22,24 @@ from typing import Any
 
 import orjson
 
+from manifests.proof.accounting import not_compared
 from medgpt.atomic import write_atomic
+from medgpt.digest import INPUTS_FILE
 from medgpt.errors import UserError
 
-CERTIFICATE_FORMAT = 1
+CERTIFICATE_FORMAT = 2
+STATEMENT = "https://in-toto.io/Statement/v1"
+PREDICATE = f"urn:medgpt-oss:train-test-non-overlap:v{CERTIFICATE_FORMAT}"
+PAYLOAD = "application/vnd.in-toto+json"
+ROOT_DIGEST = "merkleSha256"
+"""Kind of a build's digest: the root of a tree (RFC 6962), not the SHA-256 of a file."""
 CERTIFICATE = "certificate.json"
 EVIDENCE_FILE = "evidence.parquet"
 EXCLUSIONS_FILE = "exclusions.parquet"
 COMMON_FILE = "common.parquet"
 TRAIN_DUPLICATES_FILE = "train_duplicates.parquet"
 REPORT_FILE = "report.html"
-SIGNATURE = "certificate.json.sig"
+ENVELOPE = "certificate.dsse.json"
 
 _PACKAGES = ("numpy", "pillow", "pyarrow", "duckdb", "orjson", "pyyaml")
 
@@ -47,58 +61,125 @@ def certificate_root(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
+def statement(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The in-toto statement that a document is the predicate of."""
+    builds = document["builds"]
+    subject = [{"name": build["build"], "digest": {ROOT_DIGEST: build["root"]}} for build in builds]
+    subject.append({"name": EXCLUSIONS_FILE, "digest": {"sha256": document["files"]["exclusions"]}})
+    materials = [
+        {"name": f"{build['build']}/{INPUTS_FILE}", "digest": {"sha256": build["inputs"]}}
+        for build in builds if build["inputs"]
+    ]  # fmt: skip
+    predicate = {**document, "materials": materials}
+    return {"_type": STATEMENT, "subject": subject, "predicateType": PREDICATE, "predicate": predicate}
+
+
 def write_certificate(folder: Path, document: dict[str, Any]) -> None:
     """Write `certificate.json` with its root; an older signature is removed, since it no longer fits."""
     document["root"] = certificate_root(document)
-    (folder / SIGNATURE).unlink(missing_ok=True)
-    write_atomic(
-        folder / CERTIFICATE, orjson.dumps(document, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2) + b"\n"
-    )
+    (folder / ENVELOPE).unlink(missing_ok=True)
+    content = orjson.dumps(statement(document), option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+    write_atomic(folder / CERTIFICATE, content + b"\n")
 
 
 def read_certificate(folder: Path) -> dict[str, Any]:
-    """Read `certificate.json` and check its format and its root digest.
+    """Read `certificate.json`, check its form, root digest, subjects and materials; the document it is about.
 
     Raises: `CertificateError`.
     """
     path = folder / CERTIFICATE
     try:
-        document = orjson.loads(path.read_bytes())
+        said = orjson.loads(path.read_bytes())
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}; run python -m manifests.prove") from error
     except orjson.JSONDecodeError as error:
         raise CertificateError(f"{path}: not JSON ({error}); run python -m manifests.prove again") from error
-    if not isinstance(document, dict) or document.get("format") != CERTIFICATE_FORMAT:
+    if not isinstance(said, dict) or said.get("predicateType") != PREDICATE or not isinstance(said["predicate"], dict):
+        raise CertificateError(f"{path}: not a certificate of format {CERTIFICATE_FORMAT}; prove again")
+    document: dict[str, Any] = {key: value for key, value in said["predicate"].items() if key != "materials"}
+    if document.get("format") != CERTIFICATE_FORMAT:
         raise CertificateError(f"{path}: not a certificate of format {CERTIFICATE_FORMAT}; prove again")
     if document.get("root") != certificate_root(document):
         raise CertificateError(f"{path}: altered, its content does not match its root digest")
+    try:
+        follows = statement(document) == said
+    except (LookupError, TypeError):
+        follows = False
+    if not follows:
+        raise CertificateError(f"{path}: altered, subjects or materials are not those of its builds and files")
     return document
 
 
+def incomplete(document: Mapping[str, Any]) -> list[str]:
+    """What a certificate does not speak of although it should, in words; nothing: it is complete."""
+    benchmarks, reasons = document["benchmarks"], []
+    names = ", ".join(one["name"] for one in benchmarks["missing"])
+    if benchmarks["asked"] == "present":
+        reasons.append("no benchmark was asked for (benchmarks: present)" + (f"; not held: {names}" if names else ""))
+    elif names:
+        reasons.append(f"benchmarks of the policy that are not held, or not whole: {names}")
+    unread = sum(entry["count"] for entry in document.get("accounting", ()) if entry["state"] == "not compared")
+    if unread:
+        reasons.append(f"{unread:,} files, fields, rows, pictures or texts that were not compared nor declared")
+    return reasons + [f"not compared: {line}" for line in not_compared(document["accounting"])]
+
+
+def _encoded(payload: bytes) -> bytes:
+    """What DSSE signs: `DSSEv1`, type and payload, each with its length."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD), PAYLOAD.encode(), len(payload), payload)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def sign(folder: Path, key: Path) -> None:
-    """Sign the certificate with an Ed25519 private key in a PEM file without a password.
+    """Write the DSSE envelope, signed with an Ed25519 private key in a PEM file without a password.
 
     `openssl genpkey -algorithm ed25519 -out key.pem` makes one. Raises: `CertificateError`.
     """
-    private = _key(key, private=True)
-    write_atomic(folder / SIGNATURE, private.sign((folder / CERTIFICATE).read_bytes()).hex().encode() + b"\n")
+    private, payload = _key(key, private=True), (folder / CERTIFICATE).read_bytes()
+    signature = {
+        "keyid": _key_id(private.public_key()),
+        "sig": base64.b64encode(private.sign(_encoded(payload))).decode(),
+    }
+    envelope = {"payload": _base64(payload), "payloadType": PAYLOAD, "signatures": [signature]}
+    write_atomic(folder / ENVELOPE, orjson.dumps(envelope, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def check_signature(folder: Path, key: Path) -> None:
-    """Check the signature with the public key (PEM).
+    """Check with the public key (PEM) that the envelope holds this certificate and one of its signatures is the key's.
 
     Raises: `CertificateError` if it is missing, malformed or does not fit.
     """
     from cryptography.exceptions import InvalidSignature
 
-    public = _key(key, private=False)
-    path = folder / SIGNATURE
+    public, path = _key(key, private=False), folder / ENVELOPE
     try:
-        public.verify(bytes.fromhex(path.read_text(encoding="ascii")), (folder / CERTIFICATE).read_bytes())
+        envelope = orjson.loads(path.read_bytes())
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
+        fits = envelope["payloadType"] == PAYLOAD and payload == (folder / CERTIFICATE).read_bytes()
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}; sign it with prove --sign KEY") from error
-    except (ValueError, InvalidSignature) as error:
-        raise CertificateError(f"{path}: not this key's signature of {CERTIFICATE}") from error
+    except (orjson.JSONDecodeError, binascii.Error, LookupError, TypeError, ValueError) as error:
+        raise CertificateError(f"{path}: no DSSE envelope; sign it again with prove --sign KEY") from error
+    if not fits:
+        raise CertificateError(f"{path}: not the envelope of this {CERTIFICATE}; sign it again with prove --sign KEY")
+    for signature in signatures:
+        try:
+            public.verify(signature, _encoded(payload))
+        except InvalidSignature:
+            continue
+        return
+    raise CertificateError(f"{path}: not this key's signature of {CERTIFICATE}")
+
+
+def _key_id(public: Any) -> str:
+    """SHA-256 of the public key (DER), hexadecimal: only a hint at which key it was."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _key(path: Path, private: bool) -> Any:

@@ -42,7 +42,7 @@ LOW_RECALL = 0.99
 """A transformation found less often than this is called covered in part: the aim set for near images."""
 
 _REQUIRED = (
-    "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix runs "
+    "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix "
     "counts left_out_of_near_text without_pixels accounting exclusions after clean"
 ).split()
 _CELL = ("train_build", "eval_build", "eval_split")
@@ -369,10 +369,8 @@ def _values(report: Report) -> dict[str, Any]:
         "policy": policy,
         "rules": [_rule(number, rule) for number, rule in enumerate(rules, 1)],
         "looked_at": [
-            *((level, name.replace("_", " "), number)
-              for level, counts in certificate["counts"].items() for name, number in counts.items()),
-            *(("near_text", f"pairs with a shared run of {words} words or more", pairs)
-              for words, pairs in certificate["runs"].items()),
+            (level, name.replace("_", " "), number)
+            for level, counts in certificate["counts"].items() for name, number in counts.items()
         ],
         "digests": [*certificate["files"].items(), *certificate["rules"].items()],
     }  # fmt: skip

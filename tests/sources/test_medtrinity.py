@@ -10,19 +10,18 @@ import pytest
 from mixed_trees import read_all, said
 from outcomes import kept
 
-from builders.demos.drawings import write_demo_tar
-from builders.engine.rawfiles import write_demo_parquet
+from builders.engine.demo_files import write_demo_file
 from builders.engine.source import NotThisSource, Reject, Sample
 
 
 def add_picture(raw: Path, name: str, captions: list[tuple[str | None, str | None]]) -> None:
     """One more tar with one picture, and its rows in the second table."""
     folder = raw / "25M_accessible"
-    write_demo_tar(folder / "dataset_shard_2.tar.zst", {f"x/{name}": b"\x89PNG"})
+    write_demo_file(folder / "dataset_shard_2.tar.zst", {f"x/{name}": b"\x89PNG"})
     table = raw / "25M_full/train-00001-of-00002.parquet"
     rows = pq.read_table(table).to_pylist()
     rows += [{"file_name": name, "caption": caption, "source": source} for caption, source in captions]
-    write_demo_parquet(table, rows)
+    write_demo_file(table, rows)
 
 
 def test_medtrinity_joins_by_base_name(tree: Callable[[str], Path]) -> None:
@@ -80,7 +79,7 @@ def test_medtrinity_wrong_trees(tree: Callable[[str], Path]) -> None:
     second.unlink()
     with pytest.raises(NotThisSource, match="1 of 2 caption tables"):
         read_all("medtrinity", raw)
-    write_demo_parquet(second, [{"id": row["file_name"], "caption": "x", "source": "x"} for row in rows])
+    write_demo_file(second, [{"id": row["file_name"], "caption": "x", "source": "x"} for row in rows])
     with pytest.raises(NotThisSource, match="no column file_name"):
         read_all("medtrinity", raw)
 
@@ -92,7 +91,7 @@ def test_medtrinity_cut_tar_loses_nothing_before_the_cut(share: float, tree: Cal
     whole = read_all("medtrinity", raw)["train"]
     tar = raw / "25M_accessible/dataset_shard_10.tar.zst"
     members = {f"m{number}/000001_01_01_100.png": bytes([number]) * 5000 for number in range(20)}
-    write_demo_tar(tar, members)
+    write_demo_file(tar, members)
     packed = tar.read_bytes()
     tar.write_bytes(packed[: int(share * len(packed))] if share else b"no zstd")
     for no_images in (False, True):

@@ -126,7 +126,7 @@ def test_medxpertqa_missing_picture_and_broken_archive(tree: Callable[[str], Pat
 
 MEDXPERTQA_DAMAGE: list[tuple[str, dict[str, Any], str]] = [
     ("no id", {"id": None}, "missing_field"),
-    ("id that names no file", {"id": "MM 1"}, "bad_id"),
+    ("empty id", {"id": ""}, "bad_id"),
     ("no options", {"options": None}, "missing_field"),
     ("options are text", {"options": "(A) x"}, "bad_field"),
     ("one option", {"options": {"A": "x"}}, "bad_field"),

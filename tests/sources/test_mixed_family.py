@@ -17,7 +17,7 @@ from outcomes import kept, reasons, source_of
 
 from builders.engine.archives import PictureStore
 from builders.engine.command import main
-from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.demo_files import DEMO_TIME
 from builders.engine.source import InputError, NotThisSource
 from medgpt.errors import USAGE
 

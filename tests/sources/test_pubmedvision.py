@@ -37,7 +37,7 @@ def test_pubmedvision_counts_and_pictures_before_the_first_question(tree: Callab
     [
         ({"id": None}, "missing_field"),
         ({"id": 5}, "bad_field"),
-        ({"id": "a b"}, "bad_id"),
+        ({"id": ""}, "bad_id"),
         ({"image": None}, "missing_field"),
         ({"image": []}, "bad_field"),
         ({"image": [None]}, "bad_field"),

@@ -47,7 +47,7 @@ from builders.demos import (
     reasonmed,
 )
 from builders.engine.command import main
-from builders.engine.rawfiles import DEMO_TIME
+from builders.engine.demo_files import DEMO_TIME
 from builders.engine.source import DAMAGED_REASONS, NotThisSource, Reject, Sample
 from medgpt.text import normalise
 from shards.reader import Build
@@ -213,7 +213,7 @@ def broken_trees() -> Iterator[Any]:
             "cut short": b'[{"qid": 1',
             "not the right JSON": b"7",
             "nested too deeply": b"[" * 200_000,
-            "a number without end": b"[" + b"9" * 5_000 + b"]",
+            "a number without end": b"9" * 5_000,
         }.items():
             yield case(name, label, lambda raw, file=file, data=data: (raw / file).write_bytes(data))
         yield case(name, "missing", lambda raw, file=file: (raw / file).unlink())
@@ -521,7 +521,7 @@ DAMAGE: tuple[tuple[str, str, Any, str], ...] = (
     ("medical_r1_distill", "reasoning (reasoning_content)", "dropped", "missing_field"),
     ("medical_r1_distill", "response (content)", 3, "bad_field"),
     ("medthoughts_8k", "question_id", "dropped", "missing_field"),
-    ("medthoughts_8k", "question_id", "a b", "bad_id"),
+    ("medthoughts_8k", "question_id", "a" * 91, "bad_id"),
     ("medthoughts_8k", "question_id", True, "bad_id"),
     ("medthoughts_8k", "answer_idx", "F", "bad_field"),
     ("medthoughts_8k", "options", {"A": "one", "B": "two"}, "bad_field"),

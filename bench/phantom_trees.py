@@ -14,8 +14,9 @@ from PIL import Image
 
 from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import render
+from builders.demos.phantom_reports import NAMES
 from builders.demos.phantoms import Finding, Phantom, View, anatomy
-from builders.engine.rawfiles import write_demo_csv, write_demo_file, write_demo_rows
+from builders.engine.demo_files import write_demo_file
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ def write_trees(
                 }
             )  # fmt: skip
     for split, lines in captions.items():
-        write_demo_csv(raw / "rocov2" / f"{split}_captions.csv", lines)
-    write_demo_csv(raw / "rocov2" / "license_information.csv", licences)
+        write_demo_file(raw / "rocov2" / f"{split}_captions.csv", lines)
+    write_demo_file(raw / "rocov2" / "license_information.csv", licences)
     for split, items in questions.items():
-        write_demo_rows(raw / "vqa_rad" / f"{split}set.json", items)
+        write_demo_file(raw / "vqa_rad" / f"{split}set.json", items)
 
 
 def _square(drawn: Phantom, pixels: int) -> bytes:
@@ -110,3 +111,25 @@ def _square(drawn: Phantom, pixels: int) -> bytes:
     square = Image.new("L", (pixels, pixels))
     square.paste(film, ((pixels - film.width) // 2, (pixels - film.height) // 2))
     return encoded(square, "JPEG", quality=90)
+
+
+_KINDS = ("effusion", "pneumothorax", "consolidation", "nodule", "cardiomegaly", "edema")
+
+
+def questions(phantom: Phantom) -> list[tuple[str, str, str]]:
+    """(question, answer, `CLOSED` or `OPEN`) that the picture answers."""
+    seen = {finding.kind: finding for finding in phantom.findings}
+    asked = [
+        ("What modality is used to take this image?", "X-Ray", "OPEN"),
+        ("What is the projection of this image?", phantom.view if phantom.view != "LATERAL" else "Lateral", "OPEN"),
+    ]
+    for kind in _KINDS:
+        answer = "Yes" if kind in seen else "No"
+        asked.append((f"Is there {'a ' if kind in _KINDS[:4] else ''}{NAMES[kind]}?", answer, "CLOSED"))
+    for kind, finding in seen.items():
+        if finding.side in ("left", "right"):
+            asked.append((f"Which side is the {NAMES[kind]} on?", finding.side.capitalize(), "OPEN"))
+        if finding.side != "bilateral":
+            asked.append((f"How large is the {NAMES[kind]}?", finding.size.capitalize(), "OPEN"))
+    asked += [(f"Is there a {device.kind}?", "Yes", "CLOSED") for device in phantom.devices if device.kind[-1] != "s"]
+    return asked

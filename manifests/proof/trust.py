@@ -1,0 +1,157 @@
+"""What a start rests on: the checks of a proof that training, packing, streaming and evaluation make before they begin.
+
+`manifests.verify` derives a proof again from the publishers' bytes. This asks what can be asked in seconds: is the
+certificate whole, and signed by the key that the user trusts; is its policy the default, or one that the user named;
+are evidence and exclusions the certified files; do the exclusions, and that nothing is left, follow from evidence and
+policy.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manifests.catalog import open_duckdb
+from manifests.proof.certificate import (
+    CERTIFICATE,
+    COMMON_FILE,
+    ENVELOPE,
+    EVIDENCE_FILE,
+    EXCLUSIONS_FILE,
+    CertificateError,
+    check_signature,
+    incomplete,
+    read_certificate,
+)
+from medgpt.digest import file_sha256, merkle_root
+from medgpt.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from manifests.proof.policy import Policy
+
+FILES = {"evidence": EVIDENCE_FILE, "exclusions": EXCLUSIONS_FILE, "common": COMMON_FILE}
+WATCHED = (CERTIFICATE, ENVELOPE, *FILES.values())
+"""What is looked at: where none of it has changed, an earlier start's result holds."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What a user takes a certificate on; without anything: the default policy, complete, signed or not."""
+
+    key: Path | None = None
+    """Public key (PEM) that must have signed it."""
+    policy: Path | None = None
+    """Policy file that is taken instead of the default."""
+    incomplete: bool = False
+    """Take a certificate that names something as not compared."""
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Trust:
+        """What the options of `shards.options.add_trust_options` say."""
+        return cls(options.trust, options.accept_policy, getattr(options, "accept_incomplete", False))
+
+    def terms(self) -> list[str | bool | None]:
+        """Digests of what is trusted. Raises: `UserError`."""
+        from manifests.proof.policy import load_policy
+
+        if self.key is not None and not self.key.is_file():
+            raise UserError(f"{self.key}: no such file; --trust names a public key (PEM)")
+        key = None if self.key is None else file_sha256(self.key).hex()
+        return [key, None if self.policy is None else load_policy(self.policy).sha256, self.incomplete]
+
+
+def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
+    """The certificate in the folder `proof`, if all that can be checked of it at a start holds.
+
+    Whether it covers the builds, is complete and leaves nothing is for the caller to say. Raises: `CertificateError`.
+    """
+    from manifests.proof.policy import parse_policy
+
+    path = proof / CERTIFICATE
+    document = read_certificate(proof)
+    if trust.key is not None:
+        check_signature(proof, trust.key)
+    policy = parse_policy(document["policy"], f"{path}, policy")
+    if policy.sha256 != document["policy_sha256"]:
+        raise CertificateError(f"{path}: its policy does not match policy_sha256; run python -m manifests.prove again")
+    _check_policy(path, policy, trust)
+    roots = (bytes.fromhex(build["root"]) for build in document["builds"])
+    if merkle_root(roots).hex() != document["builds_root"]:
+        raise CertificateError(f"{path}: its builds do not match builds_root; run python -m manifests.prove again")
+    for name, file in FILES.items():
+        if not (proof / file).is_file() or file_sha256(proof / file).hex() != document["files"][name]:
+            raise CertificateError(
+                f"{proof / file}: missing, or not the list of the certificate; run python -m manifests.prove again"
+            )
+    _check_exclusions(proof, document, policy)
+    return document
+
+
+def accepted(document: Mapping[str, Any]) -> list[str]:
+    """What a user of this certificate has to accept, in words: for the screen, and records of what is made with it."""
+    from manifests.proof.policy import load_policy
+
+    own = document["policy_sha256"] != load_policy().sha256
+    return incomplete(document) + [f"a policy other than the default ({document['policy_sha256'][:16]})"] * own
+
+
+def _check_policy(path: Path, policy: Policy, trust: Trust) -> None:
+    from manifests.proof.policy import load_policy
+
+    if policy.sha256 not in {load_policy(file).sha256 for file in (None, trust.policy)}:
+        named = f" nor {trust.policy}" if trust.policy else ""
+        raise CertificateError(
+            f"{path}: its policy ({policy.sha256[:16]}) is not the default{named}; prove again under the default, or "
+            "name the file of the policy that it may be: --accept-policy FILE"
+        )
+
+
+def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) -> None:
+    """Refuse actions, exclusions and a verdict that do not follow from evidence and policy."""
+    evidence, exclusions = (
+        "'" + glob.escape(str(proof / file)).replace("'", "''") + "'" for file in (EVIDENCE_FILE, EXCLUSIONS_FILE)
+    )
+    sources = {build["build"]: build["source"] for build in document["builds"]}
+    with open_duckdb() as connection:
+        connection.execute("CREATE TABLE builds (build VARCHAR, source VARCHAR)")
+        connection.executemany("INSERT INTO builds VALUES (?, ?)", list(sources.items()))
+        # The row's own action must not be read by the rules.
+        connection.execute(
+            f"""CREATE VIEW judged AS
+            SELECT *, {policy.action_sql()} AS action
+            FROM (SELECT * EXCLUDE (action), action AS said FROM read_parquet({evidence}))
+            LEFT JOIN (SELECT build AS train_build, source AS train_source FROM builds) USING (train_build)
+            LEFT JOIN (SELECT build AS eval_build, source AS eval_source FROM builds) USING (eval_build)"""  # noqa: S608
+        )
+        connection.execute(
+            f"""CREATE VIEW said AS SELECT train_build, train_sample, reasons, evidence, eval_samples
+            FROM read_parquet({exclusions})"""  # noqa: S608
+        )
+        connection.execute(
+            """CREATE VIEW derived AS
+            SELECT train_build, train_sample, list_sort(list_distinct(list(level || '/' || kind))) AS reasons,
+                   count(*) AS evidence, count(DISTINCT (eval_build, eval_sample)) AS eval_samples
+            FROM judged WHERE action = 'exclude' GROUP BY ALL"""
+        )
+        [[acted, differing, left]] = connection.execute(
+            """SELECT (SELECT count(*) FROM judged WHERE action IS DISTINCT FROM said),
+                      (SELECT count(*) FROM ((FROM said EXCEPT ALL FROM derived)
+                                             UNION ALL (FROM derived EXCEPT ALL FROM said))),
+                      (SELECT count(*) FROM judged ANTI JOIN said USING (train_build, train_sample)
+                       WHERE action IN ('exclude', 'forbid'))"""
+        ).fetchall()
+    if acted:
+        raise CertificateError(
+            f"{proof / EVIDENCE_FILE}: {acted} rows do not carry the action that the policy gives them; prove again"
+        )
+    if differing:
+        raise CertificateError(
+            f"{proof / EXCLUSIONS_FILE}: {differing} rows are not what evidence and policy give; prove again"
+        )
+    if document["clean"] != (not left) or left != sum(row["pairs"] for row in document["after"]):
+        raise CertificateError(f"{proof / CERTIFICATE}: says other than that {left} pairs are left; prove again")
