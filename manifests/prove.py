@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, jail, load_builds, manifest_files
 from manifests.proof import accounting, certificate, exports
+from manifests.proof.sentences import sentences
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
@@ -99,6 +100,7 @@ def prove(
             exports.write_conda(exports.conda_rows(connection, builds, document["eval_totals"]), conda)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
+        document["sentences"] = sentences(document)
         certificate.write_certificate(out, document)
         # As it was written, not as it is in memory: whoever renders it again has only the file.
         document = certificate.read_certificate(out)
@@ -548,6 +550,9 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     else:
         left = ", ".join(f"{row['level']}/{row['kind']} {row['pairs']}" for row in document["after"])
         print(f"NOT proved: after {sum(excluded.values())} exclusions there is left: {left}")
+    print("\nTo quote:")
+    for number, sentence in enumerate(document["sentences"], 1):
+        print(f"{number}. {sentence}")
 
 
 def _parser() -> argparse.ArgumentParser:

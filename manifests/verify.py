@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
+from manifests.proof.sentences import sentences
     from manifests.proof.rederive import Fault, Found, Key
     from manifests.proof.spill import Spill
 
@@ -498,6 +499,8 @@ class Verification:
         books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
         derived = {"accounting": books} | tally.totals() | summary.document(tally)
         derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
+        # They follow from the rest of the certificate, all of which is held against what was derived.
+        derived["sentences"] = sentences(self.document)
         self.expected |= derived
         step.add(CERTIFICATE, *self._against_certificate(*derived))
         step.note = f"{taken:,} exclusions, " + ("clean" if derived["clean"] else "NOT clean")
@@ -601,7 +604,8 @@ class Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report", "root",
+    "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report",
+    "sentences", "root",
 )  # fmt: skip
 """What a certificate says."""
 

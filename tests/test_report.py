@@ -138,8 +138,10 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
         "accounting": [
             {"side": "train", "build": "roco", "kind": "picture", "state": "declared", "name": "", "count": 77,
              "reason": "policy: no pixels at this site"},
-            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5, "reason": ""},
+            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5,
+             "reason": ""},
         ],
+        "sentences": ["What was compared.", "What was read.", "What was found.", "How well.", "How to check it."],
         "exclusions": [
             {"train_build": build, "train_samples": count}
             for build, count in sorted(Counter(build for build, _ in excluded).items())
@@ -416,9 +418,7 @@ def test_the_header_says_how_it_stands(tmp_path: Path) -> None:
         assert ("unclean" in verdict["class"].split()) == (forbidden in rows)
         detail = page.one("p", class_="detail").text
         assert ("1 training sample excluded." in detail) == (out in rows)
-        assert ("only reports near_text/stem (1 pair)" in detail) == (
-            rows in ([only_reported], [out, only_reported])
-        )
+        assert ("only reports near_text/stem (1 pair)" in detail) == (rows in ([only_reported], [out, only_reported]))
         assert ("Left: id/pmid (1 pair)" in detail) == (forbidden in rows)
         assert page.one("code", id="root").text == "c0ffee" * 10
 

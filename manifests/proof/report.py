@@ -43,7 +43,7 @@ LOW_RECALL = 0.99
 
 _REQUIRED = (
     "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix "
-    "counts left_out_of_near_text without_pixels accounting exclusions after clean"
+    "counts left_out_of_near_text without_pixels accounting exclusions after clean sentences"
 ).split()
 _CELL = ("train_build", "eval_build", "eval_split")
 _KEY = (*_CELL, "level", "kind")
