@@ -38,6 +38,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from manifests.catalog import KINDS, connect, load_builds, part_kind
+from manifests.proof.accounting import accounts
 from manifests.proof.certificate import (
     CERTIFICATE,
     COMMON_FILE,
@@ -341,6 +342,9 @@ class Verification:
                 again += build.record["parameters"].get("pictures_stored") is False
         step.note = f"{len(self.builds) - len(step.unread)} of {len(files)} builds{self._sampled()}"
         step.note += f", {again} corpora made elsewhere read in again" * bool(again)
+        inputs = [build.record.get("inputs", {}) for build in self.builds]
+        if by_size := sum(one.get("files", 0) - one.get("hashed", 0) for one in inputs):
+            step.note += f"; {by_size:,} files have no digest (--limit), their sizes alone were compared"
         if step.unread:
             step.note += f"; NOT there: those of {', '.join(step.unread)}"
 
@@ -486,7 +490,13 @@ class Verification:
             summary.add(evidence, excluded)
             taken += len(excluded)
         only_present = self.document["benchmarks"]["asked"] == "present"
-        derived = tally.totals() | summary.document(tally)
+        rejects = [
+            dict(zip(("build", "role", "reason", "damaged", "count"), (*key, count), strict=True))
+            for key, count in tally.rejects.items()
+        ]
+        records, out = (build.record for build in self.builds), self.document["left_out_of_near_text"]
+        books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
+        derived = {"accounting": books} | tally.totals() | summary.document(tally)
         derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
         self.expected |= derived
         step.add(CERTIFICATE, *self._against_certificate(*derived))
@@ -591,7 +601,7 @@ class Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report", "root",
+    "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report", "root",
 )  # fmt: skip
 """What a certificate says."""
 
@@ -832,6 +842,7 @@ class _Tally:
         self.eval: Counter[tuple[str, str]] = Counter()
         self.subsets: Counter[tuple[str, str, str]] = Counter()
         self.without_pixels: Counter[tuple[str, str]] = Counter()
+        self.rejects: Counter[tuple[str, str, str, bool]] = Counter()
         self.read: Counter[tuple[str, str, str]] = Counter()
         """Rows of the test side that a build read, by (source, build, split)."""
         for build in builds:
@@ -844,6 +855,9 @@ class _Tally:
                         self.eval[name, row["split"]] += 1
                         if row["subset"] is not None:
                             self.subsets[name, row["split"], row["subset"]] += 1
+            for _, part in build.parts("rejects"):
+                for row in _rows_of(part, ["role", "reason", "damaged"]):
+                    self.rejects[name, row["role"], row["reason"], row["damaged"]] += 1
             kept = {unit["unit"] for unit, _ in build.parts("samples", "eval")}  # a part without rows is not written
             for kind in ("samples", "rejects"):
                 for unit, part in build.parts(kind, "eval"):

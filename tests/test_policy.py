@@ -78,7 +78,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "says"),
     [
         ("version", 2, "version: 2 is none of 1"),
-        ("rule", [], "no key is called rule; there are benchmarks, images, rules, text"),
+        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rules"),
         ("images", {}, "`default` is missing"),
         ("images.default.radius", 7, "images.default: radius: .*multiple of 2"),
         ("images.default.radius", 18, "images.default: radius: .*<= 16"),

@@ -37,7 +37,8 @@ CELL = ("train_build", "eval_build", "eval_split")
 
 def evidence_row(**values: Any) -> dict[str, Any]:
     row = dict.fromkeys(EVIDENCE.names) | {
-        "level": "near_text", "kind": "passage", "action": "exclude", "train_build": "medreason", "train_split": "train",
+        "level": "near_text", "kind": "passage", "action": "exclude", "train_build": "medreason",
+        "train_split": "train",
         "train_sample": "medreason/train/1", "eval_build": "medqa", "eval_split": "test", "eval_sample": "medqa/test/1",
     }  # fmt: skip
     return row | values
@@ -103,8 +104,10 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             "version": 1,
             "images": {"default": {"radius": 8, "threshold": 0.7}},
             "text": {"run_words": [8, 13]},
-            "rules": [{"level": "id", "action": "exclude"}, {"level": "near_text", "kinds": ["passage"], "min_words": 13,
-                                                             "action": "report"}],
+            "rules": [
+                {"level": "id", "action": "exclude"},
+                {"level": "near_text", "kinds": ["passage"], "min_words": 13, "action": "report"},
+            ],
         },
         "policy_sha256": "12" * 32,
         "rules": {"manifests/proof/near_text.py": "34" * 32},
@@ -132,6 +135,11 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
         "counts": {"near_image": {"candidates": 12_345, "refuted": 12}},
         "left_out_of_near_text": [{"build": "mimic_cxr", "task": "report", "eval_samples": 3_000}],
         "without_pixels": [{"build": "roco", "role": "train", "images": 77}],
+        "accounting": [
+            {"side": "train", "build": "roco", "kind": "picture", "state": "declared", "name": "", "count": 77,
+             "reason": "policy: no pixels at this site"},
+            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5, "reason": ""},
+        ],
         "exclusions": [
             {"train_build": build, "train_samples": count}
             for build, count in sorted(Counter(build for build, _ in excluded).items())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -125,6 +125,7 @@ class _File(Settings, frozen=True):
     text: TextSettings
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
+    leave_out: dict[str, str]
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
 
 
@@ -140,6 +141,8 @@ class Policy:
     rules: tuple[Rule, ...]
     benchmarks: tuple[Benchmark, ...] = ()
     """None where the policy says `present`."""
+    leave_out: Mapping[str, str] = field(default_factory=dict)
+    """What is declared not to matter: reason by pattern of `<build>/<name>` (`manifests.proof.accounting`)."""
 
     @property
     def sha256(self) -> str:
@@ -197,7 +200,7 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
     asked = () if file.benchmarks == "present" else file.benchmarks
-    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked)
+    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out)
 
 
 def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:
