@@ -74,6 +74,8 @@ _CHUNK, _STEP = 256, 128
 """Words of a text that are looked through at once for stems whose window is no longer than a step."""
 _EXPANSION = 1 << 22
 """Entries of intermediate arrays made at once: 32 MB each."""
+LONG_RUN = 32
+"""So many words in one run need say only half of `passage_bits`."""
 PASSAGE_GRAMS = 3
 """Runs that a passage needs at least, so that short ones are turned away early."""
 
@@ -720,9 +722,12 @@ class _Passages:
             words = np.unique(self._ids[start + covered])
             if len(covered) < self._settings.passage_words:
                 continue
-            if int(self._weights.by_id[words].sum()) < self._settings.passage_bits * UNIT:
+            weight, least = int(self._weights.by_id[words].sum()), self._settings.passage_bits * UNIT
+            if 2 * weight < least:
                 continue
             place, length = self._longest(start, begins, record)
+            if weight < least and length < LONG_RUN:
+                continue
             df = int(self.df[self._table.at[place : place + length - self._n + 1]].min())
             span = self._text(place, length)
             share = round(len(covered) / (stop - start), 4)

@@ -43,6 +43,7 @@ from manifests.proof.near_text import (
     ANSWER_WORDS,
     GOLD_LETTERS,
     LETTERS,
+    LONG_RUN,
     NAMED,
     NEXT_WORDS,
     PASSAGE_GRAMS,
@@ -1129,7 +1130,8 @@ class _TestTexts:
             covered = {place for begin in begins for place in range(begin, begin + self.n)}
             if len(covered) < self.settings.passage_words:
                 continue
-            if self._weigh(passage[place] for place in covered) < self.settings.passage_bits * UNIT:
+            weight, least = self._weigh(passage[place] for place in covered), self.settings.passage_bits * UNIT
+            if 2 * weight < least:
                 continue
             place, length = 0, 0
             for begin in begins:
@@ -1138,6 +1140,8 @@ class _TestTexts:
                     place, length, end = (
                         (begin, end - begin, end + 1) if end - begin > length else (place, length, end + 1)
                     )
+            if weight < least and length < LONG_RUN:
+                continue
             run = passage[place : place + length]
             measures = {
                 "kind": "passage", "score": round(len(covered) / len(passage), 4), "words": length,
