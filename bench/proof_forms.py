@@ -2,8 +2,8 @@
 
 Items are those that the builders make of the folder of real rows. A form turns an item into a training record; the
 near-text level is asked directly, with the policy's rules, whether it takes the record out because of that item.
-`VERBATIM` forms keep the stem and the gold answer as they are, `CHANGED` ones do not, `HELD_OUT` were written down
-after the level was done and nothing was tuned on them. Controls are records that must stay: another question under an
+`VERBATIM` forms keep the stem and the gold answer as they are, `CHANGED` ones and `OTHERS` do not; the level's settings
+were chosen while all of them were looked at, on the same items. Controls are records that must stay: another question under an
 item's options, and items of another exam. Items with fewer than six words left by a form are counted apart.
 """
 
@@ -240,7 +240,7 @@ def negated(item: Item, chance: random.Random) -> str:
 SIBLINGS: tuple[Form, ...] = (other_numbers, negated)
 
 
-# ---- held out: nothing was tuned on these
+# ---- other forms
 
 
 def every_eighth_word_lost(item: Item, chance: random.Random) -> str:
@@ -285,7 +285,7 @@ def answer_first(item: Item, chance: random.Random) -> str:
     return f"{item.gold}. That is the right answer to this: {' '.join(_sentences(item.stem)[::-1])}"
 
 
-HELD_OUT: tuple[Form, ...] = (
+OTHERS: tuple[Form, ...] = (
     every_eighth_word_lost, typing_errors, broken_lines, small_talk_inside, shouted_entities, answer_first,
 )  # fmt: skip
 
@@ -308,7 +308,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
         "items": dict(Counter(one.benchmark for one in items)),
         "short questions about a picture, left to the picture levels": dict(apart),
     }
-    for name, forms in (("verbatim", VERBATIM), ("changed", CHANGED), ("siblings", SIBLINGS), ("held out", HELD_OUT)):
+    for name, forms in (("verbatim", VERBATIM), ("changed", CHANGED), ("siblings", SIBLINGS), ("others", OTHERS)):
         figures[name] = {form.__name__: _form(index, items, form, name != "verbatim") for form in forms}
     figures["wrong"] = _controls(index, items)
     figures["cpu_s"] = round(time.process_time() - started)

@@ -51,6 +51,7 @@ from manifests.proof.certificate import (
     read_certificate,
     software,
 )
+from manifests.proof.sentences import sentences
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
 
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
-from manifests.proof.sentences import sentences
     from manifests.proof.rederive import Fault, Found, Key
     from manifests.proof.spill import Spill
 
