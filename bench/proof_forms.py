@@ -3,8 +3,8 @@
 Items are those that the builders make of the folder of real rows. A form turns an item into a training record; the
 near-text level is asked directly, with the policy's rules, whether it takes the record out because of that item.
 `VERBATIM` forms keep the stem and the gold answer as they are, `CHANGED` ones and `OTHERS` do not; the level's settings
-were chosen while all of them were looked at, on the same items. Controls are records that must stay: another question under an
-item's options, and items of another exam. Items with fewer than six words left by a form are counted apart.
+were chosen while all of them were looked at, on the same items. Controls are records that must stay: another question
+under an item's options, and items of another exam. Items with fewer than six words left by a form are counted apart.
 """
 
 from __future__ import annotations
