@@ -19,6 +19,7 @@ from msgspec import structs
 
 from bench import proof_forms
 from manifests.proof import ngrams
+from manifests.proof.certificate import read_certificate
 from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch
 from manifests.proof.ngrams import GramTable, Vocabulary, window_hashes, word_list
 from manifests.proof.policy import load_policy
@@ -308,7 +309,7 @@ def test_cases(case: str, test: str, out: int, tmp_path: Path) -> None:
     sides = ["--train", str(folder / "train"), "--eval", str(folder / test), "--out", str(tmp_path), "--quiet"]
     done = run_module("manifests.prove", *sides)
     assert done.returncode == 0, done.stdout + done.stderr
-    certificate = json.loads((tmp_path / "proof" / "certificate.json").read_text())
+    certificate = read_certificate(tmp_path / "proof")
     assert sum(row["train_samples"] for row in certificate["exclusions"]) == out
 
 
@@ -334,7 +335,7 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
     sides = ["--train", str(tmp_path / "train"), "--eval", str(tmp_path / "test"), "--out", str(tmp_path / "out")]
     done = run_module("manifests.prove", *sides, "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
-    certificate = json.loads((tmp_path / "out" / "proof" / "certificate.json").read_text())
+    certificate = read_certificate(tmp_path / "out" / "proof")
     assert {row["kind"] for row in certificate["matrix"] if row["level"] == "near_text"} >= {
         "stem",
         "stem_answer",
