@@ -138,7 +138,8 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
         "accounting": [
             {"side": "train", "build": "roco", "kind": "picture", "state": "declared", "name": "", "count": 77,
              "reason": "policy: no pixels at this site"},
-            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5, "reason": ""},
+            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5,
+             "reason": ""},
         ],
         "exclusions": [
             {"train_build": build, "train_samples": count}
