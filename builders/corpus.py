@@ -210,7 +210,10 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     alone = len(tables) == len(texts) + len(zips) and not any(
         is_zip_table(member) and form_of(member) != "text" for name in zips for member in zip_members(raw / name)
     )
-    more = {"loose": loose, "zips": zips, "pictures_alone": alone}
+    of_pictures = [
+        name for name in zips if any(extension(member) in PICTURE_SUFFIXES for member in zip_members(raw / name))
+    ]
+    more = {"loose": loose, "zips": of_pictures, "pictures_alone": alone}
     more["mapped"] = {field.partition(".")[0]: field in rules.making_rows for field in sorted(rules.fields)}
     units: list[kit.Unit] = []
     for name in tables:
