@@ -1,13 +1,8 @@
-"""Near-duplicate text: MB and texts a CPU-second, planted runs found, peers beside; rewrites found and wrongly named.
+"""Near-duplicate text: MB and texts a CPU-second, planted runs found, peers beside.
 
 Speed: 20,000 generated texts against 2,500 test texts, some of which are planted in other case, punctuation or line
 wrapping; the index is part of the work. Peers get the first texts of the same corpus, being slower. The peers'
 environment needs `datatrove` (with spacy) or `dolma`; one that cannot be imported is left out.
-
-Rewrites: real multiple-choice items, where the folder of real rows is present, made into open questions by fixed rules
-(last sentence first, clauses moved, synonyms, "which of the following" dropped, the options replaced by the answer);
-the harder kind also drops every fourth word and half of the sentences of a vignette. These are no language model's
-rewrites: they say how much change the measure bears, and how often another item is named instead.
 """
 
 from __future__ import annotations
@@ -20,7 +15,6 @@ import subprocess
 import tempfile
 import time
 import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manifests.proof.policy import TextSettings
 
-REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 TEXTS, TESTS, PEER_TEXTS, NAIVE_TEXTS = 20_000, 2_500, 1_000, 2_000
 N = 8
+_EVERY_RUN: dict[str, Any] = {"run_words": N, "run_bits": 1, "passage_words": N, "passage_bits": 1}
 ROUNDS = 3
 BATCH_CHARACTERS = 2_000_000
-THRESHOLDS = (0.40, 0.45, 0.50, 0.55, 0.60)
 
 
 def measure(peer_python: Path | None) -> dict[str, Any]:
@@ -55,7 +48,6 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
                 figures[f"ours: runs, times {name}"] = round(
                     figures["ours: runs"]["mb_per_cpu_s"] / peer["mb_per_cpu_s"], 1
                 )
-    figures["rewrites"] = _rewrites(REAL_DATA) if REAL_DATA.is_dir() else None
     return figures
 
 
@@ -99,12 +91,12 @@ def _rates(texts: Sequence[str], seconds: float, flagged: set[int], planted: set
     }
 
 
-def _batches(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     start = size = 0
     for number, text in enumerate(texts):
         size += len(text)
         if size >= BATCH_CHARACTERS or number + 1 == len(texts):
-            yield start, texts[start : number + 1]
+            yield texts[start : number + 1]
             start, size = number + 1, 0
 
 
@@ -124,9 +116,9 @@ def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict
     flagged: set[int] = set()
     for _ in range(ROUNDS):
         started = time.process_time()
-        index = NearTextIndex([EvalText("", (), "", text) for text in tests], _settings(run_words=(N,)))
+        index = NearTextIndex([EvalText("", "", (text,)) for text in tests], _settings(**_EVERY_RUN))
         indexed = time.process_time()
-        flagged = {start + m.train for start, batch in _batches(texts) for m in index.scan_runs(batch)[0]}
+        flagged = {match.train for match in index.scan(_batches(texts)).matches}
         seconds.append(time.process_time() - started)
         scans.append(time.process_time() - indexed)
     rates = _rates(texts, sorted(seconds)[ROUNDS // 2], flagged, planted)
@@ -134,19 +126,13 @@ def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict
 
 
 def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    """Each text as a sample: 60 words of question and options, 40 of answer, all of it the record."""
-    from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
+    """Test texts as stems of which the last two words are the answer."""
+    from manifests.proof.near_text import EvalText, NearTextIndex
 
-    evals = []
-    for text in tests:
-        words = text.split()
-        options = " ".join(words[-6:-4]), " ".join(words[-4:-2])
-        evals.append(EvalText(" ".join(words[:-6]), options, " ".join(words[-2:]), text))
-    index = NearTextIndex(evals, _settings())
-    trains = [TrainText(" ".join(text.split()[:60]), " ".join(text.split()[-40:]), text) for text in texts]
+    halves = [(" ".join(text.split()[:-2]), " ".join(text.split()[-2:])) for text in tests]
+    index = NearTextIndex([EvalText(stem, answer, (stem,)) for stem, answer in halves], _settings())
     started = time.process_time()
-    for start, batch in _batches(texts):
-        index.scan(trains[start : start + len(batch)])
+    index.scan(_batches(texts))
     seconds = time.process_time() - started
     return {
         "mb_per_cpu_s": round(_megabytes(texts) / seconds, 2),
@@ -166,8 +152,8 @@ def _naive(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dic
     known = set().union(*map(grams, tests))
     flagged = {row for row, text in enumerate(texts) if not known.isdisjoint(grams(text))}
     seconds = time.process_time() - started
-    index = NearTextIndex([EvalText("", (), "", text) for text in tests], _settings(run_words=(N,)))
-    ours = {match.train for match in index.scan_runs(texts)[0]}
+    index = NearTextIndex([EvalText("", "", (text,)) for text in tests], _settings(**_EVERY_RUN))
+    ours = {match.train for match in index.scan([texts]).matches}
     return _rates(texts, seconds, flagged, planted) | {"same_texts_as_ours": ours == flagged}
 
 
@@ -241,85 +227,3 @@ def _peer(
     return _rates(texts, result["seconds"], set(result["flagged"]), planted) | {
         "index_cpu_s": round(result["index_seconds"], 2)
     }
-
-
-# ---- rewrites
-
-_SYNONYMS = {
-    "patient": "person", "man": "gentleman", "woman": "lady", "boy": "male child", "girl": "female child",
-    "year-old": "years of age", "history": "background", "presents": "comes", "presented": "came",
-    "complains": "reports", "likely": "probable", "treatment": "management", "management": "treatment",
-    "diagnosis": "condition", "drug": "medication", "medication": "drug", "seen": "observed",
-    "feature": "characteristic", "features": "characteristics", "cause": "reason", "caused": "brought about",
-    "shows": "reveals", "reveals": "shows", "examination": "exam", "best": "most suitable", "appropriate": "suitable",
-    "associated": "linked", "used": "employed", "commonest": "most frequent", "common": "frequent",
-    "increased": "elevated", "elevated": "raised", "decreased": "reduced", "reduced": "lowered",
-    "responsible": "accountable", "occurs": "happens", "found": "present", "involved": "affected",
-    "indicated": "advised", "type": "kind", "site": "location", "main": "principal",
-}  # fmt: skip
-_NOT_OPEN = re.compile(r"\b(except|not|false|incorrect|true|correct|all of|none|both|a and b|statement|match)\b", re.I)
-"""Questions and options that make no open question."""
-
-
-def _rewritten(question: str) -> str:
-    sentences = re.split(r"(?<=[.?!])\s+", question.strip())
-    text = " ".join([*sentences[-1:], *sentences[:-1]])
-    text = re.sub(r"\bwhich (one )?of the following (is|are|was|were)\b", "what is", text, flags=re.I)
-    text = re.sub(r"\bwhich (one )?of the following\b", "what", text, flags=re.I)
-    text = re.sub(r"\b(among|of|from) the following\b", "", text, flags=re.I)
-    text = re.sub(r"[A-Za-z-]+", lambda found: _SYNONYMS.get(found.group().lower(), found.group()), text)
-    clauses = text.split(", ")
-    return ", ".join([*clauses[1:], *clauses[:1]])
-
-
-def _shortened(question: str) -> str:
-    sentences = re.split(r"(?<=[.?!])\s+", question.strip())
-    if len(sentences) > 3:
-        question = " ".join([sentences[0], *sentences[1:-1:2], sentences[-1]])
-    return " ".join(word for place, word in enumerate(_rewritten(question).split(" ")) if place % 4 != 1)
-
-
-def _rewrites(folder: Path) -> dict[str, Any]:
-    """Per set and kind of rewrite: share found at each threshold, and share that reach it with another item."""
-    import pyarrow.parquet as pq
-
-    from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
-    from manifests.proof.ngrams import word_list
-
-    items: list[tuple[str, str, list[str], str]] = []
-    for row in pq.read_table(folder / "medmcqa" / "data" / "validation-00000-of-00001.parquet").to_pylist():
-        options = [row[f"op{letter}"] for letter in "abcd"]
-        items.append(("medmcqa", row["question"], options, options[row["cop"]]))
-    for line in (folder / "medqa_usmle_4_options" / "phrases_no_exclude_test.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        items.append(("medqa", row["question"], list(row["options"].values()), row["answer"]))
-    same = [tuple(word_list("\n".join((question, *options)))) for _, question, options, _ in items]
-    index = NearTextIndex(
-        [EvalText(question, tuple(options), answer, "") for _, question, options, answer in items],
-        _settings(rewrite=0.05),
-    )
-    figures: dict[str, Any] = {"items": len(items)}
-    for name in ("medmcqa", "medqa"):
-        for kind, change in (("rewritten", _rewritten), ("rewritten and shortened", _shortened)):
-            rows = [
-                (number, TrainText(change(question), answer, ""))
-                for number, (source, question, options, answer) in enumerate(items)
-                if source == name and not _NOT_OPEN.search(" ".join((question, *options)))
-            ][::2]
-            scores: dict[int, dict[int, float]] = defaultdict(dict)
-            for match in index.scan([text for _, text in rows]).matches:
-                if match.kind == "rewrite":
-                    scores[match.train][match.eval] = match.score
-            own = [scores[t].get(number, 0.0) for t, (number, _) in enumerate(rows)]
-            other = [
-                max((score for test, score in scores[t].items() if same[test] != same[number]), default=0.0)
-                for t, (number, _) in enumerate(rows)
-            ]
-            figures[f"{name}, {kind}"] = {"questions": len(rows)} | {
-                f"{limit:.2f}": {
-                    "found": round(sum(score >= limit for score in own) / len(rows), 3),
-                    "wrong": round(sum(score >= limit for score in other) / len(rows), 3),
-                }
-                for limit in THRESHOLDS
-            }
-    return figures

@@ -92,6 +92,9 @@ def _logged(path: Path) -> Iterator[TextIO]:
 
 
 def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], screen: TextIO) -> None:
+    from manifests.proof.certificate import read_certificate
+    from manifests.prove import PROOF
+
     started = time.monotonic()
 
     def show(text: str = "", end: str = "\n") -> None:
@@ -143,6 +146,8 @@ def _steps(data: Path, workers: int, everything: bool, names: Sequence[str], scr
     ):
         if (data / path).is_file():
             show(f"  {data / path}: {what.replace('DATA', str(data))}")
+    for number, sentence in enumerate(read_certificate(data / PROOF)["sentences"], 1):
+        show(f"{number}. {sentence}")
 
 
 def _unfiltered() -> tuple[tuple[str, ...], str]:

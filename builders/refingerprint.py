@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from builders import kit
-from builders.engine.source import told
+from builders.engine.source import StoredSample, told
 from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, UserError, run, worst
 from medgpt.messages import complain
@@ -36,13 +36,6 @@ example:
   python -m builders.refingerprint data --dry-run
   python -m builders.refingerprint data --workers 8
 """
-
-
-class StoredSample(kit.Sample):
-    """A sample whose key was checked when it was first built."""
-
-    def __post_init__(self) -> None:
-        pass
 
 
 def make_source(params: kit.Params) -> kit.Source:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from builders import kit
 
@@ -32,19 +32,15 @@ def _place(raw: Path) -> str:
     return kit.relative(kit.require(raw, "picture folder (--no-images builds without)", *candidates), raw)
 
 
-def _pictures(raw: Path, place: str) -> list[str]:
-    """Files under `raw`, or members of the zip."""
-    if place.endswith(".zip"):
-        return kit.list_zip(raw / place, raw)
-    return sorted(kit.relative(path, raw) for path in (raw / place).iterdir())
-
-
 def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     pictures: list[str] = []
     if not params["no_images"]:
         place = _place(raw)
-        found = _pictures(raw, place)
-        pictures = [place] if place.endswith(".zip") else found
+        if place.endswith(".zip"):
+            kit.list_zip(raw / place, raw)  # a broken archive stops here, not in a worker
+            pictures = [place]
+        else:
+            pictures = sorted(kit.relative(path, raw) for path in (raw / place).iterdir())
     files = {split: _index(raw, split) for split in _SPLITS}
     for split, path in files.items():
         others = [kit.relative(other, raw) for other in files.values() if other != path]
@@ -52,13 +48,10 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
 
 
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
-    places = [] if params["no_images"] else [_place(raw)]
-    store = kit.PictureStore(raw, places)
-    # Copies spell .jpg and .JPG.
-    spelt = {PurePosixPath(path).name.lower(): path for place in places for path in _pictures(raw, place)}
+    store = kit.PictureStore(raw, [] if params["no_images"] else [_place(raw)])
 
     def image(name: str) -> kit.Image:
-        return kit.Image(f"vqa-rad/{name}", *store.reader(spelt.get(name, f"{FOLDERS[0]}/{name}")))
+        return kit.Image(f"vqa-rad/{name}", *store.reader(f"{FOLDERS[0]}/{name}"))
 
     left_out = _test_items(raw) if unit.split == "train" else None
     return kit.convert_rows(raw, unit, partial(_sample, image, left_out, params["paper_variant"]))

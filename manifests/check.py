@@ -78,8 +78,10 @@ def check_text(
 
     Raises: `UserError`, for a text without a letter or digit too.
     """
+    from msgspec import structs
+
     from manifests.proof.near_text import EvalText, NearTextIndex
-    from manifests.proof.overlaps import select, train_text
+    from manifests.proof.overlaps import select
     from medgpt.text import question_sha256
 
     alone, with_options = question_sha256(text, options)
@@ -90,13 +92,13 @@ def check_text(
     total = sum(unit["kept"] for build in builds for unit in build.record["units"] if unit["role"] in roles)
     if limit is not None and total > limit:
         return found, [f"shared runs: the texts of {total:,} samples were not read; --thorough reads them"]
-    index = NearTextIndex([EvalText(text, tuple(options), "", "\n".join((text, *options)))], policy.text)
+    # Here a person asks where a text occurs: every shared run counts, whether it says much or not.
+    settings = structs.replace(policy.text, passage_words=policy.text.run_words, passage_bits=1, run_bits=1)
+    index = NearTextIndex([EvalText(text, "", (text,))], settings)
     near = []
     for build, texts in _texts(builds, roles):
-        for match in index.scan([train_text(sample, policy.text) for sample in texts]).matches:
+        for match in index.scan([[sample.whole for sample in texts]]).matches:
             sample = texts[match.train]
-            if match.kind == "rewrite":
-                continue  # a single text has no word frequencies to weigh words by
             private = build.record["source"]["access"] == "credentialed"
             place = {"build": build.record["build"], "split": sample.split, "sample_id": sample.sample_id}
             measures = {"score": match.score, "words": match.words, "span": None if private else match.span}

@@ -10,11 +10,13 @@ compares every train sample of the builds under DATA with every test sample at e
     train_duplicates.parquet   different train pictures that look alike: reported, never excluded
     certificate.json     digests of builds, rules, policy and files, and the counts; `manifests.verify` derives it again
     report.html          all of it to look at: matrix, then each pair side by side
+    excluded_rows.csv    of a corpus made elsewhere: what is taken out, by its own ids, files and rows
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
-is, 2 if there is no proof, 4 if a benchmark that the policy asks for is missing or short (`--benchmarks present` asks
-for none). With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each; what --eval names
-is the benchmark then, and 3 instead of 0 says that damaged rows were left out.
+is, 2 if there is no proof, 4 if something was not compared and neither a mapping nor the policy says that it does not
+matter (files, fields, rows, pictures and texts are all accounted for: `manifests/proof/accounting.py`), or if a
+benchmark that the policy asks for is missing or short (`--benchmarks present` asks for none). With --train and --eval,
+corpora made elsewhere, it first runs `builders.corpus` for each; what --eval names is the benchmark then.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, jail, load_builds, manifest_files
-from manifests.proof import certificate
+from manifests.proof import accounting, certificate, exports
+from manifests.proof.sentences import sentences
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
@@ -50,6 +53,8 @@ PROOF = "proof"
 CORPUS = "corpus"
 _WORK = ".work"
 PAIRS_PER_CELL = 50
+_BUILT = (DONE, DAMAGED, NOT_COMPARED)
+"""Exit codes of `builders.corpus` with which there is a build."""
 
 
 def prove(
@@ -61,11 +66,13 @@ def prove(
     show_credentialed: bool = False,
     pairs_per_cell: int = PAIRS_PER_CELL,
     only_present: bool = False,
+    conda: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    `only_present`: the policy's benchmarks that are not there are named, not asked for. Raises: `UserError`.
+    `only_present`: the policy's benchmarks that are not there are named, not asked for. `conda`: a file for rows of the
+    CONDA contamination database. Raises: `UserError`.
     """
     from tqdm import tqdm
 
@@ -87,8 +94,13 @@ def prove(
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
         document["benchmarks"] = _benchmarks(builds, policy, only_present)
+        document["accounting"] = _accounting(connection, builds, policy, document)
+        exports.write_excluded_rows(connection, builds, out)
+        if conda:
+            exports.write_conda(exports.conda_rows(connection, builds, document["eval_totals"]), conda)
         document |= _train_duplicates(connection, policy, out, document["files"], quiet)
         document["report"] = {"pairs_per_cell": pairs_per_cell, "show_credentialed": show_credentialed}
+        document["sentences"] = sentences(document)
         certificate.write_certificate(out, document)
         # As it was written, not as it is in memory: whoever renders it again has only the file.
         document = certificate.read_certificate(out)
@@ -223,12 +235,6 @@ def _conclude(
     excluded = _rows(
         connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
     )
-    runs = {}
-    for words in policy.text.run_words:
-        [[pairs]] = connection.execute(
-            "SELECT count(*) FROM evidence WHERE level = 'near_text' AND kind = 'run' AND words >= ?", [words]
-        ).fetchall()
-        runs[str(words)] = pairs
     left_out = [
         {"build": build, "task": task, "reason": reason, "eval_samples": count}
         for (build, task, reason), count in sorted(overlaps.left_out.items())
@@ -248,7 +254,6 @@ def _conclude(
         "eval_totals": eval_totals,
         "matrix": matrix,
         "subsets": subsets,
-        "runs": runs,
         "counts": {level: dict(sorted(counts.items())) for level, counts in sorted(overlaps.counts.items())},
         "common_ngrams": len(common),
         # What the proof says nothing about.
@@ -261,6 +266,15 @@ def _conclude(
         "after": after,
         "clean": not after,
     }
+
+
+def _accounting(
+    connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], policy: Policy, document: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    rejects = _rows(connection, "SELECT build, role, reason, damaged, count(*) AS count FROM rejects GROUP BY ALL")
+    left_out = document["left_out_of_near_text"]
+    records = (build.record for build in builds)
+    return accounting.accounts(records, policy.leave_out, rejects, document["without_pixels"], left_out)
 
 
 def _train_duplicates(
@@ -414,7 +428,7 @@ def _pairs(
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0 clean after exclusions (3: rows were damaged, 4: not all was compared), 1 not, 2 no proof."""
+    """Command line; 0 if clean after exclusions, 1 if not, 2 if there is no proof, 4 if not all was compared."""
     parser = _parser()
     options = parser.parse_args(arguments)
     foreign = options.train is not None or options.eval is not None
@@ -424,6 +438,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("a corpus made elsewhere needs --train, --eval and --out")
     if options.mapping and not foreign:
         parser.error("--mapping goes with --train and --eval")
+    if options.filtered_copy and not foreign:
+        parser.error("--filtered-copy goes with --train and --eval")
     # One thread a process for the linear algebra: the processes share the cores already.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -435,7 +451,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if foreign:
             data, out = options.out / CORPUS, options.out / PROOF
             code = _build_corpora(options, data)
-            if code not in (DONE, DAMAGED):
+            if code not in _BUILT:
                 return USAGE  # it has said why; 1 would say that there is a proof
         elif out is None:
             out = data / PROOF
@@ -446,7 +462,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell, only_present=only_present, quiet=options.quiet or options.json
+            pairs_per_cell=options.pairs_per_cell, only_present=only_present, conda=options.conda,
+            quiet=options.quiet or options.json,
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -456,25 +473,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(document, ensure_ascii=False))
     else:
         _print_result(document, out)
+    if options.filtered_copy:
+        listed = ["--copy-without", out / exports.EXCLUDED_ROWS_FILE]
+        if (failed := _corpus(options, "train", options.filtered_copy, listed)) != DONE:
+            return failed
     short = document["benchmarks"]["asked"] == "policy" and document["benchmarks"]["missing"]
-    return worst([code, NOT_COMPARED if short else DONE, DONE if document["clean"] else NOT_FINISHED])
+    incomplete = NOT_COMPARED if short or accounting.not_compared(document["accounting"]) else DONE
+    # What of a corpus was not compared is told by `accounting`, under the policy.
+    code = DONE if code == NOT_COMPARED else code
+    return worst([code, incomplete, DONE if document["clean"] else NOT_FINISHED])
 
 
 def _build_corpora(options: argparse.Namespace, data: Path) -> int:
     """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
     codes = []
     for role in ("train", "eval"):
-        # By the front door, whose net is up before anything is imported: Ctrl-C is a line there, too.
-        command = [sys.executable, "-m", "medgpt", "build", "corpus", "--role", role, "--raw", getattr(options, role)]
-        command += ["--out", data, "--workers", str(options.workers)]
-        command += ["--mapping", options.mapping] if options.mapping else []
-        command += ["--quiet"] if options.quiet else []
-        # With --json the screen is for the certificate alone.
-        screen = subprocess.DEVNULL if options.json else None
-        codes.append(subprocess.run(command, check=False, stdout=screen).returncode)  # noqa: S603 (ours)
-        if codes[-1] not in (DONE, DAMAGED):
+        codes.append(_corpus(options, role, data, ["--workers", str(options.workers)]))
+        if codes[-1] not in _BUILT:
             return codes[-1]
     return worst(codes)
+
+
+def _corpus(options: argparse.Namespace, role: str, out: Path, more: Sequence[str | Path]) -> int:
+    # By the front door, whose net is up before anything is imported: Ctrl-C is a line there, too.
+    command = [sys.executable, "-m", "medgpt", "build", "corpus", "--role", role, "--raw", getattr(options, role)]
+    command += ["--out", out, *more]
+    command += ["--mapping", options.mapping] if options.mapping else []
+    command += ["--quiet"] if options.quiet else []
+    # With --json the screen is for the certificate alone.
+    screen = subprocess.DEVNULL if options.json else None
+    return subprocess.run(command, check=False, stdout=screen).returncode  # noqa: S603 (ours)
 
 
 def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) -> None:
@@ -503,20 +531,28 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
         print("\nTrain samples taken out:")
         rows = [[build, count, totals[build], f"{count / totals[build]:.1%}"] for build, count in excluded.items()]
         print(table(["train_build", "excluded", "of", "share"], rows))
-    for row in document["without_pixels"]:
-        pictures = f"{row['images']} {row['role']} pictures of {row['build']}"
-        print(f"Note: {pictures} have no pixels here, so nothing is said of them")
+    print("\nWhat was compared:")
+    print(table(["side", "", *accounting.STATES, "in all"], accounting.totals(document["accounting"])))
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
     for line in certificate.incomplete(document):
         print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
+    lines = accounting.not_compared(document["accounting"])
+    if lines:
+        print("What does not matter can be declared, with a reason, under `leave_out` of the mapping or the policy.")
     if document["clean"]:
-        print(f"After {sum(excluded.values())} exclusions nothing is left at the policy's levels: proved.")
+        tasks = sum(row["eval_samples"] for row in document["left_out_of_near_text"] if row["reason"] == "task")
+        but = f"But for {tasks} test items, whose tasks the policy leaves out of near text: " if tasks else ""
+        what = f"{but}After {sum(excluded.values())} exclusions nothing is left at the policy's levels"
+        print(f"{what}, but NOT proved: not all was compared." if lines else f"{what}: proved.")
     else:
         left = ", ".join(f"{row['level']}/{row['kind']} {row['pairs']}" for row in document["after"])
         print(f"NOT proved: after {sum(excluded.values())} exclusions there is left: {left}")
+    print("\nTo quote:")
+    for number, sentence in enumerate(document["sentences"], 1):
+        print(f"{number}. {sentence}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -552,9 +588,18 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    foreign = parser.add_argument_group("a corpus made elsewhere (WebDataset tars, Parquet, JSON Lines)")
+    parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
+    foreign = parser.add_argument_group(
+        "a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)"
+    )
     foreign.add_argument("--train", type=Path, metavar="DIR")
     foreign.add_argument("--eval", type=Path, metavar="DIR")
+    foreign.add_argument(
+        "--filtered-copy",
+        type=Path,
+        metavar="DIR",
+        help="copy the train folder without what is taken out, in its own forms",
+    )
     foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see README)")
     return parser
 

@@ -1,21 +1,14 @@
 """Which format a picture has, by its first bytes; never by its name."""
 
-# First bytes -> Pillow's name. WebP has its size between RIFF and its name.
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"II+\x00", "TIFF"),
-    (b"MM\x00+", "TIFF"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG2000"),
-    (b"\xff\x4f\xff\x51", "JPEG2000"),
-    (b"P4\n", "PPM"),
-    (b"P5\n", "PPM"),
-    (b"P6\n", "PPM"),
-)
+# Pillow's name -> first bytes. WebP has its size between RIFF and its name.
+_SIGNATURES = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),
+    "JPEG2000": (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "PPM": (b"P4\n", b"P5\n", b"P6\n"),
+}
 PICTURE_SUFFIXES = frozenset(
     "jpg jpeg jpe jfif png gif webp tif tiff bmp dib jp2 j2k jpx pbm pgm ppm pnm dcm dicom".split()
 )
@@ -39,4 +32,4 @@ def format_of(data: bytes) -> str | None:
         return "DICOM"
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
         return "BMP"
-    return next((name for start, name in _SIGNATURES if data.startswith(start)), None)
+    return next((name for name, starts in _SIGNATURES.items() if data.startswith(starts)), None)

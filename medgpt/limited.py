@@ -16,9 +16,11 @@ the objects made of it. JSON is nested no deeper than its parser goes (some 1,00
 has `MOST_DIGITS` at most.
 """
 
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
 import stat
 import zlib
@@ -120,7 +122,7 @@ def check_values(text: bytes | str, start: int = 0) -> None:
 
 
 def open_stream(path: Path) -> BinaryIO:
-    """A file to be read piece by piece, inflated where its name ends in `.gz`, `.tgz` or `.zst`.
+    """A file to be read piece by piece, inflated where its name says that it is packed (gzip, bzip2, xz, Zstandard).
 
     A gzip file may have several members, and can be sought in. Reading raises `OSError` or `EOFError` of one that is
     damaged or cut, `Endless` of one that inflates without end.
@@ -128,6 +130,10 @@ def open_stream(path: Path) -> BinaryIO:
     packed, suffix = open_file(path), path.suffix.lower()
     if suffix in (".gz", ".tgz"):
         return io.BufferedReader(_Inflated(packed, gzip.GzipFile(fileobj=packed)), 1 << 20)
+    if suffix in (".bz2", ".tbz2"):
+        return io.BufferedReader(_Inflated(packed, bz2.BZ2File(packed)), 1 << 20)
+    if suffix in (".xz", ".txz"):
+        return io.BufferedReader(_Inflated(packed, lzma.LZMAFile(packed)), 1 << 20)
     if suffix == ".zst":
         import pyarrow as pa
 
@@ -163,8 +169,8 @@ class _Inflated(io.RawIOBase):
         """Fill `buffer` with the next bytes."""
         try:
             data = self.stream.read(min(len(buffer), _PIECE_BYTES))
-        except zlib.error as error:
-            raise OSError(f"damaged gzip: {error}") from None
+        except (zlib.error, lzma.LZMAError) as error:
+            raise OSError(f"damaged: {error}") from None
         buffer[: len(data)] = data
         self.place += len(data)
         if self.place > FILE_BYTES and self.place > RATIO * (packed := self.packed.tell()):

@@ -42,6 +42,11 @@ def named(names: Collection[str], *, first_row: bool = False, shown: int = NAMES
     return " and ".join(parts) or "none"
 
 
+def shown_name(name: str) -> str:
+    """One field's name where it looks like one."""
+    return name if all(map(_NAME.fullmatch, name.split(", "))) else "(a name that is not shown)"
+
+
 def complain(what: object) -> None:
     """Say on standard error what went wrong: one line, whatever the message holds."""
     print(safe(what), file=sys.stderr, flush=True)

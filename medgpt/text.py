@@ -1,22 +1,50 @@
 """Normalised text hashes and token counts.
 
-Normalisation: NFKC, case-folded, runs of letters and digits joined by single spaces; line wraps, punctuation and
-markup do not matter. (Calibrated on ASCII benchmarks as `[a-z0-9]+`; widened to all scripts, else every Chinese
-question would be the same empty text.) A text without letters or digits has no hash and never matches.
+Normalisation: what a reader cannot see is folded (`fold`), then runs of letters and digits are joined by single spaces;
+case, line wraps, punctuation and markup do not matter. (Calibrated on ASCII benchmarks as `[a-z0-9]+`; widened to all
+scripts, else every Chinese question would be the same empty text.) A text without letters or digits has no hash and
+never matches.
 """
 
 import hashlib
+import html
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 
-TEXT_RECIPE = "nfkc-casefold-words-1"
+TEXT_RECIPE = "folded-words-2"
 
 _WORDS = re.compile(r"[^\W_]+")
 _MARK = " \x02 "
-_ASCII_WORDS = "".join(chr(i).lower() if chr(i).isalnum() else " " for i in range(128))
-_ASCII_WORDS_AND_MARK = _ASCII_WORDS[:2] + "\x02" + _ASCII_WORDS[3:]
+_CONTROLS = "\x00-\x08\x0e-\x1b\x7f"
+_INVISIBLE = re.compile(
+    # Controls that are no white space; what Unicode calls ignorable and formatting: soft hyphens, blanks of no width,
+    # marks of direction, joiners, fillers, variation selectors, tags.
+    f"[{_CONTROLS}\x80-\x84\x86-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    # Accents: combining marks of Latin, Greek and Cyrillic letters and of symbols. Vowel signs of other scripts stay.
+    "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
+)
+_ENTITY_DEPTH = 3
+"""Entities of entities (`&amp;nbsp;`) are read so often."""
+_TAG = r"</?(?:{})(?:[ \t\r\n]+[\w:-]+=(?:\"[^\"<>\x1c]*\"|'[^'<>\x1c]*'|[^\s<>\"'\x1c]+))*[ \t\r\n]*/?>"
+_INLINE = re.compile(_TAG.format("b|i|u|s|a|em|strong|sub|sup|span|font|small|mark|wbr"), re.IGNORECASE)
+_BLOCK = re.compile(
+    _TAG.format("p|br|hr|div|li|ul|ol|td|th|tr|table|tbody|thead|img|h[1-6]|pre|code|blockquote|body|html"),
+    re.IGNORECASE,
+)
+MARKUP = re.compile(rf"&(?:amp;)*#?\w+;?|{_INLINE.pattern}|{_BLOCK.pattern}", re.IGNORECASE)
+"""An entity, maybe of an entity, or a tag: what `fold` reads as one."""
+_CONTROL = re.compile(f"[{_CONTROLS}]+")
+_BEYOND_ASCII = re.compile("[^\x00-\x7f]+")
+_LIGATURES = str.maketrans({"\u00e6": "ae", "\u0153": "oe"})
+_ASCII_WORDS: dict[int, str | None] = {
+    code: chr(code).lower() if chr(code).isalnum() else None if re.match(f"[{_CONTROLS}]", chr(code)) else " "
+    for code in range(128)
+}
+_ASCII_WORDS_AND_MARK = _ASCII_WORDS | {2: "\x02"}
 
 
 def tokenizer() -> str:
@@ -29,11 +57,41 @@ def tokenizer() -> str:
     return f"o200k_base/bpe-openai-{version('bpe-openai')}"
 
 
+def is_plain(text: str) -> bool:
+    """Whether nothing of `text` needs `fold` but the case of its letters and, at most, control characters."""
+    return text.isascii() and "&" not in text and "<" not in text
+
+
+def fold(text: str) -> str:
+    """Letters of `text` in the form in which two texts are compared, the marks between them left as they are.
+
+    Entities are read, tags of HTML taken out; NFKC, then without case, accents, ligatures and whatever has no look of
+    its own. Letters of different scripts that look alike stay different.
+    """
+    if not is_plain(text):
+        for _ in range(_ENTITY_DEPTH):
+            if "&" not in text:
+                break
+            text = html.unescape(text)
+        if "<" in text:
+            text = _BLOCK.sub(" ", _INLINE.sub("", text))
+    text = text.casefold()
+    if not text.isascii():
+        text = _BEYOND_ASCII.sub(lambda run: _fold_run(run[0]), text)
+    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+
+
+def _fold_run(letters: str) -> str:
+    """What is left of some letters in a row, none of them ASCII: no mark of theirs belongs beside them."""
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", letters).casefold())
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text).translate(_LIGATURES))
+
+
 def normalise(text: str) -> str:
     """Words of `text` in the form in which two texts are compared."""
-    if text.isascii():  # the same result, several times faster
+    if is_plain(text):  # the same result, several times faster
         return " ".join(text.translate(_ASCII_WORDS).split())
-    return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(_WORDS.findall(fold(text)))
 
 
 def text_sha256(text: str | None) -> bytes | None:
@@ -65,7 +123,7 @@ def question_sha256(question: str | None, options: Sequence[str] = ()) -> tuple[
 
 
 def _normalise_marked(text: str) -> list[str]:
-    if text.isascii():
+    if is_plain(text):
         return [piece.strip() for piece in " ".join(text.translate(_ASCII_WORDS_AND_MARK).split()).split(_MARK.strip())]
     return [normalise(piece) for piece in text.split(_MARK)]
 

@@ -50,7 +50,10 @@ def test_a_line_a_source_and_the_rest_in_the_log(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert re.search(shown, done.stdout, re.MULTILINE), (shown, done.stdout)
     [_, where] = done.stdout.split("Where to look:\n")
-    named = [Path(line.split(": ")[0].strip()) for line in where.splitlines()]
+    *where, a, b, c, d, e = where.splitlines()
+    sentences = read_certificate(data / "proof")["sentences"]
+    assert [a, b, c, d, e] == [f"{number}. {said}" for number, said in enumerate(sentences, 1)]
+    named = [Path(line.split(": ")[0].strip()) for line in where]
     assert named[-1] == data / "demo.log" and len(named) == 3 and all(path.is_file() for path in named)
     for detail in (
         "$ python -m builders.slake --demo",

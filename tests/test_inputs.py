@@ -159,7 +159,7 @@ def test_a_changed_comment_leaves_every_root_as_it_was(tmp_path: Path) -> None:
             [sys.executable, "-m", *command.split()],
             cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(place)}, capture_output=True, text=True, timeout=120,
         )  # fmt: skip
-        assert done.returncode in (0, 3), done.stderr
+        assert done.returncode in ((0, 3) if "prove" not in command else (4,)), done.stderr  # trial builds
         return done.stdout
 
     names = ("slake", "pubmedqa", "rocov2")

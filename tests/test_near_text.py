@@ -1,40 +1,42 @@
-"""Near-duplicate text against plain implementations of the same definitions, word by word and pair by pair."""
+"""Test items and passages in training texts: every form of an item, what must stay, and words as arrays."""
 
 from __future__ import annotations
 
-import math
+import json
 import random
 import re
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from conftest import run_module
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from manifests.proof import near_text, ngrams
-from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch, TrainText
+from bench import proof_forms
+from manifests.proof import ngrams
+from manifests.proof.certificate import read_certificate
+from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch
 from manifests.proof.ngrams import GramTable, Vocabulary, window_hashes, word_list
-from manifests.proof.policy import TextSettings, load_policy
+from manifests.proof.policy import load_policy
+from medgpt.text import fold
 
 DEFAULT = load_policy().text
-
-# ---- the definitions, in plain Python
+CASES = Path(__file__).parents[2] / "shared" / "cases"
 
 CJK_NAMES = ("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER")
 
 
 def plain_words(text: str) -> list[str]:
     """A word is a run of letters and digits of the folded text; an ideograph or kana is one by itself."""
+    import unicodedata
+
     words, word = [], ""
-    for letter in unicodedata.normalize("NFKC", text).casefold():
+    for letter in fold(text):
         alone = unicodedata.name(letter, "").startswith(CJK_NAMES)
         if alone or not letter.isalnum():
             words += [word] if word else []
@@ -51,131 +53,6 @@ def plain_grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def document_frequency(texts: Sequence[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:
     return Counter(gram for words in texts for gram in set(plain_grams(words, n)))
-
-
-def plain_runs(evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSettings) -> list[TextMatch]:
-    n = min(limit.run_words)
-    records = [plain_words(text.record) for text in evals]
-    df = document_frequency(records, n)
-    matches = []
-    for t, train in enumerate(trains):
-        ours = plain_words(train.record)
-        for e, theirs in enumerate(records):
-            runs, covered = [], set()
-            for q in range(len(theirs)):
-                for p in range(len(ours)):
-                    if p and q and ours[p - 1] == theirs[q - 1]:
-                        continue  # inside a longer run
-                    size = 0
-                    while p + size < len(ours) and q + size < len(theirs) and ours[p + size] == theirs[q + size]:
-                        size += 1
-                    if size >= n:
-                        covered |= set(range(q, q + size))
-                        rarest = min(df[gram] for gram in plain_grams(theirs[q : q + size], n))
-                        if rarest <= limit.common_df:
-                            runs.append((-size, q, rarest))
-            if runs:
-                size, q, rarest = min(runs)
-                share = round(len(covered) / len(theirs), 4)
-                matches.append(TextMatch(t, e, "run", share, -size, " ".join(theirs[q : q - size]), rarest))
-    return matches
-
-
-def plain_common(
-    evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSettings
-) -> dict[str, tuple[int, int]]:
-    n = min(limit.run_words)
-    df = document_frequency([plain_words(text.record) for text in evals], n)
-    hits = document_frequency([plain_words(text.record) for text in trains], n)
-    both = {" ".join(gram): (df[gram], hits[gram]) for gram in hits if df[gram] > limit.common_df}
-    return dict(sorted(both.items()))
-
-
-def plain_holds(record: Sequence[str], part: Sequence[str]) -> bool:
-    return any(record[i : i + len(part)] == part for i in range(len(record) - len(part) + 1))
-
-
-def plain_short_items(evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSettings) -> list[TextMatch]:
-    matches = []
-    for t, train in enumerate(trains):
-        record = plain_words(train.record)
-        for e, item in enumerate(evals):
-            question = plain_words(item.question)
-            options = [plain_words(option) for option in item.options if plain_words(option)]
-            parts = [question, *(options or [plain_words(item.answer)])]
-            if limit.short_min_words <= len(question) < min(limit.run_words) and all(
-                plain_holds(record, part) for part in parts
-            ):
-                matches.append(TextMatch(t, e, "short_item", 1.0, len(question), " ".join(question), None))
-    return matches
-
-
-def item_words(item: EvalText) -> list[str]:
-    return [word for part in (item.question, *item.options) for word in plain_words(part)]
-
-
-def plain_jaccard(evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSettings) -> list[TextMatch]:
-    items = [item_words(item) for item in evals]
-    df = document_frequency(items, 5)
-    common = {gram for gram in df if df[gram] > limit.shingle_common_df}
-    matches = []
-    for t, train in enumerate(trains):
-        ours = set(plain_grams(plain_words(train.item), 5)) - common
-        for e, item in enumerate(items):
-            theirs = set(plain_grams(item, 5)) - common
-            if min(len(ours), len(theirs)) >= limit.shingles_min:
-                score = len(ours & theirs) / len(ours | theirs)
-                if score >= limit.jaccard:
-                    matches.append(TextMatch(t, e, "jaccard", round(score, 4), len(ours & theirs), None, None))
-    return matches
-
-
-def plain_cosine(evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSettings) -> list[TextMatch]:
-    items = [item_words(item) for item in evals]
-    df = document_frequency(items, 1)
-
-    def vector(words: Sequence[str]) -> dict[str, float]:
-        return {
-            word: (1 + math.log(count)) * math.log((len(items) + 1) / (df[(word,)] + 1))
-            for word, count in Counter(words).items()
-        }
-
-    matches = []
-    for t, train in enumerate(trains):
-        answer = plain_words(train.answer)
-        ours = vector(plain_words(train.item) + (answer if len(answer) <= limit.rewrite_answer_words else []))
-        for e, item in enumerate(items):
-            theirs = vector(item)
-            norms = math.prod(math.sqrt(math.fsum(x * x for x in v.values())) for v in (ours, theirs))
-            dot = math.fsum(x * theirs.get(word, 0) for word, x in ours.items())
-            if norms and dot / norms >= limit.rewrite:
-                matches.append(TextMatch(t, e, "rewrite", round(dot / norms, 4), None, None, None))
-    return matches
-
-
-PLAIN = {"run": plain_runs, "short_item": plain_short_items, "jaccard": plain_jaccard, "rewrite": plain_cosine}
-
-
-def check(evals: Sequence[EvalText], trains: Sequence[TrainText], limit: TextSettings) -> dict[str, list[TextMatch]]:
-    """Scan, compare every kind with its plain definition, and return the matches by kind."""
-    scan = NearTextIndex(evals, limit).scan(trains)
-    by_kind: dict[str, list[TextMatch]] = defaultdict(list)
-    for match in scan.matches:
-        by_kind[match.kind].append(match)
-    for kind, plain in PLAIN.items():
-        expected = plain(evals, trains, limit)
-        if kind == "rewrite":  # a cosine that is the threshold itself may fall on either side
-            sure = [match for match in expected if match.score > round(limit.rewrite, 4)]
-            assert set(sure) <= set(by_kind[kind])
-            assert {m[:3] for m in by_kind[kind]} - {m[:3] for m in sure} <= {
-                m[:3] for m in plain(evals, trains, structs.replace(limit, rewrite=limit.rewrite - 1e-9))
-            }
-        else:
-            assert by_kind[kind] == expected, kind
-        assert scan.counts.get(kind, 0) == len(by_kind[kind])
-    assert scan.common == plain_common(evals, trains, limit)
-    assert scan.matches == sorted(scan.matches, key=lambda m: (m.train, m.eval, near_text.KINDS.index(m.kind)))
-    return by_kind
 
 
 # ---- words
@@ -198,8 +75,6 @@ def test_words_of_a_batch_are_those_of_each_text(texts: list[str]) -> None:
     for number, words in enumerate(lists):
         read = batch.ids[batch.bounds[number] : batch.bounds[number + 1]].tolist()
         assert [named[i] for i in read] == [word if word in vocabulary.words else None for word in words]
-    assert len(set(batch.hashes.tolist())) == len({word for words in lists for word in words})
-    assert not len(batch.impostors(np.flatnonzero(batch.ids)))
 
 
 @given(ANY_TEXT)
@@ -214,9 +89,9 @@ def test_every_code_point_is_read_as_word_list_reads_it() -> None:
         lists = [word_list(text) for text in texts]
         batch = Vocabulary(["x", "y"]).read(texts)
         assert np.diff(batch.bounds).tolist() == [len(words) for words in lists], hex(low)
-        flat = [word for words in lists for word in words]
-        pairs = set(zip(flat, batch.hashes.tolist(), strict=True))
-        assert len(pairs) == len(set(flat)) == len(set(batch.hashes.tolist()))
+        every = Vocabulary(word for words in lists for word in words)
+        named = [every.words[number - 1] for number in every.read(texts).ids]
+        assert named == [word for words in lists for word in words], hex(low)
 
 
 def test_ideographs_are_words_and_scripts_with_spaces_are_not_cut() -> None:
@@ -234,194 +109,140 @@ def test_equal_windows_have_equal_hashes(numbers: list[int], n: int) -> None:
     assert len(set(zip(windows, hashes, strict=True))) == len(set(windows)) == len(set(hashes))
 
 
-# ---- all kinds against their definitions
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), max_size=5), st.integers(1, 4))
+def test_gram_table_knows_every_ngram_and_its_texts(texts: list[list[str]], n: int) -> None:
+    vocabulary = Vocabulary("abc")
+    ids = vocabulary.ids(word for words in texts for word in words)
+    bounds = np.cumsum([0, *map(len, texts)])
+    table = GramTable(ids, bounds, n)
+    df = document_frequency(texts, n)
+    known = [tuple(vocabulary.words[i - 1] for i in ids[place : place + n]) for place in table.first]
+    assert dict(zip(known, table.df.tolist(), strict=True)) == df
+    for gram, place in enumerate(table.first):
+        same = [p for p in range(len(ids)) if table.at[p] == gram]
+        assert place == same[0]
+    places, _, owners = table.find(ids, bounds)
+    assert places.tolist() == [bounds[t] + i for t, words in enumerate(texts) for i in range(len(words) - n + 1)]
+    assert owners.tolist() == [t for t, words in enumerate(texts) for _ in range(len(words) - n + 1)]
 
 
-def variant(text: str, kind: int) -> str:
-    """The same words in another dress."""
-    changes = (
-        str,
-        str.upper,
-        lambda t: t.replace(" ", " \n\t- "),
-        lambda t: t.replace(" ", ", ").replace("a", "\uff41"),
-        lambda t: unicodedata.normalize("NFD", t) if "é" not in t and "が" not in t else t,
-    )
-    return changes[kind](text)
+# ---- items
+
+VIGNETTE = proof_forms.Item(
+    "made up",
+    "A 47-year-old beekeeper from the valley of Orlan presents with progressive hoarseness, a lacy rash over both "
+    "shins and a serum copper of 12 mg/dL, fi\u00e8vre and hemoglobin of 9. Which enzyme is most likely deficient?",
+    ("Prolidase", "Transketolase of Brandt", "Myeloperoxidase", "Arginase"),
+    "Transketolase of Brandt",
+)
+QUESTION = proof_forms.Item(
+    "made up",
+    "Which structure forms the roof of the invented canal of Adler in the newborn esophagus?",
+    ("Blue ligament", "Green fascia", "Grey septum", "Red membrane"),
+    "Green fascia",
+)
+SHORT = proof_forms.Item("made up", "What is xanthomelia?", ("A rash", "Yellow limbs", "A tumour"), "Yellow limbs")
+COMMON = proof_forms.Item(
+    "made up",
+    "Which of the following is true?",
+    ("Alpha blocks beta quickly", "Gamma never leaves delta"),
+    "Gamma never leaves delta",
+)
+ITEMS = [VIGNETTE, QUESTION, SHORT, COMMON]
+proof_forms.FILLER[:] = [f"{start}{end}" for start in ("lo", "mi", "ta", "ru") for end in ("ren", "sal", "dor")] * 100
 
 
-VOCABULARY = ["a", "b", "c", "dé", "straße", "fl", "6", "中", "文", "が", "한국", "of"]
-PHRASE = st.lists(st.sampled_from(VOCABULARY), max_size=14).map(" ".join)
-SMALL = structs.replace(
-    DEFAULT, run_words=(3, 5), common_df=2, short_min_words=1, jaccard=0.5, shingle_common_df=2, shingles_min=2,
-    rewrite=0.3, rewrite_answer_words=6,
-)  # fmt: skip
+def index(items: Sequence[proof_forms.Item] = ITEMS, **limits: Any) -> NearTextIndex:
+    evals = [EvalText(one.stem, one.gold, (one.stem,)) for one in items]
+    return NearTextIndex(evals, structs.replace(DEFAULT, **limits))
 
 
-@st.composite
-def eval_texts(draw: st.DrawFn) -> list[EvalText]:
-    texts = []
-    for _ in range(draw(st.integers(0, 6))):
-        question, options = draw(PHRASE), tuple(draw(st.lists(PHRASE, max_size=2)))
-        answer = draw(PHRASE)
-        texts.append(EvalText(question, options, answer, " ; ".join((question, *options, answer))))
-    return texts + texts[: draw(st.integers(0, 2))]  # test items that occur twice
+def matches(*records: str, items: Sequence[proof_forms.Item] = ITEMS, **limits: Any) -> list[TextMatch]:
+    return index(items, **limits).scan([list(records)]).matches
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[list[EvalText], list[TrainText]]:
-    evals = draw(eval_texts())
-    trains = []
-    pool = st.one_of(PHRASE, *(st.sampled_from([x.question, x.record, x.answer, *x.options]) for x in evals))
-    dressed = st.builds(variant, pool, st.integers(0, 4))
-    for _ in range(draw(st.integers(0, 4))):
-        item, answer, more = (draw(st.lists(dressed, max_size=3).map(" ".join)) for _ in range(3))
-        trains.append(TrainText(item, answer, f"{item}\n{more} {answer}"))
-    return evals, trains
+def kinds(record: str, item: proof_forms.Item) -> set[str]:
+    return {match.kind for match in matches(record) if ITEMS[match.eval] == item}
 
 
-@given(cases())
-@settings(max_examples=300)
-def test_every_kind_is_its_plain_definition(case: tuple[list[EvalText], list[TrainText]]) -> None:
-    check(*case, SMALL)
-
-
-@given(cases())
-@settings(max_examples=100)
-def test_texts_that_repeat_themselves_take_another_road_to_the_same_runs(
-    case: tuple[list[EvalText], list[TrainText]],
+@pytest.mark.parametrize("form", proof_forms.VERBATIM, ids=lambda form: form.__name__)
+@pytest.mark.parametrize("item", ITEMS, ids=["vignette", "question", "short", "common"])
+def test_an_item_is_found_in_every_form_that_keeps_stem_and_answer(
+    form: proof_forms.Form, item: proof_forms.Item
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_text, "_EXPANSION", 1)  # every text with two meeting places counts as repetitive
-        check(*case, SMALL)
+    found = kinds(form(item, random.Random(1)), item)
+    wanted = {"stem"} if item in (VIGNETTE, QUESTION) else {"stem_answer"}
+    if not (item is COMMON and form in (proof_forms.long_reasoning,)):
+        assert wanted <= found
 
 
-@given(cases(), st.integers(1, 40))
-@settings(max_examples=50)
-def test_matches_do_not_depend_on_batches(case: tuple[list[EvalText], list[TrainText]], size: int) -> None:
-    evals, trains = case
-    index = NearTextIndex(evals, SMALL)
-    together = index.scan(trains).matches
-    assert index.scan(trains).matches == together
-    alone = [m._replace(train=t) for t, text in enumerate(trains) for m in index.scan([text]).matches]
-    assert alone == together
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ngrams, "CHUNK_CHARACTERS", size)
-        assert index.scan(trains).matches == together
+@pytest.mark.parametrize("form", (*proof_forms.CHANGED, *proof_forms.HELD_OUT), ids=lambda form: form.__name__)
+@pytest.mark.parametrize("item", [VIGNETTE, QUESTION], ids=["vignette", "question"])
+def test_an_item_is_found_with_its_words_changed(form: proof_forms.Form, item: proof_forms.Item) -> None:
+    assert kinds(form(item, random.Random(1)), item)
 
 
-def words_of_size(rng: random.Random, size: int) -> str:
-    vocabulary = [f"w{number}é" if number % 7 == 0 else f"w{number}" for number in range(3000)]
-    return " ".join(rng.choices(vocabulary, cum_weights=np.cumsum(1 / np.arange(1, 3001)).tolist(), k=size))
+@pytest.mark.parametrize(
+    "stem",
+    [
+        VIGNETTE.stem.replace("47", "61"), VIGNETTE.stem.replace("is most likely", "is not most likely"),
+        VIGNETTE.stem.replace("copper of 12", "copper of 31"),
+    ],
+)  # fmt: skip
+def test_the_same_item_with_other_numbers_or_turned_round_is_a_sibling(stem: str) -> None:
+    assert "sibling" in kinds(f"{stem}\nArginase", VIGNETTE)
+    assert "sibling" not in kinds(f"{VIGNETTE.stem}\nArginase", VIGNETTE)
 
 
-@pytest.mark.parametrize("n", [8, 13])
-def test_planted_runs_are_all_found_and_nothing_else(n: int) -> None:
-    rng = random.Random(n)
-    evals = [words_of_size(rng, rng.choice((5, 8, 12, 15, 25, 40))) for _ in range(150)]
-    trains = [words_of_size(rng, rng.randint(30, 200)) for _ in range(600)]
-    planted = set()
-    for row in rng.sample(range(600), 120):
-        test = rng.randrange(150)
-        words = evals[test].split()
-        if len(words) >= n:
-            start = rng.randrange(len(words) - n + 1)
-            run = variant(" ".join(words[start : start + n]), rng.randrange(5))
-            cut = rng.randrange(len(trains[row]))
-            trains[row] = f"{trains[row][:cut]} {run} {trains[row][cut:]}"
-            planted.add((row, test))
-    index = NearTextIndex([EvalText("", (), "", text) for text in evals], structs.replace(DEFAULT, run_words=(n,)))
-    found = {(m.train, m.eval) for m in index.scan([TrainText("", "", text) for text in trains]).matches}
-    grams = [set(plain_grams(plain_words(text), n)) for text in evals]
-    expected = set()
-    for row, text in enumerate(trains):
-        ours = set(plain_grams(plain_words(text), n))
-        expected |= {(row, test) for test, theirs in enumerate(grams) if ours & theirs}
-    assert planted and planted <= found
-    assert found == expected
+@pytest.mark.parametrize(
+    "record",
+    [
+        # Another question under the same options, whichever is right there.
+        "Which pigment colours the Adler moth?\nA. Blue ligament\nB. Green fascia\nC. Grey septum\nGreen fascia",
+        "Which of the following is heaviest?\nAlpha blocks beta quickly\nGamma never leaves delta, says the book",
+        "Blue ligament, green fascia, grey septum, red membrane",
+        # A short stem without its answer, a common one with another.
+        "What is xanthomelia? Nobody can tell.",
+        "Which of the following is true? The earth is round.",
+        # The same subject.
+        "The canal of Adler was invented long ago. In the newborn it is short, and the esophagus lies behind it.",
+        "A 47-year-old man presents with a rash. Which of the following is the most likely diagnosis?",
+    ],
+)
+def test_what_must_stay(record: str) -> None:
+    assert matches(record) == []
 
 
-def test_a_larger_corpus_agrees_in_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = random.Random(5)
-    evals, trains = [], []
-    for _ in range(120):
-        question = words_of_size(rng, rng.choice((4, 6, 15, 40)))
-        options = words_of_size(rng, 2), words_of_size(rng, 1)
-        evals.append(EvalText(question, options, options[0], "\n".join((question, *options))))
-    for _ in range(150):
-        source = rng.choice(evals)
-        keep = rng.choice((0.5, 0.9, 1.0, 1.0))
-        words = [word for word in source.record.split() if rng.random() < keep]
-        if rng.random() < 0.3:
-            rng.shuffle(words)
-        item = " ".join(words) + " " + words_of_size(rng, rng.choice((0, 5, 60)))
-        trains.append(TrainText(item, source.answer, f"{item}. {source.answer}"))
-    limits = structs.replace(DEFAULT, common_df=2, shingles_min=4)
-    found = check(evals, trains, limits)
-    monkeypatch.setattr(near_text, "_ROUND", 20_000)  # several rounds; no text sees another's words
-    scan = NearTextIndex(evals, limits).scan(trains)
-    assert [match for match in scan.matches if match.kind == "rewrite"] == found["rewrite"]
-    assert scan.counts["rewrite_scored"] == len(found["rewrite"])
-    assert all(len(found[kind]) > 20 for kind in PLAIN), {kind: len(rows) for kind, rows in found.items()}
+@pytest.mark.parametrize(
+    "hidden", ["\u200b", "\u00ad", "&shy;", "\u2060", "\u202e", "&#8203;", "\ufeff", "\u0336", "\x08"]
+)
+def test_letters_that_nobody_sees_hide_nothing(hidden: str) -> None:
+    stem = re.sub(r"(?<=\w)(?=\w)", hidden, QUESTION.stem)
+    [match] = [match for match in matches(stem) if match.kind == "stem"]
+    assert (match.eval, match.score) == (1, 1.0)
 
 
-# ---- single points of the definitions
+def test_items_of_one_stem_are_named_up_to_a_number_and_told_apart_by_their_answers() -> None:
+    many = [proof_forms.Item("made up", QUESTION.stem, (), f"Answer{n} of many") for n in range(40)]
+    found = matches(QUESTION.stem, items=many)
+    assert [match.eval for match in found if match.kind == "stem"] == list(range(25))
+    assert {match.eval_df for match in found} == {40}
+    short = [SHORT, SHORT._replace(gold="A rash")]
+    assert [match.eval for match in matches("What is xanthomelia? A rash", items=short)] == [1]
 
 
-def scan_records(evals: Sequence[str], trains: Sequence[str], **limits: Any) -> near_text.TextScan:
-    index = NearTextIndex([EvalText("", (), "", text) for text in evals], structs.replace(DEFAULT, **limits))
-    return index.scan([TrainText("", "", text) for text in trains])
+def test_matches_do_not_depend_on_batches() -> None:
+    records = [form(item, random.Random(2)) for form in proof_forms.VERBATIM for item in ITEMS]
+    whole = index().scan([records])
+    assert whole == index().scan([[record] for record in records])
+    assert whole.counts["train_samples"] == len(records)
 
 
-def test_common_ngrams_make_no_pair_but_lengthen_a_run_and_are_listed() -> None:
-    boilerplate = "which of the following is the most likely diagnosis"
-    evals = [f"{boilerplate} item{number} a b c d e f g h" for number in range(4)]
-    scan = scan_records(evals, [boilerplate, f"x {boilerplate.upper()} item2 y"], common_df=3)
-    assert scan.matches == [TextMatch(1, 2, "run", round(10 / 18, 4), 10, f"{boilerplate} item2", 1)]
-    assert scan.common == {
-        "of the following is the most likely diagnosis": (4, 2), "which of the following is the most likely": (4, 2),
-    }  # fmt: skip
-    assert scan.counts["texts_with_common_ngrams"] == 2
-
-
-def test_a_longer_run_of_boilerplate_does_not_hide_the_rare_one() -> None:
-    boilerplate = "one two three four five six seven eight nine ten"
-    evals = [f"{boilerplate} . own{n} text of item number{n} and its end{n} here" for n in range(3)]
-    [match] = scan_records(evals, [f"own1 text of item number1 and its end1 // {boilerplate}"], common_df=2).matches
-    assert (match.eval, match.words, match.eval_df, match.span) == (1, 8, 1, "own1 text of item number1 and its end1")
-    assert match.score == round(18 / 19, 4)
-
-
-def test_runs_do_not_cross_from_one_text_into_the_next() -> None:
-    assert not scan_records(["a b c d e f g h"], ["a b c d", "e f g h"]).matches
-    assert not scan_records(["a b c d", "e f g h"], ["a b c d e f g h"]).matches
-
-
-def test_a_text_of_one_repeated_word_is_no_memory_trap() -> None:
-    [match] = scan_records(["0 " * 700, "a b c d e f g h i"], ["0 " * 30_000 + "a b"]).matches
-    assert (match.words, match.score, match.eval) == (700, 1.0, 0)
-
-
-def test_words_with_equal_hashes_are_told_apart_by_their_letters(monkeypatch: pytest.MonkeyPatch) -> None:
-    strong = ngrams._words_of_codes
-
-    def weak(*arguments: Any) -> Any:  # 20 bits: strange words now often look like known ones
-        found = strong(*arguments)
-        found.hashes[:] = (found.hashes >> np.uint64(44) << np.uint64(44)) | np.uint64(1)
-        return found
-
-    monkeypatch.setattr(ngrams, "_words_of_codes", weak)
-    test = "the quick brown fox jumps over the lazy dog near river banks"
-    vocabulary = Vocabulary(word_list(test))
-    strangers = vocabulary.read([f"s{number}" for number in range(600_000)])
-    twins = {int(strangers.ids[place]): f"s{place}" for place in np.flatnonzero(strangers.ids)}
-    assert len(twins) >= 3
-    words = test.split()
-    swapped = [twins.get(vocabulary.id(word), word) for word in words]
-    trains = [TrainText(text, "", text) for text in (" ".join(swapped), f"{' '.join(swapped)} {test}", test)]
-    assert vocabulary.read([trains[0].record]).ids.tolist() == vocabulary.read([test]).ids.tolist()
-    evals = [EvalText(test, (), "", test), EvalText("dog near river banks", (), "", "dog near river banks"), SPARE]
-    found = check(evals, trains, structs.replace(DEFAULT, shingles_min=2))
-    assert [match.train for match in found["run"]] == [1, 2]
+def test_nothing_to_compare() -> None:
+    for evals in ([], [EvalText("", "", ())], [EvalText("?", "!", ("", "..."))]):
+        for records in ([], [""], ["a b", "\x00", "?"]):
+            scan = NearTextIndex(evals, DEFAULT).scan([records])
+            assert not scan.matches and not scan.boilerplate
 
 
 @pytest.mark.parametrize("name", ["window_hashes", "_hashes_of"])
@@ -435,102 +256,92 @@ def test_test_sides_that_collide_get_another_hash_or_a_clear_refusal(
         return np.full_like(hashes, 7) if rest[-1] < limit else hashes
 
     monkeypatch.setattr(ngrams, name, constant)
-    text = "a b c d e f g h i j"
-    assert [match[:5] for match in scan_records([text], [f"{text} k"]).matches] == [(0, 0, "run", 1.0, 10)]
+    assert [match.eval for match in matches(QUESTION.stem, items=[QUESTION])] == [0]
     limit = ngrams._SALTS
     with pytest.raises(ValueError, match=f"of the test side collide under each of {limit} hashes"):
-        scan_records([text], [text])
+        index([QUESTION])
 
 
-SPARE = EvalText("another item altogether", (), "", "another item altogether")
-ORGAN = EvalText("The main organ is?", ("Liver", "Left lung"), "", "")
+# ---- passages
+
+NOTE = " ".join(
+    f"{a}{b}{c}" for a in ("ka", "po", "zu") for b in ("rim", "tol", "ved", "xan") for c in ("is", "or", "um", "el")
+)
+
+
+@pytest.mark.parametrize("items", [1, 20, 30, 400])
+def test_a_passage_is_found_however_many_items_share_it(items: int) -> None:
+    evals = [EvalText("", "yes", (f"Patient: {NOTE} Trial: number{n} of site{n}. Eligible?",)) for n in range(items)]
+    record = f"Summarise this. {' '.join(proof_forms.FILLER[:300])} {NOTE} {' '.join(proof_forms.FILLER[:300])}"
+    found = NearTextIndex(evals, DEFAULT).scan([[record, "Hello there."]]).matches
+    assert [match.eval for match in found] == list(range(min(items, 25)))
+    assert {(match.train, match.kind, match.words, match.eval_df) for match in found} == {(0, "passage", 48, items)}
+    assert {match.span for match in found} == {NOTE}
+
+
+def test_a_run_that_many_samples_of_a_part_hold_is_boilerplate_and_listed() -> None:
+    evals = [EvalText("", "", (f"{NOTE} one two",))]
+    found = NearTextIndex(evals, DEFAULT).scan([[f"{NOTE} {n}" for n in range(30)] + ["nothing"] * 30])
+    assert not found.matches
+    assert set(found.boilerplate.values()) == {(1, 30)}
+    assert " ".join(NOTE.split()[:8]) in found.boilerplate
+    rare = NearTextIndex(evals, DEFAULT).scan([[f"{NOTE} {n}" for n in range(25)]])
+    assert len(rare.matches) == 25 and not rare.boilerplate
+
+
+def test_our_own_template_and_what_says_little_are_no_passages() -> None:
+    asked = "which of the following is the most likely diagnosis in this patient with pain and fever of two days " * 3
+    assert not NearTextIndex([EvalText("", "", (asked,))], DEFAULT).scan([[asked]]).matches
+    evals = [EvalText("", "", (f"{NOTE} case{n}",), "ours") for n in range(4)]
+    assert not NearTextIndex(evals, DEFAULT).scan([[NOTE]]).matches
+
+
+# ---- prove and verify, two roads
 
 
 @pytest.mark.parametrize(
-    ("item", "record", "found"),
-    [
-        (ORGAN, "... the MAIN organ\nis: a) liver b) left-lung", True),
-        (ORGAN, "the main organ is liver, not the lung", False),
-        (ORGAN, "the main organ of it is liver left lung", False),
-        (EvalText("The main organ is?", (), "the heart", ""), "What the main organ is? It is the heart.", True),
-        (EvalText("The main organ is?", (), "the heart", ""), "What the main organ is? It is the liver.", False),
-        (EvalText("The main organ is?", ("+", "?"), "", ""), "the main organ is", True),
-        (EvalText("Main organ is?", ("Liver",), "", ""), "main organ is liver", False),  # too short to mean anything
-        (EvalText("主要器官是?", ("肝",), "", ""), "问:主要器官是?答:肝。", True),
-    ],
-)  # fmt: skip
-def test_short_items(item: EvalText, record: str, found: bool) -> None:
-    scan = NearTextIndex([item, SPARE], DEFAULT).scan([TrainText("", "", record)])
-    assert [match[:4] for match in scan.matches] == ([(0, 0, "short_item", 1.0)] if found else [])
+    ("case", "test", "out"), [("verbatim_open", "eval", 2), ("common_df", "eval20", 1), ("common_df", "eval30", 1)]
+)
+def test_cases(case: str, test: str, out: int, tmp_path: Path) -> None:
+    folder = CASES / case
+    if not folder.is_dir():
+        pytest.skip(f"no case at {folder}")
+    sides = ["--train", str(folder / "train"), "--eval", str(folder / test), "--out", str(tmp_path), "--quiet"]
+    done = run_module("manifests.prove", *sides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    certificate = read_certificate(tmp_path / "proof")
+    assert sum(row["train_samples"] for row in certificate["exclusions"]) == out
 
 
-def test_a_long_answer_is_left_out_of_a_rewrite() -> None:
-    evals = [EvalText("renal stone composition", ("oxalate", "urate"), "", ""), SPARE]
-    prose = " ".join(f"word{number}" for number in range(64))
-    index = NearTextIndex(evals, DEFAULT)
-    scores = {
-        answer: [m.score for m in index.scan([TrainText("stone composition renal", answer, "")]).matches]
-        for answer in ("oxalate", "", prose, f"{prose} more")
+def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
+    """Items that share words, in all forms and cut anywhere: `verify` finds the same rows by dictionaries."""
+    chance = random.Random(3)
+    syllables = [a + b for a in ("ka", "po", "zu", "li", "me") for b in ("rim", "tol", "ved", "xan")]
+    words = syllables + "which of the following is not the most common cause true 3 45 patient acute".split() * 2
+    items = list(ITEMS)
+    for _ in range(60):
+        stem = " ".join(chance.choices(words, k=chance.choice((1, 2, 4, 9, 20, 70))))
+        items.append(
+            proof_forms.Item("made up", stem, ("a", "b"), " ".join(chance.choices(words, k=chance.randint(1, 5))))
+        )
+    items += [item._replace(gold=chance.choice(words)) for item in items[:10]]
+    forms = (*proof_forms.VERBATIM, *proof_forms.CHANGED, *proof_forms.SIBLINGS, *proof_forms.HELD_OUT)
+    records = [form(item, chance) for form in forms for item in items[:: chance.randint(1, 3)]]
+    records += [" ".join(chance.sample(text.split(), len(text.split()))) for text in records[::9]]
+    tests = [{"question": one.stem, "answer": one.gold} for one in items]
+    for side, rows in ("test", tests), ("train", [{"text": text} for text in records]):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sides = ["--train", str(tmp_path / "train"), "--eval", str(tmp_path / "test"), "--out", str(tmp_path / "out")]
+    done = run_module("manifests.prove", *sides, "--quiet")
+    assert done.returncode == 0, done.stdout + done.stderr
+    certificate = read_certificate(tmp_path / "out" / "proof")
+    assert {row["kind"] for row in certificate["matrix"] if row["level"] == "near_text"} >= {
+        "stem",
+        "stem_answer",
+        "passage",
     }
-    assert scores["oxalate"][0] > scores[""][0] > 0.7
-    assert scores[prose] == []
-    assert scores[f"{prose} more"] == scores[""]
-
-
-def test_nothing_to_compare() -> None:
-    empty = EvalText("", (), "", "")
-    for evals in ([], [empty], [empty, EvalText("?!", ("...",), "-", "?!")]):
-        index = NearTextIndex(evals, DEFAULT)
-        for trains in ([], [TrainText("", "", "")], [TrainText("a b", "c", "a b c"), TrainText("?", "", "\x00")]):
-            scan = index.scan(trains)
-            assert not scan.matches and not scan.common
-
-
-@given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), max_size=5), st.integers(1, 4))
-def test_gram_table_knows_every_ngram_and_its_texts(texts: list[list[str]], n: int) -> None:
-    vocabulary = Vocabulary("abc")
-    ids = vocabulary.ids(word for words in texts for word in words)
-    bounds = np.cumsum([0, *map(len, texts)])
-    table = GramTable(ids, bounds, n)
-    df = document_frequency(texts, n)
-    known = [tuple(vocabulary.words[i - 1] for i in ids[place : place + n]) for place in table.first]
-    assert dict(zip(known, table.df.tolist(), strict=True)) == df
-    for gram, place in enumerate(table.first):
-        same = [p for p in range(len(ids)) if table.at[p] == gram]
-        assert table.places[table.place_bounds[gram] : table.place_bounds[gram + 1]].tolist() == same
-        assert place == same[0]
-    places, _, owners = table.find(ids, bounds)
-    assert places.tolist() == [bounds[t] + i for t, words in enumerate(texts) for i in range(len(words) - n + 1)]
-    assert owners.tolist() == [t for t, words in enumerate(texts) for _ in range(len(words) - n + 1)]
-
-
-# ---- real rows
-
-
-def medqa(folder: Path) -> list[EvalText]:
-    rows = [orjson.loads(line) for line in (folder / "phrases_no_exclude_test.jsonl").read_bytes().splitlines()]
-    return [item(row["question"], list(row["options"].values())) for row in rows]
-
-
-def item(question: str, options: list[str]) -> EvalText:
-    return EvalText(question, tuple(options), "", "\n".join((question, *options)))
-
-
-def test_findings_on_real_items_are_repeated(real_data: Path) -> None:
-    tests = medqa(real_data / "medqa_usmle_4_options")
-    lines = (real_data / "medxpertqa" / "Text" / "test.jsonl").read_bytes().splitlines()
-    expert = [orjson.loads(line)["question"] for line in lines]
-    dev = pq.read_table(real_data / "medmcqa" / "data" / "validation-00000-of-00001.parquet").to_pylist()
-    tests += [item(row["question"], [row[f"op{letter}"] for letter in "abcd"]) for row in dev]
-    index = NearTextIndex(tests, DEFAULT)
-    scan = index.scan([TrainText(text, "", text) for text in expert])
-    pairs = {kind: [m for m in scan.matches if m.kind == kind] for kind in PLAIN}
-    # Boilerplate: many rows share 8 words with something, few are copies.
-    assert len({m.train for m in pairs["run"]}) > 10 * max(1, len({m.train for m in pairs["jaccard"]}))
-    # Every test item is found by itself, dressed differently, at the full length.
-    copies = index.scan([TrainText(t.record.upper(), "", t.record.replace(" ", "\n").title()) for t in tests[:300]])
-    for number, text in enumerate(tests[:300]):
-        size = len(plain_words(text.record))
-        assert TextMatch(number, number, "run", 1.0, size, " ".join(plain_words(text.record)), 1) in copies.matches
-        assert (number, number, "jaccard", 1.0) in {m[:4] for m in copies.matches}
-        assert (number, number, "rewrite", 1.0) in {m[:4] for m in copies.matches}
+    done = run_module(
+        "manifests.verify", str(tmp_path / "out" / "corpus"), "--proof", str(tmp_path / "out" / "proof"), "--quiet"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -57,7 +57,7 @@ def test_comments_and_layout_do_not_change_the_digest_and_every_value_does(tmp_p
     file.write_text(yaml.safe_dump(default(), sort_keys=True))
     assert load_policy(file).sha256 == load_policy().sha256
     changed = default()
-    changed["text"]["jaccard"] = 0.6
+    changed["text"]["stem_letters"] = 0.6
     assert parse_policy(changed).sha256 != load_policy().sha256
 
 
@@ -78,7 +78,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "says"),
     [
         ("version", 2, "version: 2 is none of 1"),
-        ("rule", [], "no key is called rule; there are benchmarks, images, rules, text"),
+        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rules"),
         ("images", {}, "`default` is missing"),
         ("images.default.radius", 7, "images.default: radius: .*multiple of 2"),
         ("images.default.radius", 18, "images.default: radius: .*<= 16"),
@@ -89,14 +89,13 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("images.default.threshold", KeyError, "threshold is missing"),
         ("images.radiographs.where_present", "mimic_cxr", "images.radiographs: where_present: .*array"),
         ("images.more", dict(default()["images"]["radiographs"]), "named under radiographs and more"),
-        ("text.run_words", [13, 8], "rising"),
-        ("text.run_words", [], "run_words: .*length >= 1"),
-        ("text.run_words", [2], "run_words.* >= 5"),
-        ("text.run_words", [8, 51], "run_words.* <= 50"),
-        ("text.common_df", 0, "text.common_df: .*>= 1"),
-        ("text.jaccard", 0, "text.jaccard: .*> 0.0"),
-        ("text.rewrite", 1.5, "text.rewrite: .*<= 1.0"),
-        ("text.rewrite", True, "text.rewrite: Expected `float`, got `bool`"),
+        ("text.run_words", [8], "run_words: Expected `int`"),
+        ("text.run_words", 2, "run_words.* >= 5"),
+        ("text.run_words", 51, "run_words.* <= 50"),
+        ("text.stem_bits", 0, "text.stem_bits: .*>= 1"),
+        ("text.stem_letters", 0, "text.stem_letters: .*> 0.0"),
+        ("text.answer_letters", 1.5, "text.answer_letters: .*<= 1.0"),
+        ("text.answer_letters", True, "text.answer_letters: Expected `float`, got `bool`"),
         ("train_duplicates.radius", 3, "radius: 3 is none of 0, 2, 4"),
         ("images.default.where_present", [], "where_present belongs to every modality but the default"),
         ("benchmarks", "absent", "benchmarks: .*"),

@@ -122,17 +122,16 @@ def test_exact_text_evidence_is_every_pair_of_equal_questions_without_pictures(b
     assert seen == expected != set()
 
 
-def test_equal_pictures_are_near_pictures_and_equal_long_records_share_a_run(built: Path, proof: Path) -> None:
-    """The near levels contain the exact ones, as far as pixels have structure and texts eight words."""
+def test_equal_pictures_are_near_pictures_and_equal_items_are_near_texts(built: Path, proof: Path) -> None:
+    """The near levels contain the exact ones, as far as pixels have structure."""
 
     def ends(row: Row) -> tuple[Any, ...]:
         return row["train_build"], row["train_sample"], row["train_index"], row["eval_build"], row["eval_sample"]
 
     near = {ends(row) for row in found(proof, "near_image", "whole")}
     assert {ends(row) for row in found(proof, "exact_image", "pixels")} <= near
-    runs = {ends(row) for row in found(proof, "near_text", "run")}
-    equal = {ends(row) for row in found(proof, "exact_text", "stem_options")}
-    assert equal <= runs | {ends(row) for row in found(proof, "near_text", "short_item")}
+    stems = {ends(row) for kind in ("stem", "stem_answer") for row in found(proof, "near_text", kind)}
+    assert {ends(row) for row in found(proof, "exact_text", "stem_options")} <= stems
 
 
 def test_exclusions_are_the_train_samples_that_the_policy_names(built: Path, proof: Path) -> None:

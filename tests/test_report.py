@@ -37,7 +37,8 @@ CELL = ("train_build", "eval_build", "eval_split")
 
 def evidence_row(**values: Any) -> dict[str, Any]:
     row = dict.fromkeys(EVIDENCE.names) | {
-        "level": "near_text", "kind": "run", "action": "exclude", "train_build": "medreason", "train_split": "train",
+        "level": "near_text", "kind": "passage", "action": "exclude", "train_build": "medreason",
+        "train_split": "train",
         "train_sample": "medreason/train/1", "eval_build": "medqa", "eval_split": "test", "eval_sample": "medqa/test/1",
     }  # fmt: skip
     return row | values
@@ -103,8 +104,10 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             "version": 1,
             "images": {"default": {"radius": 8, "threshold": 0.7}},
             "text": {"run_words": [8, 13]},
-            "rules": [{"level": "id", "action": "exclude"}, {"level": "near_text", "kinds": ["run"], "min_words": 13,
-                                                             "action": "report"}],
+            "rules": [
+                {"level": "id", "action": "exclude"},
+                {"level": "near_text", "kinds": ["passage"], "min_words": 13, "action": "report"},
+            ],
         },
         "policy_sha256": "12" * 32,
         "rules": {"manifests/proof/near_text.py": "34" * 32},
@@ -129,10 +132,16 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             }
             for key, group in sorted(grouped.items())
         ],
-        "runs": {"8": 5, "13": 2},
         "counts": {"near_image": {"candidates": 12_345, "refuted": 12}},
         "left_out_of_near_text": [{"build": "mimic_cxr", "task": "report", "eval_samples": 3_000}],
         "without_pixels": [{"build": "roco", "role": "train", "images": 77}],
+        "accounting": [
+            {"side": "train", "build": "roco", "kind": "picture", "state": "declared", "name": "", "count": 77,
+             "reason": "policy: no pixels at this site"},
+            {"side": "train", "build": "roco", "kind": "row", "state": "compared", "name": "", "count": 5,
+             "reason": ""},
+        ],
+        "sentences": ["What was compared.", "What was read.", "What was found.", "How well.", "How to check it."],
         "exclusions": [
             {"train_build": build, "train_samples": count}
             for build, count in sorted(Counter(build for build, _ in excluded).items())
@@ -299,7 +308,7 @@ def test_counts_equal_an_independent_count(tmp_path: Path) -> None:
 
 def test_the_matrix_shows_these_numbers_in_every_scope(tmp_path: Path) -> None:
     rows = random_rows(600, seed=2)
-    rows += [evidence_row(train_sample=f"medreason/train/{i}", kind="rewrite", score=0.5) for i in range(1_234)]
+    rows += [evidence_row(train_sample=f"medreason/train/{i}", kind="stem", score=0.5) for i in range(1_234)]
     report = make_report(tmp_path, rows, per_cell=2)
     matrix = Page(render(report)).one("table", class_="matrix")
     expected = naive_cells(rows)
@@ -393,7 +402,7 @@ def test_the_same_evidence_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_header_says_how_it_stands(tmp_path: Path) -> None:
     out = evidence_row(score=0.9)
-    only_reported = evidence_row(kind="rewrite", action="report", score=0.5)
+    only_reported = evidence_row(kind="stem", action="report", score=0.5)
     forbidden = evidence_row(level="id", kind="pmid", action="forbid", train_sample="medreason/train/2")
     cases = {
         "Clean: no overlap found at any level": [],
@@ -409,9 +418,7 @@ def test_the_header_says_how_it_stands(tmp_path: Path) -> None:
         assert ("unclean" in verdict["class"].split()) == (forbidden in rows)
         detail = page.one("p", class_="detail").text
         assert ("1 training sample excluded." in detail) == (out in rows)
-        assert ("only reports near_text/rewrite (1 pair)" in detail) == (
-            rows in ([only_reported], [out, only_reported])
-        )
+        assert ("only reports near_text/stem (1 pair)" in detail) == (rows in ([only_reported], [out, only_reported]))
         assert ("Left: id/pmid (1 pair)" in detail) == (forbidden in rows)
         assert page.one("code", id="root").text == "c0ffee" * 10
 
@@ -447,7 +454,7 @@ def test_builds_policy_and_provenance_are_all_there(tmp_path: Path) -> None:
     rules = [[cell.text for cell in row.all("td")] for row in page.one("section", id="policy").one("tbody").all("tr")]
     assert rules == [
         ["1", "id", "all", "all", "all", "none", "exclude"],
-        ["2", "near_text", "run", "all", "all", "min_words 13", "report"],
+        ["2", "near_text", "passage", "all", "all", "min_words 13", "report"],
     ]
     assert certificate["policy_sha256"] in page.one("section", id="policy").text
     provenance = page.one("section", id="provenance").text
@@ -570,7 +577,7 @@ def test_pictures_have_their_true_ratio(
 def test_a_page_that_would_be_too_long_keeps_the_strongest_of_every_group(tmp_path: Path) -> None:
     rows = [
         evidence_row(kind=kind, score=score / 100, train_sample=f"medreason/train/{score}", eval_build=build)
-        for kind in ("run", "rewrite") for build in ("medqa", "mmlu") for score in range(1, 51)
+        for kind in ("passage", "stem") for build in ("medqa", "mmlu") for score in range(1, 51)
     ]  # fmt: skip
     report = make_report(tmp_path, rows, train={"text": "word " * 300})
     whole = render(report)

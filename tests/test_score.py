@@ -324,7 +324,7 @@ def test_clean_and_contaminated_are_scored_apart(exam: Path, tmp_path: Path) -> 
             ("exclude", "exact_text", "stem", "exam/test/0"),
             ("exclude", "id", "pmid", "exam/test/0"),
             ("forbid", "near_image", "whole", "exam/test/1"),
-            ("report", "near_text", "run", "exam/test/2"),
+            ("report", "near_text", "passage", "exam/test/2"),
         ],
     )
     command = ["eval.score", str(exam.parent), "--data", str(tmp_path / "data"), "--quiet"]

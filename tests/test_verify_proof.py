@@ -86,6 +86,8 @@ TRAIN_ROWS = [
     item("What else is seen?", "A second mass", image="other.png", patient="9"),
     {"text": "Nothing of interest to any test stands in this line."},
     item("What is seen here?", "No such picture", image="missing.jpg"),  # a reject
+    {"text": f"Examiners like to ask {BOILERPLATE}, and so they do."},
+    item(f"{VIGNETTE.replace('58', '61').replace('II, III', 'I, V2')}; which artery is occluded?", "It is another"),
 ]
 
 
@@ -106,9 +108,9 @@ def write_corpus(folder: Path, rows: list[Row], pictures: dict[str, bytes]) -> N
 
 
 def policy() -> Any:
-    """The default, but four test items are enough to make an n-gram common."""
+    """The default, but two samples of a train part are enough to make an n-gram boilerplate."""
     content = yaml.safe_load(DEFAULT_POLICY.read_text())
-    content["text"] |= {"common_df": 3, "shingle_common_df": 3}
+    content["text"] |= {"boilerplate_samples": 1, "boilerplate_share": 0.1, "run_bits": 1}
     return parse_policy(content)
 
 
@@ -214,8 +216,6 @@ def recount(data: Path) -> None:
         for cell, of in cells(rows, "train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
         if cell["eval_subset"] is not None
     ]  # fmt: skip
-    runs = [row["words"] for row in rows if row["kind"] == "run"]
-    document["runs"] = {words: sum(found >= int(words) for found in runs) for words in document["runs"]}
     taken = cells([row for row in rows if row["action"] == "exclude"], "train_build", "train_sample")
     names = [name for build in sorted({cell["train_build"] for cell, _ in taken}) for name in [build]]
     document["exclusions"] = [
@@ -344,7 +344,7 @@ def dropper(**wanted: Any) -> Callable[[list[Row]], object]:
 
 def added(rows: list[Row]) -> None:
     """A pair that is none, in its place in the order."""
-    row = first(rows, level="near_text", kind="run")
+    row = first(rows, level="near_text", kind="passage")
     names = [other["train_sample"] for other in rows if other["train_build"] == SLAKE]
     rows.append({**row, "level": "exact_text", "kind": "caption", "train_build": SLAKE, "train_sample": names[0]})
     rows.sort(key=lambda row: [(row[name] is not None, row[name]) for name in ORDER])
@@ -555,10 +555,10 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "exact row gone": (proof_rows("evidence", dropper(level="exact_image", kind="pixels")), ("exact_image", "missing")),
     "exact text row gone": (proof_rows("evidence", dropper(level="exact_text")), ("exact_text", "missing")),
     "near picture gone": (proof_rows("evidence", dropper(level="near_image")), ("near_image", "missing")),
-    "run gone": (proof_rows("evidence", dropper(kind="run")), ("near_text", "run", "missing")),
-    "short item gone": (proof_rows("evidence", dropper(kind="short_item")), ("short_item", "missing")),
-    "Jaccard gone": (proof_rows("evidence", dropper(kind="jaccard")), ("jaccard", "missing")),
-    "rewrite gone": (proof_rows("evidence", dropper(kind="rewrite")), ("rewrite", "missing")),
+    "passage gone": (proof_rows("evidence", dropper(kind="passage")), ("near_text", "passage", "missing")),
+    "stem gone": (proof_rows("evidence", dropper(kind="stem", level="near_text")), ("stem", "missing")),
+    "stem with answer gone": (proof_rows("evidence", dropper(kind="stem_answer")), ("stem_answer", "missing")),
+    "sibling gone": (proof_rows("evidence", dropper(kind="sibling")), ("sibling", "missing")),
     "a level gone": (proof_rows("evidence", drop_level("near_image")), ("near_image", "missing")),
     "row added": (proof_rows("evidence", added), ("exact_text", "caption")),
     "row twice": (proof_rows("evidence", lambda rows: rows.insert(1, rows[0])), ("evidence",)),
@@ -571,10 +571,15 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         proof_rows("evidence", setter(lambda row: {"score": row["score"] - 0.0001}, level="near_image")),
         ("near_image",),
     ),
-    "words of a run": (
-        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="run")), ("near_text", "run"),
+    "words of a passage": (
+        proof_rows("evidence", setter(lambda row: {"words": row["words"] - 1}, kind="passage")),
+        ("near_text", "passage"),
     ),
-    "span": (proof_rows("evidence", setter(lambda row: {"span": "nothing"}, kind="run")), ("near_text", "run")),
+    "score of a stem": (
+        proof_rows("evidence", setter(lambda row: {"score": 0.7}, kind="stem", level="near_text")),
+        ("near_text", "stem"),
+    ),
+    "span": (proof_rows("evidence", setter(lambda row: {"span": "nothing"}, kind="passage")), ("near_text", "passage")),
     "action": (
         proof_rows("evidence", setter(lambda row: {"action": "report"}, action="exclude")), ("action", "exclude"),
     ),
@@ -594,7 +599,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "train duplicate gone": (proof_rows("train_duplicates", lambda rows: rows.pop()), ("train", "duplicate")),
     "count of the matrix": (certificate(lambda d: d["matrix"][0].update(pairs=1000)), ("matrix", "1000")),
     "share of a subset": (certificate(lambda d: d["subsets"][0].update(eval_samples=999)), ("subsets", "999")),
-    "count of runs": (certificate(lambda d: d["runs"].update({"13": 0})), ("runs",)),
+    "count of siblings": (certificate(lambda d: d["counts"]["near_text"].update(sibling=0)), ("counts",)),
     "count of candidates": (certificate(lambda d: d["counts"]["near_image"].update(candidates=77)), ("counts",)),
     "count of train samples": (certificate(lambda d: d["train_totals"][0].update(train_samples=5)), ("train_totals",)),
     "count of test samples": (certificate(lambda d: d["eval_totals"][0].update(eval_samples=5)), ("eval_totals",)),
@@ -606,8 +611,8 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "rule gone": (certificate(lambda d: d["rules"].pop("exact")), ("exact",)),
     "key gone": (certificate(lambda d: d.pop("software")), ("software",)),
     "policy's digest": (certificate(lambda d: d.update(policy_sha256="00" * 32)), ("policy",)),
-    "threshold of rewrites": (loosen("rewrite", 0.99), ("rewrite",)),
-    "threshold of Jaccard": (loosen("jaccard", 0.99), ("jaccard",)),
+    "threshold of stems": (loosen("stem_bits", 9999), ("stem",)),
+    "threshold of passages": (loosen("passage_words", 9999), ("passage",)),
     "rule of the policy": (certificate(drop_rule), ("action",)),
     "format": (other_format, ("format",)),
     # Forged manifests, every digest made anew, some proved again: only the shards know better.
@@ -691,7 +696,7 @@ def test_the_proof_has_overlap_of_every_kind_that_is_tampered_with(untouched: Pa
     assert {
         ("id", "subject_id"), ("id", "image_id"), ("exact_image", "bytes"), ("exact_image", "pixels"),
         ("exact_text", "stem"), ("exact_text", "stem_options"), ("near_image", "whole"),
-        ("near_text", "run"), ("near_text", "short_item"), ("near_text", "jaccard"), ("near_text", "rewrite"),
+        ("near_text", "stem"), ("near_text", "stem_answer"), ("near_text", "sibling"), ("near_text", "passage"),
     } <= kinds  # fmt: skip
     for name in ("exclusions", "common", "train_duplicates"):
         assert pq.read_table(untouched / "proof" / f"{name}.parquet").num_rows
@@ -863,10 +868,10 @@ def test_json_names_every_finding(data: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_sample_of_all_finds_what_the_full_run_finds(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    proof_rows("evidence", dropper(kind="rewrite"))(data)
+    proof_rows("evidence", dropper(kind="sibling"))(data)
     code, text = outcome(data, capsys, "--sample", "1000")
     assert code == 1
-    assert "rewrite" in text
+    assert "sibling" in text
 
 
 def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, field, structs
 
 from builders.engine.source import Access, Role
+from manifests.proof.accounting import declared
 from medgpt.arguments import Frame
 from medgpt.groups import GROUP_KEYS
 from medgpt.settings import Settings, checked
@@ -15,13 +16,18 @@ from medgpt.settings import Settings, checked
 DEFAULT_SPLIT = {"train": "train", "eval": "test"}
 DEFAULT_PREFIX = {"pmcid": "pmc", "pmid": "pubmed", "video_id": "youtube"}
 
-_DEFAULTS = {
-    "text": ("text", "caption", "txt", "conversations", "messages"),
-    "question": ("question",),
+_NAMES = {
+    "text": ("text", "caption", "txt", "conversations", "messages", "input", "context", "passage"),
+    "question": ("question", "instruction", "prompt", "query"),
     "options": ("options", "choices"),
-    "answer": ("answer",),
+    "answer": ("answer", "output", "response", "completion"),
     "reasoning": ("reasoning",),
 }
+_DEFAULTS = {
+    key: tuple(spelt for name in names for spelt in (name, name.capitalize(), name.upper()))
+    for key, names in _NAMES.items()
+}
+_DIALOGUES = frozenset({"conversations", "messages"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 Field: TypeAlias = Annotated[str, Meta(min_length=1)]
@@ -58,6 +64,7 @@ class Rules(Settings, frozen=True):
     access: Access = "credentialed"
     split: Field | None = None
     frames: Frame | None = None
+    leave_out: dict[Field, Field] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("name", "split"):
@@ -68,6 +75,15 @@ class Rules(Settings, frozen=True):
     def of(self, key: str) -> tuple[str, ...]:
         """The fields that `key` names, or those of the default names."""
         return _fields(getattr(self, key), _DEFAULTS.get(key, ()))
+
+    def declares(self, kind: str, name: str) -> str | None:
+        """Why a field, or the pictures in it, do not matter: what the mapping says of it; None if it says nothing."""
+        if why := declared(self.leave_out, name):
+            return f"mapping: {why}"
+        if kind == "picture" and self.pictures == ():
+            return "the mapping says `images: []`"
+        empty = (key for key in _DEFAULTS if getattr(self, key) == [] and name in _DEFAULTS[key])
+        return next((f"the mapping says `{key}: []`" for key in empty), None)
 
     @property
     def pictures(self) -> tuple[str, ...] | None:
@@ -115,6 +131,11 @@ class Rules(Settings, frozen=True):
         """Every field that something is taken from, pictures found by their type aside."""
         defaults = [self.of(key) for key in _DEFAULTS if key != "options"]
         return frozenset(self.listed_options).union(self.named, *defaults)
+
+    @property
+    def making_rows(self) -> frozenset[str]:
+        """Fields by which an object is a row, whatever stands around it."""
+        return frozenset(field for key in ("question", "options", "answer") for field in self.of(key)) | _DIALOGUES
 
 
 class _Sections(Rules, frozen=True):

@@ -1,42 +1,48 @@
-"""Rows of a corpus made elsewhere, as fields: from WebDataset tars, JSON Lines and Parquet, with bounded memory.
+"""Rows of a corpus made elsewhere, as fields: of WebDataset tars, JSON Lines and Parquet; others are in `corpus_files`.
 
 A row that cannot be parsed is a reject. An archive that breaks off, in whatever way, is never taken for a whole one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from builders.engine.archives import TAR_DAMAGE, Content, stored, tar_samples
+from builders.engine.corpus_files import document_rows, file_rows, form_of, with_tables
+from builders.engine.corpus_values import extension
 from builders.engine.source import InputError, Reject, Unit
 from builders.engine.tables import Row, open_parquet, parse_json, table_rows
 from medgpt.errors import one_line
 from medgpt.formats import format_of
 from medgpt.limited import OverLimit
 
-_KINDS = {
-    ".tar": "tar", ".tar.gz": "tar", ".tgz": "tar", ".parquet": "parquet", ".jsonl": "jsonl", ".jsonl.gz": "jsonl",
-}  # fmt: skip
-SUFFIXES = ", ".join(f"*{suffix}" for suffix in _KINDS)
-
 ABSENT: Any = object()
 """What `get_field` returns for a field that is not there; None is a value."""
 
 
+@lru_cache(maxsize=64)
 def kind_of(file: str) -> str | None:
-    """`tar`, `parquet` or `jsonl`; None for a file that is not read as rows."""
-    return next((kind for suffix, kind in _KINDS.items() if file.lower().endswith(suffix)), None)
-
-
-def extension(name: str) -> str:
-    """What stands behind the last dot, in small letters."""
-    return name.rpartition(".")[2].lower()
+    """`tar`, `parquet`, `jsonl`, or `file` for what `corpus_files` reads; None for a file that is not read as rows."""
+    form, ending = form_of(file), extension(file)
+    if form == "lines" and ending in ("jsonl", "ndjson", "gz"):
+        return "jsonl"
+    if form is None or form == "tar" or (form == "parquet" and ending == "parquet"):
+        return form
+    return "file"
 
 
 def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     """Every row of a unit in order: as fields, or as a reject where it cannot be parsed."""
     file = unit.payload["file"]
-    return _tar_rows(raw / file, file) if kind_of(file) == "tar" else table_rows(raw, unit)
+    kind = kind_of(file)
+    if kind == "tar":
+        return with_tables(_tar_rows(raw / file, file), unit.payload["mapped"])
+    if "files" in unit.payload:
+        return document_rows(raw, unit.payload["files"])
+    if kind == "file":
+        return file_rows(raw / file, file, unit.payload["mapped"], unit.payload["pictures_alone"])
+    return table_rows(raw, unit)
 
 
 def _tar_rows(path: Path, file: str) -> Iterator[Row | Reject]:
@@ -130,6 +136,21 @@ def found_values(values: Mapping[str, Any], fields: Iterable[str]) -> list[Any]:
     """Values of those of the fields that are there and not null."""
     found = (get_field(values, field) for field in fields)
     return [value for value in found if value is not ABSENT and value is not None]
+
+
+def holds_numbers(kind: Any) -> bool:
+    """Whether a Parquet column has nothing but numbers, dates and truth values, so that there is nothing to compare."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return all(holds_numbers(kind.field(number).type) for number in range(kind.num_fields))
+    in_list = False
+    while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        kind, in_list = kind.value_type, True
+    if types.is_integer(kind):
+        return not in_list  # else the bytes of a picture, perhaps
+    tests = (types.is_null, types.is_floating, types.is_boolean, types.is_temporal, types.is_decimal)
+    return any(test(kind) for test in tests)
 
 
 def field_names(values: Mapping[str, Any]) -> Iterator[str]:

@@ -6,13 +6,16 @@ Nothing that a row says is left out of its sample because it has an unusual form
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import orjson
 
+from builders.engine.archives import PictureStore
 from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
-from builders.engine.corpus_rows import extension, found_values, kind_of
+from builders.engine.corpus_rows import found_values, kind_of
+from builders.engine.corpus_values import extension, is_link, parsed, picture_of
 from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
 from medgpt.formats import PICTURE_SUFFIXES, format_of
@@ -27,7 +30,7 @@ _SPEAKERS = {"assistant": "assistant", "gpt": "assistant", "model": "assistant",
 
 
 def strings(value: Any) -> list[str]:
-    """All texts and numbers within a value, in their order. Raises: `InputError`."""
+    """All texts and numbers within a value, in their order, but pictures spelt as text. Raises: `InputError`."""
     found: list[str] = []
     stack = [value]
     while stack:
@@ -55,13 +58,21 @@ def _scalar(value: Any) -> str:
             return ""
         if value.is_integer():
             value = int(value)
-    return _PLACEHOLDER.sub("", str(value)).strip()
+    text = _PLACEHOLDER.sub("", str(value)).strip()
+    return "" if " " not in text[:60] and picture_of(text) else text
 
 
 def joined(values: Mapping[str, Any], fields: Iterable[str]) -> str | None:
     """All texts of some fields, one a line; None where there is none."""
     texts = [text for value in found_values(values, fields) for text in strings(value)]
     return "\n".join(dict.fromkeys(texts)) or None
+
+
+def _first_joined(values: Mapping[str, Any], rules: Rules, key: str) -> str | None:
+    """As `joined` of the fields of a key; of its default names the first that says something."""
+    if getattr(rules, key) is not None:
+        return joined(values, rules.of(key))
+    return next(filter(None, (joined(values, [field]) for field in rules.of(key))), None)
 
 
 class _Turn(NamedTuple):
@@ -174,10 +185,8 @@ def group_value(kind: str, value: Any, prefix: str) -> str | None:
 def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any]) -> Sequence[str]:
     """Fields of a row that hold pictures by their type; of Parquet those `columns`."""
     kind = kind_of(file)
-    if kind == "parquet":
-        return list(columns)
-    if kind == "jsonl":
-        return [name for name in _DEFAULT_PATHS if name in values]
+    if kind != "tar":
+        return list(dict.fromkeys([*columns, *(name for name in _DEFAULT_PATHS if name in values)]))
     return [
         name
         for name, value in values.items()
@@ -186,43 +195,67 @@ def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any])
     ]
 
 
-def picture_bytes(raw: Path, file: str, value: Any) -> Iterator[bytes]:
-    """The pictures that a value of a row of `file` holds or names. Raises: `InputError`."""
-    if isinstance(value, bytes):
-        if not value:
-            raise InputError("empty_file", file)
-        yield value
-    elif isinstance(value, InputError):
-        raise value
-    elif isinstance(value, str):
-        yield _loose_picture(raw, file, value)
-    elif isinstance(value, list):
-        for item in value:
-            yield from picture_bytes(raw, file, item)
-    elif isinstance(value, Mapping) and ("bytes" in value or "path" in value):
-        inner = value.get("path") if value.get("bytes") is None else value["bytes"]
-        yield from picture_bytes(raw, file, inner)
-    elif value is not None:
-        raise InputError("bad_field", file, f"a picture is bytes or a file's name, not {type(value).__name__}")
+@dataclass
+class Pictures:
+    """Where the pictures of a corpus are: in values, in files below `raw`, in its zips."""
 
+    raw: Path
+    zips: PictureStore
+    links: int = 0
+    """How many addresses of pictures elsewhere were met."""
+    zipped: set[str] = field(default_factory=set)
+    """Members of zips that were read, `<zip>!<member>`."""
 
-def _loose_picture(raw: Path, file: str, name: str) -> bytes:
-    """A picture file that a row names, relative to the corpus or to the row's own file."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name or "://" in name:
-        raise InputError("missing_image", file, "its name leads out of the corpus")
-    reason, hint = "missing_image", ""
-    for otherwise in (False, True):
-        for place in (raw, (raw / file).parent):
-            try:
-                return read_bytes(place / path, raw, otherwise=otherwise)
-            except InputError as error:
-                if error.reason != "missing_image":
-                    reason = error.reason
-                hint = hint or (error.detail if otherwise else "")
-            except ValueError:  # no file can have that name
-                break
-    raise InputError(reason, file, "; ".join(filter(None, (_called(name), hint))))
+    def within(self, file: str, value: Any) -> Iterator[bytes]:
+        """The pictures that a value of a row of `file` holds or names. Raises: `InputError`."""
+        if found := picture_of(value):
+            yield found
+        elif isinstance(value, bytes):
+            if not value:
+                raise InputError("empty_file", file)
+            yield value
+        elif isinstance(value, InputError):
+            raise value
+        elif isinstance(value, str):
+            if is_link(value):
+                self.links += 1
+            elif value.startswith("[") and isinstance(listed := parsed(value), list):
+                yield from self.within(file, listed)
+            else:
+                yield self.named(file, value)
+        elif isinstance(value, list):
+            for item in value:
+                yield from self.within(file, item)
+        elif isinstance(value, Mapping) and ("bytes" in value or "path" in value):
+            inner = value.get("path") if value.get("bytes") is None else value["bytes"]
+            yield from self.within(file, inner)
+        elif value is not None:
+            raise InputError("bad_field", file, f"a picture is bytes or a file's name, not {type(value).__name__}")
+
+    def named(self, file: str, name: str) -> bytes:
+        """A picture file that a row names, relative to the corpus or to the row's own file, else a member of a zip.
+
+        Raises: `InputError`.
+        """
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name or "\x00" in name:
+            raise InputError("missing_image", file, "its name leads out of the corpus")
+        reason, hint = "missing_image", ""
+        for otherwise in (False, True):
+            for place in (self.raw, (self.raw / file).parent):
+                try:
+                    return read_bytes(place / path, self.raw, otherwise=otherwise)
+                except InputError as error:
+                    if error.reason != "missing_image":
+                        reason = error.reason
+                    hint = hint or (error.detail if otherwise else "")
+                except ValueError:  # no file can have that name
+                    raise InputError(reason, file, _called(name)) from None
+        member, read = self.zips.reader(name)
+        if reason != "missing_image" or "!" not in member:
+            raise InputError(reason, file, "; ".join(filter(None, (_called(name), hint))))
+        self.zipped.add(member)
+        return read()
 
 
 def _called(name: str) -> str:
@@ -241,7 +274,7 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
 
     Raises: `InputError`, also where there is neither text nor picture.
     """
-    question, answer = joined(values, rules.of("question")), joined(values, rules.of("answer"))
+    question, answer = (_first_joined(values, rules, key) for key in ("question", "answer"))
     reasoning = joined(values, rules.of("reasoning"))
     options, other_options = _options(values, rules)
     texts, turns = _said(values, rules)

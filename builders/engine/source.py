@@ -183,6 +183,13 @@ class Sample:
         self.key = key
 
 
+class StoredSample(Sample):
+    """A sample whose key stands: a corpus' own name, which no member of a tar has to bear, or one of a build."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Reject:
     """A source row that did not become a sample. `detail` may name ids and numbers, never report text."""

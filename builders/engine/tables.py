@@ -362,7 +362,7 @@ def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -
                 size = batch_rows(path, table.metadata, group, list(columns), _BATCH_ROWS)
                 for batch in table.iter_batches(size, [group], list(columns) or None, use_threads=False):
                     skip = min(max(0, part.first - number), batch.num_rows)
-                    yield from _batch_rows(file, batch.slice(skip, last - number - skip), number + skip)
+                    yield from arrow_rows(file, batch.slice(skip, last - number - skip), number + skip)
                     number += batch.num_rows
                     if number >= last:
                         return
@@ -376,7 +376,8 @@ def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -
             number = end
 
 
-def _batch_rows(file: str, batch: Any, first: int) -> Iterator[Row | Reject]:
+def arrow_rows(file: str, batch: Any, first: int) -> Iterator[Row | Reject]:
+    """Rows of an Arrow batch, numbered from `first`; a cell that Python cannot hold costs its own row."""
     names = batch.schema.names
     try:
         # Column by column, then zipped: three times faster than the batch's own to_pylist.

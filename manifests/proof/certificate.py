@@ -22,6 +22,7 @@ from typing import Any
 
 import orjson
 
+from manifests.proof.accounting import not_compared
 from medgpt.atomic import write_atomic
 from medgpt.digest import INPUTS_FILE
 from medgpt.errors import UserError
@@ -120,7 +121,7 @@ def incomplete(document: Mapping[str, Any]) -> list[str]:
     unread = sum(entry["count"] for entry in document.get("accounting", ()) if entry["state"] == "not compared")
     if unread:
         reasons.append(f"{unread:,} files, fields, rows, pictures or texts that were not compared nor declared")
-    return reasons
+    return reasons + [f"not compared: {line}" for line in not_compared(document["accounting"])]
 
 
 def _encoded(payload: bytes) -> bytes:

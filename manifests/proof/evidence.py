@@ -6,10 +6,11 @@
 | exact_image | bytes, pixels | `value`: the shared digest, hexadecimal |
 | exact_text | stem_options, stem, caption | `value`: the shared digest, hexadecimal |
 | near_image | whole, region | `distance`: Hamming; `variant` of the test picture; `score`: agreement of pixels |
-| near_text | run | `words`: longest shared run; `score`: share of the test item's words in shared runs |
-| near_text | short_item | `words`: of the question, which the training text holds with all options; `score`: 1 |
-| near_text | jaccard | `score`: 5-gram Jaccard; `words`: shared 5-grams |
-| near_text | rewrite | `score`: TF-IDF cosine |
+| near_text | stem, stem_answer, sibling | `score`: share of the stem's letters; `words`: of it, in shared pairs |
+| near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
+
+`eval_df` says how many test items have the stem, or the rarest n-gram of the run; the first `near_text.NAMED` of them
+have a row each.
 
 `span` is NULL where either side is credentialed: evidence files travel, report text must not.
 """
@@ -23,7 +24,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "exact_image": ("bytes", "pixels"),
     "exact_text": ("stem_options", "stem", "caption"),
     "near_image": ("whole", "region"),
-    "near_text": ("run", "short_item", "jaccard", "rewrite"),
+    "near_text": ("stem", "stem_answer", "sibling", "passage"),
 }
 """Every level with its kinds, in the order in which tables show them."""
 
@@ -48,7 +49,7 @@ EVIDENCE = pa.schema(
         ("decided_on", pa.string()),  # near_image: thumbnail | full_image
         ("words", pa.int32()),
         ("span", pa.string()),
-        ("eval_df", pa.int32()),  # eval items that have the rarest n-gram of the shared run
+        ("eval_df", pa.int32()),  # test items that have the stem, or the rarest n-gram of the shared run
     ]
 )
 """One row a pair and kind, sorted by `ORDER`."""
@@ -79,4 +80,4 @@ EXCLUSIONS = pa.schema(
 """One row a training sample that the policy takes out, sorted by build and sample."""
 
 COMMON = pa.schema([("ngram", pa.string()), ("eval_df", pa.int64()), ("train_samples", pa.int64())])
-"""One row an n-gram that is common: test items and train samples that have it, sorted by it."""
+"""One row an n-gram that is boilerplate of the train side: test items and train samples that have it, sorted by it."""

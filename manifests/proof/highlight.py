@@ -10,15 +10,15 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import pairwise
+
+from medgpt.text import MARKUP, fold, is_plain
 
 SHARED_WORDS = 5
-"""Runs of so many words that both texts have are marked, whatever the evidence is: the shingles of `jaccard`."""
+"""Runs of so many words that both texts have are marked, whatever the evidence is."""
 SHARED, RUN = 1, 2
 """Marks: of words in a shared run of `SHARED_WORDS`, and of the run that the evidence names."""
 
 _ASCII_WORD = re.compile(r"[a-z0-9]+")
-_CHUNK = re.compile(r"\S+")
 
 Range = tuple[int, int, int]
 """Start and end in the original text, and the mark."""
@@ -61,12 +61,17 @@ def _begins(letter: str) -> bool:
     return not (unicodedata.category(first)[0] == "M" or "\u1160" <= first <= "\u11ff")
 
 
-def _letters(chunk: str, start: int) -> Iterator[tuple[str, int, int]]:
-    """Each normalised character of `chunk` with the range of original characters that it comes from."""
-    edges = [place for place, letter in enumerate(chunk) if place == 0 or _begins(letter)] + [len(chunk)]
-    for left, right in pairwise(edges):
-        for letter in unicodedata.normalize("NFKC", chunk[left:right]).casefold():
-            yield letter, start + left, start + right
+def _letters(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each folded character of `text` with the range of original characters that it comes from."""
+    place = 0
+    while place < len(text):
+        hidden = MARKUP.match(text, place) if text[place] in "&<" else None
+        end = hidden.end() if hidden else place + 1
+        while not hidden and end < len(text) and not _begins(text[end]):
+            end += 1
+        for letter in fold(text[place:end]):
+            yield letter, place, end
+        place = end
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -75,24 +80,19 @@ def _tokens(text: str) -> list[_Token]:
     A letter of a script without case (ideographs, kana, ...) is a word of its own: so a run is found whether whoever
     normalised it wrote such letters apart or together.
     """
+    if is_plain(text) and text.isprintable():
+        return [(word[0], word.start(), word.end()) for word in _ASCII_WORD.finditer(text.lower())]
     tokens: list[_Token] = []
-    for match in _CHUNK.finditer(text):
-        chunk, offset = match[0], match.start()
-        if chunk.isascii():
-            tokens += (
-                (word[0], offset + word.start(), offset + word.end()) for word in _ASCII_WORD.finditer(chunk.lower())
-            )
-            continue
-        open_word = False
-        for letter, start, end in _letters(chunk, offset):
-            alone = unicodedata.category(letter) in ("Lo", "Lm")
-            if not letter.isalnum():
-                open_word = False
-            elif open_word and not alone:
-                tokens[-1] = (tokens[-1][0] + letter, tokens[-1][1], end)
-            else:
-                tokens.append((letter, start, end))
-                open_word = not alone
+    open_word = False
+    for letter, start, end in _letters(text):
+        alone = unicodedata.category(letter) in ("Lo", "Lm")
+        if not letter.isalnum():
+            open_word = False
+        elif open_word and not alone:
+            tokens[-1] = (tokens[-1][0] + letter, tokens[-1][1], end)
+        else:
+            tokens.append((letter, start, end))
+            open_word = not alone
     return tokens
 
 

@@ -22,7 +22,7 @@ import yaml
 
 from manifests.catalog import BUILD_FILE
 from medgpt.digest import INPUTS_FILE, RAW_PLACE, file_sha256
-from medgpt.errors import DAMAGED, DONE
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED
 
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
@@ -80,7 +80,7 @@ def _read_again(build: LoadedBuild, raw: Path) -> Iterator[str]:
         with log.open("wb") as file:
             code = subprocess.run(command, check=False, stdout=file, stderr=file).returncode  # noqa: S603 (ours)
         made = Path(place) / "out" / record["build"] / BUILD_FILE
-        if code not in (DONE, DAMAGED) or not made.is_file():
+        if code not in (DONE, DAMAGED, NOT_COMPARED) or not made.is_file():
             said = log.read_text(errors="replace").strip().splitlines()[-1:]
             yield f"cannot be read again from {raw}: {' '.join(said)}"
             return

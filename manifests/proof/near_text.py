@@ -1,147 +1,483 @@
-"""Near-duplicate text: shared runs of words, short items inside a text, 5-gram Jaccard, rewrites by TF-IDF cosine.
+"""Test items and passages inside training texts: in whatever form an item was written, every pair above the thresholds.
 
-| kind | a pair is reported when |
+An item is its stem, its gold answer, its options and its passages. Options alone never make a pair; they are not read.
+
+| kind | a training record overlaps with a test item when |
 |---|---|
-| run | both records share n words in a row, among them an n-gram that few test items have |
-| short_item | a question of fewer than n words and all its options (else its answer) stand in the training record |
-| jaccard | of the 5-word shingles of both questions with options, half are shared |
-| rewrite | the TF-IDF cosine of question + answer with the test item's question + options reaches 0.40 |
+| stem | it holds so many letters of the stem, in a row or nearly so, that no other question is likely to |
+| stem_answer | it holds less of the stem, or all of a stem that says little, and the gold answer |
+| sibling | one of these, but numbers are others, or it is turned round by a "not" |
+| passage | both share runs of words that together are long and say much: a patient's note, a report, a vignette |
 
-Each finds every pair that its definition names: there is no approximate index, and hashes only propose. How many real
-rewrites reach the thresholds of the fuzzy two is another matter: that is measured (`bench/near_text.py`), never proved.
-Boilerplate ("which of the following is the most likely diagnosis") makes no pair: an n-gram that more than `common_df`
-test items have is common, and is counted in a list of its own.
+What a word says is its weight: the binary logarithm of how rare it is (`Weights`). A stem is looked for by its pairs of
+neighbouring words: every window of a record that holds pairs of `pair_share` of the stem's weight is judged by the
+share of the stem's runs of five letters that stand in it, blanks left out. So a lost blank, a misread letter, a synonym
+or another order of sentences cost a few letters, not the item. A passage is found by its runs of `run_words` words; a
+run that many samples of one part of the train side hold is boilerplate, listed and left out. Nothing is hidden because
+many test items share it: such a passage is reported with how many do, and the first of them by name.
 
-The test side becomes integers once (`NearTextIndex`); each training text costs some fifteen nanoseconds a byte for the
-runs, more for the rest. `scan` changes nothing, so that forked workers share one index.
+There is no approximate index and hashes only propose: candidates are all that the definitions name. How many real
+rewrites reach the thresholds is another matter: that is measured (`bench/proof_forms.py`), never proved.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.proof.evidence import LEVELS
-from manifests.proof.ngrams import GramTable, Ids, Ints, Vocabulary, WordBatch, counted, ranges, word_list
+from manifests.proof.ngrams import (
+    GramTable,
+    Ids,
+    Ints,
+    Vocabulary,
+    WordBatch,
+    counted,
+    ranges,
+    window_hashes,
+    word_list,
+)
 from manifests.proof.policy import TextSettings
 
-Floats = npt.NDArray[np.float64]
-
 KINDS = LEVELS["near_text"]
-SHINGLE_WORDS = 5
-MARGIN = 1e-9
-"""Array sums may be off by far less; what they leave is scored again, exactly."""
-_LOOKED_UP = 0.7
-"""Words are looked up until those left weigh less than this part of the threshold; of 0.5 to 0.9 fastest on MedQA."""
+REFERENCE = Path(__file__).parent / "common_words.txt"
+UNIT = 16
+"""Weights are counted in sixteenths of a bit, as integers: sums are the same in any order and on any machine."""
+REFERENCE_TEXTS = 10_000
+"""Texts that the counts of `common_words.txt` stand for; a smaller test side is weighed as if it had as many."""
+LETTERS = 5
+NEGATIONS = frozenset("not no except least false incorrect never without neither nor cannot wrong true correct".split())
+NAMED = 25
+"""Test items named with one training text for one passage or stem; `eval_df` says how many there are."""
+
+ANSWER_WORDS = 64
+"""How far from what is left of a stem its answer may stand."""
+NEXT_WORDS = 6
+"""The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
+SAYS_BITS = 6
+"""What is found of a stem must say so much, or only an answer next to it counts."""
+GOLD_LETTERS = 6
+"""A shorter answer must stand there as words of its own."""
+ROW_WORDS, ROW_SHARE = 4, 0.35
+"""So many words of a stem in a row, and this share of them, are no coincidence of two texts about one thing."""
+USUAL, USUAL_SHARE = 25, 200
+"""A pair of words that more stems than 25, and than one in 200, have says nothing."""
+_CHUNK, _STEP = 256, 128
+"""Words of a text that are looked through at once for stems whose window is no longer than a step."""
 _EXPANSION = 1 << 22
 """Entries of intermediate arrays made at once: 32 MB each."""
-_ROUND = 1 << 20
-"""Products of training texts and test items, or words, in memory at once: 8 MB, a fair share of a cache."""
+LONG_RUN = 32
+"""So many words in one run need say only half of `passage_bits`."""
+PASSAGE_GRAMS = 3
+"""Runs that a passage needs at least, so that short ones are turned away early."""
 
 
 @dataclass(frozen=True)
 class EvalText:
-    """What of a test item is looked for. An empty question leaves the item to the runs."""
+    """What of a test item is looked for."""
 
     question: str
-    options: tuple[str, ...]
+    """The stem; empty where there is none that means anything by itself."""
     answer: str
-    record: str
-    """Everything: question, options, answer, reasoning, caption."""
-
-
-@dataclass(frozen=True)
-class TrainText:
-    """What of a training sample is searched."""
-
-    item: str
-    """Question and options, as far as they are known."""
-    answer: str
-    record: str
-    """Everything: prompt, reasoning, answer."""
+    """The gold answer."""
+    passages: tuple[str, ...]
+    """Texts of which a long part must not be found: the stem too, a note, a report. Options are none."""
+    group: str = ""
+    """Items of one group share a template: what more than half of them hold is no passage. Empty: no such group."""
 
 
 class TextMatch(NamedTuple):
     """One pair and how it overlaps."""
 
     train: int
-    """Position in the texts given to `scan`."""
+    """Position in the texts given to `scan`, over all batches."""
     eval: int
     """Position in the texts given to the index."""
     kind: str
     """One of `KINDS`."""
     score: float
-    """run: share of the test record's words in shared runs; short_item: 1; else the measure. Four places."""
-    words: int | None
-    """run: of the longest shared run; short_item: of the question; jaccard: shared shingles."""
+    """Share of the stem's runs of letters found; passage: share of its words in shared runs. Four places."""
+    words: int
+    """Words of the stem in shared pairs; passage: of the longest shared run."""
     span: str | None
-    """run, short_item: the shared words."""
-    eval_df: int | None
-    """run: test items that have the rarest n-gram of the run."""
+    """passage: the longest shared run."""
+    eval_df: int
+    """Test items that have the same stem; passage: the rarest n-gram of that run."""
 
 
 @dataclass(frozen=True)
 class TextScan:
-    """What a batch of training texts shares with the test side."""
+    """What a part of the training texts shares with the test side."""
 
     matches: list[TextMatch]
     """Sorted by train, eval, kind in the order of `KINDS`."""
-    common: dict[str, tuple[int, int]]
-    """Common n-gram -> (test items, training texts of this batch) that have it, sorted by n-gram."""
+    boilerplate: dict[str, tuple[int, int]]
+    """N-gram that so many of these texts hold that it makes no passage -> (test items, texts), sorted by n-gram."""
     counts: Mapping[str, int]
-    """Pairs by kind, pairs scored exactly for the fuzzy kinds, training texts that hold common n-grams."""
+    """Matches by kind, and texts read."""
 
 
 class NearTextIndex:
     """The test side, ready to be compared with any number of training texts."""
 
     def __init__(self, evals: Sequence[EvalText], settings: TextSettings) -> None:
-        self.settings = settings
-        self.run_words = min(self.settings.run_words)
-        records = [word_list(text.record) for text in evals]
-        items = [word_list("\n".join((text.question, *text.options))) for text in evals]
-        shorts = _short_items(evals, self.settings.short_min_words, self.run_words)
-        every = [*records, *items, *([word for part in short.parts for word in part] for short in shorts)]
-        self._vocabulary = Vocabulary(word for words in every for word in words)
-        self._evals = len(evals)
-        self._runs = _Runs(self._vocabulary, records, self.run_words, self.settings.common_df)
-        self._shorts = _Shorts(self._vocabulary, shorts, self._runs.word_df, self.settings.short_min_words)
-        self._shingles = _Shingles(self._vocabulary, items, self.settings)
-        self._cosines = _Cosines(self._vocabulary, items, self.settings)
+        known: dict[str, list[str]] = {}
+        for text in evals:
+            for piece in (text.question, text.answer, *text.passages):
+                if piece not in known:
+                    known[piece] = word_list(piece)
+        stems = [known[text.question] for text in evals]
+        golds = [known[text.answer] for text in evals]
+        passages = [[known[passage] for passage in text.passages] for text in evals]
+        distinct = sorted({tuple(words) for words in (*stems, *(one for mine in passages for one in mine)) if words})
+        self._vocabulary = Vocabulary(word for words in (*distinct, *golds) for word in words)
+        weights = Weights(self._vocabulary, distinct)
+        self._stems = _Stems(self._vocabulary, weights, stems, golds, settings)
+        self._passages = _Passages(self._vocabulary, weights, passages, [text.group for text in evals], settings)
 
-    def scan(self, trains: Sequence[TrainText]) -> TextScan:
-        """Every pair of these training texts with the test side. Give 1 to 4 MB at once."""
-        matches, common, counts = self.scan_runs([text.record for text in trains])
-        items = self._vocabulary.read([text.item for text in trains])
-        answers = self._vocabulary.read([text.answer for text in trains])
-        pairs = self._shingles.candidates(items)
-        counts["jaccard_scored"] = len(pairs)
-        matches += self._shingles.score(pairs, trains)
-        pairs = self._cosines.candidates(items, answers)
-        counts["rewrite_scored"] = len(pairs)
-        matches += self._cosines.score(pairs, trains)
-        matches.sort(key=lambda match: (match.train, match.eval, KINDS.index(match.kind)))
-        counts.update(match.kind for match in matches)
-        return TextScan(matches, common, counts)
-
-    def scan_runs(self, records: Sequence[str]) -> tuple[list[TextMatch], dict[str, tuple[int, int]], Counter[str]]:
-        """The pairs of kind run and short_item alone, the common n-grams, and counts as in `TextScan`."""
-        batch = self._vocabulary.read(records)
-        matches, common, with_common = self._runs.scan(batch)
-        matches += self._shorts.scan(batch, records)
-        return matches, common, Counter({"texts_with_common_ngrams": with_common})
+    def scan(self, batches: Iterable[Sequence[str]]) -> TextScan:
+        """Every pair of one part of the training texts with the test side. Give batches of 1 to 4 MB."""
+        matches: list[TextMatch] = []
+        seen = self._passages.nothing_seen()
+        texts = 0
+        for records in batches:
+            batch = self._vocabulary.read(records)
+            matches += self._stems.scan(batch, records, texts)
+            self._passages.look(batch, texts, seen)
+            texts += len(records)
+        found, boilerplate = self._passages.conclude(seen, texts)
+        matches = sorted([*matches, *found], key=lambda match: (match.train, match.eval, KINDS.index(match.kind)))
+        return TextScan(matches, boilerplate, Counter(match.kind for match in matches) + Counter(train_samples=texts))
 
 
-def _joined(vocabulary: Vocabulary, texts: Sequence[Sequence[str]]) -> tuple[Ids, Ints]:
-    """Ids of all words, one text after the other, and the bounds of the texts."""
-    bounds = np.cumsum([0, *map(len, texts)])
-    return vocabulary.ids(word for words in texts for word in words), bounds
+# ---- weights
+
+
+def information(whole: int, part: int) -> int:
+    """log2(whole / part) in units, rounded down; 0 where the part is no smaller. Integers: no rounding but that one."""
+    quotient: int = whole**UNIT // part**UNIT
+    return max(0, quotient.bit_length() - 1)
+
+
+@cache
+def reference_counts() -> dict[str, int]:
+    """How many of 10,000 medical exam questions have each of the most common words."""
+    lines = REFERENCE.read_text(encoding="utf-8").splitlines()
+    return {word: int(count) for word, count in (line.split() for line in lines if not line.startswith("#"))}
+
+
+class Weights:
+    """How much each word says: the rarer, the more; numbers and single letters nothing.
+
+    How common a word is follows from exam questions at large and from the different surroundings (a word on either
+    side) that it has in the test side: a word that stands in one note only is rare, however many items have the note.
+    One bit is taken off, so that what is in half of the texts says nothing.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, texts: Sequence[Sequence[str]]) -> None:
+        """`texts`: all different ones of the test side."""
+        self._total = max(REFERENCE_TEXTS, len(texts))
+        ids = np.array([0, *(vocabulary.id(word) for words in texts for word in (*words, ""))], np.int32)
+        surroundings = window_hashes(ids, 3)
+        _, first = np.unique(surroundings, return_index=True)
+        counts = np.bincount(ids[first + 1], minlength=len(vocabulary.words) + 1)
+        self.by_id: Ints = np.zeros(len(vocabulary.words) + 1, np.int64)
+        """(words + 1,) of each word of the vocabulary."""
+        for number, word in enumerate(vocabulary.words, 1):
+            self.by_id[number] = self._of(word, max(1, int(counts[number])))
+        self._ids = vocabulary.id
+
+    def of(self, word: str) -> int:
+        """Weight of any word; one that the test side's stems and passages lack is as rare as can be."""
+        number = self._ids(word)
+        return int(self.by_id[number]) if number else self._of(word, 1)
+
+    def sum(self, words: Iterable[str]) -> int:
+        """Weight of the different words among these."""
+        return sum(map(self.of, set(words)))
+
+    def _of(self, word: str, surroundings: int) -> int:
+        if word.isdigit() or (len(word) == 1 and word.isascii()):
+            return 0
+        weight = information(self._total, surroundings)
+        if word in (known := reference_counts()):
+            weight = min(weight, information(REFERENCE_TEXTS, known[word]))
+        return max(0, weight - UNIT)
+
+
+# ---- stems
+
+
+class _Stem(NamedTuple):
+    """A stem that some test items have, as a record is judged by it."""
+
+    words: list[str]
+    pairs: dict[int, int]
+    """Pair of neighbouring words, by its number -> weight, 0 for usual ones."""
+    pair_weight: int
+    runs: dict[str, int]
+    """Run of letters -> weight: each letter has its share of its word's."""
+    run_weight: int
+    weight: int
+    """Of its different words."""
+
+
+class _Stems:
+    """Every different stem once."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        weights: Weights,
+        stems: Sequence[list[str]],
+        golds: Sequence[list[str]],
+        settings: TextSettings,
+    ) -> None:
+        self._settings, self._weights, self._golds = settings, weights, golds
+        items: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, words in enumerate(stems):
+            if words:
+                items[tuple(words)].append(number)
+        self._words, self._items = list(items), list(items.values())
+        self._usual = max(USUAL, len(items) // USUAL_SHARE)
+        texts = [*self._words, *sorted({tuple(gold) for gold in golds if len(gold) > 1})]
+        bounds = np.cumsum([0, *map(len, texts)])
+        self._table = table = GramTable(vocabulary.ids(word for words in texts for word in words), bounds, 2)
+        self._bounds = bounds
+        # A stem of one word has no pair: the word itself proposes it.
+        self._alone: dict[int, list[int]] = defaultdict(list)
+        for number, stem in enumerate(self._words):
+            if len(stem) == 1:
+                self._alone[vocabulary.id(stem[0])].append(number)
+        owners, grams, weighs, whole = self._weighed(bounds, {words: at for at, words in enumerate(texts)})
+        long = np.array([window_words(len(words)) > _STEP for words in self._words], bool)[owners]
+        self._postings = [
+            _Postings(owners[mine], grams[mine], weighs[mine], whole, table.count, settings.answer_pairs)
+            for mine in (~long, long)
+        ]
+        keys = [
+            sorted({vocabulary.id(max(self._golds[item], key=weights.of)) for item in mine if self._golds[item]})
+            for mine in self._items
+        ]
+        self._keys = np.array([word for mine in keys for word in mine], np.int64)
+        """The rarest word of each answer of a stem, one stem after the other."""
+        self._key_bounds = np.cumsum([0, *map(len, keys)])
+        self._is_key = np.zeros(len(vocabulary.words) + 1, bool)
+        self._is_key[self._keys] = True
+        self._known: dict[int, _Stem] = {}
+
+    def _weighed(self, bounds: Ints, texts: Mapping[tuple[str, ...], int]) -> tuple[Ints, Ints, Ints, Ints]:
+        """Stem, pair and weight for each pair that says something: its words, each of which is in two pairs.
+
+        Last, all pairs' weight by stem.
+
+        Of a stem that has no such pair the rarest one proposes it; the rarest of a long answer proposes its stems.
+        """
+        table, weight, stems, count = self._table, self._weights.by_id, len(self._words), len(bounds) - 1
+        places = np.flatnonzero(table.at < table.count)
+        owners = np.searchsorted(bounds, places, side="right") - 1
+        weighs = weight[table.ids[places]] * (1 + (places == bounds[owners]))
+        weighs += weight[table.ids[places + 1]] * (1 + (places + 2 == bounds[owners + 1]))
+        grams = table.at[places].astype(np.int64)
+        weighs[table.df[grams] > self._usual] = 0
+        silent = (np.bincount(owners, weighs, minlength=count) == 0) | (np.arange(count) >= stems)
+        order = np.lexsort((places, np.where(silent[owners], table.df[grams], 0), owners))
+        owners, grams, weighs = owners[order], grams[order], weighs[order]
+        first = np.diff(owners, prepend=-1) != 0
+        weighs[first & silent[owners]] = 1
+        rarest = dict(zip(owners[first].tolist(), grams[first].tolist(), strict=True))
+        self._rarest = {stem: gram for stem, gram in rarest.items() if silent[stem]}
+        _, once = np.unique(owners * table.count + grams, return_index=True)
+        owners, grams, weighs = owners[once], grams[once], weighs[once]
+        whole = np.bincount(owners, weighs, minlength=count).astype(np.int64)
+        keep = (weighs > 0) & (owners < stems)
+        rows = [
+            (stem, rarest[texts[gold]], int(whole[stem]) + 1)
+            for stem, items in enumerate(self._items)
+            for gold in {tuple(self._golds[item]) for item in items}
+            if len(self._words[stem]) > 1 and self._is_long(gold)
+        ]
+        by_gold = np.array(sorted(rows), np.int64).reshape(-1, 3).T
+        columns = zip((owners[keep], grams[keep], weighs[keep]), by_gold, strict=True)
+        owners, grams, weighs = map(np.concatenate, columns)
+        return owners, grams, weighs, whole[:stems]
+
+    def _is_long(self, gold: Sequence[str]) -> bool:
+        """Whether an answer says so much that next to it the common beginning of a stem is enough."""
+        return len(gold) > 1 and self._weights.sum(gold) >= self._settings.answer_bits * UNIT
+
+    def _stem(self, number: int) -> _Stem:
+        """A stem, made ready when it is first met."""
+        if number not in self._known:
+            words, of = self._words[number], self._weights.of
+            start, last = int(self._bounds[number]), len(words) - 2
+            pairs: dict[int, int] = {}
+            for place, pair in enumerate(self._table.at[start : start + last + 1].tolist()):
+                weight = of(words[place]) * (1 + (place == 0)) + of(words[place + 1]) * (1 + (place == last))
+                pairs.setdefault(pair, 0 if self._table.df[pair] > self._usual else weight)
+            if number in self._rarest:
+                pairs[self._rarest[number]] = 1
+            letters = [of(word) * UNIT // len(word) for word in words for _ in word]
+            text = "".join(words)
+            runs: dict[str, int] = {}
+            for place in range(max(1, len(text) - LETTERS + 1)):
+                runs.setdefault(text[place : place + LETTERS], sum(letters[place : place + LETTERS]))
+            self._known[number] = _Stem(
+                list(words), pairs, sum(pairs.values()), runs, sum(runs.values()), self._weights.sum(words)
+            )
+        return self._known[number]
+
+    def scan(self, batch: WordBatch, records: Sequence[str], first: int) -> Iterator[TextMatch]:
+        """Matches of a batch of texts, numbered from `first`."""
+        places, grams, texts = self._table.find(batch.ids, batch.bounds)
+        edges = np.searchsorted(texts, np.arange(len(records) + 1)).tolist()
+        record, last = None, -1
+        for text, stem, enough in self._candidates(batch, places, grams, texts):
+            if record is None or text != last:
+                here = slice(edges[text], edges[text + 1])
+                record, last = _Record(word_list(records[text]), places[here] - batch.bounds[text], grams[here]), text
+            yield from self._judged(stem, record, enough, first + text)
+
+    def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> Iterator[tuple[int, int, bool]]:
+        """Text, stem, and whether some window may be enough without the answer; sorted.
+
+        Where it is not, at least the rarest word of an answer is in the text.
+        """
+        found = [self._postings[1].met(texts, grams, self._settings.stem_pairs)]
+        sizes = np.diff(batch.bounds)
+        chunks = np.maximum(1, -(-(sizes - _CHUNK) // _STEP) + 1)
+        ends = np.cumsum(chunks)
+        offsets = places - batch.bounds[texts]
+        own = np.minimum(offsets // _STEP, chunks[texts] - 1)
+        before = (own > 0) & (offsets + 1 < (own - 1) * _STEP + _CHUNK)
+        chunk = ends[texts] - chunks[texts] + own
+        chunk, grams = np.concatenate([chunk, chunk[before] - 1]), np.concatenate([grams, grams[before]])
+        met, stems, enough = self._postings[0].met(chunk, grams, self._settings.stem_pairs)
+        found.append((np.searchsorted(ends, met, side="right"), stems, enough))
+        if self._alone:
+            spots = np.flatnonzero(np.isin(batch.ids, list(self._alone)))
+            owners = np.searchsorted(batch.bounds, spots, side="right") - 1
+            pairs = zip(owners.tolist(), batch.ids[spots].tolist(), strict=True)
+            rows = [(text, stem, 0) for text, word in pairs for stem in self._alone[word]]
+            alone = np.array(rows, np.int64).reshape(-1, 3).T
+            found.append((alone[0], alone[1], alone[2] > 0))
+        texts, stems, enough = map(np.concatenate, zip(*found, strict=True))
+        keys = texts * len(self._words) + stems
+        order = np.argsort(keys, kind="stable")
+        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        enough = np.logical_or.reduceat(enough[order], first) if len(first) else enough
+        texts, stems = divmod(keys[order][first], max(1, len(self._words)))
+        kept = np.flatnonzero(enough | self._answerable(batch, texts, stems))
+        return zip(texts[kept].tolist(), stems[kept].tolist(), enough[kept].tolist(), strict=True)
+
+    def _answerable(self, batch: WordBatch, texts: Ints, stems: Ints) -> npt.NDArray[np.bool_]:
+        """Whether a text has the rarest word of some answer of a stem."""
+        spots = np.flatnonzero(self._is_key[batch.ids])
+        owners = np.searchsorted(batch.bounds, spots, side="right") - 1
+        there = np.unique(owners * len(self._is_key) + batch.ids[spots])
+        counts = self._key_bounds[stems + 1] - self._key_bounds[stems]
+        keys = np.repeat(texts, counts) * len(self._is_key) + self._keys[ranges(self._key_bounds[stems], counts)]
+        known = np.append(there, -1)[np.searchsorted(there, keys)] == keys
+        return np.bincount(np.repeat(np.arange(len(texts)), counts), known, minlength=len(texts)) > 0
+
+    def _judged(self, number: int, record: _Record, enough: bool, train: int) -> Iterator[TextMatch]:
+        """At most `NAMED` items of a stem that a record overlaps with."""
+        limits, stem, items = self._settings, self._stem(number), self._items[number]
+        golds = [gold for gold in {tuple(self._golds[item]) for item in items} if record.holds(gold)]
+        worded = any(f" {' '.join(gold)} " in record.spaced for gold in golds)
+        if (not worded and not enough) or (not golds and stem.weight < limits.stem_bits * UNIT):
+            return
+        window = _window(stem, record)
+        if window is None:
+            return
+        words = record.words[window.start : window.stop]
+        covered, longest = _covered(stem.words, words)
+        in_a_row = longest >= ROW_WORDS and longest >= ROW_SHARE * len(stem.words)
+        cut_short = longest > ROW_WORDS and 2 * longest >= len(stem.words)
+        says = window.weight >= (limits.answer_pairs if worded else limits.stem_pairs) * stem.pair_weight
+        if not says and not (worded and cut_short):
+            return
+        there = "".join(words)
+        met = [weight for run, weight in stem.runs.items() if run in there]
+        plain, weighed = len(met) / len(stem.runs), sum(met) / max(1, stem.run_weight)
+        known = weighed * stem.weight
+        share = max(plain, weighed)
+        alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
+        spaced = f" {' '.join(stem.words)} "
+        verbatim = spaced in record.spaced
+        says = says and known >= SAYS_BITS * UNIT
+        within = NEXT_WORDS if not says else None if share >= 0.8 else ANSWER_WORDS
+        anywhere = None if stem.weight >= SAYS_BITS * UNIT else ANSWER_WORDS
+        answered = set()
+        for gold in golds:
+            both = self._weights.sum(gold)
+            least = limits.row_bits if in_a_row else limits.answer_bits
+            near = (share >= limits.answer_letters or cut_short) and known + both >= least * UNIT
+            near = near and (says or (self._is_long(gold) and f" {' '.join(gold)} " in record.spaced))
+            if (near and record.answers(gold, window, within)) or (
+                verbatim
+                and (
+                    f"{spaced}{' '.join(gold)} " in record.spaced
+                    or (stem.weight + both >= limits.verbatim_bits * UNIT and record.answers(gold, window, anywhere))
+                )
+            ):
+                answered.add(gold)
+        if not alone and not answered:
+            return
+        kind = "sibling" if not verbatim and is_sibling(stem.words, words) else "stem" if alone else "stem_answer"
+        mine = [item for item in items if alone or tuple(self._golds[item]) in answered]
+        for item in mine[:NAMED]:
+            yield TextMatch(train, item, kind, round(share, 4), covered, None, len(items))
+
+
+class _Postings:
+    """Which stems have a pair of words, and how much it weighs there; of short stems or of long ones."""
+
+    def __init__(self, owners: Ints, grams: Ints, weights: Ints, whole: Ints, count: int, share: float) -> None:
+        """Stem, pair and weight of each row; `count` pairs there are, `share` of the `whole` is looked for."""
+        self._numbers = np.unique(owners)
+        order = np.argsort(grams, kind="stable")
+        self._owners, self._weights = np.searchsorted(self._numbers, owners[order]), weights[order]
+        self._bounds = np.searchsorted(grams[order], np.arange(count + 1))
+        self._whole = whole[self._numbers]
+        self._least = np.maximum(1, share * self._whole)
+
+    def met(self, groups: Ints, grams: Ints, more: float) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+        """Groups of places, stems of which they hold pairs of enough weight, and whether it is a share of `more`.
+
+        `groups` says of each place which it is in, `grams` which pair stands there.
+        """
+        size = len(self._bounds)
+        keys, _ = counted(groups * size + grams)
+        groups, grams = keys // size, keys % size
+        counts = self._bounds[grams + 1] - self._bounds[grams]
+        groups, grams, counts = groups[counts > 0], grams[counts > 0], counts[counts > 0]
+        stems, found = max(1, len(self._numbers)), [np.empty((3, 0), np.int64)]
+        edges = np.flatnonzero(np.diff(groups, prepend=-1))
+        whole = np.add.reduceat(counts, edges) if len(edges) else counts
+        edges = np.append(edges, len(groups))
+        for one in _slices(whole, _EXPANSION):
+            part = slice(edges[one.start], edges[one.stop])
+            spots = ranges(self._bounds[grams[part]], counts[part])
+            cells = np.repeat(groups[part] * stems, counts[part]) + self._owners[spots]
+            order = np.argsort(cells, kind="stable")
+            cells, weights = cells[order], self._weights[spots][order]
+            first = np.flatnonzero(np.diff(cells, prepend=-1))
+            sums = np.add.reduceat(weights, first)
+            stem = cells[first] % stems
+            kept = sums >= self._least[stem]
+            enough = sums >= np.maximum(1, more * self._whole[stem])
+            found.append(np.stack([cells[first] // stems, self._numbers[stem], enough])[:, kept])
+        group, stem, enough = np.concatenate(found, axis=1)
+        return group, stem, enough.astype(bool)
 
 
 def _slices(counts: Ints, limit: int) -> Iterator[slice]:
@@ -155,157 +491,264 @@ def _slices(counts: Ints, limit: int) -> Iterator[slice]:
         start = stop
 
 
-# ---- runs
+def window_words(words: int) -> int:
+    """How many words of a record are looked at together for a stem of so many."""
+    return 2 * words + 16
 
 
-class _Runs:
-    """Shared runs of n words and more."""
+def letter_runs(words: Sequence[str]) -> set[str]:
+    """Runs of `LETTERS` letters of some words, blanks left out; of less than that, all of it."""
+    text = "".join(words)
+    return {text[place : place + LETTERS] for place in range(max(1, len(text) - LETTERS + 1))}
 
-    def __init__(self, vocabulary: Vocabulary, records: Sequence[Sequence[str]], n: int, common_df: int) -> None:
-        self._vocabulary, self._n, self._common_df = vocabulary, n, common_df
-        self._ids, self._bounds = _joined(vocabulary, records)
-        self._table = GramTable(self._ids, self._bounds, n)
-        self._owners = np.repeat(np.arange(len(records)), np.diff(self._bounds))
-        self._place_df = np.append(self._table.df, 0)[self._table.at]
-        pairs, _ = counted(self._ids.astype(np.int64) * (len(records) + 1) + self._owners)
-        self.word_df: Ints = np.bincount(pairs // (len(records) + 1), minlength=len(vocabulary.words) + 1)
-        """Test records that have each word, by id."""
 
-    def scan(self, batch: WordBatch) -> tuple[list[TextMatch], dict[str, tuple[int, int]], int]:
-        """Pairs, common n-grams with (test items, training texts), number of training texts that have any of those."""
-        table, ids = self._table, batch.ids
-        while True:
-            places, grams, texts = table.find(ids, batch.bounds)
-            touched = np.zeros(len(ids) + 1, np.int32)
-            np.add.at(touched, places, 1)
-            np.add.at(touched, places + self._n, -1)
-            impostors = batch.impostors(np.flatnonzero(np.cumsum(touched)))
-            if not len(impostors):
-                break
-            ids = ids.copy()
-            ids[impostors] = 0
-        usual = table.df[grams] > self._common_df
-        keys, _ = counted(grams[usual] * len(batch.bounds) + texts[usual])
-        common, hits = counted(keys // len(batch.bounds))
-        listed = sorted(
-            (self._text(int(table.first[gram]), self._n), (int(table.df[gram]), int(count)))
-            for gram, count in zip(common, hits, strict=True)
+class _Record:
+    """Words of a training text, and what is asked of them for several stems."""
+
+    def __init__(self, words: list[str], places: Ints, pairs: Ints) -> None:
+        """`places` of the stems' pairs, and which stands there."""
+        self.words = words
+        self.spaced = f" {' '.join(words)} "
+        self.letters = "".join(words)
+        self._hits = places, pairs
+
+    @cached_property
+    def pairs(self) -> dict[int, list[int]]:
+        """Where each of the stems' pairs stands, ascending."""
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, pair in zip(*(hits.tolist() for hits in self._hits), strict=True):
+            places[pair].append(place)
+        return places
+
+    def holds(self, gold: Sequence[str]) -> bool:
+        """Whether the gold answer stands anywhere."""
+        return bool(gold) and _holds_words(gold, self.spaced, self.letters)
+
+    def answers(self, gold: Sequence[str], window: _Window, near: int | None) -> bool:
+        """Whether the gold answer stands before or behind what is left of the stem, within so many words if given."""
+        before = self.words[0 if near is None else max(0, window.first - near) : window.first]
+        behind = self.words[window.last : None if near is None else window.last + near]
+        return any(_holds_words(gold, f" {' '.join(words)} ", "".join(words)) for words in (before, behind))
+
+
+def _holds_words(gold: Sequence[str], spaced: str, letters: str) -> bool:
+    """Whether some words hold others as they are, or all of their letters if that is enough to tell them."""
+    joined = "".join(gold)
+    return f" {' '.join(gold)} " in spaced or (len(joined) >= GOLD_LETTERS and joined in letters)
+
+
+class _Window(NamedTuple):
+    """The words of a record that are held against a stem."""
+
+    weight: int  # of the different pairs in it
+    start: int
+    stop: int
+    first: int  # where the first of the pairs begins
+    last: int  # where the last one ends
+
+
+def _window(stem: _Stem, record: _Record) -> _Window | None:
+    """The words around the place of a record that has most of a stem's pairs; the first of several such."""
+    if len(stem.words) == 1:
+        place = record.words.index(stem.words[0])
+        return _Window(0, place, place + 1, place, place + 1)
+    hits = sorted((place, pair) for pair in stem.pairs for place in record.pairs.get(pair, ()))
+    size, best, end, start, sum_ = window_words(len(stem.words)), 0, 0, 0, 0
+    for place, pair in hits:
+        sum_ += stem.pairs[pair] + 1
+        while hits[start][0] < place + 2 - size:
+            sum_ -= stem.pairs[hits[start][1]] + 1
+            start += 1
+        if sum_ > best:
+            best, end = sum_, place + 2
+    if not best:
+        return None
+    places = [place for place, _ in hits if end - size <= place <= end - 2]
+    here = {pair for place, pair in hits if end - size <= place <= end - 2}
+    weight = sum(stem.pairs[pair] for pair in here)
+    return _Window(weight, max(0, end - size), end + 8, min(places), end)
+
+
+def _covered(stem: Sequence[str], window: Sequence[str]) -> tuple[int, int]:
+    """Words of a stem that stand in pairs which a window has, and the most of them in a row."""
+    pairs = set(pairwise(window))
+    covered = longest = run = 0
+    for pair in pairwise(stem):
+        run = (run or 1) + 1 if pair in pairs else 0
+        covered += (2 if run == 2 else 1) if run else 0
+        longest = max(longest, run)
+    return covered, longest
+
+
+def is_sibling(stem: Sequence[str], window: Sequence[str]) -> bool:
+    """Whether a window has the stem with another number in the place of one, or with a negation put in or taken out."""
+    pairs = set(pairwise(window))
+    between: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for one, middle, other in zip(window, window[1:], window[2:], strict=False):
+        between[one, other].add(middle)
+    for before, word, after in zip(["", *stem], stem, [*stem[1:], ""], strict=False):
+        if word.isdigit() or word in NEGATIONS:
+            if (before, word) in pairs or (word, after) in pairs:
+                continue
+            others = between.get((before, after), set())
+            if any(other.isdigit() if word.isdigit() else True for other in others):
+                return True
+            if word in NEGATIONS and (before, after) in pairs:
+                return True
+        elif after and (word, after) not in pairs and between.get((word, after), set()) & NEGATIONS:
+            return True
+    return False
+
+
+# ---- passages
+
+
+class _Found(NamedTuple):
+    text: int
+    grams: Ints  # different ones, ascending
+    ids: Ids  # of the text's words
+
+
+class _Seen:
+    """What the texts of one part hold of the test side's runs, until all of the part is read."""
+
+    def __init__(self, count: int) -> None:
+        self.texts: list[_Found] = []
+        self.hits = np.zeros(count, np.int64)
+        """Texts that hold each n-gram."""
+
+
+class _Passages:
+    """Runs of n words that say enough, in every different passage."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        weights: Weights,
+        passages: Sequence[Sequence[list[str]]],
+        groups: Sequence[str],
+        settings: TextSettings,
+    ) -> None:
+        self._settings, self._vocabulary, self._weights, self._n = settings, vocabulary, weights, settings.run_words
+        owners: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, of_item in enumerate(passages):
+            for words in of_item:
+                if len(words) >= self._n and number not in owners[tuple(words)]:
+                    owners[tuple(words)].append(number)
+        self._owners = list(owners.values())
+        self._bounds: Ints = np.cumsum([0, *map(len, owners)])
+        self._ids = vocabulary.ids(word for words in owners for word in words)
+        self._table = table = GramTable(self._ids, self._bounds, self._n)
+        sums = np.cumsum(np.append(0, weights.by_id[self._ids]))
+        says = sums[table.first + self._n] - sums[table.first] >= settings.run_bits * UNIT
+        grams = np.repeat(np.arange(table.count), np.diff(table.text_bounds))
+        sizes = np.array([len(mine) for mine in self._owners], np.int64)
+        firsts = np.cumsum(sizes) - sizes
+        all_owners = np.array([item for mine in self._owners for item in mine], np.int64)
+        pairs, _ = counted(
+            np.repeat(grams, sizes[table.texts]) * len(groups)
+            + all_owners[ranges(firsts[table.texts], sizes[table.texts])]
         )
-        with_common = len(counted(keys % len(batch.bounds))[0])
+        self.df: Ints = np.bincount(pairs // max(1, len(groups)), minlength=table.count)
+        """(G,) test items that have each n-gram."""
+        names = {group: number for number, group in enumerate(sorted({*groups} - {""}))}
+        group = np.array([names.get(one, -1) for one in groups], np.int64)
+        in_group = pairs[group[pairs % max(1, len(groups))] >= 0]
+        keys, hold = counted(
+            in_group // max(1, len(groups)) * max(1, len(names)) + group[in_group % max(1, len(groups))]
+        )
+        whole = np.bincount(group[group >= 0], minlength=len(names))[keys % max(1, len(names))]
+        says[keys[(2 * hold > whole) & (whole > 2)] // max(1, len(names))] = False
+        self._says = says
+        # n-grams that stand in the same passages are one class: a note's five hundred are looked up as one.
+        single = np.diff(table.text_bounds) == 1
+        self._of_class: list[Ints] = [np.array([number]) for number in range(len(self._owners))]
+        self._classes = np.zeros(table.count, np.int64)
+        self._classes[single] = table.texts[table.text_bounds[:-1][single]]
+        classes: dict[bytes, int] = {}
+        for gram in np.flatnonzero(says & ~single).tolist():
+            mine = table.texts[table.text_bounds[gram] : table.text_bounds[gram + 1]]
+            number = classes.setdefault(mine.tobytes(), len(self._of_class))
+            if number == len(self._of_class):
+                self._of_class.append(mine)
+            self._classes[gram] = number
+
+    def nothing_seen(self) -> _Seen:
+        """For a new part."""
+        return _Seen(self._table.count)
+
+    def look(self, batch: WordBatch, first: int, seen: _Seen) -> None:
+        """Remember which runs the texts of a batch hold."""
+        _, grams, texts = self._table.find(batch.ids, batch.bounds)
+        kept = self._says[grams]
+        keys, _ = counted(texts[kept] * (self._table.count + 1) + grams[kept])
+        texts, grams = keys // (self._table.count + 1), keys % (self._table.count + 1)
+        np.add.at(seen.hits, grams, 1)
+        for text, start, stop in zip(*_groups(texts), strict=True):
+            if stop - start >= PASSAGE_GRAMS:
+                ids = batch.ids[batch.bounds[text] : batch.bounds[text + 1]].copy()
+                seen.texts.append(_Found(first + text, grams[start:stop].copy(), ids))
+
+    def conclude(self, seen: _Seen, texts: int) -> tuple[list[TextMatch], dict[str, tuple[int, int]]]:
+        """Matches of a part, and its boilerplate."""
+        limits = self._settings
+        usual = seen.hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts)
         matches: list[TextMatch] = []
-        rare = np.flatnonzero(~usual)
-        rare_texts, starts = np.unique(texts[rare], return_index=True)
-        counts = table.place_bounds[grams[rare] + 1] - table.place_bounds[grams[rare]]
-        if len(rare):
-            per_text = np.add.reduceat(counts, starts)
-            ends = np.append(starts[1:], len(rare))
-            for part in _slices(per_text, _EXPANSION):
-                rows = rare[starts[part.start] : ends[part.stop - 1]]
-                if int(per_text[part].sum()) > _EXPANSION:
-                    runs = self._longest_in_repetitive_text(batch.bounds, ids, places[rows], grams[rows], texts[rows])
-                else:
-                    runs = self._longest(batch.bounds, ids, places[rows], grams[rows], texts[rows])
-                shares = self._shares(runs, rare_texts[part], texts, grams)
-                matches += [
-                    TextMatch(t, e, "run", share, words, self._text(q, words), df)
-                    for t, e, q, words, df, share in zip(*(x.tolist() for x in runs), shares, strict=True)
-                ]
-        return matches, dict(listed), with_common
+        for text, grams, ids in seen.texts:
+            mine = grams[~usual[grams]]
+            if len(mine) >= PASSAGE_GRAMS:
+                matches += self._judged(text, mine, ids)
+        listed = ((self._text(self._table.first[gram], self._n), gram) for gram in np.flatnonzero(usual))
+        return matches, {text: (int(self.df[gram]), int(seen.hits[gram])) for text, gram in sorted(listed)}
 
     def _text(self, start: int, words: int) -> str:
         return " ".join(self._vocabulary.words[number - 1] for number in self._ids[start : start + words])
 
-    def _longest(self, bounds: Ints, ids: Ids, places: Ints, grams: Ints, texts: Ints) -> _LongestRuns:
-        """Of every pair, the longest run with a rare n-gram, from all places where its rare n-grams meet."""
-        n = self._n
-        counts = self._table.place_bounds[grams + 1] - self._table.place_bounds[grams]
-        here = np.repeat(places, counts)
-        there = self._table.places[ranges(self._table.place_bounds[grams], counts)]
-        # Along a run both places go up together: neighbours in this order are one run, or the run ends between them.
-        keys = (there - here + len(ids)) * (len(ids) + 1) + here
-        order = np.argsort(keys, kind="stable")
-        keys, here, there = keys[order], here[order], there[order]
-        starts = np.flatnonzero(np.diff(keys, prepend=-2) != 1)
-        df = np.minimum.reduceat(self._place_df[there], starts)
-        lengths = np.diff(starts, append=len(keys)) + n - 1
-        here, there = here[starts], there[starts]
-        # Common n-grams carry a run on, beyond its rare ones.
-        train = np.searchsorted(bounds, here, side="right") - 1
-        test = self._owners[there]
-        left = self._reach(ids, here, there, -1, np.minimum(here - bounds[train], there - self._bounds[test]))
-        room = np.minimum(bounds[train + 1] - here, self._bounds[test + 1] - there) - lengths
-        lengths += left + self._reach(ids, here + lengths - 1, there + lengths - 1, 1, room)
-        here, there = here - left, there - left
-        # Two parts of one run have met by now; the longest of a pair goes first, of several the test item's first.
-        order = np.lexsort((df, here, there, -lengths, test, train))
-        train, test, there, lengths, df, here = (x[order] for x in (train, test, there, lengths, df, here))
-        first = np.flatnonzero((np.diff(train, prepend=-1) != 0) | (np.diff(test, prepend=-1) != 0))
-        return _LongestRuns(train[first], test[first], there[first], lengths[first], df[first])
+    def _judged(self, text: int, grams: Ints, ids: Ids) -> Iterator[TextMatch]:
+        classes, counts = counted(self._classes[grams])
+        shared: Counter[int] = Counter()
+        for one, count in zip(classes.tolist(), counts.tolist(), strict=True):
+            for passage in self._of_class[one].tolist():
+                shared[passage] += count
+        found = np.zeros(self._table.count + 1, bool)
+        found[grams] = True
+        record, named = ids.tobytes(), set[int]()
+        for passage, count in sorted(shared.items(), key=lambda one: (-one[1], one[0])):
+            if count < PASSAGE_GRAMS or len(named) >= NAMED:
+                break
+            start, stop = int(self._bounds[passage]), int(self._bounds[passage + 1])
+            begins = np.flatnonzero(found[self._table.at[start:stop]])
+            covered = np.unique((begins[:, None] + np.arange(self._n)).ravel())
+            words = np.unique(self._ids[start + covered])
+            if len(covered) < self._settings.passage_words:
+                continue
+            weight, least = int(self._weights.by_id[words].sum()), self._settings.passage_bits * UNIT
+            if 2 * weight < least:
+                continue
+            place, length = self._longest(start, begins, record)
+            if weight < least and length < LONG_RUN:
+                continue
+            df = int(self.df[self._table.at[place : place + length - self._n + 1]].min())
+            span = self._text(place, length)
+            share = round(len(covered) / (stop - start), 4)
+            for item in self._owners[passage]:
+                if item not in named and len(named) < NAMED:
+                    named.add(item)
+                    yield TextMatch(text, item, "passage", share, length, span, df)
 
-    def _reach(self, ids: Ids, here: Ints, there: Ints, step: int, room: Ints) -> Ints:
-        """How many more words are equal, walking by `step` from each pair of places, within `room`."""
-        reached = np.zeros(len(here), np.int64)
-        rows, distance = np.flatnonzero(room > 0), 0
-        while len(rows):
-            distance += 1
-            rows = rows[ids[here[rows] + step * distance] == self._ids[there[rows] + step * distance]]
-            reached[rows] = distance
-            rows = rows[room[rows] > distance]
-        return reached
-
-    def _longest_in_repetitive_text(
-        self, bounds: Ints, ids: Ids, places: Ints, grams: Ints, texts: Ints
-    ) -> _LongestRuns:
-        """As `_longest`, for one text that repeats itself so often that the meeting places would fill the memory."""
-        n, text = self._n, int(texts[0])
-        record = ids[bounds[text] : bounds[text + 1]].tobytes()
-        rows = []
-        spots = np.unique(grams)
-        counts = self._table.text_bounds[spots + 1] - self._table.text_bounds[spots]
-        rare_here = np.zeros(self._table.count + 1, np.bool_)
-        rare_here[spots] = True
-        for test in np.unique(self._table.texts[ranges(self._table.text_bounds[spots], counts)]).tolist():
-            start, stop = int(self._bounds[test]), int(self._bounds[test + 1])
-            rare = np.flatnonzero(rare_here[self._table.at[start:stop]])
-            best, words = (0, 0), 0
-            for place in range(start, stop - n + 1):  # the words shared from each place on; one less from the next
-                words = max(0, words - 1)
-                while place + words < stop and _holds(record, self._ids[place : place + words + 1].tobytes()):
-                    words += 1
-                following = rare[np.searchsorted(rare, place - start) :]
-                if words > best[0] and len(following) and following[0] + n <= place - start + words:
-                    best = words, place
-            within = self._place_df[best[1] : best[1] + best[0] - n + 1]
-            rows.append((text, test, best[1], best[0], int(within.min())))
-        return _LongestRuns(*np.array(rows, np.int64).T)
-
-    def _shares(self, runs: _LongestRuns, with_rare: Ints, texts: Ints, grams: Ints) -> list[float]:
-        """Share of each pair's test words that stand in runs shared with the training text, common n-grams included."""
-        n, found = self._n, np.zeros(self._table.count + 1, np.bool_)
-        shares: list[float] = []
-        low, high = np.searchsorted(texts, with_rare), np.searchsorted(texts, with_rare, side="right")
-        first, last = np.searchsorted(runs.train, with_rare), np.searchsorted(runs.train, with_rare, side="right")
-        for a, b, c, d in zip(low, high, first, last, strict=True):
-            found[grams[a:b]] = True
-            starts = self._bounds[runs.test[c:d]]
-            sizes = self._bounds[runs.test[c:d] + 1] - starts
-            # No n-gram starts at a record's last n - 1 words, so nothing reaches over into the next record.
-            begins = np.cumsum(found[self._table.at[ranges(starts, sizes)]])
-            begins[n:] = begins[n:] - begins[:-n]
-            covered = np.add.reduceat((begins > 0).astype(np.int64), np.cumsum(sizes) - sizes)
-            shares += [round(x / y, 4) for x, y in zip(covered.tolist(), sizes.tolist(), strict=True)]
-            found[grams[a:b]] = False
-        return shares
-
-
-class _LongestRuns(NamedTuple):
-    """One row a pair, sorted by train and test."""
-
-    train: Ints
-    test: Ints
-    place: Ints  # in the words of all test records
-    words: Ints
-    df: Ints
+    def _longest(self, start: int, begins: Ints, record: bytes) -> tuple[int, int]:
+        """Place and length of the longest run of a passage, from one of those n-grams on, that the record holds."""
+        best, reach = (start, 0), 0
+        for begin in (start + begins).tolist():
+            length = max(self._n, reach - begin)
+            while begin + length < len(self._ids) and _holds(record, self._ids[begin : begin + length + 1].tobytes()):
+                if begin + length >= self._bounds[np.searchsorted(self._bounds, begin, side="right")]:
+                    break
+                length += 1
+            reach = begin + length
+            if length > best[1]:
+                best = begin, length
+        return best
 
 
 def _holds(record: bytes, part: bytes) -> bool:
@@ -316,268 +759,7 @@ def _holds(record: bytes, part: bytes) -> bool:
     return place >= 0
 
 
-# ---- short items
-
-
-class _ShortItem(NamedTuple):
-    eval: int
-    parts: list[list[str]]  # question first, then options or answer: words of each
-
-
-def _short_items(evals: Sequence[EvalText], least: int, below: int) -> list[_ShortItem]:
-    items = []
-    for number, text in enumerate(evals):
-        question = word_list(text.question)
-        if least <= len(question) < below:
-            options = [words for words in map(word_list, text.options) if words]
-            if not options:
-                options = [words for words in [word_list(text.answer)] if words]
-            items.append(_ShortItem(number, [question, *options]))
-    return items
-
-
-class _Shorts:
-    """Test items too short for a run, looked for as a whole."""
-
-    def __init__(self, vocabulary: Vocabulary, items: list[_ShortItem], word_df: Ints, first_words: int) -> None:
-        self._items, self._first_words = items, first_words
-        heads, bounds = _joined(vocabulary, [item.parts[0][:first_words] for item in items])
-        self._table = GramTable(heads, bounds, first_words)
-        # "Which of the following is true" starts many items; each one's rarest word tells at once that most are absent.
-        rarest = []
-        for item in items:
-            ids = vocabulary.ids(word for part in item.parts for word in part)
-            rarest.append(ids[np.argmin(word_df[ids])])
-        self._rarest = np.array(rarest, np.int32)
-        self._present = len(vocabulary.words) + 1
-
-    def scan(self, batch: WordBatch, records: Sequence[str]) -> list[TextMatch]:
-        """Pairs of which the training record holds every part as consecutive words."""
-        _, grams, texts = self._table.find(batch.ids, batch.bounds)
-        keys, _ = counted(texts * (self._table.count + 1) + grams)
-        texts, grams = keys // (self._table.count + 1), keys % (self._table.count + 1)
-        present = np.zeros(self._present, np.bool_)
-        matches = []
-        for text in np.unique(texts).tolist():
-            mine = grams[np.searchsorted(texts, text) : np.searchsorted(texts, text, side="right")]
-            counts = self._table.df[mine]
-            items = self._table.texts[ranges(self._table.text_bounds[mine], counts)]
-            ids = batch.ids[batch.bounds[text] : batch.bounds[text + 1]]
-            present[ids] = True
-            items = items[present[self._rarest[items]]]
-            present[ids] = False
-            if len(items):
-                record = f" {' '.join(word_list(records[text]))} "
-                for item in np.sort(items).tolist():
-                    number, parts = self._items[item]
-                    if all(f" {' '.join(part)} " in record for part in parts):
-                        words = len(parts[0])
-                        matches.append(TextMatch(text, number, "short_item", 1.0, words, " ".join(parts[0]), None))
-        return matches
-
-
-# ---- Jaccard
-
-
-def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
-    return {tuple(words[k : k + SHINGLE_WORDS]) for k in range(len(words) - SHINGLE_WORDS + 1)}
-
-
-class _Shingles:
-    """Jaccard of 5-word shingles of questions with options."""
-
-    def __init__(self, vocabulary: Vocabulary, items: Sequence[Sequence[str]], settings: TextSettings) -> None:
-        self._settings, self._items = settings, items
-        ids, bounds = _joined(vocabulary, items)
-        self._table = table = GramTable(ids, bounds, SHINGLE_WORDS)
-        rare = table.df <= settings.shingle_common_df
-        self._common = {
-            tuple(vocabulary.words[number - 1] for number in ids[place : place + SHINGLE_WORDS])
-            for place in table.first[~rare].tolist()
-        }
-        grams = np.repeat(np.arange(table.count), table.df)
-        self._sizes: Ints = np.bincount(table.texts[rare[grams]], minlength=len(items))
-        # Only what can make a pair: rare shingles of items that have enough of them.
-        kept = rare[grams] & (self._sizes[table.texts] >= settings.shingles_min)
-        self._texts = table.texts[kept]
-        self._bounds: Ints = np.searchsorted(grams[kept], np.arange(table.count + 1))
-
-    def candidates(self, batch: WordBatch) -> list[tuple[int, int]]:
-        """Pairs that share enough shingles for the test item's size alone; sorted."""
-        _, grams, texts = self._table.find(batch.ids, batch.bounds)
-        keys, _ = counted(texts * (self._table.count + 1) + grams)
-        texts, grams = keys // (self._table.count + 1), keys % (self._table.count + 1)
-        counts = self._bounds[grams + 1] - self._bounds[grams]
-        pairs: list[tuple[int, int]] = []
-        edges = np.flatnonzero(np.diff(texts, prepend=-1))
-        per_text = np.add.reduceat(counts, edges) if len(texts) else counts
-        edges = np.append(edges, len(texts))
-        for part in _slices(per_text, _EXPANSION):
-            rows = slice(edges[part.start], edges[part.stop])
-            tests = self._texts[ranges(self._bounds[grams[rows]], counts[rows])]
-            met, shared = counted(np.repeat(texts[rows], counts[rows]) * len(self._sizes) + tests)
-            enough = shared >= self._settings.jaccard * self._sizes[met % len(self._sizes)] - MARGIN
-            first, second = divmod(met[enough], len(self._sizes))
-            pairs += zip(first.tolist(), second.tolist(), strict=True)
-        return pairs
-
-    def score(self, pairs: Sequence[tuple[int, int]], trains: Sequence[TrainText]) -> list[TextMatch]:
-        """Those of the pairs that reach the threshold, on the words themselves."""
-        matches, known = [], (-1, set[tuple[str, ...]]())
-        for train, test in pairs:
-            if known[0] != train:
-                known = train, _shingles(word_list(trains[train].item)) - self._common
-            ours, theirs = known[1], _shingles(self._items[test]) - self._common
-            if min(len(ours), len(theirs)) < self._settings.shingles_min:
-                continue
-            shared = len(ours & theirs)
-            score = shared / (len(ours) + len(theirs) - shared)
-            if score >= self._settings.jaccard:
-                matches.append(TextMatch(train, test, "jaccard", round(score, 4), shared, None, None))
-        return matches
-
-
-# ---- rewrites
-
-
-class _Cosines:
-    """TF-IDF cosine of question + answer with question + options.
-
-    tf = 1 + log(count), idf = log((N + 1) / (df + 1)) with N and df from the test side alone; what the test side lacks
-    has df 0. A training text's rarest words are looked up in the test side's postings until the words left over weigh
-    too little to make a pair by themselves; the pairs met are bounded by Cauchy and Schwarz, then scored.
-    """
-
-    def __init__(self, vocabulary: Vocabulary, items: Sequence[Sequence[str]], settings: TextSettings) -> None:
-        self._settings, self._items, self._vocabulary = settings, items, vocabulary
-        ids, bounds = _joined(vocabulary, items)
-        size = len(vocabulary.words) + 1
-        owners = np.repeat(np.arange(len(items)), np.diff(bounds))
-        keys, counts = counted(owners * size + ids)
-        owners, words = keys // size, keys % size
-        self._df: Ints = np.bincount(words, minlength=size)
-        # Of the math library, which rounds alike with any vector unit: scores are the same on every machine.
-        self._idf: Floats = np.array([math.log((len(items) + 1) / (df + 1)) for df in self._df.tolist()])
-        weights = (1 + np.log(counts)) * self._idf[words]
-        norms = np.sqrt(np.bincount(owners, weights**2, minlength=len(items)))
-        weights /= np.where(norms > 0, norms, 1)[owners]
-        self._bounds: Ints = np.searchsorted(owners, np.arange(len(items) + 1))  # by test item
-        self._words, self._weights = words, weights
-        order = np.argsort(words, kind="stable")
-        self._posting_bounds: Ints = np.searchsorted(words[order], np.arange(size + 1))
-        self._posting_tests, self._posting_weights = owners[order], weights[order]
-
-    def candidates(self, items: WordBatch, answers: WordBatch) -> list[tuple[int, int]]:
-        """Pairs whose cosine, in array arithmetic, reaches the threshold less a margin; sorted."""
-        if not len(self._items):
-            return []
-        rows = _weighted_words(items, answers, self._df, self._idf, self._settings.rewrite_answer_words)
-        threshold = self._settings.rewrite - MARGIN
-        pairs: list[tuple[int, int]] = []
-        starts = np.flatnonzero(np.diff(rows.text, prepend=-1))
-        if not len(starts):
-            return []
-        edges = np.append(starts, len(rows.text))
-        # Weight of the words from each on; looking up more would cost more than scoring fewer pairs saves.
-        squares = np.cumsum(rows.weight**2)
-        totals = np.repeat(squares[edges[1:] - 1], np.diff(edges))
-        left = np.sqrt(np.maximum(0, totals - squares + rows.weight**2))
-        looked_up = left >= threshold * _LOOKED_UP
-        rest = np.zeros(len(starts))
-        np.maximum.at(rest, np.repeat(np.arange(len(starts)), np.diff(edges)), np.where(looked_up, 0, left))
-        tests, size = len(self._items), len(self._idf)
-        per_round = max(1, _ROUND // max(tests, size))
-        dense = np.zeros(per_round * size)  # a text's weights by word, of one round's texts
-        for low in range(0, len(starts), per_round):
-            high = min(len(starts), low + per_round)
-            part = slice(edges[low], edges[high])
-            text = np.repeat(np.arange(high - low), np.diff(edges[low : high + 1]))
-            words, weights = rows.word[part], rows.weight[part]
-            chosen = np.flatnonzero(looked_up[part] & (words > 0))
-            counts = self._df[words[chosen]]
-            spots = ranges(self._posting_bounds[words[chosen]], counts)
-            sums = np.bincount(
-                np.repeat(text[chosen] * tests, counts) + self._posting_tests[spots],
-                np.repeat(weights[chosen], counts) * self._posting_weights[spots],
-                minlength=(high - low) * tests,
-            ).reshape(high - low, tests)
-            maybe_text, maybe_test = divmod(np.flatnonzero(sums >= threshold - rest[low:high, None]), tests)
-            if not len(maybe_text):
-                continue
-            spread = (text * size + words)[words > 0]  # words the test side lacks meet nothing
-            dense[spread] = weights[words > 0]
-            sizes = self._bounds[maybe_test + 1] - self._bounds[maybe_test]
-            maybe_text, maybe_test, sizes = maybe_text[sizes > 0], maybe_test[sizes > 0], sizes[sizes > 0]
-            for cut in _slices(sizes, _EXPANSION):
-                spots = ranges(self._bounds[maybe_test[cut]], sizes[cut])
-                products = dense[np.repeat(maybe_text[cut] * size, sizes[cut]) + self._words[spots]]
-                scores = np.add.reduceat(products * self._weights[spots], np.cumsum(sizes[cut]) - sizes[cut])
-                reach = np.flatnonzero(scores >= threshold) + cut.start
-                found = rows.text[starts[maybe_text[reach] + low]]
-                pairs += zip(found.tolist(), maybe_test[reach].tolist(), strict=True)
-            dense[spread] = 0
-        return pairs
-
-    def score(self, pairs: Sequence[tuple[int, int]], trains: Sequence[TrainText]) -> list[TextMatch]:
-        """Those of the pairs that reach the threshold, on the words themselves, in sums that no order changes."""
-        matches = []
-        ours: tuple[int, dict[str, float]] = (-1, {})
-        theirs: dict[int, dict[str, float]] = {}
-        for train, test in pairs:
-            if ours[0] != train:
-                ours = train, self._weigh(self._train_words(trains[train]))
-            if test not in theirs:
-                theirs[test] = self._weigh(self._items[test])
-            score = _cosine(ours[1], theirs[test])
-            if score >= self._settings.rewrite:
-                matches.append(TextMatch(train, test, "rewrite", round(score, 4), None, None, None))
-        return matches
-
-    def _train_words(self, text: TrainText) -> list[str]:
-        answer = word_list(text.answer)
-        return word_list(text.item) + (answer if len(answer) <= self._settings.rewrite_answer_words else [])
-
-    def _weigh(self, words: Collection[str]) -> dict[str, float]:
-        idf = self._idf
-        counts = Counter(words)
-        return {word: (1 + math.log(n)) * float(idf[self._vocabulary.id(word)]) for word, n in counts.items()}
-
-
-def _cosine(one: Mapping[str, float], other: Mapping[str, float]) -> float:
-    norms = [math.sqrt(math.fsum(x * x for x in weights.values())) for weights in (one, other)]
-    if not all(norms):
-        return 0.0
-    small, large = sorted((one, other), key=len)
-    return math.fsum(x * large[word] for word, x in small.items() if word in large) / (norms[0] * norms[1])
-
-
-class _Weighted(NamedTuple):
-    """Different words of training texts with their share of the text's norm; each text's rarest first."""
-
-    text: Ints
-    word: Ints  # 0 for words the test side lacks
-    weight: Floats
-
-
-def _weighted_words(items: WordBatch, answers: WordBatch, df: Ints, idf: Floats, answer_words: int) -> _Weighted:
-    """Weights tf * idf over the norm, for the words of every item and, where it is short, its answer."""
-    texts = [np.repeat(np.arange(len(batch.bounds) - 1), np.diff(batch.bounds)) for batch in (items, answers)]
-    short = np.diff(answers.bounds)[texts[1]] <= answer_words
-    text = np.concatenate([texts[0], texts[1][short]])
-    ids = np.concatenate([items.ids, answers.ids[short]]).astype(np.int64)
-    hashes = np.concatenate([items.hashes, answers.hashes[short]])
-    known = ids > 0
-    keys, counts = counted(text[known] * len(df) + ids[known])
-    # Two words that the test side lacks differ by their hashes alone; `score` counts them by their letters.
-    order = np.lexsort((hashes[~known], text[~known]))
-    strange_text, strange = text[~known][order], hashes[~known][order]
-    first = np.flatnonzero((np.diff(strange_text, prepend=-1) != 0) | np.append(True, strange[1:] != strange[:-1]))
-    strange_counts = np.diff(first, append=len(strange))
-    text = np.concatenate([keys // len(df), strange_text[first]])
-    word = np.concatenate([keys % len(df), np.zeros(len(first), np.int64)])
-    weight = (1 + np.log(np.concatenate([counts, strange_counts]))) * idf[word]
-    norms = np.sqrt(np.bincount(text, weight**2, minlength=len(items.bounds) - 1))
-    keep = weight > 0
-    text, word, weight = text[keep], word[keep], weight[keep]
-    order = np.lexsort((word, df[word], text))
-    return _Weighted(text[order], word[order], weight[order] / norms[text[order]])
+def _groups(values: Ints) -> tuple[Collection[int], Collection[int], Collection[int]]:
+    """Each of the values, which ascend, and where its rows begin and end."""
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    return values[starts].tolist(), starts.tolist(), [*starts[1:].tolist(), len(values)][: len(starts)]

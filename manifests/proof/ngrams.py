@@ -2,18 +2,17 @@
 
 Words are those of `medgpt.text.normalise` with one addition: every CJK ideograph and kana is a word by itself, since
 Chinese and Japanese put no spaces between words. `word_list` is the definition; `Vocabulary.read` gives the same words
-of a whole batch as integers, without any Python code per word: code points become 64-bit values by one table (which
-also folds case), words become hashes by prefix sums modulo 2**64, and hashes become the ids of the words that the
-test side knows. `GramTable` finds, in such ids, every n-gram of the test side, by comparing ids, not hashes.
+of a whole batch as integers, without any Python code per word: code points become 64-bit values by one table, words
+become hashes by prefix sums modulo 2**64, and hashes become the ids of the words that the test side knows. `GramTable`
+finds, in such ids, every n-gram of the test side, by comparing ids, not hashes.
 
-An id may be wrong only where a word that the test side lacks has the 64-bit hash of one that it has;
-`WordBatch.impostors` compares letters, so that what is reported does not rest on a hash.
+An id is wrong only where a word that the test side lacks has the 64-bit hash of one that it has. Such a word can
+propose a pair and cannot hide one.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +20,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from medgpt.text import normalise
+from medgpt.text import fold, is_plain, normalise
 
 Ints = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32]
@@ -39,7 +38,9 @@ _CJK_RANGES = (
 """Blocks of Unicode 16: iteration marks, hiragana, katakana, ideographs with extensions A to H, archaic kana."""
 
 _CJK = re.compile("[" + "".join(f"{chr(low)}-{chr(high)}" for low, high in _CJK_RANGES) + "]")
-_BREAK, _LETTER, _WHOLE_WORD, _UNFOLDED = range(4)
+_BREAK, _LETTER, _WHOLE_WORD, _CONTROL = range(4)
+_END = "\x1c"
+"""Stands between texts: white space that `fold` leaves alone."""
 
 _BYTE_BASE, _WORD_BASE = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F  # odd, so invertible modulo 2**64
 _SALTS = 8
@@ -90,48 +91,13 @@ def window_hashes(ids: Ids, n: int, salt: int = 0) -> Hashes:
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Letters of some consecutive texts."""
-
-    first_word: int
-    codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint32]  # code points, after NFKC
-    starts: Ints  # of every word
-    ends: Ints
-
-
-@dataclass(frozen=True)
 class WordBatch:
     """Words of T texts, one after the other: W of them."""
 
     ids: Ids
     """(W,) position of the word in the vocabulary, counted from 1; 0 for a word it lacks."""
-    hashes: Hashes
-    """(W,) tells words apart that the vocabulary lacks."""
     bounds: Ints
     """(T + 1,) words `bounds[i]` to `bounds[i + 1]` are those of text i."""
-    _chunks: list[_Chunk]
-    _vocabulary: Vocabulary
-
-    def impostors(self, words: Ints) -> Ints:
-        """Those of `words` (ascending positions, each with an id) whose letters are not those of the id's word."""
-        wrong = []
-        edges = np.searchsorted(words, [chunk.first_word for chunk in self._chunks] + [len(self.ids)])
-        for chunk, low, high in zip(self._chunks, edges[:-1], edges[1:], strict=True):
-            if low == high:
-                continue
-            here = words[low:high]
-            starts, ends = chunk.starts[here - chunk.first_word], chunk.ends[here - chunk.first_word]
-            lengths = ends - starts
-            known = self._vocabulary.letters_of(self.ids[here])
-            differ = lengths != known[1] - known[0]
-            same_length = np.flatnonzero(~differ)
-            if len(same_length):
-                counts = lengths[same_length]
-                letters = _tables(0).folded[chunk.codes[ranges(starts[same_length], counts)]]
-                other = self._vocabulary.letters[ranges(known[0][same_length], counts)]
-                differ[same_length] = np.logical_or.reduceat(letters != other, np.cumsum(counts) - counts)
-            wrong.append(here[differ])
-        return np.concatenate(wrong) if wrong else np.empty(0, np.int64)
 
 
 class Vocabulary:
@@ -148,9 +114,6 @@ class Vocabulary:
         else:
             raise ValueError(f"{len(self.words)} words of the test side collide under each of {_SALTS} hashes")
         self._salt, self._hashes = salt, hashes
-        self.letters = np.frombuffer("".join(self.words).encode("utf-32-le", "surrogatepass"), np.uint32)
-        """Code points of all words, joined."""
-        self._letter_bounds = np.cumsum([0, 0, *map(len, self.words)])
         # A table of eight slots a word; words of one slot are chained.
         self._shift = np.uint64(64 - max(10, (8 * len(hashes)).bit_length()))
         slots = (hashes >> self._shift).astype(np.int64)
@@ -160,10 +123,6 @@ class Vocabulary:
         self._next = np.zeros(len(hashes), np.int32)
         chained = slots[order[1:]] == slots[order[:-1]]
         self._next[order[:-1][chained]] = order[1:][chained]
-
-    def letters_of(self, ids: Ids) -> tuple[Ints, Ints]:
-        """Where the letters of each word begin and end in `letters`."""
-        return self._letter_bounds[ids], self._letter_bounds[ids + 1]
 
     def id(self, word: str) -> int:
         """Id of a word; 0 for one that is not in the vocabulary."""
@@ -175,16 +134,13 @@ class Vocabulary:
 
     def read(self, texts: Sequence[str]) -> WordBatch:
         """Words of all texts as ids."""
-        chunks: list[_Chunk] = []
-        hashes, bounds, words = [], [np.zeros(1, np.int64)], 0
+        hashes, bounds, words = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)], 0
         for part in _parts(texts):
             found = _words_of_texts(part, self._salt)
-            chunks.append(_Chunk(words, found.codes, found.starts, found.ends))
             hashes.append(found.hashes)
             bounds.append(found.text_ends + words)
             words += len(found.hashes)
-        joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-        return WordBatch(self._look_up(joined), joined, np.concatenate(bounds), chunks, self)
+        return WordBatch(self._look_up(np.concatenate(hashes)), np.concatenate(bounds))
 
     def _look_up(self, hashes: Hashes) -> Ids:
         ids = self._first.take((hashes >> self._shift).astype(np.int64))
@@ -209,7 +165,9 @@ class GramTable:
                 break
         else:
             raise ValueError(f"{n}-grams of the test side collide under each of {_SALTS} hashes")
-        self._salt, self._ids = salt, ids
+        self._salt = salt
+        self.ids = ids
+        """Words of the test side, as given."""
         self.count = len(self._known)
         """G: different n-grams."""
         self.first = places[first]
@@ -217,10 +175,6 @@ class GramTable:
         self.at = np.full(len(ids), self.count, np.int32)
         """(words of the test side,) which n-gram starts there; G where a text has fewer than n words left."""
         self.at[places] = gram
-        order = np.argsort(gram, kind="stable")
-        self.places = places[order]
-        """Starts of all n-grams, grouped by n-gram, ascending in each group."""
-        self.place_bounds = np.searchsorted(gram[order], np.arange(self.count + 1))
         pairs, _ = counted(gram * np.int64(len(bounds)) + texts[places])
         self.texts = pairs % len(bounds)
         """Texts that have the n-gram, each once, grouped by n-gram, ascending in each group."""
@@ -243,7 +197,7 @@ class GramTable:
         keep = places + self.n <= bounds[texts + 1]
         places, grams, texts = places[keep], grams[keep], texts[keep]
         for k in range(self.n):
-            same = batch_ids[places + k] == self._ids[self.first[grams] + k]
+            same = batch_ids[places + k] == self.ids[self.first[grams] + k]
             if not same.all():
                 places, grams, texts = places[same], grams[same], texts[same]
         return places, grams, texts
@@ -272,9 +226,8 @@ def _make_filter(known: Hashes) -> tuple[np.uint64, npt.NDArray[np.uint8]]:
 class _Tables:
     """What each code point is; (0x110000,) each."""
 
-    values: Hashes  # a scattered number for the folded letter, 0 for what breaks words
+    values: Hashes  # a scattered number for the letter, small if it is ASCII; 0 for what breaks words
     kinds: npt.NDArray[np.uint8]
-    folded: npt.NDArray[np.uint32]
 
 
 @cache
@@ -285,19 +238,12 @@ def _tables(salt: int) -> _Tables:
         kinds[run.start() : run.end()] = _LETTER
     for low, high in _CJK_RANGES:
         kinds[low : high + 1] *= _WHOLE_WORD
-    folded = np.arange(_CODE_POINTS, dtype=np.uint32)
-    unfolded = []
-    for code in range(0x20000):  # nothing above has case; tests compare all code points
-        fold = chr(code).casefold()
-        if len(fold) > 1:
-            unfolded.append(code)
-        else:
-            folded[code] = ord(fold)
-    kinds = kinds[folded]
-    kinds[unfolded] = _UNFOLDED
+    kinds[[code for code in range(128) if fold(chr(code)) == ""]] = _CONTROL
+    folded = np.arange(_CODE_POINTS, dtype=np.uint64)
+    folded[ord("A") : ord("Z") + 1] += np.uint64(32)
     values = mixed(folded + np.uint64((salt + 1) << 32))
     values[kinds == _BREAK] = 0
-    return _Tables(values, kinds, folded)
+    return _Tables(values, kinds)
 
 
 @cache
@@ -320,23 +266,20 @@ def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 @dataclass(frozen=True)
 class _Words:
-    codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint32]
-    starts: Ints
-    ends: Ints
     hashes: Hashes
     text_ends: Ints  # number of words up to the end of each text
 
 
 def _words_of_texts(texts: Sequence[str], salt: int) -> _Words:
-    joined = "\x00".join(["", *texts, ""])
-    if joined.count("\x00") != len(texts) + 1:
-        joined = "\x00".join(["", *(text.replace("\x00", " ") for text in texts), ""])
-    if not joined.isascii():
-        joined = unicodedata.normalize("NFKC", joined)
+    joined = _END.join(["", *texts, ""])
+    if joined.count(_END) != len(texts) + 1:
+        joined = _END.join(["", *(text.replace(_END, " ") for text in texts), ""])
+    if not is_plain(joined):
+        joined = fold(joined)
     codes = _codes(joined)
     kinds = _tables(salt).kinds.take(codes)
-    if kinds.max() == _UNFOLDED:  # a sharp s or another letter that case folding makes two of
-        codes = _codes(joined.casefold())
+    if kinds.max() == _CONTROL:
+        codes = _codes(fold(joined))
         kinds = _tables(salt).kinds.take(codes)
     return _words_of_codes(codes, kinds, salt)
 
@@ -344,7 +287,7 @@ def _words_of_texts(texts: Sequence[str], salt: int) -> _Words:
 def _words_of_codes(
     codes: npt.NDArray[np.uint8] | npt.NDArray[np.uint32], kinds: npt.NDArray[np.uint8], salt: int
 ) -> _Words:
-    """Words of normalised texts, each with a 0 before and behind it."""
+    """Words of folded texts, each with an `_END` before and behind it."""
     if kinds.max() <= _LETTER:
         edges = np.flatnonzero(kinds[1:] != kinds[:-1]) + 1
         starts, ends = edges[0::2], edges[1::2]
@@ -358,7 +301,7 @@ def _words_of_codes(
     np.cumsum(sums, out=sums)
     hashes = mixed((sums[ends - 1] - sums[starts - 1]) * _powers(pow(_BYTE_BASE, -1, 2**64), size)[starts])
     hashes[hashes == 0] = 1  # 0 stands for no word
-    return _Words(codes, starts, ends, hashes, np.searchsorted(starts, np.flatnonzero(codes == 0)[1:]))
+    return _Words(hashes, np.searchsorted(starts, np.flatnonzero(codes == ord(_END))[1:]))
 
 
 def _codes(text: str) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint32]:
@@ -371,6 +314,6 @@ def _hashes_of(words: Sequence[str], salt: int) -> Hashes:
     """Hashes of single words. They are not normalised again: Unicode does not promise that this changes nothing."""
     found = [np.empty(0, np.uint64)]
     for part in _parts(words):
-        codes = _codes("\x00".join(["", *part, ""]))
+        codes = _codes(_END.join(["", *part, ""]))
         found.append(_words_of_codes(codes, _tables(salt).kinds.take(codes), salt).hashes)
     return np.concatenate(found)

@@ -25,7 +25,7 @@ from manifests.parts import read_pictures, thumbnails_part
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.near_images import VERSION as NEAR_IMAGES
 from manifests.proof.near_images import NearImageIndex
-from manifests.proof.near_text import EvalText, NearTextIndex, TrainText
+from manifests.proof.near_text import EvalText, NearTextIndex
 from manifests.proof.ngrams import word_list
 from manifests.proof.policy import Policy, TextSettings
 from manifests.proof.stored_text import SampleText, read_texts
@@ -45,7 +45,7 @@ FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 """What the levels find, before the policy is asked."""
 
 VERSIONS = {
-    "policy": 1, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 1, "train_duplicates": 1,
+    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 2, "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
 proofs then do that level anew. `tests/pinned_evidence.json` holds the evidence of small builds, so a change of output
@@ -69,7 +69,7 @@ class Overlaps:
     counts: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """By level: candidates looked at, refuted and so on."""
     common: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Common n-gram -> (test items that have it, training samples that have it)."""
+    """Boilerplate n-gram -> (test items that have it, training samples that have it)."""
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(test build, task, reason) -> test samples that are left out of near text."""
 
@@ -127,7 +127,7 @@ class _Side:
         """Do once, before the workers are forked, what each would do by itself."""
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
-        """Evidence of one train part, counts, and common n-grams with (test items, train samples) that have them."""
+        """Evidence of one train part, counts, and boilerplate with (test items, train samples) that have it."""
         raise NotImplementedError
 
 
@@ -238,7 +238,6 @@ class _TextSide(_Side):
     """Every test item's text."""
 
     def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
-        self.train_settings = policy.text
         self.rows: list[_TestEnd] = []
         self.open: list[str] = []
         texts: list[EvalText] = []
@@ -246,7 +245,7 @@ class _TextSide(_Side):
         for build in builds:
             name = build.record["build"]
             # A corpus made elsewhere has no template of ours.
-            template = build.record["parameters"].get("pictures_stored") is not False
+            template = name if build.record["parameters"].get("pictures_stored") is not False else ""
             for _, part in build.parts("samples", "eval"):
                 for text in read_texts(build.folder, part):
                     if reason := left_out_of_near_text(text, policy.text):
@@ -255,40 +254,42 @@ class _TextSide(_Side):
                     texts.append(eval_text(text, template))
                     self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
                     if self.rows[-1].access != "credentialed":
-                        self.open.append(" ".join(word_list(texts[-1].record)))
+                        self.open += (" ".join(word_list(passage)) for passage in texts[-1].passages)
         self.index = NearTextIndex(texts, policy.text)
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
-        evidence: list[dict[str, Any]] = []
-        counts: Counter[str] = Counter()
-        common: dict[str, tuple[int, int]] = {}
-        for batch in text_batches(read_texts(task.folder, task.part)):
-            found = self.index.scan([train_text(text, self.train_settings) for text in batch])
-            counts.update(found.counts)
-            counts["train_samples"] += len(batch)
-            for gram, (eval_df, hits) in found.common.items():
-                common[gram] = eval_df, common.get(gram, (0, 0))[1] + hits
-            for match in found.matches:
-                text, row = batch[match.train], self.rows[match.eval]
-                private = "credentialed" in (task.access, row.access)
-                evidence.append(
-                    {
-                        "level": "near_text",
-                        "kind": match.kind,
-                        "train_build": task.build,
-                        "train_split": text.split,
-                        "train_sample": text.sample_id,
-                        **row.columns,
-                        "score": match.score,
-                        "words": match.words,
-                        "span": None if private else match.span,
-                        "eval_df": match.eval_df,
-                    }
-                )
-        return pa.Table.from_pylist(evidence, FOUND), counts, {self._shown(gram): n for gram, n in common.items()}
+        samples: list[tuple[str, str]] = []
+
+        def batches() -> Iterator[list[str]]:
+            for batch in text_batches(read_texts(task.folder, task.part)):
+                samples.extend((text.split, text.sample_id) for text in batch)
+                yield [text.whole for text in batch]
+
+        found = self.index.scan(batches())
+        evidence = []
+        for match in found.matches:
+            row = self.rows[match.eval]
+            private = "credentialed" in (task.access, row.access)
+            split, sample = samples[match.train]
+            evidence.append(
+                {
+                    "level": "near_text",
+                    "kind": match.kind,
+                    "train_build": task.build,
+                    "train_split": split,
+                    "train_sample": sample,
+                    **row.columns,
+                    "score": match.score,
+                    "words": match.words,
+                    "span": None if private else match.span,
+                    "eval_df": match.eval_df,
+                }
+            )
+        common = {self._shown(gram): n for gram, n in found.boilerplate.items()}
+        return pa.Table.from_pylist(evidence, FOUND), Counter(found.counts), common
 
     def _shown(self, gram: str) -> str:
-        """Show a common n-gram as it is if an open test item has it; report text must not travel."""
+        """Show an n-gram as it is if an open test item has it; report text must not travel."""
         if not any(gram in text for text in self.open):
             return f"sha256:{hashlib.sha256(gram.encode()).hexdigest()}"
         return gram
@@ -306,26 +307,12 @@ def left_out_of_near_text(text: SampleText, settings: TextSettings) -> str | Non
     return None
 
 
-def eval_text(text: SampleText, template: bool = True) -> EvalText:
+def eval_text(text: SampleText, template: str = "") -> EvalText:
     """What of a test sample is looked for.
 
-    `template`: the user's message is our builders' wording around the question, which training samples share, and is
-    left out.
+    `template`: name of the build, where our builders' wording stands around the question in the user's message.
     """
-    # The gold option's text is among the options.
-    asked = "\n".join((text.item, "" if text.options else text.answer, text.reasoning))
-    return EvalText(text.question, text.options, text.answer, asked if template else text.whole)
-
-
-def train_text(text: SampleText, settings: TextSettings) -> TrainText:
-    """What of a training sample is searched: all of it for runs; its question, if it is long enough, for the rest.
-
-    "What is fragile X syndrome?" has half of its weight in common with every question that names the syndrome.
-    """
-    least = settings.picture_items_min_words if text.n_images else settings.question_min_words
-    if len(word_list(text.question)) < least:
-        return TrainText("", "", text.whole)
-    return TrainText(text.item, text.answer, text.whole)
+    return EvalText(text.question, text.answer, text.passages, template)
 
 
 def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:

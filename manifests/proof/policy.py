@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -51,29 +51,32 @@ class ImageSettings(Settings, frozen=True):
 class TextSettings(Settings, frozen=True):
     """How near texts are found; `policies/default.yaml` says how the default values were calibrated."""
 
-    run_words: Annotated[tuple[Annotated[int, Meta(ge=5, le=50)], ...], Meta(min_length=1)]
-    """Lengths that the policy speaks of, rising; the smallest is what is searched for."""
-    common_df: _Count
-    """An n-gram that more test items have makes no pair."""
-    short_min_words: _Count
-    """Shorter questions are left to the exact hashes."""
-    jaccard: _Share
-    shingle_common_df: _Count
-    """A shingle that more test items have is ignored on both sides."""
-    shingles_min: _Count
-    """Texts with fewer shingles left have no Jaccard."""
-    rewrite: _Share
-    rewrite_answer_words: _Count
-    """A longer answer is prose about the question, and would drown it: the question is compared alone."""
-    question_min_words: _Count
-    """Training questions shorter than this are searched for runs alone."""
+    stem_pairs: _Share
+    """A stem is judged where a window of a record holds pairs of its words of that share of its weight ..."""
+    answer_pairs: _Share
+    """... or of this one, if the record holds the gold answer, too."""
+    stem_letters: _Share
+    """Share of a stem's runs of letters that takes a record out, if the letters found weigh `stem_bits`."""
+    stem_bits: _Count
+    answer_letters: _Share
+    """The same with the gold answer near it, if both together weigh `answer_bits`; `row_bits` where the stem's words
+    stand in a row."""
+    answer_bits: _Count
+    row_bits: _Count
+    verbatim_bits: _Count
+    """What a verbatim stem and its gold answer must weigh, unless one follows the other at once."""
+    run_words: Annotated[int, Meta(ge=5, le=50)]
+    """Words of a run of which passages are made, those that weigh less than `run_bits` left out."""
+    run_bits: _Count
+    passage_words: _Count
+    """Words of a passage in shared runs, which weigh `passage_bits` together."""
+    passage_bits: _Count
+    boilerplate_samples: _Count
+    """A run that more samples of one train part hold, and more than `boilerplate_share` of them, makes no passage."""
+    boilerplate_share: _Share
     picture_items_min_words: _Count
     """Items about a picture shorter than this say nothing without it."""
     leave_out_eval_tasks: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if list(self.run_words) != sorted(set(self.run_words)):
-            raise ValueError(f"run_words {list(self.run_words)}: rising numbers are allowed")
 
 
 class DuplicateSettings(Settings, frozen=True):
@@ -122,6 +125,7 @@ class _File(Settings, frozen=True):
     text: TextSettings
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
+    leave_out: dict[str, str]
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
 
 
@@ -137,6 +141,8 @@ class Policy:
     rules: tuple[Rule, ...]
     benchmarks: tuple[Benchmark, ...] = ()
     """None where the policy says `present`."""
+    leave_out: Mapping[str, str] = field(default_factory=dict)
+    """What is declared not to matter: reason by pattern of `<build>/<name>` (`manifests.proof.accounting`)."""
 
     @property
     def sha256(self) -> str:
@@ -194,7 +200,7 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
     asked = () if file.benchmarks == "present" else file.benchmarks
-    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked)
+    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out)
 
 
 def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:

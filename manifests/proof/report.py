@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import one_line
+from manifests.proof import accounting
 from manifests.proof.evidence import EVIDENCE, LEVELS
 from manifests.proof.highlight import RUN, Range, shared_ranges
 from manifests.proof.policy import ACTIONS
@@ -41,8 +42,8 @@ LOW_RECALL = 0.99
 """A transformation found less often than this is called covered in part: the aim set for near images."""
 
 _REQUIRED = (
-    "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix runs "
-    "counts left_out_of_near_text without_pixels exclusions after clean"
+    "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix "
+    "counts left_out_of_near_text without_pixels accounting exclusions after clean sentences"
 ).split()
 _CELL = ("train_build", "eval_build", "eval_split")
 _KEY = (*_CELL, "level", "kind")
@@ -304,6 +305,8 @@ def _verdict(certificate: Mapping[str, Any]) -> tuple[str, str]:
             "Not clean: overlap is left that the policy does not allow",
             f"{taken} Left: {_by_kind(certificate['after'])}.",
         )
+    if accounting.not_compared(certificate["accounting"]):
+        return "Not proved: not everything was compared", f"{taken} What was not compared is listed below."
     if not certificate["matrix"]:
         return "Clean: no overlap found at any level", taken
     if reported := [row for row in certificate["matrix"] if row["action"] == "report"]:
@@ -346,6 +349,14 @@ def _values(report: Report) -> dict[str, Any]:
              f"{row['train_samples'] / totals[row['train_build']]:.2%}")
             for row in certificate["exclusions"]
         ],
+        "states": accounting.STATES,
+        "totals": accounting.totals(certificate["accounting"]),
+        "entries": [
+            (row["state"], row["side"], row["build"], row["kind"], row["name"] or "all", row["reason"], row["count"])
+            for row in sorted(certificate["accounting"], key=lambda row: row["state"] != accounting.NOT_COMPARED)
+            if row["reason"]
+        ],
+        "incomplete": accounting.not_compared(certificate["accounting"]),
         "ngrams_in_all": len(ordered),
         "common": [(row["ngram"], row["eval_df"], row["train_samples"]) for row in ordered[:COMMON_SHOWN]],
         "low_recall": LOW_RECALL,
@@ -358,10 +369,8 @@ def _values(report: Report) -> dict[str, Any]:
         "policy": policy,
         "rules": [_rule(number, rule) for number, rule in enumerate(rules, 1)],
         "looked_at": [
-            *((level, name.replace("_", " "), number)
-              for level, counts in certificate["counts"].items() for name, number in counts.items()),
-            *(("near_text", f"pairs with a shared run of {words} words or more", pairs)
-              for words, pairs in certificate["runs"].items()),
+            (level, name.replace("_", " "), number)
+            for level, counts in certificate["counts"].items() for name, number in counts.items()
         ],
         "digests": [*certificate["files"].items(), *certificate["rules"].items()],
     }  # fmt: skip

@@ -68,7 +68,7 @@ def _measured(document: Mapping[str, Any]) -> str:
     wrong = plural(measured["precision"]["different_people"], "pair")
     return (
         f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in "
-        f"the worst ({worst['name']}), and {wrong} of different people; other changes and free rewording are not covered."
+        f"the worst ({worst['name']}), and {wrong} of different people; other changes and rewording are not covered."
     )
 
 

@@ -1,7 +1,7 @@
 """Texts of stored samples, read from the shards through the manifest: what the near-text levels compare.
 
-Of a test item the template that our builders put around it ("Answer with the letter ...") is left out, else every
-training sample with the same template would share a run with it. Of a training sample everything is read.
+Of a test item everything is read but its options: another question under the same options is another item. Of a
+training sample everything is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class SampleText:
     options: tuple[str, ...]
     answer: str
     """What the assistant says at last; for multiple choice the text of the gold option."""
-    reasoning: str
+    rest: tuple[str, ...]
+    """What is said before the answer, the answer if there are no options, and the reasoning."""
     dialogue: str
     """All texts of all messages, the reasoning among them, in their order."""
 
@@ -51,6 +52,15 @@ class SampleText:
     def whole(self) -> str:
         """All there is: the dialogue, and question and options where it does not hold them."""
         return self.dialogue if self.question in self.dialogue else f"{self.item}\n{self.dialogue}"
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """The question, and each of the other texts without the question and the options."""
+        rest = list(self.rest)
+        for known in sorted({self.question, *self.options}, key=lambda known: (-len(known), known)):
+            if known:
+                rest = [piece for text in rest for piece in text.split(known)]
+        return (self.question, *(piece for piece in rest if piece.strip()))
 
 
 def read_texts(folder: Path, part: Path) -> Iterator[SampleText]:
@@ -123,12 +133,13 @@ def _sample_text(row: Mapping[str, Any], record: Mapping[str, Any]) -> SampleTex
         else:
             user.append(text)
     options = record["options"] or ()
+    rest = [*user, *([] if options else [target]), *reasoning]
     gold = (option["text"] for option in options if option["label"] == record["answer"])
     return SampleText(
         **{name: row[name] for name in ("sample_id", "split", "subset", "task", "n_images")},
         question="\n".join(user) if record["question"] is None else record["question"],
         options=tuple(option["text"] for option in options),
         answer=next(gold, target) or "",
-        reasoning="\n".join(reasoning),
+        rest=tuple(rest),
         dialogue="\n".join(dialogue),
     )

@@ -1,0 +1,478 @@
+"""Files of a corpus made elsewhere, in the forms that `datasets`, pandas and DuckDB users keep them, as rows.
+
+JSON of any shape, CSV and its kin, Arrow (streams, files, Feather), ORC, SQLite and DuckDB, NumPy archives, one
+document a file, and zips of these. Any of them but databases may be packed (`.gz`, `.bz2`, `.xz`, `.zst`). Tars,
+Parquet and JSON Lines have readers of their own. A file that breaks off ends in a reject; rows before the damage are
+kept.
+"""
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import sqlite3
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TypeAlias
+from urllib.parse import quote
+
+from builders.engine.archives import safe_member
+from builders.engine.corpus_values import as_png, extension
+from builders.engine.rawfiles import ARCHIVE_DAMAGE
+from builders.engine.source import InputError, NotThisSource, Reject
+from builders.engine.tables import Row, arrow_rows, json_items
+from medgpt.errors import UserError
+from medgpt.formats import PICTURE_SUFFIXES
+from medgpt.limited import LINE_BYTES, OverLimit, open_stream
+
+Mapped: TypeAlias = Mapping[str, bool]
+"""Fields that something is taken from, and whether an object that has one is a row for that alone: a question is, while
+a passage may stand around several."""
+
+WHOLE_BYTES = 1 << 30
+"""A JSON object, a document or a member of a zip that has more is not read: each is held in memory."""
+
+_KINDS = {
+    "json": "json", "jsonl": "lines", "ndjson": "lines", "csv": "csv", "tsv": "csv", "tab": "csv", "psv": "csv",
+    "parquet": "parquet", "arrow": "arrow", "feather": "arrow", "ipc": "arrow", "orc": "orc", "sqlite": "sqlite",
+    "sqlite3": "sqlite", "db": "sqlite", "duckdb": "duckdb", "ddb": "duckdb", "npz": "arrays", "npy": "arrays",
+    "txt": "text", "md": "text", "rst": "text", "zip": "zip", "tar": "tar", "tgz": "tar", "tbz2": "tar", "txz": "tar",
+}  # fmt: skip
+SUFFIXES = ", ".join(f"*.{suffix}" for suffix in _KINDS)
+_PACKED: dict[str, Callable[[Any], Any]] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_UNPACKED = frozenset({"sqlite", "duckdb", "zip"})
+"""Kinds that are not read where they are packed once more."""
+_ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "changelog", "authors"})
+_DESCRIPTIONS = {"dataset_info.json": "features", "state.json": "_data_files", "dataset_dict.json": "splits"}
+"""What `datasets` writes beside Arrow files, and a key that each has."""
+_DEEPEST = 12
+"""Objects within objects that are looked into for rows."""
+
+
+PICTURE_ENDINGS = [f".{suffix}" for suffix in sorted(PICTURE_SUFFIXES)]
+
+
+def form_of(file: str) -> str | None:
+    """How a file is read as rows, by its name; None for one that is not."""
+    parts = PurePosixPath(file).name.lower().split(".")
+    if len(parts) == 1:
+        return "text" if parts[0] in _ABOUT else None
+    packed = parts[-1] in _PACKED or parts[-1] == "zst"
+    kind = _KINDS.get(parts[-2] if packed and len(parts) > 2 else parts[-1])
+    return None if packed and kind in _UNPACKED else kind
+
+
+def is_about(file: str) -> bool:
+    """Whether a file's name says that it tells of the corpus: README, LICENSE."""
+    return PurePosixPath(file).name.lower().partition(".")[0] in _ABOUT
+
+
+def is_description(path: Path) -> bool:
+    """Whether a file is what `datasets` writes of an Arrow folder: it holds no rows."""
+    key = _DESCRIPTIONS.get(path.name)
+    return key is not None and path.stat().st_size < LINE_BYTES and f'"{key}"'.encode() in path.read_bytes()
+
+
+def document_rows(raw: Path, files: Iterable[str]) -> Iterator[Row | Reject]:
+    """Files that are a row each: a text, with the picture beside it that has its name, or a picture."""
+    for file in files:
+        path = raw / file
+        if form_of(file) is None:
+            yield Row(file, "0", {"image": path.name})
+            continue
+        for row in file_rows(path, file, {}, False):
+            beside = [p.name for p in map(path.with_suffix, PICTURE_ENDINGS) if p.is_file()]
+            yield row._replace(values={**row.values, "image": beside}) if isinstance(row, Row) and beside else row
+
+
+def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
+    """Every row of a file, as fields or as a reject.
+
+    mapped: by which an object of JSON is known for a row. pictures_alone: a picture in a zip is a row itself.
+    """
+    kind, last = form_of(file), "0"
+    try:
+        if not path.stat().st_size:
+            raise InputError("empty_file", file)
+        for row in _rows(kind, path, file, mapped, pictures_alone):
+            last = row.row if isinstance(row, Reject) else row.number
+            yield row
+    except InputError as error:
+        yield Reject(file, "-", error.reason, error.detail)
+    except NotThisSource as error:
+        yield Reject(file, "-", "bad_archive", f"{error}; what follows was not read")
+    except OverLimit as error:
+        yield Reject(file, "-", "too_large", f"{error}; what follows was not read")
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
+        yield Reject(file, "-", "bad_archive", f"{type(error).__name__} behind row {last}; what follows was not read")
+
+
+def _rows(kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
+    if kind in ("sqlite", "duckdb"):
+        yield from _database_rows(path, file)
+    elif kind == "zip":
+        yield from _zip_rows(path, file, mapped, pictures_alone)
+    elif kind == "json" and path.stat().st_size > WHOLE_BYTES // 8 and _first(path) == b"[":
+        for number, (_, _, item) in enumerate(json_items(path, file)):
+            yield from _json_rows(item, mapped, str(number), {}, file)
+    elif kind == "arrow" and path.suffix.lower() not in (".zst", *(f".{suffix}" for suffix in _PACKED)):
+        import pyarrow as pa
+
+        with pa.memory_map(str(path)) as handle:
+            yield from _arrow_rows(handle, file)
+    else:
+        with open_stream(path) as handle:
+            yield from _READERS[kind or "text"](handle, file, mapped)
+
+
+def _first(path: Path) -> bytes:
+    with open_stream(path) as handle:
+        return handle.read(1 << 10).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+
+
+def _whole(handle: BinaryIO, file: str) -> bytes:
+    data = handle.read(WHOLE_BYTES + 1)
+    if len(data) > WHOLE_BYTES:
+        raise NotThisSource(f"{file}: more than {WHOLE_BYTES >> 20} MB in one piece; cut it into lines")
+    return data
+
+
+def whole_text(handle: BinaryIO, file: str) -> str:
+    """All text of a file: UTF-8, or UTF-16 that says so. Raises: `InputError`."""
+    data = _whole(handle, file)
+    encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError("not_utf8", file, f"byte {error.start}") from None
+
+
+# JSON
+
+
+def _json_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows of a JSON text: one value, or several one after the other (JSON Lines, or what jq prints)."""
+    text = whole_text(handle, file)
+    decode, place, number, several = json.JSONDecoder().raw_decode, 0, 0, False
+    while (place := _skipped(text, place)) < len(text):
+        value, place = decode(text, place)
+        several = several or _skipped(text, place) < len(text)
+        # A value alone may hold the rows; each of several is one, or some.
+        yield from _json_rows(value, mapped, f"{number}" if several else "", {}, file)
+        number += 1
+
+
+def _skipped(text: str, place: int) -> int:
+    while place < len(text) and text[place] in " \t\r\n,\x1e":
+        place += 1
+    return place
+
+
+def _json_rows(
+    value: Any, mapped: Mapped, at: str, above: Mapping[str, Any], file: str, depth: int = 0
+) -> Iterator[Row]:
+    """The rows in a value. `above`: what the objects around it say, which its rows say, too."""
+    here = f"{at}." if at else ""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            if isinstance(item, list):  # pandas' `values`
+                item = {f"column_{column}": cell for column, cell in enumerate(item, 1)}
+            yield from _json_rows(item, mapped, f"{here}{number}", above, file, depth + 1)
+        return
+    if not isinstance(value, dict):
+        yield Row(file, at or "0", {**above, "text": value})
+        return
+    columns = _columns(value)
+    if columns is not None:
+        for number, row in enumerate(columns):
+            yield Row(file, f"{here}{number}", {**above, **row})
+        return
+    inner = {name: held for name, held in value.items() if name not in mapped and _holds_rows(held)}
+    by_name = bool(value) and mapped.keys().isdisjoint(value) and all(isinstance(held, dict) for held in value.values())
+    if by_name and not inner:
+        inner = value
+    if depth > _DEEPEST or not inner or not _stands_around(value, inner, mapped):
+        yield Row(file, at or "0", _joined(above, value))
+        return
+    around = _joined(above, {name: held for name, held in value.items() if name not in inner})
+    for name, held in inner.items():
+        named = {**around, "__key__": name} if by_name else around
+        yield from _json_rows(held, mapped, f"{here}{name}", named, file, depth + 1)
+
+
+def _stands_around(value: Mapping[str, Any], inner: Mapping[str, Any], mapped: Mapped) -> bool:
+    """Whether an object stands around rows, as a passage around its questions, and is not one itself."""
+    if any(mapped.get(name) for name in value):
+        return False
+    if mapped.keys().isdisjoint(value):
+        return True
+    for held in inner.values():
+        first = next(iter(held if isinstance(held, list) else held.values()), None)
+        if isinstance(first, dict) and any(mapped.get(name) for name in first):
+            return True
+    return False
+
+
+def _joined(above: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"above.{name}" if name in row else name: held for name, held in above.items()} | dict(row)
+
+
+def _holds_rows(value: Any) -> bool:
+    """Whether a value is a list of objects, a table, or an object of such or of objects."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, dict) and bool(value) and (
+        all(isinstance(item, dict) for item in value.values())
+        or any(_holds_rows(item) for item in value.values())
+        or _columns(value) is not None
+    )  # fmt: skip
+
+
+def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Rows of an object that is a table by columns, or pandas' `split`, `table` or `columns`; None if it is none."""
+    names, data = value.get("columns"), value.get("data")
+    if isinstance(names, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        called = [*map(str, names), *(f"column_{at + 1}" for at in range(len(names), max(map(len, data), default=0)))]
+        return [dict(zip(called, row, strict=False)) for row in data]  # a short row has fewer fields
+    if isinstance(value.get("schema"), dict) and isinstance(data, list) and all(isinstance(row, dict) for row in data):
+        return data
+    held = list(value.values())
+    if len(held) > 1 and all(isinstance(cells, list) and len(cells) == len(held[0]) for cells in held):
+        objects = all(isinstance(cell, dict) for cells in held for cell in cells)
+        return None if objects else [dict(zip(value, row, strict=True)) for row in zip(*held, strict=True)]
+    if held and all(isinstance(cells, dict) and cells and all(map(str.isdecimal, cells)) for cells in held):
+        places = dict.fromkeys(place for cells in held for place in cells)
+        if not all(name.isdecimal() for name in value):
+            return [{name: cells.get(place) for name, cells in value.items()} for place in places]
+    return None
+
+
+def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    for number, data in enumerate(iter(lambda: handle.readline(LINE_BYTES + 1), b""), 1):
+        if len(data) > LINE_BYTES:
+            raise NotThisSource(f"{file}: line {number} has more than {LINE_BYTES} bytes")
+        if not (text := data.removeprefix(codecs.BOM_UTF8)).strip():
+            continue
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            yield Reject(file, str(number), "bad_row", type(error).__name__)
+            continue
+        yield Row(file, str(number), value if isinstance(value, dict) else {"text": value})
+
+
+# CSV and its kin
+
+
+def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str], bytes]]:
+    """(number of its last line, cells, its bytes) of every record, parted by what gives the first line most cells."""
+    packed: Any = io.BufferedReader(handle, 1 << 20)
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(packed.peek(2)[:2], "utf-8")
+    text = io.TextIOWrapper(packed, encoding, errors="surrogateescape", newline="")
+    spent: list[str] = []
+
+    def lines() -> Iterator[str]:
+        yield first.removeprefix("\ufeff")
+        for line in text:
+            spent.append(line)
+            yield line
+
+    first = text.readline(LINE_BYTES)
+    spent.append(first)
+    tabs = "\t" if {".tsv", ".tab"} & {suffix.lower() for suffix in PurePosixPath(file).suffixes} else ""
+    parted = tabs or max(",;\t|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
+    csv.field_size_limit(LINE_BYTES)
+    reader = csv.reader(lines(), delimiter=parted)
+    for cells in reader:
+        yield str(reader.line_num), cells, "".join(spent).encode(encoding, "surrogateescape")
+        spent.clear()
+
+
+def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows by the names of the first line; where it has none, by `column_1` ..."""
+    records = csv_records(handle, file)
+    _, header, _ = next(records, ("1", [], b""))
+    unnamed = [f"column_{number}" for number in range(1, len(header) + 1)]
+    if any(len(name.split()) > 4 or name.strip().isdecimal() for name in header):  # no names: a row
+        yield _csv_row(file, "1", unnamed, header)
+        header = unnamed
+    header = [name if name and header.count(name) == 1 else unnamed[at] for at, name in enumerate(header)]
+    for number, cells, _ in records:
+        if cells:
+            yield _csv_row(file, number, header, cells)
+
+
+def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row | Reject:
+    if len(cells) != len(header):
+        return Reject(file, number, "bad_row", f"{len(cells)} fields, {len(header)} in the header")
+    if any("\udc80" <= sign <= "\udcff" for cell in cells if not cell.isascii() for sign in cell):
+        return Reject(file, number, "not_utf8")
+    return Row(file, number, dict(zip(header, cells, strict=True)))
+
+
+# Arrow, ORC, Parquet within a zip
+
+
+def _arrow_rows(handle: Any, file: str, mapped: Mapped | None = None) -> Iterator[Row | Reject]:
+    import pyarrow as pa
+
+    source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(_whole(handle, file))
+    try:
+        found = pa.ipc.open_file(source)
+        batches = (found.get_batch(number) for number in range(found.num_record_batches))
+    except pa.ArrowInvalid:
+        source.seek(0)
+        batches = iter(pa.ipc.open_stream(source))
+    yield from _sliced(batches, file)
+
+
+def _orc_rows(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    import pyarrow as pa
+    from pyarrow import orc
+
+    found = orc.ORCFile(pa.BufferReader(_whole(handle, file)))
+    yield from _sliced((found.read_stripe(number) for number in range(found.nstripes)), file)
+
+
+def _parquet_file(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = pq.ParquetFile(pa.BufferReader(_whole(handle, file)))
+    yield from _sliced(found.iter_batches(1024, use_threads=False), file)
+
+
+def _sliced(batches: Iterable[Any], file: str) -> Iterator[Row | Reject]:
+    """Rows of Arrow batches, a few at a time where they are large."""
+    number = 0
+    for batch in batches:
+        step = max(1, min(1024, (16 << 20) * batch.num_rows // max(1, batch.nbytes)))
+        for start in range(0, batch.num_rows, step):
+            yield from arrow_rows(file, batch.slice(start, step), number + start)
+        number += batch.num_rows
+
+
+# Databases, arrays, documents, zips
+
+
+def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
+    """Rows of all tables, `<table>/<number>`; the file is opened for reading alone."""
+    with path.open("rb") as handle:
+        head = handle.read(16)
+    connection: Any
+    if head.startswith(b"SQLite format 3"):
+        connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)
+        connection.text_factory = lambda data: data.decode(errors="surrogateescape")
+        listed = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+    elif head[8:12] == b"DUCK":
+        import duckdb
+
+        shut: dict[str, str | bool | int | float | list[str]] = {
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        connection = duckdb.connect(str(path), read_only=True, config=shut)
+        listed = "SELECT table_name FROM duckdb_tables() ORDER BY schema_name, table_name"
+    else:
+        raise NotThisSource(f"{file}: neither SQLite nor DuckDB")
+    with closing(connection):
+        for (table,) in connection.execute(listed).fetchall():
+            cursor = connection.execute(f'SELECT * FROM "{table.replace(chr(34), chr(34) * 2)}"')  # noqa: S608 - a name
+            names, number = [column[0] for column in cursor.description], 0
+            while rows := cursor.fetchmany(256):
+                for row in rows:
+                    yield Row(file, f"{table}/{number}", dict(zip(names, row, strict=True)))
+                    number += 1
+
+
+def _array_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    """NumPy arrays, cut along their first axis: texts, and bytes of the shape of pictures. Pickles are never opened."""
+    import numpy as np
+
+    found = np.load(io.BytesIO(_whole(handle, file)), allow_pickle=False)
+    arrays = {"text": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    for name, array in arrays.items():
+        pictures = array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (3, 4)))
+        for number, item in enumerate(array if array.ndim else array[None]):
+            yield Row(file, f"{name}/{number}", {name: as_png(item) if pictures else item.tolist()})
+
+
+def _text_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    yield Row(file, "0", {"text": whole_text(handle, file)})
+
+
+def _zip_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
+    """Rows of a zip's members, `<zip>!<member>`."""
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            inner, ending = f"{file}!{info.filename}", extension(info.filename)
+            picture = pictures_alone and ending in PICTURE_SUFFIXES
+            if info.is_dir() or not (picture or is_zip_table(info.filename)):
+                continue
+            if info.file_size > WHOLE_BYTES:
+                yield Reject(inner, "-", "bad_archive", f"{info.file_size} bytes, limit {WHOLE_BYTES}")
+                continue
+            try:
+                data = archive.read(info)
+            except (*ARCHIVE_DAMAGE, OSError, EOFError, RuntimeError) as error:
+                yield Reject(inner, "-", "bad_archive", f"{type(error).__name__}; it was not read")
+                continue
+            yield from [Row(inner, "0", {"image": data})] if picture else member_rows(data, inner, mapped)
+
+
+def member_rows(data: bytes, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows of a table that is a member of an archive, `<archive>!<member>`."""
+    ending = extension(file)
+    try:
+        handle = _PACKED[ending](io.BytesIO(data)) if ending in _PACKED else io.BytesIO(data)
+        yield from _READERS[form_of(file.rpartition("!")[2]) or "text"](handle, file, mapped)
+    except InputError as error:
+        yield Reject(file, "-", error.reason, error.detail)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - any library's, of a damaged member
+        yield Reject(file, "-", "bad_archive", f"{type(error).__name__}; what follows was not read")
+
+
+def with_tables(rows: Iterable[Row | Reject], mapped: Mapped) -> Iterator[Row | Reject]:
+    """Rows of a tar, and those of the tables among its members: a tar may be no WebDataset but packed files."""
+    for row in rows:
+        values = {} if isinstance(row, Reject) else row.values
+        tables = [name for name, held in values.items() if extension(name) in _IN_TARS and isinstance(held, bytes)]
+        for name in tables:
+            yield from member_rows(values[name], f"{row.file}!{values['__key__']}.{name}", mapped)
+        if isinstance(row, Reject) or not tables:
+            yield row
+        elif len(values) > len(tables) + 1:
+            yield row._replace(values={name: held for name, held in values.items() if name not in tables})
+
+
+_IN_TARS = frozenset({"csv", "tsv", "jsonl", "ndjson", "parquet", "arrow", "feather", "orc"})
+"""Endings of tables; a member that is `json` or `txt` is a field of a sample."""
+
+
+def is_zip_table(name: str) -> bool:
+    """Whether a zip's member is read as rows: tars, databases, zips and Zstandard within a zip are not."""
+    return form_of(name) in _READERS and not name.lower().endswith(".zst") and safe_member(name)
+
+
+def zip_members(path: Path) -> list[str]:
+    """Names of all files in a zip; none where it cannot be read, as its rows will say."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [info.filename for info in archive.infolist() if not info.is_dir()]
+    except (*ARCHIVE_DAMAGE, OSError):
+        return []
+
+
+_READERS: dict[str, Callable[[Any, str, Mapped], Iterator[Row | Reject]]] = {
+    "json": _json_file, "lines": _line_rows, "csv": _csv_file, "arrow": _arrow_rows, "orc": _orc_rows,
+    "parquet": _parquet_file, "arrays": _array_rows, "text": _text_file,
+}  # fmt: skip

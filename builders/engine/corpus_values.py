@@ -1,0 +1,196 @@
+"""Values of a row of a corpus made elsewhere, one by one: pictures in every encoding in use, and what text there is.
+
+This is the other side of `corpus_samples`, which takes what the mapping names: here every value is looked at, so that
+what was not taken can be named.
+"""
+
+import ast
+import base64
+import binascii
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from medgpt.formats import PICTURE_SUFFIXES, format_of
+
+TEXT_WORDS = 5
+"""A value of so many words is a text; of fewer a label, a name, a code."""
+_LETTERS = re.compile(r"[^\W\d_]{12,}")
+_PACKED_CHARACTERS = 60
+"""A picture that is spelt as text takes more."""
+_BASE64 = re.compile(r"(?:data:[\w/+.;=-]*;base64,)?\s*([A-Za-z0-9+/_\-\s]+=*\s*)")
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_PRINTED = ("b'", 'b"', "{'bytes': b", "{'path': ")
+"""How Python begins to print bytes, and a cell of a picture column."""
+_HEAD = 400
+"""Characters that are decoded to see whether it is a picture: DICOM says so behind its 128th byte."""
+_SMALLEST_SIDE = 8
+
+
+def extension(name: str) -> str:
+    """What stands behind the last dot, in small letters."""
+    return name.rpartition(".")[2].lower()
+
+
+def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(field, value) of all values in their order, nested ones by their path; a list has no numbers in it.
+
+    A picture, a list of numbers and an object with `bytes` are one value. Text that is JSON is looked into.
+    """
+    stack: list[tuple[str, Any]] = list(values.items())[::-1]
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            value = parsed(value)
+        if isinstance(value, dict) and value and "bytes" not in value and not _is_raster(value):
+            stack.extend((f"{name}.{key}", inner) for key, inner in list(value.items())[::-1])
+        elif isinstance(value, list | tuple) and value and not _is_numbers(value):
+            stack.extend((name, inner) for inner in reversed(value))
+        else:
+            yield name, value
+
+
+def parsed(text: str) -> Any:
+    """The value of a text that is JSON, else the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value holds prose: five words, or as much in a script without spaces."""
+    if not isinstance(value, str):
+        return False
+    return len(value.split(None, TEXT_WORDS)) >= TEXT_WORDS or (not value.isascii() and bool(_LETTERS.search(value)))
+
+
+def as_text(value: bytes) -> str | None:
+    """Bytes as text; None where they are none."""
+    try:
+        return None if b"\0" in value else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def is_link(value: str) -> bool:
+    """Whether a text is the address of something elsewhere; it is never fetched."""
+    return "://" in value[:12] and len(value.split(None, 1)) == 1
+
+
+def is_picture_name(value: str) -> bool:
+    """Whether a text is the name or the address of a picture file."""
+    path = urlsplit(value).path if is_link(value) else value
+    return len(value) < 1000 and "\n" not in value and "." in path and extension(path) in PICTURE_SUFFIXES
+
+
+def picture_of(value: Any) -> bytes | None:
+    """The picture that a value is, by its bytes; None where it is none.
+
+    As bytes, {bytes, path}, base64 (with `data:` or without), hexadecimal, the bytes as Python prints them, a list of
+    bytes, rows of numbers from 0 to 255 (then as PNG), or {mode, size, data}.
+    """
+    if isinstance(value, str):
+        return _spelt_picture(value) if len(value) >= _PACKED_CHARACTERS else None
+    if isinstance(value, bytes):
+        if format_of(value):
+            return value
+        text = as_text(value[:_HEAD]) if len(value) >= _PACKED_CHARACTERS else None
+        return picture_of(value.decode("ascii", "replace")) if text else None
+    if isinstance(value, dict):
+        return picture_of(value["bytes"]) if value.get("bytes") is not None else _raster(value)
+    if isinstance(value, list | tuple) and _is_numbers(value):
+        return _number_picture(value)
+    return None
+
+
+def _spelt_picture(text: str) -> bytes | None:
+    head = text[:_HEAD]
+    if head.startswith(_PRINTED):
+        try:
+            return picture_of(ast.literal_eval(text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    if " " in head[:_PACKED_CHARACTERS]:  # as in any prose
+        return None
+    digits = text.removeprefix("0x").removeprefix("\\x")
+    if _HEX.fullmatch(digits[:_HEAD]) and format_of(bytes.fromhex(digits[:_HEAD])):
+        return bytes.fromhex(digits) if _HEX.fullmatch(digits) else None
+    if (found := _BASE64.fullmatch(head)) and format_of(_base64(found[1]) or b""):
+        whole = _BASE64.fullmatch(text)
+        return _base64(whole[1]) if whole else None
+    return None
+
+
+def _base64(text: str) -> bytes | None:
+    """What base64, or its form for URLs, spells; characters at the end that make no byte are left out."""
+    digits = "".join(text.split()).rstrip("=").translate({ord("-"): "+", ord("_"): "/"})
+    digits = digits[: len(digits) - (len(digits) % 4 == 1)]
+    try:
+        return base64.b64decode(digits + "=" * (-len(digits) % 4))
+    except binascii.Error:
+        return None
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether a list holds numbers, or lists of them, to any depth: told by its first."""
+    depth = 0
+    while isinstance(value, list | tuple) and value and depth < 5:
+        value, depth = value[0], depth + 1
+    return depth > 0 and isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number_picture(value: Any) -> bytes | None:
+    import numpy as np
+
+    first = value[0]
+    if not isinstance(first, list | tuple):
+        try:
+            return bytes(value) if len(value) >= _PACKED_CHARACTERS and format_of(bytes(value[:_HEAD])) else None
+        except (TypeError, ValueError):  # not integers from 0 to 255
+            return None
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of differing lengths
+        return None
+    shape = array.shape
+    if len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or min(array.shape[:2]) < _SMALLEST_SIDE:
+        return None
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+        return None
+    return as_png(array.astype(np.uint8))
+
+
+def as_png(array: Any) -> bytes:
+    """A NumPy array of bytes, (height, width) or (height, width, 3 or 4), as PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _is_raster(value: Mapping[str, Any]) -> bool:
+    return {"mode", "size", "data"} <= value.keys()
+
+
+def _raster(value: Mapping[str, Any]) -> bytes | None:
+    """A picture as Pillow's `mode`, `size` and `tobytes()`, these as bytes or base64."""
+    if not _is_raster(value):
+        return None
+    from PIL import Image
+
+    data = value["data"] if isinstance(value["data"], bytes) else _base64(str(value["data"]))
+    buffer = io.BytesIO()
+    try:
+        Image.frombytes(value["mode"], tuple(value["size"]), data or b"").save(buffer, "PNG")
+    except (ValueError, TypeError, KeyError, OSError):
+        return None
+    return buffer.getvalue()

@@ -1,0 +1,575 @@
+"""Every form of a table, and of a picture in a cell, that people keep data in is read, or named as not compared."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import sqlite3
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.orc as orc
+import pyarrow.parquet as pq
+import pytest
+from conftest import run_module
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from builders.corpus import build_corpus, main
+from manifests.catalog import connect
+from shards.reader import Build
+
+Row = dict[str, Any]
+ROWS: list[Row] = [
+    {
+        "question": f"Which of the {number} nerves supplies the deltoid muscle of the shoulder?",
+        "answer": f"no. {number}",
+    }
+    for number in range(3)
+]
+TABLE = pa.Table.from_pylist(ROWS)
+FRAME = pd.DataFrame(ROWS)
+
+
+def packed(data: bytes, suffix: str) -> bytes:
+    if suffix == ".zst":
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(data)
+        return sink.getvalue().to_pybytes()
+    return {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[suffix](data)
+
+
+def as_csv(sign: str, encoding: str = "utf-8") -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["question", "answer"], delimiter=sign)
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue().encode(encoding)
+
+
+def as_arrow(write: Callable[[Any], Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    write(sink)
+    return sink.getvalue().to_pybytes()
+
+
+def as_stream(sink: Any) -> None:
+    with pa.ipc.new_stream(sink, TABLE.schema) as writer:
+        writer.write_table(TABLE, max_chunksize=2)
+
+
+def as_file(sink: Any) -> None:
+    with pa.ipc.new_file(sink, TABLE.schema) as writer:
+        writer.write_table(TABLE)
+
+
+def as_tar(members: dict[str, bytes] | None = None) -> bytes:
+    buffer = io.BytesIO()
+    members = members or {f"{number}.json": json.dumps(row).encode() for number, row in enumerate(ROWS)}
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def as_zip(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def dumped(value: Any, **how: Any) -> bytes:
+    return json.dumps(value, **how).encode()
+
+
+LINES = b"".join(dumped(row) + b"\n" for row in ROWS)
+SQUAD = {
+    "version": "2.0",
+    "data": [
+        {"title": "T", "paragraphs": [{"context": "A passage about the shoulder and its nerves.",
+                                       "qas": [row | {"id": number} for number, row in enumerate(ROWS)]}]}
+    ],
+}  # fmt: skip
+FORMS: dict[str, bytes] = {
+    "a.csv": as_csv(","),
+    "semicolons.csv": as_csv(";"),
+    "bom.csv": as_csv(",", "utf-8-sig"),
+    "wide.csv": as_csv(",", "utf-16"),
+    "a.tsv": as_csv("\t"),
+    "UPPER.CSV": as_csv(","),
+    "a.jsonl": LINES,
+    "a.ndjson": LINES,
+    "lines.json": LINES,
+    "array.json": dumped(ROWS, indent=1),
+    "printed.json": b"\n".join(dumped(row, indent=1) for row in ROWS),
+    "columns_of_lists.json": dumped({name: [row[name] for row in ROWS] for name in ROWS[0]}),
+    "keyed.json": dumped({f"item-{number}": row for number, row in enumerate(ROWS)}),
+    "splits.json": dumped({"train": ROWS[:2], "test": ROWS[2:], "version": 1}),
+    "squad.json": dumped(SQUAD),
+    "deep.json": dumped({"meta": {"by": "us"}, "body": {"items": {"list": ROWS}}}),
+    **{f"pandas_{orient}.json": FRAME.to_json(orient=orient).encode()
+       for orient in ("records", "columns", "index", "split", "table")},
+    "a.parquet": as_arrow(lambda sink: pq.write_table(TABLE, sink)),
+    "stream.arrow": as_arrow(as_stream),
+    "file.arrow": as_arrow(as_file),
+    "a.feather": as_arrow(lambda sink: feather.write_feather(TABLE, sink)),
+    "a.orc": as_arrow(lambda sink: orc.write_table(TABLE, sink)),
+    "a.tar": as_tar(),
+    "a.tbz2": packed(as_tar(), ".bz2"),
+    "a.tar.xz": packed(as_tar(), ".xz"),
+    "a.tar.zst": packed(as_tar(), ".zst"),
+    "tables.tar.gz": packed(as_tar({"d/a.jsonl": LINES}), ".gz"),
+    **{f"p.{kind}{suffix}": packed(data, suffix)
+       for kind, data in (("csv", as_csv(",")), ("tsv", as_csv("\t")), ("json", dumped(ROWS)), ("jsonl", LINES))
+       for suffix in (".gz", ".bz2", ".xz", ".zst")},
+    "parquet.zip": as_zip({"d/a.parquet": as_arrow(lambda sink: pq.write_table(TABLE, sink))}),
+    "csv.zip": as_zip({"a.csv": as_csv(",")}),
+    "packed.zip": as_zip({"a.json.gz": gzip.compress(dumped(ROWS))}),
+}  # fmt: skip
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def ingest(raw: Path, mapping: Any = None, role: Any = "train") -> tuple[Path, Row]:
+    """The build of a corpus and what its `build.json` says."""
+    document, _ = build_corpus(raw, role, mapping, raw.parent / "out")
+    return raw.parent / "out" / str(document["build"]), document
+
+
+def entries(document: Row, *kinds: str) -> dict[tuple[str, str, str], int]:
+    books = document["parameters"]["accounting"]
+    return {(kind, state, name): count for kind, state, name, _, count in books if not kinds or kind in kinds}
+
+
+def not_compared(document: Row) -> set[tuple[str, str]]:
+    return {(kind, name) for kind, state, name in entries(document) if state == "not compared"}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_of_a_table_is_read(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "c" / name, FORMS[name])
+    build, document = ingest(tmp_path / "c")
+    found = [(sample.record["question"], sample.record["answer"]) for sample in Build(build)]
+    assert sorted(found) == [(row["question"], row["answer"]) for row in ROWS]
+    assert document["counts"]["rejected"] == 0
+    assert not_compared(document) == set()
+    assert entries(document, "file") == {("file", "compared", ""): 2 if name.endswith(".zip") else 1}
+
+
+def test_what_is_said_around_rows_is_said_by_each(tmp_path: Path) -> None:
+    write(tmp_path / "c" / "squad.json", FORMS["squad.json"])
+    build, _ = ingest(tmp_path / "c")
+    for sample in Build(build):
+        texts = [part["text"] for message in sample.record["messages"] for part in message["content"]]
+        assert texts[0] == "A passage about the shoulder and its nerves."
+    assert [s.record["provenance"]["row"] for s in Build(build)] == [f"data.0.paragraphs.0.qas.{i}" for i in range(3)]
+    assert [s.record["id"] for s in Build(build)] == [f"c/train/squad.json/{number}" for number in range(3)]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_databases(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "c").mkdir()
+    path = tmp_path / "c" / f"a.{kind}"
+    connect_to: Any = sqlite3.connect if kind == "sqlite" else duckdb.connect
+    with closing(connect_to(str(path))) as database:
+        for table in ("one", 'a "b"'):
+            quoted = table.replace('"', '""')
+            database.execute(f'CREATE TABLE "{quoted}" (question VARCHAR, answer VARCHAR)')
+            for row in ROWS:
+                database.execute(f'INSERT INTO "{quoted}" VALUES (?, ?)', list(row.values()))
+        database.commit()
+    before = path.read_bytes()
+    build, document = ingest(tmp_path / "c")
+    assert sorted(s.record["question"] for s in Build(build)) == sorted(2 * [row["question"] for row in ROWS])
+    assert (not_compared(document), path.read_bytes()) == (set(), before)
+
+
+def test_a_folder_of_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "c")
+    _, document = ingest(tmp_path / "c")
+    assert (document["counts"]["kept"], document["counts"]["rejected"], not_compared(document)) == (3, 0, set())
+    assert ("file", "declared", "state.json") in entries(document)
+
+
+def test_documents_and_pictures_without_a_table_are_a_row_each(tmp_path: Path) -> None:
+    write(tmp_path / "c" / "a.txt", b"The film shows no acute finding.")
+    write(tmp_path / "c" / "a.png", PNG)
+    write(tmp_path / "c" / "sub" / "b.png", OTHER)
+    write(tmp_path / "c" / "p.zip", as_zip({"x/c.png": THIRD}))
+    build, document = ingest(tmp_path / "c")
+    found = {sample.record["provenance"]["file"]: len(sample.record["images"]) for sample in Build(build)}
+    assert found == {"a.txt": 1, "sub/b.png": 1, "p.zip!x/c.png": 1}
+    assert (not_compared(document), pictures_of(tmp_path)) == (set(), 3)
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_table_without_names_loses_no_row(tmp_path: Path, header: bool) -> None:
+    text = io.StringIO()
+    csv.writer(text).writerows([["question", "answer"]] * header + [list(row.values()) for row in ROWS])
+    write(tmp_path / "c" / "a.csv", text.getvalue().encode())
+    mapping = None if header else {"question": "column_1", "answer": "column_2"}
+    _, document = ingest(tmp_path / "c", mapping)
+    assert (document["counts"]["kept"], document["counts"]["read"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("a.csv", b"question,answer\nfine?,1\n\xff,2\nwith,too,many\n"), ("a.json", b'[{"question": "fine?"}, {"que'),
+     ("a.jsonl.xz", packed(LINES, ".xz")[:-20]), ("a.orc", b"ORC no more"), ("a.zip", b"PK no zip"),
+     ("a.arrow", as_arrow(as_stream)[:-90]), ("a.db", b"neither of them"), ("a.npz", b"PK"), ("a.txt", b"\xff\xfe\xff"),
+     ("a.json.bz2", b"BZh no more"), ("a.csv.gz", b"")],
+)  # fmt: skip
+def test_what_is_damaged_is_named(tmp_path: Path, name: str, data: bytes) -> None:
+    write(tmp_path / "c" / name, data)
+    write(tmp_path / "c" / "good.jsonl", LINES)
+    build, document = ingest(tmp_path / "c")
+    counts = document["counts"]
+    assert counts["rejected"] >= 1
+    assert counts["kept"] + counts["rejected"] == counts["read"]
+    with connect(build) as connection:
+        [[files]] = connection.execute("SELECT list_distinct(list(file)) FROM rejects").fetchall()
+    assert files == [name]
+
+
+# --- pictures in cells -------------------------------------------------------------------------------------------
+
+
+def png(seed: int, size: tuple[int, int] = (24, 20)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG, OTHER, THIRD = (png(seed) for seed in range(3))
+PIXELS = np.asarray(Image.open(io.BytesIO(PNG)))
+TEXT64 = base64.b64encode(PNG).decode()
+
+
+def pictures_of(folder: Path) -> int:
+    with connect(folder / "out") as connection:
+        [[count]] = connection.execute("SELECT count(DISTINCT pixel_sha256) FROM images").fetchall()
+    return int(count)
+
+
+CELLS: dict[str, Any] = {
+    "base64": TEXT64,
+    "data address": f"data:image/png;base64,{TEXT64}",
+    "base64 for addresses": base64.urlsafe_b64encode(PNG).decode().rstrip("="),
+    "base64 in lines": base64.encodebytes(PNG).decode(),
+    "hexadecimal": PNG.hex(),
+    "hexadecimal of a database": "\\x" + PNG.hex(),
+    "as Python prints it": str(PNG),
+    "as pandas writes it": str({"bytes": PNG, "path": None}),
+    "numbers": list(PNG),
+    "rows of numbers": PIXELS.tolist(),
+    "three channels": np.stack([PIXELS] * 3, axis=2).tolist(),
+    "channels first": np.stack([PIXELS] * 3).tolist(),
+    "bytes and path": {"bytes": TEXT64, "path": "x.png"},
+    "of Pillow": {"mode": "L", "size": [20, 24], "data": base64.b64encode(PIXELS.tobytes()).decode()},
+    "a list": [TEXT64],
+    "in a list of objects": [{"bytes": TEXT64, "path": None}],
+    "of an API": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{TEXT64}"}},
+    "of another API": {"type": "image", "source": {"type": "base64", "data": TEXT64}},
+    "by name": "pictures/a.png",
+    "by names": ["pictures/a.png"],
+    "names as text": '["pictures/a.png"]',
+    "in a zip": "zipped/a.png",
+}
+
+
+@pytest.mark.parametrize("field", ["image", "scan"])
+@pytest.mark.parametrize("form", CELLS)
+def test_a_picture_in_a_cell_is_compared_in_every_encoding(tmp_path: Path, form: str, field: str) -> None:
+    for name in ("train", "test"):
+        value = CELLS[form] if name == "train" else TEXT64
+        write(tmp_path / name / "a.jsonl", dumped({field: value, "text": "A film of the chest."}))
+    if form in ("by name", "by names", "names as text"):
+        write(tmp_path / "train" / "pictures" / "a.png", PNG)
+    if form == "in a zip":
+        write(tmp_path / "train" / "all.zip", as_zip({"zipped/a.png": PNG, "zipped/b.png": OTHER}))
+    if form.startswith("of a") and field == "image":
+        pytest.skip("a field of pictures holds pictures")
+    _, document = ingest(tmp_path / "train")
+    ingest(tmp_path / "test", role="eval")
+    assert pictures_of(tmp_path) == 1
+    with connect(tmp_path / "out") as connection:
+        assert connection.execute("SELECT count(*) FROM images").fetchall() == [(2,)]
+    rest = {("file", "all.zip!zipped/b.png")} if form == "in a zip" else set()
+    assert not_compared(document) == rest
+
+
+def test_pictures_in_cells_of_tables(tmp_path: Path) -> None:
+    table = pa.table(
+        {"film": [PNG], "spelt": [TEXT64], "bytes": pa.array([list(PNG)], pa.list_(pa.uint8())), "text": ["x"]}
+    )
+    (tmp_path / "c").mkdir()
+    pq.write_table(table, tmp_path / "c" / "a.parquet")
+    _, document = ingest(tmp_path / "c")
+    assert (document["counts"]["by_split"]["train"]["images"], not_compared(document)) == (3, set())
+
+
+def test_arrays_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    np.savez(tmp_path / "c" / "a.npz", train_images=np.stack([PIXELS] * 2), train_labels=np.array([[0], [1]]))
+    _, document = ingest(tmp_path / "c")
+    assert (document["counts"]["kept"], pictures_of(tmp_path)) == (2, 1)
+    assert document["counts"]["rejects"] == {"missing_field": 2}  # a label alone is nothing to compare
+
+
+# --- the books ---------------------------------------------------------------------------------------------------
+
+
+def test_what_nothing_is_taken_from_is_named_and_can_be_declared(tmp_path: Path) -> None:
+    row = {
+        "question": "Which nerve?", "answer": "axillary", "note": "A long remark that nobody mapped to anything.",
+        "thumb": "https://example.org/a.png", "gone": "pictures/gone.png", "code": "X-17",
+        "messages": [{"role": "user", "content": "Hello.", "tool": "what the tool said was this and that"}],
+    }  # fmt: skip
+    write(tmp_path / "c" / "a.jsonl", dumped(row) + b"\n" + b"no JSON\n")
+    write(tmp_path / "c" / "paper.pdf", b"%PDF")
+    write(tmp_path / "c" / "orphan.png", PNG)
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == {
+        ("field", "note"), ("text", "note"), ("field", "thumb"), ("picture", "thumb"), ("field", "gone"),
+        ("picture", "gone"), ("field", "messages.tool"), ("text", "messages.tool"), ("file", "paper.pdf"),
+        ("file", "orphan.png"),
+    }  # fmt: skip
+    assert ("field", "declared", "code") in entries(document)
+    words = ["--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(words) == 4
+    names = ["note", "thumb", "gone", "messages.*", "*.pdf", "orphan.png"]
+    mapping = {"leave_out": dict.fromkeys(names, "seen, and of no matter")}
+    _, document = ingest(tmp_path / "c", mapping)
+    assert not_compared(document) == set()
+    (tmp_path / "m.json").write_bytes(dumped(mapping))
+    assert main([*words, "--mapping", str(tmp_path / "m.json")]) == 4  # the line that is no JSON
+    mapping["leave_out"]["bad_row"] = "one line was cut"
+    (tmp_path / "m.json").write_bytes(dumped(mapping))
+    assert main([*words, "--mapping", str(tmp_path / "m.json")]) == 3
+
+
+def test_a_picture_that_came_with_its_row_may_have_its_name_and_address_beside_it(tmp_path: Path) -> None:
+    row = {"film": TEXT64, "url": "https://example.org/1.jpg", "caption": "A film."}
+    write(tmp_path / "c" / "a.jsonl", dumped(row))
+    assert not_compared(ingest(tmp_path / "c")[1]) == set()
+    write(tmp_path / "c" / "a.jsonl", dumped(row | {"next": "https://example.org/2.jpg"}))
+    assert ("picture", "next") in not_compared(ingest(tmp_path / "c")[1])
+
+
+def test_many_files_make_one_entry(tmp_path: Path) -> None:
+    write(tmp_path / "c" / "a.jsonl", LINES)
+    for number in range(30):
+        write(tmp_path / "c" / "slides" / f"{number}.pptx", b"PK")
+        write(tmp_path / "c" / ".git" / "objects" / f"{number:02}" / "x", b"x")
+    found = entries(ingest(tmp_path / "c")[1], "file")
+    assert found == {("file", "compared", ""): 1, ("file", "not compared", "slides/*.pptx"): 30,
+                     ("file", "declared", ".git/*"): 30}  # fmt: skip
+
+
+def test_a_build_without_pixels_is_not_compared_at_the_levels_that_need_them(tmp_path: Path) -> None:
+    folders = ("--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "built"), "--quiet")
+    done = run_module("builders.vqa_rad", "--demo", "--no-images", *folders)
+    assert done.returncode in (0, 3), done.stderr
+    done = run_module("manifests.prove", str(tmp_path / "built"), "--quiet", "--workers", "1")
+    assert done.returncode == 4, done.stdout + done.stderr
+    for side in ("train", "eval"):
+        assert f"{side} vqa_rad: picture (all)" in done.stdout
+
+
+def test_texts_alone_are_compared_where_the_mapping_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "c" / "a.jsonl", dumped({"image": TEXT64, "text": "A film of the chest."}))
+    _, document = ingest(tmp_path / "c", {"images": []})
+    assert not_compared(document) == set()
+    assert entries(document, "picture", "field")["picture", "declared", "image"] == 1
+
+
+def test_a_proof_says_what_was_not_compared_everywhere(tmp_path: Path) -> None:
+    for name, rows in ("train", ROWS[:2]), ("test", ROWS[2:]):
+        write(tmp_path / name / "a.jsonl", b"\n".join(map(dumped, rows)))
+    prove = [
+        "manifests.prove", "--train", str(tmp_path / "train"), "--eval", str(tmp_path / "test"),
+        "--out", str(tmp_path / "p"), "--quiet", "--workers", "1",
+    ]  # fmt: skip
+    done = run_module(*prove)
+    assert (done.returncode, "NOT proved" in done.stdout) == (0, False), done.stdout + done.stderr
+    write(tmp_path / "train" / "slides.pptx", b"PK")
+    write(tmp_path / "train" / "b.jsonl", b"cut")
+    done = run_module(*prove)
+    assert done.returncode == 4, done.stdout + done.stderr
+    certificate = json.loads((tmp_path / "p" / "proof" / "certificate.json").read_bytes())
+    report = (tmp_path / "p" / "proof" / "report.html").read_text()
+    for text in (done.stdout, json.dumps(certificate), report):
+        assert "slides.pptx" in text
+        assert "bad_row" in text
+    assert "NOT proved: not all was compared" in done.stdout
+    assert report.index("slides.pptx") < report.index('id="matrix"')
+    done = run_module("manifests.verify", str(tmp_path / "p" / "corpus"), "--proof", str(tmp_path / "p" / "proof"))
+    assert done.returncode == 0, done.stdout
+    policy = (Path(__file__).parent.parent / "manifests/proof/policies/default.yaml").read_text()
+    declared = '{"train.train/slides.pptx": "slides", "train.train/bad_row": "seen"}'
+    (tmp_path / "policy.yaml").write_text(policy.replace("leave_out: {}", f"leave_out: {declared}"))
+    done = run_module(*prove, "--policy", str(tmp_path / "policy.yaml"), "--benchmarks", "present")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+FILES = st.dictionaries(
+    st.sampled_from([*FORMS, "x.pdf", "x.bin", ".hidden.csv", "a.png", "b.png", "y.md", "z.db"]),
+    st.sampled_from(["whole", "cut", "empty", "other"]),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=25)
+@given(FILES, st.sampled_from(["train", "eval"]))
+def test_the_books_add_up_for_any_folder(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, str], role: str
+) -> None:
+    folder = tmp_path_factory.mktemp("books") / "c"
+    write(folder / "good.jsonl", LINES)
+    for name, state in files.items():
+        data = FORMS.get(name, PNG if name.endswith("png") else b"Some words that stand in a file of its own.")
+        data = {"whole": data, "cut": data[: len(data) // 2], "empty": b"", "other": b"\x00\xff" * 40}[state]
+        write(folder / name, data)
+    if any(name.endswith(".parquet") and state != "whole" for name, state in files.items()):
+        return  # refused as a whole: its rows cannot be counted
+    build, document = ingest(folder, role=role)
+    counts, books = document["counts"], document["parameters"]["accounting"]
+    assert counts["kept"] + counts["rejected"] == counts["read"]
+    with connect(build) as connection:
+        [[kept, rejected]] = connection.execute(
+            "SELECT (SELECT count(*) FROM samples), (SELECT count(*) FROM rejects)"
+        ).fetchall()
+    assert (kept, rejected) == (counts["kept"], counts["rejected"])
+    members = 0
+    for path in folder.glob("*.zip"):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members += len(archive.namelist())
+    assert sum(count for kind, *_, count in books if kind == "file") == len(list(folder.iterdir())) + members
+    named = {name for kind, state, name, *_ in books if kind == "file" and state != "compared"}
+    for name, state in files.items():
+        assert (name in named) == (name in ("x.pdf", "x.bin", ".hidden.csv", "a.png", "b.png"))
+        if state == "whole" and name in FORMS:
+            with connect(build) as connection:
+                found = connection.execute("SELECT count(*) FROM samples WHERE split_part(file, '!', 1) = ?", [name])
+                assert found.fetchall() == [(len(ROWS),)]
+
+
+# --- what is taken out -------------------------------------------------------------------------------------------
+
+
+CLEAN = [{"id": f"row.{number} ü", **row} for number, row in enumerate(ROWS)]
+LEAK = {"id": "leak/1", "question": "Which test confirms a tear of the anterior cruciate ligament most surely?",
+        "answer": "magnetic resonance imaging"}  # fmt: skip
+
+
+def proof_of(folder: Path, *more: str) -> Any:
+    sides = ("--train", str(folder / "train"), "--eval", str(folder / "test"), "--out", str(folder / "p"))
+    return run_module("manifests.prove", *sides, "--quiet", "--workers", "1", *more)
+
+
+def rows_with_leak() -> list[Row]:
+    return [CLEAN[0], LEAK, *CLEAN[1:]]
+
+
+def test_exclusions_have_the_ids_of_the_corpus_and_a_copy_is_without_them(tmp_path: Path) -> None:
+    rows, train = rows_with_leak(), tmp_path / "train"
+    lines = [dumped(row, ensure_ascii=False) + b"  \n" for row in rows]
+    records = io.StringIO()
+    writer = csv.DictWriter(records, list(LEAK), lineterminator="\r\n", quoting=csv.QUOTE_ALL)
+    writer.writeheader()
+    writer.writerows([row | {"answer": f"{row['answer']}\nand more"} for row in rows])
+    table = pa.Table.from_pylist(rows).replace_schema_metadata({"huggingface": "{}"})
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number, row in enumerate(rows):
+            info = tarfile.TarInfo(f"{'k' * 110}{number}.json")
+            info.size = len(dumped(row))
+            tar.addfile(info, io.BytesIO(dumped(row)))
+    write(train / "a.jsonl", b"\n" + b"".join(lines))
+    write(train / "d" / "a.jsonl.gz", gzip.compress(b"".join(lines)))
+    write(train / "a.jsonl.zst", packed(b"".join(lines), ".zst"))
+    write(train / "a.csv", records.getvalue().encode("utf-8-sig"))
+    write(train / "wide.csv", records.getvalue().encode("utf-16"))
+    write(train / "a.json", dumped(rows, indent=2))
+    write(train / "a.parquet", as_arrow(lambda sink: pq.write_table(table, sink, row_group_size=2)))
+    write(train / "a.feather", as_arrow(lambda sink: feather.write_feather(table, sink)))
+    write(train / "a.orc", as_arrow(lambda sink: orc.write_table(table, sink)))
+    write(train / "a.tar.xz", packed(buffer.getvalue(), ".xz"))
+    write(train / "leak.txt", f"{LEAK['question']} {LEAK['answer']}".encode())
+    write(train / "clean.jsonl", dumped(CLEAN[2]))
+    write(tmp_path / "test" / "t.jsonl", dumped({name: LEAK[name] for name in ("question", "answer")}))
+    done = proof_of(tmp_path, "--filtered-copy", str(tmp_path / "copy"), "--conda", str(tmp_path / "conda.csv"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "p" / "proof" / "excluded_rows.csv").open(newline="") as handle:
+        excluded = {(row["file"], row["row"]): row["id"] for row in csv.DictReader(handle)}
+    tabular = {"a.jsonl": "3", "d/a.jsonl.gz": "2", "a.jsonl.zst": "2", "a.csv": "5", "wide.csv": "5", "a.json": "1",
+               "a.parquet": "1", "a.feather": "1", "a.orc": "1"}  # fmt: skip
+    assert {key: name for key, name in excluded.items() if name == "leak/1"} == dict.fromkeys(tabular.items(), "leak/1")
+    assert {file for file, _ in excluded} - tabular.keys() <= {"a.tar.xz", "leak.txt"}
+    copy = tmp_path / "copy"
+    assert (copy / "a.jsonl").read_bytes() == b"\n" + b"".join([lines[0], *lines[2:]])
+    assert gzip.decompress((copy / "d" / "a.jsonl.gz").read_bytes()) == b"".join([lines[0], *lines[2:]])
+    text = records.getvalue()
+    start = text.index('"leak/1"')
+    kept = text[:start] + text[text.index('"row.1', start) :]
+    assert (copy / "a.csv").read_bytes() == kept.encode("utf-8-sig")
+    assert (copy / "wide.csv").read_bytes().decode("utf-16") == kept
+    assert json.loads((copy / "a.json").read_bytes()) == CLEAN
+    for read, name in (pq.read_table, "a.parquet"), (feather.read_table, "a.feather"):
+        assert read(copy / name).equals(pa.Table.from_pylist(CLEAN)), name
+        assert read(copy / name).schema.metadata == {b"huggingface": b"{}"}
+    assert orc.read_table(copy / "a.orc").to_pylist() == CLEAN
+    with tarfile.open(copy / "a.tar.xz") as tar:
+        assert [json.loads(tar.extractfile(member).read())["id"] for member in tar] == [row["id"] for row in CLEAN]  # type: ignore[union-attr]
+    assert not (copy / "leak.txt").exists()
+    assert (copy / "clean.jsonl").read_bytes() == (train / "clean.jsonl").read_bytes()
+    with (tmp_path / "conda.csv").open(newline="") as handle:
+        [row] = csv.DictReader(handle)
+    assert (row["Evaluation Dataset"], row["Contaminated Source"], row["Test Split"]) == (
+        "test.eval",
+        "train.train",
+        "100.000",
+    )
+    # The copy proves itself.
+    train.rename(tmp_path / "old")
+    copy.rename(train)
+    done = proof_of(tmp_path)
+    assert (done.returncode, "After 0 exclusions" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_rows_that_cannot_be_taken_out_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    write(tmp_path / "train" / "a.zip", as_zip({"a.jsonl": dumped(LEAK)}))
+    write(tmp_path / "train" / "b.jsonl", LINES)
+    write(tmp_path / "test" / "t.jsonl", dumped(LEAK))
+    done = proof_of(tmp_path, "--filtered-copy", str(tmp_path / "copy"))
+    assert (done.returncode, done.stderr.count("\n"), "a.zip!a.jsonl: rows cannot" in done.stderr) == (2, 1, True)
+    assert not (tmp_path / "copy").exists()
