@@ -892,4 +892,4 @@ def test_a_corpus_is_read_to_its_end_whatever_is_damaged(tmp_path: Path) -> None
     done = run_module(
         "builders.corpus", "--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out")
     )
-    assert (done.returncode, "damaged rows: 120" in done.stdout) == (3, True), done.stderr
+    assert (done.returncode, "damaged rows: 120" in done.stdout) == (4, True), done.stderr
