@@ -176,7 +176,7 @@ def test_an_item_is_found_in_every_form_that_keeps_stem_and_answer(
         assert wanted <= found
 
 
-@pytest.mark.parametrize("form", (*proof_forms.CHANGED, *proof_forms.HELD_OUT), ids=lambda form: form.__name__)
+@pytest.mark.parametrize("form", (*proof_forms.CHANGED, *proof_forms.OTHERS), ids=lambda form: form.__name__)
 @pytest.mark.parametrize("item", [VIGNETTE, QUESTION], ids=["vignette", "question"])
 def test_an_item_is_found_with_its_words_changed(form: proof_forms.Form, item: proof_forms.Item) -> None:
     assert kinds(form(item, random.Random(1)), item)
@@ -325,7 +325,7 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
             proof_forms.Item("made up", stem, ("a", "b"), " ".join(chance.choices(words, k=chance.randint(1, 5))))
         )
     items += [item._replace(gold=chance.choice(words)) for item in items[:10]]
-    forms = (*proof_forms.VERBATIM, *proof_forms.CHANGED, *proof_forms.SIBLINGS, *proof_forms.HELD_OUT)
+    forms = (*proof_forms.VERBATIM, *proof_forms.CHANGED, *proof_forms.SIBLINGS, *proof_forms.OTHERS)
     records = [form(item, chance) for form in forms for item in items[:: chance.randint(1, 3)]]
     records += [" ".join(chance.sample(text.split(), len(text.split()))) for text in records[::9]]
     tests = [{"question": one.stem, "answer": one.gold} for one in items]

@@ -813,7 +813,7 @@ def test_an_audit_says_what_it_shows(data: Path, capsys: pytest.CaptureFixture[s
     said = json.loads(capsys.readouterr().out)
     assert (said["seed"], said["confidence"]) == ("mine", 0.99)
     bounds = {(one["build"], one["role"]): (one["fewer_than"], one["samples"]) for one in said["bounds"]}
-    assert bounds[TRAIN, "train"] == (7, 10)  # 3 of 10 drawn miss 7 wrong ones once in 120
+    assert bounds[TRAIN, "train"] == (9, 12)  # 3 of 12 drawn miss 9 wrong ones once in 220
     code, text = outcome(data, capsys, "--sample", "1000")
     assert code == 0 and "--seed" in text
     assert all(line.split()[-2] == "1" for line in text.splitlines() if line.split()[:2] == [TEST, "eval"])

@@ -98,10 +98,10 @@ def test_the_official_split_must_be_whole(name: str, tree: Callable[[str], Path]
         (gzip.compress(good.replace(",validate", ",val").encode()), "line 6 is damaged"),
         (gzip.compress(good.replace("10000005", "1000000").encode()), "line 6 is damaged"),
         (gzip.compress(good.replace(",58000003", "").encode()), "line 5 is damaged"),
-        (packed[:-12], "not readable"),
-        (packed[:30] + bytes(20) + packed[50:], "not readable|is damaged|no column"),
+        (packed[:-12], "cannot be read"),
+        (packed[:30] + bytes(20) + packed[50:], "cannot be read|is damaged|no column"),
         (gzip.compress(b""), "no column"),
-        (gzip.compress(good.encode("utf-16")), "not readable|no column"),
+        (gzip.compress(good.encode("utf-16")), "cannot be read|no column"),
     ):
         (raw / SPLIT_FILE).write_bytes(data)
         with pytest.raises(NotThisSource, match=message):
