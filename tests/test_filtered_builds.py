@@ -40,7 +40,6 @@ def _built(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in tree_digest(folder).items() if not name.endswith("/raw")}
 
 
-
 def build(name: str, folder: Path, *options: str) -> int:
     """One of the four, from its demo tree, which is written first."""
     arguments = ["--demo", "--raw", str(folder / "raw" / name), "--out", str(folder / "built"), "--workers", "1"]

@@ -103,7 +103,8 @@ def test_no_test_question_of_pubmedqa_is_trained_on_by_text_either(audits: dict[
 def test_the_proof_shows_every_known_truth(built: Path) -> None:
     """PubMedQA, SLAKE and VQA-RAD as the publishers' rows say; the defaults are clean after exclusions."""
     done = run_module("manifests.prove", str(built), "--benchmarks", "present", "--quiet")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 4, done.stderr  # of three sources the pictures are not here
+    assert "not compared: eval slake: picture (all), 2,114 (no pixels in this build)" in done.stdout
     certificate = read_certificate(built / "proof")
     cells = {
         (row["train_build"], row["eval_build"], row["eval_split"], row["level"], row["kind"]): row

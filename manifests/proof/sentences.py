@@ -39,9 +39,9 @@ def _read(document: Mapping[str, Any]) -> str:
         states[entry["state"]] += entry["count"]
     said = f"Of their files, fields, rows, pictures and texts {states['compared']:,} were compared"
     if states["declared"]:
-        said += f", {states['declared']:,} are declared not to matter, with reasons,"
+        said += f" and {states['declared']:,} are declared not to matter, with reasons"
     open_ones = incomplete(document)
-    return f"{said} and nothing else is there." if not open_ones else f"{said}; incomplete: {'; '.join(open_ones)}."
+    return f"{said}; nothing else is there." if not open_ones else f"{said}; incomplete: {'; '.join(open_ones)}."
 
 
 def _found(document: Mapping[str, Any]) -> str:
