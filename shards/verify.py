@@ -37,10 +37,14 @@ def verify_build(path: Path, progress: Any = None) -> list[Fault]:
     import orjson
 
     from manifests.catalog import KINDS, part_kind
+    from manifests.parts import MANIFEST_VERSION
     from medgpt.digest import INPUTS_FILE, file_sha256, sealed
 
     try:
         document = orjson.loads((path / "build.json").read_bytes())
+        if document["manifest_version"] < MANIFEST_VERSION:
+            older = "of an earlier release, whose pictures may hold more than they show"
+            return [Fault(path.name, "build.json", "", f"{older}; python -m builders.refingerprint writes it anew")]
         intact = sealed(document) == document
     except FileNotFoundError:
         return [Fault(path.name, "build.json", "", "missing; the build is not finished")]

@@ -28,6 +28,7 @@ def test_it_is_what_a_build_from_the_raw_files_writes(built: Path, tmp_path: Pat
     old = json.loads((built / "build.json").read_bytes())
     with pytest.raises(UserError, match=r"manifest version 1, .*builders\.refingerprint"):
         load_build(built)
+    assert [fault.what.partition(",")[0] for fault in verify_build(built)] == ["of an earlier release"]
     dry = run_module("builders.refingerprint", str(tmp_path), "--dry-run")
     assert dry.returncode == 0 and "to be written anew, 6 samples" in dry.stdout
     assert json.loads((built / "build.json").read_bytes()) == old
