@@ -21,6 +21,7 @@ import orjson
 
 from builders import kit
 from builders.engine.source import StoredSample, told
+from manifests.catalog import part_kind
 from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, UserError, run, worst
 from medgpt.messages import complain
@@ -78,8 +79,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
 
 def _kind(part: str) -> str:
     """Which rows a part of this or an earlier layout holds."""
-    folder = part.partition("/")[0]
-    return "images" if part.endswith(".images.parquet") else {"manifest": "samples"}.get(folder, folder)
+    return "images" if part.endswith(".images.parquet") else part_kind(part)
 
 
 def _rows(raw: Path, part: str | None) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Talk to a model in the terminal: a served one, or a checkpoint loaded here. Not for clinical use.
 
-    /image FILE   attach a picture (JPEG or PNG) to the next question
+    /image FILE   attach a picture to the next question
     /reset        forget the conversation
     /quit         leave (or end of input)
 

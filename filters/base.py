@@ -53,7 +53,7 @@ class Picture:
     """A picture as filters see it: decoded once, reduced on demand."""
 
     def __init__(self, data: bytes, sides: tuple[int, int] = (1, 1_000_000)) -> None:
-        """Decode a JPEG or PNG whose sides are within `sides`, in pixels. Raises: `UnreadablePicture`."""
+        """Decode a picture whose sides are within `sides`, in pixels. Raises: `UnreadablePicture`."""
         from medgpt.containers import DamagedImage
         from medgpt.pictures import open_picture, picture_size
 

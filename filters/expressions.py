@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from filters.base import Score
+from manifests.catalog import sql_text
 from medgpt.errors import UserError
 
 _SIGNS: Mapping[type[ast.cmpop], str] = {
@@ -211,8 +212,3 @@ def _sql_side(side: _Column | float | str) -> str:
 def sql_name(text: str) -> str:
     """A column's name in SQL."""
     return '"' + text.replace('"', '""') + '"'
-
-
-def sql_text(text: str) -> str:
-    """A text in SQL."""
-    return "'" + text.replace("'", "''") + "'"

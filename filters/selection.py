@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 
 from filters import burned_in
 from filters.base import CAPTION_REASONS, PICTURE_REASONS, FilterError, Score
-from filters.expressions import parse, sql_name, sql_text
+from filters.expressions import parse, sql_name
 from filters.recipe import DROP, KEEP, Recipe, Stage, picture_stage
 from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
-from manifests.catalog import jail, load_builds, open_duckdb
+from manifests.catalog import jail, load_builds, open_duckdb, sql_text
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256

@@ -181,7 +181,7 @@ def jail(connection: duckdb.DuckDBPyConnection, files: Iterable[Path] = ()) -> N
     paths = [os.path.abspath(file) for file in files]  # noqa: PTH100 - as the views name them
     # Before a file is opened its name is looked up as a pattern, so both spellings are needed.
     spellings = {spelling for path in paths for spelling in (path, glob.escape(path))}
-    connection.execute(f"SET allowed_paths = [{', '.join(map(_text, sorted(spellings)))}]")
+    connection.execute(f"SET allowed_paths = [{', '.join(map(sql_text, sorted(spellings)))}]")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
@@ -310,7 +310,7 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
     from medgpt.groups import GROUP_KEYS
 
     records = [build.folder / BUILD_FILE for build in builds]
-    columns = ", ".join(f'"{name}": {_text(kind)}' for name, kind in _JSON_COLUMNS.items())
+    columns = ", ".join(f'"{name}": {sql_text(kind)}' for name, kind in _JSON_COLUMNS.items())
     # DuckDB wants to know how long one JSON value may be; its own limit is 16 MiB.
     longest = max(16 << 20, *(2 * record.stat().st_size for record in records))
     yield (
@@ -344,10 +344,11 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
 
 def _files(paths: Iterable[Path]) -> str:
     """Name files in SQL: a list of absolute paths that DuckDB takes literally."""
-    return "[" + ", ".join(_text(glob.escape(os.path.abspath(path))) for path in paths) + "]"  # noqa: PTH100
+    return "[" + ", ".join(sql_text(glob.escape(os.path.abspath(path))) for path in paths) + "]"  # noqa: PTH100
 
 
-def _text(value: str) -> str:
+def sql_text(value: str) -> str:
+    """A text in SQL."""
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -126,7 +126,7 @@ def check_image(
     roles: Sequence[str] = ("train",),
     limit: int | None = LIMIT,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Evidence for a picture (the bytes of a JPEG or PNG file), best first, and what was left out, one line each.
+    """Evidence for a picture, given as a file's bytes, best first, and what was left out, one line each.
 
     Raises: `UserError` for a picture that cannot be read.
     """
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     item.add_argument(
         "--text", metavar="TEXT", help="a question, caption or passage ('-' reads it from standard input)"
     )
-    item.add_argument("--image", type=Path, metavar="FILE", help="a JPEG or PNG file")
+    item.add_argument("--image", type=Path, metavar="FILE", help="a picture file")
     parser.add_argument(
         "--option", action="append", default=[], metavar="TEXT", help="an answer option of the question"
     )

@@ -32,7 +32,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import connect, jail, load_builds, manifest_files
+from manifests.catalog import connect, jail, load_builds, manifest_files, sql_text
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
 from medgpt.atomic import AtomicFile
@@ -163,11 +163,11 @@ def _conclude(
     """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
     import pyarrow as pa
 
-    from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, LEVELS, ORDER
+    from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSION_SUMS, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
     from manifests.proof.overlaps import VERSIONS
 
-    files = ", ".join("'" + str(path).replace("'", "''") + "'" for path in overlaps.files)
+    files = ", ".join(sql_text(str(path)) for path in overlaps.files)
     order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
     columns = ", ".join(name for name in EVIDENCE.names if name != "action")
     connection.execute(
@@ -178,15 +178,13 @@ def _conclude(
         JOIN (SELECT build AS eval_build, source AS eval_source FROM builds) USING (eval_build)"""  # noqa: S608
     )
     connection.execute(
-        """CREATE TEMP TABLE exclusions AS
-        SELECT train_build, train_sample, any_value(unit) AS unit,
-               list_sort(list_distinct(list(level || '/' || kind))) AS reasons,
-               count(*) AS evidence, count(DISTINCT (eval_build, eval_sample)) AS eval_samples
+        f"""CREATE TEMP TABLE exclusions AS
+        SELECT train_build, train_sample, any_value(unit) AS unit, {EXCLUSION_SUMS}
         FROM evidence
         JOIN (SELECT build AS train_build, sample_id AS train_sample, unit FROM samples WHERE role = 'train')
             USING (train_build, train_sample)
         WHERE action = 'exclude'
-        GROUP BY train_build, train_sample"""
+        GROUP BY train_build, train_sample"""  # noqa: S608
     )
     exclusions = "SELECT * FROM exclusions ORDER BY train_build, train_sample"
     common = [{"ngram": gram, "eval_df": n, "train_samples": hits} for gram, (n, hits) in overlaps.common.items()]

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from medgpt.errors import UserError
+from medgpt.formats import format_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,17 +76,7 @@ class Container:
     """Grey pixels at the smallest DCT scale that keeps `grey_at_least`, not turned, where checking made them."""
 
 
-JPEG_MAGIC = b"\xff\xd8\xff"
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-
-
-def sniff(data: bytes) -> Literal["jpg", "png"] | None:
-    """Format by the file's first bytes, whatever its name says; None for anything but JPEG and PNG."""
-    if data.startswith(JPEG_MAGIC):
-        return "jpg"
-    if data.startswith(PNG_MAGIC):
-        return "png"
-    return None
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
 def repack(data: bytes, grey_at_least: int = 128) -> Container:
@@ -94,15 +85,16 @@ def repack(data: bytes, grey_at_least: int = 128) -> Container:
     Raises `DamagedImage`, `UnusualCoding` (arithmetic, lossless and 12-bit JPEG, scans that overlap), and `ValueError`
     if the file is neither JPEG nor PNG.
     """
-    kind = sniff(data)
-    if kind == "jpg":
+    kind = format_of(data)
+    if kind == "JPEG":
         return _Jpeg(data, grey_at_least).repack()
-    if kind == "png":
+    if kind == "PNG":
         return _repack_png(data)
     raise ValueError("neither JPEG nor PNG")
 
 
-def _check_size(width: int, height: int) -> None:
+def check_pixels(width: int, height: int) -> None:
+    """Refuse a picture without pixels, or with more than are decoded. Raises: `DamagedImage`."""
     if not width or not height:
         raise DamagedImage("corrupt_image", f"{width} x {height} pixels")
     if width * height > MAX_PIXELS:
@@ -351,7 +343,7 @@ class _Jpeg:
         if len(content) < 6 or len(content) != 6 + 3 * content[5] or content[5] not in (1, 2, 3, 4):
             raise DamagedImage("corrupt_image", "a frame header of no legal length")
         precision, self.height, self.width, _ = struct.unpack(">BHHB", content[:6])
-        _check_size(self.width, self.height)
+        check_pixels(self.width, self.height)
         if precision != 8:
             raise UnusualCoding(f"{precision} bits a channel")
         self.frame = marker
@@ -786,7 +778,7 @@ def _repack_png(data: bytes) -> Container:
     chunks += [(b"PLTE", palette)] if palette else []
     chunks += [(b"tRNS", transparency)] if transparency else []
     chunks += [(b"IDAT", content) for content in image]
-    packed = PNG_MAGIC + b"".join(_chunk(kind, content) for kind, content in (*chunks, (b"IEND", b"")))
+    packed = _PNG_MAGIC + b"".join(_chunk(kind, content) for kind, content in (*chunks, (b"IEND", b"")))
     shape = header.width, header.height, header.depth, _CHANNELS[header.colour]
     transparent = bool(transparency) or header.colour in (4, 6)
     return Container(data if packed == data else packed, "png", orientation, *shape, transparent, frames)
@@ -794,7 +786,7 @@ def _repack_png(data: bytes) -> Container:
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Kind and content of each chunk up to IEND. A file that is cut off ends where it does: its rows are counted."""
-    position = len(PNG_MAGIC)
+    position = len(_PNG_MAGIC)
     while position + 8 <= len(data):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         content, end = data[position + 8 : position + 8 + length], position + 12 + length
@@ -815,7 +807,7 @@ def _header(content: bytes) -> _Header:
     width, height, depth, colour, compression, filtering, interlaced = struct.unpack(">IIBBBBB", content)
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlaced > 1:
         raise DamagedImage("corrupt_image", "a header with values that are not legal")
-    _check_size(width, height)
+    check_pixels(width, height)
     return _Header(width, height, depth, colour, interlaced)
 
 

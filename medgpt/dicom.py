@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from medgpt.containers import DamagedImage
 from medgpt.errors import UserError
+from medgpt.limited import FILE_BYTES
 
-MAX_INFLATED = 256 << 20
+MAX_INFLATED = FILE_BYTES
 """Bytes of a deflated data set: as much as any picture file may have."""
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _GROUP_LENGTH_AT = 140

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from medgpt.arguments import Frame
-from medgpt.containers import MAX_PIXELS, Container, DamagedImage, UnusualCoding, repack
+from medgpt.containers import MAX_PIXELS, Container, DamagedImage, UnusualCoding, check_pixels, repack
 from medgpt.dicom import DicomPicture
 from medgpt.errors import UserError
 from medgpt.formats import format_of, is_dicom
@@ -70,7 +70,7 @@ def opened(data: bytes, mode: Mode | None = None, at_least: int | None = None, f
     with _named_faults():
         if is_dicom(data):
             found = DicomPicture(data)
-            _check_size(found.width, found.height)
+            check_pixels(found.width, found.height)
             image = Image.fromarray(found.pixels(_frame_number(found.frames, frame)))
             return Opened(_as_mode(image, mode), found.width, found.height)
         with _header(data) as file:
@@ -139,7 +139,7 @@ def _header(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be read ends below; the rest does not matter to a reader
         with Image.open(io.BytesIO(data), formats=[kind]) as file:
-            _check_size(*file.size)
+            check_pixels(*file.size)
             yield file
 
 
@@ -151,11 +151,6 @@ def _orientation(file: Image.Image) -> int:
         file.info.pop(name, None)
     found = file.getexif().get(_ORIENTATION, 1)
     return found if found in range(1, 9) else 1
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise DamagedImage("image_too_large", f"{width} x {height} pixels, limit {MAX_PIXELS}")
 
 
 def _frame_number(frames: int, frame: Frame | None) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from builders.engine.archives import webdataset_name
-from builders.engine.corpus_files import csv_records, form_of, whole_text
+from builders.engine.corpus_files import csv_records, form_of, skipped, whole_text
 from builders.engine.rawfiles import relative
 from builders.engine.source import NotThisSource
 from medgpt.atomic import AtomicFile
@@ -123,11 +123,7 @@ def _write_json(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
     decode, array = json.JSONDecoder().raw_decode, text.lstrip().startswith("[")
     place, kept = text.index("[") + 1 if array else 0, []
     number = 0
-    while True:
-        while place < len(text) and text[place] in " \t\r\n,\x1e":
-            place += 1
-        if place >= len(text) or text[place] == "]":
-            break
+    while (place := skipped(text, place)) < len(text) and text[place] != "]":
         _, end = decode(text, place)
         if str(number) not in rows:
             kept.append(text[place:end])

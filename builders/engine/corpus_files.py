@@ -161,15 +161,16 @@ def _json_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
     """Rows of a JSON text: one value, or several one after the other (JSON Lines, or what jq prints)."""
     text = whole_text(handle, file)
     decode, place, number, several = json.JSONDecoder().raw_decode, 0, 0, False
-    while (place := _skipped(text, place)) < len(text):
+    while (place := skipped(text, place)) < len(text):
         value, place = decode(text, place)
-        several = several or _skipped(text, place) < len(text)
+        several = several or skipped(text, place) < len(text)
         # A value alone may hold the rows; each of several is one, or some.
         yield from _json_rows(value, mapped, f"{number}" if several else "", {}, file)
         number += 1
 
 
-def _skipped(text: str, place: int) -> int:
+def skipped(text: str, place: int) -> int:
+    """The place of the next value of JSON, behind whatever parts it from the one before."""
     while place < len(text) and text[place] in " \t\r\n,\x1e":
         place += 1
     return place

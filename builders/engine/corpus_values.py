@@ -172,8 +172,12 @@ def as_png(array: Any) -> bytes:
     """A NumPy array of bytes, (height, width) or (height, width, 3 or 4), as PNG."""
     from PIL import Image
 
+    return _png(Image.fromarray(array))
+
+
+def _png(picture: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -188,9 +192,7 @@ def _raster(value: Mapping[str, Any]) -> bytes | None:
     from PIL import Image
 
     data = value["data"] if isinstance(value["data"], bytes) else _base64(str(value["data"]))
-    buffer = io.BytesIO()
     try:
-        Image.frombytes(value["mode"], tuple(value["size"]), data or b"").save(buffer, "PNG")
+        return _png(Image.frombytes(value["mode"], tuple(value["size"]), data or b""))
     except (ValueError, TypeError, KeyError, OSError):
         return None
-    return buffer.getvalue()

@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-from manifests.proof.accounting import not_compared
+from manifests.proof.accounting import NOT_COMPARED, not_compared
 from medgpt.atomic import write_atomic
 from medgpt.digest import INPUTS_FILE
 from medgpt.errors import UserError
@@ -118,7 +118,7 @@ def incomplete(document: Mapping[str, Any]) -> list[str]:
         reasons.append("no benchmark was asked for (benchmarks: present)" + (f"; not held: {names}" if names else ""))
     elif names:
         reasons.append(f"benchmarks of the policy that are not held, or not whole: {names}")
-    unread = sum(entry["count"] for entry in document.get("accounting", ()) if entry["state"] == "not compared")
+    unread = sum(entry["count"] for entry in document["accounting"] if entry["state"] == NOT_COMPARED)
     if unread:
         reasons.append(f"{unread:,} files, fields, rows, pictures or texts that were not compared nor declared")
     return reasons + [f"not compared: {line}" for line in not_compared(document["accounting"])]
@@ -141,7 +141,7 @@ def sign(folder: Path, key: Path) -> None:
     private, payload = _key(key, private=True), (folder / CERTIFICATE).read_bytes()
     signature = {
         "keyid": _key_id(private.public_key()),
-        "sig": base64.b64encode(private.sign(_encoded(payload))).decode(),
+        "sig": _base64(private.sign(_encoded(payload))),
     }
     envelope = {"payload": _base64(payload), "payloadType": PAYLOAD, "signatures": [signature]}
     write_atomic(folder / ENVELOPE, orjson.dumps(envelope, option=orjson.OPT_INDENT_2) + b"\n")

@@ -54,6 +54,10 @@ EVIDENCE = pa.schema(
 )
 """One row a pair and kind, sorted by `ORDER`."""
 
+EXCLUSION_SUMS = """list_sort(list_distinct(list(level || '/' || kind))) AS reasons, count(*) AS evidence,
+       count(DISTINCT (eval_build, eval_sample)) AS eval_samples"""
+"""SQL: what an exclusion says of the evidence against its training sample."""
+
 ORDER = (
     "level",
     "kind",

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args
 import orjson
 from msgspec import Meta
 
+from manifests.catalog import sql_text
 from manifests.proof.evidence import LEVELS
 from medgpt.errors import UserError
 from medgpt.settings import Settings, checked, read_yaml
@@ -161,7 +162,7 @@ class Policy:
         """
         cases = []
         for rule in self.rules:
-            tests = [f"level = {_quote(rule.level)}"]
+            tests = [f"level = {sql_text(rule.level)}"]
             if rule.kinds:
                 tests.append(f"kind IN {_list(rule.kinds)}")
             for side in ("train", "eval"):
@@ -173,7 +174,7 @@ class Policy:
                 tests.append(f"words >= {rule.min_words}")
             if rule.max_distance is not None:
                 tests.append(f"distance <= {rule.max_distance}")
-            cases.append(f"WHEN {' AND '.join(tests)} THEN {_quote(rule.action)}")
+            cases.append(f"WHEN {' AND '.join(tests)} THEN {sql_text(rule.action)}")
         return f"CASE {' '.join(cases)} ELSE 'report' END"
 
 
@@ -237,9 +238,5 @@ def check_names(policy: Policy, sources: Collection[str], builds: Collection[str
                 raise UserError(f"rules[{number}] names {name!r}; the data holds {', '.join(sorted(known))}")
 
 
-def _quote(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _list(values: Iterable[str]) -> str:
-    return f"({', '.join(map(_quote, values))})"
+    return f"({', '.join(map(sql_text, values))})"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import open_duckdb
+from manifests.catalog import open_duckdb, sql_text
 from manifests.proof.certificate import (
     CERTIFICATE,
     COMMON_FILE,
@@ -113,9 +113,9 @@ def _check_policy(path: Path, policy: Policy, trust: Trust) -> None:
 
 def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) -> None:
     """Refuse actions, exclusions and a verdict that do not follow from evidence and policy."""
-    evidence, exclusions = (
-        "'" + glob.escape(str(proof / file)).replace("'", "''") + "'" for file in (EVIDENCE_FILE, EXCLUSIONS_FILE)
-    )
+    evidence, exclusions = (sql_text(glob.escape(str(proof / file))) for file in (EVIDENCE_FILE, EXCLUSIONS_FILE))
+    from manifests.proof.evidence import EXCLUSION_SUMS
+
     sources = {build["build"]: build["source"] for build in document["builds"]}
     with open_duckdb() as connection:
         connection.execute("CREATE TABLE builds (build VARCHAR, source VARCHAR)")
@@ -133,10 +133,8 @@ def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) 
             FROM read_parquet({exclusions})"""  # noqa: S608
         )
         connection.execute(
-            """CREATE VIEW derived AS
-            SELECT train_build, train_sample, list_sort(list_distinct(list(level || '/' || kind))) AS reasons,
-                   count(*) AS evidence, count(DISTINCT (eval_build, eval_sample)) AS eval_samples
-            FROM judged WHERE action = 'exclude' GROUP BY ALL"""
+            f"""CREATE VIEW derived AS SELECT train_build, train_sample, {EXCLUSION_SUMS}
+            FROM judged WHERE action = 'exclude' GROUP BY ALL"""  # noqa: S608
         )
         [[acted, differing, left]] = connection.execute(
             """SELECT (SELECT count(*) FROM judged WHERE action IS DISTINCT FROM said),
