@@ -5,6 +5,7 @@ through flex attention, logits are computed only where something is learnt, chun
 stock eager attention.
 """
 
+import logging
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -467,6 +468,8 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
     Raises: `UserError` (weights are missing, unknown or of another shape, or cannot be read).
     """
     config = read_config(folder)
+    library = logging.getLogger("transformers.modeling_utils")
+    library.addFilter(_no_load_report)
     try:
         module, report = MedGptForTraining.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, local_files_only=True
@@ -475,8 +478,15 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
         raise UserError(
             f"{folder}: weights cannot be loaded ({one_line(error)[:300]}); assemble the model again"
         ) from None
+    finally:
+        library.removeFilter(_no_load_report)
     check_report(folder, report)
     return cast(MedGptForTraining, module)
+
+
+def _no_load_report(record: logging.LogRecord) -> bool:
+    """Whether a line is something else than transformers' table of weights, which `check_report` turns into one line."""
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def check_report(folder: Path | str, report: Mapping[str, Any]) -> None:
