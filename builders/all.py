@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from builders.engine.command import FILTERS_HELP, add_options, check_counts
+from builders.engine.command import FILTERS_HELP, add_options, check_counts, check_expect
 from builders.engine.registry import load, modules
+from builders.engine.report import exit_code, gap_lines
 from medgpt.arguments import command_parser
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, one_line, run, worst
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, UserError, one_line, run, worst
 from medgpt.tables import table
 
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--demo", action="store_true", help="write every source's demo tree under --raw first")
     args = parser.parse_args(arguments)
     check_counts(parser, args)
+    check_expect(parser, args, number=False)
     there = {name: load(name).has_demo if args.demo else (args.raw / name).is_dir() for name in args.only or modules()}
     names = [name for name, found in there.items() if found]
     if not names:
@@ -71,12 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 codes.append(NOT_FINISHED)
                 continue
             counts = document["counts"]
-            state = "damaged rows" if counts["damaged"] else "built"
-            codes.append(DAMAGED if counts["damaged"] else DONE)
+            state = {NOT_COMPARED: "not all read", DAMAGED: "damaged rows"}.get(exit_code(document), "built")
+            codes.append(exit_code(document))
             numbers = {key: counts[key] for key in ("read", "kept", "rejected", "damaged")}
             if waterfall:
                 numbers["filtered"] = waterfall["dropped"]
-            rows.append({"source": work.source.name, "state": state, **numbers, "note": str(work.plan.target)})
+            note = "; ".join([str(work.plan.target), *(line.strip() for line in gap_lines(document["gaps"]))])
+            rows.append({"source": work.source.name, "state": state, **numbers, "note": note})
     return _print(rows, args.json, worst(codes))
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from builders.engine.report import format_summary, print_plan, summary
+from builders.engine.report import exit_code, format_summary, print_plan, summary
 from builders.engine.source import Source
 from medgpt.arguments import FRAMES, command_parser
-from medgpt.errors import DAMAGED, DONE, UserError, run
+from medgpt.errors import DONE, UserError, run
 
 FILTERS_HELP = (
     "a recipe file, by which training samples are chosen after the build; none: all stay (default: {recipe}, which "
@@ -21,7 +21,8 @@ FILTERS_HELP = (
 def main(source: Source, arguments: Sequence[str] | None = None) -> int:
     """Run a builder's command line; returns the exit code.
 
-    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 1: not finished, or built and not
+    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 4: built, but something was not
+    read, or is not the publisher's (it is named). 1: not finished, or built and not
     filtered. 2: wrong usage, the raw tree is not this source, or its filters cannot run.
     """
     return run(partial(_named, source))(arguments)
@@ -45,6 +46,7 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
     if args.raw is None and not args.demo and not args.download and not raw.is_dir():
         parser.error(f"--raw is needed: the folder with the publisher's files ({raw} does not exist)")
     check_counts(parser, args)
+    check_expect(parser, args)
 
     # Imported late, so that --help and usage errors answer at once.
     from builders.engine.filtered import unfiltered_text, waterfall_text
@@ -71,7 +73,7 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
             print(f"\n{waterfall_text(waterfall, target)}")
         elif source.filters:
             print(unfiltered_text(target))
-    return DAMAGED if document["counts"]["damaged"] else DONE
+    return exit_code(document)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
+    add("--expect", metavar="published|N", help="exit code 4 unless as many rows are read as published, or N in all")
     add("--frames", choices=FRAMES, help="of a picture with several frames take this one (default: it is rejected)")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")
     add("--json", action="store_true", help="print the summary as JSON, no progress bar")
@@ -95,6 +98,14 @@ def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             parser.error(f"--{name} must be at least 1")
 
 
+def check_expect(parser: argparse.ArgumentParser, args: argparse.Namespace, number: bool = True) -> None:
+    """Refuse an `--expect` that is neither `published` nor, where one is allowed, a number."""
+    if args.expect and args.expect != "published" and not (number and args.expect.isdecimal()):
+        parser.error("--expect: `published`" + ", or a number of rows" * number)
+    if args.expect and args.limit is not None:
+        parser.error("--expect compares all rows, and --limit leaves most of them out")
+
+
 def _parser(source: Source) -> argparse.ArgumentParser:
     counts = ", ".join(f"{split} ({role})" for split, role in source.splits.items())
     parser = command_parser(
@@ -104,7 +115,8 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         f"How to obtain it\n{source.obtain.strip()}",
         f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
         f"  python -m {source.module_name} --demo\n\n"
-        "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
+        "exit code: 0 built; 3 built, damaged rows rejected; 4 built, something was not read (it is named);\n"
+        "1 not finished, run again to resume;\n"
         "2 wrong usage, the tree is not this source, or its filters cannot run",
     )
     add, splits = parser.add_argument, f"only these of {', '.join(source.splits)}"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import Content, PictureStore, stored
 from builders.engine.pages import batch_rows
-from builders.engine.rawfiles import check_filled, outcome, relative
+from builders.engine.rawfiles import check_filled, note_gap, outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
     UNCOUNTED,
@@ -327,6 +327,9 @@ def open_parquet(path: Path, file: str) -> Any:
     if not 0 <= table.metadata.num_rows <= limited.RATIO * path.stat().st_size:
         table.close()
         raise NotThisSource(f"{file}: says that it has {table.metadata.num_rows:,} rows, which it cannot hold")
+    about = table.metadata
+    if lost := about.num_rows - sum(about.row_group(group).num_rows for group in range(about.num_row_groups)):
+        note_gap(file, "rows of its own count stand in none of its row groups", count=lost)
     return table
 
 
@@ -477,6 +480,11 @@ def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Itera
                 place = at + 1
                 continue
             if at < len(text) and text[at] == closing:
+                behind = len(text[at + 1 :].strip())
+                while data := handle.read(_CHUNK):
+                    behind += len(data.strip())
+                if behind:
+                    note_gap(file, "bytes behind the end of its JSON (two files in one?)", count=behind)
                 return
             if at < len(text):
                 long.clear()
@@ -541,29 +549,80 @@ def _array_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> 
 class _Lines:
     """Decoded lines of a binary file for `csv`, counting lines, bytes handed out, and those of the record in hand."""
 
-    def __init__(self, handle: BinaryIO, position: int) -> None:
-        self.lines, self.position, self.number, self.record = lines(handle), position, 0, 0
+    def __init__(self, handle: BinaryIO, position: int, delimiter: str, width: int) -> None:
+        self.lines, self.position, self.number = lines(handle), position, 0
+        self.delimiter, self.width = delimiter, width
+        self.begin()
+
+    def begin(self) -> None:
+        """What follows is another record."""
+        self.bytes = self.within = self.rows_within = 0
+        self.first = ""
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
         data, size = next(self.lines)
-        self.number, self.position, self.record = self.number + 1, self.position + size, self.record + size
-        if data is None or self.record > limited.LINE_BYTES:
+        self.number, self.position, self.bytes = self.number + 1, self.position + size, self.bytes + size
+        if data is None or self.bytes > limited.LINE_BYTES:
             raise OverLimit(f"a record of more than {limited.LINE_BYTES:,} bytes (a quote that nothing closes?)")
         check_values(data)
         # Bytes that are no UTF-8 become lone surrogates, which `_csv_rows` rejects row by row.
-        return data.decode("utf-8", errors="surrogateescape")
+        line = data.decode("utf-8", errors="surrogateescape")
+        if not self.first:
+            self.first = line
+            return line
+        self.within += 1
+        self.rows_within += _like_a_row(line, self.first, self.delimiter, self.width)
+        if self.within >= limited.RECORD_LINES:
+            raise OverLimit(f"a record of more than {limited.RECORD_LINES:,} lines (a quote that nothing closes?)")
+        return line
 
 
-def _csv_records(handle: BinaryIO, path: Path, start: int) -> Iterator[tuple[list[str] | InputError, _Lines]]:
-    """(cells, or what is wrong; where its end is) of every record from a byte on that is not blank."""
-    found = _Lines(handle, start)
+_ENOUGH_CELLS = 5
+
+
+def _like_a_row(line: str, first: str, delimiter: str, width: int) -> bool:
+    """Whether a line within a record would be a row of its own, had no quote opened before it.
+
+    It has all quotes in pairs (which the last line of a cell of several lines has not), as many cells as the header,
+    and commas as this table has them: where those have no blank behind, as in prose. Fewer than `_ENOUGH_CELLS` cells
+    may be prose all the same: then the first must be an id with a number in it, made like that of the record.
+    """
+    if width < 2 or line.count(delimiter) < width - 1 or line.count('"') % 2:
+        return False
+    # The stray quote may stand in the record's own first line.
+    texts = line, first.replace('"', "") if first.count('"') % 2 else first
+    cells, ours = (next(csv.reader([text], delimiter=delimiter), []) for text in texts)
+    spaced, usual = (sum(cell.startswith(" ") for cell in found[1:]) for found in (cells, ours))
+    if len(cells) != width or not any(cells) or spaced > usual:
+        return False
+    same = _ID.fullmatch(cells[0]) and _make(cells[0]) == _make(ours[0])
+    return delimiter == "\t" or width >= _ENOUGH_CELLS or bool(same)
+
+
+def _make(cell: str) -> str:
+    """What a cell is made of: `PMC12_fig3.jpg` is `a0_a0.a`."""
+    return _DIGITS.sub("0", _LETTERS.sub("a", cell.strip()))
+
+
+_ID, _LETTERS, _DIGITS = re.compile(r"\S*\d\S*"), re.compile(r"[^\W\d_]+"), re.compile(r"\d+")
+
+
+def _csv_records(
+    handle: BinaryIO, path: Path, start: int, width: int = 0
+) -> Iterator[tuple[list[str] | InputError, _Lines]]:
+    """(cells, or what is wrong; where its end is) of every record from a byte on that is not blank.
+
+    A record among whose lines there are rows of a table of `width` columns is damaged: rows would be lost in a cell.
+    """
+    delimiter = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ","
+    found = _Lines(handle, start, delimiter, width)
     csv.field_size_limit(limited.LINE_BYTES)
-    reader = csv.reader(found, delimiter="\t" if path.name.removesuffix(".gz").endswith(".tsv") else ",")
+    reader = csv.reader(found, delimiter=delimiter)
     while True:
-        found.record = 0
+        found.begin()
         try:
             cells: list[str] | InputError = next(reader)
         except StopIteration:
@@ -574,6 +633,9 @@ def _csv_records(handle: BinaryIO, path: Path, start: int) -> Iterator[tuple[lis
             cells = InputError("too_large", "", str(error))
         except csv.Error as error:
             cells = InputError("bad_row", "", str(error))
+        if found.rows_within:
+            said = f"{found.rows_within:,} of the {found.within:,} lines within it look like rows (a stray quote?)"
+            cells = InputError("bad_row", "", said)
         if cells:
             yield cells, found
 
@@ -596,8 +658,11 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
     with open_stream(path) as handle:
         handle.seek(start)
         rows, first = 0, 1
-        for _, end in _csv_records(handle, path, start):
+        for _, end in _csv_records(handle, path, start, len(header)):
             rows += 1
+            if end.rows_within:
+                what = "lines that look like rows stand within records (a stray quote?)"
+                note_gap(file, what, str(1 + end.number), end.rows_within)
             if rows >= rows_per_unit or end.position - start >= BYTES_PER_UNIT:
                 yield _Range(start, first, rows)
                 start, rows, first = end.position, 0, 1 + end.number
@@ -609,7 +674,7 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
     header, _ = _csv_header(path, file)
     with open_stream(path) as handle:
         handle.seek(part.start)
-        for cells, end in islice(_csv_records(handle, path, part.start), part.rows):
+        for cells, end in islice(_csv_records(handle, path, part.start, len(header)), part.rows):
             number = str(part.first + end.number)
             if isinstance(cells, InputError):
                 yield Reject(file, number, cells.reason, cells.detail)
