@@ -1,5 +1,6 @@
 """`python -m builders.all`: build every source whose raw tree is there, with one progress bar and one summary."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codes = []
     for name in names:  # before the first file: whose a file is must not depend on the order of the sources
         keep_private(load(name).access)
+    if args.probe:
+        return _probe(args, names)
     for name in names:
         source = load(name)
         given = {option.name: option.default for option in source.options}
@@ -81,6 +84,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             note = "; ".join([str(work.plan.target), *(line.strip() for line in gap_lines(document["gaps"]))])
             rows.append({"source": work.source.name, "state": state, **numbers, "note": note})
     return _print(rows, args.json, worst(codes))
+
+
+def _probe(args: argparse.Namespace, names: list[str]) -> int:
+    """What each tree is, in a line; the worst code of them."""
+    from builders.engine.probe import probe, verdict
+    from builders.engine.work import options_of
+
+    rows, codes = [], []
+    for name in names:
+        source = load(name)
+        if args.demo:
+            source.write_demo(args.raw / name)
+        given = {option.name: option.default for option in source.options}
+        options = options_of(args, args.raw / name, args.out, given, progress=False)
+        seen = probe(source, options.raw, options.params)
+        codes.append(seen["exit_code"])
+        said = [seen["refused"]] if "refused" in seen else seen["differs"]
+        rows.append({"source": name, "state": verdict(seen), "note": "; ".join(said), "probe": seen})
+    if args.json:
+        print(json.dumps([row["probe"] for row in rows], ensure_ascii=False))
+    else:
+        print(table(("source", "state", "note"), [(row["source"], row["state"], row["note"]) for row in rows]))
+    return worst(codes)
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool, code: int) -> int:

@@ -32,7 +32,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
         return
     print(f"{source.title} -> {plan.target} (nothing written)")
     rows = [
-        (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], _bytes(s["input_bytes"]))
+        (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], size_text(s["input_bytes"]))
         for name, s in splits.items()
     ]
     print(table(("split", "role", "units", "rows", "units done", "input files", "input"), rows))
@@ -64,7 +64,7 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
             c["images"],
             f"{c['images_mean']:.2f} ± {c['images_sd']:.2f}" if c["images"] else "-",
             f"{100 * c['prior_share']:.1f} %" if c["with_prior"] else "-",
-            _bytes(c["bytes"]),
+            size_text(c["bytes"]),
         )
         for split, c in counts["by_split"].items()
     ]
@@ -126,7 +126,8 @@ def _fewer(document: Mapping[str, Any]) -> list[str]:
     return ["", f"fewer rows than published: {', '.join(lacking)} (with --expect published this ends with exit code 4)"]
 
 
-def _bytes(count: int) -> str:
+def size_text(count: int) -> str:
+    """Bytes as `12.3 MB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

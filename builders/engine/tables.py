@@ -11,6 +11,7 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -96,6 +97,81 @@ class _Range(NamedTuple):
     rows: int
 
 
+class FirstRows:
+    """What is learnt of a tree's row files while only their first rows are read (`reading_first_rows`)."""
+
+    def __init__(self, raw: Path, splits: Iterable[str]) -> None:
+        self.raw, self.splits = raw, frozenset(splits)
+        self.counts: dict[tuple[str, str], tuple[int, int | None, bool]] = {}
+        """By split and file: rows that were cut off its head, rows in all (None: unknown), whether that was counted."""
+        self.columns: dict[str, dict[str, None]] = {}
+        """Columns by file, in their order."""
+        self.used: dict[str, set[str]] = {}
+        """Columns that code asked for, by file."""
+
+    def range(self, path: Path, file: str, split: str, columns: Sequence[str], layout: str) -> Iterator[_Range]:
+        """The file's first range; how many rows there are in all follows from where the second begins."""
+        first, *more = islice(_ranges(path, file, columns, FIRST_ROWS, layout), 2)
+        rows: int | None = first.rows
+        if path.name.lower().endswith(".parquet"):
+            with open_parquet(path, file) as table:
+                self.columns[file] = dict.fromkeys(table.schema_arrow.names)
+                self.used.setdefault(file, set()).update(columns)
+                rows, more = table.metadata.num_rows, []
+        elif more:
+            packed = path.suffix.lower() == ".gz"
+            rows = None if packed else round(first.rows * path.stat().st_size / more[0].start)
+        self.counts[split, file] = first.rows, rows, not more
+        yield first
+
+    def seen(self, row: Row | Reject) -> Row | Reject:
+        """The row, whose columns are noted, now and as code asks for them."""
+        if isinstance(row, Reject):
+            return row
+        if not row.file.lower().endswith(".parquet"):
+            self.columns.setdefault(row.file, {}).update(dict.fromkeys(row.values))
+        return row._replace(values=_Asked(row.values, self.used.setdefault(row.file, set())))
+
+
+class _Asked(dict[str, Any]):
+    """The values of a row, which remember what was asked for."""
+
+    def __init__(self, values: dict[str, Any], asked: set[str]) -> None:
+        super().__init__(values)
+        self.asked = asked
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dictionary's."""
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.add(str(name))
+        return super().__contains__(name)
+
+
+FIRST_ROWS = 2_000
+_first_rows: FirstRows | None = None  # while a tree is probed
+
+
+@contextmanager
+def reading_first_rows(raw: Path, splits: Iterable[str]) -> Iterator[FirstRows]:
+    """While this is open, `table_units` gives of a split's files the first rows alone.
+
+    Files that are read for other reasons (to look something up, `rows_per_unit` beyond the usual) are read as ever.
+    """
+    global _first_rows
+    _first_rows = FirstRows(raw, splits)
+    try:
+        yield _first_rows
+    finally:
+        _first_rows = None
+
+
 def table_units(
     raw: Path,
     files: Iterable[Path],
@@ -117,7 +193,14 @@ def table_units(
     number = first_unit
     for path in files:
         file = relative(path, raw)
-        for part in _ranges(path, file, columns, rows_per_unit, layout):
+        ranges = _ranges(path, file, columns, rows_per_unit, layout)
+        if (
+            _first_rows
+            and (raw, split in _first_rows.splits) == (_first_rows.raw, True)
+            and rows_per_unit <= ROWS_PER_UNIT
+        ):
+            ranges = _first_rows.range(path, file, split, columns, layout)
+        for part in ranges:
             payload = {"file": file, "range": list(part), "columns": list(columns)}
             if layout:
                 payload["layout"] = layout
@@ -149,7 +232,7 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     done, why, row = 0, "the file ends early", None
     try:
         for row in _format(path, unit.payload.get("layout", "")).rows(path, file, part, unit.payload["columns"]):
-            yield row
+            yield _first_rows.seen(row) if _first_rows else row
             done += 1
     except (UserError, MemoryError):
         raise

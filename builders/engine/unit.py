@@ -313,7 +313,7 @@ class _UnitWork:
     def _picture(self, image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
         picture = self._pictures.get(image.file)
         if picture is None:
-            picture = _read_picture(image, reads, self.job.params.get("frames"))
+            picture = read_picture(image, reads, self.job.params.get("frames"))
             if not self.source.store_pictures:
                 picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
@@ -365,7 +365,7 @@ def _named(image: Image) -> dict[str, str | None]:
     return {name: getattr(image, name) for name in ("image_id", "subject_id", "study_id", "view", "relation")}
 
 
-def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: Frame | None) -> _Picture:
+def read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: Frame | None) -> _Picture:
     """Read, check, pack again and fingerprint one picture file; every fault is an `InputError`."""
     data = image.read()
     try:
