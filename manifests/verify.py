@@ -387,7 +387,7 @@ class Verification:
         step.note = f"{pairs:,} pairs"
 
     def _near_images(self, step: ProofStep) -> None:
-        from manifests.proof.rederive import near_images
+        from manifests.proof.rederive_pictures import near_images
 
         with self._bar("near pictures", self._count("images")) as bar:
             keep = self._keeper("images")
@@ -399,7 +399,7 @@ class Verification:
     def _near_texts(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
 
-        from manifests.proof.rederive import near_texts
+        from manifests.proof.rederive_texts import near_texts
 
         with self._bar("near texts", self._count("kept")) as bar:
             keep = self._keeper("texts")
@@ -425,7 +425,7 @@ class Verification:
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
     def _train_duplicates(self, step: ProofStep) -> None:
-        from manifests.proof.rederive import train_duplicates
+        from manifests.proof.rederive_pictures import train_duplicates
         from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 
         settings = self.policy.train_duplicates
