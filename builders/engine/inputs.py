@@ -98,29 +98,31 @@ def _sums_beside(raw: Path, files: Iterable[str]) -> dict[Path, None]:
     return {path: None for folder in sorted(folders) for path in (folder / name for name in SUMS) if path.is_file()}
 
 
-def check_sums(raw: Path, inputs: Iterable[Input]) -> tuple[int, list[Gap]]:
-    """(files that could be compared with what their publisher says of them, those that differ)."""
-    hashed = {one.file: one.sha256 for one in inputs if one.sha256}
-    said: dict[str, tuple[str, str]] = {}
-    for path in _sums_beside(raw, hashed):
-        folder = relative(path.parent, raw)
+def published_digests(raw: Path, files: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """(file, digest, who says so) of those of the files whose digest the publisher gives, by file."""
+    wanted, said = sorted(files), dict[str, tuple[str, str]]()
+    for path in _sums_beside(raw, wanted):
+        folder, known = relative(path.parent, raw), set(wanted)
         with open_regular(path, raw, "missing_file") as lines:
             for line in lines:
                 digest, _, name = line.decode(errors="surrogateescape").strip().partition(" ")
                 file = os.path.normpath(f"{folder}/{name.lstrip(' *')}")
-                if file in hashed:
+                if file in known:
                     said[file] = digest.lower(), relative(path, raw)
-    compared, wrong = 0, []
-    for file, found in sorted(hashed.items()):
+    for file in wanted:
         digest, by = said.get(file) or (hub_note(raw, file)[1], "the hub")
-        if len(digest) not in (40, 64) or set(digest) - set("0123456789abcdef"):
-            continue
-        if len(digest) == 40:
-            found = _git_id(raw / file)
-        compared += 1
-        if found != digest:
-            wrong.append(Gap(file, f"file that is not the publisher's: its digest is not that of {by}", "", 1))
-    return compared, wrong
+        if len(digest) in (40, 64) and not set(digest) - set("0123456789abcdef"):
+            yield file, digest, by
+
+
+def _other_than_published(raw: Path, inputs: Iterable[Input]) -> list[Gap]:
+    """Files whose digest is not the one that their publisher gives."""
+    hashed = {one.file: one.sha256 for one in inputs if one.sha256}
+    return [
+        Gap(file, f"file that is not the publisher's: its digest is not that of {by}", "", 1)
+        for file, digest, by in published_digests(raw, hashed)
+        if digest != (_git_id(raw / file) if len(digest) == 40 else hashed[file])
+    ]
 
 
 def _git_id(path: Path) -> str:
@@ -162,17 +164,15 @@ def write_inputs(
     content = buffer.getvalue()
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
-    compared, wrong = check_sums(raw, (rest | found).values())
     about = {
         "file": INPUTS_FILE,
         "files": len(rows),
         "bytes": sum(columns[1]),
         "hashed": sum(digest is not None for digest in columns[2]),
-        "compared_with_publisher": compared,
         "sha256": inputs_sha256(path),
         "file_sha256": hashlib.sha256(content).hexdigest(),
     }
-    return about, wrong
+    return about, _other_than_published(raw, (rest | found).values())
 
 
 @contextmanager

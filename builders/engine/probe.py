@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from builders.engine.inputs import SUMS, hub_note
+from builders.engine.inputs import SUMS, hub_note, published_digests
 from builders.engine.rawfiles import recorded, recorded_finds, recorded_gaps, relative, shown, summed_gaps
 from builders.engine.report import gap_lines, size_text
 from builders.engine.source import (
@@ -83,6 +83,7 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
         about["compared"] = _compared(split, *rows[split], known)
     used = {file for unit in units for file in unit.inputs} | record.places | record.reads.keys()
     used |= {relative(path, raw) for path in finds}
+    seen["files_with_digests"] = sum(1 for _ in published_digests(raw, used))
     seen |= {"splits": splits, "gaps": summed_gaps(gaps), **_unused(source, files, used, columns, first)}
     seen["language"] = _language(text for about in splits.values() for text in about.pop("texts"))
     seen["differs"] += list(_differences(source, seen, params, [*_odd_files(raw, sorted(used))], source.layouts))
@@ -105,6 +106,10 @@ def probe_text(source: Source, seen: Mapping[str, Any]) -> str:
         return "\n".join([*lines, *(f"  {safe(hint)}" for hint in seen["hints"]), "a build makes no sense yet"])
     lines += [f"layout    {one['name']} ({one['checked']})" for one in seen["layouts"]]
     lines += unverified_notes(source)
+    if seen["files_with_digests"]:
+        lines.append(
+            f"digests   the publisher's are here for {seen['files_with_digests']:,} files; a build compares them"
+        )
     lines += [f"revision  {seen['revision']}"] * bool(seen["revision"]) + [f"language  {seen['language'] or 'unclear'}"]
     rows = [
         (split, about["role"], _number(about), about["published"] or "-", about["compared"], about["first_rows"],
