@@ -76,7 +76,9 @@ SOURCE = kit.Source(
     homepage="https://github.com/wisdomikezogwo/quilt1m",
     revision="wisdomikezogwo/quilt1m@20a5824, Zenodo 8239942",
     layouts=(
-        kit.Layout("table of 13 columns, before 2023-10-26", "code", "wisdomikezogwo/quilt1m@20a5824"),
+        kit.Layout(
+            "table of 13 columns, before 2023-10-26", "code", "wisdomikezogwo/quilt1m@20a5824", lacks=("not_histology",)
+        ),
         kit.Layout(
             "table with single_wsi and not_histology",
             "code",

@@ -270,8 +270,8 @@ def test_an_interrupted_download_resumes(hub: Hub, tmp_path: Path) -> None:
     [
         ("datasets", 403, "GatedRepo", f"gated; accept its terms at {SOURCE.homepage} and set HF_TOKEN"),
         ("api", 401, "GatedRepo", f"gated; accept its terms at {SOURCE.homepage} and set HF_TOKEN"),
-        ("api", 401, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}"),
-        ("api", 404, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}"),
+        ("api", 401, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}; nor is medmcqa"),
+        ("api", 404, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}; nor is medmcqa"),
         ("api", 404, "RevisionNotFound", "the publisher has no such revision (any more); fetch by hand, use --raw"),
         ("api", 403, "", r"download stopped \(.*403 Forbidden.*\); the same command resumes it"),
         ("api", 500, "", r"download stopped \(.*500 .*\); the same command resumes it"),

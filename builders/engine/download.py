@@ -63,8 +63,10 @@ def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> N
                 f"{where}: download stopped ({_first_line(error)}); the same command resumes it"
             ) from None
     else:
-        names = " or ".join((source.hub_id, *source.hub_moved))
-        raise NotThisSource(f"{names} at {revision}: not found, or not for this account; {source.homepage}")
+        nor = f"; nor is {' or '.join(source.hub_moved)}" if source.hub_moved else ""
+        raise NotThisSource(
+            f"{source.hub_id} at {revision}: not found, or not for this account; {source.homepage}{nor}"
+        )
     if not files:
         raise NotThisSource(f"{where}: has none of {', '.join(source.hub_files)}; another revision?")
     for file in files:

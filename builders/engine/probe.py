@@ -31,7 +31,7 @@ from builders.engine.source import (
     told,
     unverified_notes,
 )
-from builders.engine.tables import FirstRows, reading_first_rows
+from builders.engine.tables import FirstRows, Row, reading_first_rows, table_rows, table_units
 from builders.engine.unit import read_picture
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, USAGE, UserError, one_line
 from medgpt.formats import PICTURE_SUFFIXES
@@ -68,15 +68,20 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
             if not units:
                 raise NotThisSource(f"{raw}: nothing to build")
         except (UserError, OSError) as error:
-            hints = [*_odd_files(raw, files), *_elsewhere(source, raw, params), *_other_sources(source, raw)]
+            hints = [
+                *_headers(source, raw, files, str(error)),
+                *_odd_files(raw, files),
+                *_elsewhere(source, raw, params),
+                *_other_sources(source, raw),
+            ]
             return seen | {"refused": one_line(error), "hints": hints, "exit_code": USAGE}
         with recorded() as record:
             splits = {split: _first_samples(source, raw, units, split, params) for split in source.splits}
     splits = {split: about for split, about in splits.items() if about}
     columns = {file: list(names) for file, names in first.columns.items()}
-    layouts = _layouts(source, files, columns.values())
-    seen |= {"layouts": [{"name": one.name, "checked": one.said} for one in layouts], "revision": _revision(raw, units)}
     rows = _rows(units, first)
+    layouts = _layouts(source, files, columns.values(), rows)
+    seen |= {"layouts": [{"name": one.name, "checked": one.said} for one in layouts], "revision": _revision(raw, units)}
     known = _known(source, layouts, params)
     for split, about in splits.items():
         about |= {"rows": rows[split][0], "counted": rows[split][1], "published": known[0].get(split)}
@@ -171,7 +176,8 @@ def _first_samples(source: Source, raw: Path, units: Sequence[Unit], split: str,
                 rejects.setdefault(outcome.reason, blank)["count"] += 1
             else:
                 kept += 1
-                texts += [part["text"] for one in outcome.messages for part in one["content"] if part["text"]]
+                said = outcome.messages[-1]["content"]  # a prompt may have words of ours
+                texts += [outcome.question or "", *(part["text"] for part in said if part["text"])]
     found = sum(one["count"] for one in rejects.values())
     damaged = sum(one["count"] for reason, one in rejects.items() if reason in DAMAGED_REASONS)
     return {"role": ours[0].role, "first_rows": kept + found, "kept": kept, "damaged": damaged} | {
@@ -212,7 +218,7 @@ def _rows(units: Iterable[Unit], first: FirstRows) -> dict[str, tuple[int | None
         # A source may part the rows of one file among splits: each then has its share of them.
         for (_, name), (cut, in_all, exact) in first.counts.items():
             if name == file and mine is not None:
-                counted &= exact and cut in (in_all, unit.rows)
+                counted &= exact and (cut in (in_all, unit.rows))
                 mine = None if in_all is None else round(mine * in_all / max(cut, 1))
                 break
         found[unit.split] = (None if rows is None or mine is None else rows + mine, counted)
@@ -245,14 +251,24 @@ def _compared(split: str, rows: int | None, counted: bool, known: Sequence[Mappi
 # Layout, revision, files
 
 
-def _layouts(source: Source, files: Sequence[str], tables: Iterable[Sequence[str]]) -> list[Layout]:
+def _layouts(
+    source: Source, files: Sequence[str], tables: Iterable[Sequence[str]], rows: Mapping[str, tuple[int | None, bool]]
+) -> list[Layout]:
+    """Those of the source's layouts that are seen: by files, by columns, by another release's number of rows."""
     found = [set(columns) for columns in tables]
-    return [
+
+    def has(columns: Sequence[str]) -> bool:
+        return any(table.issuperset(columns) for table in found)
+
+    seen = [
         one
         for one in source.layouts
         if (not one.files or any(fnmatch(file, one.files) for file in files))
-        and (not one.columns or any(columns.issuperset(one.columns) for columns in found))
+        and (not one.columns or has(one.columns))
+        and not (one.lacks and has(one.lacks))
     ]
+    release = [one for one in seen if any((count, True) == rows.get(split) for split, count in one.rows.items())]
+    return release or [one for one in seen if not one.rows]
 
 
 def _revision(raw: Path, units: Sequence[Unit]) -> str:
@@ -301,6 +317,8 @@ def _differences(
     for split, about in seen["splits"].items():
         if about["compared"] not in ("as known", "not counted", "none is known"):
             yield f"{split}: {_number(about)} rows, {about['compared']} (known: {about['published']:,})"
+        if about["role"] == "train" and not about["kept"]:
+            yield f"{split}: none of its first {about['first_rows']:,} rows can be used"
     wanted = set(params.get("split") or (split for split in source.published(params) if split in source.splits))
     for split in sorted(wanted - seen["splits"].keys()):
         yield f"{split}: no file of this split"
@@ -328,6 +346,20 @@ def _unfinished(source: Source, raw: Path, files: Iterable[str]) -> Iterator[str
         wanted = [file for file in named_files if any(fnmatch(file, pattern) for pattern in source.hub_files)]
         if missing := [file for file in wanted if not (raw / file).exists()]:
             yield f"{len(missing)} of the {len(wanted)} files that the hub lists are not here (first {missing[0]})"
+
+
+def _headers(source: Source, raw: Path, files: Sequence[str], why: str) -> Iterator[str]:
+    """What columns the files have that an error names; of credentialed ones a header may be a patient's row."""
+    if source.access == "credentialed":
+        return
+    for file in [file for file in files if f"{file}:" in why][:SHOWN]:
+        try:
+            unit = next(iter(table_units(raw, [raw / file], "", "train")), None)
+            row = next(iter(table_rows(raw, unit)), None) if unit else None
+        except UserError:
+            continue
+        if isinstance(row, Row):
+            yield f"{shown(file)} has the columns {', '.join(safe(name, 40) for name in row.values)}"
 
 
 _HEADS = {

@@ -267,8 +267,10 @@ class Layout:
     """A pattern below the raw tree; the layout is seen where a file fits. Empty: files do not tell it."""
     columns: tuple[str, ...] = ()
     """It is seen where one file has all of these. Empty: columns do not tell it."""
+    lacks: tuple[str, ...] = ()
+    """It is not seen where a file has all of these."""
     rows: Mapping[str, int] = field(default_factory=dict)
-    """Rows by split, where other than `Source.published`."""
+    """Rows by split, where other than `Source.published`; then it is seen where a split has as many."""
 
     @property
     def said(self) -> str:

@@ -110,18 +110,23 @@ class FirstRows:
         """Columns that code asked for, by file."""
 
     def range(self, path: Path, file: str, split: str, columns: Sequence[str], layout: str) -> Iterator[_Range]:
-        """The file's first range; how many rows there are in all follows from where the second begins."""
-        first, *more = islice(_ranges(path, file, columns, FIRST_ROWS, layout), 2)
-        rows: int | None = first.rows
+        """The file's first range. Of a large file the rest is estimated, by where the second begins."""
+        ranges = _ranges(path, file, columns, FIRST_ROWS, layout)
+        first = next(ranges, None)
+        if first is None:
+            return
+        rows, counted = first.rows, True
         if path.name.lower().endswith(".parquet"):
             with open_parquet(path, file) as table:
                 self.columns[file] = dict.fromkeys(table.schema_arrow.names)
                 self.used.setdefault(file, set()).update(columns)
-                rows, more = table.metadata.num_rows, []
-        elif more:
-            packed = path.suffix.lower() == ".gz"
-            rows = None if packed else round(first.rows * path.stat().st_size / more[0].start)
-        self.counts[split, file] = first.rows, rows, not more
+                rows = table.metadata.num_rows
+        elif path.stat().st_size <= COUNTED_BYTES:
+            rows += sum(part.rows for part in ranges)
+        elif second := next(ranges, None):
+            packed, counted = path.suffix.lower() == ".gz", False
+            rows = 0 if packed else round(first.rows * path.stat().st_size / second.start)
+        self.counts[split, file] = first.rows, rows or None, counted
         yield first
 
     def seen(self, row: Row | Reject) -> Row | Reject:
@@ -155,6 +160,8 @@ class _Asked(dict[str, Any]):
 
 
 FIRST_ROWS = 2_000
+COUNTED_BYTES = 32 << 20
+"""Files up to this size are counted to their end: a second."""
 _first_rows: FirstRows | None = None  # while a tree is probed
 
 
