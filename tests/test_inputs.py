@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from builders.engine.command import main
 from builders.engine.inputs import hub_note, published_digests
 from builders.engine.registry import load
+from manifests.proof.accounting import accounts, not_compared
 from medgpt.digest import inputs_sha256
 from shards.verify import verify_build
 
@@ -467,3 +468,13 @@ def test_a_second_archive_in_a_file_is_a_gap(
     [gap] = document_of(built, name)["gaps"]
     assert (gap["file"], gap["what"]) == (path.relative_to(raw).as_posix(), what)
     assert gap["count"] == (len(data) if count is None else count)
+
+
+def test_a_proof_names_gaps_of_the_test_side(medqa: Path, tmp_path: Path) -> None:
+    """What of a benchmark was not read was not compared; of a train side, nothing is trained from it."""
+    code, document = medqa_built(medqa, tmp_path / "built", "--expect", "100000")
+    assert code == 4
+    [line] = not_compared(accounts([document], {}, [], [], []))
+    assert line == "eval medqa: file rows, 99,940 (rows fewer than the 100,000 that were expected)"
+    train = document | {"units": [unit for unit in document["units"] if unit["role"] == "train"]}
+    assert not_compared(accounts([train], {}, [], [], [])) == []

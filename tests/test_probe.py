@@ -383,6 +383,15 @@ def test_the_publishers_own_rows(name: str, folder: str, rows: dict[str, int], r
     assert not any(about["damaged"] for about in seen["splits"].values())
 
 
+def test_a_real_file_under_another_splits_name(real_data: Path) -> None:
+    """The file named train holds the items of dev, as its README says; nothing in its rows does."""
+    folder = real_data / "medqa_usmle_4_options"
+    if not folder.is_dir():
+        pytest.skip(f"no real rows at {folder}")
+    code, text, _ = said("medqa", folder)
+    assert code == 4 and "train: 1,272 rows, as many as dev (known: 10,178)" in text
+
+
 def test_the_command_line(trees: Trees, tmp_path: Path) -> None:
     """One source and all of them; nothing is written."""
     raw = trees["biomedica"][0]

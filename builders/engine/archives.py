@@ -415,10 +415,13 @@ def check_zip(path: Path, raw: Path) -> None:
     Zip64 archives say 65,535 and have their counts elsewhere: those are left to `zipfile`, which needs them right.
     """
     file = relative(path, raw)
-    with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
-        names = [info.filename for info in archive.infolist()]
-        handle.seek(max(0, path.stat().st_size - _END_RECORD.size - 0xFFFF))
-        tail = handle.read()
+    try:
+        with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
+            names = [info.filename for info in archive.infolist()]
+            handle.seek(max(0, path.stat().st_size - _END_RECORD.size - 0xFFFF))
+            tail = handle.read()
+    except (*ARCHIVE_DAMAGE, OSError) as error:
+        raise NotThisSource(f"{file}: not a readable zip ({error}); fetch it again") from None
     at = tail.rfind(b"PK\x05\x06")
     _, _, _, _, said, size, offset, _ = _END_RECORD.unpack_from(tail, at)
     if 0xFFFF in (said, len(names)) or 0xFFFFFFFF in (size, offset):
