@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import NOT_FINISHED, run
 from medgpt.messages import complain
 from medgpt.tables import table
@@ -28,6 +29,7 @@ RANKS = (2, 8, 16)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if samples are over-long and no policy says what to do, 2 if nothing can be packed."""
     options = _parser().parse_args(arguments)
+    choose_engine(options)
     from tqdm import tqdm
 
     from shards.epoch import draw, pack_epoch
@@ -85,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--licenses", nargs="+", action="extend", metavar="NAME", help="only samples under these licences"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that count")
+    add_engine(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="plan (default: below DATA/.streams/plans)")
     parser.add_argument("--dry-run", action="store_true", help="pack and say how well, write nothing")
     return parser
