@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from manifests.catalog import connect, jail, load_builds, manifest_files, sql_text
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
+from medgpt.arguments import command_parser
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.engines import add_engine, choose_engine, engine_arguments
@@ -556,15 +557,14 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.prove",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
+    parser = command_parser(
+        "manifests.prove",
+        (__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
         "proved, but a benchmark of the policy is missing.",
-        epilog="examples:\n"
+        "examples:\n"
         "  python -m manifests.prove data --benchmarks present\n"
         "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
 from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import NOT_FINISHED, run
 from medgpt.messages import complain
@@ -64,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.pack",
-        description="Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
+    parser = command_parser(
+        "shards.pack",
+        "Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
         "the plan, which training reads. Exit code: 0; 1 if samples are too long and no policy says what becomes of "
         "them, or a file cannot be read or written; 2 for input that cannot be packed.",
-        epilog="example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
+        "example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
     )
     add_order_options(parser)
     parser.add_argument("--length", type=int, default=32_768, metavar="N", help="tokens of a pack (default 32768)")
