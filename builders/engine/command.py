@@ -10,6 +10,7 @@ from pathlib import Path
 from builders.engine.report import exit_code, format_summary, print_plan, summary
 from builders.engine.source import Source, unverified_notes
 from medgpt.arguments import FRAMES, command_parser
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, UserError, run
 from medgpt.private import keep_private
 
@@ -91,6 +92,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that one builder and `builders.all` share."""
     add = parser.add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
+    add_engine(parser)
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
@@ -104,7 +106,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse counts below one."""
+    """Refuse counts below one; take the engine."""
+    choose_engine(args)
     for name in ("workers", "limit"):
         if (count := getattr(args, name)) is not None and count < 1:
             parser.error(f"--{name} must be at least 1")
@@ -133,9 +136,8 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
         f"  python -m {source.module_name} --demo\n\n"
         "exit code: 0 built; 3 built, damaged rows rejected; 4 built, something was not read (it is named);\n"
-        "1 not finished, run again to resume;\n"
-        "of --probe: 0 as known; 3 damaged rows among the first; 4 other than known; 2 no build is possible\n"
-        "2 wrong usage, the tree is not this source, or its filters cannot run",
+        "1 not finished, run again to resume; 2 wrong usage, the tree is not this source, or its filters cannot run\n"
+        "of --probe: 0 as known; 3 damaged rows among the first; 4 other than known; 2 no build is possible",
     )
     add, splits = parser.add_argument, f"only these of {', '.join(source.splits)}"
     add("--raw", type=Path, metavar="DIR", help=f"the publisher's files (default data/raw/{source.name})")
