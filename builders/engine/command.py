@@ -24,8 +24,8 @@ def main(source: Source, arguments: Sequence[str] | None = None) -> int:
     """Run a builder's command line; returns the exit code.
 
     0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 4: built, but something was not
-    read, or is not the publisher's (it is named). 1: not finished, or built and not
-    filtered. 2: wrong usage, the raw tree is not this source, or its filters cannot run.
+    read, or is not the publisher's (it is named). 1: not finished, or built and not filtered. 2: wrong usage, the raw
+    tree is not this source, or its filters cannot run. With `--probe` as `probe.probe` says.
     """
     return run(partial(_named, source))(arguments)
 
