@@ -169,6 +169,7 @@ def test_cells_of_several_lines_are_no_gap(tmp_path: Path) -> None:
         'He said "no", then left.\n"Yes", she said.\n1, 2, 3',
         "1. rest\n2. fluids, salt\n3. none",
         "\n\n,\n",
+        "\nfirst,second\rthird\r,fourth\n",
     ]
     for header in (["id", "note"], ["note", "id"], ["a", "note", "b", "c", "d", "e"]):
         rows = [{name: note if name == "note" else f"{name}{at}" for name in header} for at, note in enumerate(notes)]

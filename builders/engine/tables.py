@@ -647,7 +647,7 @@ class _Lines:
     def begin(self) -> None:
         """What follows is another record."""
         self.bytes = self.within = self.rows_within = 0
-        self.first = ""
+        self.first, self.cells = "", list[str]()
 
     def __iter__(self) -> _Lines:
         return self
@@ -663,8 +663,11 @@ class _Lines:
         if not self.first:
             self.first = line
             return line
+        if not self.within:  # the stray quote may stand in the first line itself
+            alone = self.first.replace('"', "") if self.first.count('"') % 2 else self.first
+            self.cells = _cells(alone, self.delimiter)
         self.within += 1
-        self.rows_within += _like_a_row(line, self.first, self.delimiter, self.width)
+        self.rows_within += _like_a_row(line, self.cells, self.delimiter, self.width)
         if self.within >= limited.RECORD_LINES:
             raise OverLimit(f"a record of more than {limited.RECORD_LINES:,} lines (a quote that nothing closes?)")
         return line
@@ -673,23 +676,30 @@ class _Lines:
 _ENOUGH_CELLS = 5
 
 
-def _like_a_row(line: str, first: str, delimiter: str, width: int) -> bool:
+def _like_a_row(line: str, first: list[str], delimiter: str, width: int) -> bool:
     """Whether a line within a record would be a row of its own, had no quote opened before it.
 
-    It has all quotes in pairs (which the last line of a cell of several lines has not), as many cells as the header,
-    and commas as this table has them: where those have no blank behind, as in prose. Fewer than `_ENOUGH_CELLS` cells
-    may be prose all the same: then the first must be an id with a number in it, made like that of the record.
+    first: cells of the record's first line. The line has all quotes in pairs (which the last one of a cell of several
+    lines has not), as many cells as the header, and commas as this table has them: where those have no blank behind, as
+    in prose. Fewer than `_ENOUGH_CELLS` cells may be prose all the same: then the first must be an id with a number in
+    it, made like that of the record.
     """
     if width < 2 or line.count(delimiter) < width - 1 or line.count('"') % 2:
         return False
-    # The stray quote may stand in the record's own first line.
-    texts = line, first.replace('"', "") if first.count('"') % 2 else first
-    cells, ours = (next(csv.reader([text], delimiter=delimiter), []) for text in texts)
-    spaced, usual = (sum(cell.startswith(" ") for cell in found[1:]) for found in (cells, ours))
+    cells = _cells(line, delimiter)
+    spaced, usual = (sum(cell.startswith(" ") for cell in found[1:]) for found in (cells, first))
     if len(cells) != width or not any(cells) or spaced > usual:
         return False
-    same = _ID.fullmatch(cells[0]) and _make(cells[0]) == _make(ours[0])
+    same = first and _ID.fullmatch(cells[0]) and _make(cells[0]) == _make(first[0])
     return delimiter == "\t" or width >= _ENOUGH_CELLS or bool(same)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """Cells of a line alone; none where it cannot stand alone."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
 
 
 def _make(cell: str) -> str:
