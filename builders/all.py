@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         keep_private(load(name).access)
     for name in names:
         source = load(name)
-        given = {option.name: option.default for option in source.options}
+        given = {option.name: option.default for option in source.options if not option.prepare}
         options = options_of(args, args.raw / name, args.out, given, progress=not args.json)
         try:
             works.append(prepare(source, options, args.filters, demo=args.demo))

@@ -26,6 +26,7 @@ import orjson
 from tqdm import tqdm
 
 from builders.engine.archives import pictures_without_row
+from builders.engine.figures import beside_published
 from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
 from builders.engine.rawfiles import State, recorded_finds, relative, state_of
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
@@ -423,6 +424,8 @@ def _document(
         "pictures_without_row": _without_row(options, entries),
         "units": units,
     }
+    if options.limit is None and (figures := beside_published(source.figures(params), splits)):
+        document["figures"] = figures
     return sealed(document)
 
 
