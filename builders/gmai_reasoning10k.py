@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from builders import kit
 
 FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
+_KINDS = frozenset({"2d", "3d", "cls", "det", "seg", "images"})
+"""Folders above those of the 95 sets: real paths begin `2d/cls/`."""
 _HEADING = re.compile(r"\b((?:options|choices)\s*:)\s*(?=\(?A[.):])", re.IGNORECASE)
 _NEXT = re.compile(r"[,;]?\s+(?=\(?([B-J])[.):]\s)")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -39,7 +41,7 @@ def _sample(row: kit.Row) -> kit.Sample:
     kit.check_filled(file, question=question, answer=answer)
     kit.demand(reasoning is not None or row.params["file"] != "sft", "empty_reasoning", file)
     images = [kit.Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
-    subset = names[0].partition("/")[0]
+    subset = next((part for part in names[0].split("/")[:-1] if part.lower() not in _KINDS), None)
     if options is None:
         return kit.question_answer(row, question, answer, images, reasoning=reasoning, subset=subset, task="vqa")
     label = _label(answer, options, file)

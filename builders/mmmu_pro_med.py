@@ -6,7 +6,7 @@ and 92 of the 286 are validation questions, which `mmmu_med` has as well: `mmmu/
 """
 
 from builders import kit
-from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
+from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, UNNAMED_PICTURES, question_sample
 
 FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
 
@@ -33,6 +33,7 @@ SOURCE = kit.table_source(
     values=("options",),
     columns=IMAGE_COLUMNS,
     sample=_sample,
+    conclude=kit.noticed(pictures_without_token=UNNAMED_PICTURES),
     obtain="""
 Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--download does it); one of them is enough. JSON
 Lines with the same columns but no pixels are read in their stead (--no-images).""",

@@ -60,14 +60,22 @@ def radiograph_of(row: Row) -> Radiograph:
 
 
 def mimic_units(
-    raw: Path, files: Iterable[Path], split: str, role: Role, params: Params, columns: Sequence[str] = ()
+    raw: Path,
+    files: Iterable[Path],
+    split: str,
+    role: Role,
+    params: Params,
+    columns: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> Iterator[Unit]:
     """Units of row files about MIMIC-CXR-JPG; the official split file and the rows' pictures enter their keys."""
     official = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in JPG_ROOTS))
     held_out_subjects(official, raw)  # an unusable file stops here, not in every worker
     tree = {"official": relative(official, raw), "jpg_root": relative(official.parent, raw)}
     size, inputs = ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES, [tree["official"]]
-    for unit in table_units(raw, files, split, role, columns=columns, rows_per_unit=size, inputs=inputs):
+    for unit in table_units(
+        raw, files, split, role, columns=columns, rows_per_unit=size, inputs=inputs, optional=optional
+    ):
         pictures = [] if params["no_images"] else _pictures(raw, unit, tree["jpg_root"])
         yield replace(unit, payload=unit.payload | tree, inputs=(*unit.inputs, *pictures))
 

@@ -50,7 +50,7 @@ PRESETS = tuple(_PRESETS)
 
 def preset_of(params: Params) -> str:
     """The preset that the options name; `--longitudinal` and `--prior-policy libra` are older words for two of them."""
-    named: str = params["preset"]
+    named: str = params["preset"] or "single"
     if params["prior_policy"] == "libra":
         if named not in ("single", "libra"):
             raise NotThisSource(f"--preset {named} and --prior-policy libra name two presets; leave one out")

@@ -84,6 +84,7 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
     if (left := document["pictures_without_row"]) and left["count"]:
         names = "" if document["source"]["access"] == "credentialed" else f": {', '.join(map(safe, left['first'][:3]))}"
         lines += ["", f"pictures that no row names: {left['count']:,}{names} (more of them in {target}/build.json)"]
+    lines += [f"note: {line}" for line in document["parameters"].get("noticed", ())]
     lines += figure_lines(document.get("figures", ()))
     check = "=" if counts["kept"] + counts["rejected"] == counts["read"] else "!="
     lines += [
