@@ -7,7 +7,7 @@ question or an option stands for column `image_i`, whatever the order of the tok
 """
 
 from builders import kit
-from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, UNNAMED_PICTURES, question_sample
+from builders.engine.mmmu import IMAGE_COLUMNS, SUBJECTS, question_sample
 
 _SPLITS: dict[str, kit.Role] = {"dev": "eval", "validation": "eval"}
 _OPEN = {"multiple-choice": False, "open": True}
@@ -34,7 +34,6 @@ SOURCE = kit.table_source(
     values=("options",),
     columns=IMAGE_COLUMNS,
     sample=_sample,
-    conclude=kit.noticed(pictures_without_token=UNNAMED_PICTURES),
     published={"dev": 25, "validation": 150},
     paper="175 = dev 25 + validation 150; five of the validation questions are open (task vqa).",
     paper_rows=kit.paper_row(

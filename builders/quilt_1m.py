@@ -21,8 +21,8 @@ FILE = "quilt_1M_lookup.csv"
 LABELS_FILE = "predictions_quiltcleaner.csv"
 _SPLITS: dict[str, kit.Role] = {"train": "train", "val": "eval"}
 _COLUMNS = ("caption", "image_path", "subset", "split")
-_MARKED = "not_histology"
-"""Came with single_wsi on 2023-10-26 (wisdomikezogwo/quilt1m's README); the table before has 13 columns."""
+_MARKED, _CAME_WITH = "not_histology", "single_wsi"
+"""Both came on 2023-10-26 (wisdomikezogwo/quilt1m's README); the table before has 13 columns."""
 _SUBSETS = frozenset({"quilt", "openpath", "pubmed", "laion"})
 _ZIPS, _FOLDER = "images_part_*.zip", "quilt_1m"
 _NAME = re.compile(r"[^/\\]+\.(?:jpe?g|png)", re.IGNORECASE)
@@ -36,7 +36,10 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     if not params["no_images"]:
         kit.require(raw, "images_part_*.zip (--no-images builds without)", _ZIPS, _FOLDER)
         pictures = [kit.relative(path, raw) for path in sorted(raw.glob(_ZIPS))]
-    for piece in kit.table_units(raw, [path], "train", "train", columns=_COLUMNS, inputs=pictures):
+    # The two columns came together: a table with one of them has the other, under whatever name.
+    header = next(kit.text_lines(path), "")
+    columns = (*_COLUMNS, _MARKED) if _CAME_WITH in header else _COLUMNS
+    for piece in kit.table_units(raw, [path], "train", "train", columns=columns, inputs=pictures):
         counts = Counter(_split(row) for row in kit.table_rows(raw, piece))
         for split, role in _SPLITS.items():
             if counts[split]:

@@ -19,12 +19,16 @@ SUBJECTS = (
 IMAGE_COLUMNS = tuple(f"image_{number}" for number in range(1, 8))
 
 IMAGE_TOKEN = re.compile(r"<image\s*(\d+)>")
-UNNAMED_PICTURES = "{rows} questions have a picture that no <image i> names; it is shown before the text"
 _ID = re.compile(r"(?:dev|validation|test)_[A-Za-z_]+_\d+")
 
 
-def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = False) -> Sample:
-    """A row of MMMU or MMMU-Pro; `pictures` is the namespace of its images, its question id is MMMU's in both."""
+def question_sample(
+    row: Row, pictures: str, subset: str, *, open_ended: bool = False, unnamed_too: bool = False
+) -> Sample:
+    """A row of MMMU or MMMU-Pro; `pictures` is the namespace of its images, its question id is MMMU's in both.
+
+    With `unnamed_too` pictures that no token names are shown before the text, and such rows counted.
+    """
     file, values = row.file, row.values
     key, asked, answer = (text_of(values, name, file) for name in ("id", "question", "answer"))
     demand(_ID.fullmatch(key), "bad_id", file, "id is not <split>_<subject>_<number>")
@@ -38,10 +42,9 @@ def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = 
         if IMAGE_TOKEN.search(said):  # an answer cannot show the picture that its option is
             said = f"Answer: {answer}"
     parts, numbers = _placed(prompt)
-    # A picture that no token names still belongs to the question: it is shown first.
     pictured = [number for number, name in enumerate(IMAGE_COLUMNS, 1) if _has_pixels(values.get(name))]
-    if unnamed := [number for number in pictured if number not in numbers]:
-        row.note("pictures_without_token", question=key)
+    if unnamed_too and (unnamed := [number for number in pictured if number not in numbers]):
+        row.note("shown_unnamed", question=key)
         shifted = [part + len(unnamed) if isinstance(part, int) else part for part in parts]
         parts, numbers = [*range(len(unnamed)), *shifted], [*unnamed, *numbers]
     demand(numbers, "bad_field", file, "neither question nor options name an image")
