@@ -91,6 +91,7 @@ Layout under --raw: data/train-00000-of-00001.parquet and mimic-cxr-jpg/{mimic-c
 (a link to the tree of mimic_cxr will do). The split file is needed with --no-images as well. Nothing leaves the
 machine.""",
     plan=_plan,
+    version=2,
     read=_read,
     conclude=kit.noticed(
         beyond_224="{rows} rows have a box beyond a grid of 224, the card's",

@@ -96,6 +96,7 @@ SOURCE = kit.table_source(
     values=("image", "conversations"),
     check=_check,
     sample=_sample,
+    version=2,
     published=lambda params: {"train": 7_004 if params["file"] == "sft" else 10_000},
     paper=(
         "9,965 with reasoning, 35 less than the 10,000 that the card states, which are the answers-only questions "

@@ -252,6 +252,7 @@ SOURCE = kit.Source(
         "or --paper-variant",
     },
     plan=_plan,
+    version=2,
     read=_read,
     published=lambda params: {"train": 32_682},
     paper=(

@@ -34,6 +34,7 @@ SOURCE = kit.table_source(
     values=("options",),
     columns=IMAGE_COLUMNS,
     sample=_sample,
+    version=2,
     conclude=kit.noticed(
         shown_unnamed="{rows} questions have a picture that no <image i> names; it is shown before the text"
     ),

@@ -47,6 +47,7 @@ SOURCE = kit.table_source(
     pictures=("images_*.zip", "images"),
     fields=("id",),
     sample=_sample,
+    version=2,
     published={"train": 647_031},
     paper=(
         "646,759, which is 272 below the card's 647,031 (914,960 pictures); likely rows whose pictures could not be "

@@ -179,5 +179,5 @@ def test_biomedica_packed_as_parquet(tree: Callable[[str], Path], columns: bool,
 
 def test_biomedica_parquet_of_other_columns_is_refused_by_name(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([{"image": {"bytes": b"x"}, "alt": "text"}]), tmp_path / "a.parquet")
-    with pytest.raises(NotThisSource, match="a.parquet: no column with the caption .*there are image, alt"):
+    with pytest.raises(NotThisSource, match=r"a.parquet: no column with the caption .*there are image, alt"):
         read_all("biomedica", tmp_path, subset="histopathology")

@@ -48,7 +48,7 @@ def test_gemex_demo_shows_a_picture_of_the_vqa_test_split(demos: dict[str, Path]
 
 
 def xml_rows(rows: list[dict[str, Any]], side: int) -> list[dict[str, Any]]:
-    """The layout of liamchalcroft/gaze@1275f48 `examples/gemex_thinkvg/src/schemas.py`, each with a box up to `side`."""
+    """The layout of liamchalcroft/gaze@1275f48 `examples/gemex_thinkvg/src/schemas.py`, with boxes up to `side`."""
     for row in rows:
         thought, answer = (
             re.search(f"<{tag}>(.*?)</{tag}>", row["response"], re.DOTALL) for tag in ("think", "answer")
