@@ -636,7 +636,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument(
-        "--verdicts", type=Path, metavar="FILE", help="what reviewers said of pairs, as the report saves it (JSON Lines)"
+        "--verdicts",
+        type=Path,
+        metavar="FILE",
+        help="what reviewers said of pairs, as the report saves it",
     )
     parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
     foreign = parser.add_argument_group(

@@ -871,7 +871,7 @@ class _Verdicts:
         for place, row in enumerate(evidence if self.lines else ()):
             places[tuple(row[name] for name in PAIR)].append(place)
             named[row["kind"], row["train_build"], row["train_sample"]] += row["level"] == "near_text"
-        lifted = set()
+        lifted = set[int]()
         for number, pair in enumerate(self.pairs):
             if pair in places:
                 rows = [evidence[place] for place in places[pair]]
@@ -888,7 +888,7 @@ class _Verdicts:
         return actions
 
     def _reason(self, number: int, actions: set[str], named: int) -> str | None:
-        from manifests.proof.rederive import NAMED
+        from manifests.proof.near_text import NAMED
         from manifests.proof.verdicts import REASONS
 
         if self.changed[number]:
@@ -933,8 +933,10 @@ def _as_seen(builds: Sequence[LoadedBuild], samples: set[Key]) -> dict[Key, str]
             for row in _rows_of(part, ["sample_id", "index", "pixel_sha256"]):
                 if (name, row["sample_id"]) in samples and row["pixel_sha256"] is not None:
                     pixels[name, row["sample_id"]][row["index"]] = row["pixel_sha256"].hex()
-    joined = {key: record + "".join(pixels[key][index] for index in sorted(pixels[key])) for key, record in records.items()}
-    return {key: hashlib.sha256(text.encode()).hexdigest() for key, text in joined.items()}
+    return {
+        key: hashlib.sha256("".join([record, *(pixels[key][at] for at in sorted(pixels[key]))]).encode()).hexdigest()
+        for key, record in records.items()
+    }
 
 
 class _Tally:

@@ -37,7 +37,7 @@ FOLDER = Path(__file__).parent
 LIMIT = 5_000_000
 """Bytes the page may have: phones and mail still take it. Cards beyond it are left out and counted."""
 PICTURES = 3_000_000
-"""Bytes that all pictures of the page may have together, each in it once. Cards beyond it say that theirs is left out."""
+"""Bytes that the pictures of the page may have together, each in it once. Cards beyond say that theirs is left out."""
 PER_CELL = 50
 COMMON_SHOWN = 300
 TEXT_SHOWN = 2_000
@@ -385,7 +385,8 @@ def _values(report: Report) -> dict[str, Any]:
         if cell["eval_build"] is None and cell["kind"] is None
     }
     out = {row["train_build"]: row["train_samples"] for row in certificate["exclusions"]}
-    sources = [(row["train_build"], row["train_samples"]) for row in certificate["train_totals"]]
+    totals = [(row["train_build"], row["train_samples"]) for row in certificate["train_totals"]]
+    sources = [(build, out.get(build, 0), of) for build, of in totals]
     ordered = sorted(report.common, key=lambda row: (-row["train_samples"], -row["eval_df"], row["ngram"]))
     return {
         "title": title, "detail": detail, "certificate": certificate, "benchmark": _benchmark, "at": at,
@@ -398,8 +399,8 @@ def _values(report: Report) -> dict[str, Any]:
             key=lambda row: (-out.get(row["train_build"], 0), row["train_build"]),
         ),
         "sources": [
-            (build, out.get(build, 0), of, f"{out.get(build, 0) / of:.2%}", *(by_level.get((build, level), 0) for level in LEVELS))
-            for build, of in sources
+            (build, taken, of, f"{taken / of:.2%}", *(by_level.get((build, level), 0) for level in LEVELS))
+            for build, taken, of in sources
         ],
         "by_level_columns": [(level, "number") for level in LEVELS],
         "excluded_in_all": sum(out.values()),
@@ -484,9 +485,7 @@ def _cards(report: Report, room: int, album: _Album) -> list[str | None]:
     return cards
 
 
-def _card(
-    pair: Pair, place: int, total: int, show_credentialed: bool, album: _Album, liftable: Sequence[str]
-) -> str:
+def _card(pair: Pair, place: int, total: int, show_credentialed: bool, album: _Album, liftable: Sequence[str]) -> str:
     row = pair.evidence
     both = (pair.train, pair.eval)
     hidden = [side.access == "credentialed" and not show_credentialed for side in both]

@@ -1,9 +1,9 @@
 """What a start rests on: the checks of a proof that training, packing, streaming and evaluation make before they begin.
 
 `manifests.verify` derives a proof again from the publishers' bytes. This asks what can be asked in seconds: is the
-certificate whole, and signed by the key that the user trusts; is its policy the default, or one that the user named,
-and were no pairs judged wrong but by a file of verdicts that the user named; are evidence and exclusions the certified files; do the exclusions, and that nothing is left, follow from evidence and
-policy.
+certificate whole, and signed by the key that the user trusts; is its policy the default, or one that the user named;
+were no pairs judged wrong, or by a file of verdicts that the user named; are evidence and exclusions the certified
+files; do the exclusions, and that nothing is left, follow from evidence, policy and verdicts.
 """
 
 from __future__ import annotations
@@ -136,10 +136,9 @@ def _check_verdicts(path: Path, said: Mapping[str, Any] | None, trust: Trust) ->
 
 
 def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) -> None:
-    """Refuse actions, exclusions and a verdict that do not follow from evidence and policy."""
+    """Refuse actions, exclusions and a conclusion that do not follow from evidence, policy and verdicts."""
     evidence, exclusions = (sql_text(glob.escape(str(proof / file))) for file in (EVIDENCE_FILE, EXCLUSIONS_FILE))
     from manifests.proof.evidence import EXCLUSION_SUMS
-
     from manifests.proof.verdicts import lift, read_verdicts
 
     sources = {build["build"]: build["source"] for build in document["builds"]}

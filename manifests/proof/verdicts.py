@@ -1,6 +1,6 @@
 """Verdicts: what a reviewer says of pairs that he read. A pair judged wrong takes nothing out any more.
 
-The report saves a file of JSON Lines and `manifests.prove --verdicts FILE` reads it, a line a verdict (files may be joined):
+The report saves JSON Lines, `manifests.prove --verdicts FILE` reads them, a line a verdict (files may be joined):
 
     {"verdict": "wrong", "level": "near_text", "by": "A. Reader", "note": "another drug",
      "train_build": "medreason", "train_sample": "medreason/train/1", "train_index": null, "train_sha256": "...",
@@ -56,7 +56,7 @@ REASONS = {
 
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 _Name = Annotated[str, Meta(min_length=1)]
-_Line = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+_PLAIN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$"
 _Index = Annotated[int, Meta(ge=0)]
 
 
@@ -73,8 +73,8 @@ class Verdict(Settings, frozen=True):
     eval_sample: _Name
     eval_index: _Index | None
     eval_sha256: _Sha256
-    by: _Line
-    note: _Line | Literal[""] = ""
+    by: Annotated[str, Meta(min_length=1, max_length=100, pattern=_PLAIN)]
+    note: Annotated[str, Meta(max_length=100, pattern=_PLAIN)] = ""
 
 
 def read_verdicts(path: Path) -> tuple[list[Verdict], bytes]:
@@ -106,7 +106,8 @@ def seen(connection: duckdb.DuckDBPyConnection, samples: Iterable[tuple[str, str
         SELECT build, sample_id, access, sha256(lower(hex(sha256) || coalesce(pixels, ''))) AS sha256
         FROM (FROM samples SEMI JOIN wanted USING (build, sample_id))
         LEFT JOIN (SELECT build, sample_id, string_agg(hex(pixel_sha256), '' ORDER BY "index") AS pixels
-                   FROM (FROM images SEMI JOIN wanted USING (build, sample_id)) GROUP BY ALL) USING (build, sample_id)"""
+                   FROM (FROM images SEMI JOIN wanted USING (build, sample_id)) GROUP BY ALL)
+            USING (build, sample_id)"""
     )
     connection.unregister("wanted")
 
@@ -116,15 +117,14 @@ def judge(connection: duckdb.DuckDBPyConnection, policy: Policy, verdicts: Seque
 
     Raises: `UserError` for a note about credentialed data, which could hold its text.
     """
-    seen(connection, ((getattr(one, f"{side}_build"), getattr(one, f"{side}_sample")) for one in verdicts for side in SIDES))
-    secret = set(
-        connection.execute("SELECT build, sample_id FROM seen WHERE access = 'credentialed'").fetchall()
-    )
-    for number, one in enumerate(verdicts, 1):
-        if one.note and not secret.isdisjoint([(one.train_build, one.train_sample), (one.eval_build, one.eval_sample)]):
+    ends = [((one.train_build, one.train_sample), (one.eval_build, one.eval_sample)) for one in verdicts]
+    seen(connection, (end for both in ends for end in both))
+    secret = set(connection.execute("SELECT build, sample_id FROM seen WHERE access = 'credentialed'").fetchall())
+    for number, (one, both) in enumerate(zip(verdicts, ends, strict=True), 1):
+        if one.note and not secret.isdisjoint(both):
             raise UserError(
-                f"verdicts, line {number}: a note about a credentialed sample could hold its text, and this file travels; "
-                "leave the note empty"
+                f"verdicts, line {number}: a note about a credentialed sample could hold its text, and this file "
+                "travels; leave the note empty"
             )
     return lift(connection, "evidence", policy, verdicts, digests=True)
 
@@ -164,22 +164,24 @@ def lift(
         f"""CREATE OR REPLACE TEMP TABLE fresh AS SELECT *, {changed if digests else "false"} AS changed FROM given v;
         CREATE OR REPLACE TEMP TABLE judged AS
         WITH close AS (
-            SELECT *, CASE WHEN level = 'near_text' THEN count(*) OVER (PARTITION BY level, kind, train_build, train_sample)
-                      ELSE 0 END AS named
+            SELECT *, CASE WHEN level <> 'near_text' THEN 0
+                      ELSE count(*) OVER (PARTITION BY level, kind, train_build, train_sample) END AS named
             FROM (FROM {evidence} SEMI JOIN given USING (train_build, train_sample)))
-        SELECT v.*, CASE
-            WHEN count(e.level) = 0 THEN '{REASONS["absent"]}'
-            WHEN v.changed THEN '{REASONS["changed"]}'
-            WHEN v.verdict = 'right' THEN NULL
-            WHEN v.level NOT IN ({levels}) THEN '{REASONS["level"]}'
-            WHEN NOT bool_or(e.action = 'exclude') THEN '{REASONS["kept"]}'
-            WHEN max(e.named) >= {NAMED} THEN '{REASONS["more"]}'
-            WHEN bool_or(o.line IS NOT NULL) THEN '{REASONS["contested"]}'
+        SELECT *, CASE
+            WHEN pairs = 0 THEN '{REASONS["absent"]}'
+            WHEN changed THEN '{REASONS["changed"]}'
+            WHEN verdict = 'right' THEN NULL
+            WHEN level NOT IN ({levels}) THEN '{REASONS["level"]}'
+            WHEN NOT excludes THEN '{REASONS["kept"]}'
+            WHEN named >= {NAMED} THEN '{REASONS["more"]}'
+            WHEN contested THEN '{REASONS["contested"]}'
             END AS reason
-        FROM fresh v
-        LEFT JOIN close e ON {same}
-        LEFT JOIN (FROM fresh WHERE verdict = 'right' AND NOT changed) o ON {also}
-        GROUP BY ALL"""  # noqa: S608 - names and texts of ours
+        FROM (SELECT v.*, count(e.level) AS pairs, bool_or(e.action = 'exclude') AS excludes, max(e.named) AS named,
+                     bool_or(o.line IS NOT NULL) AS contested
+              FROM fresh v
+              LEFT JOIN close e ON {same}
+              LEFT JOIN (FROM fresh WHERE verdict = 'right' AND NOT changed) o ON {also}
+              GROUP BY ALL)"""  # noqa: S608 - names and texts of ours
     )
     connection.unregister("given")
     connection.execute(
