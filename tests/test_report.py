@@ -622,6 +622,46 @@ def test_a_page_that_would_be_too_long_keeps_the_strongest_of_every_group(tmp_pa
         render(report, 1_000)
 
 
+def test_pictures_have_a_limit_of_their_own_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    def thumbnail(number: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.effect_noise((96, 96), number + 1).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    rows = [evidence_row(train_sample=f"medreason/train/{n}", score=1 - n / 100) for n in range(20)]
+    report = make_report(tmp_path, rows, eval={"thumbnail": thumbnail(0), "width": 96, "height": 96})
+    pairs = [
+        replace(pair, train=replace(pair.train, thumbnail=thumbnail(n + 1), width=96, height=96))
+        for n, pair in enumerate(report.pairs)
+    ]
+    report = replace(report, pairs=pairs)
+    whole = Page(render(report))
+    assert len(whole.all("symbol")) == 21 and not whole.all("p", id="pictures-left-out")
+    size = sum(len(symbol.one("image")["href"]) for symbol in whole.all("symbol"))
+    page = Page(render(report, pictures=size // 2))
+    kept = page.all("symbol")
+    assert 5 < len(kept) < 15
+    assert sum(len(symbol.one("image")["href"]) for symbol in kept) <= size // 2
+    # The strongest pairs keep theirs, every card is there, the shared test picture is on each.
+    cards = page.all("article")
+    assert len(cards) == 20
+    assert [len(card.all("use")) for card in cards] == [2] * (len(kept) - 1) + [1] * (21 - len(kept))
+    assert all(("picture left out" in card.text) == (len(card.all("use")) == 1) for card in cards)
+    assert f"{21 - len(kept)} pictures are left out" in page.one("p", id="pictures-left-out").text
+
+
+def test_what_the_policy_only_reports_stands_behind_a_switch_and_is_left_out_first(tmp_path: Path) -> None:
+    rows = [evidence_row(train_sample=f"medreason/train/{n}", score=0.5) for n in range(30)]
+    rows += [evidence_row(kind="stem", action="report", train_sample=f"x/train/{n}", score=1.0) for n in range(30)]
+    report = make_report(tmp_path, rows, train={"text": "word " * 300})
+    whole = render(report)
+    assert "Also count the 30 pairs that the policy only reports" in Page(whole).one("label", class_="switch").text
+    cut = Page(render(report, len(whole.encode()) * 2 // 3))
+    actions = Counter(card["data-action"] for card in cut.all("article"))
+    assert actions["exclude"] == 30 > actions["report"]
+    assert not Page(render(make_report(tmp_path, rows[:30]))).all("label", class_="switch")
+
+
 # ---- marked words
 
 
