@@ -54,6 +54,7 @@ from manifests.proof.certificate import (
     software,
 )
 from manifests.proof.sentences import sentences
+from medgpt.arguments import command_parser
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
@@ -389,7 +390,7 @@ class Verification:
         step.note = f"{pairs:,} pairs"
 
     def _near_images(self, step: ProofStep) -> None:
-        from manifests.proof.rederive import near_images
+        from manifests.proof.rederive_pictures import near_images
 
         with self._bar("near pictures", self._count("images")) as bar:
             keep = self._keeper("images")
@@ -401,7 +402,7 @@ class Verification:
     def _near_texts(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
 
-        from manifests.proof.rederive import near_texts
+        from manifests.proof.rederive_texts import near_texts
 
         with self._bar("near texts", self._count("kept")) as bar:
             keep = self._keeper("texts")
@@ -427,7 +428,7 @@ class Verification:
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
     def _train_duplicates(self, step: ProofStep) -> None:
-        from manifests.proof.rederive import train_duplicates
+        from manifests.proof.rederive_pictures import train_duplicates
         from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 
         settings = self.policy.train_duplicates
@@ -1133,15 +1134,14 @@ def _raw_place(text: str) -> tuple[str, Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.verify",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable, "
+    parser = command_parser(
+        "manifests.verify",
+        (__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable, "
         "4 raw files not there.",
-        epilog="examples:\n"
+        "examples:\n"
         "  python -m manifests.verify data\n"
         "  python -m manifests.verify data --sample 200 --trust key.pub\n"
         "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof --raw ours.train=corpus/train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--proof", type=Path, metavar="DIR", help="folder of the proof (default DATA/proof)")

@@ -37,7 +37,7 @@ from manifests.proof.certificate import certificate_root, read_certificate, stat
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
-from manifests.proof.rederive import HashIndex
+from manifests.proof.rederive_pictures import HashIndex
 from manifests.prove import prove, render_report
 from manifests.verify import fewer_than, main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
@@ -839,7 +839,7 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
 def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
-    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive._PICTURES_KEPT"):
+    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
         monkeypatch.setattr(f"manifests.{number}", 3)
     words: tuple[str, ...] = ()
     if name is not None:

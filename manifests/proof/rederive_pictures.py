@@ -1,0 +1,329 @@
+"""Near and near-duplicate pictures, derived a second time: one pair at a time, by plain lists (see `rederive`)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from manifests.catalog import LoadedBuild
+from manifests.fingerprints import perceptual_hash
+from manifests.parts import read_pictures
+from manifests.proof.agreement import agreement, cells, flat, full_agreement
+from manifests.proof.policy import ImageSettings, Policy
+from manifests.proof.rederive import Derived, Found, Key, Place, Progress, Shards, found
+from manifests.proof.spill import Spill
+from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
+
+_PICTURES_KEPT = 1 << 14
+
+_PICTURE_COLUMNS = [
+    "sample_id", "index", "split", "subset", "relation", "shard", "offset", "length", "format", "width", "height",
+    "pixel_sha256", "phash", "thumbnail",
+]  # fmt: skip
+
+
+@dataclass
+class _TestPicture:
+    row: dict[str, Any]
+    build: LoadedBuild
+    settings: ImageSettings
+    thumbnail: NDArray[np.uint8]
+    shown: list[dict[str, Any]]
+
+
+class HashIndex:
+    """Finds all hashes within a radius, some 1.4 million of them in a fraction of a millisecond.
+
+    Of 64 bits that differ in at most `radius` places one quarter differs in at most `radius // 4`. So for every quarter
+    the hashes are listed by its value, and a search looks under each value that is so near.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64], radius: int) -> None:
+        self.hashes, self.radius = hashes, radius
+        values = np.arange(1 << 16, dtype=np.uint16)
+        self._near = values[np.bitwise_count(values) <= radius // 4].astype(np.int64)
+        self._lists = []
+        for shift in range(0, 64, 16):
+            quarter = (hashes >> np.uint64(shift)).astype(np.uint16)
+            order = np.argsort(quarter, kind="stable")
+            starts = np.searchsorted(quarter[order], np.arange((1 << 16) + 1))
+            self._lists.append((shift, order.astype(np.int32), starts))
+
+    def near(self, value: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the hashes within the radius, ascending, with their distances."""
+        found = []
+        for shift, order, starts in self._lists:
+            quarters = self._near ^ (value >> shift & 0xFFFF)
+            first, counts = starts[quarters], starts[quarters + 1] - starts[quarters]
+            places = np.arange(int(counts.sum())) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+            found.append(order[places])
+        numbers = np.concatenate(found)
+        distance = np.bitwise_count(self.hashes[numbers] ^ np.uint64(value))
+        numbers = np.unique(numbers[distance <= self.radius])
+        return numbers, np.bitwise_count(self.hashes[numbers] ^ np.uint64(value)).astype(np.int64)
+
+
+class _TestPictures:
+    """Every distinct test picture, the hashes of all its variants and regions in flat lists."""
+
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, progress: Progress) -> None:
+        self.pictures: list[_TestPicture] = []
+        known: dict[tuple[bytes, str], list[dict[str, Any]]] = {}
+        for build in builds:
+            modality = policy.modality(build.record["source"]["name"])
+            for _, part in build.parts("images", "eval"):
+                for row in read_pictures(part, _PICTURE_COLUMNS).to_pylist():
+                    progress(1)
+                    if row["pixel_sha256"] is None or row["relation"] == "exemplar":
+                        continue
+                    shown = known.setdefault((row["pixel_sha256"], modality), [])
+                    if not shown and row["phash"] is not None and row["thumbnail"] is not None:
+                        thumbnail = decode(row["thumbnail"])
+                        if not flat(thumbnail[None])[0]:
+                            settings = policy.images[modality]
+                            self.pictures.append(_TestPicture(row, build, settings, thumbnail, shown))
+                    shown.append(
+                        {"eval_build": build.record["build"], "eval_split": row["split"], "eval_subset": row["subset"],
+                         "eval_sample": row["sample_id"], "eval_index": row["index"]}
+                    )  # fmt: skip
+        self._hash()
+        self.least = min([1.0, *(one.settings.borderline for one in self.pictures)])
+        self._cells: dict[tuple[int, int], tuple[NDArray[np.int64], int]] = {}
+
+    def _hash(self) -> None:
+        hashes: list[int] = []
+        owner: list[int] = []
+        variant: list[int] = []
+        for number, picture in enumerate(self.pictures):
+            for kind in range(len(VARIANTS)):
+                varied = self.varied(number, kind)
+                if varied is None or flat(varied[None])[0]:
+                    continue
+                # The picture itself: from its pixels, not from its thumbnail.
+                hashes.append(perceptual_hash(Image.fromarray(varied)) if kind else picture.row["phash"])
+                owner.append(number)
+                variant.append(kind)
+        self.hashes = np.array(hashes, np.uint64)
+        self.owner, self.variant = np.array(owner, np.int64), np.array(variant, np.int64)
+        self.radius = np.array([self.pictures[one].settings.radius for one in owner], np.int64)
+        count = len(self.pictures)
+        self.regions, self.contrast = np.zeros((count, len(REGIONS)), np.uint64), np.zeros((count, len(REGIONS)), bool)
+        for number, picture in enumerate(self.pictures):
+            [self.regions[number]], [self.contrast[number]] = region_hashes(picture.thumbnail[None])
+        self.region_radius = np.array([one.settings.region_radius for one in self.pictures], np.int64)
+        widest, wide = (int(each.max(initial=0)) for each in (self.radius, self.region_radius))
+        self.index = HashIndex(self.hashes, widest)
+        self.region_index = [HashIndex(self.regions[:, region], wide) for region in range(len(REGIONS))]
+
+    def varied(self, number: int, kind: int) -> NDArray[np.uint8] | None:
+        """A variant of a test picture."""
+        one = self.pictures[number]
+        return VARIANTS[kind].picture(one.thumbnail, one.row["width"], one.row["height"])
+
+    def candidates(self, phash: int, thumbnail: NDArray[np.uint8]) -> dict[int, tuple[float, int, bool, int]]:
+        """Test pictures that a hash shows: (cell correlation, variant, by region, distance) of the best variant."""
+        near: dict[tuple[int, int, bool], int] = {}
+        numbers, distance = self.index.near(phash)
+        for place in np.flatnonzero(distance <= self.radius[numbers]).tolist():
+            at = numbers[place]
+            near[int(self.owner[at]), int(self.variant[at]), False] = int(distance[place])
+        [regions], [contrast] = region_hashes(thumbnail[None])
+        for region in np.flatnonzero(contrast).tolist():
+            numbers, distance = self.region_index[region].near(int(regions[region]))
+            for place in np.flatnonzero(distance <= self.region_radius[numbers]).tolist():
+                one = int(numbers[place])
+                if self.contrast[one, region]:
+                    near[one, 0, True] = min(near.get((one, 0, True), 64), int(distance[place]))
+        ours = _cells(thumbnail)
+        best: dict[int, tuple[float, int, bool, int]] = {}
+        for (one, kind, by_region), bits in near.items():
+            found_so = (-_correlation(ours, self.cells(one, kind)), kind, by_region, bits)
+            best[one] = min(best.get(one, found_so), found_so)
+        return {one: (-minus, kind, by_region, bits) for one, (minus, kind, by_region, bits) in best.items()}
+
+    def cells(self, number: int, kind: int) -> tuple[NDArray[np.int64], int]:
+        """Cells of a variant and their sum of squares."""
+        kept = self._cells.get((number, kind))
+        if kept is None:
+            varied = self.varied(number, kind)
+            assert varied is not None  # only variants that have a hash are asked for, and the picture itself
+            if len(self._cells) >= _PICTURES_KEPT:
+                self._cells.clear()
+            kept = self._cells[number, kind] = _cells(varied)
+        return kept
+
+
+def _cells(picture: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
+    values = cells(picture[None]).values[0].astype(np.int64)
+    return values, int(values @ values)
+
+
+def _correlation(one: tuple[NDArray[np.int64], int], other: tuple[NDArray[np.int64], int]) -> float:
+    return float(int(one[0] @ other[0]) / math.sqrt(max(one[1] * other[1], 1)))
+
+
+def near_images(
+    builds: Sequence[LoadedBuild],
+    policy: Policy,
+    chosen: set[Key] | None,
+    progress: Progress,
+    keep: Callable[[Found], None],
+) -> Derived:
+    """Evidence of the level near_image for the chosen training samples, all without a choice; `keep` takes its rows.
+
+    Raises: `UserError`, `OSError`.
+    """
+    derived = Derived(keep)
+    tests = _TestPictures(builds, policy, progress)
+    for build in builds:
+        name = build.record["build"]
+        for _, part in build.parts("images", "train"):
+            # Of equal pictures in one part the first speaks for all.
+            first: dict[bytes, dict[str, Any]] = {}
+            shown: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
+            for row in read_pictures(part, _PICTURE_COLUMNS).to_pylist():
+                progress(1)
+                if row["pixel_sha256"] is None:
+                    derived.counts["train_pictures_without_pixels"] += 1
+                    continue
+                derived.counts["train_pictures"] += 1
+                first.setdefault(row["pixel_sha256"], row)
+                if chosen is None or (name, row["sample_id"]) in chosen:
+                    shown[row["pixel_sha256"]].append(row)
+            derived.counts["train_pictures_distinct_in_their_part"] += len(first)
+            derived.looked_at += sum(map(len, shown.values()))
+            with Shards(build.folder) as shards:
+                for digest, rows in shown.items():
+                    for one, measures in _near_tests(first[digest], shards, tests, derived.counts):
+                        for row, end in itertools.product(rows, tests.pictures[one].shown):
+                            derived.keep(
+                                found(
+                                    level="near_image", train_build=name, train_split=row["split"],
+                                    train_sample=row["sample_id"], train_index=row["index"], **end, **measures,
+                                )
+                            )  # fmt: skip
+    return derived
+
+
+def _near_tests(
+    train: Mapping[str, Any], shards: Shards, tests: _TestPictures, counts: Counter[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Test pictures that a training picture shows, with the measures."""
+    if train["phash"] is None or train["thumbnail"] is None:
+        counts["train_without_hash"] += 1
+        return
+    thumbnail = decode(train["thumbnail"])
+    if flat(thumbnail[None])[0]:
+        counts["train_flat"] += 1
+        return
+    for one, (coarse, kind, by_region, bits) in tests.candidates(train["phash"], thumbnail).items():
+        counts["candidates"] += 1
+        test, variant, decided_on = tests.pictures[one], VARIANTS[kind], "thumbnail"
+        low, high = test.settings.borderline, test.settings.threshold
+        score = -1.0
+        if coarse >= low:
+            frame = variant.frame(test.thumbnail, test.row["width"], test.row["height"])
+            assert frame is not None
+            inverted = np.array([variant.inverted])
+            [score] = agreement(thumbnail[None], test.thumbnail[None], frame[None], inverted, tests.least)
+        if low <= score < high:
+            counts["borderline"] += 1
+            with Shards(test.build.folder) as others:
+                first, second = shards.picture(train), others.picture(test.row)
+            if first is None or second is None:
+                counts["borderline_unread"] += 1
+            else:
+                score, decided_on = full_agreement(first, second, variant), "full_image"
+        counts["confirmed" if score >= high else "refuted"] += 1
+        if score >= high:
+            yield one, {
+                "kind": "region" if by_region else "whole", "distance": bits, "variant": variant.name,
+                "score": float(score), "decided_on": decided_on,
+            }  # fmt: skip
+
+
+# ---- near-duplicate training pictures
+
+
+def train_duplicates(
+    builds: Sequence[LoadedBuild], radius: int, threshold: float, chosen: set[Key] | None, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """Rows of `train_duplicates.parquet`, in no order: all, or those that name a chosen sample.
+
+    Equal hashes meet piece by piece; with a radius above 0 all train pictures' hashes are in memory together.
+
+    Raises: `UserError`.
+    """
+    total = sum(unit["images"] for build in builds for unit in build.record["units"] if unit["role"] == "train")
+    spill = Spill(1 if radius else 1 + total // _PICTURES_KEPT)
+    for build in builds:
+        for _, part in build.parts("images", "train"):
+            columns = ["sample_id", "index", "pixel_sha256", "phash"]
+            for batch in pq.ParquetFile(part).iter_batches(columns=columns):
+                for row in batch.to_pylist():
+                    if row["phash"] is not None:
+                        place = (build.record["build"], row["sample_id"], row["index"])
+                        spill.add("pictures", row["phash"], (row["phash"], row["pixel_sha256"], place))
+                progress(len(batch))
+    pairs: list[tuple[Place, Place, int]] = []
+    for piece in range(spill.pieces):
+        pairs += _alike(spill.rows("pictures", piece), radius, chosen)
+        if len(pairs) >= _PICTURES_KEPT or piece == spill.pieces - 1:
+            thumbnails = _thumbnails(builds, {place for pair in pairs for place in pair[:2]})
+            for one, other, bits in pairs:
+                first, second = decode(thumbnails[one]), decode(thumbnails[other])
+                if flat(first[None])[0] or flat(second[None])[0]:
+                    continue
+                [score] = agreement(first[None], second[None], IDENTITY[None], np.array([False]), threshold)
+                if score >= threshold:
+                    a, b = sorted((one, other))
+                    row = {"build_a": a[0], "sample_a": a[1], "index_a": a[2], "build_b": b[0], "sample_b": b[1]}
+                    yield {**row, "index_b": b[2], "distance": bits, "score": float(score)}
+            pairs.clear()
+
+
+def _alike(
+    pictures: Iterable[tuple[int, bytes, Place]], radius: int, chosen: set[Key] | None
+) -> Iterator[tuple[Place, Place, int]]:
+    """Pairs of different pictures whose hashes are near, each by the first place that shows it, with the distance."""
+    hashes: dict[bytes, int] = {}
+    shown: dict[bytes, Place] = {}
+    for phash, digest, place in pictures:
+        hashes[digest] = phash
+        shown[digest] = min(shown.get(digest, place), place)
+    alike: dict[int, list[bytes]] = defaultdict(list)
+    for digest in sorted(hashes):
+        alike[hashes[digest]].append(digest)
+    pairs = [(group[0], other, 0) for group in alike.values() for other in group[1:]]
+    firsts = sorted(alike)
+    values = np.array(firsts, np.uint64)
+    for number in range(len(firsts) if radius else 0):
+        distance = np.bitwise_count(values[number + 1 :] ^ values[number])
+        for later in np.flatnonzero(distance <= radius).tolist():
+            other = alike[firsts[number + 1 + later]][0]
+            pairs.append((alike[firsts[number]][0], other, int(distance[later])))
+    for one, other, bits in pairs:
+        if chosen is None or not chosen.isdisjoint((shown[one][:2], shown[other][:2])):
+            yield shown[one], shown[other], bits
+
+
+def _thumbnails(builds: Sequence[LoadedBuild], places: set[Place]) -> dict[Place, bytes]:
+    if not places:
+        return {}
+    return {
+        place: row["thumbnail"]
+        for build in builds
+        for _, part in build.parts("thumbnails", "train")
+        for batch in pq.ParquetFile(part).iter_batches(columns=["sample_id", "index", "thumbnail"])
+        for row in batch.to_pylist()
+        if (place := (build.record["build"], row["sample_id"], row["index"])) in places
+    }

@@ -1,0 +1,418 @@
+"""Near texts, derived a second time by tuples of words in dictionaries and sets (see `rederive`)."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from manifests.catalog import LoadedBuild
+from manifests.proof.near_text import (
+    ANSWER_WORDS,
+    GOLD_LETTERS,
+    LETTERS,
+    LONG_RUN,
+    NAMED,
+    NEXT_WORDS,
+    PASSAGE_GRAMS,
+    REFERENCE_TEXTS,
+    ROW_SHARE,
+    ROW_WORDS,
+    SAYS_BITS,
+    UNIT,
+    USUAL,
+    USUAL_SHARE,
+    information,
+    is_sibling,
+    reference_counts,
+)
+from manifests.proof.policy import Policy, TextSettings
+from manifests.proof.rederive import Derived, Found, Key, Progress, found, message_text, normalised, records
+
+# Scripts without spaces: a word a character (iteration marks, kana, ideographs with extensions A to H, archaic kana).
+_ALONE = (
+    "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U0001aff0-\U0001b16f\U00020000-\U000323af"
+)
+_SPLIT = re.compile(f"[{_ALONE}]|[^{_ALONE}]+")
+_Gram = tuple[str, ...]
+_Place = tuple[int, int, int, int, int]
+"""Weight of the pairs in a window; its start and end; where its pairs begin and end."""
+
+
+def words_of(text: str) -> list[str]:
+    """Words in the near-text level's sense: those of `normalised`, ideographs and kana alone."""
+    return [word for run in normalised(text).split() for word in _SPLIT.findall(run)]
+
+
+@dataclass
+class _Text:
+    """What the near-text level reads of a record."""
+
+    question: str
+    options: list[str]
+    answer: str
+    dialogue: str
+    passages: list[str]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> _Text:
+        said = [(one["role"], one["reasoning"], message_text(one, "\n")) for one in record["messages"] or []]
+        asked = [text for role, _, text in said if role != "assistant"]
+        answer = ["", *(text for role, _, text in said if role == "assistant")][-1]
+        options = [one["text"] for one in record["options"] or []]
+        gold = [one["text"] for one in record["options"] or [] if one["label"] == record["answer"]]
+        question = "\n".join(asked) if record["question"] is None else record["question"]
+        pieces = asked + ([] if options else [answer]) + [reasoning for _, reasoning, _ in said if reasoning]
+        for known in sorted({question, *options} - {""}, key=lambda known: (-len(known), known)):
+            pieces = [part for piece in pieces for part in piece.split(known)]
+        return cls(
+            question,
+            options,
+            (gold[0] if gold else answer) or "",
+            "\n".join(piece for _, reasoning, text in said for piece in ([reasoning] if reasoning else []) + [text]),
+            [question, *(piece for piece in pieces if piece.strip())],
+        )
+
+    @property
+    def item(self) -> str:
+        return "\n".join([self.question, *self.options])
+
+    @property
+    def whole(self) -> str:
+        return self.dialogue if self.question in self.dialogue else f"{self.item}\n{self.dialogue}"
+
+
+@dataclass
+class _TestText:
+    end: dict[str, Any]
+    access: str
+    group: str
+    stem: _Gram
+    gold: _Gram
+    passages: list[_Gram]
+
+
+def near_texts(
+    builds: Sequence[LoadedBuild],
+    policy: Policy,
+    chosen: set[Key] | None,
+    progress: Progress,
+    keep: Callable[[Found], None],
+) -> Derived:
+    """Evidence of the level near_text for the chosen training samples, all without a choice; `keep` takes its rows.
+
+    What is boilerplate of a part follows from all of its samples: they are read in any case. Raises: `UserError`,
+    `OSError`.
+    """
+    derived = Derived(keep)
+    tests = _TestTexts(builds, policy.text, derived.left_out, progress)
+    open_texts = [" ".join(words) for test in tests.items if test.access != "credentialed" for words in test.passages]
+    for build in builds:
+        name, access = build.record["build"], build.record["source"]["access"]
+        for _, part in build.parts("samples", "train"):
+            hits: Counter[_Gram] = Counter()
+            samples = 0
+            for _, record in records(build, part, progress):
+                hits.update(tests.says.intersection(_grams(words_of(_Text.of(record).whole), tests.n)))
+                samples += 1
+            least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
+            usual = {gram for gram, count in hits.items() if count > least}
+            for gram in usual:
+                shown = " ".join(gram)
+                if not any(shown in text for text in open_texts):
+                    shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
+                derived.common[shown] = len(tests.holders[gram]), derived.common.get(shown, (0, 0))[1] + hits[gram]
+            for row, record in records(build, part, lambda count: None):
+                if chosen is not None and (name, row["sample_id"]) not in chosen:
+                    continue
+                derived.looked_at += 1
+                derived.counts["train_samples"] += 1
+                words = words_of(_Text.of(record).whole)
+                for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual)):
+                    test = tests.items[number]
+                    derived.counts[measures["kind"]] += 1
+                    if "credentialed" in (access, test.access):
+                        measures = {**measures, "span": None}
+                    derived.keep(
+                        found(
+                            level="near_text", train_build=name, train_split=row["split"],
+                            train_sample=row["sample_id"], **test.end, **measures,
+                        )
+                    )  # fmt: skip
+    return derived
+
+
+class _TestTexts:
+    """All test items: stems, their pairs of words, passages and their n-grams, in dictionaries."""
+
+    def __init__(
+        self,
+        builds: Sequence[LoadedBuild],
+        settings: TextSettings,
+        left_out: Counter[tuple[str, str, str]],
+        progress: Progress,
+    ) -> None:
+        self.settings, self.n = settings, settings.run_words
+        self.items: list[_TestText] = []
+        for build in builds:
+            self._read(build, left_out, progress)
+        texts = {words for test in self.items for words in (test.stem, *test.passages) if words}
+        self._total = max(REFERENCE_TEXTS, len(texts))
+        around: dict[str, set[_Gram]] = defaultdict(set)
+        for words in texts:
+            for before, word, after in zip(("", *words), words, (*words[1:], ""), strict=False):
+                around[word].add((before, after))
+        self._around = {word: len(places) for word, places in around.items()}
+        self._weights: dict[str, int] = {}
+        self._read_stems()
+        self._read_passages()
+
+    def _read(self, build: LoadedBuild, left_out: Counter[tuple[str, str, str]], progress: Progress) -> None:
+        name, settings = build.record["build"], self.settings
+        template = build.record["parameters"].get("pictures_stored") is not False
+        for _, part in build.parts("samples", "eval"):
+            for row, record in records(build, part, progress):
+                text = _Text.of(record)
+                if row["task"] in settings.leave_out_eval_tasks:
+                    left_out[name, row["task"], "task"] += 1
+                elif row["n_images"] and len(words_of(text.item)) < settings.picture_items_min_words:
+                    left_out[name, row["task"], "short question about a picture"] += 1
+                else:
+                    end = {"eval_build": name, "eval_split": row["split"], "eval_subset": row["subset"]}
+                    self.items.append(
+                        _TestText(
+                            {**end, "eval_sample": row["sample_id"]}, build.record["source"]["access"],
+                            name if template else "", tuple(words_of(text.question)), tuple(words_of(text.answer)),
+                            [tuple(words_of(piece)) for piece in text.passages],
+                        )
+                    )  # fmt: skip
+
+    def weight(self, word: str) -> int:
+        """How much a word says, in units of `near_text.UNIT` to a bit."""
+        if word not in self._weights:
+            weight = 0
+            if not word.isdigit() and (len(word) > 1 or not word.isascii()):
+                weight = information(self._total, self._around.get(word, 1))
+                if word in (known := reference_counts()):
+                    weight = min(weight, information(REFERENCE_TEXTS, known[word]))
+                weight = max(0, weight - UNIT)
+            self._weights[word] = weight
+        return self._weights[word]
+
+    def _weigh(self, words: Iterable[str]) -> int:
+        return sum(self.weight(word) for word in set(words))
+
+    # ---- stems
+
+    def _read_stems(self) -> None:
+        self.stems: dict[_Gram, list[int]] = defaultdict(list)
+        for number, test in enumerate(self.items):
+            if test.stem:
+                self.stems[test.stem].append(number)
+        golds = {test.gold for test in self.items if len(test.gold) > 1}
+        self._df = Counter(pair for words in (*self.stems, *golds) for pair in set(_grams(words, 2)))
+        self._usual = max(USUAL, len(self.stems) // USUAL_SHARE)
+        self._by_pair: dict[_Gram, set[_Gram]] = defaultdict(set)
+        self._pairs: dict[_Gram, dict[_Gram, int]] = {}
+        for stem, owners in self.stems.items():
+            pairs = self._pairs[stem] = self._stem_pairs(stem)
+            for pair, weight in pairs.items():
+                if weight:
+                    self._by_pair[pair].add(stem)
+            if len(stem) == 1:
+                self._by_pair[stem].add(stem)
+            for gold in {self.items[owner].gold for owner in owners}:
+                if self._is_long(gold):
+                    self._by_pair[next(_grams(gold, 2))].add(stem)
+
+    def _is_long(self, gold: _Gram) -> bool:
+        return len(gold) > 1 and self._weigh(gold) >= self.settings.answer_bits * UNIT
+
+    def _stem_pairs(self, stem: _Gram) -> dict[_Gram, int]:
+        pairs: dict[_Gram, int] = {}
+        for place, pair in enumerate(_grams(stem, 2)):
+            times = 1 + (place == 0), 1 + (place + 2 == len(stem))
+            weight = times[0] * self.weight(pair[0]) + times[1] * self.weight(pair[1])
+            pairs.setdefault(pair, 0 if self._df[pair] > self._usual else weight)
+        if pairs and not any(pairs.values()):
+            pairs[min(_grams(stem, 2), key=lambda pair: self._df[pair])] = 1
+        return pairs
+
+    def stems_in(self, record: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Test items whose stem a training text holds, and the measures."""
+        places: dict[_Gram, list[int]] = defaultdict(list)
+        for place, pair in enumerate(_grams(record, 2)):
+            places[pair].append(place)
+        met = {stem for pair in (*places, *_grams(record, 1)) for stem in self._by_pair.get(pair, ())}
+        spaced, letters = f" {' '.join(record)} ", "".join(record)
+        for stem in met:
+            owners = self.stems[stem]
+            golds = {gold for gold in {self.items[one].gold for one in owners} if _answers(gold, spaced, letters)}
+            if not golds and self._weigh(stem) < self.settings.stem_bits * UNIT:
+                continue
+            worded = any(f" {' '.join(gold)} " in spaced for gold in golds)
+            if len(stem) == 1:
+                if not worded:
+                    continue
+                place = record.index(stem[0])
+                window: _Place | None = (0, place, place + 1, place, place + 1)
+            else:
+                pairs = self._pairs[stem]
+                if not worded and sum(pairs[one] for one in pairs if one in places) < self.settings.stem_pairs * sum(
+                    pairs.values()
+                ):
+                    continue
+                window = self._window(stem, places)
+            if window and (measures := self._measured(stem, record, spaced, golds, worded, window)):
+                kind, answered, share, covered = measures
+                mine = [one for one in owners if answered is None or self.items[one].gold in answered]
+                for number in mine[:NAMED]:
+                    yield number, {"kind": kind, "score": share, "words": covered, "eval_df": len(owners)}
+
+    def _window(self, stem: _Gram, places: Mapping[_Gram, Sequence[int]]) -> _Place | None:
+        """The window of a record that has most of a stem's pairs."""
+        pairs, size = self._pairs[stem], 2 * len(stem) + 16
+        hits = sorted((place, pair) for pair in pairs for place in places.get(pair, ()))
+        if not hits:
+            return None
+        sums = list(itertools.accumulate((pairs[pair] + 1 for _, pair in hits), initial=0))
+        firsts = [bisect.bisect_left(hits, (place + 2 - size,)) for place, _ in hits]
+        last = max(range(len(hits)), key=lambda at: (sums[at + 1] - sums[firsts[at]], -at))
+        inside = hits[firsts[last] : last + 1]
+        end = hits[last][0] + 2
+        return sum(pairs[pair] for pair in {pair for _, pair in inside}), max(0, end - size), end + 8, inside[0][0], end
+
+    def _measured(
+        self, stem: _Gram, record: list[str], spaced: str, golds: set[_Gram], worded: bool, window: _Place
+    ) -> tuple[str, set[_Gram] | None, float, int] | None:
+        """Kind, the answers that make it (None: the stem alone does), score and words."""
+        limits, (weight, start, stop, first, end) = self.settings, window
+        words = record[start:stop]
+        here = set(_grams(words, 2))
+        rows = [
+            len(list(run)) + 1 for shared, run in itertools.groupby(pair in here for pair in _grams(stem, 2)) if shared
+        ]
+        longest = max(rows, default=0)
+        cut_short = longest > ROW_WORDS and 2 * longest >= len(stem)
+        says = weight >= (limits.answer_pairs if worded else limits.stem_pairs) * sum(self._pairs[stem].values())
+        if not says and not (worded and cut_short):
+            return None
+        share, known = self._letters(stem, words)
+        plain, weighed = share
+        best = max(plain, weighed)
+        alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
+        verbatim = f" {' '.join(stem)} " in spaced
+        says = says and known >= SAYS_BITS * UNIT
+        within = NEXT_WORDS if not says else None if best >= 0.8 else ANSWER_WORDS
+        anywhere = None if self._weigh(stem) >= SAYS_BITS * UNIT else ANSWER_WORDS
+
+        def beside(gold: _Gram, within: int | None) -> bool:
+            before, behind = record[:first], record[end:]
+            if within is not None:
+                before, behind = before[-within:], behind[:within]
+            return any(_answers(gold, f" {' '.join(side)} ", "".join(side)) for side in (before, behind))
+
+        answered = set()
+        in_a_row = longest >= ROW_WORDS and longest >= ROW_SHARE * len(stem)
+        for gold in golds:
+            together = f" {' '.join(gold)} "
+            near = best >= limits.answer_letters or cut_short
+            near = near and known + self._weigh(gold) >= (limits.row_bits if in_a_row else limits.answer_bits) * UNIT
+            if not says:
+                near = near and self._is_long(gold) and together in spaced
+            told = self._weigh(stem) + self._weigh(gold) >= limits.verbatim_bits * UNIT and beside(gold, anywhere)
+            if (near and beside(gold, within)) or (verbatim and (f" {' '.join(stem)}{together}" in spaced or told)):
+                answered.add(gold)
+        if not alone and not answered:
+            return None
+        kind = "sibling" if not verbatim and is_sibling(stem, words) else "stem" if alone else "stem_answer"
+        return kind, None if alone else answered, round(best, 4), sum(rows)
+
+    def _letters(self, stem: _Gram, window: Sequence[str]) -> tuple[tuple[float, float], float]:
+        """Shares of the stem's runs of letters that a window has, plain and weighed; what they say."""
+        text, there = "".join(stem), "".join(window)
+        each = [self.weight(word) * UNIT // len(word) for word in stem for _ in word]
+        runs: dict[str, int] = {}
+        for place in range(max(1, len(text) - LETTERS + 1)):
+            runs.setdefault(text[place : place + LETTERS], sum(each[place : place + LETTERS]))
+        met = {run for run in runs if there.find(run) >= 0}
+        weighed = sum(runs[run] for run in met) / max(1, sum(runs.values()))
+        return (len(met) / len(runs), weighed), weighed * self._weigh(stem)
+
+    # ---- passages
+
+    def _read_passages(self) -> None:
+        self._passages: dict[_Gram, list[int]] = defaultdict(list)
+        for number, test in enumerate(self.items):
+            for words in dict.fromkeys(test.passages):
+                if len(words) >= self.n:
+                    self._passages[words].append(number)
+        self._having: dict[_Gram, list[_Gram]] = defaultdict(list)
+        self.holders: dict[_Gram, set[int]] = defaultdict(set)
+        for passage, owners in self._passages.items():
+            for gram in set(_grams(passage, self.n)):
+                self._having[gram].append(passage)
+                self.holders[gram].update(owners)
+        sizes = Counter(test.group for test in self.items)
+        self.says = {
+            gram
+            for gram, owners in self.holders.items()
+            if sum(map(self.weight, gram)) >= self.settings.run_bits * UNIT
+            and not any(
+                group and sizes[group] > 2 and 2 * count > sizes[group]
+                for group, count in Counter(self.items[one].group for one in owners).items()
+            )
+        }
+        self._order = {passage: number for number, passage in enumerate(self._passages)}
+
+    def passages_in(self, record: list[str], usual: set[_Gram]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Test items of whose passages a training text holds enough, and the measures."""
+        grams = self.says.intersection(_grams(record, self.n)) - usual
+        if len(grams) < PASSAGE_GRAMS:
+            return
+        shared = Counter(passage for gram in grams for passage in self._having[gram])
+        spaced, named = f" {' '.join(record)} ", set[int]()
+        for passage in sorted(shared, key=lambda passage: (-shared[passage], self._order[passage])):
+            if shared[passage] < PASSAGE_GRAMS or len(named) >= NAMED:
+                return
+            begins = [place for place, gram in enumerate(_grams(passage, self.n)) if gram in grams]
+            covered = {place for begin in begins for place in range(begin, begin + self.n)}
+            if len(covered) < self.settings.passage_words:
+                continue
+            weight, least = self._weigh(passage[place] for place in covered), self.settings.passage_bits * UNIT
+            if 2 * weight < least:
+                continue
+            place, length = 0, 0
+            for begin in begins:
+                end = begin + max(self.n, length)
+                while end <= len(passage) and f" {' '.join(passage[begin:end])} " in spaced:
+                    place, length, end = (
+                        (begin, end - begin, end + 1) if end - begin > length else (place, length, end + 1)
+                    )
+            if weight < least and length < LONG_RUN:
+                continue
+            run = passage[place : place + length]
+            measures = {
+                "kind": "passage", "score": round(len(covered) / len(passage), 4), "words": length,
+                "span": " ".join(run), "eval_df": min(len(self.holders[gram]) for gram in _grams(run, self.n)),
+            }  # fmt: skip
+            for number in self._passages[passage]:
+                if number not in named and len(named) < NAMED:
+                    named.add(number)
+                    yield number, measures
+
+
+def _answers(gold: _Gram, spaced: str, letters: str) -> bool:
+    joined = "".join(gold)
+    return bool(gold) and (f" {' '.join(gold)} " in spaced or (len(joined) >= GOLD_LETTERS and joined in letters))
+
+
+def _grams(words: Sequence[str], n: int) -> Iterator[_Gram]:
+    """Every n words in a row, from each place on."""
+    return zip(*(words[start:] for start in range(n)), strict=False)
