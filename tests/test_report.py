@@ -148,6 +148,7 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             for build, count in sorted(Counter(build for build, _ in excluded).items())
         ],
         "verdicts": None,
+        "benchmarks": {"asked": "present", "held": [], "missing": [{"name": "Medbullets", "splits": {}}]},
         "after": [
             {"level": level, "kind": kind, "action": action, "pairs": count}
             for (level, kind, action), count in sorted(left.items())
@@ -437,6 +438,24 @@ def test_the_header_says_how_it_stands(tmp_path: Path) -> None:
         assert ("only reports near_text/stem (1 pair)" in detail) == (rows in ([only_reported], [out, only_reported]))
         assert ("Left: id/pmid (1 pair)" in detail) == (forbidden in rows)
         assert page.one("code", id="root").text == "c0ffee" * 10
+
+
+def test_nothing_is_called_clean_that_is_not_whole(tmp_path: Path) -> None:
+    report = make_report(tmp_path, [evidence_row(score=0.9)])
+    lacking = {"asked": "policy", "held": [], "missing": [{"name": "Medbullets", "splits": {}}]}
+    unread = {"side": "eval", "build": "medqa", "kind": "row", "state": "not compared", "name": "bad_row", "count": 7}
+    books = [*report.certificate["accounting"], unread | {"reason": "damaged"}]
+    for change, headline, said in (
+        ({"benchmarks": lacking}, "Not proved: benchmarks of the policy are not held, or not whole", "Medbullets"),
+        ({"accounting": books}, "Not proved: not everything was compared", "eval medqa: row bad_row, 7 (damaged)"),
+    ):
+        page = Page(render(replace(report, certificate=report.certificate | change)))
+        assert page.one("h1", id="verdict").text.split(maxsplit=1)[1] == headline
+        assert page.one("h1", id="verdict").one("span")["class"] == "bad"
+        assert said in page.one("header", class_="top").text + page.one("section", id="accounting").text
+    # After the sentences comes what was not compared, then the exclusions.
+    sections = [node["id"] for node in page.one("main").children if not isinstance(node, str)]
+    assert sections[:4] == ["accounting", "matrix", "exclusions", "pairs"]
 
 
 def test_empty_evidence_is_a_page_too(tmp_path: Path) -> None:

@@ -135,6 +135,9 @@ def test_a_pair_judged_wrong_takes_nothing_out(data: Path, tmp_path: Path, capsy
     assert run(data, "--verdicts", file) == 0
     screen = capsys.readouterr().out
     assert "Verdicts: 1 pair judged wrong, 1 right; that leaves 1 training sample in" in screen
+    assert re.search(r"^theirs.eval/test +ours.train +3 +27$", screen, re.MULTILINE)
+    [cell] = said(data)["exclusions_by_benchmark"]
+    assert (cell["train_samples"], cell["eval_samples"]) == (3, 2 + NAMED)
     assert taken_out(data) == {"b", "c", "d"}
     actions = {
         row["train_sample"][-1]: row["action"] for row in rows_of(data, "evidence") if row["level"] == "near_text"
@@ -146,12 +149,9 @@ def test_a_pair_judged_wrong_takes_nothing_out(data: Path, tmp_path: Path, capsy
         "not_used": [],
     }  # fmt: skip
     assert "1 pair was judged wrong by a reviewer (of 2 read)" in " ".join(document["sentences"])
-    assert document["clean"] and "1 pair judged wrong" in " ".join(accepted(document))
+    assert document["clean"] and "1 pair that a reviewer judged wrong" in " ".join(accepted(document))
     page = (data / "proof" / "report.html").read_text()
-    assert (
-        '<span class="action wrong">wrong</span>' in page
-        and "1 pair judged wrong by a reviewer take nothing out" in page
-    )
+    assert '<span class="action wrong">wrong</span>' in page and "1 pair that a reviewer judged wrong" in page
     assert verify([str(data), "--quiet"]) == 0
     # Same builds and verdicts, same bytes.
     before = tree_digest(data / "proof")
@@ -290,7 +290,7 @@ def test_a_start_wants_the_verdicts_named(data: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "other.jsonl", pair(data, "b", "knee"))
     assert run(data, "--verdicts", file) == 0
     with pytest.raises(
-        CertificateError, match=r"1 pair judged wrong by a reviewer take.*--accept-verdicts .*verdicts\.jsonl"
+        CertificateError, match=r"1 pair that a reviewer judged wrong.*--accept-verdicts .*verdicts\.jsonl"
     ):
         check_proof(data / "proof", Trust())
     with pytest.raises(CertificateError, match=r"other\.jsonl is another file"):

@@ -49,7 +49,7 @@ LOW_RECALL = 0.99
 
 _REQUIRED = (
     "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix "
-    "counts left_out_of_near_text without_pixels accounting exclusions verdicts after clean sentences"
+    "counts left_out_of_near_text without_pixels accounting benchmarks exclusions verdicts after clean sentences"
 ).split()
 _CELL = ("train_build", "eval_build", "eval_split")
 _KEY = (*_CELL, "level", "kind")
@@ -341,7 +341,7 @@ def _verdict(certificate: Mapping[str, Any]) -> tuple[str, str]:
     out = sum(row["train_samples"] for row in certificate["exclusions"])
     taken = f"{page.plural(out, 'training sample')} excluded." if out else "No training sample had to be excluded."
     if (said := certificate["verdicts"]) and said["wrong"]:
-        taken += f" {page.plural(said['wrong'], 'pair', 'pairs')} judged wrong by a reviewer take nothing out."
+        taken += f" Nothing is taken out by {page.plural(said['wrong'], 'pair')} that a reviewer judged wrong."
     if not certificate["clean"]:
         return (
             "Not clean: overlap is left that the policy does not allow",
@@ -349,11 +349,19 @@ def _verdict(certificate: Mapping[str, Any]) -> tuple[str, str]:
         )
     if accounting.not_compared(certificate["accounting"]):
         return "Not proved: not everything was compared", f"{taken} What was not compared is listed below."
+    if missing := _missing(certificate):
+        return "Not proved: benchmarks of the policy are not held, or not whole", f"{taken} Not held: {missing}."
     if not certificate["matrix"]:
         return "Clean: no overlap found at any level", taken
     if reported := [row for row in certificate["matrix"] if row["action"] == "report"]:
         taken += f" The policy only reports {_by_kind(reported)}."
     return ("Clean after exclusions" if out else "Clean without exclusions"), taken
+
+
+def _missing(certificate: Mapping[str, Any]) -> str:
+    """Names of the benchmarks that were asked for and are not there."""
+    asked = certificate["benchmarks"]["asked"] == "policy"
+    return ", ".join(one["name"] for one in certificate["benchmarks"]["missing"] if asked)
 
 
 def _by_kind(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -413,6 +421,7 @@ def _values(report: Report) -> dict[str, Any]:
             if row["reason"]
         ],
         "incomplete": accounting.not_compared(certificate["accounting"]),
+        "good": not title.startswith("Not "),
         "ngrams_in_all": len(ordered),
         "common": [(row["ngram"], row["eval_df"], row["train_samples"]) for row in ordered[:COMMON_SHOWN]],
         "low_recall": LOW_RECALL,

@@ -108,7 +108,7 @@ def accepted(document: Mapping[str, Any]) -> list[str]:
     own = document["policy_sha256"] != load_policy().sha256
     policy = [f"a policy other than the default ({document['policy_sha256'][:16]})"] * own
     verdicts = document["verdicts"] or {"wrong": 0}
-    judged = [f"{plural(verdicts['wrong'], 'pair')} judged wrong by a reviewer"] * bool(verdicts["wrong"])
+    judged = [f"{plural(verdicts['wrong'], 'pair')} that a reviewer judged wrong"] * bool(verdicts["wrong"])
     return incomplete(document) + policy + judged
 
 
@@ -130,8 +130,8 @@ def _check_verdicts(path: Path, said: Mapping[str, Any] | None, trust: Trust) ->
     if said and said["wrong"] and said["sha256"] != trust.terms()[-1]:
         named = f", and {trust.verdicts} is another file" if trust.verdicts else ""
         raise CertificateError(
-            f"{path}: {plural(said['wrong'], 'pair')} judged wrong by a reviewer take nothing out{named}; prove again "
-            f"without, or name the file: --accept-verdicts {file}"
+            f"{path}: nothing is taken out by {plural(said['wrong'], 'pair')} that a reviewer judged wrong{named}; "
+            f"prove again without, or name the file: --accept-verdicts {file}"
         )
 
 
