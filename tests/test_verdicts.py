@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import html
 import json
@@ -27,6 +28,7 @@ from manifests.proof.trust import Trust, accepted, check_proof
 from manifests.prove import main as prove
 from manifests.verify import main as verify
 from medgpt.digest import file_sha256
+from shards.options import add_trust_options
 
 Row = dict[str, Any]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -295,8 +297,11 @@ def test_a_start_wants_the_verdicts_named(data: Path, tmp_path: Path) -> None:
         check_proof(data / "proof", Trust())
     with pytest.raises(CertificateError, match=r"other\.jsonl is another file"):
         check_proof(data / "proof", Trust(verdicts=other))
+    parser = argparse.ArgumentParser()
+    add_trust_options(parser)  # of training, packing, streaming and evaluation
     for named in file, data / "proof" / "verdicts.jsonl":
-        assert check_proof(data / "proof", Trust(verdicts=named))["verdicts"]["wrong"] == 1
+        trust = Trust.of(parser.parse_args(["--accept-verdicts", str(named)]))
+        assert check_proof(data / "proof", trust)["verdicts"]["wrong"] == 1
 
 
 def forge(data: Path, change: Callable[[Row], object]) -> None:
