@@ -92,6 +92,19 @@ def data(untouched: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(untouched, tmp_path / "data"))
 
 
+@pytest.fixture(scope="module")
+def lifted(untouched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, where a reviewer judged one pair wrong."""
+    data = Path(shutil.copytree(untouched, tmp_path_factory.mktemp("lifted") / "data"))
+    assert run(data, "--verdicts", write(data.parent / "v.jsonl", pair(data, "a", "artery"))) == 0
+    return data
+
+
+@pytest.fixture
+def judged(lifted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(lifted, tmp_path / "data"))
+
+
 def rows_of(data: Path, name: str) -> list[Row]:
     rows: list[Row] = pq.read_table(data / "proof" / f"{name}.parquet").to_pylist()
     return rows
@@ -287,10 +300,9 @@ def test_no_note_about_credentialed_data(tmp_path: Path, data: Path, capsys: pyt
 # ---- what starts on it, and who forges it
 
 
-def test_a_start_wants_the_verdicts_named(data: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "v.jsonl", pair(data, "a", "artery"))
+def test_a_start_wants_the_verdicts_named(judged: Path, lifted: Path, tmp_path: Path) -> None:
+    data, file = judged, lifted.parent / "v.jsonl"
     other = write(tmp_path / "other.jsonl", pair(data, "b", "knee"))
-    assert run(data, "--verdicts", file) == 0
     with pytest.raises(
         CertificateError, match=r"1 pair that a reviewer judged wrong.*--accept-verdicts .*verdicts\.jsonl"
     ):
@@ -346,9 +358,8 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], Callable[[Row], object], str]
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-def test_forged_verdicts_are_found(data: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    damage, change, message = FORGERIES[name]
-    assert run(data, "--verdicts", write(tmp_path / "v.jsonl", pair(data, "a", "artery"))) == 0
+def test_forged_verdicts_are_found(judged: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data, (damage, change, message) = judged, FORGERIES[name]
     damage(data)
     forge(data, change)
     kept = data / "proof" / "verdicts.jsonl"
@@ -359,9 +370,8 @@ def test_forged_verdicts_are_found(data: Path, tmp_path: Path, name: str, capsys
     assert re.search("FAILED +policy and counts", capsys.readouterr().out)
 
 
-def test_a_file_altered_behind_the_certificate_is_refused(data: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "v.jsonl", pair(data, "a", "artery"))
-    assert run(data, "--verdicts", file) == 0
+def test_a_file_altered_behind_the_certificate_is_refused(judged: Path, lifted: Path) -> None:
+    data, file = judged, lifted.parent / "v.jsonl"
     (data / "proof" / "verdicts.jsonl").write_text("")
     with pytest.raises(CertificateError, match=r"verdicts\.jsonl: missing, or not the verdicts of the certificate"):
         check_proof(data / "proof", Trust(verdicts=file))
