@@ -11,17 +11,20 @@ compares every train sample of the builds under DATA with every test sample at e
     certificate.json     digests of builds, rules, policy and files, and the counts; `manifests.verify` derives it again
     report.html          all of it to look at: matrix, then each pair side by side
     excluded_rows.csv    of a corpus made elsewhere: what is taken out, by its own ids, files and rows
+    verdicts.jsonl       where `--verdicts` names it: what reviewers said of pairs (manifests/proof/verdicts.py)
 
 Exit code: 0 if after the exclusions nothing is left at the levels that the policy excludes or forbids, 1 if something
 is, 2 if there is no proof, 4 if something was not compared and neither a mapping nor the policy says that it does not
-matter (files, fields, rows, pictures and texts are all accounted for: `manifests/proof/accounting.py`), or if a
-benchmark that the policy asks for is missing or short (`--benchmarks present` asks for none). With --train and --eval,
-corpora made elsewhere, it first runs `builders.corpus` for each; what --eval names is the benchmark then.
+matter (files, fields, rows, pictures and texts are all accounted for: `manifests/proof/accounting.py`), if a benchmark
+that the policy asks for is missing or short (`--benchmarks present` asks for none), or if a reviewer's verdict is not
+used. With --train and --eval, corpora made elsewhere, it first runs `builders.corpus` for each; what --eval names is
+the benchmark then.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -36,10 +39,11 @@ from manifests.catalog import connect, jail, load_builds, manifest_files, sql_te
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
 from medgpt.arguments import command_parser
-from medgpt.atomic import AtomicFile
+from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.engines import add_engine, choose_engine, engine_arguments
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
+from medgpt.page import plural
 from medgpt.private import make_folder
 from medgpt.tables import table
 
@@ -50,11 +54,14 @@ if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
     from manifests.proof.policy import Policy
     from manifests.proof.report import Pair
+    from manifests.proof.verdicts import Verdict
 
 PROOF = "proof"
 CORPUS = "corpus"
 _WORK = ".work"
 PAIRS_PER_CELL = 50
+_SHOWN, _ROWS_SHOWN = 20, 40
+_TAKEN = ("train_build", "train_samples", "eval_samples")
 _BUILT = (DONE, DAMAGED, NOT_COMPARED)
 """Exit codes of `builders.corpus` with which there is a build."""
 
@@ -69,17 +76,20 @@ def prove(
     pairs_per_cell: int = PAIRS_PER_CELL,
     only_present: bool = False,
     conda: Path | None = None,
+    verdicts: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
     `only_present`: the policy's benchmarks that are not there are named, not asked for. `conda`: a file for rows of the
-    CONDA contamination database. Raises: `UserError`.
+    CONDA contamination database. `verdicts`: a file of `manifests.proof.verdicts`. Raises: `UserError`.
     """
     from tqdm import tqdm
 
     from manifests.proof.overlaps import Overlaps, near_level, sql_levels
+    from manifests.proof.verdicts import read_verdicts
 
+    judged = None if verdicts is None else read_verdicts(verdicts)
     builds = load_builds(data)
     _check(builds, policy, quiet)
     work = out / _WORK
@@ -94,7 +104,7 @@ def prove(
                 near_level(level, builds, policy, work, workers, bar.update, overlaps)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
-        document = _conclude(connection, builds, policy, overlaps, out)
+        document = _conclude(connection, builds, policy, overlaps, out, judged)
         document["benchmarks"] = _benchmarks(builds, policy, only_present)
         document["accounting"] = _accounting(connection, builds, policy, document)
         exports.write_excluded_rows(connection, builds, out)
@@ -160,14 +170,20 @@ def _check_rows(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _conclude(
-    connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], policy: Policy, overlaps: Any, out: Path
+    connection: duckdb.DuckDBPyConnection,
+    builds: Sequence[LoadedBuild],
+    policy: Policy,
+    overlaps: Any,
+    out: Path,
+    judged: tuple[list[Verdict], bytes] | None,
 ) -> dict[str, Any]:
-    """Apply the policy: write evidence, exclusions and common n-grams; the certificate but its root."""
+    """Apply policy and verdicts: write evidence, exclusions and common n-grams; the certificate but its root."""
     import pyarrow as pa
 
     from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSION_SUMS, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
     from manifests.proof.overlaps import VERSIONS
+    from manifests.proof.verdicts import judge
 
     files = ", ".join(sql_text(str(path)) for path in overlaps.files)
     order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
@@ -179,6 +195,13 @@ def _conclude(
         JOIN (SELECT build AS train_build, source AS train_source FROM builds) USING (train_build)
         JOIN (SELECT build AS eval_build, source AS eval_source FROM builds) USING (eval_build)"""  # noqa: S608
     )
+    said = None
+    if judged is not None:
+        given, data = judged
+        write_atomic(out / certificate.VERDICTS_FILE, data)
+        said = {"sha256": hashlib.sha256(data).hexdigest(), "lines": len(given), **judge(connection, policy, given)}
+    else:
+        (out / certificate.VERDICTS_FILE).unlink(missing_ok=True)
     connection.execute(
         f"""CREATE TEMP TABLE exclusions AS
         SELECT train_build, train_sample, any_value(unit) AS unit, {EXCLUSION_SUMS}
@@ -235,6 +258,12 @@ def _conclude(
     excluded = _rows(
         connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
     )
+    by_benchmark = _rows(
+        connection,
+        """SELECT train_build, eval_build, eval_split, count(DISTINCT train_sample) AS train_samples,
+                  count(DISTINCT eval_sample) AS eval_samples
+           FROM evidence WHERE action = 'exclude' GROUP BY ALL ORDER BY ALL""",
+    )
     left_out = [
         {"build": build, "task": task, "reason": reason, "eval_samples": count}
         for (build, task, reason), count in sorted(overlaps.left_out.items())
@@ -263,6 +292,8 @@ def _conclude(
             "SELECT build, role, count(*) AS images FROM images WHERE pixel_sha256 IS NULL GROUP BY ALL ORDER BY ALL",
         ),
         "exclusions": excluded,
+        "exclusions_by_benchmark": by_benchmark,
+        "verdicts": said,
         "after": after,
         "clean": not after,
     }
@@ -371,35 +402,32 @@ def _pairs(
     show: bool,
 ) -> list[Pair]:
     """Fetch both sides of the pairs shown: texts from the shards, thumbnails from their parts."""
-    import pyarrow as pa
-
     from manifests.proof.report import Pair, Side
     from manifests.proof.stored_text import read_sample_texts
+    from manifests.proof.verdicts import SIDES, seen
 
-    wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in ("train", "eval")})
-    schema = pa.schema([("build", pa.string()), ("sample_id", pa.string())])
-    names = pa.Table.from_pylist([{"build": build, "sample_id": sample} for build, sample in wanted], schema)
-    connection.register("wanted", names)
+    wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in SIDES})
+    seen(connection, wanted)
     places = _rows(
         connection,
-        'SELECT build, sample_id, split, subset, task, n_images, access, shard, "offset", length '
-        'FROM samples SEMI JOIN wanted USING (build, sample_id) ORDER BY build, shard, "offset"',
+        'SELECT build, sample_id, split, subset, task, n_images, samples.access, shard, "offset", length, seen.sha256 '
+        'FROM samples JOIN seen USING (build, sample_id) ORDER BY build, shard, "offset"',
     )
     pictures = {
         (row["build"], row["sample_id"], row["index"]): row
         for row in _rows(
             connection,
             'SELECT build, sample_id, "index", thumbnail, width, height '
-            "FROM (FROM images SEMI JOIN wanted USING (build, sample_id)) "
+            "FROM (FROM images SEMI JOIN seen USING (build, sample_id)) "
             'LEFT JOIN thumbnails USING (build, sample_id, "index")',
         )
     }
-    connection.unregister("wanted")
     access = {(row["build"], row["sample_id"]): row["access"] for row in places}
     if unknown := [place for place in wanted if place not in access]:
         raise UserError(
             f"evidence names the sample {unknown[0][1]} of {unknown[0][0]}, which is not there; prove again"
         )
+    digests = {(row["build"], row["sample_id"]): row["sha256"] for row in places}
     texts = {}
     for build in builds:
         name = build.record["build"]
@@ -415,6 +443,7 @@ def _pairs(
             build=build,
             split=row[f"{of}_split"],
             sample_id=sample,
+            sha256=digests[build, sample],
             index=index,
             access=access[build, sample],
             text=texts.get((build, sample)),
@@ -464,7 +493,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
             pairs_per_cell=options.pairs_per_cell, only_present=only_present, conda=options.conda,
-            quiet=options.quiet or options.json,
+            verdicts=options.verdicts, quiet=options.quiet or options.json,
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -479,7 +508,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (failed := _corpus(options, "train", options.filtered_copy, listed)) != DONE:
             return failed
     short = document["benchmarks"]["asked"] == "policy" and document["benchmarks"]["missing"]
-    incomplete = NOT_COMPARED if short or accounting.not_compared(document["accounting"]) else DONE
+    unused = document["verdicts"] and document["verdicts"]["not_used"]
+    incomplete = NOT_COMPARED if short or unused or accounting.not_compared(document["accounting"]) else DONE
     # What of a corpus was not compared is told by `accounting`, under the policy.
     code = DONE if code == NOT_COMPARED else code
     return worst([code, incomplete, DONE if document["clean"] else NOT_FINISHED])
@@ -525,13 +555,25 @@ def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) ->
 def _print_result(document: Mapping[str, Any], out: Path) -> None:
     columns = "train_build eval_build eval_split level kind action pairs train_samples eval_samples".split()
     if document["matrix"]:
-        print(table(columns, [[row[name] for name in columns] for row in document["matrix"]]))
+        _print_rows("matrix", columns, [[row[name] for name in columns] for row in document["matrix"]])
     excluded = {row["train_build"]: row["train_samples"] for row in document["exclusions"]}
     totals = {row["train_build"]: row["train_samples"] for row in document["train_totals"]}
     if excluded:
         print("\nTrain samples taken out:")
         rows = [[build, count, totals[build], f"{count / totals[build]:.1%}"] for build, count in excluded.items()]
         print(table(["train_build", "excluded", "of", "share"], rows))
+        print("\nBy benchmark (a sample that meets two stands twice):")
+        found = document["exclusions_by_benchmark"]
+        rows = [[f"{row['eval_build']}/{row['eval_split']}", *(row[name] for name in _TAKEN)] for row in found]
+        rows.sort(key=lambda row: (row[0], -row[2], row[1]))
+        _print_rows("exclusions_by_benchmark", ["benchmark", "train_build", "excluded", "test items met"], rows)
+    if said := document["verdicts"]:
+        wrong, kept = plural(said["wrong"], "pair"), plural(said["back"], "training sample")
+        print(f"\nVerdicts: {wrong} judged wrong, {said['right']:,} right; that leaves {kept} in")
+        for one in said["not_used"][:_SHOWN]:
+            print(f"Note: the verdict in line {one['line']} is not used: {one['reason']}")
+        if len(said["not_used"]) > _SHOWN:
+            print(f"Note: and {len(said['not_used']) - _SHOWN} more, in certificate.json under `verdicts`")
     print("\nWhat was compared:")
     print(table(["side", "", *accounting.STATES, "in all"], accounting.totals(document["accounting"])))
     for row in document["left_out_of_near_text"]:
@@ -556,11 +598,18 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
         print(f"{number}. {sentence}")
 
 
+def _print_rows(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table of the certificate, as far as it fits on a screen."""
+    print(table(columns, rows[:_ROWS_SHOWN]))
+    if len(rows) > _ROWS_SHOWN:
+        print(f"and {len(rows) - _ROWS_SHOWN} more rows, in certificate.json under `{name}`")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "manifests.prove",
         (__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
-        "proved, but a benchmark of the policy is missing.",
+        "proved, but something was not compared, a benchmark of the policy is missing or a verdict was not used.",
         "examples:\n"
         "  python -m manifests.prove data --benchmarks present\n"
         "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
@@ -589,6 +638,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument(
+        "--verdicts",
+        type=Path,
+        metavar="FILE",
+        help="what reviewers said of pairs, as the report saves it",
+    )
     parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
     foreign = parser.add_argument_group(
         "a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)"

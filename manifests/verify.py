@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import bisect
+import hashlib
 import itertools
 import json
 import math
@@ -47,6 +48,7 @@ from manifests.proof.certificate import (
     EXCLUSIONS_FILE,
     REPORT_FILE,
     TRAIN_DUPLICATES_FILE,
+    VERDICTS_FILE,
     check_signature,
     read_certificate,
     software,
@@ -465,14 +467,15 @@ class Verification:
         tally, summary, taken = _Tally(self.builds), _Summary(), 0
         for row in self._ordered(step, EXCLUSIONS_FILE, ("train_build", "train_sample")):
             self.spill.add("exclusions", (row["train_build"], row["train_sample"]), row)
+        judged = _Verdicts(self.proof / VERDICTS_FILE, self.policy, self.builds)
         for piece in range(self.spill.pieces):
             units = {
                 (b, sample): unit for b, sample, unit, role in self.spill.rows("samples", piece) if role == "train"
             }
             evidence = [row for level in LEVELS for row in self._said(level, piece)]
             excluded: dict[Key, list[dict[str, Any]]] = defaultdict(list)
-            for row in evidence:
-                action = _action(self.policy, row, sources)
+            actions = judged.heeded(evidence, [_action(self.policy, row, sources) for row in evidence])
+            for row, action in zip(evidence, actions, strict=True):
                 if row["action"] != action:
                     what = f"action is {row['action']}, the policy says {action}: {_named_row(row)}"
                     step.add(EVIDENCE_FILE, what)
@@ -498,7 +501,7 @@ class Verification:
         ]
         records, out = (build.record for build in self.builds), self.document["left_out_of_near_text"]
         books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
-        derived = {"accounting": books} | tally.totals() | summary.document(tally)
+        derived = {"accounting": books, "verdicts": judged.document()} | tally.totals() | summary.document(tally)
         derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
         # They follow from the rest of the certificate, all of which is held against what was derived.
         derived["sentences"] = sentences(self.document)
@@ -605,8 +608,8 @@ class Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report",
-    "sentences", "root",
+    "without_pixels", "accounting", "exclusions", "exclusions_by_benchmark", "verdicts", "after", "clean",
+    "benchmarks", "train_duplicates", "report", "sentences", "root",
 )  # fmt: skip
 """What a certificate says."""
 
@@ -837,6 +840,106 @@ def _action(policy: Policy, row: Mapping[str, Any], sources: Mapping[str, str]) 
     return "report"
 
 
+class _Verdicts:
+    """What reviewers said of pairs, held against evidence that comes in pieces, all of a training sample in one."""
+
+    def __init__(self, path: Path, policy: Policy, builds: Sequence[LoadedBuild]) -> None:
+        from manifests.proof.verdicts import PAIR, SIDES
+
+        self.data = path.read_bytes() if path.exists() else None
+        self.lines: list[dict[str, Any]] = [json.loads(line) for line in (self.data or b"").splitlines()]
+        self.pairs = [tuple(one[name] for name in PAIR) for one in self.lines]
+        ends = [[(one[f"{side}_build"], one[f"{side}_sample"]) for side in SIDES] for one in self.lines]
+        seen = _as_seen(builds, set(itertools.chain.from_iterable(ends)))
+        self.changed = [
+            [one[f"{side}_sha256"] for side in SIDES] != [seen.get(end) for end in mine]
+            for one, mine in zip(self.lines, ends, strict=True)
+        ]
+        told = zip(self.lines, self.pairs, self.changed, strict=True)
+        self.right = {pair for one, pair, changed in told if one["verdict"] == "right" and not changed}
+        self.levels = policy.verdicts
+        self.reasons: dict[int, str | None] = {}
+        """Why a line is not used, None where it is; of lines whose pair was met."""
+        self.back = 0
+
+    def heeded(self, evidence: Sequence[Mapping[str, Any]], actions: Sequence[str]) -> list[str]:
+        """The actions of a piece of evidence after its verdicts, of those that the policy gives."""
+        from manifests.proof.verdicts import PAIR, WRONG
+
+        actions = list(actions)
+        places: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        named: Counter[tuple[Any, ...]] = Counter()
+        for place, row in enumerate(evidence if self.lines else ()):
+            places[tuple(row[name] for name in PAIR)].append(place)
+            named[row["kind"], row["train_build"], row["train_sample"]] += row["level"] == "near_text"
+        lifted = set[int]()
+        for number, pair in enumerate(self.pairs):
+            if pair in places:
+                rows = [evidence[place] for place in places[pair]]
+                most = max(named[row["kind"], row["train_build"], row["train_sample"]] for row in rows)
+                out = {actions[place] for place in places[pair]}
+                self.reasons[number] = self._reason(number, out, most if pair[0] == "near_text" else 0)
+                if self.reasons[number] is None and self.lines[number]["verdict"] == "wrong":
+                    lifted.update(place for place in places[pair] if actions[place] == "exclude")
+        for place in lifted:
+            actions[place] = WRONG
+        told = list(zip(evidence, actions, strict=True))
+        still = {(row["train_build"], row["train_sample"]) for row, action in told if action == "exclude"}
+        self.back += len({(row["train_build"], row["train_sample"]) for row, action in told if action == WRONG} - still)
+        return actions
+
+    def _reason(self, number: int, actions: set[str], named: int) -> str | None:
+        from manifests.proof.near_text import NAMED
+        from manifests.proof.verdicts import REASONS
+
+        if self.changed[number]:
+            return REASONS["changed"]
+        if self.lines[number]["verdict"] == "right":
+            return None
+        checks = {
+            "level": self.pairs[number][0] in self.levels, "kept": "exclude" in actions, "more": named < NAMED,
+            "contested": self.pairs[number] not in self.right,
+        }  # fmt: skip
+        return next((REASONS[name] for name, good in checks.items() if not good), None)
+
+    def document(self) -> dict[str, Any] | None:
+        """What the certificate must say of them."""
+        from manifests.proof.verdicts import REASONS
+
+        if self.data is None:
+            return None
+        reasons = [self.reasons.get(number, REASONS["absent"]) for number in range(len(self.lines))]
+        used: dict[str, set[tuple[Any, ...]]] = defaultdict(set)
+        for one, pair, reason in zip(self.lines, self.pairs, reasons, strict=True):
+            if reason is None:
+                used[one["verdict"]].add(pair)
+        return {
+            "sha256": hashlib.sha256(self.data).hexdigest(), "lines": len(self.lines), "wrong": len(used["wrong"]),
+            "right": len(used["right"]), "back": self.back,
+            "not_used": [{"line": n, "reason": reason} for n, reason in enumerate(reasons, 1) if reason is not None],
+        }  # fmt: skip
+
+
+def _as_seen(builds: Sequence[LoadedBuild], samples: set[Key]) -> dict[Key, str]:
+    """The digests by which verdicts name samples: of the record's, then each picture's pixels, in hexadecimal."""
+    records: dict[Key, str] = {}
+    pixels: dict[Key, dict[int, str]] = defaultdict(dict)
+    for build in builds if samples else ():
+        name = build.record["build"]
+        for _, part in build.parts("samples"):
+            for row in _rows_of(part, ["sample_id", "sha256"]):
+                if (name, row["sample_id"]) in samples:
+                    records[name, row["sample_id"]] = row["sha256"].hex()
+        for _, part in build.parts("images"):
+            for row in _rows_of(part, ["sample_id", "index", "pixel_sha256"]):
+                if (name, row["sample_id"]) in samples and row["pixel_sha256"] is not None:
+                    pixels[name, row["sample_id"]][row["index"]] = row["pixel_sha256"].hex()
+    return {
+        key: hashlib.sha256("".join([record, *(pixels[key][at] for at in sorted(pixels[key]))]).encode()).hexdigest()
+        for key, record in records.items()
+    }
+
+
 class _Tally:
     """Samples and pictures of all builds, counted from the parts."""
 
@@ -902,14 +1005,17 @@ class _Summary:
     def __init__(self) -> None:
         self.matrix: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
         self.subsets: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
+        self.taken: dict[tuple[Any, ...], _Cell] = defaultdict(_Cell)
         self.after: Counter[tuple[str, ...]] = Counter()
         self.excluded: Counter[str] = Counter()
 
     def add(self, evidence: Sequence[Mapping[str, Any]], excluded: Mapping[Key, Any]) -> None:
         """Count one piece."""
-        for names, cells in (_MATRIX, self.matrix), (_SUBSETS, self.subsets):
+        out = [row for row in evidence if row["action"] == "exclude"]
+        tables = ((_MATRIX, self.matrix, evidence), (_SUBSETS, self.subsets, evidence), (_TAKEN, self.taken, out))
+        for names, cells, rows in tables:
             trains: dict[tuple[Any, ...], set[Key]] = defaultdict(set)
-            for row in evidence:
+            for row in rows:
                 key = tuple(row[name] for name in names)
                 cells[key].pairs += 1
                 cells[key].tests.add(row["eval_sample"])
@@ -934,6 +1040,10 @@ class _Summary:
                  "of_eval_samples": tally.subsets[key[1:4]]}
                 for key, cell in _in_order(self.subsets) if key[3] is not None
             ],
+            "exclusions_by_benchmark": [
+                {**_named_cell(_TAKEN, key), "train_samples": cell.trains, "eval_samples": len(cell.tests)}
+                for key, cell in _in_order(self.taken)
+            ],
             "after": [{**_named_cell(_AFTER, key), "pairs": pairs} for key, pairs in _in_order(self.after)],
             "exclusions": [{"train_build": b, "train_samples": count} for b, count in sorted(self.excluded.items())],
             "clean": not self.after,
@@ -942,6 +1052,7 @@ class _Summary:
 
 _MATRIX = ("train_build", "eval_build", "eval_split", "level", "kind", "action")
 _SUBSETS = ("train_build", "eval_build", "eval_split", "eval_subset", "level", "kind")
+_TAKEN = ("train_build", "eval_build", "eval_split")
 _AFTER = ("level", "kind", "action")
 
 

@@ -34,6 +34,9 @@ def add_trust_options(parser: argparse.ArgumentParser, *, training: bool = True)
     parser.add_argument(
         "--accept-policy", type=Path, metavar="FILE", help="take a certificate of this policy, not of the default alone"
     )
+    parser.add_argument(
+        "--accept-verdicts", type=Path, metavar="FILE", help="take pairs as wrong that this file of verdicts says are"
+    )
     if training:
         parser.add_argument(
             "--accept-incomplete", action="store_true", help="take a certificate that names something as not compared"

@@ -56,7 +56,7 @@ def random_rows(count: int, seed: int) -> list[dict[str, Any]]:
             evidence_row(
                 level=level,
                 kind=kind,
-                action=rng.choice(["exclude", "report", "report", "forbid"]),
+                action=rng.choice(["exclude", "report", "report", "forbid", "wrong"]),
                 train_build=train,
                 train_sample=f"{source}/train/{rng.randrange(12)}",
                 eval_build=tests,
@@ -104,6 +104,7 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             "version": 1,
             "images": {"default": {"radius": 8, "threshold": 0.7}},
             "text": {"run_words": [8, 13]},
+            "verdicts": ["near_text"],
             "rules": [
                 {"level": "id", "action": "exclude"},
                 {"level": "near_text", "kinds": ["passage"], "min_words": 13, "action": "report"},
@@ -146,6 +147,8 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             {"train_build": build, "train_samples": count}
             for build, count in sorted(Counter(build for build, _ in excluded).items())
         ],
+        "verdicts": None,
+        "benchmarks": {"asked": "present", "held": [], "missing": [{"name": "Medbullets", "splits": {}}]},
         "after": [
             {"level": level, "kind": kind, "action": action, "pairs": count}
             for (level, kind, action), count in sorted(left.items())
@@ -157,7 +160,8 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
 def side_of(row: dict[str, Any], role: str, **values: Any) -> Side:
     given = {"access": "open", "text": None, "thumbnail": None, "width": None, "height": None} | values
     names = {name: row[f"{role}_{name}"] for name in ("build", "split", "index")}
-    return Side(**names, sample_id=row[f"{role}_sample"], **given)
+    digest = hashlib.sha256(row[f"{role}_sample"].encode()).hexdigest()
+    return Side(**names, sample_id=row[f"{role}_sample"], sha256=digest, **given)
 
 
 def make_report(folder: Path, rows: list[dict[str, Any]], per_cell: int = 50, **sides: dict[str, Any]) -> Report:
@@ -279,9 +283,12 @@ def naive_cell(rows: list[dict[str, Any]]) -> dict[str, int]:
     def trains(action: str | None) -> int:
         return len({(r["train_build"], r["train_sample"]) for r in rows if action in (None, r["action"])})
 
-    tests = {(row["eval_build"], row["eval_split"], row["eval_sample"]) for row in rows}
+    def tests(*actions: str) -> int:
+        return len({(r["eval_build"], r["eval_split"], r["eval_sample"]) for r in rows if r["action"] in actions})
+
     return {
-        "pairs": len(rows), "train_samples": trains(None), "eval_samples": len(tests),
+        "pairs": len(rows), "train_samples": trains(None),
+        "eval_samples": tests("exclude", "forbid", "report", "wrong"), "eval_met": tests("exclude", "forbid"),
         "excluded": trains("exclude"), "forbidden": trains("forbid"),
     }  # fmt: skip
 
@@ -306,7 +313,7 @@ def test_counts_equal_an_independent_count(tmp_path: Path) -> None:
     assert keyed == naive_cells(rows)
 
 
-def test_the_matrix_shows_these_numbers_in_every_scope(tmp_path: Path) -> None:
+def test_the_exclusions_by_benchmark_and_source_show_these_numbers_in_every_scope(tmp_path: Path) -> None:
     rows = random_rows(600, seed=2)
     rows += [evidence_row(train_sample=f"medreason/train/{i}", kind="stem", score=0.5) for i in range(1_234)]
     report = make_report(tmp_path, rows, per_cell=2)
@@ -315,9 +322,9 @@ def test_the_matrix_shows_these_numbers_in_every_scope(tmp_path: Path) -> None:
     totals = report.certificate["eval_totals"]
     benchmarks = {f"{row['eval_build']}/{row['eval_split']}": (row["eval_build"], row["eval_split"]) for row in totals}
     seen = set()
-    for cell in matrix.all("td"):
-        train = cell.attributes.get("data-train") or None
-        tests = benchmarks.get(cell.attributes.get("data-eval", ""), (None, None))
+    for cell in (cell for cell in matrix.all("td") if "data-eval" in cell.attributes):
+        train = cell["data-train"] or None
+        tests = benchmarks.get(cell["data-eval"], (None, None))
         buttons = cell.all("button")
         if not buttons:
             assert (train, *tests, None, None) not in expected
@@ -326,20 +333,29 @@ def test_the_matrix_shows_these_numbers_in_every_scope(tmp_path: Path) -> None:
             level, _, kind = button["data-scope"].partition("/")
             key = (train, *tests, None if level == "all" else level, kind or None)
             numbers = expected[key]
-            name = "eval_samples" if train is None else "train_samples"
-            assert number(button.one("b").text) == numbers[name]
-            assert button.one("small").text == ("of 1,273" if train is None else f"{numbers['excluded']:,} out")
+            # What is only reported stands behind a switch.
+            assert ("only" in button["class"].split()) == (not numbers["excluded"] + numbers["forbidden"])
+            assert number(button.one("b").text) == numbers["excluded"]
+            below, touched = (small.text for small in button.all("small"))
+            met = f"{numbers['eval_met']:,}"
+            if tests == (None, None):
+                assert below == "of 1,000"
+            else:
+                assert below == (f"{met} of 1,273 met" if train is None else f"{met} met")
+            assert touched == f"of {numbers['train_samples']:,} touched"
             assert number(button["data-pairs"]) == numbers["pairs"]
             assert ("forbidden" in button["class"].split()) == bool(numbers["forbidden"])
             seen.add(key)
     assert seen == set(expected)
     heads = [head.text for head in matrix.all("th", scope="row")]
-    assert heads == [f"{t['train_build']}1,000 samples" for t in report.certificate["train_totals"]] + [
-        "test samples touched"
-    ]
+    assert heads == [f"{name}1,273 items" for name in benchmarks] + ["any benchmark"]
+    columns = [head.text.partition("1,000")[0] for head in matrix.one("thead").all("th")][2:]
+    out = Counter(row["train_build"] for row in {(r["train_build"], r["train_sample"]): r for r in rows
+                                                 if r["action"] == "exclude"}.values())  # fmt: skip
+    assert columns == sorted({row["train_build"] for row in rows}, key=lambda build: (-out[build], build))
     shade = {b.one("b").text: b["class"].split()[1] for b in matrix.one("tbody").all("button")}
     assert shade["1,234"] == "c5"
-    assert shade["1"] == "c1"
+    assert shade["1"] in ("c1", "c0")
 
 
 def test_every_scope_has_a_choice_and_a_rule_so_that_no_script_is_needed(tmp_path: Path) -> None:
@@ -352,7 +368,8 @@ def test_every_scope_has_a_choice_and_a_rule_so_that_no_script_is_needed(tmp_pat
     pairs.update(f"{row['level']}/{row['kind']}" for row in rows)
     assert set(choices) == {"all", *LEVELS, *(f"{level}/{kind}" for level, kind in KINDS)}
     for scope, choice in choices.items():
-        assert f'#matrix:has(#{choice["id"]}:checked) .n[data-scope="{scope}"]' in style
+        assert f'#matrix:has(#{choice["id"]}:checked) .n[data-scope="{scope}"]:not(.only)' in style
+        assert f'#matrix:has(#reported:checked):has(#{choice["id"]}:checked) .n[data-scope="{scope}"]' in style
         assert choice.parent is not None
         assert number(choice.parent.one("span", class_="count").text) == pairs[scope]
     assert [scope for scope, choice in choices.items() if "checked" in choice.attributes] == ["all"]
@@ -423,12 +440,30 @@ def test_the_header_says_how_it_stands(tmp_path: Path) -> None:
         assert page.one("code", id="root").text == "c0ffee" * 10
 
 
+def test_nothing_is_called_clean_that_is_not_whole(tmp_path: Path) -> None:
+    report = make_report(tmp_path, [evidence_row(score=0.9)])
+    lacking = {"asked": "policy", "held": [], "missing": [{"name": "Medbullets", "splits": {}}]}
+    unread = {"side": "eval", "build": "medqa", "kind": "row", "state": "not compared", "name": "bad_row", "count": 7}
+    books = [*report.certificate["accounting"], unread | {"reason": "damaged"}]
+    for change, headline, said in (
+        ({"benchmarks": lacking}, "Not proved: benchmarks of the policy are not held, or not whole", "Medbullets"),
+        ({"accounting": books}, "Not proved: not everything was compared", "eval medqa: row bad_row, 7 (damaged)"),
+    ):
+        page = Page(render(replace(report, certificate=report.certificate | change)))
+        assert page.one("h1", id="verdict").text.split(maxsplit=1)[1] == headline
+        assert page.one("h1", id="verdict").one("span")["class"] == "bad"
+        assert said in page.one("header", class_="top").text + page.one("section", id="accounting").text
+    # After the sentences comes what was not compared, then the exclusions.
+    sections = [node["id"] for node in page.one("main").children if not isinstance(node, str)]
+    assert sections[:4] == ["accounting", "matrix", "exclusions", "pairs"]
+
+
 def test_empty_evidence_is_a_page_too(tmp_path: Path) -> None:
     page = Page(render(make_report(tmp_path, [])))
     assert "nothing overlaps" in page.one("p", id="pairs-note").text
     assert not page.all("article")
     assert not page.one("table", class_="matrix").all("button")
-    assert {cell.text for cell in page.one("table", class_="matrix").one("tbody").all("td")} == {"0"}
+    assert {cell.text for cell in page.one("table", class_="matrix").all("td")} == {"0"}
 
 
 def test_what_is_not_covered_is_said(tmp_path: Path) -> None:
@@ -461,8 +496,9 @@ def test_builds_policy_and_provenance_are_all_there(tmp_path: Path) -> None:
     for value in (*certificate["files"].values(), *certificate["rules"].values(), "3.11.7", "2.4.6", "12,345"):
         assert value in provenance
     excluded = page.one("section", id="exclusions").one("tbody").all("tr")
+    out = {row["train_build"]: row["train_samples"] for row in certificate["exclusions"]}
     assert [[cell.text for cell in row.all("td")][:3] for row in excluded] == [
-        [row["train_build"], str(row["train_samples"]), "1,000"] for row in certificate["exclusions"]
+        [row["train_build"], str(out.get(row["train_build"], 0)), "1,000"] for row in certificate["train_totals"]
     ]
 
 
@@ -495,7 +531,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     page_text = render(replace(report, certificate=certificate, common=common))
     page = Page(page_text)
     assert len(page.all("script")) == 1
-    assert {image["src"].split(",")[0] for image in page.all("img")} == {"data:image/jpeg;base64"}
+    assert {image["href"].split(",")[0] for image in page.all("image")} == {"data:image/jpeg;base64"}
     seen = HOSTILE.replace("\x00", "\N{REPLACEMENT CHARACTER}").replace("\ud800", "\N{REPLACEMENT CHARACTER}")
     assert [text.text for text in page.all("div", class_="text")] == [seen, seen]
     assert page.one("article")["data-train"] == name
@@ -561,11 +597,16 @@ def test_pictures_have_their_true_ratio(
         level="near_image", kind="whole", distance=4, variant="mirror", score=0.93, train_index=0, eval_index=2
     )
     sides = {"thumbnail": picture("PNG"), "width": width, "height": height}
-    card = Page(render(make_report(tmp_path, [row], train=sides, eval=sides))).one("article")
-    images = card.all("img")
+    page = Page(render(make_report(tmp_path, [row], train=sides, eval=sides)))
+    card = page.one("article")
+    images = card.all("svg", role="img")
     assert [(int(image["width"]), int(image["height"])) for image in images] == [shown, shown]
+    # One picture on two cards, or on both sides of one, stands once in the page.
+    [kept] = [(symbol["id"], symbol.one("image")["href"]) for symbol in page.all("symbol")]
+    assert base64.b64decode(kept[1].removeprefix("data:image/png;base64,")) == picture("PNG")
     for image in images:
-        assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == picture("PNG")
+        use = image.one("use")
+        assert (use["href"], int(use["width"]), int(use["height"])) == (f"#{kept[0]}", *shown)
     size = f"{width:,} × {height:,} pixels" if width else "size not known"
     assert [caption.text for caption in card.all("figcaption")] == [size, size]
     assert card.one("span", class_="measures").text == "Hamming distance 4 · test picture as mirror"
@@ -598,6 +639,46 @@ def test_a_page_that_would_be_too_long_keeps_the_strongest_of_every_group(tmp_pa
     assert sorted(shown) == sorted(counts)
     with pytest.raises(UserError, match="without a single pair and may have 1000; prove fewer"):
         render(report, 1_000)
+
+
+def test_pictures_have_a_limit_of_their_own_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    def thumbnail(number: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.effect_noise((96, 96), number + 1).save(buffer, "JPEG")
+        return buffer.getvalue()
+
+    rows = [evidence_row(train_sample=f"medreason/train/{n}", score=1 - n / 100) for n in range(20)]
+    report = make_report(tmp_path, rows, eval={"thumbnail": thumbnail(0), "width": 96, "height": 96})
+    pairs = [
+        replace(pair, train=replace(pair.train, thumbnail=thumbnail(n + 1), width=96, height=96))
+        for n, pair in enumerate(report.pairs)
+    ]
+    report = replace(report, pairs=pairs)
+    whole = Page(render(report))
+    assert len(whole.all("symbol")) == 21 and not whole.all("p", id="pictures-left-out")
+    size = sum(len(symbol.one("image")["href"]) for symbol in whole.all("symbol"))
+    page = Page(render(report, pictures=size // 2))
+    kept = page.all("symbol")
+    assert 5 < len(kept) < 15
+    assert sum(len(symbol.one("image")["href"]) for symbol in kept) <= size // 2
+    # The strongest pairs keep theirs, every card is there, the shared test picture is on each.
+    cards = page.all("article")
+    assert len(cards) == 20
+    assert [len(card.all("use")) for card in cards] == [2] * (len(kept) - 1) + [1] * (21 - len(kept))
+    assert all(("picture left out" in card.text) == (len(card.all("use")) == 1) for card in cards)
+    assert f"{21 - len(kept)} pictures are left out" in page.one("p", id="pictures-left-out").text
+
+
+def test_what_the_policy_only_reports_stands_behind_a_switch_and_is_left_out_first(tmp_path: Path) -> None:
+    rows = [evidence_row(train_sample=f"medreason/train/{n}", score=0.5) for n in range(30)]
+    rows += [evidence_row(kind="stem", action="report", train_sample=f"x/train/{n}", score=1.0) for n in range(30)]
+    report = make_report(tmp_path, rows, train={"text": "word " * 300})
+    whole = render(report)
+    assert "Also count the 30 pairs that the policy only reports" in Page(whole).one("label", class_="switch").text
+    cut = Page(render(report, len(whole.encode()) * 2 // 3))
+    actions = Counter(card["data-action"] for card in cut.all("article"))
+    assert actions["exclude"] == 30 > actions["report"]
+    assert not Page(render(make_report(tmp_path, rows[:30]))).all("label", class_="switch")
 
 
 # ---- marked words

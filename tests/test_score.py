@@ -305,7 +305,7 @@ def prove(data: Path, rows: list[tuple[str, str, str, str]]) -> Path:
     document = {
         "format": CERTIFICATE_FORMAT, "clean": True, "after": [], "policy": policy,
         "policy_sha256": parse_policy(policy).sha256, "benchmarks": {"asked": "policy", "held": [], "missing": []},
-        "accounting": [],
+        "accounting": [], "verdicts": None,
         "builds": [{"build": "exam", "source": "exam", "root": BENCHMARK, "inputs": None}],
         "builds_root": merkle_root([bytes.fromhex(BENCHMARK)]).hex(),
         "files": {

@@ -11,6 +11,7 @@ DOCUMENT: dict[str, Any] = {
     "accounting": [{"state": "compared", "count": 1050}],
     "benchmarks": {"asked": "policy", "held": [], "missing": []},
     "exclusions": [{"train_build": "roco", "train_samples": 20}],
+    "verdicts": None,
     "clean": True,
     "after": [],
     "coverage": None,
@@ -39,3 +40,9 @@ def test_what_is_missing_is_said() -> None:
     assert "12 of them (report) not by their words, as the policy says" in scope
     assert "12 are declared not to matter, with reasons; incomplete: 7 files" in read
     assert "NOT proved, for there is left: 3 id/pmid" in found
+
+
+def test_pairs_that_a_reviewer_judged_wrong_are_counted() -> None:
+    verdicts = {"sha256": "ef" * 32, "lines": 4, "wrong": 1, "right": 2, "back": 1, "not_used": []}
+    [found] = [said for said in sentences(DOCUMENT | {"verdicts": verdicts}) if "judged wrong" in said]
+    assert "; 1 pair was judged wrong by a reviewer (of 3 read), which leaves 1 training sample in; after" in found

@@ -221,6 +221,12 @@ def recount(data: Path) -> None:
     document["exclusions"] = [
         {"train_build": name, "train_samples": sum(cell["train_build"] == name for cell, _ in taken)} for name in names
     ]
+    document["exclusions_by_benchmark"] = [
+        {**cell, "train_samples": different(of, "train_sample"), "eval_samples": different(of, "eval_sample")}
+        for cell, of in cells(
+            [row for row in rows if row["action"] == "exclude"], "train_build", "eval_build", "eval_split"
+        )
+    ]
     units = {
         row["sample_id"]: row["unit"]
         for path in data.glob("*/manifest/*.parquet")

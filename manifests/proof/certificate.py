@@ -40,6 +40,7 @@ COMMON_FILE = "common.parquet"
 TRAIN_DUPLICATES_FILE = "train_duplicates.parquet"
 REPORT_FILE = "report.html"
 ENVELOPE = "certificate.dsse.json"
+VERDICTS_FILE = "verdicts.jsonl"
 
 _PACKAGES = ("numpy", "pillow", "pyarrow", "duckdb", "orjson", "pyyaml")
 

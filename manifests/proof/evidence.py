@@ -32,7 +32,9 @@ EVIDENCE = pa.schema(
     [
         pa.field("level", pa.string(), nullable=False),
         pa.field("kind", pa.string(), nullable=False),
-        pa.field("action", pa.string(), nullable=False),  # what the policy says: exclude | report | forbid
+        pa.field(
+            "action", pa.string(), nullable=False
+        ),  # what the policy says, exclude | report | forbid, or wrong (`verdicts`)
         pa.field("train_build", pa.string(), nullable=False),
         pa.field("train_split", pa.string(), nullable=False),
         pa.field("train_sample", pa.string(), nullable=False),

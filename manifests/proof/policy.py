@@ -127,6 +127,7 @@ class _File(Settings, frozen=True):
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
     leave_out: dict[str, str]
+    verdicts: tuple[str, ...]
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
 
 
@@ -144,6 +145,8 @@ class Policy:
     """None where the policy says `present`."""
     leave_out: Mapping[str, str] = field(default_factory=dict)
     """What is declared not to matter: reason by pattern of `<build>/<name>` (`manifests.proof.accounting`)."""
+    verdicts: tuple[str, ...] = ()
+    """Levels at which a reviewer's verdict lifts an exclusion (`manifests.proof.verdicts`)."""
 
     @property
     def sha256(self) -> str:
@@ -200,8 +203,10 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
         raise UserError(f"{place}: images: `default` is missing")
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
+    if unknown := sorted(set(file.verdicts) - set(LEVELS)):
+        raise UserError(f"{place}: verdicts: unknown level {', '.join(unknown)}; there are {', '.join(LEVELS)}")
     asked = () if file.benchmarks == "present" else file.benchmarks
-    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out)
+    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out, file.verdicts)
 
 
 def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:

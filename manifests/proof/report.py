@@ -1,8 +1,9 @@
 """The report: one HTML file (`medgpt.page`) in which a person sees what overlaps, and checks it by eye.
 
-It shows the certificate, a matrix of training builds against benchmarks (which works without scripts), a card for each
-of the strongest pairs, and the n-grams that were too common to count. It holds no date and no machine's name: the same
-evidence gives the same bytes.
+It shows the five sentences, what was not compared, what is taken out by benchmark and by source (which works without
+scripts), and a card for each of the strongest pairs, on which a reviewer can say that a pair is wrong
+(`manifests.proof.verdicts`). What the policy only reports, and boilerplate, stands behind a switch. It holds no date
+and no machine's name: the same evidence gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from manifests.catalog import one_line
 from manifests.proof import accounting
 from manifests.proof.evidence import EVIDENCE, LEVELS
 from manifests.proof.highlight import RUN, Range, shared_ranges
 from manifests.proof.policy import ACTIONS
+from manifests.proof.verdicts import SIDES, WRONG
 from medgpt import page
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
@@ -30,8 +34,10 @@ if TYPE_CHECKING:
     import duckdb
 
 FOLDER = Path(__file__).parent
-LIMIT = 20_000_000
-"""Bytes the page may have: browsers and mail still take it. Cards beyond it are left out and counted."""
+LIMIT = 5_000_000
+"""Bytes the page may have: phones and mail still take it. Cards beyond it are left out and counted."""
+PICTURES = 3_000_000
+"""Bytes that the pictures of the page may have together, each in it once. Cards beyond say that theirs is left out."""
 PER_CELL = 50
 COMMON_SHOWN = 300
 TEXT_SHOWN = 2_000
@@ -43,15 +49,17 @@ LOW_RECALL = 0.99
 
 _REQUIRED = (
     "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix "
-    "counts left_out_of_near_text without_pixels accounting exclusions after clean sentences"
+    "counts left_out_of_near_text without_pixels accounting benchmarks exclusions verdicts after clean sentences"
 ).split()
 _CELL = ("train_build", "eval_build", "eval_split")
 _KEY = (*_CELL, "level", "kind")
-_NUMBERS = ("pairs", "train_samples", "eval_samples", "excluded", "forbidden")
+_NUMBERS = ("pairs", "train_samples", "eval_samples", "excluded", "forbidden", "eval_met")
+_ACTIONS = (*ACTIONS, WRONG)
 _KINDS = tuple(f"{level}/{kind}" for level, kinds in LEVELS.items() for kind in kinds)
 _SCOPES = ("all", *(scope for level, kinds in LEVELS.items() for scope in (level, *(f"{level}/{k}" for k in kinds))))
 _SHADES = {1: "1", 2: "2 to 9", 10: "10 to 99", 100: "100 to 999", 1_000: "1,000 to 9,999", 10_000: "10,000 or more"}
-_RESERVE = 1_000  # bytes for the sentence that says what was left out
+_RESERVE = 1_000  # bytes for the sentences that say what was left out
+_SYMBOL = 150  # bytes around a picture, and its name
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Side:
     build: str
     split: str
     sample_id: str
+    sha256: str
+    """Digest by which a verdict names the sample (`manifests.proof.verdicts.seen`)."""
     index: int | None
     """Which image of the sample; None where the sample as a whole is meant."""
     access: str
@@ -127,8 +137,9 @@ def count_cells(evidence: Path) -> list[dict[str, Any]]:
     """Count an evidence file for the matrix, in every scope: all of it, one level, one kind.
 
     Each row has `train_build`, `eval_build`, `eval_split`, `level`, `kind` (None: all of them), `pairs` (rows of
-    evidence), `train_samples` and `eval_samples` (different ones), and of the training samples those that a row of
-    this very cell and scope excludes (`excluded`) or forbids (`forbidden`). Rows without a benchmark count a training
+    evidence), `train_samples` and `eval_samples` (different ones), of the training samples those that a row of this
+    very cell and scope excludes (`excluded`) or forbids (`forbidden`), and the test samples of such rows (`eval_met`).
+    Rows without a benchmark count a training
     build against all of them; rows without a training build count a benchmark against all of those.
 
     Raises: `UserError` if the file is no evidence.
@@ -149,7 +160,9 @@ def count_cells(evidence: Path) -> list[dict[str, Any]]:
             CREATE TEMP TABLE train_side AS SELECT {_names(_KEY)}, train_sample AS sample, count(*) AS pairs,
                 bool_or(action = 'exclude') AS excluded, bool_or(action = 'forbid') AS forbidden
             FROM evidence GROUP BY ALL;
-            CREATE TEMP TABLE eval_side AS SELECT DISTINCT {_names(_KEY)}, eval_sample AS sample FROM evidence
+            CREATE TEMP TABLE eval_side AS SELECT {_names(_KEY)}, eval_sample AS sample,
+                bool_or(action IN ('exclude', 'forbid')) AS met
+            FROM evidence GROUP BY ALL
             """  # noqa: S608 - names of columns
         )
         for scope in (), ("level",), ("level", "kind"):
@@ -173,13 +186,14 @@ def count_cells(evidence: Path) -> list[dict[str, Any]]:
                 names = [*side, *scope]
                 for row in connection.execute(
                     f"""
-                    SELECT {_names(names)}, count(*) FROM (SELECT DISTINCT {_names(names)}, sample FROM eval_side)
+                    SELECT {_names(names)}, count(*), count_if(met)
+                    FROM (SELECT {_names(names)}, sample, bool_or(met) AS met FROM eval_side GROUP BY ALL)
                     GROUP BY {_names(names)}
                     """  # noqa: S608 - names of columns
                 ).fetchall():
-                    add(names, row, ("eval_samples",))
+                    add(names, row, ("eval_samples", "eval_met"))
                     if len(side) == len(_CELL):
-                        add((*names[:1], *scope), (*row[:1], *row[3:]), ("eval_samples",))
+                        add((*names[:1], *scope), (*row[:1], *row[3:]), ("eval_samples", "eval_met"))
 
     def order(key: tuple[Any, ...]) -> tuple[Any, ...]:
         scope = _SCOPES.index(_scope(cells[key]))
@@ -196,23 +210,25 @@ def write_report(path: Path, report: Report, limit: int = LIMIT) -> None:
     write_atomic(path, render(report, limit).encode())
 
 
-def render(report: Report, limit: int = LIMIT) -> str:
-    """Make the page, at most `limit` bytes of UTF-8. Where cards do not fit, each group keeps its strongest.
+def render(report: Report, limit: int = LIMIT, pictures: int = PICTURES) -> str:
+    """Make the page, at most `limit` bytes of UTF-8, `pictures` of them for pictures.
 
+    Where cards do not fit, each group keeps its strongest; pairs that are only reported go first.
     Raises: `UserError` if the parts do not belong together, or the page is too long without any card.
     """
     _check(report)
     values = _values(report)
-    room = limit - len(_fill(report, values, [""] * len(report.pairs)).encode()) - _RESERVE
+    album = _Album(pictures)
+    room = limit - len(_fill(report, values, [""] * len(report.pairs), album).encode()) - _RESERVE
     if room < 0:
         raise UserError(
             f"the report needs {limit - room} bytes without a single pair and may have {limit}; "
             "prove fewer builds at once"
         )
-    return _fill(report, values, _cards(report, room))
+    return _fill(report, values, _cards(report, room, album), album)
 
 
-def _fill(report: Report, values: Mapping[str, Any], cards: Sequence[str | None]) -> str:
+def _fill(report: Report, values: Mapping[str, Any], cards: Sequence[str | None], album: _Album) -> str:
     """The page with these cards, one a pair; None where a card does not fit."""
     shown: Counter[tuple[Any, ...]] = Counter()
     for pair, card in zip(report.pairs, cards, strict=True):
@@ -223,7 +239,31 @@ def _fill(report: Report, values: Mapping[str, Any], cards: Sequence[str | None]
         if None not in _key(cell)
     ]
     there = [card for card in cards if card is not None]
-    return page.render(FOLDER, "report.html", groups=groups, cards=there, left_out=len(cards) - len(there), **values)
+    return page.render(
+        FOLDER, "report.html", groups=groups, cards=there, left_out=len(cards) - len(there), album=album, **values
+    )
+
+
+class _Album:
+    """The pictures of a page, each once: cards of one test picture share it."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.names: dict[bytes, str] = {}
+        """Name on the page by the picture's bytes, in the order in which they came."""
+        self.left_out = 0
+        """Places on cards whose picture found no room."""
+
+    def add(self, picture: bytes) -> str | None:
+        """The name of a picture on the page; None where there is no room left."""
+        if picture not in self.names:
+            size = len(page.data_url(picture)) + _SYMBOL
+            if size > self.room:
+                self.left_out += 1
+                return None
+            self.room -= size
+            self.names[picture] = f"p{len(self.names) + 1}"
+        return self.names[picture]
 
 
 # ---- reading evidence
@@ -245,7 +285,7 @@ def _open(evidence: Path) -> Iterator[duckdb.DuckDBPyConnection]:
             rows.create_view("evidence")
             found = connection.execute("SELECT DISTINCT level || '/' || kind, action FROM evidence").fetchall()
             if strange := sorted(
-                {kind for kind, _ in found} - {*_KINDS} | {action for _, action in found} - {*ACTIONS}
+                {kind for kind, _ in found} - {*_KINDS} | {action for _, action in found} - {*_ACTIONS}
             ):
                 raise UserError(f"{evidence}: unknown kind or action {', '.join(strange)}; write it again")
             yield connection
@@ -300,6 +340,8 @@ def _verdict(certificate: Mapping[str, Any]) -> tuple[str, str]:
     """One line that says how it stands, and one that says what follows."""
     out = sum(row["train_samples"] for row in certificate["exclusions"])
     taken = f"{page.plural(out, 'training sample')} excluded." if out else "No training sample had to be excluded."
+    if (said := certificate["verdicts"]) and said["wrong"]:
+        taken += f" Nothing is taken out by {page.plural(said['wrong'], 'pair')} that a reviewer judged wrong."
     if not certificate["clean"]:
         return (
             "Not clean: overlap is left that the policy does not allow",
@@ -307,11 +349,19 @@ def _verdict(certificate: Mapping[str, Any]) -> tuple[str, str]:
         )
     if accounting.not_compared(certificate["accounting"]):
         return "Not proved: not everything was compared", f"{taken} What was not compared is listed below."
+    if missing := _missing(certificate):
+        return "Not proved: benchmarks of the policy are not held, or not whole", f"{taken} Not held: {missing}."
     if not certificate["matrix"]:
         return "Clean: no overlap found at any level", taken
     if reported := [row for row in certificate["matrix"] if row["action"] == "report"]:
         taken += f" The policy only reports {_by_kind(reported)}."
     return ("Clean after exclusions" if out else "Clean without exclusions"), taken
+
+
+def _missing(certificate: Mapping[str, Any]) -> str:
+    """Names of the benchmarks that were asked for and are not there."""
+    asked = certificate["benchmarks"]["asked"] == "policy"
+    return ", ".join(one["name"] for one in certificate["benchmarks"]["missing"] if asked)
 
 
 def _by_kind(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -330,25 +380,39 @@ def _values(report: Report) -> dict[str, Any]:
     for cell in report.cells:
         scope, benchmark = _scope(cell), cell["eval_build"] is not None
         # Totals are not shaded: only a training build against one benchmark is.
-        shade = sum(cell["train_samples"] >= least for least in _SHADES)
+        shade = sum(cell["excluded"] >= least for least in _SHADES)
         shade = shade if benchmark and cell["train_build"] is not None else 0
         at[_key(cell)[:3]].append({**cell, "scope": scope, "shade": shade})
         if not benchmark:
             scope_pairs[scope] += cell["pairs"]
     policy = dict(certificate["policy"])
     rules = policy.pop("rules", [])
-    totals = {row["train_build"]: row["train_samples"] for row in certificate["train_totals"]}
+    by_level = {
+        (cell["train_build"], cell["level"]): cell["excluded"]
+        for cell in report.cells
+        if cell["eval_build"] is None and cell["kind"] is None
+    }
+    out = {row["train_build"]: row["train_samples"] for row in certificate["exclusions"]}
+    totals = [(row["train_build"], row["train_samples"]) for row in certificate["train_totals"]]
+    sources = [(build, out.get(build, 0), of) for build, of in totals]
     ordered = sorted(report.common, key=lambda row: (-row["train_samples"], -row["eval_df"], row["ngram"]))
     return {
         "title": title, "detail": detail, "certificate": certificate, "benchmark": _benchmark, "at": at,
-        "scopes": _SCOPES, "scope_pairs": scope_pairs, "levels": LEVELS, "kinds": _KINDS, "actions": ACTIONS,
+        "scopes": _SCOPES, "scope_pairs": scope_pairs, "levels": LEVELS, "kinds": _KINDS, "actions": _ACTIONS,
         "shades": list(_SHADES.values()),
         "pairs_in_all": sum(cell["pairs"] for cell in report.cells if None not in _key(cell)),
-        "exclusions": [
-            (row["train_build"], row["train_samples"], totals[row["train_build"]],
-             f"{row['train_samples'] / totals[row['train_build']]:.2%}")
-            for row in certificate["exclusions"]
+        # What is to be seen first comes first: on a phone the rest is beyond the edge of the table's box.
+        "met": sorted(
+            (row for row in certificate["train_totals"] if (row["train_build"], None, None) in at),
+            key=lambda row: (-out.get(row["train_build"], 0), row["train_build"]),
+        ),
+        "sources": [
+            (build, taken, of, f"{taken / of:.2%}", *(by_level.get((build, level), 0) for level in LEVELS))
+            for build, taken, of in sources
         ],
+        "by_level_columns": [(level, "number") for level in LEVELS],
+        "excluded_in_all": sum(out.values()),
+        "reported": sum(row["pairs"] for row in certificate["matrix"] if row["action"] == "report"),
         "states": accounting.STATES,
         "totals": accounting.totals(certificate["accounting"]),
         "entries": [
@@ -357,6 +421,7 @@ def _values(report: Report) -> dict[str, Any]:
             if row["reason"]
         ],
         "incomplete": accounting.not_compared(certificate["accounting"]),
+        "good": not title.startswith("Not "),
         "ngrams_in_all": len(ordered),
         "common": [(row["ngram"], row["eval_df"], row["train_samples"]) for row in ordered[:COMMON_SHOWN]],
         "low_recall": LOW_RECALL,
@@ -406,26 +471,30 @@ def _scope(cell: Mapping[str, Any]) -> str:
 # ---- the pairs
 
 
-def _cards(report: Report, room: int) -> list[str | None]:
-    """Make the cards that fit into `room` bytes, None for the others: the first of every group, then the second, ..."""
+def _cards(report: Report, room: int, album: _Album) -> list[str | None]:
+    """Make the cards that fit into `room` bytes, None for the others: the first of every group, then the second, ...
+
+    What is only reported comes after all the rest.
+    """
     seen: Counter[tuple[Any, ...]] = Counter()
     order = []
     for index, pair in enumerate(report.pairs):
         seen[_key(pair.evidence)] += 1
-        order.append((seen[_key(pair.evidence)], index))
+        order.append((pair.evidence["action"] == "report", seen[_key(pair.evidence)], index))
     totals = {_key(cell): cell["pairs"] for cell in report.cells}
+    liftable = report.certificate["policy"].get("verdicts", ())
     cards: list[str | None] = [None] * len(report.pairs)
-    for place, index in sorted(order):
-        pair = report.pairs[index]
-        card = _card(pair, place, totals[_key(pair.evidence)], report.show_credentialed)
-        room -= len(card.encode()) + 1
+    for _, place, index in sorted(order):
+        pair, before = report.pairs[index], album.room
+        card = _card(pair, place, totals[_key(pair.evidence)], report.show_credentialed, album, liftable)
+        room -= len(card.encode()) + 1 + before - album.room
         if room < 0:
             break
         cards[index] = card
     return cards
 
 
-def _card(pair: Pair, place: int, total: int, show_credentialed: bool) -> str:
+def _card(pair: Pair, place: int, total: int, show_credentialed: bool, album: _Album, liftable: Sequence[str]) -> str:
     row = pair.evidence
     both = (pair.train, pair.eval)
     hidden = [side.access == "credentialed" and not show_credentialed for side in both]
@@ -434,17 +503,33 @@ def _card(pair: Pair, place: int, total: int, show_credentialed: bool) -> str:
     # To mark what the two share would tell what the hidden one says.
     marked = [([], True), ([], True)] if any(hidden) else shared_ranges(texts, span)
     roles = ("train", "test")
+    pictures = []
     for side, secret in zip(both, hidden, strict=True):
-        if not secret and side.thumbnail is not None and not side.thumbnail.startswith(_PICTURES):
+        shown = None if secret else side.thumbnail
+        if shown is not None and not shown.startswith(_PICTURES):
             raise UserError(f"{side.sample_id}: its thumbnail is neither JPEG nor PNG; build {side.build} again")
+        pictures.append(None if shown is None else album.add(shown))
+    # What a verdict can lift, of pairs that a reviewer sees.
+    judged = row["action"] in ("exclude", WRONG) and row["level"] in liftable and not any(hidden)
+    named = {"level": row["level"]} | {
+        f"{role}_{name}": value
+        for role, side in zip(SIDES, both, strict=True)
+        for name, value in (
+            ("build", side.build), ("sample", side.sample_id), ("index", side.index), ("sha256", side.sha256)
+        )
+    }  # fmt: skip
     return page.render(
         FOLDER, "report_card.html", row=row, kind=_scope(row), benchmark=_benchmark, place=place, total=total,
         score="" if row["score"] is None else f"{row['score']:.4f}",
         measures=[f"{label} {row[name]}" for name, label in _MEASURES.items() if row[name] is not None],
         sides=[
-            (role, side, None if secret else _excerpt(text, ranges))
-            for role, side, secret, text, (ranges, _) in zip(roles, both, hidden, texts, marked, strict=True)
+            (role, side, picture, None if secret else _excerpt(text, ranges))
+            for role, side, picture, secret, text, (ranges, _) in zip(
+                roles, both, pictures, hidden, texts, marked, strict=True
+            )
         ],
+        pair=orjson.dumps(named).decode() if judged else None,
+        private=any(side.access == "credentialed" for side in both),
         picture_side=PICTURE_SIDE, span=span,
         missing=[r for r, text, (_, found) in zip(roles, texts, marked, strict=True) if span and text and not found],
     )  # fmt: skip
@@ -453,7 +538,7 @@ def _card(pair: Pair, place: int, total: int, show_credentialed: bool) -> str:
 _PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 _MEASURES = {
     "value": "shared", "distance": "Hamming distance", "variant": "test picture as", "decided_on": "decided on",
-    "words": "words", "eval_df": "test samples with its rarest n-gram", "eval_subset": "subset",
+    "words": "words", "eval_df": "test items that have it", "eval_subset": "subset",
 }  # fmt: skip
 
 

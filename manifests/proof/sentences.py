@@ -51,6 +51,11 @@ def _found(document: Mapping[str, Any]) -> str:
         f"{plural(out, 'training sample')} ({out / max(total, 1):.2%}) share an id, a picture, a question or a passage "
         "with a test item and are taken out"
     )
+    verdicts = document["verdicts"]
+    if verdicts and verdicts["wrong"]:
+        wrong, read = plural(verdicts["wrong"], "pair was", "pairs were"), verdicts["wrong"] + verdicts["right"]
+        kept = plural(verdicts["back"], "training sample")
+        said += f"; {wrong} judged wrong by a reviewer (of {read:,} read), which leaves {kept} in"
     if document["clean"]:
         return f"{said}; after that no such pair is left."
     left = ", ".join(f"{row['pairs']:,} {row['level']}/{row['kind']}" for row in document["after"])

@@ -2,8 +2,8 @@
 
 `manifests.verify` derives a proof again from the publishers' bytes. This asks what can be asked in seconds: is the
 certificate whole, and signed by the key that the user trusts; is its policy the default, or one that the user named;
-are evidence and exclusions the certified files; do the exclusions, and that nothing is left, follow from evidence and
-policy.
+were no pairs judged wrong, or by a file of verdicts that the user named; are evidence and exclusions the certified
+files; do the exclusions, and that nothing is left, follow from evidence, policy and verdicts.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from manifests.proof.certificate import (
     ENVELOPE,
     EVIDENCE_FILE,
     EXCLUSIONS_FILE,
+    VERDICTS_FILE,
     CertificateError,
     check_signature,
     incomplete,
@@ -28,6 +29,7 @@ from manifests.proof.certificate import (
 )
 from medgpt.digest import file_sha256, merkle_root
 from medgpt.errors import UserError
+from medgpt.page import plural
 
 if TYPE_CHECKING:
     import argparse
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from manifests.proof.policy import Policy
 
 FILES = {"evidence": EVIDENCE_FILE, "exclusions": EXCLUSIONS_FILE, "common": COMMON_FILE}
-WATCHED = (CERTIFICATE, ENVELOPE, *FILES.values())
+WATCHED = (CERTIFICATE, ENVELOPE, VERDICTS_FILE, *FILES.values())
 """What is looked at: where none of it has changed, an earlier start's result holds."""
 
 
@@ -49,11 +51,14 @@ class Trust:
     """Policy file that is taken instead of the default."""
     incomplete: bool = False
     """Take a certificate that names something as not compared."""
+    verdicts: Path | None = None
+    """File of reviewers' verdicts by which pairs may be judged wrong."""
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Trust:
         """What the options of `shards.options.add_trust_options` say."""
-        return cls(options.trust, options.accept_policy, getattr(options, "accept_incomplete", False))
+        incomplete = getattr(options, "accept_incomplete", False)
+        return cls(options.trust, options.accept_policy, incomplete, options.accept_verdicts)
 
     def terms(self) -> list[str | bool | None]:
         """Digests of what is trusted. Raises: `UserError`."""
@@ -61,8 +66,11 @@ class Trust:
 
         if self.key is not None and not self.key.is_file():
             raise UserError(f"{self.key}: no such file; --trust names a public key (PEM)")
-        key = None if self.key is None else file_sha256(self.key).hex()
-        return [key, None if self.policy is None else load_policy(self.policy).sha256, self.incomplete]
+        if self.verdicts is not None and not self.verdicts.is_file():
+            raise UserError(f"{self.verdicts}: no such file; --accept-verdicts names one that prove --verdicts reads")
+        key, verdicts = (None if path is None else file_sha256(path).hex() for path in (self.key, self.verdicts))
+        policy = None if self.policy is None else load_policy(self.policy).sha256
+        return [key, policy, self.incomplete, verdicts]
 
 
 def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
@@ -80,6 +88,7 @@ def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
     if policy.sha256 != document["policy_sha256"]:
         raise CertificateError(f"{path}: its policy does not match policy_sha256; run python -m manifests.prove again")
     _check_policy(path, policy, trust)
+    _check_verdicts(path, document["verdicts"], trust)
     roots = (bytes.fromhex(build["root"]) for build in document["builds"])
     if merkle_root(roots).hex() != document["builds_root"]:
         raise CertificateError(f"{path}: its builds do not match builds_root; run python -m manifests.prove again")
@@ -97,7 +106,10 @@ def accepted(document: Mapping[str, Any]) -> list[str]:
     from manifests.proof.policy import load_policy
 
     own = document["policy_sha256"] != load_policy().sha256
-    return incomplete(document) + [f"a policy other than the default ({document['policy_sha256'][:16]})"] * own
+    policy = [f"a policy other than the default ({document['policy_sha256'][:16]})"] * own
+    verdicts = document["verdicts"] or {"wrong": 0}
+    judged = [f"{plural(verdicts['wrong'], 'pair')} that a reviewer judged wrong"] * bool(verdicts["wrong"])
+    return incomplete(document) + policy + judged
 
 
 def _check_policy(path: Path, policy: Policy, trust: Trust) -> None:
@@ -111,36 +123,55 @@ def _check_policy(path: Path, policy: Policy, trust: Trust) -> None:
         )
 
 
+def _check_verdicts(path: Path, said: Mapping[str, Any] | None, trust: Trust) -> None:
+    file = path.with_name(VERDICTS_FILE)
+    if said and (not file.is_file() or file_sha256(file).hex() != said["sha256"]):
+        raise CertificateError(f"{file}: missing, or not the verdicts of the certificate; prove again")
+    if said and said["wrong"] and said["sha256"] != trust.terms()[-1]:
+        named = f", and {trust.verdicts} is another file" if trust.verdicts else ""
+        raise CertificateError(
+            f"{path}: nothing is taken out by {plural(said['wrong'], 'pair')} that a reviewer judged wrong{named}; "
+            f"prove again without, or name the file: --accept-verdicts {file}"
+        )
+
+
 def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) -> None:
-    """Refuse actions, exclusions and a verdict that do not follow from evidence and policy."""
+    """Refuse actions, exclusions and a conclusion that do not follow from evidence, policy and verdicts."""
     evidence, exclusions = (sql_text(glob.escape(str(proof / file))) for file in (EVIDENCE_FILE, EXCLUSIONS_FILE))
     from manifests.proof.evidence import EXCLUSION_SUMS
+    from manifests.proof.verdicts import lift, read_verdicts
 
     sources = {build["build"]: build["source"] for build in document["builds"]}
+    said = document["verdicts"]
     with open_duckdb() as connection:
         connection.execute("CREATE TABLE builds (build VARCHAR, source VARCHAR)")
         connection.executemany("INSERT INTO builds VALUES (?, ?)", list(sources.items()))
         # The row's own action must not be read by the rules.
         connection.execute(
-            f"""CREATE VIEW judged AS
+            f"""CREATE {"TABLE" if said else "VIEW"} acted AS
             SELECT *, {policy.action_sql()} AS action
             FROM (SELECT * EXCLUDE (action), action AS said FROM read_parquet({evidence}))
             LEFT JOIN (SELECT build AS train_build, source AS train_source FROM builds) USING (train_build)
             LEFT JOIN (SELECT build AS eval_build, source AS eval_source FROM builds) USING (eval_build)"""  # noqa: S608
         )
+        if said:
+            unused = {one["line"] for one in said["not_used"]}
+            heeded = lift(connection, "acted", policy, read_verdicts(proof / VERDICTS_FILE)[0], skipped=unused)
+            if heeded != {**{name: said[name] for name in heeded}, "not_used": []}:
+                raise CertificateError(f"{proof / CERTIFICATE}: its verdicts do not do what it says; prove again")
         connection.execute(
             f"""CREATE VIEW said AS SELECT train_build, train_sample, reasons, evidence, eval_samples
             FROM read_parquet({exclusions})"""  # noqa: S608
         )
         connection.execute(
             f"""CREATE VIEW derived AS SELECT train_build, train_sample, {EXCLUSION_SUMS}
-            FROM judged WHERE action = 'exclude' GROUP BY ALL"""  # noqa: S608
+            FROM acted WHERE action = 'exclude' GROUP BY ALL"""  # noqa: S608
         )
         [[acted, differing, left]] = connection.execute(
-            """SELECT (SELECT count(*) FROM judged WHERE action IS DISTINCT FROM said),
+            """SELECT (SELECT count(*) FROM acted WHERE action IS DISTINCT FROM said),
                       (SELECT count(*) FROM ((FROM said EXCEPT ALL FROM derived)
                                              UNION ALL (FROM derived EXCEPT ALL FROM said))),
-                      (SELECT count(*) FROM judged ANTI JOIN said USING (train_build, train_sample)
+                      (SELECT count(*) FROM acted ANTI JOIN said USING (train_build, train_sample)
                        WHERE action IN ('exclude', 'forbid'))"""
         ).fetchall()
     if acted:
