@@ -33,13 +33,14 @@ from builders.demos.phantoms import make
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
+from manifests.proof.audit import fewer_than
 from manifests.proof.certificate import certificate_root, read_certificate, statement
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
 from manifests.proof.rederive_pictures import HashIndex
 from manifests.prove import prove, render_report
-from manifests.verify import fewer_than, main
+from manifests.verify import main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import UserError
 
@@ -651,7 +652,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         again(manifest_rows(TRAIN, "train", "", lambda rows: rows[0].update(text_tokens=1))), ("text_tokens",),
     ),
     # What a corpus made elsewhere says of itself, forged before it was proved: only its raw files know better.
-    "a row of a corpus left out": (SHORTER, (TEST, "read again", "differ")),
+    "a row of a corpus left out": (SHORTER, (TEST, "made again", "differ")),
     "a raw file, in every list": (FORGED, (TEST, "rows.jsonl", "another content")),
     # The statement.
     "a subject": (restated(lambda s: s["subject"][0]["digest"].update(merkleSha256="00" * 32)), ("subjects",)),
@@ -812,11 +813,11 @@ def test_an_audit_says_what_it_shows(data: Path, capsys: pytest.CaptureFixture[s
     assert main([str(data), "--sample", "3", "--seed", "mine", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["seed"], said["confidence"]) == ("mine", 0.99)
-    bounds = {(one["build"], one["role"]): (one["fewer_than"], one["samples"]) for one in said["bounds"]}
-    assert bounds[TRAIN, "train"] == (9, 12)  # 3 of 12 drawn miss 9 wrong ones once in 220
+    bounds = {(one["build"], one["what"]): (one["fewer_than"], one["of"]) for one in said["bounds"]}
+    assert bounds[TRAIN, "train samples"] == (9, 12)  # 3 of 12 drawn miss 9 wrong ones once in 220
     code, text = outcome(data, capsys, "--sample", "1000")
     assert code == 0 and "--seed" in text
-    assert all(line.split()[-2] == "1" for line in text.splitlines() if line.split()[:2] == [TEST, "eval"])
+    assert all(line.split()[1] == "1" for line in text.splitlines() if line.startswith(TEST))
 
 
 @pytest.mark.parametrize(("total", "drawn"), [(10, 3), (400, 60), (2_000_000, 300), (50, 50)])
@@ -833,7 +834,7 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
 def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
-    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
+    for number in ("proof.verification._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
         monkeypatch.setattr(f"manifests.{number}", 3)
     words: tuple[str, ...] = ()
     if name is not None:
