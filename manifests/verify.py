@@ -33,6 +33,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from manifests.catalog import load_builds
 from manifests.proof.audit import CONFIDENCE, bounds
 from manifests.proof.certificate import CERTIFICATE
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
@@ -72,6 +73,8 @@ def verify(
         raise UserError(f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)")
     if public_key is not None and not public_key.is_file():
         raise UserError(f"{public_key}: no such file; name a public key (PEM)")
+    if rebuild and (unknown := set(rebuild) - {build.record["build"] for build in load_builds(data)}):
+        raise UserError(f"no build {', '.join(sorted(unknown))} below {data}; --rebuild needs names of builds")
     seed = seed or secrets.token_hex(8)
     verification = Verification(data, proof, sample, seed, public_key, raw, rebuild, quiet, tell)
     verification.run()

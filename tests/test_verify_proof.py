@@ -6,10 +6,12 @@ him he runs `manifests.prove` again on what he forged.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from fractions import Fraction
 from hashlib import sha256
@@ -39,6 +41,8 @@ from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
 from manifests.proof.rederive_pictures import HashIndex
+from manifests.proof.sentences import sentences
+from manifests.proof.trust import Trust, check_proof
 from manifests.prove import prove, render_report
 from manifests.verify import main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
@@ -515,6 +519,57 @@ def hide_a_member(data: Path) -> None:
     longer(data)
 
 
+def insert_a_member(data: Path) -> None:
+    """A shard holds one member more, amid the others, and every place behind it is moved along."""
+    path = sorted(data.glob(f"{SLAKE}/shards/*train*.tar"))[0]
+    second = sorted(row["offset"] for row in pq.read_table(part(data, SLAKE, "train")).to_pylist())[1]
+    content, place = path.read_bytes(), second - 512
+    assert not any(content[-1536:]), "no room left before the end"
+    path.write_bytes(content[:place] + tarfile.TarInfo("hidden.json").tobuf() + content[place:-512])
+    for kind in ("", "images"):
+        for row_file in [part(data, SLAKE, "train", kind)]:
+            rows_of(
+                row_file,
+                lambda rows: [row.update(offset=row["offset"] + 512 * (row["offset"] >= second)) for row in rows],
+            )
+    reseal(data)
+
+
+def closes_the_books(document: Row) -> None:
+    """What was not compared is said to have been."""
+    first(document["accounting"], state="not compared").update(state="compared", name="", reason="")
+    document["sentences"] = sentences(document)
+
+
+def declares_all(document: Row) -> None:
+    document["policy"]["leave_out"] = {"*": "of no interest"}
+    document["policy_sha256"] = parse_policy(document["policy"]).sha256
+
+
+def swap_ends(rows: list[Row]) -> None:
+    """Two rows of evidence of one kind name each other's training sample."""
+    one = first(rows, level="id", kind="subject_id")
+    other = next(row for row in rows if row["kind"] == "stem" and row["train_sample"] != one["train_sample"])
+    for name in ("train_build", "train_split", "train_sample"):
+        one[name], other[name] = other[name], one[name]
+    rows.sort(key=lambda row: [(row[name] is not None, row[name]) for name in ORDER])
+
+
+def another_list_of_rows(data: Path) -> None:
+    """What a user of the corpus takes out by lacks its last row."""
+    path = data / "proof" / "excluded_rows.csv"
+    path.write_text("".join(path.read_text().splitlines(True)[:-1]))
+
+
+def corpus_says_all_was_compared(content: Row) -> None:
+    books = content["parameters"]["accounting"]
+    assert any(entry[1] == "not compared" for entry in books)
+    content["parameters"]["accounting"] = [entry for entry in books if entry[1] != "not compared"]
+
+
+SAYS_ALL = again(record(TRAIN, corpus_says_all_was_compared, seal=False))
+
+
 def sets_clean(document: Row) -> None:
     document["clean"] = not document["clean"]
 
@@ -598,6 +653,9 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "common n-gram gone": (proof_rows("common", lambda rows: rows.pop()), ("common",)),
     "train duplicate gone": (proof_rows("train_duplicates", lambda rows: rows.pop()), ("train", "duplicate")),
+    "exclusions counted": (
+        certificate(lambda d: d["exclusions"][0].update(train_samples=99)), ("exclusions", "99"),
+    ),
     "count of the matrix": (certificate(lambda d: d["matrix"][0].update(pairs=1000)), ("matrix", "1000")),
     "share of a subset": (certificate(lambda d: d["subsets"][0].update(eval_samples=999)), ("subsets", "999")),
     "count of siblings": (certificate(lambda d: d["counts"]["near_text"].update(sibling=0)), ("counts",)),
@@ -678,6 +736,26 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "score of a train duplicate": (
         proof_rows("train_duplicates", lambda rows: rows[0].update(score=0.9)), ("train_duplicates", "score"),
     ),
+    "exclusions in another order": (proof_rows("exclusions", lambda rows: rows.reverse()), ("exclusions", "order")),
+    "an exclusion twice": (proof_rows("exclusions", lambda rows: rows.insert(0, rows[0])), ("exclusions", "twice")),
+    "another list of excluded rows": (another_list_of_rows, ("excluded_rows.csv", "not what")),
+    "ends of two pairs": (proof_rows("evidence", swap_ends), ("id", "missing")),
+    "items that share a stem": (
+        proof_rows("evidence", setter(lambda row: {"eval_df": 99}, kind="stem", level="near_text")), ("eval_df",),
+    ),
+    "accounting": (certificate(closes_the_books), ("accounting",)),
+    "policy that declares all": (certificate(declares_all), ("accounting", "policy")),
+    "a sentence": (certificate(lambda d: d["sentences"].__setitem__(2, "Nothing was found.")), ("sentences",)),
+    "a recall": (certificate(lambda d: d["coverage"]["between"][0].update(recall=1.0)), ("coverage", "recall")),
+    "a benchmark nobody asks for": (
+        certificate(lambda d: d["benchmarks"]["missing"].append({"name": "other", "splits": {}})),
+        ("benchmarks.missing",),
+    ),
+    "a picture that is no current one": (
+        again(manifest_rows(SLAKE, "train", "images", lambda rows: rows[0].update(relation="exemplar"))), ("relation",),
+    ),
+    "a member among those of a shard": (insert_a_member, ("shards/slake", "no member that the manifest names")),
+    "what a corpus says was compared": (SAYS_ALL, (TRAIN, "made again", "build.json")),
     "a member behind those of a shard": (hide_a_member, ("shards/slake", "where its members make")),
     "test item hidden": (again(hide_a_test_item), ("theirs", "rows")),
 }  # fmt: skip
@@ -769,10 +847,55 @@ def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[
     change(data)
     assert tree_digest(data) != before
     # Reading corpora in anew takes the most time.
-    code, text = outcome(data, capsys, *(() if change in (SHORTER, FORGED) else ("--no-raw",)))
+    code, text = outcome(data, capsys, *(() if change in (SHORTER, FORGED, SAYS_ALL) else ("--no-raw",)))
     assert code == 1, text
     findings = [line for line in text.splitlines() if line.startswith("   ")]
     assert any(all(word in line for word in words) for line in findings), text
+
+
+CHEAP = (
+    "a bit of the evidence", "a bit of the certificate", "evidence removed", "another root", "row twice", "action",
+    "exclusion gone", "exclusion added", "exclusion's reasons", "an exclusion twice", "clean", "threshold of stems",
+    "rule of the policy", "policy's digest", "format", "a subject", "a material", "benchmarks missing",
+    "policy that declares all", "exclusions counted",
+)  # fmt: skip
+"""What a start on a proof finds without deriving anything from shards."""
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_start_on_a_proof_refuses_what_does_not_follow(data: Path, name: str) -> None:
+    named = data.parent / "policy.yaml"
+    named.write_text(yaml.safe_dump(policy().content))
+    assert check_proof(data / "proof", Trust(policy=named))["clean"]
+    change, _ = TAMPERINGS[name]
+    change(data)
+    with pytest.raises(UserError):
+        check_proof(data / "proof", Trust(policy=named))
+
+
+def test_a_build_forged_before_it_was_proved_is_found_where_it_is_made_again(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, listed = data / ".resume" / SLAKE / "raw", data / SLAKE / "inputs.parquet"
+    publisher, other = Path(raw.read_text()), data.parent / "other"
+    before = json.loads((data / SLAKE / "build.json").read_bytes()), listed.read_bytes()
+    options = ["--out", str(data), "--paper-variant", "--limit", "8", "--quiet"]
+    code, text = outcome(data, capsys, "--rebuild", SLAKE)
+    assert code == 0 and "1 builds made again" in text, text
+    shutil.copytree(publisher, other)
+    for file in other.glob("*.json"):
+        file.write_text(file.read_text().replace("liver", "spleen"))
+    assert build(load("slake"), ["--raw", str(other), *options]) == 0
+    raw.write_text(str(publisher))
+    listed.write_bytes(before[1])
+    record(SLAKE, lambda content: content.update(inputs=before[0]["inputs"]), seal=False)(data)
+    proved(data)
+    assert read_json(data)["builds"][1]["root"] != before[0]["root"]
+    assert outcome(data, capsys)[0] == 0
+    code, text = outcome(data, capsys, "--rebuild", SLAKE)
+    assert code == 1 and f"{SLAKE}: made again from" in text, text
+    assert outcome(data, capsys, "--rebuild", "other")[0] == 2
+    assert outcome(data, capsys, "--rebuild", SLAKE, "--no-raw")[0] == 2
 
 
 def test_a_resealed_proof_that_was_not_edited_is_verified(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -903,6 +1026,22 @@ def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys
     code, text = outcome(data, capsys, "--public-key", str(keys[1]))
     assert code == 1
     assert "not this key's signature" in text
+    path = data / "proof" / "certificate.dsse.json"
+    ours = json.loads(path.read_bytes())
+    sign(data / "proof", data.parent / "others.pem")
+    others = json.loads(path.read_bytes())
+    [by_us], [by_them] = ours["signatures"], others["signatures"]
+    for forged in (
+        {"signatures": [{**by_them, "keyid": by_us["keyid"]}]}, {"signatures": []}, {"signatures": [{"sig": ""}]},
+        {"payload": base64.b64encode(b"{}").decode()}, {"payloadType": "text/plain"},
+    ):  # fmt: skip
+        path.write_text(json.dumps(ours | forged))
+        code, text = outcome(data, capsys, "--public-key", str(keys[0]))
+        assert (code, "certificate.dsse.json" in text) == (1, True), forged
+        with pytest.raises(UserError, match=r"certificate\.dsse\.json"):
+            check_proof(data / "proof", Trust(key=keys[0]))
+    path.write_text(json.dumps(ours | {"signatures": [by_them, by_us]}))
+    assert outcome(data, capsys, "--public-key", str(keys[0]), "--no-raw")[0] == 0
 
 
 @pytest.mark.parametrize("lacking", ["data", "certificate"])

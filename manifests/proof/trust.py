@@ -3,7 +3,8 @@
 `manifests.verify` derives a proof again from the publishers' bytes. This asks what can be asked in seconds: is the
 certificate whole, and signed by the key that the user trusts; is its policy the default, or one that the user named;
 are evidence and exclusions the certified files; do the exclusions, and that nothing is left, follow from evidence and
-policy.
+policy; does it speak of each benchmark of the policy. What it says was not compared is taken from it: only `verify`, or
+a signature by a key that is trusted, tells whether that was edited.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
     if policy.sha256 != document["policy_sha256"]:
         raise CertificateError(f"{path}: its policy does not match policy_sha256; run python -m manifests.prove again")
     _check_policy(path, policy, trust)
+    benchmarks = document["benchmarks"]
+    told = sorted(one["name"] for one in (*benchmarks["held"], *benchmarks["missing"]))
+    if told != sorted(one.name for one in policy.benchmarks):
+        raise CertificateError(f"{path}: altered, its benchmarks are not those of its policy; prove again")
     roots = (bytes.fromhex(build["root"]) for build in document["builds"])
     if merkle_root(roots).hex() != document["builds_root"]:
         raise CertificateError(f"{path}: its builds do not match builds_root; run python -m manifests.prove again")
@@ -136,6 +141,9 @@ def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) 
             f"""CREATE VIEW derived AS SELECT train_build, train_sample, {EXCLUSION_SUMS}
             FROM judged WHERE action = 'exclude' GROUP BY ALL"""  # noqa: S608
         )
+        excluded = connection.execute(
+            "SELECT train_build, count(*) AS train_samples FROM said GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
         [[acted, differing, left]] = connection.execute(
             """SELECT (SELECT count(*) FROM judged WHERE action IS DISTINCT FROM said),
                       (SELECT count(*) FROM ((FROM said EXCEPT ALL FROM derived)
@@ -151,5 +159,7 @@ def _check_exclusions(proof: Path, document: Mapping[str, Any], policy: Policy) 
         raise CertificateError(
             f"{proof / EXCLUSIONS_FILE}: {differing} rows are not what evidence and policy give; prove again"
         )
+    if excluded != [(row["train_build"], row["train_samples"]) for row in document["exclusions"]]:
+        raise CertificateError(f"{proof / CERTIFICATE}: counts other exclusions than are listed; prove again")
     if document["clean"] != (not left) or left != sum(row["pairs"] for row in document["after"]):
         raise CertificateError(f"{proof / CERTIFICATE}: says other than that {left} pairs are left; prove again")
