@@ -7,6 +7,7 @@ from typing import Any
 
 from builders.engine.command import FILTERS_HELP, add_options, check_counts
 from builders.engine.registry import load, modules
+from builders.engine.report import exit_code
 from medgpt.arguments import command_parser
 from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, one_line, run, worst
 from medgpt.tables import table
@@ -71,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 codes.append(NOT_FINISHED)
                 continue
             counts = document["counts"]
-            state = "damaged rows" if counts["damaged"] else "built"
-            codes.append(DAMAGED if counts["damaged"] else DONE)
+            codes.append(exit_code(document, work.plan))
+            state = {DONE: "built", DAMAGED: "damaged rows"}.get(codes[-1], "not all read")
             numbers = {key: counts[key] for key in ("read", "kept", "rejected", "damaged")}
             if waterfall:
                 numbers["filtered"] = waterfall["dropped"]

@@ -73,6 +73,8 @@ def verify(
         raise UserError(f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)")
     if public_key is not None and not public_key.is_file():
         raise UserError(f"{public_key}: no such file; name a public key (PEM)")
+    if rebuild and raw is None:
+        raise UserError("--rebuild makes builds of raw files, which --no-raw leaves out; leave out one of them")
     if rebuild and (unknown := set(rebuild) - {build.record["build"] for build in load_builds(data)}):
         raise UserError(f"no build {', '.join(sorted(unknown))} below {data}; --rebuild needs names of builds")
     seed = seed or secrets.token_hex(8)
@@ -84,10 +86,7 @@ def verify(
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 verified, 1 something was found, 2 nothing can be read, 4 raw files were not there."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.no_raw and options.rebuild:
-        parser.error("--rebuild makes builds of raw files, which --no-raw leaves out")
+    options = _parser().parse_args(arguments)
     # As in prove: one thread for the linear algebra, so that both do the same.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     verification = verify(

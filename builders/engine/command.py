@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from builders.engine.report import format_summary, print_plan, summary
+from builders.engine.report import exit_code, format_summary, print_plan, summary
 from builders.engine.source import Source
 from medgpt.arguments import FRAMES, command_parser
-from medgpt.errors import DAMAGED, DONE, UserError, run
+from medgpt.errors import DONE, UserError, run
 
 FILTERS_HELP = (
     "a recipe file, by which training samples are chosen after the build; none: all stay (default: {recipe}, which "
@@ -21,8 +21,9 @@ FILTERS_HELP = (
 def main(source: Source, arguments: Sequence[str] | None = None) -> int:
     """Run a builder's command line; returns the exit code.
 
-    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 1: not finished, or built and not
-    filtered. 2: wrong usage, the raw tree is not this source, or its filters cannot run.
+    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 4: built, but a file was not
+    read to its end (it is listed). 1: not finished (more damage than the budget among it), or built and not filtered.
+    2: wrong usage, the raw tree is not this source, or its filters cannot run.
     """
     return run(partial(_named, source))(arguments)
 
@@ -71,7 +72,7 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
             print(f"\n{waterfall_text(waterfall, target)}")
         elif source.filters:
             print(unfiltered_text(target))
-    return DAMAGED if document["counts"]["damaged"] else DONE
+    return exit_code(document, work.plan)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +105,8 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         f"How to obtain it\n{source.obtain.strip()}",
         f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
         f"  python -m {source.module_name} --demo\n\n"
-        "exit code: 0 built; 3 built, damaged rows rejected; 1 not finished, run again to resume;\n"
-        "2 wrong usage, the tree is not this source, or its filters cannot run",
+        "exit code: 0 built; 3 built, damaged rows rejected; 4 built, a file was not read to its end;\n"
+        "1 not finished, run again to resume; 2 wrong usage, the tree is not this source, or its filters cannot run",
     )
     add, splits = parser.add_argument, f"only these of {', '.join(source.splits)}"
     add("--raw", type=Path, metavar="DIR", help=f"the publisher's files (default data/raw/{source.name})")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders.engine.source import DAMAGED_REASONS, Source
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED
 from medgpt.messages import safe
 from medgpt.tables import table
 
@@ -47,6 +48,14 @@ def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, An
         "units": len(document["units"]),
         "units_reused": reused,
     }
+
+
+def exit_code(document: Mapping[str, Any], plan: Any) -> int:
+    """Of a build: 4 where a file whose rows nobody counted ends early, for then nobody knows how many are missing."""
+    uncounted = tuple(f"{job.unit.name}-" for job in plan.jobs if not job.unit.counted)
+    if any(unit["unit"].startswith(uncounted) and "bad_archive" in unit["reasons"] for unit in document["units"]):
+        return NOT_COMPARED
+    return DAMAGED if document["counts"]["damaged"] else DONE
 
 
 def format_summary(document: dict[str, Any], target: Path, reused: int, advice: Mapping[str, str]) -> str:
