@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 codes.append(NOT_FINISHED)
                 continue
             counts = document["counts"]
-            codes.append(exit_code(document, work.plan))
+            codes.append(exit_code(counts))
             state = {DONE: "built", DAMAGED: "damaged rows"}.get(codes[-1], "not all read")
             numbers = {key: counts[key] for key in ("read", "kept", "rejected", "damaged")}
             if waterfall:

@@ -21,9 +21,9 @@ FILTERS_HELP = (
 def main(source: Source, arguments: Sequence[str] | None = None) -> int:
     """Run a builder's command line; returns the exit code.
 
-    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 4: built, but a file was not
-    read to its end (it is listed). 1: not finished (more damage than the budget among it), or built and not filtered.
-    2: wrong usage, the raw tree is not this source, or its filters cannot run.
+    0: built, no damaged row. 3: built, damaged rows were rejected (they are listed). 4: built, but something in an
+    archive was not read (it is listed). 1: not finished (more damage than the budget among it), or built and not
+    filtered. 2: wrong usage, the raw tree is not this source, or its filters cannot run.
     """
     return run(partial(_named, source))(arguments)
 
@@ -72,7 +72,7 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
             print(f"\n{waterfall_text(waterfall, target)}")
         elif source.filters:
             print(unfiltered_text(target))
-    return exit_code(document, work.plan)
+    return exit_code(document["counts"])
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +105,7 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         f"How to obtain it\n{source.obtain.strip()}",
         f"example:\n  python -m {source.module_name} --raw /data/raw/{source.name} --out data/built --workers 8\n"
         f"  python -m {source.module_name} --demo\n\n"
-        "exit code: 0 built; 3 built, damaged rows rejected; 4 built, a file was not read to its end;\n"
+        "exit code: 0 built; 3 built, damaged rows rejected; 4 built, something in an archive was not read;\n"
         "1 not finished, run again to resume; 2 wrong usage, the tree is not this source, or its filters cannot run",
     )
     add, splits = parser.add_argument, f"only these of {', '.join(source.splits)}"
