@@ -139,7 +139,8 @@ class Shards:
 
     def _opened(self, shard: str) -> tuple[Any, list[int]]:
         if self._arrow is None or self._arrow[0] != shard:
-            file = pa.ipc.open_file(pa.memory_map(str(self.folder / "shards" / shard)))
+            # Not mapped: of a shard of 1 GiB every page that was looked at would stay.
+            file = pa.ipc.open_file(pa.OSFile(str(self.folder / "shards" / shard)))
             if file.schema.names != SAMPLE.names:
                 raise UserError(f"shards/{shard}: its columns are not those of a sample")
             ends = [0]

@@ -129,10 +129,11 @@ class Verification:
             ("policy file", self._policy), ("proof files", self._files),
         ]  # fmt: skip
         late = [
-            ("raw files", self._raw), ("stored samples", self._stored),
+            # The report takes memory of its own, which those behind it use again.
+            ("report", self._report), ("raw files", self._raw), ("stored samples", self._stored),
             ("ids and digests", self._exact), ("near pictures", self._near_images),
             ("near texts", self._near_texts), ("train duplicates", self._train_duplicates),
-            ("policy and counts", self._conclusions), ("report", self._report),
+            ("policy and counts", self._conclusions),
         ]  # fmt: skip
         if not self._make(*early[0]):
             return
