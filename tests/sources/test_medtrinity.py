@@ -8,12 +8,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from mixed_trees import read_all, said
-from outcomes import kept, source_of
+from outcomes import kept
 
-from builders.engine.command import main
 from builders.engine.demo_files import write_demo_file
 from builders.engine.source import NotThisSource, Reject, Sample
-from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED
 
 
 def add_picture(raw: Path, name: str, captions: list[tuple[str | None, str | None]]) -> None:
@@ -105,16 +103,3 @@ def test_medtrinity_cut_tar_loses_nothing_before_the_cut(share: float, tree: Cal
         assert isinstance(cut[-1], Reject)
         assert cut[-1].reason == "bad_archive"
         assert all(isinstance(outcome, Sample) for outcome in cut[:-1])
-
-
-def test_medtrinity_a_cut_tar_is_said_by_the_exit_code(tree: Callable[[str], Path], tmp_path: Path) -> None:
-    raw = tree("medtrinity")
-    arguments = ["--raw", str(raw), "--out", str(tmp_path / "built"), "--workers", "1", "--quiet"]
-    assert main(source_of("medtrinity"), arguments) in (DONE, DAMAGED)
-    tar = next((raw / "25M_accessible").glob("*.tar.zst"))
-    tar.write_bytes(tar.read_bytes()[:-40])
-    assert main(source_of("medtrinity"), arguments) == NOT_COMPARED
-    rejects = pq.read_table(tmp_path / "built/medtrinity/rejects").to_pylist()
-    assert tar.name in " ".join(one["file"] for one in rejects if one["reason"] == "bad_archive")
-    arguments[3] = str(tmp_path / "other")
-    assert main(source_of("medtrinity"), [*arguments, "--max-damaged", "0"]) == NOT_FINISHED

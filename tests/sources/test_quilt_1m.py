@@ -17,7 +17,7 @@ from outcomes import kept, reasons, source_of
 from builders import kit
 from builders.engine.command import main
 from builders.engine.source import NotThisSource, Reject
-from medgpt.errors import NOT_COMPARED
+from medgpt.errors import DAMAGED
 
 
 def test_quilt_splits_come_from_one_table_and_videos_from_names(tree: Callable[[str], Path]) -> None:
@@ -95,7 +95,7 @@ def test_quilt_missing_and_damaged_pictures(tree: Callable[[str], Path], tmp_pat
     data[at : at + 3] = b"xyz"  # its local header has another name now
     part.write_bytes(data)
     code = main(source_of("quilt_1m"), ["--raw", str(raw), "--out", str(tmp_path / "built"), "--quiet"])
-    assert code == NOT_COMPARED
+    assert code == DAMAGED
     rejects = pq.read_table(tmp_path / "built/quilt_1m/rejects").to_pylist()
     found = Counter(reject["reason"] for reject in rejects if reject["damaged"])
     assert found == {"missing_image": 2, "bad_archive": 1}  # the first picture has two rows
