@@ -594,7 +594,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from builders.engine.corpus_copy import copy_without, read_excluded
 
         keep_private(make_rules(mapping, args.role, args.raw, place).access)
-        files, rows = copy_without(args.raw, read_excluded(args.copy_without), args.out)
+        files, rows = copy_without(args.raw, _walk(args.raw), read_excluded(args.copy_without), args.out)
         print(f"{args.raw} -> {args.out}: {files} files, {rows} rows left out")
         return errors.DONE
     how = {"workers": args.workers, "limit": args.limit, "max_damaged": args.max_damaged}

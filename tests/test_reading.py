@@ -565,6 +565,39 @@ def test_exclusions_have_the_ids_of_the_corpus_and_a_copy_is_without_them(tmp_pa
     assert (done.returncode, "After 0 exclusions" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
+def test_a_corpus_of_links_is_proved_copied_and_verified(tmp_path: Path) -> None:
+    """As a download cache holds it: names that link to files by digest, and folders that lie elsewhere."""
+    rows, blobs, train = rows_with_leak(), tmp_path / "blobs", tmp_path / "snapshot"
+    lines = b"".join(dumped(row) + b"\n" for row in rows)
+    write(blobs / "1", gzip.compress(lines))
+    write(blobs / "2", as_arrow(lambda sink: pq.write_table(pa.Table.from_pylist(rows), sink)))
+    write(blobs / "more" / "b.jsonl", lines)
+    (train / "data").mkdir(parents=True)
+    (train / "a.jsonl.gz").symlink_to("../blobs/1")
+    (train / "data" / "a.parquet").symlink_to("../../blobs/2")
+    (train / "more").symlink_to("../blobs/more")
+    (tmp_path / "train").symlink_to("snapshot")
+    write(tmp_path / "test" / "t.jsonl", dumped(LEAK))
+    done = proof_of(tmp_path, "--filtered-copy", str(tmp_path / "copy"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "p" / "proof" / "excluded_rows.csv").open(newline="") as handle:
+        excluded = {(row["file"], row["row"], row["id"]) for row in csv.DictReader(handle)}
+    assert {
+        ("a.jsonl.gz", "2", "leak/1"),
+        ("data/a.parquet", "1", "leak/1"),
+        ("more/b.jsonl", "2", "leak/1"),
+    } == excluded
+    copied = {path.relative_to(tmp_path / "copy").as_posix() for path in (tmp_path / "copy").rglob("*.*")}
+    assert copied == {"a.jsonl.gz", "data/a.parquet", "more/b.jsonl"}
+    assert b"leak/1" not in (tmp_path / "copy" / "more" / "b.jsonl").read_bytes()
+    verify = "manifests.verify", str(tmp_path / "p" / "corpus"), "--proof", str(tmp_path / "p" / "proof"), "--quiet"
+    done = run_module(*verify)
+    assert (done.returncode, "2 corpora made elsewhere read in again" in done.stdout) == (0, True), done.stdout
+    write(blobs / "more" / "b.jsonl", lines[::-1])
+    done = run_module(*verify)
+    assert (done.returncode, "more/b.jsonl: another content" in done.stdout) == (1, True), done.stdout
+
+
 def test_rows_that_cannot_be_taken_out_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     write(tmp_path / "train" / "a.zip", as_zip({"a.jsonl": dumped(LEAK)}))

@@ -6,10 +6,12 @@ him he runs `manifests.prove` again on what he forged.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from fractions import Fraction
 from hashlib import sha256
@@ -33,13 +35,16 @@ from builders.demos.phantoms import make
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
+from manifests.proof.audit import fewer_than
 from manifests.proof.certificate import certificate_root, read_certificate, statement
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
 from manifests.proof.rederive_pictures import HashIndex
+from manifests.proof.sentences import sentences
+from manifests.proof.trust import Trust, check_proof
 from manifests.prove import prove, render_report
-from manifests.verify import fewer_than, main
+from manifests.verify import main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import UserError
 
@@ -127,7 +132,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert build(load("slake"), [*arguments, "--quiet"]) == 0
     shared, other = jpeg(make(3), 160), jpeg(make(8), 160)
     pictures = {"copy.png": png(shared), "other.jpg": other, "other.png": png(other, marked=True)}
-    write_corpus(folder / "train", TRAIN_ROWS, pictures)
+    write_corpus(folder / "train", TRAIN_ROWS, pictures | {"slides.pptx": b"PK"})
     write_corpus(folder / "test", TEST_ROWS, {"test.jpg": shared})
     groups = {"subject_id": {"field": "patient", "prefix": "hospital"}}
     for role, name in ("train", "ours"), ("test", "theirs"):
@@ -520,6 +525,57 @@ def hide_a_member(data: Path) -> None:
     longer(data)
 
 
+def insert_a_member(data: Path) -> None:
+    """A shard holds one member more, amid the others, and every place behind it is moved along."""
+    path = sorted(data.glob(f"{SLAKE}/shards/*train*.tar"))[0]
+    second = sorted(row["offset"] for row in pq.read_table(part(data, SLAKE, "train")).to_pylist())[1]
+    content, place = path.read_bytes(), second - 512
+    assert not any(content[-1536:]), "no room left before the end"
+    path.write_bytes(content[:place] + tarfile.TarInfo("hidden.json").tobuf() + content[place:-512])
+    for kind in ("", "images"):
+        for row_file in [part(data, SLAKE, "train", kind)]:
+            rows_of(
+                row_file,
+                lambda rows: [row.update(offset=row["offset"] + 512 * (row["offset"] >= second)) for row in rows],
+            )
+    reseal(data)
+
+
+def closes_the_books(document: Row) -> None:
+    """What was not compared is said to have been."""
+    first(document["accounting"], state="not compared").update(state="compared", name="", reason="")
+    document["sentences"] = sentences(document)
+
+
+def declares_all(document: Row) -> None:
+    document["policy"]["leave_out"] = {"*": "of no interest"}
+    document["policy_sha256"] = parse_policy(document["policy"]).sha256
+
+
+def swap_ends(rows: list[Row]) -> None:
+    """Two rows of evidence of one kind name each other's training sample."""
+    one = first(rows, level="id", kind="subject_id")
+    other = next(row for row in rows if row["kind"] == "stem" and row["train_sample"] != one["train_sample"])
+    for name in ("train_build", "train_split", "train_sample"):
+        one[name], other[name] = other[name], one[name]
+    rows.sort(key=lambda row: [(row[name] is not None, row[name]) for name in ORDER])
+
+
+def another_list_of_rows(data: Path) -> None:
+    """What a user of the corpus takes out by lacks its last row."""
+    path = data / "proof" / "excluded_rows.csv"
+    path.write_text("".join(path.read_text().splitlines(True)[:-1]))
+
+
+def corpus_says_all_was_compared(content: Row) -> None:
+    books = content["parameters"]["accounting"]
+    assert any(entry[1] == "not compared" for entry in books)
+    content["parameters"]["accounting"] = [entry for entry in books if entry[1] != "not compared"]
+
+
+SAYS_ALL = again(record(TRAIN, corpus_says_all_was_compared))
+
+
 def sets_clean(document: Row) -> None:
     document["clean"] = not document["clean"]
 
@@ -603,6 +659,9 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "common n-gram gone": (proof_rows("common", lambda rows: rows.pop()), ("common",)),
     "train duplicate gone": (proof_rows("train_duplicates", lambda rows: rows.pop()), ("train", "duplicate")),
+    "exclusions counted": (
+        certificate(lambda d: d["exclusions"][0].update(train_samples=99)), ("exclusions", "99"),
+    ),
     "count of the matrix": (certificate(lambda d: d["matrix"][0].update(pairs=1000)), ("matrix", "1000")),
     "share of a subset": (certificate(lambda d: d["subsets"][0].update(eval_samples=999)), ("subsets", "999")),
     "count of siblings": (certificate(lambda d: d["counts"]["near_text"].update(sibling=0)), ("counts",)),
@@ -657,7 +716,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
         again(manifest_rows(TRAIN, "train", "", lambda rows: rows[0].update(text_tokens=1))), ("text_tokens",),
     ),
     # What a corpus made elsewhere says of itself, forged before it was proved: only its raw files know better.
-    "a row of a corpus left out": (SHORTER, (TEST, "read again", "differ")),
+    "a row of a corpus left out": (SHORTER, (TEST, "made again", "differ")),
     "a raw file, in every list": (FORGED, (TEST, "rows.jsonl", "another content")),
     # The statement.
     "a subject": (restated(lambda s: s["subject"][0]["digest"].update(merkleSha256="00" * 32)), ("subjects",)),
@@ -683,6 +742,28 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "score of a train duplicate": (
         proof_rows("train_duplicates", lambda rows: rows[0].update(score=0.9)), ("train_duplicates", "score"),
     ),
+    "exclusions in another order": (proof_rows("exclusions", lambda rows: rows.reverse()), ("exclusions", "order")),
+    "an exclusion twice": (proof_rows("exclusions", lambda rows: rows.insert(0, rows[0])), ("exclusions", "twice")),
+    "another list of excluded rows": (another_list_of_rows, ("excluded_rows.csv", "not what")),
+    "ends of two pairs": (proof_rows("evidence", swap_ends), ("id", "missing")),
+    "items that share a stem": (
+        proof_rows("evidence", setter(lambda row: {"eval_df": 99}, kind="stem", level="near_text")), ("eval_df",),
+    ),
+    "accounting": (certificate(closes_the_books), ("accounting",)),
+    "policy that declares all": (certificate(declares_all), ("accounting", "policy")),
+    "a sentence": (certificate(lambda d: d["sentences"].__setitem__(2, "Nothing was found.")), ("sentences",)),
+    "a recall": (certificate(lambda d: [one.update(recall=1.0) for one in d["coverage"]["transformations"]]),
+        ("coverage", "recall"),
+    ),
+    "a benchmark nobody asks for": (
+        certificate(lambda d: d["benchmarks"]["missing"].append({"name": "other", "splits": {}})),
+        ("benchmarks.missing",),
+    ),
+    "a picture that is no current one": (
+        again(manifest_rows(SLAKE, "train", "images", lambda rows: rows[0].update(relation="exemplar"))), ("relation",),
+    ),
+    "a member among those of a shard": (insert_a_member, ("shards/slake", "no member that the manifest names")),
+    "what a corpus says was compared": (SAYS_ALL, (TRAIN, "made again", "build.json")),
     "a member behind those of a shard": (hide_a_member, ("shards/slake", "where its members make")),
     "test item hidden": (again(hide_a_test_item), ("theirs", "rows")),
 }  # fmt: skip
@@ -774,10 +855,55 @@ def test_tampering_is_found_and_named(data: Path, capsys: pytest.CaptureFixture[
     change(data)
     assert tree_digest(data) != before
     # Reading corpora in anew takes the most time.
-    code, text = outcome(data, capsys, *(() if change in (SHORTER, FORGED) else ("--no-raw",)))
+    code, text = outcome(data, capsys, *(() if change in (SHORTER, FORGED, SAYS_ALL) else ("--no-raw",)))
     assert code == 1, text
     findings = [line for line in text.splitlines() if line.startswith("   ")]
     assert any(all(word in line for word in words) for line in findings), text
+
+
+CHEAP = (
+    "a bit of the evidence", "a bit of the certificate", "evidence removed", "another root", "action",
+    "exclusion gone", "exclusion added", "exclusion's reasons", "an exclusion twice", "clean", "threshold of stems",
+    "rule of the policy", "policy's digest", "format", "a subject", "a material", "benchmarks missing",
+    "policy that declares all",
+)  # fmt: skip
+"""What a start on a proof finds without deriving anything from shards."""
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_start_on_a_proof_refuses_what_does_not_follow(data: Path, name: str) -> None:
+    named = data.parent / "policy.yaml"
+    named.write_text(yaml.safe_dump(policy().content))
+    assert check_proof(data / "proof", Trust(policy=named))["clean"]
+    change, _ = TAMPERINGS[name]
+    change(data)
+    with pytest.raises(UserError):
+        check_proof(data / "proof", Trust(policy=named))
+
+
+def test_a_build_forged_before_it_was_proved_is_found_where_it_is_made_again(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw, listed = data / ".resume" / SLAKE / "raw", data / SLAKE / "inputs.parquet"
+    publisher, other = Path(raw.read_text()), data.parent / "other"
+    before = json.loads((data / SLAKE / "build.json").read_bytes()), listed.read_bytes()
+    options = ["--out", str(data), "--paper-variant", "--limit", "8", "--quiet"]
+    code, text = outcome(data, capsys, "--rebuild", SLAKE)
+    assert code == 0 and "1 builds made again" in text, text
+    shutil.copytree(publisher, other)
+    for file in other.glob("*.json"):
+        file.write_text(file.read_text().replace("What modality", "Which modality"))
+    assert build(load("slake"), ["--raw", str(other), *options]) == 0
+    raw.write_text(str(publisher))
+    listed.write_bytes(before[1])
+    record(SLAKE, lambda content: content.update(inputs=before[0]["inputs"]), seal=False)(data)
+    proved(data)
+    assert read_json(data)["builds"][1]["root"] != before[0]["root"]
+    assert outcome(data, capsys)[0] == 0
+    code, text = outcome(data, capsys, "--rebuild", SLAKE)
+    assert code == 1 and f"{SLAKE}: made again from" in text, text
+    assert outcome(data, capsys, "--rebuild", "other")[0] == 2
+    assert outcome(data, capsys, "--rebuild", SLAKE, "--no-raw")[0] == 2
 
 
 def test_a_resealed_proof_that_was_not_edited_is_verified(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -818,11 +944,11 @@ def test_an_audit_says_what_it_shows(data: Path, capsys: pytest.CaptureFixture[s
     assert main([str(data), "--sample", "3", "--seed", "mine", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["seed"], said["confidence"]) == ("mine", 0.99)
-    bounds = {(one["build"], one["role"]): (one["fewer_than"], one["samples"]) for one in said["bounds"]}
-    assert bounds[TRAIN, "train"] == (9, 12)  # 3 of 12 drawn miss 9 wrong ones once in 220
+    bounds = {(one["build"], one["what"]): (one["fewer_than"], one["of"]) for one in said["bounds"]}
+    assert bounds[TRAIN, "train samples"] == (9, 12)  # 3 of 12 drawn miss 9 wrong ones once in 220
     code, text = outcome(data, capsys, "--sample", "1000")
     assert code == 0 and "--seed" in text
-    assert all(line.split()[-2] == "1" for line in text.splitlines() if line.split()[:2] == [TEST, "eval"])
+    assert all(line.split()[1] == "1" for line in text.splitlines() if line.startswith(TEST))
 
 
 @pytest.mark.parametrize(("total", "drawn"), [(10, 3), (400, 60), (2_000_000, 300), (50, 50)])
@@ -839,7 +965,7 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
 def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
-    for number in ("verify._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
+    for number in ("proof.verification._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
         monkeypatch.setattr(f"manifests.{number}", 3)
     words: tuple[str, ...] = ()
     if name is not None:
@@ -908,6 +1034,22 @@ def test_signatures_are_checked_against_the_key_that_is_given(data: Path, capsys
     code, text = outcome(data, capsys, "--public-key", str(keys[1]))
     assert code == 1
     assert "not this key's signature" in text
+    path = data / "proof" / "certificate.dsse.json"
+    ours = json.loads(path.read_bytes())
+    sign(data / "proof", data.parent / "others.pem")
+    others = json.loads(path.read_bytes())
+    [by_us], [by_them] = ours["signatures"], others["signatures"]
+    for forged in (
+        {"signatures": [{**by_them, "keyid": by_us["keyid"]}]}, {"signatures": []}, {"signatures": [{"sig": ""}]},
+        {"payload": base64.b64encode(b"{}").decode()}, {"payloadType": "text/plain"},
+    ):  # fmt: skip
+        path.write_text(json.dumps(ours | forged))
+        code, text = outcome(data, capsys, "--public-key", str(keys[0]))
+        assert (code, "certificate.dsse.json" in text) == (1, True), forged
+        with pytest.raises(UserError, match=r"certificate\.dsse\.json"):
+            check_proof(data / "proof", Trust(key=keys[0]))
+    path.write_text(json.dumps(ours | {"signatures": [by_them, by_us]}))
+    assert outcome(data, capsys, "--public-key", str(keys[0]), "--no-raw")[0] == 0
 
 
 @pytest.mark.parametrize("lacking", ["data", "certificate"])

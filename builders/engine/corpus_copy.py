@@ -13,14 +13,13 @@ import lzma
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from builders.engine.archives import webdataset_name
 from builders.engine.corpus_files import csv_records, form_of, skipped, whole_text
-from builders.engine.rawfiles import relative
 from builders.engine.source import NotThisSource
 from medgpt.atomic import AtomicFile
 from medgpt.limited import open_stream
@@ -41,8 +40,8 @@ def read_excluded(path: Path) -> dict[str, set[str]]:
     return found
 
 
-def copy_without(raw: Path, excluded: dict[str, set[str]], out: Path) -> tuple[int, int]:
-    """Copy the folder `raw` to `out` without the excluded rows; (files, rows left out).
+def copy_without(raw: Path, names: Iterable[str], excluded: dict[str, set[str]], out: Path) -> tuple[int, int]:
+    """Copy the named files of the folder `raw` to `out` without the excluded rows; (files, rows left out).
 
     Raises: `NotThisSource` for a file that rows cannot be taken out of, one that is not there, or an `out` that is.
     """
@@ -57,10 +56,9 @@ def copy_without(raw: Path, excluded: dict[str, set[str]], out: Path) -> tuple[i
             )
     files = 0
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
-        for path in sorted(path for path in raw.rglob("*") if path.is_file()):
-            file, form = relative(path, raw), form_of(path.name)
-            rows = excluded.get(file)
-            if rows and form in (None, "text"):
+        for file in names:
+            path, form, rows = raw / file, form_of(file), excluded.get(file)
+            if not path.is_file() or (rows and form in (None, "text")):
                 continue
             make_folder((out / file).parent)
             with AtomicFile(out / file) as target:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.atomic import write_atomic
+from medgpt.atomic import AtomicFile, write_atomic
 
 if TYPE_CHECKING:
     import duckdb
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
 
 EXCLUDED_ROWS_FILE = "excluded_rows.csv"
+_ROWS = 4_096
 _HUB = "https://huggingface.co/datasets/"
 _SPLITS = {"train": "Train Split", "dev": "Development Split", "val": "Development Split", "test": "Test Split"}
 CONDA_COLUMNS = (
@@ -25,26 +26,30 @@ CONDA_COLUMNS = (
 """Of https://huggingface.co/datasets/CONDA-Workshop/Data-Contamination-Database; splits are percentages of items."""
 
 
-def write_excluded_rows(connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], out: Path) -> Path | None:
-    """Write `excluded_rows.csv` beside the exclusions: build, id, file, row, reasons; None where no corpus is foreign.
+def write_excluded_rows(connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], out: Path) -> None:
+    """Write `excluded_rows.csv` beside the exclusions: build, id, file, row, reasons; none where no corpus is foreign.
 
     `id` is what the corpus calls the row (its `id` field, a WebDataset key), else the row's number.
     """
     foreign = {b.record["build"]: b.record["source"]["name"] for b in builds if "accounting" in b.record["parameters"]}
+    path = out / EXCLUDED_ROWS_FILE
+    path.unlink(missing_ok=True)
     if not foreign:
-        return None
-    found = connection.execute(
+        return
+    cursor = connection.execute(
         'SELECT e.train_build, s.split, s.sample_id, s."file", s."row", e.reasons '
         "FROM exclusions e JOIN samples s ON s.build = e.train_build AND s.sample_id = e.train_sample ORDER BY ALL"
-    ).fetchall()
-    rows = [
-        (build, name.removeprefix(f"{foreign[build]}/{split}/{file}/"), file, row, " ".join(reasons))
-        for build, split, name, file, row, reasons in found
-        if build in foreign
-    ]
-    path = out / EXCLUDED_ROWS_FILE
-    write_atomic(path, _csv([("build", "id", "file", "row", "reasons"), *rows]))
-    return path
+    )
+    with AtomicFile(path) as file:
+        file.write(_csv([("build", "id", "file", "row", "reasons")]))
+        while found := cursor.fetchmany(_ROWS):  # a corpus may lose millions
+            file.write(
+                _csv(
+                    (build, name.removeprefix(f"{foreign[build]}/{split}/{raw}/"), raw, row, " ".join(reasons))
+                    for build, split, name, raw, row, reasons in found
+                    if build in foreign
+                )
+            )
 
 
 def conda_rows(

@@ -14,7 +14,6 @@ Rows of evidence are tuples in the order of `FOUND`.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import os
 import re
 import tarfile
@@ -48,6 +47,7 @@ Place = tuple[str, str, int]
 
 FOUND = tuple(name for name in EVIDENCE.names if name != "action")
 BLOCK = tarfile.BLOCKSIZE
+_BATCH = 1 << 10
 _PRINTS_KEPT = 1 << 10
 
 
@@ -57,6 +57,12 @@ _WORD = re.compile(r"[^\W_]+")
 def found(**values: Any) -> Found:
     """A row of evidence; columns that are not given are NULL."""
     return tuple(values.get(name) for name in FOUND)
+
+
+def rows_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file. Few are in memory together: as dictionaries they take a hundred times their bytes."""
+    for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=columns):
+        yield from batch.to_pylist()
 
 
 def normalised(text: str) -> str:
@@ -70,27 +76,6 @@ def message_text(message: Mapping[str, Any], between: str) -> str:
 
 
 # ---- samples of a build
-
-
-def chosen_samples(builds: Sequence[LoadedBuild], number: int, salt: str) -> set[Key]:
-    """Of each build and role the `number` samples with the smallest SHA-256 of salt and id, and as many with pictures.
-
-    The salt is the verifier's own: whoever made the proof can neither know nor choose what is looked at.
-    """
-    chosen: set[Key] = set()
-    for build in builds:
-        for role in ("train", "eval"):
-            for kind in ("samples", "images"):
-                ids = (
-                    sample
-                    for _, part in build.parts(kind, role)
-                    for sample in set(pq.read_table(part, columns=["sample_id"])["sample_id"].to_pylist())
-                )
-                smallest = heapq.nsmallest(
-                    number, ids, key=lambda sample: hashlib.sha256(f"{salt}/{sample}".encode()).digest()
-                )
-                chosen |= {(build.record["build"], sample) for sample in smallest}
-    return chosen
 
 
 class Shards:
@@ -154,7 +139,8 @@ class Shards:
 
     def _opened(self, shard: str) -> tuple[Any, list[int]]:
         if self._arrow is None or self._arrow[0] != shard:
-            file = pa.ipc.open_file(pa.memory_map(str(self.folder / "shards" / shard)))
+            # Not mapped: of a shard of 1 GiB every page that was looked at would stay.
+            file = pa.ipc.open_file(pa.OSFile(str(self.folder / "shards" / shard)))
             if file.schema.names != SAMPLE.names:
                 raise UserError(f"shards/{shard}: its columns are not those of a sample")
             ends = [0]
@@ -211,18 +197,17 @@ def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, pro
                 for row in read_pictures(parts["images"], [*IMAGES.names, "thumbnail"]).to_pylist():
                     pictures[row["sample_id"]].append(row)
             places: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            for batch in pq.ParquetFile(parts["samples"]).iter_batches() if "samples" in parts else ():
-                for row in batch.to_pylist():
-                    where = f"{part}: {row['sample_id']}"
-                    mine = pictures.pop(row["sample_id"], [])
-                    read.named(row)
-                    places[row["shard"]].append((row["offset"], row["length"]))
-                    for one in mine:
-                        if one["shard"] is not None:
-                            places[one["shard"]].append((one["offset"], one["length"]))
-                    if chosen is None or (row["build"], row["sample_id"]) in chosen:
-                        yield from _sample_faults(build, shards, row, mine, where, read)
-                progress(len(batch))
+            for row in rows_of(parts["samples"]) if "samples" in parts else ():
+                where = f"{part}: {row['sample_id']}"
+                mine = pictures.pop(row["sample_id"], [])
+                read.named(row)
+                places[row["shard"]].append((row["offset"], row["length"]))
+                for one in mine:
+                    if one["shard"] is not None:
+                        places[one["shard"]].append((one["offset"], one["length"]))
+                if chosen is None or (row["build"], row["sample_id"]) in chosen:
+                    yield from _sample_faults(build, shards, row, mine, where, read)
+                progress(1)
             for sample in pictures:
                 yield f"{part}: {sample}", "a picture of no sample"
             sizes = {file["file"].removeprefix("shards/"): file["bytes"] for file in unit["shards"]}
@@ -395,28 +380,26 @@ def _ends(
     head = (build.record["build"],) if role == "eval" else ()
     for _, part in build.parts("samples", role):
         columns = ["split", "subset", "sample_id", "n_images", "stem_sha256", "stem_options_sha256", "caption_sha256"]
-        for batch in pq.ParquetFile(part).iter_batches(columns=[*columns, *GROUP_KEYS]):
-            for row in batch.to_pylist():
-                keys = [("id", "study_id" if key == "prior_study_id" else key, row[key]) for key in GROUP_KEYS]
-                keys.append(("exact_text", "caption", row["caption_sha256"]))
-                if not row["n_images"]:
-                    keys.append(("exact_text", "stem", row["stem_sha256"]))
-                    keys.append(("exact_text", "stem_options", row["stem_options_sha256"]))
-                end = (*head, row["split"], row["subset"], row["sample_id"], None)
-                yield end, [key for key in keys if key[2] is not None]
-            progress(len(batch))
+        for row in rows_of(part, [*columns, *GROUP_KEYS]):
+            keys = [("id", "study_id" if key == "prior_study_id" else key, row[key]) for key in GROUP_KEYS]
+            keys.append(("exact_text", "caption", row["caption_sha256"]))
+            if not row["n_images"]:
+                keys.append(("exact_text", "stem", row["stem_sha256"]))
+                keys.append(("exact_text", "stem_options", row["stem_options_sha256"]))
+            end = (*head, row["split"], row["subset"], row["sample_id"], None)
+            yield end, [key for key in keys if key[2] is not None]
+            progress(1)
     for _, part in build.parts("images", role):
         columns = ["split", "subset", "sample_id", "index", "relation", "image_id", "study_id", "subject_id", "sha256"]
-        for batch in pq.ParquetFile(part).iter_batches(columns=[*columns, "pixel_sha256"]):
-            for row in batch.to_pylist():
-                if row["relation"] == "exemplar":
-                    continue
-                place = (*head, row["split"], row["subset"], row["sample_id"])
-                ids = [("id", name, row[name]) for name in ("image_id", "study_id", "subject_id")]
-                yield (*place, None), [key for key in ids if key[2] is not None]
-                digests = [("exact_image", "bytes", row["sha256"]), ("exact_image", "pixels", row["pixel_sha256"])]
-                yield (*place, row["index"]), [key for key in digests if key[2] is not None]
-            progress(len(batch))
+        for row in rows_of(part, [*columns, "pixel_sha256"]):
+            progress(1)
+            if row["relation"] == "exemplar":
+                continue
+            place = (*head, row["split"], row["subset"], row["sample_id"])
+            ids = [("id", name, row[name]) for name in ("image_id", "study_id", "subject_id")]
+            yield (*place, None), [key for key in ids if key[2] is not None]
+            digests = [("exact_image", "bytes", row["sha256"]), ("exact_image", "pixels", row["pixel_sha256"])]
+            yield (*place, row["index"]), [key for key in digests if key[2] is not None]
 
 
 @dataclass
@@ -437,7 +420,6 @@ def records(build: LoadedBuild, part: Path, progress: Progress) -> Iterator[tupl
     """Manifest row and stored record of the samples of one part. Raises: `UserError`, `OSError`."""
     columns = ["sample_id", "split", "subset", "task", "n_images", "shard", "offset", "length"]
     with Shards(build.folder) as shards:
-        for batch in pq.ParquetFile(part).iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                yield row, shards.record(row)[0]
-            progress(len(batch))
+        for row in rows_of(part, columns):
+            yield row, shards.record(row)[0]
+            progress(1)

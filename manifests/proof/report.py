@@ -119,14 +119,13 @@ def choose_pairs(evidence: Path, per_cell: int = PER_CELL) -> list[dict[str, Any
     with _open(evidence) as connection:
         cursor = connection.execute(
             f"""
-            SELECT {_names(EVIDENCE.names)} FROM (
-                SELECT *, row_number() OVER (
+            SELECT {_names(EVIDENCE.names)} FROM evidence JOIN (
+                SELECT file_row_number, row_number() OVER (
                     PARTITION BY {_names(_KEY)}
                     ORDER BY score DESC NULLS LAST, words DESC NULLS LAST, distance NULLS LAST, file_row_number
                 ) AS place
-                FROM evidence
-            )
-            WHERE place <= {per_cell}
+                FROM evidence QUALIFY place <= {per_cell}
+            ) USING (file_row_number)
             ORDER BY {_names(_CELL)}, list_position({list(_KINDS)}, level || '/' || kind), place
             """  # noqa: S608 - names of columns and kinds, a number
         )
@@ -276,6 +275,8 @@ def _open(evidence: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     config: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
         "autoinstall_known_extensions": False,  # no network, ever
+        "memory_limit": "128MiB",  # what is more lies on disk meanwhile
+        "threads": 2,
     }
     with duckdb.connect(config=config) as connection:
         try:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
-_BUFFERED = 20_000
+_BUFFERED = 2_000
 """Rows kept in memory before they are written."""
 
 

@@ -3,7 +3,9 @@
 `manifests.verify` derives a proof again from the publishers' bytes. This asks what can be asked in seconds: is the
 certificate whole, and signed by the key that the user trusts; is its policy the default, or one that the user named;
 were no pairs judged wrong, or by a file of verdicts that the user named; are evidence and exclusions the certified
-files; do the exclusions, and that nothing is left, follow from evidence, policy and verdicts.
+files; do the exclusions, and that nothing is left, follow from evidence, policy and verdicts; does it speak of each
+benchmark of the policy. What it says was not compared is taken from it: only `verify`, or a signature by a key that is
+trusted, tells whether that was edited.
 """
 
 from __future__ import annotations
@@ -89,6 +91,10 @@ def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
         raise CertificateError(f"{path}: its policy does not match policy_sha256; run python -m manifests.prove again")
     _check_policy(path, policy, trust)
     _check_verdicts(path, document["verdicts"], trust)
+    benchmarks = document["benchmarks"]
+    told = sorted(one["name"] for one in (*benchmarks["held"], *benchmarks["missing"]))
+    if told != sorted(one.name for one in policy.benchmarks):
+        raise CertificateError(f"{path}: altered, its benchmarks are not those of its policy; prove again")
     roots = (bytes.fromhex(build["root"]) for build in document["builds"])
     if merkle_root(roots).hex() != document["builds_root"]:
         raise CertificateError(f"{path}: its builds do not match builds_root; run python -m manifests.prove again")
