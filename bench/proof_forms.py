@@ -303,8 +303,10 @@ _NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuiopoasdfghjkkxzvbvnn
 _SHORTHAND = (
     (r"\byear[- ]old\b", "yo"), (r"\bpatient\b", "pt"), (r"\bhistory of\b", "h/o"), (r"\bwith\b", "w/"),
     (r"\bblood pressure\b", "BP"), (r"\bcomplain(s|ing) of\b", "c/o"), (r"\bdiagnosis\b", "dx"),
-    (r"\btreatment\b", "rx"), (r"\bwoman\b", "F"), (r"\bman\b", "M"), (r"\bexamination\b", "o/e"), (r"\bsymptoms\b", "sx"),
-    (r"\bfracture\b", "fx"), (r"\bwithout\b", "w/o"), (r"\b(the|a|an) ", ""), (r"\band\b", "&"), (r"\bmost (likely|common)\b", r"\1est"),
+    (r"\btreatment\b", "rx"), (r"\bwoman\b", "F"), (r"\bman\b", "M"), (r"\bexamination\b", "o/e"),
+    (r"\bsymptoms\b", "sx"), (r"\bfracture\b", "fx"), (r"\bwithout\b", "w/o"), (r"\b(the|a|an) ", ""),
+    (r"\band\b", "&"),
+    (r"\bmost (likely|common)\b", r"\1est"),
 )  # fmt: skip
 
 
