@@ -15,6 +15,7 @@ import html
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -423,6 +424,7 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
     for name, forms in groups.items():
         figures[name] = {form.__name__: _form(index, items, form, name != "verbatim") for form in forms}
     figures["wrong"] = _controls(index, items)
+    figures["patients' notes inside longer documents"] = notes_in_documents()
     figures["cpu_s"] = round(time.process_time() - started)
     return figures
 
@@ -449,6 +451,67 @@ def _items(folder: Path) -> tuple[list[Item], Counter[str]]:
                 else:
                     items.append(Item(name, text.question, text.options, text.answer))
     return items, apart
+
+
+def notes_in_documents() -> str:
+    """Documents of a corpus that `prove` takes out, each with one patient's note among 600 other words, of how many.
+
+    All judged patients of the Patient-trial benchmark through its builder, thirty trials each (their texts are made).
+    """
+    with tempfile.TemporaryDirectory() as name:
+        raw, corpus, out = (Path(name) / part for part in ("raw/dataset", "documents", "built"))
+        shutil.copytree(REAL_DATA / "trialgpt" / "dataset", raw)
+        for path in (raw, *raw.rglob("*")):
+            path.chmod(0o755)
+        trials, patients, notes = set[str](), set[str](), dict[str, str]()
+        for cohort in sorted(path for path in raw.iterdir() if path.is_dir()):
+            for line in (cohort / "qrels" / "test.tsv").read_text().splitlines()[1:]:
+                patient, trial, _ = line.split("\t")
+                patients.add(patient)
+                trials.add(trial)
+            lines = (cohort / "queries.jsonl").read_text().splitlines()
+            notes.update((row["_id"], row["text"]) for row in map(json.loads, lines))
+        fields = (
+            "brief_title",
+            "brief_summary",
+            "phase",
+            "drugs",
+            "diseases",
+            "inclusion_criteria",
+            "exclusion_criteria",
+        )
+        with (raw / "made_trials.jsonl").open("w") as file:
+            for trial in sorted(trials):
+                file.write(
+                    json.dumps(
+                        {
+                            "_id": trial,
+                            **{field: f"{field} of {trial}" for field in fields},
+                            "drugs_list": [trial],
+                            "diseases_list": [trial],
+                        }
+                    )
+                    + "\n"
+                )
+        corpus.mkdir()
+        chance = random.Random(0)
+        documents = [f"{_prose(chance, 300)}\n{notes[one]}\n{_prose(chance, 300)}" for one in sorted(patients)]
+        (corpus / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+        mapping = Path(name) / "mapping.yaml"
+        mapping.write_text("access: open\n")
+        sides = ("--role", "train", "--mapping", str(mapping))
+        for command in (
+            ("builders.patient_trial", "--raw", str(raw.parent), "--out", str(out)),
+            ("builders.corpus", "--raw", str(corpus), *sides, "--out", str(out)),
+            ("manifests.prove", name, "--benchmarks", "present"),
+        ):
+            done = subprocess.run([sys.executable, "-m", *command, "--quiet"], capture_output=True, text=True)
+            if done.returncode not in (0, 4):
+                raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
+        from manifests.proof.certificate import read_certificate
+
+        found = sum(row["train_samples"] for row in read_certificate(Path(name) / "proof")["exclusions"])
+        return f"{found} of {len(documents)}"
 
 
 def _batches(records: Sequence[str]) -> list[Sequence[str]]:
