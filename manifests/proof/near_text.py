@@ -10,11 +10,14 @@ An item is its stem, its gold answer, its options and its passages. Options alon
 | passage | both share runs of words that together are long and say much: a patient's note, a report, a vignette |
 
 What a word says is its weight: the binary logarithm of how rare it is (`Weights`). A stem is looked for by its pairs of
-neighbouring words: every window of a record that holds pairs of `pair_share` of the stem's weight is judged by the
+neighbouring words: every window of a record that holds pairs of `answer_pairs` of the stem's weight (`stem_pairs`, if
+the answer is not asked for), or a long answer and any pair, is judged by the words of the stem in a row and by the
 share of the stem's runs of five letters that stand in it, blanks left out. So a lost blank, a misread letter, a synonym
-or another order of sentences cost a few letters, not the item. A passage is found by its runs of `run_words` words; a
-run that many samples of one part of the train side hold is boilerplate, listed and left out. Nothing is hidden because
-many test items share it: such a passage is reported with how many do, and the first of them by name.
+or another order of sentences cost a few letters, not the item. What stands in the answer is no evidence of the stem,
+and the answer may be misread, too: it counts by its runs of three letters beside the window. A passage is found by its
+runs of `run_words` words; a run that many samples of one part of the train side hold is boilerplate, listed and left
+out. Nothing is hidden because many test items share it: such a passage is reported with how many do, and the first of
+them by name.
 
 There is no approximate index and hashes only propose: candidates are all that the definitions name. How many real
 rewrites reach the thresholds is another matter: that is measured (`bench/proof_forms.py`), never proved.
@@ -65,6 +68,8 @@ BESIDE_WORDS = 12
 `FAR_SHARE` of it."""
 NEXT_WORDS = 2
 """The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
+MUCH_LETTERS = 0.45
+"""Less than `answer_letters` is enough where what is found says as much as a long stem's `LONG_STEM_BITS`."""
 FAR_SHARE, NEARLY_ALL = 0.6, 0.8
 """Shares of a stem's runs of letters; the first as the mean of the plain and the weighed share."""
 SAYS_BITS = 6
@@ -440,7 +445,8 @@ class _Stems:
         if held.share >= NEARLY_ALL or (in_a_row and gap <= ANSWER_WORDS):
             return True
         if spots and gap <= BESIDE_WORDS:
-            return held.share >= limits.answer_letters
+            much = held.known >= LONG_STEM_BITS * UNIT
+            return held.share >= (MUCH_LETTERS if much else limits.answer_letters)
         return gap <= ANSWER_WORDS and held.plain + held.weighed >= 2 * FAR_SHARE
 
 

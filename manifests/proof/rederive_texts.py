@@ -25,6 +25,7 @@ from manifests.proof.near_text import (
     LONG_STEM_BITS,
     LONG_STEM_PLAIN,
     LONGER_RUN,
+    MUCH_LETTERS,
     NAMED,
     NEARLY_ALL,
     NEXT_WORDS,
@@ -376,7 +377,8 @@ class _TestTexts:
             return True
         if gap > ANSWER_WORDS:
             return False
-        if spots and gap <= BESIDE_WORDS and max(plain, weighed) >= limits.answer_letters:
+        least = limits.answer_letters if known < LONG_STEM_BITS * UNIT else MUCH_LETTERS
+        if spots and gap <= BESIDE_WORDS and max(plain, weighed) >= least:
             return True
         beside = bool(spots) and gap <= BESIDE_WORDS
         return in_a_row or (not beside and plain + weighed >= 2 * FAR_SHARE)
