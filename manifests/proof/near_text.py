@@ -353,15 +353,18 @@ class _Stems:
         places, grams, texts = self._table.find(batch.ids, batch.bounds)
         edges = np.searchsorted(texts, np.arange(len(records) + 1)).tolist()
         record, last = None, -1
-        for text, stem in self._candidates(batch, places, grams, texts):
+        for text, stem, enough in self._candidates(batch, places, grams, texts):
             if record is None or text != last:
                 here = slice(edges[text], edges[text + 1])
                 record, last = _Record(word_list(records[text]), places[here] - batch.bounds[text], grams[here]), text
-            yield from self._judged(stem, record, first + text)
+            yield from self._judged(stem, record, enough, first + text)
 
-    def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> Iterator[tuple[int, int]]:
-        """Texts and stems of which some window may hold enough, or of which a long answer is there; sorted."""
-        found = [self._postings[1].met(texts, grams)]
+    def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> Iterator[tuple[int, int, bool]]:
+        """Texts and stems of which some window may hold enough, or of which a long answer is there; sorted.
+
+        Last, whether it may be enough without an answer.
+        """
+        found = [self._postings[1].met(texts, grams, self._settings.stem_pairs)]
         sizes = np.diff(batch.bounds)
         chunks = np.maximum(1, -(-(sizes - _CHUNK) // _STEP) + 1)
         ends = np.cumsum(chunks)
@@ -370,23 +373,28 @@ class _Stems:
         before = (own > 0) & (offsets + 1 < (own - 1) * _STEP + _CHUNK)
         chunk = ends[texts] - chunks[texts] + own
         chunk, grams = np.concatenate([chunk, chunk[before] - 1]), np.concatenate([grams, grams[before]])
-        met, stems = self._postings[0].met(chunk, grams)
-        found.append((np.searchsorted(ends, met, side="right"), stems))
+        met, stems, enough = self._postings[0].met(chunk, grams, self._settings.stem_pairs)
+        found.append((np.searchsorted(ends, met, side="right"), stems, enough))
         if self._alone:
             spots = np.flatnonzero(np.isin(batch.ids, list(self._alone)))
             owners = np.searchsorted(batch.bounds, spots, side="right") - 1
             pairs = zip(owners.tolist(), batch.ids[spots].tolist(), strict=True)
-            alone = np.array([(text, stem) for text, word in pairs for stem in self._alone[word]], np.int64)
-            found.append((alone.reshape(-1, 2)[:, 0], alone.reshape(-1, 2)[:, 1]))
-        texts, stems = map(np.concatenate, zip(*found, strict=True))
-        keys, _ = counted(texts * len(self._words) + stems)
-        texts, stems = divmod(keys, max(1, len(self._words)))
-        return zip(texts.tolist(), stems.tolist(), strict=True)
+            rows = [(text, stem, 0) for text, word in pairs for stem in self._alone[word]]
+            alone = np.array(rows, np.int64).reshape(-1, 3).T
+            found.append((alone[0], alone[1], alone[2]))
+        texts, stems, enough = map(np.concatenate, zip(*found, strict=True))
+        keys, _ = counted(2 * (texts * len(self._words) + stems) + enough)
+        last = np.append(keys[1:] // 2 != keys[:-1] // 2, len(keys) > 0)
+        keys, enough = np.divmod(keys[last], 2)
+        texts, stems = np.divmod(keys, max(1, len(self._words)))
+        return zip(texts.tolist(), stems.tolist(), enough.astype(bool).tolist(), strict=True)
 
-    def _judged(self, number: int, record: _Record, train: int) -> Iterator[TextMatch]:
+    def _judged(self, number: int, record: _Record, enough: bool, train: int) -> Iterator[TextMatch]:
         """At most `NAMED` items of a stem that a record overlaps with."""
         limits, stem, items = self._settings, self._stem(number), self._items[number]
-        window = _window(stem, record, ())
+        golds = [(gold, record.spots(gold)) for gold in self._answers[number]]
+        golds = [(gold, spots) for gold, spots in golds if spots or record.may_have(gold)]
+        window = _window(stem, record, ()) if golds or enough else None
         if window is None:
             return
         whole = alone = None
@@ -395,8 +403,8 @@ class _Stems:
             alone = whole if self._is_enough(stem, whole) else None
         verbatim = f" {' '.join(stem.words)} " in record.spaced
         answered = dict[tuple[str, ...], _Held]()
-        for gold in self._answers[number]:
-            spots, share = record.spots(gold), 1.0
+        for gold, spots in golds:
+            share = 1.0
             if window.weight < limits.answer_pairs * stem.pair_weight and not (
                 self._is_long(gold) and f" {' '.join(gold)} " in record.spaced
             ):
@@ -459,10 +467,11 @@ class _Postings:
         order = np.argsort(grams, kind="stable")
         self._owners, self._weights = np.searchsorted(self._numbers, owners[order]), weights[order]
         self._bounds = np.searchsorted(grams[order], np.arange(count + 1))
-        self._least = np.maximum(1, share * whole[self._numbers])
+        self._whole = whole[self._numbers]
+        self._least = np.maximum(1, share * self._whole)
 
-    def met(self, groups: Ints, grams: Ints) -> tuple[Ints, Ints]:
-        """Groups of places, and stems of which they hold pairs of enough weight.
+    def met(self, groups: Ints, grams: Ints, more: float) -> tuple[Ints, Ints, Ints]:
+        """Groups of places, stems of which they hold pairs of enough weight, and 1 where it is a share of `more`.
 
         `groups` says of each place which it is in, `grams` which pair stands there.
         """
@@ -471,7 +480,7 @@ class _Postings:
         groups, grams = keys // size, keys % size
         counts = self._bounds[grams + 1] - self._bounds[grams]
         groups, grams, counts = groups[counts > 0], grams[counts > 0], counts[counts > 0]
-        stems, found = max(1, len(self._numbers)), [np.empty((2, 0), np.int64)]
+        stems, found = max(1, len(self._numbers)), [np.empty((3, 0), np.int64)]
         edges = np.flatnonzero(np.diff(groups, prepend=-1))
         whole = np.add.reduceat(counts, edges) if len(edges) else counts
         edges = np.append(edges, len(groups))
@@ -485,9 +494,11 @@ class _Postings:
             sums = np.add.reduceat(weights, first)
             stem = cells[first] % stems
             kept = sums >= self._least[stem]
-            found.append(np.stack([cells[first] // stems, self._numbers[stem]])[:, kept])
-        group, stem = np.concatenate(found, axis=1)
-        return group, stem
+            found.append(
+                np.stack([cells[first] // stems, self._numbers[stem], sums >= more * self._whole[stem]])[:, kept]
+            )
+        group, stem, enough = np.concatenate(found, axis=1)
+        return group, stem, enough
 
 
 def _slices(counts: Ints, limit: int) -> Iterator[slice]:
@@ -540,6 +551,15 @@ class _Record:
                 found.append(_Spot(start, stop))
             place = self.letters.find(joined, place + 1)
         return found
+
+    @cached_property
+    def _runs(self) -> Set[str]:
+        return frozenset(map("".join, zip(*(self.letters[at:] for at in range(GOLD_RUN)), strict=False)))
+
+    def may_have(self, gold: tuple[str, ...]) -> bool:
+        """Whether so many of an answer's runs of letters stand anywhere that they may stand beside a window."""
+        runs = _answer_runs(gold)
+        return len(runs) > GOLD_LETTERS - GOLD_RUN and len(runs & self._runs) >= GOLD_SHARE * len(runs)
 
     def nearly(self, gold: tuple[str, ...], window: _Window) -> float:
         """Share of a gold answer's runs of letters that stand in a row of words before or behind a window."""
