@@ -384,7 +384,7 @@ class _Stems:
             found.append((alone[0], alone[1], alone[2]))
         texts, stems, enough = map(np.concatenate, zip(*found, strict=True))
         keys, _ = counted(2 * (texts * len(self._words) + stems) + enough)
-        last = np.append(keys[1:] // 2 != keys[:-1] // 2, len(keys) > 0)
+        last = np.diff(keys // 2, append=-1) != 0
         keys, enough = np.divmod(keys[last], 2)
         texts, stems = np.divmod(keys, max(1, len(self._words)))
         return zip(texts.tolist(), stems.tolist(), enough.astype(bool).tolist(), strict=True)
