@@ -3,15 +3,19 @@
 Items are those that the builders make of the folder of real rows. A form turns an item into a training record; the
 near-text level is asked directly, with the policy's rules, whether it takes the record out because of that item.
 `VERBATIM` forms keep the stem and the gold answer as they are, `CHANGED` ones and `OTHERS` do not; the level's settings
-were chosen while all of them were looked at, on the same items. Controls are records that must stay: another question
-under an item's options, and items of another exam. Items with fewer than six words left by a form are counted apart.
+were chosen while these were looked at, on half of the items (by digest). `UNSEEN` forms and the other half of the items
+were not. Controls are records that must stay: another question under an item's options, items of another exam, pages of
+health information. Items with fewer than six words left by a form are counted apart.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -290,6 +294,114 @@ OTHERS: tuple[Form, ...] = (
 )  # fmt: skip
 
 
+# ---- forms that were written before this level's thresholds and not looked at until they were fixed
+
+_SCANNED = (
+    ("rn", "m"), ("cl", "d"), ("vv", "w"), ("li", "h"), ("m", "nn"), ("w", "vv"), ("d", "cl"), ("g", "9"), ("b", "6"),
+    ("f", "t"), ("e", "o"), ("u", "ii"), ("y", "v"), ("n", "ri"), ("s", "8"), ("r", "i"),
+)  # fmt: skip
+_NEIGHBOURS = dict(zip("qwertyuiopasdfghjklzxcvbnm", "wertyuiopoasdfghjkkxzvbvnn", strict=True))
+_SHORTHAND = (
+    (r"\byear[- ]old\b", "yo"), (r"\bpatient\b", "pt"), (r"\bhistory of\b", "h/o"), (r"\bwith\b", "w/"),
+    (r"\bblood pressure\b", "BP"), (r"\bcomplain(s|ing) of\b", "c/o"), (r"\bdiagnosis\b", "dx"),
+    (r"\btreatment\b", "rx"), (r"\bwoman\b", "F"), (r"\bman\b", "M"), (r"\bexamination\b", "o/e"),
+    (r"\bsymptoms\b", "sx"), (r"\bfracture\b", "fx"), (r"\bwithout\b", "w/o"), (r"\b(the|a|an) ", ""),
+    (r"\band\b", "&"),
+    (r"\bmost (likely|common)\b", r"\1est"),
+)  # fmt: skip
+
+
+def scanned(item: Item, chance: random.Random) -> str:
+    """Other misread letters, one place in 25; blanks lost and put in; lines broken with a hyphen in words."""
+    text = f"{item.stem}\n{item.gold}"
+    for right, wrong in _SCANNED:
+        pieces = text.split(right)
+        text = "".join(piece + (wrong if chance.random() < 1 / 25 else right) for piece in pieces[:-1]) + pieces[-1]
+    text = re.sub(" ", lambda _: chance.choices((" ", "", "  "), (30, 1, 1))[0], text)
+    text = re.sub(r"(?<=[a-z]{3})(?=[a-z]{3})", lambda _: "-\n" if chance.random() < 1 / 60 else "", text)
+    return re.sub(r"(?<=[a-z])(?=[a-z])", lambda _: " " if chance.random() < 1 / 90 else "", text)
+
+
+def keyboard(item: Item, chance: random.Random) -> str:
+    """One letter in forty is doubled, left out, or its neighbour on the keyboard."""
+
+    def typed(letter: str) -> str:
+        if chance.random() >= 1 / 40 or letter.lower() not in _NEIGHBOURS:
+            return letter
+        return chance.choice((letter * 2, "", _NEIGHBOURS[letter.lower()]))
+
+    return "".join(map(typed, f"{item.stem}\n{item.gold}"))
+
+
+def cut_at_both_ends(item: Item, chance: random.Random) -> str:
+    """From 50 to 70 % of the stem in a row, from anywhere, and the answer."""
+    words = item.stem.split()
+    left = -(-len(words) * chance.randint(50, 70) // 100)
+    start = chance.randint(0, len(words) - left)
+    return f"Question: {' '.join(words[start : start + left])}\nAnswer: {item.gold}"
+
+
+def cut_in_the_middle(item: Item, chance: random.Random) -> str:
+    """The first and the last third of the stem."""
+    words = item.stem.split()
+    third = -(-len(words) // 3)
+    return f"{' '.join(words[:third])} [...] {' '.join(words[-third:])}\nAns. {item.gold}"
+
+
+def cut_in_a_word(item: Item, chance: random.Random) -> str:
+    """The first 60 % of the letters, the answer in a field of its own."""
+    return json.dumps({"prompt": item.stem[: len(item.stem) * 3 // 5], "completion": item.gold}, ensure_ascii=False)
+
+
+def template_and_explanation(item: Item, chance: random.Random) -> str:
+    """A chat template with its marks, a system prompt, options, and an explanation before the answer."""
+    options = _listed(_shuffled(item.options, chance), "{}) {}")
+    asked = (
+        f"<|im_start|>system\nYou are a medical expert.<|im_end|>\n<|im_start|>user\n{item.stem}\n{options}<|im_end|>"
+    )
+    return f"{asked}\n<|im_start|>assistant\n<think>{_prose(chance, 250)}</think>**Answer**: {item.gold}<|im_end|>"
+
+
+def json_in_json(item: Item, chance: random.Random) -> str:
+    """A dialogue as a JSON string within JSON: line breaks and quotes are escaped twice."""
+    turns = [{"from": "human", "value": f"\n{item.stem}\n"}, {"from": "gpt", "value": f"\n{item.gold}\n"}]
+    return json.dumps({"conversations": json.dumps(turns, ensure_ascii=False)}, ensure_ascii=False)
+
+
+def very_long_reasoning(item: Item, chance: random.Random) -> str:
+    """2,500 words of other text before the answer, which stands in a box."""
+    return f"{item.stem}\n{_prose(chance, 2_500)}\n$\\boxed{{{item.gold}}}$"
+
+
+def filled_in(item: Item, chance: random.Random) -> str:
+    """The answer in the place of the question word, no question mark."""
+    asks = re.compile(r"\b(which (one )?of the following|what|which)\b", re.I)
+    text, changed = asks.subn(lambda _: item.gold, item.stem.rstrip(" ?:."), count=1)
+    return f"{text}." if changed else f"{text} {item.gold}."
+
+
+def shorthand(item: Item, chance: random.Random) -> str:
+    """As a student notes it down: abbreviations, articles dropped."""
+    text = item.stem
+    for long, short in _SHORTHAND:
+        text = re.sub(long, short, text, flags=re.I)
+    return f"{text} -> {item.gold}"
+
+
+def foreign_options(item: Item, chance: random.Random) -> str:
+    """The answer among words of other texts, three other questions around it."""
+    quiz = [f"{n}. {_prose(chance, 25)}?\n{_listed([_prose(chance, 3) for _ in range(4)])}" for n in range(3)]
+    options = _shuffled([item.gold, *(_prose(chance, 2) for _ in range(4))], chance)
+    quiz.insert(chance.randrange(4), f"9. {item.stem}\n{_listed(options)}\nKey: {_LABELS[options.index(item.gold)]}")
+    return "\n\n".join(quiz)
+
+
+UNSEEN: tuple[Form, ...] = (
+    scanned, keyboard, cut_at_both_ends, cut_in_the_middle, cut_in_a_word, template_and_explanation, json_in_json,
+    very_long_reasoning, filled_in, shorthand, foreign_options,
+)  # fmt: skip
+
+
 # ---- the measurement
 
 
@@ -308,9 +420,11 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
         "items": dict(Counter(one.benchmark for one in items)),
         "short questions about a picture, left to the picture levels": dict(apart),
     }
-    for name, forms in (("verbatim", VERBATIM), ("changed", CHANGED), ("siblings", SIBLINGS), ("others", OTHERS)):
+    groups = {"verbatim": VERBATIM, "changed": CHANGED, "siblings": SIBLINGS, "others": OTHERS, "unseen": UNSEEN}
+    for name, forms in groups.items():
         figures[name] = {form.__name__: _form(index, items, form, name != "verbatim") for form in forms}
     figures["wrong"] = _controls(index, items)
+    figures["patients' notes inside longer documents"] = notes_in_documents()
     figures["cpu_s"] = round(time.process_time() - started)
     return figures
 
@@ -339,12 +453,76 @@ def _items(folder: Path) -> tuple[list[Item], Counter[str]]:
     return items, apart
 
 
+def notes_in_documents() -> str:
+    """Documents of a corpus that `prove` takes out, each with one patient's note among 600 other words, of how many.
+
+    All judged patients of the Patient-trial benchmark through its builder, thirty trials each (their texts are made).
+    """
+    with tempfile.TemporaryDirectory() as name:
+        raw, corpus, out = (Path(name) / part for part in ("raw/dataset", "documents", "built"))
+        shutil.copytree(REAL_DATA / "trialgpt" / "dataset", raw)
+        for path in (raw, *raw.rglob("*")):
+            path.chmod(0o755)
+        trials, patients, notes = set[str](), set[str](), dict[str, str]()
+        for cohort in sorted(path for path in raw.iterdir() if path.is_dir()):
+            for line in (cohort / "qrels" / "test.tsv").read_text().splitlines()[1:]:
+                patient, trial, _ = line.split("\t")
+                patients.add(patient)
+                trials.add(trial)
+            lines = (cohort / "queries.jsonl").read_text().splitlines()
+            notes.update((row["_id"], row["text"]) for row in map(json.loads, lines))
+        fields = (
+            "brief_title",
+            "brief_summary",
+            "phase",
+            "drugs",
+            "diseases",
+            "inclusion_criteria",
+            "exclusion_criteria",
+        )
+        with (raw / "made_trials.jsonl").open("w") as file:
+            for trial in sorted(trials):
+                file.write(
+                    json.dumps(
+                        {
+                            "_id": trial,
+                            **{field: f"{field} of {trial}" for field in fields},
+                            "drugs_list": [trial],
+                            "diseases_list": [trial],
+                        }
+                    )
+                    + "\n"
+                )
+        corpus.mkdir()
+        chance = random.Random(0)
+        documents = [f"{_prose(chance, 300)}\n{notes[one]}\n{_prose(chance, 300)}" for one in sorted(patients)]
+        (corpus / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+        mapping = Path(name) / "mapping.yaml"
+        mapping.write_text("access: open\n")
+        sides = ("--role", "train", "--mapping", str(mapping))
+        for command in (
+            ("builders.patient_trial", "--raw", str(raw.parent), "--out", str(out)),
+            ("builders.corpus", "--raw", str(corpus), *sides, "--out", str(out)),
+            ("manifests.prove", name, "--benchmarks", "present"),
+        ):
+            done = subprocess.run([sys.executable, "-m", *command, "--quiet"], capture_output=True, text=True)
+            if done.returncode not in (0, 4):
+                raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
+        from manifests.proof.certificate import read_certificate
+
+        found = sum(row["train_samples"] for row in read_certificate(Path(name) / "proof")["exclusions"])
+        return f"{found} of {len(documents)}"
+
+
 def _batches(records: Sequence[str]) -> list[Sequence[str]]:
     return [records[start : start + BATCH] for start in range(0, len(records), BATCH)]
 
 
 def _words_left(item: Item, form: Form) -> float:
-    shares: dict[Form, float] = {cut_at_the_end: 0.6, cut_at_the_start: 0.6, every_eighth_word_lost: 0.875}
+    shares: dict[Form, float] = {
+        cut_at_the_end: 0.6, cut_at_the_start: 0.6, every_eighth_word_lost: 0.875, cut_at_both_ends: 0.5,
+        cut_in_the_middle: 0.667, cut_in_a_word: 0.6,
+    }  # fmt: skip
     return len(item.stem.split()) * shares.get(form, 1.0)
 
 
@@ -357,18 +535,31 @@ def _form(index: NearTextIndex, items: Sequence[Item], form: Form, counted_apart
         if items[match.eval].stem == items[match.train].stem:
             found.add(match.train)
             kinds[match.kind] += 1
-    by: dict[str, list[bool]] = defaultdict(list)
+    by: dict[str, dict[str, list[bool]]] = {"all items": defaultdict(list), "unseen items": defaultdict(list)}
     few: list[bool] = []
     for number, item in enumerate(items):
-        few_left = counted_apart and _words_left(item, form) < LEAST_WORDS
-        (few if few_left else by[item.benchmark]).append(number in found)
+        if counted_apart and _words_left(item, form) < LEAST_WORDS:
+            few.append(number in found)
+            continue
+        for _, mine in list(by.items())[: 1 + _is_unseen(item)]:
+            mine[item.benchmark].append(number in found)
+    return {
+        **{name: _shares(mine) for name, mine in by.items()},
+        "kinds": dict(kinds),
+        "few": f"{sum(few)} of {len(few)}",
+    }
+
+
+def _is_unseen(item: Item) -> bool:
+    """Whether an item was left alone while the level's settings were chosen."""
+    return hashlib.sha256(f"{item.stem}\0{item.gold}".encode()).digest()[0] % 2 == 1
+
+
+def _shares(by: dict[str, list[bool]]) -> dict[str, Any]:
     shares = {benchmark: round(sum(each) / len(each), 4) for benchmark, each in by.items()}
     worst = min(shares, key=shares.__getitem__)
     every = [one for each in by.values() for one in each]
-    return {
-        "all": round(sum(every) / len(every), 4), "worst": f"{worst} {shares[worst]}", "by benchmark": shares,
-        "kinds": dict(kinds), "under six words": f"{sum(few)} of {len(few)}",
-    }  # fmt: skip
+    return {"all": round(sum(every) / len(every), 4), "worst": f"{worst} {shares[worst]}", "by benchmark": shares}
 
 
 def _controls(index: NearTextIndex, items: Sequence[Item]) -> dict[str, Any]:
@@ -385,8 +576,11 @@ def _controls(index: NearTextIndex, items: Sequence[Item]) -> dict[str, Any]:
     foreign = {m.train for m in exam if items[m.eval].benchmark != items[m.train].benchmark}
     words = [" ".join(FILLER[start : start + 250]) for start in range(0, len(FILLER) - 250, 250)]
     pages = {m.train for m in index.scan(_batches(words)).matches}
+    unseen = {number for number, item in enumerate(items) if _is_unseen(item)}
     return {
         "another question under the same options": round(len(wrong) / len(items), 4),
+        "another question under the same options, unseen items": round(len(wrong & unseen) / len(unseen), 4),
         "items of another exam, copies of items among them": round(len(foreign) / len(items), 4),
+        "items of another exam, unseen items": round(len(foreign & unseen) / len(unseen), 4),
         "pages of health information, 250 words": round(len(pages) / len(words), 4),
     }

@@ -149,7 +149,7 @@ COMMON = proof_forms.Item(
     "Gamma never leaves delta",
 )
 ITEMS = [VIGNETTE, QUESTION, SHORT, COMMON]
-proof_forms.FILLER[:] = [f"{start}{end}" for start in ("lo", "mi", "ta", "ru") for end in ("ren", "sal", "dor")] * 100
+proof_forms.FILLER[:] = [f"{start}{end}" for start in ("lo", "mi", "ta", "ru") for end in ("ren", "sal", "dor")] * 300
 
 
 def index(items: Sequence[proof_forms.Item] = ITEMS, **limits: Any) -> NearTextIndex:
@@ -176,7 +176,9 @@ def test_an_item_is_found_in_every_form_that_keeps_stem_and_answer(
         assert wanted <= found
 
 
-@pytest.mark.parametrize("form", (*proof_forms.CHANGED, *proof_forms.OTHERS), ids=lambda form: form.__name__)
+@pytest.mark.parametrize(
+    "form", (*proof_forms.CHANGED, *proof_forms.OTHERS, *proof_forms.UNSEEN), ids=lambda form: form.__name__
+)
 @pytest.mark.parametrize("item", [VIGNETTE, QUESTION], ids=["vignette", "question"])
 def test_an_item_is_found_with_its_words_changed(form: proof_forms.Form, item: proof_forms.Item) -> None:
     assert kinds(form(item, random.Random(1)), item)
@@ -211,6 +213,21 @@ def test_the_same_item_with_other_numbers_or_turned_round_is_a_sibling(stem: str
 )
 def test_what_must_stay(record: str) -> None:
     assert matches(record) == []
+
+
+def test_an_answer_counts_though_misread_or_made_of_words_of_its_stem_and_far_off_it_does_not() -> None:
+    half = " ".join(VIGNETTE.stem.split()[:18])
+    assert kinds(f"{half}\nTransketo1ase of Brandf", VIGNETTE) == {"stem_answer"}
+    assert not kinds(f"{half}\nTetracycline", VIGNETTE)
+    assert not kinds(f"Lacy rash over both shins, hoarseness. {'lorem ' * 80} {VIGNETTE.gold}", VIGNETTE)
+    stem, gold = (
+        "Pressure upon the hollow facet of Orlan wears out which lateral part of it?",
+        "The lateral part of it all",
+    )
+    [match] = matches(
+        f"Pressure upon the hollow facet of Orlan ...\n{gold}", items=[QUESTION._replace(stem=stem, gold=gold)]
+    )
+    assert match.kind == "stem_answer"
 
 
 @pytest.mark.parametrize(
@@ -289,6 +306,13 @@ def test_a_run_that_many_samples_of_a_part_hold_is_boilerplate_and_listed() -> N
     assert len(rare.matches) == 25 and not rare.boilerplate
 
 
+@pytest.mark.parametrize(("words", "found"), [(30, False), (50, True), (130, True)])
+def test_a_small_part_of_a_passage_is_no_passage_unless_it_is_long(words: int, found: bool) -> None:
+    note = " ".join(f"{word}{end}" for end in ("a", "e", "i") for word in NOTE.split())
+    record = " ".join(note.split()[:words])
+    assert bool(NearTextIndex([EvalText("", "", (note,))], DEFAULT).scan([[record]]).matches) is found
+
+
 def test_our_own_template_and_what_says_little_are_no_passages() -> None:
     asked = "which of the following is the most likely diagnosis in this patient with pain and fever of two days " * 3
     assert not NearTextIndex([EvalText("", "", (asked,))], DEFAULT).scan([[asked]]).matches
@@ -325,7 +349,9 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
             proof_forms.Item("made up", stem, ("a", "b"), " ".join(chance.choices(words, k=chance.randint(1, 5))))
         )
     items += [item._replace(gold=chance.choice(words)) for item in items[:10]]
-    forms = (*proof_forms.VERBATIM, *proof_forms.CHANGED, *proof_forms.SIBLINGS, *proof_forms.OTHERS)
+    forms = (
+        *proof_forms.VERBATIM, *proof_forms.CHANGED, *proof_forms.SIBLINGS, *proof_forms.OTHERS, *proof_forms.UNSEEN,
+    )  # fmt: skip
     records = [form(item, chance) for form in forms for item in items[:: chance.randint(1, 3)]]
     records += [" ".join(chance.sample(text.split(), len(text.split()))) for text in records[::9]]
     tests = [{"question": one.stem, "answer": one.gold} for one in items]

@@ -10,11 +10,14 @@ An item is its stem, its gold answer, its options and its passages. Options alon
 | passage | both share runs of words that together are long and say much: a patient's note, a report, a vignette |
 
 What a word says is its weight: the binary logarithm of how rare it is (`Weights`). A stem is looked for by its pairs of
-neighbouring words: every window of a record that holds pairs of `pair_share` of the stem's weight is judged by the
+neighbouring words: every window of a record that holds pairs of `answer_pairs` of the stem's weight (`stem_pairs`, if
+the answer is not asked for), or a long answer and any pair, is judged by the words of the stem in a row and by the
 share of the stem's runs of five letters that stand in it, blanks left out. So a lost blank, a misread letter, a synonym
-or another order of sentences cost a few letters, not the item. A passage is found by its runs of `run_words` words; a
-run that many samples of one part of the train side hold is boilerplate, listed and left out. Nothing is hidden because
-many test items share it: such a passage is reported with how many do, and the first of them by name.
+or another order of sentences cost a few letters, not the item. What stands in the answer is no evidence of the stem,
+and the answer may be misread, too: it counts by its runs of three letters beside the window. A passage is found by its
+runs of `run_words` words; a run that many samples of one part of the train side hold is boilerplate, listed and left
+out. Nothing is hidden because many test items share it: such a passage is reported with how many do, and the first of
+them by name.
 
 There is no approximate index and hashes only propose: candidates are all that the definitions name. How many real
 rewrites reach the thresholds is another matter: that is measured (`bench/proof_forms.py`), never proved.
@@ -22,16 +25,16 @@ rewrites reach the thresholds is another matter: that is measured (`bench/proof_
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache, cached_property
-from itertools import pairwise
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from manifests.proof.evidence import LEVELS
 from manifests.proof.ngrams import (
@@ -59,15 +62,29 @@ NAMED = 25
 """Test items named with one training text for one passage or stem; `eval_df` says how many there are."""
 
 ANSWER_WORDS = 64
-"""How far from what is left of a stem its answer may stand."""
-NEXT_WORDS = 6
+"""How far from what is left of a stem its answer may stand, unless `NEARLY_ALL` of the stem is there."""
+BESIDE_WORDS = 12
+"""An answer no farther than this belongs to half of a stem; a farther one, or one with misread letters, to
+`FAR_SHARE` of it."""
+NEXT_WORDS = 2
 """The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
+MUCH_LETTERS = 0.45
+"""Less than `answer_letters` is enough where what is found says as much as a long stem's `LONG_STEM_BITS`."""
+FAR_SHARE, NEARLY_ALL = 0.6, 0.8
+"""Shares of a stem's runs of letters; the first as the mean of the plain and the weighed share."""
 SAYS_BITS = 6
 """What is found of a stem must say so much, or only an answer next to it counts."""
+STEM_WORDS, STEM_PLAIN = 5, 0.8
+"""A stem without its answer needs so many words and this plain share, a term of its subject being no question ..."""
+LONG_STEM_BITS, LONG_STEM_PLAIN = 60, 0.5
+"""... or, where what is found says so much, this one."""
 GOLD_LETTERS = 6
 """A shorter answer must stand there as words of its own."""
-ROW_WORDS, ROW_SHARE = 4, 0.35
-"""So many words of a stem in a row, and this share of them, are no coincidence of two texts about one thing."""
+GOLD_RUN, GOLD_SHARE, GOLD_REACH = 3, 0.65, 6
+"""An answer with misread letters: this share of its different runs of three letters stands beside the stem, in twice
+as many words and six."""
+ROW_WORDS, ROW_SHARE = 4, 0.45
+"""Rows of so many words of a stem, and this share of its words in them, are no coincidence."""
 USUAL, USUAL_SHARE = 25, 200
 """A pair of words that more stems than 25, and than one in 200, have says nothing."""
 _CHUNK, _STEP = 256, 128
@@ -76,6 +93,8 @@ _EXPANSION = 1 << 22
 """Entries of intermediate arrays made at once: 32 MB each."""
 LONG_RUN = 32
 """So many words in one run need say only half of `passage_bits`."""
+PASSAGE_SHARE, LONGER_RUN = 0.4, 48
+"""This share of a passage's words, or so many of them in one run: less is how examinations are written down."""
 PASSAGE_GRAMS = 3
 """Runs that a passage needs at least, so that short ones are turned away early."""
 
@@ -247,6 +266,9 @@ class _Stems:
             if words:
                 items[tuple(words)].append(number)
         self._words, self._items = list(items), list(items.values())
+        self._answers = [sorted({tuple(golds[item]) for item in mine} - {()}) for mine in self._items]
+        """The different answers of each stem."""
+        self._answer_weights = {gold: weights.sum(gold) for mine in self._answers for gold in mine}
         self._usual = max(USUAL, len(items) // USUAL_SHARE)
         texts = [*self._words, *sorted({tuple(gold) for gold in golds if len(gold) > 1})]
         bounds = np.cumsum([0, *map(len, texts)])
@@ -263,15 +285,6 @@ class _Stems:
             _Postings(owners[mine], grams[mine], weighs[mine], whole, table.count, settings.answer_pairs)
             for mine in (~long, long)
         ]
-        keys = [
-            sorted({vocabulary.id(max(self._golds[item], key=weights.of)) for item in mine if self._golds[item]})
-            for mine in self._items
-        ]
-        self._keys = np.array([word for mine in keys for word in mine], np.int64)
-        """The rarest word of each answer of a stem, one stem after the other."""
-        self._key_bounds = np.cumsum([0, *map(len, keys)])
-        self._is_key = np.zeros(len(vocabulary.words) + 1, bool)
-        self._is_key[self._keys] = True
         self._known: dict[int, _Stem] = {}
 
     def _weighed(self, bounds: Ints, texts: Mapping[tuple[str, ...], int]) -> tuple[Ints, Ints, Ints, Ints]:
@@ -301,8 +314,8 @@ class _Stems:
         keep = (weighs > 0) & (owners < stems)
         rows = [
             (stem, rarest[texts[gold]], int(whole[stem]) + 1)
-            for stem, items in enumerate(self._items)
-            for gold in {tuple(self._golds[item]) for item in items}
+            for stem, answers in enumerate(self._answers)
+            for gold in answers
             if len(self._words[stem]) > 1 and self._is_long(gold)
         ]
         by_gold = np.array(sorted(rows), np.int64).reshape(-1, 3).T
@@ -310,9 +323,9 @@ class _Stems:
         owners, grams, weighs = map(np.concatenate, columns)
         return owners, grams, weighs, whole[:stems]
 
-    def _is_long(self, gold: Sequence[str]) -> bool:
+    def _is_long(self, gold: tuple[str, ...]) -> bool:
         """Whether an answer says so much that next to it the common beginning of a stem is enough."""
-        return len(gold) > 1 and self._weights.sum(gold) >= self._settings.answer_bits * UNIT
+        return len(gold) > 1 and self._answer_weights[gold] >= self._settings.answer_bits * UNIT
 
     def _stem(self, number: int) -> _Stem:
         """A stem, made ready when it is first met."""
@@ -347,9 +360,9 @@ class _Stems:
             yield from self._judged(stem, record, enough, first + text)
 
     def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> Iterator[tuple[int, int, bool]]:
-        """Text, stem, and whether some window may be enough without the answer; sorted.
+        """Texts and stems of which some window may hold enough, or of which a long answer is there; sorted.
 
-        Where it is not, at least the rarest word of an answer is in the text.
+        Last, whether it may be enough without an answer.
         """
         found = [self._postings[1].met(texts, grams, self._settings.stem_pairs)]
         sizes = np.diff(batch.bounds)
@@ -368,74 +381,81 @@ class _Stems:
             pairs = zip(owners.tolist(), batch.ids[spots].tolist(), strict=True)
             rows = [(text, stem, 0) for text, word in pairs for stem in self._alone[word]]
             alone = np.array(rows, np.int64).reshape(-1, 3).T
-            found.append((alone[0], alone[1], alone[2] > 0))
+            found.append((alone[0], alone[1], alone[2]))
         texts, stems, enough = map(np.concatenate, zip(*found, strict=True))
-        keys = texts * len(self._words) + stems
-        order = np.argsort(keys, kind="stable")
-        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
-        enough = np.logical_or.reduceat(enough[order], first) if len(first) else enough
-        texts, stems = divmod(keys[order][first], max(1, len(self._words)))
-        kept = np.flatnonzero(enough | self._answerable(batch, texts, stems))
-        return zip(texts[kept].tolist(), stems[kept].tolist(), enough[kept].tolist(), strict=True)
-
-    def _answerable(self, batch: WordBatch, texts: Ints, stems: Ints) -> npt.NDArray[np.bool_]:
-        """Whether a text has the rarest word of some answer of a stem."""
-        spots = np.flatnonzero(self._is_key[batch.ids])
-        owners = np.searchsorted(batch.bounds, spots, side="right") - 1
-        there = np.unique(owners * len(self._is_key) + batch.ids[spots])
-        counts = self._key_bounds[stems + 1] - self._key_bounds[stems]
-        keys = np.repeat(texts, counts) * len(self._is_key) + self._keys[ranges(self._key_bounds[stems], counts)]
-        known = np.append(there, -1)[np.searchsorted(there, keys)] == keys
-        return np.bincount(np.repeat(np.arange(len(texts)), counts), known, minlength=len(texts)) > 0
+        keys, _ = counted(2 * (texts * len(self._words) + stems) + enough)
+        last = np.diff(keys // 2, append=-1) != 0
+        keys, enough = np.divmod(keys[last], 2)
+        texts, stems = np.divmod(keys, max(1, len(self._words)))
+        return zip(texts.tolist(), stems.tolist(), enough.astype(bool).tolist(), strict=True)
 
     def _judged(self, number: int, record: _Record, enough: bool, train: int) -> Iterator[TextMatch]:
         """At most `NAMED` items of a stem that a record overlaps with."""
         limits, stem, items = self._settings, self._stem(number), self._items[number]
-        golds = [gold for gold in {tuple(self._golds[item]) for item in items} if record.holds(gold)]
-        worded = any(f" {' '.join(gold)} " in record.spaced for gold in golds)
-        if (not worded and not enough) or (not golds and stem.weight < limits.stem_bits * UNIT):
-            return
-        window = _window(stem, record)
+        golds = [(gold, record.spots(gold)) for gold in self._answers[number]]
+        golds = [(gold, spots) for gold, spots in golds if spots or record.may_have(gold)]
+        window = _window(stem, record, ()) if golds or enough else None
         if window is None:
             return
-        words = record.words[window.start : window.stop]
-        covered, longest = _covered(stem.words, words)
-        in_a_row = longest >= ROW_WORDS and longest >= ROW_SHARE * len(stem.words)
-        cut_short = longest > ROW_WORDS and 2 * longest >= len(stem.words)
-        says = window.weight >= (limits.answer_pairs if worded else limits.stem_pairs) * stem.pair_weight
-        if not says and not (worded and cut_short):
-            return
-        there = "".join(words)
-        met = [weight for run, weight in stem.runs.items() if run in there]
-        plain, weighed = len(met) / len(stem.runs), sum(met) / max(1, stem.run_weight)
-        known = weighed * stem.weight
-        share = max(plain, weighed)
-        alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
-        spaced = f" {' '.join(stem.words)} "
-        verbatim = spaced in record.spaced
-        says = says and known >= SAYS_BITS * UNIT
-        within = NEXT_WORDS if not says else None if share >= 0.8 else ANSWER_WORDS
-        anywhere = None if stem.weight >= SAYS_BITS * UNIT else ANSWER_WORDS
-        answered = set()
-        for gold in golds:
-            both = self._weights.sum(gold)
-            least = limits.row_bits if in_a_row else limits.answer_bits
-            near = (share >= limits.answer_letters or cut_short) and known + both >= least * UNIT
-            near = near and (says or (self._is_long(gold) and f" {' '.join(gold)} " in record.spaced))
-            if (near and record.answers(gold, window, within)) or (
-                verbatim
-                and (
-                    f"{spaced}{' '.join(gold)} " in record.spaced
-                    or (stem.weight + both >= limits.verbatim_bits * UNIT and record.answers(gold, window, anywhere))
-                )
+        whole = alone = None
+        if window.weight >= limits.stem_pairs * stem.pair_weight:
+            whole = _held(stem, record, window, ())
+            alone = whole if self._is_enough(stem, whole) else None
+        verbatim = f" {' '.join(stem.words)} " in record.spaced
+        answered = dict[tuple[str, ...], _Held]()
+        for gold, spots in golds:
+            share = 1.0
+            if window.weight < limits.answer_pairs * stem.pair_weight and not (
+                self._is_long(gold) and f" {' '.join(gold)} " in record.spaced
             ):
-                answered.add(gold)
+                continue
+            if spots:
+                beside = _window(stem, record, spots)
+                held = beside and _held(stem, record, beside, spots)
+            elif (share := record.nearly(gold, window)) >= GOLD_SHARE:
+                held = whole = whole or _held(stem, record, window, ())
+            else:
+                continue
+            if held and self._is_answered(stem, verbatim, gold, spots, share, held):
+                answered[gold] = held
         if not alone and not answered:
             return
+        best = max([*answered.values(), *([alone] if alone else [])], key=lambda held: (held.share, held.covered))
+        words = record.words[best.window.start : best.window.stop]
         kind = "sibling" if not verbatim and is_sibling(stem.words, words) else "stem" if alone else "stem_answer"
         mine = [item for item in items if alone or tuple(self._golds[item]) in answered]
         for item in mine[:NAMED]:
-            yield TextMatch(train, item, kind, round(share, 4), covered, None, len(items))
+            yield TextMatch(train, item, kind, round(best.share, 4), best.covered, None, len(items))
+
+    def _is_enough(self, stem: _Stem, held: _Held) -> bool:
+        """Whether a record holds so much of a stem that its answer does not matter."""
+        limits = self._settings
+        plain = LONG_STEM_PLAIN if held.known >= LONG_STEM_BITS * UNIT else STEM_PLAIN
+        says = held.known >= limits.stem_bits * UNIT and len(stem.words) >= STEM_WORDS
+        return says and held.weighed >= limits.stem_letters and held.plain >= plain
+
+    def _is_answered(
+        self, stem: _Stem, verbatim: bool, gold: tuple[str, ...], spots: Sequence[_Spot], share: float, held: _Held
+    ) -> bool:
+        """Whether an answer, or that share of it, is so near to what is left of its stem that both are an item."""
+        limits, says = self._settings, self._answer_weights[gold]
+        first, last = held.window.first, held.window.last
+        gap = min((max(0, first - spot.stop, spot.start - last) for spot in spots), default=0)
+        if verbatim and spots:
+            told = stem.weight + says >= limits.verbatim_bits * UNIT
+            if gap <= 1 or (told and (gap <= ANSWER_WORDS or stem.weight >= SAYS_BITS * UNIT)):
+                return True
+        in_a_row = held.in_rows >= ROW_SHARE * len(stem.words)
+        if held.known + share * says < (limits.row_bits if in_a_row else limits.answer_bits) * UNIT:
+            return False
+        if held.known < SAYS_BITS * UNIT:
+            return in_a_row and gap <= NEXT_WORDS and self._is_long(gold)
+        if held.share >= NEARLY_ALL or (in_a_row and gap <= ANSWER_WORDS):
+            return True
+        if spots and gap <= BESIDE_WORDS:
+            much = held.known >= LONG_STEM_BITS * UNIT
+            return held.share >= (MUCH_LETTERS if much else limits.answer_letters)
+        return gap <= ANSWER_WORDS and held.plain + held.weighed >= 2 * FAR_SHARE
 
 
 class _Postings:
@@ -450,8 +470,8 @@ class _Postings:
         self._whole = whole[self._numbers]
         self._least = np.maximum(1, share * self._whole)
 
-    def met(self, groups: Ints, grams: Ints, more: float) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
-        """Groups of places, stems of which they hold pairs of enough weight, and whether it is a share of `more`.
+    def met(self, groups: Ints, grams: Ints, more: float) -> tuple[Ints, Ints, Ints]:
+        """Groups of places, stems of which they hold pairs of enough weight, and 1 where it is a share of `more`.
 
         `groups` says of each place which it is in, `grams` which pair stands there.
         """
@@ -474,10 +494,11 @@ class _Postings:
             sums = np.add.reduceat(weights, first)
             stem = cells[first] % stems
             kept = sums >= self._least[stem]
-            enough = sums >= np.maximum(1, more * self._whole[stem])
-            found.append(np.stack([cells[first] // stems, self._numbers[stem], enough])[:, kept])
+            found.append(
+                np.stack([cells[first] // stems, self._numbers[stem], sums >= more * self._whole[stem]])[:, kept]
+            )
         group, stem, enough = np.concatenate(found, axis=1)
-        return group, stem, enough.astype(bool)
+        return group, stem, enough
 
 
 def _slices(counts: Ints, limit: int) -> Iterator[slice]:
@@ -494,12 +515,6 @@ def _slices(counts: Ints, limit: int) -> Iterator[slice]:
 def window_words(words: int) -> int:
     """How many words of a record are looked at together for a stem of so many."""
     return 2 * words + 16
-
-
-def letter_runs(words: Sequence[str]) -> set[str]:
-    """Runs of `LETTERS` letters of some words, blanks left out; of less than that, all of it."""
-    text = "".join(words)
-    return {text[place : place + LETTERS] for place in range(max(1, len(text) - LETTERS + 1))}
 
 
 class _Record:
@@ -520,21 +535,87 @@ class _Record:
             places[pair].append(place)
         return places
 
-    def holds(self, gold: Sequence[str]) -> bool:
-        """Whether the gold answer stands anywhere."""
-        return bool(gold) and _holds_words(gold, self.spaced, self.letters)
+    @cached_property
+    def ends(self) -> list[int]:
+        """Letters up to the end of each word; before the first, 0."""
+        return [0, *accumulate(map(len, self.words))]
 
-    def answers(self, gold: Sequence[str], window: _Window, near: int | None) -> bool:
-        """Whether the gold answer stands before or behind what is left of the stem, within so many words if given."""
-        before = self.words[0 if near is None else max(0, window.first - near) : window.first]
-        behind = self.words[window.last : None if near is None else window.last + near]
-        return any(_holds_words(gold, f" {' '.join(words)} ", "".join(words)) for words in (before, behind))
+    def spots(self, gold: Sequence[str]) -> list[_Spot]:
+        """Where the gold answer stands: as words, or all of its letters if they are enough to tell it."""
+        joined, found = "".join(gold), list[_Spot]()
+        place = self.letters.find(joined)
+        while place >= 0:
+            start = bisect_right(self.ends, place) - 1
+            stop = bisect_left(self.ends, place + len(joined))
+            if len(joined) >= GOLD_LETTERS or (self.ends[start] == place and self.ends[stop] == place + len(joined)):
+                found.append(_Spot(start, stop))
+            place = self.letters.find(joined, place + 1)
+        return found
+
+    @cached_property
+    def _runs(self) -> Set[str]:
+        return frozenset(map("".join, zip(*(self.letters[at:] for at in range(GOLD_RUN)), strict=False)))
+
+    def may_have(self, gold: tuple[str, ...]) -> bool:
+        """Whether so many of an answer's runs of letters stand anywhere that they may stand beside a window."""
+        runs = _answer_runs(gold)
+        return len(runs) > GOLD_LETTERS - GOLD_RUN and len(runs & self._runs) >= GOLD_SHARE * len(runs)
+
+    def nearly(self, gold: tuple[str, ...], window: _Window) -> float:
+        """Share of a gold answer's runs of letters that stand in a row of words before or behind a window."""
+        runs = _answer_runs(gold)
+        if len(runs) <= GOLD_LETTERS - GOLD_RUN:
+            return 0.0
+        reach = 2 * len(gold) + GOLD_REACH
+        sides = self.words[max(0, window.first - reach) : window.first], self.words[window.last : window.last + reach]
+        return max(sum(run in there for run in runs) / len(runs) for there in map("".join, sides))
 
 
-def _holds_words(gold: Sequence[str], spaced: str, letters: str) -> bool:
-    """Whether some words hold others as they are, or all of their letters if that is enough to tell them."""
-    joined = "".join(gold)
-    return f" {' '.join(gold)} " in spaced or (len(joined) >= GOLD_LETTERS and joined in letters)
+@lru_cache(1 << 16)
+def _answer_runs(gold: tuple[str, ...]) -> Set[str]:
+    text = "".join(gold)
+    return frozenset(text[place : place + GOLD_RUN] for place in range(len(text) - GOLD_RUN + 1))
+
+
+class _Spot(NamedTuple):
+    """Words of a record."""
+
+    start: int
+    stop: int
+
+
+class _Held(NamedTuple):
+    """What a record holds of a stem."""
+
+    window: _Window
+    plain: float
+    """Share of the stem's runs of letters."""
+    weighed: float
+    """The same, each by its weight."""
+    known: float
+    """Weight of what was found."""
+    covered: int
+    """Words of the stem in shared pairs."""
+    in_rows: int
+    """Words of the stem in shared rows."""
+
+    @property
+    def share(self) -> float:
+        """The better of the two."""
+        return max(self.plain, self.weighed)
+
+
+def _held(stem: _Stem, record: _Record, window: _Window, spots: Sequence[_Spot]) -> _Held:
+    """What a window of a record holds of a stem outside of some words."""
+    words = record.words[window.start : window.stop]
+    for spot in spots:
+        for place in range(max(spot.start, window.start), min(spot.stop, window.stop)):
+            words[place - window.start] = ""
+    covered, in_rows = _covered(stem.words, words)
+    there = "".join(words)
+    met = [weight for run, weight in stem.runs.items() if run in there]
+    weighed = sum(met) / max(1, stem.run_weight)
+    return _Held(window, len(met) / len(stem.runs), weighed, weighed * stem.weight, covered, in_rows)
 
 
 class _Window(NamedTuple):
@@ -547,12 +628,20 @@ class _Window(NamedTuple):
     last: int  # where the last one ends
 
 
-def _window(stem: _Stem, record: _Record) -> _Window | None:
-    """The words around the place of a record that has most of a stem's pairs; the first of several such."""
+def _window(stem: _Stem, record: _Record, spots: Sequence[_Spot]) -> _Window | None:
+    """The words around the place of a record that has most of a stem's pairs outside of some words; the first such."""
+    hidden = {place for spot in spots for place in range(spot.start, spot.stop)}
     if len(stem.words) == 1:
-        place = record.words.index(stem.words[0])
-        return _Window(0, place, place + 1, place, place + 1)
-    hits = sorted((place, pair) for pair in stem.pairs for place in record.pairs.get(pair, ()))
+        for place, word in enumerate(record.words):
+            if word == stem.words[0] and place not in hidden:
+                return _Window(0, place, place + 1, place, place + 1)
+        return None
+    hits = sorted(
+        (place, pair)
+        for pair in stem.pairs
+        for place in record.pairs.get(pair, ())
+        if place not in hidden and place + 1 not in hidden
+    )
     size, best, end, start, sum_ = window_words(len(stem.words)), 0, 0, 0, 0
     for place, pair in hits:
         sum_ += stem.pairs[pair] + 1
@@ -570,14 +659,10 @@ def _window(stem: _Stem, record: _Record) -> _Window | None:
 
 
 def _covered(stem: Sequence[str], window: Sequence[str]) -> tuple[int, int]:
-    """Words of a stem that stand in pairs which a window has, and the most of them in a row."""
+    """Words of a stem that stand in pairs which a window has, and those of rows of `ROW_WORDS` words and more."""
     pairs = set(pairwise(window))
-    covered = longest = run = 0
-    for pair in pairwise(stem):
-        run = (run or 1) + 1 if pair in pairs else 0
-        covered += (2 if run == 2 else 1) if run else 0
-        longest = max(longest, run)
-    return covered, longest
+    rows = [sum(1 for _ in run) + 1 for shared, run in groupby(pair in pairs for pair in pairwise(stem)) if shared]
+    return sum(rows), sum(row for row in rows if row >= ROW_WORDS)
 
 
 def is_sibling(stem: Sequence[str], window: Sequence[str]) -> bool:
@@ -726,7 +811,9 @@ class _Passages:
             if 2 * weight < least:
                 continue
             place, length = self._longest(start, begins, record)
-            if weight < least and length < LONG_RUN:
+            if (weight < least and length < LONG_RUN) or (
+                len(covered) < PASSAGE_SHARE * (stop - start) and length < LONGER_RUN
+            ):
                 continue
             df = int(self.df[self._table.at[place : place + length - self._n + 1]].min())
             span = self._text(place, length)

@@ -45,7 +45,7 @@ FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 """What the levels find, before the policy is asked."""
 
 VERSIONS = {
-    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 2, "train_duplicates": 1,
+    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 3, "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
 proofs then do that level anew. `tests/pinned_evidence.json` holds the evidence of small builds, so a change of output

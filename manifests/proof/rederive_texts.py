@@ -7,23 +7,36 @@ import hashlib
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from manifests.catalog import LoadedBuild
 from manifests.proof.near_text import (
     ANSWER_WORDS,
+    BESIDE_WORDS,
+    FAR_SHARE,
     GOLD_LETTERS,
+    GOLD_REACH,
+    GOLD_RUN,
+    GOLD_SHARE,
     LETTERS,
     LONG_RUN,
+    LONG_STEM_BITS,
+    LONG_STEM_PLAIN,
+    LONGER_RUN,
+    MUCH_LETTERS,
     NAMED,
+    NEARLY_ALL,
     NEXT_WORDS,
     PASSAGE_GRAMS,
+    PASSAGE_SHARE,
     REFERENCE_TEXTS,
     ROW_SHARE,
     ROW_WORDS,
     SAYS_BITS,
+    STEM_PLAIN,
+    STEM_WORDS,
     UNIT,
     USUAL,
     USUAL_SHARE,
@@ -43,6 +56,8 @@ _SPLIT = re.compile(f"[{_ALONE}]|[^{_ALONE}]+")
 _Gram = tuple[str, ...]
 _Place = tuple[int, int, int, int, int]
 """Weight of the pairs in a window; its start and end; where its pairs begin and end."""
+_Measures = tuple[float, float, float, int, int]
+"""Share of a stem's runs of letters, plain and weighed; what they say; its words in shared pairs and in rows."""
 
 
 def words_of(text: str) -> list[str]:
@@ -250,35 +265,57 @@ class _TestTexts:
         for place, pair in enumerate(_grams(record, 2)):
             places[pair].append(place)
         met = {stem for pair in (*places, *_grams(record, 1)) for stem in self._by_pair.get(pair, ())}
-        spaced, letters = f" {' '.join(record)} ", "".join(record)
+        text = _Letters(record)
         for stem in met:
             owners = self.stems[stem]
-            golds = {gold for gold in {self.items[one].gold for one in owners} if _answers(gold, spaced, letters)}
-            if not golds and self._weigh(stem) < self.settings.stem_bits * UNIT:
+            window = self._window(stem, record, places, frozenset())
+            if window is None:
                 continue
-            worded = any(f" {' '.join(gold)} " in spaced for gold in golds)
-            if len(stem) == 1:
-                if not worded:
+            limits, whole = self.settings, sum(self._pairs[stem].values())
+            alone, near = None, limits.answer_pairs * whole <= window[0]
+            if limits.stem_pairs * whole <= window[0]:
+                alone = self._measured(stem, record, window, frozenset())
+                alone = alone if self._is_enough(stem, alone) else None
+            verbatim = text.has(stem)
+            answered: dict[_Gram, tuple[_Place, _Measures]] = {}
+            for gold in {self.items[one].gold for one in owners} - {()}:
+                if not near and not (self._is_long(gold) and text.has(gold)):
                     continue
-                place = record.index(stem[0])
-                window: _Place | None = (0, place, place + 1, place, place + 1)
-            else:
-                pairs = self._pairs[stem]
-                if not worded and sum(pairs[one] for one in pairs if one in places) < self.settings.stem_pairs * sum(
-                    pairs.values()
-                ):
+                hidden, held, share = frozenset[int](), window, 1.0
+                if spots := text.spots(gold):
+                    hidden = frozenset(place for spot in spots for place in spot)
+                    beside = self._window(stem, record, places, hidden)
+                    if beside is None:
+                        continue
+                    held = beside
+                elif (share := text.nearly(gold, window)) < GOLD_SHARE:
                     continue
-                window = self._window(stem, places)
-            if window and (measures := self._measured(stem, record, spaced, golds, worded, window)):
-                kind, answered, share, covered = measures
-                mine = [one for one in owners if answered is None or self.items[one].gold in answered]
-                for number in mine[:NAMED]:
-                    yield number, {"kind": kind, "score": share, "words": covered, "eval_df": len(owners)}
+                measures = self._measured(stem, record, held, hidden)
+                if self._is_answered(stem, gold, verbatim, spots, share, held, measures):
+                    answered[gold] = held, measures
+            found = [*answered.values(), *([(window, alone)] if alone else [])]
+            if not found:
+                continue
+            window, best = max(found, key=lambda one: (max(one[1][:2]), one[1][3]))
+            kind = "stem" if alone else "stem_answer"
+            if not verbatim and is_sibling(stem, record[window[1] : window[2]]):
+                kind = "sibling"
+            mine = [one for one in owners if alone or self.items[one].gold in answered]
+            for number in mine[:NAMED]:
+                score = round(max(best[:2]), 4)
+                yield number, {"kind": kind, "score": score, "words": best[3], "eval_df": len(owners)}
 
-    def _window(self, stem: _Gram, places: Mapping[_Gram, Sequence[int]]) -> _Place | None:
-        """The window of a record that has most of a stem's pairs."""
+    def _window(
+        self, stem: _Gram, record: list[str], places: Mapping[_Gram, Sequence[int]], hidden: Set[int]
+    ) -> _Place | None:
+        """The window of a record that has most of a stem's pairs, none of its hidden words among them."""
+        if len(stem) == 1:
+            first = next((at for at, word in enumerate(record) if word == stem[0] and at not in hidden), None)
+            return None if first is None else (0, first, first + 1, first, first + 1)
         pairs, size = self._pairs[stem], 2 * len(stem) + 16
-        hits = sorted((place, pair) for pair in pairs for place in places.get(pair, ()))
+        hits = sorted(
+            (place, pair) for pair in pairs for place in places.get(pair, ()) if hidden.isdisjoint((place, place + 1))
+        )
         if not hits:
             return None
         sums = list(itertools.accumulate((pairs[pair] + 1 for _, pair in hits), initial=0))
@@ -288,62 +325,63 @@ class _TestTexts:
         end = hits[last][0] + 2
         return sum(pairs[pair] for pair in {pair for _, pair in inside}), max(0, end - size), end + 8, inside[0][0], end
 
-    def _measured(
-        self, stem: _Gram, record: list[str], spaced: str, golds: set[_Gram], worded: bool, window: _Place
-    ) -> tuple[str, set[_Gram] | None, float, int] | None:
-        """Kind, the answers that make it (None: the stem alone does), score and words."""
-        limits, (weight, start, stop, first, end) = self.settings, window
-        words = record[start:stop]
+    def _measured(self, stem: _Gram, record: list[str], window: _Place, hidden: Set[int]) -> _Measures:
+        words = ["" if place in hidden else record[place] for place in range(window[1], min(window[2], len(record)))]
         here = set(_grams(words, 2))
         rows = [
             len(list(run)) + 1 for shared, run in itertools.groupby(pair in here for pair in _grams(stem, 2)) if shared
         ]
-        longest = max(rows, default=0)
-        cut_short = longest > ROW_WORDS and 2 * longest >= len(stem)
-        says = weight >= (limits.answer_pairs if worded else limits.stem_pairs) * sum(self._pairs[stem].values())
-        if not says and not (worded and cut_short):
-            return None
-        share, known = self._letters(stem, words)
-        plain, weighed = share
-        best = max(plain, weighed)
-        alone = weighed >= limits.stem_letters and plain >= 0.5 and known >= limits.stem_bits * UNIT
-        verbatim = f" {' '.join(stem)} " in spaced
-        says = says and known >= SAYS_BITS * UNIT
-        within = NEXT_WORDS if not says else None if best >= 0.8 else ANSWER_WORDS
-        anywhere = None if self._weigh(stem) >= SAYS_BITS * UNIT else ANSWER_WORDS
-
-        def beside(gold: _Gram, within: int | None) -> bool:
-            before, behind = record[:first], record[end:]
-            if within is not None:
-                before, behind = before[-within:], behind[:within]
-            return any(_answers(gold, f" {' '.join(side)} ", "".join(side)) for side in (before, behind))
-
-        answered = set()
-        in_a_row = longest >= ROW_WORDS and longest >= ROW_SHARE * len(stem)
-        for gold in golds:
-            together = f" {' '.join(gold)} "
-            near = best >= limits.answer_letters or cut_short
-            near = near and known + self._weigh(gold) >= (limits.row_bits if in_a_row else limits.answer_bits) * UNIT
-            if not says:
-                near = near and self._is_long(gold) and together in spaced
-            told = self._weigh(stem) + self._weigh(gold) >= limits.verbatim_bits * UNIT and beside(gold, anywhere)
-            if (near and beside(gold, within)) or (verbatim and (f" {' '.join(stem)}{together}" in spaced or told)):
-                answered.add(gold)
-        if not alone and not answered:
-            return None
-        kind = "sibling" if not verbatim and is_sibling(stem, words) else "stem" if alone else "stem_answer"
-        return kind, None if alone else answered, round(best, 4), sum(rows)
-
-    def _letters(self, stem: _Gram, window: Sequence[str]) -> tuple[tuple[float, float], float]:
-        """Shares of the stem's runs of letters that a window has, plain and weighed; what they say."""
-        text, there = "".join(stem), "".join(window)
+        text, there = "".join(stem), "".join(words)
         each = [self.weight(word) * UNIT // len(word) for word in stem for _ in word]
         runs: dict[str, int] = {}
         for place in range(max(1, len(text) - LETTERS + 1)):
             runs.setdefault(text[place : place + LETTERS], sum(each[place : place + LETTERS]))
         met = {run for run in runs if there.find(run) >= 0}
         weighed = sum(runs[run] for run in met) / max(1, sum(runs.values()))
-        return (len(met) / len(runs), weighed), weighed * self._weigh(stem)
+        in_rows = sum(row for row in rows if row >= ROW_WORDS)
+        return len(met) / len(runs), weighed, weighed * self._weigh(stem), sum(rows), in_rows
+
+    def _is_enough(self, stem: _Gram, measures: _Measures) -> bool:
+        """Whether a record holds so much of a stem that its answer does not matter."""
+        plain, weighed, known, *_ = measures
+        if len(stem) < STEM_WORDS or known < self.settings.stem_bits * UNIT or weighed < self.settings.stem_letters:
+            return False
+        return plain >= STEM_PLAIN or (known >= LONG_STEM_BITS * UNIT and plain >= LONG_STEM_PLAIN)
+
+    def _is_answered(
+        self,
+        stem: _Gram,
+        gold: _Gram,
+        verbatim: bool,
+        spots: list[range],
+        share: float,
+        window: _Place,
+        held: _Measures,
+    ) -> bool:
+        """Whether an answer, or that share of it, is so near to what is left of a stem that both are an item."""
+        limits, says, (plain, weighed, known, _, in_rows) = self.settings, self._weigh(gold), held
+        gaps = [window[3] - spot.stop if spot.stop <= window[3] else max(0, spot.start - window[4]) for spot in spots]
+        gap = min(gaps, default=0)
+        in_a_row = in_rows >= ROW_SHARE * len(stem)
+        if verbatim and spots:
+            whole = self._weigh(stem)
+            if gap < 2 or (
+                whole + says >= limits.verbatim_bits * UNIT and not (whole < SAYS_BITS * UNIT and gap > ANSWER_WORDS)
+            ):
+                return True
+        if known + share * says < UNIT * (limits.row_bits if in_a_row else limits.answer_bits):
+            return False
+        if known < SAYS_BITS * UNIT:
+            return in_a_row and self._is_long(gold) and gap <= NEXT_WORDS
+        if max(plain, weighed) >= NEARLY_ALL:
+            return True
+        if gap > ANSWER_WORDS:
+            return False
+        least = limits.answer_letters if known < LONG_STEM_BITS * UNIT else MUCH_LETTERS
+        if spots and gap <= BESIDE_WORDS and max(plain, weighed) >= least:
+            return True
+        beside = bool(spots) and gap <= BESIDE_WORDS
+        return in_a_row or (not beside and plain + weighed >= 2 * FAR_SHARE)
 
     # ---- passages
 
@@ -397,6 +435,8 @@ class _TestTexts:
                     )
             if weight < least and length < LONG_RUN:
                 continue
+            if length < LONGER_RUN and len(covered) < PASSAGE_SHARE * len(passage):
+                continue
             run = passage[place : place + length]
             measures = {
                 "kind": "passage", "score": round(len(covered) / len(passage), 4), "words": length,
@@ -408,9 +448,37 @@ class _TestTexts:
                     yield number, measures
 
 
-def _answers(gold: _Gram, spaced: str, letters: str) -> bool:
-    joined = "".join(gold)
-    return bool(gold) and (f" {' '.join(gold)} " in spaced or (len(joined) >= GOLD_LETTERS and joined in letters))
+class _Letters:
+    """A record's letters without blanks, and which word each belongs to."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._words, self._text = words, "".join(words)
+        self._word = [number for number, word in enumerate(words) for _ in word]
+        self._edges = {0, *itertools.accumulate(map(len, words))}
+        self._spaced = f" {' '.join(words)} "
+
+    def has(self, words: _Gram) -> bool:
+        """Whether some words stand there in a row."""
+        return f" {' '.join(words)} " in self._spaced
+
+    def spots(self, gold: _Gram) -> list[range]:
+        """Places of an answer: its words, or, if it is no short one, its letters."""
+        joined = "".join(gold)
+        starts = [found.start() for found in re.finditer(f"(?={re.escape(joined)})", self._text)]
+        return [
+            range(self._word[start], self._word[start + len(joined) - 1] + 1)
+            for start in starts
+            if len(joined) >= GOLD_LETTERS or {start, start + len(joined)} <= self._edges
+        ]
+
+    def nearly(self, gold: _Gram, window: _Place) -> float:
+        """Share of an answer's runs of letters beside a window; of a short answer none."""
+        joined, reach = "".join(gold), 2 * len(gold) + GOLD_REACH
+        runs = {"".join(run) for run in zip(*(joined[at:] for at in range(GOLD_RUN)), strict=False)}
+        if len(runs) <= GOLD_LETTERS - GOLD_RUN:
+            return 0.0
+        before, behind = self._words[max(0, window[3] - reach) : window[3]], self._words[window[4] :][:reach]
+        return max(len([run for run in runs if "".join(side).count(run)]) / len(runs) for side in (before, behind))
 
 
 def _grams(words: Sequence[str], n: int) -> Iterator[_Gram]:
