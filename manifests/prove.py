@@ -76,23 +76,29 @@ def prove(
     """
     from tqdm import tqdm
 
-    from manifests.proof.overlaps import Overlaps, near_level, sql_levels
+    from manifests.proof.overlaps import Overlaps, near_level, rewrites_state, sql_levels
+    from manifests.proof.rewrites import coverage as rewrites_coverage
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
+    rewrites = rewrites_state(policy)
     work = out / _WORK
     for folder in out, work:
         make_folder(folder)
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
-        for level, kind, name in ("near_image", "images", "pictures"), ("near_text", "kept", "texts"):
+        levels = [("near_image", "images", "near pictures"), ("near_text", "kept", "near texts")]
+        levels += [("rewrite", "kept", "rewrites")] if rewrites["ran"] else []
+        for level, kind, name in levels:
+            depends_on = rewrites if level == "rewrite" else None
             total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
-            with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet or None) as bar:
-                near_level(level, builds, policy, work, workers, bar.update, overlaps)
+            with tqdm(total=total, desc=name, unit=kind, unit_scale=True, disable=quiet or None) as bar:
+                near_level(level, builds, policy, work, workers, bar.update, overlaps, depends_on)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
+        document["rewrites"] = rewrites | {"coverage": rewrites_coverage()}
         document["benchmarks"] = _benchmarks(builds, policy, only_present)
         document["accounting"] = _accounting(connection, builds, policy, document)
         exports.write_excluded_rows(connection, builds, out)
@@ -107,7 +113,7 @@ def prove(
         render_report(connection, builds, out, document)
     used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
     for path in work.iterdir():
-        if path.name not in used:
+        if path.name not in used and path.is_file():  # vectors of texts are of use to a later proof, whatever it holds
             path.unlink()
     return document
 
@@ -534,6 +540,8 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
+    if not document["rewrites"]["ran"]:
+        print(f"Note: rewrites were not looked for ({document['rewrites']['why']})")
     for line in certificate.incomplete(document):
         print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")

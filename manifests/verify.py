@@ -168,7 +168,7 @@ class Verification:
         late = [
             ("raw files", self._raw), ("stored samples", self._stored),
             ("ids and digests", self._exact), ("near pictures", self._near_images),
-            ("near texts", self._near_texts), ("train duplicates", self._train_duplicates),
+            ("near texts", self._near_texts), ("rewrites", self._rewrites), ("train duplicates", self._train_duplicates),
             ("policy and counts", self._conclusions), ("report", self._report),
         ]  # fmt: skip
         if not self._make(*early[0]):
@@ -424,6 +424,43 @@ class Verification:
         step.add(CERTIFICATE, *self._against_certificate("common_ngrams", "left_out_of_near_text"))
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
+    def _rewrites(self, step: ProofStep) -> None:
+        from manifests.proof.overlaps import OFF, rewrites_state
+        from manifests.proof.rederive_rewrites import rewrites, settled
+        from manifests.proof.rewrites import coverage
+
+        said = self.document["rewrites"]
+        state = OFF if self.policy.rewrites is None else said
+        derived: Counter[str] = Counter()
+        if self.policy.rewrites is not None and said["ran"]:
+            state = rewrites_state(self.policy)
+            if not state["ran"]:
+                step.add("rewrites", f"cannot be derived here ({state['why']})")
+                return
+            with self._bar("rewrites", self._count("kept")) as bar:
+                derived = rewrites(
+                    self.builds, self.policy, self.chosen, bar.update,
+                    lambda key, pair: self.spill.add("rewrites derived", key, pair),
+                )  # fmt: skip
+        elif self.policy.rewrites is not None:
+            state = {"ran": False, "why": str(said["why"]), "models": []}
+        looked_at = derived["train_samples"]
+        keep, ends = self._keeper("rewrites"), ("train_build", "train_sample", "eval_build", "eval_sample")
+        for piece in range(self.spill.pieces):
+            rows = {tuple(row[name] for name in ends): row for row in self._said("rewrite", piece)}
+            for pair in self.spill.rows("rewrites derived", piece):
+                row = settled(pair, rows.get(tuple(pair[0][name] for name in ends)))
+                if row is not None:
+                    derived[row[1]] += 1
+                    keep(row)
+        pairs = self._compare(step, ("rewrite",), "rewrites", self.chosen)
+        step.add(CERTIFICATE, *self._counted("rewrite", derived))
+        self.expected["rewrites"] = state | {"coverage": coverage()}
+        step.add(CERTIFICATE, *self._against_certificate("rewrites"))
+        step.note = f"{pairs:,} pairs of {looked_at:,} train samples{self._sampled()}"
+        if not state["ran"]:
+            step.note = f"not looked for: {state['why']}"
+
     def _train_duplicates(self, step: ProofStep) -> None:
         from manifests.proof.rederive_pictures import train_duplicates
         from manifests.proof.train_duplicates import TRAIN_DUPLICATES
@@ -604,7 +641,7 @@ class Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report",
+    "rewrites", "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report",
     "sentences", "root",
 )  # fmt: skip
 """What a certificate says."""

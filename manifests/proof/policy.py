@@ -80,6 +80,29 @@ class TextSettings(Settings, frozen=True):
     leave_out_eval_tasks: tuple[str, ...]
 
 
+class SentenceModel(Settings, frozen=True):
+    """A model of the rewrite level, and the cosine from which on a pair is looked at."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    """`english`, `multilingual` or a folder (`manifests.proof.encoders`)."""
+    cosine: _Share
+
+
+class RewriteSettings(Settings, frozen=True):
+    """What makes a pair that a sentence model proposes an overlap (`manifests.proof.rewrites`)."""
+
+    models: Annotated[tuple[SentenceModel, ...], Meta(min_length=1)]
+    shared_bits: _Count
+    """What the words of a question that stand in stem or gold answer must say."""
+    answer_words: _Share
+    """Share of the question's weight in those words, where the record has the gold answer ..."""
+    question_words: _Share
+    """... and where not, if they say `question_bits` and the cosine reaches `question_cosine`, or it is `same_cosine`."""
+    question_bits: _Count
+    question_cosine: _Share
+    same_cosine: _Share
+
+
 class DuplicateSettings(Settings, frozen=True):
     """Which different train pictures are listed as alike."""
 
@@ -124,6 +147,7 @@ class _File(Settings, frozen=True):
     images: dict[str, Any]
     """Checked one by one: msgspec does not name the key of a mapping."""
     text: TextSettings
+    rewrites: RewriteSettings | None
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
     leave_out: dict[str, str]
@@ -144,6 +168,8 @@ class Policy:
     """None where the policy says `present`."""
     leave_out: Mapping[str, str] = field(default_factory=dict)
     """What is declared not to matter: reason by pattern of `<build>/<name>` (`manifests.proof.accounting`)."""
+    rewrites: RewriteSettings | None = None
+    """None where the level is left out."""
 
     @property
     def sha256(self) -> str:
@@ -201,7 +227,7 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
     asked = () if file.benchmarks == "present" else file.benchmarks
-    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out)
+    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out, file.rewrites)
 
 
 def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:
