@@ -168,8 +168,9 @@ class Verification:
         late = [
             ("raw files", self._raw), ("stored samples", self._stored),
             ("ids and digests", self._exact), ("near pictures", self._near_images),
-            ("near texts", self._near_texts), ("rewrites", self._rewrites), ("train duplicates", self._train_duplicates),
-            ("policy and counts", self._conclusions), ("report", self._report),
+            ("near texts", self._near_texts), ("rewrites", self._rewrites),
+            ("train duplicates", self._train_duplicates), ("policy and counts", self._conclusions),
+            ("report", self._report),
         ]  # fmt: skip
         if not self._make(*early[0]):
             return
@@ -641,8 +642,8 @@ class Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
-    "rewrites", "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report",
-    "sentences", "root",
+    "rewrites", "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates",
+    "report", "sentences", "root",
 )  # fmt: skip
 """What a certificate says."""
 

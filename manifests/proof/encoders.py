@@ -194,9 +194,10 @@ def _mean(states: NDArray[np.float32], mask: NDArray[np.int64]) -> Vectors:
 
 
 def bert_graph(folder: Path) -> bytes:
-    """An ONNX model of a BERT's weights: token ids and mask to the last layer's states. Raises: `UserError`, `KeyError`.
+    """An ONNX model of a BERT's weights: token ids and mask to the last layer's states.
 
     Layers as in Devlin et al. 2019, GELU by the error function, dropout left out; names of weights as in transformers.
+    Raises: `UserError`, `KeyError`.
     """
     from onnx import TensorProto, helper, numpy_helper
     from safetensors.numpy import load_file

@@ -8,7 +8,7 @@
 | near_image | whole, region | `distance`: Hamming; `variant` of the test picture; `score`: agreement of pixels |
 | near_text | stem, stem_answer, sibling | `score`: share of the stem's letters; `words`: of it, in shared pairs |
 | near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
-| rewrite | rewrite, question, sibling, translation | `variant`: model; `score`: cosine; `words`: shared with stem or gold |
+| rewrite | rewrite, question, sibling, translation | `variant`: model; `score`: cosine; `words`: shared |
 
 `eval_df` says how many test items have the stem, or the rarest n-gram of the run; the first `near_text.NAMED` of them
 have a row each.

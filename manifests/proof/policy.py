@@ -97,7 +97,7 @@ class RewriteSettings(Settings, frozen=True):
     answer_words: _Share
     """Share of the question's weight in those words, where the record has the gold answer ..."""
     question_words: _Share
-    """... and where not, if they say `question_bits` and the cosine reaches `question_cosine`, or it is `same_cosine`."""
+    """... and where not, if they say `question_bits` and the cosine is `question_cosine`, or it is `same_cosine`."""
     question_bits: _Count
     question_cosine: _Share
     same_cosine: _Share

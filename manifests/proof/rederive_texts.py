@@ -62,6 +62,7 @@ class Text:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Text:
+        """A stored record's."""
         said = [(one["role"], one["reasoning"], message_text(one, "\n")) for one in record["messages"] or []]
         asked = [text for role, _, text in said if role != "assistant"]
         answer = ["", *(text for role, _, text in said if role == "assistant")][-1]
@@ -81,10 +82,12 @@ class Text:
 
     @property
     def item(self) -> str:
+        """Question and options."""
         return "\n".join([self.question, *self.options])
 
     @property
     def whole(self) -> str:
+        """All there is."""
         return self.dialogue if self.question in self.dialogue else f"{self.item}\n{self.dialogue}"
 
 
