@@ -60,6 +60,13 @@ def own_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.umask(UMASK)
 
 
+@pytest.fixture(autouse=True)
+def no_sentence_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proof loads two models, a second each: only tests marked `sentence_models` wait for them."""
+    if request.node.get_closest_marker("sentence_models") is None:
+        monkeypatch.setattr("manifests.proof.encoders.missing", lambda model: "not in this test")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real rows, or a skip that says what is missing."""
