@@ -99,7 +99,7 @@ def _found(kinds: Counter[str], total: int) -> dict[str, Any]:
 def _wrong(
     name: str, tests: Sequence[Asked], records: Sequence[Asked], matches: Sequence[Any], listed: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Records that are taken out although they are of another exam: near copies of items among them are counted apart."""
+    """Records that are taken out although they are of another exam; near copies of items are among them."""
     taken = {match.train for match in matches if match.kind in _TAKEN_OUT}
     for match in matches:
         train, item = records[match.train], tests[match.eval]

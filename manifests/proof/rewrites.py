@@ -56,8 +56,8 @@ FOREIGN_SHARE, FOREIGN = 0.34, 1
 SHARED_NUMBERS = 2
 """Numbers that tell a translation where its gold answer has no word in common with the item's."""
 ENGLISH, LANGUAGE_WORDS = 0.22, 12
-"""Share of a text's words that are among the 490 commonest of English exam questions, from which on it is English, where
-it has so many words: 0.28 and more in 7,000 English questions, 0.19 and less in 1,659 Spanish, French, Italian ones."""
+"""Share of a text's words that are among the 490 commonest of English exam questions, from which on it is English if it
+has so many words: 0.28 and more in 7,000 English questions, 0.19 and less in 1,659 Spanish, French, Italian ones."""
 
 _NUMBER = re.compile(r"(?<![\w.,])(\d+(?:[.,]\d+)*)(?:\s*-?\s*([a-zµμ%°/]+))?")
 _THOUSANDS = re.compile(r",(?=\d{3}(?!\d))")
