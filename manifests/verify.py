@@ -431,7 +431,7 @@ class Verification:
         from manifests.proof.rewrites import coverage
 
         said = self.document["rewrites"]
-        state = OFF if self.policy.rewrites is None else said
+        state = dict(OFF if self.policy.rewrites is None else said)
         derived: Counter[str] = Counter()
         if self.policy.rewrites is not None and said["ran"]:
             state = rewrites_state(self.policy)

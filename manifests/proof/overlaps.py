@@ -321,7 +321,8 @@ class _RewriteSide(_Side):
                         self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
         encoders = [(Encoder(one.model), one.cosine) for one in policy.rewrites.models]
         self.alone = any(encoder.on_gpu for encoder, _ in encoders)
-        self.index = RewriteIndex(items, encoders, policy.rewrites, make_folder(work / VECTORS))
+        make_folder(work / VECTORS)
+        self.index = RewriteIndex(items, encoders, policy.rewrites, work / VECTORS)
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         ends: list[tuple[str, str]] = []

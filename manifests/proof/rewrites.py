@@ -246,7 +246,7 @@ class RewriteIndex:
         key = hashlib.sha256(orjson.dumps([encoder.sha256, digests])).hexdigest()
         path = None if self._cache is None else self._cache / f"{key}.npy"
         if path is not None and path.is_file():
-            return np.load(path, allow_pickle=False).astype(np.float32)
+            return np.asarray(np.load(path, allow_pickle=False), np.float32)
         # Rounded as they are stored, so that a proof that goes on computes what one in one go does.
         vectors = encoder.encode(texts).astype(np.float16)
         if path is not None:
