@@ -99,6 +99,10 @@ class Encoder:
         back[order] = np.arange(len(order))
         return np.asarray(vectors[back], np.float32)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a worker: it loads the model itself."""
+        return self.__dict__ | {"_loaded": None}
+
     def _load(self) -> Any:
         if self._packaged:
             return importlib.import_module(_PACKAGES[MULTILINGUAL]).USE(threads=1)

@@ -342,10 +342,10 @@ class _RewriteSide(_Side):
         return pa.Table.from_pylist(evidence, FOUND), counts, {}
 
 
-OFF: Mapping[str, Any] = {"ran": False, "why": "left out by the policy", "models": []}
+OFF: dict[str, Any] = {"ran": False, "why": "left out by the policy", "models": []}
 
 
-def rewrites_state(policy: Policy) -> dict[str, Any]:
+def rewrites_state(policy: Policy, *, left_out: bool = False) -> dict[str, Any]:
     """What a certificate says of the rewrite level: its models with their digests, or why it did not run.
 
     Raises: `UserError` where a model is there and cannot be used.
@@ -354,6 +354,8 @@ def rewrites_state(policy: Policy) -> dict[str, Any]:
 
     if policy.rewrites is None:
         return dict(OFF)
+    if left_out:
+        return OFF | {"why": "left out by --no-rewrites"}
     lacking = [f"{one.model}: {why}" for one in policy.rewrites.models if (why := missing(one.model)) is not None]
     if lacking:
         return {"ran": False, "why": "; ".join(lacking), "models": []}
