@@ -242,7 +242,9 @@ def bert_graph(folder: Path) -> bytes:
     state = normalised(node("Add", node("Add", words, kind), places), "embeddings.LayerNorm")
     mask = node("Cast", "attention_mask", to=TensorProto.FLOAT)
     mask = node("Sub", constant(np.array(1, np.float32)), mask)
-    mask = node("Mul", node("Unsqueeze", mask, constant(np.array([1, 2], np.int64))), constant(np.array([-1e4], np.float32)))
+    mask = node(
+        "Mul", node("Unsqueeze", mask, constant(np.array([1, 2], np.int64))), constant(np.array([-1e4], np.float32))
+    )
     scale = constant(np.array(1 / np.sqrt(size // heads), np.float32))
     for number in range(config["num_hidden_layers"]):
         layer = f"encoder.layer.{number}"
