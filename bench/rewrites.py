@@ -4,8 +4,8 @@ Real pairs: HuatuoGPT-o1's demo rows, each an exam item with the open question t
 CasiMedicos, exam cases in four languages. A rewrite is found where its own item takes it out. Rows are in two halves
 by the digest of the item; settings were chosen on `seen` alone. Distractors are the questions of MedQA's dev split
 and of MedMCQA; what takes one of them out is written to `--pairs`, to be read. Beside it stand shared runs of 13 words
-(GPT-3's rule, also decon's and datatrove's idea) and the near-text level. `--most N` takes N rows of every other set (four times
-as many of MedMCQA, whose questions are short).
+(GPT-3's rule, also decon's and datatrove's idea) and the near-text level. `--most N` takes N rows of every
+other set (of MedMCQA four times as many: they are short).
 
     python -m bench.rewrites --pairs pairs.jsonl --cache /tmp/vectors --out rewrites.json
     python -m bench.rewrites --speed gpu          # texts a second, beside the bare loop, where torch finds a GPU
