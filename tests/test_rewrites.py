@@ -85,8 +85,9 @@ def test_a_translation_is_told_by_its_numbers_or_the_gold_answer() -> None:
     assert kind(spanish, "Ingestión de cáusticos") == "translation"
     assert kind(spanish.replace("11", "63").replace("37,3", "40,1"), "Ingestión de cáusticos") is None
     without = spanish.replace("11", "pocos").replace("37,3", "alta").replace("5 mg", "algo")
-    assert kind(without, "Paperas") is None
-    assert kind(without, "Caustic ingestion") == "translation"
+    assert kind(without, "Paperas", 0.75) is None
+    assert kind(without, "Caustic ingestion", 0.75) == "translation"
+    assert kind(without, "Paperas", 0.8) == "translation"
 
 
 # ---- models

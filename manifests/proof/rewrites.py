@@ -53,8 +53,8 @@ GENERIC = frozenset("all any both none neither either of the above these a b c d
 """An answer of such words alone, "all of the above", says nothing about the question."""
 FOREIGN_SHARE, FOREIGN = 0.34, 1
 """Numbers of a question that its stem may lack: one, or a third. A rewrite leaves numbers out, it adds none."""
-SHARED_NUMBERS = 2
-"""Numbers that tell a translation where its gold answer has no word in common with the item's."""
+SHARED_NUMBERS, TRANSLATED = 2, 0.77
+"""Numbers that tell a translation. Where there are fewer: a gold answer with the same words, or this cosine."""
 ENGLISH, LANGUAGE_WORDS = 0.22, 12
 """Share of a text's words that are among the 490 commonest of English exam questions, from which on it is English if it
 has so many words: 0.28 and more in 7,000 English questions, 0.19 and less in 1,659 Spanish, French, Italian ones."""
@@ -148,12 +148,12 @@ def judge(item: Asked, record: Asked, cosine: float, floor: float, settings: Rew
         return None
     shared = record.words & (item.words | item.answer_words)
     said = _has_gold(item, record)
-    foreign, common = _numbers(item, record, units=True)
+    foreign = _foreign(item, record)
     same = foreign <= FOREIGN or foreign <= FOREIGN_SHARE * len(record.numbers)
     if item.in_other_language(record):
-        foreign, common = _numbers(item, record, units=False)
-        same = 4 * foreign <= common if common >= SHARED_NUMBERS else said and not foreign
-        return ("translation", len(shared)) if same else None
+        if _same_in_other_language(item, record, cosine, said):
+            return "translation", len(shared)
+        return None
     weight = sum(map(says, shared))
     if weight < settings.shared_bits * UNIT:
         return None
@@ -176,13 +176,25 @@ def _has_gold(item: Asked, record: Asked) -> bool:
     return sum(map(says, gold & record.answer_words)) >= GOLD_SHARE * weight
 
 
-def _numbers(item: Asked, record: Asked, *, units: bool) -> tuple[int, int]:
-    """Numbers of the record's question that the stem does not have, or has with another unit; and those it has."""
+def _foreign(item: Asked, record: Asked) -> int:
+    """Numbers of the record's question that the stem does not have, or has with another unit."""
     foreign = 0
     for number, mine in record.numbers.items():
         known = item.numbers.get(number)
-        foreign += known is None or (units and bool(mine and known) and mine.isdisjoint(known))
-    return foreign, len(record.numbers) - foreign
+        foreign += known is None or (bool(mine and known) and mine.isdisjoint(known))
+    return foreign
+
+
+def _same_in_other_language(item: Asked, record: Asked, cosine: float, said: bool) -> bool:
+    """Whether numbers, or a cognate of the gold answer, or a very close question tell a translation.
+
+    Points and commas change places in numbers, and small numbers are spelt, so digits alone count and some may lack.
+    """
+    ours, theirs = ({re.sub(r"\D", "", number) for number in one.numbers} for one in (item, record))
+    common, foreign = len(ours & theirs), len(theirs - ours)
+    if common >= SHARED_NUMBERS:
+        return 2 * foreign <= common
+    return foreign <= FOREIGN and (said or cosine >= TRANSLATED)
 
 
 class RewriteMatch(NamedTuple):

@@ -82,7 +82,7 @@ def _rewrites(said: Mapping[str, Any]) -> str:
         return f"Items in other words were looked for ({names}); how many are found was not measured with this version."
     return (
         f"Of {measured['rewrites']} real items that a language model reworded {measured['found']:.1%} are found "
-        f"({names}), {measured['wrong']:.2%} of other questions wrongly."
+        f"({names}), and {measured['wrong']:.2%} of {measured['other_questions']:,} other questions wrongly."
     )
 
 
