@@ -18,7 +18,7 @@ from conftest import run_module
 from manifests.proof.certificate import read_certificate, write_certificate
 from manifests.proof.encoders import Encoder, NoModelError, bert_graph
 from manifests.proof.policy import DEFAULT_POLICY, RewriteSettings, load_policy, parse_policy
-from manifests.proof.rewrites import Asked, RewriteIndex, judge
+from manifests.proof.rewrites import VERSION, Asked, RewriteIndex, judge
 from manifests.prove import prove
 from manifests.verify import ProofStep, verify
 from medgpt.errors import UserError
@@ -67,6 +67,8 @@ REWRITE = (
     ],
 )
 def test_words_decide_about_what_a_model_proposes(question: str, answer: str, cosine: float, is_: str | None) -> None:
+    """Another verdict is another version."""
+    assert VERSION == 1
     assert kind(question, answer, cosine) == is_
 
 
