@@ -44,7 +44,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 	--no-annotate --no-emit-index-url
 lock: $(UV)
 	$(COMPILE) pyproject.toml --group build --extra filters --extra dicom --extra train --extra eval --extra dev -o locks/dev.txt
-	for extra in filters train eval; do \
+	for extra in filters rewrites train eval; do \
 	$(COMPILE) pyproject.toml --group build --extra $$extra -c locks/dev.txt -o locks/$$extra.txt || exit; done
 	$(COMPILE) pyproject.toml --group build -c locks/dev.txt -o locks/core.txt
 	$(COMPILE) --group interop -o locks/interop.txt

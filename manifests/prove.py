@@ -75,36 +75,44 @@ def prove(
     show_credentialed: bool = False,
     pairs_per_cell: int = PAIRS_PER_CELL,
     only_present: bool = False,
+    no_rewrites: bool = False,
     conda: Path | None = None,
     verdicts: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
-    `only_present`: the policy's benchmarks that are not there are named, not asked for. `conda`: a file for rows of the
-    CONDA contamination database. `verdicts`: a file of `manifests.proof.verdicts`. Raises: `UserError`.
+    `only_present`: the policy's benchmarks that are not there are named, not asked for. `no_rewrites`: that level
+    does not run, which the certificate says. `conda`: a file for rows of the CONDA contamination database. `verdicts`:
+    a file of `manifests.proof.verdicts`. Raises: `UserError`.
     """
     from tqdm import tqdm
 
-    from manifests.proof.overlaps import Overlaps, near_level, sql_levels
+    from manifests.proof.overlaps import Overlaps, near_level, rewrites_state, sql_levels
+    from manifests.proof.rewrites import coverage as rewrites_coverage
     from manifests.proof.verdicts import read_verdicts
 
     judged = None if verdicts is None else read_verdicts(verdicts)
     builds = load_builds(data)
     _check(builds, policy, quiet)
+    rewrites = rewrites_state(policy, left_out=no_rewrites)
     work = out / _WORK
     for folder in out, work:
         make_folder(folder)
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
-        for level, kind, name in ("near_image", "images", "pictures"), ("near_text", "kept", "texts"):
+        levels = [("near_image", "images", "near pictures"), ("near_text", "kept", "near texts")]
+        levels += [("rewrite", "kept", "rewrites")] if rewrites["ran"] else []
+        for level, kind, name in levels:
+            depends_on = rewrites if level == "rewrite" else None
             total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
-            with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet or None) as bar:
-                near_level(level, builds, policy, work, workers, bar.update, overlaps)
+            with tqdm(total=total, desc=name, unit=kind, unit_scale=True, disable=quiet or None) as bar:
+                near_level(level, builds, policy, work, workers, bar.update, overlaps, depends_on)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out, judged)
+        document["rewrites"] = rewrites | {"coverage": rewrites_coverage()}
         document["benchmarks"] = _benchmarks(builds, policy, only_present)
         document["accounting"] = _accounting(connection, builds, policy, document)
         exports.write_excluded_rows(connection, builds, out)
@@ -119,7 +127,7 @@ def prove(
         render_report(connection, builds, out, document)
     used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
     for path in work.iterdir():
-        if path.name not in used:
+        if path.name not in used and path.is_file():  # vectors of texts are of use to a later proof, whatever it holds
             path.unlink()
     return document
 
@@ -492,8 +500,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
-            pairs_per_cell=options.pairs_per_cell, only_present=only_present, conda=options.conda,
-            verdicts=options.verdicts, quiet=options.quiet or options.json,
+            pairs_per_cell=options.pairs_per_cell, only_present=only_present, no_rewrites=options.no_rewrites,
+            conda=options.conda, verdicts=options.verdicts, quiet=options.quiet or options.json,
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -579,6 +587,8 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
+    if not document["rewrites"]["ran"]:
+        print(f"Note: rewrites were not looked for ({document['rewrites']['why']})")
     for line in certificate.incomplete(document):
         print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
@@ -621,6 +631,10 @@ def _parser() -> argparse.ArgumentParser:
         "--benchmarks", choices=("policy", "present"),
         help="benchmarks that must be there: those that the policy lists (default), or none but the present (default "
         "with --eval)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-rewrites", action="store_true",
+        help="do not look for items in other words: with the extra `rewrites`, that takes most of the time",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
     parser.add_argument(

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from outcomes import Demos, Samples
 
+from manifests.proof import encoders
+
 # A busy machine is no reason to fail: how long an example takes says nothing about what it shows.
 settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("project")
@@ -58,6 +60,24 @@ def own_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("medgpt.private._private", UMASK & 0o077)
     yield
     os.umask(UMASK)
+
+
+MISSING = encoders.missing
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_sentence_models() -> Iterator[None]:
+    """A proof loads two models, a second each, where they are installed: only marked tests wait for that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "missing", lambda model: "not in this test")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def sentence_models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tests marked `sentence_models`, models are as they are."""
+    if request.node.get_closest_marker("sentence_models") is not None:
+        monkeypatch.setattr(encoders, "missing", MISSING)
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "says"),
     [
         ("version", 2, "version: 2 is none of 1"),
-        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rules"),
+        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rewrites, rules"),
         ("images", {}, "`default` is missing"),
         ("images.default.radius", 7, "images.default: radius: .*multiple of 2"),
         ("images.default.radius", 18, "images.default: radius: .*<= 16"),
@@ -145,7 +145,8 @@ def test_the_command_line_says_what_is_wrong_with_a_policy(tmp_path: Path) -> No
     done = run_module("manifests.prove", str(tmp_path), "--policy", str(file))
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        f"{file}: rules[0]: unknown level 'pixels'; there are id, exact_image, exact_text, near_image, near_text"
+        f"{file}: rules[0]: unknown level 'pixels'; there are id, exact_image, exact_text, near_image, near_text, "
+        "rewrite"
     )
 
 

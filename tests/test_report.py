@@ -121,6 +121,10 @@ def make_certificate(rows: list[dict[str, Any]], **changes: Any) -> dict[str, An
             ],
             "precision": {"pairs": 700, "wrong": 0},
         },
+        "rewrites": {
+            "ran": True, "why": None, "coverage": {"rewrites": 53, "found": 0.9},
+            "models": [{"model": "english", "sha256": "bc" * 32, "cosine": 0.6}],
+        },
         "files": {"evidence": "56" * 32, "exclusions": "78" * 32, "common": "9a" * 32},
         "train_totals": [{"train_build": name, "train_samples": 1_000} for name in trains],
         "eval_totals": [{"eval_build": b, "eval_split": s, "eval_samples": 1_273} for b, s in evals],
@@ -473,6 +477,7 @@ def test_what_is_not_covered_is_said(tmp_path: Path) -> None:
     assert low == ["rotated 3 degrees", "150", "120", "0.9000", "0.8000", "in part"]
     assert high == ["mirror", "150", "150", "1.0000", "1.0000", "yes"]
     assert "roco: 77 pictures of train samples came without pixels" in coverage.text
+    assert "english (SHA-256 of its files " + "bc" * 32 in coverage.text
     assert "mimic_cxr: 3,000 test samples of the task report left out of near text" in coverage.text
     certificate = {**report.certificate, "coverage": None}
     text = Page(render(replace(report, certificate=certificate))).one("section", id="coverage").text

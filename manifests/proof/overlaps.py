@@ -28,24 +28,30 @@ from manifests.proof.near_images import NearImageIndex
 from manifests.proof.near_text import EvalText, NearTextIndex
 from manifests.proof.ngrams import word_list
 from manifests.proof.policy import Policy, TextSettings
+from manifests.proof.rewrites import VERSION as REWRITE
+from manifests.proof.rewrites import Asked, RewriteIndex
 from manifests.proof.stored_text import SampleText, read_texts
 from manifests.proof.variants import PictureError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.engines import in_this_process, run_jobs
 from medgpt.errors import UserError
+from medgpt.private import make_folder
 
 if TYPE_CHECKING:
     import duckdb
 
 JOINS = Path(__file__).parent / "joins"
+VECTORS = "vectors"
+"""Folder of the work folder: vectors of texts that were seen before, of use to any later proof."""
 SQL_LEVELS = ("id", "exact_image", "exact_text")
 
 FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 """What the levels find, before the policy is asked."""
 
 VERSIONS = {
-    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 3, "train_duplicates": 1,
+    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 3, "rewrite": REWRITE,
+    "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
 proofs then do that level anew. `tests/pinned_evidence.json` holds the evidence of small builds, so a change of output
@@ -126,6 +132,9 @@ class _Side:
     def prepare(self, tasks: Sequence[_TrainPart]) -> None:
         """Do once, before the workers are forked, what each would do by itself."""
 
+    alone = False
+    """Whether only one process may run."""
+
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         """Evidence of one train part, counts, and boilerplate with (test items, train samples) that have it."""
         raise NotImplementedError
@@ -148,7 +157,7 @@ class _TestEnd:
 class _ImageSide(_Side):
     """Every distinct test picture once, with the rows that show it."""
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path) -> None:
         rows: dict[tuple[bytes, str], list[_TestEnd]] = defaultdict(list)
         kept: list[dict[str, Any]] = []
         self.places: list[tuple[Path, int, int] | None] = []
@@ -237,7 +246,7 @@ def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
 class _TextSide(_Side):
     """Every test item's text."""
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy) -> None:
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path) -> None:
         self.rows: list[_TestEnd] = []
         self.open: list[str] = []
         texts: list[EvalText] = []
@@ -295,6 +304,66 @@ class _TextSide(_Side):
         return gram
 
 
+class _RewriteSide(_Side):
+    """Every test item's question and answer, and their vectors."""
+
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path) -> None:
+        from manifests.proof.encoders import Encoder
+
+        assert policy.rewrites is not None
+        self.rows: list[_TestEnd] = []
+        items: list[Asked] = []
+        for build in builds:
+            for _, part in build.parts("samples", "eval"):
+                for text in read_texts(build.folder, part):
+                    if left_out_of_near_text(text, policy.text) is None:
+                        items.append(Asked(text.question, text.answer))
+                        self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
+        encoders = [(Encoder(one.model), one.cosine) for one in policy.rewrites.models]
+        self.alone = any(encoder.on_gpu for encoder, _ in encoders)
+        make_folder(work / VECTORS)
+        self.index = RewriteIndex(items, encoders, policy.rewrites, work / VECTORS)
+
+    def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
+        ends: list[tuple[str, str]] = []
+        records: list[Asked] = []
+        for text in read_texts(task.folder, task.part):
+            ends.append((text.split, text.sample_id))
+            records.append(Asked(text.question, text.answer))
+        matches, counts = self.index.scan(records)
+        evidence = [
+            {
+                "level": "rewrite", "kind": match.kind, "train_build": task.build, "train_split": ends[match.train][0],
+                "train_sample": ends[match.train][1], **self.rows[match.eval].columns, "variant": match.model,
+                "score": match.score, "words": match.words,
+            }
+            for match in matches
+        ]  # fmt: skip
+        return pa.Table.from_pylist(evidence, FOUND), counts, {}
+
+
+OFF: dict[str, Any] = {"ran": False, "why": "left out by the policy", "models": []}
+
+
+def rewrites_state(policy: Policy, *, left_out: bool = False) -> dict[str, Any]:
+    """What a certificate says of the rewrite level: its models with their digests, or why it did not run.
+
+    Raises: `UserError` where a model is there and cannot be used.
+    """
+    from manifests.proof.encoders import Encoder, missing
+
+    if policy.rewrites is None:
+        return dict(OFF)
+    if left_out:
+        return OFF | {"why": "left out by --no-rewrites"}
+    lacking = [f"{one.model}: {why}" for one in policy.rewrites.models if (why := missing(one.model)) is not None]
+    if lacking:
+        return {"ran": False, "why": "; ".join(lacking), "models": []}
+    encoders = [(Encoder(one.model), one.cosine) for one in policy.rewrites.models]
+    models = [{"model": one.name, "sha256": one.sha256, "cosine": cosine} for one, cosine in encoders]
+    return {"ran": True, "why": None, "models": models}
+
+
 def left_out_of_near_text(text: SampleText, settings: TextSettings) -> str | None:
     """Why a test sample is left out of the near-text level; None where it is compared.
 
@@ -329,10 +398,13 @@ def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:
         yield batch
 
 
-_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy], _Side], str]] = {
+_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy, Path], _Side], str]] = {
     "near_image": (_ImageSide, "images"),
     "near_text": (_TextSide, "samples"),
+    "rewrite": (_RewriteSide, "samples"),
 }
+_SETTINGS = {"near_image": ("images",), "near_text": ("text",), "rewrite": ("text", "rewrites")}
+"""Parts of the policy that a level's evidence depends on."""
 _started: tuple[_Side, Path] | None = None  # of this worker process
 
 
@@ -344,13 +416,16 @@ def near_level(
     workers: int,
     progress: Callable[[int], None],
     overlaps: Overlaps,
+    depends_on: Any = None,
 ) -> None:
     """Hold every train part of all builds against the whole test side at one near level; adds to `overlaps`.
 
-    `progress` is called with numbers of train samples or images done. Raises: `UserError`.
+    `progress` is called with numbers of train samples or images done. `depends_on`: what else the evidence follows
+    from, as plain values. Raises: `UserError`.
     """
     make, kind = _SIDES[level]
-    base: list[Any] = [level, VERSIONS, policy.content["images" if level == "near_image" else "text"]]
+    base: list[Any] = [level, VERSIONS, *(policy.content[name] for name in _SETTINGS[level])]
+    base += [] if depends_on is None else [depends_on]
     evals = [one.record for one in builds if any(unit["role"] == "eval" for unit in one.record["units"])]
     base.append(sorted((record["build"], record["root"]) for record in evals))
     tasks: list[_TrainPart] = []
@@ -370,11 +445,11 @@ def near_level(
     for task in done:
         progress(task.rows)
     if tasks or level == "near_text":
-        side = make(builds, policy)
+        side = make(builds, policy, work)
         overlaps.left_out.update(side.left_out)
         if tasks:
             side.prepare(tasks)
-        for task in _run(side, tasks, work, workers):
+        for task in _run(side, tasks, work, 1 if side.alone else workers):
             progress(task.rows)
     for task in [*done, *tasks]:
         stored = orjson.loads(_file(work, task, "json").read_bytes())

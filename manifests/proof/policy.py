@@ -80,6 +80,29 @@ class TextSettings(Settings, frozen=True):
     leave_out_eval_tasks: tuple[str, ...]
 
 
+class SentenceModel(Settings, frozen=True):
+    """A model of the rewrite level, and the cosine from which on a pair is looked at."""
+
+    model: Annotated[str, Meta(min_length=1)]
+    """`english`, `multilingual` or a folder (`manifests.proof.encoders`)."""
+    cosine: _Share
+
+
+class RewriteSettings(Settings, frozen=True):
+    """What makes a pair that a sentence model proposes an overlap (`manifests.proof.rewrites`)."""
+
+    models: Annotated[tuple[SentenceModel, ...], Meta(min_length=1)]
+    shared_bits: _Count
+    """What the words of a question that stand in stem or gold answer must say."""
+    answer_words: _Share
+    """Share of the question's weight in those words, where the record has the gold answer ..."""
+    question_words: _Share
+    """... and where not, if they say `question_bits` and the cosine is `question_cosine`, or it is `same_cosine`."""
+    question_bits: _Count
+    question_cosine: _Share
+    same_cosine: _Share
+
+
 class DuplicateSettings(Settings, frozen=True):
     """Which different train pictures are listed as alike."""
 
@@ -124,6 +147,7 @@ class _File(Settings, frozen=True):
     images: dict[str, Any]
     """Checked one by one: msgspec does not name the key of a mapping."""
     text: TextSettings
+    rewrites: RewriteSettings | None
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
     leave_out: dict[str, str]
@@ -147,6 +171,8 @@ class Policy:
     """What is declared not to matter: reason by pattern of `<build>/<name>` (`manifests.proof.accounting`)."""
     verdicts: tuple[str, ...] = ()
     """Levels at which a reviewer's verdict lifts an exclusion (`manifests.proof.verdicts`)."""
+    rewrites: RewriteSettings | None = None
+    """None where the level is left out."""
 
     @property
     def sha256(self) -> str:
@@ -206,7 +232,17 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
     if unknown := sorted(set(file.verdicts) - set(LEVELS)):
         raise UserError(f"{place}: verdicts: unknown level {', '.join(unknown)}; there are {', '.join(LEVELS)}")
     asked = () if file.benchmarks == "present" else file.benchmarks
-    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out, file.verdicts)
+    return Policy(
+        content,
+        images,
+        file.text,
+        file.train_duplicates,
+        file.rules,
+        asked,
+        file.leave_out,
+        file.verdicts,
+        file.rewrites,
+    )  # fmt: skip
 
 
 def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:

@@ -66,8 +66,8 @@ def words_of(text: str) -> list[str]:
 
 
 @dataclass
-class _Text:
-    """What the near-text level reads of a record."""
+class Text:
+    """What the levels of texts read of a record."""
 
     question: str
     options: list[str]
@@ -76,7 +76,8 @@ class _Text:
     passages: list[str]
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> _Text:
+    def of(cls, record: Mapping[str, Any]) -> Text:
+        """A stored record's."""
         said = [(one["role"], one["reasoning"], message_text(one, "\n")) for one in record["messages"] or []]
         asked = [text for role, _, text in said if role != "assistant"]
         answer = ["", *(text for role, _, text in said if role == "assistant")][-1]
@@ -96,11 +97,21 @@ class _Text:
 
     @property
     def item(self) -> str:
+        """Question and options."""
         return "\n".join([self.question, *self.options])
 
     @property
     def whole(self) -> str:
+        """All there is."""
         return self.dialogue if self.question in self.dialogue else f"{self.item}\n{self.dialogue}"
+
+
+def why_left_out(row: Mapping[str, Any], text: Text, settings: TextSettings) -> str | None:
+    """Why a test item is not compared by its words; None where it is."""
+    if row["task"] in settings.leave_out_eval_tasks:
+        return "task"
+    short = row["n_images"] and len(words_of(text.item)) < settings.picture_items_min_words
+    return "short question about a picture" if short else None
 
 
 @dataclass
@@ -134,7 +145,7 @@ def near_texts(
             hits: Counter[_Gram] = Counter()
             samples = 0
             for _, record in records(build, part, progress):
-                hits.update(tests.says.intersection(_grams(words_of(_Text.of(record).whole), tests.n)))
+                hits.update(tests.says.intersection(_grams(words_of(Text.of(record).whole), tests.n)))
                 samples += 1
             least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
             usual = {gram for gram, count in hits.items() if count > least}
@@ -148,7 +159,7 @@ def near_texts(
                     continue
                 derived.looked_at += 1
                 derived.counts["train_samples"] += 1
-                words = words_of(_Text.of(record).whole)
+                words = words_of(Text.of(record).whole)
                 for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual)):
                     test = tests.items[number]
                     derived.counts[measures["kind"]] += 1
@@ -193,11 +204,9 @@ class _TestTexts:
         template = build.record["parameters"].get("pictures_stored") is not False
         for _, part in build.parts("samples", "eval"):
             for row, record in records(build, part, progress):
-                text = _Text.of(record)
-                if row["task"] in settings.leave_out_eval_tasks:
-                    left_out[name, row["task"], "task"] += 1
-                elif row["n_images"] and len(words_of(text.item)) < settings.picture_items_min_words:
-                    left_out[name, row["task"], "short question about a picture"] += 1
+                text = Text.of(record)
+                if reason := why_left_out(row, text, settings):
+                    left_out[name, row["task"], reason] += 1
                 else:
                     end = {"eval_build": name, "eval_split": row["split"], "eval_subset": row["subset"]}
                     self.items.append(

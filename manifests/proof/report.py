@@ -48,8 +48,8 @@ LOW_RECALL = 0.99
 """A transformation found less often than this is called covered in part: the aim set for near images."""
 
 _REQUIRED = (
-    "root builds builds_root policy policy_sha256 rules software coverage files train_totals eval_totals matrix "
-    "counts left_out_of_near_text without_pixels accounting benchmarks exclusions verdicts after clean sentences"
+    "root builds builds_root policy policy_sha256 rules software coverage rewrites files train_totals eval_totals "
+    "matrix counts left_out_of_near_text without_pixels accounting benchmarks exclusions verdicts after clean sentences"
 ).split()
 _CELL = ("train_build", "eval_build", "eval_split")
 _KEY = (*_CELL, "level", "kind")

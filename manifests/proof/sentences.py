@@ -66,14 +66,28 @@ def _measured(document: Mapping[str, Any]) -> str:
     exact = "Equal ids, bytes, pixels and words are found without exception"
     measured = document["coverage"]
     if measured is None:
-        return f"{exact}; how many changed pictures are found was not measured with this version."
+        unmeasured = f"{exact}; how many changed pictures are found was not measured with this version."
+        return f"{unmeasured} {_rewrites(document['rewrites'])}"
     changes = [*measured["transformations"], *measured["between"]]
     worst = min(changes, key=lambda change: float(change["recall"]))
     real = measured["pictures"]["radiographs"] + measured["pictures"]["others"]
     wrong = plural(measured["precision"]["different_people"], "pair")
     return (
         f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in "
-        f"the worst ({worst['name']}), and {wrong} of different people; other changes and rewording are not covered."
+        f"the worst ({worst['name']}), and {wrong} of different people; other changes are not covered. "
+        + _rewrites(document["rewrites"])
+    )
+
+
+def _rewrites(said: Mapping[str, Any]) -> str:
+    if not said["ran"]:
+        return f"Items in other words were not looked for ({said['why']})."
+    names, measured = " and ".join(one["model"] for one in said["models"]), said["coverage"]
+    if measured is None:
+        return f"Items in other words were looked for ({names}); how many are found was not measured with this version."
+    return (
+        f"Of {measured['rewrites']} real items that a language model reworded {measured['found']:.1%} are found "
+        f"({names}), and {measured['wrong']:.2%} of {measured['other_questions']:,} other questions wrongly."
     )
 
 

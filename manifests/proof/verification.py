@@ -40,14 +40,16 @@ from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, LEVELS, ORDER
 from manifests.proof.exports import EXCLUDED_ROWS_FILE, write_excluded_rows
 from manifests.proof.materials import made_elsewhere, raw_faults, raw_folder
 from manifests.proof.near_images import coverage
-from manifests.proof.overlaps import VERSIONS
+from manifests.proof.overlaps import OFF, VERSIONS, rewrites_state
 from manifests.proof.policy import Policy, check_names, held_benchmarks, load_policy, parse_policy
 from manifests.proof.rederive import FOUND, Fault, Found, Key, Stored, id_and_exact, rows_of, stored_faults
 from manifests.proof.rederive_builds import count_faults, described, file_faults, files_of
 from manifests.proof.rederive_counts import Summary, Tally, action_of
 from manifests.proof.rederive_pictures import near_images, train_duplicates
+from manifests.proof.rederive_rewrites import rewrites, settled
 from manifests.proof.rederive_texts import near_texts
 from manifests.proof.rederive_verdicts import Verdicts
+from manifests.proof.rewrites import coverage as rewrites_coverage
 from manifests.proof.sentences import sentences
 from manifests.proof.spill import Spill
 from manifests.proof.train_duplicates import TRAIN_DUPLICATES
@@ -134,7 +136,8 @@ class Verification:
             # The report takes memory of its own, which those behind it use again.
             ("report", self._report), ("raw files", self._raw), ("stored samples", self._stored),
             ("ids and digests", self._exact), ("near pictures", self._near_images),
-            ("near texts", self._near_texts), ("train duplicates", self._train_duplicates),
+            ("near texts", self._near_texts), ("rewrites", self._rewrites),
+            ("train duplicates", self._train_duplicates),
             ("policy and counts", self._conclusions),
         ]  # fmt: skip
         if not self._make(*early[0]):
@@ -371,6 +374,39 @@ class Verification:
         step.add(CERTIFICATE, *self._against_certificate("common_ngrams", "left_out_of_near_text"))
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train samples{self._sampled()}"
 
+    def _rewrites(self, step: ProofStep) -> None:
+        said = self.document["rewrites"]
+        state = dict(OFF if self.policy.rewrites is None else said)
+        derived: Counter[str] = Counter()
+        if self.policy.rewrites is not None and said["ran"]:
+            state = rewrites_state(self.policy)
+            if not state["ran"]:
+                step.add("rewrites", f"cannot be derived here ({state['why']})")
+                return
+            with self._bar("rewrites", self._count("kept")) as bar:
+                derived = rewrites(
+                    self.builds, self.policy, self.chosen, bar.update,
+                    lambda key, pair: self.spill.add("rewrites derived", key, pair),
+                )  # fmt: skip
+        elif self.policy.rewrites is not None:
+            state = {"ran": False, "why": str(said["why"]), "models": []}
+        looked_at = derived["train_samples"]
+        keep, ends = self._keeper("rewrites"), ("train_build", "train_sample", "eval_build", "eval_sample")
+        for piece in range(self.spill.pieces):
+            rows = {tuple(row[name] for name in ends): row for row in self._said("rewrite", piece)}
+            for pair in self.spill.rows("rewrites derived", piece):
+                row = settled(pair, rows.get(tuple(pair[0][name] for name in ends)))
+                if row is not None:
+                    derived[row[1]] += 1
+                    keep(row)
+        pairs = self._compare(step, ("rewrite",), "rewrites", self.chosen)
+        step.add(CERTIFICATE, *self._counted("rewrite", derived))
+        self.expected["rewrites"] = state | {"coverage": rewrites_coverage()}
+        step.add(CERTIFICATE, *self._against_certificate("rewrites"))
+        step.note = f"{pairs:,} pairs of {looked_at:,} train samples{self._sampled()}"
+        if not state["ran"]:
+            step.note = f"not looked for: {state['why']}"
+
     def _train_duplicates(self, step: ProofStep) -> None:
         settings = self.policy.train_duplicates
         self.expected["train_duplicates"] = None
@@ -526,7 +562,7 @@ class Verification:
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
-    "without_pixels", "accounting", "exclusions", "exclusions_by_benchmark", "verdicts", "after",
+    "rewrites", "without_pixels", "accounting", "exclusions", "exclusions_by_benchmark", "verdicts", "after",
     "clean", "benchmarks", "train_duplicates", "report",
     "sentences", "root",
 )  # fmt: skip
