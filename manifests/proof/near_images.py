@@ -22,14 +22,26 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.fingerprints import THUMBNAIL_PIXELS
-from manifests.proof.agreement import Cells, agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.agreement import (
+    COARSE_LEAST,
+    COARSE_TRIMMED,
+    DOUBT,
+    EARLY,
+    Cells,
+    agreement,
+    cells,
+    coarse_scores,
+    coarse_trimmed,
+    flat,
+    full_agreement,
+)
 from manifests.proof.hamming import HammingIndex
 from manifests.proof.policy import ImageSettings
 from manifests.proof.variants import REGIONS, VARIANTS, PictureError, decode, perceptual_hashes, region_hashes
 
 Numbers = NDArray[np.int64]
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when other pictures are found than before (in `variants`, `agreement` or here); the measured coverage
 names the version that it was measured with."""
 
@@ -207,8 +219,14 @@ class NearImageIndex:
         found.counts["train_flat"] += int(blank.sum())
         pairs = self._candidates(thumbnails, hashes, ~blank)
         found.counts["candidates"] += len(pairs.rows)
-        # Cells of changed copies score 0.66 and more (radiographs 0.89), radiographs of others 0.55 in the median.
-        pairs = pairs.take(pairs.coarse >= self._borderline[self._owner[pairs.ids]])
+        # Cells of changed copies score 0.66 and more (radiographs 0.89), radiographs of others 0.55 in the median. Less
+        # is enough where the better half of the blocks agrees: something may be drawn over the rest.
+        likely = pairs.coarse >= self._borderline[self._owner[pairs.ids]]
+        unsure = np.flatnonzero(~likely & (pairs.coarse >= COARSE_LEAST))
+        looked, positions = np.unique(pairs.rows[unsure], return_inverse=True)
+        trimmed = coarse_trimmed(cells(thumbnails[looked]), positions, self._cells, pairs.ids[unsure])
+        likely[unsure] = trimmed >= COARSE_TRIMMED
+        pairs = pairs.take(likely)
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
         scores = np.empty(len(evals))
         for start in range(0, len(evals), _PAIRS):  # pictures are copied: not all at once
@@ -218,22 +236,24 @@ class NearImageIndex:
                 self._thumbnails[evals[some]],
                 self._frames[pairs.ids[some]],
                 _INVERTED[variants[some]],
-                float(self._borderline.min(initial=1)),
+                float(self._borderline.min(initial=1)) - EARLY,
             )
         on_full = np.zeros(len(scores), bool)
         low, high = self._borderline[evals], self._threshold[evals]
-        for k in np.flatnonzero((scores >= low) & (scores < high)):
-            found.counts["borderline"] += 1
+        for k in np.flatnonzero((scores >= low) & (scores < np.maximum(high, DOUBT))):
+            sure = bool(scores[k] >= high[k])
+            found.counts["borderline"] += not sure
             row, one = int(rows[pairs.rows[k]]), int(self._rows[evals[k]])
             first, second = read_train(row), read_eval(one)
             if first is None or second is None:
-                found.counts["borderline_unread"] += 1
+                found.counts["borderline_unread"] += not sure
                 continue
             try:
-                scores[k] = full_agreement(first, second, VARIANTS[variants[k]])
+                score = full_agreement(first, second, VARIANTS[variants[k]])
             except PictureError as error:
                 raise PictureError(f"training row {row} or test row {one}: {error}") from error
-            on_full[k] = True
+            if not sure or score < low[k]:
+                scores[k], on_full[k] = score, True
         for k in np.flatnonzero(scores >= high):
             match = ImageMatch(
                 int(rows[pairs.rows[k]]),

@@ -17,7 +17,17 @@ from PIL import Image
 from manifests.catalog import LoadedBuild
 from manifests.fingerprints import perceptual_hash
 from manifests.parts import read_pictures
-from manifests.proof.agreement import agreement, cells, flat, full_agreement
+from manifests.proof.agreement import (
+    COARSE_LEAST,
+    COARSE_TRIMMED,
+    DOUBT,
+    EARLY,
+    agreement,
+    cells,
+    coarse_trimmed,
+    flat,
+    full_agreement,
+)
 from manifests.proof.policy import ImageSettings, Policy
 from manifests.proof.rederive import Derived, Found, Key, Place, Progress, Shards, found
 from manifests.proof.spill import Spill
@@ -150,6 +160,12 @@ class _TestPictures:
             best[one] = min(best.get(one, found_so), found_so)
         return {one: (-minus, kind, by_region, bits) for one, (minus, kind, by_region, bits) in best.items()}
 
+    def better_half(self, thumbnail: NDArray[np.uint8], number: int, kind: int) -> float:
+        """Correlation of the cells over the blocks that agree best."""
+        varied, at = self.varied(number, kind), np.zeros(1, np.int64)
+        assert varied is not None
+        return float(coarse_trimmed(cells(thumbnail[None]), at, cells(varied[None]), at)[0])
+
     def cells(self, number: int, kind: int) -> tuple[NDArray[np.int64], int]:
         """Cells of a variant and their sum of squares."""
         kept = self._cells.get((number, kind))
@@ -230,19 +246,19 @@ def _near_tests(
         test, variant, decided_on = tests.pictures[one], VARIANTS[kind], "thumbnail"
         low, high = test.settings.borderline, test.settings.threshold
         score = -1.0
-        if coarse >= low:
+        if coarse >= low or (coarse >= COARSE_LEAST and tests.better_half(thumbnail, one, kind) >= COARSE_TRIMMED):
             frame = variant.frame(test.thumbnail, test.row["width"], test.row["height"])
             assert frame is not None
             inverted = np.array([variant.inverted])
-            [score] = agreement(thumbnail[None], test.thumbnail[None], frame[None], inverted, tests.least)
-        if low <= score < high:
-            counts["borderline"] += 1
+            [score] = agreement(thumbnail[None], test.thumbnail[None], frame[None], inverted, tests.least - EARLY)
+        if low <= score < max(high, DOUBT):
+            counts["borderline"] += score < high
             with Shards(test.build.folder) as others:
                 first, second = shards.picture(train), others.picture(test.row)
             if first is None or second is None:
-                counts["borderline_unread"] += 1
-            else:
-                score, decided_on = full_agreement(first, second, variant), "full_image"
+                counts["borderline_unread"] += score < high
+            elif (whole := full_agreement(first, second, variant)) < low or score < high:
+                score, decided_on = whole, "full_image"
         counts["confirmed" if score >= high else "refuted"] += 1
         if score >= high:
             yield one, {
