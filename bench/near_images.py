@@ -28,7 +28,7 @@ from manifests.fingerprints import THUMBNAIL_PIXELS, ImageFingerprint, fingerpri
 from manifests.proof.agreement import agreement, cells, coarse_scores, flat
 from manifests.proof.near_images import COVERAGE_FILE, VERSION, ImageMatch, NearImageIndex
 from manifests.proof.policy import load_policy
-from manifests.proof.variants import VARIANTS, decode, region_hashes
+from manifests.proof.variants import VARIANTS, coefficients, decode
 from medgpt.pictures import to_store
 
 LONGEST = 1024
@@ -312,7 +312,7 @@ def _speeds(coverage: _Coverage, train: pa.Table) -> dict[str, Any]:
     copies = pa.concat_tables([train.slice(1)] * 4)
     return {
         "decode_per_cpu_s": rate(lambda: [decode(one) for one in thumbnails], n),
-        "region_hashes_per_cpu_s": rate(lambda: region_hashes(pictures), n),
+        "hashes_per_cpu_s": rate(lambda: coefficients(pictures), n),
         "scan_without_candidates_per_cpu_s": rate(
             lambda: single.scan(copies, lambda row: None, lambda row: None), len(copies)
         ),

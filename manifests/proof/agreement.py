@@ -33,7 +33,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from manifests.fingerprints import THUMBNAIL_PIXELS
-from manifests.proof.variants import IDENTITY, PictureError, Variant
+from manifests.proof.variants import (
+    ACROSS,
+    DOWN,
+    IDENTITY,
+    INVERTED,
+    TRANSPOSED,
+    TURN_MATRICES,
+    PictureError,
+    Variant,
+)
 from medgpt.containers import DamagedImage
 from medgpt.pictures import open_picture
 
@@ -121,6 +130,16 @@ def cells(pictures: NDArray[np.uint8]) -> Cells:
     return Cells(values, energy)
 
 
+def turned_back(made: Cells, rows: NDArray[np.int64], turn: int) -> Cells:
+    """Cells of some pictures that show something turned, as they are without the turn."""
+    values = made.values[rows].reshape(-1, CELLS, CELLS)
+    values = values[:, ::-1] if turn & DOWN else values
+    values = values[:, :, ::-1] if turn & ACROSS else values
+    values = values.transpose(0, 2, 1) if turn & TRANSPOSED else values
+    values = -values if turn & INVERTED else values
+    return Cells(values.reshape(-1, CELLS * CELLS), made.energy[rows])
+
+
 def coarse_scores(train: Cells, rows: NDArray[np.int64], evals: Cells, ids: NDArray[np.int64]) -> Floats:
     """Correlation of the cells of pair k, (train row `rows[k]`, eval row `ids[k]`), to (k,). 0 without structure."""
     scores = np.empty(len(rows))
@@ -140,7 +159,7 @@ def coarse_trimmed(train: Cells, rows: NDArray[np.int64], evals: Cells, ids: NDA
         row, one = rows[start : start + _COARSE_PAIRS], ids[start : start + _COARSE_PAIRS]
         a, b = (values.astype(np.float32).reshape(blocks) for values in (train.values[row], evals.values[one]))
         sums = [np.einsum("nibjc,nibjc->nij", x, y).reshape(len(row), -1) for x, y in ((a, b), (a, a), (b, b))]
-        scores[start : start + _COARSE_PAIRS] = _better_part(*(each.astype(np.float64) for each in sums), KEPT)
+        scores[start : start + _COARSE_PAIRS] = _better_part(*(each.astype(np.float64) for each in sums))
     return scores
 
 
@@ -160,8 +179,8 @@ def agreement(
     return np.round(scores, 4)
 
 
-def full_agreement(train: bytes, evaluated: bytes, variant: Variant) -> float:
-    """Score of two whole pictures (JPEG or PNG bytes, upright as stored) under a variant of the test picture.
+def full_agreement(train: bytes, evaluated: bytes, variant: Variant, turn: int = 0) -> float:
+    """Score of two whole pictures (JPEG or PNG bytes, upright as stored) under a turn of a variant of the test picture.
 
     0 where the variant does not apply. Raises: `PictureError`.
     """
@@ -169,7 +188,9 @@ def full_agreement(train: bytes, evaluated: bytes, variant: Variant) -> float:
     frame = variant.frame(second, width, height)
     if frame is None:
         return 0.0
-    return float(agreement(first[None], second[None], frame[None], np.array([variant.inverted]))[0])
+    frames = after(frame[None], TURN_MATRICES[[turn]])
+    inverted = np.array([turn & INVERTED == INVERTED])
+    return float(agreement(first[None], variant.compared(second)[None], frames, inverted)[0])
 
 
 def _opened(data: bytes) -> tuple[NDArray[np.uint8], int, int]:
@@ -194,7 +215,7 @@ def _agreement(
     near = np.flatnonzero(best >= enough)
     if len(near):
         under = train[near].astype(np.float64)
-        laid, shown = _laid_over(evals[near].astype(np.float64), _after(frames[near], moves[near]))
+        laid, shown = _laid_over(evals[near].astype(np.float64), after(frames[near], moves[near]))
         target, current = (_normalised(each, SCORE_WINDOW * scale, NOISE) for each in (under, laid))
         current *= sign[near]
         seen = _shrunk(shown, SCORE_WINDOW * scale)
@@ -211,7 +232,7 @@ def _agreement(
 def _trimmed(first: Floats, second: Floats, seen: Flags) -> Floats:
     """Correlation over the better half of the blocks, on the scale of that over all of them."""
     a, b = first * seen, second * seen
-    return _better_part(*(_block_sums(each, FINE_BLOCKS) for each in (a * b, a * a, b * b)), KEPT) ** TRIMMED_POWER
+    return _better_part(*(_block_sums(each, FINE_BLOCKS) for each in (a * b, a * a, b * b))) ** TRIMMED_POWER
 
 
 def _edges(first: Floats, second: Floats, shown: Flags) -> Floats:
@@ -247,15 +268,16 @@ def _block_sums(values: Floats, blocks: int) -> Floats:
 
 def _last_kept(held: Floats, share: float) -> NDArray[np.int64]:
     """(n, 1): the block at which running sums reach a share of their end."""
-    return np.minimum((held < share * held[:, -1:]).sum(1), held.shape[1] - 1)[:, None]
+    last: NDArray[np.int64] = np.minimum((held < share * held[:, -1:]).sum(1), held.shape[1] - 1)[:, None]
+    return last
 
 
-def _better_part(products: Floats, of_first: Floats, of_second: Floats, share: float) -> Floats:
-    """Correlation over the blocks that correlate best and hold a share of the second's structure. To (n,)."""
+def _better_part(products: Floats, of_first: Floats, of_second: Floats) -> Floats:
+    """Correlation over the blocks that correlate best and hold half of the second's structure. To (n,)."""
     each = products / np.sqrt(np.maximum(of_first * of_second, 1))
     order = np.argsort(-each, axis=1, kind="stable")
     sums = [np.cumsum(np.take_along_axis(some, order, 1), 1) for some in (products, of_first, of_second)]
-    last = _last_kept(sums[2], share)
+    last = _last_kept(sums[2], KEPT)
     product, first, second = (np.take_along_axis(some, last, 1)[:, 0] for some in sums)
     correlation: Floats = product / np.sqrt(np.maximum(first * second, 1))
     return np.maximum(correlation, 0)
@@ -273,7 +295,7 @@ def _aligned(train: Floats, evals: Floats, frames: Floats, sign: Floats) -> tupl
     moves = np.tile(IDENTITY, (n, 1, 1))
     best, best_moves = np.full(n, -np.inf), moves.copy()
     for step in range(ALIGN_STEPS + 1):
-        laid, shown = _laid_over(evals, _after(frames, moves))
+        laid, shown = _laid_over(evals, after(frames, moves))
         mask = _shrunk(shown, ALIGN_WINDOW)
         current = _normalised(laid, ALIGN_WINDOW, NOISE / 2) * sign
         scores = _correlation(target, current, mask)
@@ -295,13 +317,13 @@ def _aligned(train: Floats, evals: Floats, frames: Floats, sign: Floats) -> tupl
         found = np.linalg.solve(normal, weighted @ difference.reshape(n, -1, 1))[:, :, 0]
         change = np.clip(found, -0.05, 0.05).reshape(n, 2, 3)
         change[:, :, 2] -= change[:, :, :2].sum(2) / 2  # the slopes are about the centre
-        moves = np.rint(_after(moves, IDENTITY + change) * 4096) / 4096
+        moves = np.rint(after(moves, IDENTITY + change) * 4096) / 4096
         far = np.abs(moves - IDENTITY).max((1, 2)) > DRIFT
         moves[far] = best_moves[far]
     return best, best_moves
 
 
-def _after(outer: Floats, inner: Floats) -> Floats:
+def after(outer: Floats, inner: Floats) -> Floats:
     """Affine maps, (n, 2, 3): first `inner`, then `outer`."""
     linear = outer[:, :, :2] @ inner[:, :, :2]
     return np.concatenate([linear, outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], 2)
