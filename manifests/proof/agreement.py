@@ -80,9 +80,8 @@ EDGE_NOISE = 1.0
 """Grey levels a pixel: a slope from here on is an edge."""
 UNSURE = 0.74
 """What thumbnails say at most by these two measures: below every threshold of the policy."""
-COARSE_LEAST, COARSE_TRIMMED = 0.35, 0.88
-"""Cells that agree by the first as a whole and by the second in their better half are worth aligning. People whose
-hashes are near: 0.79 in the median, 0.86 in one of ten; copies that something is drawn over: 0.94 and more."""
+COARSE_LEAST = 0.2
+"""Cells that agree less as a whole are of no picture that is the same in its better half."""
 EARLY = 0.2
 """How far below the least score that matters a pair at 48 x 48 is given up: strokes weigh more there."""
 DOUBT = 0.85
@@ -128,6 +127,16 @@ def cells(pictures: NDArray[np.uint8]) -> Cells:
         values[start : start + _SOME] = part
         energy[start : start + _SOME] = np.einsum("ij,ij->i", part, part)
     return Cells(values, energy)
+
+
+def coarse_enough(borderline: Floats) -> Floats:
+    """From where on the better half of the cells makes a pair worth aligning: 0.65 at a borderline of 0.6, 0.88 at 0.7.
+
+    Where different pictures look alike the policy's borderline is higher, and so is this. Radiographs of different
+    people whose hashes are near: 0.79 in the median, 0.86 in one of ten; copies that something is drawn over: 0.94 and
+    more where the frame fits, 0.6 and more where it is off by some per cent.
+    """
+    return np.minimum(0.65 + 2.3 * (borderline - 0.6), 0.95)
 
 
 def turned_back(made: Cells, rows: NDArray[np.int64], turn: int) -> Cells:

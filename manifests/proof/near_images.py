@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from manifests.fingerprints import THUMBNAIL_PIXELS
 from manifests.proof.agreement import (
     COARSE_LEAST,
-    COARSE_TRIMMED,
     DOUBT,
     EARLY,
     Cells,
     after,
     agreement,
     cells,
+    coarse_enough,
     coarse_scores,
     coarse_trimmed,
     flat,
@@ -257,7 +257,7 @@ class NearImageIndex:
         likely = pairs.coarse >= self._borderline[self._owner[pairs.ids]]
         unsure = np.flatnonzero(~likely & (pairs.coarse >= COARSE_LEAST))
         trimmed = self._coarse(coarse_trimmed, thumbnails, pairs.rows[unsure], pairs.ids[unsure], pairs.turns[unsure])
-        likely[unsure] = trimmed >= COARSE_TRIMMED
+        likely[unsure] = trimmed >= coarse_enough(self._borderline[self._owner[pairs.ids[unsure]]])
         pairs = pairs.take(likely)
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
         scores = np.empty(len(evals))
