@@ -46,7 +46,6 @@ from manifests.proof.variants import (
     REGIONS,
     TURN_BETWEEN,
     TURN_MATRICES,
-    UNSURE,
     VARIANTS,
     PictureError,
     coefficients,
@@ -65,6 +64,7 @@ BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
 _PAIRS = 1024
 COVERAGE_FILE = Path(__file__).with_name("coverage.json")
+_UNSURE = np.array([variant.unsure for variant in VARIANTS])
 _WITH_REGIONS = np.array([variant.name in REGION_VARIANTS for variant in VARIANTS])
 _CENTRE = REGIONS.index("centre")
 _RING = tuple(region for region in range(len(REGIONS)) if region != _CENTRE)
@@ -195,7 +195,7 @@ class NearImageIndex:
                 ((_CENTRE,), chosen.region_radius),
                 (_RING, chosen.region_radius),
             ):
-                columns = [_oriented(every, usable & own[:, None], kind, UNSURE) for kind in kinds]
+                columns = [_oriented(every, usable & own[:, None], kind, _UNSURE[self._variant]) for kind in kinds]
                 ids, turns, values, regions = (np.concatenate(column) for column in zip(*columns, strict=True))
                 if len(ids):
                     self._hashes.append(_Hashes(HammingIndex(values, radius), ids, turns, regions))
@@ -355,11 +355,11 @@ class NearImageIndex:
 
 
 def _oriented(
-    low: NDArray[np.float64], usable: NDArray[np.bool_], kind: int, unsure: float = 0.0
+    low: NDArray[np.float64], usable: NDArray[np.bool_], kind: int, unsure: NDArray[np.float64] | None = None
 ) -> tuple[Numbers, Numbers, NDArray[np.uint64], Numbers]:
     """Row, turn, hash and region of the oriented hashes of a region, or of the whole, of usable rows."""
     rows = np.flatnonzero(usable[:, kind])
-    picture, turn, hashes = oriented_hashes(low[rows, kind], unsure)
+    picture, turn, hashes = oriented_hashes(low[rows, kind], 0.0 if unsure is None else unsure[rows])
     return rows[picture], turn, hashes, np.full(len(turn), kind)
 
 

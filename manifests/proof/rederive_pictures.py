@@ -39,7 +39,6 @@ from manifests.proof.variants import (
     REGION_VARIANTS,
     REGIONS,
     TURN_MATRICES,
-    UNSURE,
     VARIANTS,
     coefficients,
     decode,
@@ -136,7 +135,7 @@ class _TestPictures:
                 for place in range(len(REGIONS) + 1):
                     if place < len(REGIONS) and not (variant.name in REGION_VARIANTS and found.contrast[0, place]):
                         continue
-                    _, turns, hashes = oriented_hashes(found.low[:, place], UNSURE)
+                    _, turns, hashes = oriented_hashes(found.low[:, place], variant.unsure)
                     for turn, value in zip(turns.tolist(), hashes.tolist(), strict=True):
                         listed[place].append((value, number, kind, turn))
         self.listed = listed

@@ -48,9 +48,10 @@ CROPS = (4, 6, 8, 10, 12, 14, 16)
 PADS = (5, 7.5, 10, 12.5, 15)
 SHAVES = (10, 20)
 REGION_VARIANTS = ("identity", "crop_6", "crop_10", "pad_black_7.5")
-UNSURE = 0.02
-"""A decision whose sum is less than this share of all energy is listed both ways: on real pictures with two changes,
-0.05 found 0.4 % more and listed a third more (bench/near_images.py's changes, half of the pictures)."""
+UNSURE, UNSURE_PLAIN = 0.02, 0.1
+"""A decision whose sum is less than this share of all energy is listed both ways; the second for the picture itself,
+with or without its borders. On real pictures with two changes, 0.05 and 0.1 for all variants found 0.4 and 1.4 % more,
+and listed a third and two thirds more."""
 BORDER_RANGE = 12
 """A border row or column is uniform if its grey values span at most this: a JPEG of quality 80 rings a little."""
 
@@ -165,11 +166,11 @@ def _signs(turn: int) -> NDArray[np.float64]:
 _SIGNS = np.stack([_signs(turn) for turn in range(TURNS)])
 
 
-def orientations(low: NDArray[np.float64], unsure: float = 0.0) -> NDArray[np.bool_]:
+def orientations(low: NDArray[np.float64], unsure: NDArray[np.float64] | float = 0.0) -> NDArray[np.bool_]:
     """(n, 8, 8) coefficients to (n, 16): which turns bring a picture into its own orientation.
 
-    One of them, or with `unsure` all that a sum nearer to zero than this share of the energy leaves open. Squares of
-    whole 64ths of a grey level are summed: exact.
+    One of them, or with `unsure` (for all, or each) all that a sum nearer to zero than this share of energy leaves
+    open. Squares of whole 64ths of a grey level are summed: exact.
     """
     levels = np.rint(low * (64 / _GREY_LEVEL))
     levels[:, 0, 0] = 0
@@ -194,7 +195,7 @@ def orientations(low: NDArray[np.float64], unsure: float = 0.0) -> NDArray[np.bo
 
 
 def oriented_hashes(
-    low: NDArray[np.float64], unsure: float = 0.0
+    low: NDArray[np.float64], unsure: NDArray[np.float64] | float = 0.0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
     """Picture, turn and hash of each orientation of n pictures, (n, 8, 8) coefficients; ordered by picture and turn."""
     picture, turn = np.nonzero(orientations(low, unsure))
@@ -233,6 +234,11 @@ class Variant:
             (side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR, fillcolor=self.fill
         )
         return np.asarray(image)
+
+    @property
+    def unsure(self) -> float:
+        """For `orientations`."""
+        return UNSURE_PLAIN if self.name in ("identity", "trimmed") else UNSURE
 
     def compared(self, picture: Picture) -> Picture:
         """The test picture as its pixels are compared, of any size."""
