@@ -62,15 +62,15 @@ def _measured(document: Mapping[str, Any]) -> str:
     measured = document["coverage"]
     if measured is None:
         return f"{exact}; how many changed pictures are found was not measured with this version."
-    changes = [*measured["transformations"], *measured["between"], *measured["overlays"]]
+    changes = [*measured["transformations"], *measured["between"], *measured.get("overlays", ())]
     worst = min(changes, key=lambda change: float(change["recall"]))
-    several = " and ".join(f"{row['recall']:.1%} after {row['name']} at once" for row in measured["composed"])
+    several = [f"{row['recall']:.1%} after {row['name']} at once" for row in measured.get("composed", ())]
     real = measured["pictures"]["radiographs"] + measured["pictures"]["others"]
     wrong = plural(measured["precision"]["different_people"], "pair")
+    found = ", ".join([f"{worst['recall']:.1%} are found in the worst ({worst['name']})", *several])
     return (
-        f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in "
-        f"the worst ({worst['name']}), {several}, and {wrong} of different people; panels, other changes and rewording "
-        "are not covered."
+        f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {found}, and {wrong} of different "
+        "people; panels, other changes and rewording are not covered."
     )
 
 
