@@ -157,8 +157,8 @@ BETWEEN: dict[str, Callable[[Image.Image], Image.Image]] = {
 """Values between those that the variants are made for, and a tone that loses structure, as information."""
 
 PAIRS, TRIPLES = (tuple(itertools.combinations(TEN, count)) for count in (2, 3))
-STEP = 3
-"""One in so many real pictures is measured: all of them take half an hour of a core."""
+STEP = 6
+"""One in so many real pictures is measured: 1 takes all of them, and most of an hour of a core."""
 EACH = 4
 """Every pair of changes is made to one in so many pictures, to others each."""
 
