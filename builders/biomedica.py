@@ -121,6 +121,10 @@ SOURCE = kit.Source(
     title="BIOMEDICA: figures of open-access articles, dermatology and surgery subsets",
     homepage="https://huggingface.co/BIOMEDICA",
     revision="layout of minwoosun/biomedica-etl@b53ded3; hub commits not known",
+    layouts=(
+        kit.Layout("WebDataset tars", "code", "minwoosun/biomedica-etl@b53ded3", files="*.tar"),
+        kit.Layout("Parquet subsets", "card", "the hub's trees of BIOMEDICA", files="*.parquet"),
+    ),
     license="per image",
     access="gated",
     stage="pretrain",

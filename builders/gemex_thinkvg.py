@@ -65,6 +65,10 @@ SOURCE = kit.Source(
     name="gemex_thinkvg",
     title="GEMeX-ThinkVG: grounded reasoning about radiographs of MIMIC-CXR",
     revision="BoKelvin/GEMeX-ThinkVG, main (from its card and viewer)",
+    layouts=(
+        kit.Layout("response alone, <think> and <answer> in it", "card", "BoKelvin/GEMeX-ThinkVG"),
+        kit.Layout("the thought in thinkVG", "code", "liamchalcroft/gaze@1275f48", columns=("thinkVG",)),
+    ),
     license="PhysioNet-Credentialed-Health-Data-1.5.0",
     access="credentialed",
     task="vqa",

@@ -84,6 +84,7 @@ SOURCE = kit.table_source(
     name="gmai_reasoning10k",
     title="GMAI-Reasoning10K: multiple-choice questions with reasoning, from 95 imaging sets",
     revision="uni-medical/GMAI-VL-R1@a02771d and the hub's card (rows, tags and packing of pictures are unverified)",
+    layouts=(kit.Layout("two JSON Lines, loose pictures", "code", "uni-medical/GMAI-VL-R1@a02771d"),),
     license="unstated",
     task="mcq",
     files=lambda params: {"train": FILES[params["file"]]},

@@ -23,7 +23,13 @@ SOURCE = kit.table_source(
     name="infinity_instruct_gen",
     title="Infinity-Instruct (Gen): general instructions in several turns",
     hub_id="BAAI/Infinity-Instruct",
+    hub_revision="bddc39a8feadbd679c30623197f4e736b7e75b48",
     revision="BAAI/Infinity-Instruct, Gen (0729), by its card; file tree of manifoldlabs/Infinity-Instruct",
+    languages=("en", "zh"),
+    layouts=(
+        kit.Layout("15 Parquet files of Gen", "code", "the tree of manifoldlabs/Infinity-Instruct"),
+        kit.Layout("their columns id and source", "unverified", columns=("id", "source")),
+    ),
     license="CC-BY-SA-4.0",
     access="gated",
     task="instruction",

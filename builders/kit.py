@@ -47,6 +47,7 @@ from builders.engine.source import (
     PAPER_VARIANT,
     Image,
     InputError,
+    Layout,
     NotThisSource,
     Option,
     PaperRow,
@@ -98,7 +99,7 @@ from medgpt.formats import PICTURE_SUFFIXES
 
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
-    "Files", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
+    "Files", "Image", "InputError", "Layout", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
     "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
     "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
     "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons",

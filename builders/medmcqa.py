@@ -75,7 +75,15 @@ SOURCE = kit.table_source(
     name="medmcqa",
     title="MedMCQA: questions of the AIIMS and NEET PG entrance exams",
     hub_id="openlifescienceai/medmcqa",
+    hub_revision="91c6572c454088bf71b679ad90aa8dffcd0d5868",
+    hub_moved=("medmcqa",),
     revision="openlifescienceai/medmcqa@91c6572, medmcqa/medmcqa@c59ef14ca199",
+    layouts=(
+        kit.Layout(
+            "the hub's Parquet, cop from 0", "rows", "TsinghuaC3I/MedXpertQA@f21247d (validation)", files="*.parquet"
+        ),
+        kit.Layout("GitHub's JSON, cop from 1", "code", "medmcqa/medmcqa@c59ef14", files="*.json"),
+    ),
     license="MIT",
     task="mcq",
     splits=SPLITS,

@@ -214,6 +214,7 @@ SOURCE = kit.Source(
     name="medreason",
     title="MedReason: medical questions with knowledge-graph-guided reasoning",
     revision="UCSC-VLAA/MedReason (hub 7fc0ddb), code UCSC-VLAA/MedReason@02b51f1",
+    layouts=(kit.Layout("ours_quality_33000.jsonl", "code", "UCSC-VLAA/MedReason@02b51f1"),),
     license="Apache-2.0",
     access="open",
     task="mcq",
@@ -244,6 +245,7 @@ SOURCE = kit.Source(
         "MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"
     ),
     hub_id="UCSC-VLAA/MedReason",
+    hub_revision="7fc0ddb80653c839be359ac4496ec6ee00bdd52f",
     hub_files=(FILE,),
 )
 

@@ -426,6 +426,13 @@ SOURCE = kit.Source(
     title="MIMIC-CXR (radiographs and reports)",
     homepage="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
     revision="mimic-cxr-jpg 2.1.0, mimic-cxr 2.1.0",
+    layouts=(
+        kit.Layout(
+            "MIMIC-CXR-JPG and its reports",
+            "code",
+            "MIT-LCP/mimic-cxr@3190146, X-iZhang/Libra@0d6c56a, mk-runner/MLRG@03f63d1",
+        ),
+    ),
     license="PhysioNet-Credentialed-Health-Data-1.5.0",
     access="credentialed",
     stage="midtrain",

@@ -20,6 +20,7 @@ SOURCE = kit.table_source(
     name="mmmu_pro_med",
     title="MMMU-Pro-Med: Health & Medicine of MMMU-Pro, up to 4 and up to 10 options",
     revision="MMMU/MMMU_Pro, main; ids and counts as in MMMU-Benchmark/MMMU@bb0b95a",
+    layouts=(kit.Layout("two standard sets", "rows", "MMMU-Benchmark/MMMU@bb0b95a (without pictures)"),),
     license="Apache-2.0",
     stage="eval",
     task="mcq",
@@ -45,6 +46,7 @@ Lines with the same columns but no pixels are read in their stead (--no-images).
         kit.PaperRow("MMMU-Med-Pro (10 options)", "EVAL", 286, "split test_10; 204 of the 286 have ten options"),
     ),
     hub_id="MMMU/MMMU_Pro",
+    hub_revision="563f3e84bb3b90893083a1f039cfa13077f2302b",
 )
 
 if __name__ == "__main__":

@@ -365,6 +365,10 @@ SOURCE = kit.Source(
     title="Patient-trial: eligibility of patients for clinical trials (SIGIR 2016, TREC CT 2021 and 2022, by TrialGPT)",
     homepage="https://github.com/ncbi-nlp/TrialGPT",
     revision="ncbi-nlp/TrialGPT@f6213131542e",
+    layouts=(
+        kit.Layout("queries, judgements, candidates", "rows", "ncbi-nlp/TrialGPT@f621313"),
+        kit.Layout("trial_info.json", "unverified", files="*trial_info.json"),
+    ),
     license="US-Government-Public-Domain",
     access="open",
     stage="eval",

@@ -38,6 +38,7 @@ SOURCE = kit.table_source(
     name="pubmedvision",
     title="PubMedVision (alignment): questions about figures of PubMed, written by GPT-4V",
     revision="FreedomIntelligence/HuatuoGPT-Vision@a6476ac; hub commit not known",
+    layouts=(kit.Layout("alignment JSON beside zips", "code", "FreedomIntelligence/HuatuoGPT-Vision@a6476ac"),),
     license="Apache-2.0",
     stage="midtrain",
     task="vqa",
@@ -55,6 +56,7 @@ SOURCE = kit.table_source(
         "PubMedVision (alignment)", "MT", 646_759, "the card has 647,031; 272 more, likely with unreadable images"
     ),
     hub_id="FreedomIntelligence/PubMedVision",
+    hub_revision="3c84e04b38bceb5341419b9a4f8ca37ba790cb84",
     hub_files=(FILE, "images_*.zip"),
 )
 

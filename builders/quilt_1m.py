@@ -75,6 +75,17 @@ SOURCE = kit.Source(
     title="Quilt-1M: histopathology pictures with captions from videos and the web",
     homepage="https://github.com/wisdomikezogwo/quilt1m",
     revision="wisdomikezogwo/quilt1m@20a5824, Zenodo 8239942",
+    layouts=(
+        kit.Layout(
+            "table of 13 columns, before 2023-10-26", "code", "wisdomikezogwo/quilt1m@20a5824", lacks=("not_histology",)
+        ),
+        kit.Layout(
+            "table with single_wsi and not_histology",
+            "code",
+            "wisdomikezogwo/quilt1m@20a5824",
+            columns=("single_wsi", "not_histology"),
+        ),
+    ),
     license="CC-BY-NC-SA-4.0",
     access="gated",
     stage="pretrain",

@@ -79,6 +79,10 @@ SOURCE = kit.Source(
     title="ROCOv2: radiology pictures of open-access articles with captions",
     homepage="https://zenodo.org/records/8333645",
     revision="Zenodo record 8333645 (79,789 rows)",
+    layouts=(
+        kit.Layout("Zenodo 10821435, version 2.0.1", "code", "Zenodo, by readers of its captions"),
+        kit.Layout("Zenodo 8333645, of 2023", "card", "Zenodo", rows={"train": 60_163, "valid": 9_945, "test": 9_972}),
+    ),
     license="per image",
     access="open",
     stage="pretrain",

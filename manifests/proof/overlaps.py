@@ -32,8 +32,8 @@ from manifests.proof.stored_text import SampleText, read_texts
 from manifests.proof.variants import PictureError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
+from medgpt.engines import in_this_process, run_jobs
 from medgpt.errors import UserError
-from medgpt.processes import WorkerDied, run_jobs
 
 if TYPE_CHECKING:
     import duckdb
@@ -389,18 +389,22 @@ def _file(work: Path, task: _TrainPart, kind: str) -> Path:
 
 
 def _run(side: _Side, tasks: Sequence[_TrainPart], work: Path, workers: int) -> Iterator[_TrainPart]:
-    if workers == 1 or len(tasks) == 1:
+    if in_this_process(workers, len(tasks)):
         for task in tasks:
             _do(side, task, work)
             yield task
         return
     # Forked workers share the index; where there is no fork it is sent to each.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    try:
-        for task, _ in run_jobs(_do_in_worker, tasks, workers, prepare=_start, arguments=(side, work), method=method):
-            yield task
-    except WorkerDied:
-        raise UserError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
+    for task, _ in run_jobs(
+        _do_in_worker, tasks, workers, place=work, prepare=_start, arguments=(side, work), declared=_declared,
+        method=method,
+    ):  # fmt: skip
+        yield task
+
+
+def _declared() -> Any:
+    return VERSIONS
 
 
 def _start(side: _Side, work: Path) -> None:
