@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _probe(args, names)
     for name in names:
         source = load(name)
-        given = {option.name: option.default for option in source.options}
+        given = {option.name: option.default for option in source.options if not option.prepare}
         options = options_of(args, args.raw / name, args.out, given, progress=not args.json)
         try:
             works.append(prepare(source, options, args.filters, demo=args.demo))
@@ -96,7 +96,7 @@ def _probe(args: argparse.Namespace, names: list[str]) -> int:
         source = load(name)
         if args.demo:
             source.write_demo(args.raw / name)
-        given = {option.name: option.default for option in source.options}
+        given = {option.name: option.default for option in source.options if not option.prepare}
         options = options_of(args, args.raw / name, args.out, given, progress=False)
         seen = probe(source, options.raw, options.params)
         codes.append(seen["exit_code"])

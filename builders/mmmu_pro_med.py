@@ -2,7 +2,8 @@
 
 "10 options" is a name: 82 of the 286 have fewer (counted), so labels come from the row. MMMU-Pro keeps the ids of MMMU,
 and 92 of the 286 are validation questions, which `mmmu_med` has as well: `mmmu/<id>` is the question id in both. The
-`<image i>` in shuffled options is no position but names column `image_i` (MMMU-Benchmark/MMMU, issue 70).
+`<image i>` in shuffled options is no position but names column `image_i` (MMMU-Benchmark/MMMU, issue 70). By the
+difference to the paper's mean of 1.14 pictures three pictures have no token: such are shown first, and counted.
 """
 
 from builders import kit
@@ -13,7 +14,7 @@ FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
 
 def _sample(row: kit.Row, key: str, question: str, answer: str, subject: str) -> kit.Sample:
     kit.demand(subject in SUBJECTS, "other_subject", row.file, subject)
-    return question_sample(row, "mmmu-pro", subject)
+    return question_sample(row, "mmmu-pro", subject, unnamed_too=True)
 
 
 SOURCE = kit.table_source(
@@ -34,6 +35,10 @@ SOURCE = kit.table_source(
     values=("options",),
     columns=IMAGE_COLUMNS,
     sample=_sample,
+    version=2,
+    conclude=kit.noticed(
+        shown_unnamed="{rows} questions have a picture that no <image i> names; it is shown before the text"
+    ),
     obtain="""
 Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--download does it); one of them is enough. JSON
 Lines with the same columns but no pixels are read in their stead (--no-images).""",

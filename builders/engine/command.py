@@ -55,7 +55,10 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
     from builders.engine.work import options_of, prepare
 
     quiet = args.quiet or args.json
-    given = {option.name: getattr(args, option.name) for option in source.options}
+    given = {option.name: getattr(args, option.name) for option in source.options if not option.prepare}
+    afterwards = [
+        option.prepare(value) for option in source.options if option.prepare and (value := getattr(args, option.name))
+    ]
     options = options_of(args, raw, args.out or data / "built", given, progress=not quiet)
     if args.download:
         from builders.engine.download import download
@@ -76,8 +79,10 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
         return DONE
     document, waterfall = work.carry_out()
     target, reused = work.plan.target, len(work.plan.reusable)
+    said = [line for after in afterwards for line in after(target)]
     if args.json:
-        print(json.dumps(summary(document, target, reused) | {"filtered": waterfall}, ensure_ascii=False))
+        told = {"filtered": waterfall} | ({"said": said} if said else {})
+        print(json.dumps(summary(document, target, reused) | told, ensure_ascii=False))
     else:
         print(format_summary(document, target, reused, source.advice))
         print("".join(f"\n{line}" for line in unverified_notes(source)), end="\n" * bool(unverified_notes(source)))
@@ -85,6 +90,7 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
             print(f"\n{waterfall_text(waterfall, target)}")
         elif source.filters:
             print(unfiltered_text(target))
+        print(*said, sep="\n", end="\n" if said else "")
     return exit_code(document)
 
 
@@ -162,6 +168,8 @@ def _parser(source: Source) -> argparse.ArgumentParser:
     for option in source.options:
         if option.default is False:
             add(option.flag, action="store_true", help=option.help)
+        elif option.prepare:
+            add(option.flag, metavar="FILE", help=option.help)
         else:
             said = f"{option.help} (default {option.default})"
             add(option.flag, choices=option.choices, default=option.default, help=said)

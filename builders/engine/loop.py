@@ -25,6 +25,7 @@ import orjson
 from tqdm import tqdm
 
 from builders.engine.archives import check_zip, pictures_without_row
+from builders.engine.figures import beside_published
 from builders.engine.inputs import Input, check_unchanged, write_inputs
 from builders.engine.rawfiles import (
     Gap,
@@ -448,6 +449,7 @@ def _document(
         split.update(_image_statistics(split))
     params = plan.jobs[0].params
     concluded = source.conclude(options.raw, params, entries) if source.conclude else {}
+    figures = {} if options.limit is not None else beside_published(source.figures(params), splits)
     return {
         "format": BUILD_FORMAT,
         "build": plan.build,
@@ -471,6 +473,7 @@ def _document(
         },
         "pictures_without_row": _without_row(options, entries),
         "units": units,
+        **({"figures": figures} if figures else {}),
     }
 
 

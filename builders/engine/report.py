@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from builders.engine.figures import figure_lines
 from builders.engine.source import DAMAGED_REASONS, Source
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED
 from medgpt.messages import safe
@@ -42,8 +43,18 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
 
 def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:
     """The counts of a build, for JSON."""
-    names = ("build", "parameters", "metadata_only", "published", "counts", "pictures_without_row", "gaps", "root")
-    return {name: document[name] for name in names} | {
+    names = (
+        "build",
+        "parameters",
+        "metadata_only",
+        "published",
+        "counts",
+        "pictures_without_row",
+        "gaps",
+        "root",
+        "figures",
+    )
+    return {name: document[name] for name in names if name in document} | {
         "target": str(target),
         "units": len(document["units"]),
         "units_reused": reused,
@@ -87,6 +98,8 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
     if (left := document["pictures_without_row"]) and left["count"]:
         names = "" if document["source"]["access"] == "credentialed" else f": {', '.join(map(safe, left['first'][:3]))}"
         lines += ["", f"pictures that no row names: {left['count']:,}{names} (more of them in {target}/build.json)"]
+    lines += [f"note: {line}" for line in document["parameters"].get("noticed", ())]
+    lines += figure_lines(document.get("figures", ()))
     check = "=" if counts["kept"] + counts["rejected"] == counts["read"] else "!="
     lines += [
         "",

@@ -236,6 +236,9 @@ class Option:
     help: str
     default: Any = False
     choices: tuple[str, ...] | None = None
+    prepare: Callable[[str], Callable[[Path], Sequence[str]]] | None = None
+    """For an option that shapes nothing and is no part of `Params`: takes what was given before the build begins, and
+    gives the function that turns the finished build's folder into lines for the screen."""
 
     @property
     def name(self) -> str:
@@ -311,6 +314,9 @@ class Source:
     read: Callable[[Path, Unit, Params], Iterator[Sample | Reject]]
     published: Callable[[Params], Mapping[str, int]]
     """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    figures: Callable[[Params], Mapping[str, Mapping[str, float]]] = lambda params: {}
+    """What a paper prints of a split's samples, by the names of `builders.engine.figures.FIGURES`; split `all` is all
+    of them together. Shown beside ours, in `build.json` too, with a warning where they differ."""
     homepage: str = "-"
     """The hub's page where nothing is said and there is a `hub_id`."""
     stage: str = "instruct"

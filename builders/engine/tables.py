@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import Content, PictureStore, stored
+from builders.engine.noticed import note
 from builders.engine.pages import batch_rows
 from builders.engine.rawfiles import check_filled, note_gap, outcome, relative
 from builders.engine.source import (
@@ -57,6 +58,7 @@ class Here(NamedTuple):
     split: str
     params: Params
     store: PictureStore
+    notes: dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -82,6 +84,10 @@ class Row(NamedTuple):
     def picture(self, name: str) -> tuple[str, Callable[[], bytes]]:
         """(file, read) of a picture in the source's `pictures`: `Image("my_set/1", *row.picture("1.jpg"))`."""
         return self._here.store.reader(name)
+
+    def note(self, name: str, **item: Any) -> None:
+        """Count the row under a name of the source's `kit.noticed`; `item` says which one it is."""
+        note(self._here.notes, name, **item)
 
     @property
     def _here(self) -> Here:
@@ -190,10 +196,12 @@ def table_units(
     inputs: Sequence[str] = (),
     first_unit: int = 0,
     layout: str = "",
+    optional: Sequence[str] = (),
 ) -> Iterator[Unit]:
     """Units `<split>-00000` ... over the files in the order given; `inputs` are further files every unit depends on.
 
-    `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`.
+    `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`; those
+    that are `optional` are read where they are there. Without any all are read.
     `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
     "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
     """
@@ -208,7 +216,7 @@ def table_units(
         ):
             ranges = _first_rows.range(path, file, split, columns, layout)
         for part in ranges:
-            payload = {"file": file, "range": list(part), "columns": list(columns)}
+            payload = {"file": file, "range": list(part), "columns": [*columns, *optional]}
             if layout:
                 payload["layout"] = layout
             yield Unit(f"{split}-{number:05d}", split, role, part.rows, payload, (file, *inputs))
@@ -745,7 +753,9 @@ def _csv_header(path: Path, file: str) -> tuple[list[str], int]:
         for header, end in _csv_records(handle, path, 0):
             if isinstance(header, InputError):
                 raise NotThisSource(f"{file}: no header ({header.detail}); fetch the file again")
-            return [name.removeprefix("\ufeff") for name in header], end.position
+            names = [name.removeprefix("\ufeff") for name in header]
+            bare = [name.strip() for name in names]  # `ID, Caption`, as some copies have it
+            return (bare if len(set(bare)) == len(set(names)) else names), end.position
     return [], 0
 
 
