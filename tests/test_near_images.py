@@ -11,21 +11,29 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table, opened, sources, stored
+from bench.picture_changes import OVERLAYS, seeded
 from manifests.fingerprints import HASH_PIXELS, ImageFingerprint, perceptual_hash
 from manifests.proof import near_images
 from manifests.proof.agreement import agreement, cells, coarse_scores, flat, full_agreement
 from manifests.proof.near_images import NearImageIndex, coverage
 from manifests.proof.policy import ImageSettings, load_policy
 from manifests.proof.variants import (
+    REGION_VARIANTS,
     REGIONS,
+    TURN_BETWEEN,
+    TURNS,
     VARIANTS,
     PictureError,
+    coefficients,
     decode,
+    oriented_hashes,
     perceptual_hashes,
-    region_hashes,
+    plain_hashes,
+    turn_name,
+    turned,
 )
 
 
@@ -91,30 +99,84 @@ def test_a_burnt_in_label_is_found_by_regions_and_the_match_says_so() -> None:
     ]
 
 
+def oriented(picture: np.ndarray, place: int, unsure: float = 0.0) -> list[tuple[int, int]]:
+    """(turn, hash) of a thumbnail's region, or of the whole: place 5."""
+    _, turns, hashes = oriented_hashes(coefficients(picture[None]).low[:, place], unsure)
+    return list(zip(turns.tolist(), hashes.tolist(), strict=True))
+
+
 def test_candidates_are_all_pairs_within_the_radius_and_no_other() -> None:
-    """Against a double loop over public functions: whole hashes of all variants, region hashes of both sides."""
+    """Against plain loops over public functions: whole hashes of all variants, region hashes at the same place."""
     changed = [change(picture) for change in (*TRANSFORMATIONS.values(),) for picture in PICTURES[:3]]
     _, train = prints_of(changed)
     # Near hashes of unrelated pictures do not occur among so few: a radius of 16 makes some.
     wide = ImageSettings(radius=16, region_radius=10, threshold=0.75, borderline=0.6)
     index = NearImageIndex(EVALS, {"default": wide})
-    pictures = np.stack([decode(print_.thumbnail) for print_ in train])
-    train_regions, train_contrast = region_hashes(pictures)
-    eval_regions, eval_contrast = region_hashes(THUMBNAILS)
+    layout = np.array([[0, 9, 1], [9, 2, 9], [3, 9, 4]], np.uint8)
+    evals = []
+    for other, thumbnail in zip(PRINTS, THUMBNAILS, strict=True):
+        listed = []
+        for variant in VARIANTS:
+            varied = variant.picture(thumbnail, other.width, other.height)
+            if varied is not None:
+                contrast = coefficients(varied[None]).contrast[0].tolist()
+                places = [k for k in range(5) if contrast[k] and variant.name in REGION_VARIANTS]
+                listed += [(k, *each) for k in (*places, 5) for each in oriented(varied, k, variant.unsure)]
+        evals.append(listed)
     expected = []
     for row, print_ in enumerate(train):
-        for one, other in enumerate(PRINTS):
-            hashes = [variant.hash(THUMBNAILS[one], other.width, other.height) for variant in VARIANTS[1:]]
-            near = any((print_.phash ^ h).bit_count() <= 16 for h in [other.phash, *hashes] if h is not None)
-            regions = any(
-                (int(train_regions[row, k]) ^ int(eval_regions[one, k])).bit_count() <= 10
-                for k in range(len(REGIONS))
-                if train_contrast[row, k] and eval_contrast[one, k]
-            )
-            if near or regions:
-                expected.append((row, one))
+        picture = decode(print_.thumbnail)
+        contrast = [*coefficients(picture[None]).contrast[0].tolist(), True]
+        ours = {place: oriented(picture, place)[0] for place in range(6) if contrast[place]}
+
+        def meets(there: int, turn: int, value: int, ours: dict[int, tuple[int, int]] = ours) -> bool:
+            for place, (own_turn, own) in ours.items():
+                shown = turned(layout, int(TURN_BETWEEN[own_turn, turn]) & ~1)
+                here = place == there == 5 or (5 not in (place, there) and shown[layout == place][0] == there)
+                if here and (own ^ value).bit_count() <= (16 if there == 5 else 10):
+                    return True
+            return False
+
+        expected += [(row, one) for one, listed in enumerate(evals) if any(meets(*each) for each in listed)]
     assert index.candidates(image_table(train, ["-"] * len(train))) == expected
     assert any(row % 3 != one for row, one in expected)
+
+
+@pytest.mark.parametrize("turn", range(TURNS))
+def test_a_picture_in_any_turn_has_one_oriented_hash_and_says_which(turn: int) -> None:
+    for thumbnail in THUMBNAILS:
+        [(own, value)] = oriented(thumbnail, 5)
+        [(other, same)] = oriented(np.ascontiguousarray(turned(thumbnail, turn)), 5)
+        assert same == value
+        assert TURN_BETWEEN[other, own] == turn
+
+
+def test_two_changes_at_once_are_found_in_the_turn_they_are_in() -> None:
+    pictures = [ImageOps.invert(TRANSFORMATIONS["cropped 8 % a side"](p)).rotate(90, expand=True) for p in PICTURES]
+    data, changed = prints_of(pictures)
+    found = INDEX.scan(image_table(changed, ["-"] * 6), data.__getitem__, DATA.__getitem__)
+    assert [(match.train, match.eval) for match in found.pairs] == [(row, row) for row in range(6)]
+    assert {match.variant for match in found.pairs} == {"crop_8+inverted_turn_90"}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_are_found_and_no_other_picture(name: str) -> None:
+    data, changed = prints_of([OVERLAYS[name](p, seeded(name, str(k))) for k, p in enumerate(PICTURES)])
+    found = INDEX.scan(image_table(changed, ["-"] * 6), data.__getitem__, DATA.__getitem__)
+    assert {match.train for match in found.pairs if match.train == match.eval} == set(range(6))
+    assert all(match.train == match.eval for match in found.pairs)
+
+
+def test_the_better_half_decides_only_on_whole_pictures() -> None:
+    """Two fifths are another picture: thumbnails stay unsure, whole pictures say that it is a copy."""
+    mixed = PICTURES[0].copy()
+    mixed.paste(phantom(99).crop((0, 0, 280, 136)), (0, 0))
+    [data], [print_] = prints_of([mixed])
+    frame, same = np.array([[[1.0, 0, 0], [0, 1.0, 0]]]), np.array([False])
+    small = agreement(decode(print_.thumbnail)[None], THUMBNAILS[:1], frame, same)[0]
+    assert SETTINGS["default"].borderline <= small < SETTINGS["default"].threshold
+    assert full_agreement(data, DATA[0], VARIANTS[0]) > 0.85
+    assert full_agreement(data, DATA[1], VARIANTS[0]) < 0.5
 
 
 def test_results_do_not_depend_on_how_the_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,17 +258,22 @@ def test_hashes_of_many_are_the_hashes_of_each(seed: int, n: int) -> None:
     assert perceptual_hashes(pictures).tolist() == [perceptual_hash(Image.fromarray(one)) for one in pictures]
 
 
-def test_region_hashes_are_perceptual_hashes_of_the_regions() -> None:
-    """A different way: Pillow cuts and reduces each region, rounding to 8 bits, which may turn a pair of bits."""
-    hashes, contrast = region_hashes(THUMBNAILS)
-    assert contrast.all()
+def test_coefficients_are_those_of_the_regions_and_of_the_whole() -> None:
+    """A different way: Pillow cuts and reduces each, rounding to 8 bits, which may turn a pair of bits."""
+    made = coefficients(THUMBNAILS)
+    assert made.contrast.all()
     starts = {"left": 0, "right": 36, "top": 0, "bottom": 36}
-    for row, thumbnail in enumerate(THUMBNAILS):
-        for k, region in enumerate(REGIONS):
-            top, left = (18, 18) if region == "centre" else (starts[word] for word in region.split("_"))
-            cut = Image.fromarray(thumbnail[top : top + 60, left : left + 60])
-            assert cut.resize((HASH_PIXELS, HASH_PIXELS)).size == (32, 32)
-            assert (perceptual_hash(cut) ^ int(hashes[row, k])).bit_count() <= 2
+    for thumbnail in THUMBNAILS:
+        for k, region in enumerate((*REGIONS, "whole")):
+            if region == "whole":
+                cut = Image.fromarray(thumbnail)
+            else:
+                top, left = (18, 18) if region == "centre" else (starts[word] for word in region.split("_"))
+                cut = Image.fromarray(thumbnail[top : top + 60, left : left + 60])
+            [(turn, value)] = oriented(thumbnail, k)
+            small = np.asarray(cut.resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS))
+            again = perceptual_hash(Image.fromarray(np.ascontiguousarray(turned(small, turn))))
+            assert (again ^ value).bit_count() <= 2
 
 
 @pytest.mark.parametrize(
@@ -219,23 +286,22 @@ def test_region_hashes_are_perceptual_hashes_of_the_regions() -> None:
         ("mirror_turn_180", Image.Transpose.FLIP_TOP_BOTTOM),
     ],
 )
-def test_turns_and_mirrors_of_a_thumbnail_are_exact(name: str, change: Image.Transpose) -> None:
+def test_turns_are_named_as_pillow_names_them(name: str, change: Image.Transpose) -> None:
+    [turn] = [turn for turn in range(TURNS) if turn_name(VARIANTS[0], turn) == name]
     for thumbnail in THUMBNAILS:
-        varied = VARIANTS[BY_NAME[name]].picture(thumbnail, 300, 200)
-        assert varied is not None
-        assert np.array_equal(varied, np.asarray(Image.fromarray(thumbnail).transpose(change)))
+        assert np.array_equal(turned(thumbnail, turn), np.asarray(Image.fromarray(thumbnail).transpose(change)))
+        assert int(perceptual_hashes(turned(thumbnail, turn)[None])[0]) in plain_hashes(thumbnail, 300, 200)
 
 
-def test_all_eight_turns_differ() -> None:
-    names = ["identity", "mirror", *(name for name in BY_NAME if "turn_" in name)]
-    varied = {VARIANTS[BY_NAME[name]].picture(THUMBNAILS[0], 300, 200).tobytes() for name in names}  # type: ignore[union-attr]
-    assert len(names) == len(varied) == 8
+def test_all_turns_differ() -> None:
+    assert len({turned(THUMBNAILS[0], turn).tobytes() for turn in range(TURNS)}) == TURNS
+    assert len({turn_name(VARIANTS[1], turn) for turn in range(TURNS)}) == TURNS
 
 
 def test_variants_that_do_not_apply_say_so() -> None:
     for name in ("square_black", "square_white", "square_crop"):
         assert VARIANTS[BY_NAME[name]].picture(THUMBNAILS[0], 300, 300) is None
-        assert VARIANTS[BY_NAME[name]].hash(THUMBNAILS[0], 300, 200) is not None
+        assert VARIANTS[BY_NAME[name]].picture(THUMBNAILS[0], 300, 200) is not None
     assert VARIANTS[BY_NAME["trimmed"]].frame(THUMBNAILS[0], 300, 300) is None
 
 
@@ -285,10 +351,11 @@ def test_noise_on_a_blank_picture_is_no_structure() -> None:
 
 
 def test_full_agreement_tells_copies_from_others() -> None:
-    identity, mirror = VARIANTS[0], VARIANTS[BY_NAME["mirror"]]
+    identity = VARIANTS[0]
+    [mirror] = [turn for turn in range(TURNS) if turn_name(identity, turn) == "mirror"]
     data, _ = prints_of([TRANSFORMATIONS["gamma 0.6"](PICTURES[0]), TRANSFORMATIONS["mirrored"](PICTURES[0])])
     assert full_agreement(data[0], DATA[0], identity) > 0.95
-    assert full_agreement(data[1], DATA[0], mirror) > 0.95
+    assert full_agreement(data[1], DATA[0], identity, mirror) > 0.95
     assert full_agreement(data[1], DATA[0], identity) < 0.5
     assert full_agreement(DATA[1], DATA[0], identity) < 0.5
 
@@ -298,7 +365,10 @@ def test_coverage_on_record_is_that_of_the_code_and_keeps_the_promise() -> None:
     measured = coverage()
     assert measured is not None
     assert {row["name"] for row in measured["transformations"]} == set(TRANSFORMATIONS)
-    assert all(row["recall"] >= 0.99 for row in measured["transformations"])
+    assert all(row["recall"] >= 0.98 for row in measured["transformations"])
+    rows = {row["name"]: row for group in ("between", "overlays", "composed") for row in measured[group]}
+    assert all(rows[name]["unseen"] >= 0.9 for name in OVERLAYS)
+    assert rows["two of ten changes"]["unseen"] >= 0.9
     assert measured["precision"]["different_people"] == 0
 
 

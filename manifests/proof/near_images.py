@@ -1,9 +1,9 @@
 """Near-duplicate pictures between training and test side: candidates by hash, verdicts by pixels.
 
-Candidates are complete within the radius: every (training picture, variant of a test picture) whose perceptual hashes
-differ in at most `radius` bits, and every pair that shares a region hash within `region_radius` bits. Verdicts are in
-three stages, each for what the one before left open: cells at the matched alignment, thumbnails aligned freely, whole
-pictures for scores between `borderline` and `threshold`.
+Candidates are complete within the radius: every (training picture, variant of a test picture) whose oriented hashes
+differ in at most `radius` bits, and every pair of regions at the same place whose hashes do in `region_radius` bits.
+Verdicts are in three stages, each for what the one before left open: cells at the matched alignment, thumbnails aligned
+freely, whole pictures for scores between `borderline` and `threshold`.
 
 `coverage()` is what all of this finds among real pictures changed on purpose, measured by `bench/near_images.py`.
 """
@@ -22,14 +22,41 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from manifests.fingerprints import THUMBNAIL_PIXELS
-from manifests.proof.agreement import Cells, agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.agreement import (
+    COARSE_LEAST,
+    DOUBT,
+    EARLY,
+    Cells,
+    after,
+    agreement,
+    cells,
+    coarse_enough,
+    coarse_scores,
+    coarse_trimmed,
+    flat,
+    full_agreement,
+    turned_back,
+)
 from manifests.proof.hamming import HammingIndex
 from manifests.proof.policy import ImageSettings
-from manifests.proof.variants import REGIONS, VARIANTS, PictureError, decode, perceptual_hashes, region_hashes
+from manifests.proof.variants import (
+    INVERTED,
+    REGION_SHOWN,
+    REGION_VARIANTS,
+    REGIONS,
+    TURN_BETWEEN,
+    TURN_MATRICES,
+    VARIANTS,
+    PictureError,
+    coefficients,
+    decode,
+    oriented_hashes,
+    turn_name,
+)
 
 Numbers = NDArray[np.int64]
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when other pictures are found than before (in `variants`, `agreement` or here); the measured coverage
 names the version that it was measured with."""
 
@@ -37,7 +64,11 @@ BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
 _PAIRS = 1024
 COVERAGE_FILE = Path(__file__).with_name("coverage.json")
-_INVERTED = np.array([variant.inverted for variant in VARIANTS])
+_UNSURE = np.array([variant.unsure for variant in VARIANTS])
+_WITH_REGIONS = np.array([variant.name in REGION_VARIANTS for variant in VARIANTS])
+_CENTRE = REGIONS.index("centre")
+_RING = tuple(region for region in range(len(REGIONS)) if region != _CENTRE)
+_WHOLE = len(REGIONS)
 
 
 @dataclass(frozen=True)
@@ -76,12 +107,26 @@ class _Candidates:
     rows: Numbers
     ids: Numbers
     """Rows of the variants."""
+    turns: Numbers
+    """In which the training picture shows the variant."""
     distance: Numbers
     region: NDArray[np.bool_]
     coarse: NDArray[np.float64]
 
     def take(self, at: NDArray[Any]) -> _Candidates:
         return _Candidates(*(getattr(self, name)[at] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class _Hashes:
+    """Oriented hashes of variants or of their regions, one row each."""
+
+    index: HammingIndex
+    ids: Numbers
+    """Rows of the variants."""
+    turns: Numbers
+    """That orient them."""
+    regions: Numbers
 
 
 class NearImageIndex:
@@ -106,20 +151,20 @@ class NearImageIndex:
         self.left_out = {"without_hash": int((~usable).sum()), "flat": int(blank.sum())}
         self._rows, self._thumbnails = self._rows[~blank], thumbnails[~blank]
         take = pa.array(self._rows)
-        hashes = np.array(evals["phash"].take(take), np.uint64)
         sizes = np.array([evals[name].take(take).to_pylist() for name in ("width", "height")], np.int64)
         self._settings = [settings[name] for name in names]
         self._mode = np.array([names.index(name) for name in evals["modality"].take(take).to_pylist()], np.int64)
         self._threshold = np.array([one.threshold for one in self._settings])[self._mode]
         self._borderline = np.array([one.borderline for one in self._settings])[self._mode]
-        self._build(hashes, sizes)
+        self._build(sizes)
 
-    def _build(self, hashes: NDArray[np.uint64], sizes: Numbers) -> None:
+    def _build(self, sizes: Numbers) -> None:
         """All variants: hashes, cells and frames, ordered by test picture."""
         n = len(self._rows)
-        owner, variant, hashed, frames = [], [], [], []
+        owner, variant, frames = [], [], []
         parts: list[Cells] = []
-        kept: list[NDArray[np.bool_]] = []
+        low: list[NDArray[np.float64]] = []
+        shaped: list[NDArray[np.bool_]] = []
         for start in range(0, n, 16):
             pictures = []
             for one in range(start, min(start + 16, n)):
@@ -133,26 +178,27 @@ class NearImageIndex:
                         frames.append(kind.frame(self._thumbnails[one], width, height))
             stack = np.stack(pictures)
             parts.append(cells(stack))
-            kept.append(~flat(stack))
-            hashed.append(perceptual_hashes(stack))
+            found = coefficients(stack)
+            low.append(found.low)
+            shaped.append(np.column_stack([found.contrast, ~flat(stack)]))
         self._owner, self._variant = np.array(owner, np.int64), np.array(variant, np.int64)
         self._frames = np.array(frames, np.float64).reshape(-1, 2, 3)
         self._cells = _joined(parts)
-        shaped = np.concatenate(kept) if kept else np.zeros(0, bool)
-        self._first = np.searchsorted(self._owner, np.arange(n))
-        varied = np.concatenate(hashed) if hashed else np.zeros(0, np.uint64)
-        varied[self._first] = hashes  # the picture itself: from its pixels, not from its thumbnail
-        regions, contrast = region_hashes(self._thumbnails)
-        self._whole: list[tuple[HammingIndex, Numbers]] = []
-        self._regions: list[tuple[int, HammingIndex, Numbers]] = []
+        every = np.concatenate(low) if low else np.zeros((0, len(REGIONS) + 1, 8, 8))
+        usable = np.concatenate(shaped) if shaped else np.zeros((0, len(REGIONS) + 1), bool)
+        usable[:, :_WHOLE] &= (usable[:, _WHOLE] & _WITH_REGIONS[self._variant])[:, None]
+        self._hashes: list[_Hashes] = []
         for mode, chosen in enumerate(self._settings):
-            which = np.flatnonzero(shaped & (self._mode[self._owner] == mode))
-            if len(which):
-                self._whole.append((HammingIndex(varied[which], chosen.radius), which))
-            for region in range(len(REGIONS)):
-                which = np.flatnonzero(contrast[:, region] & (self._mode == mode))
-                if len(which):
-                    self._regions.append((region, HammingIndex(regions[which, region], chosen.region_radius), which))
+            own = self._mode[self._owner] == mode
+            for kinds, radius in (
+                ((_WHOLE,), chosen.radius),
+                ((_CENTRE,), chosen.region_radius),
+                (_RING, chosen.region_radius),
+            ):
+                columns = [_oriented(every, usable & own[:, None], kind, _UNSURE[self._variant]) for kind in kinds]
+                ids, turns, values, regions = (np.concatenate(column) for column in zip(*columns, strict=True))
+                if len(ids):
+                    self._hashes.append(_Hashes(HammingIndex(values, radius), ids, turns, regions))
 
     def scan(
         self, train: pa.Table, read_train: Callable[[int], bytes | None], read_eval: Callable[[int], bytes | None]
@@ -175,12 +221,11 @@ class NearImageIndex:
         Otherwise the first scan builds them: after a fork that is once in every worker.
         """
         rows = np.flatnonzero(_usable(train))[:BLOCK]
-        thumbnails, hashes = _block(train, rows)
-        regions, _ = region_hashes(thumbnails)
-        for index, _ in self._whole:
-            index.prepare(hashes, expected)
-        for region, index, _ in self._regions:
-            index.prepare(np.ascontiguousarray(regions[:, region]), expected)
+        found = coefficients(_block(train, rows))
+        usable = np.ones((len(rows), len(REGIONS) + 1), bool)
+        for hashes in self._hashes:
+            asked = [_oriented(found.low, usable, kind)[2] for kind in np.unique(hashes.regions).tolist()]
+            hashes.index.prepare(np.concatenate(asked), expected * len(asked))
 
     def candidates(self, train: pa.Table) -> list[tuple[int, int]]:
         """(training row, test row) of every pair that a hash shows, before any pixel is compared; sorted."""
@@ -188,8 +233,8 @@ class NearImageIndex:
         pairs: list[tuple[int, int]] = []
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            thumbnails, hashes = _block(train, some)
-            found = self._candidates(thumbnails, hashes, ~flat(thumbnails))
+            thumbnails = _block(train, some)
+            found = self._candidates(thumbnails, ~flat(thumbnails))
             evals = self._rows[self._owner[found.ids]]
             pairs += zip(some[found.rows].tolist(), evals.tolist(), strict=True)
         return pairs
@@ -202,45 +247,54 @@ class NearImageIndex:
         read_eval: Callable[[int], bytes | None],
         found: NearImages,
     ) -> None:
-        thumbnails, hashes = _block(train, rows)
+        thumbnails = _block(train, rows)
         blank = flat(thumbnails)
         found.counts["train_flat"] += int(blank.sum())
-        pairs = self._candidates(thumbnails, hashes, ~blank)
+        pairs = self._candidates(thumbnails, ~blank)
         found.counts["candidates"] += len(pairs.rows)
-        # Cells of changed copies score 0.66 and more (radiographs 0.89), radiographs of others 0.55 in the median.
-        pairs = pairs.take(pairs.coarse >= self._borderline[self._owner[pairs.ids]])
+        # Cells of changed copies score 0.66 and more (radiographs 0.89), radiographs of others 0.55 in the median. Less
+        # is enough where the better half of the blocks agrees: something may be drawn over the rest.
+        likely = pairs.coarse >= self._borderline[self._owner[pairs.ids]]
+        unsure = np.flatnonzero(~likely & (pairs.coarse >= COARSE_LEAST))
+        trimmed = self._coarse(coarse_trimmed, thumbnails, pairs.rows[unsure], pairs.ids[unsure], pairs.turns[unsure])
+        likely[unsure] = trimmed >= coarse_enough(self._borderline[self._owner[pairs.ids[unsure]]])
+        pairs = pairs.take(likely)
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
         scores = np.empty(len(evals))
         for start in range(0, len(evals), _PAIRS):  # pictures are copied: not all at once
             some = slice(start, start + _PAIRS)
+            shown = zip(evals[some].tolist(), variants[some].tolist(), strict=True)
+            compared = [VARIANTS[kind].compared(self._thumbnails[one]) for one, kind in shown]
             scores[some] = agreement(
                 thumbnails[pairs.rows[some]],
-                self._thumbnails[evals[some]],
-                self._frames[pairs.ids[some]],
-                _INVERTED[variants[some]],
-                float(self._borderline.min(initial=1)),
+                np.stack(compared),
+                after(self._frames[pairs.ids[some]], TURN_MATRICES[pairs.turns[some]]),
+                pairs.turns[some] & INVERTED == INVERTED,
+                float(self._borderline.min(initial=1)) - EARLY,
             )
         on_full = np.zeros(len(scores), bool)
         low, high = self._borderline[evals], self._threshold[evals]
-        for k in np.flatnonzero((scores >= low) & (scores < high)):
-            found.counts["borderline"] += 1
+        for k in np.flatnonzero((scores >= low) & (scores < np.maximum(high, DOUBT))):
+            sure = bool(scores[k] >= high[k])
+            found.counts["borderline"] += not sure
             row, one = int(rows[pairs.rows[k]]), int(self._rows[evals[k]])
             first, second = read_train(row), read_eval(one)
             if first is None or second is None:
-                found.counts["borderline_unread"] += 1
+                found.counts["borderline_unread"] += not sure
                 continue
             try:
-                scores[k] = full_agreement(first, second, VARIANTS[variants[k]])
+                score = full_agreement(first, second, VARIANTS[variants[k]], int(pairs.turns[k]))
             except PictureError as error:
                 raise PictureError(f"training row {row} or test row {one}: {error}") from error
-            on_full[k] = True
+            if not sure or score < low[k]:
+                scores[k], on_full[k] = score, True
         for k in np.flatnonzero(scores >= high):
             match = ImageMatch(
                 int(rows[pairs.rows[k]]),
                 int(self._rows[evals[k]]),
                 "region" if pairs.region[k] else "whole",
                 int(pairs.distance[k]),
-                VARIANTS[variants[k]].name,
+                turn_name(VARIANTS[variants[k]], int(pairs.turns[k])),
                 float(scores[k]),
                 "full_image" if on_full[k] else "thumbnail",
             )
@@ -248,34 +302,65 @@ class NearImageIndex:
         found.counts["confirmed"] += int((scores >= high).sum())
         found.counts["refuted"] = found.counts["candidates"] - found.counts["confirmed"]
 
-    def _candidates(
-        self, thumbnails: NDArray[np.uint8], hashes: NDArray[np.uint64], usable: NDArray[np.bool_]
-    ) -> _Candidates:
+    def _candidates(self, thumbnails: NDArray[np.uint8], usable: NDArray[np.bool_]) -> _Candidates:
         """Every (training picture, test picture) that a hash shows, with the variant whose cells agree best."""
-        shaped = np.flatnonzero(usable)
-        columns: list[tuple[Numbers, Numbers, Numbers, bool]] = []
-        for index, which in self._whole:
-            matches = index.search(hashes[shaped])
-            columns.append((shaped[matches.rows], which[matches.ids], matches.distance.astype(np.int64), False))
-        regions, contrast = region_hashes(thumbnails)
-        for region, index, which in self._regions:
-            some = np.flatnonzero(contrast[:, region] & usable)
-            matches = index.search(regions[some, region])
-            columns.append(
-                (some[matches.rows], self._first[which[matches.ids]], matches.distance.astype(np.int64), True)
-            )
+        found = coefficients(thumbnails)
+        shaped = np.column_stack([found.contrast, usable])
+        shaped[:, :_WHOLE] &= usable[:, None]
+        columns: list[tuple[Numbers, Numbers, Numbers, Numbers, NDArray[np.bool_]]] = []
+        asked: dict[int, tuple[Numbers, Numbers, NDArray[np.uint64], Numbers]] = {}
+        for hashes in self._hashes:
+            for kind in (
+                (_WHOLE,) if hashes.regions[0] == _WHOLE else (_CENTRE,) if hashes.regions[0] == _CENTRE else _RING
+            ):
+                if kind not in asked:
+                    asked[kind] = _oriented(found.low, shaped, kind)
+                rows, turns, values, _ = asked[kind]
+                matches = hashes.index.search(values)
+                shown = TURN_BETWEEN[turns[matches.rows], hashes.turns[matches.ids]]
+                there = hashes.regions[matches.ids]
+                at = np.flatnonzero((there == _WHOLE) | (there == REGION_SHOWN[shown, min(kind, _WHOLE - 1)]))
+                distance = matches.distance[at].astype(np.int64)
+                rows, ids = rows[matches.rows[at]], hashes.ids[matches.ids[at]]
+                columns.append((rows, ids, shown[at], distance, there[at] != _WHOLE))
         none = np.zeros(0, np.int64)
-        rows, ids, distance = (np.concatenate([none, *(column[at] for column in columns)]) for at in range(3))
-        region_found = np.repeat([column[3] for column in columns], [len(column[0]) for column in columns]).astype(bool)
-        looked, positions = np.unique(rows, return_inverse=True)
-        coarse = coarse_scores(cells(thumbnails[looked]), positions, self._cells, ids)
+        rows, ids, turns, distance = (np.concatenate([none, *(column[at] for column in columns)]) for at in range(4))
+        region_found = np.concatenate([np.zeros(0, bool), *(column[4] for column in columns)])
+        coarse = self._coarse(coarse_scores, thumbnails, rows, ids, turns)
         evals, variants = self._owner[ids], self._variant[ids]
-        order = np.lexsort((distance, region_found, variants, -coarse, evals, rows))
+        order = np.lexsort((distance, region_found, turns, variants, -coarse, evals, rows))
         rows, evals = rows[order], evals[order]
         best = np.ones(len(order), bool)
         best[1:] = (rows[1:] != rows[:-1]) | (evals[1:] != evals[:-1])
         order = order[best]
-        return _Candidates(rows[best], ids[order], distance[order], region_found[order], coarse[order])
+        return _Candidates(rows[best], ids[order], turns[order], distance[order], region_found[order], coarse[order])
+
+    def _coarse(
+        self,
+        measure: Callable[[Cells, Numbers, Cells, Numbers], NDArray[np.float64]],
+        thumbnails: NDArray[np.uint8],
+        rows: Numbers,
+        ids: Numbers,
+        turns: Numbers,
+    ) -> NDArray[np.float64]:
+        """A measure of the cells of pairs; those of the training pictures are turned back."""
+        scores = np.empty(len(rows))
+        looked, positions = np.unique(rows, return_inverse=True)
+        plain = cells(thumbnails[looked])
+        for turn in np.unique(turns).tolist():
+            at = np.flatnonzero(turns == turn)
+            some, places = np.unique(positions[at], return_inverse=True)
+            scores[at] = measure(turned_back(plain, some, turn), places, self._cells, ids[at])
+        return scores
+
+
+def _oriented(
+    low: NDArray[np.float64], usable: NDArray[np.bool_], kind: int, unsure: NDArray[np.float64] | None = None
+) -> tuple[Numbers, Numbers, NDArray[np.uint64], Numbers]:
+    """Row, turn, hash and region of the oriented hashes of a region, or of the whole, of usable rows."""
+    rows = np.flatnonzero(usable[:, kind])
+    picture, turn, hashes = oriented_hashes(low[rows, kind], 0.0 if unsure is None else unsure[rows])
+    return rows[picture], turn, hashes, np.full(len(turn), kind)
 
 
 def _usable(pictures: pa.Table) -> NDArray[np.bool_]:
@@ -284,10 +369,9 @@ def _usable(pictures: pa.Table) -> NDArray[np.bool_]:
     return usable
 
 
-def _block(train: pa.Table, rows: Numbers) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """Thumbnails and hashes of some rows."""
-    table = train.select(["phash", "thumbnail"]).take(pa.array(rows))
-    return _thumbnails(table["thumbnail"].to_pylist(), rows), np.array(table["phash"], np.uint64)
+def _block(train: pa.Table, rows: Numbers) -> NDArray[np.uint8]:
+    """Thumbnails of some rows."""
+    return _thumbnails(train["thumbnail"].take(pa.array(rows)).to_pylist(), rows)
 
 
 def _thumbnails(stored: Sequence[bytes], rows: Numbers) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -12,16 +13,39 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
 from manifests.catalog import LoadedBuild
-from manifests.fingerprints import perceptual_hash
 from manifests.parts import read_pictures
-from manifests.proof.agreement import agreement, cells, flat, full_agreement
+from manifests.proof.agreement import (
+    COARSE_LEAST,
+    DOUBT,
+    EARLY,
+    Cells,
+    after,
+    agreement,
+    cells,
+    coarse_enough,
+    coarse_trimmed,
+    flat,
+    full_agreement,
+    turned_back,
+)
 from manifests.proof.policy import ImageSettings, Policy
 from manifests.proof.rederive import Derived, Found, Key, Place, Progress, Shards, found
 from manifests.proof.spill import Spill
-from manifests.proof.variants import IDENTITY, REGIONS, VARIANTS, decode, region_hashes
+from manifests.proof.variants import (
+    IDENTITY,
+    INVERTED,
+    REGION_VARIANTS,
+    REGIONS,
+    TURN_MATRICES,
+    VARIANTS,
+    coefficients,
+    decode,
+    oriented_hashes,
+    turn_name,
+    turned,
+)
 
 _PICTURES_KEPT = 1 << 14
 
@@ -100,55 +124,66 @@ class _TestPictures:
         self._cells: dict[tuple[int, int], tuple[NDArray[np.int64], int]] = {}
 
     def _hash(self) -> None:
-        hashes: list[int] = []
-        owner: list[int] = []
-        variant: list[int] = []
-        for number, picture in enumerate(self.pictures):
-            for kind in range(len(VARIANTS)):
+        """Hashes of the whole (place 5) and of the regions (0 to 4), each in all orientations that may be its own."""
+        listed: list[list[tuple[int, int, int, int]]] = [[] for _ in range(len(REGIONS) + 1)]
+        for number in range(len(self.pictures)):
+            for kind, variant in enumerate(VARIANTS):
                 varied = self.varied(number, kind)
                 if varied is None or flat(varied[None])[0]:
                     continue
-                # The picture itself: from its pixels, not from its thumbnail.
-                hashes.append(perceptual_hash(Image.fromarray(varied)) if kind else picture.row["phash"])
-                owner.append(number)
-                variant.append(kind)
-        self.hashes = np.array(hashes, np.uint64)
-        self.owner, self.variant = np.array(owner, np.int64), np.array(variant, np.int64)
-        self.radius = np.array([self.pictures[one].settings.radius for one in owner], np.int64)
-        count = len(self.pictures)
-        self.regions, self.contrast = np.zeros((count, len(REGIONS)), np.uint64), np.zeros((count, len(REGIONS)), bool)
-        for number, picture in enumerate(self.pictures):
-            [self.regions[number]], [self.contrast[number]] = region_hashes(picture.thumbnail[None])
-        self.region_radius = np.array([one.settings.region_radius for one in self.pictures], np.int64)
-        widest, wide = (int(each.max(initial=0)) for each in (self.radius, self.region_radius))
-        self.index = HashIndex(self.hashes, widest)
-        self.region_index = [HashIndex(self.regions[:, region], wide) for region in range(len(REGIONS))]
+                found = coefficients(varied[None])
+                for place in range(len(REGIONS) + 1):
+                    if place < len(REGIONS) and not (variant.name in REGION_VARIANTS and found.contrast[0, place]):
+                        continue
+                    _, turns, hashes = oriented_hashes(found.low[:, place], variant.unsure)
+                    for turn, value in zip(turns.tolist(), hashes.tolist(), strict=True):
+                        listed[place].append((value, number, kind, turn))
+        self.listed = listed
+        widest = max([0, *(one.settings.radius for one in self.pictures)])
+        wide = max([0, *(one.settings.region_radius for one in self.pictures)])
+        self.index = [
+            HashIndex(np.array([row[0] for row in rows], np.uint64), widest if place == len(REGIONS) else wide)
+            for place, rows in enumerate(listed)
+        ]
 
     def varied(self, number: int, kind: int) -> NDArray[np.uint8] | None:
         """A variant of a test picture."""
         one = self.pictures[number]
         return VARIANTS[kind].picture(one.thumbnail, one.row["width"], one.row["height"])
 
-    def candidates(self, phash: int, thumbnail: NDArray[np.uint8]) -> dict[int, tuple[float, int, bool, int]]:
-        """Test pictures that a hash shows: (cell correlation, variant, by region, distance) of the best variant."""
-        near: dict[tuple[int, int, bool], int] = {}
-        numbers, distance = self.index.near(phash)
-        for place in np.flatnonzero(distance <= self.radius[numbers]).tolist():
-            at = numbers[place]
-            near[int(self.owner[at]), int(self.variant[at]), False] = int(distance[place])
-        [regions], [contrast] = region_hashes(thumbnail[None])
-        for region in np.flatnonzero(contrast).tolist():
-            numbers, distance = self.region_index[region].near(int(regions[region]))
-            for place in np.flatnonzero(distance <= self.region_radius[numbers]).tolist():
-                one = int(numbers[place])
-                if self.contrast[one, region]:
-                    near[one, 0, True] = min(near.get((one, 0, True), 64), int(distance[place]))
-        ours = _cells(thumbnail)
-        best: dict[int, tuple[float, int, bool, int]] = {}
-        for (one, kind, by_region), bits in near.items():
-            found_so = (-_correlation(ours, self.cells(one, kind)), kind, by_region, bits)
+    def candidates(self, thumbnail: NDArray[np.uint8]) -> dict[int, tuple[float, int, int, bool, int]]:
+        """Test pictures that a hash shows: cell correlation, variant, turn, by region, distance of the best variant."""
+        near: dict[tuple[int, int, int, bool], int] = {}
+        made = coefficients(thumbnail[None])
+        for place in range(len(REGIONS) + 1):
+            by_region = place < len(REGIONS)
+            if by_region and not made.contrast[0, place]:
+                continue
+            _, [ours], [value] = oriented_hashes(made.low[:, place])
+            for there in range(len(REGIONS)) if by_region else [place]:
+                numbers, distance = self.index[there].near(int(value))
+                for at, bits in zip(numbers.tolist(), distance.tolist(), strict=True):
+                    _, one, kind, theirs = self.listed[there][at]
+                    settings = self.pictures[one].settings
+                    if bits > (settings.region_radius if by_region else settings.radius):
+                        continue
+                    turn = _turn(int(ours), theirs)
+                    if by_region and not _lies_at(place, there, turn):
+                        continue
+                    key = (one, kind, turn, by_region)
+                    near[key] = min(near.get(key, 64), bits)
+        best: dict[int, tuple[float, int, int, bool, int]] = {}
+        for (one, kind, turn, by_region), bits in near.items():
+            correlation = _correlation(_cells(thumbnail, turn), self.cells(one, kind))
+            found_so = (-correlation, kind, turn, by_region, bits)
             best[one] = min(best.get(one, found_so), found_so)
-        return {one: (-minus, kind, by_region, bits) for one, (minus, kind, by_region, bits) in best.items()}
+        return {one: (-found_so[0], *found_so[1:]) for one, found_so in best.items()}
+
+    def better_half(self, thumbnail: NDArray[np.uint8], number: int, kind: int, turn: int) -> float:
+        """Correlation of the cells over the blocks that agree best."""
+        varied, at = self.varied(number, kind), np.zeros(1, np.int64)
+        assert varied is not None
+        return float(coarse_trimmed(_turned_back(thumbnail, turn), at, cells(varied[None]), at)[0])
 
     def cells(self, number: int, kind: int) -> tuple[NDArray[np.int64], int]:
         """Cells of a variant and their sum of squares."""
@@ -162,9 +197,32 @@ class _TestPictures:
         return kept
 
 
-def _cells(picture: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
-    values = cells(picture[None]).values[0].astype(np.int64)
+def _cells(picture: NDArray[np.uint8], turn: int = 0) -> tuple[NDArray[np.int64], int]:
+    values = _turned_back(picture, turn).values[0].astype(np.int64)
     return values, int(values @ values)
+
+
+def _turned_back(picture: NDArray[np.uint8], turn: int) -> Cells:
+    """Cells of a picture that shows something turned, as they are without the turn."""
+    return turned_back(cells(picture[None]), np.zeros(1, np.int64), turn)
+
+
+@functools.cache
+def _turn(ours: int, theirs: int) -> int:
+    """The turn in which we show the other, if both are the same once turned: by trying it on nine different numbers."""
+    numbers = np.arange(1, 10, dtype=np.uint8).reshape(3, 3)
+    for turn in range(len(TURN_MATRICES)):
+        shown = turned(turned(numbers, turn), ours)
+        if np.array_equal(shown, turned(numbers, theirs)):
+            return turn
+    raise AssertionError("turns are a group")
+
+
+@functools.cache
+def _lies_at(place: int, there: int, turn: int) -> bool:
+    """Whether the region `there` of a picture lies at the region `place` of the turned one."""
+    layout = np.array([[0, 9, 1], [9, 2, 9], [3, 9, 4]], np.uint8)
+    return bool(turned(layout, turn & ~INVERTED)[layout == place][0] == there)
 
 
 def _correlation(one: tuple[NDArray[np.int64], int], other: tuple[NDArray[np.int64], int]) -> float:
@@ -225,28 +283,30 @@ def _near_tests(
     if flat(thumbnail[None])[0]:
         counts["train_flat"] += 1
         return
-    for one, (coarse, kind, by_region, bits) in tests.candidates(train["phash"], thumbnail).items():
+    for one, (coarse, kind, turn, by_region, bits) in tests.candidates(thumbnail).items():
         counts["candidates"] += 1
         test, variant, decided_on = tests.pictures[one], VARIANTS[kind], "thumbnail"
         low, high = test.settings.borderline, test.settings.threshold
         score = -1.0
-        if coarse >= low:
+        enough = float(coarse_enough(np.array(low)))
+        if coarse >= low or (coarse >= COARSE_LEAST and tests.better_half(thumbnail, one, kind, turn) >= enough):
             frame = variant.frame(test.thumbnail, test.row["width"], test.row["height"])
             assert frame is not None
-            inverted = np.array([variant.inverted])
-            [score] = agreement(thumbnail[None], test.thumbnail[None], frame[None], inverted, tests.least)
-        if low <= score < high:
-            counts["borderline"] += 1
+            frames, inverted = after(frame[None], TURN_MATRICES[[turn]]), np.array([turn & INVERTED == INVERTED])
+            compared = variant.compared(test.thumbnail)
+            [score] = agreement(thumbnail[None], compared[None], frames, inverted, tests.least - EARLY)
+        if low <= score < max(high, DOUBT):
+            counts["borderline"] += score < high
             with Shards(test.build.folder) as others:
                 first, second = shards.picture(train), others.picture(test.row)
             if first is None or second is None:
-                counts["borderline_unread"] += 1
-            else:
-                score, decided_on = full_agreement(first, second, variant), "full_image"
+                counts["borderline_unread"] += score < high
+            elif (whole := full_agreement(first, second, variant, turn)) < low or score < high:
+                score, decided_on = whole, "full_image"
         counts["confirmed" if score >= high else "refuted"] += 1
         if score >= high:
             yield one, {
-                "kind": "region" if by_region else "whole", "distance": bits, "variant": variant.name,
+                "kind": "region" if by_region else "whole", "distance": bits, "variant": turn_name(variant, turn),
                 "score": float(score), "decided_on": decided_on,
             }  # fmt: skip
 

@@ -442,9 +442,14 @@ def _values(report: Report) -> dict[str, Any]:
     }  # fmt: skip
 
 
+CHANGE_GROUPS = ("transformations", "between", "overlays", "composed")
+"""Of `coverage.json`: changes of the promise, other single ones, overlays, several at once."""
+
+
 def _changes(certificate: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     """Rows of the measured changes of a picture, what is found least often first."""
-    coverage = certificate["coverage"] or {"transformations": []}
+    coverage = certificate["coverage"] or {}
+    changes = [change for group in CHANGE_GROUPS for change in coverage.get(group, ())]
     return [
         (
             change["name"],
@@ -454,7 +459,7 @@ def _changes(certificate: Mapping[str, Any]) -> list[tuple[Any, ...]]:
             f"{change['recall']:.4f}",
             "in part" if change["recall"] < LOW_RECALL else "yes",
         )
-        for change in sorted(coverage["transformations"], key=lambda change: (change["recall"], change["name"]))
+        for change in sorted(changes, key=lambda change: (change["recall"], change["name"]))
     ]
 
 

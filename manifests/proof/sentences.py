@@ -68,14 +68,15 @@ def _measured(document: Mapping[str, Any]) -> str:
     if measured is None:
         unmeasured = f"{exact}; how many changed pictures are found was not measured with this version."
         return f"{unmeasured} {_rewrites(document['rewrites'])}"
-    changes = [*measured["transformations"], *measured["between"]]
+    changes = [*measured["transformations"], *measured["between"], *measured.get("overlays", ())]
     worst = min(changes, key=lambda change: float(change["recall"]))
+    several = [f"{row['recall']:.1%} after {row['name']} at once" for row in measured.get("composed", ())]
     real = measured["pictures"]["radiographs"] + measured["pictures"]["others"]
     wrong = plural(measured["precision"]["different_people"], "pair")
+    found = ", ".join([f"{worst['recall']:.1%} are found in the worst ({worst['name']})", *several])
     return (
-        f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in "
-        f"the worst ({worst['name']}), and {wrong} of different people; other changes are not covered. "
-        + _rewrites(document["rewrites"])
+        f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {found}, and {wrong} of different "
+        "people; panels and other changes are not covered. " + _rewrites(document["rewrites"])
     )
 
 
