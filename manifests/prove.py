@@ -86,9 +86,14 @@ def prove(
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
-        for level, kind, name in ("near_image", "images", "pictures"), ("near_text", "kept", "texts"):
-            total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
-            with tqdm(total=total, desc=f"near {name}", unit=kind, unit_scale=True, disable=quiet or None) as bar:
+        for level, kind, name in (
+            ("near_image", "images", "near pictures"),
+            ("local_pictures", "images", "local pictures"),
+            ("near_text", "kept", "near texts"),
+        ):
+            named = [build for build in builds if level != "local_pictures" or policy.compares_local(build.record)]
+            total = sum(unit[kind] for build in named for unit in build.record["units"] if unit["role"] == "train")
+            with tqdm(total=total, desc=name, unit=kind, unit_scale=True, disable=quiet or None) as bar:
                 near_level(level, builds, policy, work, workers, bar.update, overlaps)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
@@ -165,7 +170,7 @@ def _conclude(
 
     from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSION_SUMS, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
-    from manifests.proof.overlaps import VERSIONS
+    from manifests.proof.overlaps import VERSIONS, local_coverage
 
     files = ", ".join(sql_text(str(path)) for path in overlaps.files)
     order = "FROM evidence ORDER BY " + ", ".join(f"{name} NULLS FIRST" for name in ORDER)
@@ -245,6 +250,7 @@ def _conclude(
         "policy_sha256": policy.sha256,
         "rules": VERSIONS,
         "software": certificate.software(),
+        "local_pictures": local_coverage(connection, builds, policy),
         "levels": {level: list(kinds) for level, kinds in LEVELS.items()},
         "coverage": coverage(),
         "files": digests,
@@ -272,7 +278,8 @@ def _accounting(
     rejects = _rows(connection, "SELECT build, role, reason, damaged, count(*) AS count FROM rejects GROUP BY ALL")
     left_out = document["left_out_of_near_text"]
     records = (build.record for build in builds)
-    return accounting.accounts(records, policy.leave_out, rejects, document["without_pixels"], left_out)
+    local = document["local_pictures"]["pictures"]
+    return accounting.accounts(records, policy.leave_out, rejects, document["without_pixels"], left_out, local)
 
 
 def _train_duplicates(
@@ -534,6 +541,8 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     for row in document["left_out_of_near_text"]:
         items = f"{row['eval_samples']} {row['task']} items of {row['build']}"
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
+    for line in certificate.left_out_of_local(document):
+        print(f"Note: {line}")
     for line in certificate.incomplete(document):
         print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")

@@ -168,6 +168,7 @@ class Verification:
         late = [
             ("raw files", self._raw), ("stored samples", self._stored),
             ("ids and digests", self._exact), ("near pictures", self._near_images),
+            ("local pictures", self._local_pictures),
             ("near texts", self._near_texts), ("train duplicates", self._train_duplicates),
             ("policy and counts", self._conclusions), ("report", self._report),
         ]  # fmt: skip
@@ -396,6 +397,19 @@ class Verification:
         step.add(CERTIFICATE, *self._counted("near_image", derived.counts))
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
 
+    def _local_pictures(self, step: ProofStep) -> None:
+        from manifests.proof.rederive_local import coverage, local_pictures
+
+        self.expected["local_pictures"] = coverage(self.builds, self.policy)
+        step.add(CERTIFICATE, *self._against_certificate("local_pictures"))
+        with self._bar("local pictures", self._count("images")) as bar:
+            keep = self._keeper("local")
+            derived = local_pictures(self.builds, self.policy, self.chosen, bar.update, keep)
+        pairs = self._compare(step, ("local_pictures",), "local", self.chosen)
+        step.add(CERTIFICATE, *self._counted("local_pictures", derived.counts))
+        named = derived.looked_at or self.policy.local_pictures.train
+        step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}" if named else "off"
+
     def _near_texts(self, step: ProofStep) -> None:
         import pyarrow.parquet as pq
 
@@ -496,7 +510,8 @@ class Verification:
             for key, count in tally.rejects.items()
         ]
         records, out = (build.record for build in self.builds), self.document["left_out_of_near_text"]
-        books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
+        local = self.expected["local_pictures"]["pictures"]
+        books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out, local)
         derived = {"accounting": books} | tally.totals() | summary.document(tally)
         derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
         # They follow from the rest of the certificate, all of which is held against what was derived.
@@ -603,6 +618,7 @@ class Verification:
 
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
+    "local_pictures",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
     "without_pixels", "accounting", "exclusions", "after", "clean", "benchmarks", "train_duplicates", "report",
     "sentences", "root",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -80,6 +81,21 @@ class TextSettings(Settings, frozen=True):
     leave_out_eval_tasks: tuple[str, ...]
 
 
+class LocalSettings(Settings, frozen=True):
+    """How local pictures are found (`manifests.proof.local_pictures`)."""
+
+    train: tuple[str, ...]
+    """Sources or builds whose training pictures are compared, as a shell's patterns; none: the level is off."""
+    inliers: Annotated[int, Meta(ge=4)]
+    """Features at different places that must agree on one placement."""
+    spread: _Share
+    """Share of the test picture that the middle of them must span."""
+    share: _Share
+    """Share of either picture that the other must show."""
+    threshold: _Share
+    """Agreement of the pixels from which on it is a match."""
+
+
 class DuplicateSettings(Settings, frozen=True):
     """Which different train pictures are listed as alike."""
 
@@ -124,6 +140,7 @@ class _File(Settings, frozen=True):
     images: dict[str, Any]
     """Checked one by one: msgspec does not name the key of a mapping."""
     text: TextSettings
+    local_pictures: LocalSettings
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
     leave_out: dict[str, str]
@@ -138,6 +155,7 @@ class Policy:
     images: Mapping[str, ImageSettings]
     """Settings by modality; `default` is among them."""
     text: TextSettings
+    local_pictures: LocalSettings
     train_duplicates: DuplicateSettings | None
     rules: tuple[Rule, ...]
     benchmarks: tuple[Benchmark, ...] = ()
@@ -154,6 +172,11 @@ class Policy:
         """Which image settings judge pairs with a test picture of this source."""
         named = (name for name, settings in self.images.items() if source in (settings.where_present or ()))
         return next(named, "default")
+
+    def compares_local(self, record: Mapping[str, Any]) -> bool:
+        """Whether `local_pictures` names the source or build that this `build.json` is of."""
+        names = record["source"]["name"], record["build"]
+        return any(fnmatchcase(name, pattern) for pattern in self.local_pictures.train for name in names)
 
     def action_sql(self) -> str:
         """Write the rules as one SQL expression over a row of evidence joined with both sources.
@@ -201,7 +224,9 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
     if all(rule.action == "report" for rule in file.rules):
         raise UserError(f"{place}: rules: none excludes or forbids anything, so nothing would be proved")
     asked = () if file.benchmarks == "present" else file.benchmarks
-    return Policy(content, images, file.text, file.train_duplicates, file.rules, asked, file.leave_out)
+    return Policy(
+        content, images, file.text, file.local_pictures, file.train_duplicates, file.rules, asked, file.leave_out
+    )
 
 
 def held_benchmarks(policy: Policy, read: Mapping[tuple[str, str, str], int], *, only_present: bool) -> dict[str, Any]:
