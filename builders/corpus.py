@@ -42,7 +42,7 @@ name, or a path into nested fields (`meta.patient`):
     split     default: train, or test for the eval side
     frames    first, middle or last: which one of a picture with several frames; default: such a row is damaged
     store_pictures
-              true: pictures are kept in the shards, so that `local_pictures` of a policy can compare them; default: false
+              true: shards keep the pictures, so that a policy's `local_pictures` can compare them; default: false
     leave_out {pattern: reason}: files, fields, reasons of rejects that are declared not to matter (`"*.pdf": manuals`)
 With sections `train:` and `eval:` one file serves both sides; what stands outside of them holds for both.
 

@@ -67,19 +67,22 @@ def prove(
     pairs_per_cell: int = PAIRS_PER_CELL,
     only_present: bool = False,
     conda: Path | None = None,
+    encoder: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
     `only_present`: the policy's benchmarks that are not there are named, not asked for. `conda`: a file for rows of the
-    CONDA contamination database. Raises: `UserError`.
+    CONDA contamination database. `encoder`: the copy descriptor, where the policy has one. Raises: `UserError`.
     """
     from tqdm import tqdm
 
+    from manifests.proof.descriptors import load_encoder
     from manifests.proof.overlaps import Overlaps, near_level, sql_levels
 
     builds = load_builds(data)
     _check(builds, policy, quiet)
+    network = load_encoder(policy, encoder)
     work = out / _WORK
     for folder in out, work:
         make_folder(folder)
@@ -94,7 +97,7 @@ def prove(
             named = [build for build in builds if level != "local_pictures" or policy.compares_local(build.record)]
             total = sum(unit[kind] for build in named for unit in build.record["units"] if unit["role"] == "train")
             with tqdm(total=total, desc=name, unit=kind, unit_scale=True, disable=quiet or None) as bar:
-                near_level(level, builds, policy, work, workers, bar.update, overlaps)
+                near_level(level, builds, policy, work, workers, bar.update, overlaps, network)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out)
@@ -468,7 +471,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
             pairs_per_cell=options.pairs_per_cell, only_present=only_present, conda=options.conda,
-            quiet=options.quiet or options.json,
+            encoder=options.encoder, quiet=options.quiet or options.json,
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -584,6 +587,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
     )
+    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
     parser.add_argument("--dry-run", action="store_true", help="say what would be compared, write nothing")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
     parser.add_argument(

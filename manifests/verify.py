@@ -116,12 +116,14 @@ def verify(
     seed: str | None = None,
     public_key: Path | None = None,
     raw: Mapping[str, Path] | None = MappingProxyType({}),
+    encoder: Path | None = None,
     quiet: bool = True,
     tell: Callable[[ProofStep], None] = lambda step: None,
 ) -> Verification:
     """Verify the proof in the folder `proof` over the builds under `data`; what its steps found.
 
-    `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out. Steps
+    `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out.
+    `encoder`: the copy descriptor, where the policy has one. Steps
     that rest on builds or files which are not those of the certificate are not made. `tell` is called with each step as
     it ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
@@ -131,7 +133,9 @@ def verify(
         raise UserError(f"{proof / CERTIFICATE}: missing; run python -m manifests.prove, or name the folder (--proof)")
     if public_key is not None and not public_key.is_file():
         raise UserError(f"{public_key}: no such file; name a public key (PEM)")
-    verification = Verification(data, proof, sample, seed or secrets.token_hex(8), public_key, raw, quiet, tell)
+    verification = Verification(
+        data, proof, sample, seed or secrets.token_hex(8), public_key, raw, encoder, quiet, tell
+    )
     verification.run()
     return verification
 
@@ -147,6 +151,7 @@ class Verification:
     """Says which samples and files are looked at where not all are."""
     public_key: Path | None
     raw: Mapping[str, Path] | None
+    encoder: Path | None
     quiet: bool
     tell: Callable[[ProofStep], None]
     steps: list[ProofStep] = field(default_factory=list)
@@ -398,13 +403,20 @@ class Verification:
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
 
     def _local_pictures(self, step: ProofStep) -> None:
+        from manifests.proof.descriptors import load_encoder
         from manifests.proof.rederive_local import coverage, local_pictures
 
+        encoder = load_encoder(self.policy, self.encoder)
         self.expected["local_pictures"] = coverage(self.builds, self.policy)
         step.add(CERTIFICATE, *self._against_certificate("local_pictures"))
         with self._bar("local pictures", self._count("images")) as bar:
             keep = self._keeper("local")
-            derived = local_pictures(self.builds, self.policy, self.chosen, bar.update, keep)
+            said = {
+                tuple(row[f"{side}_{name}"] for side in ("train", "eval") for name in ("build", "sample", "index"))
+                for row in _rows_of(self.proof / EVIDENCE_FILE)
+                if row["kind"] == "descriptor"
+            } if encoder else set()  # fmt: skip
+            derived = local_pictures(self.builds, self.policy, self.chosen, bar.update, keep, encoder, said)
         pairs = self._compare(step, ("local_pictures",), "local", self.chosen)
         step.add(CERTIFICATE, *self._counted("local_pictures", derived.counts))
         named = derived.looked_at or self.policy.local_pictures.train
@@ -981,6 +993,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sample=options.sample,
         seed=options.seed,
         public_key=options.public_key,
+        encoder=options.encoder,
         raw=None if options.no_raw else dict(options.raw),
         quiet=options.quiet or options.json,
         tell=(lambda step: None) if options.json else _print,
@@ -1056,6 +1069,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="audit: make the slow steps for N samples of each build and side (default: all)",
     )
+    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
     parser.add_argument(
         "--trust", "--public-key", type=Path, dest="public_key", metavar="KEY",
         help="the certificate must be signed by this key (PEM, Ed25519)",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
+import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 import yaml
 from conftest import tree_digest
@@ -17,13 +19,16 @@ from test_near_images import phantom
 from bench.local_pictures import SETTINGS, stored
 from builders.corpus import build_corpus
 from manifests.proof.certificate import read_certificate
+from manifests.proof.descriptors import Encoder, load_encoder, sha256_of
 from manifests.proof.evidence import LEVELS
 from manifests.proof.local_features import NEAR, TEST_SIDE, TRAIN_SIDE, features
 from manifests.proof.local_pictures import LocalIndex
+from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, load_policy, parse_policy
 from manifests.prove import main as prove_main
 from manifests.prove import prove
 from manifests.verify import verify
+from medgpt.errors import UserError
 
 pytest.importorskip("cv2")
 
@@ -139,6 +144,19 @@ def test_a_proof_takes_out_what_shows_a_test_picture_where_the_policy_asks(built
     assert document["exclusions"] == [{"train_build": "ours.train", "train_samples": 3}]
 
 
+def test_evidence_changes_with_the_declared_version_alone(built: Path) -> None:
+    import cv2
+
+    rows = evidence(built / "data" / "proof")
+    pairs = sorted((row["train_sample"], row["eval_sample"]) for row in rows)
+    pinned = json.loads((Path(__file__).parent / "pinned_evidence.json").read_text())["levels"]["local_pictures"]
+    found = {"version": VERSIONS["local_pictures"], "opencv": cv2.__version__}
+    found |= {name: sha256(orjson.dumps(one)).hexdigest() for name, one in (("pairs", pairs), ("rows", rows))}
+    if found["opencv"] != pinned["opencv"]:  # another OpenCV may find other features
+        pinned |= {"opencv": found["opencv"], "rows": found["rows"]}
+    assert found == pinned, f"raise local_pictures.VERSION, and pin again: {json.dumps(found)}"
+
+
 def test_any_number_of_workers_gives_the_same_bytes_and_a_second_road_the_same_rows(
     built: Path, tmp_path: Path
 ) -> None:
@@ -174,3 +192,97 @@ def test_pictures_that_are_not_stored_are_named_and_end_with_4(
     said = capsys.readouterr().out
     assert code == 4
     assert "picture local_pictures, 4 (not stored, so local_pictures cannot read them" in said
+
+
+# ---- a copy descriptor
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TorchScript encoder as small as it gets: means of 8 x 8 cells, about their mean."""
+    torch = pytest.importorskip("torch")
+
+    class Tiny(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def forward(self, pictures):  # type: ignore[no-untyped-def]
+            cells = torch.nn.functional.adaptive_avg_pool2d(pictures, 8).mean(1).flatten(1)
+            return cells - cells.mean(1, keepdim=True)
+
+    path = tmp_path_factory.mktemp("encoder") / "tiny.torchscript.pt"
+    warnings.simplefilter("ignore", FutureWarning)  # as SSCD is published
+    torch.jit.trace(Tiny(), torch.zeros(1, 3, 32, 32)).save(str(path))
+    return Path(path)
+
+
+def encoder_policy(script: Path, **more: Any) -> Any:
+    content = policy(["ours"])
+    # No picture has so many features: what is found is found by the encoder.
+    content["local_pictures"] |= {"inliers": 5000}
+    content["local_pictures"]["encoder"] = {"sha256": sha256_of(script), "pixels": 32, "cosine": 0.9, **more}
+    return parse_policy(content)
+
+
+def test_an_encoder_proposes_and_pixels_decide(script: Path, tmp_path: Path) -> None:
+    # Of another picture the encoder's cells are the same: only pixels tell.
+    noise = np.random.default_rng(0).integers(-60, 60, (420, 330))
+    cells = np.asarray(PICTURES[2].resize((8, 8), Image.Resampling.BOX).resize((330, 420), Image.Resampling.NEAREST))
+    alike = Image.fromarray(np.clip(cells + noise, 0, 255).astype(np.uint8))
+    copies = {"copy.jpg": PICTURES[0].resize((200, 250)), "inverse.jpg": PICTURES[1], "alike.jpg": alike}
+    write(tmp_path / "ours", copies)
+    write(tmp_path / "exam", {f"test{number}.jpg": picture for number, picture in enumerate(PICTURES)})
+    for name, role in ("ours", "train"), ("exam", "eval"):
+        rules = {"name": name, "access": "open", "store_pictures": True}
+        build_corpus(tmp_path / name, role, rules, tmp_path / "data")
+    rules_of = encoder_policy(script)
+    encoder = Encoder(script, rules_of.local_pictures.encoder)
+    vectors = encoder.vectors([stored(alike), None, DATA[2]])
+    assert vectors.shape == (3, 64) and not vectors[1].any() and vectors[0] @ vectors[2] > 0.9
+    proof = tmp_path / "data" / "proof"
+    prove(tmp_path / "data", proof, rules_of, only_present=True, encoder=script)
+    rows = evidence(proof)
+    assert {(row["kind"], row["variant"]) for row in rows} == {("descriptor", "x0.60"), ("descriptor", "x1.00")}
+    assert len(rows) == 2  # the one that only looks alike to the encoder is not among them
+    said = read_certificate(proof)["policy"]["local_pictures"]["encoder"]
+    assert said["sha256"] == sha256_of(script)
+    again = verify(tmp_path / "data", proof, raw=None, encoder=script)
+    assert not [finding for step in again.steps for finding in step.findings]
+    without = verify(tmp_path / "data", proof, raw=None)
+    assert [step.name for step in without.steps if step.findings][:1] == ["local pictures"]
+
+
+def test_an_encoder_that_is_not_the_policys_is_refused(script: Path, built: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name an encoder: --encoder PATH"):
+        load_encoder(encoder_policy(script), None)
+    with pytest.raises(UserError, match="the policy's encoder has 0000"):
+        load_encoder(encoder_policy(script, sha256="0" * 64), script)
+    with pytest.raises(UserError, match="ask for no encoder"):
+        load_encoder(parse_policy(policy(["ours"])), script)
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    with pytest.raises(UserError, match="cannot be loaded as an encoder"):
+        load_encoder(encoder_policy(broken), broken)
+
+
+def test_an_onnx_file_and_a_folder_of_open_clip_are_encoders(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make = onnx.helper
+    graph = make.make_graph(
+        [
+            make.make_node("AveragePool", ["pictures"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
+            make.make_node("Flatten", ["cells"], ["vectors"]),
+        ],
+        "tiny",
+        [make.make_tensor_value_info("pictures", onnx.TensorProto.FLOAT, ["n", 3, 32, 32])],
+        [make.make_tensor_value_info("vectors", onnx.TensorProto.FLOAT, ["n", 48])],
+    )
+    path = tmp_path / "tiny.onnx"
+    onnx.save(make.make_model(graph, opset_imports=[make.make_opsetid("", 17)], ir_version=9), path)
+    settings = encoder_policy(path).local_pictures.encoder
+    vectors = Encoder(path, settings).vectors(DATA)
+    assert vectors.shape == (6, 48)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
+    empty = tmp_path / "folder"
+    empty.mkdir()
+    (empty / "weights.bin").write_bytes(b"0")
+    with pytest.raises(UserError, match=r"no open_clip_config\.json|needs open_clip"):
+        Encoder(empty, encoder_policy(empty).local_pictures.encoder)

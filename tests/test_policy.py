@@ -145,7 +145,8 @@ def test_the_command_line_says_what_is_wrong_with_a_policy(tmp_path: Path) -> No
     done = run_module("manifests.prove", str(tmp_path), "--policy", str(file))
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        f"{file}: rules[0]: unknown level 'pixels'; there are id, exact_image, exact_text, near_image, near_text"
+        f"{file}: rules[0]: unknown level 'pixels'; there are id, exact_image, exact_text, near_image, "
+        "local_pictures, near_text"
     )
 
 

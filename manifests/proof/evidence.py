@@ -6,7 +6,7 @@
 | exact_image | bytes, pixels | `value`: the shared digest, hexadecimal |
 | exact_text | stem_options, stem, caption | `value`: the shared digest, hexadecimal |
 | near_image | whole, region | `distance`: Hamming; `variant` of the test picture; `score`: agreement of pixels |
-| local_pictures | features | `variant`: how the test picture is shown; `value`: how much of it; `score`: agreement |
+| local_pictures | features, descriptor | `variant`: how it is shown; `value`: how much of it; `score`: agreement |
 | near_text | stem, stem_answer, sibling | `score`: share of the stem's letters; `words`: of it, in shared pairs |
 | near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
 
@@ -25,7 +25,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "exact_image": ("bytes", "pixels"),
     "exact_text": ("stem_options", "stem", "caption"),
     "near_image": ("whole", "region"),
-    "local_pictures": ("features",),
+    "local_pictures": ("features", "descriptor"),
     "near_text": ("stem", "stem_answer", "sibling", "passage"),
 }
 """Every level with its kinds, in the order in which tables show them."""

@@ -25,7 +25,17 @@ from PIL import Image
 
 from manifests.proof.agreement import agreement, flat
 from manifests.proof.hamming import HammingIndex
-from manifests.proof.local_features import NEAR, TRAIN_SIDE, Features, Floats, Placement, features, place, reduced
+from manifests.proof.local_features import (
+    NEAR,
+    TEST_SIDE,
+    TRAIN_SIDE,
+    Features,
+    Floats,
+    Placement,
+    features,
+    place,
+    reduced,
+)
 from manifests.proof.policy import LocalSettings
 
 VERSION = 1
@@ -40,6 +50,9 @@ TRAIN_PIXELS, TEST_PIXELS = 2048, 1024
 SIDE, SMALLEST, STEP = 240, 96, 48
 """The shown part is compared as a square of at most 240 pixels, as many as both have; of less than 96 there is no
 verdict, since small chests are alike. `agreement` takes multiples of 48."""
+WHOLE, FEWEST = 0.85, 4
+"""Agreement of a whole picture on a whole one that a copy descriptor proposed: that of radiographs in the default
+policy; and the inliers with which a placement by features is tried for such a pair."""
 COLOURED = 6.0
 """Mean difference of the largest and the smallest channel from which a picture has colours that can be a map."""
 _KEPT = 64
@@ -68,13 +81,15 @@ class LocalMatch:
     test: int
     placement: Placement
     verdict: Verdict
+    kind: str = "features"
+    """Or `descriptor`: who proposed the pair."""
 
     @property
     def columns(self) -> dict[str, Any]:
         """The columns of evidence that measure it."""
         parts = f"{self.verdict.test_share:.2f} of the test picture, {self.verdict.train_share:.2f} of the other"
         return {
-            "kind": "features", "value": parts, "variant": self.variant, "score": self.verdict.score,
+            "kind": self.kind, "value": parts, "variant": self.variant, "score": self.verdict.score,
             "decided_on": "full_image",
         }  # fmt: skip
 
@@ -142,11 +157,17 @@ class LocalIndex:
                     yield one, test, placement
 
     def scan(
-        self, pictures: int, read_train: Read, read_test: Read, settings: LocalSettings
+        self,
+        pictures: int,
+        read_train: Read,
+        read_test: Read,
+        settings: LocalSettings,
+        proposed: Sequence[tuple[int, int]] = (),
     ) -> tuple[list[LocalMatch], Counter[str]]:
         """Compare training pictures 0..`pictures` with all test pictures; `read_` give their stored bytes, or None.
 
-        Counts: train_pictures_unread (no stored bytes), candidates = confirmed + refuted. Raises: `UserError`.
+        `proposed`: pairs that a copy descriptor adds. Counts: train_pictures_unread (no stored bytes), candidates =
+        confirmed + refuted, confirmed_by_descriptor. Raises: `UserError`.
         """
         matches: list[LocalMatch] = []
         counts: Counter[str] = Counter()
@@ -170,7 +191,49 @@ class LocalIndex:
                     matches.append(LocalMatch(numbers[one], test, placement, verdict))
         counts["confirmed"] = len(matches)
         counts["refuted"] = counts["candidates"] - len(matches)
+        seen = {(match.train, match.test) for match in matches}
+        for one, test in proposed:
+            data, other = read_train(one), read_test(test)
+            if (one, test) not in seen and data is not None and other is not None:
+                match = proposed_match(one, test, data, other, settings)
+                if match is not None:
+                    matches.append(match)
+                    counts["confirmed_by_descriptor"] += 1
         return matches, counts
+
+
+def proposed_match(train: int, test: int, data: bytes, other: bytes, settings: LocalSettings) -> LocalMatch | None:
+    """The verdict on a pair that a copy descriptor proposed, by the bytes of both pictures; None if pixels refute it.
+
+    The placements: that of the features nearest to each other, however few, and the whole of one on the whole of the
+    other, upright or mirrored, inverted or not. The latter must agree as whole radiographs must.
+    """
+    first, second = reduced(data, TRAIN_PIXELS, None), reduced(other, TEST_PIXELS)
+    tries = [(placement, WHOLE) for placement in _wholes(first[1:], second[1:])]
+    ours, theirs = features(data, TRAIN_SIDE), features(other, TEST_SIDE)
+    if len(ours.codes) and len(theirs.codes):
+        bits = np.bitwise_count(ours.codes[:, None] ^ theirs.codes[None]).sum(2, dtype=np.int64)
+        nearest, back = bits.argmin(1), bits.argmin(0)
+        mutual = np.flatnonzero(back[nearest] == np.arange(len(nearest)))
+        nearest = nearest[mutual]
+        placement = place(ours.take(mutual), theirs.take(nearest), bits[mutual, nearest], second[1:])
+        if placement is not None and placement.inliers >= FEWEST:
+            tries.insert(0, (placement, settings.threshold))
+    for placement, threshold in tries:
+        verdict = compare(first, second, placement, max(threshold, settings.threshold))
+        if confirmed(verdict, settings) and verdict.score >= threshold:
+            return LocalMatch(train, test, placement, verdict, "descriptor")
+    return None
+
+
+def _wholes(train: tuple[int, int], test: tuple[int, int]) -> Iterator[Placement]:
+    """One picture stretched over the other, by their widths and heights."""
+    x, y = (ours / theirs for ours, theirs in zip(train, test, strict=True))
+    for mirrored in False, True:
+        frame = np.array([[-x if mirrored else x, 0.0, 0.0], [0.0, y, (y - 1) / 2]])
+        frame[0, 2] = train[0] - 0.5 - x / 2 if mirrored else (x - 1) / 2
+        for inverted in False, True:
+            yield Placement(frame, mirrored, inverted, 0, 1.0)
 
 
 def enough(placement: Placement, settings: LocalSettings) -> bool:

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
 from manifests.parts import read_pictures, thumbnails_part
+from manifests.proof.descriptors import Encoder, proposed
 from manifests.proof.evidence import EVIDENCE
 from manifests.proof.local_features import TEST_SIDE, Features, features, features_of_none, opencv
 from manifests.proof.local_pictures import VERSION as LOCAL_PICTURES
@@ -48,7 +50,7 @@ FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 """What the levels find, before the policy is asked."""
 
 VERSIONS = {
-    "policy": 3, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "local_pictures": LOCAL_PICTURES, "near_text": 2,
+    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "local_pictures": LOCAL_PICTURES, "near_text": 2,
     "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
@@ -128,8 +130,8 @@ class _Side:
 
     left_out: Mapping[tuple[str, str, str], int] = {}
 
-    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
-        """Do once, before the workers are forked, what each would do by itself."""
+    def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
+        """Do once, before the workers are forked, what each would do by itself, or could not do."""
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         """Evidence of one train part, counts, and boilerplate with (test items, train samples) that have it."""
@@ -184,7 +186,11 @@ class _PictureSide(_Side):
         raise NotImplementedError
 
     def scan(
-        self, pictures: pa.Table, read_train: Callable[[int], bytes | None], read_test: Callable[[int], bytes | None]
+        self,
+        task: _TrainPart,
+        pictures: pa.Table,
+        read_train: Callable[[int], bytes | None],
+        read_test: Callable[[int], bytes | None],
     ) -> tuple[list[tuple[int, int, dict[str, Any]]], Counter[str]]:
         """(row of the training pictures, number of the test picture, columns of evidence) of each match; counts."""
         raise NotImplementedError
@@ -193,16 +199,12 @@ class _PictureSide(_Side):
         table = read_pictures(task.part, _IMAGE_COLUMNS)
         without = table["pixel_sha256"].null_count
         table = table.filter(table["pixel_sha256"].is_valid())
-        # A study's picture comes back as the next study's prior: each distinct picture is compared once.
-        places: dict[bytes, list[int]] = defaultdict(list)
-        for number, digest in enumerate(table["pixel_sha256"].to_pylist()):
-            places[digest].append(number)
-        shown = list(places.values())
-        distinct = table.take(pa.array([numbers[0] for numbers in shown], pa.int64()))
+        distinct, shown = _distinct(table)
         try:
             found, counts = self.scan(
+                task,
                 distinct,
-                lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
+                _reader(task.folder, distinct),
                 lambda row: read_image(self.places[row]),
             )
         except PictureError as error:
@@ -237,12 +239,16 @@ class _ImageSide(_PictureSide):
         except PictureError as error:
             raise UserError(f"test side: {error}") from error
 
-    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
+    def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
         some = read_pictures(max(tasks, key=lambda task: task.rows).part, ["phash", "thumbnail"])
         self.index.prepare(some, sum(task.rows for task in tasks))
 
     def scan(
-        self, pictures: pa.Table, read_train: Callable[[int], bytes | None], read_test: Callable[[int], bytes | None]
+        self,
+        task: _TrainPart,
+        pictures: pa.Table,
+        read_train: Callable[[int], bytes | None],
+        read_test: Callable[[int], bytes | None],
     ) -> tuple[list[tuple[int, int, dict[str, Any]]], Counter[str]]:
         found = self.index.scan(pictures, read_train, read_test)
         names = ("kind", "distance", "variant", "score", "decided_on")
@@ -257,6 +263,7 @@ class _LocalSide(_PictureSide):
 
     def make_index(self, kept: list[dict[str, Any]], policy: Policy, workers: int) -> None:
         self.settings = policy.local_pictures
+        self.proposed: dict[str, list[tuple[int, int]]] = {}
         places = [(number, place) for number, place in enumerate(self.places) if place is not None]
         jobs = [places[start : start + _PICTURES_AT_ONCE] for start in range(0, len(places), _PICTURES_AT_ONCE)]
         none = features_of_none()
@@ -267,11 +274,47 @@ class _LocalSide(_PictureSide):
         shapes = [(row["width"], row["height"]) for row in kept]
         self.index = LocalIndex([found[number] for number in range(len(found))], shapes)
 
+    def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
+        """What an encoder proposes: here, since a GPU is not for forked processes; kept, part by part."""
+        if encoder is None or self.settings.encoder is None:
+            return
+        test = encoder.vectors(map(read_image, self.places))
+        for task in tasks:
+            path = _file(work, task, "npy")
+            if not path.exists():
+                table = read_pictures(task.part, _IMAGE_COLUMNS)
+                pictures, _ = _distinct(table.filter(table["pixel_sha256"].is_valid()))
+                with AtomicFile(path) as file:
+                    np.save(file, encoder.vectors(map(_reader(task.folder, pictures), range(len(pictures)))))
+            found = proposed(np.load(path), test, self.settings.encoder.cosine)
+            self.proposed[task.key] = [(row, one) for row, one, _ in found]
+
     def scan(
-        self, pictures: pa.Table, read_train: Callable[[int], bytes | None], read_test: Callable[[int], bytes | None]
+        self,
+        task: _TrainPart,
+        pictures: pa.Table,
+        read_train: Callable[[int], bytes | None],
+        read_test: Callable[[int], bytes | None],
     ) -> tuple[list[tuple[int, int, dict[str, Any]]], Counter[str]]:
-        matches, counts = self.index.scan(len(pictures), read_train, read_test, self.settings)
+        pairs = self.proposed.get(task.key, ())
+        matches, counts = self.index.scan(len(pictures), read_train, read_test, self.settings, pairs)
         return [(match.train, match.test, match.columns) for match in matches], counts
+
+
+def _distinct(table: pa.Table) -> tuple[pa.Table, list[list[int]]]:
+    """Each distinct picture of a part once, and the rows that show it.
+
+    A study's picture comes back as the next study's prior.
+    """
+    places: dict[bytes, list[int]] = defaultdict(list)
+    for number, digest in enumerate(table["pixel_sha256"].to_pylist()):
+        places[digest].append(number)
+    shown = list(places.values())
+    return table.take(pa.array([numbers[0] for numbers in shown], pa.int64())), shown
+
+
+def _reader(folder: Path, pictures: pa.Table) -> Callable[[int], bytes | None]:
+    return lambda row: read_image(image_place(folder, pictures.slice(row, 1).to_pylist()[0]))
 
 
 def _features_of(places: Sequence[tuple[int, Place]]) -> dict[int, Features]:
@@ -410,10 +453,12 @@ def near_level(
     workers: int,
     progress: Callable[[int], None],
     overlaps: Overlaps,
+    encoder: Encoder | None = None,
 ) -> None:
     """Hold every train part of all builds against the whole test side at one near level; adds to `overlaps`.
 
-    `progress` is called with numbers of train samples or images done. Raises: `UserError`.
+    `progress` is called with numbers of train samples or images done. `encoder`: that of `local_pictures`, where the
+    policy has one. Raises: `UserError`.
     """
     make, kind = _SIDES[level]
     base: list[Any] = [level, VERSIONS, _settings(level, policy)]
@@ -441,7 +486,7 @@ def near_level(
         side = make(builds, policy, workers)
         overlaps.left_out.update(side.left_out)
         if tasks:
-            side.prepare(tasks)
+            side.prepare(tasks, work, encoder)
         for task in _run(side, tasks, work, workers):
             progress(task.rows)
     for task in [*done, *tasks]:

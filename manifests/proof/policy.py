@@ -81,6 +81,16 @@ class TextSettings(Settings, frozen=True):
     leave_out_eval_tasks: tuple[str, ...]
 
 
+class EncoderSettings(Settings, frozen=True):
+    """Which copy descriptor proposes pairs (`manifests.proof.descriptors`)."""
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    pixels: Annotated[int, Meta(ge=16, le=2048)]
+    """Side of the square that pictures are squeezed to; a folder of open_clip has its own preparation."""
+    cosine: _Share
+    """Pairs at least so near are looked at."""
+
+
 class LocalSettings(Settings, frozen=True):
     """How local pictures are found (`manifests.proof.local_pictures`)."""
 
@@ -94,6 +104,7 @@ class LocalSettings(Settings, frozen=True):
     """Share of either picture that the other must show."""
     threshold: _Share
     """Agreement of the pixels from which on it is a match."""
+    encoder: EncoderSettings | None
 
 
 class DuplicateSettings(Settings, frozen=True):

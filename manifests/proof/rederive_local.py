@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from manifests.catalog import LoadedBuild
 from manifests.parts import read_pictures
+from manifests.proof.descriptors import MARGIN, Encoder, Vectors, proposed
 from manifests.proof.local_features import NEAR, TEST_SIDE, TRAIN_SIDE, Features, features, opencv, place, reduced
 from manifests.proof.local_pictures import (
     COMMON,
@@ -22,6 +23,7 @@ from manifests.proof.local_pictures import (
     compare,
     confirmed,
     enough,
+    proposed_match,
 )  # fmt: skip
 from manifests.proof.overlaps import local_row
 from manifests.proof.policy import LocalSettings, Policy
@@ -30,6 +32,9 @@ from manifests.proof.rederive_pictures import HashIndex
 
 _COLUMNS = ["sample_id", "index", "split", "subset", "relation", "shard", "offset", "length", "format", "pixel_sha256"]
 _COLUMNS += ["width", "height"]
+
+End = tuple[str, str, int, str, str, int]
+"""Build, sample and picture of the training side, and of the test side."""
 
 
 def coverage(builds: Sequence[LoadedBuild], policy: Policy) -> dict[str, Any]:
@@ -58,6 +63,16 @@ class _Tests:
     features: list[Features] = field(default_factory=list)
     rows: list[tuple[LoadedBuild, dict[str, Any]]] = field(default_factory=list)
     shown: list[list[dict[str, Any]]] = field(default_factory=list)
+    vectors: Vectors | None = None
+    """By the encoder, where there is one."""
+
+    def picture(self, number: int) -> bytes:
+        """The stored file of one of them."""
+        build, row = self.rows[number]
+        with Shards(build.folder) as shards:
+            data = shards.picture(row)
+        assert data is not None  # only those that are stored are here
+        return data
 
     def index(self) -> None:
         """After all are there."""
@@ -116,8 +131,13 @@ def local_pictures(
     chosen: set[Key] | None,
     progress: Progress,
     keep: Callable[[Found], None],
+    encoder: Encoder | None = None,
+    said: Container[End] = (),
 ) -> Derived:
     """Evidence of the level for the chosen training samples, all without a choice; `keep` takes its rows.
+
+    `said`: pairs that the proof has by the `encoder`; of pairs so near the cosine's limit that another device may find
+    them on the other side of it, only those count.
 
     Raises: `UserError`, `OSError`.
     """
@@ -145,7 +165,12 @@ def local_pictures(
             derived.looked_at += sum(map(len, shown.values()))
             with Shards(build.folder) as shards:
                 for digest, rows in shown.items():
-                    for match in _matches(first[digest], shards, tests, policy.local_pictures, derived.counts):
+                    row = first[digest]
+                    matches = list(_matches(row, shards, tests, policy.local_pictures, derived.counts))
+                    if encoder is not None:
+                        matches += _proposed(name, row, rows, shards, tests, policy, encoder, said, matches)
+                    for match in matches:
+                        derived.counts["confirmed_by_descriptor"] += match.kind == "descriptor"
                         for row, end in itertools.product(rows, tests.shown[match.test]):
                             derived.keep(
                                 found(
@@ -154,6 +179,38 @@ def local_pictures(
                                 )
                             )  # fmt: skip
     return derived
+
+
+def _proposed(
+    name: str,
+    first: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    shards: Shards,
+    tests: _Tests,
+    policy: Policy,
+    encoder: Encoder,
+    said: Container[End],
+    found_so: Sequence[LocalMatch],
+) -> Iterator[LocalMatch]:
+    """What the encoder adds for one training picture."""
+    settings, data = policy.local_pictures, shards.picture(first)
+    assert settings.encoder is not None
+    if data is None:
+        return
+    if tests.vectors is None:
+        tests.vectors = encoder.vectors(tests.picture(number) for number in range(len(tests.rows)))
+    limit = settings.encoder.cosine
+    for _, test, cosine in proposed(encoder.vectors([data]), tests.vectors, limit - MARGIN):
+        known = any(
+            (name, row["sample_id"], row["index"], *(end[key] for key in ("eval_build", "eval_sample", "eval_index")))
+            in said
+            for row in rows
+            for end in tests.shown[test]
+        )
+        if all(match.test != test for match in found_so) and (cosine >= limit + MARGIN or known):
+            match = proposed_match(0, test, data, tests.picture(test), settings)
+            if match is not None:
+                yield match
 
 
 def _matches(
@@ -169,18 +226,14 @@ def _matches(
         if len(met) < settings.inliers:
             continue
         ours, theirs, bits = np.array(sorted(met)).T
-        build, other = tests.rows[test]
+        other = tests.rows[test][1]
         shape = other["width"], other["height"]
         placement = place(train.take(ours), tests.features[test].take(theirs), bits, shape)
         if placement is None or not enough(placement, settings):
             continue
         counts["candidates"] += 1
-        with Shards(build.folder) as others:
-            second = others.picture(other)
-        assert second is not None  # it had features
-        verdict = compare(
-            reduced(data, TRAIN_PIXELS, None), reduced(second, TEST_PIXELS, "L"), placement, settings.threshold
-        )
+        second = reduced(tests.picture(test), TEST_PIXELS)
+        verdict = compare(reduced(data, TRAIN_PIXELS, None), second, placement, settings.threshold)
         counts["confirmed" if confirmed(verdict, settings) else "refuted"] += 1
         if confirmed(verdict, settings):
             yield LocalMatch(0, test, placement, verdict)

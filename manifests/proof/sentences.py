@@ -61,15 +61,25 @@ def _measured(document: Mapping[str, Any]) -> str:
     exact = "Equal ids, bytes, pixels and words are found without exception"
     measured = document["coverage"]
     if measured is None:
-        return f"{exact}; how many changed pictures are found was not measured with this version."
+        return f"{exact}; how many changed pictures are found was not measured with this version{_local(document)}."
     changes = [*measured["transformations"], *measured["between"]]
     worst = min(changes, key=lambda change: float(change["recall"]))
     real = measured["pictures"]["radiographs"] + measured["pictures"]["others"]
     wrong = plural(measured["precision"]["different_people"], "pair")
     return (
         f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {worst['recall']:.1%} are found in "
-        f"the worst ({worst['name']}), and {wrong} of different people; other changes and rewording are not covered."
+        f"the worst ({worst['name']}), and {wrong} of different people; other changes and rewording are not covered"
+        f"{_local(document)}."
     )
+
+
+def _local(document: Mapping[str, Any]) -> str:
+    rows = [row for row in document["local_pictures"]["pictures"] if row["role"] == "train"]
+    total = sum(row["compared"] + row["not_stored"] + row["left_out"] for row in rows)
+    if not total:
+        return ""
+    looked = f"{sum(row['compared'] for row in rows):,} of {total:,} training pictures"
+    return f"; inside other pictures (montages, screenshots, slides) they were looked for in {looked}"
 
 
 def _check(document: Mapping[str, Any]) -> str:
