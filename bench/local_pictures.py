@@ -174,6 +174,8 @@ SETTINGS: dict[str, Callable[..., Image.Image]] = {
     "inverted, in a montage 2x2": _inverted,
 }
 """How a copy is shown."""
+PEERS = ("screenshot", "montage 2x2", "left 35 % cut off", "middle, 50 %", "colours: jet")
+"""Where peers are run, too: `crop_resistant_hash` takes a second for a large picture."""
 
 
 def half(path: Path) -> int:
@@ -240,7 +242,30 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
     folder = Path(os.environ.get("MEDGPT_PICTURES", Path(__file__).parents[2] / "shared" / "data"))
     every = int(os.environ.get("MEDGPT_EVERY", "1"))
     halves = [int(one) for one in os.environ.get("MEDGPT_HALVES", "01")]
-    return {("tuned", "unseen")[number]: measured(Bench(folder, number, every)) for number in halves}
+    figures: dict[str, Any] = {}
+    for number in halves:
+        bench = Bench(folder, number, every)
+        figures[("tuned", "unseen")[number]] = measured(bench) | {"imagehash": peers(bench, PEERS)}
+    return figures
+
+
+def peers(bench: Bench, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Recall of imagehash: pHash within 8 bits, and `crop_resistant_hash` (any segment alike, its default limits)."""
+    import imagehash
+
+    def hashes(data: bytes) -> tuple[imagehash.ImageHash, imagehash.ImageMultiHash]:
+        picture = Image.open(io.BytesIO(data))
+        return imagehash.phash(picture), imagehash.crop_resistant_hash(picture)
+
+    own = {one: hashes(bench.data[one]) for one in bench.train}
+    rows = {}
+    for name in names:
+        made = {one: hashes(stored(SETTINGS[name](bench.pictures[one], one, bench.pictures))) for one in bench.train}
+        rows[name] = {
+            "phash": float(np.mean([made[one][0] - own[one][0] <= 8 for one in bench.train])),
+            "crop_resistant": float(np.mean([made[one][1].matches(own[one][1]) for one in bench.train])),
+        }
+    return rows
 
 
 def measured(bench: Bench, names: Sequence[str] = tuple(SETTINGS)) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _load_onnx(path: Path, prepare: Callable[[Sequence[Image.Image]], Vectors]) 
 
     try:
         session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
-    except Exception as error:  # noqa: BLE001 - its exceptions have no base of their own
+    except Exception as error:  # its exceptions have no base of their own
         raise ValueError(str(error)) from error
     name = session.get_inputs()[0].name
     return lambda pictures: np.asarray(session.run(None, {name: prepare(pictures)})[0], np.float32)
