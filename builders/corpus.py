@@ -111,6 +111,7 @@ from builders.engine.tables import open_parquet
 from manifests.proof.accounting import COMPARED, DECLARED, NOT_COMPARED, accounts, declared, not_compared
 from medgpt import errors
 from medgpt.arguments import command_parser
+from medgpt.engines import add_engine
 from medgpt.errors import os_error_line, run
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named, safe, shown_name
@@ -584,6 +585,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (default: by the usual names)")
     add("--out", type=Path, required=True, metavar="DIR", help="root of the builds; one folder is made in it")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
+    add_engine(parser)
     add("--max-damaged", type=int, default=sys.maxsize, metavar="N", help="stop past N damaged rows (default: never)")
     add("--limit", type=int, metavar="N", help="a trial build: the first N rows (of tars, JSON Lines: of each file)")
     add("--dry-run", action="store_true", help="show what would be built, write nothing")

@@ -23,6 +23,7 @@ from builders import kit
 from builders.engine.source import StoredSample, told
 from manifests.catalog import part_kind
 from medgpt.arguments import command_parser
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, UserError, run, worst
 from medgpt.messages import complain
 
@@ -232,8 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("builders.refingerprint", str(__doc__), _EPILOG)
     parser.add_argument("data", type=Path, metavar="DATA", help="a build, or any folder above builds")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="default: one a core")
+    add_engine(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be written anew, write nothing")
     args = parser.parse_args(arguments)
+    choose_engine(args)
     if not args.data.is_dir():
         parser.error(f"{args.data}: no such folder")
     if not args.dry_run:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt.arguments import command_parser
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, UserError, run
 
 
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
     add("--role", choices=("train", "eval"), default="train", help="which samples (default train)")
     add("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    add_engine(parser)
     add("--all-scores", action="store_true", help="show every sample to every filter: no early exit")
     add("--endpoint", metavar="URL", help="OpenAI-compatible endpoint for the language_model filter")
     add("--model", metavar="NAME", help="model at the endpoint")
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="print what was scored as JSON, no progress bar")
     add("--quiet", action="store_true", help="no progress bar")
     options = parser.parse_args(arguments)
+    choose_engine(options)
     if options.workers < 1:
         parser.error("--workers must be 1 or more")
     if bool(options.endpoint) != bool(options.model):

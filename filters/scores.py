@@ -33,10 +33,10 @@ from manifests.catalog import load_builds, part_kind
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.containers import MAX_PIXELS
 from medgpt.digest import file_sha256, json_sha256
+from medgpt.engines import in_this_process, run_jobs
 from medgpt.errors import UserError
 from medgpt.pictures import PICTURE_RULES
 from medgpt.private import make_folder
-from medgpt.processes import WorkerDied, run_jobs
 from shards.reader import Build, StoredSample
 
 SCORES, RUN_FILE = "scores", "run.json"
@@ -315,14 +315,11 @@ class _Run:
                 yield job, []
             else:
                 todo.append(job)
-        if self.workers == 1 or len(todo) <= 1:
+        if in_this_process(self.workers, len(todo)):
             yield from ((job, self._here.run(job)) for job in todo)
             return
         arguments = (self.plan, self.folder, self.role, self.all_scores)
-        try:
-            yield from run_jobs(_work, todo, self.workers, prepare=_start, arguments=arguments)
-        except WorkerDied as error:
-            raise FilterError(str(error)) from None
+        yield from run_jobs(_work, todo, self.workers, place=self._work, prepare=_start, arguments=arguments)
 
     def _finish(self, work: _UnitWork) -> None:
         """Put a unit's chunks together, ask the filters of this process, write the part."""

@@ -19,7 +19,6 @@ Views:
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 import os
@@ -33,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import UserError, os_error_line, run
 from medgpt.messages import safe
 from medgpt.private import keep_private
@@ -381,10 +381,10 @@ def one_line(error: Exception) -> str:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.catalog",
-        description="Write DATA/manifest.duckdb (views over every build under DATA) and show what was built.",
-        epilog="example: python -m manifests.catalog data",
+    parser = command_parser(
+        "manifests.catalog",
+        "Write DATA/manifest.duckdb (views over every build under DATA) and show what was built.",
+        "example: python -m manifests.catalog data",
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds (at most four levels deep)")
     parser.add_argument("--json", action="store_true", help="print JSON")

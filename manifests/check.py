@@ -12,7 +12,6 @@ is left out, and said so, unless `--thorough` is given.
 Exit code: 0 not found, 1 found, 2 no answer.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, load_builds
+from medgpt.arguments import command_parser
 from medgpt.errors import UserError, os_error_line, run
 from medgpt.tables import table
 
@@ -189,12 +189,11 @@ def check_image(
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0 if nothing was found, 1 if something was, 2 if there is no answer."""
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.check",
-        description="Is this item in the training data? Exit code: 0 not found, 1 found, 2 no answer.",
-        epilog='examples:\n  python -m manifests.check data --text "A 58-year-old man presents with chest pain ..."\n'
+    parser = command_parser(
+        "manifests.check",
+        "Is this item in the training data? Exit code: 0 not found, 1 found, 2 no answer.",
+        'examples:\n  python -m manifests.check data --text "A 58-year-old man presents with chest pain ..."\n'
         "  python -m manifests.check data --image scan.png --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
     item = parser.add_mutually_exclusive_group(required=True)

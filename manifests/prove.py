@@ -35,8 +35,10 @@ from typing import TYPE_CHECKING, Any
 from manifests.catalog import connect, jail, load_builds, manifest_files, sql_text
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
+from medgpt.arguments import command_parser
 from medgpt.atomic import AtomicFile
 from medgpt.digest import build_root, file_sha256, merkle_root
+from medgpt.engines import add_engine, choose_engine, engine_arguments
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
 from medgpt.private import make_folder
 from medgpt.tables import table
@@ -439,6 +441,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 if clean after exclusions, 1 if not, 2 if there is no proof, 4 if not all was compared."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    choose_engine(options)
     foreign = options.train is not None or options.eval is not None
     if foreign == (options.data is not None):
         parser.error("give either DATA or both --train and --eval")
@@ -496,7 +499,7 @@ def _build_corpora(options: argparse.Namespace, data: Path) -> int:
     """Run `builders.corpus` for both sides, as it would be typed; the exit code of the two, or of the first to fail."""
     codes = []
     for role in ("train", "eval"):
-        codes.append(_corpus(options, role, data, ["--workers", str(options.workers)]))
+        codes.append(_corpus(options, role, data, ["--workers", str(options.workers), *engine_arguments()]))
         if codes[-1] not in _BUILT:
             return codes[-1]
     return worst(codes)
@@ -566,15 +569,14 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.prove",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
+    parser = command_parser(
+        "manifests.prove",
+        (__doc__ or "").partition("\n")[0] + " Exit code: 0 proved, 1 something is left, 2 no proof, 4 "
         "proved, but a benchmark of the policy is missing.",
-        epilog="examples:\n"
+        "examples:\n"
         "  python -m manifests.prove data --benchmarks present\n"
         "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
@@ -588,6 +590,7 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
     )
     parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
+    add_engine(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be compared, write nothing")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
     parser.add_argument(

@@ -52,6 +52,7 @@ from manifests.proof.certificate import (
     software,
 )
 from manifests.proof.sentences import sentences
+from medgpt.arguments import command_parser
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
@@ -1051,15 +1052,14 @@ def _raw_place(text: str) -> tuple[str, Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m manifests.verify",
-        description=(__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable, "
+    parser = command_parser(
+        "manifests.verify",
+        (__doc__ or "").partition("\n")[0] + " Exit code: 0 verified, 1 something found, 2 unreadable, "
         "4 raw files not there.",
-        epilog="examples:\n"
+        "examples:\n"
         "  python -m manifests.verify data\n"
         "  python -m manifests.verify data --sample 200 --trust key.pub\n"
         "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof --raw ours.train=corpus/train",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--proof", type=Path, metavar="DIR", help="folder of the proof (default DATA/proof)")

@@ -7,6 +7,8 @@ from types import TracebackType
 from typing import Self
 
 TEMPORARY_SUFFIX = ".tmp"
+writer = ""
+"""Part of temporary names in processes of a cluster, where a job that seems lost may run on beside its second start."""
 
 
 class AtomicFile:
@@ -18,7 +20,7 @@ class AtomicFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
-        self._temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+        self._temporary = path.with_name(path.name + writer + TEMPORARY_SUFFIX)
         # What a killed run left may be open to others, or a link.
         self._temporary.unlink(missing_ok=True)
         self._file = self._temporary.open("wb")

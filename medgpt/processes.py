@@ -1,4 +1,4 @@
-"""Jobs in worker processes: results as they come, one clear error when a worker is killed.
+"""Jobs in worker processes: results as they come; a killed worker costs its job a second start.
 
 `concurrent.futures.ProcessPoolExecutor` starts spawned workers one by one while its manager thread may already be
 tidying up after a dead one, and then ends in tracebacks or hangs (CPython 3.11 and 3.12). Here a worker has nothing but
@@ -12,7 +12,9 @@ import signal
 import threading
 import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +25,8 @@ from medgpt.errors import NOT_FINISHED, UserError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+TRIES = 3
+"""How often a job is given out before a worker's death counts as the job's own fault."""
 _POLL_SECONDS = 0.2
 
 
@@ -32,10 +36,10 @@ class WorkerDied(UserError):
     exit_code = NOT_FINISHED
 
     def __str__(self) -> str:
-        return "a worker process died (killed, or out of memory: try fewer --workers); run again to go on"
+        return f"a worker process died {TRIES} times at one job (killed, or out of memory: try fewer --workers)"
 
 
-def run_jobs(
+def run_local(
     work: Callable[[Job], Result],
     jobs: Sequence[Job],
     workers: int,
@@ -51,57 +55,68 @@ def run_jobs(
     `prepare(*arguments)` runs once in each worker. Each holds `lock` shared while it lives, and dies within half a
     second of its parent, so that a later run can wait for the orphans of a killed one. `poll` is called in this process
     some five times a second. What a job raises is raised here; then, and when the iterator is closed, all workers are
-    ended at once, so work must be safe to kill. Raises: `WorkerDied` where a worker ended without an answer.
+    ended at once, so work must be safe to kill. A job whose worker was killed is given out again.
+
+    Raises: `WorkerDied` where workers ended at the same job `TRIES` times.
     """
     context: Any = multiprocessing.get_context(method)
-    waiting = iter(jobs)
-    processes: list[BaseProcess] = []
+    waiting = deque(enumerate(jobs))
+    tries: Counter[int] = Counter()
     owners: dict[Connection, BaseProcess] = {}
-    given: dict[Connection, Job] = {}
+    given: dict[Connection, tuple[int, Job]] = {}
+
+    def start() -> None:
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve, args=(theirs, work, prepare, arguments, os.getpid(), lock), daemon=True
+        )
+        process.start()
+        theirs.close()
+        owners[ours] = process
+        give(ours)
+
+    def give(connection: Connection) -> None:
+        if waiting:
+            given[connection] = waiting.popleft()
+            with suppress(OSError):  # a worker that is dead is seen below, with the job that it was given
+                connection.send(given[connection][1])
+
     try:
         for _ in range(min(workers, len(jobs))):
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve, args=(theirs, work, prepare, arguments, os.getpid(), lock), daemon=True
-            )
-            process.start()
-            theirs.close()
-            processes.append(process)
-            owners[ours] = process
-            _give(ours, waiting, given)
+            start()
         while given:
-            ready = wait([*given, *(process.sentinel for process in processes)], _POLL_SECONDS)
-            answered = [connection for connection in given if connection in ready]
-            if ready and not answered:
-                raise WorkerDied
-            for connection in answered:
+            wait([*given, *(owners[connection].sentinel for connection in given)], _POLL_SECONDS)
+            for connection in list(given):
+                ended = not owners[connection].is_alive()  # before its pipe is looked at
                 try:
+                    if not connection.poll():
+                        if not ended:
+                            continue
+                        raise EOFError
                     result, error = connection.recv()
                 except (EOFError, OSError):
-                    raise WorkerDied from None
+                    number, job = given.pop(connection)
+                    tries[number] += 1
+                    if tries[number] >= TRIES:
+                        raise WorkerDied from None
+                    waiting.appendleft((number, job))
+                    owners.pop(connection).join()
+                    connection.close()
+                    start()
+                    continue
                 if error is not None:
                     raise error
-                job = given.pop(connection)
-                _give(connection, waiting, given)
+                _, job = given.pop(connection)
+                give(connection)
                 yield job, result
             if poll is not None:
                 poll()
     finally:
-        for process in processes:
+        for process in owners.values():
             process.terminate()
         for connection, process in owners.items():
             process.join()
             connection.close()
-
-
-def _give(connection: Connection, waiting: Iterator[Job], given: dict[Connection, Job]) -> None:
-    for job in waiting:
-        given[connection] = job
-        try:
-            connection.send(job)
-        except OSError:
-            raise WorkerDied from None
-        return
 
 
 def _serve(

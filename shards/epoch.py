@@ -7,6 +7,7 @@ the shards once and kept below `DATA/.streams`, which may be deleted.
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.catalog import load_builds, one_line
+from medgpt.engines import is_local, run_jobs
 from medgpt.errors import UserError
-from medgpt.processes import run_jobs
 from shards.certified import Certified, SourceSamples
 from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
 from shards.order import EpochOrder
@@ -59,8 +60,9 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
         if not (folder / HEADER).is_file():
             parts = {path: unit["kept"] for unit, path in found.parts("samples", "train")}
             # Workers cost a second to start.
-            few = workers == 1 or sum(parts.values()) < _FEW
-            done = ((p, _unit_lengths(p)) for p in parts) if few else run_jobs(_unit_lengths, list(parts), workers)
+            done: Iterable[tuple[Path, Int32]] = ((part, _unit_lengths(part)) for part in parts)
+            if not is_local() or (workers > 1 and sum(parts.values()) >= _FEW):
+                done = run_jobs(_unit_lengths, list(parts), workers, place=certified.folder)
             pieces: dict[Path, Int32] = {}
             for part, piece in done:
                 pieces[part] = piece

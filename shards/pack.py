@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import NOT_FINISHED, run
 from medgpt.messages import complain
 from medgpt.tables import table
@@ -28,6 +30,7 @@ RANKS = (2, 8, 16)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns 0, 1 if samples are over-long and no policy says what to do, 2 if nothing can be packed."""
     options = _parser().parse_args(arguments)
+    choose_engine(options)
     from tqdm import tqdm
 
     from shards.epoch import draw, pack_epoch
@@ -62,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.pack",
-        description="Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
+    parser = command_parser(
+        "shards.pack",
+        "Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
         "the plan, which training reads. Exit code: 0; 1 if samples are too long and no policy says what becomes of "
         "them, or a file cannot be read or written; 2 for input that cannot be packed.",
-        epilog="example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
+        "example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
     )
     add_order_options(parser)
     parser.add_argument("--length", type=int, default=32_768, metavar="N", help="tokens of a pack (default 32768)")
@@ -85,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--licenses", nargs="+", action="extend", metavar="NAME", help="only samples under these licences"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that count")
+    add_engine(parser)
     parser.add_argument("--out", type=Path, metavar="FILE", help="plan (default: below DATA/.streams/plans)")
     parser.add_argument("--dry-run", action="store_true", help="pack and say how well, write nothing")
     return parser

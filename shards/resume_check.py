@@ -6,12 +6,12 @@ state, as JSON, handed to other numbers of ranks. Ids and bytes must be those of
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
+from medgpt.arguments import command_parser
 from medgpt.errors import run
 from shards.options import add_order_options, ordered
 
@@ -87,11 +87,11 @@ def _in_turn(streams: list[Any]) -> Iterator[Any]:
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m shards.resume_check",
-        description="Check that a stream that was left goes on exactly there, with other numbers of ranks. Exit code: "
+    parser = command_parser(
+        "shards.resume_check",
+        "Check that a stream that was left goes on exactly there, with other numbers of ranks. Exit code: "
         "0 the same samples in the same order; 1 others, or a file cannot be read; 2 for bad input.",
-        epilog="example: python -m shards.resume_check data --stage instruct --only-present",
+        "example: python -m shards.resume_check data --stage instruct --only-present",
     )
     add_order_options(parser)
     parser.add_argument("--samples", type=int, default=10_000, metavar="N", help="compare so many (default 10000)")

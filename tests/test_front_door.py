@@ -118,3 +118,23 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(module: str, tmp_path: P
         check=False,
     )
     assert (done.returncode, done.stderr) == (1, "interrupted; run the same command again to go on\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("builders.medqa", "--demo", "--out", "s3://bucket/data"),
+        ("builders.corpus", "--raw", "gs://bucket/raw", "--role", "train", "--out", "built"),
+        ("manifests.prove", "s3://bucket/data"),
+        ("filters.run", "hf://datasets/one"),
+        ("shards.pack", "s3://bucket/data", "--stage", "pretrain"),
+    ],
+)
+def test_a_url_as_a_path_is_refused(words: tuple[str, ...], tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "this command works on files of this machine" in done.stderr
+    assert not list(tmp_path.iterdir())

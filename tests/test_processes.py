@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from medgpt.processes import WorkerDied, run_jobs
+from medgpt.processes import WorkerDied, run_local
 
 
 def square(number: int) -> tuple[int, int]:
@@ -41,34 +41,50 @@ def leave_mark(folder: Path) -> Path:
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_every_job_is_answered_once_by_as_many_workers(method: str) -> None:
-    done = dict(run_jobs(square, range(50), 3, method=method))
+    done = dict(run_local(square, range(50), 3, method=method))
     assert {job: answer for job, (answer, _) in done.items()} == {n: n * n for n in range(50)}
     assert os.getpid() not in {pid for _, pid in done.values()}
 
 
 def test_jobs_and_answers_larger_than_a_pipe_pass() -> None:
     jobs = [bytes([n]) * 3_000_000 for n in range(6)]
-    assert sorted(answer for _, answer in run_jobs(bytes.upper, jobs, 2)) == sorted(job.upper() for job in jobs)
+    assert sorted(answer for _, answer in run_local(bytes.upper, jobs, 2)) == sorted(job.upper() for job in jobs)
 
 
 def test_no_jobs_start_no_workers() -> None:
-    assert list(run_jobs(square, [], 2)) == []
+    assert list(run_local(square, [], 2)) == []
 
 
 def test_what_a_job_raises_is_raised_here_with_its_place() -> None:
     with pytest.raises(ValueError, match="row 3 is odd") as caught:
-        list(run_jobs(fail_on_three, range(6), 2))
+        list(run_local(fail_on_three, range(6), 2))
     assert "fail_on_three" in caught.value.__notes__[0]
 
 
+def die_once(job: tuple[Path, int]) -> int:
+    folder, number = job
+    if number % 4 == 3 and not (mark := folder / str(number)).exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
 @pytest.mark.parametrize("workers", [1, 2, 8])
-def test_a_dead_worker_is_told(workers: int) -> None:
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_a_killed_worker_costs_its_job_a_second_start(tmp_path: Path, workers: int, method: str) -> None:
+    jobs = [(tmp_path, number) for number in range(10)]
+    assert sorted(answer for _, answer in run_local(die_once, jobs, workers, method=method)) == list(range(10))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8])
+def test_a_job_that_kills_its_workers_is_told(workers: int) -> None:
     with pytest.raises(WorkerDied):
-        list(run_jobs(die_on_three, range(10), workers, method="fork"))
+        list(run_local(die_on_three, range(10), workers, method="fork"))
 
 
 def test_closing_early_leaves_no_worker() -> None:
-    running = run_jobs(square, range(100), 2, method="fork")
+    running = run_local(square, range(100), 2, method="fork")
     pids = {next(running)[1][1]}
     running.close()
     for pid in pids:
@@ -80,8 +96,8 @@ def test_workers_die_with_a_killed_parent_and_free_their_lock(tmp_path: Path) ->
     code = (
         "import sys; from pathlib import Path\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
-        "from test_processes import leave_mark; from medgpt.processes import run_jobs\n"
-        f"list(run_jobs(leave_mark, [Path({str(tmp_path)!r})] * 2, 2, lock=Path({str(tmp_path / 'lock')!r}), "
+        "from test_processes import leave_mark; from medgpt.processes import run_local\n"
+        f"list(run_local(leave_mark, [Path({str(tmp_path)!r})] * 2, 2, lock=Path({str(tmp_path / 'lock')!r}), "
         "method='fork'))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])

@@ -485,7 +485,7 @@ def load_module(folder: Path, dtype: torch.dtype) -> MedGptForTraining:
 
 
 def _no_load_report(record: logging.LogRecord) -> bool:
-    """Whether a line is something else than transformers' table of weights, which `check_report` turns into one line."""
+    """Whether a line is not transformers' table of weights, which `check_report` turns into one line."""
     return "LOAD REPORT" not in record.getMessage()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from builders.engine.report import format_summary, print_plan, summary
 from builders.engine.source import Source
 from medgpt.arguments import FRAMES, command_parser
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DAMAGED, DONE, UserError, run
 
 FILTERS_HELP = (
@@ -78,6 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that one builder and `builders.all` share."""
     add = parser.add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
+    add_engine(parser)
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
@@ -89,7 +91,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_counts(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse counts below one."""
+    """Refuse counts below one; take the engine."""
+    choose_engine(args)
     for name in ("workers", "limit"):
         if (count := getattr(args, name)) is not None and count < 1:
             parser.error(f"--{name} must be at least 1")

@@ -21,7 +21,7 @@ from builders.engine.rawfiles import State, open_regular, state_of
 from builders.engine.source import BuildStopped, InputError
 from medgpt.atomic import write_atomic
 from medgpt.digest import INPUTS_FILE, inputs_sha256
-from medgpt.processes import run_jobs
+from medgpt.engines import in_this_process, run_jobs
 
 SCHEMA = pa.schema(
     [
@@ -129,10 +129,10 @@ def _kept(path: Path) -> Iterator[tuple[list[Input], Any]]:
 def _hashed(jobs: list[_Job], build: str, workers: int, lock: Path) -> Iterator[Input]:
     """The inputs of the jobs, hashed."""
     done: Iterator[tuple[_Job, str | None]]
-    if workers <= 1 or len(jobs) <= 1 or sum(job.input.state.size for job in jobs) < BYTES_WORTH_PROCESSES:
+    if in_this_process(workers, len(jobs)) or sum(job.input.state.size for job in jobs) < BYTES_WORTH_PROCESSES:
         done = ((job, _hash(job)) for job in jobs)
     else:
-        done = run_jobs(_hash, jobs, workers, lock=lock)
+        done = run_jobs(_hash, jobs, workers, place=lock.parent, lock=lock)
     for job, digest in done:
         check_unchanged(build, job.raw, [job.input])
         yield job.input._replace(sha256=digest)

@@ -11,15 +11,14 @@ import hashlib
 import math
 import multiprocessing
 import os
-import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -30,20 +29,20 @@ from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
 from builders.engine.rawfiles import State, recorded_finds, relative, state_of
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
 from builders.engine.tables import columns_seen
-from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit
+from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit, load_source
 from manifests.catalog import KINDS
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
+from medgpt.cluster import software
 from medgpt.digest import RAW_PLACE, sealed
+from medgpt.engines import in_this_process, is_local, run_jobs
 from medgpt.private import keep_private, make_folder
-from medgpt.processes import run_jobs
 from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
 
 BUILD_FORMAT = 1
 FOLDERS = ("shards", *KINDS)
 _WRITTEN = frozenset({".tar", ".arrow", ".parquet", TEMPORARY_SUFFIX})
-_PACKAGES = ("bpe-openai", "numpy", "orjson", "pillow", "pyarrow")
 PROJECT_PACKAGES = ("builders", "filters", "manifests", "medgpt", "medgpt_sources", "shards")
 
 MAX_DAMAGED_SHARE = 0.05
@@ -317,24 +316,30 @@ def _what_is_wrong(source: Source, job: UnitJob, records: list[dict[str, Any]]) 
 def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[UnitJob, list[dict[str, Any]]]]:
     """The jobs with their records as they finish; in this process for one worker, else in spawned ones."""
     few = all(job.unit.counted for job in jobs) and sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES
-    if workers <= 1 or len(jobs) <= 1 or few:
+    if in_this_process(workers, len(jobs)) or (few and is_local()):
         for job in jobs:
             yield job, build_unit(job, bar.update)
         return
     # Raw memory without a lock: two workers may overwrite each other's count; that matters to the bar alone and is made
     # good as units finish.
-    rows = multiprocessing.get_context("spawn").RawValue("q", 0)
+    rows = multiprocessing.get_context("spawn").RawValue("q", 0) if is_local() else SimpleNamespace(value=0)
     finished, started_at = 0, bar.n
 
     def advance() -> None:
         bar.update(max(finished, rows.value) + started_at - bar.n)
 
     for job, records in run_jobs(
-        _work, jobs, workers, prepare=_start_worker, arguments=(rows,), lock=_workers_lock(jobs[0].ledger), poll=advance
-    ):
+        _work, jobs, workers, place=jobs[0].ledger.parent, prepare=_start_worker, arguments=(rows,),
+        declared=partial(_declared, jobs[0].module, jobs[0].params), lock=_workers_lock(jobs[0].ledger), poll=advance,
+    ):  # fmt: skip
         finished += _sum([records], "read")
         yield job, records
         advance()
+
+
+def _declared(module: str, params: Mapping[str, Any]) -> list[Any]:
+    """The declared versions that samples depend on, as they are where this runs."""
+    return [load_source(module, params).version, ENGINE_VERSION, SCHEMA_VERSION, MANIFEST_VERSION, RECIPE]
 
 
 _rows_done: Any = None  # of this worker process
@@ -407,7 +412,7 @@ def _document(
         "limit": options.limit,
         "metadata_only": bool(params["no_images"]),
         "code_sha256": code_sha256(source.module_name),
-        "software": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "software": software(),
         "inputs": inputs,
         "filter_wanted": to_filter and any(unit["role"] == "train" and unit["kept"] for unit in units),
         "versions": {"source": source.version, "engine": ENGINE_VERSION},

@@ -173,6 +173,12 @@ class HammingIndex:
         self._evals = np.ascontiguousarray(evals)
         self._product: _Product | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())  # a worker of another machine has its own
+
     @property
     def plan(self) -> str:
         """The way chosen, in words; empty lists and unprepared indexes say so."""

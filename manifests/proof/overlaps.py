@@ -11,7 +11,7 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +37,8 @@ from manifests.proof.stored_text import SampleText, read_texts
 from manifests.proof.variants import PictureError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256
+from medgpt.engines import in_this_process, run_jobs
 from medgpt.errors import UserError
-from medgpt.processes import WorkerDied, run_jobs
 
 if TYPE_CHECKING:
     import duckdb
@@ -130,6 +130,11 @@ class _Side:
 
     left_out: Mapping[tuple[str, str, str], int] = {}
 
+    @staticmethod
+    def declared() -> Any:
+        """The versions that evidence depends on (`medgpt.engines.run_jobs`)."""
+        return VERSIONS
+
     def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
         """Do once, before the workers are forked, what each would do by itself, or could not do."""
 
@@ -161,7 +166,7 @@ class _PictureSide(_Side):
 
     level: str
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, workers: int) -> None:
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path, workers: int) -> None:
         rows: dict[tuple[bytes, str], list[_TestEnd]] = defaultdict(list)
         kept: list[dict[str, Any]] = []
         self.places: list[Place | None] = []
@@ -179,9 +184,9 @@ class _PictureSide(_Side):
                         self.places.append(image_place(build.folder, row))
                         kept.append({**{name: row[name] for name in PICTURE.names[:-1]}, "modality": modality})
                     rows[key].append(_TestEnd.of(build, row["split"], row["subset"], row["sample_id"], row["index"]))
-        self.make_index(kept, policy, workers)
+        self.make_index(kept, policy, work, workers)
 
-    def make_index(self, kept: list[dict[str, Any]], policy: Policy, workers: int) -> None:
+    def make_index(self, kept: list[dict[str, Any]], policy: Policy, work: Path, workers: int) -> None:
         """Of the test pictures' rows, as `PICTURE` has them."""
         raise NotImplementedError
 
@@ -233,7 +238,7 @@ class _ImageSide(_PictureSide):
 
     level = "near_image"
 
-    def make_index(self, kept: list[dict[str, Any]], policy: Policy, workers: int) -> None:
+    def make_index(self, kept: list[dict[str, Any]], policy: Policy, work: Path, workers: int) -> None:
         try:
             self.index = NearImageIndex(pa.Table.from_pylist(kept, PICTURE), policy.images)
         except PictureError as error:
@@ -261,14 +266,22 @@ class _LocalSide(_PictureSide):
 
     level = "local_pictures"
 
-    def make_index(self, kept: list[dict[str, Any]], policy: Policy, workers: int) -> None:
+    @staticmethod
+    def declared() -> Any:
+        return [VERSIONS, opencv().__version__]
+
+    def make_index(self, kept: list[dict[str, Any]], policy: Policy, work: Path, workers: int) -> None:
         self.settings = policy.local_pictures
         self.proposed: dict[str, list[tuple[int, int]]] = {}
         places = [(number, place) for number, place in enumerate(self.places) if place is not None]
         jobs = [places[start : start + _PICTURES_AT_ONCE] for start in range(0, len(places), _PICTURES_AT_ONCE)]
         none = features_of_none()
         found = dict.fromkeys(range(len(self.places)), none)
-        done = map(_features_of, jobs) if workers == 1 else (one for _, one in run_jobs(_features_of, jobs, workers))
+        if in_this_process(workers, len(jobs)):
+            done: Iterable[dict[int, Features]] = map(_features_of, jobs)
+        else:
+            made = run_jobs(_features_of, jobs, workers, place=work, declared=self.declared)
+            done = (some for _, some in made)
         for some in done:
             found.update(some)
         shapes = [(row["width"], row["height"]) for row in kept]
@@ -345,7 +358,7 @@ def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
 class _TextSide(_Side):
     """Every test item's text."""
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, workers: int) -> None:
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path, workers: int) -> None:
         self.rows: list[_TestEnd] = []
         self.open: list[str] = []
         texts: list[EvalText] = []
@@ -437,7 +450,7 @@ def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:
         yield batch
 
 
-_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy, int], _Side], str]] = {
+_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy, Path, int], _Side], str]] = {
     "near_image": (_ImageSide, "images"),
     "local_pictures": (_LocalSide, "images"),
     "near_text": (_TextSide, "samples"),
@@ -483,7 +496,7 @@ def near_level(
     for task in done:
         progress(task.rows)
     if tasks or level == "near_text":
-        side = make(builds, policy, workers)
+        side = make(builds, policy, work, workers)
         overlaps.left_out.update(side.left_out)
         if tasks:
             side.prepare(tasks, work, encoder)
@@ -544,18 +557,18 @@ def _file(work: Path, task: _TrainPart, kind: str) -> Path:
 
 
 def _run(side: _Side, tasks: Sequence[_TrainPart], work: Path, workers: int) -> Iterator[_TrainPart]:
-    if workers == 1 or len(tasks) == 1:
+    if in_this_process(workers, len(tasks)):
         for task in tasks:
             _do(side, task, work)
             yield task
         return
     # Forked workers share the index; where there is no fork it is sent to each.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    try:
-        for task, _ in run_jobs(_do_in_worker, tasks, workers, prepare=_start, arguments=(side, work), method=method):
-            yield task
-    except WorkerDied:
-        raise UserError("a worker process was killed (out of memory?); run again, finished parts are kept") from None
+    for task, _ in run_jobs(
+        _do_in_worker, tasks, workers, place=work, prepare=_start, arguments=(side, work), declared=side.declared,
+        method=method,
+    ):  # fmt: skip
+        yield task
 
 
 def _start(side: _Side, work: Path) -> None:

@@ -1,0 +1,81 @@
+"""What the engines cost beside the jobs: the same jobs of five CPU-seconds on `local`, `ray` and `slurm`.
+
+CPU is user + system of every process of the engine, the cluster's own processes among it, from the first job to the
+last; the jobs' own CPU is counted in them. `start` is the time from the call to the first answer of an empty job on a
+cluster that runs. Slurm is submitit's local executor: its scheduler's part is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from medgpt.engines import add_engine, choose_engine, run_jobs
+
+JOBS, SECONDS = 12, 5.0
+RAY = (sys.executable, "-m", "ray.scripts.scripts")
+
+
+def spend(seconds: float) -> float:
+    """Use so many CPU-seconds; how many it were."""
+    began = time.process_time()
+    while time.process_time() - began < seconds:
+        sum(range(10_000))
+    return time.process_time() - began
+
+
+def _cpu() -> float:
+    """CPU-seconds of all processes that live, and of their children that ended: the machine must be quiet."""
+    total = 0.0
+    for process in psutil.process_iter():
+        try:
+            times = process.cpu_times()
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def _timed(engine: list[str], place: Path, cost: float, count: int) -> dict[str, float]:
+    parser = argparse.ArgumentParser()
+    add_engine(parser)
+    choose_engine(parser.parse_args(engine))
+    began, cpu = time.monotonic(), _cpu()
+    spent = sum(answer for _, answer in run_jobs(spend, [cost] * count, 2, place=place))
+    return {"wall_s": time.monotonic() - began, "cpu_s": _cpu() - cpu, "jobs_cpu_s": spent}
+
+
+def measure(peer_python: Path | None = None) -> dict[str, Any]:
+    """Figures of the three engines with two workers."""
+    figures: dict[str, Any] = {}
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    start = [*RAY, "start", "--head", "--port=0", "--num-cpus=2", "--include-dashboard=false"]
+    subprocess.run(start, check=True, stdout=subprocess.DEVNULL)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, engine in {
+                "local": [],
+                "ray": ["--engine", "ray"],
+                "slurm": ["--engine", "slurm", "--engine-option", "cluster=local", "--engine-option", "seconds=60"],
+            }.items():
+                empty = _timed(engine, Path(folder), 0.0, 1)
+                jobs = _timed(engine, Path(folder), SECONDS, JOBS)
+                figures[name] = {
+                    "start_s": round(empty["wall_s"], 2),
+                    "wall_s": round(jobs["wall_s"], 2),
+                    "overhead_cpu": round(jobs["cpu_s"] / jobs["jobs_cpu_s"] - 1, 4),
+                }
+            small = _timed(["--engine", "ray"], Path(folder), 0.0, 1_000)
+            figures["ray"]["ms_a_job"] = round(small["wall_s"], 2)
+    finally:
+        subprocess.run([*RAY, "stop", "--force"], check=False, stdout=subprocess.DEVNULL)
+    return figures

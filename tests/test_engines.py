@@ -1,0 +1,204 @@
+"""Jobs on a Ray cluster of three nodes and in tasks of submitit: same bytes, lost workers and nodes, refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tree_digest
+
+pytestmark = pytest.mark.xdist_group("engines")
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "RAY_USAGE_STATS_ENABLED": "0"}
+LOCAL_SLURM = ["--engine", "slurm", "--engine-option", "cluster=local", "--engine-option", "seconds=1"]
+
+SOURCES = ("rocov2", "medqa")
+MIXTURE = """\
+format: 1
+name: test
+sources:
+  - {build: rocov2, samples: 3}
+"""
+
+CLUSTER = """\
+import sys
+from ray.cluster_utils import Cluster
+size = {"num_cpus": 1, "object_store_memory": 10**8}
+cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+nodes = [cluster.add_node(**size) for _ in range(2)]
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(nodes.pop(), allow_graceful=False)
+    cluster.add_node(**size)
+    print("lost", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[subprocess.Popen[str]]:
+    """A head and two nodes of one CPU each; a line on its standard input kills a node, and another comes."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    yield process
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def ray(cluster: subprocess.Popen[str]) -> list[str]:
+    """The words of a command line that name the cluster."""
+    assert cluster.stdout is not None
+    return ["--engine", "ray", "--engine-option", f"address={cluster.stdout.readline().strip()}"]
+
+
+def run(*words: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *map(str, words)], env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode in (0, 4), done.stderr[-2000:]
+    return done.stdout
+
+
+def the_road(data: Path, raw: Path, *engine: str) -> dict[str, str]:
+    """Builds, filters, proof and packing plan of two demo sources: the digests of all files that they wrote."""
+    for name in SOURCES:
+        run(f"builders.{name}", "--raw", raw / name, "--out", data / "built", "--workers", 2, "--quiet", *engine)
+    run("manifests.prove", data, "--benchmarks", "present", "--workers", 2, "--quiet", *engine)
+    (data / "mixture.yaml").write_text(MIXTURE)
+    pack = ["--mixture", data / "mixture.yaml", "--accept-incomplete", "--workers", 2, "--out", data / "plan"]
+    run("shards.pack", data, "--stage", "pretrain", *pack, *engine)
+    files = tree_digest(data)
+    return {
+        name: digest for name, digest in files.items() if not {".resume", ".work", ".streams"} & {*Path(name).parts}
+    }
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """Raw trees, and what the local engine makes of them."""
+    folder = tmp_path_factory.mktemp("local")
+    for name in SOURCES:
+        run(f"builders.{name}", "--demo", "--raw", folder / "raw" / name, "--out", folder / "demo", "--dry-run")
+    return folder / "raw", the_road(folder / "data", folder / "raw")
+
+
+def test_a_cluster_of_three_nodes_writes_the_same_bytes(
+    ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    raw, files = local
+    assert the_road(tmp_path, raw, *ray) == files
+
+
+def test_tasks_of_slurm_write_the_same_bytes(local: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    raw, files = local
+    assert the_road(tmp_path, raw, *LOCAL_SLURM) == files
+    assert not list(tmp_path.rglob("slurm"))
+
+
+JOBS = """\
+import argparse, sys
+from pathlib import Path
+from medgpt.engines import add_engine, choose_engine, run_jobs
+from medgpt.errors import run
+from test_engines import declared, slow
+@run
+def main(arguments=None):
+    parser = argparse.ArgumentParser()
+    add_engine(parser)
+    parser.add_argument("place", type=Path)
+    args = parser.parse_args()
+    choose_engine(args)
+    jobs = [(args.place, number) for number in range(8)]
+    for job, (answer, _) in run_jobs(slow, jobs, 2, place=args.place, declared=declared):
+        assert answer == job[1] ** 2
+        print(answer, flush=True)
+    return 0
+sys.exit(main())
+"""
+
+
+def slow(job: tuple[Path, int]) -> tuple[int, int]:
+    """The square of a number; number 3 kills its worker the first time."""
+    folder, number = job
+    time.sleep(0.5)
+    if number == 3 and not (mark := folder / "died").exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2, os.getpid()
+
+
+def declared() -> str:
+    """A declared version that a test makes differ in the processes of a node."""
+    return os.environ.get("DECLARED", "1")
+
+
+def start_jobs(place: Path, *engine: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", JOBS, str(place), *engine],
+        env=ENVIRONMENT | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["local", "slurm"])
+def test_a_killed_worker_costs_its_job_a_second_start(tmp_path: Path, engine: str) -> None:
+    if engine == "slurm":
+        pytest.importorskip("submitit", reason="submitit is not installed")
+    out, err = start_jobs(tmp_path, *(LOCAL_SLURM if engine == "slurm" else [])).communicate(timeout=120)
+    assert sorted(map(int, out.split())) == [n * n for n in range(8)], err
+    assert (tmp_path / "died").exists()
+
+
+def test_a_lost_node_costs_its_jobs_a_second_start(
+    cluster: subprocess.Popen[str], ray: list[str], tmp_path: Path
+) -> None:
+    process = start_jobs(tmp_path, *ray)
+    assert process.stdout is not None
+    assert cluster.stdin is not None
+    assert cluster.stdout is not None
+    first = process.stdout.readline()
+    cluster.stdin.write("a node\n")
+    cluster.stdin.flush()
+    assert cluster.stdout.readline() == "lost\n"
+    out, err = process.communicate(timeout=120)
+    assert sorted(map(int, (first + out).split())) == [n * n for n in range(8)], err
+    assert (tmp_path / "died").exists()
+
+
+def refused(place: Path, *engine: str, **environment: str) -> str:
+    process = start_jobs(place, *engine, **environment)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) in ((1, ""), (2, "")), err
+    assert err.count("\n") == 1, err
+    return err
+
+
+def test_a_node_with_another_declared_version_is_refused(ray: list[str], tmp_path: Path) -> None:
+    assert "declared versions 1, not 2; install the same" in refused(tmp_path, *ray, DECLARED="2")
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "says"),
+    [
+        ("ray", ["address=127.0.0.1:1"], "no Ray cluster at 127.0.0.1:1"),
+        ("ray", ["address=local", "cpu=2"], "--engine-option cpu: Ray's are address, cpus, inflight"),
+        ("ray", ["address=local", "cpus=two"], "--engine-option cpus=two: a whole number is needed"),
+        ("ray", ["address"], "--engine-option address: write KEY=VALUE"),
+        ("local", ["cpus=2"], "the local engine has no options"),
+        ("slurm", ["cluster=local", "slurm_queue=x"], "slurm_queue"),
+        ("slurm", ["cluster=nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_options_are_one_line(tmp_path: Path, engine: str, options: list[str], says: str) -> None:
+    if engine != "local":
+        pytest.importorskip({"ray": "ray", "slurm": "submitit"}[engine], reason="not installed")
+    words = [word for option in options for word in ("--engine-option", option)]
+    assert says in refused(tmp_path, "--engine", engine, *words)
