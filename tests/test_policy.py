@@ -78,7 +78,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "says"),
     [
         ("version", 2, "version: 2 is none of 1"),
-        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rules"),
+        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, local_pictures, rules"),
         ("images", {}, "`default` is missing"),
         ("images.default.radius", 7, "images.default: radius: .*multiple of 2"),
         ("images.default.radius", 18, "images.default: radius: .*<= 16"),
@@ -195,7 +195,7 @@ RULES = st.builds(
     ),
 )  # fmt: skip
 def test_the_sql_of_a_policy_does_what_its_rules_say(rules: list[Rule], rows: list[Any]) -> None:
-    policy = Policy({}, {}, load_policy().text, None, tuple(rules))
+    policy = Policy({}, {}, load_policy().text, load_policy().local_pictures, None, tuple(rules))
     names = ("train_build", "train_source", "eval_build", "eval_source", "score", "words", "distance")
     with duckdb.connect() as connection:
         for (level, kind), *values in rows:
