@@ -41,14 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The README's table: a line for each row of the recipe's tables, with its count, the publisher's, and a note."""
     lines = [
-        "| source | the recipe's row | paper | published | licence | access | note |",
-        "|---|---|--:|---|---|---|---|",
+        "| source | the recipe's row | paper | published | licence | access | note | checked against |",
+        "|---|---|--:|---|---|---|---|---|",
     ]
     for row in rows:
         for paper in row["paper_rows"]:
             stage, count = f"{paper['stage']}: {paper['name']}", f"{paper['count']:,}"
             published = (_pairs(row["published"]), row["license"], row["access"])
-            cells = (f"`{row['name']}`", stage, count, *published, paper["note"])
+            cells = (f"`{row['name']}`", stage, count, *published, paper["note"], "; ".join(row["checked"]))
             lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -85,6 +85,7 @@ def _row(source: Source, built: dict[str, list[dict[str, Any]]]) -> dict[str, An
         "paper_rows": [asdict(paper) for paper in source.paper_rows],
         "status": "working",
         "published": dict(source.published(defaults)),
+        "checked": list(dict.fromkeys(one.said for one in source.layouts)),
         "built": built.get(source.name, []),
     }
 

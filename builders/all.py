@@ -1,14 +1,16 @@
 """`python -m builders.all`: build every source whose raw tree is there, with one progress bar and one summary."""
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from builders.engine.command import FILTERS_HELP, add_options, check_counts
+from builders.engine.command import FILTERS_HELP, add_options, check_counts, check_expect
 from builders.engine.registry import load, modules
+from builders.engine.report import exit_code, gap_lines
 from medgpt.arguments import command_parser
-from medgpt.errors import DAMAGED, DONE, NOT_FINISHED, UserError, one_line, run, worst
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, UserError, one_line, run, worst
 from medgpt.tables import table
 
 
@@ -29,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--demo", action="store_true", help="write every source's demo tree under --raw first")
     args = parser.parse_args(arguments)
     check_counts(parser, args)
+    check_expect(parser, args, number=False)
     there = {name: load(name).has_demo if args.demo else (args.raw / name).is_dir() for name in args.only or modules()}
     names = [name for name, found in there.items() if found]
     if not names:
@@ -44,9 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codes = []
     for name in names:  # before the first file: whose a file is must not depend on the order of the sources
         keep_private(load(name).access)
+    if args.probe:
+        return _probe(args, names)
     for name in names:
         source = load(name)
-        given = {option.name: option.default for option in source.options}
+        given = {option.name: option.default for option in source.options if not option.prepare}
         options = options_of(args, args.raw / name, args.out, given, progress=not args.json)
         try:
             works.append(prepare(source, options, args.filters, demo=args.demo))
@@ -71,13 +76,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 codes.append(NOT_FINISHED)
                 continue
             counts = document["counts"]
-            state = "damaged rows" if counts["damaged"] else "built"
-            codes.append(DAMAGED if counts["damaged"] else DONE)
+            state = {NOT_COMPARED: "not all read", DAMAGED: "damaged rows"}.get(exit_code(document), "built")
+            codes.append(exit_code(document))
             numbers = {key: counts[key] for key in ("read", "kept", "rejected", "damaged")}
             if waterfall:
                 numbers["filtered"] = waterfall["dropped"]
-            rows.append({"source": work.source.name, "state": state, **numbers, "note": str(work.plan.target)})
+            note = "; ".join([str(work.plan.target), *(line.strip() for line in gap_lines(document["gaps"]))])
+            rows.append({"source": work.source.name, "state": state, **numbers, "note": note})
     return _print(rows, args.json, worst(codes))
+
+
+def _probe(args: argparse.Namespace, names: list[str]) -> int:
+    """What each tree is, in a line; the worst code of them."""
+    from builders.engine.probe import probe, verdict
+    from builders.engine.work import options_of
+
+    rows, codes = [], []
+    for name in names:
+        source = load(name)
+        if args.demo:
+            source.write_demo(args.raw / name)
+        given = {option.name: option.default for option in source.options if not option.prepare}
+        options = options_of(args, args.raw / name, args.out, given, progress=False)
+        seen = probe(source, options.raw, options.params)
+        codes.append(seen["exit_code"])
+        said = [seen["refused"]] if "refused" in seen else seen["differs"]
+        rows.append({"source": name, "state": verdict(seen), "note": "; ".join(said), "probe": seen})
+    if args.json:
+        print(json.dumps([row["probe"] for row in rows], ensure_ascii=False))
+    else:
+        print(table(("source", "state", "note"), [(row["source"], row["state"], row["note"]) for row in rows]))
+    return worst(codes)
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool, code: int) -> int:

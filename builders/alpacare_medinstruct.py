@@ -55,6 +55,10 @@ SOURCE = kit.table_source(
     title="AlpaCare MedInstruct-52k: medical instructions and answers by language models",
     homepage="https://github.com/XZhang97666/AlpaCare",
     revision="XZhang97666/AlpaCare@b469c41bcd7d; lavita/AlpaCare-MedInstruct-52k@fad8593",
+    layouts=(
+        kit.Layout("the 52k file", "card", "lavita/AlpaCare-MedInstruct-52k@fad8593"),
+        kit.Layout("MedInstruct-test.jsonl", "rows", "XZhang97666/AlpaCare@b469c41", files="*MedInstruct-test.jsonl"),
+    ),
     license="CC-BY-NC-4.0",
     task="instruction",
     splits={"train": "train", "test": "eval"},

@@ -14,6 +14,8 @@ from pathlib import Path, PurePosixPath
 from builders import kit
 
 FILES = {"sft": "reasoning_mcq_sft.jsonl", "rl": "reasoning_mcq_rl.jsonl"}
+_KINDS = frozenset({"2d", "3d", "cls", "det", "seg", "images"})
+"""Folders above those of the 95 sets: real paths begin `2d/cls/`."""
 _HEADING = re.compile(r"\b((?:options|choices)\s*:)\s*(?=\(?A[.):])", re.IGNORECASE)
 _NEXT = re.compile(r"[,;]?\s+(?=\(?([B-J])[.):]\s)")
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -39,7 +41,7 @@ def _sample(row: kit.Row) -> kit.Sample:
     kit.check_filled(file, question=question, answer=answer)
     kit.demand(reasoning is not None or row.params["file"] != "sft", "empty_reasoning", file)
     images = [kit.Image(f"gmai_reasoning10k/{name}", *row.picture(name)) for name in names]
-    subset = names[0].partition("/")[0]
+    subset = next((part for part in names[0].split("/")[:-1] if part.lower() not in _KINDS), None)
     if options is None:
         return kit.question_answer(row, question, answer, images, reasoning=reasoning, subset=subset, task="vqa")
     label = _label(answer, options, file)
@@ -84,6 +86,7 @@ SOURCE = kit.table_source(
     name="gmai_reasoning10k",
     title="GMAI-Reasoning10K: multiple-choice questions with reasoning, from 95 imaging sets",
     revision="uni-medical/GMAI-VL-R1@a02771d and the hub's card (rows, tags and packing of pictures are unverified)",
+    layouts=(kit.Layout("two JSON Lines, loose pictures", "code", "uni-medical/GMAI-VL-R1@a02771d"),),
     license="unstated",
     task="mcq",
     files=lambda params: {"train": FILES[params["file"]]},
@@ -94,6 +97,7 @@ SOURCE = kit.table_source(
     values=("image", "conversations"),
     check=_check,
     sample=_sample,
+    version=2,
     published=lambda params: {"train": 7_004 if params["file"] == "sft" else 10_000},
     paper=(
         "9,965 with reasoning, 35 less than the 10,000 that the card states, which are the answers-only questions "

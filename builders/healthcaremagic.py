@@ -25,6 +25,7 @@ SOURCE = kit.table_source(
     title="HealthCareMagic-100k: patients' questions answered by doctors",
     hub_id="lavita/ChatDoctor-HealthCareMagic-100k",
     revision="lavita/ChatDoctor-HealthCareMagic-100k@880de71; fields: Kent0n-Li/ChatDoctor@e77bd7ebafbf",
+    layouts=(kit.Layout("instruction, input, output", "code", "Kent0n-Li/ChatDoctor@e77bd7e"),),
     license="unstated",
     obtain="""
 Clone the dataset lavita/ChatDoctor-HealthCareMagic-100k from https://huggingface.co, or download

@@ -13,6 +13,15 @@ SOURCE = kit.table_source(
     title="iCliniq-10K: patients' questions with a doctor's answer",
     hub_id="lavita/ChatDoctor-iCliniq",
     revision="lavita/medical-qa-datasets (viewer: 7.32k rows); Kent0n-Li/ChatDoctor@e77bd7ebafbf",
+    layouts=(
+        kit.Layout(
+            "the hub's Parquet: input and three answers",
+            "code",
+            "lavita/medical-qa-datasets, by its readers",
+            columns=("answer_icliniq",),
+        ),
+        kit.Layout("ChatDoctor's JSON", "code", "Kent0n-Li/ChatDoctor@e77bd7e", files="*.json"),
+    ),
     license="unstated",
     obtain="""
 Clone the dataset lavita/ChatDoctor-iCliniq from https://huggingface.co, or download iCliniq.json (Google Drive, linked

@@ -41,6 +41,12 @@ SOURCE = kit.table_source(
     title="II-Medical-Reasoning-SFT: medical questions with the reasoning of language models",
     hub_id="Intelligent-Internet/II-Medical-Reasoning-SFT",
     revision="Intelligent-Internet/II-Medical-Reasoning-SFT@1478165",
+    languages=("en", "zh"),
+    layouts=(
+        kit.Layout(
+            "model, question, problem, messages", "card", "Intelligent-Internet/II-Medical-Reasoning-SFT@1478165"
+        ),
+    ),
     license="unstated",
     task="reasoning",
     obtain="Clone the dataset Intelligent-Internet/II-Medical-Reasoning-SFT from https://huggingface.co (9.1 GB).",

@@ -11,11 +11,12 @@ from builders import kit
 
 
 def _sample(row: kit.Row) -> kit.Sample:
-    number = kit.id_of(row.values, "id", row.file)
     said = kit.turns_of(kit.field_of(row.values, "conversations", row.file), row.file, pictures=False)
-    source = row.values["source"]
+    source = row.values.get("source")
     subset = None if source is None else kit.checked_text(source, "source", row.file) or None
-    key, group = f"{PurePosixPath(row.file).stem}/{row.number}", {"question_id": f"infinity-instruct/{number}"}
+    key, group = f"{PurePosixPath(row.file).stem}/{row.number}", {}
+    if "id" in row.values:
+        group = {"question_id": f"infinity-instruct/{kit.id_of(row.values, 'id', row.file)}"}
     return kit.conversation_sample(row, said, answer=None, key=key, group=group, subset=subset)
 
 
@@ -23,7 +24,13 @@ SOURCE = kit.table_source(
     name="infinity_instruct_gen",
     title="Infinity-Instruct (Gen): general instructions in several turns",
     hub_id="BAAI/Infinity-Instruct",
+    hub_revision="bddc39a8feadbd679c30623197f4e736b7e75b48",
     revision="BAAI/Infinity-Instruct, Gen (0729), by its card; file tree of manifoldlabs/Infinity-Instruct",
+    languages=("en", "zh"),
+    layouts=(
+        kit.Layout("15 Parquet files of Gen", "code", "the tree of manifoldlabs/Infinity-Instruct"),
+        kit.Layout("their columns id and source", "unverified", columns=("id", "source")),
+    ),
     license="CC-BY-SA-4.0",
     access="gated",
     task="instruction",
@@ -34,7 +41,8 @@ needed and never read.""",
     files={"train": "Gen/*.parquet"},
     several=True,
     fields=(),
-    columns=("id", "conversations", "source"),
+    columns=("conversations",),
+    optional_columns=("id", "source"),  # by the card alone: no public reader names them
     sample=_sample,
     published={"train": 1_456_927},
     paper=(

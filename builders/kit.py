@@ -25,6 +25,7 @@ from builders.engine.names import (
     figure_name,
     video_id,
 )
+from builders.engine.noticed import note, noticed
 from builders.engine.rawfiles import (
     check_filled,
     checked_text,
@@ -47,6 +48,7 @@ from builders.engine.source import (
     PAPER_VARIANT,
     Image,
     InputError,
+    Layout,
     NotThisSource,
     Option,
     PaperRow,
@@ -98,16 +100,17 @@ from medgpt.formats import PICTURE_SUFFIXES
 
 __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
-    "Files", "Image", "InputError", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
+    "Files", "Image", "InputError", "Layout", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
     "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
     "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
     "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons",
     "decode_utf8", "demand", "dialogue", "field_of", "figure_name", "first_existing", "id_of", "index_of",
-    "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "number_of", "outcome",
-    "outcomes", "paper_row", "parse_json", "question_answer", "read_bytes", "read_zip_member", "relative",
-    "require", "require_one", "run", "safe_member", "sample_of", "split_thinking", "stored", "stored_picture",
-    "stream_tar", "table_rows", "table_source", "table_units", "text_lines", "text_of", "texts_of", "turns_of",
-    "user", "video_id", "webdataset_keys", "webdataset_samples", "with_fields", "write_demo_file",
+    "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "note", "noticed",
+    "number_of", "outcome", "outcomes", "paper_row", "parse_json", "question_answer", "read_bytes",
+    "read_zip_member", "relative", "require", "require_one", "run", "safe_member", "sample_of",
+    "split_thinking", "stored", "stored_picture", "stream_tar", "table_rows", "table_source", "table_units",
+    "text_lines", "text_of", "texts_of", "turns_of", "user", "video_id", "webdataset_keys",
+    "webdataset_samples", "with_fields", "write_demo_file",
 ]  # fmt: skip
 
 Values: TypeAlias = dict[str, Any]
@@ -131,6 +134,7 @@ def table_source(
     splits: Mapping[str, Role] | None = None,
     values: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
+    optional_columns: tuple[str, ...] = (),
     check: Callable[[Path, Unit, Params], None] | None = None,
     pictures: ByParams[Places] = (),
     several: bool = False,
@@ -157,6 +161,7 @@ def table_source(
         splits: Splits and roles where they are not all for training.
         values: Fields of other types that every row has, checked in the file as `fields` are.
         columns: Further columns that are read, and checked where the format has a header (pictures, lists).
+        optional_columns: Columns that are read where they are there.
         check: A further look at each unit as it is cut, by `table_rows`; raises `NotThisSource`.
         pictures: Folders and zips (`*` allowed), all that are there, in which `row.picture` looks; or such by split.
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
@@ -189,7 +194,12 @@ def table_source(
             paths = _files(raw, split, patterns, several)
             shown = () if params["no_images"] else places(params).get(split, ())
             found = _places(raw, split, shown, each_picture, pictures_from)
-            units = list(table_units(raw, paths, split, roles[split], columns=named, inputs=found, layout=layout))
+            units = list(
+                table_units(
+                    raw, paths, split, roles[split], columns=named, inputs=found, layout=layout,
+                    optional=optional_columns,
+                )
+            )  # fmt: skip
             if not units:
                 raise NotThisSource(f"{relative(paths[0], raw)}: no rows; fetch the file again")
             for unit in units:
@@ -201,7 +211,7 @@ def table_source(
 
     def read(raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
         pictured = () if params["no_images"] else places(params).get(unit.split, ())
-        here = Here(unit.split, params, PictureStore(raw, pictured, flat))
+        here = Here(unit.split, params, PictureStore(raw, pictured, flat), unit.notes)
 
         def convert(row: Row) -> Sample:
             return sample(row._replace(here=here), *(text_of(row.values, name, row.file) for name in fields))

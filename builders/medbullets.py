@@ -87,6 +87,7 @@ SOURCE = kit.Source(
     title="Medbullets: USMLE step 2 and 3 questions",
     homepage="https://github.com/HanjieChen/ChallengeClinicalQA",
     revision="HanjieChen/ChallengeClinicalQA@ef3c9da03fc1",
+    layouts=(kit.Layout("CSV and JSON by columns", "rows", "HanjieChen/ChallengeClinicalQA@ef3c9da"),),
     license="unstated",
     access="open",
     stage="eval",

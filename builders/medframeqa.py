@@ -27,6 +27,7 @@ SOURCE = kit.table_source(
     name="medframeqa",
     title="MedFrameQA: questions over several frames of a medical video",
     revision="SuhaoYu1020/MedFrameQA@96083ae",
+    layouts=(kit.Layout("the hub's Parquet", "code", "haojinw0027/MedFrameQA@e83fbe3"),),
     license="CC-BY-4.0",
     stage="eval",
     task="mcq",
@@ -43,6 +44,7 @@ SOURCE = kit.table_source(
     paper="2,851, the whole test split.",
     paper_rows=kit.paper_row("MedFrameQA", "EVAL", 2_851),
     hub_id="SuhaoYu1020/MedFrameQA",
+    hub_revision="96083ae9405b2fdb687005c65902f2ee3d7c9f12",
 )
 
 if __name__ == "__main__":

@@ -16,7 +16,13 @@ SOURCE = kit.table_source(
     name="medical_r1_distill",
     title="Medical-R1-Distill-Data: DeepSeek-R1's answers to medical-o1 verifiable problems",
     hub_id="FreedomIntelligence/Medical-R1-Distill-Data",
+    hub_revision="3491deecebe1973a2d7370b824f4b41be29dcf1a",
     revision="FreedomIntelligence/Medical-R1-Distill-Data (hub cards 928de1b to 17b09da)",
+    layouts=(
+        kit.Layout(
+            "the English JSON", "code", "FreedomIntelligence/Medical-R1-Distill-Data@3491dee, by a reader of it"
+        ),
+    ),
     license="Apache-2.0",
     files={"train": ("medical_r1_distill_sft.json",)},
     obtain="""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builders import kit
+from medgpt.text import normalise
 
 SPLITS: dict[str, kit.Role] = {"train": "train", "validation": "eval", "test": "eval"}
 OPTIONS = {"A": "opa", "B": "opb", "C": "opc", "D": "opd"}
@@ -61,6 +62,9 @@ def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:
     correct = _correct(row)
     kit.check_filled(file, question=question, answer=texts[correct])
     options = list(zip(OPTIONS, texts, strict=True))
+    if len({normalise(text) for text in texts}) < len(texts):
+        twice = sum(normalise(text) == normalise(texts[correct]) for text in texts) > 1
+        row.note("repeated_options", sample_id=f"medmcqa/{row.split}/{key}", gold=twice)
     (label, _), group = options[correct], {"question_id": f"medmcqa/{key}"}
     return kit.choice_sample(row, question, options, label, explanation=explanation, key=key, group=group, subset=kind)
 
@@ -75,7 +79,15 @@ SOURCE = kit.table_source(
     name="medmcqa",
     title="MedMCQA: questions of the AIIMS and NEET PG entrance exams",
     hub_id="openlifescienceai/medmcqa",
+    hub_revision="91c6572c454088bf71b679ad90aa8dffcd0d5868",
+    hub_moved=("medmcqa",),
     revision="openlifescienceai/medmcqa@91c6572, medmcqa/medmcqa@c59ef14ca199",
+    layouts=(
+        kit.Layout(
+            "the hub's Parquet, cop from 0", "rows", "TsinghuaC3I/MedXpertQA@f21247d (validation)", files="*.parquet"
+        ),
+        kit.Layout("GitHub's JSON, cop from 1", "code", "medmcqa/medmcqa@c59ef14", files="*.json"),
+    ),
     license="MIT",
     task="mcq",
     splits=SPLITS,
@@ -88,6 +100,11 @@ counts from 0). Or unpack the zip linked from the README of https://github.com/m
     fields=_TEXTS,
     columns=COLUMNS[len(_TEXTS) :],
     plan=_plan,
+    version=2,
+    conclude=kit.noticed(
+        repeated_options="{rows} questions list one option twice; the audit repeated_options names them, and says of "
+        "which it is the right one"
+    ),
     sample=_sample,
     published={"train": 182_822, "validation": 4_183, "test": 6_150},
     paper=(

@@ -37,6 +37,7 @@ SOURCE = kit.table_source(
     title="MedQA (US): USMLE-style multiple-choice questions",
     homepage="https://github.com/jind11/MedQA",
     revision="jind11/MedQA@27b02f66aac2",
+    layouts=(kit.Layout("GitHub's US questions", "rows", "jind11/MedQA@27b02f6, UCSC-VLAA/MedReason@02b51f1 (test)"),),
     license="MIT",
     task="mcq",
     splits=SPLITS,
@@ -63,6 +64,7 @@ For --options 5, [data_clean/]questions/US/{train,dev,test}.jsonl are read.""",
         kit.PaperRow("MedQA", "EVAL", 1_273, "4 options by default (--options 5); the paper does not say"),
     ),
     hub_id="GBaker/MedQA-USMLE-4-options",
+    hub_revision="0fb93dd23a7339b6dcd27e241cb9b5eca62d4d18",
     hub_files=("phrases_no_exclude_train.jsonl", "phrases_no_exclude_test.jsonl"),
 )
 

@@ -163,6 +163,7 @@ SOURCE = kit.Source(
     title="MedQuAD: consumer health questions and answers from twelve NIH collections",
     homepage="https://github.com/abachaa/MedQuAD",
     revision="abachaa/MedQuAD@577bd37b96c0",
+    layouts=(kit.Layout("XML in twelve folders", "rows", "abachaa/MedQuAD@577bd37"),),
     license="CC-BY-4.0",
     access="open",
     task="qa",

@@ -15,6 +15,7 @@ the test questions, so that the id audit finds them. MedQA's split is not named 
 a namespace of their own: text measures must decide about them.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -155,23 +156,41 @@ def _mmlu_id(number: int, file: str) -> str:
 
 
 def _options(question: str, listed: str, file: str) -> tuple[str, list[tuple[str, str]]]:
-    """The stem without choices, and the choices: of the field (`A. text` a line) or of the question (`(A) text`)."""
+    """The stem without choices, and the choices: of the field (`A. text` a line) or of the question (`(A) text`).
+
+    Two readers of the file allow for JSON in the field (a list of texts, or an object by letters) and for `A) text`.
+    """
     stem, *inline = _CHOICES.split(question, maxsplit=1)
     if not listed.strip():
         texts = _inline_choices(inline[0]) if inline else []
     else:
         before, *lines = _CHOICES.split(listed, maxsplit=1)
-        kit.demand(lines and not before, "bad_field", file, "options do not begin with Answer Choices:")
-        texts = _line_choices(lines[0])
+        headed = (lines and not before) or listed.lstrip().startswith(("[", "{", "A)"))
+        kit.demand(headed, "bad_field", file, "options do not begin with Answer Choices:")
+        texts = _json_choices(listed) or _line_choices(lines[0] if lines else listed)
         kit.demand(len(texts) >= 2, "bad_field", file, "options are not lines A., B., ...")
     return stem.strip(), list(zip(LABELS, texts, strict=False))
 
 
+def _json_choices(text: str) -> list[str]:
+    """Texts of a JSON list, or of an object whose keys are A, B, ... in that order; none of anything else."""
+    try:
+        value = json.loads(text) if text.lstrip()[:1] in ("[", "{") else None
+    except (ValueError, RecursionError):
+        return []
+    if isinstance(value, dict) and "".join(value) == LABELS[: len(value)]:
+        value = list(value.values())
+    if not isinstance(value, list) or len(value) > len(LABELS) or not all(isinstance(text, str) for text in value):
+        return []
+    return [text.strip() for text in value]
+
+
 def _line_choices(text: str) -> list[str]:
-    """Texts of the lines `A. ...`, `B. ...`, in that order; other lines continue the choice above them."""
+    """Texts of the lines `A. ...` or `A) ...`, `B. ...`, in that order; other lines continue the choice above them."""
     texts: list[str] = []
     for line in text.splitlines():
-        if len(texts) < len(LABELS) and f"{line} ".startswith(f"{LABELS[len(texts)]}. "):
+        label = LABELS[len(texts) : len(texts) + 1]
+        if label and f"{line} ".startswith((f"{label}. ", f"{label}) ")):
             texts.append(line[2:].strip())
         elif texts:
             texts[-1] = f"{texts[-1]}\n{line}".strip()
@@ -214,6 +233,7 @@ SOURCE = kit.Source(
     name="medreason",
     title="MedReason: medical questions with knowledge-graph-guided reasoning",
     revision="UCSC-VLAA/MedReason (hub 7fc0ddb), code UCSC-VLAA/MedReason@02b51f1",
+    layouts=(kit.Layout("ours_quality_33000.jsonl", "code", "UCSC-VLAA/MedReason@02b51f1"),),
     license="Apache-2.0",
     access="open",
     task="mcq",
@@ -233,6 +253,7 @@ SOURCE = kit.Source(
         "or --paper-variant",
     },
     plan=_plan,
+    version=2,
     read=_read,
     published=lambda params: {"train": 32_682},
     paper=(
@@ -244,6 +265,7 @@ SOURCE = kit.Source(
         "MedReason", "IT", 32_682, "rows made from test questions are left out; --paper-variant keeps them"
     ),
     hub_id="UCSC-VLAA/MedReason",
+    hub_revision="7fc0ddb80653c839be359ac4496ec6ee00bdd52f",
     hub_files=(FILE,),
 )
 

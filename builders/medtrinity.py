@@ -175,6 +175,7 @@ SOURCE = kit.Source(
     name="medtrinity",
     title="MedTrinity-25M (accessible part): machine-written captions of medical pictures",
     revision="UCSC-VLAA/MedTrinity-25M (GitHub README at 79b1b03 and 1983a03, hub card)",
+    layouts=(kit.Layout("tar.zst beside Parquet captions", "code", "UCSC-VLAA/MedTrinity-25M@79b1b03"),),
     license="unstated",
     access="gated",
     stage="midtrain",
@@ -211,6 +212,7 @@ Planning reads every tar once. Captions are sorted in the folder for temporary f
         kit.Option("--allow-sources", "further values of `source` to accept, separated by commas", ""),
     ),
     hub_id="UCSC-VLAA/MedTrinity-25M",
+    hub_revision="89e5c684794e5c4cc1af9e8f1a7798af7c937dbf",
     hub_files=(_TABLES, _TARS),
 )
 

@@ -75,6 +75,7 @@ SOURCE = kit.table_source(
     name="medxpertqa",
     title="MedXpertQA: expert board questions, text and multimodal",
     revision="TsinghuaC3I/MedXpertQA@f4e6fe7 (hub), @f21247d3ccf3 (GitHub)",
+    layouts=(kit.Layout("Text and MM as JSON Lines", "rows", "TsinghuaC3I/MedXpertQA@f21247d"),),
     license="MIT",
     stage="eval",
     task="vqa",
@@ -100,6 +101,7 @@ https://github.com/TsinghuaC3I/MedXpertQA and put the hub's images.zip beside ev
         ),
     ),
     hub_id="TsinghuaC3I/MedXpertQA",
+    hub_revision="7e7c465a68eb2b866926bfa59c8c9d17a8daba65",
     hub_files=("MM/*.jsonl", "Text/*.jsonl", "images.zip"),
 )
 

@@ -1,9 +1,8 @@
 """MIMIC-CXR-JPG radiographs with MIMIC-CXR reports: single images, or multi-view sets with the prior study.
 
 Layout, columns, section and ordering rules: reference `sources.md`, section 6. A source row is a study (with
-`--prior-policy libra` an image). `--longitudinal` follows EditGRPO: all frontal and lateral images of a study, then
-those of the subject's most recent earlier study, at most six. Text and images are credentialed: nothing here ever puts
-report text into a message.
+`--preset libra` an image). What a sample shows is a preset of `engine.mimic_sets`, which single options change.
+Text and images are credentialed: nothing here ever puts report text into a message.
 """
 
 import re
@@ -16,26 +15,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from builders import kit
-from builders.engine import mimic_pictures
-from builders.engine.mimic_reports import CUSTOM_STUDIES, parse_sections
+from builders.engine import mimic_pairs, mimic_pictures, mimic_sets
+from builders.engine.mimic_reports import CUSTOM_STUDIES, find_reports, parse_sections, report_file
+from builders.engine.mimic_sets import FRONTAL, IMPRESSION_IMAGES, LATERAL, MAX_IMAGES, Recipe
 
 VIEW_RANK = (
     "PA", "AP", "LATERAL", "LL", "AP AXIAL", "AP LLD", "AP RLD", "PA RLD", "PA LLD", "LAO", "RAO", "LPO",
     "XTABLE LATERAL", "SWIMMERS", "",
 )  # fmt: skip
 """Best view first; identical in CheXagent (e4f31e6) and RRG24 (ab5bc2f)."""
-FRONTAL, LATERAL, UNKNOWN = frozenset({"PA", "AP"}), frozenset({"LATERAL", "LL"}), frozenset({""})
+_VIEWS = {"frontal": FRONTAL, "labelled": FRONTAL | LATERAL, "unlabelled": FRONTAL | LATERAL | {""}}
 _VIEW_CODES = {"postero-anterior": "PA", "antero-posterior": "AP", "lateral": "LATERAL", "left lateral": "LL"}
 """What `ViewCodeSequence_CodeMeaning` says, for the about 4 % of images whose ViewPosition is empty."""
-MAX_IMAGES = 6
-"""`limit_images` of EditGRPO (taokz/EditGRPO at 5decc57)."""
-
 EXEMPLAR_CANDIDATES = 16
 IMAGES_PER_UNIT = 256
 STUDIES_PER_METADATA_UNIT = 20_000
 
-_ROOTS = ("", "mimic-cxr-jpg/", "mimic-cxr-jpg/2.*/", "physionet.org/files/mimic-cxr-jpg/2.*/")
-_REPORT_ROOTS = ("", "mimic-cxr/", "mimic-cxr/2.*/", "physionet.org/files/mimic-cxr/2.*/", "mimic-cxr-jpg/")
 _METADATA_COLUMNS = ("dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime")
 _VIEW_CODE = "ViewCodeSequence_CodeMeaning"
 _SPLIT_COLUMNS = ("dicom_id", "study_id", "subject_id", "split")
@@ -57,6 +52,10 @@ class Radiograph(NamedTuple):
 
     dicom_id: str
     view: str
+    time: str
+    """StudyTime with its leading zeros; empty where there is none."""
+    labelled: bool
+    """Whether ViewPosition says the view; else the view code does, or nothing."""
 
 
 class Study(NamedTuple):
@@ -74,13 +73,13 @@ _Rejects = list[tuple[str, str, str, str]]
 
 def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     """Subject ranges within each split, about 256 images each; unusable CSV rows are a unit of their own."""
-    metadata = kit.require(raw, "MIMIC-CXR-JPG metadata", *(f"{root}mimic-cxr-2.0.0-metadata.csv*" for root in _ROOTS))
-    split = kit.require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _ROOTS))
-    reports = kit.first_existing(raw, *(f"{root}mimic-cxr-reports.zip" for root in _REPORT_ROOTS))
-    if reports is None:
-        reports = kit.require(raw, "reports", *(f"{root}files" for root in _REPORT_ROOTS[1:]), "files")
+    recipe, roots = mimic_sets.recipe_of(params), mimic_pictures.JPG_ROOTS
+    metadata = kit.require(raw, "MIMIC-CXR-JPG metadata", *(f"{root}mimic-cxr-2.0.0-metadata.csv*" for root in roots))
+    split = kit.require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in roots))
     jpg_root = kit.relative(metadata.parent, raw)
     index, rejects = _read_index(metadata, split, raw)
+    listed = [(study.subject_id, study.study_id) for _, studies in sorted(index.items()) for study in studies]
+    reports = find_reports(raw, listed) if listed else ""
     train = [study for (where, _), studies in sorted(index.items()) if where == "train" for study in studies]
     if rejects:
         files = tuple(kit.relative(path, raw) for path in (metadata, split))
@@ -88,15 +87,15 @@ def plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     for name in _SPLITS:
         subjects = [studies for (where, _), studies in sorted(index.items()) if where == name]
         for number, chunk in enumerate(_chunks(subjects, params["no_images"])):
-            payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": kit.relative(reports, raw)}
+            payload: dict[str, Any] = {"jpg_root": jpg_root, "reports": reports}
             payload["subjects"] = _plain(chunk)
             shown = chunk
             if params["shots"] == "1" and _SPLITS[name] == "eval":
                 exemplars = {study.study_id: _exemplars(study, train) for studies in chunk for study in studies}
                 payload["exemplars"] = {study_id: _plain([studies]) for study_id, studies in exemplars.items()}
                 shown = [*chunk, *exemplars.values()]
-            rows = sum(len(study.images) if params["prior_policy"] == "libra" else 1 for s in chunk for study in s)
-            inputs = tuple(dict.fromkeys(_inputs(shown, jpg_root, kit.relative(reports, raw), params["no_images"])))
+            rows = sum(len(study.images) if recipe.preset == "libra" else 1 for s in chunk for study in s)
+            inputs = tuple(dict.fromkeys(_inputs(shown, jpg_root, reports, params["no_images"])))
             yield kit.Unit(f"{name}-{number:05d}", name, _SPLITS[name], rows, payload, inputs)
 
 
@@ -139,19 +138,13 @@ def _plain(chunk: list[list[Study]]) -> list[Any]:
 
 def _inputs(chunk: list[list[Study]], jpg_root: str, reports: str, metadata_only: bool) -> Iterator[str]:
     for study in (study for studies in chunk for study in studies):
-        yield _report_file(reports, study).partition("!")[0]
+        yield report_file(reports, study.subject_id, study.study_id).partition("!")[0]
         for image in () if metadata_only else study.images:
             yield _picture(study, image).file(jpg_root)
 
 
 def _picture(study: Study, image: Radiograph) -> mimic_pictures.Radiograph:
     return mimic_pictures.Radiograph(study.subject_id, study.study_id, image.dicom_id)
-
-
-def _report_file(reports: str, study: Study) -> str:
-    """The report's name in messages and provenance."""
-    inside = f"p{study.subject_id[:2]}/p{study.subject_id}/s{study.study_id}.txt"
-    return f"{reports}!files/{inside}" if reports.endswith(".zip") else f"{reports}/{inside}"
 
 
 def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str, str], list[Study]], _Rejects]:
@@ -194,8 +187,9 @@ def _read_index(metadata: Path, split: Path, raw: Path) -> tuple[dict[tuple[str,
         # A time has lost its leading zeros in the CSV; a missing one sorts before all others of its day.
         clock = f"{float(fields['StudyTime']):010.3f}" if fields["StudyTime"] else ""
         moment = f"{fields['StudyDate']} {clock}"
-        view = fields["ViewPosition"].strip() or _VIEW_CODES.get(fields.get(_VIEW_CODE, "").strip().lower(), "")
-        radiograph = Radiograph(fields["dicom_id"], view)
+        position = fields["ViewPosition"].strip()
+        view = position or _VIEW_CODES.get(fields.get(_VIEW_CODE, "").strip().lower(), "")
+        radiograph = Radiograph(fields["dicom_id"], view, clock, bool(position))
         grouped[name, fields["subject_id"], fields["study_id"]].append((moment, radiograph))
     studies: dict[tuple[str, str], list[Study]] = defaultdict(list)
     for (name, subject_id, study_id), images in grouped.items():
@@ -231,22 +225,26 @@ def _rank(view: str) -> int:
 
 
 def read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
-    """One outcome a study; with `--prior-policy libra` one an image."""
+    """One outcome a study; with `--preset libra` one an image."""
     if "rejects" in unit.payload:
         yield from (kit.Reject(*reject) for reject in unit.payload["rejects"])
         return
-    tree = _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"])
+    tree, recipe, task = (
+        _Tree(raw, unit.payload["jpg_root"], unit.payload["reports"]),
+        mimic_sets.recipe_of(params),
+        params["task"],
+    )
     for payload in unit.payload["subjects"]:
         studies = _studies(payload)
         for number, study in enumerate(studies):
             earlier = studies[:number]
-            if params["prior_policy"] == "libra":
-                yield from _libra(tree, study, earlier, params["task"])
+            if recipe.preset == "libra":
+                yield from _libra(tree, study, earlier, task, recipe)
             else:
-                outcome = _study_sample(tree, study, earlier, params["task"], params["longitudinal"])
+                outcome = _study_sample(tree, study, earlier, task, recipe)
                 if "exemplars" in unit.payload and isinstance(outcome, kit.Sample):
                     [candidates] = unit.payload["exemplars"][study.study_id]
-                    outcome = _with_exemplar(tree, outcome, _studies(candidates), params["task"])
+                    outcome = _with_exemplar(tree, outcome, _studies(candidates), task, recipe)
                 yield outcome
 
 
@@ -257,10 +255,12 @@ def _studies(payload: list[Any]) -> list[Study]:
     return convert(payload, list[Study])
 
 
-def _with_exemplar(tree: "_Tree", sample: kit.Sample, candidates: list[Study], task: str) -> kit.Sample | kit.Reject:
+def _with_exemplar(
+    tree: "_Tree", sample: kit.Sample, candidates: list[Study], task: str, recipe: Recipe
+) -> kit.Sample | kit.Reject:
     """The sample as a second turn, after a training study with its report; its id stands in the provenance."""
     for candidate in candidates:
-        shown = _study_sample(tree, candidate, [], task, longitudinal=False)
+        shown = _study_sample(tree, candidate, [], task, recipe._replace(preset="single", prior="none", pad=0))
         if isinstance(shown, kit.Sample):
             first = [replace(image, relation="exemplar") for image in shown.images]
             for message in sample.messages:
@@ -286,7 +286,7 @@ class _Tree:
 
     def report_file(self, study: Study) -> str:
         """The report's name in messages and provenance."""
-        return _report_file(self.reports, study)
+        return report_file(self.reports, study.subject_id, study.study_id)
 
     def sections(self, study: Study) -> dict[str, str]:
         """Sections of the study's report."""
@@ -305,34 +305,37 @@ class _Tree:
 
 
 def _study_sample(
-    tree: _Tree, study: Study, earlier: list[Study], task: str, longitudinal: bool
+    tree: _Tree, study: Study, earlier: list[Study], task: str, recipe: Recipe
 ) -> kit.Sample | kit.Reject:
-    current = _usable(study)
+    current = _shown(study, recipe.views)
     try:
         sections = _report(tree, study, task)
         kit.demand(current, "no_usable_view", tree.report_file(study))
     except kit.InputError as error:
         return kit.Reject(error.file, study.study_id, error.reason, error.detail)
-    if not longitudinal:
-        # The recipe's findings set has one image a study; its impression benchmark shows all radiographs of the study.
-        shown_now = current[:1] if task == "findings" else current[:MAX_IMAGES]
-        images = [tree.image(study, image, None) for image in shown_now]
-        return _sample(tree, study, study.study_id, images, None, sections, task)
-    # The most recent earlier study that has a usable image; studies without are no exam to compare with.
-    prior = next((candidate for candidate in reversed(earlier) if _usable(candidate)), None)
-    shown = _usable(prior)[: MAX_IMAGES - 1] if prior else []
+    most = IMPRESSION_IMAGES if task == "impression" else 1 if recipe.preset == "single" else MAX_IMAGES
+    # Studies without a picture to show are no exam to compare with.
+    views = "frontal" if recipe.prior == "latest-frontal" else recipe.views
+    candidates = [] if recipe.prior == "none" else reversed(earlier)
+    prior = next((candidate for candidate in candidates if _shown(candidate, views)), None)
+    before = _shown(prior, views)[:most] if prior else []
     # Current images first; one place is kept for the prior study's best view, so that the cut never hides a prior.
-    current = current[: MAX_IMAGES - 1 if prior else MAX_IMAGES]
-    shown = shown[: MAX_IMAGES - len(current)]
-    images = [tree.image(study, image, "current") for image in current]
-    images += [tree.image(prior, image, "prior") for image in shown if prior]
-    return _sample(tree, study, study.study_id, images, prior, sections, task)
+    current = current[: min(most, MAX_IMAGES - bool(prior))]
+    before = before[: MAX_IMAGES - len(current)]
+    repeats = [current[place % len(current)] for place in range(recipe.pad - len(current) - len(before))]
+    relation = None if recipe.preset == "single" else "current"
+    images = [tree.image(study, image, relation) for image in (*current, *repeats)]
+    images += [tree.image(prior, image, "prior") for image in before if prior]
+    return _sample(tree, study, study.study_id, images, prior, sections, task, recipe, len(repeats))
 
 
-def _libra(tree: _Tree, study: Study, earlier: list[Study], task: str) -> Iterator[kit.Sample | kit.Reject]:
+def _libra(
+    tree: _Tree, study: Study, earlier: list[Study], task: str, recipe: Recipe
+) -> Iterator[kit.Sample | kit.Reject]:
     """Libra (X-iZhang/Libra at 0d6c56a): each frontal image with the last frontal image of the previous study date.
 
-    Without an earlier date the current image stands in for the prior; always exactly two images.
+    The last by StudyTime, of all studies of that date. Without an earlier date the current image stands in for the
+    prior; always exactly two images.
     """
     try:
         sections = _report(tree, study, task)
@@ -340,30 +343,34 @@ def _libra(tree: _Tree, study: Study, earlier: list[Study], task: str) -> Iterat
         for image in study.images:
             yield kit.Reject(error.file, image.dicom_id, error.reason, error.detail)
         return
-    candidates = [s for s in earlier if s.order[0] < study.order[0] and _frontal(s)]
-    prior = candidates[-1] if candidates else None
+    before = [s for s in earlier if s.order[0] < study.order[0] and _shown(s, recipe.views)]
+    pictures = [
+        (image.time, place, image.dicom_id, image, other)
+        for place, other in enumerate(before)
+        if other.order[0] == before[-1].order[0]
+        for image in _shown(other, recipe.views)
+    ]
+    *_, last, prior = max(pictures, default=(None, None))
     for image in study.images:
         if image.view not in FRONTAL:
             yield kit.Reject(tree.report_file(study), image.dicom_id, "not_current_image", image.view or "no view")
             continue
         current = tree.image(study, image, "current")
-        if prior is None:
-            images = [current, tree.image(study, image, "current")]
-        else:
-            images = [current, tree.image(prior, _frontal(prior)[-1], "prior")]
-        yield _sample(tree, study, image.dicom_id, images, prior, sections, task)
+        then = tree.image(prior, last, "prior") if prior and last else tree.image(study, image, "current")
+        yield _sample(tree, study, image.dicom_id, [current, then], prior, sections, task, recipe, int(prior is None))
 
 
-def _usable(study: Study) -> list[Radiograph]:
-    """Frontal and lateral images, best view first.
+def _shown(study: Study, views: str) -> list[Radiograph]:
+    """The study's images that a sample may show, best view first.
 
-    An image of unknown view counts, last: most are frontal, and leaving them out would drop whole studies unseen.
+    Where the views need no label, an image of unknown view counts, last: most are frontal, and leaving them out would
+    drop whole studies unseen.
     """
-    return [image for image in study.images if image.view in FRONTAL | LATERAL | UNKNOWN]
-
-
-def _frontal(study: Study) -> list[Radiograph]:
-    return [image for image in study.images if image.view in FRONTAL]
+    return [
+        image
+        for image in study.images
+        if views == "all" or (image.view in _VIEWS[views] and (views != "labelled" or image.labelled))
+    ]
 
 
 def _report(tree: _Tree, study: Study, task: str) -> dict[str, str]:
@@ -380,14 +387,27 @@ def _sample(
     prior: Study | None,
     sections: Mapping[str, str],
     task: str,
+    recipe: Recipe,
+    repeated: int,
 ) -> kit.Sample:
-    """Images first, then what the radiologist knew before reading; never findings, impression or an earlier report."""
+    """Images first, then what the radiologist knew before reading; never findings, impression or an earlier report.
+
+    The last `repeated` of the current images stand there again.
+    """
     current = [i for i, image in enumerate(images) if image.relation != "prior"]
     before = [i for i, image in enumerate(images) if image.relation == "prior"]
-    parts: list[str | int] = [*current] if images[0].relation is None else ["Current study:", *current]
+
+    def listed(places: list[int], own: int) -> Iterator[str | int]:
+        for number, place in enumerate(places):
+            if recipe.view_names:
+                yield f"{images[place].view or 'view not stated'}{', again' if number >= own else ''}:"
+            yield place
+
+    parts: list[str | int] = [] if images[0].relation is None else ["Current study:"]
+    parts += listed(current, len(current) - repeated)
     if before:
-        parts += ["Prior study:", *before]
-    known = [(name, sections.get(name, "")) for name in ("indication", "history", "technique", "comparison")]
+        parts += ["Prior study:", *listed(before, len(before))]
+    known = [(name, sections.get(name, "")) for name in recipe.context]
     context = "\n".join(f"{name.capitalize()}: {text}" for name, text in known if text)
     parts.append(f"{context}\n{_INSTRUCTION[task]}" if context else _INSTRUCTION[task])
     group = {"subject_id": f"mimic-cxr/{study.subject_id}", "study_id": f"mimic-cxr/{study.study_id}"}
@@ -399,33 +419,64 @@ def _sample(
 
 def _published(params: kit.Params) -> Mapping[str, int]:
     """Studies (images under libra) by split: the official split file of MIMIC-CXR-JPG 2.x."""
-    if params["prior_policy"] == "libra":
+    if mimic_sets.preset_of(params) == "libra":
         return {"train": 368_960, "validate": 2_991, "test": 5_159}
     return {"train": 222_758, "validate": 1_808, "test": 3_269}
 
 
 def _variant(params: kit.Params) -> str:
+    preset = mimic_sets.preset_of(params)
     parts = (
-        "longitudinal" if params["longitudinal"] else "",
-        "libra" if params["prior_policy"] == "libra" else "",
+        "longitudinal" if preset == "ours" or (preset == "libra" and params["longitudinal"]) else "",
+        preset if preset in ("editgrpo", "libra") else "",
+        *(f"{name.replace('_', '')}-{value}" for name, value in mimic_sets.overrides(params).items()),
         "" if params["task"] == "findings" else params["task"],
         "1shot" if params["shots"] == "1" else "",
     )
     return "-".join(part for part in parts if part)
 
 
+_AS = mimic_sets.AS_PRESET
 _OPTIONS = (
-    kit.Option("--longitudinal", "multi-view studies with the subject's prior study (default: one image)"),
-    kit.Option("--prior-policy", "how the prior is chosen, see the module's text", "editgrpo", ("editgrpo", "libra")),
+    kit.Option("--preset", "what a sample shows, see above", "single", mimic_sets.PRESETS),
+    kit.Option("--longitudinal", "the same as --preset ours"),
+    kit.Option("--prior-policy", "libra: the same as --preset libra", "editgrpo", ("editgrpo", "libra")),
+    kit.Option(
+        "--views", "frontal; labelled: and lateral; unlabelled: and of unknown view; all: and special views", _AS,
+        (_AS, "frontal", "labelled", "unlabelled", "all"),
+    ),
+    kit.Option(
+        "--prior", "the most recent earlier exam, with all shown views or its frontal ones", _AS,
+        (_AS, "none", "latest", "latest-frontal"),
+    ),
+    kit.Option(
+        "--pad", "repeat the current study's pictures until there are so many", _AS,
+        (_AS, *map(str, range(MAX_IMAGES + 1))),
+    ),
+    kit.Option("--view-names", "name the view before each picture", _AS, (_AS, "yes", "no")),
+    kit.Option(
+        "--context", "plain: indication, technique, comparison; history: and history", _AS, (_AS, *mimic_sets.CONTEXTS)
+    ),
     kit.Option("--task", "section to be written", "findings", ("findings", "impression")),
     kit.Option("--shots", "worked examples before each evaluation study, from training studies", "0", ("0", "1")),
-)
+    kit.Option(
+        "--compare-pairs", "count agreement with a published table of current and prior pictures, such as Libra's or "
+        "MLRG's (JSON, JSON Lines, CSV, Parquet)", None, prepare=mimic_pairs.comparison,
+    ),
+)  # fmt: skip
 
 SOURCE = kit.Source(
     name="mimic_cxr",
     title="MIMIC-CXR (radiographs and reports)",
     homepage="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
     revision="mimic-cxr-jpg 2.1.0, mimic-cxr 2.1.0",
+    layouts=(
+        kit.Layout(
+            "MIMIC-CXR-JPG and its reports",
+            "code",
+            "MIT-LCP/mimic-cxr@3190146, X-iZhang/Libra@0d6c56a, mk-runner/MLRG@03f63d1",
+        ),
+    ),
     license="PhysioNet-Credentialed-Health-Data-1.5.0",
     access="credentialed",
     stage="midtrain",
@@ -438,7 +489,17 @@ SOURCE = kit.Source(
 3. wget --user NAME --ask-password https://physionet.org/files/mimic-cxr/2.1.0/mimic-cxr-reports.zip
 Layout under --raw: mimic-cxr-jpg/{mimic-cxr-2.0.0-metadata.csv.gz, mimic-cxr-2.0.0-split.csv.gz, files/p10/...} and
 mimic-cxr/{mimic-cxr-reports.zip | files/p10/...}; the folders that wget makes are found too.
-Nothing leaves the machine.
+Reports beside the pictures are found, too. Nothing leaves the machine.
+
+Presets (--preset; single options below change one)
+single    one picture a study, the best view; no prior
+ours      all frontal and lateral pictures, also without a view label, at most six; those of the most recent earlier
+          exam behind them
+editgrpo  as its paper says: only pictures whose ViewPosition is frontal or lateral, the most recent earlier exam, views
+          named, no history; filled up to four pictures, as the published mean of 4.17 and 4.30 implies
+libra     each frontal picture with the last of the previous date by StudyTime, or with itself
+Impressions show at most two pictures a study. Counts, pictures a sample and the share with a prior stand beside
+EditGRPO's in the summary and in build.json; its cleaning is unpublished, so they differ.
 """,
     reasons={
         "custom_section": "the report has no standard sections (one of the 54 listed by MIT-LCP); nothing to do",
@@ -451,13 +512,20 @@ Nothing leaves the machine.
     plan=plan,
     read=read,
     published=_published,
+    figures=mimic_sets.published_figures,
+    version=2,
     paper="single-panel 22,747 (rule unpublished) and multi-view & longitudinal 146,893 (= EditGRPO); eval 2,231",
     paper_rows=(
         kit.PaperRow("MIMIC-CXR (single-panel)", "MT", 22_747, "rule unpublished; ours: the best view of each study"),
-        kit.PaperRow("MIMIC-CXR (multi-view & longitudinal)", "MT", 146_893, "--longitudinal; the count is EditGRPO's"),
-        kit.PaperRow("MIMIC-CXR findings", "EVAL", 2_231, "test split of --longitudinal; the cleaning is unpublished"),
         kit.PaperRow(
-            "Impression generation (ICL)", "EVAL", 1_564, "--task impression [--shots 1]; which studies is not stated"
+            "MIMIC-CXR (multi-view & longitudinal)", "MT", 146_893, "--preset editgrpo or ours; the count is EditGRPO's"
+        ),
+        kit.PaperRow("MIMIC-CXR findings", "EVAL", 2_231, "their test split; the cleaning is unpublished"),
+        kit.PaperRow(
+            "Impression generation (ICL)",
+            "EVAL",
+            1_564,
+            "--task impression [--shots 1], split test; which studies is not stated",
         ),
     ),
     options=_OPTIONS,

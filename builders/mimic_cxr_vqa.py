@@ -61,6 +61,7 @@ SOURCE = kit.Source(
     title="MIMIC-CXR-VQA: templated questions about frontal radiographs of MIMIC-CXR",
     homepage="https://physionet.org/content/mimic-ext-mimic-cxr-vqa/1.0.0/",
     revision="mimic-ext-mimic-cxr-vqa 1.0.0; counts and fields as in baeseongsu/mimic-cxr-vqa@d69a025",
+    layouts=(kit.Layout("three JSON files beside MIMIC-CXR-JPG", "code", "baeseongsu/mimic-cxr-vqa@d69a025"),),
     license="PhysioNet-Credentialed-Health-Data-1.5.0",
     access="credentialed",
     task="vqa",

@@ -22,6 +22,7 @@ SOURCE = kit.table_source(
     name="mmmu_med",
     title="MMMU-Med: Health & Medicine of MMMU, dev and validation",
     revision="MMMU/MMMU, main; ids and question types as in MMMU-Benchmark/MMMU@bb0b95a",
+    layouts=(kit.Layout("Parquet of five subjects", "code", "MMMU-Benchmark/MMMU@bb0b95a"),),
     license="Apache-2.0",
     stage="eval",
     task="mcq",
@@ -40,6 +41,7 @@ SOURCE = kit.table_source(
         "MMMU-Med (dev)", "EVAL", 175, "dev 25 + validation 150, of which 5 are open questions (task vqa)"
     ),
     hub_id="MMMU/MMMU",
+    hub_revision="98e6ac0cb9b7b2cd2c991b85a50762edc4aedc68",
 )
 
 if __name__ == "__main__":

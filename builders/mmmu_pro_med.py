@@ -2,7 +2,8 @@
 
 "10 options" is a name: 82 of the 286 have fewer (counted), so labels come from the row. MMMU-Pro keeps the ids of MMMU,
 and 92 of the 286 are validation questions, which `mmmu_med` has as well: `mmmu/<id>` is the question id in both. The
-`<image i>` in shuffled options is no position but names column `image_i` (MMMU-Benchmark/MMMU, issue 70).
+`<image i>` in shuffled options is no position but names column `image_i` (MMMU-Benchmark/MMMU, issue 70). By the
+difference to the paper's mean of 1.14 pictures three pictures have no token: such are shown first, and counted.
 """
 
 from builders import kit
@@ -13,13 +14,14 @@ FOLDERS = {"test_4": "standard (4 options)", "test_10": "standard (10 options)"}
 
 def _sample(row: kit.Row, key: str, question: str, answer: str, subject: str) -> kit.Sample:
     kit.demand(subject in SUBJECTS, "other_subject", row.file, subject)
-    return question_sample(row, "mmmu-pro", subject)
+    return question_sample(row, "mmmu-pro", subject, unnamed_too=True)
 
 
 SOURCE = kit.table_source(
     name="mmmu_pro_med",
     title="MMMU-Pro-Med: Health & Medicine of MMMU-Pro, up to 4 and up to 10 options",
     revision="MMMU/MMMU_Pro, main; ids and counts as in MMMU-Benchmark/MMMU@bb0b95a",
+    layouts=(kit.Layout("two standard sets", "rows", "MMMU-Benchmark/MMMU@bb0b95a (without pictures)"),),
     license="Apache-2.0",
     stage="eval",
     task="mcq",
@@ -33,6 +35,10 @@ SOURCE = kit.table_source(
     values=("options",),
     columns=IMAGE_COLUMNS,
     sample=_sample,
+    version=2,
+    conclude=kit.noticed(
+        shown_unnamed="{rows} questions have a picture that no <image i> names; it is shown before the text"
+    ),
     obtain="""
 Fetch both folders from https://huggingface.co/datasets/MMMU/MMMU_Pro (--download does it); one of them is enough. JSON
 Lines with the same columns but no pixels are read in their stead (--no-images).""",
@@ -45,6 +51,7 @@ Lines with the same columns but no pixels are read in their stead (--no-images).
         kit.PaperRow("MMMU-Med-Pro (10 options)", "EVAL", 286, "split test_10; 204 of the 286 have ten options"),
     ),
     hub_id="MMMU/MMMU_Pro",
+    hub_revision="563f3e84bb3b90893083a1f039cfa13077f2302b",
 )
 
 if __name__ == "__main__":

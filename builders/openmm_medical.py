@@ -51,6 +51,13 @@ SOURCE = kit.table_source(
     name="openmm_medical",
     title="OpenMM-Medical: multiple-choice questions about pictures of 42 classification sets",
     revision="baichuan-inc/OpenMM_Medical@fd768b2 (card and tree; the header of the table is unverified)",
+    layouts=(
+        kit.Layout(
+            "OpenMMMedical.tsv with a column image_path",
+            "unverified",
+            "the tree of baichuan-inc/OpenMM_Medical@fd768b2 has no header",
+        ),
+    ),
     license="unstated",
     task="mcq",
     splits={"test": "eval", "train": "train"},

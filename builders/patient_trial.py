@@ -7,8 +7,10 @@ for each cohort's own labels, and `--labels paper` has the recipe's. "not enough
 
 Everything that is chosen is chosen by a hash of the ids, never by the order of rows: the pairs under `--cap`, the order
 of the options, the exemplars of `--shots 1`. The cap counts judged pairs, whether or not their trial's text is at hand,
-so that two sites ask the same questions. An exemplar has another patient and another trial of the same cohort; its
-score goes round, so that each is shown equally often; its pair stands in the provenance, `<line> exemplar <pair>`.
+so that two sites ask the same questions; with `--candidates retrieved`, as in the recipe (section 4.1), those alone
+whose trial was retrieved for the patient, says `retrieved_trials.json`. An exemplar has another patient and another
+trial of the same cohort; its score goes round, so that each is shown equally often; its pair stands in the provenance,
+`<line> exemplar <pair>`.
 """
 
 import hashlib
@@ -43,9 +45,10 @@ _CONSENT = (
 )
 """What TrialGPT adds to every note; the recipe does not mention it."""
 
+_RETRIEVED = "{cohort}/retrieved_trials*.json"
 _TRIAL_FILES = (
     "trial_info.json",
-    "{cohort}/retrieved_trials*.json",
+    _RETRIEVED,
     "{cohort}/corpus*.jsonl",
     "{cohort}_corpus*.jsonl",
     "*trials*.jsonl",
@@ -81,6 +84,9 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     cohorts = [cohort for cohort in _COHORTS if (base / cohort).is_dir()]
     if not cohorts:
         raise kit.NotThisSource(f"{raw}: no dataset/{{{','.join(_COHORTS)}}}; is --raw the TrialGPT checkout?")
+    lists = [path for cohort in cohorts for path in base.glob(_RETRIEVED.format(cohort=cohort))]
+    if params["candidates"] == "retrieved" and not lists:
+        raise kit.NotThisSource(f"{base}: no {_RETRIEVED.format(cohort='*')} to list candidates; see --help")
     for cohort in cohorts:
         judged = kit.require(base, f"{cohort} judgments", f"{cohort}/qrels/test.tsv")
         queries = kit.relative(kit.require(base, f"{cohort} patients", f"{cohort}/queries.jsonl"), raw)
@@ -99,7 +105,11 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
     _, queries, *texts = unit.inputs
     notes = _notes(raw, queries)
     pairs = list(_pairs(raw, unit, notes))
-    chosen = _chosen((pair for _, pair in pairs if isinstance(pair, _Pair)), params["cap"])
+    lists = _candidates(raw, texts) if params["candidates"] == "retrieved" else None
+    judged = [pair for _, pair in pairs if isinstance(pair, _Pair)]
+    chosen = _chosen(
+        (pair for pair in judged if lists is None or pair.trial in lists.get(pair.patient, ())), params["cap"]
+    )
     trials = _trials(raw, texts, {pair.trial for pair in chosen})
     task = _Task(unit.split, params, notes, {name: text for name, text in trials.items() if isinstance(text, str)})
     exemplars = _exemplars([pair for pair in chosen if pair.trial in task.trials]) if params["shots"] == "1" else {}
@@ -108,7 +118,10 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
             yield pair
             continue
         trial = trials.get(pair.trial)
-        if pair not in chosen:
+        if lists is not None and pair.trial not in lists.get(pair.patient, ()):
+            listed = "not_retrieved" if pair.patient in lists else "no_candidates"
+            yield kit.Reject(row.file, row.number, listed, pair.name)
+        elif pair not in chosen:
             yield kit.Reject(row.file, row.number, "over_cap", pair.name)
         elif trial is None:
             yield kit.Reject(row.file, row.number, "no_trial_text", pair.name)
@@ -341,6 +354,29 @@ def _records(raw: Path, file: str) -> Iterator[tuple[Any, Any]]:
                     yield trial.get("NCTID"), trial
 
 
+def _candidates(raw: Path, files: Iterable[str]) -> dict[str, set[Any]]:
+    """The trials retrieved for each patient: of an array of patients, or of one alone."""
+    found: dict[str, set[Any]] = defaultdict(set)
+    for file in files:
+        if "/retrieved_trials" not in file:
+            continue
+        alone: dict[str, Any] = {}
+        for _, name, value in kit.json_items(raw / file, file, kinds="[{"):
+            patient = value if not name and isinstance(value, dict) else {}
+            if name:
+                alone[name] = value
+            _retrieve(found, patient)
+        _retrieve(found, alone)
+    return found
+
+
+def _retrieve(found: dict[str, set[Any]], patient: dict[str, Any]) -> None:
+    if isinstance(identity := patient.get("patient_id"), str):
+        lists = [patient.get(score) for score in _PAPER]
+        trials = [trial for one in lists if isinstance(one, list) for trial in one]
+        found[identity].update(trial.get("NCTID") for trial in trials if isinstance(trial, dict))
+
+
 def _json_lines(raw: Path, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Numbered objects of a file that must be sound throughout."""
     for unit in kit.table_units(raw, [raw / file], "", "eval"):
@@ -353,6 +389,7 @@ def _json_lines(raw: Path, file: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _variant(params: kit.Params) -> str:
     parts = (
         "paper" if params["labels"] == "paper" else "",
+        "retrieved" if params.get("candidates") == "retrieved" else "",
         "" if params["cap"] == "10" else f"cap{params['cap']}",
         "1shot" if params["shots"] == "1" else "",
         "consent" if params["consent"] else "",
@@ -365,6 +402,10 @@ SOURCE = kit.Source(
     title="Patient-trial: eligibility of patients for clinical trials (SIGIR 2016, TREC CT 2021 and 2022, by TrialGPT)",
     homepage="https://github.com/ncbi-nlp/TrialGPT",
     revision="ncbi-nlp/TrialGPT@f6213131542e",
+    layouts=(
+        kit.Layout("queries, judgements, candidates", "rows", "ncbi-nlp/TrialGPT@f621313"),
+        kit.Layout("trial_info.json", "unverified", files="*trial_info.json"),
+    ),
     license="US-Government-Public-Domain",
     access="open",
     stage="eval",
@@ -381,6 +422,8 @@ and the texts of trials, wherever they are found first:
     reasons={
         "no_trial_text": "the trial's text is not in the tree; fetch trial_info.json",
         "no_exemplar": "the cohort has no exemplar of another patient and trial; fetch more trial texts",
+        "no_candidates": "the tree lists no retrieved trials of the patient; fetch retrieved_trials.json of the cohort",
+        "not_retrieved": "the trial is not among the patient's retrieved ones; --candidates judged keeps it",
         "over_cap": "beyond the cap of trials a patient and label; --cap none keeps it",
     },
     plan=_plan,
@@ -388,23 +431,33 @@ and the texts of trials, wherever they are found first:
     published=lambda params: {"sigir": 3_835, "trec_2021": 35_832, "trec_2022": 35_394},
     paper=(
         "benchmark 4,936, a subset of the 75,061 judged pairs by a rule that is not given. Ten trials a patient and "
-        "label make 4,999 (1,321, 2,209 and 1,469), less those without a text. The recipe reads TREC's 1, excluded, as "
-        "partially eligible; --labels paper does so too. 183 of the 184 patients are judged: sigir-201428 is not."
+        "label make 4,999 (1,321, 2,209 and 1,469), less those without a text; among the retrieved candidates, as the "
+        "recipe says, 4,942 to 4,963 are expected from one patient's recall (--candidates retrieved). The recipe reads "
+        "TREC's 1, excluded, as partially eligible; --labels paper does so too. 183 of the 184 patients are judged: "
+        "sigir-201428 is not."
     ),
     options=(
         kit.Option("--labels", "each cohort's own labels, or the paper's for all", "official", ("official", "paper")),
         kit.Option(
             "--cap", "judged trials a patient and label, chosen by hash; `none` keeps all", "10", ("10", "none")
         ),
+        kit.Option(
+            "--candidates",
+            "judged: all judged pairs; retrieved: those retrieved for the patient, as the paper says",
+            "judged",
+            ("judged", "retrieved"),
+        ),
         kit.Option("--shots", "exemplars before the question", "0", ("0", "1")),
         kit.Option("--consent", "end every note with TrialGPT's sentence on informed consent"),
     ),
+    figures=lambda params: {"all": {"kept": 4_936}},
     variant=_variant,
     paper_rows=kit.paper_row(
         "Patient-trial",
         "EVAL",
         4_936,
-        "rule unknown; up to 10 a patient and label is 4,999 before missing texts; --labels paper for its labels",
+        "rule unknown; up to 10 a patient and label: 4,999 before missing texts, some 4,942 to 4,963 with --candidates "
+        "retrieved; --labels paper for its labels",
     ),
 )
 

@@ -33,6 +33,7 @@ SOURCE = kit.table_source(
     name="pmc_oa",
     title="PMC-OA: figure panels of open-access articles with their captions",
     revision="record layout as in WeixiongLin/Build-PMC-OA@eaf8115; hub commit not known",
+    layouts=(kit.Layout("JSON Lines of three splits", "code", "WeixiongLin/Build-PMC-OA@eaf8115"),),
     license="openrail",
     stage="pretrain",
     task="caption",
@@ -51,6 +52,7 @@ SOURCE = kit.table_source(
         "PMC-OA (filtered)", "PT", 477_078, "a subset of about 1.65 M by an unpublished rule; all rows are built"
     ),
     hub_id="axiong/pmc_oa",
+    hub_revision="1d2296e9c022a24e82a47e524d53f0915b98c926",
     hub_files=("train.jsonl", "valid.jsonl", "test.jsonl", "images.zip"),
     filters="medgpt_oss",
 )

@@ -81,6 +81,12 @@ SOURCE = kit.table_source(
     name="pmc_vqa",
     title="PMC-VQA: multiple-choice questions about figures of open-access articles",
     revision="xiaoman-zhang/PMC-VQA@1678ec2; hub commit not known",
+    layouts=(
+        kit.Layout("version 1, by Answer_label", "code", "xiaoman-zhang/PMC-VQA@1678ec2", files="*train.csv"),
+        kit.Layout(
+            "version 2, by the order of its columns", "code", "xiaoman-zhang/PMC-VQA@1678ec2", files="*train_2.csv"
+        ),
+    ),
     license="CC-BY-SA",
     task="mcq",
     splits={"train": "train", "test": "eval", "test_clean": "eval"},
@@ -104,6 +110,7 @@ train_2.csv, test_2.csv and images_2.zip (or figures/); only the files of the --
     options=(kit.Option("--version", "1: whole figures; 2: single panels", "1", ("1", "2")),),
     variant=lambda params: "v2" if params["version"] == "2" else "",
     hub_id="RadGenome/PMC-VQA",
+    hub_revision="b56ae594f794867893143b337b4118a835794647",
     hub_files=("train.csv", "test.csv", "test_clean.csv", "train_2.csv", "test_2.csv", "images.zip", "images_2.zip"),
 )
 

@@ -136,6 +136,7 @@ SOURCE = kit.Source(
     title="PubMedQA, expert-labelled (PQA-L): yes/no/maybe questions about PubMed abstracts",
     homepage="https://github.com/pubmedqa/pubmedqa",
     revision="pubmedqa/pubmedqa@1cbae8e92f72",
+    layouts=(kit.Layout("two JSON files", "rows", "pubmedqa/pubmedqa@1cbae8e"),),
     license="MIT",
     access="open",
     task="mcq",

@@ -26,6 +26,7 @@ SOURCE = kit.table_source(
     title="Quilt-Instruct: conversations about frames of histopathology videos",
     homepage="https://quilt-llava.github.io",
     revision="aldraus/quilt-llava@a7a9a4c and the tree of wisdomik/QUILT-LLaVA-Instruct-107K",
+    layouts=(kit.Layout("the table; pictures by form", "code", "aldraus/quilt-llava@a7a9a4c"),),
     license="CC-BY-NC-ND-3.0",
     access="gated",
     task="vqa",

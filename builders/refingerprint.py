@@ -179,7 +179,7 @@ def refingerprint(folder: Path, workers: int, *, progress: bool = False) -> dict
     _check_digests(folder, old, plan.target)
     said = {name: old[name] for name in ("parameters", "limit", "published", "source")}
     said["versions"] = made["versions"] | {"source": old.get("versions", made["versions"])["source"]}
-    said["filter_wanted"] = old.get("filter_wanted", False)
+    said |= {"filter_wanted": old.get("filter_wanted", False), "gaps": old.get("gaps", [])}
     if (folder / INPUTS_FILE).is_file():  # the first release kept no list of raw files: the old build is the input
         said["inputs"] = old["inputs"]
         write_atomic(plan.target / INPUTS_FILE, (folder / INPUTS_FILE).read_bytes())

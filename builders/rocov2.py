@@ -5,19 +5,24 @@ columns of that file are known from public loaders only (ID, PMCID, Attribution,
 hold: the article by its PMC number, the licence by the Creative Commons name that the attribution begins with (`CC BY
 [Author et al. (2019)]`, without a version). The hub's copy has neither and is not read.
 
-The authors kept single-panel pictures only. The sizes of the splits differ by release (an older one has 80,080 rows).
+The authors kept single-panel pictures only. The sizes of the splits are those of version 2.0.1, record 10821435; the
+first record, 8333645, has 80,080 rows, 291 more, and is built as it is.
 """
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from builders import kit
 from medgpt.messages import named
 
 _SPLITS: dict[str, kit.Role] = {"train": "train", "valid": "eval", "test": "eval"}
+_FIRST_RELEASE = {"train": 60_163, "valid": 9_945, "test": 9_972}
+"""Rows of record 8333645 (2023-11-10)."""
 LICENSES = "license_information.csv"
 _ARTICLE = re.compile(r"PMC[0-9]+")
 _UNSTATED = "unstated"
@@ -74,11 +79,25 @@ def _sample(store: kit.PictureStore, origins: Mapping[str, _Origin], row: kit.Ro
     return kit.caption_sample(row, caption, image, key=key, group=group, license=license_name)
 
 
+def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Says where the rows are those of the first release."""
+    read: Counter[str] = Counter()
+    for record in (record for entry in entries for record in entry["records"]):
+        read[record["split"]] += record["read"]
+    if not any(read[split] == rows for split, rows in _FIRST_RELEASE.items()):
+        return {}
+    return {"noticed": ["the rows are as many as those of record 8333645, the release before 2.0.1 (record 10821435)"]}
+
+
 SOURCE = kit.Source(
     name="rocov2",
     title="ROCOv2: radiology pictures of open-access articles with captions",
-    homepage="https://zenodo.org/records/8333645",
-    revision="Zenodo record 8333645 (79,789 rows)",
+    homepage="https://zenodo.org/records/10821435",
+    revision="Zenodo record 10821435, version 2.0.1 (79,789 rows)",
+    layouts=(
+        kit.Layout("Zenodo 10821435, version 2.0.1", "code", "Zenodo, by readers of its captions"),
+        kit.Layout("Zenodo 8333645, of 2023", "card", "Zenodo", rows=_FIRST_RELEASE),
+    ),
     license="per image",
     access="open",
     stage="pretrain",
@@ -86,13 +105,14 @@ SOURCE = kit.Source(
     modality="image-text",
     splits=_SPLITS,
     obtain=f"""
-Download from https://zenodo.org/records/8333645 into one folder, which is --raw:
+Download from https://zenodo.org/records/10821435 (version 2.0.1) into one folder, which is --raw:
   train_captions.csv  valid_captions.csv  test_captions.csv  {LICENSES}
   train_images.zip  valid_images.zip  test_images.zip, read in place (or unpacked: train_images/ or train/, and so on);
   not needed with --no-images
 The copy on the Hugging Face hub has neither articles nor licences and cannot be used.""",
     plan=_plan,
     read=_read,
+    conclude=_conclude,
     published=lambda params: {"train": 59_958, "valid": 9_904, "test": 9_927},
     paper=(
         "38,861 of 59,958 training rows by an unpublished rule; all are built here and filters choose. The licence of "

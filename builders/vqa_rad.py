@@ -98,6 +98,7 @@ SOURCE = kit.Source(
     title="VQA-RAD: clinicians' questions about 315 radiology pictures",
     homepage="https://osf.io/89kps/",
     revision="community split, as in Nana2929/vqa-rad-with-bert@3e5db51",
+    layouts=(kit.Layout("community split", "rows", "Nana2929/vqa-rad-with-bert@3e5db51"),),
     license="CC0-1.0",
     access="open",
     task="vqa",

@@ -8,11 +8,13 @@ The strict rule, in full:
 3. Answer *events* are looked for: `\boxed{}`; declarations ("answer is", "option:", "B is correct"); without any, the
    first and last line where the whole line is one option. Boxed goes before declarations. **The last event decides.**
 4. It must name exactly one option of this item: its label, its label with its own text, or its exact text. Two labels,
-   a label with another option's text, a label out of range, a paraphrase: no option, which counts as wrong.
+   a label with another option's text, a label out of range, a paraphrase: no option, which counts as wrong. Of two
+   labels with the gold text only the gold label is right.
 5. Nothing is drawn by lot, nothing is compared by similarity, no letter is the default.
 
-`lenient` also takes what a friendly reader would (a label with other words, the only option text that occurs). It is an
-upper bound to see how much format costs; it is never the score. `literal` wants the whole output to be a label.
+`lenient` also takes what a friendly reader would (a label with other words, the only option text that occurs, either
+label of a gold text that stands twice). It is an upper bound to see how much format costs; it is never the score.
+`literal` wants the whole output to be a label.
 """
 
 import ast
@@ -57,16 +59,17 @@ def grade(text: str | None, options: Options, gold: str) -> Grade:
     accepted = accepted_texts(gold) if not options else ()
     if accepted:
         # All accepted texts are one option, whose label is a sign that no answer can hold.
-        options, gold_label = tuple((_OPEN, one) for one in {text_key(one): one for one in accepted}.values()), _OPEN
+        options = tuple((_OPEN, one) for one in {text_key(one): one for one in accepted}.values())
+        gold_label, right = _OPEN, {_OPEN}
     else:
-        gold_label = gold
+        # Where the right text stands under two labels (4 rows of MedMCQA's validation split), a friendly reader takes
+        # either; by the strict rule the label decides.
+        gold_label, key = gold, text_key(dict(options).get(gold, ""))
+        right = {gold} | {label for label, option in options if key and text_key(option) == key}
     reading = read_option(text, options)
     shown = reading if reading.option != _OPEN else Reading(gold, reading.rule, reading.detail)
-    whole = literal_option(text, options)
-    literal = (text or "").strip() in accepted if accepted else whole == gold
-    return Grade(
-        shown, reading.option == gold_label, literal, lenient_option(text, options, reading.option) == gold_label
-    )
+    literal = (text or "").strip() in accepted if accepted else literal_option(text, options) == gold
+    return Grade(shown, reading.option == gold_label, literal, lenient_option(text, options, reading.option) in right)
 
 
 _OPEN = "\x00"

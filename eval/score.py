@@ -51,7 +51,7 @@ from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
 from shards.options import add_trust_options
 
-VERSIONS = {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1}
+VERSIONS = {"score": 1, "mcq": 2, "report_metrics": 1, "statistics": 1}
 """Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
 
 Every summary says with which it was made; a test pins what they give.

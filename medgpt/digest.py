@@ -47,9 +47,9 @@ def merkle_root(leaves: Iterable[bytes]) -> bytes:
 INPUTS_FILE = "inputs.parquet"
 RAW_PLACE = "raw"
 """`.resume/<build>/raw` beside a build: the folder that its raw files lay in. A machine's own, and may be deleted."""
-BESIDE_ROOT = frozenset({"root", "code_sha256", "software", "inputs", "filter_wanted", "sha256"})
-"""What `build.json` says that is no part of what was built: with what code, from which files, what is to follow, and
-`sha256` over all the rest of it, so that an altered byte is found here, too."""
+BESIDE_ROOT = frozenset({"root", "code_sha256", "software", "inputs", "gaps", "filter_wanted", "sha256"})
+"""What `build.json` says that is no part of what was built: with what code, from which files, what of them was not
+read, what is to follow, and `sha256` over all the rest of it, so that an altered byte is found here, too."""
 
 
 def sealed(document: dict[str, Any]) -> dict[str, Any]:

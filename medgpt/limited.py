@@ -7,6 +7,7 @@ Whatever inflates, or has a size that nobody vouches for, comes through here. No
 | a file or archive member that is read whole | `FILE_BYTES`, its declared size, `RATIO` | `OverLimit` |
 | the members of a sample in a WebDataset tar | `SAMPLE_BYTES` | `OverLimit` |
 | a line, a record of a CSV, a text of JSON | `LINE_BYTES`, `VALUES` values | `OverLimit`, or None for a line |
+| lines of one record of a CSV | `RECORD_LINES` | `OverLimit` |
 | an item of a JSON array (a character takes up to four bytes) | `ITEM_CHARACTERS`, `VALUES` values | `OverLimit` |
 | a compressed stream (gzip, Zstandard) | `RATIO` past `FILE_BYTES`; it is never held | `Endless` |
 | a page of a Parquet file, and the rows that are read at once | `PAGE_BYTES`, `BATCH_BYTES` | `OverLimit` |
@@ -34,6 +35,8 @@ FILE_BYTES = 256 << 20
 """The largest picture of the sets at hand is 30 MB; an uncompressed radiograph of 4,000 x 5,000 in 16 bit has 40 MB."""
 LINE_BYTES = 64 << 20
 """The longest lines at hand (a conversation with its pictures as base64) have 20 MB."""
+RECORD_LINES = 10_000
+"""Of a record of a CSV. The longest notes at hand have some 1,000; more is a quote that nothing closes."""
 ITEM_CHARACTERS = 16 << 20
 MOST_DIGITS = 4300
 """Of a whole number, as in Python (`sys.get_int_max_str_digits`): more take time by the square."""

@@ -92,7 +92,7 @@ def test_twenty_kills_and_resumes_give_the_same_bytes(raw: Path, reference: Path
     assert tree_digest(tmp_path / NAME) == tree_digest(reference / NAME)
 
 
-def test_a_killed_worker_stops_the_build_with_one_line(raw: Path, reference: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_unit_a_second_start(raw: Path, reference: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", *command(raw, tmp_path, "--quiet", "--workers", "2")],
         cwd=ROOT,
@@ -111,10 +111,7 @@ def test_a_killed_worker_stops_the_build_with_one_line(raw: Path, reference: Pat
     assert worker is not None
     os.kill(worker, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "run again to go on" in errors
-    assert "Traceback" not in errors
-    build(raw, tmp_path, "--workers", "2")
+    assert (process.returncode, errors) == (0, "")
     assert tree_digest(tmp_path / NAME) == tree_digest(reference / NAME)
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -92,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "cdn":
             self.blob(self.server.blobs[path.removeprefix("/cdn/")])
         else:
-            self.reply(404, b"{}", {"X-Error-Code": "EntryNotFound"})
+            self.reply(404, b"{}", {"X-Error-Code": "RepoNotFound" if kind == "api" else "EntryNotFound"})
 
     do_HEAD = do_GET
 
@@ -226,6 +227,20 @@ def test_download_builds_and_a_second_run_fetches_nothing(hub: Hub, tmp_path: Pa
     assert tree_digest(tmp_path / "by_hand/medmcqa") == digest
 
 
+def test_a_repository_that_moved_is_found_by_its_other_name(hub: Hub, tmp_path: Path) -> None:
+    code = f"""
+from dataclasses import replace
+from pathlib import Path
+from builders.engine.download import download
+from builders.medmcqa import SOURCE
+download(replace(SOURCE, hub_id="someone/else", hub_moved=(SOURCE.hub_id,)), Path("raw"), {SHA!r}, quiet=True)"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path, hub.url), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert fetched_tree(tmp_path) == wanted(hub.files)
+
+
 def test_a_broken_connection_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
     hub.drops = 1
     result = build(tmp_path, hub.url)
@@ -255,8 +270,8 @@ def test_an_interrupted_download_resumes(hub: Hub, tmp_path: Path) -> None:
     [
         ("datasets", 403, "GatedRepo", f"gated; accept its terms at {SOURCE.homepage} and set HF_TOKEN"),
         ("api", 401, "GatedRepo", f"gated; accept its terms at {SOURCE.homepage} and set HF_TOKEN"),
-        ("api", 401, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}"),
-        ("api", 404, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}"),
+        ("api", 401, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}; nor is medmcqa"),
+        ("api", 404, "RepoNotFound", f"not found, or not for this account; {SOURCE.homepage}; nor is medmcqa"),
         ("api", 404, "RevisionNotFound", "the publisher has no such revision (any more); fetch by hand, use --raw"),
         ("api", 403, "", r"download stopped \(.*403 Forbidden.*\); the same command resumes it"),
         ("api", 500, "", r"download stopped \(.*500 .*\); the same command resumes it"),
@@ -330,7 +345,7 @@ def test_credentialed_sources_are_not_fetched(tmp_path: Path, capsys: pytest.Cap
 @pytest.mark.usefixtures("no_hub")
 def test_the_revision_must_be_a_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = ["--raw", str(tmp_path / "raw")]
-    assert cli.main(SOURCE, ["--download", *raw]) == USAGE
+    assert cli.main(replace(SOURCE, hub_revision=""), ["--download", *raw]) == USAGE
     assert capsys.readouterr().err == (
         f"medmcqa: --download needs --revision SHA (see {SOURCE.homepage}); none is pinned here\n"
     )

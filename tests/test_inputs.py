@@ -20,7 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.engine.command import main
+from builders.engine.inputs import hub_note, published_digests
 from builders.engine.registry import load
+from manifests.proof.accounting import accounts, not_compared
 from medgpt.digest import inputs_sha256
 from shards.verify import verify_build
 
@@ -240,7 +242,7 @@ def build(source: str, raw: Path, built: Path, *more: str) -> tuple[int, list[st
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         code = main(load(source), ["--raw", str(raw), "--out", str(built), "--workers", "1", "--json", *filters, *more])
     lines = said.getvalue().splitlines()
-    assert len(lines) == (code not in (0, 3)), lines
+    assert len(lines) == (code not in (0, 3, 4)), lines
     assert "please report it" not in said.getvalue(), lines
     return code, lines
 
@@ -339,3 +341,140 @@ def test_any_damage_ends_in_one_line_and_a_documented_code(
         counts = document_of(folder / "built", source)["counts"]
         assert counts["kept"] + counts["rejected"] == counts["read"]
     shutil.rmtree(folder)
+
+
+def medqa_built(raw: Path, built: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and `build.json` of a small source with loose files."""
+    code = main(load("medqa"), ["--raw", str(raw), "--out", str(built), "--quiet", *more])
+    return code, document_of(built, "medqa")
+
+
+@pytest.fixture
+def medqa(tmp_path: Path) -> Path:
+    load("medqa").write_demo(tmp_path / "raw")
+    return tmp_path / "raw"
+
+
+def row_files(raw: Path) -> list[str]:
+    return [path.relative_to(raw).as_posix() for path in sorted(raw.rglob("*")) if path.is_file()]
+
+
+def test_publishers_sums_are_compared(medqa: Path, tmp_path: Path) -> None:
+    """PhysioNet's list, in a folder above the files: one file changed behind it, one that nobody reads."""
+    files = row_files(medqa)
+    lines = [f"{hashlib.sha256((medqa / file).read_bytes()).hexdigest()}  {file}\n" for file in files]
+    (medqa / "SHA256SUMS.txt").write_text("".join([*lines, f"{'ab' * 32} *elsewhere/none.csv\n", "no sum\n"]))
+    code, document = medqa_built(medqa, tmp_path / "built")
+    assert (code, document["gaps"]) == (0, [])
+    assert len(list(published_digests(medqa, listed(tmp_path / "built", "medqa")))) == document["inputs"]["files"] > 1
+    root = document["root"]
+    changed = medqa / sorted(listed(tmp_path / "built", "medqa"))[0]
+    changed.write_bytes(changed.read_bytes() + b"\n")
+    code, document = medqa_built(medqa, tmp_path / "built")
+    [gap] = document["gaps"]
+    assert code == 4 and gap["file"] == changed.relative_to(medqa).as_posix()
+    assert gap["what"] == "file that is not the publisher's: its digest is not that of SHA256SUMS.txt"
+    assert document["root"] == root  # the rows are the same; what was found of the files stands beside the root
+
+
+def git_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+@pytest.mark.parametrize("layout", ["cache", "local"])
+def test_the_hubs_digests_are_compared(layout: str, medqa: Path, tmp_path: Path) -> None:
+    """A snapshot of links into blobs named by digest, and a folder with notes under .cache: large files and small."""
+    commit, raw = "0123456789abcdef" * 2 + "01234567", medqa
+    digests = {}
+    for number, file in enumerate(row_files(medqa)):
+        data = (medqa / file).read_bytes()
+        digests[file] = hashlib.sha256(data).hexdigest() if number % 2 else git_id(data)
+    if layout == "cache":
+        repository = tmp_path / "hub" / "datasets--GBaker--MedQA-USMLE-4-options"
+        raw = repository / "snapshots" / commit
+        (repository / "blobs").mkdir(parents=True)
+        for file, digest in digests.items():
+            shutil.copy(medqa / file, repository / "blobs" / digest)
+            (raw / file).parent.mkdir(parents=True, exist_ok=True)
+            (raw / file).symlink_to(os.path.relpath(repository / "blobs" / digest, (raw / file).parent))
+    else:
+        for file, digest in digests.items():
+            note = medqa / ".cache/huggingface/download" / f"{file}.metadata"
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(f"{commit}\n{digest}\n1700000000.0\n")
+    code, document = medqa_built(raw, tmp_path / "built")
+    assert (code, document["gaps"]) == (0, [])
+    read = sorted(listed(tmp_path / "built", "medqa"))
+    assert [(file, digest) for file, digest, _ in published_digests(raw, read)] == [(f, digests[f]) for f in read]
+    assert hub_note(raw, read[0]) == (commit, digests[read[0]])
+    for file in read:
+        (raw / file).write_bytes((raw / file).read_bytes() + b"\n")
+    code, document = medqa_built(raw, tmp_path / "built")
+    assert code == 4 and [gap["file"] for gap in document["gaps"]] == read
+    assert {gap["what"] for gap in document["gaps"]} == {
+        "file that is not the publisher's: its digest is not that of the hub"
+    }
+
+
+def test_rows_that_are_expected(medqa: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of lines that was cut at a line's end looks whole to every reader; only a number tells."""
+    code, document = medqa_built(medqa, tmp_path / "built")
+    counts, rows = document["counts"], document["counts"]["read"]
+    assert code == 0
+    assert medqa_built(medqa, tmp_path / "built", "--expect", str(rows))[0] == 0
+    file = medqa / next(name for name in sorted(listed(tmp_path / "built", "medqa")) if "train" in name)
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    assert medqa_built(medqa, tmp_path / "built")[0] == 0
+    assert "fewer rows than published: train 10,1" in capsys.readouterr().out
+    code, document = medqa_built(medqa, tmp_path / "built", "--expect", str(rows))
+    assert (code, document["gaps"]) == (
+        4, [{"file": "rows", "what": f"rows fewer than the {rows} that were expected", "count": 1, "first": ""}]
+    )  # fmt: skip
+    code, document = medqa_built(medqa, tmp_path / "built", "--expect", "published")
+    assert code == 4 and {gap["file"] for gap in document["gaps"]} == set(counts["by_split"])
+    [train] = [gap for gap in document["gaps"] if gap["file"] == "train"]
+    assert train["count"] == 10_178 - document["counts"]["by_split"]["train"]["read"]
+    assert "rows fewer than the 10,178 that were expected" in capsys.readouterr().out
+    for more in (["--expect", "many"], ["--expect", "3", "--limit", "2"]):
+        with pytest.raises(SystemExit) as ended:
+            main(load("medqa"), ["--raw", str(medqa), *more])
+        assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "what", "count"),
+    [
+        ("pmc_oa", "images.zip", "before", "bytes in front of the archive (two archives in one file?)", None),
+        ("pmc_oa", "images.zip", "count", "members by its end record that its directory does not list", 1),
+        ("biomedica", "*.tar", "behind", "part behind the end of the archive (two archives in one file?)", 1),
+    ],
+)
+def test_a_second_archive_in_a_file_is_a_gap(
+    name: str, file: str, change: str, what: str, count: int | None, tmp_path: Path
+) -> None:
+    """Counted a second way: what a directory lists, what its end record says, what stands around the archive."""
+    raw, built = tmp_path / "raw", tmp_path / "built"
+    load(name).write_demo(raw)
+    path = sorted(raw.rglob(file))[0]
+    data = path.read_bytes()
+    at = data.rfind(b"PK\x05\x06") + 8
+    more = {
+        "before": lambda: data + data,
+        "behind": lambda: data + data,
+        "count": lambda: data[:at] + bytes([data[at] + 1, data[at + 1]]) * 2 + data[at + 4 :],
+    }[change]()
+    path.write_bytes(more)
+    assert main(load(name), ["--raw", str(raw), "--out", str(built), "--quiet", "--filters", "none"]) == 4
+    [gap] = document_of(built, name)["gaps"]
+    assert (gap["file"], gap["what"]) == (path.relative_to(raw).as_posix(), what)
+    assert gap["count"] == (len(data) if count is None else count)
+
+
+def test_a_proof_names_gaps_of_the_test_side(medqa: Path, tmp_path: Path) -> None:
+    """What of a benchmark was not read was not compared; of a train side, nothing is trained from it."""
+    code, document = medqa_built(medqa, tmp_path / "built", "--expect", "100000")
+    assert code == 4
+    [line] = not_compared(accounts([document], {}, [], [], []))
+    assert line == "eval medqa: file rows, 99,940 (rows fewer than the 100,000 that were expected)"
+    train = document | {"units": [unit for unit in document["units"] if unit["role"] == "train"]}
+    assert not_compared(accounts([train], {}, [], [], [])) == []

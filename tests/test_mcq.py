@@ -105,6 +105,15 @@ def test_equal_texts_need_their_label() -> None:
     assert read_option("No", options).option == "C"
 
 
+def test_of_a_gold_text_that_stands_twice_the_label_decides_and_lenient_takes_either() -> None:
+    """MedMCQA repeats the right option in 4 rows of its validation split (medmcqa/medmcqa issue 5)."""
+    options = (("A", "Mode - Mean / SD"), ("B", "Mean - Mode / SD"), ("C", "SD"), ("D", "mean - mode / SD."))
+    for text, label in (("B", "B"), ("D", "D"), ("Answer: D. Mean - Mode / SD", "D"), ("A", "A"), ("C", "C")):
+        found = grade(text, options, "B")
+        assert (found.correct, found.lenient) == (label == "B", label in ("B", "D"))
+    assert not grade("D", (("A", ""), ("D", "")), "A").lenient  # nothing is said twice
+
+
 def test_texts_that_are_letters_or_declarations() -> None:
     letters = (("A", "B"), ("B", "A"), ("C", "K"))
     assert [read_option(text, letters).option for text in ("A", "Answer: B", "Answer: K")] == ["A", "B", "C"]

@@ -92,7 +92,7 @@ def test_scores_and_summary(exam: Path) -> None:
 
 
 PINNED = {
-    "versions": {"score": 1, "mcq": 1, "report_metrics": 1, "statistics": 1},
+    "versions": {"score": 1, "mcq": 2, "report_metrics": 1, "statistics": 1},
     "choices": "01a2765d64574fcb910fa0f0c3cfa4df3f58677a736c27ba86034ed63862a9f6",
     "reports": "2d5bc5c9079c157912df52e48a11b3d9156b7c65991dc576988949e23d9b4242",
 }

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from builders.engine.rawfiles import recorded_gaps, summed_gaps
 from builders.engine.source import NotThisSource, Reject
 from builders.engine.tables import Row, table_rows, table_units
+from medgpt import limited
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=40)
 ROWS = st.lists(st.fixed_dictionaries({"id": st.integers(0, 10**9).map(str), "text": TEXT}), min_size=1, max_size=60)
@@ -58,7 +60,8 @@ def test_every_row_once_in_order(
     tmp_path: Path, rows: list[dict[str, str]], kind: str, per_unit: int, group: int
 ) -> None:
     if kind in ("csv", "tsv", "csv.gz"):
-        rows = [row | {"text": row["text"].replace("\r", " ")} for row in rows]  # csv itself folds bare returns
+        # csv itself folds bare returns; and a line of a cell must not look like a row of this table (`0,...`)
+        rows = [row | {"text": row["text"].replace("\r", " ").replace("\n", "\n-")} for row in rows]
     path = encode(kind, rows, tmp_path, group)
     units = list(table_units(tmp_path, [path], "train", "train", columns=("id", "text"), rows_per_unit=per_unit))
     found: list[dict[str, Any]] = []
@@ -121,3 +124,94 @@ def test_a_long_array_is_read_in_pieces(tmp_path: Path) -> None:
     units = list(table_units(tmp_path, [tmp_path / "a.json"], "train", "train", rows_per_unit=1000))
     assert len(units) == 6
     assert [row.values for unit in units for row in table_rows(tmp_path, unit) if isinstance(row, Row)] == rows
+
+
+def read_with_gaps(folder: Path, file: str) -> tuple[list[Row | Reject], list[dict[str, Any]]]:
+    """All rows of a file, and what `build.json` would say was not read of it."""
+    with recorded_gaps() as gaps:
+        units = list(table_units(folder, [folder / file], "train", "train", rows_per_unit=500))
+        rows = [row for unit in units for row in table_rows(folder, unit)]
+    return rows, summed_gaps(gaps)
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "delimiter"),
+    [
+        ("ID,Caption", "ROCOv2_2023_train_{0:06d},chest film {0}", ","),
+        ("key,question,a,b,answer", "{0},what is it?,x{0},y,A", ","),
+        ("index\tquestion\tanswer", "{0}\tis it, well, {0}?\tyes", "\t"),
+    ],
+)
+@pytest.mark.parametrize("place", ["begin", "middle", "pair"])
+def test_rows_that_a_stray_quote_swallows_are_a_gap(
+    header: str, row: str, delimiter: str, place: str, tmp_path: Path
+) -> None:
+    """2,000 rows, of which a reader that trusts quotes sees 7 and none the worse."""
+    lines = [row.format(number) for number in range(2000)]
+    for at in {"begin": (6,), "middle": (6,), "pair": (6, 1500)}[place]:
+        cells = lines[at].split(delimiter)
+        cells[0 if place == "begin" else -1] = '"' + cells[0 if place == "begin" else -1]
+        lines[at] = delimiter.join(cells)
+    name = "rows.tsv" if delimiter == "\t" else "rows.csv"
+    (tmp_path / name).write_text("\n".join([header, *lines]) + "\n")
+    rows, [gap] = read_with_gaps(tmp_path, name)
+    kept = [row for row in rows if isinstance(row, Row)]
+    [reject] = [row for row in rows if isinstance(row, Reject)]
+    assert reject.reason == "bad_row" and "look like rows (a stray quote?)" in reject.detail
+    assert gap["file"] == name and gap["count"] >= 2000 - len(kept) - 2
+    assert int(gap["first"]) == int(reject.row)
+
+
+def test_cells_of_several_lines_are_no_gap(tmp_path: Path) -> None:
+    """Notes with prose, lists, quotes and numbers: nothing in them has the make of a row."""
+    notes = [
+        "Dear colleague,\nthank you, as always, for this.",
+        'He said "no", then left.\n"Yes", she said.\n1, 2, 3',
+        "1. rest\n2. fluids, salt\n3. none",
+        "\n\n,\n",
+        "\nfirst,second\rthird\r,fourth\n",
+    ]
+    for header in (["id", "note"], ["note", "id"], ["a", "note", "b", "c", "d", "e"]):
+        rows = [{name: note if name == "note" else f"{name}{at}" for name in header} for at, note in enumerate(notes)]
+        with (tmp_path / "rows.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, header, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        found, gaps = read_with_gaps(tmp_path, "rows.csv")
+        assert [row.values for row in found if isinstance(row, Row)] == rows
+        assert gaps == []
+
+
+def test_a_record_of_too_many_lines_costs_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limited, "RECORD_LINES", 50)
+    text = "note\nshort\n" + '"long' + "\nline" * 60 + "\nlast\n"
+    (tmp_path / "rows.csv").write_text(text)
+    rows, _ = read_with_gaps(tmp_path, "rows.csv")
+    assert isinstance(rows[1], Reject) and rows[1].reason == "too_large"
+    assert "more than 50 lines (a quote that nothing closes?)" in rows[1].detail
+    assert isinstance(rows[-1], Row) and rows[-1].values == {"note": "last"}
+
+
+def test_what_stands_behind_an_array_is_a_gap(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text('[{"a": 1}]  \n')
+    assert read_with_gaps(tmp_path, "rows.json")[1] == []
+    (tmp_path / "rows.json").write_text('[{"a": 1}]\n[{"a": 2}]\n')
+    rows, [gap] = read_with_gaps(tmp_path, "rows.json")
+    assert len(rows) == 1
+    assert gap == {"file": "rows.json", "what": "bytes behind the end of its JSON (two files in one?)", "count": 10} | {
+        "first": ""
+    }
+
+
+def test_a_parquet_file_that_counts_rows_it_does_not_hold(tmp_path: Path) -> None:
+    """The row groups beside the count of the whole: a footer that was mended by hand."""
+    pq.write_table(pa.table({"a": list(range(300))}), tmp_path / "rows.parquet", row_group_size=100)
+    data = (tmp_path / "rows.parquet").read_bytes()
+    # FileMetaData.num_rows is an i64 in Thrift's zigzag varint: 300 is d8 04, behind the field header 16; 301 is da 04.
+    at = data.rindex(b"\x16\xd8\x04")
+    (tmp_path / "rows.parquet").write_bytes(data[:at] + b"\x16\xda\x04" + data[at + 3 :])
+    rows, gaps = read_with_gaps(tmp_path, "rows.parquet")
+    assert len(rows) == 300
+    assert [(gap["what"], gap["count"]) for gap in gaps] == [
+        ("rows of its own count stand in none of its row groups", 1)
+    ]

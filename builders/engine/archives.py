@@ -22,6 +22,7 @@ from typing import IO, Any, NamedTuple, NoReturn, TypeAlias
 from builders.engine.rawfiles import (
     ARCHIVE_DAMAGE,
     near_name,
+    note_gap,
     note_picture,
     note_places,
     open_regular,
@@ -374,11 +375,12 @@ def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, Content]]:
     """(name, bytes) of a tar's regular files in their order, as a stream; the error in place of what is too large.
 
     A tar that ends early, is damaged or inflates without end is an `InputError` after the members before the damage.
-    What stands behind the end of one is no part of it.
+    What stands behind the end of one is no part of it, and is a gap; so is a member whose name leaves the archive.
     """
     with _told(path, raw):
         for member, read in tar_members(path):
             if not safe_member(member.name):
+                note_gap(relative(path, raw), _OUTSIDE, member.name)
                 continue
             try:
                 check_size(member.size)
@@ -390,15 +392,48 @@ def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, Content]]:
 
 @contextmanager
 def _told(path: Path, raw: Path) -> Iterator[None]:
-    """What is wrong with a tar, as an `InputError`; bytes behind its end are nothing wrong."""
+    """What is wrong with a tar, as an `InputError`; bytes behind its end are a gap."""
     try:
         yield
     except BytesBehind:
-        return
+        note_gap(relative(path, raw), _BEHIND)
     except OverLimit as error:
         raise InputError("too_large", relative(path, raw), str(error)) from None
     except TAR_DAMAGE as error:
         raise InputError("bad_archive", relative(path, raw), str(error)) from None
+
+
+_BEHIND = "part behind the end of the archive (two archives in one file?)"
+_OUTSIDE = "members whose names lead out of the archive"
+_END_RECORD = struct.Struct("<4s4H2LH")
+"""Of a zip: ..., members, bytes of the directory, its offset, length of the comment (PKWARE's APPNOTE, 4.3.16)."""
+
+
+def check_zip(path: Path, raw: Path) -> None:
+    """Count a zip's members a second way: its end record beside its directory. What differs is a gap.
+
+    Zip64 archives say 65,535 and have their counts elsewhere: those are left to `zipfile`, which needs them right.
+    """
+    file = relative(path, raw)
+    try:
+        with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
+            names = [info.filename for info in archive.infolist()]
+            handle.seek(max(0, path.stat().st_size - _END_RECORD.size - 0xFFFF))
+            tail = handle.read()
+    except (*ARCHIVE_DAMAGE, OSError) as error:
+        raise NotThisSource(f"{file}: not a readable zip ({error}); fetch it again") from None
+    at = tail.rfind(b"PK\x05\x06")
+    _, _, _, _, said, size, offset, _ = _END_RECORD.unpack_from(tail, at)
+    if 0xFFFF in (said, len(names)) or 0xFFFFFFFF in (size, offset):
+        return
+    if missing := said - len(names) % 0x10000:
+        note_gap(file, "members by its end record that its directory does not list", count=missing)
+    end = path.stat().st_size - (len(tail) - at)
+    if before := end - size - offset:
+        note_gap(file, "bytes in front of the archive (two archives in one file?)", count=before)
+    for name in names:
+        if not safe_member(name):
+            note_gap(file, _OUTSIDE, name)
 
 
 def webdataset_name(name: str) -> tuple[str, str]:
@@ -468,6 +503,9 @@ def webdataset_keys(path: Path, raw: Path) -> Iterator[str]:
                     if key != before:
                         yield key
                     before = key
+            handle.seek(tar.offset)
+            if any(chunk.count(0) != len(chunk) for chunk in iter(partial(handle.read, 1 << 20), b"")):
+                note_gap(relative(path, raw), _BEHIND)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise NotThisSource(f"{relative(path, raw)}: not a readable tar ({error}); fetch it again") from None
 

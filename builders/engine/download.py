@@ -36,28 +36,37 @@ def download(source: Source, raw: Path, revision: str, quiet: bool = False) -> N
         disable_progress_bars()
     # Retries are its own matter; a failure is told below, in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    listing = partial(get_cached_repo_tree, source.hub_id, repo_type="dataset", revision=revision, local_dir=raw)
-    where = f"{source.hub_id} at {revision}"
-    try:
+    for hub_id in (source.hub_id, *source.hub_moved):
+        where = f"{hub_id} at {revision}"
+        listing = partial(get_cached_repo_tree, hub_id, repo_type="dataset", revision=revision, local_dir=raw)
         try:
-            listing()
-        except errors.CachedRepoTreeNotFoundError:
-            # `snapshot_download` would take the folder as it is where the hub cannot be reached or refuses.
-            HfApi().dataset_info(source.hub_id, revision=revision)
-        snapshot_download(
-            source.hub_id, repo_type="dataset", revision=revision, local_dir=raw, allow_patterns=list(source.hub_files)
-        )
-        files = [file for file in listing() if any(fnmatch(file.path, pattern) for pattern in source.hub_files)]
-    except errors.GatedRepoError:
-        raise NotThisSource(f"{where}: gated; accept its terms at {source.homepage} and set HF_TOKEN") from None
-    except errors.RevisionNotFoundError:
+            try:
+                listing()
+            except errors.CachedRepoTreeNotFoundError:
+                # `snapshot_download` would take the folder as it is where the hub cannot be reached or refuses.
+                HfApi().dataset_info(hub_id, revision=revision)
+            snapshot_download(
+                hub_id, repo_type="dataset", revision=revision, local_dir=raw, allow_patterns=list(source.hub_files)
+            )
+            files = [file for file in listing() if any(fnmatch(file.path, pattern) for pattern in source.hub_files)]
+            break
+        except errors.GatedRepoError:
+            raise NotThisSource(f"{where}: gated; accept its terms at {source.homepage} and set HF_TOKEN") from None
+        except errors.RevisionNotFoundError:
+            raise NotThisSource(
+                f"{where}: the publisher has no such revision (any more); fetch by hand, use --raw"
+            ) from None
+        except errors.RepositoryNotFoundError:
+            continue  # repositories move, and a mirror may know one name alone
+        except (errors.CachedRepoTreeNotFoundError, HTTPError, OSError) as error:
+            raise NotThisSource(
+                f"{where}: download stopped ({_first_line(error)}); the same command resumes it"
+            ) from None
+    else:
+        nor = f"; nor is {' or '.join(source.hub_moved)}" if source.hub_moved else ""
         raise NotThisSource(
-            f"{where}: the publisher has no such revision (any more); fetch by hand, use --raw"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise NotThisSource(f"{where}: not found, or not for this account; {source.homepage}") from None
-    except (errors.CachedRepoTreeNotFoundError, HTTPError, OSError) as error:
-        raise NotThisSource(f"{where}: download stopped ({_first_line(error)}); the same command resumes it") from None
+            f"{source.hub_id} at {revision}: not found, or not for this account; {source.homepage}{nor}"
+        )
     if not files:
         raise NotThisSource(f"{where}: has none of {', '.join(source.hub_files)}; another revision?")
     for file in files:

@@ -8,6 +8,7 @@ their bytes and one digest over the list: hundreds of thousands of loose picture
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from builders.engine.rawfiles import State, open_regular, state_of
+from builders.engine.rawfiles import Gap, State, open_regular, relative, shown, state_of
 from builders.engine.source import BuildStopped, InputError
 from medgpt.atomic import write_atomic
 from medgpt.digest import INPUTS_FILE, inputs_sha256
@@ -61,11 +62,83 @@ def check_unchanged(build: str, raw: Path, inputs: Iterable[Input]) -> None:
             raise changed(build, file)
 
 
+SUMS = ("SHA256SUMS.txt", "SHA256SUMS")
+"""What PhysioNet puts beside its files; lines `<SHA-256>  <path from its folder>`."""
+_SUMS_DEPTH = 5
+"""Folders below the raw tree that may have sums: `physionet.org/files/<set>/<version>` is four."""
+_HUB = ".cache/huggingface/download"
+"""Where `hf download --local-dir` notes of every file the commit and the digest that the hub gave, a line each."""
+
+
+def hub_note(raw: Path, file: str) -> tuple[str, str]:
+    """(commit, digest) that the hub gave with a file, empty where it is not from there.
+
+    In the hub's cache a file is a link to a blob that is called by its digest, in a folder called by the commit. The
+    digest of a large file is its SHA-256 (64 digits), that of a small one its git id (40).
+    """
+    path = raw / file
+    if path.is_symlink():
+        folders, blob = path.parent.absolute().parts, path.readlink().name
+        if "snapshots" in folders[:-1]:
+            return folders[len(folders) - folders[::-1].index("snapshots")], blob
+        return "", blob
+    try:
+        commit, digest, *_ = (raw / _HUB / f"{file}.metadata").read_text().splitlines()
+    except (OSError, ValueError):
+        return "", ""
+    return commit, digest
+
+
+def _sums_beside(raw: Path, files: Iterable[str]) -> dict[Path, None]:
+    """The lists of sums in the raw tree and in the upper folders of these files, in order."""
+    folders = {raw: None}
+    for file in files:
+        parts = file.split("/")[:-1][:_SUMS_DEPTH]
+        folders |= {raw.joinpath(*parts[:depth]): None for depth in range(1, len(parts) + 1)}
+    return {path: None for folder in sorted(folders) for path in (folder / name for name in SUMS) if path.is_file()}
+
+
+def published_digests(raw: Path, files: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """(file, digest, who says so) of those of the files whose digest the publisher gives, by file."""
+    wanted, said = sorted(files), dict[str, tuple[str, str]]()
+    for path in _sums_beside(raw, wanted):
+        folder, known = relative(path.parent, raw), set(wanted)
+        with open_regular(path, raw, "missing_file") as lines:
+            for line in lines:
+                digest, _, name = line.decode(errors="surrogateescape").strip().partition(" ")
+                file = os.path.normpath(f"{folder}/{name.lstrip(' *')}")
+                if file in known:
+                    said[file] = digest.lower(), relative(path, raw)
+    for file in wanted:
+        digest, by = said.get(file) or (hub_note(raw, file)[1], "the hub")
+        if len(digest) in (40, 64) and not set(digest) - set("0123456789abcdef"):
+            yield file, digest, by
+
+
+def _other_than_published(raw: Path, inputs: Iterable[Input]) -> list[Gap]:
+    """Files whose digest is not the one that their publisher gives."""
+    hashed = {one.file: one.sha256 for one in inputs if one.sha256}
+    return [
+        Gap(file, f"file that is not the publisher's: its digest is not that of {by}", "", 1)
+        for file, digest, by in published_digests(raw, hashed)
+        if digest != (_git_id(raw / file) if len(digest) == 40 else hashed[file])
+    ]
+
+
+def _git_id(path: Path) -> str:
+    """What git calls a file's content."""
+    with path.open("rb") as file:
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_inputs(
     target: Path, raw: Path, resume: Path, build: str, whole: Mapping[str, Input], planned: Iterable[Input], *,
     hash_rest: bool, workers: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Hash what the units did not, write the list, return what `build.json` says of it.
+) -> tuple[dict[str, Any], list[Gap]]:  # fmt: skip
+    """Hash what the units did not, write the list; what `build.json` says of it, and which files are other than said.
 
     whole: the files that units read whole and hashed. planned: all that the units named, even folders and lost files.
     """
@@ -91,7 +164,7 @@ def write_inputs(
     content = buffer.getvalue()
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
-    return {
+    about = {
         "file": INPUTS_FILE,
         "files": len(rows),
         "bytes": sum(columns[1]),
@@ -99,11 +172,7 @@ def write_inputs(
         "sha256": inputs_sha256(path),
         "file_sha256": hashlib.sha256(content).hexdigest(),
     }
-
-
-def shown(file: str) -> str:
-    """A path as text that UTF-8 can hold: bytes of a name that is no UTF-8 are spelt out."""
-    return file.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return about, _other_than_published(raw, (rest | found).values())
 
 
 @contextmanager

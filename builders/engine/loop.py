@@ -24,9 +24,19 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from builders.engine.archives import pictures_without_row
-from builders.engine.inputs import Input, check_unchanged, shown, write_inputs
-from builders.engine.rawfiles import State, recorded_finds, relative, state_of
+from builders.engine.archives import check_zip, pictures_without_row
+from builders.engine.figures import beside_published
+from builders.engine.inputs import Input, check_unchanged, write_inputs
+from builders.engine.rawfiles import (
+    Gap,
+    State,
+    recorded_finds,
+    recorded_gaps,
+    relative,
+    shown,
+    state_of,
+    summed_gaps,
+)
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
 from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit, load_source
@@ -69,6 +79,8 @@ class BuildOptions:
     shard_bytes: int = SHARD_BYTES
     max_damaged: int | None = None
     progress: bool = True
+    expect: str = ""
+    """`published`, or the number of rows that must be read: what differs is a gap. Empty: nothing is compared."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,8 @@ class Plan:
     reusable: dict[str, list[dict[str, Any]]]
     found: tuple[Input, ...]
     """Files that the plan was made from; what it took from them is in the units."""
+    gaps: frozenset[Gap] = frozenset()
+    """What could not be read of files while the plan was made."""
 
     @property
     def rows(self) -> int:
@@ -106,7 +120,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     wanted = params.get("split")
     left: dict[str, int | None] = {}
     jobs, reusable = [], {}
-    with told(str(options.raw), NotThisSource), recorded_finds() as finds:
+    with told(str(options.raw), NotThisSource), recorded_finds() as finds, recorded_gaps() as gaps:
         units = list(source.plan(options.raw, params))
     for unit in units:
         if wanted and unit.split not in wanted:
@@ -133,7 +147,8 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     if len({job.unit.name for job in jobs}) != len(jobs):
         raise BuildStopped(f"{source.name}: two units share a name")
     found = (relative(path, options.raw) for path in sorted(finds) if path.is_file())
-    return Plan(build, target, jobs, reusable, tuple(Input(file, state_of(options.raw / file)) for file in found))
+    read = tuple(Input(file, state_of(options.raw / file)) for file in found)
+    return Plan(build, target, jobs, reusable, read, frozenset(gaps))
 
 
 def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_filter: bool = False) -> dict[str, Any]:
@@ -154,9 +169,11 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_f
         with bar_for(plan, options) if bar is None else nullcontext(bar) as progress:
             records = _run_units(source, plan, options, progress)
             entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs]
-            inputs = _inputs(plan, options, resume, entries)
+            inputs, wrong = _inputs(plan, options, resume, entries)
         units = [record for job in plan.jobs for record in records[job.unit.name]]
         document = _document(source, options, plan, units, entries, inputs, to_filter)
+        gaps = _gaps(options, plan, entries, document)
+        document = sealed(document | {"gaps": summed_gaps([*gaps, *wrong])})
         _remove_strays(plan.target, document)
         _remove_stray_ledgers(resume, plan)
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -358,8 +375,10 @@ def _work(job: UnitJob) -> list[dict[str, Any]]:
     return build_unit(job, progress)
 
 
-def _inputs(plan: Plan, options: BuildOptions, resume: Path, entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """List the raw files that the units read; what `build.json` says of them."""
+def _inputs(
+    plan: Plan, options: BuildOptions, resume: Path, entries: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[Gap]]:
+    """List the raw files that the units read; what `build.json` says of them, and which are not the publisher's."""
     whole, planned = {}, {one.file: one for one in plan.found}
     for job, entry in zip(plan.jobs, entries, strict=True):
         whole.update({one.file: one for one in _read_whole(entry)})
@@ -368,6 +387,32 @@ def _inputs(plan: Plan, options: BuildOptions, resume: Path, entries: list[dict[
         plan.target, options.raw, resume, plan.build, whole, planned.values(),
         hash_rest=options.limit is None, workers=options.workers,
     )  # fmt: skip
+
+
+def _gaps(
+    options: BuildOptions, plan: Plan, entries: list[dict[str, Any]], document: Mapping[str, Any]
+) -> Iterator[Gap]:
+    """What was not read and no count of rows shows: by the readers, by a second count, by what was expected."""
+    yield from plan.gaps
+    for entry in entries:
+        yield from (Gap(*gap) for gap in entry["gaps"])
+    zips = {place for entry in entries for place in entry["places"] if place.endswith(".zip")}
+    with recorded_gaps() as found:
+        for place in sorted(zips):
+            check_zip(options.raw / place, options.raw)
+    yield from found
+    if options.expect:
+        read = {split: counts["read"] for split, counts in document["counts"]["by_split"].items()}
+        published = document["published"]
+        wanted = {split: published.get(split) for split in read} if options.expect == "published" else {}
+        if not wanted:
+            wanted, read = {"rows": int(options.expect)}, {"rows": sum(read.values())}
+        for name, count in wanted.items():
+            if count is None:
+                yield Gap(name, "split without a published count to compare with", "", 1)
+            elif count != read[name]:
+                more = "fewer" if count > read[name] else "more"
+                yield Gap(name, f"rows {more} than the {count:,} that were expected", "", abs(count - read[name]))
 
 
 def _without_row(options: BuildOptions, entries: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -404,7 +449,8 @@ def _document(
         split.update(_image_statistics(split))
     params = plan.jobs[0].params
     concluded = source.conclude(options.raw, params, entries) if source.conclude else {}
-    document = {
+    figures = {} if options.limit is not None else beside_published(source.figures(params), splits)
+    return {
         "format": BUILD_FORMAT,
         "build": plan.build,
         "source": {name: getattr(source, name) for name in _DECLARED},
@@ -427,8 +473,8 @@ def _document(
         },
         "pictures_without_row": _without_row(options, entries),
         "units": units,
+        **({"figures": figures} if figures else {}),
     }
-    return sealed(document)
 
 
 _DECLARED = ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper")

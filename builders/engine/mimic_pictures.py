@@ -14,7 +14,10 @@ from builders.engine.tables import ROWS_PER_UNIT, Row, table_rows, table_units
 ROWS_WITH_PICTURES = 1_000
 """Rows a unit where pictures are decoded: about a minute of full-size radiographs."""
 
-_JPG_ROOTS = ("mimic-cxr-jpg/", "mimic-cxr-jpg/2.*/", "physionet.org/files/mimic-cxr-jpg/2.*/", "")
+JPG_ROOTS = (
+    "mimic-cxr-jpg/", "mimic-cxr-jpg/2.*/", "physionet.org/files/mimic-cxr-jpg/2.*/", "files/mimic-cxr-jpg/2.*/", "",
+)  # fmt: skip
+"""Where MIMIC-CXR-JPG may lie below a raw tree; the third is what PhysioNet's `wget -r` makes."""
 _PICTURE = re.compile(r"(?:.*/)?p(1\d)/p(1\d{7})/s(5\d{7})/([0-9a-f]{8}(?:-[0-9a-f]{8}){4})\.jpg")
 _SUBJECT = re.compile(r"1\d{7}")
 _OFFICIAL = frozenset({"train", "validate", "test"})
@@ -57,14 +60,22 @@ def radiograph_of(row: Row) -> Radiograph:
 
 
 def mimic_units(
-    raw: Path, files: Iterable[Path], split: str, role: Role, params: Params, columns: Sequence[str] = ()
+    raw: Path,
+    files: Iterable[Path],
+    split: str,
+    role: Role,
+    params: Params,
+    columns: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> Iterator[Unit]:
     """Units of row files about MIMIC-CXR-JPG; the official split file and the rows' pictures enter their keys."""
-    official = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in _JPG_ROOTS))
+    official = require(raw, "MIMIC-CXR-JPG split", *(f"{root}mimic-cxr-2.0.0-split.csv*" for root in JPG_ROOTS))
     held_out_subjects(official, raw)  # an unusable file stops here, not in every worker
     tree = {"official": relative(official, raw), "jpg_root": relative(official.parent, raw)}
     size, inputs = ROWS_PER_UNIT if params["no_images"] else ROWS_WITH_PICTURES, [tree["official"]]
-    for unit in table_units(raw, files, split, role, columns=columns, rows_per_unit=size, inputs=inputs):
+    for unit in table_units(
+        raw, files, split, role, columns=columns, rows_per_unit=size, inputs=inputs, optional=optional
+    ):
         pictures = [] if params["no_images"] else _pictures(raw, unit, tree["jpg_root"])
         yield replace(unit, payload=unit.payload | tree, inputs=(*unit.inputs, *pictures))
 

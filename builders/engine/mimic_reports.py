@@ -4,9 +4,62 @@ Rules and constants after MIT-LCP/mimic-cxr at commit 3190146, `txt/section_pars
 (counts in comments are theirs): headers stand at a line's start behind one space, in capitals, closed by a colon; the
 line of a header is never searched for another one; empty findings and impressions are dropped; where neither is left,
 what follows the last section's first blank line is the last paragraph; of equal sections the last one counts.
+
+Three things differ from theirs, because what follows a header would become the answer that is learnt. ` NDICATION:` is
+an indication (MIT-LCP/mimic-code issue 1982); every known header is known without its first letter. Of unlisted headers
+only those count as findings or impression whose words say nothing else (`_PLAIN`, `_VIEW_WORDS`): not NOTIFICATION OF
+CRITICAL FINDINGS, CHEST PAIN or CHEST CT TECHNIQUE. And a header that only describes the views, or adds a word, never
+replaces a section that stands under its own name.
 """
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from builders.engine.mimic_pictures import JPG_ROOTS
+from builders.engine.rawfiles import first_existing, list_zip, relative
+from builders.engine.source import NotThisSource
+
+_ZIP = "mimic-cxr-reports.zip"
+_REPORT_ROOTS = (
+    "mimic-cxr/", "mimic-cxr/2.*/", "physionet.org/files/mimic-cxr/2.*/", "files/mimic-cxr/2.*/", "", *JPG_ROOTS[:-1],
+)  # fmt: skip
+_IN_ZIP = ("files/", "mimic-cxr-reports/files/", "")
+_FOLDERS = ("files/", "mimic-cxr-reports/files/")
+_NAMES = ("p{group}/p{subject}/s{study}.txt", "p{group}/p{subject}/s{study}/s{study}.txt")
+"""As PhysioNet has it, and beside the pictures of the study (HKU-MedAI/MGCA issue 41)."""
+
+
+def report_file(reports: str, subject_id: str, study_id: str) -> str:
+    """The file of a study's report below the raw tree, `archive!member` in a zip; `reports` is of `find_reports`."""
+    return reports.format(group=subject_id[:2], subject=subject_id, study=study_id)
+
+
+def find_reports(raw: Path, studies: Sequence[tuple[str, str]]) -> str:
+    """The pattern of the first place that has the report of at least one of the studies (subject id, study id).
+
+    Raises `NotThisSource` where no place has one: a tree of MIMIC-CXR-JPG alone holds pictures and no reports.
+    """
+    for root in _REPORT_ROOTS:
+        if (archive := first_existing(raw, root + _ZIP)) is not None:
+            members = set(list_zip(archive, raw))
+            for folder in _IN_ZIP:
+                if any(report_file(folder + _NAMES[0], *study) in members for study in studies):
+                    return f"{_escaped(relative(archive, raw))}!{folder}{_NAMES[0]}"
+    for base in (root + folder for root in _REPORT_ROOTS for folder in _FOLDERS):
+        if (there := first_existing(raw, base)) is not None:
+            for name in _NAMES:
+                if any((there / report_file(name, *study)).is_file() for study in studies):
+                    return f"{_escaped(relative(there, raw))}/{name}"
+    raise NotThisSource(
+        f"{raw}: no reports: not one of {len(studies):,} studies has its s<study>.txt in {_ZIP}, under mimic-cxr/files "
+        "or beside the pictures; they come with MIMIC-CXR, not with MIMIC-CXR-JPG (see --help)"
+    )
+
+
+def _escaped(path: str) -> str:
+    return path.replace("{", "{{").replace("}", "}}")
+
 
 _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
 
@@ -14,7 +67,7 @@ _HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
 # it (_MAIN), then by a view description (_VIEWS), which stands for findings.
 _VARIANTS: dict[str, tuple[str, ...]] = {
     "impression": (
-        "conclusion", "findings and impression", "findings/impression", "findings/ impression", "ndication",
+        "conclusion", "findings and impression", "findings/impression", "findings/ impression",
         "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion", "imperssion", "mpression",
         "impession",
     ),
@@ -34,10 +87,17 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("technique", "notification", "addendum", "date", "comment"), ()),
 }  # fmt: skip
 _CANONICAL = {variant: name for name, variants in _VARIANTS.items() for variant in (name, *variants)}
-_MAIN = ("impression", "findings", "history", "comparison", "addendum")
-_VIEWS = re.compile(
-    "chest|portable|pa and lateral|lateral and pa|ap and lateral|lateral and ap|frontal and|two views|frontal view"
-    "|pa view|ap view|one view|lateral view|bone window|frontal upright|frontal semi-upright|ribs|pa and lat"
+_CANONICAL |= {name[1:]: _CANONICAL[name] for name in _VARIANTS if len(name) > 4 and " " not in name}
+_MAIN = ("history", "comparison", "addendum")
+_ANSWERS = ("impression", "findings")
+_VIEW_WORDS = frozenset(
+    "chest portable pa ap lateral lat frontal view views two one three single bone window ribs upright semi "
+    "semi-upright supine erect sitting standing left right and of the with radiograph radiographs film films x-ray "
+    "xray cxr".split()
+)
+_PLAIN = _VIEW_WORDS | frozenset(
+    "finding findings impression impressions final main overall summary report radiographic radiologic radiological "
+    "imaging pertinent lung lungs heart recommendation recommendations recommendation(s) or in on".split()
 )
 
 CUSTOM_STUDIES = frozenset(
@@ -55,14 +115,17 @@ CUSTOM_STUDIES = frozenset(
 
 def parse_sections(report: str) -> dict[str, str]:
     """Sections by canonical name, whitespace collapsed; also `preamble`, `full report` and `last_paragraph`."""
-    sections = [(_canonical(name), text) for name, text in _split(report)]
-    kept = [(name, text) for name, text in sections if name not in ("impression", "findings") or text.strip()]
-    if not any(name in ("impression", "findings") for name, _ in kept):
-        name, text = kept[-1]
+    sections = [(header, *_canonical(header), text) for header, text in _split(report)]
+    kept = [section for section in sections if section[1] not in _ANSWERS or section[3].strip()]
+    named = {name for _, name, own, _ in kept if own}
+    # A header that means a section only by its words gives way to the section's own name.
+    found = [(name if own or name not in named else header.strip(), text) for header, name, own, text in kept]
+    if not any(name in _ANSWERS for name, _ in found):
+        name, text = found[-1]
         head, blank, tail = text.partition("\n \n")
         if blank:
-            kept[-1:] = [(name, head), ("last_paragraph", tail)]
-    return {name: " ".join(text.split()) for name, text in kept}
+            found[-1:] = [(name, head), ("last_paragraph", tail)]
+    return {name: " ".join(text.split()) for name, text in found}
 
 
 def _split(report: str) -> list[tuple[str, str]]:
@@ -78,13 +141,18 @@ def _split(report: str) -> list[tuple[str, str]]:
     return sections
 
 
-def _canonical(header: str) -> str:
+def _canonical(header: str) -> tuple[str, bool]:
+    """The section that a header means, and whether it is one of that section's names."""
     header = header.strip()
     if header in ("preamble", "full report"):
-        return header
+        return header, True
     if header in _CANONICAL:
-        return _CANONICAL[header]
+        return _CANONICAL[header], True
+    words = set(re.findall(r"[a-z()-]+", header))
+    for name in _ANSWERS:
+        if name in header:
+            return (name, False) if words <= _PLAIN else (header, True)
     for name in _MAIN:
         if name in header:
-            return name
-    return "findings" if _VIEWS.search(header) else header
+            return name, False
+    return ("findings", False) if words and words <= _VIEW_WORDS else (header, True)

@@ -1,6 +1,7 @@
 """Rows of MMMU and MMMU-Pro: `<image i>` in a question or an option stands for column `image_i`."""
 
 import re
+from typing import Any
 
 from builders.engine.rawfiles import check_filled, text_of
 from builders.engine.source import InputError, Sample, assistant, choice_answer, choice_prompt, demand, user
@@ -21,8 +22,13 @@ IMAGE_TOKEN = re.compile(r"<image\s*(\d+)>")
 _ID = re.compile(r"(?:dev|validation|test)_[A-Za-z_]+_\d+")
 
 
-def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = False) -> Sample:
-    """A row of MMMU or MMMU-Pro; `pictures` is the namespace of its images, its question id is MMMU's in both."""
+def question_sample(
+    row: Row, pictures: str, subset: str, *, open_ended: bool = False, unnamed_too: bool = False
+) -> Sample:
+    """A row of MMMU or MMMU-Pro; `pictures` is the namespace of its images, its question id is MMMU's in both.
+
+    With `unnamed_too` pictures that no token names are shown before the text, and such rows counted.
+    """
     file, values = row.file, row.values
     key, asked, answer = (text_of(values, name, file) for name in ("id", "question", "answer"))
     demand(_ID.fullmatch(key), "bad_id", file, "id is not <split>_<subject>_<number>")
@@ -36,6 +42,11 @@ def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = 
         if IMAGE_TOKEN.search(said):  # an answer cannot show the picture that its option is
             said = f"Answer: {answer}"
     parts, numbers = _placed(prompt)
+    pictured = [number for number, name in enumerate(IMAGE_COLUMNS, 1) if _has_pixels(values.get(name))]
+    if unnamed_too and (unnamed := [number for number in pictured if number not in numbers]):
+        row.note("shown_unnamed", question=key)
+        shifted = [part + len(unnamed) if isinstance(part, int) else part for part in parts]
+        parts, numbers = [*range(len(unnamed)), *shifted], [*unnamed, *numbers]
     demand(numbers, "bad_field", file, "neither question nor options name an image")
     if unknown := [number for number in numbers if f"image_{number}" not in IMAGE_COLUMNS]:
         raise InputError("bad_field", file, f"there is no image {unknown[0]}")
@@ -53,6 +64,10 @@ def question_sample(row: Row, pictures: str, subset: str, *, open_ended: bool = 
         subset=subset,
         task="vqa" if open_ended else None,
     )
+
+
+def _has_pixels(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value.get("bytes"))
 
 
 def _accepted(answer: str) -> list[str]:

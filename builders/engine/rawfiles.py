@@ -100,7 +100,50 @@ class Recorded(NamedTuple):
     """Marks of the pictures there that rows named."""
 
 
+class Gap(NamedTuple):
+    """Something of a file that was not read, and that no count of rows shows."""
+
+    file: str
+    what: str
+    """Follows the count: "lines that look like rows stand within records"."""
+    where: str
+    """A row or a byte, or empty. Gaps that agree down to here are one, however often the place is read."""
+    amount: int
+
+
 _record: Recorded | None = None  # while a unit is built
+_gaps: set[Gap] | None = None  # while a build is planned, or a unit is built
+
+
+@contextmanager
+def recorded_gaps() -> Iterator[set[Gap]]:
+    """While this is open, what `note_gap` is told stands in the set."""
+    global _gaps
+    _gaps = set()
+    try:
+        yield _gaps
+    finally:
+        _gaps = None
+
+
+def note_gap(file: str, what: str, where: str = "", count: int = 1) -> None:
+    """Record that something was not read: the build names it and ends with exit code 4."""
+    if _gaps is not None:
+        _gaps.add(Gap(file, what, where, count))
+
+
+def summed_gaps(gaps: Iterable[Gap]) -> list[dict[str, Any]]:
+    """What `build.json` says of gaps: {file, what, count, first}, by file; `first` is where the first of them is."""
+    summed: dict[tuple[str, str], dict[str, Any]] = {}
+    for gap in sorted(set(gaps), key=lambda gap: (gap.file, gap.what, len(gap.where), gap.where)):
+        blank = {"file": shown(gap.file), "what": gap.what, "count": 0, "first": gap.where}
+        summed.setdefault((gap.file, gap.what), blank)["count"] += gap.amount
+    return list(summed.values())
+
+
+def shown(file: str) -> str:
+    """A path as text that UTF-8 can hold: bytes of a name that is no UTF-8 are spelt out."""
+    return file.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """What the commands of builders print: plans, counts, tables."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from builders.engine.figures import figure_lines
 from builders.engine.source import DAMAGED_REASONS, Source
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED
 from medgpt.messages import safe
 from medgpt.tables import table
 
@@ -31,7 +33,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
         return
     print(f"{source.title} -> {plan.target} (nothing written)")
     rows = [
-        (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], _bytes(s["input_bytes"]))
+        (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], size_text(s["input_bytes"]))
         for name, s in splits.items()
     ]
     print(table(("split", "role", "units", "rows", "units done", "input files", "input"), rows))
@@ -41,8 +43,18 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
 
 def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:
     """The counts of a build, for JSON."""
-    names = ("build", "parameters", "metadata_only", "published", "counts", "pictures_without_row", "root")
-    return {name: document[name] for name in names} | {
+    names = (
+        "build",
+        "parameters",
+        "metadata_only",
+        "published",
+        "counts",
+        "pictures_without_row",
+        "gaps",
+        "root",
+        "figures",
+    )
+    return {name: document[name] for name in names if name in document} | {
         "target": str(target),
         "units": len(document["units"]),
         "units_reused": reused,
@@ -63,7 +75,7 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
             c["images"],
             f"{c['images_mean']:.2f} ± {c['images_sd']:.2f}" if c["images"] else "-",
             f"{100 * c['prior_share']:.1f} %" if c["with_prior"] else "-",
-            _bytes(c["bytes"]),
+            size_text(c["bytes"]),
         )
         for split, c in counts["by_split"].items()
     ]
@@ -80,9 +92,14 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
         ]
         lines += ["", f"rejected rows (each with file and row in {target}/rejects)"]
         lines.append(table(("reason", "rows", "kind", "what to do"), listed))
+    lines += _fewer(document)
+    if document["gaps"]:
+        lines += ["", "not read, or not as said:", *gap_lines(document["gaps"])]
     if (left := document["pictures_without_row"]) and left["count"]:
         names = "" if document["source"]["access"] == "credentialed" else f": {', '.join(map(safe, left['first'][:3]))}"
         lines += ["", f"pictures that no row names: {left['count']:,}{names} (more of them in {target}/build.json)"]
+    lines += [f"note: {line}" for line in document["parameters"].get("noticed", ())]
+    lines += figure_lines(document.get("figures", ()))
     check = "=" if counts["kept"] + counts["rejected"] == counts["read"] else "!="
     lines += [
         "",
@@ -93,7 +110,37 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
     return "\n".join(lines)
 
 
-def _bytes(count: int) -> str:
+def exit_code(document: Mapping[str, Any]) -> int:
+    """Of a finished build: 4 where something was not read, 3 where damaged rows were left out, else 0."""
+    if document["gaps"]:
+        return NOT_COMPARED
+    return DAMAGED if document["counts"]["damaged"] else DONE
+
+
+def gap_lines(gaps: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A line for each gap: where, how many, what."""
+    return [
+        f"  {safe(gap['file'])}: {gap['count']:,} {gap['what']}"
+        + (f", first at {safe(gap['first'])}" * bool(gap["first"]))
+        for gap in gaps
+    ]
+
+
+def _fewer(document: Mapping[str, Any]) -> list[str]:
+    """The splits that have fewer rows than the publisher's, in one line; a trial build always has."""
+    read, published = document["counts"]["by_split"], document["published"]
+    lacking = [
+        f"{split} {published[split] - counts['read']:,}"
+        for split, counts in read.items()
+        if split in published and counts["read"] < published[split]
+    ]
+    if document["limit"] is not None or not lacking:
+        return []
+    return ["", f"fewer rows than published: {', '.join(lacking)} (with --expect published this ends with exit code 4)"]
+
+
+def size_text(count: int) -> str:
+    """Bytes as `12.3 MB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:

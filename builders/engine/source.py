@@ -236,11 +236,49 @@ class Option:
     help: str
     default: Any = False
     choices: tuple[str, ...] | None = None
+    prepare: Callable[[str], Callable[[Path], Sequence[str]]] | None = None
+    """For an option that shapes nothing and is no part of `Params`: takes what was given before the build begins, and
+    gives the function that turns the finished build's folder into lines for the screen."""
 
     @property
     def name(self) -> str:
         """Key in `Params`."""
         return self.flag.removeprefix("--").replace("-", "_")
+
+
+Checked = Literal["rows", "code", "card", "unverified"]
+CHECKED: dict[Checked, str] = {
+    "rows": "real rows",
+    "code": "public readers",
+    "card": "card only",
+    "unverified": "unverified",
+}
+"""How a layout was checked: this builder ran on the publisher's rows; independent code that reads the files agrees; the
+publisher's card, paper or file tree alone; nobody at all, for no public reader was found."""
+UNVERIFIED = "no public reader of this layout was found: look at its first samples (`shards.show`) before you train"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A form in which a publisher's files come, by what it is told from the others, and what it was checked against."""
+
+    name: str
+    checked: Checked
+    evidence: str = ""
+    """`owner/repo@commit` of the rows or of the reader, several parted by commas; for a card whose it is."""
+    files: str = ""
+    """A pattern below the raw tree; the layout is seen where a file fits. Empty: files do not tell it."""
+    columns: tuple[str, ...] = ()
+    """It is seen where one file has all of these. Empty: columns do not tell it."""
+    lacks: tuple[str, ...] = ()
+    """It is not seen where a file has all of these."""
+    rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows by split, where other than `Source.published`; then it is seen where a split has as many."""
+
+    @property
+    def said(self) -> str:
+        """`public readers: owner/repo@commit`."""
+        return f"{CHECKED[self.checked]}: {self.evidence}" if self.evidence else CHECKED[self.checked]
 
 
 @dataclass(frozen=True)
@@ -276,6 +314,9 @@ class Source:
     read: Callable[[Path, Unit, Params], Iterator[Sample | Reject]]
     published: Callable[[Params], Mapping[str, int]]
     """Rows a split has at the publisher; shown beside what was read, never asserted."""
+    figures: Callable[[Params], Mapping[str, Mapping[str, float]]] = lambda params: {}
+    """What a paper prints of a split's samples, by the names of `builders.engine.figures.FIGURES`; split `all` is all
+    of them together. Shown beside ours, in `build.json` too, with a warning where they differ."""
     homepage: str = "-"
     """The hub's page where nothing is said and there is a `hub_id`."""
     stage: str = "instruct"
@@ -296,10 +337,16 @@ class Source:
     paper_rows: tuple[PaperRow, ...] = ()
     hub_id: str = ""
     """`owner/name` of the dataset repository on the Hugging Face hub; `--download` fetches it."""
+    hub_moved: tuple[str, ...] = ()
+    """Other ids under which the repository was or is known: a download falls back on them."""
     hub_revision: str = ""
     """Commit to fetch; pinned, so that two sites build the same bytes. Empty: `--revision` must say it."""
     hub_files: tuple[str, ...] = ()
     """Glob patterns of the files the builder reads."""
+    layouts: tuple[Layout, ...] = ()
+    """The known forms of the raw tree. `--probe` says which it sees; `--help` and the README say what was checked."""
+    languages: tuple[str, ...] = ("en",)
+    """Of the texts, most frequent first; an option `--language` goes before."""
     filters: str = ""
     """Recipe in `filters/recipes` that chooses among its training samples after a build; empty: none does."""
     filter_files: Mapping[str, str] = field(default_factory=dict)
@@ -345,6 +392,12 @@ class Source:
         parts = [self.variant(params), *(params.get("split") or ())]
         suffix = "-".join(part for part in parts if part)
         return f"{self.name}.{suffix}" if suffix else self.name
+
+
+def unverified_notes(source: Source) -> list[str]:
+    """A line on layouts that nobody could be found to have read; none for most sources."""
+    unknown = [one.name for one in source.layouts if one.checked == "unverified"]
+    return [f"unverified ({', '.join(unknown)}): {UNVERIFIED}"] if unknown else []
 
 
 def demo_module(name: str) -> Any:

@@ -11,14 +11,16 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import Content, PictureStore, stored
+from builders.engine.noticed import note
 from builders.engine.pages import batch_rows
-from builders.engine.rawfiles import check_filled, outcome, relative
+from builders.engine.rawfiles import check_filled, note_gap, outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
     UNCOUNTED,
@@ -56,6 +58,7 @@ class Here(NamedTuple):
     split: str
     params: Params
     store: PictureStore
+    notes: dict[str, Any]
 
 
 class Row(NamedTuple):
@@ -82,6 +85,10 @@ class Row(NamedTuple):
         """(file, read) of a picture in the source's `pictures`: `Image("my_set/1", *row.picture("1.jpg"))`."""
         return self._here.store.reader(name)
 
+    def note(self, name: str, **item: Any) -> None:
+        """Count the row under a name of the source's `kit.noticed`; `item` says which one it is."""
+        note(self._here.notes, name, **item)
+
     @property
     def _here(self) -> Here:
         assert self.here is not None, "only rows of a table_source know where they are"
@@ -96,6 +103,88 @@ class _Range(NamedTuple):
     rows: int
 
 
+class FirstRows:
+    """What is learnt of a tree's row files while only their first rows are read (`reading_first_rows`)."""
+
+    def __init__(self, raw: Path, splits: Iterable[str]) -> None:
+        self.raw, self.splits = raw, frozenset(splits)
+        self.counts: dict[tuple[str, str], tuple[int, int | None, bool]] = {}
+        """By split and file: rows that were cut off its head, rows in all (None: unknown), whether that was counted."""
+        self.columns: dict[str, dict[str, None]] = {}
+        """Columns by file, in their order."""
+        self.used: dict[str, set[str]] = {}
+        """Columns that code asked for, by file."""
+
+    def range(self, path: Path, file: str, split: str, columns: Sequence[str], layout: str) -> Iterator[_Range]:
+        """The file's first range. Of a large file the rest is estimated, by where the second begins."""
+        ranges = _ranges(path, file, columns, FIRST_ROWS, layout)
+        first = next(ranges, None)
+        if first is None:
+            return
+        rows, counted = first.rows, True
+        if path.name.lower().endswith(".parquet"):
+            with open_parquet(path, file) as table:
+                self.columns[file] = dict.fromkeys(table.schema_arrow.names)
+                self.used.setdefault(file, set()).update(columns)
+                rows = table.metadata.num_rows
+        elif path.stat().st_size <= COUNTED_BYTES:
+            rows += sum(part.rows for part in ranges)
+        elif second := next(ranges, None):
+            packed, counted = path.suffix.lower() == ".gz", False
+            rows = 0 if packed else round(first.rows * path.stat().st_size / second.start)
+        self.counts[split, file] = first.rows, rows or None, counted
+        yield first
+
+    def seen(self, row: Row | Reject) -> Row | Reject:
+        """The row, whose columns are noted, now and as code asks for them."""
+        if isinstance(row, Reject):
+            return row
+        if not row.file.lower().endswith(".parquet"):
+            self.columns.setdefault(row.file, {}).update(dict.fromkeys(row.values))
+        return row._replace(values=_Asked(row.values, self.used.setdefault(row.file, set())))
+
+
+class _Asked(dict[str, Any]):
+    """The values of a row, which remember what was asked for."""
+
+    def __init__(self, values: dict[str, Any], asked: set[str]) -> None:
+        super().__init__(values)
+        self.asked = asked
+
+    def __getitem__(self, name: str) -> Any:
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dictionary's."""
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        self.asked.add(str(name))
+        return super().__contains__(name)
+
+
+FIRST_ROWS = 2_000
+COUNTED_BYTES = 32 << 20
+"""Files up to this size are counted to their end: a second."""
+_first_rows: FirstRows | None = None  # while a tree is probed
+
+
+@contextmanager
+def reading_first_rows(raw: Path, splits: Iterable[str]) -> Iterator[FirstRows]:
+    """While this is open, `table_units` gives of a split's files the first rows alone.
+
+    Files that are read for other reasons (to look something up, `rows_per_unit` beyond the usual) are read as ever.
+    """
+    global _first_rows
+    _first_rows = FirstRows(raw, splits)
+    try:
+        yield _first_rows
+    finally:
+        _first_rows = None
+
+
 def table_units(
     raw: Path,
     files: Iterable[Path],
@@ -107,18 +196,27 @@ def table_units(
     inputs: Sequence[str] = (),
     first_unit: int = 0,
     layout: str = "",
+    optional: Sequence[str] = (),
 ) -> Iterator[Unit]:
     """Units `<split>-00000` ... over the files in the order given; `inputs` are further files every unit depends on.
 
-    `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`.
+    `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`; those
+    that are `optional` are read where they are there. Without any all are read.
     `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
     "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
     """
     number = first_unit
     for path in files:
         file = relative(path, raw)
-        for part in _ranges(path, file, columns, rows_per_unit, layout):
-            payload = {"file": file, "range": list(part), "columns": list(columns)}
+        ranges = _ranges(path, file, columns, rows_per_unit, layout)
+        if (
+            _first_rows
+            and (raw, split in _first_rows.splits) == (_first_rows.raw, True)
+            and rows_per_unit <= ROWS_PER_UNIT
+        ):
+            ranges = _first_rows.range(path, file, split, columns, layout)
+        for part in ranges:
+            payload = {"file": file, "range": list(part), "columns": [*columns, *optional]}
             if layout:
                 payload["layout"] = layout
             yield Unit(f"{split}-{number:05d}", split, role, part.rows, payload, (file, *inputs))
@@ -149,7 +247,7 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     done, why, row = 0, "the file ends early", None
     try:
         for row in _format(path, unit.payload.get("layout", "")).rows(path, file, part, unit.payload["columns"]):
-            yield row
+            yield _first_rows.seen(row) if _first_rows else row
             done += 1
     except (UserError, MemoryError):
         raise
@@ -327,6 +425,9 @@ def open_parquet(path: Path, file: str) -> Any:
     if not 0 <= table.metadata.num_rows <= limited.RATIO * path.stat().st_size:
         table.close()
         raise NotThisSource(f"{file}: says that it has {table.metadata.num_rows:,} rows, which it cannot hold")
+    about = table.metadata
+    if lost := about.num_rows - sum(about.row_group(group).num_rows for group in range(about.num_row_groups)):
+        note_gap(file, "rows of its own count stand in none of its row groups", count=lost)
     return table
 
 
@@ -477,6 +578,11 @@ def json_items(path: Path, file: str, start: int = 0, kinds: str = "[") -> Itera
                 place = at + 1
                 continue
             if at < len(text) and text[at] == closing:
+                behind = len(text[at + 1 :].strip())
+                while data := handle.read(_CHUNK):
+                    behind += len(data.strip())
+                if behind:
+                    note_gap(file, "bytes behind the end of its JSON (two files in one?)", count=behind)
                 return
             if at < len(text):
                 long.clear()
@@ -541,29 +647,90 @@ def _array_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> 
 class _Lines:
     """Decoded lines of a binary file for `csv`, counting lines, bytes handed out, and those of the record in hand."""
 
-    def __init__(self, handle: BinaryIO, position: int) -> None:
-        self.lines, self.position, self.number, self.record = lines(handle), position, 0, 0
+    def __init__(self, handle: BinaryIO, position: int, delimiter: str, width: int) -> None:
+        self.lines, self.position, self.number = lines(handle), position, 0
+        self.delimiter, self.width = delimiter, width
+        self.begin()
+
+    def begin(self) -> None:
+        """What follows is another record."""
+        self.bytes = self.within = self.rows_within = 0
+        self.first, self.cells = "", list[str]()
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
         data, size = next(self.lines)
-        self.number, self.position, self.record = self.number + 1, self.position + size, self.record + size
-        if data is None or self.record > limited.LINE_BYTES:
+        self.number, self.position, self.bytes = self.number + 1, self.position + size, self.bytes + size
+        if data is None or self.bytes > limited.LINE_BYTES:
             raise OverLimit(f"a record of more than {limited.LINE_BYTES:,} bytes (a quote that nothing closes?)")
         check_values(data)
         # Bytes that are no UTF-8 become lone surrogates, which `_csv_rows` rejects row by row.
-        return data.decode("utf-8", errors="surrogateescape")
+        line = data.decode("utf-8", errors="surrogateescape")
+        if not self.first:
+            self.first = line
+            return line
+        if not self.within:  # the stray quote may stand in the first line itself
+            alone = self.first.replace('"', "") if self.first.count('"') % 2 else self.first
+            self.cells = _cells(alone, self.delimiter)
+        self.within += 1
+        self.rows_within += _like_a_row(line, self.cells, self.delimiter, self.width)
+        if self.within >= limited.RECORD_LINES:
+            raise OverLimit(f"a record of more than {limited.RECORD_LINES:,} lines (a quote that nothing closes?)")
+        return line
 
 
-def _csv_records(handle: BinaryIO, path: Path, start: int) -> Iterator[tuple[list[str] | InputError, _Lines]]:
-    """(cells, or what is wrong; where its end is) of every record from a byte on that is not blank."""
-    found = _Lines(handle, start)
+_ENOUGH_CELLS = 5
+
+
+def _like_a_row(line: str, first: list[str], delimiter: str, width: int) -> bool:
+    """Whether a line within a record would be a row of its own, had no quote opened before it.
+
+    first: cells of the record's first line. The line has all quotes in pairs (which the last one of a cell of several
+    lines has not), as many cells as the header, and commas as this table has them: where those have no blank behind, as
+    in prose. Fewer than `_ENOUGH_CELLS` cells may be prose all the same: then the first must be an id with a number in
+    it, made like that of the record.
+    """
+    if width < 2 or line.count(delimiter) < width - 1 or line.count('"') % 2:
+        return False
+    cells = _cells(line, delimiter)
+    spaced, usual = (sum(cell.startswith(" ") for cell in found[1:]) for found in (cells, first))
+    if len(cells) != width or not any(cells) or spaced > usual:
+        return False
+    same = first and _ID.fullmatch(cells[0]) and _make(cells[0]) == _make(first[0])
+    return delimiter == "\t" or width >= _ENOUGH_CELLS or bool(same)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """Cells of a line alone; none where it cannot stand alone."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter), [])
+    except csv.Error:
+        return []
+
+
+def _make(cell: str) -> str:
+    """What a cell is made of: `PMC12_fig3.jpg` is `a0_a0.a`."""
+    return _DIGITS.sub("0", _LETTERS.sub("a", cell.strip()))
+
+
+_ID, _LETTERS, _DIGITS = re.compile(r"\S*\d\S*"), re.compile(r"[^\W\d_]+"), re.compile(r"\d+")
+
+
+def _csv_records(
+    handle: BinaryIO, path: Path, start: int, width: int = 0
+) -> Iterator[tuple[list[str] | InputError, _Lines]]:
+    """(cells, or what is wrong; where its end is) of every record from a byte on that is not blank.
+
+    A record among whose lines there are rows of a table of `width` columns is damaged: rows would be lost in a cell.
+    """
+    delimiter = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ","
+    found = _Lines(handle, start, delimiter, width)
     csv.field_size_limit(limited.LINE_BYTES)
-    reader = csv.reader(found, delimiter="\t" if path.name.removesuffix(".gz").endswith(".tsv") else ",")
+    reader = csv.reader(found, delimiter=delimiter)
     while True:
-        found.record = 0
+        found.begin()
         try:
             cells: list[str] | InputError = next(reader)
         except StopIteration:
@@ -574,6 +741,9 @@ def _csv_records(handle: BinaryIO, path: Path, start: int) -> Iterator[tuple[lis
             cells = InputError("too_large", "", str(error))
         except csv.Error as error:
             cells = InputError("bad_row", "", str(error))
+        if found.rows_within:
+            said = f"{found.rows_within:,} of the {found.within:,} lines within it look like rows (a stray quote?)"
+            cells = InputError("bad_row", "", said)
         if cells:
             yield cells, found
 
@@ -583,7 +753,9 @@ def _csv_header(path: Path, file: str) -> tuple[list[str], int]:
         for header, end in _csv_records(handle, path, 0):
             if isinstance(header, InputError):
                 raise NotThisSource(f"{file}: no header ({header.detail}); fetch the file again")
-            return [name.removeprefix("\ufeff") for name in header], end.position
+            names = [name.removeprefix("\ufeff") for name in header]
+            bare = [name.strip() for name in names]  # `ID, Caption`, as some copies have it
+            return (bare if len(set(bare)) == len(set(names)) else names), end.position
     return [], 0
 
 
@@ -596,8 +768,11 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
     with open_stream(path) as handle:
         handle.seek(start)
         rows, first = 0, 1
-        for _, end in _csv_records(handle, path, start):
+        for _, end in _csv_records(handle, path, start, len(header)):
             rows += 1
+            if end.rows_within:
+                what = "lines that look like rows stand within records (a stray quote?)"
+                note_gap(file, what, str(1 + end.number), end.rows_within)
             if rows >= rows_per_unit or end.position - start >= BYTES_PER_UNIT:
                 yield _Range(start, first, rows)
                 start, rows, first = end.position, 0, 1 + end.number
@@ -609,7 +784,7 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
     header, _ = _csv_header(path, file)
     with open_stream(path) as handle:
         handle.seek(part.start)
-        for cells, end in islice(_csv_records(handle, path, part.start), part.rows):
+        for cells, end in islice(_csv_records(handle, path, part.start, len(header)), part.rows):
             number = str(part.first + end.number)
             if isinstance(cells, InputError):
                 yield Reject(file, number, cells.reason, cells.detail)

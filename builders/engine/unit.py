@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from builders.engine.inputs import Input, check_unchanged, shown
-from builders.engine.rawfiles import State, recorded
+from builders.engine.inputs import Input, check_unchanged
+from builders.engine.rawfiles import State, recorded, recorded_gaps, shown
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
@@ -36,7 +36,7 @@ from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
 CACHED_PICTURES, CACHED_PRINTS = 64, 4096
@@ -101,7 +101,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
-    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded() as record:
+    with told(f"{job.build}, unit {unit.name}", BuildStopped), recorded() as record, recorded_gaps() as gaps:
         try:
             outcomes = source.read(job.raw, unit, job.params)
             for done, outcome in enumerate(islice(outcomes, job.take if job.take >= 0 else None), 1):
@@ -133,7 +133,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     check_unchanged(job.build, job.raw, (*job.planned, *whole))
     inputs = [[shown(i.file), *i.state, i.sha256] for i in whole]
     entry: dict[str, Any] = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
-    entry |= {"places": record.places, "pictures": record.pictures}
+    entry |= {"places": record.places, "pictures": record.pictures, "gaps": sorted(map(list, gaps))}
     write_atomic(job.ledger, orjson.dumps(entry, default=sorted))
     return records
 
@@ -313,7 +313,7 @@ class _UnitWork:
     def _picture(self, image: Image, reads: Mapping[str, tuple[State, str]]) -> _Picture:
         picture = self._pictures.get(image.file)
         if picture is None:
-            picture = _read_picture(image, reads, self.job.params.get("frames"))
+            picture = read_picture(image, reads, self.job.params.get("frames"))
             if not self.source.store_pictures:
                 picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
@@ -365,7 +365,7 @@ def _named(image: Image) -> dict[str, str | None]:
     return {name: getattr(image, name) for name in ("image_id", "subject_id", "study_id", "view", "relation")}
 
 
-def _read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: Frame | None) -> _Picture:
+def read_picture(image: Image, reads: Mapping[str, tuple[State, str]], frames: Frame | None) -> _Picture:
     """Read, check, pack again and fingerprint one picture file; every fault is an `InputError`."""
     data = image.read()
     try:

@@ -21,7 +21,9 @@ def options_of(
         "licenses": sorted(args.licenses) if args.licenses else None,
         "frames": args.frames,
     }
-    return BuildOptions(raw, out, params, args.workers, args.limit, args.shard_bytes, args.max_damaged, progress)
+    return BuildOptions(
+        raw, out, params, args.workers, args.limit, args.shard_bytes, args.max_damaged, progress, args.expect or ""
+    )
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ def accounts(
         for unit in record["units"]:
             for kind, count in ("row", unit["kept"]), ("picture", unit["images"]), ("text", unit["kept"]):
                 add(unit["role"], build, kind, COMPARED, "", "", count)
+        # As with rejects: what was not read of a train side of ours is in no shard.
+        for side in ("eval",) * ("eval" in roles) or roles[: build in foreign]:
+            for gap in record.get("gaps", ()):
+                add(side, build, "file", NOT_COMPARED, gap["file"], gap["what"], gap["count"])
         if record["limit"] is not None and "eval" in roles:
             add("eval", build, "row", NOT_COMPARED, "", "a trial build (--limit) left the rest unread", 1)
     for row in rejects:

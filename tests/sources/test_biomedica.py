@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from outcomes import kept, reasons, source_of
 from pmc_trees import SHARED, counts, read_all
 
 from builders import biomedica
 from builders.demos import biomedica as demo_biomedica
+from builders.engine.archives import stored, webdataset_samples
 from builders.engine.demo_files import write_demo_file
 from builders.engine.source import NotThisSource
 
@@ -132,3 +136,48 @@ def test_biomedica_panel_types_of_the_real_clusters() -> None:
     # The type contradicts the subtype in some clusters: it is a hint, not a fact about a picture.
     assert clusters["0"]["panel_type"] == "multiple"
     assert clusters["0"]["panel_subtype"] == "single panel"
+
+
+def as_parquet(raw: Path, columns: bool, key: bool) -> None:
+    """The demo tree packed as Parquet: the members' names with the json, or caption, image and the json's fields."""
+    for subset in ("dermatology", "surgery"):
+        rows: list[dict[str, Any]] = []
+        for path in sorted((raw / subset).rglob("*.tar")):
+            for name, parts in webdataset_samples(path, raw):
+                found = {part.rpartition(".")[2]: stored(data) for part, data in parts.items()}
+                record, picture = json.loads(found["json"]), {"bytes": found["jpg"], "path": None}
+                row: dict[str, Any] = {"txt": found["txt"].decode(), "jpg": picture, "json": json.dumps(record)}
+                if columns:
+                    row = {"caption": row["txt"], "image": picture} | {
+                        field: record[field] for field in ("article_accession_id", "image_file_name", "article_license")
+                    }
+                rows.append(row | ({"__key__": name} if key else {}))
+        folder = raw / f"biomedica_{subset}_subset_parquet/data"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+        shutil.rmtree(raw / subset)
+
+
+@pytest.mark.parametrize(("columns", "key"), [(False, True), (True, False), (True, True), (False, False)])
+def test_biomedica_packed_as_parquet(tree: Callable[[str], Path], columns: bool, key: bool) -> None:
+    """No public reader names the columns of these repositories: likely names are tried."""
+    raw = tree("biomedica")
+    before = {s.images[0].image_id: s for s in kept(read_all("biomedica", raw)["train"])}
+    as_parquet(raw, columns, key)
+    outcomes = read_all("biomedica", raw)
+    assert counts(outcomes) == {"train": (8, {"duplicate_item": 1, "empty_caption": 1})}
+    after = {s.images[0].image_id: s for s in kept(outcomes["train"])}
+    assert after.keys() == before.keys()
+    for name, sample in after.items():
+        assert (sample.messages, sample.license, sample.group) == (
+            before[name].messages, before[name].license, before[name].group,
+        )  # fmt: skip
+        assert sample.images[0].read() == before[name].images[0].read()
+        assert not key or sample.key == before[name].key
+    assert len(kept(read_all("biomedica", raw, subset="surgery")["train"])) == 3
+
+
+def test_biomedica_parquet_of_other_columns_is_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{"image": {"bytes": b"x"}, "alt": "text"}]), tmp_path / "a.parquet")
+    with pytest.raises(NotThisSource, match=r"a.parquet: no column with the caption .*there are image, alt"):
+        read_all("biomedica", tmp_path, subset="histopathology")

@@ -102,3 +102,16 @@ def test_gmai_pictures_in_folders_and_wrong_trees(tree: Callable[[str], Path]) -
         read_all("gmai_reasoning10k", raw)
     with pytest.raises(NotThisSource, match="reasoning_mcq_rl"):
         read_all("gmai_reasoning10k", raw, file="rl")
+
+
+def test_gmai_subset_is_no_kind_of_task(tree: Callable[[str], Path]) -> None:
+    """Real paths begin `2d/cls/`, so that the first folder would be one stratum for all."""
+    raw = tree("gmai_reasoning10k")
+    path = raw / "reasoning_mcq_sft.jsonl"
+    before = [sample.subset for sample in kept(read_all("gmai_reasoning10k", raw)["train"])]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        names = row["image"] if isinstance(row["image"], list) else [row["image"]]
+        row["image"] = [f"2d/cls/{name}" for name in names]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [sample.subset for sample in kept(read_all("gmai_reasoning10k", raw)["train"])] == before

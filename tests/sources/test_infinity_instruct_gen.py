@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from outcomes import kept, reasons, source_of
+from outcomes import kept, read_all, reasons, source_of
 from source_cases import (
     read_in_order,
     said,
@@ -45,3 +46,14 @@ def test_infinity_ids_may_be_numbers(tmp_path: Path) -> None:
     write_parquet(tmp_path / "Gen/train-00000-of-00001.parquet", rows)
     found = kept(read_in_order("infinity_instruct_gen", tmp_path)["train"])
     assert [sample.group["question_id"] for sample in found] == [f"infinity-instruct/{n}" for n in range(3)]
+
+
+def test_columns_that_no_evidence_confirms_are_not_required(tree: Callable[[str], Path]) -> None:
+    """`id` and `source` stand on the card alone; two readers confirm `conversations`."""
+    raw = tree("infinity_instruct_gen")
+    before = kept(read_all("infinity_instruct_gen", raw)["train"])
+    for path in raw.glob("Gen/*.parquet"):
+        pq.write_table(pq.read_table(path, columns=["conversations"]), path)
+    after = kept(read_all("infinity_instruct_gen", raw)["train"])
+    assert [sample.messages for sample in after] == [sample.messages for sample in before]
+    assert all(sample.group == {} and sample.subset is None for sample in after)

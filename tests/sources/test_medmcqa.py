@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import run_module
 from outcomes import kept, read_all, reasons, source_of
 from source_cases import (
     Rows,
@@ -22,6 +24,7 @@ from source_cases import (
 )
 
 from builders.demos.medmcqa import demo_rows
+from builders.engine.command import main
 from builders.engine.source import NotThisSource, Reject
 
 
@@ -173,3 +176,21 @@ def test_medmcqa_real_validation_rows(real_data: Path) -> None:
     leaked = ("bc8e9ed4-81fd-4c8e-9381-ae6c4d193066", "da529e73-61fe-4b52-81b1-8686b6a62ffd",
               "b5135682-e700-4fda-a6b2-39b289c3cc41")  # fmt: skip
     assert {f"medmcqa/{key}" for key in leaked} <= {sample.group["question_id"] for sample in samples}
+
+
+def test_an_audit_names_items_whose_options_repeat(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """medmcqa/medmcqa issue 5: 21 rows of the real validation split repeat an option, 4 of them the right one."""
+    raw = tree("medmcqa")
+    path = next(raw.glob("data/validation-*.parquet"))
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for number, options in enumerate((("a", "B", "b", "c"), ("x", "X.", "b", "c"), ("a", "b", "c", "d"))):
+        names = dict(zip(("opa", "opb", "opc", "opd"), options, strict=True))
+        rows.append(rows[0] | names | {"id": f"00000000-0000-0000-0000-{number:012d}", "cop": 1})
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    assert main(source_of("medmcqa"), ["--raw", str(raw), "--out", str(tmp_path), "--quiet"]) == 0
+    done = run_module("manifests.sql", str(tmp_path), "--audit", "repeated_options", "--json")
+    [audit] = json.loads(done.stdout)["audits"]
+    wanted = [(f"medmcqa/validation/00000000-0000-0000-0000-{number:012d}", True) for number in (0, 1)]
+    assert [(row["sample_id"], row["gold"]) for row in audit["rows"]][-2:] == wanted
+    assert (done.returncode, audit["violations"]) == (1, len(audit["rows"]))

@@ -146,3 +146,32 @@ def test_medreason_mmlu_row_out_of_range_is_a_bad_id(tree: Callable[[str], Path]
     save_rows("medreason", raw, rows)
     outcome = read_all("medreason", raw)["train"][3]
     assert isinstance(outcome, Reject) and outcome.reason == "bad_id"
+
+
+def listed(options: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{label}) {text}" for label, text in options)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda options: f"Answer Choices:\n{listed(options)}",
+        listed,
+        lambda options: json.dumps([text for _, text in options]),
+        lambda options: json.dumps(dict(options)),
+    ],
+)
+def test_medreason_options_as_two_readers_allow_them(
+    form: Callable[[list[tuple[str, str]]], str], tree: Callable[[str], Path]
+) -> None:
+    """JSON text and `A) text`: not shown to occur in the file, but no damage."""
+    raw = tree("medreason")
+    before = {sample.row: sample for sample in kept(read_all("medreason", raw)["train"]) if sample.options}
+    path = raw / "ours_quality_33000.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, sample in before.items():
+        rows[int(number) - 1]["options"] = form(sample.options or [])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    after = {sample.row: sample for sample in kept(read_all("medreason", raw)["train"]) if sample.options}
+    assert before and after.keys() == before.keys()
+    assert all((s.options, s.answer) == (before[row].options, before[row].answer) for row, s in after.items())

@@ -79,3 +79,35 @@ def test_custom_studies() -> None:
     assert len(CUSTOM_STUDIES) == 54
     assert {"50913680", "50525523", "58235663"} <= CUSTOM_STUDIES
     assert all(len(study) == 8 and study.startswith("5") for study in CUSTOM_STUDIES)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "NOTIFICATION OF CRITICAL FINDINGS", "COMMUNICATION OF FINDINGS", "CHEST PAIN", "INDICATION FOR CHEST CT",
+        "CHEST CT TECHNIQUE", "CRITICAL FINDINGS", "FINDINGS DISCUSSED WITH", "CLINICAL IMPRESSION", "CHEST TUBES",
+        "DISCUSSION OF IMPRESSION", "PHYSICAL FINDINGS", "CHEST", "PORTABLE AP CHEST", "PERTINENT FINDINGS",
+        "FINAL IMPRESSION",
+    ],
+)  # fmt: skip
+def test_a_header_that_means_something_else_replaces_nothing(header: str) -> None:
+    sections = parse_sections(FULL + f" \n {header}:  Dr. ___ was called.\n")
+    assert (sections["findings"], sections["impression"]) == (
+        "The heart is normal. Lungs clear.", "No acute process.",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("header", ["NOTIFICATION OF CRITICAL FINDINGS", "CHEST PAIN", "CLINICAL IMPRESSION"])
+def test_nor_does_it_stand_for_one_that_is_missing(header: str) -> None:
+    sections = parse_sections(report("EXAMINATION:  CHEST", "", f"{header}:  Dr. ___ was called."))
+    assert "findings" not in sections and "impression" not in sections
+
+
+@pytest.mark.parametrize(
+    ("header", "section"),
+    [("NDICATION", "indication"), ("INDINGS", "findings"), ("MPRESSION", "impression"), ("OMPARISON", "comparison"),
+     ("ISTORY", "history"), ("ECHNIQUE", "technique")],
+)  # fmt: skip
+def test_a_header_without_its_first_letter(header: str, section: str) -> None:
+    """` NDICATION:` occurs in MIMIC-CXR (MIT-LCP/mimic-code issue 1982)."""
+    assert parse_sections(report("EXAMINATION:  CHEST", "", f"{header}:  The text."))[section] == "The text."

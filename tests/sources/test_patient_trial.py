@@ -111,6 +111,32 @@ def test_patient_trial_prompt_shows_numbered_sentences_and_criteria(demos: dict[
     assert all("4. The patient will provide informed consent" in text_of(sample, 0) for sample in consent)
 
 
+def test_retrieved_candidates_are_capped_among_themselves(tree: Callable[[str], Path]) -> None:
+    """As the recipe says (section 4.1): the pairs of retrieved trials, up to ten a label of those."""
+    raw = tree("patient_trial")
+    [file] = raw.glob("dataset/sigir/retrieved_trials.json")
+    first, second = json.loads(file.read_text())
+    # Eleven of the first patient's twelve trials of score 0; of the second patient what the demo lists.
+    names = sorted(line.split("\t")[1] for line in (raw / "dataset/sigir/qrels/test.tsv").read_text().splitlines()
+                   if line.startswith(first["patient_id"]) and line.endswith("\t0"))  # fmt: skip
+    first["0"] = [{"NCTID": name} for name in names[:11]]
+    file.write_text(json.dumps([first, second]))
+    listed = {(p["patient_id"], trial["NCTID"]) for p in (first, second) for score in "012" for trial in p[score]}
+    outcomes = read_all("patient_trial", raw, candidates="retrieved")
+    found = outcomes["sigir"]
+    chosen = {tuple(sample.key.split("/")) for sample in kept(found)}
+    assert chosen < listed and reasons(found)["over_cap"] == 1
+    assert reasons(found)["not_retrieved"] == len(found) - len(listed)
+    assert all(reasons(outcomes[cohort]) == {"no_candidates": 34} for cohort in ("trec_2021", "trec_2022"))
+    file.write_text(json.dumps(first))  # one patient alone
+    found = read_all("patient_trial", raw, candidates="retrieved")["sigir"]
+    assert {sample.key.split("/")[0] for sample in kept(found)} == {first["patient_id"]}
+    assert reasons(found)["no_candidates"] == 17
+    file.unlink()
+    with pytest.raises(NotThisSource, match="to list candidates"):
+        read_all("patient_trial", raw, candidates="retrieved")
+
+
 def test_patient_trial_variants_are_named() -> None:
     source = source_of("patient_trial")
     params = {"labels": "official", "cap": "10", "shots": "0", "consent": False}
@@ -246,6 +272,19 @@ def test_real_judgments_are_all_accounted_for(trialgpt: Path) -> None:
         patients["judged"] |= {patient for patient, *_ in rows}
     assert (len(patients["all"]), len(patients["judged"])) == (184, 183)
     assert patients["all"] - patients["judged"] == {"sigir-201428"}
+
+
+def test_real_candidates_of_one_patient(trialgpt: Path) -> None:
+    """63, 27 and 11 of the 102, 27 and 14 judged trials of a patient were retrieved."""
+    for cap, wanted in (("none", (63, 27, 11)), ("10", (10, 10, 10))):
+        outcomes = read_all("patient_trial", trialgpt, candidates="retrieved", cap=cap)
+        found = outcomes["sigir"]
+        assert Counter(s.subset for s in kept(found)) == dict(
+            zip(("score-0", "score-1", "score-2"), wanted, strict=True)
+        )
+        counts = reasons(found)
+        assert (counts["not_retrieved"], counts["no_candidates"]) == (42, len(found) - 143)
+        assert not kept(outcomes["trec_2021"])
 
 
 def test_real_pairs_with_text_are_the_ones_kept_without_a_cap(trialgpt: Path) -> None:

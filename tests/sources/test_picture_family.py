@@ -102,7 +102,7 @@ def test_a_renamed_column_stops_the_build(name: str, file: str, column: str, tre
 ELSEWHERE = demo_radiograph(0).path.replace("/p10/", "/p11/")
 
 
-NO_ANSWER, BIG_BOX = ("<think>a</think><answer>" + text + "</answer>" for text in ("", "b [1, 2, 3, 225]"))
+NO_ANSWER = "<think>a</think><answer></answer>"
 
 
 TRAIN = VQA.format("train")
@@ -127,7 +127,6 @@ DAMAGE: dict[str, tuple[str, str, Callable[[list[dict[str, Any]]], None], str]] 
     "no answer tag": ("gemex_thinkvg", GEMEX, put(0, response="<think>a</think> No"), "bad_field"),
     "nothing in the answer tag": ("gemex_thinkvg", GEMEX, put(0, response=NO_ANSWER), "empty_answer"),
     "reasoning without end": ("gemex_thinkvg", GEMEX, put(0, response="<think>a"), "unfinished_reasoning"),
-    "a box beyond 224": ("gemex_thinkvg", GEMEX, put(0, response=BIG_BOX), "bad_field"),
     "unknown question type": ("gemex_thinkvg", GEMEX, put(0, question_type="riddle"), "bad_field"),
     "no path": ("gemex_thinkvg", GEMEX, put(0, image_path="/files/x.jpg"), "bad_field"),
     "wrong letter": ("medframeqa", FRAMES, put(0, correct_answer="D"), "bad_field"),

@@ -69,3 +69,14 @@ def test_pubmedvision_one_picture_as_text(tree: Callable[[str], Path]) -> None:
     rows[0]["image"] = rows[0]["image"][0]
     path.write_text(json.dumps(rows))
     assert counts(read_all("pubmedvision", raw))["train"] == (4, {"empty_answer": 2})
+
+
+def test_pubmedvision_takes_the_picture_token_out_of_the_prompt(tree: Callable[[str], Path]) -> None:
+    raw = tree("pubmedvision")
+    path = raw / "PubMedVision_Alignment_VQA.json"
+    before = [sample.messages for sample in kept(read_all("pubmedvision", raw)["train"])]
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["conversations"][0]["value"] = "<image>\n" + row["conversations"][0]["value"]
+    path.write_text(json.dumps(rows))
+    assert [sample.messages for sample in kept(read_all("pubmedvision", raw)["train"])] == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -108,3 +110,25 @@ def test_quilt_reads_an_unpacked_folder(tree: Callable[[str], Path]) -> None:
                 (raw / name).write_bytes(archive.read(name))
         part.unlink()
     assert all(sample.images[0].read() for sample in kept(read_all("quilt_1m", raw)["train"]))
+
+
+def test_quilt_table_of_13_columns_before_2023_10_26(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """wisdomikezogwo/quilt1m's README: single_wsi and not_histology came then."""
+    raw = tree("quilt_1m")
+    table = raw / "quilt_1M_lookup.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    marked = len(rows) - sum(row["not_histology"] in ("", "0", "0.0") for row in rows)
+    names = [name for name in rows[0] if name not in ("single_wsi", "not_histology")]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    arguments = ["--raw", str(raw), "--out", str(tmp_path), "--quiet", "--filters", "none", "--no-images"]
+    assert main(source_of("quilt_1m"), arguments) == 0
+    document = json.loads((tmp_path / "quilt_1m/build.json").read_bytes())
+    assert marked and "not_histology" not in document["counts"]["rejects"]
+    [line] = document["parameters"]["noticed"]
+    assert line.startswith(
+        f"{len(rows)} rows are of a table without the column not_histology, which came on 2023-10-26"
+    )

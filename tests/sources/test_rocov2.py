@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from outcomes import kept, reasons
+from outcomes import kept, reasons, source_of
 from pmc_trees import counts, edit_csv, read_all
 
 from builders.engine.source import NotThisSource
@@ -63,3 +63,24 @@ def test_rocov2_damaged_rows(tree: Callable[[str], Path]) -> None:
     edit_csv(raw / "test_captions.csv", lambda rows: rows[0].__setitem__(1, "caption"))
     with pytest.raises(NotThisSource, match="no column Caption"):
         read_all("rocov2", raw)
+
+
+def test_rocov2_headers_with_blanks(tree: Callable[[str], Path]) -> None:
+    """Two public readers strip the header of the caption files."""
+    raw = tree("rocov2")
+    before = {split: [s.messages for s in kept(found)] for split, found in read_all("rocov2", raw).items()}
+    for path in raw.glob("*_captions.csv"):
+        head, _, body = path.read_text().partition("\n")
+        path.write_text(" " + head.replace(",", " , ") + "\n" + body)
+    assert {split: [s.messages for s in kept(found)] for split, found in read_all("rocov2", raw).items()} == before
+
+
+def test_rocov2_says_which_release_it_read() -> None:
+    """Zenodo 10821435 has 59,958 / 9,904 / 9,927 rows, 8333645 had 60,163 / 9,945 / 9,972."""
+    source = source_of("rocov2")
+    assert "10821435" in source.revision and sum(source.published({}).values()) == 79_789
+    assert source.conclude
+    for rows, said in ((59_958, {}), (60_163, {"noticed": 1})):
+        entries = [{"records": [{"split": "train", "read": 20_000}, {"split": "train", "read": rows - 20_000}]}]
+        found = source.conclude(Path(), {}, entries)
+        assert {name: len(lines) for name, lines in found.items()} == said
