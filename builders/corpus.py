@@ -41,6 +41,8 @@ name, or a path into nested fields (`meta.patient`):
     access    open, gated or credentialed; default: credentialed, which keeps texts out of reports
     split     default: train, or test for the eval side
     frames    first, middle or last: which one of a picture with several frames; default: such a row is damaged
+    store_pictures
+              true: shards keep the pictures, so that a policy's `local_pictures` can compare them; default: false
     leave_out {pattern: reason}: files, fields, reasons of rejects that are declared not to matter (`"*.pdf": manuals`)
 With sections `train:` and `eval:` one file serves both sides; what stands outside of them holds for both.
 
@@ -140,7 +142,7 @@ def make_source(params: kit.Params) -> kit.Source:
         read=_read,
         published=lambda params: {},
         variant=lambda params: str(params["role"]),
-        store_pictures=False,
+        store_pictures=rules.store_pictures,
         conclude=_conclude,
         reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
         version=2,
@@ -544,7 +546,10 @@ def _planned(
     rules = make_rules(mapping, role, raw, place)
     if out.resolve().is_relative_to(raw.resolve()):
         raise kit.NotThisSource(f"{out}: lies within the corpus {raw}; choose another place for what is written")
-    params = {"role": role, "mapping": msgspec.to_builtins(rules, str_keys=True)}
+    said = msgspec.to_builtins(rules, str_keys=True)
+    if not rules.store_pictures:
+        del said["store_pictures"]  # builds of earlier releases do not know it
+    params = {"role": role, "mapping": said}
     params |= {"no_images": False, "split": None, "licenses": None, "frames": rules.frames}
     source = make_source(params)
     options = BuildOptions(raw, out, params, **{"max_damaged": sys.maxsize} | how)

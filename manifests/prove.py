@@ -78,16 +78,18 @@ def prove(
     no_rewrites: bool = False,
     conda: Path | None = None,
     verdicts: Path | None = None,
+    encoder: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Write a proof over the builds under `data` to the folder `out`; returns the certificate.
 
     `only_present`: the policy's benchmarks that are not there are named, not asked for. `no_rewrites`: that level
     does not run, which the certificate says. `conda`: a file for rows of the CONDA contamination database. `verdicts`:
-    a file of `manifests.proof.verdicts`. Raises: `UserError`.
+    a file of `manifests.proof.verdicts`. `encoder`: the copy descriptor, where the policy has one. Raises: `UserError`.
     """
     from tqdm import tqdm
 
+    from manifests.proof.descriptors import load_encoder
     from manifests.proof.overlaps import Overlaps, near_level, rewrites_state, sql_levels
     from manifests.proof.rewrites import coverage as rewrites_coverage
     from manifests.proof.verdicts import read_verdicts
@@ -96,19 +98,21 @@ def prove(
     builds = load_builds(data)
     _check(builds, policy, quiet)
     rewrites = rewrites_state(policy, left_out=no_rewrites)
+    network = load_encoder(policy, encoder)
     work = out / _WORK
     for folder in out, work:
         make_folder(folder)
     with connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
-        levels = [("near_image", "images", "near pictures"), ("near_text", "kept", "near texts")]
-        levels += [("rewrite", "kept", "rewrites")] if rewrites["ran"] else []
+        levels = [("near_image", "images", "near pictures"), ("local_pictures", "images", "local pictures")]
+        levels += [("near_text", "kept", "near texts"), *([("rewrite", "kept", "rewrites")] if rewrites["ran"] else [])]
         for level, kind, name in levels:
             depends_on = rewrites if level == "rewrite" else None
-            total = sum(unit[kind] for build in builds for unit in build.record["units"] if unit["role"] == "train")
+            named = [build for build in builds if level != "local_pictures" or policy.compares_local(build.record)]
+            total = sum(unit[kind] for build in named for unit in build.record["units"] if unit["role"] == "train")
             with tqdm(total=total, desc=name, unit=kind, unit_scale=True, disable=quiet or None) as bar:
-                near_level(level, builds, policy, work, workers, bar.update, overlaps, depends_on)
+                near_level(level, builds, policy, work, workers, bar.update, overlaps, depends_on, network)
         # What follows has texts of the policy in its SQL.
         jail(connection, [*manifest_files(builds), *overlaps.files])
         document = _conclude(connection, builds, policy, overlaps, out, judged)
@@ -190,7 +194,7 @@ def _conclude(
 
     from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSION_SUMS, EXCLUSIONS, LEVELS, ORDER
     from manifests.proof.near_images import coverage
-    from manifests.proof.overlaps import VERSIONS
+    from manifests.proof.overlaps import VERSIONS, local_coverage
     from manifests.proof.verdicts import judge
 
     files = ", ".join(sql_text(str(path)) for path in overlaps.files)
@@ -284,6 +288,7 @@ def _conclude(
         "policy_sha256": policy.sha256,
         "rules": VERSIONS,
         "software": certificate.software(),
+        "local_pictures": local_coverage(connection, builds, policy),
         "levels": {level: list(kinds) for level, kinds in LEVELS.items()},
         "coverage": coverage(),
         "files": digests,
@@ -313,7 +318,8 @@ def _accounting(
     rejects = _rows(connection, "SELECT build, role, reason, damaged, count(*) AS count FROM rejects GROUP BY ALL")
     left_out = document["left_out_of_near_text"]
     records = (build.record for build in builds)
-    return accounting.accounts(records, policy.leave_out, rejects, document["without_pixels"], left_out)
+    local = document["local_pictures"]["pictures"]
+    return accounting.accounts(records, policy.leave_out, rejects, document["without_pixels"], left_out, local)
 
 
 def _train_duplicates(
@@ -501,7 +507,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
             pairs_per_cell=options.pairs_per_cell, only_present=only_present, no_rewrites=options.no_rewrites,
-            conda=options.conda, verdicts=options.verdicts, quiet=options.quiet or options.json,
+            conda=options.conda, verdicts=options.verdicts, encoder=options.encoder,
+            quiet=options.quiet or options.json,
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
@@ -589,6 +596,8 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
         print(f"Note: {items} are left out of near text, as the policy says ({row['reason']})")
     if not document["rewrites"]["ran"]:
         print(f"Note: rewrites were not looked for ({document['rewrites']['why']})")
+    for line in certificate.left_out_of_local(document):
+        print(f"Note: {line}")
     for line in certificate.incomplete(document):
         print(f"Note: {line}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
@@ -640,6 +649,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
     )
+    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
     add_engine(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be compared, write nothing")
     parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")

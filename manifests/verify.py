@@ -55,6 +55,7 @@ def verify(
     seed: str | None = None,
     public_key: Path | None = None,
     raw: Mapping[str, Path] | None = MappingProxyType({}),
+    encoder: Path | None = None,
     rebuild: Collection[str] = (),
     quiet: bool = True,
     tell: Callable[[ProofStep], None] = lambda step: None,
@@ -62,9 +63,9 @@ def verify(
     """Verify the proof in the folder `proof` over the builds under `data`; what its steps found.
 
     `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out. Builds
-    that `rebuild` names are made again from them. Steps that rest on builds or files which are not those of the
-    certificate are not made. `tell` is called with each step as it ends. Raises: `UserError` if there is no data or no
-    certificate, or the key cannot be read.
+    that `rebuild` names are made again from them. `encoder`: the copy descriptor, where the policy has one. Steps that
+    rest on builds or files which are not those of the certificate are not made. `tell` is called with each step as it
+    ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
     from manifests.proof.verification import Verification
 
@@ -79,7 +80,7 @@ def verify(
     if rebuild and (unknown := set(rebuild) - {build.record["build"] for build in load_builds(data)}):
         raise UserError(f"no build {', '.join(sorted(unknown))} below {data}; --rebuild needs names of builds")
     seed = seed or secrets.token_hex(8)
-    verification = Verification(data, proof, sample, seed, public_key, raw, rebuild, quiet, tell)
+    verification = Verification(data, proof, sample, seed, public_key, raw, encoder, rebuild, quiet, tell)
     verification.run()
     return verification
 
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sample=options.sample,
         seed=options.seed,
         public_key=options.public_key,
+        encoder=options.encoder,
         raw=None if options.no_raw else dict(options.raw),
         rebuild=options.rebuild,
         quiet=options.quiet or options.json,
@@ -171,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="audit: make the slow steps for N samples of each build and side (default: all)",
     )
+    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
     parser.add_argument(
         "--trust", "--public-key", type=Path, dest="public_key", metavar="KEY",
         help="the certificate must be signed by this key (PEM, Ed25519)",

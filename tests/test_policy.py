@@ -78,7 +78,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "says"),
     [
         ("version", 2, "version: 2 is none of 1"),
-        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, rewrites, rules"),
+        ("rule", [], "no key is called rule; there are benchmarks, images, leave_out, local_pictures, rewrites, rules"),
         ("images", {}, "`default` is missing"),
         ("images.default.radius", 7, "images.default: radius: .*multiple of 2"),
         ("images.default.radius", 18, "images.default: radius: .*<= 16"),
@@ -145,8 +145,8 @@ def test_the_command_line_says_what_is_wrong_with_a_policy(tmp_path: Path) -> No
     done = run_module("manifests.prove", str(tmp_path), "--policy", str(file))
     assert done.returncode == 2
     assert done.stderr.strip() == (
-        f"{file}: rules[0]: unknown level 'pixels'; there are id, exact_image, exact_text, near_image, near_text, "
-        "rewrite"
+        f"{file}: rules[0]: unknown level 'pixels'; there are id, exact_image, exact_text, near_image, "
+        "local_pictures, near_text, rewrite"
     )
 
 
@@ -195,7 +195,7 @@ RULES = st.builds(
     ),
 )  # fmt: skip
 def test_the_sql_of_a_policy_does_what_its_rules_say(rules: list[Rule], rows: list[Any]) -> None:
-    policy = Policy({}, {}, load_policy().text, None, tuple(rules))
+    policy = Policy({}, {}, load_policy().text, load_policy().local_pictures, None, tuple(rules))
     names = ("train_build", "train_source", "eval_build", "eval_source", "score", "words", "distance")
     with duckdb.connect() as connection:
         for (level, kind), *values in rows:

@@ -8,6 +8,7 @@ DOCUMENT: dict[str, Any] = {
     "train_totals": [{"train_build": "roco", "train_samples": 900}, {"train_build": "medreason", "train_samples": 100}],
     "eval_totals": [{"eval_build": "medqa", "eval_split": "test", "eval_samples": 50}],
     "left_out_of_near_text": [],
+    "local_pictures": {"opencv": None, "pictures": []},
     "accounting": [{"state": "compared", "count": 1050}],
     "benchmarks": {"asked": "policy", "held": [], "missing": []},
     "exclusions": [{"train_build": "roco", "train_samples": 20}],

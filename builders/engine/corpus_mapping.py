@@ -64,6 +64,7 @@ class Rules(Settings, frozen=True):
     access: Access = "credentialed"
     split: Field | None = None
     frames: Frame | None = None
+    store_pictures: bool = False
     leave_out: dict[Field, Field] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

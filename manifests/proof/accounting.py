@@ -29,11 +29,13 @@ def accounts(
     rejects: Sequence[Mapping[str, Any]],
     without_pixels: Sequence[Mapping[str, Any]],
     left_out: Sequence[Mapping[str, Any]],
+    local: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """The entries of all builds, sorted.
 
     records: what `build.json` says. leave_out: the policy's, by `<build>/<name>`. rejects: rows {build, role, reason,
-    damaged, count}. without_pixels, left_out: as the certificate has them (`left_out_of_near_text`).
+    damaged, count}. without_pixels, left_out, local: as the certificate has them (`left_out_of_near_text`,
+    `local_pictures`).
     """
     counts: Counter[tuple[str, ...]] = Counter()
 
@@ -73,6 +75,10 @@ def accounts(
     for row in without_pixels:
         counts[row["role"], row["build"], "picture", COMPARED, "", ""] -= row["images"]
         add(row["role"], row["build"], "picture", NOT_COMPARED, "", "no pixels in this build", row["images"])
+    for row in local:
+        counts[row["role"], row["build"], "picture", COMPARED, "", ""] -= row["not_stored"]
+        why = "not stored, so local_pictures cannot read them: `store_pictures: true` in the mapping"
+        add(row["role"], row["build"], "picture", NOT_COMPARED, "local_pictures", why, row["not_stored"])
     for row in left_out:
         counts["eval", row["build"], "text", COMPARED, "", ""] -= row["eval_samples"]
         why = f"policy: left out of near text ({row['reason']})"

@@ -111,6 +111,16 @@ def read_certificate(folder: Path) -> dict[str, Any]:
     return document
 
 
+def left_out_of_local(document: Mapping[str, Any]) -> list[str]:
+    """What the policy leaves out of the level `local_pictures`, in one line; none where it leaves out nothing."""
+    rows = [row for row in document["local_pictures"]["pictures"] if row["role"] == "train" and row["left_out"]]
+    if not rows:
+        return []
+    pictures, names = sum(row["left_out"] for row in rows), ", ".join(row["build"] for row in rows)
+    what = "training pictures are not compared locally (montages, screenshots), as the policy says"
+    return [f"{pictures:,} {what}: {names}"]
+
+
 def incomplete(document: Mapping[str, Any]) -> list[str]:
     """What a certificate does not speak of although it should, in words; nothing: it is complete."""
     benchmarks, reasons = document["benchmarks"], []

@@ -6,6 +6,7 @@
 | exact_image | bytes, pixels | `value`: the shared digest, hexadecimal |
 | exact_text | stem_options, stem, caption | `value`: the shared digest, hexadecimal |
 | near_image | whole, region | `distance`: Hamming; `variant` of the test picture; `score`: agreement of pixels |
+| local_pictures | features, descriptor | `variant`: how it is shown; `value`: how much of it; `score`: agreement |
 | near_text | stem, stem_answer, sibling | `score`: share of the stem's letters; `words`: of it, in shared pairs |
 | near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
 | rewrite | rewrite, question, sibling, translation | `variant`: model; `score`: cosine; `words`: shared |
@@ -25,6 +26,7 @@ LEVELS: dict[str, tuple[str, ...]] = {
     "exact_image": ("bytes", "pixels"),
     "exact_text": ("stem_options", "stem", "caption"),
     "near_image": ("whole", "region"),
+    "local_pictures": ("features", "descriptor"),
     "near_text": ("stem", "stem_answer", "sibling", "passage"),
     "rewrite": ("rewrite", "question", "sibling", "translation"),
 }

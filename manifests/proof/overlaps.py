@@ -11,18 +11,23 @@ import hashlib
 import multiprocessing
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
 from manifests.parts import read_pictures, thumbnails_part
+from manifests.proof.descriptors import Encoder, proposed
 from manifests.proof.evidence import EVIDENCE
+from manifests.proof.local_features import TEST_SIDE, Features, features, features_of_none, opencv
+from manifests.proof.local_pictures import VERSION as LOCAL_PICTURES
+from manifests.proof.local_pictures import LocalIndex
 from manifests.proof.near_images import VERSION as NEAR_IMAGES
 from manifests.proof.near_images import NearImageIndex
 from manifests.proof.near_text import EvalText, NearTextIndex
@@ -50,7 +55,8 @@ FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 """What the levels find, before the policy is asked."""
 
 VERSIONS = {
-    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "near_text": 3, "rewrite": REWRITE,
+    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "local_pictures": LOCAL_PICTURES, "near_text": 3,
+    "rewrite": REWRITE,
     "train_duplicates": 1,
 }  # fmt: skip
 """Declared versions of what decides an overlap. Raise a number by hand when its evidence changes for the same builds:
@@ -58,6 +64,7 @@ proofs then do that level anew. `tests/pinned_evidence.json` holds the evidence 
 without a raised number is red. Hashes and normal forms have versions of their own: a build's `fingerprint_recipe`."""
 
 _TEXTS_AT_ONCE = 4 << 20  # characters
+_PICTURES_AT_ONCE = 32
 _IMAGE_COLUMNS = ["sample_id", "index", "split", "shard", "offset", "length", "width", "height", "pixel_sha256"]
 _IMAGE_COLUMNS += ["phash", "thumbnail"]
 PICTURE = pa.schema(
@@ -129,8 +136,13 @@ class _Side:
 
     left_out: Mapping[tuple[str, str, str], int] = {}
 
-    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
-        """Do once, before the workers are forked, what each would do by itself."""
+    @staticmethod
+    def declared() -> Any:
+        """The versions that evidence depends on (`medgpt.engines.run_jobs`)."""
+        return VERSIONS
+
+    def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
+        """Do once, before the workers are forked, what each would do by itself, or could not do."""
 
     alone = False
     """Whether only one process may run."""
@@ -154,13 +166,19 @@ class _TestEnd:
         return cls(dict(zip(names, values, strict=True)), build.record["source"]["access"])
 
 
-class _ImageSide(_Side):
+Place = tuple[Path, int, int]
+"""File, offset and length of a stored picture."""
+
+
+class _PictureSide(_Side):
     """Every distinct test picture once, with the rows that show it."""
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path) -> None:
+    level: str
+
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path, workers: int) -> None:
         rows: dict[tuple[bytes, str], list[_TestEnd]] = defaultdict(list)
         kept: list[dict[str, Any]] = []
-        self.places: list[tuple[Path, int, int] | None] = []
+        self.places: list[Place | None] = []
         self.rows: list[list[_TestEnd]] = []
         for build in builds:
             modality = policy.modality(build.record["source"]["name"])
@@ -175,29 +193,32 @@ class _ImageSide(_Side):
                         self.places.append(image_place(build.folder, row))
                         kept.append({**{name: row[name] for name in PICTURE.names[:-1]}, "modality": modality})
                     rows[key].append(_TestEnd.of(build, row["split"], row["subset"], row["sample_id"], row["index"]))
-        try:
-            self.index = NearImageIndex(pa.Table.from_pylist(kept, PICTURE), policy.images)
-        except PictureError as error:
-            raise UserError(f"test side: {error}") from error
+        self.make_index(kept, policy, work, workers)
 
-    def prepare(self, tasks: Sequence[_TrainPart]) -> None:
-        some = read_pictures(max(tasks, key=lambda task: task.rows).part, ["phash", "thumbnail"])
-        self.index.prepare(some, sum(task.rows for task in tasks))
+    def make_index(self, kept: list[dict[str, Any]], policy: Policy, work: Path, workers: int) -> None:
+        """Of the test pictures' rows, as `PICTURE` has them."""
+        raise NotImplementedError
+
+    def scan(
+        self,
+        task: _TrainPart,
+        pictures: pa.Table,
+        read_train: Callable[[int], bytes | None],
+        read_test: Callable[[int], bytes | None],
+    ) -> tuple[list[tuple[int, int, dict[str, Any]]], Counter[str]]:
+        """(row of the training pictures, number of the test picture, columns of evidence) of each match; counts."""
+        raise NotImplementedError
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         table = read_pictures(task.part, _IMAGE_COLUMNS)
         without = table["pixel_sha256"].null_count
         table = table.filter(table["pixel_sha256"].is_valid())
-        # A study's picture comes back as the next study's prior: each distinct picture is compared once.
-        places: dict[bytes, list[int]] = defaultdict(list)
-        for number, digest in enumerate(table["pixel_sha256"].to_pylist()):
-            places[digest].append(number)
-        shown = list(places.values())
-        distinct = table.take(pa.array([numbers[0] for numbers in shown], pa.int64()))
+        distinct, shown = _distinct(table)
         try:
-            found = self.index.scan(
+            found, counts = self.scan(
+                task,
                 distinct,
-                lambda row: read_image(image_place(task.folder, distinct.slice(row, 1).to_pylist()[0])),
+                _reader(task.folder, distinct),
                 lambda row: read_image(self.places[row]),
             )
         except PictureError as error:
@@ -205,22 +226,122 @@ class _ImageSide(_Side):
         ends = {name.removesuffix("_id"): table[name].to_pylist() for name in ("sample_id", "index", "split")}
         evidence = [
             {
-                "level": "near_image",
-                "kind": match.kind,
+                "level": self.level,
                 "train_build": task.build,
                 **{f"train_{name}": rows[number] for name, rows in ends.items()},
                 **row.columns,
-                **{name: getattr(match, name) for name in ("distance", "variant", "score", "decided_on")},
+                **measures,
             }
-            for match in found.pairs
-            for number in shown[match.train]
-            for row in self.rows[match.eval]
+            for train, test, measures in found
+            for number in shown[train]
+            for row in self.rows[test]
         ]
-        counts = Counter(found.counts)
         counts["train_pictures"] += len(table)
         counts["train_pictures_distinct_in_their_part"] += len(distinct)
         counts["train_pictures_without_pixels"] += without
         return pa.Table.from_pylist(evidence, FOUND), counts, {}
+
+
+class _ImageSide(_PictureSide):
+    """Test pictures as hashes of their variants."""
+
+    level = "near_image"
+
+    def make_index(self, kept: list[dict[str, Any]], policy: Policy, work: Path, workers: int) -> None:
+        try:
+            self.index = NearImageIndex(pa.Table.from_pylist(kept, PICTURE), policy.images)
+        except PictureError as error:
+            raise UserError(f"test side: {error}") from error
+
+    def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
+        some = read_pictures(max(tasks, key=lambda task: task.rows).part, ["phash", "thumbnail"])
+        self.index.prepare(some, sum(task.rows for task in tasks))
+
+    def scan(
+        self,
+        task: _TrainPart,
+        pictures: pa.Table,
+        read_train: Callable[[int], bytes | None],
+        read_test: Callable[[int], bytes | None],
+    ) -> tuple[list[tuple[int, int, dict[str, Any]]], Counter[str]]:
+        found = self.index.scan(pictures, read_train, read_test)
+        names = ("kind", "distance", "variant", "score", "decided_on")
+        matches = [(match.train, match.eval, {name: getattr(match, name) for name in names}) for match in found.pairs]
+        return matches, Counter(found.counts)
+
+
+class _LocalSide(_PictureSide):
+    """Test pictures as local features of the stored files."""
+
+    level = "local_pictures"
+
+    @staticmethod
+    def declared() -> Any:
+        return [VERSIONS, opencv().__version__]
+
+    def make_index(self, kept: list[dict[str, Any]], policy: Policy, work: Path, workers: int) -> None:
+        self.settings = policy.local_pictures
+        self.proposed: dict[str, list[tuple[int, int]]] = {}
+        places = [(number, place) for number, place in enumerate(self.places) if place is not None]
+        jobs = [places[start : start + _PICTURES_AT_ONCE] for start in range(0, len(places), _PICTURES_AT_ONCE)]
+        none = features_of_none()
+        found = dict.fromkeys(range(len(self.places)), none)
+        if in_this_process(workers, len(jobs)):
+            done: Iterable[dict[int, Features]] = map(_features_of, jobs)
+        else:
+            made = run_jobs(_features_of, jobs, workers, place=work, declared=self.declared)
+            done = (some for _, some in made)
+        for some in done:
+            found.update(some)
+        shapes = [(row["width"], row["height"]) for row in kept]
+        self.index = LocalIndex([found[number] for number in range(len(found))], shapes)
+
+    def prepare(self, tasks: Sequence[_TrainPart], work: Path, encoder: Encoder | None) -> None:
+        """What an encoder proposes: here, since a GPU is not for forked processes; kept, part by part."""
+        if encoder is None or self.settings.encoder is None:
+            return
+        test = encoder.vectors(map(read_image, self.places))
+        for task in tasks:
+            path = _file(work, task, "npy")
+            if not path.exists():
+                table = read_pictures(task.part, _IMAGE_COLUMNS)
+                pictures, _ = _distinct(table.filter(table["pixel_sha256"].is_valid()))
+                with AtomicFile(path) as file:
+                    np.save(file, encoder.vectors(map(_reader(task.folder, pictures), range(len(pictures)))))
+            found = proposed(np.load(path), test, self.settings.encoder.cosine)
+            self.proposed[task.key] = [(row, one) for row, one, _ in found]
+
+    def scan(
+        self,
+        task: _TrainPart,
+        pictures: pa.Table,
+        read_train: Callable[[int], bytes | None],
+        read_test: Callable[[int], bytes | None],
+    ) -> tuple[list[tuple[int, int, dict[str, Any]]], Counter[str]]:
+        pairs = self.proposed.get(task.key, ())
+        matches, counts = self.index.scan(len(pictures), read_train, read_test, self.settings, pairs)
+        return [(match.train, match.test, match.columns) for match in matches], counts
+
+
+def _distinct(table: pa.Table) -> tuple[pa.Table, list[list[int]]]:
+    """Each distinct picture of a part once, and the rows that show it.
+
+    A study's picture comes back as the next study's prior.
+    """
+    places: dict[bytes, list[int]] = defaultdict(list)
+    for number, digest in enumerate(table["pixel_sha256"].to_pylist()):
+        places[digest].append(number)
+    shown = list(places.values())
+    return table.take(pa.array([numbers[0] for numbers in shown], pa.int64())), shown
+
+
+def _reader(folder: Path, pictures: pa.Table) -> Callable[[int], bytes | None]:
+    return lambda row: read_image(image_place(folder, pictures.slice(row, 1).to_pylist()[0]))
+
+
+def _features_of(places: Sequence[tuple[int, Place]]) -> dict[int, Features]:
+    """Features of test pictures by their numbers."""
+    return {number: features(read_image(place) or b"", TEST_SIDE) for number, place in places}
 
 
 def image_place(folder: Path, row: Mapping[str, Any]) -> tuple[Path, int, int] | None:
@@ -246,7 +367,7 @@ def read_image(place: tuple[Path, int, int] | None) -> bytes | None:
 class _TextSide(_Side):
     """Every test item's text."""
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path) -> None:
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path, workers: int) -> None:
         self.rows: list[_TestEnd] = []
         self.open: list[str] = []
         texts: list[EvalText] = []
@@ -307,7 +428,7 @@ class _TextSide(_Side):
 class _RewriteSide(_Side):
     """Every test item's question and answer, and their vectors."""
 
-    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path) -> None:
+    def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path, workers: int) -> None:
         from manifests.proof.encoders import Encoder
 
         assert policy.rewrites is not None
@@ -398,13 +519,12 @@ def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:
         yield batch
 
 
-_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy, Path], _Side], str]] = {
+_SIDES: dict[str, tuple[Callable[[Sequence[LoadedBuild], Policy, Path, int], _Side], str]] = {
     "near_image": (_ImageSide, "images"),
+    "local_pictures": (_LocalSide, "images"),
     "near_text": (_TextSide, "samples"),
     "rewrite": (_RewriteSide, "samples"),
 }
-_SETTINGS = {"near_image": ("images",), "near_text": ("text",), "rewrite": ("text", "rewrites")}
-"""Parts of the policy that a level's evidence depends on."""
 _started: tuple[_Side, Path] | None = None  # of this worker process
 
 
@@ -417,20 +537,23 @@ def near_level(
     progress: Callable[[int], None],
     overlaps: Overlaps,
     depends_on: Any = None,
+    encoder: Encoder | None = None,
 ) -> None:
     """Hold every train part of all builds against the whole test side at one near level; adds to `overlaps`.
 
     `progress` is called with numbers of train samples or images done. `depends_on`: what else the evidence follows
-    from, as plain values. Raises: `UserError`.
+    from, as plain values. `encoder`: that of `local_pictures`, where the policy has one. Raises: `UserError`.
     """
     make, kind = _SIDES[level]
-    base: list[Any] = [level, VERSIONS, *(policy.content[name] for name in _SETTINGS[level])]
+    base: list[Any] = [level, VERSIONS, _settings(level, policy)]
     base += [] if depends_on is None else [depends_on]
     evals = [one.record for one in builds if any(unit["role"] == "eval" for unit in one.record["units"])]
     base.append(sorted((record["build"], record["root"]) for record in evals))
     tasks: list[_TrainPart] = []
     done: list[_TrainPart] = []
     for build in builds:
+        if level == "local_pictures" and not policy.compares_local(build.record):
+            continue
         for unit, part in build.parts(kind, "train"):
             rows = unit["images"] if kind == "images" else unit["kept"]
             if not rows:
@@ -445,10 +568,10 @@ def near_level(
     for task in done:
         progress(task.rows)
     if tasks or level == "near_text":
-        side = make(builds, policy, work)
+        side = make(builds, policy, work, workers)
         overlaps.left_out.update(side.left_out)
         if tasks:
-            side.prepare(tasks)
+            side.prepare(tasks, work, encoder)
         for task in _run(side, tasks, work, 1 if side.alone else workers):
             progress(task.rows)
     for task in [*done, *tasks]:
@@ -457,6 +580,49 @@ def near_level(
         overlaps.counts[level].update(stored["counts"])
         for gram, (eval_df, hits) in stored["common"].items():
             overlaps.common[gram] = eval_df, overlaps.common.get(gram, (0, 0))[1] + hits
+
+
+def local_coverage(
+    connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], policy: Policy
+) -> dict[str, Any]:
+    """What the certificate says of the level `local_pictures`.
+
+    The version of OpenCV, None where the level is off; of each build and side the pictures that were compared, that are
+    not stored, and that the policy leaves out.
+    """
+    named = {build.record["build"] for build in builds if policy.compares_local(build.record)}
+    rows = select(
+        connection,
+        """SELECT build, role, count(*) AS pictures, count(shard) AS stored FROM images
+           WHERE pixel_sha256 IS NOT NULL AND (role = 'train' OR relation IS DISTINCT FROM 'exemplar')
+           GROUP BY ALL ORDER BY ALL""",
+    )
+    on = any(row["role"] == "train" and row["build"] in named for row in rows)
+    return {
+        "opencv": opencv().__version__ if on else None,
+        "pictures": [
+            local_row(row["build"], row["role"], row["pictures"], row["stored"], row["build"] in named, on)
+            for row in rows
+        ],
+    }
+
+
+def local_row(build: str, role: str, pictures: int, stored: int, named: bool, on: bool) -> dict[str, Any]:
+    """One build and side of `local_coverage`; the whole test side is compared where any training picture is."""
+    asked = on and (role == "eval" or named)
+    states = {"compared": stored, "not_stored": pictures - stored, "left_out": 0}
+    return {"build": build, "role": role, **(states if asked else dict.fromkeys(states, 0) | {"left_out": pictures})}
+
+
+def _settings(level: str, policy: Policy) -> Any:
+    """What of the policy a level's evidence depends on."""
+    if level == "local_pictures":
+        content = policy.content["local_pictures"]
+        # Another source switched on is no reason to compare the others again; another OpenCV may find other features.
+        version = opencv().__version__ if policy.local_pictures.train else None
+        return [version, {name: value for name, value in content.items() if name != "train"}]
+    names = {"near_image": ("images",), "near_text": ("text",), "rewrite": ("text", "rewrites")}[level]
+    return [policy.content[name] for name in names]
 
 
 def _file(work: Path, task: _TrainPart, kind: str) -> Path:
@@ -472,14 +638,10 @@ def _run(side: _Side, tasks: Sequence[_TrainPart], work: Path, workers: int) -> 
     # Forked workers share the index; where there is no fork it is sent to each.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     for task, _ in run_jobs(
-        _do_in_worker, tasks, workers, place=work, prepare=_start, arguments=(side, work), declared=_declared,
+        _do_in_worker, tasks, workers, place=work, prepare=_start, arguments=(side, work), declared=side.declared,
         method=method,
     ):  # fmt: skip
         yield task
-
-
-def _declared() -> Any:
-    return VERSIONS
 
 
 def _start(side: _Side, work: Path) -> None:

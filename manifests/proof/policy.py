@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -103,6 +104,32 @@ class RewriteSettings(Settings, frozen=True):
     same_cosine: _Share
 
 
+class EncoderSettings(Settings, frozen=True):
+    """Which copy descriptor proposes pairs (`manifests.proof.descriptors`)."""
+
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    pixels: Annotated[int, Meta(ge=16, le=2048)]
+    """Side of the square that pictures are squeezed to; a folder of open_clip has its own preparation."""
+    cosine: _Share
+    """Pairs at least so near are looked at."""
+
+
+class LocalSettings(Settings, frozen=True):
+    """How local pictures are found (`manifests.proof.local_pictures`)."""
+
+    train: tuple[str, ...]
+    """Sources or builds whose training pictures are compared, as a shell's patterns; none: the level is off."""
+    inliers: Annotated[int, Meta(ge=4)]
+    """Features at different places that must agree on one placement."""
+    spread: _Share
+    """Share of the test picture that the middle of them must span."""
+    share: _Share
+    """Share of either picture that the other must show."""
+    threshold: _Share
+    """Agreement of the pixels from which on it is a match."""
+    encoder: EncoderSettings | None
+
+
 class DuplicateSettings(Settings, frozen=True):
     """Which different train pictures are listed as alike."""
 
@@ -148,6 +175,7 @@ class _File(Settings, frozen=True):
     """Checked one by one: msgspec does not name the key of a mapping."""
     text: TextSettings
     rewrites: RewriteSettings | None
+    local_pictures: LocalSettings
     train_duplicates: DuplicateSettings | None
     benchmarks: tuple[Benchmark, ...] | Literal["present"]
     leave_out: dict[str, str]
@@ -163,6 +191,7 @@ class Policy:
     images: Mapping[str, ImageSettings]
     """Settings by modality; `default` is among them."""
     text: TextSettings
+    local_pictures: LocalSettings
     train_duplicates: DuplicateSettings | None
     rules: tuple[Rule, ...]
     benchmarks: tuple[Benchmark, ...] = ()
@@ -183,6 +212,11 @@ class Policy:
         """Which image settings judge pairs with a test picture of this source."""
         named = (name for name, settings in self.images.items() if source in (settings.where_present or ()))
         return next(named, "default")
+
+    def compares_local(self, record: Mapping[str, Any]) -> bool:
+        """Whether `local_pictures` names the source or build that this `build.json` is of."""
+        names = record["source"]["name"], record["build"]
+        return any(fnmatchcase(name, pattern) for pattern in self.local_pictures.train for name in names)
 
     def action_sql(self) -> str:
         """Write the rules as one SQL expression over a row of evidence joined with both sources.
@@ -233,15 +267,8 @@ def parse_policy(content: Any, place: str = "policy") -> Policy:
         raise UserError(f"{place}: verdicts: unknown level {', '.join(unknown)}; there are {', '.join(LEVELS)}")
     asked = () if file.benchmarks == "present" else file.benchmarks
     return Policy(
-        content,
-        images,
-        file.text,
-        file.train_duplicates,
-        file.rules,
-        asked,
-        file.leave_out,
-        file.verdicts,
-        file.rewrites,
+        content, images, file.text, file.local_pictures, file.train_duplicates, file.rules, asked, file.leave_out,
+        file.verdicts, file.rewrites,
     )  # fmt: skip
 
 

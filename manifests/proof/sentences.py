@@ -66,7 +66,9 @@ def _measured(document: Mapping[str, Any]) -> str:
     exact = "Equal ids, bytes, pixels and words are found without exception"
     measured = document["coverage"]
     if measured is None:
-        unmeasured = f"{exact}; how many changed pictures are found was not measured with this version."
+        unmeasured = (
+            f"{exact}; how many changed pictures are found was not measured with this version{_local(document)}."
+        )
         return f"{unmeasured} {_rewrites(document['rewrites'])}"
     changes = [*measured["transformations"], *measured["between"], *measured.get("overlays", ())]
     worst = min(changes, key=lambda change: float(change["recall"]))
@@ -76,7 +78,7 @@ def _measured(document: Mapping[str, Any]) -> str:
     found = ", ".join([f"{worst['recall']:.1%} are found in the worst ({worst['name']})", *several])
     return (
         f"{exact}; of {real} real pictures, each changed in {len(changes)} ways, {found}, and {wrong} of different "
-        "people; panels and other changes are not covered. " + _rewrites(document["rewrites"])
+        f"people; other changes are not covered{_local(document)}. {_rewrites(document['rewrites'])}"
     )
 
 
@@ -90,6 +92,15 @@ def _rewrites(said: Mapping[str, Any]) -> str:
         f"Of {measured['rewrites']} real items that a language model reworded {measured['found']:.1%} are found "
         f"({names}), and {measured['wrong']:.2%} of {measured['other_questions']:,} other questions wrongly."
     )
+
+
+def _local(document: Mapping[str, Any]) -> str:
+    rows = [row for row in document["local_pictures"]["pictures"] if row["role"] == "train"]
+    total = sum(row["compared"] + row["not_stored"] + row["left_out"] for row in rows)
+    if not total:
+        return ""
+    looked = f"{sum(row['compared'] for row in rows):,} of {total:,} training pictures"
+    return f"; inside other pictures (montages, screenshots, slides) they were looked for in {looked}"
 
 
 def _check(document: Mapping[str, Any]) -> str:

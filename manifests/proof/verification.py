@@ -35,6 +35,7 @@ from manifests.proof.certificate import (
     read_certificate,
     software,
 )
+from manifests.proof.descriptors import load_encoder
 from manifests.proof.differences import differing, named_row, row_differences
 from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, LEVELS, ORDER
 from manifests.proof.exports import EXCLUDED_ROWS_FILE, write_excluded_rows
@@ -45,6 +46,8 @@ from manifests.proof.policy import Policy, check_names, held_benchmarks, load_po
 from manifests.proof.rederive import FOUND, Fault, Found, Key, Stored, id_and_exact, rows_of, stored_faults
 from manifests.proof.rederive_builds import count_faults, described, file_faults, files_of
 from manifests.proof.rederive_counts import Summary, Tally, action_of
+from manifests.proof.rederive_local import coverage as local_coverage
+from manifests.proof.rederive_local import local_pictures
 from manifests.proof.rederive_pictures import near_images, train_duplicates
 from manifests.proof.rederive_rewrites import rewrites, settled
 from manifests.proof.rederive_texts import near_texts
@@ -109,6 +112,7 @@ class Verification:
     """Says which samples and files are looked at where not all are."""
     public_key: Path | None
     raw: Mapping[str, Path] | None
+    encoder: Path | None
     rebuild: Collection[str]
     """Builds that are made again from their raw files; corpora made elsewhere are in any case."""
     quiet: bool
@@ -136,6 +140,7 @@ class Verification:
             # The report takes memory of its own, which those behind it use again.
             ("report", self._report), ("raw files", self._raw), ("stored samples", self._stored),
             ("ids and digests", self._exact), ("near pictures", self._near_images),
+            ("local pictures", self._local_pictures),
             ("near texts", self._near_texts), ("rewrites", self._rewrites),
             ("train duplicates", self._train_duplicates),
             ("policy and counts", self._conclusions),
@@ -349,6 +354,23 @@ class Verification:
         step.add(CERTIFICATE, *self._counted("near_image", derived.counts))
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
 
+    def _local_pictures(self, step: ProofStep) -> None:
+        encoder = load_encoder(self.policy, self.encoder)
+        self.expected["local_pictures"] = local_coverage(self.builds, self.policy)
+        step.add(CERTIFICATE, *self._against_certificate("local_pictures"))
+        with self._bar("local pictures", self._count("images")) as bar:
+            keep = self._keeper("local")
+            said = {
+                tuple(row[f"{side}_{name}"] for side in ("train", "eval") for name in ("build", "sample", "index"))
+                for row in rows_of(self.proof / EVIDENCE_FILE)
+                if row["kind"] == "descriptor"
+            } if encoder else set()  # fmt: skip
+            derived = local_pictures(self.builds, self.policy, self.chosen, bar.update, keep, encoder, said)
+        pairs = self._compare(step, ("local_pictures",), "local", self.chosen)
+        step.add(CERTIFICATE, *self._counted("local_pictures", derived.counts))
+        named = derived.looked_at or self.policy.local_pictures.train
+        step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}" if named else "off"
+
     def _near_texts(self, step: ProofStep) -> None:
 
         with self._bar("near texts", self._count("kept")) as bar:
@@ -474,7 +496,8 @@ class Verification:
             for key, count in tally.rejects.items()
         ]
         records, out = (build.record for build in self.builds), self.document["left_out_of_near_text"]
-        books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out)
+        local = self.expected["local_pictures"]["pictures"]
+        books = accounts(records, self.policy.leave_out, rejects, tally.totals()["without_pixels"], out, local)
         derived = {"accounting": books, "verdicts": judged.document()} | tally.totals() | summary.document(tally)
         derived["benchmarks"] = held_benchmarks(self.policy, tally.read, only_present=only_present)
         # They follow from the rest of the certificate, all of which is held against what was derived.
@@ -561,6 +584,7 @@ class Verification:
 
 _KEYS = (
     "format", "builds", "builds_root", "policy", "policy_sha256", "rules", "software", "levels", "coverage", "files",
+    "local_pictures",
     "train_totals", "eval_totals", "matrix", "subsets", "counts", "common_ngrams", "left_out_of_near_text",
     "rewrites", "without_pixels", "accounting", "exclusions", "exclusions_by_benchmark", "verdicts", "after",
     "clean", "benchmarks", "train_duplicates", "report",
