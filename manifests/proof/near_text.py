@@ -72,6 +72,8 @@ MUCH_LETTERS = 0.45
 """Less than `answer_letters` is enough where what is found says as much as a long stem's `LONG_STEM_BITS`."""
 FAR_SHARE, NEARLY_ALL = 0.6, 0.8
 """Shares of a stem's runs of letters; the first as the mean of the plain and the weighed share."""
+LEFT_WORDS = 5
+"""Fewer words of a stem in shared pairs are what any text about its subject has, unless they are `NEARLY_ALL`."""
 SAYS_BITS = 6
 """What is found of a stem must say so much, or only an answer next to it counts."""
 STEM_WORDS, STEM_PLAIN = 5, 0.8
@@ -85,6 +87,8 @@ GOLD_RUN, GOLD_SHARE, GOLD_REACH = 3, 0.65, 6
 as many words and six."""
 ROW_WORDS, ROW_SHARE = 4, 0.45
 """Rows of so many words of a stem, and this share of its words in them, are no coincidence."""
+ROW_LETTERS = 0.4
+"""Share of its runs of letters that must be there, too."""
 USUAL, USUAL_SHARE = 25, 200
 """A pair of words that more stems than 25, and than one in 200, have says nothing."""
 _CHUNK, _STEP = 256, 128
@@ -450,12 +454,15 @@ class _Stems:
             return False
         if held.known < SAYS_BITS * UNIT:
             return in_a_row and gap <= NEXT_WORDS and self._is_long(gold)
-        if held.share >= NEARLY_ALL or (in_a_row and gap <= ANSWER_WORDS):
+        if held.share >= NEARLY_ALL:
             return True
-        if spots and gap <= BESIDE_WORDS:
-            much = held.known >= LONG_STEM_BITS * UNIT
-            return held.share >= (MUCH_LETTERS if much else limits.answer_letters)
-        return gap <= ANSWER_WORDS and held.plain + held.weighed >= 2 * FAR_SHARE
+        if held.covered < LEFT_WORDS or gap > ANSWER_WORDS:
+            return False
+        least = MUCH_LETTERS if held.known >= LONG_STEM_BITS * UNIT else limits.answer_letters
+        beside = bool(spots) and gap <= BESIDE_WORDS
+        if in_a_row or beside:
+            return held.share >= (ROW_LETTERS if in_a_row else least)
+        return held.plain + held.weighed >= 2 * FAR_SHARE
 
 
 class _Postings:

@@ -20,6 +20,7 @@ from manifests.proof.near_text import (
     GOLD_REACH,
     GOLD_RUN,
     GOLD_SHARE,
+    LEFT_WORDS,
     LETTERS,
     LONG_RUN,
     LONG_STEM_BITS,
@@ -32,6 +33,7 @@ from manifests.proof.near_text import (
     PASSAGE_GRAMS,
     PASSAGE_SHARE,
     REFERENCE_TEXTS,
+    ROW_LETTERS,
     ROW_SHARE,
     ROW_WORDS,
     SAYS_BITS,
@@ -368,7 +370,7 @@ class _TestTexts:
         held: _Measures,
     ) -> bool:
         """Whether an answer, or that share of it, is so near to what is left of a stem that both are an item."""
-        limits, says, (plain, weighed, known, _, in_rows) = self.settings, self._weigh(gold), held
+        limits, says, (plain, weighed, known, covered, in_rows) = self.settings, self._weigh(gold), held
         gaps = [window[3] - spot.stop if spot.stop <= window[3] else max(0, spot.start - window[4]) for spot in spots]
         gap = min(gaps, default=0)
         in_a_row = in_rows >= ROW_SHARE * len(stem)
@@ -384,13 +386,13 @@ class _TestTexts:
             return in_a_row and self._is_long(gold) and gap <= NEXT_WORDS
         if max(plain, weighed) >= NEARLY_ALL:
             return True
-        if gap > ANSWER_WORDS:
+        if gap > ANSWER_WORDS or covered < LEFT_WORDS:
             return False
-        least = limits.answer_letters if known < LONG_STEM_BITS * UNIT else MUCH_LETTERS
-        if spots and gap <= BESIDE_WORDS and max(plain, weighed) >= least:
-            return True
-        beside = bool(spots) and gap <= BESIDE_WORDS
-        return in_a_row or (not beside and plain + weighed >= 2 * FAR_SHARE)
+        if in_a_row:
+            return max(plain, weighed) >= ROW_LETTERS
+        if spots and gap <= BESIDE_WORDS:
+            return max(plain, weighed) >= (limits.answer_letters if known < LONG_STEM_BITS * UNIT else MUCH_LETTERS)
+        return plain + weighed >= 2 * FAR_SHARE
 
     # ---- passages
 
