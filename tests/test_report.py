@@ -680,7 +680,7 @@ def test_what_the_policy_only_reports_stands_behind_a_switch_and_is_left_out_fir
     report = make_report(tmp_path, rows, train={"text": "word " * 300})
     whole = render(report)
     assert "Also count the 30 pairs that the policy only reports" in Page(whole).one("label", class_="switch").text
-    cut = Page(render(report, len(whole.encode()) * 2 // 3))
+    cut = Page(render(report, len(whole.encode()) * 3 // 4))
     actions = Counter(card["data-action"] for card in cut.all("article"))
     assert actions["exclude"] == 30 > actions["report"]
     assert not Page(render(make_report(tmp_path, rows[:30]))).all("label", class_="switch")

@@ -216,7 +216,7 @@ def test_links_to_data_and_builds(data: Path, tmp_path: Path) -> None:
         assert json.loads(done.stdout) == [{"a": True, "b": True}], done.stderr
     done = run_module("manifests.sql", "data", "--audit", "all", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")  # the demo tree has an overlap planted
-    assert "10 of 11 audits clean" in done.stdout
+    assert "11 of 12 audits clean" in done.stdout
 
 
 def test_a_part_outside_its_build_is_refused(data: Path, tmp_path: Path) -> None:

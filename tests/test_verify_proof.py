@@ -670,7 +670,7 @@ TAMPERINGS: dict[str, tuple[Change, tuple[str, ...]]] = {
     "count of test samples": (certificate(lambda d: d["eval_totals"][0].update(eval_samples=5)), ("eval_totals",)),
     "what was left out": (certificate(lambda d: d["left_out_of_near_text"].clear()), ("left_out_of_near_text",)),
     "clean": (certificate(sets_clean), ("clean",)),
-    "coverage": (certificate(lambda d: d.update(coverage={"recall": 1.0})), ("coverage",)),
+    "coverage": (certificate(lambda d: d["coverage"]["pictures"].update(radiographs=999)), ("coverage", "999")),
     "levels": (certificate(lambda d: d["levels"].pop("id")), ("levels",)),
     "rule version": (certificate(lambda d: d["rules"].update({"id": 0})), ("id", "another version")),
     "rule gone": (certificate(lambda d: d["rules"].pop("exact")), ("exact",)),
