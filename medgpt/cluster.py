@@ -14,17 +14,11 @@ from importlib.metadata import version
 from typing import Any
 
 from medgpt import atomic
-from medgpt.errors import NOT_FINISHED, UserError
+from medgpt.errors import UserError
 from medgpt.private import CREDENTIALED, is_private, keep_private
 
 PACKAGES = ("bpe-openai", "numpy", "orjson", "pillow", "pyarrow")
 """Whose versions must be the same on all nodes: they decode pictures, count tokens and write files."""
-
-
-class LostWorkers(UserError):
-    """Workers ended without an answer again and again."""
-
-    exit_code = NOT_FINISHED
 
 
 def software() -> dict[str, str]:

@@ -35,9 +35,6 @@ class WorkerDied(UserError):
 
     exit_code = NOT_FINISHED
 
-    def __str__(self) -> str:
-        return f"a worker process died {TRIES} times at one job (killed, or out of memory: try fewer --workers)"
-
 
 def run_local(
     work: Callable[[Job], Result],
@@ -98,7 +95,10 @@ def run_local(
                     number, job = given.pop(connection)
                     tries[number] += 1
                     if tries[number] >= TRIES:
-                        raise WorkerDied from None
+                        raise WorkerDied(
+                            f"a worker process died {TRIES} times at one job (killed, or out of memory: try fewer "
+                            "--workers)"
+                        ) from None
                     waiting.appendleft((number, job))
                     owners.pop(connection).join()
                     connection.close()

@@ -9,9 +9,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from medgpt.cluster import Answer, Common, LostWorkers, answer
+from medgpt.cluster import Answer, Common, answer
 from medgpt.errors import UserError, one_line
-from medgpt.processes import TRIES
+from medgpt.processes import TRIES, WorkerDied
 
 _POLL_SECONDS = 0.2
 
@@ -66,7 +66,7 @@ def run(
                 try:
                     answered: Answer = ray.get(reference)
                 except ray.exceptions.RayError as lost:
-                    raise LostWorkers(
+                    raise WorkerDied(
                         f"a job's worker died {TRIES} times ({type(lost).__name__}: out of memory?); run again to go on"
                     ) from None
                 yield job, answered.take()

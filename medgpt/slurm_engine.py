@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from medgpt.atomic import write_atomic
-from medgpt.cluster import Common, LostWorkers, answer
+from medgpt.cluster import Common, answer
 from medgpt.errors import UserError, one_line
 from medgpt.private import make_folder
-from medgpt.processes import TRIES
+from medgpt.processes import TRIES, WorkerDied
 
 SECONDS = 60
 """Jobs for so long make a task: shorter ones cost the scheduler more than they give."""
@@ -88,7 +88,7 @@ def run(
                     for number in lost:
                         tries[number] += 1
                     if tries[lost[0]] >= TRIES:  # the first is the one at which the task ended
-                        raise LostWorkers(f"a job's task ended {TRIES} times without an answer; see {folder}/log")
+                        raise WorkerDied(f"a job's task ended {TRIES} times without an answer; see {folder}/log")
                     give(lost, len(lost))
             if waiting and done >= workers:
                 size = max(1, math.ceil(seconds * done / max(took, 1e-3)))

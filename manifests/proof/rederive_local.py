@@ -28,7 +28,7 @@ from manifests.proof.local_pictures import (
 from manifests.proof.overlaps import local_row
 from manifests.proof.policy import LocalSettings, Policy
 from manifests.proof.rederive import Derived, Found, Key, Progress, Shards, found
-from manifests.proof.rederive_pictures import HashIndex
+from manifests.proof.rederive_pictures import HashIndex, train_pictures
 
 _COLUMNS = ["sample_id", "index", "split", "subset", "relation", "shard", "offset", "length", "format", "pixel_sha256"]
 _COLUMNS += ["width", "height"]
@@ -149,20 +149,7 @@ def local_pictures(
     for build in compared:
         name = build.record["build"]
         for _, part in build.parts("images", "train"):
-            # Of equal pictures in one part the first speaks for all.
-            first: dict[bytes, dict[str, Any]] = {}
-            shown: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
-            for row in read_pictures(part, _COLUMNS).to_pylist():
-                progress(1)
-                if row["pixel_sha256"] is None:
-                    derived.counts["train_pictures_without_pixels"] += 1
-                    continue
-                derived.counts["train_pictures"] += 1
-                first.setdefault(row["pixel_sha256"], row)
-                if chosen is None or (name, row["sample_id"]) in chosen:
-                    shown[row["pixel_sha256"]].append(row)
-            derived.counts["train_pictures_distinct_in_their_part"] += len(first)
-            derived.looked_at += sum(map(len, shown.values()))
+            first, shown = train_pictures(name, part, _COLUMNS, chosen, derived, progress)
             with Shards(build.folder) as shards:
                 for digest, rows in shown.items():
                     row = first[digest]

@@ -8,6 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -229,6 +230,29 @@ def _correlation(one: tuple[NDArray[np.int64], int], other: tuple[NDArray[np.int
     return float(int(one[0] @ other[0]) / math.sqrt(max(one[1] * other[1], 1)))
 
 
+def train_pictures(
+    build: str, part: Path, columns: list[str], chosen: set[Key] | None, derived: Derived, progress: Progress
+) -> tuple[dict[bytes, dict[str, Any]], dict[bytes, list[dict[str, Any]]]]:
+    """By the digest of their pixels: the first row of each picture of a part, and the rows of the chosen samples.
+
+    Of equal pictures in one part the first speaks for all. What is read is counted in `derived`.
+    """
+    first: dict[bytes, dict[str, Any]] = {}
+    shown: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_pictures(part, columns).to_pylist():
+        progress(1)
+        if row["pixel_sha256"] is None:
+            derived.counts["train_pictures_without_pixels"] += 1
+            continue
+        derived.counts["train_pictures"] += 1
+        first.setdefault(row["pixel_sha256"], row)
+        if chosen is None or (build, row["sample_id"]) in chosen:
+            shown[row["pixel_sha256"]].append(row)
+    derived.counts["train_pictures_distinct_in_their_part"] += len(first)
+    derived.looked_at += sum(map(len, shown.values()))
+    return first, shown
+
+
 def near_images(
     builds: Sequence[LoadedBuild],
     policy: Policy,
@@ -245,20 +269,7 @@ def near_images(
     for build in builds:
         name = build.record["build"]
         for _, part in build.parts("images", "train"):
-            # Of equal pictures in one part the first speaks for all.
-            first: dict[bytes, dict[str, Any]] = {}
-            shown: dict[bytes, list[dict[str, Any]]] = defaultdict(list)
-            for row in read_pictures(part, _PICTURE_COLUMNS).to_pylist():
-                progress(1)
-                if row["pixel_sha256"] is None:
-                    derived.counts["train_pictures_without_pixels"] += 1
-                    continue
-                derived.counts["train_pictures"] += 1
-                first.setdefault(row["pixel_sha256"], row)
-                if chosen is None or (name, row["sample_id"]) in chosen:
-                    shown[row["pixel_sha256"]].append(row)
-            derived.counts["train_pictures_distinct_in_their_part"] += len(first)
-            derived.looked_at += sum(map(len, shown.values()))
+            first, shown = train_pictures(name, part, _PICTURE_COLUMNS, chosen, derived, progress)
             with Shards(build.folder) as shards:
                 for digest, rows in shown.items():
                     for one, measures in _near_tests(first[digest], shards, tests, derived.counts):

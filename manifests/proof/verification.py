@@ -372,7 +372,6 @@ class Verification:
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}" if named else "off"
 
     def _near_texts(self, step: ProofStep) -> None:
-
         with self._bar("near texts", self._count("kept")) as bar:
             keep = self._keeper("texts")
             derived = near_texts(self.builds, self.policy, self.chosen, bar.update, keep)
