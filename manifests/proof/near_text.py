@@ -732,6 +732,8 @@ class _Seen:
         """Texts that hold each n-gram."""
         self.reports = [(np.empty(0, np.int64), np.empty(0, np.int64))]
         """Texts, and n-grams of reports that they hold."""
+        self.words = self.reports.copy()
+        """These texts, and their different words."""
 
 
 class _Passages:
@@ -806,12 +808,16 @@ class _Passages:
             self._classes[gram] = number
 
     def _among_reports(self, weights: Ints, sizes: Ints, owners: Ints, is_report: Flags) -> Ints:
-        """Weights of words in reports: what many patients' have says no more than how rare it is among patients."""
+        """Weights of words in reports, as the test side's patients have them."""
         text = np.repeat(np.arange(len(sizes)), np.diff(self._bounds))
         ids, text = self._ids[is_report[text]].astype(np.int64), text[is_report[text]]
         whose = self._whose[owners[ranges((np.cumsum(sizes) - sizes)[text], sizes[text])]]
         have = _owners_of(np.repeat(ids, sizes[text]), whose, len(weights))
-        result, patients = weights.copy(), int(self._whose.max(initial=-1)) + 1
+        return self._rarer(weights, have, int(self._whose.max(initial=-1)) + 1)
+
+    def _rarer(self, weights: Ints, have: Ints, patients: int) -> Ints:
+        """Weights, of words that many of some patients have no more than how rare they are among these."""
+        result = weights.copy()
         for word in np.flatnonzero(have > self._settings.boilerplate_patients).tolist():
             result[word] = min(int(weights[word]), information(patients, int(have[word])))
         return result
@@ -824,7 +830,7 @@ class _Passages:
             if not self._weights_of[passage]:
                 start, stop = int(self._bounds[passage]), int(self._bounds[passage + 1])
                 places = self._covered(np.append(self._says, False)[self._table.at[start:stop]])
-                if self._weight(passage, places) >= self._settings.report_bits * UNIT:
+                if self._weight(passage, places, self._weights) >= self._settings.report_bits * UNIT:
                     able[owners] = True
         return np.flatnonzero(~able).tolist()
 
@@ -832,10 +838,10 @@ class _Passages:
         """Places of a passage's words in the runs that begin where it says so."""
         return np.unique((np.flatnonzero(begins)[:, None] + np.arange(self._n)).ravel())
 
-    def _weight(self, passage: int, places: Ints) -> int:
+    def _weight(self, passage: int, places: Ints, weights: Sequence[Ints]) -> int:
         """What the different words at some places of a passage say."""
         words = np.unique(self._ids[int(self._bounds[passage]) + places])
-        return int(self._weights[self._weights_of[passage]][words].sum())
+        return int(weights[self._weights_of[passage]][words].sum())
 
     def nothing_seen(self) -> _Seen:
         """For a new part."""
@@ -848,7 +854,16 @@ class _Passages:
         keys, _ = counted(texts[kept] * (self._table.count + 1) + grams[kept])
         texts, grams = keys // (self._table.count + 1), keys % (self._table.count + 1)
         np.add.at(seen.hits, grams, 1)
-        seen.reports.append((first + texts[self._reports[grams]], grams[self._reports[grams]]))
+        of_reports = self._reports[grams]
+        if of_reports.any():
+            seen.reports.append((first + texts[of_reports], grams[of_reports]))
+            has = np.zeros(len(batch.bounds) - 1, bool)
+            has[texts[of_reports]] = True
+            chosen = np.repeat(has, np.diff(batch.bounds))
+            of_word = np.repeat(np.flatnonzero(has), np.diff(batch.bounds)[has])
+            most = len(self._weights[1])
+            keys, _ = counted(of_word * most + batch.ids[chosen])
+            seen.words.append((first + keys // most, keys % most))
         for text, start, stop in zip(*_groups(texts), strict=True):
             if np.count_nonzero(self._says[grams[start:stop]]) >= PASSAGE_GRAMS:
                 ids = batch.ids[batch.bounds[text] : batch.bounds[text + 1]].copy()
@@ -860,16 +875,21 @@ class _Passages:
         """Matches of a part, and its boilerplate."""
         limits = self._settings
         usual = self._usual | (seen.hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts))
+        weights = self._weights.copy()
         if together:
             numbers = {one: number for number, one in enumerate(dict.fromkeys(together)) if one is not None}
             whose = np.array([-1 if one is None else numbers[one] for one in together], np.int64)
             of_text, of_gram = map(np.concatenate, zip(*seen.reports, strict=True))
             usual |= _owners_of(of_gram, whose[of_text], self._table.count) > limits.boilerplate_patients
+            patients = len(set(whose[of_text].tolist()) - {-1})
+            of_text, words = map(np.concatenate, zip(*seen.words, strict=True))
+            have = _owners_of(words, whose[of_text], len(weights[0]))
+            weights[0] = self._rarer(weights[0], have, patients)
         matches: list[TextMatch] = []
         for text, grams, ids in seen.texts:
             mine = grams[~usual[grams]]
             if len(mine) >= PASSAGE_GRAMS:
-                matches += self._judged(text, mine, grams[self._reports[grams]], ids)
+                matches += self._judged(text, mine, grams[self._reports[grams]], ids, weights)
         listed = sorted((self._named(gram), gram) for gram in np.flatnonzero(usual & (seen.hits > 0)).tolist())
         return matches, {text: (int(self.df[gram]), int(seen.hits[gram])) for text, gram in listed}
 
@@ -880,7 +900,9 @@ class _Passages:
     def _text(self, start: int, words: int) -> str:
         return " ".join(self._vocabulary.words[number - 1] for number in self._ids[start : start + words])
 
-    def _judged(self, text: int, grams: Ints, of_reports: Ints, ids: Ids) -> Iterator[TextMatch]:
+    def _judged(
+        self, text: int, grams: Ints, of_reports: Ints, ids: Ids, weights: Sequence[Ints]
+    ) -> Iterator[TextMatch]:
         """`of_reports`: also those that are boilerplate. They are no evidence, but part of what is shared."""
         classes, counts = counted(self._classes[grams])
         shared: Counter[int] = Counter()
@@ -900,7 +922,7 @@ class _Passages:
             covered, words = self._covered(found[at]), len(self._covered(held[at]))
             if words < limits.passage_words:
                 continue
-            weight, is_report = self._weight(passage, covered), not self._weights_of[passage]
+            weight, is_report = self._weight(passage, covered, weights), not self._weights_of[passage]
             enough = weight >= (limits.report_bits if is_report else limits.passage_bits) * UNIT
             if not enough and (is_report or 2 * weight < limits.passage_bits * UNIT):
                 continue

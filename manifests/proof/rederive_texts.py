@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from manifests.catalog import LoadedBuild
@@ -159,20 +160,27 @@ def near_texts(
         for _, part in build.parts("samples", "train"):
             hits: Counter[_Gram] = Counter()
             patients: dict[_Gram, set[str]] = defaultdict(set)
+            having: dict[str, set[str]] = defaultdict(set)
             samples = 0
             for _, record in records(build, part, progress):
                 text = Text.of(record)
-                held = tests.looked_for.intersection(_grams(words_of(text.whole), tests.n))
+                words = words_of(text.whole)
+                held = tests.looked_for.intersection(_grams(words, tests.n))
                 hits.update(held)
                 samples += 1
-                for gram in held & tests.of_reports if text.together else ():
-                    patients[gram].add(text.together or "")
+                of_reports = held & tests.of_reports
+                if of_reports and text.together:
+                    for gram in of_reports:
+                        patients[gram].add(text.together)
+                    for word in tests.words_of_reports.intersection(words):
+                        having[word].add(text.together)
             least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
             usual = {
                 gram
                 for gram, count in hits.items()
                 if count > least or gram in tests.usual or tests.is_of_many(patients.get(gram, ()))
             }
+            rare = tests.rarity(having, len(set().union(*patients.values())), tests.rare)
             for gram in usual:
                 shown = " ".join(gram)
                 if all(tests.items[number].access == "credentialed" for number in tests.holders[gram]):
@@ -184,7 +192,7 @@ def near_texts(
                 derived.looked_at += 1
                 derived.counts["train_samples"] += 1
                 words = words_of(Text.of(record).whole)
-                for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual)):
+                for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual, rare)):
                     test = tests.items[number]
                     derived.counts[measures["kind"]] += 1
                     if "credentialed" in (access, test.access):
@@ -244,10 +252,10 @@ class _TestTexts:
                         )
                     )  # fmt: skip
 
-    def weight(self, word: str, in_report: bool = False) -> int:
-        """How much a word says, in units of `near_text.UNIT` to a bit."""
-        if in_report and word in self._rare:
-            return min(self._rare[word], self.weight(word))
+    def weight(self, word: str, rare: Mapping[str, int] = MappingProxyType({})) -> int:
+        """How much a word says, in units of `near_text.UNIT` to a bit; no more than `rare` has of it."""
+        if word in rare:
+            return min(rare[word], self.weight(word))
         if word not in self._weights:
             weight = 0
             if not word.isdigit() and (len(word) > 1 or not word.isascii()):
@@ -258,8 +266,8 @@ class _TestTexts:
             self._weights[word] = weight
         return self._weights[word]
 
-    def _weigh(self, words: Iterable[str], in_report: bool = False) -> int:
-        return sum(self.weight(word, in_report) for word in set(words))
+    def _weigh(self, words: Iterable[str], rare: Mapping[str, int] = MappingProxyType({})) -> int:
+        return sum(self.weight(word, rare) for word in set(words))
 
     # ---- stems
 
@@ -440,7 +448,8 @@ class _TestTexts:
         self.says = {
             gram
             for gram, owners in self.holders.items()
-            if sum(self.weight(word, gram in self.of_reports) for word in gram) >= self.settings.run_bits * UNIT
+            if sum(self.weight(word, self.rare if gram in self.of_reports else {}) for word in gram)
+            >= self.settings.run_bits * UNIT
             and gram not in self.usual
             and not any(
                 group and sizes[group] > 2 and 2 * count > sizes[group]
@@ -472,12 +481,14 @@ class _TestTexts:
             if self._is_report(passage):
                 for word in set(passage):
                     having[word].update(self.items[owner].together or "" for owner in items)
-        known = {test.together for test in self.items} - {None, ""}
-        self._rare = {
-            word: information(len(known), len(patients))
-            for word, patients in having.items()
-            if self.is_of_many(patients)
-        }
+        self.words_of_reports = set(having)
+        self.rare = self.rarity(having, len({test.together for test in self.items} - {None, ""}), {})
+
+    def rarity(self, having: Mapping[str, Set[str]], patients: int, known: Mapping[str, int]) -> dict[str, int]:
+        """What words say that the reports of many of some patients have, if what is known is not less."""
+        many = {word: len(mine) for word, mine in having.items() if self.is_of_many(mine)}
+        found = {word: information(patients, count) for word, count in many.items()}
+        return {word: min(each.get(word, 1 << 30) for each in (known, found)) for word in {*known, *found}}
 
     def in_usual_words(self) -> list[_TestText]:
         """Reports of which no passage has enough that not many patients' have."""
@@ -485,7 +496,8 @@ class _TestTexts:
         for passage, owners in self._passages.items():
             if self._is_report(passage):
                 covered = self._covered(passage, self.says)
-                if self._weigh({passage[place] for place in covered}, True) >= self.settings.report_bits * UNIT:
+                weight = self._weigh((passage[place] for place in covered), self.rare)
+                if weight >= self.settings.report_bits * UNIT:
                     able.update(owners)
         return [test for number, test in enumerate(self.items) if test.together and number not in able]
 
@@ -493,7 +505,9 @@ class _TestTexts:
         begins = (place for place, gram in enumerate(_grams(passage, self.n)) if gram in runs)
         return {place for begin in begins for place in range(begin, begin + self.n)}
 
-    def passages_in(self, record: list[str], usual: set[_Gram]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def passages_in(
+        self, record: list[str], usual: set[_Gram], rare: Mapping[str, int]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Test items of whose passages a training text holds enough, and the measures."""
         here = set(_grams(record, self.n))
         grams = (here & self.says) - usual
@@ -509,7 +523,8 @@ class _TestTexts:
             shared_words, is_report = len(self._covered(passage, held)), self._is_report(passage)
             if shared_words < self.settings.passage_words:
                 continue
-            weight = self._weigh({passage[place] for place in self._covered(passage, grams)}, is_report)
+            own = (passage[place] for place in self._covered(passage, grams))
+            weight = self._weigh(own, rare if is_report else {})
             least = UNIT * (self.settings.report_bits if is_report else self.settings.passage_bits)
             if weight < least and (is_report or 2 * weight < least):
                 continue
