@@ -395,7 +395,7 @@ def render_report(
     """Write `report.html` from the proof's own files and the builds: what it shows follows from them alone."""
     import pyarrow.parquet as pq
 
-    from manifests.proof.report import Report, choose_pairs, count_cells, write_report
+    from manifests.proof.report import Report, choose_pairs, count_cells, passages, write_report
 
     chosen = choose_pairs(out / certificate.EVIDENCE_FILE, document["report"]["pairs_per_cell"])
     show = document["report"]["show_credentialed"]
@@ -404,6 +404,7 @@ def render_report(
         cells=count_cells(out / certificate.EVIDENCE_FILE),
         pairs=_pairs(connection, builds, chosen, show),
         common=pq.read_table(out / certificate.COMMON_FILE).to_pylist(),
+        passages=passages(out / certificate.EVIDENCE_FILE),
         show_credentialed=show,
     )
     write_report(out / certificate.REPORT_FILE, report)

@@ -22,8 +22,8 @@ them by name.
 Reports are the exception, since a normal chest is described in the same words again and again: a run that only texts
 without a question hold, such as reports and captions, is boilerplate, too, where those of more than
 `boilerplate_patients` patients or articles have it, on the test side or in one part of the train side; and a word that
-so many have says no more than how rare it is among them. Patients are counted, not texts: one patient's repeat
-themselves. Where nobody says whose a text is, it counts for none. What is no boilerplate must say `report_bits`;
+so many have says no more than how rare it is among them, of either. Patients are counted, not texts: one patient's
+repeat themselves. Where nobody says whose a text is, it counts for none. What is no boilerplate must say `report_bits`;
 boilerplate only counts for how much of the report there is.
 
 There is no approximate index and hashes only propose: candidates are all that the definitions name. How many real
@@ -781,18 +781,9 @@ class _Passages:
         self._weights = [self._among_reports(weights.by_id, sizes, all_owners, is_report), weights.by_id]
         """Of reports, and of others."""
         self._weights_of = (~is_report).astype(int).tolist()
-        sums = [np.cumsum(np.append(0, weight[self._ids])) for weight in self._weights]
-        reports, others = (one[table.first + self._n] - one[table.first] for one in sums)
-        says = np.where(self._reports, reports, others) >= settings.run_bits * UNIT
-        names = {group: number for number, group in enumerate(sorted({*groups} - {""}))}
-        group = np.array([names.get(one, -1) for one in groups], np.int64)
-        in_group = pairs[group[pairs % max(1, len(groups))] >= 0]
-        keys, hold = counted(
-            in_group // max(1, len(groups)) * max(1, len(names)) + group[in_group % max(1, len(groups))]
-        )
-        whole = np.bincount(group[group >= 0], minlength=len(names))[keys % max(1, len(names))]
-        says[keys[(2 * hold > whole) & (whole > 2)] // max(1, len(names))] = False
-        says &= ~self._usual
+        sums = np.cumsum(np.append(0, weights.by_id[self._ids]))
+        says = sums[table.first + self._n] - sums[table.first] >= settings.run_bits * UNIT
+        says = (says | self._reports) & ~self._usual
         self._says = says
         # n-grams that stand in the same passages are one class: a note's five hundred are looked up as one.
         single = np.diff(table.text_bounds) == 1
@@ -885,9 +876,10 @@ class _Passages:
             of_text, words = map(np.concatenate, zip(*seen.words, strict=True))
             have = _owners_of(words, whose[of_text], len(weights[0]))
             weights[0] = self._rarer(weights[0], have, patients)
+        own = self._says & ~usual
         matches: list[TextMatch] = []
         for text, grams, ids in seen.texts:
-            mine = grams[~usual[grams]]
+            mine = grams[own[grams]]
             if len(mine) >= PASSAGE_GRAMS:
                 matches += self._judged(text, mine, grams[self._reports[grams]], ids, weights)
         listed = sorted((self._named(gram), gram) for gram in np.flatnonzero(usual & (seen.hits > 0)).tolist())

@@ -448,8 +448,7 @@ class _TestTexts:
         self.says = {
             gram
             for gram, owners in self.holders.items()
-            if sum(self.weight(word, self.rare if gram in self.of_reports else {}) for word in gram)
-            >= self.settings.run_bits * UNIT
+            if (gram in self.of_reports or sum(map(self.weight, gram)) >= self.settings.run_bits * UNIT)
             and gram not in self.usual
             and not any(
                 group and sizes[group] > 2 and 2 * count > sizes[group]
