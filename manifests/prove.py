@@ -503,7 +503,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A corpus that --eval names is the benchmark, unless a policy of one's own says more.
         only_present = (options.benchmarks or ("present" if foreign and not options.policy else "policy")) == "present"
         if options.dry_run:
-            _print_plan(load_builds(data), policy, options.json)
+            _print_plan(load_builds(data), policy, options.verdicts, options.json)
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
@@ -552,7 +552,10 @@ def _corpus(options: argparse.Namespace, role: str, out: Path, more: Sequence[st
     return subprocess.run(command, check=False, stdout=screen).returncode  # noqa: S603 (ours)
 
 
-def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) -> None:
+def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, verdicts: Path | None, as_json: bool) -> None:
+    from manifests.proof.verdicts import read_verdicts
+
+    judged = None if verdicts is None else len(read_verdicts(verdicts)[0])
     rows = []
     for build in builds:
         described = _described(build)
@@ -562,9 +565,15 @@ def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) ->
     pairs = sum(row[1] for row in rows) * sum(row[2] for row in rows)
     if as_json:
         plan = [dict(zip(columns, row, strict=True)) for row in rows]
-        print(json.dumps({"builds": plan, "pairs": pairs, "policy": policy.sha256}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"builds": plan, "pairs": pairs, "policy": policy.sha256, "verdicts": judged}, ensure_ascii=False
+            )
+        )
         return
     print(table(columns, rows))
+    if judged is not None:
+        print(f"{plural(judged, 'verdict')} would be used where the pairs are there as they were judged")
     print(f"{pairs:,} pairs of samples would be compared under policy {policy.sha256[:16]}; nothing was written")
 
 

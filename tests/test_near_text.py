@@ -410,8 +410,8 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
     tests = [{"question": one.stem, "answer": one.gold} for one in items]
     # Reports, of the patients of both sides, of one of these, and of nobody; some tests are copied into train.
     made = [{"text": one.text, "patient": one.patient} for one in reports.reports(260)]
-    tests += [dict(one) for one in made[:60]]
-    train: list[dict[str, str | None]] = [{"text": text} for text in records]
+    tests += made[:60]
+    train = [{"text": text} for text in records]
     train += [*made[60:], *({"text": f"{RARE} {one['text']} {RARE}"} for one in made[:60:2])]
     mapping = tmp_path / "map.yaml"
     sides_say = {"text": "text", "groups": {"subject_id": {"field": "patient", "prefix": "made"}}}
