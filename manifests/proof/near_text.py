@@ -784,6 +784,14 @@ class _Passages:
         sums = np.cumsum(np.append(0, weights.by_id[self._ids]))
         says = sums[table.first + self._n] - sums[table.first] >= settings.run_bits * UNIT
         says = (says | self._reports) & ~self._usual
+        names = {group: number for number, group in enumerate(sorted({*groups} - {""}))}
+        group = np.array([names.get(one, -1) for one in groups], np.int64)
+        in_group = pairs[group[pairs % max(1, len(groups))] >= 0]
+        keys, hold = counted(
+            in_group // max(1, len(groups)) * max(1, len(names)) + group[in_group % max(1, len(groups))]
+        )
+        whole = np.bincount(group[group >= 0], minlength=len(names))[keys % max(1, len(names))]
+        says[keys[(2 * hold > whole) & (whole > 2)] // max(1, len(names))] = False
         self._says = says
         # n-grams that stand in the same passages are one class: a note's five hundred are looked up as one.
         single = np.diff(table.text_bounds) == 1
