@@ -102,4 +102,7 @@ def _answer(shared: Common, job: Any) -> tuple[Any, Exception | None]:
 
 def _difference(wanted: Any, here: Any) -> str:
     packages = [f"{name} {here[0][name]}, not {value}" for name, value in wanted[0].items() if here[0][name] != value]
-    return ", ".join(packages) or f"declared versions {here[1]}, not {wanted[1]}"
+    said, found = wanted[1], here[1]
+    if isinstance(said, dict):  # of many sources those alone that differ
+        said, found = ({name: one[name] for name in said if said[name] != found[name]} for one in wanted[1:] + here[1:])
+    return ", ".join(packages) or f"declared versions {found}, not {said}"

@@ -4,8 +4,8 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def run(
     if options:
         raise UserError(f"--engine-option {next(iter(options))}: Ray's are address, cpus, inflight")
     if not ray.is_initialized():
+        sys.stdout = _Ours(sys.stdout)
         try:
             _reach(address)
             ray.init(
@@ -59,21 +60,36 @@ def run(
                 given[task.remote(common.token, shared, following)] = following
             if not given:
                 return
-            with redirect_stdout(sys.stderr):  # where Ray prints that a node is lost
-                done, _ = ray.wait(list(given), num_returns=1, timeout=_POLL_SECONDS)
+            done, _ = ray.wait(list(given), num_returns=1, timeout=_POLL_SECONDS)
             for reference in done:
                 job = given.pop(reference)
                 try:
                     answered: Answer = ray.get(reference)
                 except ray.exceptions.RayError as lost:
-                    raise WorkerDied(
+                    why = (
                         f"a job's worker died {TRIES} times ({type(lost).__name__}: out of memory?); run again to go on"
-                    ) from None
+                    )
+                    raise WorkerDied(why, job) from None
                 yield job, answered.take()
             poll()
     finally:
         for reference in given:
             ray.cancel(reference, force=True)
+
+
+class _Ours:
+    """Standard output without what Ray's threads print there, as that a node is lost: that goes to standard error."""
+
+    def __init__(self, stdout: Any) -> None:
+        self._stdout = stdout
+
+    def write(self, text: str) -> Any:
+        """Write what our own threads say."""
+        rays = threading.current_thread().name.startswith("ray_")
+        return (sys.stderr if rays else self._stdout).write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
 
 
 def _started_here() -> str:
@@ -84,9 +100,13 @@ def _started_here() -> str:
 
 def _reach(address: str) -> None:
     """Try an address: Ray itself would wait for minutes. Raises: `OSError`, `ValueError`."""
+    import ray.util
+
     if address == "local" or address.startswith("ray://"):
         return
     host, _, port = address.rpartition(":")
+    if host in ("127.0.0.1", "localhost"):  # Ray asks this node's own address then, where a head on loopback is not
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     socket.create_connection((host, int(port)), timeout=10).close()
 
 

@@ -88,7 +88,8 @@ def run(
                     for number in lost:
                         tries[number] += 1
                     if tries[lost[0]] >= TRIES:  # the first is the one at which the task ended
-                        raise WorkerDied(f"a job's task ended {TRIES} times without an answer; see {folder}/log")
+                        told = f"a job's task ended {TRIES} times without an answer; see {folder}/log"
+                        raise WorkerDied(told, left[lost[0]])
                     give(lost, len(lost))
             if waiting and done >= workers:
                 size = max(1, math.ceil(seconds * done / max(took, 1e-3)))

@@ -808,7 +808,10 @@ def test_the_catalogue_is_rebuilt_and_follows_a_moved_folder(clean: Path, tmp_pa
     moved = Path(shutil.move(clean, tmp_path.with_name("moved")))
     with contextlib.chdir(moved), duckdb.connect("manifest.duckdb", read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM images").fetchall() == [(3,)]
-        assert connection.execute("SELECT path FROM builds ORDER BY ALL").fetchall() == [("built/alpha",), ("built/beta",)]
+        assert connection.execute("SELECT path FROM builds ORDER BY ALL").fetchall() == [
+            ("built/alpha",),
+            ("built/beta",),
+        ]
     # A copy that cannot be written, seen from elsewhere when the first is gone.
     copy = shutil.copytree(moved, tmp_path / "copy of it")
     shutil.rmtree(moved)
