@@ -30,7 +30,11 @@ TRIES = 3
 _POLL_SECONDS = 0.2
 
 
-class WorkerDied(UserError):
+class EngineError(UserError):
+    """Jobs could not run, through no fault of what they read: no cluster, other versions on a node, wrong options."""
+
+
+class WorkerDied(EngineError):
     """A worker process ended without an answer: it was killed, or the machine ran out of memory."""
 
     exit_code = NOT_FINISHED

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from medgpt.cluster import Answer, Common, answer
-from medgpt.errors import UserError, one_line
-from medgpt.processes import TRIES, WorkerDied
+from medgpt.errors import one_line
+from medgpt.processes import TRIES, EngineError, WorkerDied
 
 _POLL_SECONDS = 0.2
 
@@ -30,11 +30,11 @@ def run(
     try:
         import ray
     except ModuleNotFoundError:
-        raise UserError("--engine ray needs ray: pip install 'medgpt-oss[ray]'") from None
+        raise EngineError("--engine ray needs ray: pip install 'medgpt-oss[ray]'") from None
     address = options.pop("address", "") or os.environ.get("RAY_ADDRESS") or _started_here()
     cpus, inflight = _number(options, "cpus", 1), _number(options, "inflight", 0)
     if options:
-        raise UserError(f"--engine-option {next(iter(options))}: Ray's are address, cpus, inflight")
+        raise EngineError(f"--engine-option {next(iter(options))}: Ray's are address, cpus, inflight")
     if not ray.is_initialized():
         sys.stdout = _Ours(sys.stdout)
         try:
@@ -45,7 +45,7 @@ def run(
                 log_to_driver=False,  # it would print on standard output; what jobs say comes with their answers
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise UserError(
+            raise EngineError(
                 f"no Ray cluster at {address} ({one_line(error)[:200]}); start one with `ray start --head`, "
                 "or give --engine-option address=HOST:PORT"
             ) from None
@@ -126,5 +126,5 @@ def _task(token: str, shared: list[Any], job: Any) -> Answer:
 def _number(options: dict[str, str], name: str, default: int) -> int:
     text = options.pop(name, str(default))
     if not text.isdigit():
-        raise UserError(f"--engine-option {name}={text}: a whole number is needed")
+        raise EngineError(f"--engine-option {name}={text}: a whole number is needed")
     return int(text)

@@ -16,9 +16,9 @@ from typing import Any
 
 from medgpt.atomic import write_atomic
 from medgpt.cluster import Common, answer
-from medgpt.errors import UserError, one_line
+from medgpt.errors import one_line
 from medgpt.private import make_folder
-from medgpt.processes import TRIES, WorkerDied
+from medgpt.processes import TRIES, EngineError, WorkerDied
 
 SECONDS = 60
 """Jobs for so long make a task: shorter ones cost the scheduler more than they give."""
@@ -42,7 +42,7 @@ def run(
     try:
         import submitit
     except ModuleNotFoundError:
-        raise UserError("--engine slurm needs submitit: pip install 'medgpt-oss[slurm]'") from None
+        raise EngineError("--engine slurm needs submitit: pip install 'medgpt-oss[slurm]'") from None
     folder = place / "slurm"
     _forget(folder)
     make_folder(folder)
@@ -52,7 +52,7 @@ def run(
         executor.update_parameters(name="medgpt", timeout_min=MINUTES, slurm_array_parallelism=workers)
         executor.update_parameters(**{key: int(text) if text.isdigit() else text for key, text in options.items()})
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"--engine slurm: {one_line(error)[:300]}") from None
+        raise EngineError(f"--engine slurm: {one_line(error)[:300]}") from None
     write_atomic(folder / "common", pickle.dumps(common))
     left, tries, took = dict(enumerate(jobs)), [0] * len(jobs), 0.0
     tasks: list[tuple[Any, _Part]] = []
@@ -66,7 +66,7 @@ def run(
                 with executor.batch():
                     begun = [executor.submit(part) for part in parts[at : at + ARRAY]]
             except (OSError, RuntimeError, submitit.core.utils.FailedJobError) as error:
-                raise UserError(f"--engine slurm: {one_line(error)[:300]}") from None
+                raise EngineError(f"--engine slurm: {one_line(error)[:300]}") from None
             tasks.extend(zip(begun, parts[at : at + ARRAY], strict=True))
             if cluster == "slurm":
                 with (folder / "ids").open("a") as file:
