@@ -26,6 +26,8 @@ ARRAY = 1_000
 """Tasks of one array at most; Slurm's default MaxArraySize is 1,001."""
 MINUTES = 240
 """A task's limit of time where `timeout_min` says nothing; one that reaches it is requeued and goes on."""
+PREEMPTED = 300
+"""Seconds after which a task that was preempted and not requeued by Slurm counts as ended (PreemptMode=CANCEL)."""
 LINGER = 10
 """Seconds in which the last tasks may end after their answers, before their files go."""
 _POLL_SECONDS = 0.5
@@ -72,11 +74,21 @@ def run(
                 with (folder / "ids").open("a") as file:
                     file.writelines(f"{task.job_id}\n" for task in begun)
 
+    preempted: dict[Any, float] = {}
+
+    def over(task: Any) -> bool:
+        if task.done():
+            return True
+        if task.state != "PREEMPTED":
+            preempted.pop(task, None)
+            return False
+        return time.monotonic() - preempted.setdefault(task, time.monotonic()) > PREEMPTED
+
     try:
         give(waiting[:workers], 1)
         del waiting[:workers]
         while left:
-            ended = [one for one in tasks if one[0].done()]  # before the answers are looked for
+            ended = [one for one in tasks if over(one[0])]  # before the answers are looked for
             for path in sorted(answers.glob("*.answer")):
                 spent, answered = pickle.loads(path.read_bytes())  # noqa: S301 - our own, in our folder
                 path.rename(path.with_suffix(".seen"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import slurm_stand_in
 from conftest import ROOT, tree_digest
 
 pytestmark = pytest.mark.xdist_group("engines")
@@ -68,10 +70,19 @@ def run(*words: object) -> str:
 
 
 def the_road(data: Path, raw: Path, *engine: str) -> dict[str, str]:
-    """Builds, filters, proof and packing plan of two demo sources: the digests of all files that they wrote."""
-    for name in SOURCES:
-        run(f"builders.{name}", "--raw", raw / name, "--out", data / "built", "--workers", 2, "--quiet", *engine)
+    """Builds, filters, proof and packing plan of two demo sources: the digests of all files that they wrote.
+
+    The local engine builds one source after the other, a cluster both in one list of jobs.
+    """
+    out = ["--out", data / "built", "--workers", 2]
+    if engine:
+        [said] = run("builders.all", "--raw", raw, *out, "--json", *engine).splitlines()
+        assert {row["state"] for row in json.loads(said)} == {"built"}
+    else:
+        for name in SOURCES:
+            run(f"builders.{name}", "--raw", raw / name, *out, "--quiet")
     run("manifests.prove", data, "--benchmarks", "present", "--workers", 2, "--quiet", *engine)
+    assert json.loads(run("manifests.verify", data, "--workers", 2, "--json", *engine))["verified"]
     (data / "mixture.yaml").write_text(MIXTURE)
     pack = ["--mixture", data / "mixture.yaml", "--accept-incomplete", "--workers", 2, "--out", data / "plan"]
     run("shards.pack", data, "--stage", "pretrain", *pack, *engine)
@@ -105,8 +116,9 @@ def test_tasks_of_slurm_write_the_same_bytes(local: tuple[Path, dict[str, str]],
 
 
 JOBS = """\
-import argparse, sys
+import argparse, os, sys
 from pathlib import Path
+from medgpt import slurm_engine
 from medgpt.engines import add_engine, choose_engine, run_jobs
 from medgpt.errors import run
 from test_engines import declared, slow
@@ -117,6 +129,8 @@ def main(arguments=None):
     parser.add_argument("place", type=Path)
     args = parser.parse_args()
     choose_engine(args)
+    slurm_engine.ARRAY = int(os.environ.get("ARRAY", slurm_engine.ARRAY))
+    slurm_engine.PREEMPTED = 1
     jobs = [(args.place, number) for number in range(8)]
     for job, (answer, _) in run_jobs(slow, jobs, 2, place=args.place, declared=declared):
         assert answer == job[1] ** 2
@@ -127,12 +141,16 @@ sys.exit(main())
 
 
 def slow(job: tuple[Path, int]) -> tuple[int, int]:
-    """The square of a number; number 3 kills its worker the first time."""
+    """The square of a number; number 3 ends its worker the first time."""
     folder, number = job
     time.sleep(0.5)
     if number == 3 and not (mark := folder / "died").exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("END") == "CANCEL":  # preempted, and not to be begun again by Slurm
+            Path(os.environ["SLURM_STAND_IN"], "tasks", os.environ["SLURM_STAND_IN_TASK"]).write_text("PREEMPTED")
+        os.kill(os.getpid(), signal.SIGUSR2 if os.environ.get("END") == "REQUEUE" else signal.SIGKILL)
+    with (folder / "done").open("a") as file:
+        file.write(f"{number}\n")
     return number**2, os.getpid()
 
 
@@ -148,13 +166,29 @@ def start_jobs(place: Path, *engine: str, **environment: str) -> subprocess.Pope
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", ["local", "slurm"])
-def test_a_killed_worker_costs_its_job_a_second_start(tmp_path: Path, engine: str) -> None:
-    if engine == "slurm":
-        pytest.importorskip("submitit", reason="submitit is not installed")
-    out, err = start_jobs(tmp_path, *(LOCAL_SLURM if engine == "slurm" else [])).communicate(timeout=120)
+def test_a_killed_worker_costs_its_job_a_second_start(tmp_path: Path) -> None:
+    out, err = start_jobs(tmp_path).communicate(timeout=120)
     assert sorted(map(int, out.split())) == [n * n for n in range(8)], err
     assert (tmp_path / "died").exists()
+
+
+def test_slurms_commands_are_used_as_slurm_has_them(tmp_path: Path) -> None:
+    """Arrays of two tasks at most, some jobs a task; a task that ends goes on where its answers end."""
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    words = ["--engine", "slurm", "--engine-option", "seconds=1"]
+    running = {}
+    for end in ("KILL", "REQUEUE", "CANCEL"):
+        slurm = slurm_stand_in.install(tmp_path / end / "stand_in")
+        running[end] = start_jobs(tmp_path / end, *words, ARRAY="2", END=end, **slurm)
+    for end, process in running.items():
+        out, err = process.communicate(timeout=120)
+        assert sorted(map(int, out.split())) == [n * n for n in range(8)], err
+        place, state = tmp_path / end, tmp_path / end / "stand_in/state"
+        assert sorted((place / "done").read_text().split()) == [str(n) for n in range(8)]  # each once
+        sizes = [int(line.split()[1]) for line in (state / "arrays").read_text().splitlines()]
+        assert max(sizes) == 2 and 4 <= sum(sizes) <= 7  # eight jobs in fewer tasks, some of them given out again
+        assert (state / "requeued").exists() == (end == "REQUEUE")
+        assert not (place / "slurm").exists()
 
 
 def test_a_lost_node_costs_its_jobs_a_second_start(
@@ -169,7 +203,7 @@ def test_a_lost_node_costs_its_jobs_a_second_start(
     cluster.stdin.flush()
     assert cluster.stdout.readline() == "lost\n"
     out, err = process.communicate(timeout=120)
-    found = [int(line) for line in (first + out).splitlines() if line.isdigit()]  # Ray has its say about the node
+    found = [int(line) for line in (first + out).splitlines()]  # what Ray says of the node is no part of it
     assert sorted(found) == [n * n for n in range(8)], err
     assert (tmp_path / "died").exists()
 
