@@ -1,5 +1,6 @@
 """Jobs as tasks of a Ray cluster (see `engines`)."""
 
+import atexit
 import logging
 import os
 import socket
@@ -36,7 +37,8 @@ def run(
     if options:
         raise EngineError(f"--engine-option {next(iter(options))}: Ray's are address, cpus, inflight")
     if not ray.is_initialized():
-        sys.stdout = _Ours(sys.stdout)
+        sys.stdout = ours = _Ours(sys.stdout)
+        atexit.register(ours.end)  # before what Ray has registered there
         try:
             _reach(address)
             ray.init(
@@ -78,15 +80,23 @@ def run(
 
 
 class _Ours:
-    """Standard output without what Ray's threads print there, as that a node is lost: that goes to standard error."""
+    """Standard output without what Ray prints there, from its threads and when the process ends.
+
+    That a node is lost, for instance: it goes to standard error.
+    """
 
     def __init__(self, stdout: Any) -> None:
-        self._stdout = stdout
+        self._stdout, self._ended = stdout, False
 
     def write(self, text: str) -> Any:
         """Write what our own threads say."""
-        rays = threading.current_thread().name.startswith("ray_")
+        rays = self._ended or threading.current_thread().name.startswith("ray_")
         return (sys.stderr if rays else self._stdout).write(text)
+
+    def end(self) -> None:
+        """From now on there is nothing of ours."""
+        self._stdout.flush()
+        self._ended = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stdout, name)

@@ -6,7 +6,6 @@ again at any time (`.resume`, `.streams`, the catalogue). C appears when all is 
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -115,30 +114,24 @@ def conflicts(sites: Sequence[Site], verify: bool) -> Iterator[str]:
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
     """A folder that is `out` when the context is left; nothing is there where it fails. Raises: `UserError`."""
-    from medgpt.atomic import sync_folder
+    from medgpt.atomic import held, sync_folder
     from medgpt.private import make_folder
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; name a new folder")
-    staging = out.absolute().with_name(f".{out.name}.merge")
-    make_folder(staging)
-    held = os.open(staging, os.O_RDONLY)
-    try:
+    aside = out.absolute().with_name(f".{out.name}.merge")
+    make_folder(aside)
+    with held(aside / "lock", UserError(f"{out}: another process is merging into it; wait for it")):
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is merging into it; wait for it") from None
-        try:
-            for left in staging.iterdir():  # by a run that was killed
-                shutil.rmtree(left)
+            staging = aside / "root"
+            if staging.exists():  # by a run that was killed
+                shutil.rmtree(staging)
+            make_folder(staging)
             yield staging
             staging.rename(out)
-            sync_folder(staging.parent)
-        except BaseException:
-            shutil.rmtree(staging)
-            raise
-    finally:
-        os.close(held)
+            sync_folder(aside.parent)
+        finally:
+            shutil.rmtree(aside)
 
 
 def _bring(file: Path, target: Path, sha256: str | None, copy: bool) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from conftest import tree_digest
 
 from builders.all import main as build_all
 from manifests.catalog import load_builds
+from medgpt.atomic import held
 from medgpt.digest import sealed
 from shards.merge import main as merge
 from shards.verify import verify_build
@@ -48,7 +48,7 @@ def test_two_sites_come_under_one_root(two: list[str], tmp_path: Path, capsys: p
     out = tmp_path / "c"
     assert merge([*two, "--out", str(out), "--dry-run"]) == 0
     assert "3 builds" in capsys.readouterr().out and not out.exists()
-    (tmp_path / ".c.merge/built").mkdir(parents=True)  # by a run that was killed
+    (tmp_path / ".c.merge/root/built").mkdir(parents=True)  # by a run that was killed
     assert merge([*two, "--out", str(out), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert [(row["build"], row["files"] > 0) for row in said["builds"]] == [
@@ -147,13 +147,10 @@ def test_a_full_disk_leaves_nothing(
 def test_two_merges_into_one_folder_and_folders_that_are_there(
     two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = tmp_path / ".c.merge"
-    held.mkdir()
-    descriptor = os.open(held, os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    assert merge([*two, "--out", str(tmp_path / "c"), "--no-verify"]) == 2
+    (tmp_path / ".c.merge").mkdir()
+    with held(tmp_path / ".c.merge/lock", ValueError()):
+        assert merge([*two, "--out", str(tmp_path / "c"), "--no-verify"]) == 2
     assert "another process is merging" in capsys.readouterr().err
-    os.close(descriptor)
     with pytest.raises(SystemExit):
         merge([*two, "--out", str(tmp_path / "b/c")])
     assert "lies in" in capsys.readouterr().err

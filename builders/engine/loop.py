@@ -43,7 +43,7 @@ from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit, load_source
 from manifests.catalog import KINDS
 from manifests.parts import MANIFEST_VERSION
-from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
+from medgpt.atomic import TEMPORARY_SUFFIX, held, write_atomic
 from medgpt.cluster import software
 from medgpt.digest import RAW_PLACE, sealed
 from medgpt.engines import in_this_process, is_local, run_jobs
@@ -344,11 +344,8 @@ def _read_whole(entry: dict[str, Any]) -> list[Input]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the build for this process; the lock dies with it, whatever kills it."""
-    with path.open("w") as file, _workers_lock(path).open("w") as workers:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildStopped(f"{path.parent.name}: another process is building this; wait for it") from None
+    refusal = BuildStopped(f"{path.parent.name}: another process is building this; wait for it")
+    with held(path, refusal), _workers_lock(path).open("w") as workers:
         # Workers of a killed run notice within half a second and hold this lock until they are gone.
         fcntl.flock(workers, fcntl.LOCK_EX)
         fcntl.flock(workers, fcntl.LOCK_UN)
