@@ -17,8 +17,14 @@ STATE = Path(os.environ.get("SLURM_STAND_IN", "."))
 TASKS = STATE / "tasks"
 
 
-def sbatch(file: str) -> None:
-    """Take a script in, and begin its tasks in a process that stays."""
+def sbatch(*words: str) -> None:
+    """Take a script in, and begin its tasks in a process that stays; one of training is noted alone."""
+    if "--parsable" in words:
+        with (STATE / "training").open("a") as training:
+            training.write(f"{' '.join(words)}\n")
+        print("1000")
+        return
+    [file] = words
     [array] = re.findall(r"#SBATCH --array='?0-(\d+)%(\d+)", Path(file).read_text()) or [("", "1")]
     number = 1 + len((STATE / "arrays").read_text().splitlines())
     names = [f"{number}_{task}" for task in range(int(array[0]) + 1)] if array[0] else [str(number)]

@@ -81,11 +81,12 @@ def test_one_worker_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
 def test_what_stops_one_source_costs_the_others_nothing(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A full disk, a damaged tree, a unit that kills its workers, another run: one line each, and nothing half there."""
+    """A full disk, a damaged tree, a unit that kills its workers, another run: one line each, nothing half there."""
     raw = Path(shutil.copytree(demo / "raw", tmp_path / "raw"))
     for path in (raw / "medquad").rglob("*"):
         os.utime(path, (1 << 32, 1 << 32))  # of a node whose clock is a century ahead
-    with (raw / "medqa/US_qbank.jsonl").open("a") as file:
+    questions = "medqa/data_clean/questions/US/4_options/phrases_no_exclude_train.jsonl"
+    with (raw / questions).open("a") as file:
         file.write("{ no row")
     write, outcomes = AtomicFile.write, loop._outcomes
 
@@ -115,7 +116,7 @@ def test_what_stops_one_source_costs_the_others_nothing(
         assert not list((out / name).rglob("*.tmp")) and not (out / name / "build.json").exists()
     assert tree_digest(out / "medquad") == tree_digest(demo / "built/medquad")
     monkeypatch.undo()
-    shutil.copy(demo / "raw/medqa/US_qbank.jsonl", raw / "medqa")
+    shutil.copy(demo / "raw" / questions, raw / questions)
     assert build_all(words) == 0
     for name in only:
         assert tree_digest(out / name) == tree_digest(demo / "built" / name), name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,8 +17,6 @@ from conftest import ROOT, tree_digest
 pytestmark = pytest.mark.xdist_group("engines")
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "RAY_USAGE_STATS_ENABLED": "0"}
-LOCAL_SLURM = ["--engine", "slurm", "--engine-option", "cluster=local", "--engine-option", "seconds=1"]
-
 SOURCES = ("rocov2", "medqa")
 MIXTURE = """\
 format: 1
@@ -69,23 +66,8 @@ def run(*words: object) -> str:
     return done.stdout
 
 
-def the_road(data: Path, raw: Path, *engine: str) -> dict[str, str]:
-    """Builds, filters, proof and packing plan of two demo sources: the digests of all files that they wrote.
-
-    The local engine builds one source after the other, a cluster both in one list of jobs.
-    """
-    out = ["--out", data / "built", "--workers", 2]
-    if engine:
-        [said] = run("builders.all", "--raw", raw, *out, "--json", *engine).splitlines()
-        assert {row["state"] for row in json.loads(said)} == {"built"}
-    else:
-        for name in SOURCES:
-            run(f"builders.{name}", "--raw", raw / name, *out, "--quiet")
-    run("manifests.prove", data, "--benchmarks", "present", "--workers", 2, "--quiet", *engine)
-    assert json.loads(run("manifests.verify", data, "--workers", 2, "--json", *engine))["verified"]
-    (data / "mixture.yaml").write_text(MIXTURE)
-    pack = ["--mixture", data / "mixture.yaml", "--accept-incomplete", "--workers", 2, "--out", data / "plan"]
-    run("shards.pack", data, "--stage", "pretrain", *pack, *engine)
+def written(data: Path) -> dict[str, str]:
+    """The digests of all files that are no cache."""
     files = tree_digest(data)
     return {
         name: digest for name, digest in files.items() if not {".resume", ".work", ".streams"} & {*Path(name).parts}
@@ -94,25 +76,63 @@ def the_road(data: Path, raw: Path, *engine: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Raw trees, and what the local engine makes of them."""
+    """Raw trees, and what the local engine makes of them, one source after the other."""
     folder = tmp_path_factory.mktemp("local")
+    raw, data = folder / "raw", folder / "data"
     for name in SOURCES:
-        run(f"builders.{name}", "--demo", "--raw", folder / "raw" / name, "--out", folder / "demo", "--dry-run")
-    return folder / "raw", the_road(folder / "data", folder / "raw")
+        out = ["--out", data / "built", "--workers", 2, "--quiet"]
+        run(f"builders.{name}", "--demo", "--raw", raw / name, *out)
+    run("manifests.prove", data, *OPTIONS["PROVE"].split(), "--workers", 2, "--quiet")
+    run("shards.pack", data, "--stage", "pretrain", *pack(data).split(), "--workers", 2)
+    return raw, written(data)
+
+
+OPTIONS = {"PROVE": "--benchmarks present", "STAGES": "pretrain", "PYTHON": sys.executable}
+
+
+def pack(data: Path) -> str:
+    """A mixture, and the options of `shards.pack` that name it."""
+    (data / "mixture.yaml").write_text(MIXTURE)
+    return f"--mixture {data / 'mixture.yaml'} --accept-incomplete --out {data / 'plan'}"
+
+
+def recipe(folder: Path, raw: Path, *engine: str, **environment: str) -> dict[str, str]:
+    """The files that `examples/recipe.sh` writes: sources in one list of jobs, proof, verification, packing plan."""
+    data = folder / "data"
+    data.mkdir()
+    options = OPTIONS | {"PACK": pack(data)} | environment
+    done = subprocess.run(
+        [ROOT / "examples/recipe.sh", raw, data, "a model", "--workers", "2", *engine],
+        env=ENVIRONMENT | options, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "\nVerified" in done.stdout
+    return written(data)
 
 
 def test_a_cluster_of_three_nodes_writes_the_same_bytes(
     ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     raw, files = local
-    assert the_road(tmp_path, raw, *ray) == files
+    (tmp_path / "torchrun").write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/training"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    assert recipe(tmp_path, raw, *ray, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") == files
+    trained = (
+        f"-m train.run --stage pretrain --shards {tmp_path}/data --model a model --out {tmp_path}/data/runs/pretrain"
+    )
+    assert (tmp_path / "training").read_text().endswith(f"{trained}\n")
 
 
 def test_tasks_of_slurm_write_the_same_bytes(local: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
     raw, files = local
-    assert the_road(tmp_path, raw, *LOCAL_SLURM) == files
-    assert not list(tmp_path.rglob("slurm"))
+    for path in raw.rglob("*"):
+        os.utime(path, (1 << 32, 1 << 32))  # of a node whose clock is a century ahead
+    slurm = slurm_stand_in.install(tmp_path / "stand_in")
+    assert recipe(tmp_path, raw, "--engine", "slurm", "--engine-option", "seconds=1", **slurm) == files
+    assert not list((tmp_path / "data").rglob("slurm"))
+    [trained] = (tmp_path / "stand_in/state/training").read_text().splitlines()
+    assert trained.endswith(f"train.sbatch pretrain {tmp_path}/data a model {tmp_path}/data/runs/pretrain")
 
 
 JOBS = """\
