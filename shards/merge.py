@@ -179,7 +179,7 @@ def merge(sites: Sequence[Site], out: Path, *, copy: bool = False) -> list[dict[
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0: merged, 2: conflicts (a line each), or wrong usage."""
     parser = command_parser(
-        "medgpt merge",
+        "shards.merge",
         "Bring builds of several sites under one root: declared versions, names, sample ids and digests are compared "
         "first. Prove anew afterwards.",
         "example: python -m medgpt merge site_a/data site_b/data --out data --dry-run",
