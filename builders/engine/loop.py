@@ -166,23 +166,16 @@ class Building:
     counts: Counter[str] = field(default_factory=Counter)
     """Rows read, kept and damaged of the units that are done."""
 
-    def __post_init__(self) -> None:
-        for name, found in self.plan.reusable.items():
-            self._keep(name, found)
-
     @property
     def pending(self) -> list[UnitJob]:
         """Jobs of the units that have no records yet."""
         return [job for job in self.plan.jobs if job.unit.name not in self.records]
 
-    def _keep(self, name: str, found: list[dict[str, Any]]) -> None:
-        self.records[name] = found
-        for record in found:
-            self.counts.update({count: record[count] for count in ("read", "kept", "damaged")})
-
     def take(self, job: UnitJob, found: list[dict[str, Any]]) -> None:
         """Keep a unit's records. Raises `BuildStopped` where more rows are damaged than may be."""
-        self._keep(job.unit.name, found)
+        self.records[job.unit.name] = found
+        for record in found:
+            self.counts.update({count: record[count] for count in ("read", "kept", "damaged")})
         budget: float | None = self.options.max_damaged
         if budget is None:  # no share of an unknown number
             share = int(MAX_DAMAGED_SHARE * self.plan.rows)
@@ -239,20 +232,28 @@ def build_units(buildings: Sequence[Building], workers: int, bar: Any) -> dict[s
     """
     by_name = {building.plan.build: building for building in buildings}
     stopped: dict[str, UserError | OSError] = {}
+
+    def take(job: UnitJob, found: _Outcome) -> None:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            by_name[job.build].take(job, found)
+        except (UserError, OSError) as error:
+            stopped[job.build] = error
+            job.ledger.with_name(_STOPPED).touch()
+
+    for building in buildings:
+        for job in building.plan.jobs:
+            if job.unit.name in building.plan.reusable and job.build not in stopped:
+                take(job, building.plan.reusable[job.unit.name])
     bar.update(sum(building.counts["read"] for building in buildings))
     while jobs := [job for name, one in by_name.items() if name not in stopped for job in one.pending]:
         try:
             for job, found in _outcomes(jobs, workers, bar):
                 if job.build not in stopped:
-                    try:
-                        if isinstance(found, Exception):
-                            raise found
-                        by_name[job.build].take(job, found)
-                    except (UserError, OSError) as error:
-                        stopped[job.build] = error
-                        job.ledger.with_name(_STOPPED).touch()
+                    take(job, found)
                     if len(stopped) == len(by_name):
-                        return stopped
+                        break
                 kept, damaged = (sum(one.counts[name] for one in buildings) for name in ("kept", "damaged"))
                 bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
         except WorkerDied as died:
