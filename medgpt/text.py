@@ -20,7 +20,7 @@ from typing import Any
 TEXT_RECIPE = "folded-words-2"
 
 _WORDS = re.compile(r"[^\W_]+")
-_MARK = " \x02 "
+_MARK = "\x02"
 _CONTROLS = "\x00-\x08\x0e-\x1b\x7f"
 _INVISIBLE = re.compile(
     # Controls that are no white space; what Unicode calls ignorable and formatting: soft hyphens, blanks of no width,
@@ -48,7 +48,8 @@ _ASCII_WORDS: dict[int, str | None] = {
     code: chr(code).lower() if chr(code).isalnum() else None if re.match(f"[{_CONTROLS}]", chr(code)) else " "
     for code in range(128)
 }
-_ASCII_WORDS_AND_MARK = _ASCII_WORDS | {2: "\x02"}
+_LETTERS = bytes(2 if code == 2 else ord(_ASCII_WORDS.get(code) or " ") for code in range(256))
+_DROPPED = bytes(code for code in range(128) if _ASCII_WORDS[code] is None and code != 2)
 
 
 def tokenizer() -> str:
@@ -113,23 +114,20 @@ def question_sha256(question: str | None, options: Sequence[str] = ()) -> tuple[
     if not question:
         return None, None
     texts = [question, *options]
-    # All texts are normalised in one go, with a mark between them; a text that holds the mark itself is no case for it.
-    pieces = _normalise_marked(_MARK.join(texts))
+    # Plain texts are normalised in one go, with a mark between them; one that holds the mark itself is no case for it.
+    marked, pieces = _MARK.join(texts), list[bytes]()
+    if is_plain(marked):
+        words = marked.encode().translate(_LETTERS, _DROPPED)
+        pieces = [b" ".join(piece.split()) for piece in words.split(_MARK.encode())]
     if len(pieces) != len(texts):
-        pieces = [normalise(text) for text in texts]
+        pieces = [normalise(text).encode() for text in texts]
     stem = pieces[0]
     if not stem:
         return None, None
-    alone = hashlib.sha256(stem.encode())
+    alone = hashlib.sha256(stem)
     if len(pieces) == 1:
         return alone.digest(), alone.digest()
-    return alone.digest(), hashlib.sha256("\x00".join([stem, *sorted(pieces[1:])]).encode()).digest()
-
-
-def _normalise_marked(text: str) -> list[str]:
-    if is_plain(text):
-        return [piece.strip() for piece in " ".join(text.translate(_ASCII_WORDS_AND_MARK).split()).split(_MARK.strip())]
-    return [normalise(piece) for piece in text.split(_MARK)]
+    return alone.digest(), hashlib.sha256(b"\x00".join([stem, *sorted(pieces[1:])])).digest()
 
 
 @cache
