@@ -91,7 +91,8 @@ def write_manifest(folder: Path, train_rows: int, part_rows: int = PART_ROWS, *,
                     f"TO '{path}' (FORMAT parquet, COMPRESSION zstd)"
                 )
                 parts.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
-            shard = {"file": f"shards/{unit}.tar", "bytes": 1000 * part_rows, "sha256": "", "samples": stop - start}
+            shard: dict[str, Any] = {"file": f"shards/{unit}.tar", "bytes": 1000 * part_rows}
+            shard |= {"sha256": "", "samples": stop - start}
             if shards:
                 path = folder / build / shard["file"]
                 path.parent.mkdir(exist_ok=True)

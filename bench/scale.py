@@ -1,7 +1,7 @@
 """Twenty million samples end to end from stored numbers, and what 200 million and two billion would take.
 
     python -m bench.scale FOLDER [--samples 20000000] [--unit 10000]
-    python -m bench.scale --simulate FIGURES.json
+    python -m bench.scale --simulate
 
 The root is synthetic: manifest parts with digests, hashes and counts as `bench.audits` makes them, in units of so many
 rows, and empty shards of the size that is stated; so whatever reads texts or pixels (building, near texts, pixel
@@ -173,6 +173,20 @@ class Cost:
     base: float = 300
 
 
+COSTS = {
+    # text_build 26,600 short rows, jpeg_build 701 figures a CPU-second, half of the samples with a picture each; the
+    # driver reads a ledger and writes an entry of build.json a unit of 10,000 rows, 5 ms and some 20 kB as Python.
+    "build": Cost(shared=732, driver=0.5, mib=2),
+    "audits": Cost(driver=1.0, mib=46),  # 20 M in 18 to 21 CPU-s; 0.36 GiB at 2 M, 1.16 at 20 M
+    "ids and exact": Cost(driver=2.4, mib=2),
+    "near levels": Cost(shared=583, mib=2),  # verify_scale: 18 CPU-s at 20,000, 123 at 200,000 rows, 1,000 test items
+    "verify": Cost(driver=1017, mib=1),  # the same: 28 and 211 CPU-s; it is one process
+    "index": Cost(driver=1.0),
+    "pack": Cost(driver=1.4, mib=128),  # 19.3 M in 26.8 CPU-s, 2.6 GB
+}
+"""As measured on two cores: `bench/RESULTS.md` has the runs that these are of."""
+
+
 def simulate(costs: dict[str, Cost]) -> list[dict[str, Any]]:
     """For every size and number of workers: hours, the step with most of them, the driver that is largest and its GiB.
 
@@ -195,6 +209,10 @@ def simulate(costs: dict[str, Cost]) -> list[dict[str, Any]]:
     return rows
 
 
+def _without(name: str) -> dict[str, Cost]:
+    return {step: cost for step, cost in COSTS.items() if step != name}
+
+
 def main() -> int:
     """Command line; exit code 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.scale")
@@ -202,11 +220,10 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=SIZES[0], metavar="N")
     parser.add_argument("--unit", type=int, default=10_000, metavar="ROWS")
     parser.add_argument("--step", choices=list(STEPS), help="take one step on a root that is there")
-    parser.add_argument("--simulate", type=Path, metavar="FILE", help="{step: {shared, driver, mib, base}} as JSON")
+    parser.add_argument("--simulate", action="store_true", help="hours and memory of other sizes from `COSTS`")
     options = parser.parse_args()
     if options.simulate:
-        costs = {name: Cost(**values) for name, values in json.loads(options.simulate.read_text()).items()}
-        print(json.dumps(simulate(costs), indent=1))
+        print(json.dumps({"all": simulate(COSTS), "without verify": simulate(_without("verify"))}, indent=1))
     elif options.step:
         print(json.dumps(_step(options.step, options.folder)))
     else:

@@ -49,8 +49,9 @@ DATABASE = "manifest.duckdb"
 MAX_DEPTH = 4
 FORMAT = 1
 
-_SMALL_PART, _MANY_PARTS, _ROWS_TOGETHER = 1 << 20, 64, 1 << 17
-"""Bytes and number from which parts are small and many, rows of what they are laid together in (`_laid_together`)."""
+_SMALL_PART, _MANY_PARTS, _ROWS_TOGETHER = 1 << 18, 64, 1 << 17
+"""Bytes below which a part is small (some 2,000 rows; from 6,000 on it does not pay), number from which small ones are
+many, rows that are laid together at a time (`_laid_together`)."""
 
 KINDS = {"manifest": "samples", "images": "images", "thumbnails": "thumbnails", "rejects": "rejects"}
 """Folder of a build -> kind of the Parquet parts in it."""

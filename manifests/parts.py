@@ -118,6 +118,7 @@ class PartRows:
         self._pick = itemgetter(*self._names)
         self._rows: list[tuple[Any, ...]] = []
         self._chunks: list[pa.Table] = []
+        self._equal: dict[str, pa.Array] = {}
         self.rows = 0
         """Rows so far."""
 
@@ -144,7 +145,10 @@ class PartRows:
         columns = []
         for field in self.schema:
             if field.name in self.constants:
-                column = pa.repeat(pa.scalar(self.constants[field.name], field.type), len(self._rows))
+                if field.name not in self._equal:  # all chunks share one
+                    value = pa.scalar(self.constants[field.name], field.type)
+                    self._equal[field.name] = pa.repeat(value, _CHUNK_ROWS)
+                column = self._equal[field.name].slice(0, len(self._rows))
             else:
                 column = pa.array(values.get(field.name, ()), field.type)
             if not field.nullable and column.null_count:
