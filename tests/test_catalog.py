@@ -315,7 +315,7 @@ def test_a_missing_a_torn_and_a_damaged_part(tmp_path: Path) -> None:
 
 def test_many_small_parts_are_read_once_and_give_the_same(clean: Path) -> None:
     """What audits find in 70 units' parts, laid together or not; a part that cannot be read is named."""
-    picture = {"images": [image("i/1", sha256=digest("c"), pixel_sha256=digest("c"))], "subject_id": "s/9"}
+    picture: Row = {"images": [image("i/1", sha256=digest("c"), pixel_sha256=digest("c"))], "subject_id": "s/9"}
     rows_ = [sample("1", unit=f"train-{n:05}", pmid="p/1", stem_sha256=digest("other"), **picture) for n in range(69)]
     last = [sample(key, unit="train-00069", license=licence) for key, licence in (("2", "MIT"), ("2", ""))]
     folder = write_build(clean, "many", [*rows_, *last], [reject(unit=f"train-{n:05}") for n in range(64)])
