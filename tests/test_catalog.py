@@ -23,9 +23,9 @@ from conftest import ROOT, run_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifests.catalog import connect, load_builds, write_catalog
+from manifests.catalog import connect, load_builds, query_rows, write_catalog
 from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES, SCHEMAS, PartRows, write_part
-from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, run_audits
+from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, audit_text, run_audits
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
 
@@ -312,6 +312,25 @@ def test_a_missing_a_torn_and_a_damaged_part(tmp_path: Path) -> None:
     part.unlink()
     with pytest.raises(UserError, match=rf"^{re.escape(str(part))}: named in build.json, but not there; build it"):
         connect(tmp_path)
+
+
+def test_many_small_parts_are_read_once_and_give_the_same(clean: Path) -> None:
+    """What audits find in 70 units' parts, laid together or not; a part that cannot be read is named."""
+    picture: Row = {"images": [image("i/1", sha256=digest("c"), pixel_sha256=digest("c"))], "subject_id": "s/9"}
+    rows_ = [sample("1", unit=f"train-{n:05}", pmid="p/1", stem_sha256=digest("other"), **picture) for n in range(69)]
+    last = [sample(key, unit="train-00069", license=licence) for key, licence in (("2", "MIT"), ("2", ""))]
+    folder = write_build(clean, "many", [*rows_, *last], [reject(unit=f"train-{n:05}") for n in range(64)])
+    queries = [audit_text(name) for name in audit_names()]
+    with connect(clean) as connection, connect(clean, jailed=True, queries=queries) as together:
+        apart = run_audits(connection, audit_names())
+        assert run_audits(together, audit_names()) == apart
+        assert sum(not result.clean for result in apart) >= 3
+        with pytest.raises(UserError, match="file"):
+            query_rows(together, f"FROM read_parquet('{folder}/manifest/many-train-00000.parquet')")
+    part = folder / "manifest" / "many-train-00007.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(part))}: [^\n]*: build it again$"):
+        connect(clean, queries=queries)
 
 
 # --- audits: one planted violation each, nothing else ------------------------------------------------------------
