@@ -55,7 +55,7 @@ FOUND = pa.schema([column for column in EVIDENCE if column.name != "action"])
 """What the levels find, before the policy is asked."""
 
 VERSIONS = {
-    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "local_pictures": LOCAL_PICTURES, "near_text": 3,
+    "policy": 2, "id": 1, "exact": 1, "near_image": NEAR_IMAGES, "local_pictures": LOCAL_PICTURES, "near_text": 4,
     "rewrite": REWRITE,
     "train_duplicates": 1,
 }  # fmt: skip
