@@ -17,7 +17,7 @@ from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table
 from bench.picture_changes import OVERLAYS, seeded
 from manifests.fingerprints import HASH_PIXELS, ImageFingerprint, perceptual_hash
 from manifests.proof import near_images
-from manifests.proof.agreement import agreement, cells, coarse_scores, flat, full_agreement
+from manifests.proof.agreement import Whole, agreement, cells, coarse_scores, flat, full_agreement
 from manifests.proof.near_images import NearImageIndex, coverage
 from manifests.proof.policy import ImageSettings, load_policy
 from manifests.proof.variants import (
@@ -175,8 +175,8 @@ def test_the_better_half_decides_only_on_whole_pictures() -> None:
     frame, same = np.array([[[1.0, 0, 0], [0, 1.0, 0]]]), np.array([False])
     small = agreement(decode(print_.thumbnail)[None], THUMBNAILS[:1], frame, same)[0]
     assert SETTINGS["default"].borderline <= small < SETTINGS["default"].threshold
-    assert full_agreement(data, DATA[0], VARIANTS[0]) > 0.85
-    assert full_agreement(data, DATA[1], VARIANTS[0]) < 0.5
+    assert full_agreement(Whole(data), Whole(DATA[0]), VARIANTS[0]) > 0.85
+    assert full_agreement(Whole(data), Whole(DATA[1]), VARIANTS[0]) < 0.5
 
 
 def test_results_do_not_depend_on_how_the_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +230,7 @@ def test_borderline_pairs_are_decided_on_whole_pictures_where_they_can_be_read()
         (0, 1.0, "full_image"),
         (1, 1.0, "full_image"),
     ]
-    with pytest.raises(PictureError, match="training row 0 or test row 0: a stored picture of 3 bytes"):
+    with pytest.raises(PictureError, match="training row 0: a stored picture of 3 bytes"):
         index.scan(train, lambda row: b"abc", DATA.__getitem__)
 
 
@@ -354,10 +354,10 @@ def test_full_agreement_tells_copies_from_others() -> None:
     identity = VARIANTS[0]
     [mirror] = [turn for turn in range(TURNS) if turn_name(identity, turn) == "mirror"]
     data, _ = prints_of([TRANSFORMATIONS["gamma 0.6"](PICTURES[0]), TRANSFORMATIONS["mirrored"](PICTURES[0])])
-    assert full_agreement(data[0], DATA[0], identity) > 0.95
-    assert full_agreement(data[1], DATA[0], identity, mirror) > 0.95
-    assert full_agreement(data[1], DATA[0], identity) < 0.5
-    assert full_agreement(DATA[1], DATA[0], identity) < 0.5
+    assert full_agreement(Whole(data[0]), Whole(DATA[0]), identity) > 0.95
+    assert full_agreement(Whole(data[1]), Whole(DATA[0]), identity, mirror) > 0.95
+    assert full_agreement(Whole(data[1]), Whole(DATA[0]), identity) < 0.5
+    assert full_agreement(Whole(DATA[1]), Whole(DATA[0]), identity) < 0.5
 
 
 def test_coverage_on_record_is_that_of_the_code_and_keeps_the_promise() -> None:
