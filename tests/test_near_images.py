@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table, opened, sources, stored
 from bench.picture_changes import OVERLAYS, seeded
@@ -21,6 +21,7 @@ from manifests.proof.agreement import Whole, agreement, cells, coarse_scores, fl
 from manifests.proof.near_images import NearImageIndex, coverage
 from manifests.proof.policy import ImageSettings, load_policy
 from manifests.proof.variants import (
+    IDENTITY,
     REGION_VARIANTS,
     REGIONS,
     TURN_BETWEEN,
@@ -358,6 +359,24 @@ def test_full_agreement_tells_copies_from_others() -> None:
     assert full_agreement(Whole(data[1]), Whole(DATA[0]), identity, mirror) > 0.95
     assert full_agreement(Whole(data[1]), Whole(DATA[0]), identity) < 0.5
     assert full_agreement(Whole(DATA[1]), Whole(DATA[0]), identity) < 0.5
+
+
+def test_two_screens_of_one_program_are_no_copies() -> None:
+    """Frame, bars and what is blank are the same; what the windows show is not."""
+    screens = []
+    for strokes in ((150, 200, 400, 260, 300, 480), (420, 150, 480, 420, 180, 380)):
+        screen = Image.new("L", (640, 640), 255)
+        draw = ImageDraw.Draw(screen)
+        draw.rectangle((0, 0, 639, 639), outline=0, width=70)
+        draw.rectangle((70, 70, 569, 95), fill=150)
+        draw.text((80, 75), "Viewer - File  Edit  View  Tools  Help", fill=0)
+        draw.line(strokes, fill=0, width=12)
+        screens.append(screen)
+    data, _ = prints_of([*screens, TRANSFORMATIONS["JPEG quality 30"](screens[0])])
+    first, other, copy = map(Whole, data)
+    assert full_agreement(copy, first, VARIANTS[0]) > 0.9
+    assert full_agreement(other, first, VARIANTS[0]) < 0.36
+    assert agreement(other.pixels[None], first.pixels[None], IDENTITY[None], np.zeros(1, bool))[0] > 0.6
 
 
 def test_coverage_on_record_is_that_of_the_code_and_keeps_the_promise() -> None:
