@@ -94,8 +94,9 @@ DOUBT = 0.85
 score below the borderline: neighbouring slices of a CT are alike when small. Copies that were blurred stay above it."""
 MARGIN, MIDDLE_LEAST, MIDDLE_SHARE = 6, 0.36, 0.05
 """A sixth of a whole picture's sides is margin. What is left must correlate so much if it has this share of the
-structure: windows of one program have frame, bars and blank parts in common. Among 180 real pictures seven of twelve
-wrong pairs reached 0.35 and less, copies that whole pictures decide 0.45 (38) and one picture in other colours 0.37."""
+structure in both (a line of text over a blank middle is no other picture): windows of one program have frame, bars and
+blank parts in common. Among 180 real pictures seven of twelve wrong pairs reached 0.35 and less, copies that whole
+pictures decide 0.45 (38) and one picture in other colours 0.37."""
 DRIFT = 0.12
 """Alignment may change the variant's frame by this (share of a side, or of a scale) and no more."""
 _PAIRS = 8
@@ -298,7 +299,7 @@ def _in_the_middle(first: Floats, second: Floats, seen: Flags) -> Floats:
     a, b = first * seen, second * seen
     products, of_first, of_second = (each[:, cut:-cut, cut:-cut].sum((1, 2)) for each in (a * b, a * a, b * b))
     found = products / np.sqrt(np.maximum(of_first * of_second, 1))
-    held = np.maximum(of_first / np.maximum((a * a).sum((1, 2)), 1), of_second / np.maximum((b * b).sum((1, 2)), 1))
+    held = np.minimum(of_first / np.maximum((a * a).sum((1, 2)), 1), of_second / np.maximum((b * b).sum((1, 2)), 1))
     return np.where((found < MIDDLE_LEAST) & (held >= MIDDLE_SHARE), found, 1)
 
 
