@@ -22,6 +22,7 @@ from manifests.proof.agreement import (
     DOUBT,
     EARLY,
     Cells,
+    Whole,
     after,
     agreement,
     cells,
@@ -325,7 +326,7 @@ def _near_tests(
                 first, second = shards.picture(train), others.picture(test.row)
             if first is None or second is None:
                 counts["borderline_unread"] += score < high
-            elif (whole := full_agreement(first, second, variant, turn)) < low or score < high:
+            elif (whole := full_agreement(Whole(first), Whole(second), variant, turn)) < low or score < high:
                 score, decided_on = whole, "full_image"
         counts["confirmed" if score >= high else "refuted"] += 1
         if score >= high:
