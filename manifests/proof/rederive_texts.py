@@ -179,8 +179,9 @@ def _near_texts_of(
             continue
         derived.looked_at += 1
         derived.counts["train_samples"] += 1
-        words = words_of(Text.of(record).whole)
-        for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual)):
+        whole = Text.of(record).whole
+        words = words_of(whole)
+        for number, measures in (*tests.stems_in(whole, words), *tests.passages_in(words, usual)):
             test = tests.items[number]
             derived.counts[measures["kind"]] += 1
             if "credentialed" in (access, test.access):
