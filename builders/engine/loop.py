@@ -17,6 +17,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -291,15 +292,15 @@ def bar_for(plan: Plan, options: BuildOptions) -> Any:
 
 
 def _run_units(source: Source, plan: Plan, options: BuildOptions, bar: Any) -> dict[str, list[dict[str, Any]]]:
-    records = dict(plan.reusable)
-    pending = [job for job in plan.jobs if job.unit.name not in records]
+    reused = [(job, plan.reusable[job.unit.name]) for job in plan.jobs if job.unit.name in plan.reusable]
+    pending = [job for job in plan.jobs if job.unit.name not in plan.reusable]
     budget: float | None = options.max_damaged
     if budget is None:  # no share of an unknown number
         share = int(MAX_DAMAGED_SHARE * plan.rows)
         budget = max(MAX_DAMAGED_FLOOR, share) if plan.counted else math.inf
-    done, kept, damaged = (_sum(records.values(), name) for name in ("read", "kept", "damaged"))
-    bar.update(done)
-    for job, found in _outcomes(pending, options.workers, bar):
+    bar.update(_sum(plan.reusable.values(), "read"))
+    records, kept, damaged = dict[str, list[dict[str, Any]]](), 0, 0
+    for job, found in chain(reused, _outcomes(pending, options.workers, bar)):
         records[job.unit.name] = found
         kept += _sum([found], "kept")
         damaged += _sum([found], "damaged")

@@ -264,17 +264,8 @@ def decode_utf8(data: bytes, file: str) -> str:
         raise InputError("not_utf8", file, f"byte {error.start}") from None
 
 
-ARCHIVE_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError)
+ARCHIVE_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError, NotImplementedError)
 """What readers of damaged archives raise."""
-
-
-def list_zip(path: Path, raw: Path) -> list[str]:
-    """Names of a zip's files."""
-    try:
-        with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
-            return [info.filename for info in archive.infolist() if not info.is_dir()]
-    except ARCHIVE_DAMAGE as error:
-        raise NotThisSource(f"{relative(path, raw)}: not a readable zip ({error}); fetch it again") from None
 
 
 def load_json(path: Path, raw: Path, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
