@@ -25,10 +25,10 @@ from tqdm import tqdm
 import builders.engine.archives
 import builders.engine.tables
 import builders.engine.unit
-from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import Phantom, anatomy
 from builders.engine.corpus_mapping import make_rules
+from builders.engine.corpus_source import build_corpus
 from builders.engine.source import DAMAGED_REASONS
 from manifests.catalog import connect
 from manifests.sql import audit_names, run_audits

@@ -110,7 +110,7 @@ def pictures_without_row(raw: Path, places: Iterable[str], marks: set[int]) -> l
         if place.endswith(".zip"):
             listed = [
                 (f"{archive.file}!{info.filename}", f"{archive.file}!{archive.start + info.header_offset}")
-                for archive, infos in _zip_tree(raw, place)[0]
+                for archive, infos in zip_tree(raw, place)[0]
                 for info in infos
             ]
         else:
@@ -124,7 +124,7 @@ def pictures_without_row(raw: Path, places: Iterable[str], marks: set[int]) -> l
 
 def list_zip(path: Path, raw: Path) -> list[str]:
     """Names of the files of a zip and of those within it, as `read_zip_member` finds them. Raises: `NotThisSource`."""
-    return [info.filename for _, infos in _zip_tree(raw, relative(path, raw))[0] for info in infos]
+    return [info.filename for _, infos in zip_tree(raw, relative(path, raw))[0] for info in infos]
 
 
 def _choose(clean: str, found: list[_Found], flat: bool) -> tuple[_Found | None, list[_Found]]:
@@ -243,7 +243,7 @@ class _Archive(NamedTuple):
 
 
 _held: OrderedDict[tuple[Path, tuple[_Member, ...]], bytes] = OrderedDict()
-_DEEPEST_ZIP = 3
+DEEPEST_ZIP = 3
 """Zips within zips that are looked into; an archive below is not."""
 
 
@@ -256,7 +256,7 @@ class _ZipIndex(NamedTuple):
     """Archives within that cannot be looked into, and why."""
 
 
-def _zip_tree(raw: Path, name: str) -> tuple[list[tuple[_Archive, list[zipfile.ZipInfo]]], list[tuple[str, str]]]:
+def zip_tree(raw: Path, name: str) -> tuple[list[tuple[_Archive, list[zipfile.ZipInfo]]], list[tuple[str, str]]]:
     """(a zip and the zips within it, each with its files; archives within that are not read, with the reasons).
 
     A zip that is stored within another is read where it is; one that is packed is inflated, up to `FILE_BYTES`. Members
@@ -275,7 +275,7 @@ def _zip_tree(raw: Path, name: str) -> tuple[list[tuple[_Archive, list[zipfile.Z
             inner, member, before = f"{archive.file}!{infos[at].filename}", _Member(*row), len(found)
             try:
                 demand(inner.lower().endswith(".zip"), "bad_archive", inner, "not a zip")
-                demand(depth < _DEEPEST_ZIP, "bad_archive", inner, "too many zips in one another")
+                demand(depth < DEEPEST_ZIP, "bad_archive", inner, "too many zips in one another")
                 if member.method == zipfile.ZIP_STORED:
                     start = _content_start(raw, archive, member.offset)
                     look(_Archive(inner, start, archive.packed), infos[at].file_size, depth + 1)
@@ -351,7 +351,7 @@ def _zip_index(raw: Path, zips: tuple[str, ...]) -> _ZipIndex:
 
     parts, archives, unread = list[Any](), list[_Archive](), list[tuple[str, str]]()
     for name in zips:
-        tree, inner = _zip_tree(raw, name)
+        tree, inner = zip_tree(raw, name)
         if inner and not any(infos for _, infos in tree):
             raise NotThisSource(f"{name}: it holds {inner[0][0]} ({inner[0][1]}) and no pictures; unpack it once")
         unread += inner
@@ -529,7 +529,7 @@ def check_zip(path: Path, raw: Path) -> None:
     Archives within it that are not read are gaps, too.
     """
     file = relative(path, raw)
-    for inner, why in _zip_tree(raw, file)[1]:
+    for inner, why in zip_tree(raw, file)[1]:
         note_gap(inner, f"archive within an archive that was not read ({why}): unpack it")
     try:
         with open_file(path) as handle, zipfile.ZipFile(handle) as archive:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from builders.engine.archives import check_zip
 from builders.engine.inputs import SUMS, hub_note, published_digests
 from builders.engine.rawfiles import recorded, recorded_finds, recorded_gaps, relative, shown, summed_gaps
 from builders.engine.report import gap_lines, size_text
@@ -71,12 +72,21 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
             hints = [
                 *_headers(source, raw, files, str(error)),
                 *_odd_files(raw, files),
-                *_elsewhere(source, raw, params),
+                *(_elsewhere(source, raw, params) if source.layouts else ()),
                 *_other_sources(source, raw),
             ]
             return seen | {"refused": one_line(error), "hints": hints, "exit_code": USAGE}
+        entries = list[dict[str, Any]]()
         with recorded() as record:
-            splits = {split: _first_samples(source, raw, units, split, params) for split in source.splits}
+            splits = {split: _first_samples(source, raw, units, split, params, entries) for split in source.splits}
+        entries[0]["inputs"] = [[file] for file in sorted(record.reads)]
+        try:
+            for place in sorted(place for place in record.places if place.endswith(".zip")):
+                check_zip(raw / place, raw)
+            seen["concluded"] = dict(source.conclude(raw, params, entries)) if source.conclude else {}
+        except NotThisSource as error:
+            hints = [*_odd_files(raw, files), *_other_sources(source, raw)]
+            return seen | {"refused": one_line(error), "hints": hints, "exit_code": USAGE}
     splits = {split: about for split, about in splits.items() if about}
     columns = {file: list(names) for file, names in first.columns.items()}
     rows = _rows(units, first)
@@ -89,7 +99,9 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
     used = {file for unit in units for file in unit.inputs} | record.places | record.reads.keys()
     used |= {relative(path, raw) for path in finds}
     seen["files_with_digests"] = sum(1 for _ in published_digests(raw, used))
-    seen |= {"splits": splits, "gaps": summed_gaps(gaps), **_unused(source, files, used, columns, first)}
+    seen |= {"splits": splits, "gaps": summed_gaps(gaps)}
+    if source.layouts:  # of a corpus there are books
+        seen |= _unused(source, files, used, columns, first)
     seen["language"] = _language(text for about in splits.values() for text in about.pop("texts"))
     seen["differs"] += list(_differences(source, seen, params, [*_odd_files(raw, sorted(used))], source.layouts))
     return seen | {"exit_code": _code(seen)}
@@ -103,8 +115,8 @@ def _code(seen: Mapping[str, Any]) -> int:
     return DAMAGED if any(about["damaged"] for about in seen["splits"].values()) else DONE
 
 
-def probe_text(source: Source, seen: Mapping[str, Any]) -> str:
-    """What was seen as text, ending with whether a build makes sense."""
+def probe_text(source: Source, seen: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """What was seen as text, `more` lines about it, and whether a build makes sense."""
     lines = [f"{source.title}: {seen['raw']} (first rows of each file; nothing written)"]
     if "refused" in seen:
         lines += [f"cannot be built: {safe(seen['refused'])}", *(f"  {safe(one)}" for one in seen["differs"])]
@@ -128,17 +140,17 @@ def probe_text(source: Source, seen: Mapping[str, Any]) -> str:
             detail = f": {found['detail']}" * bool(found["detail"])
             first = safe(f"{found['file']} row {found['row']}{detail}")
             lines.append(f"  {split}: {found['count']:,} {reason} ({source.advice[reason]}); first {first}")
-    if seen["columns_not_used"]:
+    if seen.get("columns_not_used"):
         lines += ["", "columns that nothing reads"]
         lines += [f"  {safe(file)}: {named(names)}" for file, names in seen["columns_not_used"].items()]
-    if seen["files_not_used"]["count"]:
-        few = ", ".join(map(safe, seen["files_not_used"]["first"]))
-        about = seen["files_not_used"]
+    if (about := seen.get("files_not_used")) and about["count"]:
+        few = ", ".join(map(safe, about["first"]))
         lines += ["", f"files that nothing reads: {about['count']:,} ({size_text(about['bytes'])}): {few}"]
     different = [*(safe(one) for one in seen["differs"]), *(line.strip() for line in gap_lines(seen["gaps"]))]
     if different:
         lines += ["", "other than what is known", *(f"  {one}" for one in different)]
-    return "\n".join([*lines, "", verdict(seen)])
+    lines += [f"note: {line} (of the first rows)" for line in seen.get("concluded", {}).get("noticed", ())]
+    return "\n".join([*lines, *more, "", verdict(seen)])
 
 
 def verdict(seen: Mapping[str, Any]) -> str:
@@ -162,28 +174,52 @@ def _number(about: Mapping[str, Any]) -> str:
 # The first rows
 
 
-def _first_samples(source: Source, raw: Path, units: Sequence[Unit], split: str, params: Params) -> dict[str, Any]:
-    """What becomes of a split's first rows; empty where it has no unit."""
+def _first_samples(
+    source: Source, raw: Path, units: Sequence[Unit], split: str, params: Params, entries: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What becomes of a split's first rows; empty where it has no unit. Entries as of a ledger go to `entries`."""
     ours = [unit for unit in units if unit.split == split]
     if not ours:
         return {}
-    chosen = [ours[at * (len(ours) - 1) // max(1, min(UNITS, len(ours)) - 1)] for at in range(min(UNITS, len(ours)))]
     kept, texts, rejects = 0, list[str](), dict[str, dict[str, Any]]()
-    for unit in chosen:
-        for outcome in islice(_outcomes(source, raw, unit, params), max(ROWS // len(chosen), 1)):
+    for unit, rows in _chosen(ours):
+        reasons, before = Counter[str](), kept
+        for outcome in islice(_outcomes(source, raw, unit, params), rows):
             if isinstance(outcome, Reject):
                 blank = {"count": 0, "file": outcome.file, "row": outcome.row, "detail": outcome.detail}
                 rejects.setdefault(outcome.reason, blank)["count"] += 1
+                reasons[outcome.reason] += 1
             else:
                 kept += 1
                 said = outcome.messages[-1]["content"]  # a prompt may have words of ours
                 texts += [outcome.question or "", *(part["text"] for part in said if part["text"])]
+        damaged = sum(count for reason, count in reasons.items() if reason in DAMAGED_REASONS)
+        record = {"split": split, "read": kept - before + reasons.total(), "kept": kept - before, "damaged": damaged}
+        records = [record | {"reasons": dict(reasons)}]
+        entries.append({"file": _file(unit), "records": records, "notes": unit.notes, "inputs": []})
     found = sum(one["count"] for one in rejects.values())
     damaged = sum(one["count"] for reason, one in rejects.items() if reason in DAMAGED_REASONS)
     return {"role": ours[0].role, "first_rows": kept + found, "kept": kept, "damaged": damaged} | {
         "rejects": dict(sorted(rejects.items())),
         "texts": texts,
     }
+
+
+def _chosen(units: Sequence[Unit]) -> list[tuple[Unit, int]]:
+    """Units of every format of file, over all the length of each, and how many rows are taken of one."""
+    forms: dict[str, list[Unit]] = {}
+    for unit in units:
+        forms.setdefault(Path(_file(unit)).suffix.lower(), []).append(unit)
+    return [
+        (ours[at * (len(ours) - 1) // max(1, count - 1)], max(ROWS // count, 1))
+        for ours in forms.values()
+        for count in (min(UNITS, len(ours)),)
+        for at in range(count)
+    ]
+
+
+def _file(unit: Unit) -> str:
+    return str((isinstance(unit.payload, dict) and unit.payload.get("file")) or next(iter(unit.inputs), ""))
 
 
 def _outcomes(source: Source, raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
@@ -213,7 +249,7 @@ def _rows(units: Iterable[Unit], first: FirstRows) -> dict[str, tuple[int | None
     found: dict[str, tuple[int | None, bool]] = {}
     for unit in units:
         rows, counted = found.get(unit.split, (0, True))
-        file = unit.payload.get("file", "") if isinstance(unit.payload, dict) else ""
+        file = _file(unit)
         mine: int | None = unit.rows if unit.counted else None
         # A source may part the rows of one file among splits: each then has its share of them.
         for (_, name), (cut, in_all, exact) in first.counts.items():
@@ -323,7 +359,7 @@ def _differences(
     for split in sorted(wanted - seen["splits"].keys()):
         yield f"{split}: no file of this split"
     languages = (params["language"],) if params.get("language") else source.languages
-    if (main := seen["language"].partition(" ")[0]) and main not in languages:
+    if languages and (main := seen["language"].partition(" ")[0]) and main not in languages:
         yield f"the texts look like {seen['language']}, not {' or '.join(languages)}"
 
 
