@@ -306,6 +306,8 @@ def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row
         return Reject(file, number, "bad_row", f"{len(cells)} fields, {len(header)} in the header")
     if any("\udc80" <= sign <= "\udcff" for cell in cells if not cell.isascii() for sign in cell):
         return Reject(file, number, "not_utf8")
+    if any("\0" in cell for cell in cells):
+        return Reject(file, number, "bad_row", "zero bytes (a hole that a download left?)")
     return Row(file, number, dict(zip(header, cells, strict=True)))
 
 

@@ -48,6 +48,8 @@ MOST_FILES = 200_000
 NEAR = 0.1
 """An estimate from the length of the first rows is no nearer than this."""
 SHOWN = 5
+ALIKE, SMALL = 10, 16
+"""Pictures of different names that are one file, and pixels of a side: a picture of a set may repeat, or be cropped."""
 
 
 def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
@@ -102,6 +104,7 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
     seen |= {"splits": splits, "gaps": summed_gaps(gaps)}
     if source.layouts:  # of a corpus there are books
         seen |= _unused(source, files, used, columns, first)
+    seen["differs"] += [f"{split}: {line}" for split, about in splits.items() for line in about.pop("pictures")]
     seen["language"] = _language(text for about in splits.values() for text in about.pop("texts"))
     seen["differs"] += list(_differences(source, seen, params, [*_odd_files(raw, sorted(used))], source.layouts))
     return seen | {"exit_code": _code(seen)}
@@ -182,9 +185,10 @@ def _first_samples(
     if not ours:
         return {}
     kept, texts, rejects = 0, list[str](), dict[str, dict[str, Any]]()
+    looked = _Pictures()
     for unit, rows in _chosen(ours):
         reasons, before = Counter[str](), kept
-        for outcome in islice(_outcomes(source, raw, unit, params), rows):
+        for outcome in islice(_outcomes(source, raw, unit, params, looked), rows):
             if isinstance(outcome, Reject):
                 blank = {"count": 0, "file": outcome.file, "row": outcome.row, "detail": outcome.detail}
                 rejects.setdefault(outcome.reason, blank)["count"] += 1
@@ -202,6 +206,7 @@ def _first_samples(
     return {"role": ours[0].role, "first_rows": kept + found, "kept": kept, "damaged": damaged} | {
         "rejects": dict(sorted(rejects.items())),
         "texts": texts,
+        "pictures": looked.odd(),
     }
 
 
@@ -222,23 +227,43 @@ def _file(unit: Unit) -> str:
     return str((isinstance(unit.payload, dict) and unit.payload.get("file")) or next(iter(unit.inputs), ""))
 
 
-def _outcomes(source: Source, raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+class _Pictures:
+    """The pictures of the first rows: placeholders in their place are whole files."""
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, set[str]] = {}
+        self.small: set[str] = set()
+
+    def read(self, sample: Sample, params: Params) -> Sample | Reject:
+        """The sample, or the reject that it becomes for a picture that cannot be used."""
+        try:
+            for image in () if params["no_images"] else sample.images:
+                found = read_picture(image, {}, params.get("frames"))
+                self.names.setdefault(found.sha256, set()).add(image.image_id)
+                if min(found.print.width, found.print.height) < SMALL:
+                    self.small.add(image.image_id)
+        except InputError as error:
+            return Reject(sample.file, sample.row, error.reason, f"{error.file}: {error.detail}".rstrip(": "))
+        return sample
+
+    def odd(self) -> list[str]:
+        """What is odd of them, a line each."""
+        most, lines = max(map(len, self.names.values()), default=0), list[str]()
+        if most >= ALIKE:
+            lines.append(f"{most} pictures of different names are the same file (a placeholder?)")
+        if self.small:
+            lines.append(f"{len(self.small)} pictures are smaller than {SMALL} pixels (first {min(self.small)})")
+        return lines
+
+
+def _outcomes(source: Source, raw: Path, unit: Unit, params: Params, pictures: _Pictures) -> Iterator[Sample | Reject]:
     """As the build would have them, pictures read; a fault of the reader is a reject, too."""
     try:
         with told(unit.name, NotThisSource):
             for outcome in source.read(raw, unit, params):
-                yield _pictured(outcome, params) if isinstance(outcome, Sample) else outcome
+                yield pictures.read(outcome, params) if isinstance(outcome, Sample) else outcome
     except (UserError, OSError) as error:
         yield Reject(unit.inputs[0] if unit.inputs else unit.name, "-", "bad_row", one_line(error))
-
-
-def _pictured(sample: Sample, params: Params) -> Sample | Reject:
-    try:
-        for image in () if params["no_images"] else sample.images:
-            read_picture(image, {}, params.get("frames"))
-    except InputError as error:
-        return Reject(sample.file, sample.row, error.reason, f"{error.file}: {error.detail}".rstrip(": "))
-    return sample
 
 
 # Counts
@@ -424,17 +449,22 @@ def _odd_files(raw: Path, files: Iterable[str]) -> Iterator[str]:
                 yield f"{shown(file)}: does not begin as a {Path(file).suffix[1:]} file does"
 
 
+def _plans(source: Source, raw: Path, params: Params) -> bool:
+    """Whether a tree is the source's, columns and all, as far as its first unit tells."""
+    try:
+        with reading_first_rows(raw, source.splits), told(str(raw), NotThisSource):
+            return next(iter(source.plan(raw, params)), None) is not None
+    except (UserError, OSError):
+        return False
+
+
 def _elsewhere(source: Source, raw: Path, params: Params) -> Iterator[str]:
     """Folders below, or above, where the tree is: what a clone, a zip or the hub's cache put around it."""
     below = [path for pattern in ("*", "snapshots/*", "*/*") for path in islice(sorted(raw.glob(pattern)), 50)]
     for folder in [*dict.fromkeys(path for path in below if path.is_dir()), raw.parent]:
-        try:
-            with reading_first_rows(folder, source.splits), told(str(folder), NotThisSource):
-                if next(iter(source.plan(folder, params)), None) is not None:
-                    yield f"the tree is in {folder}: give it as --raw"
-                    return
-        except (UserError, OSError):
-            continue
+        if _plans(source, folder, params):
+            yield f"the tree is in {folder}: give it as --raw"
+            return
 
 
 def _other_sources(source: Source, raw: Path) -> Iterator[str]:
@@ -444,7 +474,9 @@ def _other_sources(source: Source, raw: Path) -> Iterator[str]:
     for other in sources():
         patterns = other.hub_files
         if other.name != source.name and patterns and all(any(raw.glob(pattern)) for pattern in patterns):
-            yield f"these look like the files of {other.name}"
+            params = {option.name: option.default for option in other.options}
+            if _plans(other, raw, params | {"no_images": True, "split": None, "licenses": None, "frames": None}):
+                yield f"these look like the files of {other.name}"
 
 
 # Language

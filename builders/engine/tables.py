@@ -397,7 +397,7 @@ def parse_json(data: bytes, file: str, python: bool = False) -> Any:
 
     try:
         check_values(data)
-        return json.loads(data) if python else orjson.loads(data)
+        return json.loads(data.decode()) if python else orjson.loads(data)
     except OverLimit as error:
         raise InputError("too_large", file, str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -792,6 +792,8 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
                 yield Reject(file, number, "bad_row", f"{len(cells)} fields, {len(header)} in the header")
             elif any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell):
                 yield Reject(file, number, "not_utf8")
+            elif any("\0" in cell for cell in cells):
+                yield Reject(file, number, "bad_row", "zero bytes (a hole that a download left?)")
             else:
                 yield Row(file, number, dict(zip(header, cells, strict=True)))
 
