@@ -1,4 +1,4 @@
-"""`--probe`: trees as publishers ship them, and forty that are not: each is named by what was seen, none is silent."""
+"""`--probe`: trees as publishers ship them, and sixty that are not: each is named by what was seen, none is silent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import re
 import shutil
 import tarfile
 import xml.etree.ElementTree as ET
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 from outcomes import parameters
+from PIL import Image
 
 from builders.demos import mimic_cxr as demo_mimic
 from builders.engine import tables
@@ -239,6 +241,55 @@ def as_json_arrays(raw: Path) -> None:
         path.unlink()
 
 
+def copied_part(raw: Path) -> None:
+    shutil.copy(raw / "data/train-00000-of-00001.parquet", raw / "data/train-00000-of-00001 (1).parquet")
+
+
+def rewritten(pattern: str, change: Callable[[bytes], bytes], name: str = "{}") -> Alter:
+    """Change a file's bytes, and what it is called."""
+
+    def alter(raw: Path) -> None:
+        [path] = raw.glob(pattern)
+        data = change(path.read_bytes())
+        path.unlink()
+        path.with_name(name.format(path.name)).write_bytes(data)
+
+    return alter
+
+
+def hole(data: bytes) -> bytes:
+    """A block that a download left out: zeros where a file was made as long as it would be."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(64) + data[middle:]
+
+
+def pictures_of(size: int, shades: bool) -> Alter:
+    def alter(raw: Path) -> None:
+        for number, path in enumerate(sorted(raw.rglob("source.jpg"))):
+            Image.new("L", (size, size), number if shades else 0).save(path)
+
+    return alter
+
+
+def swapped(pattern: str, one: str, other: str) -> Alter:
+    def alter(raw: Path) -> None:
+        table(raw, pattern, lambda rows: [row | {one: row[other], other: row[one]} for row in rows])
+
+    return alter
+
+
+def with_inner(name: str, data: bytes) -> Alter:
+    def alter(raw: Path) -> None:
+        with zipfile.ZipFile(raw / "images.zip", "a") as archive:
+            archive.writestr(name, data)
+
+    return alter
+
+
+def as_lines(data: bytes) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in json.loads(data))
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n" % 7
 PAGE = b"<!DOCTYPE html><html><head><title>Log in</title></head></html>\n"
 
@@ -329,6 +380,41 @@ CASES: dict[str, tuple[str, Alter, int, str]] = {
     ),
     "files that the hub lists": ("medframeqa", listed_on_the_hub, 4, r"3 of the 3 files that the hub lists are not"),
     "another source": ("medqa", other_source, 2, r"these look like the files of medmcqa"),
+    "a part that is missing": (
+        "infinity_instruct_gen", without("Gen/train-00001-*"), 4, r"Gen: 1 of 2 parts by their names that are not here",
+    ),
+    "a part that is there twice": ("medmcqa", copied_part, 4, r"data: 1 parts of a split more than their names"),
+    "packed once more": (
+        "quilt_1m", rewritten("*lookup.csv", gzip.compress, "{}.gz"), 2, r"there is quilt_1M_lookup\.csv\.gz: unpack",
+    ),
+    "a name in capitals": ("slake", rewritten("train.json", bytes, "TRAIN.JSON"), 2, r"there is TRAIN\.JSON"),
+    "a browser's second copy": (
+        "huatuo_o1", rewritten("*.json", bytes, "medical_o1_verifiable_problem (1).json"), 2, r"there is .*\(1\)\.json",
+    ),
+    "a hole of zeros": ("openmm_medical", rewritten("*.tsv", hole), 4, r"1 bad_row .* zero bytes"),
+    "a letter of another encoding": (
+        "quilt_1m", rewritten("*lookup.csv", lambda data: data[:900] + b"\xe4" + data[901:]), 4, r"1 not_utf8",
+    ),
+    "pictures of a pixel": ("slake", pictures_of(1, True), 4, r"train: \d+ pictures are smaller than 16 pixels"),
+    "one picture for all": ("slake", pictures_of(64, False), 4, r"train: \d+ pictures of different names are the same"),
+    "values of two columns swapped": ("medqa", swapped("**/4_options/*train.jsonl", "answer", "question"), 2, r"36 b"),
+    "values that are missing": ("medmcqa", set_to("data/train-*.parquet", opc=None), 2, r"train: 10 missing_field"),
+    "numbers as text": ("medmcqa", set_to("data/train-*.parquet", cop="1"), 2, r"train: 10 bad_field"),
+    "semicolons": (
+        "pmc_vqa", rewritten("train.csv", lambda data: data.replace(b",", b";")), 2, r"the columns Figure_path;Quest",
+    ),
+    "columns in capitals": (
+        "pmc_vqa", rewritten("train.csv", lambda d: d.split(b"\n", 1)[0].upper() + b"\n" + d.split(b"\n", 1)[1]), 2,
+        r"has the columns FIGURE_PATH",
+    ),
+    "lines in place of an array": ("huatuo_o1", rewritten("*.json", as_lines), 2, r"\.json: not an array of rows"),
+    "a file twice in itself": ("slake", rewritten("train.json", lambda data: data * 2), 4, r"bytes behind the end of"),
+    "carriage returns alone": (
+        "pmc_vqa", rewritten("train.csv", lambda data: data.replace(b"\n", b"\r")), 2, r"train\.csv: no header",
+    ),
+    "a zip within that is cut": (
+        "pmc_oa", with_inner("more.zip", b"PK\x03\x04"), 4, r"images\.zip!more\.zip: 1 archive within an archive",
+    ),
     "an empty folder": ("medqa", without("*"), 2, r"found"),
 }  # fmt: skip
 
