@@ -381,9 +381,9 @@ CASES: dict[str, tuple[str, Alter, int, str]] = {
     "files that the hub lists": ("medframeqa", listed_on_the_hub, 4, r"3 of the 3 files that the hub lists are not"),
     "another source": ("medqa", other_source, 2, r"these look like the files of medmcqa"),
     "a part that is missing": (
-        "infinity_instruct_gen", without("Gen/train-00001-*"), 4, r"Gen: 1 of 2 parts by their names that are not here",
+        "infinity_instruct_gen", without("Gen/train-00001-*"), 4, r"Gen/train: 1 of 2 parts by their names that are",
     ),
-    "a part that is there twice": ("medmcqa", copied_part, 4, r"data: 1 parts of a split more than their names"),
+    "a part that is there twice": ("medmcqa", copied_part, 4, r"data/train: 1 parts more than their names foresee"),
     "packed once more": (
         "quilt_1m", rewritten("*lookup.csv", gzip.compress, "{}.gz"), 2, r"there is quilt_1M_lookup\.csv\.gz: unpack",
     ),

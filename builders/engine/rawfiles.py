@@ -93,15 +93,16 @@ def check_parts(paths: list[Path], raw: Path) -> list[Path]:
 
     Parts are missing, or there are more: a copy of one, or those of two revisions.
     """
-    named = [match for path in paths if (match := _PART.fullmatch(path.name))]
-    numbers, wanted = [int(match[2]) for match in named], {int(match[3]) for match in named}
-    if named and len(wanted) == 1 and (missing := set(range(*wanted)) - set(numbers)):
-        what = f"of {max(wanted)} parts by their names that are not here"
-        note_gap(relative(paths[0].parent, raw), what, f"part {min(missing)}", len(missing))
-    if len(wanted) > 1 or (wanted and len(paths) > max(wanted)):
-        note_gap(
-            relative(paths[0].parent, raw), "parts of a split more than their names foresee (copies?)", paths[-1].name
-        )
+    groups: dict[tuple[Path, str], list[tuple[int, int]]] = {}
+    for path in paths:
+        if match := _PART.fullmatch(path.name):
+            groups.setdefault((path.parent, match[1]), []).append((int(match[2]), int(match[3])))
+    for (folder, name), parts in groups.items():
+        file, most = relative(folder / name, raw), max(of for _, of in parts)
+        if missing := set(range(most)) - {number for number, _ in parts}:
+            note_gap(file, f"of {most} parts by their names that are not here", f"part {min(missing)}", len(missing))
+        if more := len(parts) - most + len(missing):
+            note_gap(file, "parts more than their names foresee (copies?)", count=more)
     return paths
 
 
