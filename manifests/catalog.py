@@ -3,7 +3,8 @@
     python -m manifests.catalog data
 
 writes `data/manifest.duckdb`, which holds the views alone: it may be deleted at any time and is rebuilt in seconds.
-Run it again after a build was added or the folder was moved (the views name files by their absolute paths).
+Run it again after a build was added. The views name files from the folder that the database lies in, so a moved or
+copied tree needs no new one; DuckDB finds them where it was started there, or told `SET file_search_path = 'DATA'`.
 `python -m manifests.sql` and the audits do not need the file: they make the same views in memory.
 
 Views:
@@ -19,6 +20,7 @@ Views:
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -134,6 +136,8 @@ class LoadedBuild:
 def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -> duckdb.DuckDBPyConnection:
     """Open the catalogue's views over everything under `data`: in memory, or in the file `database`.
 
+    In memory they name files by absolute paths, in a file as `data` does.
+
     jailed: no other file can be read from then on (`jail`); for SQL that a user wrote.
     Raises: `UserError`.
     """
@@ -142,7 +146,8 @@ def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -
     builds = load_builds(data)
     connection = open_duckdb(database)
     try:
-        for name, query in _views(builds, lambda schema: _no_rows(connection, schema)):
+        named = os.fspath if database else os.path.abspath
+        for name, query in _views(builds, lambda schema: _no_rows(connection, schema), named):
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
     except duckdb.Error as error:
         connection.close()
@@ -198,9 +203,11 @@ def write_catalog(data: Path) -> Path:
     from medgpt.atomic import write_atomic
 
     target = data / DATABASE
+    load_builds(data)  # what is wrong is said by the names that the caller knows
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / DATABASE
-        connect(data, temporary).close()
+        with contextlib.chdir(data):  # a view is bound where it is made, and its files are named from here
+            connect(Path(), temporary).close()
         # The log of a shell that wrote into the old file would be replayed into the new one.
         target.with_name(target.name + ".wal").unlink(missing_ok=True)
         write_atomic(target, temporary.read_bytes())
@@ -304,8 +311,10 @@ def part_kind(file: str) -> str:
     return KINDS[file.partition("/")[0]]
 
 
-def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
-    """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
+def _views(
+    builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str], named: Callable[[Path], str]
+) -> Iterator[tuple[str, str]]:
+    """Name and query of every view; `empty` gives the query for a kind without any part, `named` the name of a file."""
     from manifests.parts import SCHEMAS
     from medgpt.groups import GROUP_KEYS
 
@@ -315,7 +324,7 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
     longest = max(16 << 20, *(2 * record.stat().st_size for record in records))
     yield (
         "build_json",
-        f"FROM read_json({_files(records)}, columns={{{columns}}}, format='unstructured', "
+        f"FROM read_json({_files(map(named, records))}, columns={{{columns}}}, format='unstructured', "
         f"maximum_object_size={longest}, filename=true, hive_partitioning=false)",
     )
     yield from _BUILD_VIEWS.items()
@@ -323,7 +332,7 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
         files = [part for build in builds for _, part in build.parts(name) if part.is_file()]
         if files:
             # Folders named like `x=1` must not become columns.
-            yield name, f"FROM read_parquet({_files(files)}, hive_partitioning=false)"
+            yield name, f"FROM read_parquet({_files(map(named, files))}, hive_partitioning=false)"
         else:
             yield name, empty(schema)
     # A prior study is a study: a train row that shows a test row's prior study has seen it.
@@ -342,9 +351,9 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
     yield "ids", "SELECT DISTINCT * FROM id_rows"
 
 
-def _files(paths: Iterable[Path]) -> str:
-    """Name files in SQL: a list of absolute paths that DuckDB takes literally."""
-    return "[" + ", ".join(sql_text(glob.escape(os.path.abspath(path))) for path in paths) + "]"  # noqa: PTH100
+def _files(paths: Iterable[str]) -> str:
+    """Name files in SQL: a list of paths that DuckDB takes literally."""
+    return "[" + ", ".join(sql_text(glob.escape(path)) for path in paths) + "]"
 
 
 def sql_text(value: str) -> str:
@@ -407,10 +416,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for build in builds:
         if build["metadata_only"]:
             print(f"{build['build']} was built without pictures: only ids and texts can be compared")
-    quoted = shlex.quote(str(database))
     print(
         f"\n{database} holds the views; look into them with\n"
-        f'    duckdb -readonly {quoted} "FROM builds"\n'
+        f'    cd {shlex.quote(str(options.data))} && duckdb -readonly {DATABASE} "FROM builds"\n'
         f"    python -m manifests.sql {shlex.quote(str(options.data))} --audit all"
     )
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -756,7 +757,7 @@ def test_catalog_command(clean: Path) -> None:
         ["alpha", "validate", "NULL", "9", "0", "0", "0", "0"],
         ["beta", "test", "eval", "NULL", "2", "2", "0", "0"],
     ]
-    assert f"duckdb -readonly {clean / 'manifest.duckdb'}" in done.stdout
+    assert f"cd {clean} && duckdb -readonly manifest.duckdb" in done.stdout
 
 
 def test_catalog_command_json(clean: Path) -> None:
@@ -776,8 +777,9 @@ def test_the_duckdb_shell_opens_the_catalogue(clean: Path) -> None:
     database = write_catalog(clean)
 
     def ask(query: str) -> Any:
-        command = [SHELL, "-readonly", "-json", database]
-        return json.loads(subprocess.run(command, input=query, capture_output=True, text=True, check=True).stdout)
+        command = [SHELL, "-readonly", "-json", database.name]
+        done = subprocess.run(command, input=query, capture_output=True, text=True, check=True, cwd=clean)
+        return json.loads(done.stdout)
 
     views = ("build_json", "builds", "units", "shards", "published", *SCHEMAS, "ids", "id_rows")
     with connect(clean) as connection:
@@ -803,12 +805,26 @@ def test_the_catalogue_is_rebuilt_and_follows_a_moved_folder(clean: Path, tmp_pa
     assert len(database.read_bytes()) == len(first)
     assert not database.with_name("manifest.duckdb.wal").exists()
 
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    shutil.move(clean / "built", moved / "built")
-    assert rows(moved, "SELECT count(*) FROM samples") == [(5,)]
-    with duckdb.connect(str(write_catalog(moved)), read_only=True) as connection:
+    moved = Path(shutil.move(clean, tmp_path.with_name("moved")))
+    with contextlib.chdir(moved), duckdb.connect("manifest.duckdb", read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM images").fetchall() == [(3,)]
+        assert connection.execute("SELECT path FROM builds ORDER BY ALL").fetchall() == [
+            ("built/alpha",),
+            ("built/beta",),
+        ]
+    # A copy that cannot be written, seen from elsewhere when the first is gone.
+    copy = shutil.copytree(moved, tmp_path / "copy of it")
+    shutil.rmtree(moved)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    with duckdb.connect(str(copy / "manifest.duckdb"), read_only=True) as connection:
+        with pytest.raises(duckdb.IOException, match="No files found"):
+            connection.execute("FROM samples")
+        connection.execute(f"SET file_search_path = '{copy}'")
+        assert connection.execute("SELECT count(*) FROM samples").fetchall() == [(5,)]
+    assert rows(copy, "SELECT count(*) FROM samples") == [(5,)]
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755)
 
 
 def test_sql_command_shows_a_table(clean: Path) -> None:

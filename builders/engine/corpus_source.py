@@ -459,14 +459,13 @@ def build_corpus(
     mapping: Any,
     out: Path,
     workers: int = 1,
-    bar: Any = None,
     place: str = "mapping",
     **how: Any,
 ) -> tuple[dict[str, Any], str]:
     """Read a corpus as the `train` or `eval` side and write it as a build below `out`.
 
     `mapping` is what a mapping file says, as plain values, and `place` how messages call it. Any number of `workers`
-    gives the same bytes. Progress is shown on `bar`, a tqdm bar. `how` are further fields of `BuildOptions`; without
+    gives the same bytes. `how` are further fields of `BuildOptions`; without
     `max_damaged` it goes on to the end. Returns what `build.json` says, and the counts as text.
 
     Raises: `UserError`, one line, for a folder, file or mapping that cannot be used, or a build that stopped.
@@ -474,7 +473,7 @@ def build_corpus(
     from builders.engine.loop import run as build
 
     source, options, plan = planned(raw, role, mapping, out, place, workers=workers, **{"progress": False} | how)
-    document = build(source, options, plan, bar)
+    document = build(source, options, plan)
     text = format_summary(document, plan.target, len(plan.reusable), source.advice)
     if lines := open_entries(document):
         text += "\n\nnot compared (declare what does not matter in the mapping's `leave_out`)\n  " + "\n  ".join(lines)

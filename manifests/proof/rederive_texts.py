@@ -48,6 +48,7 @@ from manifests.proof.near_text import (
 )
 from manifests.proof.policy import Policy, TextSettings
 from manifests.proof.rederive import Derived, Found, Key, Progress, found, message_text, normalised, records
+from manifests.proof.spread import Part, Pool
 
 # Scripts without spaces: a word a character (iteration marks, kana, ideographs with extensions A to H, archaic kana).
 _ALONE = (
@@ -132,6 +133,7 @@ def near_texts(
     chosen: set[Key] | None,
     progress: Progress,
     keep: Callable[[Found], None],
+    pool: Pool,
 ) -> Derived:
     """Evidence of the level near_text for the chosen training samples, all without a choice; `keep` takes its rows.
 
@@ -141,39 +143,51 @@ def near_texts(
     derived = Derived(keep)
     tests = _TestTexts(builds, policy.text, derived.left_out, progress)
     open_texts = [" ".join(words) for test in tests.items if test.access != "credentialed" for words in test.passages]
-    for build in builds:
-        name, access = build.record["build"], build.record["source"]["access"]
-        for _, part in build.parts("samples", "train"):
-            hits: Counter[_Gram] = Counter()
-            samples = 0
-            for _, record in records(build, part, progress):
-                hits.update(tests.says.intersection(_grams(words_of(Text.of(record).whole), tests.n)))
-                samples += 1
-            least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
-            usual = {gram for gram, count in hits.items() if count > least}
-            for gram in usual:
-                shown = " ".join(gram)
-                if not any(shown in text for text in open_texts):
-                    shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
-                derived.common[shown] = len(tests.holders[gram]), derived.common.get(shown, (0, 0))[1] + hits[gram]
-            for row, record in records(build, part, lambda count: None):
-                if chosen is not None and (name, row["sample_id"]) not in chosen:
-                    continue
-                derived.looked_at += 1
-                derived.counts["train_samples"] += 1
-                words = words_of(Text.of(record).whole)
-                for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual)):
-                    test = tests.items[number]
-                    derived.counts[measures["kind"]] += 1
-                    if "credentialed" in (access, test.access):
-                        measures = {**measures, "span": None}
-                    derived.keep(
-                        found(
-                            level="near_text", train_build=name, train_split=row["split"],
-                            train_sample=row["sample_id"], **test.end, **measures,
-                        )
-                    )  # fmt: skip
+    parts = [
+        Part.of(build, path, {}, unit["kept"]) for build in builds for unit, path in build.parts("samples", "train")
+    ]
+    for part, rows in pool.spread(_near_texts_of, (tests, policy, open_texts, chosen), parts, progress):
+        derived.add(part, rows)
     return derived
+
+
+def _near_texts_of(
+    shared: tuple[_TestTexts, Policy, list[str], set[Key] | None], part: Part, progress: Progress
+) -> tuple[Derived, list[Found]]:
+    tests, policy, open_texts, chosen = shared
+    rows_found: list[Found] = []
+    derived, build, path = Derived(rows_found.append), part.build, part.path
+    name, access = build.record["build"], build.record["source"]["access"]
+    hits: Counter[_Gram] = Counter()
+    samples = 0
+    for _, record in records(build, path, progress):
+        hits.update(tests.says.intersection(_grams(words_of(Text.of(record).whole), tests.n)))
+        samples += 1
+    least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
+    usual = {gram for gram, count in hits.items() if count > least}
+    for gram in usual:
+        shown = " ".join(gram)
+        if not any(shown in text for text in open_texts):
+            shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
+        derived.common[shown] = len(tests.holders[gram]), derived.common.get(shown, (0, 0))[1] + hits[gram]
+    for row, record in records(build, path, lambda count: None):
+        if chosen is not None and (name, row["sample_id"]) not in chosen:
+            continue
+        derived.looked_at += 1
+        derived.counts["train_samples"] += 1
+        words = words_of(Text.of(record).whole)
+        for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual)):
+            test = tests.items[number]
+            derived.counts[measures["kind"]] += 1
+            if "credentialed" in (access, test.access):
+                measures = {**measures, "span": None}
+            derived.keep(
+                found(
+                    level="near_text", train_build=name, train_split=row["split"],
+                    train_sample=row["sample_id"], **test.end, **measures,
+                )
+            )  # fmt: skip
+    return derived, rows_found
 
 
 class _TestTexts:
