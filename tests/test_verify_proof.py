@@ -29,10 +29,10 @@ import yaml
 from conftest import tree_digest
 from PIL import Image
 
-from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import make
 from builders.engine.command import main as build
+from builders.engine.corpus_source import build_corpus
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
 from manifests.proof.audit import fewer_than
