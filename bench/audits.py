@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES
+from medgpt.digest import file_sha256, sealed
 
 ROOT = Path(__file__).parents[1]
 SAMPLES_ROWS = 20_000_000
@@ -60,17 +61,17 @@ _VALUES = {
 }
 
 
-def write_manifest(folder: Path, train_rows: int) -> None:
-    """Write two builds without shards: train rows in parts of a million, and a test side."""
+def write_manifest(folder: Path, train_rows: int, part_rows: int = PART_ROWS, *, shards: bool = False) -> None:
+    """Write two builds: train rows in parts of `part_rows`, and a test side; `shards` are empty files of a size."""
     connection = duckdb.connect()
     for build, role, split, rows in (
         ("bench_train", "train", "train", train_rows),
         ("bench_test", "eval", "test", EVAL_ROWS),
     ):
         units = []
-        for start in range(0, rows, PART_ROWS):
-            stop = min(rows, start + PART_ROWS)
-            unit = f"{split}-{start // PART_ROWS:05d}"
+        for start in range(0, rows, part_rows):
+            stop = min(rows, start + part_rows)
+            unit = f"{split}-{start // part_rows:05d}"
             words = {"build": build, "unit": unit, "role": role, "split": split}
             parts = []
             for kind, schema, name in (
@@ -89,10 +90,18 @@ def write_manifest(folder: Path, train_rows: int) -> None:
                     f"COPY (SELECT {columns} FROM range({start}, {stop}) t(i) WHERE {where}) "
                     f"TO '{path}' (FORMAT parquet, COMPRESSION zstd)"
                 )
-                parts.append({"file": name, "bytes": path.stat().st_size, "sha256": ""})
+                parts.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
+            shard: dict[str, Any] = {"file": f"shards/{unit}.tar", "bytes": 1000 * part_rows}
+            shard |= {"sha256": "", "samples": stop - start}
+            if shards:
+                path = folder / build / shard["file"]
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
+                os.truncate(path, shard["bytes"])  # no block of it is on the disk
             units.append(
                 {"unit": unit, "role": role, "split": split, "read": stop - start, "kept": stop - start, "rejected": 0,
-                 "damaged": 0, "images": (stop - start) // IMAGE_SHARE, "shards": [], "parts": parts}
+                 "damaged": 0, "images": (stop - start) // IMAGE_SHARE, "shards": [shard][: int(shards)],
+                 "parts": parts}
             )  # fmt: skip
         source = dict.fromkeys(
             ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper"), build
@@ -100,9 +109,9 @@ def write_manifest(folder: Path, train_rows: int) -> None:
         document = {
             "format": 1, "build": build, "source": source, "parameters": {}, "limit": None, "metadata_only": False,
             "code_sha256": "", "fingerprint_recipe": "bench", "schema_version": 1,
-            "manifest_version": MANIFEST_VERSION, "published": {split: rows}, "counts": {}, "units": units, "root": "",
+            "manifest_version": MANIFEST_VERSION, "published": {split: rows}, "counts": {}, "units": units,
         }  # fmt: skip
-        (folder / build / "build.json").write_text(json.dumps(document))
+        (folder / build / "build.json").write_text(json.dumps(sealed(document)))
 
 
 def _filled(column: str, words: dict[str, str]) -> str:

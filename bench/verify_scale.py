@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+SWITCHES = ("--workers", "1", "--quiet", "--no-rewrites")
+"""Of `prove`: sentence models read some hundred texts a second; two million rows would take hours before `verify`."""
 TESTS, TEST_PICTURES, WORDS, PER_FILE = 1_000, 100, 20, 50_000
 _ONCE = "import resource, subprocess, sys, time; begun = time.monotonic(); code = subprocess.call(sys.argv[1:]); \
 use = resource.getrusage(resource.RUSAGE_CHILDREN); print(); print(code, time.monotonic() - begun, use.ru_utime + \
@@ -104,7 +106,7 @@ def measure(folder: Path, sizes: list[int], sample: int) -> dict[str, Any]:
         mapping = place / "map.yaml"
         mapping.write_text("access: open\ngroups: {subject_id: {field: patient, prefix: scale}}\n")
         sides = ("--train", str(place / "train"), "--eval", str(place / "test"), "--mapping", str(mapping))
-        proved = measured("manifests.prove", *sides, "--out", str(place / "out"), "--workers", "1", "--quiet")
+        proved = measured("manifests.prove", *sides, "--out", str(place / "out"), *SWITCHES)
         proof = ("manifests.verify", str(place / "out/corpus"), "--proof", str(place / "out/proof"), "--quiet")
         evidence = pq.read_metadata(place / "out/proof/evidence.parquet").num_rows
         results[f"{rows:,} rows"] = {"evidence": evidence, "prove": proved, "verify": measured(*proof)}

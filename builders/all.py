@@ -1,4 +1,4 @@
-"""`python -m builders.all`: build every source whose raw tree is there, with one progress bar and one summary."""
+"""`python -m builders.all`: build every source whose raw tree is there: one list of jobs, one summary."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    from builders.engine.work import Work, options_of, prepare
+    from builders.engine.work import Work, carry_out_all, options_of, prepare
     from medgpt.private import keep_private
 
     rows: list[dict[str, Any]] = []
@@ -67,14 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _print(rows, args.json, DONE)
     total = sum(work.plan.rows for work in works)
     with tqdm(total=total, unit="row", disable=args.json or None, smoothing=0.05) as bar:
-        for work in works:
-            bar.set_description(work.plan.build)
-            try:
-                document, waterfall = work.carry_out(bar)
-            except (UserError, OSError) as error:
-                rows.append({"source": work.source.name, "state": "stopped", "note": one_line(error)})
+        for work, made in carry_out_all(works, args.workers, bar):
+            if isinstance(made, Exception):
+                rows.append({"source": work.source.name, "state": "stopped", "note": one_line(made)})
                 codes.append(NOT_FINISHED)
                 continue
+            document, waterfall = made
             counts = document["counts"]
             state = {NOT_COMPARED: "not all read", DAMAGED: "damaged rows"}.get(exit_code(document), "built")
             codes.append(exit_code(document))

@@ -10,6 +10,7 @@ from builders.engine.archives import (
     PictureStore,
     StrictHeader,
     count_webdataset_samples,
+    list_zip,
     read_zip_member,
     safe_member,
     stored,
@@ -28,11 +29,11 @@ from builders.engine.names import (
 from builders.engine.noticed import note, noticed
 from builders.engine.rawfiles import (
     check_filled,
+    check_parts,
     checked_text,
     decode_utf8,
     field_of,
     first_existing,
-    list_zip,
     load_json,
     number_of,
     outcome,
@@ -102,7 +103,7 @@ __all__ = [
     "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
     "Files", "Image", "InputError", "Layout", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
     "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
-    "caption_sample", "check_filled", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
+    "caption_sample", "check_filled", "check_parts", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
     "column_image", "conversation_sample", "convert_rows", "count_webdataset_samples", "creative_commons",
     "decode_utf8", "demand", "dialogue", "field_of", "figure_name", "first_existing", "id_of", "index_of",
     "inline_options", "json_items", "labelled", "lettered", "list_zip", "load_json", "note", "noticed",
@@ -283,8 +284,8 @@ def _files(raw: Path, split: str, patterns: Patterns, several: bool) -> list[Pat
         if missing := [pattern for pattern, found in parts.items() if not found]:
             lacking = f"{len(missing)} of {len(parts)} parts of {split}"
             raise NotThisSource(f"{raw}: no {missing[0]} ({lacking} are missing); is --raw the right folder?")
-        return [path for found in parts.values() for path in (found if several else found[:1])]
+        return [path for found in parts.values() for path in (check_parts(found, raw) if several else found[:1])]
     if not several:
         return [require_one(raw, f"{split} file", *named)]
     require(raw, f"{split} files", *named)
-    return next(found for pattern in named if (found := sorted(raw.glob(pattern))))
+    return check_parts(next(found for pattern in named if (found := sorted(raw.glob(pattern)))), raw)

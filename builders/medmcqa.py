@@ -42,7 +42,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
             "is --raw the right folder?"
         )
     for split, role in SPLITS.items():
-        yield from kit.table_units(raw, hub[split], split, role, columns=COLUMNS)
+        yield from kit.table_units(raw, kit.check_parts(hub[split], raw), split, role, columns=COLUMNS)
         if path := github[split]:
             # GitHub's .json files hold one object a line; a copy may hold an array of them.
             yield from kit.table_units(raw, [path], split, role, layout="jsonl" if _starts_with_object(path) else "")

@@ -8,7 +8,7 @@ is the component's name, the second part of `image_path`.
 """
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from builders import kit
@@ -16,6 +16,8 @@ from builders import kit
 FILE = "OpenMMMedical.tsv"
 LABELS = "ABCD"
 FOLDER = "Images"
+_PATHS = ("image_path", "image", "img_path")
+"""Names of the column with the picture's path, of which the first that is there is read: none is confirmed."""
 _INDEX = re.compile(r"[0-9]+")
 
 
@@ -25,12 +27,13 @@ def _split(params: kit.Params) -> str:
 
 def _sample(row: kit.Row, *texts: str) -> kit.Sample:
     file = row.file
-    index, path, question, answer = (text.strip() for text in texts)
+    index, question, answer = (text.strip() for text in texts)
+    path = next((row.values[name] or "" for name in _PATHS if name in row.values), "").strip()
     kit.demand(_INDEX.fullmatch(index), "bad_id", file, "index is not a whole number")
     parts = PurePosixPath(path).parts
     name = "/".join(parts[1:] if parts[:1] == (FOLDER,) else parts)
     if "/" not in name or ".." in parts or path.startswith("/"):
-        raise kit.InputError("bad_field", file, "image_path is not Images/<component>/<file>")
+        raise kit.InputError("bad_field", file, "the picture's path is not Images/<component>/<file>")
     image = kit.Image(f"openmm_medical/{name}", *row.picture(name))
     options, subset = _options(row.values, file), name.partition("/")[0]
     group = {"question_id": f"openmm_medical/{index}"}
@@ -45,6 +48,13 @@ def _options(values: dict[str, Any], file: str) -> list[tuple[str, str]]:
     if len(given) < 2 or not all(text for _, text in given):
         raise kit.InputError("empty_option", file, f"{sum(bool(text) for _, text in given)} options")
     return given
+
+
+def _check(raw: Path, unit: kit.Unit, params: kit.Params) -> None:
+    row = next((row for row in kit.table_rows(raw, unit) if isinstance(row, kit.Row)), None)
+    if row is not None and not any(name in row.values for name in _PATHS):
+        names, there = ", ".join(_PATHS), ", ".join(row.values)
+        raise kit.NotThisSource(f"{FILE}: no column {_PATHS[0]} (looked for {names}; there are {there})")
 
 
 SOURCE = kit.table_source(
@@ -65,8 +75,10 @@ SOURCE = kit.table_source(
     files=lambda params: {_split(params): FILE},
     pictures=(f"{FOLDER}.zip", FOLDER),
     flat=False,  # components repeat names like `1.png`: one picture must never stand in for another's
-    fields=("index", "image_path", "question", "answer"),
+    fields=("index", "question", "answer"),
     columns=("A", "B"),  # of VLMEvalKit's layout; `C` and `D` may be empty
+    optional_columns=_PATHS,
+    check=_check,
     sample=_sample,
     published=lambda params: {_split(params): 88_996},
     paper=(

@@ -10,7 +10,6 @@ one. Both decode nothing for the rest. A part therefore depends on its build, it
 scored under, never on the number of processes, or on how often the work was killed and taken up again.
 """
 
-import fcntl
 import glob
 import math
 import os
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Score, UnreadablePicture, decode
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds, part_kind
-from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.atomic import AtomicFile, held, write_atomic
 from medgpt.containers import MAX_PIXELS
 from medgpt.digest import file_sha256, json_sha256
 from medgpt.engines import in_this_process, run_jobs
@@ -172,11 +171,7 @@ def _locked(out: Path) -> Iterator[None]:
     work = out / ".work"
     for folder in out, work:
         make_folder(folder)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FilterError(f"{out}: another process is scoring this build; wait for it") from None
+    with held(work / "lock", FilterError(f"{out}: another process is scoring this build; wait for it")):
         yield
 
 

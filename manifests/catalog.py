@@ -3,7 +3,8 @@
     python -m manifests.catalog data
 
 writes `data/manifest.duckdb`, which holds the views alone: it may be deleted at any time and is rebuilt in seconds.
-Run it again after a build was added or the folder was moved (the views name files by their absolute paths).
+Run it again after a build was added. The views name files from the folder that the database lies in, so a moved or
+copied tree needs no new one; DuckDB finds them where it was started there, or told `SET file_search_path = 'DATA'`.
 `python -m manifests.sql` and the audits do not need the file: they make the same views in memory.
 
 Views:
@@ -19,15 +20,18 @@ Views:
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +50,10 @@ BUILD_FILE = "build.json"
 DATABASE = "manifest.duckdb"
 MAX_DEPTH = 4
 FORMAT = 1
+
+_SMALL_PART, _MANY_PARTS, _ROWS_TOGETHER = 1 << 18, 64, 1 << 17
+"""Bytes below which a part is small (some 2,000 rows; from 6,000 on it does not pay), number from which small ones are
+many, rows that are laid together at a time (`_laid_together`)."""
 
 KINDS = {"manifest": "samples", "images": "images", "thumbnails": "thumbnails", "rejects": "rejects"}
 """Folder of a build -> kind of the Parquet parts in it."""
@@ -131,25 +139,100 @@ class LoadedBuild:
                         yield unit, self.folder / part["file"]
 
 
-def connect(data: Path, database: Path | None = None, *, jailed: bool = False) -> duckdb.DuckDBPyConnection:
+def connect(
+    data: Path, database: Path | None = None, *, jailed: bool = False, queries: Sequence[str] = ()
+) -> duckdb.DuckDBPyConnection:
     """Open the catalogue's views over everything under `data`: in memory, or in the file `database`.
 
-    jailed: no other file can be read from then on (`jail`); for SQL that a user wrote.
+    In memory they name files by absolute paths, in a file as `data` does.
+
+    jailed: no other file can be read from then on (`jail`); for SQL that a user wrote. queries: all that will be asked;
+    then small parts, if there are many, are read once beforehand, those columns alone that the queries name.
+
     Raises: `UserError`.
     """
     import duckdb
 
+    from manifests.parts import SCHEMAS
+
     builds = load_builds(data)
     connection = open_duckdb(database)
+    files = {name: [part for build in builds for _, part in build.parts(name)] for name in SCHEMAS}
+    files["thumbnails"] = [part for part in files["thumbnails"] if part.is_file()]  # `load_build` saw all others
+    if queries:
+        files = {name: _laid_together(connection, name, parts, queries) for name, parts in files.items()}
     try:
-        for name, query in _views(builds, lambda schema: _no_rows(connection, schema)):
+        named = os.fspath if database else os.path.abspath
+        for name, query in _views(builds, files, lambda schema: _no_rows(connection, schema), named):
             connection.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
     except duckdb.Error as error:
         connection.close()
         raise UserError(f"{one_line(error)}: build it again") from error
     if jailed:
-        jail(connection, manifest_files(builds))
+        jail(connection, [*(build.folder / BUILD_FILE for build in builds), *itertools.chain(*files.values())])
     return connection
+
+
+def _laid_together(
+    connection: duckdb.DuckDBPyConnection, kind: str, files: list[Path], queries: Sequence[str]
+) -> list[Path]:
+    """Parts of one kind, the small ones replaced by a file with all their rows where they are many.
+
+    Whatever its rows, a file costs DuckDB a millisecond or two in every scan, and twelve audits are some twenty scans.
+    The file lies in the connection's own scratch folder and goes with it, so nothing of it can be out of date.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from manifests.parts import SCHEMAS
+
+    words = set(re.findall(r"\w+", re.sub("--.*", "", "\n".join([*queries, *_id_views().values()]))))
+    by_size: dict[bool, list[Path]] = {True: [], False: []}
+    for file in files:
+        by_size[file.stat().st_size < _SMALL_PART].append(file)
+    small, large = by_size[True], by_size[False]
+    if kind not in words or len(small) < _MANY_PARTS:
+        return files
+    schema = pa.schema([field for field in SCHEMAS[kind] if field.name in words])
+    [scratch] = connection.execute("SELECT current_setting('temp_directory')").fetchone() or ()
+    target = Path(scratch) / f"{kind}.parquet"
+    waiting: list[pa.Table] = []
+    rows = 0
+    with pq.ParquetWriter(target, schema, compression="lz4", write_statistics=False) as writer:
+        for number, file in enumerate(small, 1):
+            try:
+                waiting.append(_read_columns(file, schema))
+            except (OSError, ValueError) as error:
+                raise UserError(f"{file}: {one_line(error)}: build it again") from error
+            rows += len(waiting[-1])
+            if rows >= _ROWS_TOGETHER or number == len(small):
+                writer.write_table(pa.concat_tables(waiting))
+                waiting, rows = [], 0
+    return [target, *large]
+
+
+def _read_columns(file: Path, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema from one part; what its footer says of a column with one value alone is not decoded."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    part = pq.ParquetFile(pa.BufferReader(file.read_bytes()))
+    places = {name: place for place, name in enumerate(part.schema.names)}
+    equal: dict[str, Any] = {}
+    if part.num_row_groups == 1:
+        group = part.metadata.row_group(0)
+        for name in schema.names:
+            found = group.column(places[name]).statistics if name in places else None
+            if found and found.null_count == group.num_rows:
+                equal[name] = None
+            elif found and found.has_min_max and not found.null_count and found.min_raw == found.max_raw:
+                equal[name] = found.min
+    read = part.read([name for name in schema.names if name not in equal], use_threads=False)
+    columns = [
+        pa.repeat(pa.scalar(equal[name], kind), part.metadata.num_rows) if name in equal else read.column(name)
+        for name, kind in zip(schema.names, schema.types, strict=True)
+    ]
+    return pa.table(columns, schema.names).cast(schema)
 
 
 def open_duckdb(database: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -198,9 +281,11 @@ def write_catalog(data: Path) -> Path:
     from medgpt.atomic import write_atomic
 
     target = data / DATABASE
+    load_builds(data)  # what is wrong is said by the names that the caller knows
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / DATABASE
-        connect(data, temporary).close()
+        with contextlib.chdir(data):  # a view is bound where it is made, and its files are named from here
+            connect(Path(), temporary).close()
         # The log of a shell that wrote into the old file would be replayed into the new one.
         target.with_name(target.name + ".wal").unlink(missing_ok=True)
         write_atomic(target, temporary.read_bytes())
@@ -276,18 +361,16 @@ def load_build(folder: Path) -> LoadedBuild:
                 f"are read; {todo}"
             )
         for part in _parts(record):
-            file = path.parent / part["file"]
-            if Path(part["file"]).is_absolute() or ".." in file.relative_to(path.parent).parts:
-                raise UserError(f"{path}: names a part outside its build, {part['file']!r}; build it again")
-            if not file.is_file():
-                if part_kind(part["file"]) == "thumbnails":
+            name, file = part["file"], f"{folder}/{part['file']}"  # a Path for each of 20,000 parts would take seconds
+            if name.startswith("/") or ".." in name.split("/"):
+                raise UserError(f"{path}: names a part outside its build, {name!r}; build it again")
+            if not os.path.isfile(file):  # noqa: PTH113
+                if part_kind(name) == "thumbnails":
                     continue  # manifests may be shared without; who needs them says so (`parts.read_pictures`)
                 raise UserError(f"{file}: named in {BUILD_FILE}, but not there; build it again")
-            if file.stat().st_size != part["bytes"]:
+            if (size := os.stat(file).st_size) != part["bytes"]:  # noqa: PTH116
                 # A build that was started anew and stopped, or a half-copied folder.
-                raise UserError(
-                    f"{file}: {file.stat().st_size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again"
-                )
+                raise UserError(f"{file}: {size} bytes, but {BUILD_FILE} says {part['bytes']}; build it again")
         keep_private(record["source"]["access"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); build it again") from error
@@ -304,10 +387,17 @@ def part_kind(file: str) -> str:
     return KINDS[file.partition("/")[0]]
 
 
-def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> Iterator[tuple[str, str]]:
-    """Name and query of every view; `empty` gives the query for a kind that has no part at all."""
+def _views(
+    builds: Sequence[LoadedBuild],
+    parts: Mapping[str, Sequence[Path]],
+    empty: Callable[[pa.Schema], str],
+    named: Callable[[Path], str],
+) -> Iterator[tuple[str, str]]:
+    """Name and query of every view over `parts`, files by kind.
+
+    `empty` gives the query for a kind that has no part, `named` the name of a file.
+    """
     from manifests.parts import SCHEMAS
-    from medgpt.groups import GROUP_KEYS
 
     records = [build.folder / BUILD_FILE for build in builds]
     columns = ", ".join(f'"{name}": {sql_text(kind)}' for name, kind in _JSON_COLUMNS.items())
@@ -315,36 +405,38 @@ def _views(builds: Sequence[LoadedBuild], empty: Callable[[pa.Schema], str]) -> 
     longest = max(16 << 20, *(2 * record.stat().st_size for record in records))
     yield (
         "build_json",
-        f"FROM read_json({_files(records)}, columns={{{columns}}}, format='unstructured', "
+        f"FROM read_json({_files(map(named, records))}, columns={{{columns}}}, format='unstructured', "
         f"maximum_object_size={longest}, filename=true, hive_partitioning=false)",
     )
     yield from _BUILD_VIEWS.items()
     for name, schema in SCHEMAS.items():
-        files = [part for build in builds for _, part in build.parts(name) if part.is_file()]
-        if files:
+        if parts[name]:
             # Folders named like `x=1` must not become columns.
-            yield name, f"FROM read_parquet({_files(files)}, hive_partitioning=false)"
+            yield name, f"FROM read_parquet({_files(map(named, parts[name]))}, hive_partitioning=false)"
         else:
             yield name, empty(schema)
+    yield from _id_views().items()
+
+
+def _id_views() -> dict[str, str]:
+    from medgpt.groups import GROUP_KEYS
+
     # A prior study is a study: a train row that shows a test row's prior study has seen it.
     ids = [("samples", "study_id" if key == "prior_study_id" else key, key) for key in GROUP_KEYS]
     # The worked example of a few-shot prompt is a training study by intention, and no part of what is tested.
     shown = "(FROM images WHERE relation IS DISTINCT FROM 'exemplar')"
     ids += [(shown, key, key) for key in ("image_id", "study_id", "subject_id")]
-    yield (
-        "id_rows",
-        " UNION ALL ".join(
-            f"(FROM {table} SELECT build, role, split, subset, sample_id, '{kind}' AS kind, {column} AS value "
-            f"WHERE {column} IS NOT NULL)"
-            for table, kind, column in ids
-        ),
+    rows = " UNION ALL ".join(
+        f"(FROM {table} SELECT build, role, split, subset, sample_id, '{kind}' AS kind, {column} AS value "
+        f"WHERE {column} IS NOT NULL)"
+        for table, kind, column in ids
     )
-    yield "ids", "SELECT DISTINCT * FROM id_rows"
+    return {"id_rows": rows, "ids": "SELECT DISTINCT * FROM id_rows"}
 
 
-def _files(paths: Iterable[Path]) -> str:
-    """Name files in SQL: a list of absolute paths that DuckDB takes literally."""
-    return "[" + ", ".join(sql_text(glob.escape(os.path.abspath(path))) for path in paths) + "]"  # noqa: PTH100
+def _files(paths: Iterable[str]) -> str:
+    """Name files in SQL: a list of paths that DuckDB takes literally."""
+    return "[" + ", ".join(sql_text(glob.escape(path)) for path in paths) + "]"
 
 
 def sql_text(value: str) -> str:
@@ -407,10 +499,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for build in builds:
         if build["metadata_only"]:
             print(f"{build['build']} was built without pictures: only ids and texts can be compared")
-    quoted = shlex.quote(str(database))
     print(
         f"\n{database} holds the views; look into them with\n"
-        f'    duckdb -readonly {quoted} "FROM builds"\n'
+        f'    cd {shlex.quote(str(options.data))} && duckdb -readonly {DATABASE} "FROM builds"\n'
         f"    python -m manifests.sql {shlex.quote(str(options.data))} --audit all"
     )
     return 0

@@ -118,6 +118,7 @@ class PartRows:
         self._pick = itemgetter(*self._names)
         self._rows: list[tuple[Any, ...]] = []
         self._chunks: list[pa.Table] = []
+        self._equal: dict[str, pa.Array] = {}
         self.rows = 0
         """Rows so far."""
 
@@ -130,15 +131,24 @@ class PartRows:
             self._chunks.append(self._pack())
 
     def table(self) -> pa.Table:
-        """The rows as an Arrow table of the schema; a NULL in a required column is a `ValueError`."""
-        return pa.concat_tables([*self._chunks, self._pack()]).combine_chunks()
+        """The rows as an Arrow table of the schema, which holds them alone from then on.
+
+        Its chunks are of `_CHUNK_ROWS`: Parquet of it has the same bytes as of one chunk, without a second copy.
+
+        Raises: `ValueError` (a NULL in a required column).
+        """
+        chunks, self._chunks = [*self._chunks, self._pack()], []
+        return pa.concat_tables(chunks)
 
     def _pack(self) -> pa.Table:
         values = dict(zip(self._names, zip(*self._rows, strict=True), strict=True)) if self._rows else {}
         columns = []
         for field in self.schema:
             if field.name in self.constants:
-                column = pa.repeat(pa.scalar(self.constants[field.name], field.type), len(self._rows))
+                if field.name not in self._equal:  # all chunks share one
+                    value = pa.scalar(self.constants[field.name], field.type)
+                    self._equal[field.name] = pa.repeat(value, _CHUNK_ROWS)
+                column = self._equal[field.name].slice(0, len(self._rows))
             else:
                 column = pa.array(values.get(field.name, ()), field.type)
             if not field.nullable and column.null_count:

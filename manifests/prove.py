@@ -39,7 +39,7 @@ from manifests.catalog import connect, jail, load_builds, manifest_files, sql_te
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
 from medgpt.arguments import command_parser
-from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.atomic import AtomicFile, held, write_atomic
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.engines import add_engine, choose_engine, engine_arguments
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 PROOF = "proof"
 CORPUS = "corpus"
 _WORK = ".work"
+_LOCK = "lock"
 PAIRS_PER_CELL = 50
 _SHOWN, _ROWS_SHOWN = 20, 40
 _TAKEN = ("train_build", "train_samples", "eval_samples")
@@ -102,7 +103,8 @@ def prove(
     work = out / _WORK
     for folder in out, work:
         make_folder(folder)
-    with connect(data) as connection:
+    refusal = UserError(f"{out}: another process is proving there; wait for it")
+    with held(work / _LOCK, refusal), connect(data) as connection:
         _check_rows(connection)
         overlaps = Overlaps(files=sql_levels(connection, work))
         levels = [("near_image", "images", "near pictures"), ("local_pictures", "images", "local pictures")]
@@ -129,7 +131,9 @@ def prove(
         # As it was written, not as it is in memory: whoever renders it again has only the file.
         document = certificate.read_certificate(out)
         render_report(connection, builds, out, document)
-    used = {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
+    used = (
+        {_LOCK} | {path.name for path in overlaps.files} | {path.with_suffix(".json").name for path in overlaps.files}
+    )
     for path in work.iterdir():
         if path.name not in used and path.is_file():  # vectors of texts are of use to a later proof, whatever it holds
             path.unlink()

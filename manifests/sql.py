@@ -74,7 +74,7 @@ def audit_names() -> list[str]:
 
 def audit_description(name: str) -> str:
     """First line of an audit: what must hold."""
-    return _audit_text(name).partition("\n")[0].removeprefix("--").strip()
+    return audit_text(name).partition("\n")[0].removeprefix("--").strip()
 
 
 def run_audits(connection: "duckdb.DuckDBPyConnection", names: Sequence[str]) -> list[AuditResult]:
@@ -86,7 +86,7 @@ def run_audits(connection: "duckdb.DuckDBPyConnection", names: Sequence[str]) ->
 
     results = []
     for name in names:
-        text = _audit_text(name)
+        text = audit_text(name)
         try:
             cursor = connection.execute(text)
             columns = _columns(cursor)
@@ -102,7 +102,8 @@ def run_audits(connection: "duckdb.DuckDBPyConnection", names: Sequence[str]) ->
     return results
 
 
-def _audit_text(name: str) -> str:
+def audit_text(name: str) -> str:
+    """The SQL of an audit. Raises: `UserError` (no such audit)."""
     if name not in audit_names():
         raise UserError(f"no audit is called {name!r}; there are: {', '.join(audit_names())}")
     return (AUDITS / f"{name}.sql").read_text(encoding="utf-8")
@@ -171,8 +172,9 @@ def _print_list(as_json: bool) -> int:
 
 
 def _print_audits(data: Path, names: Sequence[str], as_json: bool) -> int:
-    with connect(data, jailed=True) as connection:
-        results = run_audits(connection, audit_names() if "all" in names else list(dict.fromkeys(names)))
+    names = audit_names() if "all" in names else list(dict.fromkeys(names))
+    with connect(data, jailed=True, queries=list(map(audit_text, names))) as connection:
+        results = run_audits(connection, names)
     found = [result for result in results if not result.clean]
     if as_json:
         audits = [result.as_json() for result in results]

@@ -26,6 +26,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -37,6 +38,7 @@ from manifests.catalog import load_builds
 from manifests.proof.audit import CONFIDENCE, bounds
 from manifests.proof.certificate import CERTIFICATE
 from medgpt.arguments import command_parser
+from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
 from medgpt.tables import table
@@ -58,15 +60,18 @@ def verify(
     encoder: Path | None = None,
     rebuild: Collection[str] = (),
     quiet: bool = True,
+    workers: int = 1,
     tell: Callable[[ProofStep], None] = lambda step: None,
 ) -> Verification:
     """Verify the proof in the folder `proof` over the builds under `data`; what its steps found.
 
     `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out. Builds
     that `rebuild` names are made again from them. `encoder`: the copy descriptor, where the policy has one. Steps that
-    rest on builds or files which are not those of the certificate are not made. `tell` is called with each step as it
+    rest on builds or files which are not those of the certificate are not made. Stored samples, near pictures and near
+    texts are jobs of the chosen engine, in `workers` processes. `tell` is called with each step as it
     ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
+    from manifests.proof.spread import Pool
     from manifests.proof.verification import Verification
 
     if not data.is_dir():
@@ -80,8 +85,13 @@ def verify(
     if rebuild and (unknown := set(rebuild) - {build.record["build"] for build in load_builds(data)}):
         raise UserError(f"no build {', '.join(sorted(unknown))} below {data}; --rebuild needs names of builds")
     seed = seed or secrets.token_hex(8)
-    verification = Verification(data, proof, sample, seed, public_key, raw, encoder, rebuild, quiet, tell)
-    verification.run()
+    pool = Pool(workers, proof / ".work" / f"verify-{seed}")
+    verification = Verification(data, proof, sample, seed, public_key, raw, encoder, rebuild, quiet, tell, pool)
+    try:
+        verification.run()
+    finally:
+        if pool.place.is_dir():  # where an engine kept files
+            shutil.rmtree(pool.place)
     return verification
 
 
@@ -89,6 +99,7 @@ def verify(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0 verified, 1 something was found, 2 nothing can be read, 4 raw files were not there."""
     options = _parser().parse_args(arguments)
+    choose_engine(options)
     # As in prove: one thread for the linear algebra, so that both do the same.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     verification = verify(
@@ -101,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raw=None if options.no_raw else dict(options.raw),
         rebuild=options.rebuild,
         quiet=options.quiet or options.json,
+        workers=options.workers,
         tell=(lambda step: None) if options.json else _print,
     )
     steps = verification.steps
@@ -188,6 +200,9 @@ def _parser() -> argparse.ArgumentParser:
         help="builds of our own that are made again from their raw files and must have the same root; slow",
     )  # fmt: skip
     parser.add_argument("--no-raw", action="store_true", help="raw files are gone: do not read them, and say so")
+    workers = "processes for the slow steps (default: one a core)"
+    parser.add_argument("--workers", type=_number, default=os.cpu_count() or 1, metavar="N", help=workers)
+    add_engine(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -24,6 +24,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "decide": ("filters.decide", "thresholds of a recipe: what stays, and why"),
         "review": ("filters.review", "draw samples for a reader, and say how far a filter agrees with him"),
         "duplicates": ("filters.semantic_duplicates", "pictures that are an earlier one to a CLIP model"),
+        "merge": ("shards.merge", "builds of several sites under one root, after checks"),
         "demo": ("builders.demo", "build, filter and prove the synthetic demo sources"),
     },
     "Look": {

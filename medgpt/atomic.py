@@ -1,7 +1,11 @@
 """Files that are either there and whole, or not there: temporary name, fsync, rename, fsync of the folder."""
 
+import fcntl
 import hashlib
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -82,6 +86,23 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file whole."""
     with AtomicFile(path) as file:
         file.write(data)
+
+
+@contextmanager
+def held(path: Path, refusal: Exception) -> Iterator[None]:
+    """Hold the lock file `path` for this process; the lock dies with it, whatever kills it. Raises: `refusal`."""
+    with path.open("w") as file:
+        # Forked workers of a killed process have the lock, too, for the half second until they notice.
+        until = time.monotonic() + 1
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise refusal from None
+            time.sleep(0.1)
+        yield
 
 
 def sync_folder(folder: Path) -> None:

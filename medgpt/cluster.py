@@ -14,8 +14,8 @@ from importlib.metadata import version
 from typing import Any
 
 from medgpt import atomic
-from medgpt.errors import UserError
 from medgpt.private import CREDENTIALED, is_private, keep_private
+from medgpt.processes import EngineError
 
 PACKAGES = ("bpe-openai", "numpy", "orjson", "pillow", "pyarrow")
 """Whose versions must be the same on all nodes: they decode pictures, count tokens and write files."""
@@ -86,7 +86,9 @@ def _answer(shared: Common, job: Any) -> tuple[Any, Exception | None]:
             atomic.writer = f".{socket.gethostname()}-{os.getpid()}"  # a job may run twice at a time
             here = (software(), shared.declared and shared.declared())
             if here != shared.versions:
-                raise UserError(f"node {socket.gethostname()}: {_difference(shared.versions, here)}; install the same")
+                raise EngineError(
+                    f"node {socket.gethostname()}: {_difference(shared.versions, here)}; install the same"
+                )
             if shared.prepare is not None:
                 shared.prepare(*shared.arguments)
             _ready = shared.token
@@ -102,4 +104,7 @@ def _answer(shared: Common, job: Any) -> tuple[Any, Exception | None]:
 
 def _difference(wanted: Any, here: Any) -> str:
     packages = [f"{name} {here[0][name]}, not {value}" for name, value in wanted[0].items() if here[0][name] != value]
-    return ", ".join(packages) or f"declared versions {here[1]}, not {wanted[1]}"
+    said, found = wanted[1], here[1]
+    if isinstance(said, dict):  # of many sources those alone that differ
+        said, found = ({name: one[name] for name in said if said[name] != found[name]} for one in wanted[1:] + here[1:])
+    return ", ".join(packages) or f"declared versions {found}, not {said}"

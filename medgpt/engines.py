@@ -79,7 +79,7 @@ def run_jobs(
     prepare: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
     declared: Callable[[], Any] | None = None,
-    lock: Path | None = None,
+    locks: Sequence[Path] = (),
     method: str = "spawn",
     poll: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Job, Result]]:
@@ -87,7 +87,7 @@ def run_jobs(
 
     `prepare(*arguments)` runs once in each worker process, before its first job. `declared()` gives the declared
     versions that results depend on: a node where it, Python or a package of `cluster.PACKAGES` has another value is
-    refused. `place` is a folder that all nodes see, where an engine may keep files. `lock`, `method` and `poll` are as
+    refused. `place` is a folder that all nodes see, where an engine may keep files. `locks`, `method` and `poll` are as
     in `medgpt.processes.run_local`; with Ray and Slurm only `poll` is heeded, and `workers` counts what Slurm runs at
     once. What a job raises is raised here, and no other job is begun.
 
@@ -96,7 +96,9 @@ def run_jobs(
     if _chosen.name == "local":
         from medgpt.processes import run_local  # 20 ms that --help need not wait for
 
-        return run_local(work, jobs, workers, prepare=prepare, arguments=arguments, lock=lock, method=method, poll=poll)
+        return run_local(
+            work, jobs, workers, prepare=prepare, arguments=arguments, locks=locks, method=method, poll=poll
+        )
     from medgpt.cluster import common
 
     shared = common(work, prepare, arguments, declared)

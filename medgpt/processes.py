@@ -30,10 +30,19 @@ TRIES = 3
 _POLL_SECONDS = 0.2
 
 
-class WorkerDied(UserError):
+class EngineError(UserError):
+    """Jobs could not run, through no fault of what they read: no cluster, other versions on a node, wrong options."""
+
+
+class WorkerDied(EngineError):
     """A worker process ended without an answer: it was killed, or the machine ran out of memory."""
 
     exit_code = NOT_FINISHED
+
+    def __init__(self, text: str, job: Any = None) -> None:
+        super().__init__(text)
+        self.job = job
+        """The job at which they ended."""
 
 
 def run_local(
@@ -43,13 +52,13 @@ def run_local(
     *,
     prepare: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
-    lock: Path | None = None,
+    locks: Sequence[Path] = (),
     method: str = "spawn",
     poll: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Job, Result]]:
     """(job, result) of every job as it is done, from `workers` processes.
 
-    `prepare(*arguments)` runs once in each worker. Each holds `lock` shared while it lives, and dies within half a
+    `prepare(*arguments)` runs once in each worker. Each holds `locks` shared while it lives, and dies within half a
     second of its parent, so that a later run can wait for the orphans of a killed one. `poll` is called in this process
     some five times a second. What a job raises is raised here; then, and when the iterator is closed, all workers are
     ended at once, so work must be safe to kill. A job whose worker was killed is given out again.
@@ -65,7 +74,7 @@ def run_local(
     def start() -> None:
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, work, prepare, arguments, os.getpid(), lock), daemon=True
+            target=_serve, args=(theirs, work, prepare, arguments, os.getpid(), locks), daemon=True
         )
         process.start()
         theirs.close()
@@ -97,8 +106,8 @@ def run_local(
                     if tries[number] >= TRIES:
                         raise WorkerDied(
                             f"a worker process died {TRIES} times at one job (killed, or out of memory: try fewer "
-                            "--workers)"
-                        ) from None
+                            "--workers)", job,
+                        ) from None  # fmt: skip
                     waiting.appendleft((number, job))
                     owners.pop(connection).join()
                     connection.close()
@@ -125,12 +134,12 @@ def _serve(
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
     parent: int,
-    lock: Path | None,
+    locks: Sequence[Path],
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself, without their tracebacks
-    held = None if lock is None else lock.open("w")
-    if held is not None:
-        fcntl.flock(held, fcntl.LOCK_SH)
+    held = [lock.open("w") for lock in locks]
+    for file in held:
+        fcntl.flock(file, fcntl.LOCK_SH)
 
     def watch() -> None:
         while os.getppid() == parent:

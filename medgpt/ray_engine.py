@@ -1,17 +1,18 @@
 """Jobs as tasks of a Ray cluster (see `engines`)."""
 
+import atexit
 import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from medgpt.cluster import Answer, Common, answer
-from medgpt.errors import UserError, one_line
-from medgpt.processes import TRIES, WorkerDied
+from medgpt.errors import one_line
+from medgpt.processes import TRIES, EngineError, WorkerDied
 
 _POLL_SECONDS = 0.2
 
@@ -30,12 +31,14 @@ def run(
     try:
         import ray
     except ModuleNotFoundError:
-        raise UserError("--engine ray needs ray: pip install 'medgpt-oss[ray]'") from None
+        raise EngineError("--engine ray needs ray: pip install 'medgpt-oss[ray]'") from None
     address = options.pop("address", "") or os.environ.get("RAY_ADDRESS") or _started_here()
     cpus, inflight = _number(options, "cpus", 1), _number(options, "inflight", 0)
     if options:
-        raise UserError(f"--engine-option {next(iter(options))}: Ray's are address, cpus, inflight")
+        raise EngineError(f"--engine-option {next(iter(options))}: Ray's are address, cpus, inflight")
     if not ray.is_initialized():
+        sys.stdout = ours = _Ours(sys.stdout)
+        atexit.register(ours.end)  # before what Ray has registered there
         try:
             _reach(address)
             ray.init(
@@ -44,7 +47,7 @@ def run(
                 log_to_driver=False,  # it would print on standard output; what jobs say comes with their answers
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise UserError(
+            raise EngineError(
                 f"no Ray cluster at {address} ({one_line(error)[:200]}); start one with `ray start --head`, "
                 "or give --engine-option address=HOST:PORT"
             ) from None
@@ -59,21 +62,44 @@ def run(
                 given[task.remote(common.token, shared, following)] = following
             if not given:
                 return
-            with redirect_stdout(sys.stderr):  # where Ray prints that a node is lost
-                done, _ = ray.wait(list(given), num_returns=1, timeout=_POLL_SECONDS)
+            done, _ = ray.wait(list(given), num_returns=1, timeout=_POLL_SECONDS)
             for reference in done:
                 job = given.pop(reference)
                 try:
                     answered: Answer = ray.get(reference)
                 except ray.exceptions.RayError as lost:
-                    raise WorkerDied(
+                    why = (
                         f"a job's worker died {TRIES} times ({type(lost).__name__}: out of memory?); run again to go on"
-                    ) from None
+                    )
+                    raise WorkerDied(why, job) from None
                 yield job, answered.take()
             poll()
     finally:
         for reference in given:
             ray.cancel(reference, force=True)
+
+
+class _Ours:
+    """Standard output without what Ray prints there, from its threads and when the process ends.
+
+    That a node is lost, for instance: it goes to standard error.
+    """
+
+    def __init__(self, stdout: Any) -> None:
+        self._stdout, self._ended = stdout, False
+
+    def write(self, text: str) -> Any:
+        """Write what our own threads say."""
+        rays = self._ended or threading.current_thread().name.startswith("ray_")
+        return (sys.stderr if rays else self._stdout).write(text)
+
+    def end(self) -> None:
+        """From now on there is nothing of ours."""
+        self._stdout.flush()
+        self._ended = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
 
 
 def _started_here() -> str:
@@ -84,9 +110,13 @@ def _started_here() -> str:
 
 def _reach(address: str) -> None:
     """Try an address: Ray itself would wait for minutes. Raises: `OSError`, `ValueError`."""
+    import ray.util
+
     if address == "local" or address.startswith("ray://"):
         return
     host, _, port = address.rpartition(":")
+    if host in ("127.0.0.1", "localhost"):  # Ray asks this node's own address then, where a head on loopback is not
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     socket.create_connection((host, int(port)), timeout=10).close()
 
 
@@ -106,5 +136,5 @@ def _task(token: str, shared: list[Any], job: Any) -> Answer:
 def _number(options: dict[str, str], name: str, default: int) -> int:
     text = options.pop(name, str(default))
     if not text.isdigit():
-        raise UserError(f"--engine-option {name}={text}: a whole number is needed")
+        raise EngineError(f"--engine-option {name}={text}: a whole number is needed")
     return int(text)

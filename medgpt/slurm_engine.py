@@ -16,9 +16,9 @@ from typing import Any
 
 from medgpt.atomic import write_atomic
 from medgpt.cluster import Common, answer
-from medgpt.errors import UserError, one_line
+from medgpt.errors import one_line
 from medgpt.private import make_folder
-from medgpt.processes import TRIES, WorkerDied
+from medgpt.processes import TRIES, EngineError, WorkerDied
 
 SECONDS = 60
 """Jobs for so long make a task: shorter ones cost the scheduler more than they give."""
@@ -26,6 +26,8 @@ ARRAY = 1_000
 """Tasks of one array at most; Slurm's default MaxArraySize is 1,001."""
 MINUTES = 240
 """A task's limit of time where `timeout_min` says nothing; one that reaches it is requeued and goes on."""
+PREEMPTED = 300
+"""Seconds after which a task that was preempted and not requeued by Slurm counts as ended (PreemptMode=CANCEL)."""
 LINGER = 10
 """Seconds in which the last tasks may end after their answers, before their files go."""
 _POLL_SECONDS = 0.5
@@ -42,7 +44,7 @@ def run(
     try:
         import submitit
     except ModuleNotFoundError:
-        raise UserError("--engine slurm needs submitit: pip install 'medgpt-oss[slurm]'") from None
+        raise EngineError("--engine slurm needs submitit: pip install 'medgpt-oss[slurm]'") from None
     folder = place / "slurm"
     _forget(folder)
     make_folder(folder)
@@ -52,7 +54,7 @@ def run(
         executor.update_parameters(name="medgpt", timeout_min=MINUTES, slurm_array_parallelism=workers)
         executor.update_parameters(**{key: int(text) if text.isdigit() else text for key, text in options.items()})
     except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"--engine slurm: {one_line(error)[:300]}") from None
+        raise EngineError(f"--engine slurm: {one_line(error)[:300]}") from None
     write_atomic(folder / "common", pickle.dumps(common))
     left, tries, took = dict(enumerate(jobs)), [0] * len(jobs), 0.0
     tasks: list[tuple[Any, _Part]] = []
@@ -66,17 +68,27 @@ def run(
                 with executor.batch():
                     begun = [executor.submit(part) for part in parts[at : at + ARRAY]]
             except (OSError, RuntimeError, submitit.core.utils.FailedJobError) as error:
-                raise UserError(f"--engine slurm: {one_line(error)[:300]}") from None
+                raise EngineError(f"--engine slurm: {one_line(error)[:300]}") from None
             tasks.extend(zip(begun, parts[at : at + ARRAY], strict=True))
             if cluster == "slurm":
                 with (folder / "ids").open("a") as file:
                     file.writelines(f"{task.job_id}\n" for task in begun)
 
+    preempted: dict[Any, float] = {}
+
+    def over(task: Any) -> bool:
+        if task.done():
+            return True
+        if task.state != "PREEMPTED":
+            preempted.pop(task, None)
+            return False
+        return time.monotonic() - preempted.setdefault(task, time.monotonic()) > PREEMPTED
+
     try:
         give(waiting[:workers], 1)
         del waiting[:workers]
         while left:
-            ended = [one for one in tasks if one[0].done()]  # before the answers are looked for
+            ended = [one for one in tasks if over(one[0])]  # before the answers are looked for
             for path in sorted(answers.glob("*.answer")):
                 spent, answered = pickle.loads(path.read_bytes())  # noqa: S301 - our own, in our folder
                 path.rename(path.with_suffix(".seen"))
@@ -88,7 +100,8 @@ def run(
                     for number in lost:
                         tries[number] += 1
                     if tries[lost[0]] >= TRIES:  # the first is the one at which the task ended
-                        raise WorkerDied(f"a job's task ended {TRIES} times without an answer; see {folder}/log")
+                        told = f"a job's task ended {TRIES} times without an answer; see {folder}/log"
+                        raise WorkerDied(told, left[lost[0]])
                     give(lost, len(lost))
             if waiting and done >= workers:
                 size = max(1, math.ceil(seconds * done / max(took, 1e-3)))

@@ -9,14 +9,18 @@ never matches.
 import hashlib
 import html
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
+from typing import Any
 
 TEXT_RECIPE = "folded-words-2"
 
 _WORDS = re.compile(r"[^\W_]+")
-_MARK = " \x02 "
+_MARK = "\x02"
 _CONTROLS = "\x00-\x08\x0e-\x1b\x7f"
 _INVISIBLE = re.compile(
     # Controls that are no white space; what Unicode calls ignorable and formatting: soft hyphens, blanks of no width,
@@ -44,7 +48,8 @@ _ASCII_WORDS: dict[int, str | None] = {
     code: chr(code).lower() if chr(code).isalnum() else None if re.match(f"[{_CONTROLS}]", chr(code)) else " "
     for code in range(128)
 }
-_ASCII_WORDS_AND_MARK = _ASCII_WORDS | {2: "\x02"}
+_LETTERS = bytes(2 if code == 2 else ord(_ASCII_WORDS.get(code) or " ") for code in range(256))
+_DROPPED = bytes(code for code in range(128) if _ASCII_WORDS[code] is None and code != 2)
 
 
 def tokenizer() -> str:
@@ -109,32 +114,44 @@ def question_sha256(question: str | None, options: Sequence[str] = ()) -> tuple[
     if not question:
         return None, None
     texts = [question, *options]
-    # All texts are normalised in one go, with a mark between them; a text that holds the mark itself is no case for it.
-    pieces = _normalise_marked(_MARK.join(texts))
+    # Plain texts are normalised in one go, with a mark between them; one that holds the mark itself is no case for it.
+    marked, pieces = _MARK.join(texts), list[bytes]()
+    if is_plain(marked):
+        words = marked.encode().translate(_LETTERS, _DROPPED)
+        pieces = [b" ".join(piece.split()) for piece in words.split(_MARK.encode())]
     if len(pieces) != len(texts):
-        pieces = [normalise(text) for text in texts]
+        pieces = [normalise(text).encode() for text in texts]
     stem = pieces[0]
     if not stem:
         return None, None
-    alone = hashlib.sha256(stem.encode())
+    alone = hashlib.sha256(stem)
     if len(pieces) == 1:
         return alone.digest(), alone.digest()
-    return alone.digest(), hashlib.sha256("\x00".join([stem, *sorted(pieces[1:])]).encode()).digest()
+    return alone.digest(), hashlib.sha256(b"\x00".join([stem, *sorted(pieces[1:])])).digest()
 
 
-def _normalise_marked(text: str) -> list[str]:
-    if is_plain(text):
-        return [piece.strip() for piece in " ".join(text.translate(_ASCII_WORDS_AND_MARK).split()).split(_MARK.strip())]
-    return [normalise(piece) for piece in text.split(_MARK)]
+@cache
+def vocabulary() -> Any:
+    """o200k_base as bpe-openai's compiled tokenizer: `encode`, `decode`, `count` (the package's `_bindings.pyi`).
+
+    The package's own front end unpacks three vocabularies into Python when it is imported (0.75 s and 60 MB), refuses
+    texts of a million characters and builds a list of every token; so its extension is loaded without it (0.06 s).
+    """
+    name = "bpe_openai._bindings"
+    bindings = sys.modules.get(name)
+    if bindings is None:
+        package = find_spec("bpe_openai")
+        found = PathFinder.find_spec(name, package.submodule_search_locations if package else None)
+        assert found and found.loader, "bpe-openai is not installed"
+        bindings = module_from_spec(found)
+        sys.modules[name] = bindings  # it can be initialised once a process: who imports the package gets this one
+        found.loader.exec_module(bindings)
+    return bindings.tokenizer_for_encoding("o200k_base")
 
 
 @cache
 def _counter() -> Callable[[str], int]:
-    # Imported late: half a second, needed only where tokens are counted. The package's own front end refuses texts of
-    # a million characters and builds a list of every token; its Rust tokenizer below just counts (tests compare them).
-    from bpe_openai._bindings import tokenizer_for_encoding
-
-    count: Callable[[str], int] = tokenizer_for_encoding("o200k_base").count
+    count: Callable[[str], int] = vocabulary().count
     return count
 
 

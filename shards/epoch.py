@@ -62,7 +62,7 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
             # Workers cost a second to start.
             done: Iterable[tuple[Path, Int32]] = ((part, _unit_lengths(part)) for part in parts)
             if not is_local() or (workers > 1 and sum(parts.values()) >= _FEW):
-                done = run_jobs(_unit_lengths, list(parts), workers, place=certified.folder)
+                done = run_jobs(_unit_lengths, list(parts), workers, place=certified.folder, declared=_template)
             pieces: dict[Path, Int32] = {}
             for part, piece in done:
                 pieces[part] = piece
@@ -75,6 +75,11 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
     if samples.sum() != len(lengths):
         raise UserError(f"{build}: built anew since it was certified; prove again (python -m manifests.prove)")
     return lengths, np.cumsum(samples) - samples
+
+
+def _template() -> list[int]:
+    """The declared version of how a sample is laid out as tokens."""
+    return TEMPLATE
 
 
 def _unit_lengths(part: Path) -> Int32:

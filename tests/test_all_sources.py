@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from conftest import REAL_DATA, ROOT, run_module, tree_digest
 
 from builders.all import main as build_all
 from builders.demos.drawings import demo_picture
+from builders.engine import loop
 from builders.engine.demo_files import write_demo_file
 from builders.engine.registry import load, modules, sources
-from builders.engine.unit import ENGINE_VERSION
+from builders.engine.unit import ENGINE_VERSION, UnitJob
+from medgpt.atomic import AtomicFile, held
+from medgpt.processes import WorkerDied
 from shards.reader import Build
 from shards.verify import verify_build
 
@@ -71,6 +76,50 @@ def test_one_worker_gives_the_same_bytes(demo: Path, tmp_path: Path) -> None:
     assert build_all(["--raw", str(raw), "--out", str(tmp_path / "built"), "--workers", "1", "--json"]) == 0
     for name in NAMES:
         assert tree_digest(tmp_path / "built" / name) == tree_digest(demo / "built" / name), name
+
+
+def test_what_stops_one_source_costs_the_others_nothing(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk, a damaged tree, a unit that kills its workers, another run: one line each, nothing half there."""
+    raw = Path(shutil.copytree(demo / "raw", tmp_path / "raw"))
+    for path in (raw / "medquad").rglob("*"):
+        os.utime(path, (1 << 32, 1 << 32))  # of a node whose clock is a century ahead
+    questions = "medqa/data_clean/questions/US/4_options/phrases_no_exclude_train.jsonl"
+    with (raw / questions).open("a") as file:
+        file.write("{ no row")
+    write, outcomes = AtomicFile.write, loop._outcomes
+
+    def full(self: AtomicFile, data: bytes) -> int:
+        if "medbullets" in str(self.path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        return write(self, data)
+
+    def kills(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[UnitJob, Any]]:
+        for job in jobs:
+            if job.build == "icliniq":
+                raise WorkerDied("a worker process died", job)
+            yield from outcomes([job], workers, bar)
+
+    monkeypatch.setattr(AtomicFile, "write", full)
+    monkeypatch.setattr(loop, "_outcomes", kills)
+    only, out = ("medbullets", "medqa", "icliniq", "pubmedqa", "medquad"), tmp_path / "built"
+    words = ["--raw", str(raw), "--out", str(out), "--workers", "1", "--max-damaged", "0", "--json", "--only", *only]
+    (out / ".resume/pubmedqa").mkdir(parents=True)
+    with held(out / ".resume/pubmedqa/lock", ValueError()):
+        assert build_all(words) == 1
+    notes = {row["source"]: row["note"] for row in json.loads(capsys.readouterr().out)}
+    for name, says in zip(
+        only, ("No space left", "1 damaged rows", "worker process died", "another process"), strict=False
+    ):
+        assert says in notes[name] and "\n" not in notes[name]
+        assert not list((out / name).rglob("*.tmp")) and not (out / name / "build.json").exists()
+    assert tree_digest(out / "medquad") == tree_digest(demo / "built/medquad")
+    monkeypatch.undo()
+    shutil.copy(demo / "raw" / questions, raw / questions)
+    assert build_all(words) == 0
+    for name in only:
+        assert tree_digest(out / name) == tree_digest(demo / "built" / name), name
 
 
 @pytest.mark.parametrize("name", NAMES)

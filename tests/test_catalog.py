@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -22,9 +23,9 @@ from conftest import ROOT, run_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifests.catalog import connect, load_builds, write_catalog
+from manifests.catalog import connect, load_builds, query_rows, write_catalog
 from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES, SCHEMAS, PartRows, write_part
-from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, run_audits
+from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, audit_text, run_audits
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
 
@@ -311,6 +312,25 @@ def test_a_missing_a_torn_and_a_damaged_part(tmp_path: Path) -> None:
     part.unlink()
     with pytest.raises(UserError, match=rf"^{re.escape(str(part))}: named in build.json, but not there; build it"):
         connect(tmp_path)
+
+
+def test_many_small_parts_are_read_once_and_give_the_same(clean: Path) -> None:
+    """What audits find in 70 units' parts, laid together or not; a part that cannot be read is named."""
+    picture: Row = {"images": [image("i/1", sha256=digest("c"), pixel_sha256=digest("c"))], "subject_id": "s/9"}
+    rows_ = [sample("1", unit=f"train-{n:05}", pmid="p/1", stem_sha256=digest("other"), **picture) for n in range(69)]
+    last = [sample(key, unit="train-00069", license=licence) for key, licence in (("2", "MIT"), ("2", ""))]
+    folder = write_build(clean, "many", [*rows_, *last], [reject(unit=f"train-{n:05}") for n in range(64)])
+    queries = [audit_text(name) for name in audit_names()]
+    with connect(clean) as connection, connect(clean, jailed=True, queries=queries) as together:
+        apart = run_audits(connection, audit_names())
+        assert run_audits(together, audit_names()) == apart
+        assert sum(not result.clean for result in apart) >= 3
+        with pytest.raises(UserError, match="file"):
+            query_rows(together, f"FROM read_parquet('{folder}/manifest/many-train-00000.parquet')")
+    part = folder / "manifest" / "many-train-00007.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(part))}: [^\n]*: build it again$"):
+        connect(clean, queries=queries)
 
 
 # --- audits: one planted violation each, nothing else ------------------------------------------------------------
@@ -756,7 +776,7 @@ def test_catalog_command(clean: Path) -> None:
         ["alpha", "validate", "NULL", "9", "0", "0", "0", "0"],
         ["beta", "test", "eval", "NULL", "2", "2", "0", "0"],
     ]
-    assert f"duckdb -readonly {clean / 'manifest.duckdb'}" in done.stdout
+    assert f"cd {clean} && duckdb -readonly manifest.duckdb" in done.stdout
 
 
 def test_catalog_command_json(clean: Path) -> None:
@@ -776,8 +796,9 @@ def test_the_duckdb_shell_opens_the_catalogue(clean: Path) -> None:
     database = write_catalog(clean)
 
     def ask(query: str) -> Any:
-        command = [SHELL, "-readonly", "-json", database]
-        return json.loads(subprocess.run(command, input=query, capture_output=True, text=True, check=True).stdout)
+        command = [SHELL, "-readonly", "-json", database.name]
+        done = subprocess.run(command, input=query, capture_output=True, text=True, check=True, cwd=clean)
+        return json.loads(done.stdout)
 
     views = ("build_json", "builds", "units", "shards", "published", *SCHEMAS, "ids", "id_rows")
     with connect(clean) as connection:
@@ -803,12 +824,26 @@ def test_the_catalogue_is_rebuilt_and_follows_a_moved_folder(clean: Path, tmp_pa
     assert len(database.read_bytes()) == len(first)
     assert not database.with_name("manifest.duckdb.wal").exists()
 
-    moved = tmp_path / "moved"
-    moved.mkdir()
-    shutil.move(clean / "built", moved / "built")
-    assert rows(moved, "SELECT count(*) FROM samples") == [(5,)]
-    with duckdb.connect(str(write_catalog(moved)), read_only=True) as connection:
+    moved = Path(shutil.move(clean, tmp_path.with_name("moved")))
+    with contextlib.chdir(moved), duckdb.connect("manifest.duckdb", read_only=True) as connection:
         assert connection.execute("SELECT count(*) FROM images").fetchall() == [(3,)]
+        assert connection.execute("SELECT path FROM builds ORDER BY ALL").fetchall() == [
+            ("built/alpha",),
+            ("built/beta",),
+        ]
+    # A copy that cannot be written, seen from elsewhere when the first is gone.
+    copy = shutil.copytree(moved, tmp_path / "copy of it")
+    shutil.rmtree(moved)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    with duckdb.connect(str(copy / "manifest.duckdb"), read_only=True) as connection:
+        with pytest.raises(duckdb.IOException, match="No files found"):
+            connection.execute("FROM samples")
+        connection.execute(f"SET file_search_path = '{copy}'")
+        assert connection.execute("SELECT count(*) FROM samples").fetchall() == [(5,)]
+    assert rows(copy, "SELECT count(*) FROM samples") == [(5,)]
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755)
 
 
 def test_sql_command_shows_a_table(clean: Path) -> None:

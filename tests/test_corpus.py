@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,15 +22,15 @@ from conftest import run_module, tree_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tqdm import tqdm
 
 import builders.engine.archives
 import builders.engine.tables
 import builders.engine.unit
-from builders.corpus import build_corpus
+from builders.corpus import main
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import Phantom, anatomy
 from builders.engine.corpus_mapping import make_rules
+from builders.engine.corpus_source import build_corpus, open_entries
 from builders.engine.source import DAMAGED_REASONS
 from manifests.catalog import connect
 from manifests.sql import audit_names, run_audits
@@ -68,6 +70,14 @@ def tar_bytes(samples: Sequence[tuple[str, Members]]) -> bytes:
     return buffer.getvalue()
 
 
+def zipped(members: Members) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
 def write(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -83,9 +93,9 @@ def write_lines(path: Path, rows: Sequence[Any]) -> None:
     write(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
 
 
-def ingest(folder: Path, role: Any, mapping: Any, out: Path, workers: int = 1, bar: Any = None) -> Path:
+def ingest(folder: Path, role: Any, mapping: Any, out: Path, workers: int = 1) -> Path:
     """Build a corpus; the folder of the build. A mapping with sections serves both sides."""
-    built, text = build_corpus(folder, role, mapping, out, workers, bar=bar)
+    built, text = build_corpus(folder, role, mapping, out, workers)
     assert f"kept {built['counts']['kept']} + rejected {built['counts']['rejected']} = read" in text
     return out / str(built["build"])
 
@@ -289,11 +299,10 @@ def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = mixed(tmp_path / "corpus")
     told = []
     for workers in (1, 2):
-        with tqdm(file=io.StringIO()) as bar:
-            build = ingest(folder, "train", None, tmp_path / f"out{workers}", workers, bar)
-            told.append((tree_digest(build), bar.n))
+        build = ingest(folder, "train", None, tmp_path / f"out{workers}", workers)
+        told.append(tree_digest(build))
     assert told[0] == told[1]
-    assert told[0][1] == document(build)["counts"]["read"] == 15 + 11 + 4
+    assert document(build)["counts"]["read"] == 15 + 11 + 4
     assert document(build)["counts"]["by_split"]["train"]["images"] == 15 + 4
 
 
@@ -893,3 +902,63 @@ def test_a_corpus_is_read_to_its_end_whatever_is_damaged(tmp_path: Path) -> None
         "builders.corpus", "--raw", str(tmp_path / "c"), "--role", "train", "--out", str(tmp_path / "out")
     )
     assert (done.returncode, "damaged rows: 120" in done.stdout) == (4, True), done.stderr
+
+
+def test_zips_within_zips_are_read_row_by_row_and_picture_by_picture(tmp_path: Path) -> None:
+    """Rows and pictures of zips within zips count as those of the zip do; what is not looked into is not compared."""
+    rows = b"".join(json.dumps({"question": QUESTION, "image": f"{n}.jpg"}).encode() + b"\n" for n in range(2))
+    parts = {
+        "p/b.zip": zipped({"rows.jsonl": rows}),
+        "pictures.zip": zipped({"0.jpg": PICTURES[0], "1.jpg": PICTURES[1]}),
+    }
+    write(tmp_path / "corpus" / "a.zip", zipped(parts))
+    built = ingest(tmp_path / "corpus", "train", None, tmp_path / "out")
+    assert [record["provenance"]["file"] for record in records(built)] == ["a.zip!p/b.zip!rows.jsonl"] * 2
+    assert [len(record["images"]) for record in records(built)] == [1, 1]
+    assert open_entries(document(built)) == []
+    write(tmp_path / "corpus" / "a.zip", zipped(parts | {"x.zip": parts["p/b.zip"][:-30], "y.tar": b"tar"}))
+    lines = "\n".join(open_entries(document(ingest(tmp_path / "corpus", "train", None, tmp_path / "out"))))
+    assert "file a.zip!x.zip, 1" in lines and "file a.zip!y.tar, 1" in lines and "row bad_archive, 1" in lines
+
+
+ASKED, SAID = QUESTION.encode(), b'{"text": "a b c d e f"}\n'
+PROBES: dict[str, tuple[dict[str, bytes], int, str]] = {
+    "the usual names": ({"a.jsonl": b'{"question": "%s", "answer": "nerve"}\n' % ASKED}, 0, r"question: question"),
+    "other names": ({"a.jsonl": b'{"frage": "%s", "n": 1}\n' % ASKED}, 2, r"nothing was taken from: frage, n"),
+    "a text that nothing reads": (
+        {"a.csv": b'question,remark\n"%s","the patient fell off a ladder"\n' % ASKED}, 4, r"text remark, 1",
+    ),
+    "a format that is not read": ({"a.jsonl": SAID, "b.pdf": b"%PDF"}, 4, r"b\.pdf, 1 \(its format"),
+    "two formats, one damaged": (
+        {"a.csv": b"text\na b c d e f\n", "b.jsonl": SAID + b'{"text": \n'}, 4,
+        r"\*\.jsonl +1 +2 +1 +1(.|\n)*row bad_row, 1",
+    ),
+    "pictures beyond the first rows": (
+        {"a.jsonl": b"".join(b'{"text": "a b c d e f", "image": "p/%d.png"}\n' % n for n in range(130))}
+        | {f"p/{n}.png": png(n) for n in range(130)}, 0, r"images: image",
+    ),
+    "nothing": ({"a.bin": b"x"}, 2, r"name the folder of a corpus"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PROBES)
+def test_a_probe_says_what_a_corpus_is_and_writes_nothing(case: str, tmp_path: Path, capsys: Any) -> None:
+    files, code, pattern = PROBES[case]
+    for name, data in files.items():
+        write(tmp_path / "corpus" / name, data)
+    before = tree_digest(tmp_path)
+    assert main(["--raw", str(tmp_path / "corpus"), "--role", "eval", "--probe"]) == code
+    assert re.search(pattern, shown := capsys.readouterr().out), shown
+    assert main(["--raw", str(tmp_path / "corpus"), "--role", "eval", "--probe", "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["exit_code"] == code
+    assert tree_digest(tmp_path) == before
+
+
+def test_a_snapshot_of_the_hub_is_called_by_its_dataset(tmp_path: Path) -> None:
+    folder = tmp_path / "hub" / "datasets--an-owner--a.set" / "snapshots" / ("0123456789" * 4)
+    write_lines(folder / "rows.jsonl", [{"text": "a b c d e f"}])
+    (tmp_path / "link").symlink_to(folder)
+    for raw in (folder, tmp_path / "link"):
+        assert make_rules(None, "train", raw, "mapping").name == "an-owner--a-set"
+    assert make_rules({"name": "mine"}, "train", folder, "mapping").name == "mine"
+    assert make_rules(None, "train", folder.parents[1], "mapping").name == "an-owner--a-set"

@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import slurm_stand_in
 from conftest import ROOT, tree_digest
 
 pytestmark = pytest.mark.xdist_group("engines")
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "RAY_USAGE_STATS_ENABLED": "0"}
-LOCAL_SLURM = ["--engine", "slurm", "--engine-option", "cluster=local", "--engine-option", "seconds=1"]
-
 SOURCES = ("rocov2", "medqa")
 MIXTURE = """\
 format: 1
@@ -67,14 +66,8 @@ def run(*words: object) -> str:
     return done.stdout
 
 
-def the_road(data: Path, raw: Path, *engine: str) -> dict[str, str]:
-    """Builds, filters, proof and packing plan of two demo sources: the digests of all files that they wrote."""
-    for name in SOURCES:
-        run(f"builders.{name}", "--raw", raw / name, "--out", data / "built", "--workers", 2, "--quiet", *engine)
-    run("manifests.prove", data, "--benchmarks", "present", "--workers", 2, "--quiet", *engine)
-    (data / "mixture.yaml").write_text(MIXTURE)
-    pack = ["--mixture", data / "mixture.yaml", "--accept-incomplete", "--workers", 2, "--out", data / "plan"]
-    run("shards.pack", data, "--stage", "pretrain", *pack, *engine)
+def written(data: Path) -> dict[str, str]:
+    """The digests of all files that are no cache."""
     files = tree_digest(data)
     return {
         name: digest for name, digest in files.items() if not {".resume", ".work", ".streams"} & {*Path(name).parts}
@@ -83,30 +76,69 @@ def the_road(data: Path, raw: Path, *engine: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Raw trees, and what the local engine makes of them."""
+    """Raw trees, and what the local engine makes of them, one source after the other."""
     folder = tmp_path_factory.mktemp("local")
+    raw, data = folder / "raw", folder / "data"
     for name in SOURCES:
-        run(f"builders.{name}", "--demo", "--raw", folder / "raw" / name, "--out", folder / "demo", "--dry-run")
-    return folder / "raw", the_road(folder / "data", folder / "raw")
+        out = ["--out", data / "built", "--workers", 2, "--quiet"]
+        run(f"builders.{name}", "--demo", "--raw", raw / name, *out)
+    run("manifests.prove", data, *OPTIONS["PROVE"].split(), "--workers", 2, "--quiet")
+    run("shards.pack", data, "--stage", "pretrain", *pack(data).split(), "--workers", 2)
+    return raw, written(data)
+
+
+OPTIONS = {"PROVE": "--benchmarks present", "STAGES": "pretrain", "PYTHON": sys.executable}
+
+
+def pack(data: Path) -> str:
+    """A mixture, and the options of `shards.pack` that name it."""
+    (data / "mixture.yaml").write_text(MIXTURE)
+    return f"--mixture {data / 'mixture.yaml'} --accept-incomplete --out {data / 'plan'}"
+
+
+def recipe(folder: Path, raw: Path, *engine: str, **environment: str) -> dict[str, str]:
+    """The files that `examples/recipe.sh` writes: sources in one list of jobs, proof, verification, packing plan."""
+    data = folder / "data"
+    data.mkdir()
+    options = OPTIONS | {"PACK": pack(data)} | environment
+    done = subprocess.run(
+        [ROOT / "examples/recipe.sh", raw, data, "a model", "--workers", "2", *engine],
+        env=ENVIRONMENT | options, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "\nVerified" in done.stdout
+    return written(data)
 
 
 def test_a_cluster_of_three_nodes_writes_the_same_bytes(
     ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     raw, files = local
-    assert the_road(tmp_path, raw, *ray) == files
+    (tmp_path / "torchrun").write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/training"\n')
+    (tmp_path / "torchrun").chmod(0o755)
+    assert recipe(tmp_path, raw, *ray, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}") == files
+    trained = (
+        f"-m train.run --stage pretrain --shards {tmp_path}/data --model a model --out {tmp_path}/data/runs/pretrain"
+    )
+    assert (tmp_path / "training").read_text().endswith(f"{trained}\n")
 
 
 def test_tasks_of_slurm_write_the_same_bytes(local: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     pytest.importorskip("submitit", reason="submitit is not installed")
     raw, files = local
-    assert the_road(tmp_path, raw, *LOCAL_SLURM) == files
-    assert not list(tmp_path.rglob("slurm"))
+    for path in raw.rglob("*"):
+        os.utime(path, (1 << 32, 1 << 32))  # of a node whose clock is a century ahead
+    slurm = slurm_stand_in.install(tmp_path / "stand_in")
+    assert recipe(tmp_path, raw, "--engine", "slurm", "--engine-option", "seconds=1", **slurm) == files
+    assert not list((tmp_path / "data").rglob("slurm"))
+    [trained] = (tmp_path / "stand_in/state/training").read_text().splitlines()
+    assert trained.endswith(f"train.sbatch pretrain {tmp_path}/data a model {tmp_path}/data/runs/pretrain")
 
 
 JOBS = """\
-import argparse, sys
+import argparse, os, sys
 from pathlib import Path
+from medgpt import slurm_engine
 from medgpt.engines import add_engine, choose_engine, run_jobs
 from medgpt.errors import run
 from test_engines import declared, slow
@@ -117,6 +149,8 @@ def main(arguments=None):
     parser.add_argument("place", type=Path)
     args = parser.parse_args()
     choose_engine(args)
+    slurm_engine.ARRAY = int(os.environ.get("ARRAY", slurm_engine.ARRAY))
+    slurm_engine.PREEMPTED = 1
     jobs = [(args.place, number) for number in range(8)]
     for job, (answer, _) in run_jobs(slow, jobs, 2, place=args.place, declared=declared):
         assert answer == job[1] ** 2
@@ -127,12 +161,16 @@ sys.exit(main())
 
 
 def slow(job: tuple[Path, int]) -> tuple[int, int]:
-    """The square of a number; number 3 kills its worker the first time."""
+    """The square of a number; number 3 ends its worker the first time."""
     folder, number = job
     time.sleep(0.5)
     if number == 3 and not (mark := folder / "died").exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("END") == "CANCEL":  # preempted, and not to be begun again by Slurm
+            Path(os.environ["SLURM_STAND_IN"], "tasks", os.environ["SLURM_STAND_IN_TASK"]).write_text("PREEMPTED")
+        os.kill(os.getpid(), signal.SIGUSR2 if os.environ.get("END") == "REQUEUE" else signal.SIGKILL)
+    with (folder / "done").open("a") as file:
+        file.write(f"{number}\n")
     return number**2, os.getpid()
 
 
@@ -148,13 +186,29 @@ def start_jobs(place: Path, *engine: str, **environment: str) -> subprocess.Pope
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("engine", ["local", "slurm"])
-def test_a_killed_worker_costs_its_job_a_second_start(tmp_path: Path, engine: str) -> None:
-    if engine == "slurm":
-        pytest.importorskip("submitit", reason="submitit is not installed")
-    out, err = start_jobs(tmp_path, *(LOCAL_SLURM if engine == "slurm" else [])).communicate(timeout=120)
+def test_a_killed_worker_costs_its_job_a_second_start(tmp_path: Path) -> None:
+    out, err = start_jobs(tmp_path).communicate(timeout=120)
     assert sorted(map(int, out.split())) == [n * n for n in range(8)], err
     assert (tmp_path / "died").exists()
+
+
+def test_slurms_commands_are_used_as_slurm_has_them(tmp_path: Path) -> None:
+    """Arrays of two tasks at most, some jobs a task; a task that ends goes on where its answers end."""
+    pytest.importorskip("submitit", reason="submitit is not installed")
+    words = ["--engine", "slurm", "--engine-option", "seconds=1"]
+    running = {}
+    for end in ("KILL", "REQUEUE", "CANCEL"):
+        slurm = slurm_stand_in.install(tmp_path / end / "stand_in")
+        running[end] = start_jobs(tmp_path / end, *words, ARRAY="2", END=end, **slurm)
+    for end, process in running.items():
+        out, err = process.communicate(timeout=120)
+        assert sorted(map(int, out.split())) == [n * n for n in range(8)], err
+        place, state = tmp_path / end, tmp_path / end / "stand_in/state"
+        assert sorted((place / "done").read_text().split()) == [str(n) for n in range(8)]  # each once
+        sizes = [int(line.split()[1]) for line in (state / "arrays").read_text().splitlines()]
+        assert max(sizes) == 2 and 4 <= sum(sizes) <= 7  # eight jobs in fewer tasks, some of them given out again
+        assert (state / "requeued").exists() == (end == "REQUEUE")
+        assert not (place / "slurm").exists()
 
 
 def test_a_lost_node_costs_its_jobs_a_second_start(
@@ -169,7 +223,7 @@ def test_a_lost_node_costs_its_jobs_a_second_start(
     cluster.stdin.flush()
     assert cluster.stdout.readline() == "lost\n"
     out, err = process.communicate(timeout=120)
-    found = [int(line) for line in (first + out).splitlines() if line.isdigit()]  # Ray has its say about the node
+    found = [int(line) for line in (first + out).splitlines()]  # what Ray says of the node is no part of it
     assert sorted(found) == [n * n for n in range(8)], err
     assert (tmp_path / "died").exists()
 

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,10 @@ def test_a_budget_that_is_spent_says_on_what(tmp_path: Path) -> None:
     code, [line] = build("medmcqa", raw, tmp_path / "built", "--split", "train", "--max-damaged", "20")
     assert code == 1
     assert f"{len(rows) * 30} bad_field" in line and "another layout" not in line
+    # The units of that run are done: the next one reuses them all, and what they cost counts as before.
+    assert build("medmcqa", raw, tmp_path / "built", "--split", "train", "--max-damaged", "20") == (1, [line])
+    assert not (tmp_path / "built" / "medmcqa.train" / "build.json").exists()
+    assert build("medmcqa", raw, tmp_path / "built", "--split", "train", "--max-damaged", "9999") == (3, [])
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason=f"no damaged files at {CASES}")
@@ -446,6 +451,7 @@ def test_rows_that_are_expected(medqa: Path, tmp_path: Path, capsys: pytest.Capt
     [
         ("pmc_oa", "images.zip", "before", "bytes in front of the archive (two archives in one file?)", None),
         ("pmc_oa", "images.zip", "count", "members by its end record that its directory does not list", 1),
+        ("pmc_oa", "images.zip", "within", "archive within an archive that was not read (not a zip): unpack it", 1),
         ("biomedica", "*.tar", "behind", "part behind the end of the archive (two archives in one file?)", 1),
     ],
 )
@@ -461,12 +467,16 @@ def test_a_second_archive_in_a_file_is_a_gap(
     more = {
         "before": lambda: data + data,
         "behind": lambda: data + data,
+        "within": lambda: data,
         "count": lambda: data[:at] + bytes([data[at] + 1, data[at + 1]]) * 2 + data[at + 4 :],
     }[change]()
     path.write_bytes(more)
+    if change == "within":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("more.tar", b"tar")
     assert main(load(name), ["--raw", str(raw), "--out", str(built), "--quiet", "--filters", "none"]) == 4
     [gap] = document_of(built, name)["gaps"]
-    assert (gap["file"], gap["what"]) == (path.relative_to(raw).as_posix(), what)
+    assert (gap["file"], gap["what"]) == (path.relative_to(raw).as_posix() + "!more.tar" * (change == "within"), what)
     assert gap["count"] == (len(data) if count is None else count)
 
 

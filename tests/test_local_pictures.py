@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from test_near_images import phantom
 
 from bench.local_pictures import SETTINGS, stored
-from builders.corpus import build_corpus
+from builders.engine.corpus_source import build_corpus
 from manifests.proof.certificate import read_certificate
 from manifests.proof.descriptors import Encoder, load_encoder, sha256_of
 from manifests.proof.evidence import LEVELS

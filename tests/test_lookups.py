@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders.engine import rawfiles
-from builders.engine.archives import PictureStore, read_zip_member
-from builders.engine.rawfiles import read_bytes
+from builders.engine.archives import PictureStore, check_zip, list_zip, pictures_without_row, read_zip_member
+from builders.engine.rawfiles import read_bytes, recorded_gaps
 from builders.engine.source import InputError, NotThisSource, Sample, safe_key
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], packed: bool = False) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     return buffer.getvalue()
@@ -109,16 +109,45 @@ def test_folders_are_listed_only_where_a_file_is_missing(tmp_path: Path, monkeyp
     assert listed == [tmp_path / "p/a"]
 
 
-def test_a_zip_inside_a_zip_is_called_so(tmp_path: Path) -> None:
-    inner = zipped({"1.jpg": b"x"})
-    (tmp_path / "a.zip").write_bytes(zipped({"images/inner.zip": inner}))
-    with pytest.raises(NotThisSource, match=r"a\.zip: a zip inside a zip: it holds images/inner\.zip and no pictures"):
+def test_zips_within_zips_are_read_in_place(tmp_path: Path) -> None:
+    """Stored or packed, three deep; what cannot be looked into is named where its pictures miss, and by the build."""
+    deep = zipped({"c/b.zip": zipped({"d/a.zip": zipped({"3.jpg": b"three"})}, packed=True)})
+    members = {"one.zip": zipped({"x/1.jpg": b"one"}), "f/two.ZIP": zipped({"2.jpg": b"two"}, packed=True)}
+    for packed in (False, True):
+        (tmp_path / f"{packed}.zip").write_bytes(zipped(members | {"deep.zip": deep, "0.jpg": b"none"}, packed))
+        store = PictureStore(tmp_path, [f"{packed}.zip"])
+        places = {"0.jpg": "0.jpg", "x/1.jpg": "one.zip!x/1.jpg", "2.jpg": "f/two.ZIP!2.jpg"}
+        for name, place in (places | {"3.jpg": "deep.zip!c/b.zip!d/a.zip!3.jpg"}).items():
+            file, read = store.reader(name)
+            said = "none one two three".split()[int(name.rpartition("/")[2][0])]
+            assert (file, found(read)) == (f"{packed}.zip!{place}", said)
+        names = ["0.jpg", "x/1.jpg", "2.jpg", "3.jpg"]
+        assert sorted(list_zip(tmp_path / f"{packed}.zip", tmp_path)) == sorted(names)
+        left = pictures_without_row(tmp_path, [f"{packed}.zip"], set())
+        assert [file.rpartition("!")[2] for file in left] == ["0.jpg", "3.jpg", "2.jpg", "x/1.jpg"]
+
+
+def test_archives_within_zips_that_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = zipped({"1.jpg": b"x" * 1000})
+    others = {"t.tar": b"tar", "cut.zip": inner[:-30], "deep.zip": zipped({"a.zip": zipped({"b.zip": inner})})}
+    deepest = zipped({"too.zip": others["deep.zip"]})
+    (tmp_path / "a.zip").write_bytes(zipped({"images/inner.tar": b"tar"}))
+    with pytest.raises(NotThisSource, match=r"a\.zip: it holds a\.zip!images/inner\.tar \(not a zip\) and no pictures"):
         PictureStore(tmp_path, ["a.zip"]).reader("1.jpg")
-    (tmp_path / "b.zip").write_bytes(zipped({"images/inner.zip": inner, "2.jpg": b"y"}))
+    (tmp_path / "b.zip").write_bytes(zipped({**others, "too.zip": deepest, "2.jpg": b"y"}))
+    (tmp_path / "c.zip").write_bytes(zipped({"big.zip": inner, "2.jpg": b"y"}, packed=True))
+    monkeypatch.setattr("medgpt.limited.FILE_BYTES", 500)
+    with recorded_gaps() as gaps:
+        check_zip(tmp_path / "b.zip", tmp_path)
+        check_zip(tmp_path / "c.zip", tmp_path)
+    assert {gap.file: gap.what.partition("(")[2].partition(")")[0] for gap in gaps} == {
+        "b.zip!t.tar": "not a zip",
+        "b.zip!cut.zip": "File is not a zip file",
+        "b.zip!too.zip!too.zip!a.zip!b.zip": "too many zips in one another",
+        "c.zip!big.zip": f"{len(inner):,} bytes, more than the limit of 500",
+    }
     hint = "is an archive among the pictures, and is not looked into: unpack it"
-    assert found(PictureStore(tmp_path, ["b.zip"]).reader("1.jpg")[1]) == (
-        f"missing_image: b.zip!images/inner.zip {hint}"
-    )
+    assert found(PictureStore(tmp_path, ["c.zip"]).reader("1.jpg")[1]) == f"missing_image: c.zip!big.zip {hint}"
     lay(tmp_path, "folder", ["inner.tar.gz", "2.jpg"])
     assert found(PictureStore(tmp_path, ["p"]).reader("1.jpg")[1]) == f"missing_image: p/inner.tar.gz {hint}"
 

@@ -230,6 +230,32 @@ def test_an_answer_counts_though_misread_or_made_of_words_of_its_stem_and_far_of
     assert match.kind == "stem_answer"
 
 
+PROSE = "Much has been written about moths and their colours, and more will be said of them in other places. " * 12
+
+
+def test_in_prose_the_answer_to_part_of_a_stem_must_stand_for_itself() -> None:
+    """A page about a stem's subject has its words and its answer inside sentences; a cut item has it on a line."""
+    stem = "Pressure upon the hollow facet of Orlan wears out which lateral part of it?"
+    item = QUESTION._replace(stem=stem, gold="Septum of Hale")
+    said = "the hollow facet of Orlan wears out in the Septum of Hale when moths are old and heavy"
+    assert matches(f"{PROSE}In a few of them {said}. {PROSE}", items=[item]) == []
+    part = "Pressure upon the hollow facet of Orlan wears"
+    for answer in (
+        "\nSeptum of Hale\n",
+        " ... The answer is Septum of Hale. ",
+        '", "output": "Septum of Hale", "x": "',
+    ):
+        [match] = matches(f"{PROSE}\n{part}{answer}{PROSE}", items=[item])
+        assert match.kind == "stem_answer"
+
+
+def test_an_answer_that_many_stems_have_says_little() -> None:
+    items = [proof_forms.Item("made up", f"Is grandmal{n} a risk factor for obesity?", (), "yes") for n in range(60)]
+    record = f"Question: Is being small a risk factor for retinopathy?\nA. yes\nB. no\n{PROSE}"
+    assert matches(record, items=items) == []
+    assert {match.eval for match in matches(f"{items[7].stem}\nyes\n{PROSE}", items=items)} == {7}
+
+
 @pytest.mark.parametrize(
     "hidden", ["\u200b", "\u00ad", "&shy;", "\u2060", "\u202e", "&#8203;", "\ufeff", "\u0336", "\x08"]
 )

@@ -1,13 +1,17 @@
-"""`--probe`: trees as publishers ship them, and forty that are not: each is named by what was seen, none is silent."""
+"""`--probe`: trees as publishers ship them, and sixty that are not: each is named by what was seen, none is silent."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import os
 import re
 import shutil
+import tarfile
+import xml.etree.ElementTree as ET
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 from outcomes import parameters
+from PIL import Image
 
 from builders.demos import mimic_cxr as demo_mimic
 from builders.engine import tables
@@ -236,6 +241,55 @@ def as_json_arrays(raw: Path) -> None:
         path.unlink()
 
 
+def copied_part(raw: Path) -> None:
+    shutil.copy(raw / "data/train-00000-of-00001.parquet", raw / "data/train-00000-of-00001 (1).parquet")
+
+
+def rewritten(pattern: str, change: Callable[[bytes], bytes], name: str = "{}") -> Alter:
+    """Change a file's bytes, and what it is called."""
+
+    def alter(raw: Path) -> None:
+        [path] = raw.glob(pattern)
+        data = change(path.read_bytes())
+        path.unlink()
+        path.with_name(name.format(path.name)).write_bytes(data)
+
+    return alter
+
+
+def hole(data: bytes) -> bytes:
+    """A block that a download left out: zeros where a file was made as long as it would be."""
+    middle = len(data) // 2
+    return data[:middle] + bytes(64) + data[middle:]
+
+
+def pictures_of(size: int, shades: bool) -> Alter:
+    def alter(raw: Path) -> None:
+        for number, path in enumerate(sorted(raw.rglob("source.jpg"))):
+            Image.new("L", (size, size), number if shades else 0).save(path)
+
+    return alter
+
+
+def swapped(pattern: str, one: str, other: str) -> Alter:
+    def alter(raw: Path) -> None:
+        table(raw, pattern, lambda rows: [row | {one: row[other], other: row[one]} for row in rows])
+
+    return alter
+
+
+def with_inner(name: str, data: bytes) -> Alter:
+    def alter(raw: Path) -> None:
+        with zipfile.ZipFile(raw / "images.zip", "a") as archive:
+            archive.writestr(name, data)
+
+    return alter
+
+
+def as_lines(data: bytes) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in json.loads(data))
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 12345\n" % 7
 PAGE = b"<!DOCTYPE html><html><head><title>Log in</title></head></html>\n"
 
@@ -326,6 +380,41 @@ CASES: dict[str, tuple[str, Alter, int, str]] = {
     ),
     "files that the hub lists": ("medframeqa", listed_on_the_hub, 4, r"3 of the 3 files that the hub lists are not"),
     "another source": ("medqa", other_source, 2, r"these look like the files of medmcqa"),
+    "a part that is missing": (
+        "infinity_instruct_gen", without("Gen/train-00001-*"), 4, r"Gen/train: 1 of 2 parts by their names that are",
+    ),
+    "a part that is there twice": ("medmcqa", copied_part, 4, r"data/train: 1 parts more than their names foresee"),
+    "packed once more": (
+        "quilt_1m", rewritten("*lookup.csv", gzip.compress, "{}.gz"), 2, r"there is quilt_1M_lookup\.csv\.gz: unpack",
+    ),
+    "a name in capitals": ("slake", rewritten("train.json", bytes, "TRAIN.JSON"), 2, r"there is TRAIN\.JSON"),
+    "a browser's second copy": (
+        "huatuo_o1", rewritten("*.json", bytes, "medical_o1_verifiable_problem (1).json"), 2, r"there is .*\(1\)\.json",
+    ),
+    "a hole of zeros": ("openmm_medical", rewritten("*.tsv", hole), 4, r"1 bad_row .* zero bytes"),
+    "a letter of another encoding": (
+        "quilt_1m", rewritten("*lookup.csv", lambda data: data[:900] + b"\xe4" + data[901:]), 4, r"1 not_utf8",
+    ),
+    "pictures of a pixel": ("slake", pictures_of(1, True), 4, r"train: \d+ pictures are smaller than 16 pixels"),
+    "one picture for all": ("slake", pictures_of(64, False), 4, r"train: \d+ pictures of different names are the same"),
+    "values of two columns swapped": ("medqa", swapped("**/4_options/*train.jsonl", "answer", "question"), 2, r"36 b"),
+    "values that are missing": ("medmcqa", set_to("data/train-*.parquet", opc=None), 2, r"train: 10 missing_field"),
+    "numbers as text": ("medmcqa", set_to("data/train-*.parquet", cop="1"), 2, r"train: 10 bad_field"),
+    "semicolons": (
+        "pmc_vqa", rewritten("train.csv", lambda data: data.replace(b",", b";")), 2, r"the columns Figure_path;Quest",
+    ),
+    "columns in capitals": (
+        "pmc_vqa", rewritten("train.csv", lambda d: d.split(b"\n", 1)[0].upper() + b"\n" + d.split(b"\n", 1)[1]), 2,
+        r"has the columns FIGURE_PATH",
+    ),
+    "lines in place of an array": ("huatuo_o1", rewritten("*.json", as_lines), 2, r"\.json: not an array of rows"),
+    "a file twice in itself": ("slake", rewritten("train.json", lambda data: data * 2), 4, r"bytes behind the end of"),
+    "carriage returns alone": (
+        "pmc_vqa", rewritten("train.csv", lambda data: data.replace(b"\n", b"\r")), 2, r"train\.csv: no header",
+    ),
+    "a zip within that is cut": (
+        "pmc_oa", with_inner("more.zip", b"PK\x03\x04"), 4, r"images\.zip!more\.zip: 1 archive within an archive",
+    ),
     "an empty folder": ("medqa", without("*"), 2, r"found"),
 }  # fmt: skip
 
@@ -340,6 +429,261 @@ def test_an_altered_tree_is_named_by_what_was_seen(case: str, trees: Trees, tmp_
     assert re.search(pattern, shown), shown
     assert not re.search(pattern, text), "said of every tree"
     assert found == code, shown
+
+
+# Layouts
+
+MMMU = (
+    "id question options explanation image_1 image_2 image_3 image_4 image_5 image_6 image_7 img_type answer "
+    "topic_difficulty"
+)
+MEDMCQA = "id question opa opb opc opd cop choice_type exp subject_name topic_name"
+LAVITA = "input answer_icliniq answer_chatgpt answer_chatdoctor"
+PMC_VQA = "Figure_path|Question|Answer|Choice A|Choice B|Choice C|Choice D|Answer_label"
+QUILT = (
+    "Unnamed: 0|caption|image_path|subset|split|pathology|roi_text|noisy_text|corrected_text|med_umls_ids|"
+    "magnification|height|width"
+)
+SLAKE = "img_id img_name question answer q_lang location modality answer_type base_type content_type triple qid"
+MEDQA = "question answer options meta_info answer_idx metamap_phrases"
+SPLIT = "dicom_id study_id subject_id split"
+BIOMEDICA = "image_file_name image_panel_type article_accession_id article_license"
+
+
+def before_october(raw: Path) -> None:
+    table(raw, "*lookup.csv", lambda rows: [dict(list(row.items())[:13]) for row in rows])
+
+
+def as_table(raw: Path) -> None:
+    """BIOMEDICA's tars as rows of Parquet: the members and the fields of the json as columns."""
+    for path in sorted(raw.glob("*/commercial/*.tar")):
+        rows: dict[str, dict[str, Any]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, ending = member.name.rpartition(".")
+                data = tar.extractfile(member).read()  # type: ignore[union-attr]
+                rows.setdefault(key, {"__key__": key}).update(
+                    json.loads(data) if ending == "json" else {ending: data if ending == "jpg" else data.decode()}
+                )
+        pq.write_table(pa.Table.from_pylist(list(rows.values())), path.with_name("part.parquet"))
+    for path in raw.rglob("*.tar"):
+        path.unlink()
+
+
+def thought_apart(raw: Path) -> None:
+    """The thought in a column, the answer and its places as XML in frames of 336 (`schemas.py` of that repository)."""
+
+    def row_of(row: dict[str, Any]) -> dict[str, Any]:
+        said = "<answer>left lung</answer><location><ref>left lung</ref><box>[10, 20, 300, 320]</box></location>"
+        return row | {
+            "thinkVG": "The left lung is seen at [10, 20, 300, 320].",
+            "response": f"<response>{said}</response>",
+        }
+
+    table(raw, "data/train-*.parquet", lambda rows: [row_of(row) for row in rows])
+
+
+def as_icliniq_json(raw: Path) -> None:
+    [path] = raw.glob("data/train-*.parquet")
+    (raw / "iCliniq-10k.json").write_text(json.dumps(pq.read_table(path).to_pylist()))
+    path.unlink()
+
+
+LAYOUTS: dict[tuple[str, str], tuple[str, dict[str, str], Alter | None]] = {
+    ("alpacare_medinstruct", "the 52k file"): (
+        "lavita/AlpaCare-MedInstruct-52k@fad8593", {"data/MedInstruct-52k.json": "instruction input output"}, None,
+    ),
+    ("alpacare_medinstruct", "MedInstruct-test.jsonl"): (
+        "XZhang97666/AlpaCare@b469c41", {"data/MedInstruct-test.jsonl":
+        "id instruction difficulty gpt-4-answer claude-2 gpt-3.5-turbo-answer text-davinci-003-answer"}, None,
+    ),
+    ("biomedica", "WebDataset tars"): (
+        "minwoosun/biomedica-etl@b53ded3", {"*/commercial/*.tar": f"{BIOMEDICA} jpg json txt ..."}, None,
+    ),
+    ("biomedica", "Parquet subsets"): (
+        "the hub's trees of BIOMEDICA", {"*/commercial/*.parquet": f"{BIOMEDICA} __key__ jpg txt ..."}, as_table,
+    ),
+    ("gemex_thinkvg", "response alone, <think> and <answer> in it"): (
+        "BoKelvin/GEMeX-ThinkVG", {"data/*.parquet": "question_type image_path question response"}, None,
+    ),
+    ("gemex_thinkvg", "the thought in thinkVG"): (
+        "liamchalcroft/gaze@1275f48", {"data/*.parquet": "question_type image_path question response thinkVG"},
+        thought_apart,
+    ),
+    ("gmai_reasoning10k", "two JSON Lines, loose pictures"): (
+        "uni-medical/GMAI-VL-R1@a02771d", {"reasoning_mcq_*.jsonl": "image conversations"}, None,
+    ),
+    ("healthcaremagic", "instruction, input, output"): (
+        "Kent0n-Li/ChatDoctor@e77bd7e", {"data/train-*.parquet": "instruction input output"}, None,
+    ),
+    ("huatuo_o1", "question and answer, no reasoning"): (
+        "FreedomIntelligence/HuatuoGPT-o1@2c8d7fc",
+        {"medical_o1_verifiable_problem.json": "Open-ended Verifiable Question|Ground-True Answer"}, None,
+    ),
+    ("icliniq", "the hub's Parquet: input and three answers"): (
+        "lavita/medical-qa-datasets", {"data/train-*.parquet": LAVITA}, None,
+    ),
+    ("icliniq", "ChatDoctor's JSON"): ("Kent0n-Li/ChatDoctor@e77bd7e", {"iCliniq-10k.json": LAVITA}, as_icliniq_json),
+    ("ii_medical_reasoning", "model, question, problem, messages"): (
+        "Intelligent-Internet/II-Medical-Reasoning-SFT@1478165",
+        {"data/train-*.parquet": "model question problem messages"}, None,
+    ),
+    ("infinity_instruct_gen", "15 Parquet files of Gen"): (
+        "manifoldlabs/Infinity-Instruct", {"Gen/train-*.parquet": "conversations ..."}, None,
+    ),
+    ("medbullets", "CSV and JSON by columns"): (
+        "HanjieChen/ChallengeClinicalQA@ef3c9da",
+        {"medbullets/medbullets_op5.csv": "link question opa opb opc opd ope answer_idx answer explanation"}, None,
+    ),
+    ("medexpqa", "JSON Lines of four languages"): (
+        "hitz-zentroa/MedExpQA@fa92fb6", {"data/*/*.casimedicos.rag.jsonl":
+        "id year type question_id_specific lang full_question full_answer full_answer_no_ref correct_option options "
+        "explanations rag"}, None,
+    ),
+    ("medframeqa", "the hub's Parquet"): (
+        "haojinw0027/MedFrameQA@e83fbe3", {"data/test-*.parquet":
+        "question_id system organ keyword modality video_id question options correct_answer reasoning_chain image_url "
+        "image_1 image_2 image_3 image_4 image_5"}, None,
+    ),
+    ("medical_r1_distill", "the English JSON"): (
+        "FreedomIntelligence/Medical-R1-Distill-Data@3491dee",
+        {"medical_r1_distill_sft.json": "question|reasoning (reasoning_content)|response (content)"}, None,
+    ),
+    ("medmcqa", "the hub's Parquet, cop from 0"): ("TsinghuaC3I/MedXpertQA@f21247d", {"data/*.parquet": MEDMCQA}, None),
+    ("medmcqa", "GitHub's JSON, cop from 1"): (
+        "medmcqa/medmcqa@c59ef14", {"train.json": MEDMCQA}, as_json_arrays,
+    ),
+    ("medqa", "GitHub's US questions"): (
+        "jind11/MedQA@27b02f6", {"**/4_options/*.jsonl": MEDQA, "**/US/train.jsonl": MEDQA.rpartition(" ")[0]}, None,
+    ),
+    ("medquad", "XML in twelve folders"): (
+        "abachaa/MedQuAD@577bd37", {"10_*/0000001.xml": "Document Focus QAPairs QAPair Question Answer ..."}, None,
+    ),
+    ("medreason", "ours_quality_33000.jsonl"): (
+        "UCSC-VLAA/MedReason@02b51f1",
+        {"ours_quality_33000.jsonl": "dataset_name id_in_dataset question answer reasoning options"}, None,
+    ),
+    ("medthoughts_8k", "MedThoughts-8K.jsonl"): (
+        "hw-hwei/MedThoughts-8K@423360b",
+        {"MedThoughts-8K.jsonl": "question_id question options answer_idx ds_answer ds_think source"}, None,
+    ),
+    ("medtrinity", "tar.zst beside Parquet captions"): (
+        "UCSC-VLAA/MedTrinity-25M@79b1b03", {"25M_full/*.parquet": "file_name caption source"}, None,
+    ),
+    ("medxpertqa", "Text and MM as JSON Lines"): (
+        "TsinghuaC3I/MedXpertQA@f21247d",
+        {"MM/*.jsonl": "id question options label images medical_task body_system question_type",
+         "Text/*.jsonl": "id question options label medical_task body_system question_type"}, None,
+    ),
+    ("mimic_cxr", "MIMIC-CXR-JPG and its reports"): (
+        "MIT-LCP/mimic-cxr@3190146", {"mimic-cxr-jpg/*split.csv.gz": SPLIT, "mimic-cxr-jpg/*metadata.csv.gz":
+        "dicom_id subject_id study_id PerformedProcedureStepDescription ViewPosition Rows Columns StudyDate StudyTime "
+        "ProcedureCodeSequence_CodeMeaning ViewCodeSequence_CodeMeaning PatientOrientationCodeSequence_CodeMeaning"},
+        None,
+    ),
+    ("mimic_cxr_vqa", "three JSON files beside MIMIC-CXR-JPG"): (
+        "baeseongsu/mimic-cxr-vqa@d69a025", {"**/*split.csv.gz": SPLIT, "**/dataset/train.json":
+        "split idx subject_id study_id image_id image_path question semantic_type content_type template "
+        "template_program template_arguments answer"}, None,
+    ),
+    ("mmlu_med", "Parquet of seven subjects"): (
+        "stanford-cs336/assignment5-alignment@eb2c562", {"*/*.parquet": "question subject choices answer"}, None,
+    ),
+    ("mmmu_med", "Parquet of five subjects"): (
+        "MMMU-Benchmark/MMMU@bb0b95a", {"*/*.parquet": f"{MMMU} question_type subfield"}, None,
+    ),
+    ("mmmu_pro_med", "two standard sets"): ("MMMU-Benchmark/MMMU@bb0b95a", {"*/*.parquet": f"{MMMU} subject"}, None),
+    ("patient_trial", "queries, judgements, candidates"): (
+        "ncbi-nlp/TrialGPT@f621313", {"dataset/sigir/queries.jsonl": "_id text",
+        "dataset/*/qrels/test.tsv": "query-id corpus-id score",
+        "dataset/sigir/corpus.jsonl": "_id title text metadata"}, None,
+    ),
+    ("pmc_oa", "JSON Lines of three splits"): (
+        "WeixiongLin/Build-PMC-OA@eaf8115", {"*.jsonl": "image caption pmcid url_name"}, None,
+    ),
+    ("pmc_vqa", "version 1, by Answer_label"): ("xiaoman-zhang/PMC-VQA@1678ec2", {"train.csv": PMC_VQA}, None),
+    ("pmc_vqa", "version 2, by the order of its columns"): (
+        "xiaoman-zhang/PMC-VQA@1678ec2",
+        {"train_2.csv": "index|Figure_path|Caption|Question|Choice A|Choice B|Choice C|Choice D|Answer|split"}, None,
+    ),
+    ("pubmedqa", "two JSON files"): (
+        "pubmedqa/pubmedqa@1cbae8e", {"**/ori_pqal.json": "QUESTION CONTEXTS LABELS MESHES YEAR "
+        "reasoning_required_pred reasoning_free_pred final_decision LONG_ANSWER"}, None,
+    ),
+    ("pubmedvision", "alignment JSON beside zips"): (
+        "FreedomIntelligence/HuatuoGPT-Vision@a6476ac",
+        {"PubMedVision_Alignment_VQA.json": "id image conversations body_part modality"}, None,
+    ),
+    ("quilt_1m", "table with single_wsi and not_histology"): (
+        "wisdomikezogwo/quilt1m@20a5824", {"*lookup.csv": f"{QUILT}|single_wsi|not_histology"}, None,
+    ),
+    ("quilt_1m", "table of 13 columns, before 2023-10-26"): (
+        "wisdomikezogwo/quilt1m@20a5824", {"*lookup.csv": QUILT}, before_october,
+    ),
+    ("quilt_instruct", "the table; pictures by form"): (
+        "aldraus/quilt-llava@a7a9a4c", {"quilt_instruct_107k.json": "id image conversations"}, None,
+    ),
+    ("reasonmed", "three JSON arrays"): (
+        "YuSun-Work/ReasonMed@9995fab", {"*Med.json": "instruction input output"}, None,
+    ),
+    ("rocov2", "Zenodo 10821435, version 2.0.1"): ("Zenodo", {"*_captions.csv": "ID Caption"}, None),
+    ("rocov2", "Zenodo 8333645, of 2023"): ("Zenodo", {"*_captions.csv": "ID Caption"}, other_release),
+    ("slake", "three JSON files, pictures in folders"): ("xiaoman-zhang/PMC-VQA@1678ec2", {"t*.json": SLAKE}, None),
+    ("vqa_rad", "community split"): (
+        "Nana2929/vqa-rad-with-bert@3e5db51", {"*set.json": "qid image_name image_organ answer answer_type "
+        "question_type question phrase_type modality"}, None,
+    ),
+}  # fmt: skip
+"""By source and layout: who published it or reads it, and the columns of its files as they are there."""
+
+
+def columns_of(path: Path) -> set[str]:
+    """Columns of a table's first row; of a tar the endings of its members and the fields of their json; tags of XML."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        return set(pq.read_schema(path).names)
+    if kind == "tar":
+        with tarfile.open(path) as tar:
+            members = {member.name.rpartition(".")[2]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        return {*members, *json.loads(members["json"])}
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        text = file.read()
+    if kind == "xml":
+        return {element.tag for element in ET.fromstring(text).iter()}
+    if kind in ("csv", "tsv"):
+        return set(next(csv.reader(text.splitlines(), delimiter="\t" if kind == "tsv" else ",")))
+    if path.name.startswith("ori_"):  # by PubMed's numbers
+        return set(next(iter(json.loads(text).values())))
+    return set(json.loads(text)[0] if text.startswith("[") else json.loads(text.splitlines()[0]))
+
+
+@pytest.mark.parametrize("key", LAYOUTS, ids=" ".join)
+def test_a_layout_is_read_as_it_is_published(key: tuple[str, str], trees: Trees, tmp_path: Path) -> None:
+    """Its files have the columns that its evidence has, no more are wanted, and it is seen for what it is."""
+    (name, layout), (evidence, files, alter) = key, LAYOUTS[key]
+    [declared] = [one for one in load(name).layouts if one.name == layout]
+    assert evidence in declared.evidence and declared.checked != "unverified"
+    raw, _, seen = trees[name]
+    if alter:
+        raw = Path(shutil.copytree(raw, tmp_path / "raw"))
+        alter(raw)
+        seen = said(name, raw)[2]
+    for pattern, columns in files.items():
+        published = set(columns.split("|" if "|" in columns else " "))
+        found = sorted(raw.glob(pattern))
+        assert found
+        for path in found:
+            others = columns_of(path) if "..." in published else set()
+            assert columns_of(path) == (published - {"..."}) | others
+    assert layout in [one["name"] for one in seen["layouts"]]
+    if not declared.rows:  # another release is told by its number of rows alone
+        assert sum(about["kept"] for about in seen["splits"].values())
+        assert not sum(about["damaged"] for about in seen["splits"].values())
+
+
+def test_every_layout_but_the_unverified_ones_has_a_case() -> None:
+    known = {(name, one.name) for name in NAMES for one in load(name).layouts if one.checked != "unverified"}
+    assert known == set(LAYOUTS)
 
 
 def test_columns_of_credentialed_files_stay_hidden(trees: Trees, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_workers_die_with_a_killed_parent_and_free_their_lock(tmp_path: Path) ->
         "import sys; from pathlib import Path\n"
         f"sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
         "from test_processes import leave_mark; from medgpt.processes import run_local\n"
-        f"list(run_local(leave_mark, [Path({str(tmp_path)!r})] * 2, 2, lock=Path({str(tmp_path / 'lock')!r}), "
+        f"list(run_local(leave_mark, [Path({str(tmp_path)!r})] * 2, 2, locks=[Path({str(tmp_path / 'lock')!r})], "
         "method='fork'))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])

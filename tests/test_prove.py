@@ -26,6 +26,7 @@ from manifests.catalog import load_builds
 from manifests.proof.certificate import certificate_root, incomplete, read_certificate
 from manifests.proof.policy import DEFAULT_POLICY, load_policy
 from manifests.prove import main, prove
+from medgpt.atomic import held
 from medgpt.digest import build_root, file_sha256
 
 BUILDS = (("slake", ()), ("slake", ("--paper-variant",)), ("pubmedqa", ("--paper-variant",)), ("medqa", ()))
@@ -408,3 +409,10 @@ def test_a_proof_that_cannot_be_written_is_no_proof(
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert str(tmp_path / "file") in printed
+
+
+def test_two_proofs_in_one_folder_do_not_meet(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".work").mkdir()
+    with held(tmp_path / ".work/lock", ValueError()):
+        assert main([str(built), "--out", str(tmp_path), *PRESENT]) == 2
+    assert "another process is proving there; wait for it\n" in capsys.readouterr().err

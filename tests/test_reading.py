@@ -30,7 +30,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from builders.corpus import build_corpus, main
+from builders.corpus import main
+from builders.engine.corpus_source import build_corpus
 from manifests.catalog import connect
 from shards.reader import Build
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from conftest import tree_digest
 
-from builders.corpus import build_corpus
+from builders.engine.corpus_source import build_corpus
 from manifests.proof.certificate import CertificateError, certificate_root, read_certificate, statement
 from manifests.proof.near_text import NAMED
 from manifests.proof.policy import DEFAULT_POLICY

@@ -29,10 +29,10 @@ import yaml
 from conftest import tree_digest
 from PIL import Image
 
-from builders.corpus import build_corpus
 from builders.demos.phantom_pictures import jpeg
 from builders.demos.phantoms import make
 from builders.engine.command import main as build
+from builders.engine.corpus_source import build_corpus
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
 from manifests.proof.audit import fewer_than
@@ -964,16 +964,17 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
 
 
 @pytest.mark.parametrize("name", [None, "near picture gone", "train duplicate gone", "exclusion gone", "row added"])
-def test_what_is_held_together_piece_by_piece_is_as_in_one_piece(
+def test_what_is_held_together_piece_by_piece_by_two_processes_is_as_in_one_piece(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
     for number in ("proof.verification._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
         monkeypatch.setattr(f"manifests.{number}", 3)
+    monkeypatch.setattr("manifests.proof.spread._FEW", 0)
     words: tuple[str, ...] = ()
     if name is not None:
         change, words = TAMPERINGS[name]
         change(data)
-    code, text = outcome(data, capsys, "--no-raw")
+    code, text = outcome(data, capsys, "--no-raw", "--workers", "2")
     assert code == (0 if name is None else 1), text
     assert name is None or any(all(word in line for word in words) for line in text.splitlines()), text
 

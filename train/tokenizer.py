@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medgpt.errors import UserError
+from medgpt.text import vocabulary
 
 HARMONY = "o200k_harmony"
 
@@ -70,9 +71,7 @@ class Tokenizer:
 @cache
 def harmony() -> Tokenizer:
     """The vocabulary of GPT-oss; loads in milliseconds."""
-    import bpe_openai._bindings as bindings
-
-    plain = bindings.tokenizer_for_encoding("o200k_base")
+    plain = vocabulary()
     ids = {name: 199998 + i for i, name in enumerate((*HARMONY_SPECIAL, *IMAGE_SPECIAL))}
     names = {i: name for name, i in ids.items()}
 

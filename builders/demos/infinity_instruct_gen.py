@@ -44,5 +44,5 @@ def demo_rows() -> kit.Rows:
 
 def files() -> kit.Files:
     rows = demo_rows()
-    tables = {"Gen/train-00000-of-00015.parquet": rows[:7], "Gen/train-00001-of-00015.parquet": rows[7:]}
+    tables = {"Gen/train-00000-of-00002.parquet": rows[:7], "Gen/train-00001-of-00002.parquet": rows[7:]}
     return tables | {"0625/train-00000-of-00006.parquet": rows[:2]}  # another subset, never read

@@ -11,13 +11,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from tarfile import HeaderError, ReadError
-from typing import IO, Any, NamedTuple, NoReturn, TypeAlias
+from typing import IO, Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
 
 from builders.engine.rawfiles import (
     ARCHIVE_DAMAGE,
@@ -31,9 +32,10 @@ from builders.engine.rawfiles import (
     there_is,
     unreadable,
 )
-from builders.engine.source import InputError, NotThisSource
+from builders.engine.source import InputError, NotThisSource, demand
+from medgpt.errors import one_line
 from medgpt.formats import PICTURE_SUFFIXES
-from medgpt.limited import SAMPLE_BYTES, OverLimit, check_size, inflate, open_file, open_stream
+from medgpt.limited import FILE_BYTES, SAMPLE_BYTES, OverLimit, check_size, inflate, open_file, open_stream
 
 _LOCAL_HEADER = struct.Struct("<26sHH")
 """Of a zip member: ..., length of the name, length of the extra field (PKWARE's APPNOTE, 4.3.7)."""
@@ -70,7 +72,7 @@ class PictureStore:
     that is unique in the store: so archives that were flattened with `unzip -j`, or packed with another leading folder,
     are found as well. Then the same again for names that differ in case or in the extension of a picture. With `flat`
     false the last part alone is never enough: for sets whose folders repeat names like `1.png`. Of equal names the
-    first counts. The index holds 35 bytes a zip member: some sets have millions.
+    first counts. The index holds 37 bytes a zip member: some sets have millions. Zips within zips are looked into.
     """
 
     def __init__(self, raw: Path, places: Sequence[str], flat: bool = True) -> None:
@@ -106,7 +108,11 @@ def pictures_without_row(raw: Path, places: Iterable[str], marks: set[int]) -> l
     names = []
     for place in sorted(places):
         if place.endswith(".zip"):
-            listed = [(f"{place}!{info.filename}", f"{place}!{info.header_offset}") for info in _members(raw, place)]
+            listed = [
+                (f"{archive.file}!{info.filename}", f"{archive.file}!{archive.start + info.header_offset}")
+                for archive, infos in zip_tree(raw, place)[0]
+                for info in infos
+            ]
         else:
             listed = [(file, file) for files in _folder_index(raw, place).values() for file in files]
         for file, key in listed:
@@ -114,6 +120,11 @@ def pictures_without_row(raw: Path, places: Iterable[str], marks: set[int]) -> l
             if suffix.lower() in PICTURE_SUFFIXES and _digest(key) not in marks and "/._" not in file:
                 names.append(file)
     return sorted(names)
+
+
+def list_zip(path: Path, raw: Path) -> list[str]:
+    """Names of the files of a zip and of those within it, as `read_zip_member` finds them. Raises: `NotThisSource`."""
+    return [info.filename for _, infos in zip_tree(raw, relative(path, raw))[0] for info in infos]
 
 
 def _choose(clean: str, found: list[_Found], flat: bool) -> tuple[_Found | None, list[_Found]]:
@@ -140,7 +151,8 @@ def _hint(raw: Path, places: tuple[str, ...], others: list[_Found]) -> str:
     if others:
         return there_is(one.full for one in others)
     folders = (file for place in places if not place.endswith(".zip") for file in _packed(raw, place))
-    inner = next(folders, next(iter(_zip_index(raw, _zips(places)).packed), None))
+    unread = (name for name, _ in _zip_index(raw, _zips(places)).unread)
+    inner = next(folders, next(unread, None))
     return f"{inner} is an archive among the pictures, and is not looked into: unpack it" if inner else ""
 
 
@@ -155,17 +167,17 @@ def _candidates(raw: Path, places: tuple[str, ...], name: str) -> Iterator[_Foun
         if not folder.endswith(".zip"):
             for file in _folder_index(raw, folder).get(near, ()):
                 yield _Found(file, file, _digest(file), partial(read_bytes, raw / file, raw, otherwise=False))
-    zips = _zips(places)
-    members = _zip_index(raw, zips).members
-    first, end = (int(members["name"].searchsorted(_digest(near), side)) for side in ("left", "right"))
-    for row in members[first:end].tolist():
+    index = _zip_index(raw, _zips(places))
+    names = index.members["name"]
+    first, end = (int(names.searchsorted(_digest(near), side)) for side in ("left", "right"))
+    for row in index.members[first:end].tolist():
         member = _Member(*row)
-        archive = zips[member.zip]
-        full = _local_name(raw / archive, member.offset)
+        archive = index.archives[member.zip]
+        full = _local_name(raw, archive, member.offset)
         if near_name(full.rpartition("/")[2]) == near:
-            file = f"{archive}!{full}"
-            read = partial(_read_member, raw / archive, raw, member, file)
-            yield _Found(full, file, _digest(f"{archive}!{member.offset}"), read)
+            file = f"{archive.file}!{full}"
+            read = partial(_read_member, raw, archive, member, file)
+            yield _Found(full, file, _digest(f"{archive.file}!{member.offset}"), read)
 
 
 @lru_cache(maxsize=8)
@@ -206,20 +218,130 @@ def _digest(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest())
 
 
+class _Archive(NamedTuple):
+    """A zip of the raw tree, or one within it."""
+
+    file: str
+    """`images.zip`, or `images.zip!part/1.zip`."""
+    start: int = 0
+    """Its first byte in what holds it: places in it are counted from there."""
+    packed: tuple[_Member, ...] = ()
+    """Members that must be inflated, one within the other, before it can be read; a stored zip is read where it is."""
+
+    def open(self, raw: Path) -> BinaryIO:
+        """What holds it, open for reading. Raises: `InputError`."""
+        path = raw / self.file.partition("!")[0]
+        if not self.packed:
+            return open_regular(path, raw, "bad_archive")
+        if (data := _held.pop((path, self.packed), None)) is None:
+            holder = self._replace(packed=self.packed[:-1])
+            data = _read_member(raw, holder, self.packed[-1], self.file)
+        _held[path, self.packed] = data
+        while sum(map(len, _held.values())) > FILE_BYTES and len(_held) > 1:
+            _held.popitem(last=False)
+        return io.BytesIO(data)
+
+
+_held: OrderedDict[tuple[Path, tuple[_Member, ...]], bytes] = OrderedDict()
+DEEPEST_ZIP = 3
+"""Zips within zips that are looked into; an archive below is not."""
+
+
 class _ZipIndex(NamedTuple):
     members: Any
     """All of `_Member`'s as a NumPy record array sorted by name."""
-    packed: list[str]
-    """Members that are archives themselves."""
+    archives: list[_Archive]
+    """To which `_Member.zip` points."""
+    unread: list[tuple[str, str]]
+    """Archives within that cannot be looked into, and why."""
 
 
-def _members(raw: Path, name: str) -> list[zipfile.ZipInfo]:
-    """The files of a zip that may be read. Raises: `NotThisSource`."""
+def zip_tree(raw: Path, name: str) -> tuple[list[tuple[_Archive, list[zipfile.ZipInfo]]], list[tuple[str, str]]]:
+    """(a zip and the zips within it, each with its files; archives within that are not read, with the reasons).
+
+    A zip that is stored within another is read where it is; one that is packed is inflated, up to `FILE_BYTES`. Members
+    whose names lead out of the archive are left out. Raises: `NotThisSource` where the zip itself cannot be read.
+    """
+    found, unread = list[tuple[_Archive, list[zipfile.ZipInfo]]](), list[tuple[str, str]]()
+
+    def look(archive: _Archive, size: int, depth: int) -> None:
+        with archive.open(raw) as handle, zipfile.ZipFile(_Part(handle, archive.start, size)) as opened:
+            infos = [info for info in opened.infolist() if not info.is_dir() and safe_member(info.filename)]
+        within = [at for at, info in enumerate(infos) if info.filename.lower().endswith(_PACKED)]
+        files = [info for info in infos if not info.filename.lower().endswith(_PACKED)] if within else infos
+        found.append((archive, files))
+        members = _as_members(archive, infos, 0)[within].tolist() if within else ()
+        for at, row in zip(within, members, strict=True):
+            inner, member, before = f"{archive.file}!{infos[at].filename}", _Member(*row), len(found)
+            try:
+                demand(inner.lower().endswith(".zip"), "bad_archive", inner, "not a zip")
+                demand(depth < DEEPEST_ZIP, "bad_archive", inner, "too many zips in one another")
+                if member.method == zipfile.ZIP_STORED:
+                    start = _content_start(raw, archive, member.offset)
+                    look(_Archive(inner, start, archive.packed), infos[at].file_size, depth + 1)
+                else:
+                    look(_Archive(inner, 0, (*archive.packed, member)), infos[at].file_size, depth + 1)
+            except (*ARCHIVE_DAMAGE, InputError, OSError) as error:
+                del found[before:]
+                unread.append((inner, error.detail if isinstance(error, InputError) else one_line(error)))
+
     try:
-        with open_file(raw / name) as handle, zipfile.ZipFile(handle) as archive:
-            return [info for info in archive.infolist() if not info.is_dir() and safe_member(info.filename)]
-    except (*ARCHIVE_DAMAGE, OSError) as error:
+        look(_Archive(name), (raw / name).stat().st_size, 0)
+    except (*ARCHIVE_DAMAGE, OSError, InputError) as error:
         raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
+    return found, unread
+
+
+class _Part(io.RawIOBase):
+    """A stretch of an open file as a file, so that no end record but its own is found."""
+
+    def __init__(self, handle: BinaryIO, start: int, size: int) -> None:
+        self.handle, self.start, self.size, self.place = handle, start, size, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a byte of the stretch. Raises: `OSError` before its first."""
+        place = (0, self.place, self.size)[whence] + offset
+        if place < 0:
+            raise OSError("before the first byte")
+        self.place = place
+        return place
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with the next bytes."""
+        self.handle.seek(self.start + self.place)
+        data = self.handle.read(max(0, min(len(buffer), self.size - self.place)))
+        buffer[: len(data)] = data
+        self.place += len(data)
+        return len(data)
+
+
+def _as_members(archive: _Archive, infos: Sequence[zipfile.ZipInfo], number: int) -> Any:
+    """What is kept of the members, as a NumPy record array of `_Member`'s. Raises: `OverflowError`, `ValueError`."""
+    import numpy as np
+
+    rows = np.array(
+        [
+            (_digest(near_name(info.filename.rpartition("/")[2])), number, archive.start + info.header_offset,
+             info.compress_size, min(info.file_size, 0xFFFFFFFF), info.CRC,
+             _ENCRYPTED if info.flag_bits & 1 else info.compress_type)
+            for info in infos
+        ],
+        [("name", "u8"), ("zip", "u4"), ("offset", "u8"), ("packed", "u8"), ("size", "u4"), ("crc", "u4"),
+         ("method", "u1")],
+    )  # fmt: skip
+    order = np.argsort(rows["offset"], kind="stable")
+    offsets = rows["offset"][order]
+    ends = offsets[:-1] + rows["packed"][order][:-1] + np.uint64(_LOCAL_HEADER.size)
+    rows["method"][order[:-1][ends > offsets[1:]]] = _OVERLAPPING
+    return rows
 
 
 @lru_cache(maxsize=4)
@@ -227,41 +349,25 @@ def _zip_index(raw: Path, zips: tuple[str, ...]) -> _ZipIndex:
     """The members of all zips; built once a process."""
     import numpy as np
 
-    kinds = [("name", "u8"), ("zip", "u2"), ("offset", "u8"), ("packed", "u8"), ("size", "u4"), ("crc", "u4"),
-             ("method", "u1")]  # fmt: skip
-    parts, inner = [np.empty(0, kinds)], list[str]()
-    for number, name in enumerate(zips):
-        infos = _members(raw, name)
-        archives = [info.filename for info in infos if info.filename.lower().endswith(_PACKED)]
-        if archives and len(archives) == len(infos):
-            raise NotThisSource(
-                f"{name}: a zip inside a zip: it holds {archives[0]} and no pictures; unpack it once, as what lies "
-                "within is not looked into"
-            )
-        inner += [f"{name}!{archive}" for archive in archives]
-        try:
-            rows = np.array(
-                [
-                    (_digest(near_name(info.filename.rpartition("/")[2])), number, info.header_offset,
-                     info.compress_size, min(info.file_size, 0xFFFFFFFF), info.CRC,
-                     _ENCRYPTED if info.flag_bits & 1 else info.compress_type)
-                    for info in infos
-                ],
-                kinds,
-            )  # fmt: skip
-        except (OverflowError, ValueError) as error:
-            raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
-        rows = rows[np.argsort(rows["offset"], kind="stable")]
-        ends = rows["offset"][:-1] + rows["packed"][:-1] + np.uint64(_LOCAL_HEADER.size)
-        rows["method"][:-1][ends > rows["offset"][1:]] = _OVERLAPPING
-        parts.append(rows)
-    members = np.concatenate(parts)
-    return _ZipIndex(members[np.argsort(members["name"], kind="stable")], inner)
+    parts, archives, unread = list[Any](), list[_Archive](), list[tuple[str, str]]()
+    for name in zips:
+        tree, inner = zip_tree(raw, name)
+        if inner and not any(infos for _, infos in tree):
+            raise NotThisSource(f"{name}: it holds {inner[0][0]} ({inner[0][1]}) and no pictures; unpack it once")
+        unread += inner
+        for archive, infos in tree:
+            try:
+                parts.append(_as_members(archive, infos, len(archives)))
+            except (OverflowError, ValueError) as error:
+                raise NotThisSource(f"{name}: not a readable zip ({error}); fetch it again") from None
+            archives.append(archive)
+    members = np.concatenate(parts or [_as_members(_Archive(""), (), 0)])
+    return _ZipIndex(members[np.argsort(members["name"], kind="stable")], archives, unread)
 
 
-def _local_name(path: Path, offset: int) -> str:
+def _local_name(raw: Path, archive: _Archive, offset: int) -> str:
     """The name in a member's local header, decoded as `zipfile` does; empty where there is no such header."""
-    with open_file(path) as handle:
+    with archive.open(raw) as handle:
         handle.seek(offset)
         header = handle.read(_LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
@@ -270,17 +376,23 @@ def _local_name(path: Path, offset: int) -> str:
         return handle.read(_LOCAL_HEADER.unpack(header)[1]).decode("utf-8" if utf8 else "cp437", errors="replace")
 
 
-def _read_member(path: Path, raw: Path, member: _Member, file: str) -> bytes:
+def _content_start(raw: Path, archive: _Archive, offset: int) -> int:
+    """The byte behind a member's local header. Raises: `struct.error`."""
+    with archive.open(raw) as handle:
+        handle.seek(offset)
+        _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
+    return offset + _LOCAL_HEADER.size + int(name) + int(extra)
+
+
+def _read_member(raw: Path, archive: _Archive, member: _Member, file: str) -> bytes:
     try:
         if member.method == _OVERLAPPING:
             raise InputError("bad_archive", file, "its bytes are those of another member as well")
         if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InputError("bad_archive", file, "packed by an unknown method, or encrypted")
         check_size(member.size, member.packed)
-        with open_regular(path, raw, "bad_archive") as handle:
-            handle.seek(member.offset)
-            _, name, extra = _LOCAL_HEADER.unpack(handle.read(_LOCAL_HEADER.size))
-            handle.seek(name + extra, io.SEEK_CUR)
+        with archive.open(raw) as handle:
+            handle.seek(_content_start(raw, archive, member.offset))
             data = handle.read(member.packed)
         if member.method == zipfile.ZIP_DEFLATED:
             data = inflate(data, member.size)
@@ -392,17 +504,18 @@ def stream_tar(path: Path, raw: Path) -> Iterator[tuple[str, Content]]:
 
 @contextmanager
 def _told(path: Path, raw: Path) -> Iterator[None]:
-    """What is wrong with a tar, as an `InputError`; bytes behind its end are a gap."""
+    """What is wrong with a tar, as an `InputError`; what cannot be read for that is a gap: nobody knows its rows."""
+    file = relative(path, raw)
     try:
         yield
     except BytesBehind:
-        note_gap(relative(path, raw), _BEHIND)
-    except OverLimit as error:
-        raise InputError("too_large", relative(path, raw), str(error)) from None
-    except TAR_DAMAGE as error:
-        raise InputError("bad_archive", relative(path, raw), str(error)) from None
+        note_gap(file, _BEHIND)
+    except (OverLimit, *TAR_DAMAGE) as error:
+        note_gap(file, _CUT)
+        raise InputError("too_large" if isinstance(error, OverLimit) else "bad_archive", file, str(error)) from None
 
 
+_CUT = "part behind the place where it breaks off or is damaged"
 _BEHIND = "part behind the end of the archive (two archives in one file?)"
 _OUTSIDE = "members whose names lead out of the archive"
 _END_RECORD = struct.Struct("<4s4H2LH")
@@ -413,8 +526,11 @@ def check_zip(path: Path, raw: Path) -> None:
     """Count a zip's members a second way: its end record beside its directory. What differs is a gap.
 
     Zip64 archives say 65,535 and have their counts elsewhere: those are left to `zipfile`, which needs them right.
+    Archives within it that are not read are gaps, too.
     """
     file = relative(path, raw)
+    for inner, why in zip_tree(raw, file)[1]:
+        note_gap(inner, f"archive within an archive that was not read ({why}): unpack it")
     try:
         with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
             names = [info.filename for info in archive.infolist()]

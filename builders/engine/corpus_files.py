@@ -21,21 +21,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
-from builders.engine.archives import safe_member
+from builders.engine.archives import DEEPEST_ZIP, safe_member, zip_tree
 from builders.engine.corpus_values import as_png, extension
 from builders.engine.rawfiles import ARCHIVE_DAMAGE
 from builders.engine.source import InputError, NotThisSource, Reject
 from builders.engine.tables import Row, arrow_rows, json_items
 from medgpt.errors import UserError
 from medgpt.formats import PICTURE_SUFFIXES
-from medgpt.limited import LINE_BYTES, OverLimit, open_stream
+from medgpt.limited import FILE_BYTES, LINE_BYTES, OverLimit, check_size, lines, open_stream, read_whole
 
 Mapped: TypeAlias = Mapping[str, bool]
 """Fields that something is taken from, and whether an object that has one is a row for that alone: a question is, while
 a passage may stand around several."""
-
-WHOLE_BYTES = 1 << 30
-"""A JSON object, a document or a member of a zip that has more is not read: each is held in memory."""
 
 _KINDS = {
     "json": "json", "jsonl": "lines", "ndjson": "lines", "csv": "csv", "tsv": "csv", "tab": "csv", "psv": "csv",
@@ -119,7 +116,7 @@ def _rows(kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alon
         yield from _database_rows(path, file)
     elif kind == "zip":
         yield from _zip_rows(path, file, mapped, pictures_alone)
-    elif kind == "json" and path.stat().st_size > WHOLE_BYTES // 8 and _first(path) == b"[":
+    elif kind == "json" and path.stat().st_size > FILE_BYTES // 2 and _first(path) == b"[":
         for number, (_, _, item) in enumerate(json_items(path, file)):
             yield from _json_rows(item, mapped, str(number), {}, file)
     elif kind == "arrow" and path.suffix.lower() not in (".zst", *(f".{suffix}" for suffix in _PACKED)):
@@ -137,16 +134,9 @@ def _first(path: Path) -> bytes:
         return handle.read(1 << 10).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
-def _whole(handle: BinaryIO, file: str) -> bytes:
-    data = handle.read(WHOLE_BYTES + 1)
-    if len(data) > WHOLE_BYTES:
-        raise NotThisSource(f"{file}: more than {WHOLE_BYTES >> 20} MB in one piece; cut it into lines")
-    return data
-
-
 def whole_text(handle: BinaryIO, file: str) -> str:
-    """All text of a file: UTF-8, or UTF-16 that says so. Raises: `InputError`."""
-    data = _whole(handle, file)
+    """All text of a file: UTF-8, or UTF-16 that says so. Raises: `InputError`, `OverLimit`."""
+    data = read_whole(handle)
     encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -256,9 +246,10 @@ def _columns(value: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
-    for number, data in enumerate(iter(lambda: handle.readline(LINE_BYTES + 1), b""), 1):
-        if len(data) > LINE_BYTES:
-            raise NotThisSource(f"{file}: line {number} has more than {LINE_BYTES} bytes")
+    for number, (data, _) in enumerate(lines(handle), 1):
+        if data is None:
+            yield Reject(file, str(number), "too_large", f"a line of more than {LINE_BYTES:,} bytes")
+            continue
         if not (text := data.removeprefix(codecs.BOM_UTF8)).strip():
             continue
         try:
@@ -315,6 +306,8 @@ def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row
         return Reject(file, number, "bad_row", f"{len(cells)} fields, {len(header)} in the header")
     if any("\udc80" <= sign <= "\udcff" for cell in cells if not cell.isascii() for sign in cell):
         return Reject(file, number, "not_utf8")
+    if any("\0" in cell for cell in cells):
+        return Reject(file, number, "bad_row", "zero bytes (a hole that a download left?)")
     return Row(file, number, dict(zip(header, cells, strict=True)))
 
 
@@ -324,7 +317,7 @@ def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row
 def _arrow_rows(handle: Any, file: str, mapped: Mapped | None = None) -> Iterator[Row | Reject]:
     import pyarrow as pa
 
-    source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(_whole(handle, file))
+    source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(read_whole(handle))
     try:
         found = pa.ipc.open_file(source)
         batches = (found.get_batch(number) for number in range(found.num_record_batches))
@@ -338,7 +331,7 @@ def _orc_rows(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     import pyarrow as pa
     from pyarrow import orc
 
-    found = orc.ORCFile(pa.BufferReader(_whole(handle, file)))
+    found = orc.ORCFile(pa.BufferReader(read_whole(handle)))
     yield from _sliced((found.read_stripe(number) for number in range(found.nstripes)), file)
 
 
@@ -346,7 +339,7 @@ def _parquet_file(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reje
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = pq.ParquetFile(pa.BufferReader(_whole(handle, file)))
+    found = pq.ParquetFile(pa.BufferReader(read_whole(handle)))
     yield from _sliced(found.iter_batches(1024, use_threads=False), file)
 
 
@@ -397,7 +390,7 @@ def _array_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | R
     """NumPy arrays, cut along their first axis: texts, and bytes of the shape of pictures. Pickles are never opened."""
     import numpy as np
 
-    found = np.load(io.BytesIO(_whole(handle, file)), allow_pickle=False)
+    found = np.load(io.BytesIO(read_whole(handle)), allow_pickle=False)
     arrays = {"text": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     for name, array in arrays.items():
         pictures = array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (3, 4)))
@@ -409,19 +402,24 @@ def _text_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
     yield Row(file, "0", {"text": whole_text(handle, file)})
 
 
-def _zip_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
-    """Rows of a zip's members, `<zip>!<member>`."""
-    with zipfile.ZipFile(path) as archive:
+def _zip_rows(zip_file: Any, file: str, mapped: Mapped, pictures_alone: bool, depth: int = 0) -> Iterator[Row | Reject]:
+    """Rows of a zip's members, `<zip>!<member>`, and of the zips within it, `<zip>!<zip>!<member>`."""
+    with zipfile.ZipFile(zip_file) as archive:
         for info in archive.infolist():
-            inner, ending = f"{file}!{info.filename}", extension(info.filename)
-            picture = pictures_alone and ending in PICTURE_SUFFIXES
-            if info.is_dir() or not (picture or is_zip_table(info.filename)):
-                continue
-            if info.file_size > WHOLE_BYTES:
-                yield Reject(inner, "-", "bad_archive", f"{info.file_size} bytes, limit {WHOLE_BYTES}")
+            inner, name = f"{file}!{info.filename}", info.filename
+            picture = pictures_alone and extension(name) in PICTURE_SUFFIXES
+            within = form_of(name) == "zip" and depth < DEEPEST_ZIP and safe_member(name)
+            if info.is_dir() or not (picture or within or is_zip_table(name)):
                 continue
             try:
+                check_size(info.file_size, info.compress_size)
                 data = archive.read(info)
+                if within:
+                    yield from _zip_rows(io.BytesIO(data), inner, mapped, pictures_alone, depth + 1)
+                    continue
+            except OverLimit as error:
+                yield Reject(inner, "-", "too_large", f"{error}; it was not read")
+                continue
             except (*ARCHIVE_DAMAGE, OSError, EOFError, RuntimeError) as error:
                 yield Reject(inner, "-", "bad_archive", f"{type(error).__name__}; it was not read")
                 continue
@@ -436,6 +434,8 @@ def member_rows(data: bytes, file: str, mapped: Mapped) -> Iterator[Row | Reject
         yield from _READERS[form_of(file.rpartition("!")[2]) or "text"](handle, file, mapped)
     except InputError as error:
         yield Reject(file, "-", error.reason, error.detail)
+    except OverLimit as error:
+        yield Reject(file, "-", "too_large", f"{error}; what follows was not read")
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - any library's, of a damaged member
@@ -460,17 +460,21 @@ _IN_TARS = frozenset({"csv", "tsv", "jsonl", "ndjson", "parquet", "arrow", "feat
 
 
 def is_zip_table(name: str) -> bool:
-    """Whether a zip's member is read as rows: tars, databases, zips and Zstandard within a zip are not."""
+    """Whether a zip's member is read as rows: tars, databases and Zstandard within a zip are not."""
     return form_of(name) in _READERS and not name.lower().endswith(".zst") and safe_member(name)
 
 
 def zip_members(path: Path) -> list[str]:
-    """Names of all files in a zip; none where it cannot be read, as its rows will say."""
+    """Names of all files in a zip, `<zip>!<name>` of those in zips within it; none where it cannot be read itself.
+
+    A zip within it that is not looked into is a file among them.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            return [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (*ARCHIVE_DAMAGE, OSError):
-        return []
+        tree, unread = zip_tree(path.parent, path.name)
+    except NotThisSource:
+        return []  # as its rows will say
+    found = [f"{archive.file}!{info.filename}" for archive, infos in tree for info in infos]
+    return [name.partition("!")[2] for name in [*found, *(name for name, _ in unread)]]
 
 
 _READERS: dict[str, Callable[[Any, str, Mapped], Iterator[Row | Reject]]] = {

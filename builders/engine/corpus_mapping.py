@@ -161,8 +161,15 @@ def make_rules(mapping: Any, role: Role, folder: Path, place: str) -> Rules:
     checked(_Sections, given, place)
     whole = {key: value for key, value in given.items() if key not in DEFAULT_SPLIT}
     rules = checked(Rules, whole | (given.get(role) or {}), place)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_") or "corpus"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", _called(folder.resolve())).strip("-_") or "corpus"
     return structs.replace(rules, name=rules.name or name, split=rules.split or DEFAULT_SPLIT[role])
+
+
+def _called(folder: Path) -> str:
+    """What a folder is called; in the hub's cache, `datasets--owner--name/snapshots/<commit>`, `owner--name`."""
+    *_, repository, snapshots, _ = ("", "", *folder.parts[-3:])
+    hub = repository if snapshots == "snapshots" and repository.startswith("datasets--") else folder.name
+    return hub.removeprefix("datasets--")
 
 
 def option_label(number: int) -> str:

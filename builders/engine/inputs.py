@@ -201,7 +201,7 @@ def _hashed(jobs: list[_Job], build: str, workers: int, lock: Path) -> Iterator[
     if in_this_process(workers, len(jobs)) or sum(job.input.state.size for job in jobs) < BYTES_WORTH_PROCESSES:
         done = ((job, _hash(job)) for job in jobs)
     else:
-        done = run_jobs(_hash, jobs, workers, place=lock.parent, lock=lock)
+        done = run_jobs(_hash, jobs, workers, place=lock.parent, locks=[lock])
     for job, digest in done:
         check_unchanged(build, job.raw, [job.input])
         yield job.input._replace(sha256=digest)

@@ -11,10 +11,11 @@ import hashlib
 import math
 import multiprocessing
 import os
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,11 +43,13 @@ from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit, load_source
 from manifests.catalog import KINDS
 from manifests.parts import MANIFEST_VERSION
-from medgpt.atomic import TEMPORARY_SUFFIX, write_atomic
+from medgpt.atomic import TEMPORARY_SUFFIX, held, write_atomic
 from medgpt.cluster import software
 from medgpt.digest import RAW_PLACE, sealed
 from medgpt.engines import in_this_process, is_local, run_jobs
+from medgpt.errors import UserError
 from medgpt.private import keep_private, make_folder
+from medgpt.processes import WorkerDied
 from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
 
@@ -151,27 +154,46 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     return Plan(build, target, jobs, reusable, read, frozenset(gaps))
 
 
-def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_filter: bool = False) -> dict[str, Any]:
-    """Carry out a plan; returns what was written to `build.json`. Raises `BuildStopped` with one clear line.
+@dataclass
+class Building:
+    """A build under way, whose lock is held (`begun`): it takes the records of its units, then writes `build.json`."""
 
-    `bar` is a tqdm bar that several builds share; without it the build shows its own. With `to_filter` readers refuse
-    the build until there is a selection among its training samples.
-    """
-    resume = options.out / ".resume" / plan.build
-    for folder in (plan.target, *(plan.target / name for name in FOLDERS), resume):
-        make_folder(folder)
-    with _locked(resume / "lock"):
-        _refuse_to_shrink(plan, options)
-        (resume / RAW_PLACE).write_bytes(os.fsencode(options.raw.absolute()))
-        # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
-        if len(plan.reusable) < len(plan.jobs):
-            (plan.target / "build.json").unlink(missing_ok=True)
-        with bar_for(plan, options) if bar is None else nullcontext(bar) as progress:
-            records = _run_units(source, plan, options, progress)
-            entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs]
-            inputs, wrong = _inputs(plan, options, resume, entries)
-        units = [record for job in plan.jobs for record in records[job.unit.name]]
-        document = _document(source, options, plan, units, entries, inputs, to_filter)
+    source: Source
+    options: BuildOptions
+    plan: Plan
+    to_filter: bool
+    records: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Rows read, kept and damaged of the units that are done."""
+
+    @property
+    def pending(self) -> list[UnitJob]:
+        """Jobs of the units that have no records yet."""
+        return [job for job in self.plan.jobs if job.unit.name not in self.records]
+
+    def take(self, job: UnitJob, found: list[dict[str, Any]]) -> None:
+        """Keep a unit's records. Raises `BuildStopped` where more rows are damaged than may be."""
+        self.records[job.unit.name] = found
+        for record in found:
+            self.counts.update({count: record[count] for count in ("read", "kept", "damaged")})
+        budget: float | None = self.options.max_damaged
+        if budget is None:  # no share of an unknown number
+            share = int(MAX_DAMAGED_SHARE * self.plan.rows)
+            budget = max(MAX_DAMAGED_FLOOR, share) if self.plan.counted else math.inf
+        if (damaged := self.counts["damaged"]) > budget:
+            wrong = _what_is_wrong(self.source, job, [record for found in self.records.values() for record in found])
+            raise BuildStopped(
+                f"{self.plan.build}: {damaged} damaged rows, more than the budget of {budget}: {wrong}look at "
+                f"{self.plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
+            )
+
+    def finish(self) -> dict[str, Any]:
+        """Write what stands above the units, `build.json` last; returns what that says. Raises `BuildStopped`."""
+        plan, options, resume = self.plan, self.options, self.plan.jobs[0].ledger.parent
+        entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs]
+        inputs, wrong = _inputs(plan, options, resume, entries)
+        units = [record for job in plan.jobs for record in self.records[job.unit.name]]
+        document = _document(self.source, options, plan, units, entries, inputs, self.to_filter)
         gaps = _gaps(options, plan, entries, document)
         document = sealed(document | {"gaps": summed_gaps([*gaps, *wrong])})
         _remove_strays(plan.target, document)
@@ -180,7 +202,74 @@ def run(source: Source, options: BuildOptions, plan: Plan, bar: Any = None, to_f
         path = plan.target / "build.json"
         if not path.exists() or path.read_bytes() != data:
             write_atomic(path, data)
-    return document
+        return document
+
+
+@contextmanager
+def begun(source: Source, options: BuildOptions, plan: Plan, to_filter: bool = False) -> Iterator[Building]:
+    """Hold a build for this process and make its folders.
+
+    With `to_filter` readers refuse the build until there is a selection among its training samples.
+    Raises `BuildStopped` with one clear line.
+    """
+    resume = options.out / ".resume" / plan.build
+    for folder in (plan.target, *(plan.target / name for name in FOLDERS), resume):
+        make_folder(folder)
+    with _locked(resume / "lock"):
+        _refuse_to_shrink(plan, options)
+        (resume / RAW_PLACE).write_bytes(os.fsencode(options.raw.absolute()))
+        (resume / _STOPPED).unlink(missing_ok=True)
+        # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
+        if len(plan.reusable) < len(plan.jobs):
+            (plan.target / "build.json").unlink(missing_ok=True)
+        yield Building(source, options, plan, to_filter)
+
+
+def build_units(buildings: Sequence[Building], workers: int, bar: Any) -> dict[str, UserError | OSError]:
+    """Build what is pending of several builds as one list of jobs; returns what stopped a build, by its name.
+
+    What stops one, a fault of its tree or a unit that kills its workers, costs the others nothing.
+    """
+    by_name = {building.plan.build: building for building in buildings}
+    stopped: dict[str, UserError | OSError] = {}
+
+    def take(job: UnitJob, found: _Outcome) -> None:
+        try:
+            if isinstance(found, Exception):
+                raise found
+            by_name[job.build].take(job, found)
+        except (UserError, OSError) as error:
+            stopped[job.build] = error
+            job.ledger.with_name(_STOPPED).touch()
+
+    for building in buildings:
+        for job in building.plan.jobs:
+            if job.unit.name in building.plan.reusable and job.build not in stopped:
+                take(job, building.plan.reusable[job.unit.name])
+    bar.update(sum(building.counts["read"] for building in buildings))
+    while jobs := [job for name, one in by_name.items() if name not in stopped for job in one.pending]:
+        try:
+            for job, found in _outcomes(jobs, workers, bar):
+                if job.build not in stopped:
+                    take(job, found)
+                    if len(stopped) == len(by_name):
+                        break
+                kept, damaged = (sum(one.counts[name] for one in buildings) for name in ("kept", "damaged"))
+                bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
+        except WorkerDied as died:
+            if died.job is None:
+                raise
+            stopped[died.job.build] = died
+    return stopped
+
+
+def run(source: Source, options: BuildOptions, plan: Plan, to_filter: bool = False) -> dict[str, Any]:
+    """Carry out a plan (`begun`); returns what was written to `build.json`. Raises `BuildStopped`."""
+    with begun(source, options, plan, to_filter) as building:
+        with bar_for(plan, options) as bar:
+            for error in build_units([building], options.workers, bar).values():
+                raise error
+        return building.finish()
 
 
 @cache
@@ -256,11 +345,8 @@ def _read_whole(entry: dict[str, Any]) -> list[Input]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the build for this process; the lock dies with it, whatever kills it."""
-    with path.open("w") as file, _workers_lock(path).open("w") as workers:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildStopped(f"{path.parent.name}: another process is building this; wait for it") from None
+    refusal = BuildStopped(f"{path.parent.name}: another process is building this; wait for it")
+    with held(path, refusal), _workers_lock(path).open("w") as workers:
         # Workers of a killed run notice within half a second and hold this lock until they are gone.
         fcntl.flock(workers, fcntl.LOCK_EX)
         fcntl.flock(workers, fcntl.LOCK_UN)
@@ -290,33 +376,6 @@ def bar_for(plan: Plan, options: BuildOptions) -> Any:
     return tqdm(total=total, unit="row", desc=plan.build, disable=not options.progress or None, smoothing=0.05)
 
 
-def _run_units(source: Source, plan: Plan, options: BuildOptions, bar: Any) -> dict[str, list[dict[str, Any]]]:
-    records = dict(plan.reusable)
-    pending = [job for job in plan.jobs if job.unit.name not in records]
-    budget: float | None = options.max_damaged
-    if budget is None:  # no share of an unknown number
-        share = int(MAX_DAMAGED_SHARE * plan.rows)
-        budget = max(MAX_DAMAGED_FLOOR, share) if plan.counted else math.inf
-    done, kept, damaged = (_sum(records.values(), name) for name in ("read", "kept", "damaged"))
-    bar.update(done)
-    for job, found in _outcomes(pending, options.workers, bar):
-        records[job.unit.name] = found
-        kept += _sum([found], "kept")
-        damaged += _sum([found], "damaged")
-        if damaged > budget:
-            wrong = _what_is_wrong(source, job, [record for found in records.values() for record in found])
-            raise BuildStopped(
-                f"{plan.build}: {damaged} damaged rows, more than the budget of {budget}: {wrong}look at "
-                f"{plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
-            )
-        bar.set_postfix(kept=kept, damaged=damaged, refresh=False)
-    return records
-
-
-def _sum(units: Iterable[list[dict[str, Any]]], name: str) -> int:
-    return sum(record[name] for records in units for record in records)
-
-
 def _what_is_wrong(source: Source, job: UnitJob, records: list[dict[str, Any]]) -> str:
     """The most frequent damages with counts and advice; where all rows fail alike, what columns are there."""
     reasons: Counter[str] = Counter()
@@ -330,12 +389,19 @@ def _what_is_wrong(source: Source, job: UnitJob, records: list[dict[str, Any]]) 
     return f"{said}, every row: another layout?" + (f" columns: {columns}; " if columns else " ")
 
 
-def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[UnitJob, list[dict[str, Any]]]]:
-    """The jobs with their records as they finish; in this process for one worker, else in spawned ones."""
+_STOPPED = "stopped"
+"""File beside the ledger entries of a build that was stopped: none of its units is begun any more."""
+
+_Outcome = list[dict[str, Any]] | UserError | OSError
+"""Records of a unit, or why there are none."""
+
+
+def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[UnitJob, _Outcome]]:
+    """The jobs with their outcome as they finish; in this process for one worker, else in spawned ones."""
     few = all(job.unit.counted for job in jobs) and sum(job.take for job in jobs) < ROWS_WORTH_PROCESSES
     if in_this_process(workers, len(jobs)) or (few and is_local()):
         for job in jobs:
-            yield job, build_unit(job, bar.update)
+            yield job, _tried(job, bar.update)
         return
     # Raw memory without a lock: two workers may overwrite each other's count; that matters to the bar alone and is made
     # good as units finish.
@@ -345,18 +411,30 @@ def _outcomes(jobs: list[UnitJob], workers: int, bar: Any) -> Iterator[tuple[Uni
     def advance() -> None:
         bar.update(max(finished, rows.value) + started_at - bar.n)
 
-    for job, records in run_jobs(
+    sources = {job.build: (job.module, job.params) for job in jobs}
+    locks = dict.fromkeys(_workers_lock(job.ledger) for job in jobs)
+    for job, found in run_jobs(
         _work, jobs, workers, place=jobs[0].ledger.parent, prepare=_start_worker, arguments=(rows,),
-        declared=partial(_declared, jobs[0].module, jobs[0].params), lock=_workers_lock(jobs[0].ledger), poll=advance,
+        declared=partial(_declared, sources), locks=list(locks), poll=advance,
     ):  # fmt: skip
-        finished += _sum([records], "read")
-        yield job, records
+        finished += 0 if isinstance(found, Exception) else sum(record["read"] for record in found)
+        yield job, found
         advance()
 
 
-def _declared(module: str, params: Mapping[str, Any]) -> list[Any]:
-    """The declared versions that samples depend on, as they are where this runs."""
-    return [load_source(module, params).version, ENGINE_VERSION, SCHEMA_VERSION, MANIFEST_VERSION, RECIPE]
+def _tried(job: UnitJob, progress: Callable[[int], Any]) -> _Outcome:
+    if job.ledger.with_name(_STOPPED).exists():
+        return BuildStopped(job.build)
+    try:
+        return build_unit(job, progress)
+    except (UserError, OSError) as error:
+        return error
+
+
+def _declared(sources: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """The declared versions that samples depend on, as they are where this runs; `sources`: module, parameters."""
+    engine = [ENGINE_VERSION, SCHEMA_VERSION, MANIFEST_VERSION, RECIPE]
+    return {"engine": engine} | {name: load_source(*source).version for name, source in sources.items()}
 
 
 _rows_done: Any = None  # of this worker process
@@ -368,11 +446,11 @@ def _start_worker(rows: Any) -> None:
     _rows_done = rows
 
 
-def _work(job: UnitJob) -> list[dict[str, Any]]:
+def _work(job: UnitJob) -> _Outcome:
     def progress(count: int) -> None:
         _rows_done.value += count
 
-    return build_unit(job, progress)
+    return _tried(job, progress)
 
 
 def _inputs(
@@ -505,5 +583,5 @@ def _remove_strays(target: Path, document: dict[str, Any]) -> None:
 def _remove_stray_ledgers(resume: Path, plan: Plan) -> None:
     wanted = {job.ledger.name for job in plan.jobs} | {"lock", "workers", "inputs.jsonl", RAW_PLACE}
     for path in resume.iterdir():
-        if path.name not in wanted:
-            path.unlink()
+        if path.name not in wanted:  # of a folder: where an engine of a killed run kept its files
+            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -16,8 +16,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from builders.engine.archives import list_zip
 from builders.engine.mimic_pictures import JPG_ROOTS
-from builders.engine.rawfiles import first_existing, list_zip, relative
+from builders.engine.rawfiles import first_existing, relative
 from builders.engine.source import NotThisSource
 
 _ZIP = "mimic-cxr-reports.zip"

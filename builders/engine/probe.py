@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from builders.engine.archives import check_zip
 from builders.engine.inputs import SUMS, hub_note, published_digests
 from builders.engine.rawfiles import recorded, recorded_finds, recorded_gaps, relative, shown, summed_gaps
 from builders.engine.report import gap_lines, size_text
@@ -47,6 +48,8 @@ MOST_FILES = 200_000
 NEAR = 0.1
 """An estimate from the length of the first rows is no nearer than this."""
 SHOWN = 5
+ALIKE, SMALL = 10, 16
+"""Pictures of different names that are one file, and pixels of a side: a picture of a set may repeat, or be cropped."""
 
 
 def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
@@ -71,12 +74,21 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
             hints = [
                 *_headers(source, raw, files, str(error)),
                 *_odd_files(raw, files),
-                *_elsewhere(source, raw, params),
+                *(_elsewhere(source, raw, params) if source.layouts else ()),
                 *_other_sources(source, raw),
             ]
             return seen | {"refused": one_line(error), "hints": hints, "exit_code": USAGE}
+        entries = list[dict[str, Any]]()
         with recorded() as record:
-            splits = {split: _first_samples(source, raw, units, split, params) for split in source.splits}
+            splits = {split: _first_samples(source, raw, units, split, params, entries) for split in source.splits}
+        entries[0]["inputs"] = [[file] for file in sorted(record.reads)]
+        try:
+            for place in sorted(place for place in record.places if place.endswith(".zip")):
+                check_zip(raw / place, raw)
+            seen["concluded"] = dict(source.conclude(raw, params, entries)) if source.conclude else {}
+        except NotThisSource as error:
+            hints = [*_odd_files(raw, files), *_other_sources(source, raw)]
+            return seen | {"refused": one_line(error), "hints": hints, "exit_code": USAGE}
     splits = {split: about for split, about in splits.items() if about}
     columns = {file: list(names) for file, names in first.columns.items()}
     rows = _rows(units, first)
@@ -89,7 +101,10 @@ def probe(source: Source, raw: Path, params: Params) -> dict[str, Any]:
     used = {file for unit in units for file in unit.inputs} | record.places | record.reads.keys()
     used |= {relative(path, raw) for path in finds}
     seen["files_with_digests"] = sum(1 for _ in published_digests(raw, used))
-    seen |= {"splits": splits, "gaps": summed_gaps(gaps), **_unused(source, files, used, columns, first)}
+    seen |= {"splits": splits, "gaps": summed_gaps(gaps)}
+    if source.layouts:  # of a corpus there are books
+        seen |= _unused(source, files, used, columns, first)
+    seen["differs"] += [f"{split}: {line}" for split, about in splits.items() for line in about.pop("pictures")]
     seen["language"] = _language(text for about in splits.values() for text in about.pop("texts"))
     seen["differs"] += list(_differences(source, seen, params, [*_odd_files(raw, sorted(used))], source.layouts))
     return seen | {"exit_code": _code(seen)}
@@ -103,8 +118,8 @@ def _code(seen: Mapping[str, Any]) -> int:
     return DAMAGED if any(about["damaged"] for about in seen["splits"].values()) else DONE
 
 
-def probe_text(source: Source, seen: Mapping[str, Any]) -> str:
-    """What was seen as text, ending with whether a build makes sense."""
+def probe_text(source: Source, seen: Mapping[str, Any], more: Sequence[str] = ()) -> str:
+    """What was seen as text, `more` lines about it, and whether a build makes sense."""
     lines = [f"{source.title}: {seen['raw']} (first rows of each file; nothing written)"]
     if "refused" in seen:
         lines += [f"cannot be built: {safe(seen['refused'])}", *(f"  {safe(one)}" for one in seen["differs"])]
@@ -128,17 +143,17 @@ def probe_text(source: Source, seen: Mapping[str, Any]) -> str:
             detail = f": {found['detail']}" * bool(found["detail"])
             first = safe(f"{found['file']} row {found['row']}{detail}")
             lines.append(f"  {split}: {found['count']:,} {reason} ({source.advice[reason]}); first {first}")
-    if seen["columns_not_used"]:
+    if seen.get("columns_not_used"):
         lines += ["", "columns that nothing reads"]
         lines += [f"  {safe(file)}: {named(names)}" for file, names in seen["columns_not_used"].items()]
-    if seen["files_not_used"]["count"]:
-        few = ", ".join(map(safe, seen["files_not_used"]["first"]))
-        about = seen["files_not_used"]
+    if (about := seen.get("files_not_used")) and about["count"]:
+        few = ", ".join(map(safe, about["first"]))
         lines += ["", f"files that nothing reads: {about['count']:,} ({size_text(about['bytes'])}): {few}"]
     different = [*(safe(one) for one in seen["differs"]), *(line.strip() for line in gap_lines(seen["gaps"]))]
     if different:
         lines += ["", "other than what is known", *(f"  {one}" for one in different)]
-    return "\n".join([*lines, "", verdict(seen)])
+    lines += [f"note: {line} (of the first rows)" for line in seen.get("concluded", {}).get("noticed", ())]
+    return "\n".join([*lines, *more, "", verdict(seen)])
 
 
 def verdict(seen: Mapping[str, Any]) -> str:
@@ -162,47 +177,93 @@ def _number(about: Mapping[str, Any]) -> str:
 # The first rows
 
 
-def _first_samples(source: Source, raw: Path, units: Sequence[Unit], split: str, params: Params) -> dict[str, Any]:
-    """What becomes of a split's first rows; empty where it has no unit."""
+def _first_samples(
+    source: Source, raw: Path, units: Sequence[Unit], split: str, params: Params, entries: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What becomes of a split's first rows; empty where it has no unit. Entries as of a ledger go to `entries`."""
     ours = [unit for unit in units if unit.split == split]
     if not ours:
         return {}
-    chosen = [ours[at * (len(ours) - 1) // max(1, min(UNITS, len(ours)) - 1)] for at in range(min(UNITS, len(ours)))]
     kept, texts, rejects = 0, list[str](), dict[str, dict[str, Any]]()
-    for unit in chosen:
-        for outcome in islice(_outcomes(source, raw, unit, params), max(ROWS // len(chosen), 1)):
+    looked = _Pictures()
+    for unit, rows in _chosen(ours):
+        reasons, before = Counter[str](), kept
+        for outcome in islice(_outcomes(source, raw, unit, params, looked), rows):
             if isinstance(outcome, Reject):
                 blank = {"count": 0, "file": outcome.file, "row": outcome.row, "detail": outcome.detail}
                 rejects.setdefault(outcome.reason, blank)["count"] += 1
+                reasons[outcome.reason] += 1
             else:
                 kept += 1
                 said = outcome.messages[-1]["content"]  # a prompt may have words of ours
                 texts += [outcome.question or "", *(part["text"] for part in said if part["text"])]
+        damaged = sum(count for reason, count in reasons.items() if reason in DAMAGED_REASONS)
+        record = {"split": split, "read": kept - before + reasons.total(), "kept": kept - before, "damaged": damaged}
+        records = [record | {"reasons": dict(reasons)}]
+        entries.append({"file": _file(unit), "records": records, "notes": unit.notes, "inputs": []})
     found = sum(one["count"] for one in rejects.values())
     damaged = sum(one["count"] for reason, one in rejects.items() if reason in DAMAGED_REASONS)
     return {"role": ours[0].role, "first_rows": kept + found, "kept": kept, "damaged": damaged} | {
         "rejects": dict(sorted(rejects.items())),
         "texts": texts,
+        "pictures": looked.odd(),
     }
 
 
-def _outcomes(source: Source, raw: Path, unit: Unit, params: Params) -> Iterator[Sample | Reject]:
+def _chosen(units: Sequence[Unit]) -> list[tuple[Unit, int]]:
+    """Units of every format of file, over all the length of each, and how many rows are taken of one."""
+    forms: dict[str, list[Unit]] = {}
+    for unit in units:
+        forms.setdefault(Path(_file(unit)).suffix.lower(), []).append(unit)
+    return [
+        (ours[at * (len(ours) - 1) // max(1, count - 1)], max(ROWS // count, 1))
+        for ours in forms.values()
+        for count in (min(UNITS, len(ours)),)
+        for at in range(count)
+    ]
+
+
+def _file(unit: Unit) -> str:
+    return str((isinstance(unit.payload, dict) and unit.payload.get("file")) or next(iter(unit.inputs), ""))
+
+
+class _Pictures:
+    """The pictures of the first rows: placeholders in their place are whole files."""
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, set[str]] = {}
+        self.small: set[str] = set()
+
+    def read(self, sample: Sample, params: Params) -> Sample | Reject:
+        """The sample, or the reject that it becomes for a picture that cannot be used."""
+        try:
+            for image in () if params["no_images"] else sample.images:
+                found = read_picture(image, {}, params.get("frames"))
+                self.names.setdefault(found.sha256, set()).add(image.image_id)
+                if min(found.print.width, found.print.height) < SMALL:
+                    self.small.add(image.image_id)
+        except InputError as error:
+            return Reject(sample.file, sample.row, error.reason, f"{error.file}: {error.detail}".rstrip(": "))
+        return sample
+
+    def odd(self) -> list[str]:
+        """What is odd of them, a line each."""
+        most, lines = max(map(len, self.names.values()), default=0), list[str]()
+        if most >= ALIKE:
+            lines.append(f"{most} pictures of different names are the same file (a placeholder?)")
+        if self.small:
+            lines.append(f"{len(self.small)} pictures are smaller than {SMALL} pixels (first {min(self.small)})")
+        return lines
+
+
+def _outcomes(source: Source, raw: Path, unit: Unit, params: Params, pictures: _Pictures) -> Iterator[Sample | Reject]:
     """As the build would have them, pictures read; a fault of the reader is a reject, too."""
     try:
         with told(unit.name, NotThisSource):
             for outcome in source.read(raw, unit, params):
-                yield _pictured(outcome, params) if isinstance(outcome, Sample) else outcome
+                yield pictures.read(outcome, params) if isinstance(outcome, Sample) else outcome
     except (UserError, OSError) as error:
         yield Reject(unit.inputs[0] if unit.inputs else unit.name, "-", "bad_row", one_line(error))
-
-
-def _pictured(sample: Sample, params: Params) -> Sample | Reject:
-    try:
-        for image in () if params["no_images"] else sample.images:
-            read_picture(image, {}, params.get("frames"))
-    except InputError as error:
-        return Reject(sample.file, sample.row, error.reason, f"{error.file}: {error.detail}".rstrip(": "))
-    return sample
 
 
 # Counts
@@ -213,7 +274,7 @@ def _rows(units: Iterable[Unit], first: FirstRows) -> dict[str, tuple[int | None
     found: dict[str, tuple[int | None, bool]] = {}
     for unit in units:
         rows, counted = found.get(unit.split, (0, True))
-        file = unit.payload.get("file", "") if isinstance(unit.payload, dict) else ""
+        file = _file(unit)
         mine: int | None = unit.rows if unit.counted else None
         # A source may part the rows of one file among splits: each then has its share of them.
         for (_, name), (cut, in_all, exact) in first.counts.items():
@@ -323,7 +384,7 @@ def _differences(
     for split in sorted(wanted - seen["splits"].keys()):
         yield f"{split}: no file of this split"
     languages = (params["language"],) if params.get("language") else source.languages
-    if (main := seen["language"].partition(" ")[0]) and main not in languages:
+    if languages and (main := seen["language"].partition(" ")[0]) and main not in languages:
         yield f"the texts look like {seen['language']}, not {' or '.join(languages)}"
 
 
@@ -388,17 +449,22 @@ def _odd_files(raw: Path, files: Iterable[str]) -> Iterator[str]:
                 yield f"{shown(file)}: does not begin as a {Path(file).suffix[1:]} file does"
 
 
+def _plans(source: Source, raw: Path, params: Params) -> bool:
+    """Whether a tree is the source's, columns and all, as far as its first unit tells."""
+    try:
+        with reading_first_rows(raw, source.splits), told(str(raw), NotThisSource):
+            return next(iter(source.plan(raw, params)), None) is not None
+    except (UserError, OSError):
+        return False
+
+
 def _elsewhere(source: Source, raw: Path, params: Params) -> Iterator[str]:
     """Folders below, or above, where the tree is: what a clone, a zip or the hub's cache put around it."""
     below = [path for pattern in ("*", "snapshots/*", "*/*") for path in islice(sorted(raw.glob(pattern)), 50)]
     for folder in [*dict.fromkeys(path for path in below if path.is_dir()), raw.parent]:
-        try:
-            with reading_first_rows(folder, source.splits), told(str(folder), NotThisSource):
-                if next(iter(source.plan(folder, params)), None) is not None:
-                    yield f"the tree is in {folder}: give it as --raw"
-                    return
-        except (UserError, OSError):
-            continue
+        if _plans(source, folder, params):
+            yield f"the tree is in {folder}: give it as --raw"
+            return
 
 
 def _other_sources(source: Source, raw: Path) -> Iterator[str]:
@@ -408,7 +474,9 @@ def _other_sources(source: Source, raw: Path) -> Iterator[str]:
     for other in sources():
         patterns = other.hub_files
         if other.name != source.name and patterns and all(any(raw.glob(pattern)) for pattern in patterns):
-            yield f"these look like the files of {other.name}"
+            params = {option.name: option.default for option in other.options}
+            if _plans(other, raw, params | {"no_images": True, "split": None, "licenses": None, "frames": None}):
+                yield f"these look like the files of {other.name}"
 
 
 # Language

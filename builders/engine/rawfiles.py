@@ -5,11 +5,13 @@ import hashlib
 import io
 import json
 import os
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,8 +57,23 @@ def require(raw: Path, what: str, *candidates: str) -> Path:
     """Like `first_existing`, but a missing file means that the tree is not this source."""
     path = first_existing(raw, *candidates)
     if path is None:
-        raise NotThisSource(f"{raw}: no {what} found (looked for {', '.join(candidates)}); is --raw the right folder?")
+        near = there_is(_nearly(raw, candidates))
+        looked = f"looked for {', '.join(candidates)}" + f"; {near}: unpack or rename it" * bool(near)
+        raise NotThisSource(f"{raw}: no {what} found ({looked}); is --raw the right folder?")
     return path
+
+
+def _nearly(raw: Path, candidates: Iterable[str]) -> Iterator[str]:
+    """Files that are called as a candidate but for case, a packed ending or a browser's `(1)`."""
+    for folder, _, name in (candidate.rpartition("/") for candidate in candidates):
+        stem, dot, suffix = name.casefold().rpartition(".")
+        for beside in sorted(raw.glob(folder)) if folder else [raw]:
+            for path in sorted(beside.iterdir()) if beside.is_dir() else ():
+                called = path.name.casefold()
+                if any(fnmatch(called, form) for form in (name.casefold(), f"{stem} (?){dot}{suffix}")) or (
+                    called.endswith((".gz", ".bz2", ".xz", ".zst", ".zip")) and fnmatch(called, f"{name.casefold()}.*")
+                ):
+                    yield relative(path, raw)
 
 
 def require_one(raw: Path, what: str, *candidates: str) -> Path:
@@ -66,6 +83,27 @@ def require_one(raw: Path, what: str, *candidates: str) -> Path:
         names = ", ".join(relative(path, raw) for path in found)
         raise NotThisSource(f"{raw}: {len(found)} copies of the {what} ({names}); leave one of them in --raw")
     return require(raw, what, *candidates)
+
+
+_PART = re.compile(r"(.+)-([0-9]{5})-of-([0-9]{5})\b.*")
+
+
+def check_parts(paths: list[Path], raw: Path) -> list[Path]:
+    """The parts of a split, unchanged; what their names (`train-00000-of-00002.parquet`) do not foresee is a gap.
+
+    Parts are missing, or there are more: a copy of one, or those of two revisions.
+    """
+    groups: dict[tuple[Path, str], list[tuple[int, int]]] = {}
+    for path in paths:
+        if match := _PART.fullmatch(path.name):
+            groups.setdefault((path.parent, match[1]), []).append((int(match[2]), int(match[3])))
+    for (folder, name), parts in groups.items():
+        file, most = relative(folder / name, raw), max(of for _, of in parts)
+        if missing := set(range(most)) - {number for number, _ in parts}:
+            note_gap(file, f"of {most} parts by their names that are not here", f"part {min(missing)}", len(missing))
+        if more := len(parts) - most + len(missing):
+            note_gap(file, "parts more than their names foresee (copies?)", count=more)
+    return paths
 
 
 def relative(path: Path, raw: Path) -> str:
@@ -257,24 +295,18 @@ def _listing(folder: Path, state: State) -> dict[str, list[str]]:
 
 
 def decode_utf8(data: bytes, file: str) -> str:
-    """Text of a file that must be UTF-8."""
+    """Text of a file that must be UTF-8; zero bytes are a hole that a download left."""
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError("not_utf8", file, f"byte {error.start}") from None
+    if "\0" in text:
+        raise InputError("not_utf8", file, f"a zero byte at character {text.index(chr(0))}")
+    return text
 
 
-ARCHIVE_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError)
+ARCHIVE_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OverflowError, NotImplementedError)
 """What readers of damaged archives raise."""
-
-
-def list_zip(path: Path, raw: Path) -> list[str]:
-    """Names of a zip's files."""
-    try:
-        with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
-            return [info.filename for info in archive.infolist() if not info.is_dir()]
-    except ARCHIVE_DAMAGE as error:
-        raise NotThisSource(f"{relative(path, raw)}: not a readable zip ({error}); fetch it again") from None
 
 
 def load_json(path: Path, raw: Path, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:

@@ -92,7 +92,7 @@ def format_summary(document: dict[str, Any], target: Path, reused: int, advice: 
         ]
         lines += ["", f"rejected rows (each with file and row in {target}/rejects)"]
         lines.append(table(("reason", "rows", "kind", "what to do"), listed))
-    lines += _fewer(document)
+    lines += _other_number(document)
     if document["gaps"]:
         lines += ["", "not read, or not as said:", *gap_lines(document["gaps"])]
     if (left := document["pictures_without_row"]) and left["count"]:
@@ -126,17 +126,17 @@ def gap_lines(gaps: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _fewer(document: Mapping[str, Any]) -> list[str]:
-    """The splits that have fewer rows than the publisher's, in one line; a trial build always has."""
-    read, published = document["counts"]["by_split"], document["published"]
-    lacking = [
-        f"{split} {published[split] - counts['read']:,}"
-        for split, counts in read.items()
-        if split in published and counts["read"] < published[split]
-    ]
-    if document["limit"] is not None or not lacking:
-        return []
-    return ["", f"fewer rows than published: {', '.join(lacking)} (with --expect published this ends with exit code 4)"]
+def _other_number(document: Mapping[str, Any]) -> list[str]:
+    """The splits that have fewer or more rows than the publisher's, a line each; a trial build always has."""
+    published, lines = document["published"], []
+    off = {s: published[s] - counts["read"] for s, counts in document["counts"]["by_split"].items() if s in published}
+    for word, sign in (("fewer", 1), ("more", -1)):
+        if document["limit"] is None and (named := [f"{s} {n * sign:,}" for s, n in off.items() if n * sign > 0]):
+            said = (
+                f"{word} rows than published: {', '.join(named)} (with --expect published this ends with exit code 4)"
+            )
+            lines += ["", said]
+    return lines
 
 
 def size_text(count: int) -> str:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from builders.engine.archives import Content, PictureStore, stored
 from builders.engine.noticed import note
 from builders.engine.pages import batch_rows
-from builders.engine.rawfiles import check_filled, note_gap, outcome, relative
+from builders.engine.rawfiles import check_filled, check_parts, note_gap, outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
     UNCOUNTED,
@@ -205,8 +205,10 @@ def table_units(
     `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
     "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
     """
-    number = first_unit
-    for path in files:
+    number, paths = first_unit, list(files)
+    if len(paths) > 1:
+        check_parts(paths, raw)
+    for path in paths:
         file = relative(path, raw)
         ranges = _ranges(path, file, columns, rows_per_unit, layout)
         if (
@@ -397,7 +399,7 @@ def parse_json(data: bytes, file: str, python: bool = False) -> Any:
 
     try:
         check_values(data)
-        return json.loads(data) if python else orjson.loads(data)
+        return json.loads(data.decode()) if python else orjson.loads(data)
     except OverLimit as error:
         raise InputError("too_large", file, str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -792,6 +794,8 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
                 yield Reject(file, number, "bad_row", f"{len(cells)} fields, {len(header)} in the header")
             elif any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell):
                 yield Reject(file, number, "not_utf8")
+            elif any("\0" in cell for cell in cells):
+                yield Reject(file, number, "bad_row", "zero bytes (a hole that a download left?)")
             else:
                 yield Row(file, number, dict(zip(header, cells, strict=True)))
 

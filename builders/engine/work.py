@@ -1,13 +1,16 @@
 """A build from its options to its selection: plan, filters chosen, units, filters run. What every command does."""
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builders.engine.filtered import Filtering, choose, filter_build
-from builders.engine.loop import BuildOptions, Plan, make_plan, run
+from builders.engine.loop import Building, BuildOptions, Plan, begun, build_units, make_plan, run
 from builders.engine.source import Source
+from medgpt.errors import UserError
 from medgpt.private import keep_private
 
 
@@ -26,6 +29,10 @@ def options_of(
     )
 
 
+Made = tuple[dict[str, Any], dict[str, Any] | None]
+"""What `build.json` says of a build, and the waterfall of its filters; None where no filter ran."""
+
+
 @dataclass(frozen=True)
 class Work:
     """A build that is planned, and by what it will be filtered."""
@@ -35,10 +42,37 @@ class Work:
     plan: Plan
     filtering: Filtering | None
 
-    def carry_out(self, bar: Any = None) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Build, then filter: (what `build.json` says, the waterfall or None). Raises `BuildStopped`."""
-        document = run(self.source, self.options, self.plan, bar, self.filtering is not None)
+    def carry_out(self) -> Made:
+        """Build, then filter. Raises `BuildStopped`."""
+        return self._filtered(run(self.source, self.options, self.plan, self.filtering is not None))
+
+    def _filtered(self, document: dict[str, Any]) -> Made:
         return document, filter_build(self.source, self.plan.target, self.filtering, self.options)
+
+
+def carry_out_all(works: Sequence[Work], workers: int, bar: Any) -> Iterator[tuple[Work, Made | UserError | OSError]]:
+    """Carry out several plans, the units of all as one list of jobs; each with what it made, or what stopped it.
+
+    Builds are finished, then filtered, one by one when all units are done.
+    """
+    stopped: dict[str, UserError | OSError] = {}
+    buildings: dict[str, Building] = {}
+    with ExitStack() as locks:
+        for work in works:
+            try:
+                one = locks.enter_context(begun(work.source, work.options, work.plan, work.filtering is not None))
+                buildings[work.plan.build] = one
+            except (UserError, OSError) as error:
+                stopped[work.plan.build] = error
+        stopped |= build_units(list(buildings.values()), workers, bar)
+        for work in works:
+            name = work.plan.build
+            try:
+                if name in stopped:
+                    raise stopped[name]
+                yield work, work._filtered(buildings[name].finish())
+            except (UserError, OSError) as error:
+                yield work, error
 
 
 def prepare(source: Source, options: BuildOptions, recipe: str | None, *, demo: bool = False) -> Work:

@@ -26,6 +26,8 @@ summation changes them; the Gauss-Newton result is rounded to 2**-12 of a side b
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +92,11 @@ EARLY = 0.2
 DOUBT = 0.85
 """A match that thumbnails score less is looked at again on whole pictures, where they can be read, and refuted if those
 score below the borderline: neighbouring slices of a CT are alike when small. Copies that were blurred stay above it."""
+MARGIN, MIDDLE_LEAST, MIDDLE_SHARE = 6, 0.36, 0.05
+"""A sixth of a whole picture's sides is margin. What is left must correlate so much if it has this share of the
+structure in both (a line of text over a blank middle is no other picture): windows of one program have frame, bars and
+blank parts in common. Among 180 real pictures seven of twelve wrong pairs reached 0.35 and less, copies that whole
+pictures decide 0.45 (38) and one picture in other colours 0.37."""
 DRIFT = 0.12
 """Alignment may change the variant's frame by this (share of a side, or of a scale) and no more."""
 _PAIRS = 8
@@ -187,22 +194,61 @@ def agreement(
     scores = np.empty(len(train))
     for start in range(0, len(train), _PAIRS):
         part = slice(start, start + _PAIRS)
-        scores[part] = _agreement(train[part], evals[part], frames[part], inverted[part], enough)
+        scores[part] = _agreement(_Targets(train[part]), evals[part], frames[part], inverted[part], enough)
     return np.round(scores, 4)
 
 
-def full_agreement(train: bytes, evaluated: bytes, variant: Variant, turn: int = 0) -> float:
-    """Score of two whole pictures (JPEG or PNG bytes, upright as stored) under a turn of a variant of the test picture.
+class _Targets:
+    """n training pictures, (n, side, side), and what every comparison with them needs, made when it is asked for."""
 
-    0 where the variant does not apply. Raises: `PictureError`.
-    """
-    (first, _, _), (second, width, height) = _opened(train), _opened(evaluated)
-    frame = variant.frame(second, width, height)
+    def __init__(self, pictures: NDArray[np.uint8]) -> None:
+        self.pictures = pictures
+        self.scale = max(1, pictures.shape[-1] // THUMBNAIL_PIXELS)
+
+    def some(self, at: NDArray[np.int64]) -> _Targets:
+        """Those of these rows."""
+        return self if len(at) == len(self.pictures) else _Targets(self.pictures[at])
+
+    @functools.cached_property
+    def small(self) -> Floats:
+        """Normalised, as pictures are aligned."""
+        return _normalised(_reduced(self.pictures, ALIGN_PIXELS), ALIGN_WINDOW, NOISE / 2)
+
+    @functools.cached_property
+    def normalised(self) -> Floats:
+        """In full size."""
+        return _normalised(self.pictures.astype(np.float64), SCORE_WINDOW * self.scale, NOISE)
+
+    @functools.cached_property
+    def slopes(self) -> tuple[Floats, Floats, Floats]:
+        """`_slopes` in full size."""
+        return _slopes(self.pictures.astype(np.float64))
+
+
+class Whole:
+    """A stored picture, decoded and reduced to a square."""
+
+    def __init__(self, data: bytes) -> None:
+        """Of JPEG or PNG bytes, upright as stored. Raises: `PictureError`."""
+        self.pixels, self.width, self.height = _opened(data)
+        self.digest = hashlib.blake2b(data, digest_size=16).digest()
+        """Of the stored bytes."""
+
+    @functools.cached_property
+    def targets(self) -> _Targets:
+        """As the training picture of a pair."""
+        return _Targets(self.pixels[None])
+
+
+def full_agreement(train: Whole, evaluated: Whole, variant: Variant, turn: int = 0) -> float:
+    """Score of two whole pictures under a turn of a variant of the test picture; 0 where the variant does not apply."""
+    frame = variant.frame(evaluated.pixels, evaluated.width, evaluated.height)
     if frame is None:
         return 0.0
     frames = after(frame[None], TURN_MATRICES[[turn]])
     inverted = np.array([turn & INVERTED == INVERTED])
-    return float(agreement(first[None], variant.compared(second)[None], frames, inverted)[0])
+    shown = variant.compared(evaluated.pixels)[None]
+    return float(np.round(_agreement(train.targets, shown, frames, inverted, middle=True)[0], 4))
 
 
 def _opened(data: bytes) -> tuple[NDArray[np.uint8], int, int]:
@@ -218,27 +264,43 @@ def _opened(data: bytes) -> tuple[NDArray[np.uint8], int, int]:
 
 
 def _agreement(
-    train: NDArray[np.uint8], evals: NDArray[np.uint8], frames: Floats, inverted: Flags, enough: float
+    train: _Targets,
+    evals: NDArray[np.uint8],
+    frames: Floats,
+    inverted: Flags,
+    enough: float = -1.0,
+    middle: bool = False,
 ) -> Floats:
+    """`agreement`; `middle`: no more than that of the middle where it is too little."""
     sign = np.where(inverted, -1.0, 1.0)[:, None, None]
-    side = train.shape[-1]
-    scale = max(1, side // THUMBNAIL_PIXELS)
-    best, moves = _aligned(_reduced(train, ALIGN_PIXELS), _reduced(evals, ALIGN_PIXELS), frames, sign)
+    best, moves = _aligned(train.small, _reduced(evals, ALIGN_PIXELS), frames, sign)
     near = np.flatnonzero(best >= enough)
     if len(near):
-        under = train[near].astype(np.float64)
+        train, window = train.some(near), SCORE_WINDOW * train.scale
         laid, shown = _laid_over(evals[near].astype(np.float64), after(frames[near], moves[near]))
-        target, current = (_normalised(each, SCORE_WINDOW * scale, NOISE) for each in (under, laid))
+        target, current = train.normalised, _normalised(laid, window, NOISE)
         current *= sign[near]
-        seen = _shrunk(shown, SCORE_WINDOW * scale)
+        seen = _shrunk(shown, window)
         trimmed = _trimmed(target, current, seen)
-        edges = _edges(under, laid * sign[near], shown)
-        if scale > 1:
+        edges = _edges(train.slopes, _slopes(laid * sign[near]), shown)
+        if train.scale > 1:
             parts = np.maximum(trimmed, np.minimum(edges * EDGE_SCALE, 1))
         else:
             parts = np.minimum(np.maximum(trimmed, edges * EDGE_SCALE_SMALL), UNSURE)
         best[near] = np.maximum(_correlation(target, current, seen), parts)
+        if middle:
+            best[near] = np.minimum(best[near], _in_the_middle(target, current, seen))
     return best
+
+
+def _in_the_middle(first: Floats, second: Floats, seen: Flags) -> Floats:
+    """Correlation without the margin where that is too little, else 1. (n, side, side) to (n,)."""
+    cut = first.shape[-1] // MARGIN
+    a, b = first * seen, second * seen
+    products, of_first, of_second = (each[:, cut:-cut, cut:-cut].sum((1, 2)) for each in (a * b, a * a, b * b))
+    found = products / np.sqrt(np.maximum(of_first * of_second, 1))
+    held = np.minimum(of_first / np.maximum((a * a).sum((1, 2)), 1), of_second / np.maximum((b * b).sum((1, 2)), 1))
+    return np.where((found < MIDDLE_LEAST) & (held >= MIDDLE_SHARE), found, 1)
 
 
 def _trimmed(first: Floats, second: Floats, seen: Flags) -> Floats:
@@ -247,10 +309,9 @@ def _trimmed(first: Floats, second: Floats, seen: Flags) -> Floats:
     return _better_part(*(_block_sums(each, FINE_BLOCKS) for each in (a * b, a * a, b * b))) ** TRIMMED_POWER
 
 
-def _edges(first: Floats, second: Floats, shown: Flags) -> Floats:
+def _edges(first: tuple[Floats, Floats, Floats], second: tuple[Floats, Floats, Floats], shown: Flags) -> Floats:
     """How far slopes point the same way, over the blocks where they do most. Whole 4096ths are summed: exact."""
-    (ax, ay), (bx, by) = _slopes(first), _slopes(second)
-    of_first, of_second = np.sqrt(ax * ax + ay * ay), np.sqrt(bx * bx + by * by)
+    (ax, ay, of_first), (bx, by, of_second) = first, second
     seen = _shrunk(shown, 3)
     same = (ax * bx + ay * by) / ((of_first + EDGE_NOISE) * (of_second + EDGE_NOISE)) * seen
     weight = of_second / (of_second + EDGE_NOISE) * seen
@@ -262,13 +323,13 @@ def _edges(first: Floats, second: Floats, shown: Flags) -> Floats:
     return np.where(_spread(total), edges, 0)
 
 
-def _slopes(pictures: Floats) -> tuple[Floats, Floats]:
-    """Grey levels a pixel to the right and down (Sobel's operator), 0 along the border."""
+def _slopes(pictures: Floats) -> tuple[Floats, Floats, Floats]:
+    """Grey levels a pixel to the right, down (Sobel's operator; 0 along the border) and at their steepest."""
     across, down = np.zeros_like(pictures), np.zeros_like(pictures)
     right, lower = pictures[:, :, 2:] - pictures[:, :, :-2], pictures[:, 2:] - pictures[:, :-2]
     across[:, 1:-1, 1:-1] = (right[:, :-2] + 2 * right[:, 1:-1] + right[:, 2:]) / 8
     down[:, 1:-1, 1:-1] = (lower[:, :, :-2] + 2 * lower[:, :, 1:-1] + lower[:, :, 2:]) / 8
-    return across, down
+    return across, down, np.sqrt(across * across + down * down)
 
 
 def _block_sums(values: Floats, blocks: int) -> Floats:
@@ -303,15 +364,14 @@ def _spread(held: Floats) -> Flags:
     return spread
 
 
-def _aligned(train: Floats, evals: Floats, frames: Floats, sign: Floats) -> tuple[Floats, Floats]:
+def _aligned(target: Floats, evals: Floats, frames: Floats, sign: Floats) -> tuple[Floats, Floats]:
     """Best score at this size and the affine move, (n, 2, 3), that reached it, over Gauss-Newton steps.
 
     Each step asks which small affine move of the laid-over picture would explain its difference from the target (Lucas
     and Kanade 1981), with far-off pixels counted less.
     """
-    n, side, _ = train.shape
+    n, side, _ = evals.shape
     u, v = (grid - 0.5 for grid in _grids(side))
-    target = _normalised(train, ALIGN_WINDOW, NOISE / 2)
     moves = np.tile(IDENTITY, (n, 1, 1))
     best, best_moves = np.full(n, -np.inf), moves.copy()
     for step in range(ALIGN_STEPS + 1):
@@ -380,22 +440,31 @@ def _laid_over(pictures: Floats, frames: Floats) -> tuple[Floats, Flags]:
     y -= top
     flat = pictures.reshape(-1)
     corner = np.arange(n)[:, None, None] * (side * side) + top * side + left
-    first, second = flat[corner], flat[corner + 1]
-    upper = first + (second - first) * x
-    first, second = flat[corner + side], flat[corner + side + 1]
-    return upper + (first + (second - first) * x - upper) * y, shown
+    first = flat.take(corner)
+    upper = first + (flat.take(corner + 1) - first) * x
+    corner += side
+    first = flat.take(corner)
+    return upper + (first + (flat.take(corner + 1) - first) * x - upper) * y, shown
 
 
 def _window_sums(values: NDArray[np.float64], window: int) -> tuple[Floats, Floats]:
     """Sums over a window about each pixel, cut off at the border, and the pixels in it. Values must be whole."""
     n, side, _ = values.shape
+    half = window // 2
+    padded = np.zeros((n, side + 2 * half + 1, side + 2 * half + 1))
+    inner = padded[:, half + 1 : half + 1 + side, half + 1 : half + 1 + side]
+    inner[:] = values
+    np.cumsum(padded, axis=1, out=padded)
+    np.cumsum(padded, axis=2, out=padded)
+    rows = padded[:, 2 * half + 1 :] - padded[:, :side]
+    return rows[:, :, 2 * half + 1 :] - rows[:, :, :side], _in_window(side, half)
+
+
+@functools.cache
+def _in_window(side: int, half: int) -> Floats:
     at = np.arange(side)
-    low, high = np.maximum(at - window // 2, 0), np.minimum(at + window // 2 + 1, side)
-    total = np.zeros((n, side + 1, side + 1))
-    np.cumsum(values, axis=1, out=total[:, 1:, 1:])
-    np.cumsum(total[:, 1:, 1:], axis=2, out=total[:, 1:, 1:])
-    rows = total[:, high] - total[:, low]
-    return rows[:, :, high] - rows[:, :, low], np.outer(high - low, high - low).astype(np.float64)
+    length = np.minimum(at + half + 1, side) - np.maximum(at - half, 0)
+    return np.outer(length, length).astype(np.float64)
 
 
 def _normalised(pictures: Floats, window: int, noise: float) -> Floats:

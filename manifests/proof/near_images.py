@@ -10,6 +10,8 @@ freely, whole pictures for scores between `borderline` and `threshold`.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from manifests.proof.agreement import (
     DOUBT,
     EARLY,
     Cells,
+    Whole,
     after,
     agreement,
     cells,
@@ -56,13 +59,17 @@ from manifests.proof.variants import (
 
 Numbers = NDArray[np.int64]
 
-VERSION = 2
+VERSION = 3
 """Raised by hand when other pictures are found than before (in `variants`, `agreement` or here); the measured coverage
 names the version that it was measured with."""
 
 BLOCK = 8192
 """Training pictures at a time: 75 MB of thumbnails."""
 _PAIRS = 1024
+_WHOLES_KEPT = 256
+"""Whole test pictures that stay decoded: 15 MB."""
+_SCORES_KEPT = 1 << 18
+"""Some 60 MB."""
 COVERAGE_FILE = Path(__file__).with_name("coverage.json")
 _UNSURE = np.array([variant.unsure for variant in VARIANTS])
 _WITH_REGIONS = np.array([variant.name in REGION_VARIANTS for variant in VARIANTS])
@@ -156,6 +163,7 @@ class NearImageIndex:
         self._mode = np.array([names.index(name) for name in evals["modality"].take(take).to_pylist()], np.int64)
         self._threshold = np.array([one.threshold for one in self._settings])[self._mode]
         self._borderline = np.array([one.borderline for one in self._settings])[self._mode]
+        self._known: dict[tuple[bytes, int, int], float] = {}
         self._build(sizes)
 
     def _build(self, sizes: Numbers) -> None:
@@ -260,32 +268,24 @@ class NearImageIndex:
         likely[unsure] = trimmed >= coarse_enough(self._borderline[self._owner[pairs.ids[unsure]]])
         pairs = pairs.take(likely)
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
-        scores = np.empty(len(evals))
-        for start in range(0, len(evals), _PAIRS):  # pictures are copied: not all at once
-            some = slice(start, start + _PAIRS)
-            shown = zip(evals[some].tolist(), variants[some].tolist(), strict=True)
-            compared = [VARIANTS[kind].compared(self._thumbnails[one]) for one, kind in shown]
-            scores[some] = agreement(
-                thumbnails[pairs.rows[some]],
-                np.stack(compared),
-                after(self._frames[pairs.ids[some]], TURN_MATRICES[pairs.turns[some]]),
-                pairs.turns[some] & INVERTED == INVERTED,
-                float(self._borderline.min(initial=1)) - EARLY,
-            )
+        scores = self._thumbnail_scores(thumbnails, pairs)
+        train_whole = functools.lru_cache(1)(functools.partial(_whole, read_train, "training"))
+        eval_whole = functools.lru_cache(_WHOLES_KEPT)(functools.partial(_whole, read_eval, "test"))
         on_full = np.zeros(len(scores), bool)
         low, high = self._borderline[evals], self._threshold[evals]
         for k in np.flatnonzero((scores >= low) & (scores < np.maximum(high, DOUBT))):
             sure = bool(scores[k] >= high[k])
             found.counts["borderline"] += not sure
             row, one = int(rows[pairs.rows[k]]), int(self._rows[evals[k]])
-            first, second = read_train(row), read_eval(one)
+            first, second = train_whole(row), eval_whole(one)
             if first is None or second is None:
                 found.counts["borderline_unread"] += not sure
                 continue
-            try:
+            key = first.digest, int(pairs.ids[k]), int(pairs.turns[k])
+            score = self._known.get(key)
+            if score is None:
                 score = full_agreement(first, second, VARIANTS[variants[k]], int(pairs.turns[k]))
-            except PictureError as error:
-                raise PictureError(f"training row {row} or test row {one}: {error}") from error
+                self._know([(key, score)])
             if not sure or score < low[k]:
                 scores[k], on_full[k] = score, True
         for k in np.flatnonzero(scores >= high):
@@ -301,6 +301,36 @@ class NearImageIndex:
             found.pairs.append(match)
         found.counts["confirmed"] += int((scores >= high).sum())
         found.counts["refuted"] = found.counts["candidates"] - found.counts["confirmed"]
+
+    def _thumbnail_scores(self, thumbnails: NDArray[np.uint8], pairs: _Candidates) -> NDArray[np.float64]:
+        """`agreement` of pairs."""
+        digests = {row: hashlib.blake2b(thumbnails[row].tobytes(), digest_size=16).digest() for row in set(pairs.rows)}
+        keys = [
+            (digests[row], int(one), int(turn))
+            for row, one, turn in zip(pairs.rows, pairs.ids, pairs.turns, strict=True)
+        ]
+        new = np.array([k for k, key in enumerate(keys) if key not in self._known], np.int64)
+        scores = np.array([self._known.get(key, 0.0) for key in keys], np.float64)
+        for start in range(0, len(new), _PAIRS):  # pictures are copied: not all at once
+            some = new[start : start + _PAIRS]
+            ids, turns = pairs.ids[some], pairs.turns[some]
+            shown = zip(self._owner[ids].tolist(), self._variant[ids].tolist(), strict=True)
+            compared = [VARIANTS[kind].compared(self._thumbnails[one]) for one, kind in shown]
+            scores[some] = agreement(
+                thumbnails[pairs.rows[some]],
+                np.stack(compared),
+                after(self._frames[ids], TURN_MATRICES[turns]),
+                turns & INVERTED == INVERTED,
+                float(self._borderline.min(initial=1)) - EARLY,
+            )
+        self._know([(keys[k], float(scores[k])) for k in new.tolist()])
+        return scores
+
+    def _know(self, scores: Sequence[tuple[tuple[bytes, int, int], float]]) -> None:
+        """Keep scores by the digest of a picture, variant and turn: sources are built more than once."""
+        if len(self._known) + len(scores) > _SCORES_KEPT:
+            self._known.clear()
+        self._known.update(scores)
 
     def _candidates(self, thumbnails: NDArray[np.uint8], usable: NDArray[np.bool_]) -> _Candidates:
         """Every (training picture, test picture) that a hash shows, with the variant whose cells agree best."""
@@ -361,6 +391,15 @@ def _oriented(
     rows = np.flatnonzero(usable[:, kind])
     picture, turn, hashes = oriented_hashes(low[rows, kind], 0.0 if unsure is None else unsure[rows])
     return rows[picture], turn, hashes, np.full(len(turn), kind)
+
+
+def _whole(read: Callable[[int], bytes | None], side: str, row: int) -> Whole | None:
+    """A stored picture, decoded; None where there is none."""
+    data = read(row)
+    try:
+        return None if data is None else Whole(data)
+    except PictureError as error:
+        raise PictureError(f"{side} row {row}: {error}") from error
 
 
 def _usable(pictures: pa.Table) -> NDArray[np.bool_]:

@@ -14,7 +14,9 @@ neighbouring words: every window of a record that holds pairs of `answer_pairs` 
 the answer is not asked for), or a long answer and any pair, is judged by the words of the stem in a row and by the
 share of the stem's runs of five letters that stand in it, blanks left out. So a lost blank, a misread letter, a synonym
 or another order of sentences cost a few letters, not the item. What stands in the answer is no evidence of the stem,
-and the answer may be misread, too: it counts by its runs of three letters beside the window. A passage is found by its
+and the answer may be misread, too: it counts by its runs of three letters beside the window. Prose about a stem's
+subject has its words, too, and often its answer; so unless the stem is verbatim, the answer must stand for itself, as
+a line, a sentence or a field does, or the record be little more than the item. A passage is found by its
 runs of `run_words` words; a run that many samples of one part of the train side hold is boilerplate, listed and left
 out. Nothing is hidden because many test items share it: such a passage is reported with how many do, and the first of
 them by name.
@@ -33,6 +35,7 @@ rewrites reach the thresholds is another matter: that is measured (`bench/proof_
 from __future__ import annotations
 
 import hashlib
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
@@ -77,18 +80,22 @@ BESIDE_WORDS = 12
 `FAR_SHARE` of it."""
 NEXT_WORDS = 2
 """The same where only what many stems have is left of the stem, "Which of the following is true": next to it."""
-MUCH_LETTERS = 0.45
-"""Less than `answer_letters` is enough where what is found says as much as a long stem's `LONG_STEM_BITS`."""
 FAR_SHARE, NEARLY_ALL = 0.6, 0.8
 """Shares of a stem's runs of letters; the first as the mean of the plain and the weighed share."""
-LEFT_WORDS = 5
-"""Fewer words of a stem in shared pairs are what any text about its subject has, unless they are `NEARLY_ALL`."""
+OWN_SHARE = 0.45
+"""Of the runs of letters between the first and the last pair of a stem so many are the stem's: prose about its subject
+has other words between them."""
+STATED_WORDS, REST_WORDS = 6, 25
+"""An answer to part of a stem stands for itself, with no more than six words around it up to the next mark or line; or
+the record has no more than 25 words beside the item. In prose it stands inside sentences."""
 SAYS_BITS = 6
 """What is found of a stem must say so much, or only an answer next to it counts."""
 STEM_WORDS, STEM_PLAIN = 5, 0.8
 """A stem without its answer needs so many words and this plain share, a term of its subject being no question ..."""
 LONG_STEM_BITS, LONG_STEM_PLAIN = 60, 0.5
 """... or, where what is found says so much, this one."""
+PROSE_TIMES = 2
+"""What is no verbatim stem must say so many times `stem_bits`, if the record has more than `REST_WORDS` beside it."""
 GOLD_LETTERS = 6
 """A shorter answer must stand there as words of its own."""
 GOLD_RUN, GOLD_SHARE, GOLD_REACH = 3, 0.65, 6
@@ -108,6 +115,12 @@ LONG_RUN = 32
 """So many words in one run need say only half of `passage_bits`."""
 PASSAGE_SHARE, LONGER_RUN = 0.4, 48
 """This share of a passage's words, or so many of them in one run: less is how examinations are written down."""
+STATEMENT_ENDS = re.compile(
+    r"""[\n\r\t|"\u201c\u201d{}\[\]\u3002\uff1a\uff1b\uff1f\uff01]|[.!?;:](?=\s|$)|->|=>|\u2192|\*\*|\\[nrt"]"""
+    r"|</?(?:br|p|li|td|tr|div)\b[^>]*>"
+)
+"""Where a statement ends: a mark, a line, a cell, a field; their like escaped in JSON, and in HTML."""
+_LONGEST = 1 << 62
 PASSAGE_GRAMS = 3
 """Runs that a passage needs at least, so that short ones are turned away early."""
 
@@ -229,7 +242,7 @@ class Weights:
 
     def __init__(self, vocabulary: Vocabulary, texts: Sequence[Sequence[str]]) -> None:
         """`texts`: all different ones of the test side."""
-        self._total = max(REFERENCE_TEXTS, len(texts))
+        self.total = max(REFERENCE_TEXTS, len(texts))
         ids = np.array([0, *(vocabulary.id(word) for words in texts for word in (*words, ""))], np.int32)
         surroundings = window_hashes(ids, 3)
         _, first = np.unique(surroundings, return_index=True)
@@ -252,7 +265,7 @@ class Weights:
     def _of(self, word: str, surroundings: int) -> int:
         if word.isdigit() or (len(word) == 1 and word.isascii()):
             return 0
-        weight = information(self._total, surroundings)
+        weight = information(self.total, surroundings)
         if word in (known := reference_counts()):
             weight = min(weight, information(REFERENCE_TEXTS, known[word]))
         return max(0, weight - UNIT)
@@ -294,7 +307,18 @@ class _Stems:
         self._words, self._items = list(items), list(items.values())
         self._answers = [sorted({tuple(golds[item]) for item in mine} - {()}) for mine in self._items]
         """The different answers of each stem."""
-        self._answer_weights = {gold: weights.sum(gold) for mine in self._answers for gold in mine}
+        self._holders = Counter(gold for mine in self._answers for gold in mine)
+        # An answer that many stems have, "yes", says no more than which of them it is.
+        self._answer_weights = {
+            gold: min(weights.sum(gold), information(weights.total, count)) if count > USUAL else weights.sum(gold)
+            for gold, count in self._holders.items()
+        }
+        rarest = [[vocabulary.id(max(gold, key=weights.of)) for gold in mine] for mine in self._answers]
+        self._answer_words = (
+            np.cumsum([0, *map(len, rarest)]),
+            np.array([one for mine in rarest for one in mine], np.int64),
+        )
+        self._item_words = np.array([item_words(len(words)) if len(words) > 1 else _LONGEST for words in self._words])
         self._usual = max(USUAL, len(items) // USUAL_SHARE)
         texts = [*self._words, *sorted({tuple(gold) for gold in golds if len(gold) > 1})]
         bounds = np.cumsum([0, *map(len, texts)])
@@ -382,7 +406,7 @@ class _Stems:
         for text, stem, enough in self._candidates(batch, places, grams, texts):
             if record is None or text != last:
                 here = slice(edges[text], edges[text + 1])
-                record, last = _Record(word_list(records[text]), places[here] - batch.bounds[text], grams[here]), text
+                record, last = _Record(records[text], places[here] - batch.bounds[text], grams[here]), text
             yield from self._judged(stem, record, enough, first + text)
 
     def _candidates(self, batch: WordBatch, places: Ints, grams: Ints, texts: Ints) -> Iterator[tuple[int, int, bool]]:
@@ -413,21 +437,40 @@ class _Stems:
         last = np.diff(keys // 2, append=-1) != 0
         keys, enough = np.divmod(keys[last], 2)
         texts, stems = np.divmod(keys, max(1, len(self._words)))
-        return zip(texts.tolist(), stems.tolist(), enough.astype(bool).tolist(), strict=True)
+        kept = self._may_be_answered(batch, texts, stems) | (enough > 0)
+        return zip(texts[kept].tolist(), stems[kept].tolist(), enough[kept].astype(bool).tolist(), strict=True)
+
+    def _may_be_answered(self, batch: WordBatch, texts: Ints, stems: Ints) -> Flags:
+        """Whether texts are hardly more than the stems' items, or hold the rarest word of an answer to them."""
+        words = len(self._weights.by_id)
+        there, _ = counted(np.repeat(np.arange(len(batch.bounds) - 1), np.diff(batch.bounds)) * words + batch.ids)
+        bounds, rarest = self._answer_words
+        counts = np.diff(bounds)[stems]
+        wanted = np.repeat(texts, counts) * words + rarest[ranges(bounds[stems], counts)]
+        places = np.searchsorted(there, wanted)
+        met = np.append(0, np.cumsum(there[np.minimum(places, len(there) - 1)] == wanted))
+        ends = np.cumsum(counts)
+        kept: Flags = (met[ends] > met[ends - counts]) | (np.diff(batch.bounds)[texts] <= self._item_words[stems])
+        return kept
 
     def _judged(self, number: int, record: _Record, enough: bool, train: int) -> Iterator[TextMatch]:
         """At most `NAMED` items of a stem that a record overlaps with."""
         limits, stem, items = self._settings, self._stem(number), self._items[number]
-        golds = [(gold, record.spots(gold)) for gold in self._answers[number]]
-        golds = [(gold, spots) for gold, spots in golds if spots or record.may_have(gold)]
+        verbatim, prose = f" {' '.join(stem.words)} " in record.spaced, len(record.words) > item_words(len(stem.words))
+        # What follows is implied by the rules below, and spares most windows of long records.
+        enough &= stem.weight >= limits.stem_bits * UNIT * (PROSE_TIMES if prose and not verbatim else 1)
+        answers: Iterable[tuple[str, ...]] = self._answers[number]
+        if prose and not verbatim and not (enough and stem.weight >= LONG_STEM_BITS * UNIT):
+            answers = filter(record.states, answers)
+        golds = [(gold, record.spots(gold)) for gold in answers]
+        golds = [(gold, spots) for gold, spots in golds if spots or (not prose and record.may_have(gold))]
         window = _window(stem, record, ()) if golds or enough else None
         if window is None:
             return
         whole = alone = None
-        if window.weight >= limits.stem_pairs * stem.pair_weight:
+        if enough and window.weight >= limits.stem_pairs * stem.pair_weight:
             whole = _held(stem, record, window, ())
-            alone = whole if self._is_enough(stem, whole) else None
-        verbatim = f" {' '.join(stem.words)} " in record.spaced
+            alone = whole if self._is_enough(stem, record, verbatim, whole) else None
         answered = dict[tuple[str, ...], _Held]()
         for gold, spots in golds:
             share = 1.0
@@ -442,7 +485,7 @@ class _Stems:
                 held = whole = whole or _held(stem, record, window, ())
             else:
                 continue
-            if held and self._is_answered(stem, verbatim, gold, spots, share, held):
+            if held and self._is_answered(stem, record, verbatim, gold, spots, share, held):
                 answered[gold] = held
         if not alone and not answered:
             return
@@ -453,15 +496,23 @@ class _Stems:
         for item in mine[:NAMED]:
             yield TextMatch(train, item, kind, round(best.share, 4), best.covered, None, len(items))
 
-    def _is_enough(self, stem: _Stem, held: _Held) -> bool:
+    def _is_enough(self, stem: _Stem, record: _Record, verbatim: bool, held: _Held) -> bool:
         """Whether a record holds so much of a stem that its answer does not matter."""
         limits = self._settings
         plain = LONG_STEM_PLAIN if held.known >= LONG_STEM_BITS * UNIT else STEM_PLAIN
-        says = held.known >= limits.stem_bits * UNIT and len(stem.words) >= STEM_WORDS
+        least = limits.stem_bits * (1 if verbatim or record.rest(held.window) <= REST_WORDS else PROSE_TIMES)
+        says = held.known >= least * UNIT and len(stem.words) >= STEM_WORDS
         return says and held.weighed >= limits.stem_letters and held.plain >= plain
 
     def _is_answered(
-        self, stem: _Stem, verbatim: bool, gold: tuple[str, ...], spots: Sequence[_Spot], share: float, held: _Held
+        self,
+        stem: _Stem,
+        record: _Record,
+        verbatim: bool,
+        gold: tuple[str, ...],
+        spots: Sequence[_Spot],
+        share: float,
+        held: _Held,
     ) -> bool:
         """Whether an answer, or that share of it, is so near to what is left of its stem that both are an item."""
         limits, says = self._settings, self._answer_weights[gold]
@@ -471,19 +522,23 @@ class _Stems:
             told = stem.weight + says >= limits.verbatim_bits * UNIT
             if gap <= 1 or (told and (gap <= ANSWER_WORDS or stem.weight >= SAYS_BITS * UNIT)):
                 return True
-        in_a_row = held.in_rows >= ROW_SHARE * len(stem.words)
-        if held.known + share * says < (limits.row_bits if in_a_row else limits.answer_bits) * UNIT:
+        in_a_row = held.in_rows >= ROW_SHARE * len(stem.words) and self._holders[gold] <= USUAL
+        tells = in_a_row and (spots or held.share >= FAR_SHARE)
+        if held.known + share * says < (limits.row_bits if tells else limits.answer_bits) * UNIT:
+            return False
+        nearly_all = held.share >= NEARLY_ALL and held.known >= SAYS_BITS * UNIT
+        stands = not spots or record.rest(held.window) <= REST_WORDS + len(gold) or record.states(gold)
+        pairs = held.window.weight >= limits.stem_pairs * stem.pair_weight
+        if not stands and not (nearly_all and pairs and held.known >= LONG_STEM_BITS * UNIT):
+            return False
+        if nearly_all:
+            return True
+        if gap > ANSWER_WORDS or held.own < OWN_SHARE:
             return False
         if held.known < SAYS_BITS * UNIT:
             return in_a_row and gap <= NEXT_WORDS and self._is_long(gold)
-        if held.share >= NEARLY_ALL:
-            return True
-        if held.covered < LEFT_WORDS or gap > ANSWER_WORDS:
-            return False
-        least = MUCH_LETTERS if held.known >= LONG_STEM_BITS * UNIT else limits.answer_letters
-        beside = bool(spots) and gap <= BESIDE_WORDS
-        if in_a_row or beside:
-            return held.share >= (ROW_LETTERS if in_a_row else least)
+        if gap <= BESIDE_WORDS and (spots or in_a_row):
+            return held.share >= (ROW_LETTERS if in_a_row else limits.answer_letters)
         return held.plain + held.weighed >= 2 * FAR_SHARE
 
 
@@ -541,6 +596,11 @@ def _slices(counts: Ints, limit: int) -> Iterator[slice]:
         start = stop
 
 
+def item_words(words: int) -> int:
+    """A record of more words than this is more than a stem of so many words with its answer."""
+    return window_words(words) + REST_WORDS
+
+
 def window_words(words: int) -> int:
     """How many words of a record are looked at together for a stem of so many."""
     return 2 * words + 16
@@ -549,9 +609,10 @@ def window_words(words: int) -> int:
 class _Record:
     """Words of a training text, and what is asked of them for several stems."""
 
-    def __init__(self, words: list[str], places: Ints, pairs: Ints) -> None:
+    def __init__(self, text: str, places: Ints, pairs: Ints) -> None:
         """`places` of the stems' pairs, and which stands there."""
-        self.words = words
+        self._text = text
+        self.words = words = word_list(text)
         self.spaced = f" {' '.join(words)} "
         self.letters = "".join(words)
         self._hits = places, pairs
@@ -563,6 +624,21 @@ class _Record:
         for place, pair in zip(*(hits.tolist() for hits in self._hits), strict=True):
             places[pair].append(place)
         return places
+
+    @cached_property
+    def _statements(self) -> list[tuple[int, str]]:
+        """How many words each statement has, and the words, a blank on both sides of each."""
+        found = map(word_list, STATEMENT_ENDS.split(self._text))
+        return [(len(words), f" {' '.join(words)} ") for words in found if words]
+
+    def states(self, gold: tuple[str, ...]) -> bool:
+        """Whether an answer stands for itself."""
+        most, spaced = len(gold) + STATED_WORDS, f" {' '.join(gold)} "
+        return any(count <= most and spaced in words for count, words in self._statements)
+
+    def rest(self, window: _Window) -> int:
+        """Words outside of a window's pairs."""
+        return len(self.words) - (window.last - window.first)
 
     @cached_property
     def ends(self) -> list[int]:
@@ -588,12 +664,12 @@ class _Record:
     def may_have(self, gold: tuple[str, ...]) -> bool:
         """Whether so many of an answer's runs of letters stand anywhere that they may stand beside a window."""
         runs = _answer_runs(gold)
-        return len(runs) > GOLD_LETTERS - GOLD_RUN and len(runs & self._runs) >= GOLD_SHARE * len(runs)
+        return _tells(runs) and len(runs & self._runs) >= GOLD_SHARE * len(runs)
 
     def nearly(self, gold: tuple[str, ...], window: _Window) -> float:
         """Share of a gold answer's runs of letters that stand in a row of words before or behind a window."""
         runs = _answer_runs(gold)
-        if len(runs) <= GOLD_LETTERS - GOLD_RUN:
+        if not _tells(runs):
             return 0.0
         reach = 2 * len(gold) + GOLD_REACH
         sides = self.words[max(0, window.first - reach) : window.first], self.words[window.last : window.last + reach]
@@ -604,6 +680,11 @@ class _Record:
 def _answer_runs(gold: tuple[str, ...]) -> Set[str]:
     text = "".join(gold)
     return frozenset(text[place : place + GOLD_RUN] for place in range(len(text) - GOLD_RUN + 1))
+
+
+def _tells(runs: Set[str]) -> bool:
+    """Whether an answer has letters enough to be known by some of them."""
+    return len(runs) > GOLD_LETTERS - GOLD_RUN
 
 
 class _Spot(NamedTuple):
@@ -627,6 +708,8 @@ class _Held(NamedTuple):
     """Words of the stem in shared pairs."""
     in_rows: int
     """Words of the stem in shared rows."""
+    own: float
+    """Share of the runs of letters between the first and the last pair that are the stem's."""
 
     @property
     def share(self) -> float:
@@ -644,7 +727,10 @@ def _held(stem: _Stem, record: _Record, window: _Window, spots: Sequence[_Spot])
     there = "".join(words)
     met = [weight for run, weight in stem.runs.items() if run in there]
     weighed = sum(met) / max(1, stem.run_weight)
-    return _Held(window, len(met) / len(stem.runs), weighed, weighed * stem.weight, covered, in_rows)
+    between = "".join(words[window.first - window.start : window.last - window.start])
+    runs = [between[place : place + LETTERS] for place in range(max(1, len(between) - LETTERS + 1))]
+    own = sum(run in stem.runs for run in runs) / len(runs)
+    return _Held(window, len(met) / len(stem.runs), weighed, weighed * stem.weight, covered, in_rows, own)
 
 
 class _Window(NamedTuple):

@@ -32,6 +32,7 @@ from manifests.catalog import LoadedBuild, part_kind
 from manifests.fingerprints import ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, read_pictures
 from manifests.proof.evidence import EVIDENCE
+from manifests.proof.spread import Part
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
 from medgpt.schema import SAMPLE, canonical_json
@@ -166,7 +167,7 @@ class Shards:
 
 @dataclass
 class Stored:
-    """What was read again."""
+    """What was read again of a unit."""
 
     samples: int = 0
     pictures: int = 0
@@ -174,48 +175,57 @@ class Stored:
     """Pictures that the build does not keep."""
     prints: dict[bytes, ImageFingerprint] = field(default_factory=dict)
     """Made of files not long ago, by their digest."""
-    named: Callable[[Mapping[str, Any]], None] = lambda row: None
-    """Called with every sample's row."""
+    named: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """Build, id, unit and role of every sample."""
+    faults: list[Fault] = field(default_factory=list)
 
 
 Fault = tuple[str, str]
 """Where, and what is wrong."""
 
 
-def stored_faults(build: LoadedBuild, chosen: set[Key] | None, read: Stored, progress: Progress) -> Iterator[Fault]:
-    """What of a build's manifest does not follow from its shards, for the chosen samples, all without a choice.
+def read_again(chosen: set[Key] | None, part: Part, progress: Progress) -> Stored:
+    """What of a unit's manifest does not follow from its shards, for the chosen samples, all without a choice.
 
     Everything is made again from the stored bytes but `sha256` of a picture: that is the digest of the publisher's
     file, metadata included, which shards do not hold. Places of members are checked for all samples.
     """
+    read = Stored()
+    read.faults += _stored_faults(part.build, part.unit, chosen, read, progress)
+    read.prints.clear()
+    return read
+
+
+def _stored_faults(
+    build: LoadedBuild, unit: Mapping[str, Any], chosen: set[Key] | None, read: Stored, progress: Progress
+) -> Iterator[Fault]:
+    parts = {part_kind(file["file"]): build.folder / file["file"] for file in unit["parts"]}
+    part = f"{build.folder.name}/manifest/{build.record['source']['name']}-{unit['unit']}.parquet"
     with Shards(build.folder) as shards:
-        for unit in build.record["units"]:
-            parts = {part_kind(file["file"]): build.folder / file["file"] for file in unit["parts"]}
-            part = f"{build.folder.name}/manifest/{build.record['source']['name']}-{unit['unit']}.parquet"
-            pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
-            if "images" in parts:
-                for row in read_pictures(parts["images"], [*IMAGES.names, "thumbnail"]).to_pylist():
-                    pictures[row["sample_id"]].append(row)
-            places: dict[str, list[tuple[int, int]]] = defaultdict(list)
-            for row in rows_of(parts["samples"]) if "samples" in parts else ():
-                where = f"{part}: {row['sample_id']}"
-                mine = pictures.pop(row["sample_id"], [])
-                read.named(row)
-                places[row["shard"]].append((row["offset"], row["length"]))
-                for one in mine:
-                    if one["shard"] is not None:
-                        places[one["shard"]].append((one["offset"], one["length"]))
-                if chosen is None or (row["build"], row["sample_id"]) in chosen:
-                    yield from _sample_faults(build, shards, row, mine, where, read)
-                progress(1)
-            for sample in pictures:
-                yield f"{part}: {sample}", "a picture of no sample"
-            sizes = {file["file"].removeprefix("shards/"): file["bytes"] for file in unit["shards"]}
-            for name in sorted({*sizes, *places}):
-                if name not in sizes:
-                    yield part, f"names shards/{name}, which the unit has not"
-                elif fault := _place_fault(shards, name, sorted(places[name]), sizes[name]):
-                    yield f"{build.folder.name}/shards/{name}", fault
+        pictures: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        if "images" in parts:
+            for row in read_pictures(parts["images"], [*IMAGES.names, "thumbnail"]).to_pylist():
+                pictures[row["sample_id"]].append(row)
+        places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for row in rows_of(parts["samples"]) if "samples" in parts else ():
+            where = f"{part}: {row['sample_id']}"
+            mine = pictures.pop(row["sample_id"], [])
+            read.named.append((row["build"], row["sample_id"], row["unit"], row["role"]))
+            places[row["shard"]].append((row["offset"], row["length"]))
+            for one in mine:
+                if one["shard"] is not None:
+                    places[one["shard"]].append((one["offset"], one["length"]))
+            if chosen is None or (row["build"], row["sample_id"]) in chosen:
+                yield from _sample_faults(build, shards, row, mine, where, read)
+            progress(1)
+        for sample in pictures:
+            yield f"{part}: {sample}", "a picture of no sample"
+        sizes = {file["file"].removeprefix("shards/"): file["bytes"] for file in unit["shards"]}
+        for name in sorted({*sizes, *places}):
+            if name not in sizes:
+                yield part, f"names shards/{name}, which the unit has not"
+            elif fault := _place_fault(shards, name, sorted(places[name]), sizes[name]):
+                yield f"{build.folder.name}/shards/{name}", fault
 
 
 def _place_fault(shards: Shards, name: str, places: list[tuple[int, int]], size: int) -> str | None:
@@ -414,6 +424,15 @@ class Derived:
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     looked_at: int = 0
     """Training pictures or samples."""
+
+    def add(self, part: Derived, rows: list[Found]) -> None:
+        """Take over what one part of the train side gave."""
+        for row in rows:
+            self.keep(row)
+        self.counts.update(part.counts)
+        self.looked_at += part.looked_at
+        for gram, (items, samples) in part.common.items():
+            self.common[gram] = items, self.common.get(gram, (0, 0))[1] + samples
 
 
 def records(build: LoadedBuild, part: Path, progress: Progress) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

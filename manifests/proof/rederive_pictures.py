@@ -22,6 +22,7 @@ from manifests.proof.agreement import (
     DOUBT,
     EARLY,
     Cells,
+    Whole,
     after,
     agreement,
     cells,
@@ -34,6 +35,7 @@ from manifests.proof.agreement import (
 from manifests.proof.policy import ImageSettings, Policy
 from manifests.proof.rederive import Derived, Found, Key, Place, Progress, Shards, found
 from manifests.proof.spill import Spill
+from manifests.proof.spread import Part, Pool
 from manifests.proof.variants import (
     IDENTITY,
     INVERTED,
@@ -259,6 +261,7 @@ def near_images(
     chosen: set[Key] | None,
     progress: Progress,
     keep: Callable[[Found], None],
+    pool: Pool,
 ) -> Derived:
     """Evidence of the level near_image for the chosen training samples, all without a choice; `keep` takes its rows.
 
@@ -266,21 +269,32 @@ def near_images(
     """
     derived = Derived(keep)
     tests = _TestPictures(builds, policy, progress)
-    for build in builds:
-        name = build.record["build"]
-        for _, part in build.parts("images", "train"):
-            first, shown = train_pictures(name, part, _PICTURE_COLUMNS, chosen, derived, progress)
-            with Shards(build.folder) as shards:
-                for digest, rows in shown.items():
-                    for one, measures in _near_tests(first[digest], shards, tests, derived.counts):
-                        for row, end in itertools.product(rows, tests.pictures[one].shown):
-                            derived.keep(
-                                found(
-                                    level="near_image", train_build=name, train_split=row["split"],
-                                    train_sample=row["sample_id"], train_index=row["index"], **end, **measures,
-                                )
-                            )  # fmt: skip
+    parts = [
+        Part.of(build, path, {}, unit["images"]) for build in builds for unit, path in build.parts("images", "train")
+    ]
+    for part, rows in pool.spread(_near_images_of, (tests, chosen), parts, progress):
+        derived.add(part, rows)
     return derived
+
+
+def _near_images_of(
+    shared: tuple[_TestPictures, set[Key] | None], part: Part, progress: Progress
+) -> tuple[Derived, list[Found]]:
+    tests, chosen = shared
+    rows_found: list[Found] = []
+    derived, name = Derived(rows_found.append), part.build.record["build"]
+    first, shown = train_pictures(name, part.path, _PICTURE_COLUMNS, chosen, derived, progress)
+    with Shards(part.build.folder) as shards:
+        for digest, rows in shown.items():
+            for one, measures in _near_tests(first[digest], shards, tests, derived.counts):
+                for row, end in itertools.product(rows, tests.pictures[one].shown):
+                    derived.keep(
+                        found(
+                            level="near_image", train_build=name, train_split=row["split"],
+                            train_sample=row["sample_id"], train_index=row["index"], **end, **measures,
+                        )
+                    )  # fmt: skip
+    return derived, rows_found
 
 
 def _near_tests(
@@ -312,7 +326,7 @@ def _near_tests(
                 first, second = shards.picture(train), others.picture(test.row)
             if first is None or second is None:
                 counts["borderline_unread"] += score < high
-            elif (whole := full_agreement(first, second, variant, turn)) < low or score < high:
+            elif (whole := full_agreement(Whole(first), Whole(second), variant, turn)) < low or score < high:
                 score, decided_on = whole, "full_image"
         counts["confirmed" if score >= high else "refuted"] += 1
         if score >= high:

@@ -21,23 +21,26 @@ from manifests.proof.near_text import (
     GOLD_REACH,
     GOLD_RUN,
     GOLD_SHARE,
-    LEFT_WORDS,
     LETTERS,
     LONG_RUN,
     LONG_STEM_BITS,
     LONG_STEM_PLAIN,
     LONGER_RUN,
-    MUCH_LETTERS,
     NAMED,
     NEARLY_ALL,
     NEXT_WORDS,
+    OWN_SHARE,
     PASSAGE_GRAMS,
     PASSAGE_SHARE,
+    PROSE_TIMES,
     REFERENCE_TEXTS,
+    REST_WORDS,
     ROW_LETTERS,
     ROW_SHARE,
     ROW_WORDS,
     SAYS_BITS,
+    STATED_WORDS,
+    STATEMENT_ENDS,
     STEM_PLAIN,
     STEM_WORDS,
     UNIT,
@@ -49,6 +52,7 @@ from manifests.proof.near_text import (
 )
 from manifests.proof.policy import Policy, TextSettings
 from manifests.proof.rederive import Derived, Found, Key, Progress, found, message_text, normalised, records
+from manifests.proof.spread import Part, Pool
 
 # Scripts without spaces: a word a character (iteration marks, kana, ideographs with extensions A to H, archaic kana).
 _ALONE = (
@@ -59,8 +63,9 @@ _SPLIT = re.compile(f"[{_ALONE}]|[^{_ALONE}]+")
 _Gram = tuple[str, ...]
 _Place = tuple[int, int, int, int, int]
 """Weight of the pairs in a window; its start and end; where its pairs begin and end."""
-_Measures = tuple[float, float, float, int, int]
-"""Share of a stem's runs of letters, plain and weighed; what they say; its words in shared pairs and in rows."""
+_Measures = tuple[float, float, float, int, int, float]
+"""Share of a stem's runs of letters, plain and weighed; what they say; its words in shared pairs and in rows; share of
+the runs between a window's pairs that are the stem's."""
 
 
 def words_of(text: str) -> list[str]:
@@ -145,6 +150,7 @@ def near_texts(
     chosen: set[Key] | None,
     progress: Progress,
     keep: Callable[[Found], None],
+    pool: Pool,
 ) -> Derived:
     """Evidence of the level near_text for the chosen training samples, all without a choice; `keep` takes its rows.
 
@@ -155,55 +161,68 @@ def near_texts(
     tests = _TestTexts(builds, policy.text, derived.left_out, progress)
     for test in tests.in_usual_words():
         derived.left_out[test.end["eval_build"], test.task, "words of many patients' reports"] += 1
-    for build in builds:
-        name, access = build.record["build"], build.record["source"]["access"]
-        for _, part in build.parts("samples", "train"):
-            hits: Counter[_Gram] = Counter()
-            patients: dict[_Gram, set[str]] = defaultdict(set)
-            having: dict[str, set[str]] = defaultdict(set)
-            samples = 0
-            for _, record in records(build, part, progress):
-                text = Text.of(record)
-                words = words_of(text.whole)
-                held = tests.looked_for.intersection(_grams(words, tests.n))
-                hits.update(held)
-                samples += 1
-                of_reports = held & tests.of_reports
-                if of_reports and text.together:
-                    for gram in of_reports:
-                        patients[gram].add(text.together)
-                    for word in tests.words_of_reports.intersection(words):
-                        having[word].add(text.together)
-            least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
-            usual = {
-                gram
-                for gram, count in hits.items()
-                if count > least or gram in tests.usual or tests.is_of_many(patients.get(gram, ()))
-            }
-            rare = tests.rarity(having, len(set().union(*patients.values())), tests.rare)
-            for gram in usual:
-                shown = " ".join(gram)
-                if all(tests.items[number].access == "credentialed" for number in tests.holders[gram]):
-                    shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
-                derived.common[shown] = len(tests.holders[gram]), derived.common.get(shown, (0, 0))[1] + hits[gram]
-            for row, record in records(build, part, lambda count: None):
-                if chosen is not None and (name, row["sample_id"]) not in chosen:
-                    continue
-                derived.looked_at += 1
-                derived.counts["train_samples"] += 1
-                words = words_of(Text.of(record).whole)
-                for number, measures in (*tests.stems_in(words), *tests.passages_in(words, usual, rare)):
-                    test = tests.items[number]
-                    derived.counts[measures["kind"]] += 1
-                    if "credentialed" in (access, test.access):
-                        measures = {**measures, "span": None}
-                    derived.keep(
-                        found(
-                            level="near_text", train_build=name, train_split=row["split"],
-                            train_sample=row["sample_id"], **test.end, **measures,
-                        )
-                    )  # fmt: skip
+    parts = [
+        Part.of(build, path, {}, unit["kept"]) for build in builds for unit, path in build.parts("samples", "train")
+    ]
+    for part, rows in pool.spread(_near_texts_of, (tests, policy, chosen), parts, progress):
+        derived.add(part, rows)
     return derived
+
+
+def _near_texts_of(
+    shared: tuple[_TestTexts, Policy, set[Key] | None], part: Part, progress: Progress
+) -> tuple[Derived, list[Found]]:
+    tests, policy, chosen = shared
+    rows_found: list[Found] = []
+    derived, build, path = Derived(rows_found.append), part.build, part.path
+    name, access = build.record["build"], build.record["source"]["access"]
+    hits: Counter[_Gram] = Counter()
+    patients: dict[_Gram, set[str]] = defaultdict(set)
+    having: dict[str, set[str]] = defaultdict(set)
+    samples = 0
+    for _, record in records(build, path, progress):
+        text = Text.of(record)
+        words = words_of(text.whole)
+        held = tests.looked_for.intersection(_grams(words, tests.n))
+        hits.update(held)
+        samples += 1
+        of_reports = held & tests.of_reports
+        if of_reports and text.together:
+            for gram in of_reports:
+                patients[gram].add(text.together)
+            for word in tests.words_of_reports.intersection(words):
+                having[word].add(text.together)
+    least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
+    usual = {
+        gram
+        for gram, count in hits.items()
+        if count > least or gram in tests.usual or tests.is_of_many(patients.get(gram, ()))
+    }
+    rare = tests.rarity(having, len(set().union(*patients.values())), tests.rare)
+    for gram in usual:
+        shown = " ".join(gram)
+        if all(tests.items[number].access == "credentialed" for number in tests.holders[gram]):
+            shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
+        derived.common[shown] = len(tests.holders[gram]), derived.common.get(shown, (0, 0))[1] + hits[gram]
+    for row, record in records(build, path, lambda count: None):
+        if chosen is not None and (name, row["sample_id"]) not in chosen:
+            continue
+        derived.looked_at += 1
+        derived.counts["train_samples"] += 1
+        whole = Text.of(record).whole
+        words = words_of(whole)
+        for number, measures in (*tests.stems_in(whole, words), *tests.passages_in(words, usual, rare)):
+            test = tests.items[number]
+            derived.counts[measures["kind"]] += 1
+            if "credentialed" in (access, test.access):
+                measures = {**measures, "span": None}
+            derived.keep(
+                found(
+                    level="near_text", train_build=name, train_split=row["split"],
+                    train_sample=row["sample_id"], **test.end, **measures,
+                )
+            )  # fmt: skip
+    return derived, rows_found
 
 
 class _TestTexts:
@@ -276,6 +295,8 @@ class _TestTexts:
         for number, test in enumerate(self.items):
             if test.stem:
                 self.stems[test.stem].append(number)
+        answers = {(test.stem, test.gold) for test in self.items if test.stem and test.gold}
+        self._holders = Counter(gold for _, gold in answers)
         golds = {test.gold for test in self.items if len(test.gold) > 1}
         self._df = Counter(pair for words in (*self.stems, *golds) for pair in set(_grams(words, 2)))
         self._usual = max(USUAL, len(self.stems) // USUAL_SHARE)
@@ -293,7 +314,12 @@ class _TestTexts:
                     self._by_pair[next(_grams(gold, 2))].add(stem)
 
     def _is_long(self, gold: _Gram) -> bool:
-        return len(gold) > 1 and self._weigh(gold) >= self.settings.answer_bits * UNIT
+        return len(gold) > 1 and self._says(gold) >= self.settings.answer_bits * UNIT
+
+    def _says(self, gold: _Gram) -> int:
+        """What an answer says: of one that many stems have, no more than which of them it is."""
+        says, holders = self._weigh(gold), self._holders[gold]
+        return says if holders <= USUAL else min(says, information(self._total, holders))
 
     def _stem_pairs(self, stem: _Gram) -> dict[_Gram, int]:
         pairs: dict[_Gram, int] = {}
@@ -305,13 +331,13 @@ class _TestTexts:
             pairs[min(_grams(stem, 2), key=lambda pair: self._df[pair])] = 1
         return pairs
 
-    def stems_in(self, record: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def stems_in(self, whole_text: str, record: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Test items whose stem a training text holds, and the measures."""
         places: dict[_Gram, list[int]] = defaultdict(list)
         for place, pair in enumerate(_grams(record, 2)):
             places[pair].append(place)
         met = {stem for pair in (*places, *_grams(record, 1)) for stem in self._by_pair.get(pair, ())}
-        text = _Letters(record)
+        text = _Letters(whole_text, record)
         for stem in met:
             owners = self.stems[stem]
             window = self._window(stem, record, places, frozenset())
@@ -319,10 +345,10 @@ class _TestTexts:
                 continue
             limits, whole = self.settings, sum(self._pairs[stem].values())
             alone, near = None, limits.answer_pairs * whole <= window[0]
+            verbatim, prose = text.has(stem), len(record) > 2 * len(stem) + 16 + REST_WORDS
             if limits.stem_pairs * whole <= window[0]:
                 alone = self._measured(stem, record, window, frozenset())
-                alone = alone if self._is_enough(stem, alone) else None
-            verbatim = text.has(stem)
+                alone = alone if self._is_enough(stem, verbatim, len(record) - window[4] + window[3], alone) else None
             answered: dict[_Gram, tuple[_Place, _Measures]] = {}
             for gold in {self.items[one].gold for one in owners} - {()}:
                 if not near and not (self._is_long(gold) and text.has(gold)):
@@ -334,10 +360,10 @@ class _TestTexts:
                     if beside is None:
                         continue
                     held = beside
-                elif (share := text.nearly(gold, window)) < GOLD_SHARE:
+                elif prose or (share := text.nearly(gold, window)) < GOLD_SHARE:
                     continue
                 measures = self._measured(stem, record, held, hidden)
-                if self._is_answered(stem, gold, verbatim, spots, share, held, measures):
+                if self._is_answered(stem, gold, text, verbatim, spots, share, held, measures):
                     answered[gold] = held, measures
             found = [*answered.values(), *([(window, alone)] if alone else [])]
             if not found:
@@ -385,12 +411,16 @@ class _TestTexts:
         met = {run for run in runs if there.find(run) >= 0}
         weighed = sum(runs[run] for run in met) / max(1, sum(runs.values()))
         in_rows = sum(row for row in rows if row >= ROW_WORDS)
-        return len(met) / len(runs), weighed, weighed * self._weigh(stem), sum(rows), in_rows
+        between = "".join("" if place in hidden else record[place] for place in range(window[3], window[4]))
+        own = [between[place : place + LETTERS] in runs for place in range(max(1, len(between) - LETTERS + 1))]
+        share = own.count(True) / len(own)
+        return len(met) / len(runs), weighed, weighed * self._weigh(stem), sum(rows), in_rows, share
 
-    def _is_enough(self, stem: _Gram, measures: _Measures) -> bool:
+    def _is_enough(self, stem: _Gram, verbatim: bool, rest: int, measures: _Measures) -> bool:
         """Whether a record holds so much of a stem that its answer does not matter."""
         plain, weighed, known, *_ = measures
-        if len(stem) < STEM_WORDS or known < self.settings.stem_bits * UNIT or weighed < self.settings.stem_letters:
+        least = self.settings.stem_bits * UNIT * (PROSE_TIMES if rest > REST_WORDS and not verbatim else 1)
+        if len(stem) < STEM_WORDS or known < least or weighed < self.settings.stem_letters:
             return False
         return plain >= STEM_PLAIN or (known >= LONG_STEM_BITS * UNIT and plain >= LONG_STEM_PLAIN)
 
@@ -398,6 +428,7 @@ class _TestTexts:
         self,
         stem: _Gram,
         gold: _Gram,
+        text: _Letters,
         verbatim: bool,
         spots: list[range],
         share: float,
@@ -405,28 +436,33 @@ class _TestTexts:
         held: _Measures,
     ) -> bool:
         """Whether an answer, or that share of it, is so near to what is left of a stem that both are an item."""
-        limits, says, (plain, weighed, known, covered, in_rows) = self.settings, self._weigh(gold), held
+        limits, says, (plain, weighed, known, _, in_rows, own) = self.settings, self._says(gold), held
         gaps = [window[3] - spot.stop if spot.stop <= window[3] else max(0, spot.start - window[4]) for spot in spots]
-        gap = min(gaps, default=0)
-        in_a_row = in_rows >= ROW_SHARE * len(stem)
+        gap, here = min(gaps, default=0), max(plain, weighed)
+        in_a_row = in_rows >= ROW_SHARE * len(stem) and self._holders[gold] <= USUAL
         if verbatim and spots:
             whole = self._weigh(stem)
             if gap < 2 or (
                 whole + says >= limits.verbatim_bits * UNIT and not (whole < SAYS_BITS * UNIT and gap > ANSWER_WORDS)
             ):
                 return True
-        if known + share * says < UNIT * (limits.row_bits if in_a_row else limits.answer_bits):
+        row = in_a_row and (here >= FAR_SHARE or len(spots) > 0)
+        if known + share * says < UNIT * (limits.row_bits if row else limits.answer_bits):
+            return False
+        whole_stem = here >= NEARLY_ALL and known >= SAYS_BITS * UNIT
+        if spots and text.words - (window[4] - window[3]) > REST_WORDS + len(gold) and not text.states(gold):
+            pairs = sum(self._pairs[stem].values()) * limits.stem_pairs
+            return whole_stem and window[0] >= pairs and known >= LONG_STEM_BITS * UNIT
+        if whole_stem:
+            return True
+        if gap > ANSWER_WORDS or own < OWN_SHARE:
             return False
         if known < SAYS_BITS * UNIT:
             return in_a_row and self._is_long(gold) and gap <= NEXT_WORDS
-        if max(plain, weighed) >= NEARLY_ALL:
-            return True
-        if gap > ANSWER_WORDS or covered < LEFT_WORDS:
-            return False
-        if in_a_row:
-            return max(plain, weighed) >= ROW_LETTERS
+        if in_a_row and gap <= BESIDE_WORDS:
+            return here >= ROW_LETTERS
         if spots and gap <= BESIDE_WORDS:
-            return max(plain, weighed) >= (limits.answer_letters if known < LONG_STEM_BITS * UNIT else MUCH_LETTERS)
+            return here >= limits.answer_letters
         return plain + weighed >= 2 * FAR_SHARE
 
     # ---- passages
@@ -552,8 +588,8 @@ class _TestTexts:
 class _Letters:
     """A record's letters without blanks, and which word each belongs to."""
 
-    def __init__(self, words: list[str]) -> None:
-        self._words, self._text = words, "".join(words)
+    def __init__(self, text: str, words: list[str]) -> None:
+        self._whole, self._words, self._text, self.words = text, words, "".join(words), len(words)
         self._word = [number for number, word in enumerate(words) for _ in word]
         self._edges = {0, *itertools.accumulate(map(len, words))}
         self._spaced = f" {' '.join(words)} "
@@ -561,6 +597,11 @@ class _Letters:
     def has(self, words: _Gram) -> bool:
         """Whether some words stand there in a row."""
         return f" {' '.join(words)} " in self._spaced
+
+    def states(self, gold: _Gram) -> bool:
+        """Whether an answer stands for itself: few words around it up to the ends of its statement."""
+        pieces = map(words_of, STATEMENT_ENDS.split(self._whole))
+        return any(gold in _grams(words, len(gold)) for words in pieces if len(words) <= len(gold) + STATED_WORDS)
 
     def spots(self, gold: _Gram) -> list[range]:
         """Places of an answer: its words, or, if it is no short one, its letters."""

@@ -43,7 +43,7 @@ from manifests.proof.materials import made_elsewhere, raw_faults, raw_folder
 from manifests.proof.near_images import coverage
 from manifests.proof.overlaps import OFF, VERSIONS, rewrites_state
 from manifests.proof.policy import Policy, check_names, held_benchmarks, load_policy, parse_policy
-from manifests.proof.rederive import FOUND, Fault, Found, Key, Stored, id_and_exact, rows_of, stored_faults
+from manifests.proof.rederive import FOUND, Fault, Found, Key, id_and_exact, read_again, rows_of
 from manifests.proof.rederive_builds import count_faults, described, file_faults, files_of
 from manifests.proof.rederive_counts import Summary, Tally, action_of
 from manifests.proof.rederive_local import coverage as local_coverage
@@ -55,11 +55,13 @@ from manifests.proof.rederive_verdicts import Verdicts
 from manifests.proof.rewrites import coverage as rewrites_coverage
 from manifests.proof.sentences import sentences
 from manifests.proof.spill import Spill
+from manifests.proof.spread import Part, Pool
 from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 from manifests.prove import render_report
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, merkle_root
 from medgpt.errors import UserError
 from medgpt.private import is_private
+from medgpt.processes import EngineError
 
 _PIECE = 10_000
 """Rows of evidence, or samples, that are in memory together."""
@@ -117,6 +119,8 @@ class Verification:
     """Builds that are made again from their raw files; corpora made elsewhere are in any case."""
     quiet: bool
     tell: Callable[[ProofStep], None]
+    pool: Pool
+    """Where the steps run that read every stored sample."""
     steps: list[ProofStep] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
     builds: Sequence[LoadedBuild] = ()
@@ -160,6 +164,8 @@ class Verification:
         step = ProofStep(name)
         try:
             make(step)
+        except EngineError:  # says nothing of the proof
+            raise
         except UserError as error:
             step.add(name, str(error))
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -313,20 +319,22 @@ class Verification:
             step.note += f"; NOT there: those of {', '.join(step.unread)}"
 
     def _stored(self, step: ProofStep) -> None:
-        def named(row: Mapping[str, Any]) -> None:
-            sample = (row["build"], row["sample_id"])
-            self.spill.add("samples", sample, (*sample, row["unit"], row["role"]))
-
-        read = Stored(named=named)
+        read: Counter[str] = Counter()
+        units = [
+            Part.of(build, build.folder, unit, unit["kept"]) for build in self.builds for unit in build.record["units"]
+        ]
         with self._bar("stored samples", self._count("kept")) as bar:
-            for build in self.builds:
-                step.extend(stored_faults(build, self.chosen, read, bar.update))
+            for stored in self.pool.spread(read_again, self.chosen, units, bar.update):
+                step.extend(stored.faults)
+                read.update(samples=stored.samples, pictures=stored.pictures, not_stored=stored.not_stored)
+                for row in stored.named:
+                    self.spill.add("samples", row[:2], row)
         for piece in range(self.spill.pieces):
             times = Counter((build, sample) for build, sample, *_ in self.spill.rows("samples", piece))
             step.extend((f"{build}: {sample}", "occurs twice") for (build, sample), n in times.items() if n > 1)
-        step.note = f"{read.samples:,} samples and {read.pictures:,} pictures read again{self._sampled()}"
-        if read.not_stored:
-            step.note += f"; {read.not_stored:,} pictures lie in no shard and were not"
+        step.note = f"{read['samples']:,} samples and {read['pictures']:,} pictures read again{self._sampled()}"
+        if read["not_stored"]:
+            step.note += f"; {read['not_stored']:,} pictures lie in no shard and were not"
 
     def _exact(self, step: ProofStep) -> None:
         total = self._count("kept") + self._count("images")
@@ -349,7 +357,7 @@ class Verification:
     def _near_images(self, step: ProofStep) -> None:
         with self._bar("near pictures", self._count("images")) as bar:
             keep = self._keeper("images")
-            derived = near_images(self.builds, self.policy, self.chosen, bar.update, keep)
+            derived = near_images(self.builds, self.policy, self.chosen, bar.update, keep, self.pool)
         pairs = self._compare(step, ("near_image",), "images", self.chosen)
         step.add(CERTIFICATE, *self._counted("near_image", derived.counts))
         step.note = f"{pairs:,} pairs of {derived.looked_at:,} train pictures{self._sampled()}"
@@ -374,7 +382,7 @@ class Verification:
     def _near_texts(self, step: ProofStep) -> None:
         with self._bar("near texts", self._count("kept")) as bar:
             keep = self._keeper("texts")
-            derived = near_texts(self.builds, self.policy, self.chosen, bar.update, keep)
+            derived = near_texts(self.builds, self.policy, self.chosen, bar.update, keep, self.pool)
         pairs = self._compare(step, ("near_text",), "texts", self.chosen)
         step.add(CERTIFICATE, *self._counted("near_text", derived.counts))
         common = pq.read_table(self.proof / COMMON_FILE).to_pylist()

@@ -21,21 +21,21 @@ from builders.engine.source import Sample
 
 def test_infinity_reads_gen_alone_and_tolerates_more_columns(demos: dict[str, Path]) -> None:
     raw = demos["infinity_instruct_gen"]
-    names = pq.read_schema(raw / "Gen/train-00000-of-00015.parquet").names
+    names = pq.read_schema(raw / "Gen/train-00000-of-00002.parquet").names
     assert {"label", "langdetect", "reward"} < set(names)
     units = list(source_of("infinity_instruct_gen").plan(raw, {"no_images": True}))
-    assert {file for unit in units for file in unit.inputs} == {f"Gen/train-0000{n}-of-00015.parquet" for n in (0, 1)}
+    assert {file for unit in units for file in unit.inputs} == {f"Gen/train-0000{n}-of-00002.parquet" for n in (0, 1)}
 
 
 def test_infinity_turns(demos: dict[str, Path], samples: dict[str, dict[str, Sample]]) -> None:
     found = {key.rpartition("train-")[2]: sample for key, sample in samples["infinity_instruct_gen"].items()}
-    several = found["00000-of-00015/2"]
+    several = found["00000-of-00002/2"]
     assert [role for role, _, _ in said(several)] == ["user", "assistant"] * 3
     assert (several.question, several.answer) == ("Name a prime above 90.", None)
-    assert [role for role, _, _ in said(found["00000-of-00015/6"])] == ["system", "user", "assistant"]
-    assert found["00000-of-00015/6"].question == "Sort 3, 1, 2."
-    assert (found["00000-of-00015/3"].question or "").startswith("用一句话")
-    assert (found["00000-of-00015/1"].subset, found["00001-of-00015/2"].subset) == ("flan", None)
+    assert [role for role, _, _ in said(found["00000-of-00002/6"])] == ["system", "user", "assistant"]
+    assert found["00000-of-00002/6"].question == "Sort 3, 1, 2."
+    assert (found["00000-of-00002/3"].question or "").startswith("用一句话")
+    assert (found["00000-of-00002/1"].subset, found["00001-of-00002/2"].subset) == ("flan", None)
     assert several.group == {"question_id": f"infinity-instruct/{0xA3F52E9EF0E6C24C + 2:032x}"}
     rejected = reasons(read_in_order("infinity_instruct_gen", demos["infinity_instruct_gen"])["train"])
     assert rejected == {"empty_answer": 2, "odd_turns": 1}  # an empty reply, a missing one, and gpt that opens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from mixed_trees import read_all, said
 from outcomes import kept
 
+from builders.engine.command import main
 from builders.engine.demo_files import write_demo_file
+from builders.engine.registry import load
 from builders.engine.source import NotThisSource, Reject, Sample
 
 
@@ -103,3 +106,16 @@ def test_medtrinity_cut_tar_loses_nothing_before_the_cut(share: float, tree: Cal
         assert isinstance(cut[-1], Reject)
         assert cut[-1].reason == "bad_archive"
         assert all(isinstance(outcome, Sample) for outcome in cut[:-1])
+
+
+def test_a_cut_tar_is_a_gap_and_costs_its_budget(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    """How many rows stood behind the cut nobody knows: that one reject stands for them all is said by the exit code."""
+    raw, out = tree("medtrinity"), tmp_path / "built"
+    tar = raw / "25M_accessible/dataset_shard_10.tar.zst"
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    command = ["--raw", str(raw), "--out", str(out), "--quiet", "--workers", "1"]
+    assert main(load("medtrinity"), command) == 4
+    [gap] = json.loads((out / "medtrinity/build.json").read_bytes())["gaps"]
+    assert (gap["file"], gap["count"]) == (tar.relative_to(raw).as_posix(), 1)
+    assert gap["what"] == "part behind the place where it breaks off or is damaged"
+    assert main(load("medtrinity"), [*command, "--max-damaged", "0"]) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mixed_trees import edit_csv, read_all, said
 from outcomes import kept, source_of
+from source_cases import same_samples
 
 from builders.engine.archives import PictureStore
 from builders.engine.source import InputError, NotThisSource, Reject
@@ -78,9 +79,13 @@ def test_openmm_missing_picture_is_never_another_of_its_name(tree: Callable[[str
     assert PictureStore(raw, ["Images.zip"]).reader("ACRIMA/1.png")[1]()  # flat sets may still be asked that way
 
 
-def test_openmm_renamed_column(tree: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", ["image", "img_path"])
+def test_openmm_renamed_column(name: str, tree: Callable[[str], Path]) -> None:
+    """Nobody has confirmed what the column with the path is called: VLMEvalKit's names are all read."""
     raw = tree("openmm_medical")
-    table = raw / "OpenMMMedical.tsv"
-    table.write_text(table.read_text().replace("image_path", "image", 1))
-    with pytest.raises(NotThisSource, match="no column image_path"):
+    table, before = raw / "OpenMMMedical.tsv", read_all("openmm_medical", raw)
+    table.write_text(table.read_text().replace("image_path", name, 1))
+    assert same_samples(read_all("openmm_medical", raw), before)
+    table.write_text(table.read_text().replace(name, "picture", 1))
+    with pytest.raises(NotThisSource, match=r"no column image_path .*picture"):
         read_all("openmm_medical", raw)
