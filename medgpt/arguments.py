@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 Frame = Literal["first", "middle", "last"]
 FRAMES: tuple[Frame, ...] = get_args(Frame)
@@ -12,11 +12,23 @@ FRAMES: tuple[Frame, ...] = get_args(Frame)
 _URL = r"([a-z][a-z0-9+.-]+):/+(.*)"
 
 
-def command_parser(module: str, description: str, example: str, urls: Collection[str] = ()) -> argparse.ArgumentParser:
+class Tree(NamedTuple):
+    """What a command does with DATA where that is a URL: it works on a mirror (`medgpt.stores.open_tree`)."""
+
+    shards: bool = False
+    """Shards are copied, too."""
+    sends: bool = False
+    """What it makes of DATA is uploaded, unless there is an `--out`."""
+
+
+def command_parser(
+    module: str, description: str, example: str, urls: Collection[str] = (), tree: Tree | None = None
+) -> argparse.ArgumentParser:
     """A parser of `python -m MODULE`; its help ends with `example` as it is written.
 
     A path that is a URL is refused, as a path it would be a folder `s3:` below the present one; but for the arguments
-    `urls`, which `url_of` tells from paths.
+    `urls`, which `url_of` tells from paths, and for `data` where there is a `tree`: that is a local folder then, and
+    `url` says of what.
     """
     parser = _Parser(
         f"python -m {module}",
@@ -24,8 +36,18 @@ def command_parser(module: str, description: str, example: str, urls: Collection
         epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.urls = urls
+    parser.urls, parser.tree = urls, tree
+    if tree:
+        parser.add_argument("--cache", type=Path, metavar="DIR", help="of DATA at a URL: where it is copied to")
+    if tree and tree.sends:
+        add_allowed_hosts(parser)
     return parser
+
+
+def add_allowed_hosts(parser: argparse.ArgumentParser) -> None:
+    """The option that names whom credentialed data may be uploaded to."""
+    said = "of a URL: this host may be sent credentialed data"
+    parser.add_argument("--allow-host", action="append", default=[], metavar="HOST", help=said)
 
 
 def url_of(path: Path | str) -> str | None:
@@ -44,14 +66,23 @@ def local_path(path: Path) -> Path:
 
 class _Parser(argparse.ArgumentParser):
     urls: Collection[str] = ()
+    tree: Tree | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         found, rest = super().parse_known_args(args, namespace)
+        found.url = None
+        if self.tree and (url := url_of(found.data or "")):
+            from medgpt.stores import open_tree
+
+            send = found.allow_host if self.tree.sends and found.out is None else None
+            found.url, found.data = url, open_tree(url, found.cache, shards=self.tree.shards, send=send)
+        elif self.tree and found.data:
+            found.data = local_path(found.data)
         for name, value in vars(found).items():
             if name in self.urls and isinstance(value, Path):
                 setattr(found, name, local_path(value))
                 continue
             for path in value if isinstance(value, list) else [value]:
-                if isinstance(path, Path) and (url := re.match(_URL, str(path))):
-                    self.error(f"{url[1]}://...: this command works on files of this machine or of a shared disk")
+                if isinstance(path, Path) and (scheme := re.match(_URL, str(path))):
+                    self.error(f"{scheme[1]}://...: this command works on files of this machine or of a shared disk")
         return found, rest

@@ -9,13 +9,22 @@ than is said (`tried`). Endpoint and credentials are those of the environment (A
 import base64
 import errno
 import logging
+import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256 as _sha256
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import orjson
+
+from medgpt.atomic import TEMPORARY_SUFFIX, locked, write_atomic
+from medgpt.digest import file_sha256
 from medgpt.errors import NOT_FINISHED, UserError, one_line
+from medgpt.private import CREDENTIALED, keep_private, make_folder
 
 ATTEMPTS = 4
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -135,6 +144,28 @@ class Store:
             return None
         return content
 
+    def get(self, name: str, file: Path, size: int, sha256: str | None) -> str:
+        """Download an object of this size, and of this digest where it is known; its digest.
+
+        Raises: `StoreError` where it is another one, or gone.
+        """
+
+        def fetch(filesystem: Any, path: str) -> str:
+            filesystem.get_file(path, str(file))
+            came, digest = file.stat().st_size, file_sha256(file).hex()
+            if came != size:
+                raise Damaged(f"{came} bytes came where {size} were listed")
+            if sha256 not in (None, digest):
+                raise Damaged(f"SHA-256 {digest[:12]}... where build.json says {sha256[:12]}...: altered")
+            return digest
+
+        try:
+            return self._do(name, fetch)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.url}/{name}: gone since it was listed; run again") from error
+        except OSError as error:
+            raise StoreError(f"{file.parent}: disk full while fetching {name}; --cache names another place") from error
+
     def listing(self, name: str = "") -> dict[str, dict[str, Any]]:
         """What the store says of each object below `name`, by its name below the URL: `size` and more."""
 
@@ -216,6 +247,150 @@ class Store:
                 f"{source} is credentialed: texts and pictures go to loopback only, and {self.url} is at {host}; "
                 f"if your data use agreement covers it, --allow-host {host.partition(' ')[0]}"
             )
+
+
+_BUILD_FILE, _DEPTH = "build.json", 4  # as `manifests.catalog` has them
+_BESIDE = frozenset({"proof", "filtered"})
+"""Folders that are mirrored beside builds."""
+_MIRROR = ".mirror.json"
+"""In a mirror: of each file what the store said of it, and its digest. Written after the files."""
+_THREADS = 8
+
+
+def open_tree(
+    url: str, cache: Path | None = None, *, shards: bool = False, send: Collection[str] | None = None
+) -> Path:
+    """A local folder that mirrors a tree of builds in a store: every command can work on it unchanged.
+
+    Copied are `build.json` and Parquet parts of every build, `proof` and `filtered`; shards only if asked for, but
+    they are seen to be there in full size. What was copied before and has not changed is not copied again. Each file
+    is held against its digest in `build.json`, which appears after them, as in a build. `cache` is the folder of
+    mirrors, by default in the user's cache. With `send`, what is made of the tree will be uploaded (`publish`):
+    credentialed data must then be at a host that is allowed, one of `send`.
+
+    Raises: `UserError`.
+    """
+    store = Store(url)
+    if send is not None:
+        store.require_writable()
+    below = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgpt"
+    folder = below / _sha256(url.encode()).hexdigest()[:16]
+    with _told(), locked(folder):
+        _update(store, folder, shards, send)
+    return folder
+
+
+def _update(store: Store, folder: Path, shards: bool, send: Collection[str] | None) -> None:
+    listed = {
+        name: about for name, about in store.listing().items() if not any(p[:1] in ("", ".") for p in name.split("/"))
+    }
+    builds: dict[str, bytes] = {}
+    for name in sorted(listed, key=lambda name: name.count("/")):
+        place = name.removesuffix(_BUILD_FILE)
+        inside = any(name.startswith(build) for build in builds)
+        if place + _BUILD_FILE == name and place[-1:] in ("", "/") and place.count("/") <= _DEPTH and not inside:
+            builds[place] = store.read(name) or b""
+    if not builds:
+        raise UserError(f"{store.url}: no {_BUILD_FILE} here or in {_DEPTH} levels of folders; run a builder first")
+    wanted: dict[str, str | None] = {name: None for name in listed if _BESIDE & set(name.split("/")[:-1])}
+    stay = {f"{place}{_BUILD_FILE}" for place in builds}
+    for place, content in builds.items():
+        for name, size, sha256 in _files(store, place, content, send):
+            kind = name.removeprefix(place).partition("/")[0]
+            if name not in listed:
+                if kind == "thumbnails":  # manifests may be shared without
+                    continue
+                raise UserError(f"{store.url}/{name}: missing; build it again")
+            if size not in (None, there := listed[name]["size"]):
+                raise UserError(f"{store.url}/{name}: {there} bytes where {size} were written; build it again")
+            if kind == "shards" and not shards:
+                stay.add(name)
+            else:
+                wanted[name] = sha256
+    make_folder(folder)  # private, if one of them is
+    record = folder / _MIRROR
+    known: dict[str, list[str]] = orjson.loads(record.read_bytes()) if record.is_file() else {}
+    made = {f"proof/{path.name}" for path in (folder / "proof").glob("*") if path.is_file()}
+    for name in (known.keys() | made) - wanted.keys() - stay:
+        (folder / name).unlink(missing_ok=True)
+        known.pop(name, None)
+    for place, content in builds.items():
+        path = folder / place / _BUILD_FILE
+        if path.is_file() and path.read_bytes() != content:
+            path.unlink()
+
+    def fetch(name: str) -> None:
+        about, path = listed[name], folder / name
+        said = _sha256(repr(sorted((key, str(value)) for key, value in about.items())).encode()).hexdigest()
+        before, sha256 = known.get(name), wanted[name]
+        whole = path.is_file() and path.stat().st_size == about["size"]
+        if whole and before and before[0] == said and sha256 in (None, before[1]):
+            return
+        make_folder(path.parent)
+        part = path.with_name(path.name + TEMPORARY_SUFFIX)
+        digest = store.get(name, part, about["size"], sha256)
+        part.replace(path)
+        known[name] = [said, digest]
+
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            try:
+                for _ in pool.map(fetch, sorted(wanted)):
+                    pass
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        # A proof that is to be made anew here may stop half-way: the next time, the one of the store comes again.
+        kept = {name: said for name, said in known.items() if send is None or not name.startswith("proof/")}
+        write_atomic(record, orjson.dumps(kept | {f"{place}{_BUILD_FILE}": [] for place in builds}))
+    for place, content in builds.items():
+        make_folder(folder / place)
+        write_atomic(folder / place / _BUILD_FILE, content)
+
+
+def _files(
+    store: Store, place: str, content: bytes, send: Collection[str] | None
+) -> Iterator[tuple[str, int | None, str]]:
+    """(name, bytes if known, SHA-256) of a build's files; what reads credentialed ones is private from then on."""
+    name = place + _BUILD_FILE
+    try:
+        document = orjson.loads(content)
+        access = document["source"]["access"]
+        keep_private(access)
+        if send is not None and access == CREDENTIALED:
+            store.require_private(document["build"], send)
+        yield place + document["inputs"]["file"], None, document["inputs"]["file_sha256"]
+        for unit in document["units"]:
+            for file in unit["parts"] + unit["shards"]:
+                if ".." in file["file"].split("/"):
+                    raise UserError(f"{store.url}/{name}: names a file outside its build; build it again")
+                yield place + file["file"], file["bytes"], file["sha256"]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{store.url}/{name}: cannot be read ({type(error).__name__}); build it again") from error
+
+
+def publish(files: Iterable[Path], url: str, folder: str, last: str) -> None:
+    """Upload files as a folder of a tree, in place of what is there; the one called `last` last.
+
+    Until all are there that one is not, so no reader sees half of it. Raises: `UserError`.
+    """
+    store, named = Store(url), {path.name: path for path in files}
+    with _told():
+        store.remove(f"{folder}/{last}")
+        for name in sorted(named, key=lambda name: (name == last, name)):
+            store.put(named[name], f"{folder}/{name}", file_sha256(named[name]).hex())
+        for name in store.listing(folder):
+            if name.removeprefix(f"{folder}/") not in named:
+                store.remove(name)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Of a command that reads, exit code 1 may say that something was found: what a store did not do is code 2."""
+    try:
+        yield
+    except StoreError as error:
+        raise UserError(str(error)) from error
 
 
 def _said(error: BaseException) -> str:

@@ -25,11 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from medgpt.atomic import sync_folder, write_atomic
+from medgpt.atomic import locked, sync_folder, write_atomic
 from medgpt.errors import UserError
 from medgpt.private import make_folder
 from medgpt.stores import Damaged, connect, tried
-from shards.columns import locked
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""

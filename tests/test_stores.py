@@ -24,8 +24,15 @@ from conftest import ROOT
 
 from builders.engine.command import main as build
 from builders.engine.registry import load, modules
+from manifests.catalog import main as catalog
+from manifests.prove import main as prove
+from manifests.sql import main as sql
+from manifests.verify import main as verify
 from medgpt.errors import NOT_FINISHED, USAGE, UserError
-from medgpt.stores import Store, StoreError
+from medgpt.stores import Store, StoreError, open_tree
+from shards.certified import load_certified
+from shards.pack import main as pack
+from shards.storage import Storage
 
 pytest.importorskip("s3fs", reason="stores need the extra `remote`")
 moto = pytest.importorskip("moto.server")
@@ -113,7 +120,9 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def slake(data: Path, out: Path | str, *more: str) -> int:
-    return build(load("slake"), ["--raw", str(data / "raw" / "slake"), "--out", str(out), "--json", "--workers", "1", *more])
+    return build(
+        load("slake"), ["--raw", str(data / "raw" / "slake"), "--out", str(out), "--json", "--workers", "1", *more]
+    )
 
 
 URL = "s3://corpus/data/built"
@@ -273,3 +282,120 @@ def test_what_cannot_be_built_to_is_refused(tmp_path: Path, capsys: pytest.Captu
     ):
         assert build(load(source), [*raw, *words]) == USAGE
         assert said in capsys.readouterr().err
+
+
+# Readers.
+
+DATA = "s3://corpus/data"
+
+
+def uploaded(local: Path) -> None:
+    """The build on a disk, as a build to the store would have it."""
+    for path in (local / "built").rglob("*"):
+        if path.is_file() and ".resume" not in path.parts:
+            name = path.relative_to(local / "built").as_posix()
+            Store(URL).put(path, name, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def test_readers_of_a_store_say_what_they_say_of_a_disk(
+    s3: Faults, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uploaded(local)
+    cache = ["--cache", str(tmp_path)]
+
+    def said(command: Callable[..., int], *words: str) -> Any:
+        """The same of both, but for where it lies."""
+        both = []
+        for data in ([str(local)], [DATA, *cache]):
+            code = command([*data, *words, "--json"])
+            found = json.loads(capsys.readouterr().out)
+            both.append((code, [{k: v for k, v in one.items() if k not in _PLACES} for one in _listed(found)]))
+        assert both[0] == both[1]
+        return both[0][1]
+
+    s3.wrong += [("GET", "slake-test-00000.parquet", fault) for fault in ("cut", "500")]
+    assert len(said(catalog)[0]["builds"]) == 1
+    assert len(said(sql, "--audit", "all")[0]["audits"]) > 10
+    [mirror] = tmp_path.iterdir()
+    assert not list(mirror.rglob("*.tar"))  # these two need no shards
+    said(prove, "--benchmarks", "present", "--workers", "1", "--no-rewrites")
+    proof = {path.name: path.read_bytes() for path in (local / "proof").iterdir() if path.is_file()}
+    assert {name: Store(DATA).read(name) for name in Store(DATA).listing("proof")} == {
+        f"proof/{name}": content for name, content in proof.items()
+    }
+    assert verify([DATA, *cache, "--no-raw", "--sample", "2"]) == 0
+    capsys.readouterr()
+    packing = "--stage", "instruct", "--only-present", "--accept-incomplete", "--workers", "1"
+    said(pack, *packing, "--dry-run")
+    certified = load_certified(open_tree(DATA, tmp_path / "other"), check_shards=False, uncertified=True)
+    storage = Storage(DATA, cache=tmp_path / "shards")
+    for shard in certified.sources["slake"].shards:
+        assert storage.open(shard).data[:] == (local / shard.path).read_bytes()
+
+
+_PLACES = {"data", "database", "path", "plan"}
+
+
+def _listed(found: Any) -> list[dict[str, Any]]:
+    if "builds" in found and isinstance(found["builds"][0], dict):
+        for build_ in found["builds"]:
+            build_.pop("path", None)
+    return [found]
+
+
+def test_a_mirror_follows_the_store(
+    s3: Faults, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uploaded(local)
+    mirror = open_tree(DATA, tmp_path)
+    part = "built/slake/manifest/slake-test-00000.parquet"
+    right = (mirror / part).read_bytes()
+    s3.wrong += [("GET", "parquet", "500")]  # never asked for again
+    assert open_tree(DATA, tmp_path) == mirror and s3.wrong
+    s3.wrong.clear()
+    Store(DATA).write(part, right[:-1] + b"x")
+    assert sql([DATA, "--audit", "all", "--cache", str(tmp_path)]) == USAGE
+    [line] = capsys.readouterr().err.splitlines()[-1:]
+    assert f"{DATA}/{part}: SHA-256" in line and "altered; given up after 4 attempts" in line
+    assert (mirror / part).read_bytes() == right
+    Store(DATA).write(part, right[:-1])
+    with pytest.raises(UserError, match=rf"{part}: {len(right) - 1} bytes where {len(right)} were written"):
+        open_tree(DATA, tmp_path)
+    Store(DATA).remove(part)
+    with pytest.raises(UserError, match=rf"{part}: missing; build it again"):
+        open_tree(DATA, tmp_path)
+    Store(DATA).remove("built/slake/build.json")
+    with pytest.raises(UserError, match=rf"{DATA}: no build.json here"):
+        open_tree(DATA, tmp_path)
+    evil = json.loads((local / "built" / "slake" / "build.json").read_bytes())
+    evil["units"][0]["parts"][0]["file"] = "manifest/../../../escaped"
+    Store(DATA).write("built/slake/build.json", json.dumps(evil).encode())
+    with pytest.raises(UserError, match="names a file outside its build"):
+        open_tree(DATA, tmp_path)
+
+
+def test_the_hub_is_read_and_nothing_is_sent_there(
+    local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Hub(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "hf"
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("hf://")))
+
+    before = fsspec.get_filesystem_class("hf")
+    fsspec.register_implementation("hf", Hub, clobber=True)
+    try:
+        Hub().put(str(local / "built" / "slake"), "/datasets/us/corpus/slake", recursive=True)
+        found = open_tree("hf://datasets/us/corpus", tmp_path, shards=True)
+        for path in (local / "built" / "slake").rglob("*.*"):
+            assert (found / "slake" / path.relative_to(local / "built" / "slake")).read_bytes() == path.read_bytes()
+        assert prove(["hf://datasets/us/corpus", "--cache", str(tmp_path)]) == USAGE
+        assert "nothing is written to hf://; s3, gs can be" in capsys.readouterr().err
+    finally:
+        fsspec.register_implementation("hf", before, clobber=True)
+        MemoryFileSystem.store.clear()

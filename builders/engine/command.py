@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders.engine.report import exit_code, format_summary, print_plan, summary
 from builders.engine.source import Source, unverified_notes
-from medgpt.arguments import FRAMES, command_parser
+from medgpt.arguments import FRAMES, add_allowed_hosts, command_parser
 from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, UserError, run
 from medgpt.private import keep_private
@@ -107,10 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="of --out URL: where a node writes (default: TMPDIR)",
     )
-    add(
-        "--allow-host", action="append", default=[], metavar="HOST",
-        help="of --out URL: this host may be sent credentialed data",
-    )  # fmt: skip
+    add_allowed_hosts(parser)
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
