@@ -68,18 +68,21 @@ class _Parser(argparse.ArgumentParser):
     urls: Collection[str] = ()
     tree: Tree | None = None
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        found, rest = super().parse_known_args(args, namespace)
-        found.url = None
-        if self.tree and (url := url_of(found.data or "")):
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        found = super().parse_args(args, namespace)
+        if self.tree:
+            found.url = url_of(found.data or "")
+        if self.tree and found.url:
             from medgpt.stores import open_tree
 
             send = found.allow_host if self.tree.sends and found.out is None else None
-            found.url, found.data = url, open_tree(url, found.cache, shards=self.tree.shards, send=send)
-        elif self.tree and found.data:
-            found.data = local_path(found.data)
+            found.data = open_tree(found.url, found.cache, shards=self.tree.shards, send=send)
+        return found
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, rest = super().parse_known_args(args, namespace)
         for name, value in vars(found).items():
-            if name in self.urls and isinstance(value, Path):
+            if isinstance(value, Path) and (name in self.urls or (self.tree and name == "data")):
                 setattr(found, name, local_path(value))
                 continue
             for path in value if isinstance(value, list) else [value]:

@@ -31,7 +31,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WRITABLE = ("s3", "s3a", "gs", "gcs", "memory")
 """Where objects appear whole and one can be made only if there is none: without both, nothing is uploaded."""
 _S3 = ("s3", "s3a")
-_AT_ONCE = 128 << 20
+_AT_ONCE = 64 << 20
 """S3: up to here a file is one request, whose SHA-256 S3 compares; above, parts of half of that, each with a CRC."""
 _LONGEST_WAIT_S = 30.0
 
@@ -66,6 +66,8 @@ def tried(
         except PermissionError as error:
             raise StoreError(f"{what}: access denied ({_said(error)})") from error
         except Exception as error:  # every client library has errors of its own, all of them may pass
+            if type(error).__name__.endswith("CredentialsError"):  # botocore's: there are none
+                raise StoreError(f"{what}: access denied ({_said(error)})") from error
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             last = attempt == attempts

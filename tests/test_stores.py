@@ -236,6 +236,9 @@ def test_each_failure_of_a_store_is_one_line(
     assert store.create("ledger", b"other") == b"mine"
     with pytest.raises(StoreError, match=r"s3://nowhere/x/file: FileNotFoundError .*; make the bucket first"):
         Store("s3://nowhere/x").put(tmp_path / "file", "file", digest)
+    s3.wrong += [("GET", "/corpus", "expired")]
+    with pytest.raises(StoreError, match=rf"{URL}/: access denied \(PermissionError The provided token has expired"):
+        store.listing()
     lost = Store(URL, attempts=2, wait_s=0, options={"endpoint_url": "http://127.0.0.1:9"})
     with pytest.raises(StoreError, match=r"Could not connect to the endpoint .*; given up after 2 attempts"):
         lost.read("file")
