@@ -28,7 +28,7 @@ from medgpt.private import CREDENTIALED, keep_private, make_folder
 
 ATTEMPTS = 4
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-WRITABLE = ("s3", "s3a", "gs", "gcs", "memory")
+WRITABLE = ("s3", "s3a", "gs", "gcs")
 """Where objects appear whole and one can be made only if there is none: without both, nothing is uploaded."""
 _S3 = ("s3", "s3a")
 _AT_ONCE = 64 << 20
@@ -198,8 +198,18 @@ class Store:
 
     def create(self, name: str, content: bytes) -> bytes | None:
         """Upload a small object if there is none (If-None-Match); the content of the one that is there."""
+
+        def make(filesystem: Any, path: str) -> None:
+            try:
+                filesystem.pipe_file(path, content, mode="create")
+            except OSError as error:
+                # S3's 412, where the server does not name the condition, as MinIO.
+                if error.errno == errno.EINVAL and "condition" in str(error):
+                    raise FileExistsError(path) from error
+                raise
+
         try:
-            self._write(name, lambda filesystem, path: filesystem.pipe_file(path, content, mode="create"))
+            self._write(name, make)
         except FileExistsError:
             return self.read(name)
         return None
@@ -220,7 +230,7 @@ class Store:
     def require_writable(self) -> None:
         """Raises: `UserError` where nothing may be uploaded."""
         if self.protocol not in WRITABLE:
-            raise UserError(f"{self.url}: nothing is written to {self.protocol}://; {', '.join(WRITABLE[:3:2])} can be")
+            raise UserError(f"{self.url}: nothing is written to {self.protocol}://; s3:// and gs:// can be")
 
     def require_private(self, source: str, allowed: Collection[str]) -> None:
         """Refuse to upload credentialed data to where it must not go: a host that is neither this machine nor allowed.
@@ -232,8 +242,6 @@ class Store:
 
         from medgpt.endpoints import resolve_endpoint
 
-        if self.protocol == "memory":
-            return
         host = "://".join(urlsplit(self.url)[:2])
         if self.protocol in _S3:
             self.filesystem.connect()

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,14 +58,14 @@ class Faults:
         if fault:
             self.wrong.remove(fault)
             what = fault[2]
-        if what == "500":
+        if what == "slow":
+            self.go.wait(10)
+        if what in ("500", "slow"):
             start("500 Internal Server Error", [("Content-Length", "0")])
             return [b""]
         if what == "expired":
             start("403 Forbidden", [("Content-Type", "application/xml")])
             return [EXPIRED.encode()]
-        if what == "slow":
-            time.sleep(1.5)
         if what == "hold":
             self.held.set()
             self.go.wait(60)
@@ -78,6 +77,13 @@ class Faults:
                 start("400 Bad Request", [("Content-Type", "application/xml")])
                 return [b"<Error><Code>BadDigest</Code><Message>checksum did not match</Message></Error>"]
             environ["wsgi.input"] = io.BytesIO(body)
+        if what == "lost":  # done, but who asked does not hear of it
+            b"".join(self.app(environ, lambda *_: None))
+            start("500 Internal Server Error", [("Content-Length", "0")])
+            return [b""]
+        if what == "unmet":
+            start("412 Precondition Failed", [("Content-Type", "application/xml")])
+            return [b"<Error><Code>PreconditionFailed</Code><Message>An unmet pre-condition</Message></Error>"]
         answer = self.app(environ, start)
         return [b"".join(answer)[:-10]] if what == "cut" else answer
 
@@ -201,7 +207,7 @@ def test_what_a_store_does_wrong_is_tried_again_a_few_times_and_told(
     s3: Faults, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     s3.wrong += [("PUT", "slake-test-00000-00000.tar", fault) for fault in ("500", "flip")]
-    s3.wrong += [("PUT", ".resume/slake/test-00000.json", "500")]
+    s3.wrong += [("PUT", ".resume/slake/test-00000.json", fault) for fault in ("lost", "unmet")]
     assert slake(local, URL, "--scratch", str(tmp_path)) == 0
     assert [record.levelname for record in caplog.records] == 3 * ["WARNING"]
     assert "attempt 2 of 4 failed" in caplog.text and "checksum did not match" in caplog.text
@@ -231,7 +237,6 @@ def test_each_failure_of_a_store_is_one_line(
     with pytest.raises(StoreError, match=rf"{URL}/file: .*; given up after 2 attempts"):
         store.put(tmp_path / "file", "file", digest)
     assert "attempt 1 of 2 failed" in caplog.text
-    # A lost answer to what was done: the second attempt finds its own object.
     assert store.create("ledger", b"mine") is None
     assert store.create("ledger", b"other") == b"mine"
     with pytest.raises(StoreError, match=r"s3://nowhere/x/file: FileNotFoundError .*; make the bucket first"):
@@ -279,7 +284,7 @@ def test_credentialed_data_goes_to_loopback_or_to_a_host_that_is_named(
 def test_what_cannot_be_built_to_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, filtered = ["--raw", str(tmp_path), "--json"], next(name for name in modules() if load(name).filters)
     for source, words, said in (
-        ("slake", ["--out", "hf://datasets/x/y"], "nothing is written to hf://; s3, gs can be"),
+        ("slake", ["--out", "hf://datasets/x/y"], "nothing is written to hf://; s3:// and gs:// can be"),
         ("slake", ["--out", "s3://b/x", "--engine", "slurm"], "give --scratch, a folder that all nodes see"),
         (filtered, ["--out", "s3://b/x"], "filters read shards from a disk: give --filters none"),
     ):
@@ -398,7 +403,7 @@ def test_the_hub_is_read_and_nothing_is_sent_there(
         for path in (local / "built" / "slake").rglob("*.*"):
             assert (found / "slake" / path.relative_to(local / "built" / "slake")).read_bytes() == path.read_bytes()
         assert prove(["hf://datasets/us/corpus", "--cache", str(tmp_path)]) == USAGE
-        assert "nothing is written to hf://; s3, gs can be" in capsys.readouterr().err
+        assert "nothing is written to hf://; s3:// and gs:// can be" in capsys.readouterr().err
     finally:
         fsspec.register_implementation("hf", before, clobber=True)
         MemoryFileSystem.store.clear()
