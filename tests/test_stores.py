@@ -285,6 +285,7 @@ def test_what_cannot_be_built_to_is_refused(tmp_path: Path, capsys: pytest.Captu
     raw, filtered = ["--raw", str(tmp_path), "--json"], next(name for name in modules() if load(name).filters)
     for source, words, said in (
         ("slake", ["--out", "hf://datasets/x/y"], "nothing is written to hf://; s3:// and gs:// can be"),
+        ("mimic_cxr", ["--out", "gs://corpus/x"], "is credentialed: texts and pictures go to loopback only"),
         ("slake", ["--out", "s3://b/x", "--engine", "slurm"], "give --scratch, a folder that all nodes see"),
         (filtered, ["--out", "s3://b/x"], "filters read shards from a disk: give --filters none"),
     ):
@@ -380,6 +381,22 @@ def test_a_mirror_follows_the_store(
     Store(DATA).write("built/slake/build.json", json.dumps(evil).encode())
     with pytest.raises(UserError, match="names a file outside its build"):
         open_tree(DATA, tmp_path)
+
+
+def test_a_mirror_of_credentialed_data_is_its_owners_alone(
+    s3: Faults, local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded(local)
+    said = (local / "built" / "slake" / "build.json").read_bytes()
+    Store(URL).write("slake/build.json", said.replace(b'"access": "open"', b'"access": "credentialed"'))
+    mirror = open_tree(DATA, tmp_path, send=[])  # the endpoint is loopback
+    files = [mirror, *mirror.rglob("*")]
+    assert len(files) > 10 and not any(path.stat().st_mode & 0o077 for path in files)
+    asked = []
+    monkeypatch.setattr(Store, "require_private", lambda store, build, allowed: asked.append((build, allowed)))
+    open_tree(DATA, tmp_path)
+    open_tree(DATA, tmp_path, send=["host"])  # where a proof is to be uploaded
+    assert asked == [("slake", ["host"])]
 
 
 def test_the_hub_is_read_and_nothing_is_sent_there(
