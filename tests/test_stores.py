@@ -283,11 +283,12 @@ def test_credentialed_data_goes_to_loopback_or_to_a_host_that_is_named(
 
 def test_what_cannot_be_built_to_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw, filtered = ["--raw", str(tmp_path), "--json"], next(name for name in modules() if load(name).filters)
+    scratch = ["--scratch", str(tmp_path)]
     for source, words, said in (
         ("slake", ["--out", "hf://datasets/x/y"], "nothing is written to hf://; s3:// and gs:// can be"),
-        ("mimic_cxr", ["--out", "gs://corpus/x"], "is credentialed: texts and pictures go to loopback only"),
+        ("mimic_cxr", ["--out", "gs://corpus/x", *scratch], "is credentialed: texts and pictures go to loopback only"),
         ("slake", ["--out", "s3://b/x", "--engine", "slurm"], "give --scratch, a folder that all nodes see"),
-        (filtered, ["--out", "s3://b/x"], "filters read shards from a disk: give --filters none"),
+        (filtered, ["--out", "s3://b/x", *scratch], "filters read shards from a disk: give --filters none"),
     ):
         assert build(load(source), [*raw, *words]) == USAGE
         assert said in capsys.readouterr().err
