@@ -21,10 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "builders.all",
         "Build every source found under --raw (one folder a source, named as in `python -m builders`).",
         "example: python -m builders.all --raw /data/raw --out data/built --workers 16",
+        urls=("out",),
     )
     add = parser.add_argument
     add("--raw", type=Path, default=Path("data/raw"), metavar="DIR", help="folder of raw trees (default data/raw)")
-    add("--out", type=Path, default=Path("data/built"), metavar="DIR", help="root of the builds (default data/built)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("data/built"),
+        metavar="DIR|URL",
+        help="root of the builds (default data/built)",
+    )
     add("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
     add_options(parser)
     add("--filters", metavar="RECIPE", help=f"{FILTERS_HELP.format(recipe='of each source its own')}")
@@ -60,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             codes.append(NOT_FINISHED)
     if args.dry_run:
         for work in works:
-            note = str(work.plan.target)
+            note = work.plan.place
             if work.filtering:
                 note += f"; filters of {work.filtering.recipe.name} {work.filtering.recipe.version}"
             rows.append({"source": work.source.name, "state": "planned", "read": work.plan.rows, "note": note})
@@ -79,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             numbers = {key: counts[key] for key in ("read", "kept", "rejected", "damaged")}
             if waterfall:
                 numbers["filtered"] = waterfall["dropped"]
-            note = "; ".join([str(work.plan.target), *(line.strip() for line in gap_lines(document["gaps"]))])
+            note = "; ".join([work.plan.place, *(line.strip() for line in gap_lines(document["gaps"]))])
             rows.append({"source": work.source.name, "state": state, **numbers, "note": note})
     return _print(rows, args.json, worst(codes))
 

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.arguments import command_parser
+from medgpt.arguments import Tree, command_parser
 from medgpt.errors import UserError, os_error_line, run
 from medgpt.messages import safe
 from medgpt.private import keep_private
@@ -477,6 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "manifests.catalog",
         "Write DATA/manifest.duckdb (views over every build under DATA) and show what was built.",
         "example: python -m manifests.catalog data",
+        tree=Tree(),
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds (at most four levels deep)")
     parser.add_argument("--json", action="store_true", help="print JSON")

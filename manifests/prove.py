@@ -38,13 +38,14 @@ from typing import TYPE_CHECKING, Any
 from manifests.catalog import connect, jail, load_builds, manifest_files, sql_text
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
-from medgpt.arguments import command_parser
+from medgpt.arguments import Tree, command_parser
 from medgpt.atomic import AtomicFile, held, write_atomic
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.engines import add_engine, choose_engine, engine_arguments
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
 from medgpt.page import plural
 from medgpt.private import make_folder
+from medgpt.stores import publish
 from medgpt.tables import table
 
 if TYPE_CHECKING:
@@ -517,6 +518,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         if options.sign:
             certificate.sign(out, options.sign)
+        if options.url and options.out is None:
+            publish((path for path in out.iterdir() if path.is_file()), options.url, PROOF, certificate.CERTIFICATE)
     except OSError as error:
         raise UserError(os_error_line(error)) from error  # code 1 would say that there is a proof
     if options.json:
@@ -647,6 +650,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m manifests.prove data --benchmarks present\n"
         "  python -m manifests.prove data --policy ours.yaml --workers 16 --sign key.pem\n"
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
+        tree=Tree(shards=True, sends=True),
     )
     parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manifests.catalog import connect, one_line
-from medgpt.arguments import command_parser
+from medgpt.arguments import Tree, command_parser
 from medgpt.errors import UserError, run
 from medgpt.tables import plain, table
 
@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         '  python -m manifests.sql data "SELECT build, split, count(*) FROM samples GROUP BY ALL"\n'
         "  python -m manifests.sql data --audit all\n"
         "  python -m manifests.sql data --audit id_overlap --json",
+        tree=Tree(),
     )
     add = parser.add_argument
     add("data", nargs="?", type=Path, metavar="DATA", help="folder of builds, or one build")

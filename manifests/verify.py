@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING
 from manifests.catalog import load_builds
 from manifests.proof.audit import CONFIDENCE, bounds
 from manifests.proof.certificate import CERTIFICATE
-from medgpt.arguments import command_parser
+from medgpt.arguments import Tree, command_parser
 from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
 from medgpt.messages import safe
@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m manifests.verify data\n"
         "  python -m manifests.verify data --sample 200 --trust key.pub\n"
         "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof --raw ours.train=corpus/train",
+        tree=Tree(shards=True),
     )
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
     parser.add_argument("--proof", type=Path, metavar="DIR", help="folder of the proof (default DATA/proof)")

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from medgpt.errors import UserError
+from medgpt.private import make_folder
+
 TEMPORARY_SUFFIX = ".tmp"
 writer = ""
 """Part of temporary names in processes of a cluster, where a job that seems lost may run on beside its second start."""
@@ -110,5 +113,23 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and hold it against other processes; the lock goes when the process ends, however it ends.
+
+    Raises: `UserError` where it cannot be written to.
+    """
+    try:
+        make_folder(folder)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)

@@ -31,11 +31,11 @@ from manifests.parts import IMAGES
 from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, incomplete
 from manifests.proof.trust import WATCHED, Trust, accepted, check_proof
 from manifests.selections import data_folder, dropped_samples, selection_files
-from medgpt.atomic import write_atomic
+from medgpt.atomic import locked, write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.private import keep_private, make_folder
-from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, locked, signature, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, signature, write_columns
 from shards.storage import ShardRef
 
 FORMAT = 3

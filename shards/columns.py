@@ -8,11 +8,9 @@ A folder without a header is not there. Digests are compared once, and again whe
 changed. Everything can be derived again, so a damaged folder may be deleted.
 """
 
-import fcntl
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from medgpt.digest import file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.private import make_folder
 
-HEADER, VERIFIED, LOCK = "header.json", "verified.json", ".lock"
+HEADER, VERIFIED = "header.json", "verified.json"
 
 DTYPES = {"uint8": "<u1", "uint16": "<u2", "int32": "<i4", "int64": "<i8"}
 """Name of a column's type, which is also its file's suffix -> how numpy spells it, little-endian on every machine."""
@@ -49,24 +47,6 @@ def check_range(indices: Int64, size: int) -> None:
     """Raises: `IndexError` where one is not from 0 to `size` - 1."""
     if indices.size and not (int(indices.min()) >= 0 and int(indices.max()) < size):
         raise IndexError(f"indices are 0 to {size - 1}")
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` and hold it against other processes; the lock goes when the process ends, however it ends.
-
-    Raises: `UserError` where it cannot be written to.
-    """
-    try:
-        make_folder(folder)
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); name another folder") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def write_columns(

@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.catalog import load_builds, one_line
+from medgpt.atomic import locked
 from medgpt.engines import is_local, run_jobs
 from medgpt.errors import UserError
 from shards.certified import Certified, SourceSamples
-from shards.columns import HEADER, Int32, Int64, MappedColumns, locked, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, write_columns
 from shards.order import EpochOrder
 from shards.packing import (
     IMAGE_TOKENS,

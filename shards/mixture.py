@@ -23,10 +23,11 @@ import numpy.typing as npt
 from msgspec import Meta
 from msgspec.structs import force_setattr, replace
 
+from medgpt.atomic import locked
 from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.settings import Settings, checked, find, read_yaml
-from shards.columns import HEADER, Int32, Int64, MappedColumns, check_range, locked, write_columns
+from shards.columns import HEADER, Int32, Int64, MappedColumns, check_range, write_columns
 
 FORMAT = 1
 PRESETS = Path(__file__).parent / "mixtures"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.arguments import command_parser
+from medgpt.arguments import Tree, command_parser
 from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import NOT_FINISHED, run
 from medgpt.messages import complain
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "the plan, which training reads. Exit code: 0; 1 if samples are too long and no policy says what becomes of "
         "them, or a file cannot be read or written; 2 for input that cannot be packed.",
         "example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
+        tree=Tree(shards=True),
     )
     add_order_options(parser)
     parser.add_argument("--length", type=int, default=32_768, metavar="N", help="tokens of a pack (default 32768)")

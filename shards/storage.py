@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from medgpt.atomic import sync_folder, write_atomic
+from medgpt.atomic import locked, sync_folder, write_atomic
 from medgpt.errors import UserError
 from medgpt.private import make_folder
-from shards.columns import locked
+from medgpt.stores import Damaged, connect, tried
 
 MARKS = ".streams/verified"
 """Below a local tree: one small file for every shard whose digest was found right."""
@@ -36,19 +36,13 @@ MARKS = ".streams/verified"
 CACHE_BYTES = 64 << 30
 
 _CHUNK = 1 << 22
-_LONGEST_WAIT_S = 30.0
 _POLL_S = 0.1
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
 
 
 class _NoRoom(UserError):
     """The cache holds nothing more that may be removed."""
-
-
-class _Damaged(Exception):
-    """What was downloaded is not the shard; worth another attempt."""
 
 
 class ShardRef(NamedTuple):
@@ -401,47 +395,35 @@ class Storage:
 
     def _download(self, shard: ShardRef, path: Path, part: Path) -> None:
         filesystem, root = self._remote()
-        address = f"{root}/{shard.path}"
-        wait = self.first_wait_s
-        for attempt in range(1, self.attempts + 1):
-            try:
-                filesystem.get_file(address, str(part))
-                self._accept(shard, path, part)
-            except FileNotFoundError:
-                raise UserError(f"{self.location}/{shard.path}: missing; upload the certified shard") from None
-            except PermissionError as error:
-                raise UserError(f"{self.location}/{shard.path}: access denied ({_line(error)})") from error
-            except Exception as error:  # every client library has errors of its own, all of them may pass
-                if isinstance(error, OSError) and error.errno in _FULL:
-                    raise UserError(
-                        f"{self.cache}: disk full while fetching {shard.path}; make room or move the cache"
-                    ) from error
-                self._count(damaged=isinstance(error, _Damaged))
-                if attempt == self.attempts:
-                    raise UserError(
-                        f"{self.location}/{shard.path}: {_line(error)}; given up after {attempt} attempts"
-                    ) from error
-                self._count(retries=1)
-                log.warning(
-                    "%s/%s: %s; attempt %d of %d failed, next in %.1f s",
-                    self.location, shard.path, _line(error), attempt, self.attempts, wait,
-                )  # fmt: skip
-                time.sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT_S)
-            else:
-                self._count(fetched=1, fetched_bytes=shard.size)
-                return
+        name = f"{self.location}/{shard.path}"
+
+        def fetch() -> None:
+            filesystem.get_file(f"{root}/{shard.path}", str(part))
+            self._accept(shard, path, part)
+
+        def failed(error: Exception, last: bool) -> None:
+            self._count(damaged=isinstance(error, Damaged), retries=not last)
+
+        try:
+            tried(name, fetch, self.attempts, self.first_wait_s, failed)
+        except FileNotFoundError:
+            raise UserError(f"{name}: missing; upload the certified shard") from None
+        except OSError as error:
+            raise UserError(
+                f"{self.cache}: disk full while fetching {shard.path}; make room or move the cache"
+            ) from error
+        self._count(fetched=1, fetched_bytes=shard.size)
 
     def _accept(self, shard: ShardRef, path: Path, part: Path) -> None:
         """Give a downloaded file its name if it is the shard, whole."""
         with part.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size != shard.size:
-                raise _Damaged(f"{size} bytes came where {shard.size} were certified")
+                raise Damaged(f"{size} bytes came where {shard.size} were certified")
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             self._count(hashed_bytes=size)
             if digest != shard.sha256:
-                raise _Damaged(f"SHA-256 {digest[:12]}... where {shard.sha256[:12]}... was certified: altered")
+                raise Damaged(f"SHA-256 {digest[:12]}... where {shard.sha256[:12]}... was certified: altered")
             os.fsync(file.fileno())
             write_atomic(_mark(path), _stamp(file.fileno()).encode())
         part.rename(path)
@@ -451,32 +433,8 @@ class Storage:
         """The file system of the location and the path on it; made in the process that uses it."""
         with self._lock:
             if self._filesystem is None:
-                self._filesystem = _connect(self.location, self.options)
+                self._filesystem = connect(self.location, self.options)
             return self._filesystem
-
-
-def _connect(location: str, options: dict[str, Any]) -> tuple[Any, str]:
-    import fsspec
-
-    protocol = location.partition("://")[0]
-    try:
-        if protocol in ("http", "https"):
-            import aiohttp
-
-            # Without this, aiohttp ends any download after five minutes.
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-            options = {"client_kwargs": {"timeout": timeout}} | options
-        elif protocol in ("s3", "s3a"):
-            # The client's own retries would be silent.
-            options = {"config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 1}}} | options
-        filesystem, root = fsspec.core.url_to_fs(location, **options)
-    except ImportError as error:
-        raise UserError(f"{location}: {error}; pip install 'medgpt-oss[remote]'") from error
-    except ValueError as error:
-        raise UserError(f"{location}: {error}") from error
-    if protocol in ("s3", "s3a"):
-        filesystem.retries = 1
-    return filesystem, str(root).rstrip("/")
 
 
 def _stamp(descriptor: int) -> str:
@@ -531,8 +489,3 @@ def _remove_unused(path: Path) -> bool:
         return True
     finally:
         os.close(descriptor)
-
-
-def _line(error: BaseException) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__ if not isinstance(error, _Damaged) else ''} {error}".split())

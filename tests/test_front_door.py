@@ -123,11 +123,11 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(module: str, tmp_path: P
 @pytest.mark.parametrize(
     "words",
     [
-        ("builders.medqa", "--demo", "--out", "s3://bucket/data"),
+        ("builders.medqa", "--raw", "s3://bucket/data", "--out", "built"),
         ("builders.corpus", "--raw", "gs://bucket/raw", "--role", "train", "--out", "built"),
-        ("manifests.prove", "s3://bucket/data"),
+        ("manifests.prove", "--train", "s3://bucket/a", "--eval", "b", "--out", "c"),
         ("filters.run", "hf://datasets/one"),
-        ("shards.pack", "s3://bucket/data", "--stage", "pretrain"),
+        ("shards.stats", "s3://bucket/data"),
     ],
 )
 def test_a_url_as_a_path_is_refused(words: tuple[str, ...], tmp_path: Path) -> None:

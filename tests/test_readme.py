@@ -39,8 +39,8 @@ def test_a_printed_command_is_parsed(
     module, rest = ("medgpt", words[1:]) if words[0] == "medgpt" else (words[2], words[3:])
     parse = argparse.ArgumentParser.parse_args
 
-    def parse_and_end(self: argparse.ArgumentParser, args: Sequence[str] | None = None) -> None:
-        parse(self, args)
+    def parse_and_end(self: argparse.ArgumentParser, args: Sequence[str] | None = None, namespace: None = None) -> None:
+        parse(self, args, namespace)
         raise SystemExit(TAKEN)
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders.engine.report import exit_code, format_summary, print_plan, summary
 from builders.engine.source import Source, unverified_notes
-from medgpt.arguments import FRAMES, command_parser
+from medgpt.arguments import FRAMES, add_allowed_hosts, command_parser
 from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, UserError, run
 from medgpt.private import keep_private
@@ -60,6 +60,8 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
         option.prepare(value) for option in source.options if option.prepare and (value := getattr(args, option.name))
     ]
     options = options_of(args, raw, args.out or data / "built", given, progress=not quiet)
+    if options.output and afterwards:
+        parser.error("what is compared with a build after it was made is read from a disk: give a folder as --out")
     if args.download:
         from builders.engine.download import download
 
@@ -78,13 +80,13 @@ def _command(source: Source, arguments: Sequence[str] | None) -> int:
         print_plan(source, work.plan, options, work.filtering, args.json)
         return DONE
     document, waterfall = work.carry_out()
-    target, reused = work.plan.target, len(work.plan.reusable)
+    target, place, reused = work.plan.target, work.plan.place, len(work.plan.reusable)
     said = [line for after in afterwards for line in after(target)]
     if args.json:
         told = {"filtered": waterfall} | ({"said": said} if said else {})
-        print(json.dumps(summary(document, target, reused) | told, ensure_ascii=False))
+        print(json.dumps(summary(document, place, reused) | told, ensure_ascii=False))
     else:
-        print(format_summary(document, target, reused, source.advice))
+        print(format_summary(document, place, reused, source.advice))
         print("".join(f"\n{line}" for line in unverified_notes(source)), end="\n" * bool(unverified_notes(source)))
         if waterfall:
             print(f"\n{waterfall_text(waterfall, target)}")
@@ -99,6 +101,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add_engine(parser)
+    add(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="of --out URL: where a node writes (default: TMPDIR)",
+    )
+    add_allowed_hosts(parser)
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")
     add("--licenses", nargs="+", metavar="NAME", help="keep only samples under these licences, reject the others")
@@ -144,10 +153,12 @@ def _parser(source: Source) -> argparse.ArgumentParser:
         "exit code: 0 built; 3 built, damaged rows rejected; 4 built, something was not read (it is named);\n"
         "1 not finished, run again to resume; 2 wrong usage, the tree is not this source, or its filters cannot run\n"
         "of --probe: 0 as known; 3 damaged rows among the first; 4 other than known; 2 no build is possible",
+        urls=("out",),
     )
     add, splits = parser.add_argument, f"only these of {', '.join(source.splits)}"
     add("--raw", type=Path, metavar="DIR", help=f"the publisher's files (default data/raw/{source.name})")
-    add("--out", type=Path, metavar="DIR", help="root of the builds (default data/built); each is a folder in it")
+    out = "root of the builds (default data/built), a folder or s3://bucket/prefix; each is a folder in it"
+    add("--out", type=Path, metavar="DIR|URL", help=out)
     add_options(parser)
     add("--split", nargs="+", choices=sorted(source.splits), metavar="SPLIT", help=splits)
     if source.filters:

@@ -39,22 +39,22 @@ from builders.engine.rawfiles import (
     summed_gaps,
 )
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource, Source, Unit, told
+from builders.engine.stored import FOLDERS, Output
 from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit, load_source
-from manifests.catalog import KINDS
+from manifests.catalog import BUILD_FILE
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, held, write_atomic
 from medgpt.cluster import software
 from medgpt.digest import RAW_PLACE, sealed
 from medgpt.engines import in_this_process, is_local, run_jobs
 from medgpt.errors import UserError
-from medgpt.private import keep_private, make_folder
+from medgpt.private import CREDENTIALED, keep_private, make_folder
 from medgpt.processes import WorkerDied
 from medgpt.schema import SCHEMA_VERSION
 from shards.writer import SHARD_BYTES
 
 BUILD_FORMAT = 1
-FOLDERS = ("shards", *KINDS)
 _WRITTEN = frozenset({".tar", ".arrow", ".parquet", TEMPORARY_SUFFIX})
 PROJECT_PACKAGES = ("builders", "filters", "manifests", "medgpt", "medgpt_sources", "shards")
 
@@ -84,6 +84,8 @@ class BuildOptions:
     progress: bool = True
     expect: str = ""
     """`published`, or the number of rows that must be read: what differs is a gap. Empty: nothing is compared."""
+    output: Output | None = None
+    """The object store that the builds go to; `out` is scratch then."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,16 @@ class Plan:
     """Files that the plan was made from; what it took from them is in the units."""
     gaps: frozenset[Gap] = frozenset()
     """What could not be read of files while the plan was made."""
+
+    @property
+    def output(self) -> Output | None:
+        """The object store that it goes to."""
+        return self.jobs[0].output
+
+    @property
+    def place(self) -> str:
+        """Where the build is when it is done."""
+        return f"{self.output.store.url}/{self.build}" if self.output else str(self.target)
 
     @property
     def rows(self) -> int:
@@ -119,6 +131,11 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     module = source.module_name
     build = source.build_name(params)
     target, resume = options.out / build, options.out / ".resume" / build
+    held = None
+    if output := options.output:
+        if source.access == CREDENTIALED:
+            output.store.require_private(source.name, output.allowed)
+        held = output.bring_ledgers(build, resume)
     states: dict[str, Input] = {}
     wanted = params.get("split")
     left: dict[str, int | None] = {}
@@ -140,9 +157,11 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
         )
         key = _unit_key(source, build, params, unit, take, planned, options)
         ledger = resume / f"{unit.name}.json"
-        job = UnitJob(module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes, planned)
+        job = UnitJob(
+            module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes, planned, output
+        )
         jobs.append(job)
-        records = _finished(job)
+        records = _finished(job, held)
         if records is not None:
             reusable[unit.name] = records
     if not jobs:
@@ -184,12 +203,14 @@ class Building:
             wrong = _what_is_wrong(self.source, job, [record for found in self.records.values() for record in found])
             raise BuildStopped(
                 f"{self.plan.build}: {damaged} damaged rows, more than the budget of {budget}: {wrong}look at "
-                f"{self.plan.target}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
+                f"{self.plan.place}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
             )
 
     def finish(self) -> dict[str, Any]:
         """Write what stands above the units, `build.json` last; returns what that says. Raises `BuildStopped`."""
         plan, options, resume = self.plan, self.options, self.plan.jobs[0].ledger.parent
+        if plan.output and not all(job.ledger.is_file() for job in plan.jobs):  # of other nodes
+            plan.output.bring_ledgers(plan.build, resume)
         entries = [orjson.loads(job.ledger.read_bytes()) for job in plan.jobs]
         inputs, wrong = _inputs(plan, options, resume, entries)
         units = [record for job in plan.jobs for record in self.records[job.unit.name]]
@@ -199,9 +220,10 @@ class Building:
         _remove_strays(plan.target, document)
         _remove_stray_ledgers(resume, plan)
         data = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        path = plan.target / "build.json"
-        if not path.exists() or path.read_bytes() != data:
-            write_atomic(path, data)
+        if plan.output:
+            plan.output.finish(plan.target, document, data, (job.ledger.name for job in plan.jobs))
+        elif _existing(plan) != data:
+            write_atomic(plan.target / BUILD_FILE, data)
         return document
 
 
@@ -220,8 +242,11 @@ def begun(source: Source, options: BuildOptions, plan: Plan, to_filter: bool = F
         (resume / RAW_PLACE).write_bytes(os.fsencode(options.raw.absolute()))
         (resume / _STOPPED).unlink(missing_ok=True)
         # Until the last unit is done there is no build.json, and so nothing that an audit or a training run would read.
-        if len(plan.reusable) < len(plan.jobs):
-            (plan.target / "build.json").unlink(missing_ok=True)
+        finished = len(plan.reusable) == len(plan.jobs)
+        if not finished:
+            (plan.target / BUILD_FILE).unlink(missing_ok=True)
+        if plan.output:
+            plan.output.begin(plan.build, plan.reusable, finished)
         yield Building(source, options, plan, to_filter)
 
 
@@ -318,8 +343,11 @@ def _unit_key(
     return hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _finished(job: UnitJob) -> list[dict[str, Any]] | None:
-    """The records of an earlier run, if it did the same work and all its files are there in full size."""
+def _finished(job: UnitJob, held: Mapping[str, int] | None) -> list[dict[str, Any]] | None:
+    """The records of an earlier run, if it did the same work and all its files are there in full size.
+
+    `held` are the sizes of files in an object store; None where they are on a disk.
+    """
     try:
         entry = orjson.loads(job.ledger.read_bytes())
         if entry["key"] != job.key:
@@ -329,7 +357,8 @@ def _finished(job: UnitJob) -> list[dict[str, Any]] | None:
             return None  # what may not be read now may be read the next time, with the same size and time
         for file in (file for record in records for file in record["shards"] + record["parts"]):
             path = job.target / file["file"]
-            if not path.is_file() or path.stat().st_size != file["bytes"]:
+            size = held.get(file["file"]) if held is not None else path.stat().st_size if path.is_file() else None
+            if size != file["bytes"]:
                 return None
         known = {one.file for one in job.planned}
         check_unchanged(job.build, job.raw, (one for one in _read_whole(entry) if one.file not in known))
@@ -360,14 +389,22 @@ def _workers_lock(lock: Path) -> Path:
 def _refuse_to_shrink(plan: Plan, options: BuildOptions) -> None:
     """A trial (--limit) or metadata-only build must not replace a full one that took hours."""
     try:
-        existing = orjson.loads((plan.target / "build.json").read_bytes())
+        existing = orjson.loads(_existing(plan) or b"")
         was_reduced = (existing["metadata_only"], existing["limit"] is not None)
-    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, KeyError, TypeError):
         return  # nothing is there, or nothing that a build wrote
     reductions = ((options.params["no_images"], "--no-images"), (options.limit is not None, "--limit"))
     for (reduced, word), was in zip(reductions, was_reduced, strict=True):
         if reduced and not was:
-            raise BuildStopped(f"{plan.target} holds a full build, which {word} would replace; choose another --out")
+            raise BuildStopped(f"{plan.place} holds a full build, which {word} would replace; choose another --out")
+
+
+def _existing(plan: Plan) -> bytes | None:
+    """The `build.json` that is there."""
+    if plan.output:
+        return plan.output.store.read(f"{plan.build}/{BUILD_FILE}")
+    path = plan.target / BUILD_FILE
+    return path.read_bytes() if path.exists() else None
 
 
 def bar_for(plan: Plan, options: BuildOptions) -> Any:

@@ -29,9 +29,9 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
             split["input_bytes"] += path.stat().st_size if path.is_file() else 0
     if as_json:
         chosen = filtering.describe() if filtering else None
-        print(json.dumps({"build": plan.build, "target": str(plan.target), "splits": splits, "filters": chosen}))
+        print(json.dumps({"build": plan.build, "target": plan.place, "splits": splits, "filters": chosen}))
         return
-    print(f"{source.title} -> {plan.target} (nothing written)")
+    print(f"{source.title} -> {plan.place} (nothing written)")
     rows = [
         (name, s["role"], s["units"], s["rows"] or "-", s["done"], s["input_files"], size_text(s["input_bytes"]))
         for name, s in splits.items()
@@ -41,7 +41,7 @@ def print_plan(source: Source, plan: Any, options: Any, filtering: Any, as_json:
         print("\n".join(filtering.lines()) if filtering else "no filter would run")
 
 
-def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, Any]:
+def summary(document: dict[str, Any], target: Path | str, reused: int) -> dict[str, Any]:
     """The counts of a build, for JSON."""
     names = (
         "build",
@@ -61,7 +61,7 @@ def summary(document: dict[str, Any], target: Path, reused: int) -> dict[str, An
     }
 
 
-def format_summary(document: dict[str, Any], target: Path, reused: int, advice: Mapping[str, str]) -> str:
+def format_summary(document: dict[str, Any], target: Path | str, reused: int, advice: Mapping[str, str]) -> str:
     """The counts of a build as text: rows by split beside the publisher's figures, then rejects by reason."""
     counts, published = document["counts"], document["published"]
     rows = [

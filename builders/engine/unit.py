@@ -19,6 +19,7 @@ import orjson
 from builders.engine.inputs import Input, check_unchanged
 from builders.engine.rawfiles import State, recorded, recorded_gaps, shown
 from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputError, Reject, Sample, Source, Unit, told
+from builders.engine.stored import FOLDERS, Output
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows, write_part
@@ -29,6 +30,7 @@ from medgpt.digest import file_sha256
 from medgpt.groups import GROUP_KEYS
 from medgpt.messages import DETAIL_CHARACTERS, safe
 from medgpt.pictures import to_store
+from medgpt.private import make_folder
 from medgpt.schema import canonical_json
 from medgpt.text import TEXT_RECIPE, count_tokens, question_sha256, text_sha256, tokenizer
 from medgpt.tiles import tile_count
@@ -64,6 +66,8 @@ class UnitJob:
     shard_bytes: int
     planned: tuple[Input, ...] = ()
     """`unit.inputs` as they were when the key was made."""
+    output: Output | None = None
+    """The object store that the unit's files go to from `target`, which is scratch of this node then."""
 
     @property
     def metadata_only(self) -> bool:
@@ -96,6 +100,9 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     `progress` is called with numbers of rows done. Raises `BuildStopped`, also if rows went unaccounted for.
     """
     source, unit = load_source(job.module, job.params), job.unit
+    if job.output:
+        for folder in (*(job.target / name for name in FOLDERS), job.ledger.parent):
+            make_folder(folder)
     pictures: OrderedDict[str, _Picture] = OrderedDict()
     work, records, done = _UnitWork(source, job, pictures), list[dict[str, Any]](), 0
     # Nothing here makes reference cycles, and walking the growing lists of rows takes a tenth of the time.
@@ -134,7 +141,11 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
     inputs = [[shown(i.file), *i.state, i.sha256] for i in whole]
     entry: dict[str, Any] = {"key": job.key, "records": records, "notes": unit.notes, "inputs": inputs}
     entry |= {"places": record.places, "pictures": record.pictures, "gaps": sorted(map(list, gaps))}
-    write_atomic(job.ledger, orjson.dumps(entry, default=sorted))
+    if job.output:
+        written = job.output.upload(job.build, job.target, job.ledger, entry)
+    else:
+        written = orjson.dumps(entry, default=sorted)
+    write_atomic(job.ledger, written)
     return records
 
 

@@ -7,25 +7,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.engine.filtered import Filtering, choose, filter_build
+from builders.engine.filtered import NONE, Filtering, choose, filter_build
 from builders.engine.loop import Building, BuildOptions, Plan, begun, build_units, make_plan, run
-from builders.engine.source import Source
+from builders.engine.source import NotThisSource, Source
+from builders.engine.stored import Output, scratch_folder
+from medgpt.arguments import url_of
 from medgpt.errors import UserError
 from medgpt.private import keep_private
+from medgpt.stores import Store
 
 
 def options_of(
     args: argparse.Namespace, raw: Path, out: Path, given: dict[str, Any], *, progress: bool
 ) -> BuildOptions:
-    """The options of a build from the arguments that `command.add_options` adds; `given` are the source's own."""
+    """The options of a build from the arguments that `command.add_options` adds; `given` are the source's own.
+
+    Raises: `UserError` where `out` is a URL that nothing can be built to.
+    """
     params = given | {
         "no_images": args.no_images,
         "split": sorted(args.split) if getattr(args, "split", None) else None,
         "licenses": sorted(args.licenses) if args.licenses else None,
         "frames": args.frames,
     }
+    output = None
+    if url := url_of(out):
+        output = Output(Store(url), tuple(args.allow_host))
+        output.store.require_writable()
+        if args.engine == "slurm" and args.scratch is None:
+            raise NotThisSource(f"--engine slurm with --out {url}: give --scratch, a folder that all nodes see")
+        out = scratch_folder(args.scratch, url)
     return BuildOptions(
-        raw, out, params, args.workers, args.limit, args.shard_bytes, args.max_damaged, progress, args.expect or ""
+        raw,
+        out,
+        params,
+        args.workers,
+        args.limit,
+        args.shard_bytes,
+        args.max_damaged,
+        progress,
+        args.expect or "",
+        output,
     )
 
 
@@ -78,6 +100,10 @@ def carry_out_all(works: Sequence[Work], workers: int, bar: Any) -> Iterator[tup
 def prepare(source: Source, options: BuildOptions, recipe: str | None, *, demo: bool = False) -> Work:
     """Plan a build of a tree, with `demo` of the demo tree that is written first. Raises `UserError`."""
     keep_private(source.access)
+    if options.output and source.filters and recipe != NONE and not options.params["no_images"]:
+        raise NotThisSource(
+            f"{source.name}: filters read shards from a disk: give --filters none, and filter a copy of the build"
+        )
     if demo:
         source.write_demo(options.raw)
     return Work(source, options, make_plan(source, options), choose(source, recipe, options.raw, options.params))
