@@ -17,7 +17,7 @@ MEASUREMENTS = (
     "jpeg_build", "text_build", "manifest", "memory", "install", "proof", "filters", "filters_pictures", "filters_llm",
     "stream", "pack", "engines", "eval", "train", "flex_sinks",
 )  # fmt: skip
-PARTS = ("hamming_join", "near_images", "local_pictures", "near_text", "proof_forms", "rewrites", "audits")
+PARTS = ("hamming_join", "near_images", "local_pictures", "near_text", "proof_forms", "reports", "rewrites", "audits")
 """What `proof` consists of, each to be run alone, too."""
 
 

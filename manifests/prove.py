@@ -400,7 +400,7 @@ def render_report(
     """Write `report.html` from the proof's own files and the builds: what it shows follows from them alone."""
     import pyarrow.parquet as pq
 
-    from manifests.proof.report import Report, choose_pairs, count_cells, write_report
+    from manifests.proof.report import Report, choose_pairs, count_cells, passages, write_report
 
     chosen = choose_pairs(out / certificate.EVIDENCE_FILE, document["report"]["pairs_per_cell"])
     show = document["report"]["show_credentialed"]
@@ -409,6 +409,7 @@ def render_report(
         cells=count_cells(out / certificate.EVIDENCE_FILE),
         pairs=_pairs(connection, builds, chosen, show),
         common=pq.read_table(out / certificate.COMMON_FILE).to_pylist(),
+        passages=passages(out / certificate.EVIDENCE_FILE),
         show_credentialed=show,
     )
     write_report(out / certificate.REPORT_FILE, report)
@@ -507,7 +508,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A corpus that --eval names is the benchmark, unless a policy of one's own says more.
         only_present = (options.benchmarks or ("present" if foreign and not options.policy else "policy")) == "present"
         if options.dry_run:
-            _print_plan(load_builds(data), policy, options.json)
+            _print_plan(load_builds(data), policy, options.verdicts, options.json)
             return code
         document = prove(
             data, out, policy, workers=options.workers, show_credentialed=options.show_credentialed,
@@ -558,7 +559,10 @@ def _corpus(options: argparse.Namespace, role: str, out: Path, more: Sequence[st
     return subprocess.run(command, check=False, stdout=screen).returncode  # noqa: S603 (ours)
 
 
-def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) -> None:
+def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, verdicts: Path | None, as_json: bool) -> None:
+    from manifests.proof.verdicts import read_verdicts
+
+    judged = None if verdicts is None else len(read_verdicts(verdicts)[0])
     rows = []
     for build in builds:
         described = _described(build)
@@ -568,9 +572,15 @@ def _print_plan(builds: Sequence[LoadedBuild], policy: Policy, as_json: bool) ->
     pairs = sum(row[1] for row in rows) * sum(row[2] for row in rows)
     if as_json:
         plan = [dict(zip(columns, row, strict=True)) for row in rows]
-        print(json.dumps({"builds": plan, "pairs": pairs, "policy": policy.sha256}, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"builds": plan, "pairs": pairs, "policy": policy.sha256, "verdicts": judged}, ensure_ascii=False
+            )
+        )
         return
     print(table(columns, rows))
+    if judged is not None:
+        print(f"{plural(judged, 'verdict')} would be used where the pairs are there as they were judged")
     print(f"{pairs:,} pairs of samples would be compared under policy {policy.sha256[:16]}; nothing was written")
 
 

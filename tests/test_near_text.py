@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bench import proof_forms
+from bench import proof_forms, reports
 from manifests.proof import ngrams
 from manifests.proof.certificate import read_certificate
 from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch
@@ -346,6 +346,59 @@ def test_our_own_template_and_what_says_little_are_no_passages() -> None:
     assert not NearTextIndex(evals, DEFAULT).scan([[NOTE]]).matches
 
 
+# ---- reports
+
+USUAL = "The lungs are clear without focal consolidation and there is no pleural effusion or pneumothorax on this film."
+RARE = (
+    "A dysmorphic azygos fissure abuts the brachiocephalic stent while a migrated Kirschner wire indents the trachea."
+)
+OTHER = "Bilateral cervical ribs and a partially calcified hydatid cyst displace the aberrant subclavian artery."
+
+
+def reports_index(*reports: tuple[str, str], **limits: Any) -> NearTextIndex:
+    evals = [EvalText("", "", (text,), together=patient) for patient, text in reports]
+    return NearTextIndex(evals, structs.replace(DEFAULT, **limits))
+
+
+def test_what_the_reports_of_many_patients_have_is_boilerplate_and_one_patients_reports_are_one_patient() -> None:
+    report = f"{USUAL} {RARE}"
+    many = [(f"patient{n}", f"{USUAL} {USUAL}") for n in range(6)]
+    index = reports_index(*many, *[("ours", report)] * 9)
+    assert index.usual == list(range(6))
+    scan = index.scan([[f"{USUAL} {USUAL}", report, RARE, f"{OTHER} {report} {OTHER}"]])
+    assert {(match.train, match.kind) for match in scan.matches} == {(1, "passage"), (3, "passage")}
+    # The rare sentence alone is too little of it: fewer words than make a passage.
+    assert len(RARE.split()) < DEFAULT.passage_words
+    assert all(eval_df in (6, 15) for eval_df, _ in scan.boilerplate.values()) and scan.boilerplate
+    # Nobody says whose they are: a passage that many items share is none the less one.
+    assert reports_index(*[("", report)] * 9).scan([[report]]).matches
+
+
+@pytest.mark.parametrize(("patients", "found"), [(2, True), (3, False)])
+def test_patients_of_the_train_side_are_counted_too(patients: int, found: bool) -> None:
+    report = f"{USUAL} {RARE}"
+    whose = [f"patient{n % patients}" for n in range(12)]
+    scan = reports_index(("ours", report)).scan([[report] * 6, [report] * 6], whose)
+    assert bool(scan.matches) is found
+    assert bool(scan.boilerplate) is not found
+    assert reports_index(("ours", report)).scan([[report] * 12]).matches
+
+
+def test_what_is_private_is_no_boilerplate_to_read() -> None:
+    evals = [EvalText("", "", (USUAL,), together=f"patient{n}", private=n > 0) for n in range(4)]
+    for tests, digests in (evals, False), (evals[1:], True):
+        listed = NearTextIndex(tests, DEFAULT).scan([[USUAL]]).boilerplate
+        assert listed and all(gram.startswith("sha256:") is digests for gram in listed)
+
+
+def test_made_reports_are_found_in_every_form_and_hardly_one_is_taken_out_wrongly() -> None:
+    figures = reports.figures(reports.reports(1_200))
+    wrong, of = map(int, figures["taken out though nothing was planted"].split(" of "))
+    assert wrong <= 0.005 * of
+    least = {"verbatim": 0.85, "in_a_document": 0.85, "lower_cased": 0.85, "reordered": 0.8, "cut": 0.4}
+    assert {form for form, share in least.items() if float(figures[form].split()[0]) < share} == set()
+
+
 # ---- prove and verify, two roads
 
 
@@ -381,11 +434,22 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
     records = [form(item, chance) for form in forms for item in items[:: chance.randint(1, 3)]]
     records += [" ".join(chance.sample(text.split(), len(text.split()))) for text in records[::9]]
     tests = [{"question": one.stem, "answer": one.gold} for one in items]
-    for side, rows in ("test", tests), ("train", [{"text": text} for text in records]):
+    # Reports, of the patients of both sides, of one of these, and of nobody; some tests are copied into train.
+    made = [{"text": one.text, "patient": one.patient} for one in reports.reports(260)]
+    tests += made[:60]
+    train = [{"text": text} for text in records]
+    train += [*made[60:], *({"text": f"{RARE} {one['text']} {RARE}"} for one in made[:60:2])]
+    mapping = tmp_path / "map.yaml"
+    sides_say = {"text": "text", "groups": {"subject_id": {"field": "patient", "prefix": "made"}}}
+    asks = {"question": "question", "answer": "answer"}
+    mapping.write_text(
+        json.dumps({"license": "CC0-1.0", "access": "open", "train": sides_say, "eval": sides_say | asks})
+    )
+    for side, rows in ("test", tests), ("train", train):
         (tmp_path / side).mkdir()
         (tmp_path / side / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sides = ["--train", str(tmp_path / "train"), "--eval", str(tmp_path / "test"), "--out", str(tmp_path / "out")]
-    done = run_module("manifests.prove", *sides, "--quiet")
+    done = run_module("manifests.prove", *sides, "--mapping", str(mapping), "--quiet")
     assert done.returncode == 0, done.stdout + done.stderr
     certificate = read_certificate(tmp_path / "out" / "proof")
     assert {row["kind"] for row in certificate["matrix"] if row["level"] == "near_text"} >= {
@@ -393,6 +457,8 @@ def test_the_second_derivation_agrees_on_every_form(tmp_path: Path) -> None:
         "stem_answer",
         "passage",
     }
+    assert "words of many patients' reports" in {row["reason"] for row in certificate["left_out_of_near_text"]}
+    assert certificate["common_ngrams"]
     done = run_module(
         "manifests.verify", str(tmp_path / "out" / "corpus"), "--proof", str(tmp_path / "out" / "proof"), "--quiet"
     )

@@ -276,9 +276,10 @@ def test_a_file_that_is_none_is_one_line(
     else:
         write(file, pair(data, "a", "artery") | line)
     before = tree_digest(data / "proof")
-    assert run(data, "--verdicts", file) == 2
-    error = capsys.readouterr().err
-    assert f"{file}: {message}" in error and len(error.splitlines()) == 1
+    for way in (), ("--dry-run",):
+        assert run(data, "--verdicts", file, *way) == 2
+        error = capsys.readouterr().err
+        assert f"{file}: {message}" in error and len(error.splitlines()) == 1
     assert tree_digest(data / "proof") == before
 
 

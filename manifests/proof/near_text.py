@@ -21,12 +21,20 @@ runs of `run_words` words; a run that many samples of one part of the train side
 out. Nothing is hidden because many test items share it: such a passage is reported with how many do, and the first of
 them by name.
 
+Reports are the exception, since a normal chest is described in the same words again and again: a run that only texts
+without a question hold, such as reports and captions, is boilerplate, too, where those of more than
+`boilerplate_patients` patients or articles have it, on the test side or in one part of the train side; and a word that
+so many have says no more than how rare it is among them, of either. Patients are counted, not texts: one patient's
+repeat themselves. Where nobody says whose a text is, it counts for none. What is no boilerplate must say `report_bits`;
+boilerplate only counts for how much of the report there is.
+
 There is no approximate index and hashes only propose: candidates are all that the definitions name. How many real
 rewrites reach the thresholds is another matter: that is measured (`bench/proof_forms.py`), never proved.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
@@ -129,6 +137,10 @@ class EvalText:
     """Texts of which a long part must not be found: the stem too, a note, a report. Options are none."""
     group: str = ""
     """Items of one group share a template: what more than half of them hold is no passage. Empty: no such group."""
+    together: str = ""
+    """Of a text without a question, the patient or article that it is of. Empty: not known, or there is a question."""
+    private: bool = False
+    """Its words must not be shown."""
 
 
 class TextMatch(NamedTuple):
@@ -157,7 +169,8 @@ class TextScan:
     matches: list[TextMatch]
     """Sorted by train, eval, kind in the order of `KINDS`."""
     boilerplate: dict[str, tuple[int, int]]
-    """N-gram that so many of these texts hold that it makes no passage -> (test items, texts), sorted by n-gram."""
+    """N-gram that so many hold that it makes no passage -> (test items, texts), sorted. Of one that private test items
+    alone have, its digest."""
     counts: Mapping[str, int]
     """Matches by kind, and texts read."""
 
@@ -174,14 +187,22 @@ class NearTextIndex:
         stems = [known[text.question] for text in evals]
         golds = [known[text.answer] for text in evals]
         passages = [[known[passage] for passage in text.passages] for text in evals]
-        distinct = sorted({tuple(words) for words in (*stems, *(one for mine in passages for one in mine)) if words})
-        self._vocabulary = Vocabulary(word for words in (*distinct, *golds) for word in words)
+        asked = (one for text, mine in zip(evals, passages, strict=True) if not text.together for one in mine)
+        # Thousands of reports are no measure of how rare a word is in a question.
+        distinct = sorted({tuple(words) for words in (*stems, *asked) if words})
+        every = (*distinct, *golds, *(one for mine in passages for one in mine))
+        self._vocabulary = Vocabulary(word for words in every for word in words)
         weights = Weights(self._vocabulary, distinct)
         self._stems = _Stems(self._vocabulary, weights, stems, golds, settings)
-        self._passages = _Passages(self._vocabulary, weights, passages, [text.group for text in evals], settings)
+        self._passages = _Passages(self._vocabulary, weights, passages, evals, settings)
+        self.usual = self._passages.usual_items()
+        """Items, by their positions, that no text can be found to overlap with: reports in everybody's words."""
 
-    def scan(self, batches: Iterable[Sequence[str]]) -> TextScan:
-        """Every pair of one part of the training texts with the test side. Give batches of 1 to 4 MB."""
+    def scan(self, batches: Iterable[Sequence[str]], together: Sequence[str | None] = ()) -> TextScan:
+        """Every pair of one part of the training texts with the test side. Give batches of 1 to 4 MB.
+
+        `together`: patient or article of each text, where known, over all batches; looked at after the last of them.
+        """
         matches: list[TextMatch] = []
         seen = self._passages.nothing_seen()
         texts = 0
@@ -190,7 +211,7 @@ class NearTextIndex:
             matches += self._stems.scan(batch, records, texts)
             self._passages.look(batch, texts, seen)
             texts += len(records)
-        found, boilerplate = self._passages.conclude(seen, texts)
+        found, boilerplate = self._passages.conclude(seen, texts, together)
         matches = sorted([*matches, *found], key=lambda match: (match.train, match.eval, KINDS.index(match.kind)))
         return TextScan(matches, boilerplate, Counter(match.kind for match in matches) + Counter(train_samples=texts))
 
@@ -795,6 +816,10 @@ class _Seen:
         self.texts: list[_Found] = []
         self.hits = np.zeros(count, np.int64)
         """Texts that hold each n-gram."""
+        self.reports = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        """Texts, and n-grams of reports that they hold."""
+        self.words = self.reports.copy()
+        """These texts, and their different words."""
 
 
 class _Passages:
@@ -805,10 +830,11 @@ class _Passages:
         vocabulary: Vocabulary,
         weights: Weights,
         passages: Sequence[Sequence[list[str]]],
-        groups: Sequence[str],
+        evals: Sequence[EvalText],
         settings: TextSettings,
     ) -> None:
-        self._settings, self._vocabulary, self._weights, self._n = settings, vocabulary, weights, settings.run_words
+        self._settings, self._vocabulary, self._n = settings, vocabulary, settings.run_words
+        groups = [text.group for text in evals]
         owners: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for number, of_item in enumerate(passages):
             for words in of_item:
@@ -818,8 +844,6 @@ class _Passages:
         self._bounds: Ints = np.cumsum([0, *map(len, owners)])
         self._ids = vocabulary.ids(word for words in owners for word in words)
         self._table = table = GramTable(self._ids, self._bounds, self._n)
-        sums = np.cumsum(np.append(0, weights.by_id[self._ids]))
-        says = sums[table.first + self._n] - sums[table.first] >= settings.run_bits * UNIT
         grams = np.repeat(np.arange(table.count), np.diff(table.text_bounds))
         sizes = np.array([len(mine) for mine in self._owners], np.int64)
         firsts = np.cumsum(sizes) - sizes
@@ -828,8 +852,24 @@ class _Passages:
             np.repeat(grams, sizes[table.texts]) * len(groups)
             + all_owners[ranges(firsts[table.texts], sizes[table.texts])]
         )
-        self.df: Ints = np.bincount(pairs // max(1, len(groups)), minlength=table.count)
+        of_gram, holders = pairs // max(1, len(groups)), pairs % max(1, len(groups))
+        self.df: Ints = np.bincount(of_gram, minlength=table.count)
         """(G,) test items that have each n-gram."""
+        hidden = np.array([text.private for text in evals], bool)[holders]
+        self._private = np.bincount(of_gram[~hidden], minlength=table.count) == 0
+        numbers = {one: number for number, one in enumerate(sorted({text.together for text in evals} - {""}))}
+        self._whose = np.array([numbers.get(text.together, -1) for text in evals], np.int64)
+        self._reports = np.bincount(of_gram[self._whose[holders] < 0], minlength=table.count) == 0
+        """(G,) whether reports alone have each n-gram."""
+        usual = _owners_of(of_gram, self._whose[holders], table.count) > settings.boilerplate_patients
+        self._usual = usual & self._reports
+        is_report = np.array([bool((self._whose[mine] >= 0).all()) for mine in self._owners], bool)
+        self._weights = [self._among_reports(weights.by_id, sizes, all_owners, is_report), weights.by_id]
+        """Of reports, and of others."""
+        self._weights_of = (~is_report).astype(int).tolist()
+        sums = np.cumsum(np.append(0, weights.by_id[self._ids]))
+        says = sums[table.first + self._n] - sums[table.first] >= settings.run_bits * UNIT
+        says = (says | self._reports) & ~self._usual
         names = {group: number for number, group in enumerate(sorted({*groups} - {""}))}
         group = np.array([names.get(one, -1) for one in groups], np.int64)
         in_group = pairs[group[pairs % max(1, len(groups))] >= 0]
@@ -852,6 +892,42 @@ class _Passages:
                 self._of_class.append(mine)
             self._classes[gram] = number
 
+    def _among_reports(self, weights: Ints, sizes: Ints, owners: Ints, is_report: Flags) -> Ints:
+        """Weights of words in reports, as the test side's patients have them."""
+        text = np.repeat(np.arange(len(sizes)), np.diff(self._bounds))
+        ids, text = self._ids[is_report[text]].astype(np.int64), text[is_report[text]]
+        whose = self._whose[owners[ranges((np.cumsum(sizes) - sizes)[text], sizes[text])]]
+        have = _owners_of(np.repeat(ids, sizes[text]), whose, len(weights))
+        return self._rarer(weights, have, int(self._whose.max(initial=-1)) + 1)
+
+    def _rarer(self, weights: Ints, have: Ints, patients: int) -> Ints:
+        """Weights, of words that many of some patients have no more than how rare they are among these."""
+        result = weights.copy()
+        for word in np.flatnonzero(have > self._settings.boilerplate_patients).tolist():
+            result[word] = min(int(weights[word]), information(patients, int(have[word])))
+        return result
+
+    def usual_items(self) -> list[int]:
+        """Items that are reports, of which no passage has enough that not many patients' have."""
+        able = np.ones(len(self._whose), bool)
+        able[self._whose >= 0] = False
+        for passage, owners in enumerate(self._owners):
+            if not self._weights_of[passage]:
+                start, stop = int(self._bounds[passage]), int(self._bounds[passage + 1])
+                places = self._covered(np.append(self._says, False)[self._table.at[start:stop]])
+                if self._weight(passage, places, self._weights) >= self._settings.report_bits * UNIT:
+                    able[owners] = True
+        return np.flatnonzero(~able).tolist()
+
+    def _covered(self, begins: Flags) -> Ints:
+        """Places of a passage's words in the runs that begin where it says so."""
+        return np.unique((np.flatnonzero(begins)[:, None] + np.arange(self._n)).ravel())
+
+    def _weight(self, passage: int, places: Ints, weights: Sequence[Ints]) -> int:
+        """What the different words at some places of a passage say."""
+        words = np.unique(self._ids[int(self._bounds[passage]) + places])
+        return int(weights[self._weights_of[passage]][words].sum())
+
     def nothing_seen(self) -> _Seen:
         """For a new part."""
         return _Seen(self._table.count)
@@ -859,31 +935,61 @@ class _Passages:
     def look(self, batch: WordBatch, first: int, seen: _Seen) -> None:
         """Remember which runs the texts of a batch hold."""
         _, grams, texts = self._table.find(batch.ids, batch.bounds)
-        kept = self._says[grams]
+        kept = self._says[grams] | self._reports[grams]
         keys, _ = counted(texts[kept] * (self._table.count + 1) + grams[kept])
         texts, grams = keys // (self._table.count + 1), keys % (self._table.count + 1)
         np.add.at(seen.hits, grams, 1)
+        of_reports = self._reports[grams]
+        if of_reports.any():
+            seen.reports.append((first + texts[of_reports], grams[of_reports]))
+            has = np.zeros(len(batch.bounds) - 1, bool)
+            has[texts[of_reports]] = True
+            chosen = np.repeat(has, np.diff(batch.bounds))
+            of_word = np.repeat(np.flatnonzero(has), np.diff(batch.bounds)[has])
+            most = len(self._weights[1])
+            keys, _ = counted(of_word * most + batch.ids[chosen])
+            seen.words.append((first + keys // most, keys % most))
         for text, start, stop in zip(*_groups(texts), strict=True):
-            if stop - start >= PASSAGE_GRAMS:
+            if np.count_nonzero(self._says[grams[start:stop]]) >= PASSAGE_GRAMS:
                 ids = batch.ids[batch.bounds[text] : batch.bounds[text + 1]].copy()
                 seen.texts.append(_Found(first + text, grams[start:stop].copy(), ids))
 
-    def conclude(self, seen: _Seen, texts: int) -> tuple[list[TextMatch], dict[str, tuple[int, int]]]:
+    def conclude(
+        self, seen: _Seen, texts: int, together: Sequence[str | None]
+    ) -> tuple[list[TextMatch], dict[str, tuple[int, int]]]:
         """Matches of a part, and its boilerplate."""
         limits = self._settings
-        usual = seen.hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts)
+        usual = self._usual | (seen.hits > max(limits.boilerplate_samples, limits.boilerplate_share * texts))
+        weights = self._weights.copy()
+        if together:
+            numbers = {one: number for number, one in enumerate(dict.fromkeys(together)) if one is not None}
+            whose = np.array([-1 if one is None else numbers[one] for one in together], np.int64)
+            of_text, of_gram = map(np.concatenate, zip(*seen.reports, strict=True))
+            usual |= _owners_of(of_gram, whose[of_text], self._table.count) > limits.boilerplate_patients
+            patients = len(set(whose[of_text].tolist()) - {-1})
+            of_text, words = map(np.concatenate, zip(*seen.words, strict=True))
+            have = _owners_of(words, whose[of_text], len(weights[0]))
+            weights[0] = self._rarer(weights[0], have, patients)
+        own = self._says & ~usual
         matches: list[TextMatch] = []
         for text, grams, ids in seen.texts:
-            mine = grams[~usual[grams]]
+            mine = grams[own[grams]]
             if len(mine) >= PASSAGE_GRAMS:
-                matches += self._judged(text, mine, ids)
-        listed = ((self._text(self._table.first[gram], self._n), gram) for gram in np.flatnonzero(usual))
-        return matches, {text: (int(self.df[gram]), int(seen.hits[gram])) for text, gram in sorted(listed)}
+                matches += self._judged(text, mine, grams[self._reports[grams]], ids, weights)
+        listed = sorted((self._named(gram), gram) for gram in np.flatnonzero(usual & (seen.hits > 0)).tolist())
+        return matches, {text: (int(self.df[gram]), int(seen.hits[gram])) for text, gram in listed}
+
+    def _named(self, gram: int) -> str:
+        text = self._text(self._table.first[gram], self._n)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if self._private[gram] else text
 
     def _text(self, start: int, words: int) -> str:
         return " ".join(self._vocabulary.words[number - 1] for number in self._ids[start : start + words])
 
-    def _judged(self, text: int, grams: Ints, ids: Ids) -> Iterator[TextMatch]:
+    def _judged(
+        self, text: int, grams: Ints, of_reports: Ints, ids: Ids, weights: Sequence[Ints]
+    ) -> Iterator[TextMatch]:
+        """`of_reports`: also those that are boilerplate. They are no evidence, but part of what is shared."""
         classes, counts = counted(self._classes[grams])
         shared: Counter[int] = Counter()
         for one, count in zip(classes.tolist(), counts.tolist(), strict=True):
@@ -891,27 +997,27 @@ class _Passages:
                 shared[passage] += count
         found = np.zeros(self._table.count + 1, bool)
         found[grams] = True
-        record, named = ids.tobytes(), set[int]()
+        held = found.copy()
+        held[of_reports] = True
+        limits, record, named = self._settings, ids.tobytes(), set[int]()
         for passage, count in sorted(shared.items(), key=lambda one: (-one[1], one[0])):
             if count < PASSAGE_GRAMS or len(named) >= NAMED:
                 break
             start, stop = int(self._bounds[passage]), int(self._bounds[passage + 1])
-            begins = np.flatnonzero(found[self._table.at[start:stop]])
-            covered = np.unique((begins[:, None] + np.arange(self._n)).ravel())
-            words = np.unique(self._ids[start + covered])
-            if len(covered) < self._settings.passage_words:
+            at = self._table.at[start:stop]
+            covered, words = self._covered(found[at]), len(self._covered(held[at]))
+            if words < limits.passage_words:
                 continue
-            weight, least = int(self._weights.by_id[words].sum()), self._settings.passage_bits * UNIT
-            if 2 * weight < least:
+            weight, is_report = self._weight(passage, covered, weights), not self._weights_of[passage]
+            enough = weight >= (limits.report_bits if is_report else limits.passage_bits) * UNIT
+            if not enough and (is_report or 2 * weight < limits.passage_bits * UNIT):
                 continue
-            place, length = self._longest(start, begins, record)
-            if (weight < least and length < LONG_RUN) or (
-                len(covered) < PASSAGE_SHARE * (stop - start) and length < LONGER_RUN
-            ):
+            place, length = self._longest(start, np.flatnonzero(found[at]), record)
+            if (not enough and length < LONG_RUN) or (words < PASSAGE_SHARE * (stop - start) and length < LONGER_RUN):
                 continue
             df = int(self.df[self._table.at[place : place + length - self._n + 1]].min())
             span = self._text(place, length)
-            share = round(len(covered) / (stop - start), 4)
+            share = round(words / (stop - start), 4)
             for item in self._owners[passage]:
                 if item not in named and len(named) < NAMED:
                     named.add(item)
@@ -930,6 +1036,13 @@ class _Passages:
             if length > best[1]:
                 best = begin, length
         return best
+
+
+def _owners_of(things: Ints, owners: Ints, count: int) -> Ints:
+    """How many different owners each of `count` things has; -1 is none."""
+    things, owners = things[owners >= 0], owners[owners >= 0]
+    most = int(owners.max(initial=0)) + 1
+    return np.bincount(counted(things * most + owners)[0] // most, minlength=count)
 
 
 def _holds(record: bytes, part: bytes) -> bool:

@@ -46,6 +46,8 @@ from medgpt.private import make_folder
 if TYPE_CHECKING:
     import duckdb
 
+SHORT_TEXT, USUAL_TEXT = "short text", "words of many patients' reports"
+"""Why texts without a question are not looked for."""
 JOINS = Path(__file__).parent / "joins"
 VECTORS = "vectors"
 """Folder of the work folder: vectors of texts that were seen before, of use to any later proof."""
@@ -369,7 +371,7 @@ class _TextSide(_Side):
 
     def __init__(self, builds: Sequence[LoadedBuild], policy: Policy, work: Path, workers: int) -> None:
         self.rows: list[_TestEnd] = []
-        self.open: list[str] = []
+        tasks: list[str] = []
         texts: list[EvalText] = []
         self.left_out: Counter[tuple[str, str, str]] = Counter()
         for build in builds:
@@ -381,21 +383,24 @@ class _TextSide(_Side):
                     if reason := left_out_of_near_text(text, policy.text):
                         self.left_out[name, text.task, reason] += 1
                         continue
-                    texts.append(eval_text(text, template))
                     self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
-                    if self.rows[-1].access != "credentialed":
-                        self.open += (" ".join(word_list(passage)) for passage in texts[-1].passages)
+                    texts.append(eval_text(text, template, private=self.rows[-1].access == "credentialed"))
+                    tasks.append(text.task)
         self.index = NearTextIndex(texts, policy.text)
+        for number in self.index.usual:
+            self.left_out[self.rows[number].columns["eval_build"], tasks[number], USUAL_TEXT] += 1
 
     def run(self, task: _TrainPart) -> tuple[pa.Table, Counter[str], dict[str, tuple[int, int]]]:
         samples: list[tuple[str, str]] = []
+        together: list[str | None] = []
 
         def batches() -> Iterator[list[str]]:
             for batch in text_batches(read_texts(task.folder, task.part)):
                 samples.extend((text.split, text.sample_id) for text in batch)
+                together.extend(text.together for text in batch)
                 yield [text.whole for text in batch]
 
-        found = self.index.scan(batches())
+        found = self.index.scan(batches(), together)
         evidence = []
         for match in found.matches:
             row = self.rows[match.eval]
@@ -415,14 +420,7 @@ class _TextSide(_Side):
                     "eval_df": match.eval_df,
                 }
             )
-        common = {self._shown(gram): n for gram, n in found.boilerplate.items()}
-        return pa.Table.from_pylist(evidence, FOUND), Counter(found.counts), common
-
-    def _shown(self, gram: str) -> str:
-        """Show an n-gram as it is if an open test item has it; report text must not travel."""
-        if not any(gram in text for text in self.open):
-            return f"sha256:{hashlib.sha256(gram.encode()).hexdigest()}"
-        return gram
+        return pa.Table.from_pylist(evidence, FOUND), Counter(found.counts), found.boilerplate
 
 
 class _RewriteSide(_Side):
@@ -437,7 +435,7 @@ class _RewriteSide(_Side):
         for build in builds:
             for _, part in build.parts("samples", "eval"):
                 for text in read_texts(build.folder, part):
-                    if left_out_of_near_text(text, policy.text) is None:
+                    if text.question and left_out_of_near_text(text, policy.text) is None:
                         items.append(Asked(text.question, text.answer))
                         self.rows.append(_TestEnd.of(build, text.split, text.subset, text.sample_id))
         encoders = [(Encoder(one.model), one.cosine) for one in policy.rewrites.models]
@@ -488,21 +486,28 @@ def rewrites_state(policy: Policy, *, left_out: bool = False) -> dict[str, Any]:
 def left_out_of_near_text(text: SampleText, settings: TextSettings) -> str | None:
     """Why a test sample is left out of the near-text level; None where it is compared.
 
-    Whole tasks, as the policy says; and short questions about pictures, which say nothing without the picture.
+    Whole tasks, as the policy says; short questions about pictures, which say nothing without the picture; and texts
+    without a question that have fewer words than are evidence.
     """
     if text.task in settings.leave_out_eval_tasks:
         return "task"
+    if not text.question:
+        longest = max((len(word_list(passage)) for passage in text.passages), default=0)
+        return SHORT_TEXT if longest < settings.passage_words else None
     if text.n_images and len(word_list(text.item)) < settings.picture_items_min_words:
         return "short question about a picture"
     return None
 
 
-def eval_text(text: SampleText, template: str = "") -> EvalText:
+def eval_text(text: SampleText, template: str = "", *, private: bool = False) -> EvalText:
     """What of a test sample is looked for.
 
     `template`: name of the build, where our builders' wording stands around the question in the user's message.
+    `private`: its words must not be shown.
     """
-    return EvalText(text.question, text.answer, text.passages, template)
+    if text.question:
+        return EvalText(text.question, text.answer, text.passages, template, private=private)
+    return EvalText("", "", text.passages, template, text.together or "", private)
 
 
 def text_batches(texts: Iterator[SampleText]) -> Iterator[list[SampleText]]:

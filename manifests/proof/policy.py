@@ -73,9 +73,14 @@ class TextSettings(Settings, frozen=True):
     passage_words: _Count
     """Words of a passage in shared runs, which weigh `passage_bits` together."""
     passage_bits: _Count
+    report_bits: _Count
+    """What that part of a report must weigh that is not in the words of many patients' reports."""
     boilerplate_samples: _Count
     """A run that more samples of one train part hold, and more than `boilerplate_share` of them, makes no passage."""
     boilerplate_share: _Share
+    boilerplate_patients: _Count
+    """A run of reports that more patients or articles than so many have, of the test side or of one train part, makes
+    no passage either."""
     picture_items_min_words: _Count
     """Items about a picture shorter than this say nothing without it."""
     leave_out_eval_tasks: tuple[str, ...]

@@ -43,7 +43,7 @@ def rewrites(
         for _, part in build.parts("samples", "eval"):
             for row, record in records(build, part, progress):
                 text = Text.of(record)
-                if why_left_out(row, text, policy.text) is None:
+                if text.question and why_left_out(row, text, policy.text) is None:
                     end = {
                         "eval_build": build.record["build"],
                         "eval_split": row["split"],

@@ -7,8 +7,9 @@ import hashlib
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from manifests.catalog import LoadedBuild
@@ -81,6 +82,7 @@ class Text:
     answer: str
     dialogue: str
     passages: list[str]
+    together: str | None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Text:
@@ -90,8 +92,13 @@ class Text:
         answer = ["", *(text for role, _, text in said if role == "assistant")][-1]
         options = [one["text"] for one in record["options"] or []]
         gold = [one["text"] for one in record["options"] or [] if one["label"] == record["answer"]]
-        question = "\n".join(asked) if record["question"] is None else record["question"]
+        question = record["question"]
+        if question is None:
+            question = "" if record["task"] in ("caption", "report") else "\n".join(asked)
         pieces = asked + ([] if options else [answer]) + [reasoning for _, reasoning, _ in said if reasoning]
+        if record["task"] == "report":
+            pieces = [answer]
+        whose = (record["group"][name] for name in ("subject_id", "pmcid", "pmid", "video_id", "study_id"))
         for known in sorted({question, *options} - {""}, key=lambda known: (-len(known), known)):
             pieces = [part for piece in pieces for part in piece.split(known)]
         return cls(
@@ -100,6 +107,7 @@ class Text:
             (gold[0] if gold else answer) or "",
             "\n".join(piece for _, reasoning, text in said for piece in ([reasoning] if reasoning else []) + [text]),
             [question, *(piece for piece in pieces if piece.strip())],
+            next((one for one in whose if one), None),
         )
 
     @property
@@ -117,6 +125,9 @@ def why_left_out(row: Mapping[str, Any], text: Text, settings: TextSettings) -> 
     """Why a test item is not compared by its words; None where it is."""
     if row["task"] in settings.leave_out_eval_tasks:
         return "task"
+    if not text.question:
+        most = max([0, *(len(words_of(piece)) for piece in text.passages)])
+        return "short text" if most < settings.passage_words else None
     short = row["n_images"] and len(words_of(text.item)) < settings.picture_items_min_words
     return "short question about a picture" if short else None
 
@@ -129,6 +140,8 @@ class _TestText:
     stem: _Gram
     gold: _Gram
     passages: list[_Gram]
+    together: str | None
+    task: str
 
 
 def near_texts(
@@ -146,32 +159,49 @@ def near_texts(
     """
     derived = Derived(keep)
     tests = _TestTexts(builds, policy.text, derived.left_out, progress)
-    open_texts = [" ".join(words) for test in tests.items if test.access != "credentialed" for words in test.passages]
+    for test in tests.in_usual_words():
+        derived.left_out[test.end["eval_build"], test.task, "words of many patients' reports"] += 1
     parts = [
         Part.of(build, path, {}, unit["kept"]) for build in builds for unit, path in build.parts("samples", "train")
     ]
-    for part, rows in pool.spread(_near_texts_of, (tests, policy, open_texts, chosen), parts, progress):
+    for part, rows in pool.spread(_near_texts_of, (tests, policy, chosen), parts, progress):
         derived.add(part, rows)
     return derived
 
 
 def _near_texts_of(
-    shared: tuple[_TestTexts, Policy, list[str], set[Key] | None], part: Part, progress: Progress
+    shared: tuple[_TestTexts, Policy, set[Key] | None], part: Part, progress: Progress
 ) -> tuple[Derived, list[Found]]:
-    tests, policy, open_texts, chosen = shared
+    tests, policy, chosen = shared
     rows_found: list[Found] = []
     derived, build, path = Derived(rows_found.append), part.build, part.path
     name, access = build.record["build"], build.record["source"]["access"]
     hits: Counter[_Gram] = Counter()
+    patients: dict[_Gram, set[str]] = defaultdict(set)
+    having: dict[str, set[str]] = defaultdict(set)
     samples = 0
     for _, record in records(build, path, progress):
-        hits.update(tests.says.intersection(_grams(words_of(Text.of(record).whole), tests.n)))
+        text = Text.of(record)
+        words = words_of(text.whole)
+        held = tests.looked_for.intersection(_grams(words, tests.n))
+        hits.update(held)
         samples += 1
+        of_reports = held & tests.of_reports
+        if of_reports and text.together:
+            for gram in of_reports:
+                patients[gram].add(text.together)
+            for word in tests.words_of_reports.intersection(words):
+                having[word].add(text.together)
     least = max(policy.text.boilerplate_samples, policy.text.boilerplate_share * samples)
-    usual = {gram for gram, count in hits.items() if count > least}
+    usual = {
+        gram
+        for gram, count in hits.items()
+        if count > least or gram in tests.usual or tests.is_of_many(patients.get(gram, ()))
+    }
+    rare = tests.rarity(having, len(set().union(*patients.values())), tests.rare)
     for gram in usual:
         shown = " ".join(gram)
-        if not any(shown in text for text in open_texts):
+        if all(tests.items[number].access == "credentialed" for number in tests.holders[gram]):
             shown = f"sha256:{hashlib.sha256(shown.encode()).hexdigest()}"
         derived.common[shown] = len(tests.holders[gram]), derived.common.get(shown, (0, 0))[1] + hits[gram]
     for row, record in records(build, path, lambda count: None):
@@ -181,7 +211,7 @@ def _near_texts_of(
         derived.counts["train_samples"] += 1
         whole = Text.of(record).whole
         words = words_of(whole)
-        for number, measures in (*tests.stems_in(whole, words), *tests.passages_in(words, usual)):
+        for number, measures in (*tests.stems_in(whole, words), *tests.passages_in(words, usual, rare)):
             test = tests.items[number]
             derived.counts[measures["kind"]] += 1
             if "credentialed" in (access, test.access):
@@ -209,7 +239,8 @@ class _TestTexts:
         self.items: list[_TestText] = []
         for build in builds:
             self._read(build, left_out, progress)
-        texts = {words for test in self.items for words in (test.stem, *test.passages) if words}
+        asked = [test for test in self.items if not test.together]
+        texts = {words for test in asked for words in (test.stem, *test.passages) if words}
         self._total = max(REFERENCE_TEXTS, len(texts))
         around: dict[str, set[_Gram]] = defaultdict(set)
         for words in texts:
@@ -233,13 +264,17 @@ class _TestTexts:
                     self.items.append(
                         _TestText(
                             {**end, "eval_sample": row["sample_id"]}, build.record["source"]["access"],
-                            name if template else "", tuple(words_of(text.question)), tuple(words_of(text.answer)),
+                            name if template else "", tuple(words_of(text.question)),
+                            tuple(words_of(text.answer)) if text.question else (),
                             [tuple(words_of(piece)) for piece in text.passages],
+                            None if text.question else text.together, row["task"],
                         )
                     )  # fmt: skip
 
-    def weight(self, word: str) -> int:
-        """How much a word says, in units of `near_text.UNIT` to a bit."""
+    def weight(self, word: str, rare: Mapping[str, int] = MappingProxyType({})) -> int:
+        """How much a word says, in units of `near_text.UNIT` to a bit; no more than `rare` has of it."""
+        if word in rare:
+            return min(rare[word], self.weight(word))
         if word not in self._weights:
             weight = 0
             if not word.isdigit() and (len(word) > 1 or not word.isascii()):
@@ -250,8 +285,8 @@ class _TestTexts:
             self._weights[word] = weight
         return self._weights[word]
 
-    def _weigh(self, words: Iterable[str]) -> int:
-        return sum(self.weight(word) for word in set(words))
+    def _weigh(self, words: Iterable[str], rare: Mapping[str, int] = MappingProxyType({})) -> int:
+        return sum(self.weight(word, rare) for word in set(words))
 
     # ---- stems
 
@@ -445,20 +480,73 @@ class _TestTexts:
                 self._having[gram].append(passage)
                 self.holders[gram].update(owners)
         sizes = Counter(test.group for test in self.items)
+        self._read_reports()
         self.says = {
             gram
             for gram, owners in self.holders.items()
-            if sum(map(self.weight, gram)) >= self.settings.run_bits * UNIT
+            if (gram in self.of_reports or sum(map(self.weight, gram)) >= self.settings.run_bits * UNIT)
+            and gram not in self.usual
             and not any(
                 group and sizes[group] > 2 and 2 * count > sizes[group]
                 for group, count in Counter(self.items[one].group for one in owners).items()
             )
         }
+        self.looked_for = self.says | self.of_reports
         self._order = {passage: number for number, passage in enumerate(self._passages)}
 
-    def passages_in(self, record: list[str], usual: set[_Gram]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def is_of_many(self, patients: Collection[str]) -> bool:
+        """Whether what these patients' reports have is boilerplate."""
+        return len(patients) > self.settings.boilerplate_patients
+
+    def _is_report(self, passage: _Gram) -> bool:
+        return all(self.items[owner].together for owner in self._passages[passage])
+
+    def _read_reports(self) -> None:
+        """Runs that reports alone hold, those of many patients, and what words say among patients."""
+        self.of_reports: set[_Gram] = set()
+        self.usual: set[_Gram] = set()
+        for gram, owners in self.holders.items():
+            patients = {self.items[owner].together or "" for owner in owners}
+            if "" not in patients:
+                self.of_reports.add(gram)
+                if self.is_of_many(patients):
+                    self.usual.add(gram)
+        having: dict[str, set[str]] = defaultdict(set)
+        for passage, items in self._passages.items():
+            if self._is_report(passage):
+                for word in set(passage):
+                    having[word].update(self.items[owner].together or "" for owner in items)
+        self.words_of_reports = set(having)
+        self.rare = self.rarity(having, len({test.together for test in self.items} - {None, ""}), {})
+
+    def rarity(self, having: Mapping[str, Set[str]], patients: int, known: Mapping[str, int]) -> dict[str, int]:
+        """What words say that the reports of many of some patients have, if what is known is not less."""
+        many = {word: len(mine) for word, mine in having.items() if self.is_of_many(mine)}
+        found = {word: information(patients, count) for word, count in many.items()}
+        return {word: min(each.get(word, 1 << 30) for each in (known, found)) for word in {*known, *found}}
+
+    def in_usual_words(self) -> list[_TestText]:
+        """Reports of which no passage has enough that not many patients' have."""
+        able: set[int] = set()
+        for passage, owners in self._passages.items():
+            if self._is_report(passage):
+                covered = self._covered(passage, self.says)
+                weight = self._weigh((passage[place] for place in covered), self.rare)
+                if weight >= self.settings.report_bits * UNIT:
+                    able.update(owners)
+        return [test for number, test in enumerate(self.items) if test.together and number not in able]
+
+    def _covered(self, passage: _Gram, runs: Set[_Gram]) -> set[int]:
+        begins = (place for place, gram in enumerate(_grams(passage, self.n)) if gram in runs)
+        return {place for begin in begins for place in range(begin, begin + self.n)}
+
+    def passages_in(
+        self, record: list[str], usual: set[_Gram], rare: Mapping[str, int]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         """Test items of whose passages a training text holds enough, and the measures."""
-        grams = self.says.intersection(_grams(record, self.n)) - usual
+        here = set(_grams(record, self.n))
+        grams = (here & self.says) - usual
+        held = grams | (here & self.of_reports)
         if len(grams) < PASSAGE_GRAMS:
             return
         shared = Counter(passage for gram in grams for passage in self._having[gram])
@@ -467,11 +555,13 @@ class _TestTexts:
             if shared[passage] < PASSAGE_GRAMS or len(named) >= NAMED:
                 return
             begins = [place for place, gram in enumerate(_grams(passage, self.n)) if gram in grams]
-            covered = {place for begin in begins for place in range(begin, begin + self.n)}
-            if len(covered) < self.settings.passage_words:
+            shared_words, is_report = len(self._covered(passage, held)), self._is_report(passage)
+            if shared_words < self.settings.passage_words:
                 continue
-            weight, least = self._weigh(passage[place] for place in covered), self.settings.passage_bits * UNIT
-            if 2 * weight < least:
+            own = (passage[place] for place in self._covered(passage, grams))
+            weight = self._weigh(own, rare if is_report else {})
+            least = UNIT * (self.settings.report_bits if is_report else self.settings.passage_bits)
+            if weight < least and (is_report or 2 * weight < least):
                 continue
             place, length = 0, 0
             for begin in begins:
@@ -482,11 +572,11 @@ class _TestTexts:
                     )
             if weight < least and length < LONG_RUN:
                 continue
-            if length < LONGER_RUN and len(covered) < PASSAGE_SHARE * len(passage):
+            if length < LONGER_RUN and shared_words < PASSAGE_SHARE * len(passage):
                 continue
             run = passage[place : place + length]
             measures = {
-                "kind": "passage", "score": round(len(covered) / len(passage), 4), "words": length,
+                "kind": "passage", "score": round(shared_words / len(passage), 4), "words": length,
                 "span": " ".join(run), "eval_df": min(len(self.holders[gram]) for gram in _grams(run, self.n)),
             }  # fmt: skip
             for number in self._passages[passage]:

@@ -103,6 +103,8 @@ class Report:
     common: Sequence[Mapping[str, Any]] = ()
     """N-grams too common to make a pair, as the proof keeps them: `ngram` (a digest where no open test sample has it),
     `eval_df`, `train_samples`."""
+    passages: Sequence[tuple[str, int, int]] = ()
+    """What `passages` gives."""
     show_credentialed: bool = False
 
 
@@ -130,6 +132,18 @@ def choose_pairs(evidence: Path, per_cell: int = PER_CELL) -> list[dict[str, Any
             """  # noqa: S608 - names of columns and kinds, a number
         )
         return [dict(zip(EVIDENCE.names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def passages(evidence: Path) -> list[tuple[str, int, int]]:
+    """Shared passages that may be shown, most common first: longest run, test items and training samples that have it.
+
+    At most `COMMON_SHOWN`; of a passage that `near_text.NAMED` items share, `eval_df` says how many do.
+    Raises: `UserError` if the file is no evidence.
+    """
+    with _open(evidence) as connection:
+        query = f"""SELECT span, max(eval_df), count(DISTINCT (train_build, train_sample)) AS samples FROM evidence
+            WHERE kind = 'passage' AND span IS NOT NULL GROUP BY span ORDER BY 3 DESC, 2 DESC, 1 LIMIT {COMMON_SHOWN}"""  # noqa: S608
+        return connection.execute(query).fetchall()
 
 
 def count_cells(evidence: Path) -> list[dict[str, Any]]:
@@ -424,6 +438,7 @@ def _values(report: Report) -> dict[str, Any]:
         "incomplete": accounting.not_compared(certificate["accounting"]),
         "good": not title.startswith("Not "),
         "ngrams_in_all": len(ordered),
+        "passages": report.passages,
         "common": [(row["ngram"], row["eval_df"], row["train_samples"]) for row in ordered[:COMMON_SHOWN]],
         "low_recall": LOW_RECALL,
         "changes": _changes(certificate),

@@ -1,7 +1,8 @@
 """Texts of stored samples, read from the shards through the manifest: what the near-text levels compare.
 
 Of a test item everything is read but its options: another question under the same options is another item. Of a
-training sample everything is read.
+report only itself is: our template asks the same of every picture, and a worked example before it is training text by
+intention. Of a training sample everything is read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,11 @@ import pyarrow.parquet as pq
 
 from medgpt.errors import UserError
 
-_COLUMNS = ["sample_id", "split", "subset", "task", "access", "n_images", "shard", "offset", "length"]
+TOGETHER = ("subject_id", "pmcid", "pmid", "video_id", "study_id")
+"""Ids that say whose a text is, best first: texts of one patient or article repeat themselves."""
+NO_QUESTION = frozenset({"caption", "report"})
+"""Tasks whose samples ask nothing by themselves."""
+_COLUMNS = ["sample_id", "split", "subset", "task", "access", "n_images", "shard", "offset", "length", *TOGETHER]
 _TEXT_COLUMNS = ["question", "options", "answer", "messages"]
 
 
@@ -34,14 +39,16 @@ class SampleText:
     task: str
     n_images: int
     question: str
-    """The publisher's question; of samples without one, the user's text."""
+    """The publisher's question; of samples without one, the user's text. Of captions and reports none."""
     options: tuple[str, ...]
     answer: str
     """What the assistant says at last; for multiple choice the text of the gold option."""
     rest: tuple[str, ...]
-    """What is said before the answer, the answer if there are no options, and the reasoning."""
+    """What is said before the answer, the answer if there are no options, and the reasoning; of a report itself."""
     dialogue: str
     """All texts of all messages, the reasoning among them, in their order."""
+    together: str | None
+    """Patient, article or video that it is of; None where none is known."""
 
     @property
     def item(self) -> str:
@@ -133,13 +140,15 @@ def _sample_text(row: Mapping[str, Any], record: Mapping[str, Any]) -> SampleTex
         else:
             user.append(text)
     options = record["options"] or ()
-    rest = [*user, *([] if options else [target]), *reasoning]
+    rest = [target] if row["task"] == "report" else [*user, *([] if options else [target]), *reasoning]
+    asked = "" if row["task"] in NO_QUESTION else "\n".join(user)
     gold = (option["text"] for option in options if option["label"] == record["answer"])
     return SampleText(
         **{name: row[name] for name in ("sample_id", "split", "subset", "task", "n_images")},
-        question="\n".join(user) if record["question"] is None else record["question"],
+        question=asked if record["question"] is None else record["question"],
         options=tuple(option["text"] for option in options),
         answer=next(gold, target) or "",
         rest=tuple(rest),
         dialogue="\n".join(dialogue),
+        together=next((row[name] for name in TOGETHER if row.get(name)), None),
     )
