@@ -249,6 +249,14 @@ def test_in_prose_the_answer_to_part_of_a_stem_must_stand_for_itself() -> None:
         assert match.kind == "stem_answer"
 
 
+def test_a_stem_that_says_nothing_must_stand_for_itself() -> None:
+    item = QUESTION._replace(stem="The most likely diagnosis", gold="Septum of Hale", options=())
+    options = "\nA. Adler moth\nB. Orlan facet\nC. Septum of Hale\n"
+    assert matches(f"{PROSE}In view of that, what is the most likely diagnosis?{options}", items=[item]) == []
+    [match] = matches(f"{PROSE}\nThe most likely diagnosis:{options}", items=[item])
+    assert match.kind == "stem_answer"
+
+
 def test_an_answer_that_many_stems_have_says_little() -> None:
     items = [proof_forms.Item("made up", f"Is grandmal{n} a risk factor for obesity?", (), "yes") for n in range(60)]
     record = f"Question: Is being small a risk factor for retinopathy?\nA. yes\nB. no\n{PROSE}"

@@ -89,7 +89,8 @@ STATED_WORDS, REST_WORDS = 6, 25
 """An answer to part of a stem stands for itself, with no more than six words around it up to the next mark or line; or
 the record has no more than 25 words beside the item. In prose it stands inside sentences."""
 SAYS_BITS = 6
-"""What is found of a stem must say so much, or only an answer next to it counts."""
+"""What is found of a stem must say so much, or only an answer next to it counts; a whole one that says less, "The most
+likely diagnosis", must stand for itself."""
 STEM_WORDS, STEM_PLAIN = 5, 0.8
 """A stem without its answer needs so many words and this plain share, a term of its subject being no question ..."""
 LONG_STEM_BITS, LONG_STEM_PLAIN = 60, 0.5
@@ -520,7 +521,8 @@ class _Stems:
         gap = min((max(0, first - spot.stop, spot.start - last) for spot in spots), default=0)
         if verbatim and spots:
             told = stem.weight + says >= limits.verbatim_bits * UNIT
-            if gap <= 1 or (told and (gap <= ANSWER_WORDS or stem.weight >= SAYS_BITS * UNIT)):
+            alone = stem.weight >= SAYS_BITS * UNIT or (gap <= ANSWER_WORDS and record.states(tuple(stem.words), 1))
+            if gap <= 1 or (told and alone):
                 return True
         in_a_row = held.in_rows >= ROW_SHARE * len(stem.words) and self._holders[gold] <= USUAL
         tells = in_a_row and (spots or held.share >= FAR_SHARE)
@@ -631,10 +633,10 @@ class _Record:
         found = map(word_list, STATEMENT_ENDS.split(self._text))
         return [(len(words), f" {' '.join(words)} ") for words in found if words]
 
-    def states(self, gold: tuple[str, ...]) -> bool:
-        """Whether an answer stands for itself."""
-        most, spaced = len(gold) + STATED_WORDS, f" {' '.join(gold)} "
-        return any(count <= most and spaced in words for count, words in self._statements)
+    def states(self, words: tuple[str, ...], more: int = STATED_WORDS) -> bool:
+        """Whether words stand for themselves, with no more than so many others up to the ends of their statement."""
+        most, spaced = len(words) + more, f" {' '.join(words)} "
+        return any(count <= most and spaced in there for count, there in self._statements)
 
     def rest(self, window: _Window) -> int:
         """Words outside of a window's pairs."""

@@ -442,9 +442,10 @@ class _TestTexts:
         in_a_row = in_rows >= ROW_SHARE * len(stem) and self._holders[gold] <= USUAL
         if verbatim and spots:
             whole = self._weigh(stem)
-            if gap < 2 or (
-                whole + says >= limits.verbatim_bits * UNIT and not (whole < SAYS_BITS * UNIT and gap > ANSWER_WORDS)
-            ):
+            if gap < 2:
+                return True
+            alone = whole >= SAYS_BITS * UNIT or (gap <= ANSWER_WORDS and text.states(stem, 1))
+            if alone and whole + says >= limits.verbatim_bits * UNIT:
                 return True
         row = in_a_row and (here >= FAR_SHARE or len(spots) > 0)
         if known + share * says < UNIT * (limits.row_bits if row else limits.answer_bits):
@@ -598,10 +599,10 @@ class _Letters:
         """Whether some words stand there in a row."""
         return f" {' '.join(words)} " in self._spaced
 
-    def states(self, gold: _Gram) -> bool:
-        """Whether an answer stands for itself: few words around it up to the ends of its statement."""
+    def states(self, some: _Gram, more: int = STATED_WORDS) -> bool:
+        """Whether some words stand for themselves: few others up to the ends of their statement."""
         pieces = map(words_of, STATEMENT_ENDS.split(self._whole))
-        return any(gold in _grams(words, len(gold)) for words in pieces if len(words) <= len(gold) + STATED_WORDS)
+        return any(some in _grams(words, len(some)) for words in pieces if len(words) <= len(some) + more)
 
     def spots(self, gold: _Gram) -> list[range]:
         """Places of an answer: its words, or, if it is no short one, its letters."""
