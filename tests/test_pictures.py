@@ -16,7 +16,7 @@ from PIL import Image
 from eval.report_page import THUMBNAIL, thumbnail
 from filters.base import Picture
 from manifests.fingerprints import fingerprint
-from manifests.proof.agreement import full_agreement
+from manifests.proof.agreement import Whole, full_agreement
 from manifests.proof.variants import VARIANTS
 from medgpt.arguments import FRAMES
 from medgpt.containers import DamagedImage, repack
@@ -180,7 +180,7 @@ def test_every_user_sees_the_pixels_a_viewer_shows(kind: str) -> None:
         assert np.array_equal(Picture(seen).rgb(4096), shown)
         [streamed] = pictures(StreamedSample("b", "s", 0, 0, [seen], b"{}"))
         assert np.array_equal(np.asarray(streamed), shown)
-        assert full_agreement(seen, stored.data, VARIANTS[0]) > 0.99
+        assert full_agreement(Whole(seen), Whole(stored.data), VARIANTS[0]) > 0.99
         small = np.asarray(Image.open(io.BytesIO(thumbnail(seen))))
         assert max(small.shape) <= THUMBNAIL
         assert np.array_equal(small, np.asarray(Image.open(io.BytesIO(thumbnail(stored.data)))))

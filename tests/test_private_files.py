@@ -207,6 +207,6 @@ def test_folders_are_made_in_one_place() -> None:
         if ".mkdir(" in path.read_text() or "makedirs(" in path.read_text()
     }
     assert made == {
-        "medgpt/private.py", "shards/packing.py", "eval/report.py",
+        "medgpt/private.py", "shards/packing.py", "eval/report.py", "builders/engine/stored.py",
         "train/assemble.py", "train/checkpoint.py", "train/export.py",
     }  # fmt: skip

@@ -226,11 +226,13 @@ def test_polars(built: Path) -> None:
 def test_duckdb_shell(built: Path, tmp_path: Path) -> None:
     shell = Path(sys.executable).with_name("duckdb")
     run_module("manifests.catalog", str(built), check=True)
-    for query, database in (
-        ("SELECT count(*) AS n FROM samples WHERE build = 'medqa'", str(built / "manifest.duckdb")),
+    for query, database in (  # the catalogue names files from its own folder
+        ("SELECT count(*) AS n FROM samples WHERE build = 'medqa'", "manifest.duckdb"),
         (f"SELECT count(*) AS n FROM '{built}/medqa/manifest/medqa-*[0-9].parquet'", ":memory:"),
     ):
-        done = subprocess.run([str(shell), "-json", database, query], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [str(shell), "-json", database, query], capture_output=True, text=True, timeout=60, cwd=built
+        )
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == [{"n": len(Build(built / "medqa"))}]
 
