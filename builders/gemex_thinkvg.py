@@ -33,7 +33,7 @@ _GRIDS = (224, 336)
 
 def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     kit.require(raw, "Parquet file", "data/train-*.parquet")
-    files = sorted(raw.glob("data/train-*.parquet"))
+    files = kit.check_parts(sorted(raw.glob("data/train-*.parquet")), raw)
     return mimic_units(raw, files, "train", "train", params, _COLUMNS, optional=(_THOUGHT,))
 
 

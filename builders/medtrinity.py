@@ -48,7 +48,7 @@ class _Tar(NamedTuple):
 def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     kit.require(raw, "caption tables", _TABLES)
     kit.require(raw, "picture tars", _TARS)
-    tables = sorted(raw.glob(_TABLES))
+    tables = kit.check_parts(sorted(raw.glob(_TABLES)), raw)
     for path in tables:
         part = _PART.fullmatch(path.name)
         if part and len(tables) < int(part[1]):

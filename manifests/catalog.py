@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgpt.arguments import Tree, command_parser
 from medgpt.errors import UserError, os_error_line, run
+from medgpt.layout import BUILD_FILE, MAX_DEPTH
 from medgpt.messages import safe
 from medgpt.private import keep_private
 from medgpt.tables import plain, table
@@ -46,9 +47,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-BUILD_FILE = "build.json"
 DATABASE = "manifest.duckdb"
-MAX_DEPTH = 4
 FORMAT = 1
 
 _SMALL_PART, _MANY_PARTS, _ROWS_TOGETHER = 1 << 18, 64, 1 << 17

@@ -24,6 +24,7 @@ import orjson
 from medgpt.atomic import TEMPORARY_SUFFIX, locked, write_atomic
 from medgpt.digest import file_sha256
 from medgpt.errors import NOT_FINISHED, UserError, one_line
+from medgpt.layout import BUILD_FILE, MAX_DEPTH
 from medgpt.private import CREDENTIALED, keep_private, make_folder
 
 ATTEMPTS = 4
@@ -259,7 +260,6 @@ class Store:
             )
 
 
-_BUILD_FILE, _DEPTH = "build.json", 4  # as `manifests.catalog` has them
 _BESIDE = frozenset({"proof", "filtered"})
 """Folders that are mirrored beside builds."""
 _MIRROR = ".mirror.json"
@@ -296,14 +296,14 @@ def _update(store: Store, folder: Path, shards: bool, send: Collection[str] | No
     }
     builds: dict[str, bytes] = {}
     for name in sorted(listed, key=lambda name: name.count("/")):
-        place = name.removesuffix(_BUILD_FILE)
+        place = name.removesuffix(BUILD_FILE)
         inside = any(name.startswith(build) for build in builds)
-        if place + _BUILD_FILE == name and place[-1:] in ("", "/") and place.count("/") <= _DEPTH and not inside:
+        if place + BUILD_FILE == name and place[-1:] in ("", "/") and place.count("/") <= MAX_DEPTH and not inside:
             builds[place] = store.read(name) or b""
     if not builds:
-        raise UserError(f"{store.url}: no {_BUILD_FILE} here or in {_DEPTH} levels of folders; run a builder first")
+        raise UserError(f"{store.url}: no {BUILD_FILE} here or in {MAX_DEPTH} levels of folders; run a builder first")
     wanted: dict[str, str | None] = {name: None for name in listed if _BESIDE & set(name.split("/")[:-1])}
-    stay = {f"{place}{_BUILD_FILE}" for place in builds}
+    stay = {f"{place}{BUILD_FILE}" for place in builds}
     for place, content in builds.items():
         for name, size, sha256 in _files(store, place, content, send):
             kind = name.removeprefix(place).partition("/")[0]
@@ -325,7 +325,7 @@ def _update(store: Store, folder: Path, shards: bool, send: Collection[str] | No
         (folder / name).unlink(missing_ok=True)
         known.pop(name, None)
     for place, content in builds.items():
-        path = folder / place / _BUILD_FILE
+        path = folder / place / BUILD_FILE
         if path.is_file() and path.read_bytes() != content:
             path.unlink()
 
@@ -352,17 +352,17 @@ def _update(store: Store, folder: Path, shards: bool, send: Collection[str] | No
     finally:
         # A proof that is to be made anew here may stop half-way: the next time, the one of the store comes again.
         kept = {name: said for name, said in known.items() if send is None or not name.startswith("proof/")}
-        write_atomic(record, orjson.dumps(kept | {f"{place}{_BUILD_FILE}": [] for place in builds}))
+        write_atomic(record, orjson.dumps(kept | {f"{place}{BUILD_FILE}": [] for place in builds}))
     for place, content in builds.items():
         make_folder(folder / place)
-        write_atomic(folder / place / _BUILD_FILE, content)
+        write_atomic(folder / place / BUILD_FILE, content)
 
 
 def _files(
     store: Store, place: str, content: bytes, send: Collection[str] | None
 ) -> Iterator[tuple[str, int | None, str]]:
     """(name, bytes if known, SHA-256) of a build's files; what reads credentialed ones is private from then on."""
-    name = place + _BUILD_FILE
+    name = place + BUILD_FILE
     try:
         document = orjson.loads(content)
         access = document["source"]["access"]

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.catalog import BUILD_FILE, LoadedBuild, load_builds
+from manifests.catalog import LoadedBuild, load_builds
 from manifests.parts import IMAGES
 from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, incomplete
 from manifests.proof.trust import WATCHED, Trust, accepted, check_proof
@@ -34,6 +34,7 @@ from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import locked, write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
+from medgpt.layout import BUILD_FILE
 from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, signature, write_columns
 from shards.storage import ShardRef

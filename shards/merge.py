@@ -50,9 +50,9 @@ class Site:
 
         Thumbnails may have been left out of what was shared.
         """
-        from manifests.catalog import BUILD_FILE
         from manifests.selections import BUILT, FILTERED, data_folder
         from medgpt.digest import INPUTS_FILE
+        from medgpt.layout import BUILD_FILE
 
         built, digests = f"{BUILT}/{self.name}", dict.fromkeys((BUILD_FILE, INPUTS_FILE))
         for unit in self.record["units"]:

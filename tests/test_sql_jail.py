@@ -11,8 +11,9 @@ import pytest
 from conftest import run_module, tree_digest
 from eval_builds import build_demos
 
-from manifests.catalog import BUILD_FILE, connect, jail, open_duckdb
+from manifests.catalog import connect, jail, open_duckdb
 from medgpt.errors import UserError
+from medgpt.layout import BUILD_FILE
 
 SECRET = "the-secret-of-another-file"
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,13 +42,13 @@ from builders.engine.source import DAMAGED_REASONS, BuildStopped, NotThisSource,
 from builders.engine.stored import FOLDERS, Output
 from builders.engine.tables import columns_seen
 from builders.engine.unit import ENGINE_VERSION, RECIPE, UnitJob, build_unit, load_source
-from manifests.catalog import BUILD_FILE
 from manifests.parts import MANIFEST_VERSION
 from medgpt.atomic import TEMPORARY_SUFFIX, held, write_atomic
 from medgpt.cluster import software
 from medgpt.digest import RAW_PLACE, sealed
 from medgpt.engines import in_this_process, is_local, run_jobs
 from medgpt.errors import UserError
+from medgpt.layout import BUILD_FILE
 from medgpt.private import CREDENTIALED, keep_private, make_folder
 from medgpt.processes import WorkerDied
 from medgpt.schema import SCHEMA_VERSION
@@ -131,11 +131,11 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
     module = source.module_name
     build = source.build_name(params)
     target, resume = options.out / build, options.out / ".resume" / build
-    held = None
+    there = None
     if output := options.output:
         if source.access == CREDENTIALED:
             output.store.require_private(source.name, output.allowed)
-        held = output.bring_ledgers(build, resume)
+        there = output.bring_ledgers(build, resume)
     states: dict[str, Input] = {}
     wanted = params.get("split")
     left: dict[str, int | None] = {}
@@ -161,7 +161,7 @@ def make_plan(source: Source, options: BuildOptions) -> Plan:
             module, options.raw, target, ledger, build, params, unit, take, key, options.shard_bytes, planned, output
         )
         jobs.append(job)
-        records = _finished(job, held)
+        records = _finished(job, there)
         if records is not None:
             reusable[unit.name] = records
     if not jobs:
@@ -190,19 +190,23 @@ class Building:
         """Jobs of the units that have no records yet."""
         return [job for job in self.plan.jobs if job.unit.name not in self.records]
 
+    @cached_property
+    def budget(self) -> float:
+        """Damaged rows that a build may have. Over all units, so not summed again with each of them."""
+        if self.options.max_damaged is not None:
+            return self.options.max_damaged
+        share = int(MAX_DAMAGED_SHARE * self.plan.rows)
+        return max(MAX_DAMAGED_FLOOR, share) if self.plan.counted else math.inf  # no share of an unknown number
+
     def take(self, job: UnitJob, found: list[dict[str, Any]]) -> None:
         """Keep a unit's records. Raises `BuildStopped` where more rows are damaged than may be."""
         self.records[job.unit.name] = found
         for record in found:
             self.counts.update({count: record[count] for count in ("read", "kept", "damaged")})
-        budget: float | None = self.options.max_damaged
-        if budget is None:  # no share of an unknown number
-            share = int(MAX_DAMAGED_SHARE * self.plan.rows)
-            budget = max(MAX_DAMAGED_FLOOR, share) if self.plan.counted else math.inf
-        if (damaged := self.counts["damaged"]) > budget:
+        if (damaged := self.counts["damaged"]) > self.budget:
             wrong = _what_is_wrong(self.source, job, [record for found in self.records.values() for record in found])
             raise BuildStopped(
-                f"{self.plan.build}: {damaged} damaged rows, more than the budget of {budget}: {wrong}look at "
+                f"{self.plan.build}: {damaged} damaged rows, more than the budget of {self.budget}: {wrong}look at "
                 f"{self.plan.place}/rejects, mend the tree, or raise --max-damaged (finished units are kept)"
             )
 
@@ -343,10 +347,10 @@ def _unit_key(
     return hashlib.sha256(orjson.dumps(described, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _finished(job: UnitJob, held: Mapping[str, int] | None) -> list[dict[str, Any]] | None:
+def _finished(job: UnitJob, there: Mapping[str, int] | None) -> list[dict[str, Any]] | None:
     """The records of an earlier run, if it did the same work and all its files are there in full size.
 
-    `held` are the sizes of files in an object store; None where they are on a disk.
+    `there` are the sizes of files in an object store; None where they are on a disk.
     """
     try:
         entry = orjson.loads(job.ledger.read_bytes())
@@ -357,7 +361,7 @@ def _finished(job: UnitJob, held: Mapping[str, int] | None) -> list[dict[str, An
             return None  # what may not be read now may be read the next time, with the same size and time
         for file in (file for record in records for file in record["shards"] + record["parts"]):
             path = job.target / file["file"]
-            size = held.get(file["file"]) if held is not None else path.stat().st_size if path.is_file() else None
+            size = there.get(file["file"]) if there is not None else path.stat().st_size if path.is_file() else None
             if size != file["bytes"]:
                 return None
         known = {one.file for one in job.planned}

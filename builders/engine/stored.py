@@ -20,9 +20,10 @@ from typing import Any
 import orjson
 
 from builders.engine.source import BuildStopped
-from manifests.catalog import BUILD_FILE, KINDS
+from manifests.catalog import KINDS
 from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
+from medgpt.layout import BUILD_FILE
 from medgpt.private import make_folder
 from medgpt.stores import Store
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from builders.engine.archives import Content, PictureStore, stored
 from builders.engine.noticed import note
 from builders.engine.pages import batch_rows
-from builders.engine.rawfiles import check_filled, check_parts, note_gap, outcome, relative
+from builders.engine.rawfiles import check_filled, note_gap, outcome, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
     UNCOUNTED,
@@ -205,10 +205,8 @@ def table_units(
     `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
     "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
     """
-    number, paths = first_unit, list(files)
-    if len(paths) > 1:
-        check_parts(paths, raw)
-    for path in paths:
+    number = first_unit
+    for path in files:
         file = relative(path, raw)
         ranges = _ranges(path, file, columns, rows_per_unit, layout)
         if (

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import yaml
 
-from manifests.catalog import BUILD_FILE
 from manifests.proof.rederive import rows_of
 from medgpt.digest import INPUTS_FILE, RAW_PLACE, file_sha256
+from medgpt.layout import BUILD_FILE
 
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
