@@ -110,7 +110,8 @@ def _settings(**changed: Any) -> TextSettings:
 
 
 def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict[str, Any]:
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
+    from manifests.proof.text_pairs import EvalText
 
     seconds, scans = [], []
     flagged: set[int] = set()
@@ -127,7 +128,8 @@ def _runs(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict
 
 def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
     """Test texts as stems of which the last two words are the answer."""
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
+    from manifests.proof.text_pairs import EvalText
 
     halves = [(" ".join(text.split()[:-2]), " ".join(text.split()[-2:])) for text in tests]
     index = NearTextIndex([EvalText(stem, answer, (stem,)) for stem, answer in halves], _settings())
@@ -142,7 +144,8 @@ def _all_kinds(tests: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _naive(tests: Sequence[str], texts: Sequence[str], planted: set[int]) -> dict[str, Any]:
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
+    from manifests.proof.text_pairs import EvalText
 
     def grams(text: str) -> set[tuple[str, ...]]:
         words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", text).casefold())

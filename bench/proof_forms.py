@@ -409,8 +409,9 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
     """Share of items excluded by form, all and worst benchmark, and of controls; None without the real rows."""
     if not REAL_DATA.is_dir():
         return {}
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
     from manifests.proof.policy import load_policy
+    from manifests.proof.text_pairs import EvalText
 
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:

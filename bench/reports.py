@@ -181,8 +181,9 @@ def figures(made: Sequence[Report], **limits: Any) -> dict[str, Any]:
     """What is taken out where nothing was planted, and what share of planted test reports is found in each form."""
     from msgspec import structs
 
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
     from manifests.proof.policy import load_policy
+    from manifests.proof.text_pairs import EvalText
 
     settings = structs.replace(load_policy().text, **limits)
     chance = random.Random(1)

@@ -114,9 +114,10 @@ def _wrong(
 
 def _peers(tests: Sequence[Asked], records: Sequence[Asked]) -> dict[str, Any]:
     """Rows found by runs of 13 words, and by the levels of near text, exact ones among them."""
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
     from manifests.proof.ngrams import word_list
     from manifests.proof.policy import load_policy
+    from manifests.proof.text_pairs import EvalText
 
     def runs(text: str) -> set[tuple[str, ...]]:
         words = word_list(text)

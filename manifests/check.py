@@ -80,8 +80,9 @@ def check_text(
     """
     from msgspec import structs
 
-    from manifests.proof.near_text import EvalText, NearTextIndex
+    from manifests.proof.near_text import NearTextIndex
     from manifests.proof.overlaps import select
+    from manifests.proof.text_pairs import EvalText
     from medgpt.text import question_sha256
 
     alone, with_options = question_sha256(text, options)

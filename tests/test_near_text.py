@@ -20,9 +20,10 @@ from msgspec import structs
 from bench import proof_forms, reports
 from manifests.proof import ngrams
 from manifests.proof.certificate import read_certificate
-from manifests.proof.near_text import EvalText, NearTextIndex, TextMatch
+from manifests.proof.near_text import NearTextIndex
 from manifests.proof.ngrams import GramTable, Vocabulary, window_hashes, word_list
 from manifests.proof.policy import load_policy
+from manifests.proof.text_pairs import EvalText, TextMatch
 from medgpt.text import fold
 
 DEFAULT = load_policy().text

@@ -22,8 +22,8 @@ from conftest import tree_digest
 
 from builders.engine.corpus_source import build_corpus
 from manifests.proof.certificate import CertificateError, certificate_root, read_certificate, statement
-from manifests.proof.near_text import NAMED
 from manifests.proof.policy import DEFAULT_POLICY
+from manifests.proof.text_pairs import NAMED
 from manifests.proof.trust import Trust, accepted, check_proof
 from manifests.prove import main as prove
 from manifests.verify import main as verify

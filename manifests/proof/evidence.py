@@ -11,7 +11,7 @@
 | near_text | passage | `words`: longest shared run; `score`: share of the passage's words in shared runs |
 | rewrite | rewrite, question, sibling, translation | `variant`: model; `score`: cosine; `words`: shared |
 
-`eval_df` says how many test items have the stem, or the rarest n-gram of the run; the first `near_text.NAMED` of them
+`eval_df` says how many test items have the stem, or the rarest n-gram of the run; the first `text_pairs.NAMED` of them
 have a row each.
 
 `span` is NULL where either side is credentialed: evidence files travel, report text must not.

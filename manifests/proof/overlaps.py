@@ -30,12 +30,13 @@ from manifests.proof.local_pictures import VERSION as LOCAL_PICTURES
 from manifests.proof.local_pictures import LocalIndex
 from manifests.proof.near_images import VERSION as NEAR_IMAGES
 from manifests.proof.near_images import NearImageIndex
-from manifests.proof.near_text import EvalText, NearTextIndex
+from manifests.proof.near_text import NearTextIndex
 from manifests.proof.ngrams import word_list
 from manifests.proof.policy import Policy, TextSettings
 from manifests.proof.rewrites import VERSION as REWRITE
 from manifests.proof.rewrites import Asked, RewriteIndex
 from manifests.proof.stored_text import SampleText, read_texts
+from manifests.proof.text_pairs import EvalText
 from manifests.proof.variants import PictureError
 from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.digest import file_sha256

@@ -13,7 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from manifests.catalog import LoadedBuild
-from manifests.proof.near_text import (
+from manifests.proof.passages import LONG_RUN, LONGER_RUN, PASSAGE_GRAMS, PASSAGE_SHARE
+from manifests.proof.policy import Policy, TextSettings
+from manifests.proof.rederive import Derived, Found, Key, Progress, found, message_text, normalised, records
+from manifests.proof.spread import Part, Pool
+from manifests.proof.stems import (
     ANSWER_WORDS,
     BESIDE_WORDS,
     FAR_SHARE,
@@ -22,18 +26,12 @@ from manifests.proof.near_text import (
     GOLD_RUN,
     GOLD_SHARE,
     LETTERS,
-    LONG_RUN,
     LONG_STEM_BITS,
     LONG_STEM_PLAIN,
-    LONGER_RUN,
-    NAMED,
     NEARLY_ALL,
     NEXT_WORDS,
     OWN_SHARE,
-    PASSAGE_GRAMS,
-    PASSAGE_SHARE,
     PROSE_TIMES,
-    REFERENCE_TEXTS,
     REST_WORDS,
     ROW_LETTERS,
     ROW_SHARE,
@@ -43,16 +41,12 @@ from manifests.proof.near_text import (
     STATEMENT_ENDS,
     STEM_PLAIN,
     STEM_WORDS,
-    UNIT,
     USUAL,
     USUAL_SHARE,
-    information,
     is_sibling,
-    reference_counts,
 )
-from manifests.proof.policy import Policy, TextSettings
-from manifests.proof.rederive import Derived, Found, Key, Progress, found, message_text, normalised, records
-from manifests.proof.spread import Part, Pool
+from manifests.proof.text_pairs import NAMED
+from manifests.proof.word_weights import REFERENCE_TEXTS, UNIT, information, reference_counts
 
 # Scripts without spaces: a word a character (iteration marks, kana, ideographs with extensions A to H, archaic kana).
 _ALONE = (
@@ -272,7 +266,7 @@ class _TestTexts:
                     )  # fmt: skip
 
     def weight(self, word: str, rare: Mapping[str, int] = MappingProxyType({})) -> int:
-        """How much a word says, in units of `near_text.UNIT` to a bit; no more than `rare` has of it."""
+        """How much a word says, in units of `word_weights.UNIT` to a bit; no more than `rare` has of it."""
         if word in rare:
             return min(rare[word], self.weight(word))
         if word not in self._weights:

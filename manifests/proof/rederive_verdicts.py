@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from manifests.catalog import LoadedBuild
-from manifests.proof.near_text import NAMED
 from manifests.proof.policy import Policy
 from manifests.proof.rederive import Key, rows_of
+from manifests.proof.text_pairs import NAMED
 from manifests.proof.verdicts import PAIR, REASONS, SIDES, WRONG
 
 

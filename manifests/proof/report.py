@@ -137,7 +137,7 @@ def choose_pairs(evidence: Path, per_cell: int = PER_CELL) -> list[dict[str, Any
 def passages(evidence: Path) -> list[tuple[str, int, int]]:
     """Shared passages that may be shown, most common first: longest run, test items and training samples that have it.
 
-    At most `COMMON_SHOWN`; of a passage that `near_text.NAMED` items share, `eval_df` says how many do.
+    At most `COMMON_SHOWN`; of a passage that `text_pairs.NAMED` items share, `eval_df` says how many do.
     Raises: `UserError` if the file is no evidence.
     """
     with _open(evidence) as connection:

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import orjson
 
-from manifests.proof.near_text import NEGATIONS, REFERENCE_TEXTS, UNIT, information, reference_counts
 from manifests.proof.ngrams import word_list
+from manifests.proof.stems import NEGATIONS
+from manifests.proof.word_weights import REFERENCE_TEXTS, UNIT, information, reference_counts
 from medgpt.atomic import AtomicFile
 from medgpt.text import fold
 
@@ -78,7 +79,7 @@ _UNITS = {
 
 
 def says(word: str) -> int:
-    """Weight of a word, in units of `near_text.UNIT` to a bit; numbers and single letters say nothing."""
+    """Weight of a word, in units of `word_weights.UNIT` to a bit; numbers and single letters say nothing."""
     if word.isdigit() or (len(word) == 1 and word.isascii()):
         return 0
     return max(0, information(REFERENCE_TEXTS, reference_counts().get(word, 1)) - UNIT)

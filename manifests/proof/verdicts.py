@@ -15,7 +15,7 @@ A wrong pair's evidence has the action `wrong` where the policy says `exclude`. 
     - the evidence has no such pair, or one of its samples changed;
     - the policy does not name the level under `verdicts`, or excludes nothing by the pair;
     - another verdict says that the pair is right;
-    - evidence names as many test items with the training sample as it ever does (`near_text.NAMED`), so others may be
+    - evidence names as many test items with the training sample as it ever does (`text_pairs.NAMED`), so others may be
       behind them that nobody judged.
 """
 
@@ -146,7 +146,7 @@ def lift(
     """
     import pyarrow as pa
 
-    from manifests.proof.near_text import NAMED
+    from manifests.proof.text_pairs import NAMED
 
     rows = [
         {"line": number, **msgspec.structs.asdict(verdict)}
