@@ -1,36 +1,42 @@
-"""`train.run` end to end on one GPU at the recipe's shapes: shards of drawn radiographs with captions in, updates out.
+"""`train.run` end to end on GPUs at the recipe's shapes: shards of drawn radiographs with captions in, updates out.
 
-Everything is what a user runs but the weights, which are random and made on the device: no 42 GB are written first.
+Every preset as it is shipped; the bench names its own mixture, nothing else. Everything is what a user runs but the
+weights, which are random and made on the device: no 42 GB are written first.
+
 `python -m bench.train_run data FOLDER` makes shards (uncertified) of pictures of 512 (5 tiles) and 1,024 pixels (10
-tiles); `python -m bench.train_run run FOLDER` trains on them and prints JSON.
+tiles). `python -m bench.train_run run FOLDER WAVE ...` trains on them and prints JSON. A wave is jobs at the same time
+on different devices, PRESET:DATA:DEVICES[:HOW] with commas between: `midtrain:five:0-3,midtrain:five:4-7:fsdp`. HOW is
+`fsdp` (a bare loop under FSDP2 instead of ours) or `save` (two decoder layers, 3.1 billion parameters, whose checkpoint
+has 37.5 GB; a second process goes on from it).
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from train.collate import Micro
+    from train.config import Config
+    from train.data import Batches
+    from train.log import Log
+    from train.loop import Place
+    from train.model import Model
 
 ROOT = Path(__file__).parents[1]
-PICTURES = {"five": (512, 40, 12_288), "ten": (1024, 24, 13_312)}
-"""Name of the data: (side in pixels, pictures, tokens of a pack: 13 samples of 929, 8 of some 1,648)."""
+PICTURES = {"five": (512, 40), "ten": (1024, 24)}
+"""Name of the data: (side in pixels, pictures)."""
 
-RUNS: dict[str, tuple[str, ...]] = {
-    "pretrain": ("train.llm=freeze",),
-    "instruct, LoRA": ("train.llm=lora", "engine.zero=2"),
-}
-COMMON = (
-    "data.only_present=true", "data.tiles=96", "data.packs_per_step=4", "data.workers=8",
-    "engine.checkpointing=none", "engine.compile=true",
-)  # fmt: skip
+WAVES = ("pretrain:five:0", "pretrain:ten:0", "lora:five:0", "lora:ten:0")
 STEPS, WARM = 9, 3
-LIMIT_S = 240
+LIMIT_S = int(os.environ.get("BENCH_LIMIT", "240"))
 
 
 def make_data(folder: Path) -> None:
@@ -38,7 +44,7 @@ def make_data(folder: Path) -> None:
     from builders.demos import phantom_pictures, phantom_reports, phantoms
     from builders.engine.demo_files import write_demo_file
 
-    for name, (side, count, _) in PICTURES.items():
+    for name, (side, count) in PICTURES.items():
         raw = folder / "raw" / name
         (raw / "train").mkdir(parents=True)
         captions: list[tuple[str, ...]] = [("ID", "Caption")]
@@ -61,75 +67,217 @@ def make_data(folder: Path) -> None:
         (folder / name / "mixture.yaml").write_text(mixture)
 
 
-def run(folder: Path, only: str = "") -> dict[str, Any]:
-    """Samples a second, MFU and data wait of every run (of `only` one set of data), each in a process of its own."""
+def run(folder: Path, *waves: str) -> dict[str, Any]:
+    """Samples a second and card, MFU, memory and data wait of every job, each in processes of its own."""
     results: dict[str, Any] = {}
-    for data in [only] if only else PICTURES:
-        for name in RUNS:
-            out = folder / f"out-{data}-{name.split(',')[0]}"
-            command = [sys.executable, "-m", "bench.train_run", "one", str(folder), data, name, str(out)]
-            log, said = out / "log.jsonl", folder / f"{out.name}.txt"
-            with said.open("w") as file, contextlib.suppress(subprocess.TimeoutExpired):
-                subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, timeout=LIMIT_S)
-            records = [json.loads(line) for line in log.read_text().splitlines()][WARM:] if log.exists() else []
-            if not records:
-                results[f"{name}, {data} tiles"] = {"failed": said.read_text()[-1500:]}
-                continue
-            seconds = sum(record["seconds"] for record in records)
-            results[f"{name}, {data} tiles"] = {
-                "samples_per_second": round(sum(r["samples"] for r in records) / seconds, 2),
-                "tiles_per_sample": round(sum(r["tiles"] for r in records) / sum(r["samples"] for r in records), 2),
-                "tokens_per_sample": round(sum(r["tokens"] for r in records) / sum(r["samples"] for r in records)),
-                "tokens_per_second": round(sum(r["tokens"] for r in records) / seconds),
-                "mfu": round(sum(r["mfu"] * r["seconds"] for r in records) / seconds, 4),
-                "data_wait": round(sum(r["data_wait"] * r["seconds"] for r in records) / seconds, 4),
-                "steps": len(records),
-                "losses": [r["loss"] for r in records],
-            }
-            print(name, data, results[f"{name}, {data} tiles"], file=sys.stderr, flush=True)
+    for wave in waves or WAVES:
+        begun = [(job, _begin(folder, job, "first")) for job in wave.split(",")]
+        deadline = time.monotonic() + LIMIT_S
+        for job, process in begun:
+            results[job] = _end(folder, job, "first", process, deadline)
+            if job.endswith(":save"):
+                again = _begin(folder, job, "again")
+                results[f"{job}, resumed"] = _end(folder, job, "again", again, time.monotonic() + LIMIT_S)
+            print(job, results[job], file=sys.stderr, flush=True)
     return results
 
 
-def run_one(folder: Path, data: str, name: str, out: Path) -> int:
-    """`train.run` itself, with weights that are random and made on the device."""
-    faulthandler.dump_traceback_later(60, repeat=True)  # a run that hangs says where
-    import torch
+def _begin(folder: Path, job: str, turn: str) -> subprocess.Popen[bytes]:
+    _, _, devices, *_ = job.split(":")
+    first, _, last = devices.partition("-")
+    numbers = range(int(first), int(last or first) + 1)
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(len(numbers)),
+        "--master_port",
+        str(29500 + int(first)),
+    ]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(map(str, numbers))}
+    with _said(folder, job, turn).open("w") as file:
+        return subprocess.Popen(
+            [sys.executable, *launch, "-m", "bench.train_run", "one", str(folder), job, turn],
+            cwd=ROOT, env=environment, stdout=file, stderr=file,
+        )  # fmt: skip
 
-    from train import export, model
+
+def _said(folder: Path, job: str, turn: str) -> Path:
+    return folder / f"{job.replace(':', '-')}-{turn}.txt"
+
+
+def _end(folder: Path, job: str, turn: str, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    try:
+        process.wait(max(1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+    log, text = folder / job.replace(":", "-") / "log.jsonl", _said(folder, job, turn).read_text()
+    lines = log.read_text().splitlines() if log.exists() else []
+    records = [json.loads(line) for line in lines]
+    notes = [json.loads(line) for line in text.splitlines() if line.startswith('{"note"')]
+    measured = records[WARM:]
+    if not measured:
+        return {"failed": text[-1500:], "notes": notes}
+    seconds = sum(record["seconds"] for record in measured)
+    cards = len(range(*_ends(job)))
+    total = {name: sum(record[name] for record in measured) for name in ("samples", "tokens", "tiles", "packs")}
+    found = {
+        "samples_per_second_and_card": round(total["samples"] / seconds / cards, 2),
+        "tokens_per_second_and_card": round(total["tokens"] / seconds / cards),
+        "tiles, tokens a sample": [round(total[name] / total["samples"], 1) for name in ("tiles", "tokens")],
+        "tokens a pack": round(total["tokens"] / total["packs"]),
+        "packs a step": total["packs"] // len(measured),
+        "step_s": [round(record["seconds"], 3) for record in measured],
+        "first_step_s": records[0]["seconds"],
+        "losses": [record["loss"] for record in measured],
+        "notes": notes,
+    }
+    for name in ("mfu", "data_wait", "fill"):
+        if name in measured[0]:
+            found[name] = round(sum(record[name] * record["seconds"] for record in measured) / seconds, 4)
+    return found
+
+
+def _ends(job: str) -> tuple[int, int]:
+    first, _, last = job.split(":")[2].partition("-")
+    return int(first), int(last or first) + 1
+
+
+def note(**values: Any) -> None:
+    """A line for the result."""
+    print(json.dumps({"note": values}), flush=True)
+
+
+def run_one(folder: Path, job: str, turn: str) -> int:
+    """`train.run` itself, with weights that are random and made on the device."""
+    faulthandler.dump_traceback_later(100, repeat=True)  # a run that hangs says where
     from train import run as command
 
-    size = os.environ.get("SIZE", "20b")
-    shapes = folder / size
-    shapes.mkdir(exist_ok=True)
-    model.sized_config(size).save_pretrained(shapes)
+    command.quiet_libraries()
+    import torch
+
+    from train import checkpoint, export, loop, model
+
+    started = time.perf_counter()
+    stage, data, _, *how = job.split(":")
+    out, saves = folder / job.replace(":", "-"), how == ["save"]
+    shapes = model.SIZES["20b"]
+    layers = 2 if saves else int(os.environ.get("BENCH_LAYERS", "24"))  # fewer: a rehearsal
+    model.SIZES["20b"] = shapes | {"text": shapes["text"] | {"num_hidden_layers": layers}}
+    rank = os.environ["RANK"]
+    made, first = folder / f"model-{job.replace(':', '-')}-{rank}", rank == "0"
+    model.sized_config("20b").save_pretrained(made)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def random_module(path: Path, dtype: torch.dtype) -> model.MedGptForTraining:
         torch.manual_seed(0)
         torch.set_default_dtype(dtype)
-        with torch.device("cuda"):
-            made = model.MedGptForTraining(model.read_config(path))
+        with torch.device(device):
+            found = model.MedGptForTraining(model.read_config(path))
         torch.set_default_dtype(torch.float32)
-        return made
+        return found
 
-    def no_export(*_: Any) -> Path:
-        return out / "not written"
+    def timed(owner: Any, name: str) -> None:
+        plain = getattr(owner, name, None)
+        if plain is None:
+            return  # a bare loop saves nothing
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            begun = time.perf_counter()
+            result = plain(*arguments, **named)
+            if first:
+                note(what=name, seconds=round(time.perf_counter() - begun, 2), at=round(begun - started, 1))
+            return result
+
+        setattr(owner, name, wrapped)
 
     setattr(model, "load_module", random_module)  # noqa: B010 - of another name than the type checker expects
-    setattr(export, "export_model", no_export)  # noqa: B010
-    length = f"data.length={PICTURES[data][2]}"
-    settings = [f"data.mixture={folder / data / 'mixture.yaml'}", length, *COMMON, *RUNS[name]]
-    stage = name.split(",")[0]
-    return command.main(
-        ["--shards", str(folder / data), "--stage", stage, "--model", str(shapes), "--out", str(out), "--uncertified",
-         "--steps", str(STEPS), "--quiet", *(part for setting in settings for part in ("--set", setting))]
+    setattr(export, "export_model", lambda *_: out / "not written")  # noqa: B010
+    if how == ["fsdp"]:
+        setattr(loop, "Trainer", Bare)  # noqa: B010
+    elif not saves:
+        setattr(loop.Trainer, "save", lambda *_: None)  # noqa: B010 - 255 GB
+    for owner, name in ((command, "_resume"), (command, "_load"), (loop.Trainer, "__init__"), (loop.Trainer, "save")):
+        timed(owner, name)
+    for name in ("put_weights", "put_optimizer"):
+        timed(checkpoint.Checkpoint, name)
+    until = ["--max-steps", str(STEPS - 3 if turn == "first" else STEPS)] if saves else []
+    code = command.main(
+        ["--shards", str(folder / data), "--stage", stage, "--model", str(made), "--out", str(out), "--uncertified",
+         "--steps", str(STEPS), *until, "--quiet", "--set", f"data.mixture={folder / data / 'mixture.yaml'}"]
     )  # fmt: skip
+    if first and device == "cuda":
+        stats = torch.cuda.memory_stats()
+        peaks = {name: round(stats[f"{name}_bytes.all.peak"] / 2**30, 1) for name in ("allocated", "reserved")}
+        note(peak_gib=peaks, retries=stats["num_alloc_retries"], device=torch.cuda.get_device_name())
+    return code
+
+
+class Bare:
+    """A plain loop under FSDP2 in the place of `train.loop.Trainer`: same module, packs, losses and AdamW."""
+
+    def __init__(self, config: Config, model: Model, batches: Batches[Micro], place: Place, *_: Any) -> None:
+        import torch
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        from train.model import layer_lists
+
+        self.config, self.model, self.batches, self.place = config, model, batches, place
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.bfloat16)
+        for layers in layer_lists(model.module):
+            for layer in layers:
+                fully_shard(layer.float(), mp_policy=policy)  # fp32 master weights
+        self.module = fully_shard(model.module.float(), mp_policy=policy)
+        groups = model.parameter_groups(config)
+        self.optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, fused=place.device.type == "cuda")
+        self.step, self.engine = 0, None
+
+    def run(self, _steps: int, until: int, log: Log | None, _bar: Any) -> None:
+        """Train; writes what the bench reads."""
+        import torch
+        import torch.distributed as dist
+
+        from train.loop import peak_tflops
+        from train.model import forward_losses
+
+        device, world = self.place.device, self.place.world
+        previous = time.perf_counter()
+        for batch in self.batches:
+            weight = torch.tensor(sum(micro.weight for micro in batch.micros), device=device)
+            dist.all_reduce(weight)
+            total = torch.zeros(6, dtype=torch.float64, device=device)
+            for micro in batch.micros:
+                there = micro.to(device)
+                loss = (forward_losses(self.model, self.module, there, self.config) * there.weights).sum() / weight
+                (loss * world).backward()
+                counts = [loss.item(), len(micro.samples), micro.tokens, micro.tiles, micro.flops, batch.waited]
+                total += torch.tensor(counts, dtype=torch.float64, device=device)
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            dist.all_reduce(total)
+            loss_sum, samples, tokens, tiles, flops, waited = total.tolist()
+            now = time.perf_counter()
+            record = {
+                "step": self.step, "seconds": now - previous, "loss": loss_sum, "samples": int(samples),
+                "tokens": int(tokens), "tiles": int(tiles), "packs": batch.batch.count,
+                "data_wait": waited / world / (now - previous),
+                "mfu": flops / (now - previous) / ((peak_tflops(device) or 1) * 1e12 * world),
+            }  # fmt: skip
+            previous = now
+            if log is not None:
+                log.write(record)
+            self.step += 1
+            if self.step == until:
+                break
 
 
 def main(arguments: list[str]) -> int:
-    """`data FOLDER`, `run FOLDER [five|ten]`, or `one FOLDER DATA RUN OUT`."""
+    """`data FOLDER`, `run FOLDER [WAVE ...]`, or `one FOLDER JOB TURN`."""
     verbs: dict[str, Callable[..., Any]] = {"data": make_data, "run": run}
     if arguments[0] == "one":
-        return run_one(Path(arguments[1]), arguments[2], arguments[3], Path(arguments[4]))
+        return run_one(Path(arguments[1]), *arguments[2:])
     result = verbs[arguments[0]](Path(arguments[1]), *arguments[2:])
     if result is not None:
         print(json.dumps(result, indent=1))

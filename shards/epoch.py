@@ -8,7 +8,7 @@ the shards once and kept below `DATA/.streams`, which may be deleted.
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +160,35 @@ def _sums(rows: npt.NDArray[Any], lists: Any) -> Int32:
     ends = np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
     sums: Int32 = running[ends] - running[np.concatenate(([0], ends))[:-1]]
     return sums
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """How large the samples of a mixture are, as the model sees them."""
+
+    tokens: float
+    """In the mean of an epoch's draws."""
+    tiles: float
+    """Likewise."""
+    most: int
+    """Tokens of the longest."""
+    density: float
+    """Largest number of tiles a token."""
+
+
+def sample_sizes(certified: Certified, order: EpochOrder, *, workers: int = 1, progress: Any = None) -> SampleSizes:
+    """Sizes of the samples of an order's mixture, by sources: the same for every epoch. Raises: as `train_lengths`."""
+    tokens = tiles = density = 0.0
+    most = 1
+    for name in order.sources:
+        source = certified.sources[name]
+        lengths, begins = train_lengths(certified, name, workers=workers, progress=progress)
+        shard, row = source.locate(np.arange(len(source)))
+        used = lengths[begins[shard] + row]
+        share = order.counts[name] / len(order)
+        tokens, tiles = tokens + share * float(used.mean()), tiles + share * float(source.tiles.mean())
+        most, density = max(most, int(used.max())), max(density, float((source.tiles / used).max()))
+    return SampleSizes(tokens, tiles, most, density)
 
 
 def draw(certified: Certified, order: EpochOrder, *, workers: int = 1, progress: Any = None) -> Draws:

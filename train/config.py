@@ -29,12 +29,16 @@ class Data(Settings, frozen=True):
 
     mixture: str
     """A preset of `shards/mixtures/` or a YAML file."""
-    length: Annotated[int, Meta(ge=64)] = 32768
-    """Tokens of a pack."""
-    tiles: Count = 96
-    """Image tiles of a pack."""
+    length: Annotated[int, Meta(ge=0)] = 0
+    """Tokens of a pack, from 64; 0: from the mixture, so that a step has `samples_per_step` of its samples."""
+    tiles: Annotated[int, Meta(ge=0)] = 0
+    """Most image tiles of a pack; 0: as many as the mixture's samples can have in so many tokens."""
     packs_per_step: Count = 8
-    """Packs of one optimizer step over all ranks; a multiple of the number of ranks."""
+    """Packs of one optimizer step over all ranks, a multiple of the number of ranks; where the length is from the
+    mixture, the least multiple of this whose packs are no longer than `longest`."""
+    samples_per_step: Count = 128
+    longest: Annotated[int, Meta(ge=64)] = 32768
+    """Most tokens of a pack whose length is from the mixture."""
     epochs: Count = 1
     over_long: Literal["report", "truncate", "drop"] = "report"
     """What happens to samples longer than a pack; `report` stops and lists them."""
@@ -47,6 +51,29 @@ class Data(Settings, frozen=True):
     """
     workers: Count = 4
     """Threads that read, decode and cut pictures ahead of the device, per rank."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.length < 64:
+            raise ValueError(f"length: {self.length} tokens; at least 64, or 0 for the mixture's")
+
+    def fitted(self, tokens: float, most: int, density: float) -> "Data":
+        """With length, tiles and packs of a step for samples of `tokens` tokens in the mean and `most` at most.
+
+        `density` is the largest number of tiles a token. The length holds a whole number of mean samples, in the blocks
+        of 128 tokens that flex attention works in: packs of samples of one size are full, too.
+        """
+        length, packs = self.length, self.packs_per_step
+        if not length:
+            wanted = self.samples_per_step * tokens
+            packs *= max(1, math.ceil(wanted / (packs * self.longest)))
+            length = min(max(_blocks(wanted / packs), _blocks(most)), self.longest)
+            packs = self.packs_per_step * max(1, round(wanted / (self.packs_per_step * length)))
+        tiles = self.tiles or max(1, math.ceil(length * density))
+        return msgspec.structs.replace(self, length=length, tiles=tiles, packs_per_step=packs)
+
+
+def _blocks(tokens: float) -> int:
+    return 128 * math.ceil(tokens / 128)
 
 
 class Train(Settings, frozen=True):
@@ -101,10 +128,11 @@ class Engine(Settings, frozen=True):
     is bf16, where the eighth pack's share is rounded to 8 bits of the sum of eight. A rank with one pack a step sums
     nothing and pays nothing."""
     offload: Literal["none", "optimizer"] = "none"
-    checkpointing: Literal["none", "full", "selective"] = "full"
-    """Layers whose activations are computed again in the backward pass; `selective` is every second one."""
+    checkpointing: Literal["auto", "none", "full", "selective"] = "auto"
+    """Layers whose activations are computed again in the backward pass; `selective` is half of them, `auto` as many as
+    the device's memory asks for (`train.memory`). Results are the same."""
     compile: bool = False
-    """Compile each decoder layer (regional `torch.compile`)."""
+    """Compile each layer of the language model and of the encoder (regional `torch.compile`)."""
 
     def __post_init__(self) -> None:
         if self.zero == 1 and self.precision == "bf16" and self.accumulate == "fp32":

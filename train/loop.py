@@ -22,15 +22,15 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 from train import checkpoint as checkpoints
 from train.checkpoint import Everywhere
 from train.collate import Micro
 from train.config import Config, learning_rate
 from train.data import Batches, Step
 from train.log import Log
-from train.memory import BUCKET, advice
-from train.model import Model, forward_losses
+from train.memory import BUCKET, GIB, LIVE, advice
+from train.model import Model, forward_losses, layer_lists
 
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "B200": 2250.0, "A100": 312.0}
 """Dense bf16 TFLOP/s by name of the device, from NVIDIA's data sheets; what is not here gets no MFU."""
@@ -124,6 +124,14 @@ def start_processes() -> Place:
     return Place(dist.get_rank(), dist.get_world_size(), device)
 
 
+def smallest_memory(place: Place) -> float:
+    """GiB of the smallest device of the ranks, which all plan with; 0 on a CPU. A collective."""
+    total = torch.cuda.mem_get_info(place.device)[1] if place.device.type == "cuda" else 0
+    found = torch.tensor([total / GIB], device=place.device)
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return found.item()
+
+
 def engine_config(config: Config, micros: int) -> dict[str, Any]:
     """DeepSpeed's configuration for `micros` packs a rank and step; the reasons for its figures are in the comments."""
     zero: dict[str, Any] = {
@@ -133,14 +141,11 @@ def engine_config(config: Config, micros: int) -> dict[str, Any]:
         "reduce_bucket_size": BUCKET[config.engine.zero],
     }
     if config.engine.zero == 3:
-        # A decoder layer of the 20B model has 0.82 G parameters: less live than two of them leaves nothing to overlap.
         zero |= {
-            "stage3_max_live_parameters": int(2.5e9),
-            "stage3_max_reuse_distance": int(2.5e9),
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
             "stage3_prefetch_bucket_size": int(1e9),
             "stage3_param_persistence_threshold": int(1e5),
-            # One fetch for all experts of a layer; they are fused parameters that are used in one call.
-            "leaf_module": {"classes": ["transformers.models.gpt_oss.modeling_gpt_oss.GptOssExperts"]},
         }
     # Left to itself, DeepSpeed 0.19 sums in the model's precision, in every ZeRO stage. A single pack is no sum.
     summed = micros > 1 and config.engine.precision == "bf16"
@@ -175,6 +180,7 @@ class Trainer:
         resume: checkpoints.Checkpoint | None,
     ) -> None:
         import deepspeed
+        from deepspeed.utils import set_z3_leaf_modules
 
         self.config, self.model, self.batches, self.place, self.out = config, model, batches, place, out
         self.identity, self.sources = dict(identity), sources
@@ -190,6 +196,9 @@ class Trainer:
         self.names = [group["name"] for group in groups]
         if resume is not None:
             resume.put_weights(model.module, parted=config.engine.zero == 3)
+        if config.engine.zero == 3:
+            # One fetch for a whole layer, and no hook within the graph that is compiled of it.
+            set_z3_leaf_modules(model.module, list({type(layers[0]) for layers in layer_lists(model.module)}))
         try:
             self.engine, *_ = deepspeed.initialize(
                 model=model.module, optimizer=optimizer, config=engine_config(config, micros)
@@ -198,7 +207,7 @@ class Trainer:
             if resume is not None:
                 resume.put_optimizer(self.engine)
         except RuntimeError as error:
-            raise _memory_error(error, "weights and states", config) from None
+            raise _explained(error, "weights and states", config) from None
         self.step = 0 if resume is None else resume.state["step"]
         self.saved = self.step
         self.micros = micros
@@ -230,7 +239,7 @@ class Trainer:
             try:
                 record = self._update(batch)
             except RuntimeError as error:
-                raise _memory_error(error, f"step {self.step}", self.config) from None
+                raise _explained(error, f"step {self.step}", self.config) from None
             now = time.perf_counter()
             seconds, previous = now - previous, now
             record |= {
@@ -375,13 +384,24 @@ class Trainer:
         }
 
 
-def _memory_error(error: RuntimeError, what: str, config: Config) -> UserError:
-    """What to say when memory does not suffice. Raises: any other error, as it is."""
-    host = re.search(r"DefaultCPUAllocator: can't allocate memory: you (tried to allocate \d+ bytes)", str(error))
-    if not isinstance(error, torch.OutOfMemoryError) and not host:
-        raise error
-    where, said = ("host", host[1]) if host else ("device", str(error).split(". ")[0])
-    return UserError(f"the {where} is out of memory for {what} ({said}); try {advice(config)}")
+def _explained(error: RuntimeError, what: str, config: Config) -> UserError:
+    """One line with what to set when memory, the compiler or the ranks' link fails. Raises: any other, as it is."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    said = one_line(error)
+    host = re.search(r"DefaultCPUAllocator: can't allocate memory: you (tried to allocate \d+ bytes)", said)
+    if host:
+        return UserError(f"the host is out of memory for {what} ({host[1]}); try {advice(config)}")
+    if isinstance(error, torch.OutOfMemoryError):
+        return UserError(f"the device is out of memory for {what} ({said.split('. ')[0]}); try {advice(config)}")
+    if isinstance(error, TorchDynamoException):
+        return UserError(f"{what}: a layer cannot be compiled ({said[:300]}); try engine.compile=false")
+    if isinstance(error, dist.DistError) or re.search(r"NCCL error|gloo/|Connection (closed|reset) by peer", said):
+        return UserError(
+            f"{what}: the ranks have lost each other ({said[:300]}); see what the others say, or NCCL_DEBUG=INFO. The "
+            "same command goes on from the last checkpoint"
+        )
+    raise error
 
 
 def peak_tflops(device: torch.device) -> float | None:

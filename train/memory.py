@@ -6,6 +6,7 @@ Weights, gradients and optimizer states are counted; activations are estimated f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from train.config import Config
 
@@ -14,6 +15,15 @@ GIB = 2**30
 BUCKET = {1: 500_000_000, 2: 500_000_000, 3: 1_000_000_000}
 """Gradients that DeepSpeed gathers before it sums them over the ranks, by ZeRO stage. A decoder layer of the 20B model
 has 0.82 G parameters."""
+
+LIVE = 2_500_000_000
+"""Parameters that DeepSpeed keeps gathered under ZeRO-3, three decoder layers: with less than two nothing overlaps."""
+
+USABLE = 0.92
+"""Share of a device's memory that is planned with; the rest is CUDA's, NCCL's and what lies between blocks."""
+
+SMALLEST = 78.0
+"""GiB of the smallest device that presets are made for; `--dry-run` plans with it unless told another."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,34 @@ class Need:
     """The setting that makes it smaller."""
 
 
-def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
-    """Bytes a device needs, part by part, for one pack of `config.data.length` tokens and `config.data.tiles` tiles."""
+class Plan(NamedTuple):
+    """What a device and, with offload, the host need for it."""
+
+    device: list[Need]
+    host: int
+    kept: float
+    """Share of the layers that are not computed again in the backward pass."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the device, together."""
+        return sum(need.bytes for need in self.device)
+
+
+def plan_memory(config: Config, shape: Shape, ranks: int, memory: float = SMALLEST) -> Plan:
+    """What a device of `memory` GiB needs for one pack of `config.data.length` tokens and `config.data.tiles` tiles.
+
+    With `engine.checkpointing=auto` as many layers are kept as fit.
+    """
+    fixed = {"none": 1.0, "selective": 0.5, "full": 0.0}
+    if config.engine.checkpointing != "auto":
+        return _plan(config, shape, ranks, fixed[config.engine.checkpointing])
+    shares = [layers / shape.layers for layers in range(shape.layers, -1, -1)]
+    plans = (_plan(config, shape, ranks, share) for share in shares)
+    return next((plan for plan in plans if plan.bytes <= memory * USABLE * GIB), _plan(config, shape, ranks, 0.0))
+
+
+def _plan(config: Config, shape: Shape, ranks: int, share: float) -> Plan:
     engine = config.engine
     width = 2 if engine.precision == "bf16" else 4
     learns = {
@@ -58,17 +94,18 @@ def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
     trained = sum(count for name, count in shape.parameters.items() if learns[name])
     total = sum(shape.parameters.values())
     weights = total * width // (ranks if engine.zero == 3 else 1)
-    if engine.zero == 3 and ranks > 1:  # two layers are gathered at a time
-        weights += 2 * width * (shape.parameters["llm"] // max(1, shape.layers))
+    if engine.zero == 3 and ranks > 1:
+        weights += width * min(LIVE, total)
     parted = ranks if engine.zero >= 2 else 1
-    # Of the packs of a rank, where it has several; one bf16 layer beside the sum is within the activations' error.
+    # Of the packs of a rank, where it has several; two layers of the pack in hand beside the sum.
     summed = max(width, 4 if engine.accumulate == "fp32" and config.data.packs_per_step > ranks else width)
-    gradients = trained * summed // parted
+    gradients = trained * summed // parted + 2 * width * trained // (shape.layers + 2)
     # fp32 master weight and two moments; in fp32 the weights are the master.
     states = trained * (12 if engine.precision == "bf16" else 8) // ranks
     tokens, tiles = config.data.length, config.data.tiles
     layer = width * (4 * shape.hidden + 2 * shape.attention_width + 3 * shape.expert_width)
-    share = {"none": 1.0, "selective": 0.5, "full": 0.0}[engine.checkpointing]
+    if learns["lora"]:  # outputs of the adapters
+        layer += width * shape.attention_width
     language = int(tokens * (shape.layers * (shape.hidden * width + share * layer) + (1 - share) * 2 * layer))
     sees = tiles * (shape.patches + 1) * width * shape.vision_hidden
     # Stored per layer of a tower that learns: two norms, query, key, value, output, the MLP's 4 x hidden twice.
@@ -76,12 +113,13 @@ def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
     vision = int(sees * (kept if learns["vision"] else 4))
     # Logits of a chunk, their gradient and the softmax in fp32.
     logits = min(config.loss.chunk, tokens) * shape.vocabulary * (4 + 4 + width)
-    return [
+    offload = engine.offload == "optimizer"
+    device = [
         Need("weights", weights, "engine.zero=3 with more devices"),
         Need("gradients", gradients, "more devices, train.llm=lora or engine.accumulate=bf16"),
         Need(
             "master weights and moments",
-            0 if engine.offload == "optimizer" else states,
+            0 if offload else states,
             "engine.offload=optimizer, train.llm=lora or more devices",
         ),
         Need("buffer of reductions", BUCKET[engine.zero] * width, "engine.zero=2"),
@@ -89,6 +127,8 @@ def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
         Need("activations, vision", vision, "a smaller data.tiles or train.vision=freeze"),
         Need("logits", logits, "a smaller loss.chunk"),
     ]
+    # DeepSpeed keeps the gradients of offloaded states in fp32 beside them.
+    return Plan(device, (states + 4 * trained // ranks) if offload else 0, share)
 
 
 def advice(config: Config) -> str:
@@ -96,6 +136,8 @@ def advice(config: Config) -> str:
     knobs = []
     if config.engine.checkpointing != "full":
         knobs.append("engine.checkpointing=full")
+    if config.engine.zero != 3:
+        knobs.append("engine.zero=3 and more devices")
     knobs.append(f"data.length below {config.data.length} (with a new packing plan)")
     if config.data.tiles > 16:
         knobs.append(f"data.tiles below {config.data.tiles}")

@@ -421,10 +421,11 @@ def _decays(name: str, parameter: torch.Tensor) -> bool:
     return dimensions > 1 and not name.endswith("bias")  # experts' biases have two dimensions
 
 
-def load_model(folder: Path, config: Config, device: torch.device | None = None) -> Model:
+def load_model(folder: Path, config: Config, device: torch.device | None = None, kept: float = 1.0) -> Model:
     """Load a model folder for a run: precision, attention for the device, what learns, checkpointing, compilation.
 
-    The module stays on the CPU; DeepSpeed moves or parts it.
+    A share `kept` of the layers is not computed again in the backward pass. The module stays on the CPU; DeepSpeed
+    moves or parts it.
 
     Raises: `UserError` (no model folder, weights missing or unknown, or a vocabulary that does not fit).
     """
@@ -440,10 +441,9 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None)
     set_learning(module, config.train)
     if config.loss.router and config.train.llm != "train":
         raise UserError("loss.router balances experts that learn: set it to 0, or train.llm=train")
-    set_checkpointing(module, config.engine.checkpointing)
+    set_checkpointing(module, kept)
     if config.engine.compile:
-        for layer in module.model.language_model.layers:
-            layer.compile()
+        compile_layers(module)
     tokenizer = folder_tokenizer(folder, module.config.text_vocabulary)
     tiling = config_tiling(module.config)
     return Model(module, folder, tokenizer, tiling, count_flops(module, config.train), scale)
@@ -540,23 +540,41 @@ def _norm_is_used(module: MedGptForTraining, name: str) -> bool:
     return "post_layernorm" in name and module.config.vision_config.model_type.startswith("siglip")
 
 
-def set_checkpointing(module: MedGptForTraining, mode: str) -> None:
-    """`full`: every layer is computed again in the backward pass; `selective`: every second one; `none`."""
+def set_checkpointing(module: MedGptForTraining, kept: float) -> None:
+    """Layers are computed again in the backward pass, but for the last ones, a share `kept` of them.
+
+    The backward pass comes to the last ones first: their activations are gone when a layer's are made again.
+    """
     # Newer transformers warn of the old name; 5.17 has no other.
     kind = "activation" if hasattr(module, "activation_checkpointing_enable") else "gradient"
-    if mode == "none":
+    if kept == 1:
         getattr(module, f"{kind}_checkpointing_disable")()
         return
     getattr(module, f"{kind}_checkpointing_enable")(**{f"{kind}_checkpointing_kwargs": {"use_reentrant": False}})
-    if mode == "selective":
-        for layers in (module.model.language_model.layers, _vision_layers(module)):
-            for layer in layers[1::2]:
-                layer.gradient_checkpointing = False
+    for layers in layer_lists(module):
+        for layer in layers[len(layers) - round(kept * len(layers)) :]:
+            layer.gradient_checkpointing = False
 
 
-def _vision_layers(module: MedGptForTraining) -> Any:
+def compile_layers(module: MedGptForTraining) -> None:
+    """Compile each layer by itself: a graph that DeepSpeed's hooks, which are around a layer, do not break.
+
+    The whole module's call (`layer.compile()`) would have them within.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = 64  # beyond it, and 8 are too few for 24 layers, a layer silently runs uncompiled
+    config.accumulated_recompile_limit = 4096
+    for layers in layer_lists(module):
+        for layer in layers:
+            layer.forward = torch.compile(layer.forward)
+
+
+def layer_lists(module: MedGptForTraining) -> tuple[Any, Any]:
+    """Layers of the language model and of the encoder."""
     tower = module.model.vision_tower
-    return tower.layers if hasattr(tower, "layers") else tower.encoder.layers  # ViT has them at the top
+    # ViT has them at the top.
+    return module.model.language_model.layers, tower.layers if hasattr(tower, "layers") else tower.encoder.layers
 
 
 def forward_losses(model: Model, engine: Callable[..., Any], micro: Micro, config: Config) -> torch.Tensor:

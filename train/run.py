@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import yaml
 
 from medgpt.arguments import command_parser
@@ -23,16 +24,17 @@ from medgpt.private import make_folder
 from medgpt.settings import checked
 from shards.options import add_trust_options
 from train.config import Config, load_config
+from train.memory import GIB, SMALLEST, USABLE, advice, plan_memory
 
 if TYPE_CHECKING:
     from shards.certified import Certified
+    from shards.epoch import SampleSizes
     from shards.order import EpochOrder
     from shards.packing import PackPlan
     from shards.stream import Stream
     from train.checkpoint import Checkpoint
     from train.collate import Collator
     from train.loop import Place
-    from train.memory import Need
     from train.model import Model
 
 Made = TypeVar("Made")
@@ -73,6 +75,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="say what would be trained and what memory it needs")
     parser.add_argument("--devices", type=int, default=1, metavar="N", help="devices that --dry-run plans for")
     parser.add_argument(
+        "--memory", type=float, default=SMALLEST, metavar="GIB",
+        help=f"memory of each (default {SMALLEST:g}, of a card of 80 GB; 139: of 141 GB)",
+    )  # fmt: skip
+    parser.add_argument(
         "--change", action="store_true", help="go on from a checkpoint with other settings of optimizer and loss"
     )
     parser.add_argument("--uncertified", action="store_true", help="train on builds that no certificate covers")
@@ -102,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with libraries_apart() as libraries:
             quiet_libraries()
             if options.dry_run:
-                print(dry_run(config, options))
+                text, problem = dry_run(config, options)
+                print(text)
+                if problem:
+                    raise UserError(problem)
             else:
                 train(config, options, libraries)
     except Told as told:
@@ -124,7 +133,10 @@ def say(message: object) -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries' progress bars and notes on standard output out of our lines."""
+    """Keep libraries' progress bars and notes on standard output out of our lines, and memory in one piece."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same
+        # Layers are gathered and freed again and again: without, GiB lie between them that nothing fits into.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
     from transformers.utils import logging as transformers_logging
 
@@ -155,6 +167,26 @@ def open_data(config: Config, options: argparse.Namespace, first: bool = True) -
     return certified, EpochOrder(certified, mixture, config.seed)
 
 
+def fitted(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> tuple[Config, SampleSizes]:
+    """The settings with what the mixture decides of them (`Data.fitted`), and how large its samples are."""
+    from tqdm import tqdm
+
+    from shards.epoch import sample_sizes
+
+    with tqdm(unit="sample", desc="counting", disable=True if quiet else None, leave=False) as bar:
+        sizes = sample_sizes(certified, order, workers=os.cpu_count() or 1, progress=bar.update)
+    data = config.data.fitted(sizes.tokens, sizes.most, sizes.density)
+    return msgspec.structs.replace(config, data=data), sizes
+
+
+def check_ranks(config: Config, ranks: int) -> None:
+    """Raises: `UserError` (the packs of a step cannot be dealt out to so many)."""
+    if config.data.packs_per_step % ranks:
+        raise UserError(
+            f"data.packs_per_step={config.data.packs_per_step} is no multiple of {ranks} ranks; set one that is"
+        )
+
+
 def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bool) -> PackPlan:
     """The packing plan of an epoch's order; it is made where it is not there yet, by one of the ranks.
 
@@ -175,8 +207,8 @@ def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bo
             )  # fmt: skip
         except OverLong as error:
             raise UserError(
-                f"{str(error).split(';')[0]}; set a larger data.length or data.tiles, or data.over_long=truncate (cuts "
-                "the end of the text) or data.over_long=drop (python -m shards.pack lists them)"
+                f"{str(error).split(';')[0]}; set a larger data.length (data.longest) or data.tiles, or "
+                "data.over_long=truncate (cuts the end of the text) or drop (python -m shards.pack lists them)"
             ) from None
 
 
@@ -200,13 +232,17 @@ def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[st
     return {"sources": sources, **shown, "fill": header["token_fill"], "over_long": header["over_long_samples"]}
 
 
-def dry_run(config: Config, options: argparse.Namespace) -> str:
-    """What would be trained, in how many steps, and what memory a device would need."""
-    from train.memory import GIB, plan_memory
+def dry_run(config: Config, options: argparse.Namespace) -> tuple[str, str]:
+    """What would be trained, in how many steps, and what memory a device would need; what is wrong with that, if it is.
+
+    Raises: `UserError` (as training would).
+    """
     from train.model import model_shape, read_config
 
     shape = model_shape(read_config(options.model), config.train)
     certified, order = open_data(config, options)
+    config, sizes = fitted(config, certified, order, options.quiet)
+    check_ranks(config, options.devices)
     plans = open_plans(config, certified, order, options)
     data = describe(certified, order, plans[order.epoch])
     steps = schedule(config, plans, options)
@@ -219,6 +255,7 @@ def dry_run(config: Config, options: argparse.Namespace) -> str:
     lines += [
         f"{'all':<28} {data['samples']:>12,}",
         "",
+        f"a sample: {sizes.tokens:,.0f} tokens and {sizes.tiles:.1f} tiles in the mean, {sizes.most:,} tokens at most",
         f"an epoch: {data['packs']:,} packs of {config.data.length:,} tokens and at most {config.data.tiles} tiles; "
         f"{data['tokens']:,} tokens ({data['fill']:.2%} full), {data['tiles']:,} tiles ({data['tile_fill']:.2%} full)",
         f"{steps:,} steps{length or f' of {len(plans)} epoch(s)'}, each of {config.data.packs_per_step} packs",
@@ -226,18 +263,32 @@ def dry_run(config: Config, options: argparse.Namespace) -> str:
         "",
         f"memory of one of {options.devices} device(s), {config.engine.precision}, ZeRO-{config.engine.zero}:",
     ]
-    needs: list[Need] = plan_memory(config, shape, options.devices)
-    lines += [f"  {need.what:<28} {need.bytes / GIB:>8.1f} GiB   less with {need.knob}" for need in needs]
+    plan = plan_memory(config, shape, options.devices, options.memory)
+    lines += [f"  {need.what:<28} {need.bytes / GIB:>8.1f} GiB   less with {need.knob}" for need in plan.device]
+    again = round(shape.layers * (1 - plan.kept))
     lines.append(
-        f"  {'together':<28} {sum(need.bytes for need in needs) / GIB:>8.1f} GiB   (activations are estimates)"
+        f"  {'together':<28} {plan.bytes / GIB:>8.1f} GiB   (activations are estimates); {again} of {shape.layers} "
+        "layers are computed again"
     )
-    return "\n".join(lines)
+    if plan.host:
+        lines.append(f"  {'of the host, for each':<28} {plan.host / GIB:>8.1f} GiB   less with engine.offload=none")
+    room = options.memory * USABLE
+    if plan.bytes <= room * GIB:
+        return "\n".join(lines), ""
+    enough = (n for n in (2, 4, 8, 16, 32, 64) if plan_memory(config, shape, n, options.memory).bytes <= room * GIB)
+    devices = next((f"{number} devices or larger ones, " for number in enough), "larger devices, ")
+    return "\n".join(lines), (
+        f"{plan.bytes / GIB:.1f} GiB are needed, {room:.1f} of a device's {options.memory:g} can be planned with; take "
+        f"{devices}or try {advice(config)}"
+    )
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Data and their plans, opened and agreed with what a run says of itself."""
 
+    config: Config
+    """With what the mixture decides."""
     certified: Certified
     order: EpochOrder
     plans: dict[int, PackPlan]
@@ -256,17 +307,19 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     from train.data import Batches
     from train.export import export_model
     from train.log import Log
-    from train.loop import Trainer, start_processes
+    from train.loop import Trainer, smallest_memory, start_processes
 
     place = start_processes()
     first = place.rank == 0
     libraries.keep_in(options.out / (LIBRARIES if first else f"rank-{place.rank}-{LIBRARIES}"))
     prepared = _together(place, lambda: _prepare(config, options, place))
+    config = prepared.config
     digest = [prepared.identity["model"]]
     dist.broadcast_object_list(digest, 0)  # one rank reads the 42 GB
     prepared.identity["model"] = digest[0]
     resume = _together(place, lambda: _resume(config, options, prepared.identity))
-    model, stream, collate = _together(place, lambda: _load(config, options, prepared, place, resume))
+    memory = smallest_memory(place)
+    model, stream, collate = _together(place, lambda: _load(options, prepared, place, memory, resume))
     names = list(collate.sources)
     claim = _together(place, lambda: _claim(options.out) if first else None)
     trainer = Trainer(
@@ -327,14 +380,12 @@ def schedule(config: Config, plans: Mapping[int, PackPlan], options: argparse.Na
 def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepared:
     from train.model import read_config
 
-    if config.data.packs_per_step % place.world:
-        raise UserError(
-            f"data.packs_per_step={config.data.packs_per_step} is no multiple of {place.world} ranks; set one that is"
-        )
     _check_folders(options)
     read_config(options.model)
     options.quiet = options.quiet or place.rank != 0
     certified, order = open_data(config, options, place.rank == 0)
+    config, _ = fitted(config, certified, order, options.quiet)
+    check_ranks(config, place.world)
     plans = open_plans(config, certified, order, options)
     plan = plans[order.epoch]
     steps = schedule(config, plans, options)
@@ -349,7 +400,7 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
         "data": describe(certified, order, plan),
         "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed")},
     }
-    return Prepared(certified, order, plans, identity, steps)
+    return Prepared(config, certified, order, plans, identity, steps)
 
 
 def _check_folders(options: argparse.Namespace) -> None:
@@ -368,15 +419,18 @@ def _check_folders(options: argparse.Namespace) -> None:
 
 
 def _load(
-    config: Config, options: argparse.Namespace, prepared: Prepared, place: Place, resume: Checkpoint | None
+    options: argparse.Namespace, prepared: Prepared, place: Place, memory: float, resume: Checkpoint | None
 ) -> tuple[Model, Stream, Collator]:
     """The model, this rank's stream of packs, and what makes tensors of them."""
     from shards.stream import Stream
     from train.collate import Collator
-    from train.model import config_tiling, load_model
+    from train.model import config_tiling, load_model, model_shape, read_config
     from train.tokenizer import IMAGE_CONTEXT
 
-    model = load_model(options.model, config, place.device)
+    config = prepared.config
+    shape = model_shape(read_config(options.model), config.train)
+    kept = plan_memory(config, shape, place.world, memory).kept
+    model = load_model(options.model, config, place.device, kept)
     shapes, tokenizer = model.module.config, model.tokenizer
     if tokenizer.rows > shapes.text_config.vocab_size or tokenizer.special[IMAGE_CONTEXT] != shapes.image_token_id:
         raise UserError(
