@@ -209,8 +209,8 @@ def run_one(folder: Path, job: str, turn: str) -> int:
     )  # fmt: skip
     if first and device == "cuda":
         stats = torch.cuda.memory_stats()
-        peaks = {name: round(stats[f"{name}_bytes.all.peak"] / 2**30, 1) for name in ("allocated", "reserved")}
-        note(peak_gib=peaks, retries=stats["num_alloc_retries"], device=torch.cuda.get_device_name())
+        peaks = {name: round(stats.get(f"{name}_bytes.all.peak", 0) / 2**30, 1) for name in ("allocated", "reserved")}
+        note(peak_gib=peaks, retries=stats.get("num_alloc_retries"), device=torch.cuda.get_device_name())
     return code
 
 
