@@ -130,7 +130,8 @@ def _end(folder: Path, job: str, turn: str, process: subprocess.Popen[bytes], de
         "packs a step": total["packs"] // len(measured),
         "step_s": [round(record["seconds"], 3) for record in measured],
         "first_step_s": records[0]["seconds"],
-        "losses": [record["loss"] for record in measured],
+        "losses": [record["loss"] for record in records],
+        "grad_norms": [record["grad_norm"] for record in records],
         "notes": notes,
     }
     for name in ("mfu", "data_wait", "fill"):
@@ -253,14 +254,14 @@ class Bare:
                 (loss * world).backward()
                 counts = [loss.item(), len(micro.samples), micro.tokens, micro.tiles, micro.flops, batch.waited]
                 total += torch.tensor(counts, dtype=torch.float64, device=device)
-            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip)
+            norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.config.optimizer.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
             dist.all_reduce(total)
             loss_sum, samples, tokens, tiles, flops, waited = total.tolist()
             now = time.perf_counter()
             record = {
-                "step": self.step, "seconds": now - previous, "loss": loss_sum, "samples": int(samples),
+                "step": self.step, "seconds": now - previous, "loss": loss_sum, "grad_norm": norm.full_tensor().item(), "samples": int(samples),
                 "tokens": int(tokens), "tiles": int(tiles), "packs": batch.batch.count,
                 "data_wait": waited / world / (now - previous),
                 "mfu": flops / (now - previous) / ((peak_tflops(device) or 1) * 1e12 * world),

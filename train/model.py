@@ -443,7 +443,7 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None,
         raise UserError("loss.router balances experts that learn: set it to 0, or train.llm=train")
     set_checkpointing(module, kept)
     if config.engine.compile:
-        compile_layers(module)
+        compile_layers(module, parted=config.engine.zero == 3)
     tokenizer = folder_tokenizer(folder, module.config.text_vocabulary)
     tiling = config_tiling(module.config)
     return Model(module, folder, tokenizer, tiling, count_flops(module, config.train), scale)
@@ -556,16 +556,19 @@ def set_checkpointing(module: MedGptForTraining, kept: float) -> None:
             layer.gradient_checkpointing = False
 
 
-def compile_layers(module: MedGptForTraining) -> None:
+def compile_layers(module: MedGptForTraining, parted: bool) -> None:
     """Compile each layer by itself: a graph that DeepSpeed's hooks, which are around a layer, do not break.
 
-    The whole module's call (`layer.compile()`) would have them within.
+    The whole module's call (`layer.compile()`) would have them within. Where weights are `parted` by ZeRO-3, each layer
+    has a graph of its own, of the language model only: in one graph for all, torch 2.11 lost every gradient that goes
+    through a layer (forward right, backward zero; seen on two ranks and on one).
     """
     from torch._dynamo import config
 
+    config.inline_inbuilt_nn_modules = not parted
     config.recompile_limit = 64  # beyond it, and 8 are too few for 24 layers, a layer silently runs uncompiled
     config.accumulated_recompile_limit = 4096
-    for layers in layer_lists(module):
+    for layers in layer_lists(module)[: 1 if parted else 2]:
         for layer in layers:
             layer.forward = torch.compile(layer.forward)
 
