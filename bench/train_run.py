@@ -12,7 +12,6 @@ has 37.5 GB; a second process goes on from it).
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
 import subprocess
@@ -152,7 +151,6 @@ def note(**values: Any) -> None:
 
 def run_one(folder: Path, job: str, turn: str) -> int:
     """`train.run` itself, with weights that are random and made on the device."""
-    faulthandler.dump_traceback_later(100, repeat=True)  # a run that hangs says where
     from train import run as command
 
     command.quiet_libraries()

@@ -22,6 +22,10 @@ LIVE = 2_500_000_000
 USABLE = 0.92
 """Share of a device's memory that is planned with; the rest is CUDA's, NCCL's and what lies between blocks."""
 
+KEPT_PARTED = 0.85
+"""The same, where activations are kept under ZeRO-3: blocks that a stream of gathers used are free later than they look
+(four H200, 0.92: 123 GiB in use, 137 held, the allocator began anew four times in nine steps)."""
+
 SMALLEST = 78.0
 """GiB of the smallest device that presets are made for; `--dry-run` plans with it unless told another."""
 
@@ -79,7 +83,8 @@ def plan_memory(config: Config, shape: Shape, ranks: int, memory: float = SMALLE
         return _plan(config, shape, ranks, fixed[config.engine.checkpointing])
     shares = [layers / shape.layers for layers in range(shape.layers, -1, -1)]
     plans = (_plan(config, shape, ranks, share) for share in shares)
-    return next((plan for plan in plans if plan.bytes <= memory * USABLE * GIB), _plan(config, shape, ranks, 0.0))
+    room = memory * GIB * (KEPT_PARTED if config.engine.zero == 3 else USABLE)
+    return next((plan for plan in plans if plan.bytes <= room), _plan(config, shape, ranks, 0.0))
 
 
 def _plan(config: Config, shape: Shape, ranks: int, share: float) -> Plan:

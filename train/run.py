@@ -134,9 +134,9 @@ def say(message: object) -> None:
 
 def quiet_libraries() -> None:
     """Keep libraries' progress bars and notes on standard output out of our lines, and memory in one piece."""
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name of the same
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):  # the second is the older name of the same
         # Layers are gathered and freed again and again: without, GiB lie between them that nothing fits into.
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+        os.environ.setdefault(name, "expandable_segments:True")
     import torch
     from transformers.utils import logging as transformers_logging
 
