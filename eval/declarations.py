@@ -297,6 +297,7 @@ class _Prose:
 
     def praised(self) -> None:
         """As in "B is correct", "lithium (B) is the best choice", "which makes B the right answer"."""
+        conditional: list[Labels] = []
         for match in _PRAISED.finditer(self.text):
             labels, start = self._subject(match.start())
             if labels is None or start < self._taken:
@@ -306,9 +307,11 @@ class _Prose:
                 continue
             rest = self.sentence_rest(match.end())
             if _TAKEN_BACK.match(rest):
+                conditional.append(labels)
                 continue
-            weak = _RESTRICTED.match(rest) and any(event.kind <= DECLARED and event.labels for event in self.events)
-            if not weak:
+            # "A is correct once ..., B is correct in shock": each under its condition.
+            beside = [event.labels for event in self.events if event.kind <= DECLARED and event.labels] + conditional
+            if not beside or not _RESTRICTED.match(rest):
                 self.events.append(Event(start, match.end(), MILD if mild else DECLARED, labels))
         # Most text holds none of these: looking for the words first saves the search for the patterns.
         rare = (
@@ -374,6 +377,7 @@ class _Prose:
             for match in pattern.finditer(self.text):
                 if (
                     not self.holds(match.start())
+                    or (pattern is _LAST_LETTER and re.fullmatch(r"\W*[A-Z]\W*", self.lead(match.start())))
                     or COMPOUND.search(self.text[max(match.end() - 30, 0) : match.end()])
                     or _AGAINST.search(self.lead(match.start()).rsplit(",", 1)[-1])
                 ):
@@ -427,18 +431,10 @@ class _Prose:
         if not self.lines:
             return
         first, last = self.lines[0], self.lines[-1]
-        labels = self.choices.resolve(first)
-        listing = (
-            len(self.lines) > 1
-            and _starts(first)
-            and _starts(self.lines[1])
-            and _starts(first) != _starts(self.lines[1])
-        )
-        if not labels and not listing:
-            labels = self._opening(first)
-        if labels:
+        listing = _starts(first) and len(self.lines) > 1 and _starts(self.lines[1]) not in ("", _starts(first))
+        if not listing and (labels := self.choices.resolve(first) or self._opening(first)):
             self.events.append(Event(0, len(first), CONCLUDED, labels))
-        if len(self.lines) > 1 and 0 < ord(_starts(last) or " ") - ord(_starts(self.lines[-2]) or "~") < 3:
+        if len(self.lines) > 1 and _starts(last) > _starts(self.lines[-2]) > "":
             return  # the end of a list of options
         ended = [part for part in _PIECE.split(last) if part.strip()]
         for part in dict.fromkeys((last, *ended[-1:])):
@@ -450,9 +446,13 @@ class _Prose:
         """The option that the first line begins with, where what follows explains it."""
         plain = line.lstrip(" >-•·✅✔✓☑➡→")
         named = re.match(r"(?:option|choice|opción)\s", plain, _I)
+        sentence = _PIECE.split(plain)[0]
+        if not _starts(plain) and re.search(r"\([^()]*\)\.$", sentence) and (labels := self.choices.resolve(sentence)):
+            return labels  # "It's an MRI (B). ..."
         head = self.choices.head(plain)
-        if not head.labels or not self.text.rstrip("\"')]} ").endswith((".", "!", "。", "?")):
-            return ()
+        whole = self.text.rstrip("\"')]} ").endswith((".", "!", "。", "?")) or not re.search(r"[.;:]\s|\n", head.rest)
+        if not head.labels or not whole:
+            return ()  # cut off: what is said of one option may go on with another
         if any(_starts(part) not in ("", head.labels[0].casefold()) for part in re.split(r"(?<=[.;!])\s+", plain)):
             return ()  # the options are listed on one line
         if head.written == "both":

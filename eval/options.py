@@ -53,7 +53,7 @@ def same_text(first: str, second: str) -> bool:
 
 _FILLER = re.compile(
     r"""(?:[\s"'“”‘’:=>→➡–—\-]+|(?:therefore|thus|clearly|indeed|most\ likely|likely|probably|definitely|tentatively
-    |perhaps|still|then|simply|in\ fact|option|choice|opt\.?|letter|answer|opción|opcion|alternativa|la|el|either
+    |perhaps|still|also|then|simply|in\ fact|option|choice|opt\.?|letter|answer|opción|opcion|alternativa|la|el|either
     |the\ (?:option|choice|letter|answer))(?![\w'])[.:]?|(?:选项|选))""",
     re.IGNORECASE | re.VERBOSE,
 )
