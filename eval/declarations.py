@@ -167,6 +167,11 @@ _SO = re.compile(
 _LAST_OPTION = re.compile(
     r"(?:[,:–—]|\s-)\s*(?:i\.e\.,?\s*)?(?:option|choice|opción)\s+(?=[(\[]?[A-Z](?!'?[A-Za-z0-9]))", _I
 )
+_POINTS_TO = re.compile(
+    r"\b(?:consistent with|corresponds? to|points? to|in favou?r of|favou?rs|supports)\s+"
+    r"(?=(?:option|choice|answer)\s+[(\[]?[A-Z](?!'?[A-Za-z0-9]))",
+    _I,
+)
 _LAST_LETTER = re.compile(r"[:=–—-]\s+(?=[(\[\"]?[A-Z][)\]\"]?\s*[.!]?\s*\Z)")
 _IS_BOTH = re.compile(
     r"\b(?:is|be|represents|suggests?|indicates?)\s+(?=[^.;?!\n]{3,80}\((?:option |choice )?[A-Z]\))", _I
@@ -193,6 +198,12 @@ _DIAGNOSED = re.compile(
 )
 _GUARDED = re.compile(r"\bI (?:think|believe|suspect|guess)\b|\bperhaps\b|\bmaybe\b", _I)
 _UNKNOWN = re.compile(r"\W*(?:unclear|unknown|uncertain|not (?:known|possible|clear|given))\b", _I)
+_BY_GROUP = re.compile(
+    r"\W*In (?:an?|patients|children|adults|women|men|those)\b[^.?!]*[;,]\s(?:and |but |while |whereas )?"
+    r"in (?:an?|the|patients|children|adults|women|men|those)\b[^.?!]*\b[A-Z]\b",
+    _I,
+)
+"""One answer for one group of patients, another for the next."""
 _EQUALLY = re.compile(
     r"\bequally (?:good|likely|valid|correct|plausible|possible|right)\b|\bjust as (?:good|likely|valid|correct)\b"
     r"|\A[^.!?\n]{0,40}?\b(?:perhaps|maybe|possibly)\s(?:it is |it's |also )?\(?[A-Z]\b",
@@ -282,6 +293,9 @@ class _Prose:
                 continue
             mild = bool(link.groupdict().get("mild"))
             at, span = self.span(link.end())
+            if _BY_GROUP.match(self.lead(noun.start()) + self.text[noun.start() : self._line_end(at)]):
+                self.events.append(Event(noun.start(), at, DECLARED, ()))
+                continue
             if not self.holds(noun.start(), mild, noun[0]):
                 continue
             head = self.choices.head(span)
@@ -373,7 +387,7 @@ class _Prose:
 
     def concluded(self) -> None:
         """As in "so B.", "→ option B", "The most likely diagnosis is pneumonia."."""
-        for pattern in (_SO, _LAST_OPTION, _LAST_LETTER, _IS_BOTH, _RATHER):
+        for pattern in (_SO, _LAST_OPTION, _POINTS_TO, _LAST_LETTER, _IS_BOTH, _RATHER):
             for match in pattern.finditer(self.text):
                 if (
                     not self.holds(match.start())

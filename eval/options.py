@@ -83,7 +83,9 @@ _VERB = re.compile(
     r"lies|stays|causes?|gives?|presents?|[a-z]+ed)\b|(?:\s?[、,]\s?[A-J])*\s*(?:均|都|为|是|不|选?项|错|用)"
 )
 _ASKED = re.compile(r"\s*(?:\([^()]*\))?\s*[?？]")
-_IF = re.compile(r"[\s,→>=-]*(?:only\s+)?(?:if|unless|when|whenever|once|in case|si)\b|\s*(?:如果|若)", re.IGNORECASE)
+_IF = re.compile(
+    r"[\s,→>=-]*(?:only\s+)?(?:if|when|whenever|once|in case|si)\b|\s*unless\b|\s*(?:如果|若)", re.IGNORECASE
+)
 _DENIED = re.compile(
     r"\s*(?:option\s+)?(?:(?:is|was|seems|es|can|could|would|does|may|might)\s*(?:also\s+)?(?:not|n't|wrong|incorrect|"
     r"false|unlikely|less likely|never|out\b|ruled out|excluded|possible|incorrecta)|isn't|(?:选?项)?(?:不|错))",

@@ -1,4 +1,4 @@
-"""The answers of reading_outputs.txt, each with the reader's verdict."""
+"""Answers with a reader's verdict: `reading_*.txt`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = Path(__file__).with_suffix(".txt")
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Output:
         return int(hashlib.sha256(self.text.encode()).hexdigest()[-1], 16) % 2 == 1
 
 
-def read_outputs(path: Path = FILE) -> list[Output]:
-    """All answers of a file, in its order; the format is said at its top."""
+def read_outputs(name: str) -> list[Output]:
+    """All answers of a file, in its order; the format is said at the top of reading_outputs.txt."""
     items: dict[str, tuple[tuple[str, str], ...]] = {}
     outputs: list[Output] = []
-    head, *answers = path.read_text(encoding="utf-8").split("\n@@ ")
+    head, *answers = (HERE / name).read_text(encoding="utf-8").split("\n@@ ")
     for line in head.splitlines():
         if line.startswith("## "):
             name, *texts = line[3:].split(" | ")

@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from reading_outputs import Output, read_outputs
 
 from eval.mcq import accepted_texts, final_text, grade, literal_option, read_option
 
@@ -27,6 +28,27 @@ def test_given_cases() -> None:
         found = grade(case["output"], tuple(case["options"].items()), case["gold"])
         verdict = "invalid" if found.reading.option is None else "correct" if found.correct else "wrong"
         assert verdict == case["strict_verdict"], (case["output"], case["why"], found.reading)
+
+
+OUTPUTS = [output for name in ("outputs", "fresh", "seen") for output in read_outputs(f"reading_{name}.txt")]
+
+
+def test_the_rule_reads_as_a_reader_does_and_gives_no_false_credit() -> None:
+    """Answers in real models' styles; what a reader takes for no answer must not be read as one."""
+
+    def agrees(output: Output) -> bool:
+        option = read_option(output.text, output.options).option
+        return option in output.verdict if output.verdict else option is None
+
+    lost = [output for output in OUTPUTS if not agrees(output)]
+    assert [output.text for output in lost if read_option(output.text, output.options).option] == []
+    assert len(OUTPUTS) > 1200 and len(lost) <= 0.013 * len(OUTPUTS)
+
+
+def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
+    for output in OUTPUTS:
+        for label in output.verdict:
+            assert grade(output.text, output.options, label).lenient, output.text
 
 
 @pytest.mark.parametrize(
