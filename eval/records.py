@@ -41,7 +41,9 @@ NO_COMPLETION = "no_completion"
 """The server answered with something that is no chat completion: no JSON, not UTF-8, or no message in it."""
 TOO_MANY_IMAGES = "too_many_images"
 """More pictures than the model card allows; never asked with some of them left out."""
-OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES)
+NOT_COMPARABLE = "not_comparable"
+"""Log-likelihoods compare options of a question in text; this one has none, or has pictures."""
+OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES, NOT_COMPARABLE)
 
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
@@ -90,6 +92,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came apart from the answer; kept beside it and never scored."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    likelihoods: dict[str, tuple[float, int]] | None = None
+    """By label: log-likelihood (natural logarithm, summed over tokens) and characters of what was compared for it.
+
+    None for a written answer.
+    """
 
 
 class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
@@ -104,7 +111,7 @@ class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_
 
 @dataclass(frozen=True)
 class Score:
-    """What one item scored. Verdict and columns are None for reports, `metrics` is empty for choices."""
+    """What one item scored. Verdict and columns are None for reports."""
 
     task: str
     variant: str
@@ -131,7 +138,10 @@ class Score:
     strict: bool | None = None
     lenient: bool | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Values of a report, by metric. A metric that could not be measured is absent, never a dummy value."""
+    """Values by metric: of a report, of an open question (`eval.open_questions`), of log-likelihoods (`normalised`).
+
+    A metric that could not be measured is absent, never a dummy value.
+    """
     contaminated: bool | None = None
     """Evidence links this item to a training sample; None where no proof covers the benchmark."""
     evidence: tuple[str, ...] = ()
@@ -139,6 +149,14 @@ class Score:
 
     def __post_init__(self) -> None:
         keep_private(self.access)
+
+
+def best_option(likelihoods: Mapping[str, tuple[float, int]], *, normalised: bool = False) -> str:
+    """The label with the largest log-likelihood, or, `normalised`, with the largest one for each character.
+
+    Of equal ones the first wins: `acc` and `acc_norm` of lm-evaluation-harness.
+    """
+    return max(likelihoods, key=lambda label: likelihoods[label][0] / (likelihoods[label][1] if normalised else 1))
 
 
 def task_label(task: str, variant: str) -> str:

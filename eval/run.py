@@ -319,6 +319,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
     local.add_argument(
+        "--log-likelihood",
+        choices=("labels", "texts"),
+        help="compare the options by their log-likelihood, by label or by text; nothing is written",
+    )
+    local.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
@@ -339,6 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     if not options.dry_run and not (options.model or options.baseline or options.replay):
         parser.error("say who answers: --model CARD, --baseline NAME or --replay FILE")
+    if options.log_likelihood and not (options.model and options.checkpoint):
+        parser.error("--log-likelihood needs --model CARD and --checkpoint DIR: a server gives no such numbers")
     if options.revision and not options.model:
         parser.error("--revision is of a --model")
     if not options.dry_run and options.out is None:
@@ -394,6 +401,13 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         return None, Replay(options.replay)
 
     card = with_revision(load_card(options.model), options.revision, options.checkpoint)
+    if options.log_likelihood:
+        from eval.adapters.log_likelihood import LogLikelihood
+
+        device, trust = options.device, options.trust_remote_code
+        return card, LogLikelihood(
+            options.checkpoint, card, options.log_likelihood, device=device, trust_remote_code=trust
+        )
     return card, model_adapter(
         options,
         card,
