@@ -3,6 +3,7 @@
     RUN/run.json                  who was asked                                  by eval.run
     RUN/<task>/task.json          the declaration, and what it was asked of      by eval.run
     RUN/<task>/items.jsonl        `Item`, one a question                         by eval.run
+    RUN/<task>/prompts.jsonl      `Prompt`, one an item: what was asked, word for word
     RUN/<task>/predictions.jsonl  `Prediction`, one an item                      by eval.run
     RUN/<task>/scores.parquet     `Score`, one an item, in the order of items    by eval.score
     RUN/<task>/summary.json       counts, intervals, slices, gaps                by eval.score
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ITEMS = "items.jsonl"
+PROMPTS = "prompts.jsonl"
 PREDICTIONS = "predictions.jsonl"
 SCORES_FILE = "scores.parquet"
 SUMMARY = "summary.json"
@@ -77,6 +79,18 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         labels = [name for name, _ in self.options]
         if len(set(labels)) != len(labels) or (labels and self.gold not in labels):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
+
+
+class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was asked, as the model was asked it: a run can be read without the build."""
+
+    task: str
+    variant: str
+    sample_id: str
+    messages: list[dict[str, Any]] | None
+    """Turns; None for a credentialed question, unless the run was told to keep those."""
+    images: tuple[str, ...]
+    """SHA-256 of the picture files, hexadecimal, in the order of the parts' `index`."""
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -205,6 +219,11 @@ def read_predictions(path: Path) -> list[Prediction]:
     return _read(Prediction, path)
 
 
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
+    return _read(Prompt, path)
+
+
 def write_scores(path: Path, scores: list[Score]) -> str:
     """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
     import pyarrow as pa
@@ -238,7 +257,7 @@ def read_scores(path: Path) -> list[Score]:
     return rows
 
 
-_R = TypeVar("_R", Item, Prediction)
+_R = TypeVar("_R", Item, Prompt, Prediction)
 
 
 def _read(kind: type[_R], path: Path) -> list[_R]:

@@ -17,18 +17,8 @@ from eval.tasks import Question
 from medgpt.errors import NOT_FINISHED, UserError
 
 __all__ = [
-    "ANSWERED",
-    "NOT_COMPARABLE",
-    "NO_COMPLETION",
-    "OUTCOMES",
-    "REFUSED",
-    "TOO_MANY_IMAGES",
-    "Adapter",
-    "AdapterError",
-    "Answer",
-    "Keep",
-    "Request",
-    "prompt_digest",
+    "ANSWERED", "NOT_COMPARABLE", "NO_COMPLETION", "OUTCOMES", "REFUSED", "TOO_MANY_IMAGES",
+    "Adapter", "AdapterError", "Answer", "Keep", "Request", "prompt_digest",
 ]  # fmt: skip
 
 
