@@ -15,9 +15,11 @@ the earlier back or conclude (`_CUE`); without them there is no answer.
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
-from eval.options import COMPOUND, Choices, Head, Labels, clean
+from eval.options import CAPITAL, COMPOUND, Choices, Head, Labels, clean
 
 FINAL, DECLARED, MILD, LISTED, CONCLUDED = range(5)
 _RULES = ("declaration", "declaration", "declaration", "list", "line")
@@ -80,6 +82,11 @@ _NOUN = re.compile(
     r"|soluci[oó]n|correcta?|corrected|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
     _I,
 )
+_STEMS = (
+    "answer", "ans", "opt", "opc", "choice", "selection", "pick", "guess", "bet", "sol", "letter", "label", "respuesta",
+    "resposta", "risposta", "reponse", "réponse", "alternativa", "correct", "corret", "antwort", "答", "选项",
+    "最佳选择",
+)  # fmt: skip
 _BETWEEN = (
     r"[\"'\]】]*(?:\s(?:(?:that\s)?I(?:'d|\swould|\swill)?\s(?:choose|chose|pick|select)|here|now|then|therefore"
     r"|thus|choice|option|letter|key|final|cor+ec?t[ae]?|m[aá]s probable|más adecuada"
@@ -225,9 +232,18 @@ class _Prose:
         self.text = "\n".join(self.lines)
         self.low = self.text.lower()
         self.choices = choices
-        self._stops = [0, *(match.end() for match in _SENTENCE.finditer(self.text))]
         self.events: list[Event] = []
         self._taken = 0
+
+    @cached_property
+    def _stops(self) -> list[int]:
+        return [0, *(match.end() for match in _SENTENCE.finditer(self.text))]
+
+    def _nouns(self) -> Iterator[re.Match[str]]:
+        """Words that open a declaration, in order: their stems are looked for first, which costs less than `_NOUN`."""
+        for place in sorted({place for stem in _STEMS for place in _places(self.low, stem)}):
+            if noun := _NOUN.match(self.text, place):
+                yield noun
 
     def lead(self, place: int) -> str:
         """What stands before a place in its sentence."""
@@ -275,7 +291,7 @@ class _Prose:
 
     def declared(self) -> None:
         """As in "The answer is B", "Ans. B", "答案是B"."""
-        for noun in _NOUN.finditer(self.text):
+        for noun in self._nouns():
             if noun.start() < self._taken:
                 continue  # inside an option's own text
             word = noun[0].lower()
@@ -387,7 +403,8 @@ class _Prose:
 
     def concluded(self) -> None:
         """As in "so B.", "→ option B", "The most likely diagnosis is pneumonia."."""
-        for pattern in (_SO, _LAST_OPTION, _POINTS_TO, _LAST_LETTER, _IS_BOTH, _RATHER):
+        patterns = (_SO, _LAST_OPTION, _POINTS_TO, _LAST_LETTER, _IS_BOTH, _RATHER)
+        for pattern in patterns if CAPITAL.search(self.text) else ():
             for match in pattern.finditer(self.text):
                 if (
                     not self.holds(match.start())
@@ -517,6 +534,13 @@ _FINITE = re.compile(
 _DOUBTED = re.compile(r"\b(?:not|no|wrong|incorrect|unlikely|less|excluded|however|but|or|if)\b|n't\b", _I)
 
 
+def _places(text: str, stem: str) -> Iterator[int]:
+    place = text.find(stem)
+    while place >= 0:
+        yield place
+        place = text.find(stem, place + 1)
+
+
 def _starts(line: str) -> str:
     """The label that a line of a list begins with."""
     match = re.match(r"[\s>•·\-–]*(?:option\s+)?[(\[]?([A-Za-z])(?:[)\].:]|\s[-–—])", line, _I)
@@ -534,9 +558,33 @@ def _trailing_condition(rest: str) -> bool:
     return bool(re.search(r"\b(?:if|unless|had|were|when|in case|provided)\b|如果", rest, _I))
 
 
+_SHORT = 200
+_PLAIN = re.compile(
+    r"(?P<said>(?:(?:the|my) )?(?:(?:final|correct|best) )?answer(?: is|:)?:? )?[(\[]?(?P<label>[A-Z])[)\]]?[.!]?", _I
+)
+_WITH_TEXT = re.compile(r"[(\[]?(?P<label>[A-Z])(?:[)\]]?[.:]|[)\]]) (?P<text>.+)")
+
+
+def _plain(answer: str, choices: Choices) -> tuple[str, Labels] | None:
+    """The commonest answers, which need no search: "B", "Answer: B", "(B) its text"; None for all others."""
+    text = " ".join(clean(answer).split())
+    if match := _PLAIN.fullmatch(text):
+        label = choices.labels.get(match["label"].casefold())
+        return None if label is None else ("declaration" if match["said"] else "line", choices.alike(label))
+    match = _WITH_TEXT.fullmatch(text)
+    label = choices.labels.get(match["label"].casefold()) if match else None
+    if match is None or label is None or not choices.is_text(label, match["text"]):
+        return None
+    return "line", (label,)
+
+
 def read_prose(answer: str, choices: Choices) -> tuple[str, Labels]:
     """(rule, labels) of what the prose of an answer names; (why, ()) where it names no single option."""
+    if len(answer) < _SHORT and (labels := _plain(answer, choices)):
+        return labels
     prose = _Prose(answer, choices)
+    if not choices.may_name(prose.text, prose.low):
+        return "no_answer_event", ()
     prose.declared()
     prose.praised()
     if not any(event.kind <= DECLARED and event.labels for event in prose.events):

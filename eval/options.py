@@ -33,10 +33,13 @@ def clean(text: str) -> str:
     if not _MARKED.search(text):
         return text  # plain ASCII without a sign of markup: nothing below would change it
     text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
-    while (plain := _TEX_TEXT.sub(r"\1", text)) != text:
+    while "\\" in text and (plain := _TEX_TEXT.sub(r"\1", text)) != text:
         text = plain
-    text = _END_TOKENS.sub(" ", _HTML.sub(" ", text))
-    return _MARKDOWN.sub("", _TEX_DELIMITERS.sub("", _DOLLAR.sub("", text)))
+    if "<" in text:
+        text = _END_TOKENS.sub(" ", _HTML.sub(" ", text))
+    if "$" in text:
+        text = _DOLLAR.sub("", text)
+    return _MARKDOWN.sub("", _TEX_DELIMITERS.sub("", text) if "\\" in text else text)
 
 
 def text_key(text: str) -> str:
@@ -145,6 +148,10 @@ class Choices:
         others = (one for key in self._keys.get(label, ()) for one in self._texts[key] if one != label)
         return (label, *others)
 
+    def is_text(self, label: str, text: str) -> bool:
+        """Whether a text is this option's, and no more."""
+        return text_key(text) in self._keys.get(label, ())
+
     def text_at(self, span: str) -> tuple[Labels, str] | None:
         """(labels, rest) of the longest option text that the span begins with, up to the end of a word."""
         low = span.lower()
@@ -152,6 +159,10 @@ class Choices:
             if low.startswith(key) and not (len(low) > len(key) and key[-1].isascii() and _word(low, len(key))):
                 return self._texts[key], span[len(key) :]
         return None
+
+    def may_name(self, text: str, low: str) -> bool:
+        """Whether a text holds what could name an option: a letter by itself, or an option's text. Quick."""
+        return bool(CAPITAL.search(text) or _SMALL.search(text)) or any(key in low for key in self._texts)
 
     def other_text(self, text: str, labels: Labels) -> bool:
         """Whether the text of another option occurs."""
@@ -288,6 +299,8 @@ COMPOUND = re.compile(
 )
 """What a letter alone belongs to, before it: in "vitamin C" it is no label."""
 _WORDS = re.compile(r"\w+")
+CAPITAL = re.compile(r"[A-Z](?<![A-Za-z0-9].)(?!'?[A-Za-z0-9])")
+_SMALL = re.compile(r"(?:^|[\s(\[:\"'])[a-z](?=\s*(?:[.,;:!?)\]\"'。]|-\s|$))", re.MULTILINE)
 _LEADING = "".join(chr(sign) for sign in range(33, 48) if chr(sign) not in "([\"'") + " >•·●✅✔✓☑➡→👉🔹|~"
 
 
