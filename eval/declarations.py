@@ -100,6 +100,13 @@ _LINK = re.compile(
     r"|:|=+>?|-+>|→|➡|–|—|-(?=\s)|(?:应该|应当|应|就)?(?:是|为|选择?)|】)",
     _I,
 )
+_MAY_LINK = re.compile(
+    r"[\"'\]】]*\s*(?:[:=\-–—→➡(】,'\"]|cor|ser|m[aá]s|debe|[是为应就选]|(?:is|was|es|est|ist|lautet|é|è|will|must|has|have|should|ought"
+    r"|can|seems|appears|remains|becomes|equals|would|here|now|then|therefore|thus|choice|option|letter|key|final|to|for|in|of|that"
+    r"|I)\b)",
+    _I,
+)
+"""How whatever `_LINK` finds begins: the words after most nouns are none of these."""
 _LOOSE_NOUNS = frozenset(("option", "opt", "correct", "letter", "label", "选项"))
 """Words that often open something else: what names no option after them says nothing."""
 _HEADING = re.compile(r"^(?:(?:the|my|final|correct|best|suggested)\s)*(?:answer|ans)$", _I)
@@ -157,6 +164,11 @@ _CHOSEN = re.compile(
     r"|seleccionar[ií]a|escoger[ií]a)\s+",
     _I | re.MULTILINE,
 )
+_CHOOSERS = (
+    " i ", " i'", "\ni ", "\ni'", " we ", " we'", "\nwe ", "let", "choos", "select", "pick", "go with", "going with",
+    "leaning", "elij", "escoj", "escoger", "seleccion", "elegir", "marcar", "quedo", "opto", "inclino",
+)  # fmt: skip
+"""One of these stands in whatever `_CHOSEN` finds."""
 _CHOSEN_ZH = re.compile(
     r"(?P<no>不(?:能|应|该)?)?(?:应该?|故|可|只能|因此|所以|我)?选(?:择)?(?!项)\s*(?:答案|选项)?\s*(?:为|是|:)?\s*(?=[(\[]?[A-J])"
 )
@@ -295,11 +307,15 @@ class _Prose:
             if noun.start() < self._taken:
                 continue  # inside an option's own text
             word = noun[0].lower()
-            link = _LINK.match(self.text, noun.end())
+            may_link = _MAY_LINK.match(self.text, noun.end())
+            link = _LINK.match(self.text, noun.end()) if may_link else None
             if link is None and word in ("ans", "opt", "sol"):
                 link = _DOT_LINK.match(self.text, noun.end())
-            if link is None and _HEADING.match(
-                self.text[self.text.rfind("\n", 0, noun.start()) + 1 : self._line_end(noun.end())]
+            at_end = self.text[noun.end() : noun.end() + 1] in ("", "\n")
+            if (
+                link is None
+                and at_end
+                and _HEADING.match(self.text[self.text.rfind("\n", 0, noun.start()) + 1 : noun.end()])
             ):
                 link = _END.match(self.text, noun.end())
             if link is None:
@@ -376,7 +392,8 @@ class _Prose:
 
     def chosen(self) -> None:
         """As in "I'd go with B", "故选B"."""
-        for match in _CHOSEN.finditer(self.text):
+        said = f" {self.low}"
+        for match in _CHOSEN.finditer(self.text) if any(word in said for word in _CHOOSERS) else ():
             if not self.holds(match.start()):
                 continue
             at, span = match.end(), self.text[match.end() : self._line_end(match.end())]

@@ -107,20 +107,20 @@ def literal_option(text: str | None, options: Options) -> str | None:
 def _mentions(text: str | None, label: str, options: Options) -> bool:
     """Whether the answer names this option anywhere: its label as a word of its own, or its text."""
     answer = final_text(text or "")[0]
-    if answer is None:
+    choices = choices_of(tuple(options))
+    flat = clean(answer or "")
+    if not choices.may_name(flat, flat.lower()):
         return False
-    flat = clean(answer)
-    spoken = _words(flat)
-    keys = {_words(option) for _, option in options if text_key(option)}
-    texts = {_words(option) for name, option in options if name == label} & keys
+    alike = {one.casefold() for one in choices.alike(label)}
+    if any((match[1] or match[2]).casefold() in alike for match in _ALONE.finditer(flat)):
+        return True
+    spoken, texts = _words(flat), {_words(option) for _, option in options if text_key(option)}
+    own = {_words(option) for name, option in options if name == label} & texts
     # "not eligible" holds "eligible": the longer text is the one that was written.
-    for longer in keys - texts:
-        if any(text in longer for text in texts):
+    for longer in texts - own:
+        if any(one in longer for one in own):
             spoken = spoken.replace(longer, " ")
-    same = {name.casefold() for name, option in options if name == label or _words(option) in texts}
-    return any(text in spoken for text in texts) or any(
-        (match[1] or match[2]).casefold() in same for match in _ALONE.finditer(flat)
-    )
+    return any(one in spoken for one in own)
 
 
 def _words(text: str) -> str:

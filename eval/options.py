@@ -135,9 +135,10 @@ class Choices:
         for key, named in self._texts.items():
             for label in named:
                 self._keys.setdefault(label, set()).add(key)
-        yes = next((self._texts[word] for word in ("yes", "是", "sí", "si") if word in self._texts), ())
-        no = next((self._texts[word] for word in ("no", "否", "不是") if word in self._texts), ())
-        self.yes_no = (yes, no) if yes and no and len(options) == 2 else None
+        self.yes_no: tuple[Labels, Labels] | None = None
+        if len(options) == 2:
+            yes, no = (next((self._texts[word] for word in words if word in self._texts), ()) for words in _YES_AND_NO)
+            self.yes_no = (yes, no) if yes and no else None
         """(labels of yes, labels of no) of an item whose options are yes and no only."""
         if self.yes_no:
             self._texts |= {"y": yes, "n": no}
@@ -298,6 +299,7 @@ COMPOUND = re.compile(
     re.IGNORECASE,
 )
 """What a letter alone belongs to, before it: in "vitamin C" it is no label."""
+_YES_AND_NO = (("yes", "是", "sí", "si"), ("no", "否", "不是"))
 _WORDS = re.compile(r"\w+")
 CAPITAL = re.compile(r"[A-Z](?<![A-Za-z0-9].)(?!'?[A-Za-z0-9])")
 _SMALL = re.compile(r"(?:^|[\s(\[:\"'])[a-z](?=\s*(?:[.,;:!?)\]\"'。]|-\s|$))", re.MULTILINE)
