@@ -14,8 +14,8 @@ from filters.base import Filter, Record, Score
 RULES = "relevance-rules-2"
 """What a verdict names when the rules alone have made it."""
 
-IRRELEVANT = 0.6
-"""From here on a text is no clinical description: a text without any cue or clinical word stays just below."""
+IRRELEVANT = 0.55
+"""From here on a text is no clinical description; one that merely has no clinical word stays just below."""
 
 _CUES = {
     "chatter": (
@@ -100,13 +100,21 @@ _CLINICAL = (
     r"|mucos|retina|corne|iris\b|eye\b|optic|tooth|teeth|dental|molar|periapic|gingiv|jaw|maxill|mandib|arter|arteri"
     r"|aort|vena\b|vascul|ventric|atri(?:um|al)|valve|mitral|septum|septal|vein|venous|nerve|lymph|gland|epitheli"
     r"|strom|nucle|cytoplasm|mitos|mitot|cells?\b|tissue|germinal|diaphragm|syndrome|disease|patient|postoperat"
-    r"|preoperat|intraoperat|catheter|stent|implant|suture|graft|scan\b|contrast|subretin|hypo|hyper)"
+    r"|preoperat|intraoperat|catheter|stent|implant|suture|graft|scan\b|contrast|subretin|hypo|hyper"
+    r"|apical|root canal|foramen|arch\b|ureth?r|sinus\b|hippocamp|lobe|lumen|vessel|coronary|fo?et(?:al|us)|gestat"
+    r"|pregnan|intrauter|cord\b|cavit|occlu|pleur|mediastin|hydro|patell|phalan|calcane|tubercl|burs[ai]|heal(?:ed|ing)|surg"
+    r"|operati|ana?esth|treat(?:ed|ment)|therap|symptom|diagnos|year[- ]old|cancer|skull|leg\b|limb|forehead|cheek"
+    r"|nose\b|nasal|urin|cxr|iopa|rvg|dsa\b|tdm|irm|[ée]chograph|tumeur|l[ée]sion|montrant|masse\b|avec\b|coupe\b|maladie|paciente|lesi[oó]n)"
+    r"|\b(?!dia|pro|histo|geo|demo|photo|topo|holo|info|carto|biblio|biogr|aroma|diplom)\w+(?:itis|omas?|os[ei]s|tomy"
+    r"|plasty|scop(?:y|ies|ic)|graph(?:y|ies|ie|ic)|grams?|path(?:y|ies)|[ae]mia|algia|cele|troph(?:y|ic)|iasis|plegia|uria"
+    r"|penia)\b"
 )
 _WEIGHTS = {
-    "base": -1.5, "chatter": 1.07, "graphics": 1.62, "apparatus": 1.3, "people_places": 1.15, "other_biology": 1.12,
-    "picture": -1.77, "no_clinical": 1.68, "share": -0.52,
+    "base": -1.29, "chatter": 1.07, "graphics": 1.78, "apparatus": 1.26, "people_places": 1.27, "other_biology": 1.15,
+    "picture": -1.88, "no_clinical": 1.46, "share": -0.66,
 }  # fmt: skip
-"""Log odds: a cue (two count), a picture's name, no clinical word, the share of clinical words (up to 0.3)."""
+"""Log odds: a cue (two count), a picture's name, no clinical word (in full from twelve words on), the share of clinical
+words (up to 0.3)."""
 _FOUND = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _CUES.items()}
 _PICTURE_FOUND, _CLINICAL_FOUND = re.compile(_PICTURE, re.IGNORECASE), re.compile(_CLINICAL, re.IGNORECASE)
 _WORDS = re.compile(r"[^\W\d_]+")
@@ -122,7 +130,7 @@ def _irrelevance(text: str, cues: dict[str, int]) -> float:
     values = {name: float(min(2, cues[name])) for name in _FOUND} | {
         "base": 1.0,
         "picture": float(bool(_PICTURE_FOUND.search(text))),
-        "no_clinical": float(not cues["clinical"]),
+        "no_clinical": 0.0 if cues["clinical"] else min(12, words) / 12,
         "share": min(0.3, cues["clinical"] / words),
     }
     return round(1 / (1 + math.exp(-sum(weight * values[name] for name, weight in _WEIGHTS.items()))), 4)
