@@ -144,6 +144,7 @@ _HARMONY = re.compile(
     re.DOTALL,
 )
 _STRIPPED_FINAL = "assistantfinal"
+_STRIPPED_ANALYSIS = re.compile(r"\s*(?:assistant)?analysis(?!\s)")
 _REASONING = re.compile(
     r"[<\[◁](/?)(?:think|thinking|thought|reasoning|seed:think|unused9(?P<gemma>[45])|\|(?P<o1>begin"
     r"|end)_of_thought\|)[>\]▷]",
@@ -168,17 +169,18 @@ def final_text(text: str) -> tuple[str | None, str]:
     elif _STRIPPED_FINAL in text:
         # Harmony decoded without its special tokens: channel names run into the text.
         text, how = text.rsplit(_STRIPPED_FINAL, 1)[1], "harmony_stripped"
-    elif re.match(r"\s*(?:assistant)?analysis(?!\s)", text):
+    elif _STRIPPED_ANALYSIS.match(text):
         return None, "no_final_channel"
-    if marks := list(_REASONING.finditer(text)):
+    tagged = "<" in text or "[" in text or "◁" in text
+    if tagged and (marks := list(_REASONING.finditer(text))):
         if not (marks[-1][1] or marks[-1]["gemma"] == "5" or (marks[-1]["o1"] or "").lower() == "end"):
             return None, "reasoning_not_closed"
         text, how = text[marks[-1].end() :], "after_reasoning" if how == "plain" else how
-    if tags := _ANSWER_TAG.findall(text):
+    if tagged and (tags := _ANSWER_TAG.findall(text)):
         return tags[-1][1], "answer_tag"
     if "<" in text and (opened := _OPEN_TAG.search(text)):
         return text[opened.end() :], "answer_tag"
-    for match in _NEXT_TURN.finditer(text):
+    for match in _NEXT_TURN.finditer(text) if tagged or "\n" in text else ():
         if clean(text[: match.start()]).strip():
             return text[: match.start()], how
     return text, how

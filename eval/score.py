@@ -14,7 +14,7 @@ line that says why; other tasks are. Nothing here asks a model or a server.
 import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +161,18 @@ _OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "ac
 """Fields of an item that its prediction and its score repeat."""
 
 
-def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
+def _base(item: Item, prediction: Prediction, proof: Proof | None) -> dict[str, Any]:
+    """What every score holds."""
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
     gold = dict(item.options).get(item.gold, item.gold)
-    return Score(
+    return {
         **{name: getattr(item, name) for name in _OF_ITEM},
-        outcome=prediction.outcome,
-        truncated=prediction.finish_reason == "length",
-        exemplar_is_gold=bool(item.exemplar) and same_text(item.exemplar, gold),
-        contaminated=contaminated,
-        evidence=evidence,
-    )
+        "outcome": prediction.outcome,
+        "truncated": prediction.finish_reason == "length",
+        "exemplar_is_gold": bool(item.exemplar) and same_text(item.exemplar, gold),
+        "contaminated": contaminated,
+        "evidence": evidence,
+    }
 
 
 def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
@@ -186,8 +187,8 @@ def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Sc
         metrics = open_scores(said.strip(), accepted_texts(item.gold))
     elif prediction.likelihoods:
         metrics["normalised"] = float(best_option(prediction.likelihoods, normalised=True) == item.gold)
-    return replace(
-        _base(item, prediction, proof),
+    return Score(
+        **_base(item, prediction, proof),
         verdict=CORRECT if found.correct else INVALID if reading.option is None else WRONG,
         # Free text stays out of the scores: an open question's answer is in the predictions.
         gold=item.gold if item.options else None,
@@ -221,7 +222,7 @@ def _score_reports(
         details.append(detail)
     measured = measure(texts, [item.gold for item in items], weights, device=device, progress=progress)
     scores = [
-        replace(_base(item, prediction, proof), detail=detail, metrics=values)
+        Score(**_base(item, prediction, proof), detail=detail, metrics=values)
         for item, prediction, detail, values in zip(items, predictions, details, measured.values, strict=True)
     ]
     return scores, measured
