@@ -122,7 +122,8 @@ class Saver:
                     f"{host}'s memory, {free / GIB:.1f} are free; ask for more memory or more hosts"
                 )
         self._copies: list[torch.Tensor] = []
-        self._thread = ThreadPool(1)  # of daemons: a second Ctrl-C ends the process at once
+        # Of daemons: a second Ctrl-C ends the process at once.
+        self._thread, self._writers = ThreadPool(1), ThreadPool(THREADS)
         cuda = next((value.device for value in values if value.is_cuda), None)
         self._work: AsyncResult[None] | None = self._thread.apply_async(self._reserve, (0 if self.note else size, cuda))
 
@@ -226,8 +227,8 @@ class Saver:
             problem = str(error)
         dist.barrier(self._group)
         try:
-            with path.open("wb") as file, ThreadPool(THREADS) as pool:
-                report["blocks"] = pool.map(write, range(blocks), chunksize=1)
+            with path.open("wb") as file:
+                report["blocks"] = self._writers.map(write, range(blocks), chunksize=1)
                 os.fsync(file.fileno())
             report["bytes"] = path.stat().st_size
         except OSError as error:
