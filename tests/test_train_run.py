@@ -453,7 +453,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_is_whole(work: Pat
 KILLED = """\
 import resource, signal, sys, train.checkpoint as saving
 from pathlib import Path
-saving.BLOCK = 64
+saving.BLOCK = 256
 folder = Path("at-any-byte")
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
@@ -483,7 +483,7 @@ def attempt(number, **when):
         os._exit(0)
     ended = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     path = saving.checkpoints(folder)[-1]
-    found = parts(-1, 1, 63, 64, 700)
+    found = parts(-1, 1, 255, 256, 700)
     saving.Checkpoint(path).read(found)
     step = int(path.name[5:])
     whole = torch.arange(1000.0) + step
@@ -498,7 +498,7 @@ while ended == -9:
     seen.add((ended, step - last))
     calls, last = calls + 1, step
 assert seen == {(-9, 0), (-9, 1), (0, 1)}, seen
-for size in (0, 1, 255, 256, 3999, 4000, 6000):
+for size in (0, 1, 1023, 1024, 3999, 4000, 6000):
     assert attempt(last + 1, size=size) == (-signal.SIGXFSZ, last), size
 saving.free_host_memory = lambda: 0
 assert attempt(last + 1) == (0, last + 1)

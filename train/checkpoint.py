@@ -6,14 +6,15 @@ which parameter stand where is in `state.json`, with a digest of every block of 
 and checks those blocks only that hold something of its own. A checkpoint is a folder under a temporary name until all
 files are on disk; `state.json` goes in last.
 
-Not torch's distributed checkpoint: it cannot express ZeRO-2's parts, which end anywhere in a parameter, has no digests,
-reads whole entries, and loads its index with pickle.
+Not torch's distributed checkpoint (2.14): there, parts of ZeRO-2, which end anywhere in a parameter, need a tensor class
+of our own over a private protocol, and digests a writer and a reader; entries are read whole, the index is unpickled.
 """
 
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import socket
 from collections import defaultdict
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
-from re import compile as pattern
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,7 +40,7 @@ BLOCK = 2**24
 THREADS = 4
 """Blocks in work at a time, per rank. SHA-256 takes some 1.5 GB/s of a core."""
 _STATE = ("step", "optimizer_step", "parameters", "files", "config", "stream", "changes")
-_NAME = pattern(r"step-(\d{8})")
+_NAME = re.compile(r"step-(\d{8})")
 Pieces = list[tuple[int, torch.Tensor]]
 """(position, flat tensor), both in values."""
 
