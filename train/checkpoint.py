@@ -6,7 +6,7 @@ which parameter stand where is in `state.json`, with a digest of every block of 
 and checks those blocks only that hold something of its own. A checkpoint is a folder under a temporary name until all
 files are on disk; `state.json` goes in last.
 
-Not torch's distributed checkpoint (2.14): there, parts of ZeRO-2, which end anywhere in a parameter, need a tensor class
+Not torch's distributed checkpoint (2.14): there, parts of ZeRO-2, which end anywhere in a parameter, need a class of tensors
 of our own over a private protocol, and digests a writer and a reader; entries are read whole, the index is unpickled.
 """
 
