@@ -6,8 +6,8 @@ which parameter stand where is in `state.json`, with a digest of every block of 
 and checks those blocks only that hold something of its own. A checkpoint is a folder under a temporary name until all
 files are on disk; `state.json` goes in last.
 
-Not torch's distributed checkpoint (2.14): there, parts of ZeRO-2, which end anywhere in a parameter, need a class of tensors
-of our own over a private protocol, and digests a writer and a reader; entries are read whole, the index is unpickled.
+Not torch's distributed checkpoint (2.14): parts of ZeRO-2, which end anywhere in a parameter, would need a class of
+tensors over its private protocol, digests a writer and a reader; it reads entries whole and unpickles its index.
 """
 
 import hashlib
@@ -166,24 +166,19 @@ class Saver:
             position += part.values.numel()
         blocks = _blocks(pieces)
 
-        def gather(number: int) -> torch.Tensor:
-            block = torch.empty(min(BLOCK, position - number * BLOCK))
+        def copy(number: int) -> torch.Tensor:
+            block = self._copies[number] if self._copies else torch.empty(BLOCK)
             for at, values in blocks[number]:
-                block[at : at + values.numel()].copy_(values)
-            return block
-
-        def copied(number: int) -> torch.Tensor:
-            return self._copies[number][: position - number * BLOCK]
+                block[at : at + values.numel()].copy_(values, non_blocking=bool(self._copies))
+            return block[: position - number * BLOCK]
 
         if self.note:
-            self._write(len(blocks), gather, index, step, state)
+            self._write(len(blocks), copy, index, step, state)
             return
-        for number, inside in blocks.items():
-            for at, values in inside:
-                self._copies[number][at : at + values.numel()].copy_(values, non_blocking=True)
+        copies = [copy(number) for number in range(len(blocks))]
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._work = self._thread.apply_async(self._write, (len(blocks), copied, index, step, state))
+        self._work = self._thread.apply_async(self._write, (len(blocks), copies.__getitem__, index, step, state))
 
     def _reserve(self, size: int, cuda: torch.device | None) -> None:
         """Memory for the copies, behind the first steps' back: pinning and paging take as long as many a copy."""
