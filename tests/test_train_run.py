@@ -374,8 +374,9 @@ def test_two_ranks_are_killed_and_one_goes_on(work: Path, runs: Runs) -> None:
 
 
 def test_sigterm_to_one_rank_ends_all_after_a_checkpoint_and_costs_nothing(work: Path, runs: Runs) -> None:
-    """As Slurm does before it takes a machine away; 143 tells the batch script to queue the job again."""
-    command = arguments(work, "preempted", "midtrain", steps=2000)
+    """As Slurm does before it takes a machine away; 143 tells the batch script to queue the job again. The checkpoint
+    of the step before may still be being written."""
+    command = arguments(work, "preempted", "midtrain", "watch.save_every=1", "watch.keep=1", steps=2000)
     processes = runs.begin("preempted", 2, arguments=command)
     await_step(processes[0], lambda: bool(read_log(work / "preempted" / "log.jsonl")))
     os.kill(processes[1], signal.SIGTERM)
