@@ -93,6 +93,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     from train.model import (
         MedGptForTraining,
         add_adapters,
+        compile_layers,
         count_flops,
         set_backends,
         set_checkpointing,
@@ -113,10 +114,9 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         add_adapters(module, settings, 0)
         module.to(device)
     set_learning(module, settings)
-    set_checkpointing(module, case["checkpointing"])
+    set_checkpointing(module, {"none": 1.0, "selective": 0.5, "full": 0.0}[case["checkpointing"]])
     if case.get("compile", True):
-        for layer in module.model.language_model.layers:
-            layer.compile()
+        compile_layers(module, parted=False)
     tokens, document, tiles = case["tokens"], case["document"], case["tiles"]
     lengths = [document] * (tokens // document)
     lengths += [tokens - sum(lengths)] if sum(lengths) < tokens else []

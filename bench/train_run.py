@@ -259,7 +259,8 @@ class Bare:
             loss_sum, samples, tokens, tiles, flops, waited = total.tolist()
             now = time.perf_counter()
             record = {
-                "step": self.step, "seconds": now - previous, "loss": loss_sum, "grad_norm": norm.full_tensor().item(), "samples": int(samples),
+                "step": self.step, "seconds": now - previous, "loss": loss_sum, "samples": int(samples),
+                "grad_norm": norm.full_tensor().item(),
                 "tokens": int(tokens), "tiles": int(tiles), "packs": batch.batch.count,
                 "data_wait": waited / world / (now - previous),
                 "mfu": flops / (now - previous) / ((peak_tflops(device) or 1) * 1e12 * world),

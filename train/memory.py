@@ -59,6 +59,18 @@ class Need:
     """The setting that makes it smaller."""
 
 
+def trained_parameters(config: Config, shape: Shape) -> int:
+    """How many parameters learn. A checkpoint has 12 bytes of each: fp32 weight and two moments."""
+    train = config.train
+    learns = {
+        "vision": train.vision == "train",
+        "projector": train.projector == "train",
+        "llm": train.llm == "train",
+        "lora": train.llm == "lora",
+    }
+    return sum(count for name, count in shape.parameters.items() if learns[name])
+
+
 class Plan(NamedTuple):
     """What a device and, with offload, the host need for it."""
 
@@ -90,13 +102,7 @@ def plan_memory(config: Config, shape: Shape, ranks: int, memory: float = SMALLE
 def _plan(config: Config, shape: Shape, ranks: int, share: float) -> Plan:
     engine = config.engine
     width = 2 if engine.precision == "bf16" else 4
-    learns = {
-        "vision": config.train.vision == "train",
-        "projector": config.train.projector == "train",
-        "llm": config.train.llm == "train",
-        "lora": config.train.llm == "lora",
-    }
-    trained = sum(count for name, count in shape.parameters.items() if learns[name])
+    trained = trained_parameters(config, shape)
     total = sum(shape.parameters.values())
     weights = total * width // (ranks if engine.zero == 3 else 1)
     if engine.zero == 3 and ranks > 1:
@@ -109,13 +115,13 @@ def _plan(config: Config, shape: Shape, ranks: int, share: float) -> Plan:
     states = trained * (12 if engine.precision == "bf16" else 8) // ranks
     tokens, tiles = config.data.length, config.data.tiles
     layer = width * (4 * shape.hidden + 2 * shape.attention_width + 3 * shape.expert_width)
-    if learns["lora"]:  # outputs of the adapters
+    if config.train.llm == "lora":  # outputs of the adapters
         layer += width * shape.attention_width
     language = int(tokens * (shape.layers * (shape.hidden * width + share * layer) + (1 - share) * 2 * layer))
     sees = tiles * (shape.patches + 1) * width * shape.vision_hidden
     # Stored per layer of a tower that learns: two norms, query, key, value, output, the MLP's 4 x hidden twice.
     kept = shape.vision_layers * (1 + share * 13) + (1 - share) * 13
-    vision = int(sees * (kept if learns["vision"] else 4))
+    vision = int(sees * (kept if config.train.vision == "train" else 4))
     # Logits of a chunk, their gradient and the softmax in fp32.
     logits = min(config.loss.chunk, tokens) * shape.vocabulary * (4 + 4 + width)
     offload = engine.offload == "optimizer"

@@ -24,7 +24,7 @@ from medgpt.private import make_folder
 from medgpt.settings import checked
 from shards.options import add_trust_options
 from train.config import Config, load_config
-from train.memory import GIB, SMALLEST, USABLE, advice, plan_memory
+from train.memory import GIB, SMALLEST, USABLE, advice, plan_memory, trained_parameters
 
 if TYPE_CHECKING:
     from shards.certified import Certified
@@ -237,6 +237,7 @@ def dry_run(config: Config, options: argparse.Namespace) -> tuple[str, str]:
 
     Raises: `UserError` (as training would).
     """
+    from train.checkpoint import free_host_memory, in_background
     from train.model import model_shape, read_config
 
     shape = model_shape(read_config(options.model), config.train)
@@ -272,6 +273,12 @@ def dry_run(config: Config, options: argparse.Namespace) -> tuple[str, str]:
     )
     if plan.host:
         lines.append(f"  {'of the host, for each':<28} {plan.host / GIB:>8.1f} GiB   less with engine.offload=none")
+    copy, free = 12 * trained_parameters(config, shape), free_host_memory()
+    waits = "" if in_background(copy, free) else ": training would wait for them; take more memory or more hosts"
+    lines.append(
+        f"host memory for checkpoints that are written while training goes on: {copy / GIB:.1f} GiB if all devices are "
+        f"on one host ({free / GIB:.1f} free here{waits})"
+    )
     room = options.memory * USABLE
     if plan.bytes <= room * GIB:
         return "\n".join(lines), ""
@@ -303,7 +310,7 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     import torch.distributed as dist
     from tqdm import tqdm
 
-    from train.checkpoint import Everywhere
+    from train.checkpoint import Everywhere, refresh
     from train.data import Batches
     from train.export import export_model
     from train.log import Log
@@ -327,7 +334,8 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
         resume,
     )  # fmt: skip
     if resume is not None:
-        resume.close()
+        _together(place, lambda: resume.restore(trainer.engine))
+        refresh(trainer.engine)
     steps = prepared.steps
     until = min(steps, options.max_steps or steps)
     log = None
@@ -337,6 +345,8 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
         settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
         write_atomic(options.out / "config.yaml", (accepted + settings).encode())
         log = Log(options.out, trainer.step)
+        if trainer.saver.note:
+            say(trainer.saver.note)
         if not log.events and not options.quiet:
             say("no TensorBoard events (pip install tensorboard); log.jsonl has the same")
     try:
@@ -554,7 +564,6 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
                 f"{checkpoint.path}: made with another {what} ({str(checkpoint.state[name])[:16]}, now "
                 f"{str(identity[name])[:16]}); use that one, or another --out"
             )
-    checkpoint.verify()
     return checkpoint
 
 
