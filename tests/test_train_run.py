@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -612,20 +613,25 @@ def test_a_failed_evaluation_stops_after_a_checkpoint(work: Path, runs: Runs) ->
 def test_a_dry_run_says_what_and_touches_no_device(work: Path) -> None:
     code = (
         "import sys, torch; from train.run import main; code = main(sys.argv[1:])\n"
+        "assert main([*sys.argv[1:], '--quiet', '--memory', '2']) == 1\n"
         "assert 'deepspeed' not in sys.modules and not torch.cuda.is_initialized()\n"
         "assert not torch.distributed.is_initialized()\nraise SystemExit(code)"
     )
+    command = arguments(work, "dry", "midtrain", "data.packs_per_step=4", steps=None)
     process = subprocess.run(
-        [sys.executable, "-c", code, *arguments(work, "dry", "midtrain", steps=None), "--dry-run", "--devices", "4"],
+        [sys.executable, "-c", code, *command, "--dry-run", "--devices", "4"],
         cwd=work, env=ENVIRONMENT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert process.returncode == 0
-    assert process.stderr.startswith(ACCEPTED) and process.stderr.count("\n") == 1
+    assert process.stderr.startswith(ACCEPTED) and process.stderr.count("\n") == 3
+    assert re.search(
+        r"train.run: [\d.]+ GiB are needed, 1.8 of a device's 2 can be .* or try data.length", process.stderr
+    )
     assert not (work / "dry").exists()
     count = len(packs(work, 20260802))
     for words in (
         "rocov2", "CC-BY-NC-ND", "medqa", "MIT (open)", f"{count} packs of 1,980 tokens and at most 13 tiles",
-        "39 tiles", f"{-(-count // 2)} steps of 1 epoch(s), each of 2 packs", "too long for a pack: none",
+        "39 tiles", f"{-(-count // 4)} steps of 1 epoch(s), each of 4 packs", "too long for a pack: none",
         "one of 4 device(s), fp32, ZeRO-3", "master weights and moments", "host memory for checkpoints",
     ):  # fmt: skip
         assert words in process.stdout
