@@ -498,7 +498,7 @@ def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
 
     import medgpt.configuration_medgpt as module
     from train.model import config_tiling
-    from train.template import CHAT_TEMPLATE
+    from train.template import chat_template
     from train.tokenizer import fast_tokenizer
 
     config.save_pretrained(folder)
@@ -517,7 +517,7 @@ def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(),
         image_seq_length=config.image_seq_length,
-        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        chat_template=chat_template(tokenizer),
     ).save_pretrained(folder)
     stops = [config.eos_token_id, config.pad_token_id]
     GenerationConfig(eos_token_id=stops, pad_token_id=config.pad_token_id).save_pretrained(folder)
