@@ -216,6 +216,7 @@ def test_the_pass_over_nothing_gives_zero_gradients_to_everything(whole: Model) 
         (Train(vision="freeze", llm="freeze"), {"projector"}),
         (Train(vision="freeze"), {"projector", "llm"}),
         (Train(llm="lora", lora_rank=4), {"vision", "projector", "llm"}),
+        (Train(llm="lora", lora_rank=4, lora_experts=True), {"vision", "projector", "llm"}),
     ],
 )
 def test_every_group_that_learns_gets_gradients_and_nothing_else(train: Train, parts: set[str]) -> None:
@@ -278,9 +279,13 @@ def test_the_balance_of_experts_is_added_and_learnt(whole: Model) -> None:
     close(difference, again, 1e-5)
 
 
-def test_adapters_start_as_nothing_and_are_merged_when_saved() -> None:
+@pytest.mark.parametrize("experts", [False, True])
+def test_adapters_start_as_nothing_and_are_merged_when_saved(experts: bool) -> None:
     plain = model()
-    made = model(Train(llm="lora", lora_rank=4, lora_alpha=8))
+    train = Train(llm="lora", lora_rank=4, lora_alpha=8, lora_experts=experts)
+    made = model(train)
+    added = sum(p.numel() for n, p in made.module.named_parameters() if ".lora_" in n)
+    assert added == model_shape(made.module.config, train).parameters["lora"]
     micro = collate(plain, SAMPLES)
     assert torch.allclose(losses(plain, micro), losses(made, micro), atol=1e-6)
     with torch.no_grad():
