@@ -364,7 +364,7 @@ else:
 model, report = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
 assert not report["missing_keys"] and not report["unexpected_keys"], report
 assert type(model.model.vision_tower).__name__ == "CLIPVisionModel"
-processor = AutoProcessor.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 from PIL import Image
 chat = [{{"role": "user", "content": [{{"type": "image", "image": Image.new("RGB", (512, 512), (90, 0, 0))}},
                                       {{"type": "text", "text": "Findings?"}}]}}]
