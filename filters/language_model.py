@@ -24,8 +24,8 @@ from filters.base import Filter, FilterError, Record, Score
 from filters.judge_answers import UnusableAnswer, read_answer, thinks
 from filters.misleading_numbers import RULES as NUMBER_RULES
 from filters.misleading_numbers import WEIGHTS, find_numbers, misleading
+from filters.relevance_rules import IRRELEVANT, irrelevance
 from filters.relevance_rules import RULES as RELEVANCE_RULES
-from filters.relevance_rules import irrelevance
 from filters.verdicts import Verdict, VerdictStore, verdict_key
 from medgpt.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
 from medgpt.endpoints import Endpoint, read_key, require_private, resolve_endpoint
@@ -434,7 +434,7 @@ class LanguageModel(Filter):
         if RELEVANCE not in questions:
             chance = irrelevance(text)
             scores |= {"irrelevant": chance, "relevance_by": RELEVANCE_RULES}
-            return scores | {"relevance": "irrelevant" if chance >= 0.5 else "relevant"}
+            return scores | {"relevance": "irrelevant" if chance >= IRRELEVANT else "relevant"}
         scores["relevance_by"] = f"{RELEVANCE}@{self._model}"
         outcome, answer = self._said(questions[RELEVANCE])
         scores["relevance"] = outcome

@@ -27,10 +27,11 @@ pytest.importorskip("httpx")
 
 from bench.stub_endpoint import StubEndpoint
 from filters import review
-from filters.base import FilterError, Record
+from filters.base import Filter, FilterError, Record
 from filters.judge_answers import UnusableAnswer, read_answer
 from filters.language_model import AGREEING, NUMBERS, RELEVANCE, SCHEMAS, LanguageModel, load_prompt
 from filters.misleading_numbers import KINDS, WEIGHTS, MisleadingNumbers, find_numbers, misleading, share_of_words
+from filters.recipe import load_recipe
 from filters.relevance_rules import RelevanceRules, irrelevance
 from filters.verdicts import Verdict, VerdictStore, verdict_key
 from medgpt.chat import EndpointError
@@ -201,6 +202,33 @@ def test_relevance_rules_score_every_name() -> None:
     assert empty.keys() == chart.keys() == RelevanceRules.scores.keys()
 
 
+@pytest.mark.parametrize(
+    ("file", "label", "least_recall", "least_precision"),
+    [
+        ("captions", "relevant", 0.85, 0.95),
+        ("captions", "misleading", 0.95, 0.92),
+        ("captions_unseen", "relevant", 0.35, 1.0),
+        ("captions_unseen", "misleading", 0.9, 1.0),
+    ],
+)
+def test_the_rules_agree_with_a_reader(file: str, label: str, least_recall: float, least_precision: float) -> None:
+    """At the thresholds of the default recipe; one half of the first file was fitted on (bench/RESULTS.md)."""
+    path = ROOT / "filters" / "calibration" / f"{file}.jsonl"
+    rows = [row for row in map(json.loads, path.read_text().splitlines()) if row[label] is not None]
+    steps = {step.name: step for step in load_recipe().plan("rocov2").steps}  # type: ignore[union-attr]
+    filters: dict[str, tuple[Filter, bool]] = {
+        "relevant": (RelevanceRules(), False), "misleading": (MisleadingNumbers(), True),
+    }  # fmt: skip
+    judge, positive = filters[label]
+    taken = []
+    for row, scores in zip(rows, judge.score([record(row["text"]) for row in rows]), strict=True):
+        values = {f"{judge.name}.{name}": value for name, value in scores.items()}
+        taken.append((steps[judge.name].drops(values), row[label] == positive))
+    right = sum(drop and wanted for drop, wanted in taken)
+    assert right >= least_recall * sum(wanted for _, wanted in taken)
+    assert right >= least_precision * sum(drop for drop, _ in taken)
+
+
 # Answers -------------------------------------------------------------------------------------------------------------
 
 GOOD = {"relevant": True, "reason": "clinical", "confidence": 90}
@@ -298,10 +326,10 @@ def test_scores_come_in_order_and_name_their_judge(stub: StubEndpoint, tmp_path:
     assert chatter["relevance"] == "irrelevant" and chatter["irrelevant"] == 1.0
     assert empty["relevance"] == empty["numbers"] == "empty_caption" and empty["irrelevant"] is None
     assert counted["numbers"] == "misleading" and counted["misleading"] == 0.9 and counted["numbers_kind"] == "count"
-    assert counted["numbers_by"] == "number-rules-1, numbers-1@stub"
+    assert counted["numbers_by"] == "number-rules-2, numbers-1@stub"
     # No number that could mislead: the rules settle it and nothing is asked.
     assert (
-        named["numbers"] == "not_misleading" and named["misleading"] == 0.0 and named["numbers_by"] == "number-rules-1"
+        named["numbers"] == "not_misleading" and named["misleading"] == 0.0 and named["numbers_by"] == "number-rules-2"
     )
     assert sum(stub.requests.values()) == 5
     for scores in (slow, chatter, empty, counted, named):
@@ -364,7 +392,7 @@ def test_without_an_endpoint_the_rules_judge() -> None:
     clinical, chart = LanguageModel().score([record(CLINICAL), record("Flow chart, n = 34, p < 0.05")])
     assert clinical["relevance"] == "relevant" and clinical["numbers"] == "not_misleading"
     assert chart["relevance"] == "irrelevant" and chart["numbers"] == "misleading"
-    assert chart["relevance_by"] == "relevance-rules-1" and chart["numbers_by"] == "number-rules-1"
+    assert chart["relevance_by"] == "relevance-rules-2" and chart["numbers_by"] == "number-rules-2"
 
 
 # Faults --------------------------------------------------------------------------------------------------------------
