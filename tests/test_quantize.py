@@ -12,7 +12,7 @@ pytest.importorskip("transformers", minversion="5")
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GptOssConfig, GptOssForCausalLM
+from transformers import AutoModelForImageTextToText, GptOssConfig, GptOssForCausalLM, Mxfp4Config
 
 from eval.adapters.base import Request
 from eval.adapters.hf_local import HFLocal
@@ -79,7 +79,7 @@ def test_published_blocks_are_kept_and_trained_experts_go_to_the_nearest_code(
     same = {name for name, tensor in held.items() if name in found and torch.equal(tensor, found[name])}
     assert same == {name for name in held if not name.endswith(quantize.EXPERTS)}
 
-    # hf_local: the same answers as the decoded weights give, and the experts stay packed.
+    # transformers reads it; hf_local gives the answers of the decoded weights, and the experts stay packed.
     plain = tmp_path / "plain"
     plain.mkdir()
     for path in model.iterdir():
@@ -87,6 +87,10 @@ def test_published_blocks_are_kept_and_trained_experts_go_to_the_nearest_code(
     for name in [name for name in held if name.endswith(quantize.EXPERTS)]:
         held[name] = quantize.decode(*(weights(out)[f"{name}_{kind}"] for kind in ("blocks", "scales")), torch.bfloat16)
     save_file(held, plain / file.name, {"format": "pt"})
+    stock = AutoModelForImageTextToText.from_pretrained(
+        out, dtype=torch.bfloat16, quantization_config=Mxfp4Config(dequantize=True)
+    ).state_dict()
+    assert set(stock) == set(held) and all(torch.equal(stock[name], tensor) for name, tensor in held.items())
     adapters = [HFLocal(folder, load_card("medgpt_oss_ours"), device="cpu") for folder in (plain, out)]
     content = [{"type": "text", "text": "Which findings are there?"}]
     question = Question("s/1", [{"role": "user", "content": content}], [], (), "", "", "", "", "open")
