@@ -54,7 +54,10 @@ class MedGptProcessor(InternVLProcessor):
             return super().__call__(images=images, text=text, videos=videos, max_patches=share, **kwargs)
         padding = {name: kwargs.pop(name) for name in ("padding", "pad_to_multiple_of") if name in kwargs}
         kind = kwargs.pop("return_tensors", None)
-        left = iter(make_flat_list_of_images(self.image_processor.fetch_images(images)))
+        flat = make_flat_list_of_images(self.image_processor.fetch_images(images))
+        if len(flat) != sum(counts):
+            raise ValueError(f"{len(flat)} pictures for {sum(counts)} places in the texts")
+        left = iter(flat)
         rows = [
             self([next(left) for _ in range(count)] or None, [one], max_patches=most, **kwargs)
             for one, count in zip(texts, counts, strict=True)

@@ -371,6 +371,11 @@ chat = [{{"role": "user", "content": [{{"type": "image", "image": Image.new("RGB
 inputs = processor.apply_chat_template([chat], tokenize=True, return_dict=True, return_tensors="pt",
                                        add_generation_prompt=True)
 assert (inputs["input_ids"] == model.config.image_token_id).sum() == 5 * 144
+picture = {{"type": "image", "image": Image.new("RGB", (640, 480), (90, 0, 0))}}
+two = [{{"role": "user", "content": [picture, picture]}}]  # who share 12 tiles: 6 each, and a thumbnail
+both = processor.apply_chat_template([chat, two], tokenize=True, return_dict=True, return_tensors="pt", padding=True)
+assert (both["input_ids"] == model.config.image_token_id).sum(1).tolist() == [5 * 144, 2 * 7 * 144]
+assert both["pixel_values"].shape == (5 + 2 * 7, 3, 336, 336)
 out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
 print(",".join(map(str, inputs["input_ids"][0].tolist())))
 assert out.shape[1] <= inputs["input_ids"].shape[1] + 3
