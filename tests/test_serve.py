@@ -298,6 +298,7 @@ BAD: list[tuple[Any, str]] = [
     (b"[1]", "not a JSON object"),
     (b"[" * 100_000, "not JSON"),
     ({**asked(), "tools": [], "a b": 1}, "fields that are not taken: tools"),
+    ({**asked(), "skip_special_tokens": True}, "skip_special_tokens: true is not taken here"),
     (asked(n=2), "n: a whole number from 1 to 1"),
     (asked(temperature=9), "temperature: a number from 0 to 2"),
     (asked(temperature=True), "temperature: a number"),
