@@ -266,14 +266,14 @@ def test_coefficients_are_those_of_the_regions_and_of_the_whole() -> None:
     """A different way: Pillow cuts and reduces each, rounding to 8 bits, which may turn a pair of bits."""
     made = coefficients(THUMBNAILS)
     assert made.contrast.all()
-    starts = {"left": 0, "right": 36, "top": 0, "bottom": 36}
+    starts = {"left": 0, "right": 48, "top": 0, "bottom": 48}
     for thumbnail in THUMBNAILS:
         for k, region in enumerate((*REGIONS, "whole")):
             if region == "whole":
                 cut = Image.fromarray(thumbnail)
             else:
-                top, left = (18, 18) if region == "centre" else (starts[word] for word in region.split("_"))
-                cut = Image.fromarray(thumbnail[top : top + 60, left : left + 60])
+                top, left = (24, 24) if region == "centre" else (starts[word] for word in region.split("_"))
+                cut = Image.fromarray(thumbnail[top : top + 48, left : left + 48])
             [(turn, value)] = oriented(thumbnail, k)
             small = np.asarray(cut.resize((HASH_PIXELS, HASH_PIXELS), Image.Resampling.LANCZOS))
             again = perceptual_hash(Image.fromarray(np.ascontiguousarray(turned(small, turn))))

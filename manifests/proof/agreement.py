@@ -194,7 +194,8 @@ def agreement(
 
     `frames` (n, 2, 3) lay the test picture over the training picture, as `Variant.frame` gives them; `inverted` (n,)
     says whose grey values are reversed. A pair whose score at 48 x 48 stays below `enough` is given that score and is
-    not looked at in full size. -1..1, rounded to four places.
+    not looked at in full size; from 192 pixels a side on it is 0 where a part shows something else (`DENIED`). -1..1,
+    rounded to four places.
     """
     scores = np.empty(len(train))
     for start in range(0, len(train), _PAIRS):
@@ -276,7 +277,7 @@ def _agreement(
     enough: float = -1.0,
     middle: bool = False,
 ) -> Floats:
-    """`agreement`; `middle`: no more than that of the middle where it is too little, 0 where a part is another one."""
+    """`agreement`; `middle`: no more than that of the middle where it is too little."""
     sign = np.where(inverted, -1.0, 1.0)[:, None, None]
     best, moves = _aligned(train.small, _reduced(evals, ALIGN_PIXELS), frames, sign)
     near = np.flatnonzero(best >= enough)
@@ -296,6 +297,7 @@ def _agreement(
         best[near] = np.maximum(_correlation(target, current, seen), parts)
         if middle:
             best[near] = np.minimum(best[near], _in_the_middle(target, current, seen))
+        if train.scale > 1:
             best[near[(_denied(*blocks) >= DENIED) & (crossed >= CROSSED)]] = 0
     return best
 
