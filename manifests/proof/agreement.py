@@ -322,7 +322,8 @@ def _denied(products: Floats, of_first: Floats, of_second: Floats) -> Floats:
     """Share of what both have that lies in blocks where they hardly correlate. To (n,)."""
     both = np.minimum(of_first, of_second)
     other = products < DENIED_BELOW * np.sqrt(of_first * of_second)
-    return (both * other).sum(1) / np.maximum(both.sum(1), 1)
+    share: Floats = (both * other).sum(1) / np.maximum(both.sum(1), 1)
+    return share
 
 
 def _edges(
