@@ -141,6 +141,7 @@ def measure(folder: Path, samples: int, unit: int) -> dict[str, Any]:
         "samples": samples, "rows_a_unit": unit, "files": len(files), "made_in_s": round(time.monotonic() - began),
         "gb_on_disk": round(sum(state.st_blocks * 512 for state in files) / 1e9, 2),
     }  # fmt: skip
+    print(json.dumps(figures), file=sys.stderr, flush=True)
     for name in STEPS:
         load = os.getloadavg()[0]
         command = [sys.executable, "-m", "bench.scale", str(folder), "--step", name]
