@@ -118,9 +118,13 @@ def _pack(data: Path) -> dict[str, Any]:
 
     order = _order(data)
     [name] = order.sources
-    source, index = order.at(np.arange(len(order)))
-    samples = order.certified.sources[name]
-    drawn = Draws(source.astype(np.int16), index, samples.tokens[index], samples.tiles[index])
+    samples, count = order.certified.sources[name], len(order)
+    drawn = Draws(np.empty(count, np.int16), np.empty(count, np.int64), *(np.empty(count, np.int32) for _ in range(2)))
+    for start in range(0, count, 1 << 20):  # as `shards.epoch.draw` does
+        piece = slice(start, start + (1 << 20))
+        source, index = order.at(np.arange(start, min(start + (1 << 20), count)))
+        drawn.source[piece], drawn.index[piece] = source, index
+        drawn.tokens[piece], drawn.tiles[piece] = samples.tokens[index], samples.tiles[index]
     return {"packs": len(pack_epoch(drawn, 32_768, 96, "report").result)}
 
 

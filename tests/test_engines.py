@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import slurm_stand_in
 from conftest import ROOT, tree_digest
+
+from filters.base import Filter, Record, Score
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -238,6 +242,33 @@ def refused(place: Path, *engine: str, **environment: str) -> str:
 
 def test_a_node_with_another_declared_version_is_refused(ray: list[str], tmp_path: Path) -> None:
     assert "declared versions 1, not 2; install the same" in refused(tmp_path, *ray, DECLARED="2")
+
+
+class Length(Filter):
+    """A filter whose version a test makes differ in the processes of a node."""
+
+    name: ClassVar[str] = "length"
+    version: ClassVar[str] = declared()
+    scores: ClassVar[dict[str, str]] = {"words": "of the caption"}
+    needs_pictures: ClassVar[bool] = False
+    cost: ClassVar[float] = 1.0
+
+    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
+        return [{"words": len(record.caption.split())} for record in records]
+
+
+def test_a_node_with_another_filter_is_refused(
+    ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    rule = "{place: 'test_engines:Length'}"
+    rules = f"format: 1\nname: x\nversion: 1\nsources: {{rocov2: {{unreadable: keep, filters: {{length: {rule}}}}}}}"
+    (tmp_path / "recipe.yaml").write_text(rules)
+    shutil.copytree(local[0].parent / "data/built/rocov2", tmp_path / "data/rocov2")
+    command = ["filters.run", str(tmp_path / "data"), "--recipe", str(tmp_path / "recipe.yaml"), "--quiet", *ray]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=ENVIRONMENT | {"DECLARED": "2"}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "declared versions {'length': '1'}, not {'length': '2'}" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

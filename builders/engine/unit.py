@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from builders.engine.inputs import Input, check_unchanged
 from builders.engine.rawfiles import State, recorded, recorded_gaps, shown
@@ -22,7 +23,7 @@ from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputEr
 from builders.engine.stored import FOLDERS, Output
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
-from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows, write_part
+from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows
 from medgpt.arguments import Frame
 from medgpt.atomic import write_atomic
 from medgpt.containers import DamagedImage
@@ -129,7 +130,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
                 )
             records.append(work.finish())
         except BaseException as error:
-            work.writer.discard()
+            work.discard()
             if isinstance(error, Exception):  # whose cause may be that the tree changed
                 check_unchanged(job.build, job.raw, job.planned)
             raise
@@ -166,12 +167,15 @@ class _UnitWork:
             "split": job.unit.split,
         }
         self.stage = source.stage if job.unit.role == "train" else "eval"
-        self.samples = PartRows(
-            SAMPLES, constants | {"stage": self.stage, "access": source.access, "metadata_only": self.metadata_only}
+
+        def rows(folder: str, schema: pa.Schema, **more: Any) -> PartRows:
+            return PartRows(schema, constants | more, job.target / folder / f"{self.stem}.parquet", RECIPE)
+
+        self.rejects, self.thumbnails = rows("rejects", REJECTS), rows("thumbnails", THUMBNAILS)
+        self.images = rows("images", IMAGES)
+        self.samples = rows(
+            "manifest", SAMPLES, stage=self.stage, access=source.access, metadata_only=self.metadata_only
         )
-        self.images = PartRows(IMAGES, constants)
-        self.thumbnails = PartRows(THUMBNAILS, constants)
-        self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
         if source.modality == "text" or self.metadata_only or not self.store_pictures:
@@ -335,23 +339,24 @@ class _UnitWork:
             self._pictures.move_to_end(image.file)
         return picture
 
+    @property
+    def _parts(self) -> tuple[PartRows, ...]:
+        """In the order in which they appear."""
+        return self.rejects, self.thumbnails, self.images, self.samples
+
+    def discard(self) -> None:
+        """Drop the unfinished files."""
+        for file in self.writer, *self._parts:
+            file.discard()
+
     def finish(self) -> dict[str, Any]:
         """Write the parts that have rows, the manifest last; the unit's record as it stands in `build.json`."""
-        target = self.job.target
         shards = self.writer.close()
-        parts = {
-            f"rejects/{self.stem}.parquet": self.rejects,
-            f"thumbnails/{self.stem}.parquet": self.thumbnails,
-            f"images/{self.stem}.parquet": self.images,
-            f"manifest/{self.stem}.parquet": self.samples,
-        }
         written = []
-        for name, columns in parts.items():
-            if not columns.rows:  # `datasets` stops at a Parquet file without rows
-                continue
-            path = target / name
-            write_part(path, columns.table(), RECIPE)
-            written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
+        for part in self._parts:
+            if part.write():  # `datasets` stops at a Parquet file without rows
+                path, name = part.path, part.path.relative_to(self.job.target).as_posix()
+                written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
         return {
             "unit": self.name,
             "role": self.unit.role,
