@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ import slurm_stand_in
 from conftest import ROOT, tree_digest
 
 from filters.base import Filter, Record, Score
+from medgpt.stores import Store
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -44,7 +46,22 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[subprocess.Popen[str]]:
+def bucket() -> Iterator[Store]:
+    """A bucket of moto's that the cluster's nodes and the commands know by their environment."""
+    pytest.importorskip("s3fs", reason="stores need the extra `remote`")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    ENVIRONMENT.update(AWS_ENDPOINT_URL=endpoint, AWS_DEFAULT_REGION="us-east-1", no_proxy="127.0.0.1")
+    ENVIRONMENT.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x")
+    store = Store("s3://bucket/built", options={"endpoint_url": endpoint, "key": "x", "secret": "x"})
+    store.filesystem.mkdir("bucket")
+    yield store
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: Store) -> Iterator[subprocess.Popen[str]]:
     """A head and two nodes of one CPU each; a line on its standard input kills a node, and another comes."""
     pytest.importorskip("ray", reason="Ray is not installed")
     process = subprocess.Popen(
@@ -125,6 +142,15 @@ def test_a_cluster_of_three_nodes_writes_the_same_bytes(
         f"-m train.run --stage pretrain --shards {tmp_path}/data --model a model --out {tmp_path}/data/runs/pretrain"
     )
     assert (tmp_path / "training").read_text().endswith(f"{trained}\n")
+
+
+def test_a_cluster_writes_the_same_bytes_into_an_object_store(
+    ray: list[str], bucket: Store, local: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    raw, files = local
+    run("builders.medqa", "--raw", raw / "medqa", "--out", bucket.url, "--scratch", tmp_path, "--quiet", *ray)
+    found = {f"built/{name}": sha256(bucket.read(name) or b"").hexdigest() for name in bucket.listing("medqa")}
+    assert found == {name: digest for name, digest in files.items() if name.startswith("built/medqa/")}
 
 
 def test_tasks_of_slurm_write_the_same_bytes(local: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
