@@ -185,9 +185,9 @@ COSTS = {
     "audits": Cost(driver=1.0, mib=46),  # 20 M in 18 to 21 CPU-s; 0.36 GiB at 2 M, 1.16 at 20 M
     "ids and exact": Cost(driver=2.4, mib=2),
     "near levels": Cost(shared=583, mib=2),  # verify_scale: 18 CPU-s at 20,000, 123 at 200,000 rows, 1,000 test items
-    "verify": Cost(driver=1017, mib=1),  # the same: 28 and 211 CPU-s; it is one process
+    "verify": Cost(driver=1017, mib=1),  # the same: 28 and 211 CPU-s; as one process
     "index": Cost(driver=1.0),
-    "pack": Cost(driver=1.4, mib=128),  # 19.3 M in 26.8 CPU-s, 2.6 GB
+    "pack": Cost(driver=0.9, mib=72),  # 20 M in 16.3 CPU-s at load 21, 1.5 GiB
 }
 """As measured on two cores: `bench/RESULTS.md` has the runs that these are of."""
 

@@ -107,8 +107,8 @@ SCHEMAS = {"samples": SAMPLES, "images": IMAGES, "thumbnails": THUMBNAILS, "reje
 """By kind of part, as `catalog.KINDS` names them."""
 
 _CHUNK_ROWS = 4096
-GROUP_ROWS = 10 * _CHUNK_ROWS
-"""Rows of a row group: more than a unit of a table has; one that is an archive may have any number."""
+GROUP_ROWS = 5 * _CHUNK_ROWS
+"""Rows of a row group: as many as a unit of a table has; one that is an archive may have any number."""
 
 
 class PartRows:

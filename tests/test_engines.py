@@ -286,7 +286,7 @@ class Length(Filter):
 def test_a_node_with_another_filter_is_refused(
     ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    rule = "{place: 'test_engines:Length'}"
+    rule = "{class: 'test_engines:Length'}"
     rules = f"format: 1\nname: x\nversion: 1\nsources: {{rocov2: {{unreadable: keep, filters: {{length: {rule}}}}}}}"
     (tmp_path / "recipe.yaml").write_text(rules)
     shutil.copytree(local[0].parent / "data/built/rocov2", tmp_path / "data/rocov2")
