@@ -346,8 +346,9 @@ class _UnitWork:
 
     def discard(self) -> None:
         """Drop the unfinished files."""
-        for file in self.writer, *self._parts:
-            file.discard()
+        self.writer.discard()
+        for part in self._parts:
+            part.discard()
 
     def finish(self) -> dict[str, Any]:
         """Write the parts that have rows, the manifest last; the unit's record as it stands in `build.json`."""
