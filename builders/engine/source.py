@@ -175,15 +175,12 @@ class Sample:
     license: str | None = None
 
     def __post_init__(self) -> None:
-        key = safe_key(self.key)
-        if len(key) > _LONGEST_NAME and (len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME):
-            wrong = "is too long"
-        elif not key or not self.key.isprintable():
-            wrong = "that can name no sample"
-        else:
-            self.key = key
-            return
-        raise InputError("bad_id", self.file, f"row {self.row}: an id of {len(self.key)} characters {wrong}")
+        key, about = safe_key(self.key), f"row {self.row}: an id of {len(self.key)} characters"
+        if len(key) > _LONGEST_KEY or len(key.rpartition("/")[2]) > _LONGEST_NAME:
+            raise InputError("bad_id", self.file, f"{about} is too long")
+        if not key or not self.key.isprintable():
+            raise InputError("bad_id", self.file, f"{about} that can name no sample")
+        self.key = key
 
 
 class StoredSample(Sample):
