@@ -39,7 +39,7 @@ from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
-ENGINE_VERSION = 4
+ENGINE_VERSION = 5
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
 CACHED_PICTURES, CACHED_PRINTS = 64, 4096
