@@ -1,8 +1,10 @@
 """What the engines cost beside the jobs: the same jobs of five CPU-seconds on `local`, `ray` and `slurm`.
 
 CPU is user + system of every process of the engine, the cluster's own processes among it, from the first job to the
-last; the jobs' own CPU is counted in them. `start` is the time from the call to the first answer of an empty job on a
-cluster that runs. Slurm is submitit's local executor: its scheduler's part is not in it.
+last; the jobs' own CPU is counted in them. A cluster that idles uses some all the same (`idle_cpu`, a share of one
+core): on a full machine, where jobs take long, that is most of `overhead_cpu`; `overhead_cpu_less_idle` leaves it out.
+`start` is the time from the call to the first answer of an empty job on a cluster that runs, `start_cpu_s` its CPU.
+Slurm is submitit's local executor: its scheduler's part is not in it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import psutil  # type: ignore[import-untyped]
 
 from medgpt.engines import add_engine, choose_engine, run_jobs
 
-JOBS, SECONDS = 12, 5.0
+JOBS, SECONDS, IDLE_SECONDS = 12, 5.0, 20.0
 _CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
@@ -77,11 +79,21 @@ def measure(peer_python: Path | None = None) -> dict[str, Any]:
             }.items():
                 empty = _timed(engine, Path(folder), 0.0, 1)
                 jobs = _timed(engine, Path(folder), SECONDS, JOBS)
+                before = _cpu()
+                time.sleep(IDLE_SECONDS)
+                idle = (_cpu() - before) / IDLE_SECONDS
                 figures[name] = {
+                    "load": os.getloadavg()[0],
                     "start_s": round(empty["wall_s"], 2),
+                    "start_cpu_s": round(empty["cpu_s"], 2),
                     "wall_s": round(jobs["wall_s"], 2),
+                    "idle_cpu": round(idle, 4),
                     "overhead_cpu": round(jobs["cpu_s"] / jobs["jobs_cpu_s"] - 1, 4),
+                    "overhead_cpu_less_idle": round(
+                        (jobs["cpu_s"] - idle * jobs["wall_s"]) / jobs["jobs_cpu_s"] - 1, 4
+                    ),
                 }
+                print({name: figures[name]}, file=sys.stderr, flush=True)
             small = _timed(ray, Path(folder), 0.0, 1_000)
             figures["ray"]["ms_a_job"] = round(small["wall_s"], 2)
     finally:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows, write_part
+from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows
 from medgpt.groups import GROUP_KEYS
 
 ROWS = 1_000_000
@@ -39,13 +39,12 @@ def measure(peer_python: Path | None) -> dict[str, Any]:
             rows = [_row(number) for number in range(start, start + PART_ROWS)]
             unit = f"train-{start // PART_ROWS:05d}"
             started = time.process_time()
-            columns = PartRows(
-                SAMPLES, constants | {"unit": unit, "stage": "instruct", "access": "open", "metadata_only": False}
-            )
+            path = build / "manifest" / f"{unit}.parquet"
+            own = {"unit": unit, "stage": "instruct", "access": "open", "metadata_only": False}
+            columns = PartRows(SAMPLES, constants | own, path, "bench")
             for row in rows:
                 columns.append(row)
-            path = build / "manifest" / f"{unit}.parquet"
-            write_part(path, columns.table(), "bench")
+            columns.write()
             seconds += time.process_time() - started
             parts = [{"file": f"manifest/{unit}.parquet", "bytes": path.stat().st_size, "sha256": ""}]
             units.append(

@@ -118,9 +118,13 @@ def _pack(data: Path) -> dict[str, Any]:
 
     order = _order(data)
     [name] = order.sources
-    source, index = order.at(np.arange(len(order)))
-    samples = order.certified.sources[name]
-    drawn = Draws(source.astype(np.int16), index, samples.tokens[index], samples.tiles[index])
+    samples, count = order.certified.sources[name], len(order)
+    drawn = Draws(np.empty(count, np.int16), np.empty(count, np.int64), *(np.empty(count, np.int32) for _ in range(2)))
+    for start in range(0, count, 1 << 20):  # as `shards.epoch.draw` does
+        piece = slice(start, start + (1 << 20))
+        source, index = order.at(np.arange(start, min(start + (1 << 20), count)))
+        drawn.source[piece], drawn.index[piece] = source, index
+        drawn.tokens[piece], drawn.tiles[piece] = samples.tokens[index], samples.tiles[index]
     return {"packs": len(pack_epoch(drawn, 32_768, 96, "report").result)}
 
 
@@ -141,6 +145,7 @@ def measure(folder: Path, samples: int, unit: int) -> dict[str, Any]:
         "samples": samples, "rows_a_unit": unit, "files": len(files), "made_in_s": round(time.monotonic() - began),
         "gb_on_disk": round(sum(state.st_blocks * 512 for state in files) / 1e9, 2),
     }  # fmt: skip
+    print(json.dumps(figures), file=sys.stderr, flush=True)
     for name in STEPS:
         load = os.getloadavg()[0]
         command = [sys.executable, "-m", "bench.scale", str(folder), "--step", name]
@@ -180,9 +185,9 @@ COSTS = {
     "audits": Cost(driver=1.0, mib=46),  # 20 M in 18 to 21 CPU-s; 0.36 GiB at 2 M, 1.16 at 20 M
     "ids and exact": Cost(driver=2.4, mib=2),
     "near levels": Cost(shared=583, mib=2),  # verify_scale: 18 CPU-s at 20,000, 123 at 200,000 rows, 1,000 test items
-    "verify": Cost(driver=1017, mib=1),  # the same: 28 and 211 CPU-s; it is one process
+    "verify": Cost(driver=1017, mib=1),  # the same: 28 and 211 CPU-s; as one process
     "index": Cost(driver=1.0),
-    "pack": Cost(driver=1.4, mib=128),  # 19.3 M in 26.8 CPU-s, 2.6 GB
+    "pack": Cost(driver=0.9, mib=72),  # 20 M in 16.3 CPU-s at load 21, 1.5 GiB
 }
 """As measured on two cores: `bench/RESULTS.md` has the runs that these are of."""
 

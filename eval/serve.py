@@ -35,7 +35,9 @@ WARNING = (
     "patient, and no diagnosis or treatment may rest on what it says."
 )
 
-OUR_CLASSES = frozenset({"configuration_medgpt.MedGptConfig", "configuration_medgpt.MedGptForConditionalGeneration"})
+OUR_CLASSES = frozenset(
+    f"configuration_medgpt.{name}" for name in ("MedGptConfig", "MedGptForConditionalGeneration", "MedGptProcessor")
+)
 """What `train.assemble` names in `auto_map`, for others; here the class is part of the program."""
 
 _EXAMPLE = """

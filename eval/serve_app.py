@@ -211,6 +211,8 @@ class App:
         for name in ("presence_penalty", "frequency_penalty"):
             _number(found, name, 0, 0)
         _number(found, "n", 1, 1, whole=True)
+        if found.get("skip_special_tokens"):  # our card sends false, which vLLM needs
+            raise Refusal(400, "skip_special_tokens: true is not taken here")
         limits, decoding = self.limits, self._card.decoding
         temperature = _number(found, "temperature", 0, 2)
         seed = _number(found, "seed", -(2**63), 2**63 - 1, whole=True)
@@ -244,7 +246,7 @@ class App:
 
 _FIELDS = frozenset(
     "model messages stream stream_options temperature top_p repetition_penalty seed stop max_tokens "
-    "max_completion_tokens n presence_penalty frequency_penalty user".split()
+    "max_completion_tokens n presence_penalty frequency_penalty skip_special_tokens user".split()
 )
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from filters.base import CAPTION_REASONS, SIDES, Filter, FilterError, Record, Score, UnreadablePicture, decode
+from filters.base import (
+    CAPTION_REASONS,
+    SIDES,
+    Filter,
+    FilterError,
+    Record,
+    Score,
+    UnreadablePicture,
+    decode,
+    filter_class,
+)
 from filters.recipe import FilterPlan, FilterStep, Options, Recipe, picture_stage
 from manifests.catalog import load_builds, part_kind
 from medgpt.atomic import AtomicFile, held, write_atomic
@@ -327,7 +337,10 @@ class _Run:
             yield from ((job, self._here.run(job)) for job in todo)
             return
         arguments = (self.plan, self.folder, self.role, self.all_scores)
-        yield from run_jobs(_work, todo, self.workers, place=self._work, prepare=_start, arguments=arguments)
+        yield from run_jobs(
+            _work, todo, self.workers, place=self._work, prepare=_start, arguments=arguments,
+            declared=partial(_declared, [step for step in self.plan.steps if not step.in_main_process]),
+        )  # fmt: skip
 
     def _finish(self, work: _UnitWork) -> None:
         """Put a unit's chunks together, ask the filters of this process, write the part."""
@@ -412,6 +425,11 @@ class _Worker:
     @cached_property
     def _build(self) -> Build:
         return Build(self._folder, role=self._role)
+
+
+def _declared(steps: Sequence[FilterStep]) -> dict[str, str]:
+    """The declared versions that scores depend on, as they are where this runs."""
+    return {"intake": INTAKE} | {step.name: filter_class(step.name, step.place).version for step in steps}
 
 
 _worker: _Worker | None = None

@@ -251,6 +251,7 @@ def open_duckdb(database: Path | None = None) -> duckdb.DuckDBPyConnection:
         config["storage_compatibility_version"] = _STORAGE_VERSION
     connection = duckdb.connect(str(database) if database else ":memory:", config=config)
     weakref.finalize(connection, shutil.rmtree, scratch, ignore_errors=True)
+    connection.execute("SET parquet_metadata_cache = true")  # parts are scanned often; one that changed is read anew
     return connection
 
 

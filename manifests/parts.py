@@ -107,13 +107,21 @@ SCHEMAS = {"samples": SAMPLES, "images": IMAGES, "thumbnails": THUMBNAILS, "reje
 """By kind of part, as `catalog.KINDS` names them."""
 
 _CHUNK_ROWS = 4096
+GROUP_ROWS = 5 * _CHUNK_ROWS
+"""Rows of a row group: as many as a unit of a table has; one that is an archive may have any number."""
 
 
 class PartRows:
-    """Rows collected column by column; `constants` are the columns that are equal for every row of a part."""
+    """Rows collected column by column for one Parquet part, which is written atomically where there is one.
 
-    def __init__(self, schema: pa.Schema, constants: Mapping[str, Any]) -> None:
-        self.schema, self.constants = schema, dict(constants)
+    `constants` are the columns that are equal for every row; `recipe` names the fingerprint recipe of the hashes. At
+    most `GROUP_ROWS` rows are in memory.
+    """
+
+    def __init__(self, schema: pa.Schema, constants: Mapping[str, Any], path: Path, recipe: str) -> None:
+        self.schema, self.constants, self.path = schema, dict(constants), path
+        self._metadata = {"manifest_version": str(MANIFEST_VERSION), "fingerprint_recipe": recipe}
+        self._file: AtomicFile | None = None
         self._names = [name for name in schema.names if name not in self.constants]
         self._pick = itemgetter(*self._names)
         self._rows: list[tuple[Any, ...]] = []
@@ -129,16 +137,37 @@ class PartRows:
         if len(self._rows) == _CHUNK_ROWS:
             # A unit may be one archive of any size: as Arrow its rows take much less memory than as Python objects.
             self._chunks.append(self._pack())
+            if self.rows % GROUP_ROWS == 0:
+                self._write()
 
-    def table(self) -> pa.Table:
-        """The rows as an Arrow table of the schema, which holds them alone from then on.
-
-        Its chunks are of `_CHUNK_ROWS`: Parquet of it has the same bytes as of one chunk, without a second copy.
+    def write(self) -> bool:
+        """Finish the part; whether there is one: a part without rows is not written.
 
         Raises: `ValueError` (a NULL in a required column).
         """
-        chunks, self._chunks = [*self._chunks, self._pack()], []
-        return pa.concat_tables(chunks)
+        if self._rows:
+            self._chunks.append(self._pack())
+        if self._chunks:
+            self._write()
+        if self._file is None:
+            return False
+        self._writer.close()
+        self._file.commit()
+        return True
+
+    def discard(self) -> None:
+        """Drop what was written."""
+        if self._file is not None:
+            self._file.discard()
+
+    def _write(self) -> None:
+        """A row group of the chunks, with the same bytes as of one chunk but without a copy."""
+        if self._file is None:
+            self._file = AtomicFile(self.path)
+            schema = self.schema.with_metadata(self._metadata)
+            self._writer = pq.ParquetWriter(self._file, schema, compression="zstd", store_schema=False)
+        self._writer.write_table(pa.concat_tables(self._chunks))
+        self._chunks = []
 
     def _pack(self) -> pa.Table:
         values = dict(zip(self._names, zip(*self._rows, strict=True), strict=True)) if self._rows else {}
@@ -156,13 +185,6 @@ class PartRows:
             columns.append(column)
         self._rows = []
         return pa.Table.from_arrays(columns, schema=self.schema)
-
-
-def write_part(path: Path, table: pa.Table, recipe: str) -> None:
-    """Write one Parquet part atomically; `recipe` names the fingerprint recipe its hashes were made with."""
-    metadata = {"manifest_version": str(MANIFEST_VERSION), "fingerprint_recipe": recipe}
-    with AtomicFile(path) as file:
-        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd", store_schema=False)
 
 
 def thumbnails_part(images: Path) -> Path:

@@ -67,9 +67,10 @@ def verify(
 
     `raw` says where raw files lie that are not where they were (`materials.raw_folder`); None leaves them out. Builds
     that `rebuild` names are made again from them. `encoder`: the copy descriptor, where the policy has one. Steps that
-    rest on builds or files which are not those of the certificate are not made. Stored samples, near pictures and near
-    texts are jobs of the chosen engine, in `workers` processes. `tell` is called with each step as it
-    ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
+    rest on builds or files which are not those of the certificate are not made. Those that go through the train side
+    are jobs of the chosen engine, in `workers` processes. `tell` is called with each step as it ends.
+
+    Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
     from manifests.verification.spread import Pool
     from manifests.verification.steps import Verification

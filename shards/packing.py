@@ -164,19 +164,25 @@ def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_l
             f"{int(wrong.sum())} samples fit into no pack of {length} tokens and {tiles_limit} tiles, the first has "
             f"{tokens[first]} and {tiles[first]}; raise the limits or take them out"
         )
-    # Largest first, equal sizes in the order of their keys.
-    by_key = np.argsort(keys)
-    size = np.maximum(tokens.astype(np.int64) * tiles_limit, tiles.astype(np.int64) * length)
-    code = (size * (length + 1) + tokens) * (tiles_limit + 1) + tiles
-    order = by_key[np.argsort(-code[by_key], kind="stable")]
-    del size, code
-    sizes = _Sizes(tokens[order].astype(np.int64), tiles[order].astype(np.int64), length, tiles_limit)
+    # Largest first, equal sizes in the order of their keys. Epochs have millions of samples: nothing is held for long.
+    by_key = np.argsort(keys).astype(_places(len(keys)))
+    code = np.maximum(tokens * np.int64(tiles_limit), tiles * np.int64(length))
+    code *= length + 1
+    code += tokens
+    code *= tiles_limit + 1
+    code += tiles
+    code = code[by_key]
+    np.negative(code, out=code)
+    order = by_key[np.argsort(code, kind="stable")]
+    del code
+    sizes = _Sizes(tokens[order], tiles[order], length, tiles_limit)
     bound = lower_bound(tokens, tiles, length, tiles_limit)
     pack_of, count = _repack(sizes, *_fewest(sizes, bound), bound)
     # Within a pack: by key.
-    numbers = np.empty(len(tokens), np.int64)
+    numbers = np.empty_like(pack_of)
     numbers[order] = pack_of
-    members = by_key[np.argsort(numbers[by_key], kind="stable")]
+    del sizes, order, pack_of
+    members = by_key[np.argsort(numbers[by_key], kind="stable")].astype(np.int64)
     filled = np.bincount(numbers, minlength=count)
     starts = np.zeros(count + 1, np.int64)
     np.cumsum(filled, out=starts[1:])
@@ -184,6 +190,11 @@ def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_l
     digest.update(np.asarray(keys)[members].astype("<u8").tobytes())
     packed_tokens, packed_tiles = (_sums(values, members, starts).astype(np.int32) for values in (tokens, tiles))
     return PackingResult(members, starts, packed_tokens, packed_tiles, length, tiles_limit, bound, digest.hexdigest())
+
+
+def _places(samples: int) -> Any:
+    """The type of places of so many samples, and of numbers of packs, of which there are no more."""
+    return np.int32 if samples < 1 << 31 else np.int64
 
 
 def _sums(values: Int32 | Int64, members: Int64, starts: Int64) -> Int64:
@@ -216,8 +227,8 @@ def _bound(sizes: Int32 | Int64, capacity: int) -> int:
 class _Sizes(NamedTuple):
     """Samples, largest first; what follows speaks of them by their places in this order."""
 
-    tokens: Int64
-    tiles: Int64
+    tokens: Int32
+    tiles: Int32
     length: int
     limit: int
 
@@ -269,7 +280,7 @@ def _repack(sizes: _Sizes, pack_of: Int64, count: int, bound: int) -> tuple[Int6
 
 def _no_packs(samples: int) -> tuple[Int64, Int64, Int64]:
     nothing = np.zeros(0, np.int64)
-    return np.full(samples, -1, np.int64), nothing, nothing
+    return np.full(samples, -1, _places(samples)), nothing, nothing
 
 
 def _deal_out(sizes: _Sizes, count: int, tenths: int) -> tuple[Int64, Int64, Int64]:
@@ -281,7 +292,7 @@ def _deal_out(sizes: _Sizes, count: int, tenths: int) -> tuple[Int64, Int64, Int
     Returns: pack of each sample (-1: not dealt), free tokens and free tiles of each pack.
     """
     tokens, tiles, length, limit = sizes
-    pack_of = np.full(len(tokens), -1, np.int64)
+    pack_of = np.full(len(tokens), -1, _places(len(tokens)))
     room, tile_room = np.full(count, length, np.int64), np.full(count, limit, np.int64)
     by_tokens = int(tokens.sum()) * limit >= int(tiles.sum()) * length
     for start in range(0, len(tokens), count):
@@ -289,7 +300,7 @@ def _deal_out(sizes: _Sizes, count: int, tenths: int) -> tuple[Int64, Int64, Int
         if 10 * int(left.sum()) < tenths * whole * count:
             break
         some = np.arange(start, min(start + count, len(tokens)))
-        some = some[np.argsort(tokens[some] * limit - tiles[some] * length, kind="stable")]
+        some = some[np.argsort(tokens[some] * np.int64(limit) - tiles[some] * np.int64(length), kind="stable")]
         packs = np.argsort(room * limit - tile_room * length, kind="stable")
         if len(some) < count:
             # The last samples: packs with the most room, in the same order.
@@ -309,13 +320,14 @@ def _best_fit(sizes: _Sizes, pack_of: Int64, room: Int64, tile_room: Int64) -> t
     Samples above half a pack first, then samples with tiles, most tiles first, then text. Returns the pack of each
     sample and the number of packs, none of them empty.
     """
-    rest = np.flatnonzero(pack_of < 0)
+    rest = np.flatnonzero(pack_of < 0).astype(pack_of.dtype)
     tokens, tiles = sizes.tokens[rest], sizes.tiles[rest]
     # Samples of one size lie together; a run of them is placed at once.
-    change = (np.diff(tokens) != 0) | (np.diff(tiles) != 0)
+    change = (tokens[1:] != tokens[:-1]) | (tiles[1:] != tiles[:-1])
     first = np.concatenate(([0], np.flatnonzero(change) + 1)).astype(np.int64)[: len(rest)]
     counts = np.diff(first, append=len(rest))
-    run_tokens, run_tiles = tokens[first], tiles[first]
+    run_tokens, run_tiles = tokens[first].astype(np.int64), tiles[first].astype(np.int64)
+    del tokens, tiles, change
     large = 2 * run_tokens > sizes.length
     order = np.lexsort((-run_tokens, -np.where(large, 0, run_tiles), np.where(large, 0, np.where(run_tiles > 0, 1, 2))))
     run_tokens, run_tiles, counts, first = run_tokens[order], run_tiles[order], counts[order], first[order]
@@ -332,12 +344,14 @@ def _best_fit(sizes: _Sizes, pack_of: Int64, room: Int64, tile_room: Int64) -> t
 
     # Runs were placed in their new order: back to samples.
     begins = np.cumsum(counts) - counts
-    places = np.arange(len(rest)) + np.repeat(first - begins, counts)
+    places = np.repeat((first - begins).astype(rest.dtype), counts)
+    places += np.arange(len(rest), dtype=rest.dtype)
     result = pack_of.copy()
-    result[rest[places]] = np.repeat(np.frombuffer(packs, np.int64), np.frombuffer(numbers, np.int64))
+    placed = np.frombuffer(packs, np.int64).astype(rest.dtype)
+    result[rest[places]] = np.repeat(placed, np.frombuffer(numbers, np.int64))
     used = np.zeros(opened, bool)
     used[result] = True
-    return (np.cumsum(used) - 1)[result], int(used.sum())
+    return (np.cumsum(used, dtype=rest.dtype) - 1)[result], int(used.sum())
 
 
 _WORD = 7

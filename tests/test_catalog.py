@@ -18,13 +18,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from manifests.catalog import connect, load_builds, query_rows, write_catalog
-from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES, SCHEMAS, PartRows, write_part
+from manifests.parts import IMAGES, MANIFEST_VERSION, SAMPLES, SCHEMAS, PartRows
 from manifests.sql import AUDITS, AuditResult, audit_description, audit_names, audit_text, run_audits
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
@@ -64,7 +65,8 @@ def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Seq
     units = []
     for unit in dict.fromkeys((row["unit"], row["role"], row["split"]) for row in (*samples, *rejects)):
         constants = dict(zip(("unit", "role", "split"), unit, strict=True)) | {"build": name, "source": "demo"}
-        tables = {kind: PartRows(schema, constants) for kind, schema in SCHEMAS.items()}
+        files = {kind: pattern.format(name=name, unit=unit[0]) for kind, pattern in _FILES.items()}
+        tables = {kind: PartRows(SCHEMAS[kind], constants, folder / file, "1") for kind, file in files.items()}
         mine = [row for row in samples if row["unit"] == unit[0]]
         for row in mine:
             sample_id = f"demo/{row['split']}/{row['key']}"
@@ -75,11 +77,9 @@ def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Seq
         for row in refused:
             tables["rejects"].append(row)
         parts = []
-        for kind, pattern in _FILES.items():
-            file = pattern.format(name=name, unit=unit[0])
-            if not tables[kind].rows:
+        for kind, file in files.items():
+            if not tables[kind].write():
                 continue
-            write_part(folder / file, tables[kind].table(), "1")
             content = (folder / file).read_bytes()
             parts.append({"file": file, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
         shard = {"file": f"shards/{name}-{unit[0]}-00000.tar", "bytes": 10, "sha256": "ab" * 32, "samples": len(mine)}
@@ -102,6 +102,29 @@ _FILES = {
     "images": "images/{name}-{unit}.parquet",
     "rejects": "rejects/{name}-{unit}.parquet",
 }
+
+
+def test_a_part_of_any_length_is_written_in_groups_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manifests.parts._CHUNK_ROWS", 4)
+    monkeypatch.setattr("manifests.parts.GROUP_ROWS", 8)
+    schema, path = SCHEMAS["rejects"], tmp_path / "part.parquet"
+    constants = {"build": "b", "unit": "u", "source": "s", "role": "train", "split": "train"}
+    for rows in (0, 3, 8, 19):
+        part = PartRows(schema, constants, path, "1")
+        for number in range(rows):
+            part.append(reject(row=str(number)))
+            assert not path.exists()
+        assert part.write() == (rows > 0)
+        if rows:
+            found = pq.ParquetFile(path)
+            groups = [found.metadata.row_group(number).num_rows for number in range(found.num_row_groups)]
+            assert sum(groups) == rows and groups[:-1] == [8] * (len(groups) - 1) and groups[-1] <= 8
+            assert found.read()["row"].to_pylist() == [str(number) for number in range(rows)]
+            path.unlink()
+    for number in range(9):
+        part.append(reject(row=str(number)))
+    part.discard()
+    assert not list(tmp_path.iterdir())
 
 
 def change(folder: Path, **record: Any) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import slurm_stand_in
 from conftest import ROOT, tree_digest
+
+from filters.base import Filter, Record, Score
+from medgpt.stores import Store
 
 pytestmark = pytest.mark.xdist_group("engines")
 
@@ -40,7 +46,22 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[subprocess.Popen[str]]:
+def bucket() -> Iterator[Store]:
+    """A bucket of moto's that the cluster's nodes and the commands know by their environment."""
+    pytest.importorskip("s3fs", reason="stores need the extra `remote`")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    ENVIRONMENT.update(AWS_ENDPOINT_URL=endpoint, AWS_DEFAULT_REGION="us-east-1", no_proxy="127.0.0.1")
+    ENVIRONMENT.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x")
+    store = Store("s3://bucket/built", options={"endpoint_url": endpoint, "key": "x", "secret": "x"})
+    store.filesystem.mkdir("bucket")
+    yield store
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: Store) -> Iterator[subprocess.Popen[str]]:
     """A head and two nodes of one CPU each; a line on its standard input kills a node, and another comes."""
     pytest.importorskip("ray", reason="Ray is not installed")
     process = subprocess.Popen(
@@ -121,6 +142,15 @@ def test_a_cluster_of_three_nodes_writes_the_same_bytes(
         f"-m train.run --stage pretrain --shards {tmp_path}/data --model a model --out {tmp_path}/data/runs/pretrain"
     )
     assert (tmp_path / "training").read_text().endswith(f"{trained}\n")
+
+
+def test_a_cluster_writes_the_same_bytes_into_an_object_store(
+    ray: list[str], bucket: Store, local: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    raw, files = local
+    run("builders.medqa", "--raw", raw / "medqa", "--out", bucket.url, "--scratch", tmp_path, "--quiet", *ray)
+    found = {f"built/{name}": sha256(bucket.read(name) or b"").hexdigest() for name in bucket.listing("medqa")}
+    assert found == {name: digest for name, digest in files.items() if name.startswith("built/medqa/")}
 
 
 def test_tasks_of_slurm_write_the_same_bytes(local: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
@@ -238,6 +268,33 @@ def refused(place: Path, *engine: str, **environment: str) -> str:
 
 def test_a_node_with_another_declared_version_is_refused(ray: list[str], tmp_path: Path) -> None:
     assert "declared versions 1, not 2; install the same" in refused(tmp_path, *ray, DECLARED="2")
+
+
+class Length(Filter):
+    """A filter whose version a test makes differ in the processes of a node."""
+
+    name: ClassVar[str] = "length"
+    version: ClassVar[str] = declared()
+    scores: ClassVar[dict[str, str]] = {"words": "of the caption"}
+    needs_pictures: ClassVar[bool] = False
+    cost: ClassVar[float] = 1.0
+
+    def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
+        return [{"words": len(record.caption.split())} for record in records]
+
+
+def test_a_node_with_another_filter_is_refused(
+    ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    rule = "{class: 'test_engines:Length'}"
+    rules = f"format: 1\nname: x\nversion: 1\nsources: {{rocov2: {{unreadable: keep, filters: {{length: {rule}}}}}}}"
+    (tmp_path / "recipe.yaml").write_text(rules)
+    shutil.copytree(local[0].parent / "data/built/rocov2", tmp_path / "data/rocov2")
+    command = ["filters.run", str(tmp_path / "data"), "--recipe", str(tmp_path / "recipe.yaml"), "--quiet", *ray]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], env=ENVIRONMENT | {"DECLARED": "2"}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "declared versions {'length': '1'}, not {'length': '2'}" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -161,12 +161,14 @@ def test_evidence_changes_with_the_declared_version_alone(built: Path) -> None:
 
 
 def test_any_number_of_workers_gives_the_same_bytes_and_a_second_road_the_same_rows(
-    built: Path, tmp_path: Path
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proof = built / "data" / "proof"
     prove(built / "data", tmp_path / "proof", parse_policy(policy(["ours"])), only_present=True, workers=2)
     assert kept(tmp_path / "proof") == kept(proof)
-    done = verify(built / "data", proof, raw=None)
+    monkeypatch.setattr("manifests.verification.spread._FEW", 0)
+    monkeypatch.setattr("manifests.verification.spread.in_this_process", lambda workers, jobs: False)
+    done = verify(built / "data", proof, raw=None, workers=2)
     assert not [finding for step in done.steps for finding in step.findings]
     notes = {step.name: step.note for step in done.steps}
     assert notes["local pictures"].startswith("3 pairs of 4 train pictures")

@@ -231,7 +231,11 @@ def step(data: Path, out: Path) -> ProofStep:
     return next(one for one in steps if one.name == "rewrites")
 
 
-def test_a_rewrite_is_taken_out_and_derived_again(folder: Path, built: Path, tmp_path: Path) -> None:
+def test_a_rewrite_is_taken_out_and_derived_again_in_other_processes(
+    folder: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manifests.verification.spread._FEW", 0)
+    monkeypatch.setattr("manifests.verification.spread.in_this_process", lambda workers, jobs: False)
     document, [row] = proved(built, tmp_path, [str(folder)])
     assert (row["kind"], row["action"], row["variant"]) == ("rewrite", "exclude", "tiny")
     assert row["train_sample"].endswith("reworded")

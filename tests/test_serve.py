@@ -298,6 +298,7 @@ BAD: list[tuple[Any, str]] = [
     (b"[1]", "not a JSON object"),
     (b"[" * 100_000, "not JSON"),
     ({**asked(), "tools": [], "a b": 1}, "fields that are not taken: tools"),
+    ({**asked(), "skip_special_tokens": True}, "skip_special_tokens: true is not taken here"),
     (asked(n=2), "n: a whole number from 1 to 1"),
     (asked(temperature=9), "temperature: a number from 0 to 2"),
     (asked(temperature=True), "temperature: a number"),
@@ -316,7 +317,6 @@ BAD: list[tuple[Any, str]] = [
     (asked("data:image/png;base64,iVBORw0KGgo="), "picture 1 cannot be decoded"),
     (asked(picture(), picture(13_000)), "more than 500,000 pixels"),
     (asked(picture().replace("iVBO", "R0lG")), "picture 1 cannot be decoded"),
-    (asked(text=CANARY + " <IMG_CONTEXT>"), "does not take this conversation (ValueError)"),
     (asked(text=CANARY * 10_000), "characters of text"),
     (asked(text="7 " * 60_000), "together at most 4,000"),
 ]
@@ -329,6 +329,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(server: Served) -> None:
         assert status == 400 and line in message, (line, message)
         assert "\n" not in message and CANARY not in message
     assert server.ask({**asked(), "model": "other"})[0] == 404
+    assert server.ask(asked(text=CANARY + " <IMG_CONTEXT><|end|>"))[0] == 200  # in a text they are text
 
 
 # What a request may cost ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import run_module
 
-from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows, write_part
+from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows
 from shards.reader import Build
 from shards.show import ShownSample, as_html, as_text, load_sample
 from shards.stats import as_html as stats_html
@@ -92,7 +92,8 @@ def test_statistics_are_those_of_counting_row_by_row(data: Path) -> None:
 def synthetic_build(folder: Path, tokens: list[int]) -> None:
     """A build with nothing but a manifest part, whose samples have these numbers of tokens."""
     constants = {"build": "made", "unit": "u", "source": "made", "role": "train", "split": "train", "stage": "instruct"}
-    columns = PartRows(SAMPLES, constants | {"access": "open", "metadata_only": False})
+    path = folder / "made" / "manifest" / "made-u.parquet"
+    columns = PartRows(SAMPLES, constants | {"access": "open", "metadata_only": False}, path, "none")
     for number, count in enumerate(tokens):
         row = dict.fromkeys(SAMPLES.names)
         row |= {
@@ -113,9 +114,9 @@ def synthetic_build(folder: Path, tokens: list[int]) -> None:
         }
         columns.append(row)
     (folder / "made" / "manifest").mkdir(parents=True)
-    path = folder / "made" / "manifest" / "made-u.parquet"
-    write_part(path, columns.table(), "none")
-    part = {"file": "manifest/made-u.parquet", "bytes": path.stat().st_size, "sha256": ""}
+    parts = []
+    if columns.write():
+        parts = [{"file": "manifest/made-u.parquet", "bytes": path.stat().st_size, "sha256": ""}]
     unit = {"unit": "u", "role": "train", "split": "train", "read": len(tokens), "kept": len(tokens), "rejected": 0}
     source = dict.fromkeys(
         ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper"), "made"
@@ -123,7 +124,7 @@ def synthetic_build(folder: Path, tokens: list[int]) -> None:
     document = {
         "format": 1, "build": "made", "source": source, "parameters": {}, "metadata_only": False, "code_sha256": "",
         "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": MANIFEST_VERSION, "published": {},
-        "counts": {}, "units": [unit | {"damaged": 0, "shards": [], "parts": [part]}], "root": "",
+        "counts": {}, "units": [unit | {"damaged": 0, "shards": [], "parts": parts}], "root": "",
     }  # fmt: skip
     (folder / "made" / "build.json").write_text(json.dumps(document))
 

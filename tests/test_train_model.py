@@ -216,6 +216,7 @@ def test_the_pass_over_nothing_gives_zero_gradients_to_everything(whole: Model) 
         (Train(vision="freeze", llm="freeze"), {"projector"}),
         (Train(vision="freeze"), {"projector", "llm"}),
         (Train(llm="lora", lora_rank=4), {"vision", "projector", "llm"}),
+        (Train(llm="lora", lora_rank=4, lora_experts=True), {"vision", "projector", "llm"}),
     ],
 )
 def test_every_group_that_learns_gets_gradients_and_nothing_else(train: Train, parts: set[str]) -> None:
@@ -278,9 +279,13 @@ def test_the_balance_of_experts_is_added_and_learnt(whole: Model) -> None:
     close(difference, again, 1e-5)
 
 
-def test_adapters_start_as_nothing_and_are_merged_when_saved() -> None:
+@pytest.mark.parametrize("experts", [False, True])
+def test_adapters_start_as_nothing_and_are_merged_when_saved(experts: bool) -> None:
     plain = model()
-    made = model(Train(llm="lora", lora_rank=4, lora_alpha=8))
+    train = Train(llm="lora", lora_rank=4, lora_alpha=8, lora_experts=experts)
+    made = model(train)
+    added = sum(p.numel() for n, p in made.module.named_parameters() if ".lora_" in n)
+    assert added == model_shape(made.module.config, train).parameters["lora"]
     micro = collate(plain, SAMPLES)
     assert torch.allclose(losses(plain, micro), losses(made, micro), atol=1e-6)
     with torch.no_grad():
@@ -359,13 +364,18 @@ else:
 model, report = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
 assert not report["missing_keys"] and not report["unexpected_keys"], report
 assert type(model.model.vision_tower).__name__ == "CLIPVisionModel"
-processor = AutoProcessor.from_pretrained(folder)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 from PIL import Image
 chat = [{{"role": "user", "content": [{{"type": "image", "image": Image.new("RGB", (512, 512), (90, 0, 0))}},
                                       {{"type": "text", "text": "Findings?"}}]}}]
 inputs = processor.apply_chat_template([chat], tokenize=True, return_dict=True, return_tensors="pt",
                                        add_generation_prompt=True)
 assert (inputs["input_ids"] == model.config.image_token_id).sum() == 5 * 144
+picture = {{"type": "image", "image": Image.new("RGB", (640, 480), (90, 0, 0))}}
+two = [{{"role": "user", "content": [picture, picture]}}]  # who share 12 tiles: 6 each, and a thumbnail
+both = processor.apply_chat_template([chat, two], tokenize=True, return_dict=True, return_tensors="pt", padding=True)
+assert (both["input_ids"] == model.config.image_token_id).sum(1).tolist() == [5 * 144, 2 * 7 * 144]
+assert both["pixel_values"].shape == (5 + 2 * 7, 3, 336, 336)
 out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
 print(",".join(map(str, inputs["input_ids"][0].tolist())))
 assert out.shape[1] <= inputs["input_ids"].shape[1] + 3

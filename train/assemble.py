@@ -493,32 +493,36 @@ def resized(module: Any) -> Any:
 
 def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
     """Configuration with its class, tokenizer, chat template, processor and generation settings."""
-    from transformers import GenerationConfig, InternVLProcessor
+    from transformers import GenerationConfig
     from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 
     import medgpt.configuration_medgpt as module
     from train.model import config_tiling
-    from train.template import CHAT_TEMPLATE
+    from train.template import chat_template
     from train.tokenizer import fast_tokenizer
 
     config.save_pretrained(folder)
-    path = folder / "config.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    document["architectures"] = ["MedGptForConditionalGeneration"]
-    document["auto_map"] = {
-        "AutoConfig": "configuration_medgpt.MedGptConfig",
-        "AutoModelForImageTextToText": "configuration_medgpt.MedGptForConditionalGeneration",
-    }
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     shutil.copyfile(str(module.__file__), folder / "configuration_medgpt.py")
     tokenizer = fast_tokenizer() if base is None else base
-    InternVLProcessor(
+    module.MedGptProcessor(
         image_processor=config_tiling(config).processor(),
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(),
         image_seq_length=config.image_seq_length,
-        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        chat_template=chat_template(tokenizer),
     ).save_pretrained(folder)
+    own = {
+        "AutoConfig": "configuration_medgpt.MedGptConfig",
+        "AutoModelForImageTextToText": "configuration_medgpt.MedGptForConditionalGeneration",
+        "AutoProcessor": "configuration_medgpt.MedGptProcessor",
+    }
+    for name, more in (
+        ("config.json", {"architectures": ["MedGptForConditionalGeneration"], "auto_map": own}),
+        ("processor_config.json", {"auto_map": own}),
+    ):
+        path = folder / name
+        document = json.loads(path.read_text(encoding="utf-8")) | more
+        path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     stops = [config.eos_token_id, config.pad_token_id]
     GenerationConfig(eos_token_id=stops, pad_token_id=config.pad_token_id).save_pretrained(folder)
 

@@ -84,8 +84,12 @@ class Train(Settings, frozen=True):
     llm: Literal["train", "freeze", "lora"] = "train"
     lora_rank: Count = 64
     lora_alpha: int = 128
+    lora_experts: bool = False
+    """Adapters beside every expert, too (`lora_rank` each): nine tenths of GPT-oss's weights."""
 
     def __post_init__(self) -> None:
+        if self.lora_experts and self.llm != "lora":
+            raise ValueError("lora_experts goes with llm: lora")
         if self.vision == self.projector == self.llm == "freeze":
             raise ValueError("freezes everything; let a part learn")
 
@@ -184,6 +188,10 @@ class Config(Settings, frozen=True):
     loss: Loss = Loss()
     engine: Engine = Engine()
     watch: Watch = Watch()
+
+    def __post_init__(self) -> None:
+        if self.train.lora_experts and self.engine.zero == 3:
+            raise ValueError("train.lora_experts: peft wraps whole experts, which ZeRO-3 parts; set engine.zero=2")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to `config.yaml` of a run and into its checkpoints."""

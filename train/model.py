@@ -45,7 +45,10 @@ PARTS = {
 """Parts that learn or do not, by the names of their parameters."""
 
 LORA_TARGETS = r"model\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""Linear layers of the language model. GPT-oss's experts are no linear layers and stay as they are."""
+"""Linear layers of the language model. GPT-oss's experts are no linear layers:"""
+
+LORA_EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+"""theirs are parameters of shape (experts, in, out), which `train.lora_experts` adapts."""
 
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     # Trains in seconds on two cores. Tiles are the real ones (336 pixels, 144 tokens), so counts are the manifest's.
@@ -514,11 +517,21 @@ def set_backends(module: MedGptForTraining, device: torch.device) -> None:
 
 
 def add_adapters(module: MedGptForTraining, train: Train, seed: int) -> None:
-    """Put LoRA adapters beside the linear layers of the language model (`LORA_TARGETS`)."""
+    """Put LoRA adapters beside the linear layers of the language model (`LORA_TARGETS`) and, if asked, its experts.
+
+    Raises: `UserError` (experts are to be adapted, and there are none).
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     torch.manual_seed(seed)
-    settings = LoraConfig(r=train.lora_rank, lora_alpha=train.lora_alpha, target_modules=LORA_TARGETS)
+    if train.lora_experts and module.config.text_config.model_type != "gpt_oss":
+        raise UserError("train.lora_experts: the language model has no experts of GPT-oss's kind; leave it out")
+    settings = LoraConfig(
+        r=train.lora_rank,
+        lora_alpha=train.lora_alpha,
+        target_modules=LORA_TARGETS,
+        target_parameters=list(LORA_EXPERTS) if train.lora_experts else None,
+    )
     inject_adapter_in_model(settings, module)
     for name, parameter in module.named_parameters():
         if ".lora_" in name:
@@ -652,6 +665,10 @@ def model_shape(config: MedGptConfig, train: Train) -> Shape:
         for name, part in module.named_modules():
             if isinstance(part, nn.Linear) and re.fullmatch(LORA_TARGETS, name):
                 lora += train.lora_rank * (part.in_features + part.out_features)
+        for name, one in module.named_parameters() if train.lora_experts else ():
+            if name.endswith(LORA_EXPERTS):
+                experts, width, out = one.shape
+                lora += train.lora_rank * experts * (width + out)
     heads = 2 * text.num_attention_heads + 2 * text.num_key_value_heads
     return Shape(
         parameters={name: sizes[name] for name in PARTS} | {"lora": lora},
@@ -675,13 +692,26 @@ def merged_adapters(weights: Mapping[str, torch.Tensor], scale: float) -> dict[s
     for name, tensor in weights.items():
         if ".lora_" in name:
             continue
-        plain = name.replace(".base_layer.", ".")
-        if plain != name and name.endswith(".weight"):
+        plain = name.replace(".base_layer", "")
+        if plain.endswith(LORA_EXPERTS) and plain != name:
+            tensor = (tensor.float() + scale * _experts_delta(weights, name, tensor)).to(tensor.dtype)
+        elif plain != name and name.endswith(".weight"):
             stem = name.removesuffix(".base_layer.weight")
             up, down = weights[f"{stem}.lora_B.default.weight"], weights[f"{stem}.lora_A.default.weight"]
             tensor = (tensor.float() + scale * (up.float() @ down.float())).to(tensor.dtype)
         merged[plain] = tensor
     return merged
+
+
+def _experts_delta(weights: Mapping[str, torch.Tensor], name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """B A of each expert, (experts, in, out) like `tensor`. peft puts one wrapper a parameter around the other."""
+    experts, width, out = tensor.shape
+    stem = name.partition(".base_layer")[0]
+    for wrapper in (stem, f"{stem}.base_layer"):
+        down, up = (weights[f"{wrapper}.lora_{which}.default.weight"].float() for which in "AB")
+        if (down.shape[1], up.shape[0]) == (width, out):
+            return torch.einsum("ore,eri->eio", up.reshape(out, -1, experts), down.reshape(experts, -1, width))
+    raise UserError(f"{name}: no adapter of its shape; written by another version of peft")
 
 
 def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], config: MedGptConfig) -> None:

@@ -13,6 +13,7 @@ Every piece of text is encoded alone, as the manifest counts it: `length = shard
 A sample's own system message is Harmony's developer message.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,18 @@ SYSTEM = (
 """First message of every conversation; `effort` is `medium` where a reply has reasoning, else `low`, so that a user can
 ask for either."""
 
-CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-"""The same rendering for `transformers`; a test holds the two together."""
+_CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 _ROLES = {"user": "user", "system": "developer"}
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The same rendering for `transformers` and vLLM, in Jinja; a test holds the two together, token for token.
+
+    Special tokens of `tokenizer` (`train.tokenizer.fast_tokenizer`) that stand in a text are text, as in training.
+    """
+    special = sorted(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return f"{{%- set specials = {json.dumps(special)} -%}}\n" + _CHAT_TEMPLATE.read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ IMAGE_BEGIN, IMAGE_END, IMAGE_CONTEXT, VIDEO = "<img>", "</img>", "<IMG_CONTEXT>
 IMAGE_SPECIAL = (IMAGE_BEGIN, IMAGE_END, IMAGE_CONTEXT, VIDEO)
 """InternVL's names. `<video>` is there because the stock processor asks for one; no sample has it."""
 
+ESCAPE = "\ufdd0"
+"""A noncharacter of Unicode, which no text for interchange has: it opens the marks that the chat template puts in."""
+_BREAK, _ITSELF, _BOUNDARY = ESCAPE + "\ufdd1", ESCAPE + "\ufdd2", ESCAPE + "\ufdd3"
+"""Inside a control token that is text; for `ESCAPE` in a text; between two pieces of text, which are encoded alone."""
+
 TEMPLATE_SPECIAL = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|endoftext|>")
 """Harmony's tokens that the template needs: any backbone gets them."""
 
@@ -138,7 +143,8 @@ def _byte_letters() -> list[str]:
 def fast_tokenizer(base: Any = None) -> Any:
     """A `transformers` tokenizer with the template's and the image tokens: of GPT-oss, or of another backbone (`base`).
 
-    It is what a model folder carries. Its role tokens have the names that `InternVLProcessor` asks for.
+    It is what a model folder carries. Its role tokens have the names that `InternVLProcessor` asks for. Special tokens
+    are found first, then the marks of the chat template go: a control token that it broke up is text.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -148,9 +154,13 @@ def fast_tokenizer(base: Any = None) -> Any:
         "context_image_token": IMAGE_CONTEXT,
         "video_token": VIDEO,
     }
-    core = official_tokenizer() if base is None else base.backend_tokenizer
-    from tokenizers import AddedToken
+    from tokenizers import AddedToken, normalizers, pre_tokenizers
 
+    core = official_tokenizer() if base is None else base.backend_tokenizer
+    marks = [normalizers.Replace(_BREAK, ""), normalizers.Replace(_ITSELF, ESCAPE)]
+    core.normalizer = normalizers.Sequence([*marks, *([core.normalizer] if core.normalizer else [])])
+    pieces = pre_tokenizers.Split(_BOUNDARY, behavior="removed")
+    core.pre_tokenizer = pre_tokenizers.Sequence([pieces, *([core.pre_tokenizer] if core.pre_tokenizer else [])])
     names = [name for name in (*TEMPLATE_SPECIAL, *IMAGE_SPECIAL) if core.token_to_id(name) is None]
     core.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     return PreTrainedTokenizerFast(
@@ -185,7 +195,7 @@ def folder_tokenizer(folder: Path, vocabulary: str) -> Tokenizer:
         special[name] = number
 
     def encode(text: str) -> list[int]:
-        return list(fast.encode(text, add_special_tokens=False).ids)
+        return list(fast.encode(text.replace(ESCAPE, _ITSELF), add_special_tokens=False).ids)
 
     def decode(tokens: list[int]) -> str:
         return str(fast.decode(tokens, skip_special_tokens=False))

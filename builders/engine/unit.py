@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 
 from builders.engine.inputs import Input, check_unchanged
 from builders.engine.rawfiles import State, recorded, recorded_gaps, shown
@@ -22,7 +23,7 @@ from builders.engine.source import DAMAGED_REASONS, BuildStopped, Image, InputEr
 from builders.engine.stored import FOLDERS, Output
 from builders.engine.tables import BYTES_PER_UNIT, ROWS_PER_UNIT
 from manifests.fingerprints import IMAGE_RECIPE, ImageFingerprint, fingerprint
-from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows, write_part
+from manifests.parts import IMAGES, REJECTS, SAMPLES, THUMBNAILS, PartRows
 from medgpt.arguments import Frame
 from medgpt.atomic import write_atomic
 from medgpt.containers import DamagedImage
@@ -38,7 +39,7 @@ from shards.writer import ArrowShardWriter, ShardWriter, TarShardWriter
 
 RECIPE = f"{IMAGE_RECIPE}; text {TEXT_RECIPE}; tokens {tokenizer()}"
 
-ENGINE_VERSION = 4
+ENGINE_VERSION = 5
 """Of readers and of what becomes of a row; part of every unit key and of a build's root."""
 
 CACHED_PICTURES, CACHED_PRINTS = 64, 4096
@@ -112,7 +113,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
         try:
             outcomes = source.read(job.raw, unit, job.params)
             for done, outcome in enumerate(islice(outcomes, job.take if job.take >= 0 else None), 1):
-                if work.full:
+                if not unit.counted and work.full:
                     records.append(work.finish())
                     work = _UnitWork(source, job, pictures, len(records))
                 if isinstance(outcome, Reject):
@@ -129,7 +130,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
                 )
             records.append(work.finish())
         except BaseException as error:
-            work.writer.discard()
+            work.discard()
             if isinstance(error, Exception):  # whose cause may be that the tree changed
                 check_unchanged(job.build, job.raw, job.planned)
             raise
@@ -154,6 +155,7 @@ class _UnitWork:
 
     def __init__(self, source: Source, job: UnitJob, pictures: OrderedDict[str, _Picture], piece: int = 0) -> None:
         self.source, self.job, self.unit = source, job, job.unit
+        self.metadata_only, self.store_pictures = job.metadata_only, source.store_pictures
         self.advice = source.advice
         self.name = job.unit.name if job.unit.counted else f"{job.unit.name}-{piece:04d}"
         self.stem = f"{source.name}-{self.name}"
@@ -165,16 +167,19 @@ class _UnitWork:
             "split": job.unit.split,
         }
         self.stage = source.stage if job.unit.role == "train" else "eval"
-        self.samples = PartRows(
-            SAMPLES, constants | {"stage": self.stage, "access": source.access, "metadata_only": job.metadata_only}
+
+        def rows(folder: str, schema: pa.Schema, **more: Any) -> PartRows:
+            return PartRows(schema, constants | more, job.target / folder / f"{self.stem}.parquet", RECIPE)
+
+        self.rejects, self.thumbnails = rows("rejects", REJECTS), rows("thumbnails", THUMBNAILS)
+        self.images = rows("images", IMAGES)
+        self.samples = rows(
+            "manifest", SAMPLES, stage=self.stage, access=source.access, metadata_only=self.metadata_only
         )
-        self.images = PartRows(IMAGES, constants)
-        self.thumbnails = PartRows(THUMBNAILS, constants)
-        self.rejects = PartRows(REJECTS, constants)
         shards = job.target / "shards"
         self.writer: ShardWriter
-        if source.modality == "text" or job.metadata_only or not source.store_pictures:
-            self.writer = ArrowShardWriter(shards, self.stem, job.shard_bytes, job.metadata_only)
+        if source.modality == "text" or self.metadata_only or not self.store_pictures:
+            self.writer = ArrowShardWriter(shards, self.stem, job.shard_bytes, self.metadata_only)
         else:
             self.writer = TarShardWriter(shards, self.stem, job.shard_bytes)
         self._ids: set[str] = set()
@@ -189,8 +194,8 @@ class _UnitWork:
 
     @property
     def full(self) -> bool:
-        """Whether the next row belongs to the next piece of a unit whose rows were not counted."""
-        return not self.unit.counted and (self.rows >= ROWS_PER_UNIT or self._bytes >= BYTES_PER_UNIT)
+        """Whether the next row belongs to the next piece, of a unit whose rows were not counted."""
+        return self.rows >= ROWS_PER_UNIT or self._bytes >= BYTES_PER_UNIT
 
     def reject(self, reject: Reject) -> None:
         """Record a row that became no sample."""
@@ -221,7 +226,7 @@ class _UnitWork:
                 raise InputError("duplicate_id", sample.file, sample_id)
             if allowed is not None and (sample.license or self.source.license) not in allowed:
                 raise InputError("license_not_allowed", sample.file, sample.license or self.source.license)
-            pictures = [] if self.job.metadata_only else [self._picture(image, reads) for image in sample.images]
+            pictures = [] if self.metadata_only else [self._picture(image, reads) for image in sample.images]
         except InputError as error:
             detail = f"{error.file}: {error.detail}" if error.file != sample.file else error.detail
             self.reject(Reject(sample.file, sample.row, error.reason, detail.rstrip(": ")))
@@ -235,7 +240,7 @@ class _UnitWork:
         self._ids.add(sample_id)
         stem, stem_options = question_sha256(sample.question, [text for _, text in sample.options or ()])
         members = [(f"{i}.{picture.format}", picture.data) for i, picture in enumerate(pictures)]
-        place = self.writer.add(sample_id, json, members if self.source.store_pictures else ())
+        place = self.writer.add(sample_id, json, members if self.store_pictures else ())
         self._bytes += len(json)
         tiles = [tile_count(p.print.width, p.print.height, len(pictures)) for p in pictures]
         self.samples.append(
@@ -249,7 +254,7 @@ class _UnitWork:
                 "length": place.length,
                 "sha256": hashlib.sha256(json).digest(),
                 "n_images": len(sample.images),
-                "tiles": None if self.job.metadata_only and sample.images else sum(tiles),
+                "tiles": None if self.metadata_only and sample.images else sum(tiles),
                 "text_tokens": _count_text(record["messages"]),
                 "stem_sha256": stem,
                 "stem_options_sha256": stem_options,
@@ -295,7 +300,7 @@ class _UnitWork:
         if len(group) != len(GROUP_KEYS):
             raise BuildStopped(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
         images = [
-            {"file": f"{i}.{pictures[i].format}" if pictures and self.source.store_pictures else None, **_named(image)}
+            {"file": f"{i}.{pictures[i].format}" if pictures and self.store_pictures else None, **_named(image)}
             for i, image in enumerate(sample.images)
         ]
         options = None
@@ -317,7 +322,7 @@ class _UnitWork:
             "group": group,
             "license": sample.license or self.source.license,
             "access": self.source.access,
-            "metadata_only": self.job.metadata_only,
+            "metadata_only": self.metadata_only,
             "provenance": {"file": sample.file, "row": sample.row},
         }
 
@@ -325,32 +330,34 @@ class _UnitWork:
         picture = self._pictures.get(image.file)
         if picture is None:
             picture = read_picture(image, reads, self.job.params.get("frames"))
-            if not self.source.store_pictures:
+            if not self.store_pictures:
                 picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
-            if len(self._pictures) > (CACHED_PICTURES if self.source.store_pictures else CACHED_PRINTS):
+            if len(self._pictures) > (CACHED_PICTURES if self.store_pictures else CACHED_PRINTS):
                 self._pictures.popitem(last=False)
         else:
             self._pictures.move_to_end(image.file)
         return picture
 
+    @property
+    def _parts(self) -> tuple[PartRows, ...]:
+        """In the order in which they appear."""
+        return self.rejects, self.thumbnails, self.images, self.samples
+
+    def discard(self) -> None:
+        """Drop the unfinished files."""
+        self.writer.discard()
+        for part in self._parts:
+            part.discard()
+
     def finish(self) -> dict[str, Any]:
         """Write the parts that have rows, the manifest last; the unit's record as it stands in `build.json`."""
-        target = self.job.target
         shards = self.writer.close()
-        parts = {
-            f"rejects/{self.stem}.parquet": self.rejects,
-            f"thumbnails/{self.stem}.parquet": self.thumbnails,
-            f"images/{self.stem}.parquet": self.images,
-            f"manifest/{self.stem}.parquet": self.samples,
-        }
         written = []
-        for name, columns in parts.items():
-            if not columns.rows:  # `datasets` stops at a Parquet file without rows
-                continue
-            path = target / name
-            write_part(path, columns.table(), RECIPE)
-            written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
+        for part in self._parts:
+            if part.write():  # `datasets` stops at a Parquet file without rows
+                path, name = part.path, part.path.relative_to(self.job.target).as_posix()
+                written.append({"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path).hex()})
         return {
             "unit": self.name,
             "role": self.unit.role,

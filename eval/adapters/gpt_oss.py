@@ -108,3 +108,74 @@ def _attend_once(
     sink = sinks.float().reshape(1, shared, -1, 1).expand(batch, -1, -1, -1)
     weights = torch.cat([logits, sink], -1).softmax(-1)[..., :-1]
     return (weights.to(value.dtype) @ value).reshape(batch, 1, heads, width)
+
+
+PACKED = "mxfp4_packed"
+"""Under which the quantiser below is registered with transformers."""
+
+
+def keep_packed(config: Any) -> bool:
+    """Have `from_pretrained` leave MXFP4 experts packed; returns whether `config` is of a model that has such.
+
+    transformers' own way fetches kernels from a hub, or takes experts apart when it loads: 42 GB for the 20B model.
+    Here a layer's are taken apart while it runs: by size 13 GB and a layer's 1.6 GB, as much again while it is made.
+    """
+    stored = getattr(config, "quantization_config", None)
+    if not isinstance(stored, dict) or stored.get("quant_method") != "mxfp4":
+        return False
+    from transformers.quantizers import register_quantization_config, register_quantizer
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+    from transformers.quantizers.base import HfQuantizer
+    from transformers.utils.quantization_config import QuantizationConfigMixin
+
+    if PACKED not in AUTO_QUANTIZER_MAPPING:
+
+        @register_quantization_config(PACKED)
+        class Settings(QuantizationConfigMixin):
+            def __init__(self, **_: Any) -> None:
+                self.quant_method = PACKED
+
+        @register_quantizer(PACKED)
+        class Quantizer(HfQuantizer):
+            requires_calibration = False
+            is_trainable = False
+
+            def is_serializable(self, *_: Any, **__: Any) -> bool:
+                return False
+
+            def _process_model_before_weight_loading(self, model: Any, **_: Any) -> None:
+                for module in model.modules():
+                    if type(module).__name__ == "GptOssExperts":
+                        _pack(module)
+
+        del Settings, Quantizer  # they are registered
+
+    config.quantization_config = {"quant_method": PACKED}
+    return True
+
+
+def _pack(experts: Any) -> None:
+    """Give a layer's experts blocks and scales for weights, and hooks that take them apart for each run."""
+    import torch
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    names = ("gate_up_proj", "down_proj")
+    for name in names:
+        count, width, out = getattr(experts, name).shape
+        delattr(experts, name)
+        for kind, shape in (("blocks", (count, out, width // 32, 16)), ("scales", (count, out, width // 32))):
+            empty = torch.empty(shape, dtype=torch.uint8, device=experts.gate_up_proj_bias.device)
+            experts.register_parameter(f"{name}_{kind}", torch.nn.Parameter(empty, requires_grad=False))
+
+    def unpack(module: Any, _: Any) -> None:
+        for name in names:
+            packed = (getattr(module, f"{name}_{kind}") for kind in ("blocks", "scales"))
+            setattr(module, name, convert_moe_packed_tensors(*packed, dtype=module.gate_up_proj_bias.dtype))
+
+    def drop(module: Any, *_: Any) -> None:
+        for name in names:
+            delattr(module, name)
+
+    experts.register_forward_pre_hook(unpack)
+    experts.register_forward_hook(drop)
+    experts._is_hf_initialized = True

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from eval.adapters.base import ANSWERED, TOO_MANY_IMAGES, Adapter, Answer, Keep, Request
-from eval.adapters.gpt_oss import tune_generation
+from eval.adapters.gpt_oss import keep_packed, tune_generation
 from eval.cards import Card
 from medgpt.digest import folder_sha256
 from medgpt.errors import UserError
@@ -194,6 +194,7 @@ class _Loaded:
             )
         try:
             config = _config(checkpoint, common)
+            keep_packed(config)
             # bfloat16 halves the memory on an accelerator; on a CPU it is slower than float32.
             dtype = torch.bfloat16 if device == "cuda" else torch.float32
             model, info = kind.from_pretrained(

@@ -8,55 +8,66 @@ from typing import Any
 
 from manifests.catalog import LoadedBuild
 from manifests.verification.derived import Found, Progress, found, rows_of
+from manifests.verification.spread import Part, Pool
 from medgpt.groups import GROUP_KEYS
 
+_Key = tuple[str, str, Any]
+"""Level, kind, and the value that two ends share."""
+_Tests = dict[_Key, dict[tuple[Any, ...], None]]
 
-def id_and_exact(builds: Sequence[LoadedBuild], progress: Progress) -> Iterator[Found]:
+
+def id_and_exact(builds: Sequence[LoadedBuild], progress: Progress, pool: Pool) -> Iterator[Found]:
     """Evidence of the levels id, exact_image and exact_text, in no order; a row may come more than once."""
-    tests: dict[tuple[str, str, Any], dict[tuple[Any, ...], None]] = defaultdict(dict)
-    for build in builds:
-        for end, keys in _ends(build, "eval", progress):
+    tests: _Tests = defaultdict(dict)
+    for part in _parts(builds, "eval"):
+        for end, keys in _ends(part, progress):
             for key in keys:
-                tests[key][end] = None
-    for build in builds:
-        for (split, _, sample, index), keys in _ends(build, "train", progress):
-            for key in keys:
-                if key not in tests:
-                    continue
-                level, kind, value = key
-                for name, eval_split, eval_subset, eval_sample, eval_index in tests[key]:
-                    yield found(
-                        level=level, kind=kind, train_build=build.record["build"], train_split=split,
-                        train_sample=sample, train_index=index, eval_build=name, eval_split=eval_split,
-                        eval_subset=eval_subset, eval_sample=eval_sample, eval_index=eval_index,
-                        value=value.hex() if isinstance(value, bytes) else value,
-                    )  # fmt: skip
+                tests[key][part.build.record["build"], *end] = None
+    for rows in pool.spread(_met, tests, list(_parts(builds, "train")), progress):
+        yield from rows
 
 
-def _ends(
-    build: LoadedBuild, role: str, progress: Progress
-) -> Iterator[tuple[tuple[Any, ...], list[tuple[str, str, Any]]]]:
-    """One end of possible pairs and all keys by which it may meet another. Test ends start with their build."""
-    head = (build.record["build"],) if role == "eval" else ()
-    for _, part in build.parts("samples", role):
+def _parts(builds: Sequence[LoadedBuild], role: str) -> Iterator[Part]:
+    for build in builds:
+        for kind, rows in ("samples", "kept"), ("images", "images"):
+            for unit, path in build.parts(kind, role):
+                yield Part.of(build, path, {"kind": kind}, unit[rows])
+
+
+def _met(tests: _Tests, part: Part, progress: Progress) -> list[Found]:
+    return [
+        found(
+            level=level, kind=kind, train_build=part.build.record["build"], train_split=split,
+            train_sample=sample, train_index=index, eval_build=name, eval_split=eval_split,
+            eval_subset=eval_subset, eval_sample=eval_sample, eval_index=eval_index,
+            value=value.hex() if isinstance(value, bytes) else value,
+        )
+        for (split, _, sample, index), keys in _ends(part, progress)
+        for level, kind, value in keys
+        for name, eval_split, eval_subset, eval_sample, eval_index in tests.get((level, kind, value), ())
+    ]  # fmt: skip
+
+
+def _ends(part: Part, progress: Progress) -> Iterator[tuple[tuple[Any, ...], list[_Key]]]:
+    """One end of possible pairs and all keys by which it may meet another."""
+    if part.unit["kind"] == "samples":
         columns = ["split", "subset", "sample_id", "n_images", "stem_sha256", "stem_options_sha256", "caption_sha256"]
-        for row in rows_of(part, [*columns, *GROUP_KEYS]):
+        for row in rows_of(part.path, [*columns, *GROUP_KEYS]):
             keys = [("id", "study_id" if key == "prior_study_id" else key, row[key]) for key in GROUP_KEYS]
             keys.append(("exact_text", "caption", row["caption_sha256"]))
             if not row["n_images"]:
                 keys.append(("exact_text", "stem", row["stem_sha256"]))
                 keys.append(("exact_text", "stem_options", row["stem_options_sha256"]))
-            end = (*head, row["split"], row["subset"], row["sample_id"], None)
-            yield end, [key for key in keys if key[2] is not None]
+            yield (row["split"], row["subset"], row["sample_id"], None), [key for key in keys if key[2] is not None]
             progress(1)
-    for _, part in build.parts("images", role):
-        columns = ["split", "subset", "sample_id", "index", "relation", "image_id", "study_id", "subject_id", "sha256"]
-        for row in rows_of(part, [*columns, "pixel_sha256"]):
-            progress(1)
-            if row["relation"] == "exemplar":
-                continue
-            place = (*head, row["split"], row["subset"], row["sample_id"])
-            ids = [("id", name, row[name]) for name in ("image_id", "study_id", "subject_id")]
-            yield (*place, None), [key for key in ids if key[2] is not None]
-            digests = [("exact_image", "bytes", row["sha256"]), ("exact_image", "pixels", row["pixel_sha256"])]
-            yield (*place, row["index"]), [key for key in digests if key[2] is not None]
+        return
+    columns = ["split", "subset", "sample_id", "index", "relation", "image_id", "study_id", "subject_id", "sha256"]
+    for row in rows_of(part.path, [*columns, "pixel_sha256"]):
+        progress(1)
+        if row["relation"] == "exemplar":
+            continue
+        place = (row["split"], row["subset"], row["sample_id"])
+        ids = [("id", name, row[name]) for name in ("image_id", "study_id", "subject_id")]
+        yield (*place, None), [key for key in ids if key[2] is not None]
+        digests = [("exact_image", "bytes", row["sha256"]), ("exact_image", "pixels", row["pixel_sha256"])]
+        yield (*place, row["index"]), [key for key in digests if key[2] is not None]

@@ -29,6 +29,7 @@ from manifests.proof.overlaps import local_row
 from manifests.proof.policy import LocalSettings, Policy
 from manifests.verification.derived import Derived, Found, Key, Progress, found
 from manifests.verification.pictures import HashIndex, train_pictures
+from manifests.verification.spread import Part, Pool
 from manifests.verification.stored_samples import Shards
 
 _COLUMNS = ["sample_id", "index", "split", "subset", "relation", "shard", "offset", "length", "format", "pixel_sha256"]
@@ -132,6 +133,7 @@ def local_pictures(
     chosen: set[Key] | None,
     progress: Progress,
     keep: Callable[[Found], None],
+    pool: Pool,
     encoder: Encoder | None = None,
     said: Container[End] = (),
 ) -> Derived:
@@ -147,26 +149,38 @@ def local_pictures(
     if not compared:
         return derived
     tests = _tests(builds, policy, progress)
-    for build in compared:
-        name = build.record["build"]
-        for _, part in build.parts("images", "train"):
-            first, shown = train_pictures(name, part, _COLUMNS, chosen, derived, progress)
-            with Shards(build.folder) as shards:
-                for digest, rows in shown.items():
-                    row = first[digest]
-                    matches = list(_matches(row, shards, tests, policy.local_pictures, derived.counts))
-                    if encoder is not None:
-                        matches += _proposed(name, row, rows, shards, tests, policy, encoder, said, matches)
-                    for match in matches:
-                        derived.counts["confirmed_by_descriptor"] += match.kind == "descriptor"
-                        for row, end in itertools.product(rows, tests.shown[match.test]):
-                            derived.keep(
-                                found(
-                                    level="local_pictures", train_build=name, train_split=row["split"],
-                                    train_sample=row["sample_id"], train_index=row["index"], **end, **match.columns,
-                                )
-                            )  # fmt: skip
+    parts = [
+        Part.of(build, path, {}, unit["images"]) for build in compared for unit, path in build.parts("images", "train")
+    ]
+    shared = tests, policy, chosen, encoder, said
+    for part, rows in pool.spread(_local_pictures_of, shared, parts, progress, alone=encoder is not None):
+        derived.add(part, rows)
     return derived
+
+
+def _local_pictures_of(
+    shared: tuple[_Tests, Policy, set[Key] | None, Encoder | None, Container[End]], part: Part, progress: Progress
+) -> tuple[Derived, list[Found]]:
+    tests, policy, chosen, encoder, said = shared
+    rows_found: list[Found] = []
+    derived, name = Derived(rows_found.append), part.build.record["build"]
+    first, shown = train_pictures(name, part.path, _COLUMNS, chosen, derived, progress)
+    with Shards(part.build.folder) as shards:
+        for digest, rows in shown.items():
+            row = first[digest]
+            matches = list(_matches(row, shards, tests, policy.local_pictures, derived.counts))
+            if encoder is not None:
+                matches += _proposed(name, row, rows, shards, tests, policy, encoder, said, matches)
+            for match in matches:
+                derived.counts["confirmed_by_descriptor"] += match.kind == "descriptor"
+                for row, end in itertools.product(rows, tests.shown[match.test]):
+                    derived.keep(
+                        found(
+                            level="local_pictures", train_build=name, train_split=row["split"],
+                            train_sample=row["sample_id"], train_index=row["index"], **end, **match.columns,
+                        )
+                    )  # fmt: skip
+    return derived, rows_found
 
 
 def _proposed(

@@ -17,11 +17,14 @@ from manifests.proof.encoders import Encoder
 from manifests.proof.policy import Policy, RewriteSettings
 from manifests.proof.rewrites import TOLERANCE, Asked, judge
 from manifests.verification.derived import Found, Key, Progress, found
+from manifests.verification.spread import Part, Pool
 from manifests.verification.stored_samples import records
 from manifests.verification.texts import Text, why_left_out
 
 Derived = tuple[dict[str, Any], list[tuple[str, float, list[tuple[str, int] | None]]]]
 """Both ends of a pair; for each model its cosine, and the verdicts a little below, at and a little above it."""
+_Test = tuple[dict[str, Any], Asked, list[Any]]
+"""The columns of evidence that name a test item, what it asks, its vectors."""
 
 
 def rewrites(
@@ -30,6 +33,7 @@ def rewrites(
     chosen: set[Key] | None,
     progress: Progress,
     keep: Callable[[Key, Derived], None],
+    pool: Pool,
 ) -> Counter[str]:
     """Pairs of the chosen training samples, all without a choice, that may be overlaps; `keep` takes them.
 
@@ -39,7 +43,7 @@ def rewrites(
     settings = policy.rewrites
     assert settings is not None
     encoders = [(Encoder(one.model), one.cosine) for one in settings.models]
-    tests: list[tuple[dict[str, Any], Asked, list[Any]]] = []
+    tests: list[_Test] = []
     for build in builds:
         for _, part in build.parts("samples", "eval"):
             for row, record in records(build, part, progress):
@@ -53,25 +57,40 @@ def rewrites(
                     item = Asked(text.question, text.answer)
                     tests.append((end | {"eval_sample": row["sample_id"]}, item, _vectors(encoders, item)))
     counts: Counter[str] = Counter()
-    for build in builds:
-        name = build.record["build"]
-        for _, part in build.parts("samples", "train"):
-            questions = set()
-            for row, record in records(build, part, progress):
-                text = Text.of(record)
-                asked = Asked(text.question, text.answer)
-                questions |= {text.question} if asked.words else set()
-                if chosen is not None and (name, row["sample_id"]) not in chosen:
-                    continue
-                counts["train_samples"] += 1
-                start = {"train_build": name, "train_split": row["split"], "train_sample": row["sample_id"]}
-                mine = _vectors(encoders, asked) if asked.words else []
-                for end, item, theirs in tests if mine else ():
-                    options = list(_options(item, asked, zip(encoders, mine, theirs, strict=True), settings))
-                    if any(verdict is not None for _, _, verdicts in options for verdict in verdicts):
-                        keep((name, row["sample_id"]), (start | end, options))
-            counts["train_questions_distinct_in_their_part"] += len(questions)
+    parts = [
+        Part.of(build, path, {}, unit["kept"]) for build in builds for unit, path in build.parts("samples", "train")
+    ]
+    shared, alone = (tests, encoders, settings, chosen), any(encoder.on_gpu for encoder, _ in encoders)
+    for counted, pairs in pool.spread(_rewrites_of, shared, parts, progress, alone=alone):
+        counts.update(counted)
+        for key, pair in pairs:
+            keep(key, pair)
     return counts
+
+
+def _rewrites_of(
+    shared: tuple[list[_Test], list[tuple[Encoder, float]], RewriteSettings, set[Key] | None],
+    part: Part,
+    progress: Progress,
+) -> tuple[Counter[str], list[tuple[Key, Derived]]]:
+    tests, encoders, settings, chosen = shared
+    counts, questions, name = Counter[str](), set[str](), part.build.record["build"]
+    pairs: list[tuple[Key, Derived]] = []
+    for row, record in records(part.build, part.path, progress):
+        text = Text.of(record)
+        asked = Asked(text.question, text.answer)
+        questions |= {text.question} if asked.words else set()
+        if chosen is not None and (name, row["sample_id"]) not in chosen:
+            continue
+        counts["train_samples"] += 1
+        start = {"train_build": name, "train_split": row["split"], "train_sample": row["sample_id"]}
+        mine = _vectors(encoders, asked) if asked.words else []
+        for end, item, theirs in tests if mine else ():
+            options = list(_options(item, asked, zip(encoders, mine, theirs, strict=True), settings))
+            if any(verdict is not None for _, _, verdicts in options for verdict in verdicts):
+                pairs.append(((name, row["sample_id"]), (start | end, options)))
+    counts["train_questions_distinct_in_their_part"] += len(questions)
+    return counts, pairs
 
 
 def _vectors(encoders: Sequence[tuple[Encoder, float]], asked: Asked) -> list[Any]:

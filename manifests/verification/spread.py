@@ -43,11 +43,20 @@ class Pool:
     place: Path = Path()
 
     def spread(
-        self, work: Callable[[Any, Part, Progress], Result], shared: Any, parts: Sequence[Part], progress: Progress
+        self,
+        work: Callable[[Any, Part, Progress], Result],
+        shared: Any,
+        parts: Sequence[Part],
+        progress: Progress,
+        *,
+        alone: bool = False,
     ) -> Iterator[Result]:
-        """`work(shared, part, progress)` of every part, in their order. Raises: what the work raises."""
+        """`work(shared, part, progress)` of every part, in their order; in this process where it works `alone` (a GPU).
+
+        Raises: what the work raises.
+        """
         few = is_local() and sum(part.rows for part in parts) < _FEW
-        if few or in_this_process(self.workers, len(parts)):
+        if alone or few or in_this_process(self.workers, len(parts)):
             yield from (work(shared, part, progress) for part in parts)
             return
         # Forked workers share what is theirs; where there is no fork it is sent to each.

@@ -122,7 +122,7 @@ class Verification:
     quiet: bool
     tell: Callable[[ProofStep], None]
     pool: Pool
-    """Where the steps run that read every stored sample."""
+    """Where the steps run that go through the train side."""
     steps: list[ProofStep] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
     builds: Sequence[LoadedBuild] = ()
@@ -342,7 +342,7 @@ class Verification:
         total = self._count("kept") + self._count("images")
         with self._bar("ids and digests", total) as bar:
             keep = self._keeper("exact")
-            for row in id_and_exact(self.builds, bar.update):
+            for row in id_and_exact(self.builds, bar.update, self.pool):
                 keep(row)
         pairs = self._compare(step, ("id", "exact_image", "exact_text"), "exact", None)
         kind, value = FOUND.index("kind"), FOUND.index("value")
@@ -375,7 +375,7 @@ class Verification:
                 for row in rows_of(self.proof / EVIDENCE_FILE)
                 if row["kind"] == "descriptor"
             } if encoder else set()  # fmt: skip
-            derived = local_pictures(self.builds, self.policy, self.chosen, bar.update, keep, encoder, said)
+            derived = local_pictures(self.builds, self.policy, self.chosen, bar.update, keep, self.pool, encoder, said)
         pairs = self._compare(step, ("local_pictures",), "local", self.chosen)
         step.add(CERTIFICATE, *self._counted("local_pictures", derived.counts))
         named = derived.looked_at or self.policy.local_pictures.train
@@ -417,7 +417,7 @@ class Verification:
             with self._bar("rewrites", self._count("kept")) as bar:
                 derived = rewrites(
                     self.builds, self.policy, self.chosen, bar.update,
-                    lambda key, pair: self.spill.add("rewrites derived", key, pair),
+                    lambda key, pair: self.spill.add("rewrites derived", key, pair), self.pool,
                 )  # fmt: skip
         elif self.policy.rewrites is not None:
             state = {"ran": False, "why": str(said["why"]), "models": []}
