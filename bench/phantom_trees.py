@@ -110,7 +110,7 @@ def write_trees(
     for number, split in enumerate(splits):
         place = number if split == "train" else number - train
         drawn, bits = phantom(place, facts, seed if split == "train" else seed + 1)
-        content = _square(drawn, seen if split == "train" else unseen)
+        content = drawing(drawn, seen if split == "train" else unseen)
         key = f"ROCOv2_2023_{split}_{number + 1:06d}"
         says = ", ".join(FACTS[name].caption[bit] for name, bit in bits.items())
         captions[split].append((key, f"Chest radiograph: {says}."))
@@ -135,7 +135,7 @@ def write_trees(
         write_demo_file(raw / "vqa_rad" / f"{split}set.json", items)
 
 
-def _square(drawn: Phantom, look: Look) -> bytes:
+def drawing(drawn: Phantom, look: Look) -> bytes:
     """The film in the middle of a black square, as JPEG."""
     gain = draw(drawn.seed, "look contrast", *look.contrast)
     lift = draw(drawn.seed, "look brightness", *look.brightness)

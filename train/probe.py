@@ -6,7 +6,6 @@ that of the best guess that knows the question and not the picture, and some hel
 """
 
 import math
-import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -170,9 +169,10 @@ class Probe:
         if pictures == "black":
             return [[BLACK] * len(images) for images in own]
         shown = list(own)
+        shuffle = np.random.default_rng(seed).permutation
         for question in self.answers:
             places = [number for number, sample in enumerate(self.samples) if asked(sample.record) == question]
-            mixed = random.Random(f"{seed} {question}").sample(places, len(places))  # noqa: S311 - no secret
+            mixed = shuffle(places).tolist()
             for place, other in zip(places, mixed, strict=True):
                 shown[place] = own[other]
         return shown
