@@ -1,10 +1,11 @@
 """Does it see? Small models from random weights on drawn radiographs, with what would explain the figure without sight.
 
 `python -m bench.learning FOLDER --size tiny --seeds 3` draws chests, trains the three stages and the same with each one
-left out, asks held-out questions and writes `FOLDER/learning.json`, `learning.svg` and each run's `curves.svg`. Beside
-each share stand blind chance, the best grey threshold, a linear probe of the untrained encoder, and the same model with
-pictures shuffled and black. Captions are many and questions few, as in the recipe; the held-out pictures are of another
-seed and another look. A run that `--seconds` leaves no time for is named in the result.
+left out, asks held-out questions and writes `FOLDER/learning-tiny.json` and the curves of each run. Beside each share
+stand blind chance, the best grey threshold, a linear probe of the untrained encoder, and the same model with pictures
+shuffled and black. Captions are many and questions few, as in the recipe; the held-out pictures are of another seed and
+another look. With `--encoders` it compares encoders instead (`encoders.json`, `encoders.svg`), as `train.ablate` does;
+`--lora` needs peft. A run that `--seconds` leaves no time for is named in the result.
 
 Template, tiling, collation, losses and learning rates are those of `train`; the loop is a plain one, in one process, so
 that ten runs take minutes. `tests/test_learning.py` goes through builders and `train.run` instead.
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 STAGES = ("pretrain", "midtrain", "instruct")
 PLANS: dict[str, tuple[str, ...]] = {
     "all three stages": STAGES,
+    "all three, positions of 0.02": STAGES,
     "without pretrain": ("midtrain", "instruct"),
     "without midtrain": ("pretrain", "instruct"),
     "without instruct": ("pretrain", "midtrain"),
@@ -76,6 +78,9 @@ RECIPES = {
         ((3e-4, 1e-3, 3e-4), (6e-4, 1e-3, 6e-4), (1.2e-3, 2e-3, 1.2e-3)), documents=16,
     ),
 }  # fmt: skip
+PROBED = 512
+"""Pictures from which the grey threshold and the linear probe are made."""
+
 PILOT = 100
 """Steps of midtraining for each of several learning rates; the last twenty losses count."""
 
@@ -229,21 +234,26 @@ def texts_of(samples: Iterable[StoredSample]) -> list[str]:
     return texts
 
 
-def start_model(folder: Path, size: str, seed: int, texts: Iterable[str]) -> Path:
-    """An untrained model: `tiny` with a Llama and a vocabulary of its own, `small` with GPT-oss's architecture."""
+def start_model(folder: Path, size: str, seed: int, texts: Iterable[str], encoder: str | None = None) -> Path:
+    """An untrained model: `tiny` with a Llama and a vocabulary of its own, `small` with GPT-oss's architecture.
+
+    `encoder` is an architecture of `train.ablate`, else CLIP's.
+    """
+    from train.ablate import random_encoder
     from train.assemble import assemble
 
     llm = None
     if size == "tiny":
         llm = folder / "llm"
         write_language_model(llm, texts)
-    out = folder / f"start-{seed}"
-    assemble(out, size=size, llm=llm, dtype="fp32", seed=seed, overwrite=True)
+    out = folder / f"start-{encoder or 'clip'}-{seed}"
+    vision = None if encoder is None else random_encoder(folder / "encoder" / encoder, encoder, size, seed)
+    assemble(out, size=size, llm=llm, vision=vision, dtype="fp32", seed=seed, overwrite=True)
     return out
 
 
-def stage_config(stage: str, recipe: Recipe) -> Config:
-    """The preset of a stage with what random weights need."""
+def stage_config(stage: str, recipe: Recipe, *settings: str) -> Config:
+    """The preset of a stage with what random weights need, and other settings."""
     from train.config import load_config
 
     vision, projector, llm = recipe.rates[0]
@@ -252,6 +262,7 @@ def stage_config(stage: str, recipe: Recipe) -> Config:
         [
             f"optimizer.vision_lr={vision}", f"optimizer.projector_lr={projector}", f"optimizer.llm_lr={llm}",
             "optimizer.warmup=0.1", "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none",
+            *settings,
         ],
     )  # fmt: skip
 
@@ -344,6 +355,16 @@ def fit(
     return records
 
 
+def with_small_positions(state: dict[str, Any]) -> dict[str, Any]:
+    """Weights whose encoder has its positions as small as transformers draws them (standard deviation 0.02)."""
+    from train.assemble import POSITIONS_STD
+
+    return {
+        name: tensor * (0.02 / POSITIONS_STD) if name.endswith("position_embedding.weight") else tensor
+        for name, tensor in state.items()
+    }
+
+
 def pilot(
     model: Model, collate: Collator, samples: Sequence[StoredSample], recipe: Recipe, first: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -401,8 +422,8 @@ def learn(
             result |= {
                 "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
                 "blind": None if guess is None else dataclasses.asdict(guess),
-                "grey_threshold": grey_threshold(questions(pictures[:512]), held),
-                "linear_probe_untrained": linear_probe(model, questions(pictures[:512]), held),
+                "grey_threshold": grey_threshold(questions(pictures[:PROBED]), held),
+                "linear_probe_untrained": linear_probe(model, questions(pictures[:PROBED]), held),
                 "prepared_seconds": round(time.monotonic() - started, 1),
             }
             if len(recipe.rates) > 1:
@@ -419,17 +440,18 @@ def learn(
             if name.startswith("instruct alone"):
                 lengths = [sum(recipe.steps.values())]
             done: tuple[tuple[str, int], ...] = ()
-            model.module.load_state_dict(first)
+            small = name.endswith("positions of 0.02")
+            model.module.load_state_dict(with_small_positions(first) if small else first)
             records: list[dict[str, Any]] = []
             for stage, steps in zip(stages, lengths, strict=True):
                 done += ((stage, steps),)
                 config = stage_config(stage, recipe)
-                if done in states:
+                if done in states and not small:
                     model.module.load_state_dict(states[done])
                     continue
                 new = fit(model, collate, data[stage], config, steps, recipe, seed, watch)
                 records += [record | {"step": record["step"] + len(records)} for record in new]
-                if len(done) < len(stages) or name == "all three stages":
+                if not small and len(done) < len(stages):
                     states[done] = {key: tensor.clone() for key, tensor in model.module.state_dict().items()}
             config = stage_config("instruct", recipe)
             ask = partial(probe.ask, model, model.module, collate, config, documents=recipe.documents)
@@ -447,11 +469,69 @@ def learn(
     return result
 
 
+def encoders(
+    out: Path,
+    size: str,
+    seeds: int,
+    seconds: float,
+    recipe: Recipe,
+    held_out: int = HELD_OUT,
+    workers: int = 1,
+    lora: bool = False,
+) -> dict[str, Any]:
+    """Figure 1 with random encoders: `train.ablate`'s architectures, on captions and questions mixed."""
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    pictures, unseen = draw_all(recipe.captions, 0, SEEN, workers), draw_all(held_out, 1, UNSEEN, workers)
+
+    import torch
+
+    from train.ablate import ENCODERS, plot, table
+    from train.probe import Probe, blind
+
+    torch.set_float32_matmul_precision("high")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mixed = captions(pictures) + questions(pictures)
+    probe = Probe(questions(unseen), "drawings")
+    config = stage_config("instruct", recipe, f"train.llm={'lora' if lora else 'train'}")
+    found: dict[str, list[dict[str, Any]]] = {}
+    not_run = []
+    for seed in range(seeds):
+        for name in ENCODERS:
+            if time.monotonic() - started > seconds:
+                not_run.append(f"{name}, seed {seed}")
+                continue
+            start = start_model(out, size, seed, texts_of(mixed), name)
+            model, collate = open_model(start, config, device)
+            fit(model, collate, mixed, config, recipe.steps["midtrain"], recipe, seed)
+            answers = probe.ask(model, model.module, collate, config, documents=recipe.documents)
+            guess = blind(probe.samples, model.tokenizer)
+            found.setdefault(name, []).append({
+                "right": int(answers.right.sum()), "asked": len(answers.right), "by_question": shares(answers),
+                "blind": None if guess is None else guess.right, "told": {"weights": None},
+                "encoder_parameters": sum(p.numel() for p in model.module.model.vision_tower.parameters()),
+            })  # fmt: skip
+            print(name, seed, json.dumps(found[name][-1]), flush=True)
+            rows = table(found)
+            (out / "encoders.svg").write_text(plot(rows))
+            result = {
+                "table": rows,
+                "runs": found,
+                "not_run": not_run,
+                "recipe": dataclasses.asdict(recipe),
+                "lora": lora,
+            }
+            (out / "encoders.json").write_text(json.dumps(result, indent=1) + "\n")
+    return {"table": table(found), "not_run": not_run}
+
+
 def main() -> int:
     """Run the command; see the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("out", type=Path, metavar="FOLDER")
     parser.add_argument("--size", choices=sorted(RECIPES), default="tiny")
+    parser.add_argument("--encoders", action="store_true", help="compare encoders instead of leaving stages out")
+    parser.add_argument("--lora", action="store_true", help="with --encoders: adapters on the language model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=200.0, help="no run is begun after that")
     parser.add_argument("--workers", type=int, default=8, help="processes that draw")
@@ -463,7 +543,8 @@ def main() -> int:
         recipe = dataclasses.replace(recipe, steps=dict(zip(STAGES, options.steps, strict=True)))
     if options.pictures:
         recipe = dataclasses.replace(recipe, captions=options.pictures[0], questions=options.pictures[1])
-    result = learn(options.out, options.size, options.seeds, options.seconds, recipe, workers=options.workers)
+    make = partial(encoders, lora=options.lora) if options.encoders else learn
+    result = make(options.out, options.size, options.seeds, options.seconds, recipe, workers=options.workers)
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
     return 0
 
