@@ -11,28 +11,32 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import tree_digest
 
 pytest.importorskip("deepspeed")
 
+import torch
 from test_train_run import Runs
 
-from bench.learning import grey_threshold, linear_probe, shares, texts_of, write_language_model
+from bench.learning import grey_threshold, linear_probe, sample, shares, texts_of, write_language_model
 from bench.phantom_trees import FACTS, Look, write_trees
 from builders.engine.command import main as build
 from builders.engine.registry import load
+from medgpt.errors import UserError
 from shards.reader import Build
-from train import assemble
+from train import ablate, assemble
 from train.collate import Collator
 from train.config import STAGES, load_config
 from train.log import read_log
 from train.model import SIZES, load_model
-from train.probe import Pictures, Probe
+from train.probe import BLACK, Pictures, Probe, asked, blind
+from train.tokenizer import harmony
 
 TRAIN, TEST = 512, 328
 STEPS = {"pretrain": 10, "midtrain": 200, "instruct": 40}
@@ -46,9 +50,10 @@ SETTINGS = (
 SEEN, UNSEEN = Look(168), Look(200, quality=75, contrast=(0.80, 1.10), brightness=(-24.0, 24.0))
 
 
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of phantoms under `data`, and an untrained model."""
+    tmp_path = tmp_path_factory.mktemp("learning")
     write_trees(tmp_path / "raw", TRAIN, TEST, seen=SEEN, unseen=UNSEEN)
     data, samples = tmp_path / "data", []
     for name in ("rocov2", "vqa_rad"):
@@ -65,7 +70,7 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runs(work: Path) -> Iterator[Runs]:
     found = Runs(work)
     yield found
@@ -89,6 +94,26 @@ def test_trees_are_balanced_and_repeatable(tmp_path: Path) -> None:
     for split, items in rows.items():
         counts = Counter((row["question"], row["answer"]) for row in items)
         assert set(counts.values()) == {len(items) // 6} and len(counts) == 6, split
+
+
+def test_what_blind_guessing_gets() -> None:
+    """Harmony's reply `Yes` is five tokens, of which one is not known beforehand."""
+    words = ["Yes", "No"] * 16
+    even = [sample(number, "Is there an effusion?", word, BLACK) for number, word in enumerate(words)]
+    guess = blind(even, harmony())
+    assert guess is not None and guess.right == 0.5
+    assert guess.loss == pytest.approx(math.log(2) / 5)
+    sided = [sample(number, "Which side?", "Left" if number % 8 else "Right", BLACK) for number in range(32)]
+    skewed = blind(sided, harmony())
+    assert skewed is not None and skewed.right == 7 / 8
+    assert skewed.loss == pytest.approx((math.log(8) + 7 * math.log(8 / 7)) / 8 / 5)
+    both = blind([*even, *sided], harmony())  # it knows the question
+    assert both is not None and both.loss == pytest.approx((guess.loss + skewed.loss) / 2)
+    assert blind([sample(number, "Describe.", f"Film {number}.", BLACK) for number in range(32)], harmony()) is None
+    probe = Probe([*even, *sided, sample(99, "What is shown?", "A chest.", BLACK)], "here", 10)
+    assert Counter(asked(one.record) for one in probe.samples) == {"Is there an effusion?": 5, "Which side?": 5}
+    with pytest.raises(UserError, match="here: no question about a picture with 2 to 8 different answers"):
+        Probe([sample(0, "What is shown?", "A chest.", BLACK)], "here")
 
 
 def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> None:
@@ -132,3 +157,58 @@ def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> N
 
     assert min(one["right"] for one in ask("own").values()) >= 0.9
     assert all(one["low"] <= 0.5 <= one["high"] for one in ask("shuffled").values())
+
+
+def test_encoders_are_compared_on_the_same_data(
+    work: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Tiny ones of the four architectures: two as folders and files in their publishers' layouts, two random."""
+    timm = pytest.importorskip("timm")
+    pytest.importorskip("open_clip")
+    clip = ablate.random_encoder(work / "clip", "clip", "tiny", 3)
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
+    torch.save({f"visual.trunk.{name}": value for name, value in vit.state_dict().items()}, work / "biomed.pt")
+    tower = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
+    (work / "biomed.json").write_text(json.dumps({"model_cfg": {"embed_dim": 64, "vision_cfg": tower}}))
+    called: list[str] = []
+
+    def call(arguments: list[str], launcher: Sequence[str] = ()) -> int:
+        assert not launcher
+        called.append(arguments[0])
+        if arguments[0] == "train.assemble":
+            return assemble.main([*arguments[1:], "--dtype", "fp32"])
+        return runs.run(f"ablate-{len(called)}", arguments[1:]).codes[0]
+
+    monkeypatch.setattr(ablate, "call", call)
+    (work / "mixture.yaml").write_text("format: 1\nname: ablation\nsources: [{build: vqa_rad, epochs: 1}]\n")
+    settings = [one for one in SETTINGS if not one.startswith("watch.probe")]
+    settings[0] = f"data.mixture={work / 'mixture.yaml'}"
+    command = [
+        str(work / "data"), "--probe", str(work / "data" / "built" / "vqa_rad"), "--encoders", *ablate.ENCODERS,
+        "--lora", "--llm", str(work / "llm"), "--size", "tiny", "--steps", "2", "--seeds", "1", "--questions", "24",
+        "--weights", f"clip={clip}", "--weights", f"biomedclip={work / 'biomed.json'},{work / 'biomed.pt'}",
+        "--out", str(work / "ablation"), "--", "--uncertified", "--quiet",
+        *(part for setting in settings for part in ("--set", setting)),
+    ]  # fmt: skip
+    assert ablate.main(command) == 0, capfd.readouterr().err
+    assert called == ["train.assemble", "train.run"] * 4
+    rows = json.loads((work / "ablation" / "ablation.json").read_text())
+    assert [row["encoder"] for row in rows] == list(ablate.ENCODERS)
+    assert [row["weights"] != "random" for row in rows] == [True, True, False, False]
+    for row in rows:
+        assert row["asked"] == 24 and row["low"] < row["right"] < row["high"] and row["blind"] == 0.5
+        log = read_log(work / "ablation" / row["encoder"] / "seed-0" / "run" / "log.jsonl")
+        assert len(log) == 2
+        # The same samples in the same order, whatever the encoder.
+        assert [(r["tokens"], r["samples"]) for r in log] == [(r["tokens"], r["samples"]) for r in log_of_clip(work)]
+    plot = (work / "ablation" / "ablation.svg").read_text()
+    assert plot.count('fill-opacity="0.35"') == 4 and "stroke-dasharray" in plot
+    assert (work / "ablation" / "ablation.md").read_text().count("\n| ") == 5
+    called.clear()
+    assert ablate.main(command) == 0 and not called  # what is done is not done again
+    assert ablate.main([*command[: command.index("--steps") + 1], "3", *command[command.index("--seeds") :]]) == 1
+    assert "made with other options" in capfd.readouterr().err
+
+
+def log_of_clip(work: Path) -> list[dict[str, Any]]:
+    return read_log(work / "ablation" / "clip" / "seed-0" / "run" / "log.jsonl")

@@ -84,7 +84,6 @@ def make_parser() -> argparse.ArgumentParser:
         "--launch", default="", metavar="COMMAND", help="what starts train.run, say torchrun with its options"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of models, runs, table and plot")
-    parser.add_argument("run_options", nargs="*", metavar="-- OPTION", help="options of train.run")
     return parser
 
 
@@ -92,7 +91,10 @@ def make_parser() -> argparse.ArgumentParser:
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 stopped with one line (run again to go on), 2 wrong usage, else a run's code."""
-    options = make_parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    options = make_parser().parse_args(given[:cut])
+    options.run_options = given[cut + 1 :]
     if options.steps < 1 or options.seeds < 1:
         raise UserError("--steps and --seeds: at least 1")
     weights = dict(pair.partition("=")[::2] for pair in options.weights)
