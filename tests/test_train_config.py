@@ -76,6 +76,7 @@ def test_a_saved_configuration_is_the_same_when_read_again(stage: str, tmp_path:
         ("data.length.more=1", "no group of settings"),
         ("data.mixture=[", "not YAML"),
         ("watch.evaluate_every=5", "go together"),
+        ("watch.probe_every=5", "go together"),
         ("engine.zero=1", "sums gradients in bf16; set engine.accumulate=bf16, or engine.zero=2"),
         ("engine.accumulate=fp16", "'fp16' is none of bf16, fp32"),
         ("optimizer.clip=.inf", "inf is no number"),
