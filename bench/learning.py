@@ -403,7 +403,7 @@ def learn(
     import torch
 
     from train.log import curves
-    from train.probe import Probe, blind
+    from train.probe import Probe
 
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -418,10 +418,9 @@ def learn(
         model, collate = open_model(start, stage_config("midtrain", recipe), device)
         first = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
         if seed == 0:
-            guess = blind(held, model.tokenizer)
             result |= {
                 "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
-                "blind": None if guess is None else dataclasses.asdict(guess),
+                "blind": dataclasses.asdict(probe.blind(model.tokenizer)),
                 "grey_threshold": grey_threshold(questions(pictures[:PROBED]), held),
                 "linear_probe_untrained": linear_probe(model, questions(pictures[:PROBED]), held),
                 "prepared_seconds": round(time.monotonic() - started, 1),
@@ -487,7 +486,7 @@ def encoders(
     import torch
 
     from train.ablate import ENCODERS, plot, table
-    from train.probe import Probe, blind
+    from train.probe import Probe
 
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -505,10 +504,9 @@ def encoders(
             model, collate = open_model(start, config, device)
             fit(model, collate, mixed, config, recipe.steps["midtrain"], recipe, seed)
             answers = probe.ask(model, model.module, collate, config, documents=recipe.documents)
-            guess = blind(probe.samples, model.tokenizer)
             found.setdefault(name, []).append({
                 "right": int(answers.right.sum()), "asked": len(answers.right), "by_question": shares(answers),
-                "blind": None if guess is None else guess.right, "told": {"weights": None},
+                "blind": probe.blind(model.tokenizer).right, "told": {"weights": None},
                 "encoder_parameters": sum(p.numel() for p in model.module.model.vision_tower.parameters()),
             })  # fmt: skip
             print(name, seed, json.dumps(found[name][-1]), flush=True)

@@ -192,7 +192,7 @@ def ask(folder: Path, options: argparse.Namespace, settings: Sequence[str]) -> d
     from shards.reader import Build
     from train.collate import Collator
     from train.model import config_tiling, load_model
-    from train.probe import Probe, blind
+    from train.probe import Probe
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = load_config(options.stage, settings)
@@ -203,10 +203,9 @@ def ask(folder: Path, options: argparse.Namespace, settings: Sequence[str]) -> d
     tiling = config_tiling(model.module.config, config.data.max_enlargement)
     collate = Collator(model.tokenizer, tiling, sources, multiple=128)
     answers = probe.ask(model, model.module, collate, config)
-    guess = blind(probe.samples, model.tokenizer)
     return {
         "right": int(answers.right.sum()), "asked": len(answers.right), "by_question": answers.by_question(),
-        "blind": None if guess is None else guess.right,
+        "blind": probe.blind(model.tokenizer).right,
         "encoder_parameters": sum(p.numel() for p in model.module.model.vision_tower.parameters()),
     }  # fmt: skip
 
@@ -241,8 +240,7 @@ def lines(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> lis
         f"{row['low']:.3f} to {row['high']:.3f} | {', '.join(f'{share:.3f}' for share in row['seeds'])} |"
         for row in rows
     ]
-    blind = rows[0]["blind"]
-    return [*head, *body, *([] if blind is None else ["", f"Guessed blindly: {blind:.3f}."])]
+    return [*head, *body, "", f"Guessed blindly: {rows[0]['blind']:.3f}."]
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -270,11 +268,8 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> str:
         )
         out += [f'<circle cx="{middle + 14}" cy="{y(share):.1f}" r="3" fill="#c0504d"/>' for share in row["seeds"]]
         out.append(f'<text x="{middle}" y="{floor + 18}" text-anchor="middle">{html.escape(row["encoder"])}</text>')
-    if rows[0]["blind"] is not None:
-        blind = y(rows[0]["blind"])
-        out.append(
-            f'<line x1="{left}" x2="{width - 12}" y1="{blind}" y2="{blind}" stroke="#777" stroke-dasharray="5 3"/>'
-        )
+    blind = y(rows[0]["blind"])
+    out.append(f'<line x1="{left}" x2="{width - 12}" y1="{blind}" y2="{blind}" stroke="#777" stroke-dasharray="5 3"/>')
     return "\n".join([*out, "</svg>\n"])
 
 

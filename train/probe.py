@@ -55,7 +55,7 @@ def reply(record: dict[str, Any]) -> str:
 
 
 def blind(samples: Iterable[StoredSample], tokenizer: Tokenizer) -> Blind | None:
-    """What blind guessing gets of a source, or None where replies are too varied to be guessed among.
+    """What blind guessing gets of a source, or None where replies are too varied to be guessed among (or none).
 
     The loss is the entropy of the answers given the question over the learnt tokens: ln K / tokens for K answers that
     are equally often right. Raises: `UserError` (a sample that cannot be rendered).
@@ -65,16 +65,18 @@ def blind(samples: Iterable[StoredSample], tokenizer: Tokenizer) -> Blind | None
     for sample in samples:
         pairs[asked(sample.record), reply(sample.record)] += 1
         tokens += render(sample.record, [1] * len(sample.record["images"] or ()), tokenizer).supervised
-    total = pairs.total()
-    if not total or len(pairs) * _REPEATS > total:
-        return None
+    return _guess(pairs, tokens) if pairs and len(pairs) * _REPEATS <= pairs.total() else None
+
+
+def _guess(pairs: Counter[tuple[str, str]], tokens: int) -> Blind:
+    """Of questions with their answers, of `tokens` learnt tokens together."""
     questions: Counter[str] = Counter()
     best: Counter[str] = Counter()
     for (question, _), count in pairs.items():
         questions[question] += count
         best[question] = max(best[question], count)
     entropy = -sum(count * math.log(count / questions[question]) for (question, _), count in pairs.items())
-    return Blind(entropy / tokens, best.total() / total)
+    return Blind(entropy / tokens, best.total() / pairs.total())
 
 
 @dataclass(frozen=True)
@@ -177,13 +179,18 @@ class Probe:
                 shown[place] = own[other]
         return shown
 
+    def blind(self, tokenizer: Tokenizer) -> Blind:
+        """What guessing these very questions blindly gets."""
+        pairs = Counter((asked(sample.record), reply(sample.record)) for sample in self.samples)
+        tokens = [render(one.record, [1] * len(one.images), tokenizer).supervised for one in self.samples]
+        return _guess(pairs, sum(tokens))
+
     def measure(self, answers: Answers, tokenizer: Tokenizer) -> dict[str, float]:
         """What is logged of a round: share right with its 95 % interval, loss, and what blind guessing gets."""
-        guess = blind(self.samples, tokenizer)
+        guess = self.blind(tokenizer)
         share, low, high = wilson(int(answers.right.sum()), len(answers.right))
         measured = {"right": share, "low": low, "high": high, "loss": float(answers.losses.mean())}
-        if guess is not None:
-            measured |= {"blind_right": guess.right, "blind_loss": guess.loss}
+        measured |= {"blind_right": guess.right, "blind_loss": guess.loss}
         return {name: round(value, 4) for name, value in measured.items()}
 
 
