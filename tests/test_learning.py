@@ -23,6 +23,7 @@ pytest.importorskip("deepspeed")
 
 import torch
 from test_train_run import Runs
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from bench.learning import grey_threshold, linear_probe, sample, shares, texts_of, write_language_model
 from bench.phantom_trees import FACTS, Look, write_trees
@@ -34,12 +35,12 @@ from train import ablate, assemble
 from train.collate import Collator
 from train.config import STAGES, load_config
 from train.log import read_log
-from train.model import SIZES, load_model
+from train.model import load_model
 from train.probe import BLACK, Pictures, Probe, asked, blind
 from train.tokenizer import harmony
 
 TRAIN, TEST = 512, 328
-STEPS = {"pretrain": 10, "midtrain": 200, "instruct": 40}
+STEPS = {"pretrain": 10, "midtrain": 300, "instruct": 60}
 SETTINGS = (
     "data.mixture=mixture.yaml", "data.length=512", "data.tiles=2", "data.packs_per_step=8", "data.workers=1",
     "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", "loss.chunk=256",
@@ -62,11 +63,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert build(load(name), [*arguments, *unfiltered]) == 0
         samples += list(Build(data / "built" / name, role="train"))
     write_language_model(tmp_path / "llm", texts_of(samples))
-    vision = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SIZES["tiny"], "vision", vision)
-        arguments = ["--size", "tiny", "--dtype", "fp32", "--llm", str(tmp_path / "llm")]
-        assert assemble.main([*arguments, "--out", str(tmp_path / "model")]) == 0
+    # Tiles of 168 pixels: the same 24 x 24 patches for a quarter of the pixels.
+    shape = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
+    torch.manual_seed(0)
+    encoder = CLIPVisionModel(CLIPVisionConfig(image_size=168, patch_size=7, **shape))
+    assemble.spread_positions(encoder)
+    encoder.save_pretrained(tmp_path / "vision")
+    arguments = ["--dtype", "fp32", "--llm", str(tmp_path / "llm"), "--vision", str(tmp_path / "vision")]
+    assert assemble.main([*arguments, "--out", str(tmp_path / "model")]) == 0
     return tmp_path
 
 
@@ -109,6 +113,8 @@ def test_what_blind_guessing_gets() -> None:
     assert skewed.loss == pytest.approx((math.log(8) + 7 * math.log(8 / 7)) / 8 / 5)
     both = blind([*even, *sided], harmony())  # it knows the question
     assert both is not None and both.loss == pytest.approx((guess.loss + skewed.loss) / 2)
+    worded = [sample(number, f"Question {number}?", word, BLACK) for number, word in enumerate(words)]
+    assert blind(worded, harmony()) == guess  # wordings differ, the answers are few
     assert blind([sample(number, "Describe.", f"Film {number}.", BLACK) for number in range(32)], harmony()) is None
     probe = Probe([*even, *sided, sample(99, "What is shown?", "A chest.", BLACK)], "here", 10)
     assert Counter(asked(one.record) for one in probe.samples) == {"Is there an effusion?": 5, "Which side?": 5}

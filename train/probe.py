@@ -57,15 +57,21 @@ def reply(record: dict[str, Any]) -> str:
 def blind(samples: Iterable[StoredSample], tokenizer: Tokenizer) -> Blind | None:
     """What blind guessing gets of a source, or None where replies are too varied to be guessed among (or none).
 
-    The loss is the entropy of the answers given the question over the learnt tokens: ln K / tokens for K answers that
-    are equally often right. Raises: `UserError` (a sample that cannot be rendered).
+    The loss is the entropy of the answers over the learnt tokens: ln K / tokens for K answers that are equally often
+    right. Of the answers given the question where questions repeat, else of all answers.
+
+    Raises: `UserError` (a sample that cannot be rendered).
     """
     pairs: Counter[tuple[str, str]] = Counter()
     tokens = 0
     for sample in samples:
         pairs[asked(sample.record), reply(sample.record)] += 1
         tokens += render(sample.record, [1] * len(sample.record["images"] or ()), tokenizer).supervised
-    return _guess(pairs, tokens) if pairs and len(pairs) * _REPEATS <= pairs.total() else None
+    answers: Counter[tuple[str, str]] = Counter()
+    for (_, answer), count in pairs.items():
+        answers["", answer] += count
+    few = (counts for counts in (pairs, answers) if 0 < len(counts) * _REPEATS <= counts.total())
+    return next((_guess(counts, tokens) for counts in few), None)
 
 
 def _guess(pairs: Counter[tuple[str, str]], tokens: int) -> Blind:

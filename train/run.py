@@ -434,8 +434,8 @@ def _probe(config: Config, model: Model, collate: Collator) -> Callable[[Any], d
     return lambda engine: probe.measure(probe.ask(model, engine, layout, config), model.tokenizer)
 
 
-_BLIND_SAMPLES = 1024
-"""Samples of a build from which the loss of guessing blindly is computed."""
+_BLIND_SAMPLES = 256
+"""Samples of a build from which the loss of guessing blindly is computed; their pictures are read, too."""
 
 
 def _blind(prepared: Prepared, model: Model) -> dict[str, float]:
