@@ -138,7 +138,11 @@ def _completion(kind: str, good: bytes) -> bytes:
         return b"<html>gateway</html>"
     if kind == "no_chat":
         return b'{"choices": [], "usage": "none"}'
-    content = {"nonsense": "I think that this is a fine picture.", "truncated": good[:14].decode()}.get(kind)
+    content = {
+        "nonsense": "I think that this is a fine picture.",
+        "truncated": good[:14].decode(),
+        "thinking": "<think>A CT, so",
+    }.get(kind)
     if kind.startswith("text:"):
         content = kind.removeprefix("text:")
     return orjson.dumps(
@@ -151,7 +155,7 @@ def _completion(kind: str, good: bytes) -> bytes:
                 {
                     "index": 0,
                     "message": {"role": "assistant", "content": good.decode() if content is None else content},
-                    "finish_reason": "length" if kind == "truncated" else "stop",
+                    "finish_reason": "length" if kind in ("truncated", "thinking") else "stop",
                 }
             ],
             "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},

@@ -126,6 +126,8 @@ class Filter:
     """It does its own concurrency: run in the main process over whole units, after all others."""
     file_options: ClassVar[tuple[str, ...]] = ()
     """Options that are local files or folders: their content, not their path, decides whether scores are up to date."""
+    not_judged: ClassVar[frozenset[str]] = frozenset()
+    """Texts among its scores that say that it came to no verdict: such samples are named, and asked about again."""
     runtime_options: ClassVar[tuple[str, ...]] = ()
     """Options that cannot change a score, such as addresses and prices."""
 

@@ -2,12 +2,15 @@
 
 Any OpenAI-compatible endpoint serves (vLLM, transformers serve, llama.cpp). The number rules always run first: a text
 in which they find no misleading number is settled without a call. Without an endpoint the rules settle everything. What
-settled a score stands beside it (`relevance_by`, `numbers_by`); an answer that is no valid JSON after all attempts is
-the named verdict `unusable_answer` with no score, so a recipe has to say what becomes of it.
+settled a score stands beside it (`relevance_by`, `numbers_by`); an answer that cannot be used after all attempts
+(`judge_answers`) is the named verdict `unusable_answer` with no score, so a recipe has to say what becomes of it. Such
+verdicts are not kept: the next run asks again. Where they are more than a few, the model or its server is at fault:
+scoring stops.
 """
 
 import asyncio
 import hashlib
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,14 +21,17 @@ import orjson
 from tqdm import tqdm
 
 from filters.base import Filter, FilterError, Record, Score
+from filters.judge_answers import UnusableAnswer, read_answer, thinks
 from filters.misleading_numbers import RULES as NUMBER_RULES
 from filters.misleading_numbers import WEIGHTS, find_numbers, misleading
+from filters.relevance_rules import IRRELEVANT, irrelevance
 from filters.relevance_rules import RULES as RELEVANCE_RULES
-from filters.relevance_rules import irrelevance
 from filters.verdicts import Verdict, VerdictStore, verdict_key
 from medgpt.chat import Chat, ChatOptions, EndpointError, RequestRefused, Stopped
 from medgpt.endpoints import Endpoint, read_key, require_private, resolve_endpoint
 from medgpt.errors import UserError
+from medgpt.messages import safe
+from medgpt.private import is_private
 
 PROMPTS = Path(__file__).parent / "prompts"
 RELEVANCE, NUMBERS = "relevance-1", "numbers-1"
@@ -34,6 +40,8 @@ RELEVANCE, NUMBERS = "relevance-1", "numbers-1"
 _PROBE = "Chest radiograph without findings."
 _RETRY_TEMPERATURE = 0.7
 """The first attempt is greedy; a second greedy one would fail in the same way."""
+_FIRST = 50
+"""Questions after which the share of those without an answer says something of the model, not of the captions."""
 
 
 def _schema(flag: str, choice: str, choices: Sequence[str]) -> dict[str, Any]:
@@ -58,6 +66,14 @@ SCHEMAS = {
     ),
 }
 """JSON schema of each prompt's answer. No free text: an answer could quote what it judges."""
+AGREEING: dict[str, dict[bool, tuple[str, ...]]] = {
+    RELEVANCE: {True: ("clinical", "unclear"), False: ("chatter", "chart", "administrative", "unclear")},
+    NUMBERS: {
+        True: tuple(kind for kind in SCHEMAS[NUMBERS]["properties"]["kind"]["enum"] if kind != "none"),
+        False: ("none",),
+    },
+}
+"""The reasons and kinds that go with each verdict; others contradict it."""
 
 
 @dataclass(frozen=True)
@@ -98,33 +114,6 @@ def load_prompt(name: str) -> Prompt:
     return Prompt(name, tuple(turns), digest)
 
 
-def parse_answer(content: str | None, schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The answer, if the whole of `content` is one JSON object of the schema; else None.
-
-    Nothing is searched for in surrounding talk; only a Markdown fence around the whole is taken off, since models
-    without constrained decoding add one to otherwise valid answers.
-    """
-    text = (content or "").strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        text = text[text.index("\n") : -3]
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
-    properties = schema["properties"]
-    if not isinstance(value, dict) or value.keys() != properties.keys():
-        return None
-    return value if all(_fits(value[name], rule) for name, rule in properties.items()) else None
-
-
-def _fits(value: object, rule: Mapping[str, Any]) -> bool:
-    if rule["type"] == "boolean":
-        return isinstance(value, bool)
-    if rule["type"] == "integer":
-        return isinstance(value, int) and not isinstance(value, bool) and rule["minimum"] <= value <= rule["maximum"]
-    return value in rule["enum"]
-
-
 @dataclass
 class JudgeStatistics:
     """What a filter has done since it was made."""
@@ -162,7 +151,7 @@ class LanguageModel(Filter):
     """
 
     name: ClassVar[str] = "language_model"
-    version: ClassVar[str] = f"1/{RELEVANCE}/{NUMBERS}/{NUMBER_RULES}/{RELEVANCE_RULES}"
+    version: ClassVar[str] = f"2/{RELEVANCE}/{NUMBERS}/{NUMBER_RULES}/{RELEVANCE_RULES}"
     scores: ClassVar[dict[str, str]] = {
         "irrelevant": "how surely the caption is not clinical, 0..1 (0.5 + confidence / 200 if judged so)",
         "relevance": "verdict: relevant, irrelevant, empty_caption, unusable_answer, refused_request",
@@ -176,9 +165,10 @@ class LanguageModel(Filter):
     cost: ClassVar[float] = 100.0
     needs_pictures: ClassVar[bool] = False
     in_main_process: ClassVar[bool] = True
+    not_judged: ClassVar[frozenset[str]] = frozenset({"unusable_answer", "refused_request"})
     runtime_options: ClassVar[tuple[str, ...]] = (
         "endpoint", "verdicts", "allowed_hosts", "key_variable", "price_in", "price_out", "progress", "concurrency",
-        "timeout_s", "tries", "longest_wait_s",
+        "timeout_s", "tries", "longest_wait_s", "max_unusable",
     )  # fmt: skip
 
     def __init__(
@@ -191,6 +181,8 @@ class LanguageModel(Filter):
         key_variable: str | None = None,
         attempts: int = 3,
         max_tokens: int = 96,
+        thinking_tokens: int = 4096,
+        max_unusable: float = 0.05,
         response: str = "json_schema",
         extra: Mapping[str, Any] | None = None,
         price_in: float = 0.0,
@@ -202,16 +194,29 @@ class LanguageModel(Filter):
 
         endpoint: base address (`http://127.0.0.1:8000/v1`); None: rules only. verdicts: folder of the cache.
         allowed_hosts: hosts that may see credentialed texts although they are not loopback. key_variable: environment
-        variable with the API key. attempts: answers asked for until one is valid JSON. response: `json_schema`,
-        `json_object` or `none`, as the server can. extra: further fields of the request; None takes a field out.
+        variable with the API key. attempts: answers asked for until one can be used. max_tokens: of an answer;
+        thinking_tokens: more for a model that is seen to think first. max_unusable: share of questions without an
+        answer, after the first 50, at which scoring stops (of fewer, or of the last 50: a half). response:
+        `json_schema`, `json_object` or `none`, as the server can. extra: further fields of the request; None takes one
+        out.
         price_in, price_out: per million tokens. progress: a bar on stderr. chat: fields of `ChatOptions`.
         """
-        if attempts < 1 or max_tokens < 1:
-            raise UserError(f"attempts {attempts}, max_tokens {max_tokens}: must be 1 or more")
+        if attempts < 1 or max_tokens < 1 or thinking_tokens < 0:
+            raise UserError(f"attempts {attempts}, max_tokens {max_tokens}, thinking_tokens {thinking_tokens}: too few")
+        if not 0 <= max_unusable <= 1:
+            raise UserError(f"max_unusable {max_unusable}: a share, 0 to 1")
         self.statistics = JudgeStatistics()
         self._prices = price_in, price_out
         self._allowed = tuple(allowed_hosts)
         self._attempts = attempts
+        self._thinking_tokens, self._thinks = thinking_tokens, False
+        self._max_unusable = max_unusable
+        self._open: dict[bytes, Verdict] = {}
+        """Questions of this run without an answer."""
+        self._last: deque[bool] = deque(maxlen=_FIRST)
+        """Whether the last questions got an answer."""
+        self._reasons: Counter[str] = Counter()
+        self._example = ""
         try:
             self._options = ChatOptions(**chat)
         except (TypeError, ValueError) as error:
@@ -287,7 +292,7 @@ class LanguageModel(Filter):
     def _answer(self, questions: Sequence[_Question]) -> None:
         """See to it that every question has a verdict in the store."""
         self._store.refresh()
-        missing = {question.key: question for question in questions if not self._settled(question.key)}
+        missing = {question.key: question for question in questions if not self._settled(question)}
         self.statistics.questions += len(questions)
         self.statistics.cached += len(questions) - len(missing)
         self._show(len(questions), len(questions) - len(missing))
@@ -297,10 +302,15 @@ class LanguageModel(Filter):
             finally:
                 self._store.sync()
 
-    def _settled(self, key: bytes) -> bool:
-        verdict = self._store.get(key)
-        # Someone who allows more attempts than were made wants them made.
-        return verdict is not None and (verdict.outcome != "unusable_answer" or verdict.attempts >= self._attempts)
+    def _settled(self, question: _Question) -> bool:
+        if question.key in self._open:
+            return True
+        verdict = self._store.get(question.key)
+        if verdict is None or verdict.answer is None:
+            return False
+        # Caches of before 2026-11-27 hold contradictions.
+        flag, choice = list(verdict.answer.values())[:2]
+        return choice in AGREEING[question.prompt.name][flag]
 
     async def _ask(self, questions: Sequence[_Question]) -> None:
         assert self._endpoint is not None
@@ -317,6 +327,7 @@ class LanguageModel(Filter):
             self.statistics.requests += chat.requests
         if faults:
             raise faults[0]
+        self._stop_if_systematic(at_end=True)
 
     async def _work(self, chat: Chat, waiting: Iterator[_Question], faults: list[Exception]) -> None:
         for question in waiting:
@@ -324,7 +335,12 @@ class LanguageModel(Filter):
                 return
             try:
                 verdict = await self._judge(chat, question)
-                self._store.add(question.key, verdict)
+                if verdict.outcome == "answered":
+                    self._store.add(question.key, verdict)
+                else:
+                    self._open[question.key] = verdict
+                self._count(verdict)
+                self._stop_if_systematic()
             except Stopped:
                 return
             except UserError as error:
@@ -333,26 +349,39 @@ class LanguageModel(Filter):
                 named = EndpointError(f"{error} (at {question.sample})") if isinstance(error, EndpointError) else error
                 faults.append(named)
                 return
-            self._count(verdict)
 
     async def _judge(self, chat: Chat, question: _Question) -> Verdict:
         fields = dict(self._fields[question.prompt.name])
+        if self._thinks and "max_tokens" in fields:
+            fields["max_tokens"] += self._thinking_tokens
         prompt_tokens = completion_tokens = 0
         for attempt in range(1, self._attempts + 1):
             body = {"model": self._model, "messages": question.prompt.messages(question.text), **fields}
             probe = body | {"messages": question.prompt.messages(_PROBE)}
             try:
                 reply = await chat.complete(body, probe)
-            except RequestRefused:
+            except RequestRefused as error:
+                self._reasons[str(error)] += 1
                 return Verdict("refused_request", None, attempt, prompt_tokens, completion_tokens)
             prompt_tokens += reply.prompt_tokens
             completion_tokens += reply.completion_tokens
-            answer = parse_answer(reply.content, SCHEMAS[question.prompt.name])
-            if answer is not None:
+            try:
+                answer = read_answer(reply.content, SCHEMAS[question.prompt.name], AGREEING[question.prompt.name])
+            except UnusableAnswer as error:
+                reason = f"{error}, cut off" if reply.truncated else str(error)
+            else:
                 return Verdict("answered", answer, attempt, prompt_tokens, completion_tokens)
             if reply.truncated and "max_tokens" in fields:
-                fields["max_tokens"] *= 2
+                thought = bool(reply.reasoning) or thinks(reply.content)
+                fields["max_tokens"] = (
+                    fields["max_tokens"] * 2
+                    if self._thinks or not thought
+                    else (fields["max_tokens"] + self._thinking_tokens)
+                )
+                self._thinks |= thought
             fields |= {"seed": attempt} | ({"temperature": _RETRY_TEMPERATURE} if "temperature" in fields else {})
+        self._reasons[reason] += 1
+        self._example = reply.content or self._example
         return Verdict("unusable_answer", None, self._attempts, prompt_tokens, completion_tokens)
 
     def _count(self, verdict: Verdict) -> None:
@@ -361,9 +390,25 @@ class LanguageModel(Filter):
         statistics.valid_at_once += verdict.outcome == "answered" and verdict.attempts == 1
         statistics.unusable += verdict.outcome == "unusable_answer"
         statistics.refused += verdict.outcome == "refused_request"
+        self._last.append(verdict.outcome == "answered")
         statistics.prompt_tokens += verdict.prompt_tokens
         statistics.completion_tokens += verdict.completion_tokens
         self._show(0, 1)
+
+    def _stop_if_systematic(self, at_end: bool = False) -> None:
+        """Raises: `FilterError` where so many questions got no answer that it is not for their captions."""
+        judged, missed = self.statistics.judged, self.statistics.unusable + self.statistics.refused
+        lately = len(self._last) == _FIRST or at_end
+        if (lately and 2 * sum(self._last) < len(self._last)) or (
+            judged >= _FIRST and missed > self._max_unusable * judged
+        ):
+            reasons = ", ".join(f"{reason} ({number:,})" for reason, number in self._reasons.most_common(3))
+            example = "" if is_private() or not self._example else f"; one says: {safe(self._example, 160)}"
+            raise FilterError(
+                f"language_model: {missed:,} of {judged:,} questions got no answer of {self._model} that can be used: "
+                f"{reasons}{example}. Their captions are not scored. Mend the model or its server (--set "
+                "language_model.response=none, .thinking_tokens=N or .max_unusable=SHARE may help) and run this again"
+            )
 
     def _show(self, more: int, done: int) -> None:
         if not self._progress:
@@ -389,7 +434,7 @@ class LanguageModel(Filter):
         if RELEVANCE not in questions:
             chance = irrelevance(text)
             scores |= {"irrelevant": chance, "relevance_by": RELEVANCE_RULES}
-            return scores | {"relevance": "irrelevant" if chance >= 0.5 else "relevant"}
+            return scores | {"relevance": "irrelevant" if chance >= IRRELEVANT else "relevant"}
         scores["relevance_by"] = f"{RELEVANCE}@{self._model}"
         outcome, answer = self._said(questions[RELEVANCE])
         scores["relevance"] = outcome
@@ -407,7 +452,7 @@ class LanguageModel(Filter):
         return scores
 
     def _said(self, question: _Question) -> tuple[str, Mapping[str, Any] | None]:
-        verdict = self._store.get(question.key)
+        verdict = self._open.get(question.key) or self._store.get(question.key)
         assert verdict is not None
         return verdict.outcome, verdict.answer
 

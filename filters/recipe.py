@@ -114,6 +114,8 @@ class FilterStep(Stage):
     identity: str
     """Digest of all that decides its scores of a sample: name, version, options, and those of the filters it sees."""
     after: tuple[str, ...]
+    not_judged: frozenset[str]
+    """As `Filter.not_judged`."""
 
     def make(self) -> Filter:
         """The filter itself. Raises: `UserError` for options that it does not take, `FilterError` of the filter."""
@@ -226,6 +228,7 @@ def _resolve(rules: Mapping[str, FilterRule], left_out: Mapping[str, str], where
                 options=rule.options,
                 identity=_identity(name, rule, found, [steps[other].identity for other in after]),
                 after=after,
+                not_judged=found.not_judged,
             )
     except UserError as error:
         raise UserError(f"{where}: {error}") from error

@@ -13,17 +13,17 @@ from typing import Any
 
 from medgpt.arguments import command_parser
 from medgpt.engines import add_engine, choose_engine
-from medgpt.errors import DONE, UserError, run
+from medgpt.errors import DONE, NOT_COMPARED, UserError, run
 
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0, 1 if scoring stopped (run again to go on), 2 for a wrong recipe or usage."""
+    """Command line; returns 0, 1 if scoring stopped, 2 for a wrong recipe or usage, 4 if samples were not judged."""
     parser = command_parser(
         "filters.run",
         "Score the samples of finished builds under DATA with a recipe's filters, into DATA/scores; what is there and "
         "right is not done again, and a run that was killed goes on where it was. "
-        "Exit code: 0, 1 if scoring stopped, 2 for a wrong recipe or usage.",
+        "Exit code: 0, 1 if scoring stopped, 2 for a wrong recipe or usage, 4 if a model gave some samples no verdict.",
         "examples:\n"
         "  python -m filters.run data --workers 8\n"
         "  python -m filters.run data --build pmc_oa --recipe mine.yaml --all-scores\n"
@@ -66,23 +66,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options=_filter_options(options),
         all_scores=options.all_scores,
     )
+    code = NOT_COMPARED if any(result.not_judged for result in results) else DONE
     if options.json and results:
-        found = [{**result.document, "scored": result.scored} for result in results]
+        found = [{**r.document, "scored": r.scored, "not_judged": dict(r.not_judged)} for r in results]
         print(json.dumps({"builds": found, "not_filtered": unfiltered}, ensure_ascii=False))
-        return DONE
+        return code
     for result in results:
         rows = sum(part["rows"] for part in result.document["parts"])
         names = ", ".join(entry["name"] for entry in result.document["filters"])
         print(f"{result.document['build']}: {rows:,} samples, {result.scored:,} of them shown to a filter now; {names}")
         for name, why in result.document["left_out"].items():
             print(f"  {name} left out ({why}); give it with --set {name}.OPTION=VALUE")
+        for name, number in result.not_judged.items():
+            print(f"  {name} came to no verdict on {number:,} samples; the same command asks again")
     if unfiltered:
         print(f"not filtered: {', '.join(unfiltered)}")
     if not results:
         raise UserError("nothing was scored: no build here has samples of that role and rules in the recipe")
     chosen = f" --recipe {options.recipe}" if options.recipe else ""
     print(f"next: python -m filters.decide {options.data}{chosen}")
-    return DONE
+    return code
 
 
 def _filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:

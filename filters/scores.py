@@ -60,6 +60,8 @@ class RunResult:
     """The content of `run.json`."""
     scored: int
     """Samples that at least one filter was asked about in this run."""
+    not_judged: Mapping[str, int]
+    """Filter -> samples that it was asked about and came to no verdict on; the next run asks again."""
 
 
 def run_build(
@@ -122,7 +124,18 @@ def run_build(
         }
         write_atomic(out / RUN_FILE, orjson.dumps(record, option=orjson.OPT_INDENT_2) + b"\n")
         run.tidy([part["file"] for part in parts], document["units"])
-    return RunResult(out, record, run.scored)
+    return RunResult(out, record, run.scored, _not_judged([out / part["file"] for part in parts], plan))
+
+
+def _not_judged(parts: Sequence[Path], plan: FilterPlan) -> dict[str, int]:
+    steps = [step for step in plan.steps if step.not_judged]
+    rows = [row for part in parts if steps for row in read_rows(part, steps)]
+    found = {step.name: sum(not step.not_judged.isdisjoint(_texts(row, step)) for row in rows) for step in steps}
+    return {name: number for name, number in found.items() if number}
+
+
+def _texts(row: "_ScoreRow", step: FilterStep) -> list[str]:
+    return [value for column in step.columns if isinstance(value := row.values.get(column), str)]
 
 
 def run(
@@ -288,7 +301,7 @@ class _Run:
 
     def _complete(self, path: Path) -> bool:
         """Whether no sample waits for a filter under the present thresholds."""
-        rows = read_rows(path, self.plan.steps)
+        rows = read_rows(path, self.plan.steps, judged=True)
         return not any(missing_steps(row, self.plan, self.all_scores) for row in rows)
 
     def _jobs(self, unit: Mapping[str, Any], first: int, seed: Path | None) -> list[_Job]:
@@ -345,7 +358,7 @@ class _Worker:
     def run(self, job: _Job) -> list[str]:
         """Score a chunk and write its rows; ids of the samples that a filter was asked about."""
         if job.seed is not None:
-            rows = read_rows(job.seed, self._plan.steps, job.start, job.count)
+            rows = read_rows(job.seed, self._plan.steps, job.start, job.count, judged=True)
         else:
             rows = [_ScoreRow("", None, {}, set()) for _ in range(job.count)]
         asked = []
@@ -511,8 +524,13 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise FilterError(f"{path}: no score part ({type(error).__name__}); delete it and run again") from error
 
 
-def read_rows(path: Path, steps: Sequence[FilterStep], start: int = 0, count: int | None = None) -> list[_ScoreRow]:
-    """Rows of a part, with the scores of those filters whose identity is the same. Raises: `FilterError`."""
+def read_rows(
+    path: Path, steps: Sequence[FilterStep], start: int = 0, count: int | None = None, judged: bool = False
+) -> list[_ScoreRow]:
+    """Rows of a part, with the scores of those filters whose identity is the same. Raises: `FilterError`.
+
+    judged: without those of filters that came to no verdict.
+    """
     same = read_meta(path)["filters"]
     taken = [step for step in steps if same.get(step.name) == step.identity]
     columns = [*_FIXED, *(column for step in taken for column in step.columns)]
@@ -520,5 +538,9 @@ def read_rows(path: Path, steps: Sequence[FilterStep], start: int = 0, count: in
     for entry in pq.read_table(path, columns=columns).slice(start, count).to_pylist():
         done = [step for step in taken if step.name not in entry["skipped"]]
         values = {column: entry[column] for step in done for column in step.columns}
-        rows.append(_ScoreRow(entry["sample_id"], entry["reason"], values, {step.name for step in done}))
+        row = _ScoreRow(entry["sample_id"], entry["reason"], values, {step.name for step in done})
+        for step in done:
+            if judged and not step.not_judged.isdisjoint(_texts(row, step)):
+                row.done.remove(step.name)
+        rows.append(row)
     return rows

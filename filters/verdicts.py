@@ -31,7 +31,7 @@ class Verdict:
     """What came of one question."""
 
     outcome: str
-    """`answered`, `unusable_answer` (no valid JSON in any attempt) or `refused_request` (HTTP 400, 413, 422)."""
+    """`answered`; kept by no store: `unusable_answer` (in any attempt), `refused_request` (HTTP 400, 413, 422)."""
     answer: Mapping[str, Any] | None
     attempts: int
     """Answers that were asked for until this one, retries after faults of the network not counted."""

@@ -3,7 +3,7 @@
     python -m manifests.verify data
 
 trusts neither the certificate nor the manifest: every file is hashed, fingerprints and digests are made again from the
-stored pictures and texts, evidence is derived again by `rederive*.py` (dictionaries, lists by quarters of a hash, sets
+stored pictures and texts, evidence is derived again by `verification/` (dictionaries, lists by quarters of a hash, sets
 of words), policy, exclusions and counts are worked out row by row in Python, the report is rendered again. A forger who
 computes all digests anew after an edit is caught by what no longer follows from the shards.
 
@@ -35,8 +35,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from manifests.catalog import load_builds
-from manifests.proof.audit import CONFIDENCE, bounds
 from manifests.proof.certificate import CERTIFICATE
+from manifests.verification.audit import CONFIDENCE, bounds
 from medgpt.arguments import Tree, command_parser
 from medgpt.engines import add_engine, choose_engine
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run
@@ -44,7 +44,7 @@ from medgpt.messages import safe
 from medgpt.tables import table
 
 if TYPE_CHECKING:
-    from manifests.proof.verification import ProofStep, Verification
+    from manifests.verification.steps import ProofStep, Verification
 
 _SHOWN = 20
 
@@ -71,8 +71,8 @@ def verify(
     texts are jobs of the chosen engine, in `workers` processes. `tell` is called with each step as it
     ends. Raises: `UserError` if there is no data or no certificate, or the key cannot be read.
     """
-    from manifests.proof.spread import Pool
-    from manifests.proof.verification import Verification
+    from manifests.verification.spread import Pool
+    from manifests.verification.steps import Verification
 
     if not data.is_dir():
         raise UserError(f"{data}: no such folder; name the folder of builds")

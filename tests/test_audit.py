@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifests.proof.accounting import STATES, accounts, totals
-from manifests.proof.audit import CONFIDENCE, bounds, fewer_than, smallest
 from manifests.proof.certificate import incomplete
+from manifests.verification.audit import CONFIDENCE, bounds, fewer_than, smallest
 
 
 def test_the_bound_is_the_rule_of_three_for_99_percent() -> None:

@@ -19,8 +19,8 @@ from manifests.proof.certificate import read_certificate, write_certificate
 from manifests.proof.encoders import Encoder, NoModelError, bert_graph
 from manifests.proof.policy import DEFAULT_POLICY, RewriteSettings, load_policy, parse_policy
 from manifests.proof.rewrites import VERSION, Asked, RewriteIndex, judge
-from manifests.proof.verification import ProofStep
 from manifests.prove import prove
+from manifests.verification.steps import ProofStep
 from manifests.verify import verify
 from medgpt.errors import UserError
 from medgpt.settings import checked

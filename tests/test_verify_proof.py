@@ -35,15 +35,15 @@ from builders.engine.command import main as build
 from builders.engine.corpus_source import build_corpus
 from builders.engine.registry import load
 from manifests.catalog import connect, load_builds
-from manifests.proof.audit import fewer_than
 from manifests.proof.certificate import certificate_root, read_certificate, statement
 from manifests.proof.evidence import LEVELS, ORDER
 from manifests.proof.overlaps import VERSIONS
 from manifests.proof.policy import DEFAULT_POLICY, parse_policy
-from manifests.proof.rederive_pictures import HashIndex
 from manifests.proof.sentences import sentences
 from manifests.proof.trust import Trust, check_proof
 from manifests.prove import prove, render_report
+from manifests.verification.audit import fewer_than
+from manifests.verification.pictures import HashIndex
 from manifests.verify import main
 from medgpt.digest import build_root, file_sha256, inputs_sha256, merkle_root
 from medgpt.errors import UserError
@@ -967,9 +967,9 @@ def test_the_bound_of_an_audit_is_the_smallest_that_holds(total: int, drawn: int
 def test_what_is_held_together_piece_by_piece_by_two_processes_is_as_in_one_piece(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str | None
 ) -> None:
-    for number in ("proof.verification._PIECE", "proof.spill._BUFFERED", "proof.rederive_pictures._PICTURES_KEPT"):
+    for number in ("verification.steps._PIECE", "verification.spill._BUFFERED", "verification.pictures._PICTURES_KEPT"):
         monkeypatch.setattr(f"manifests.{number}", 3)
-    monkeypatch.setattr("manifests.proof.spread._FEW", 0)
+    monkeypatch.setattr("manifests.verification.spread._FEW", 0)
     words: tuple[str, ...] = ()
     if name is not None:
         change, words = TAMPERINGS[name]

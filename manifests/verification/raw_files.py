@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import yaml
 
-from manifests.proof.rederive import rows_of
+from manifests.verification.derived import rows_of
 from medgpt.digest import INPUTS_FILE, RAW_PLACE, file_sha256
 from medgpt.layout import BUILD_FILE
 

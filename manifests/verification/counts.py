@@ -1,4 +1,4 @@
-"""Policy, exclusions and counts, derived a second time row by row in Python (see `rederive`)."""
+"""Policy, exclusions and counts, derived a second time row by row in Python (see the room)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild
 from manifests.proof.policy import Policy
-from manifests.proof.rederive import Key, rows_of
+from manifests.verification.derived import Key, rows_of
 
 _T = TypeVar("_T")
 

@@ -15,9 +15,10 @@ import numpy as np
 from manifests.catalog import LoadedBuild
 from manifests.proof.encoders import Encoder
 from manifests.proof.policy import Policy, RewriteSettings
-from manifests.proof.rederive import Found, Key, Progress, found, records
-from manifests.proof.rederive_texts import Text, why_left_out
 from manifests.proof.rewrites import TOLERANCE, Asked, judge
+from manifests.verification.derived import Found, Key, Progress, found
+from manifests.verification.stored_samples import records
+from manifests.verification.texts import Text, why_left_out
 
 Derived = tuple[dict[str, Any], list[tuple[str, float, list[tuple[str, int] | None]]]]
 """Both ends of a pair; for each model its cosine, and the verdicts a little below, at and a little above it."""

@@ -1,4 +1,4 @@
-"""What `build.json` says of a build, derived a second time from its files and parts (see `rederive`)."""
+"""What `build.json` says of a build, derived a second time from its files and parts (see the room)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from manifests.catalog import KINDS, LoadedBuild, part_kind
 from manifests.parts import SCHEMAS
-from manifests.proof.differences import differing
-from manifests.proof.rederive import Fault
+from manifests.verification.derived import Fault
+from manifests.verification.differences import differing
 from medgpt.digest import INPUTS_FILE, file_sha256, inputs_sha256
 
 

@@ -1,4 +1,4 @@
-"""Near and near-duplicate pictures, derived a second time: one pair at a time, by plain lists (see `rederive`)."""
+"""Near and near-duplicate pictures, derived a second time: one pair at a time, by plain lists (see the room)."""
 
 from __future__ import annotations
 
@@ -33,9 +33,6 @@ from manifests.proof.agreement import (
     turned_back,
 )
 from manifests.proof.policy import ImageSettings, Policy
-from manifests.proof.rederive import Derived, Found, Key, Place, Progress, Shards, found
-from manifests.proof.spill import Spill
-from manifests.proof.spread import Part, Pool
 from manifests.proof.variants import (
     IDENTITY,
     INVERTED,
@@ -49,6 +46,10 @@ from manifests.proof.variants import (
     turn_name,
     turned,
 )
+from manifests.verification.derived import Derived, Found, Key, Place, Progress, found
+from manifests.verification.spill import Spill
+from manifests.verification.spread import Part, Pool
+from manifests.verification.stored_samples import Shards
 
 _PICTURES_KEPT = 1 << 14
 

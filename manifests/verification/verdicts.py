@@ -1,4 +1,4 @@
-"""Reviewers' verdicts, heeded a second time: pairs as they stand in the file, piece by piece (see `rederive`)."""
+"""Reviewers' verdicts, heeded a second time: pairs as they stand in the file, piece by piece (see the room)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from manifests.catalog import LoadedBuild
 from manifests.proof.policy import Policy
-from manifests.proof.rederive import Key, rows_of
 from manifests.proof.text_pairs import NAMED
 from manifests.proof.verdicts import PAIR, REASONS, SIDES, WRONG
+from manifests.verification.derived import Key, rows_of
 
 
 class Verdicts:

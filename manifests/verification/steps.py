@@ -1,7 +1,7 @@
 """The steps of a verification, and what they hand on to each other: for `manifests.verify`.
 
-What the certificate says is read first; what follows is derived by `rederive*.py` and held against it, rows of evidence
-piece by piece (`spill`).
+What the certificate says is read first; what follows is derived by the other files of this room and held against it,
+rows of evidence piece by piece (`spill`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from manifests.catalog import LoadedBuild, connect, load_builds, sql_text
 from manifests.proof.accounting import accounts
-from manifests.proof.audit import draw_samples, smallest
 from manifests.proof.certificate import (
     CERTIFICATE,
     COMMON_FILE,
@@ -36,28 +35,31 @@ from manifests.proof.certificate import (
     software,
 )
 from manifests.proof.descriptors import load_encoder
-from manifests.proof.differences import differing, named_row, row_differences
 from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS, LEVELS, ORDER
 from manifests.proof.exports import EXCLUDED_ROWS_FILE, write_excluded_rows
-from manifests.proof.materials import made_elsewhere, raw_faults, raw_folder
 from manifests.proof.near_images import coverage
 from manifests.proof.overlaps import OFF, VERSIONS, rewrites_state
 from manifests.proof.policy import Policy, check_names, held_benchmarks, load_policy, parse_policy
-from manifests.proof.rederive import FOUND, Fault, Found, Key, id_and_exact, read_again, rows_of
-from manifests.proof.rederive_builds import count_faults, described, file_faults, files_of
-from manifests.proof.rederive_counts import Summary, Tally, action_of
-from manifests.proof.rederive_local import coverage as local_coverage
-from manifests.proof.rederive_local import local_pictures
-from manifests.proof.rederive_pictures import near_images, train_duplicates
-from manifests.proof.rederive_rewrites import rewrites, settled
-from manifests.proof.rederive_texts import near_texts
-from manifests.proof.rederive_verdicts import Verdicts
 from manifests.proof.rewrites import coverage as rewrites_coverage
 from manifests.proof.sentences import sentences
-from manifests.proof.spill import Spill
-from manifests.proof.spread import Part, Pool
 from manifests.proof.train_duplicates import TRAIN_DUPLICATES
 from manifests.prove import render_report
+from manifests.verification.audit import draw_samples, smallest
+from manifests.verification.builds import count_faults, described, file_faults, files_of
+from manifests.verification.counts import Summary, Tally, action_of
+from manifests.verification.derived import FOUND, Fault, Found, Key, rows_of
+from manifests.verification.differences import differing, named_row, row_differences
+from manifests.verification.ids import id_and_exact
+from manifests.verification.local_pictures import coverage as local_coverage
+from manifests.verification.local_pictures import local_pictures
+from manifests.verification.pictures import near_images, train_duplicates
+from manifests.verification.raw_files import made_elsewhere, raw_faults, raw_folder
+from manifests.verification.rewrites import rewrites, settled
+from manifests.verification.spill import Spill
+from manifests.verification.spread import Part, Pool
+from manifests.verification.stored_samples import read_again
+from manifests.verification.texts import near_texts
+from manifests.verification.verdicts import Verdicts
 from medgpt.digest import INPUTS_FILE, build_root, file_sha256, merkle_root
 from medgpt.errors import UserError
 from medgpt.private import is_private

@@ -1,4 +1,4 @@
-"""Near texts, derived a second time by tuples of words in dictionaries and sets (see `rederive`)."""
+"""Near texts, derived a second time by tuples of words in dictionaries and sets (see the room)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from typing import Any
 from manifests.catalog import LoadedBuild
 from manifests.proof.passages import LONG_RUN, LONGER_RUN, PASSAGE_GRAMS, PASSAGE_SHARE
 from manifests.proof.policy import Policy, TextSettings
-from manifests.proof.rederive import Derived, Found, Key, Progress, found, message_text, normalised, records
-from manifests.proof.spread import Part, Pool
 from manifests.proof.stems import (
     ANSWER_WORDS,
     BESIDE_WORDS,
@@ -47,6 +45,9 @@ from manifests.proof.stems import (
 )
 from manifests.proof.text_pairs import NAMED
 from manifests.proof.word_weights import REFERENCE_TEXTS, UNIT, information, reference_counts
+from manifests.verification.derived import Derived, Found, Key, Progress, found, message_text, normalised
+from manifests.verification.spread import Part, Pool
+from manifests.verification.stored_samples import records
 
 # Scripts without spaces: a word a character (iteration marks, kana, ideographs with extensions A to H, archaic kana).
 _ALONE = (

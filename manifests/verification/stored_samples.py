@@ -1,24 +1,12 @@
-"""The evidence of a proof, derived a second time by other means: for `manifests.verify`.
-
-Plain on purpose. Ids and digests meet in dictionaries, not in SQL; perceptual hashes are looked up one by one in lists
-by a quarter of their bits, not joined through bands and products; texts are tuples of words in sets and dictionaries,
-not hashes in arrays: every stem that shares a pair of words with a text is measured.
-
-What is shared with `manifests.prove` are definitions that would mean nothing if they differed: the perceptual hash
-(`fingerprints`), the variants and regions of a picture (`variants`), the agreement of two pictures (`agreement`, here
-asked for one pair at a time), how letters are folded, what a word weighs, what a sibling is, and the policy.
-
-Rows of evidence are tuples in the order of `FOUND`.
-"""
+"""Samples read again from their shards, and what of the manifest does not follow from them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tarfile
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,57 +14,20 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild, part_kind
 from manifests.fingerprints import ImageFingerprint, fingerprint
 from manifests.parts import IMAGES, read_pictures
-from manifests.proof.evidence import EVIDENCE
-from manifests.proof.spread import Part
+from manifests.verification.derived import Fault, Key, Progress, message_text, normalised, rows_of
+from manifests.verification.spread import Part
 from medgpt.errors import UserError
 from medgpt.groups import GROUP_KEYS
 from medgpt.schema import SAMPLE, canonical_json
-from medgpt.text import count_tokens, fold
+from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
 
-Found = tuple[Any, ...]
-Progress = Callable[[int], None]
-Key = tuple[str, str]
-"""Build and sample id."""
-Place = tuple[str, str, int]
-"""Build, sample id and number of the picture."""
-
-FOUND = tuple(name for name in EVIDENCE.names if name != "action")
 BLOCK = tarfile.BLOCKSIZE
-_BATCH = 1 << 10
 _PRINTS_KEPT = 1 << 10
-
-
-_WORD = re.compile(r"[^\W_]+")
-
-
-def found(**values: Any) -> Found:
-    """A row of evidence; columns that are not given are NULL."""
-    return tuple(values.get(name) for name in FOUND)
-
-
-def rows_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a Parquet file. Few are in memory together: as dictionaries they take a hundred times their bytes."""
-    for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=columns):
-        yield from batch.to_pylist()
-
-
-def normalised(text: str) -> str:
-    """Words as `medgpt.text.normalise` has them, without its fast path."""
-    return " ".join(_WORD.findall(fold(text)))
-
-
-def message_text(message: Mapping[str, Any], between: str) -> str:
-    """Text parts of a message, joined."""
-    return between.join(part["text"] for part in message["content"] if part["type"] == "text")
-
-
-# ---- samples of a build
 
 
 class Shards:
@@ -162,6 +113,15 @@ class Shards:
         return self._batch[1][row - ends[number]]
 
 
+def records(build: LoadedBuild, part: Path, progress: Progress) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Manifest row and stored record of the samples of one part. Raises: `UserError`, `OSError`."""
+    columns = ["sample_id", "split", "subset", "task", "n_images", "shard", "offset", "length"]
+    with Shards(build.folder) as shards:
+        for row in rows_of(part, columns):
+            yield row, shards.record(row)[0]
+            progress(1)
+
+
 # ---- the manifest against the shards
 
 
@@ -178,10 +138,6 @@ class Stored:
     named: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Build, id, unit and role of every sample."""
     faults: list[Fault] = field(default_factory=list)
-
-
-Fault = tuple[str, str]
-"""Where, and what is wrong."""
 
 
 def read_again(chosen: set[Key] | None, part: Part, progress: Progress) -> Stored:
@@ -356,89 +312,3 @@ def _digests(record: Mapping[str, Any]) -> dict[str, bytes | None]:
 def _sha256(text: str) -> bytes | None:
     words = normalised(text)
     return hashlib.sha256(words.encode()).digest() if words else None
-
-
-# ---- ids and digests
-
-
-def id_and_exact(builds: Sequence[LoadedBuild], progress: Progress) -> Iterator[Found]:
-    """Evidence of the levels id, exact_image and exact_text, in no order; a row may come more than once."""
-    tests: dict[tuple[str, str, Any], dict[tuple[Any, ...], None]] = defaultdict(dict)
-    for build in builds:
-        for end, keys in _ends(build, "eval", progress):
-            for key in keys:
-                tests[key][end] = None
-    for build in builds:
-        for (split, _, sample, index), keys in _ends(build, "train", progress):
-            for key in keys:
-                if key not in tests:
-                    continue
-                level, kind, value = key
-                for name, eval_split, eval_subset, eval_sample, eval_index in tests[key]:
-                    yield found(
-                        level=level, kind=kind, train_build=build.record["build"], train_split=split,
-                        train_sample=sample, train_index=index, eval_build=name, eval_split=eval_split,
-                        eval_subset=eval_subset, eval_sample=eval_sample, eval_index=eval_index,
-                        value=value.hex() if isinstance(value, bytes) else value,
-                    )  # fmt: skip
-
-
-def _ends(
-    build: LoadedBuild, role: str, progress: Progress
-) -> Iterator[tuple[tuple[Any, ...], list[tuple[str, str, Any]]]]:
-    """One end of possible pairs and all keys by which it may meet another. Test ends start with their build."""
-    head = (build.record["build"],) if role == "eval" else ()
-    for _, part in build.parts("samples", role):
-        columns = ["split", "subset", "sample_id", "n_images", "stem_sha256", "stem_options_sha256", "caption_sha256"]
-        for row in rows_of(part, [*columns, *GROUP_KEYS]):
-            keys = [("id", "study_id" if key == "prior_study_id" else key, row[key]) for key in GROUP_KEYS]
-            keys.append(("exact_text", "caption", row["caption_sha256"]))
-            if not row["n_images"]:
-                keys.append(("exact_text", "stem", row["stem_sha256"]))
-                keys.append(("exact_text", "stem_options", row["stem_options_sha256"]))
-            end = (*head, row["split"], row["subset"], row["sample_id"], None)
-            yield end, [key for key in keys if key[2] is not None]
-            progress(1)
-    for _, part in build.parts("images", role):
-        columns = ["split", "subset", "sample_id", "index", "relation", "image_id", "study_id", "subject_id", "sha256"]
-        for row in rows_of(part, [*columns, "pixel_sha256"]):
-            progress(1)
-            if row["relation"] == "exemplar":
-                continue
-            place = (*head, row["split"], row["subset"], row["sample_id"])
-            ids = [("id", name, row[name]) for name in ("image_id", "study_id", "subject_id")]
-            yield (*place, None), [key for key in ids if key[2] is not None]
-            digests = [("exact_image", "bytes", row["sha256"]), ("exact_image", "pixels", row["pixel_sha256"])]
-            yield (*place, row["index"]), [key for key in digests if key[2] is not None]
-
-
-@dataclass
-class Derived:
-    """Evidence of a near level, and what was counted on the way."""
-
-    keep: Callable[[Found], None]
-    """Takes each row of evidence."""
-    counts: Counter[str] = field(default_factory=Counter)
-    common: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """As in `overlaps.Overlaps`."""
-    left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    looked_at: int = 0
-    """Training pictures or samples."""
-
-    def add(self, part: Derived, rows: list[Found]) -> None:
-        """Take over what one part of the train side gave."""
-        for row in rows:
-            self.keep(row)
-        self.counts.update(part.counts)
-        self.looked_at += part.looked_at
-        for gram, (items, samples) in part.common.items():
-            self.common[gram] = items, self.common.get(gram, (0, 0))[1] + samples
-
-
-def records(build: LoadedBuild, part: Path, progress: Progress) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Manifest row and stored record of the samples of one part. Raises: `UserError`, `OSError`."""
-    columns = ["sample_id", "split", "subset", "task", "n_images", "shard", "offset", "length"]
-    with Shards(build.folder) as shards:
-        for row in rows_of(part, columns):
-            yield row, shards.record(row)[0]
-            progress(1)

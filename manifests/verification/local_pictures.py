@@ -1,4 +1,4 @@
-"""Local pictures, derived a second time: each feature is looked up by itself in plain lists (see `rederive`)."""
+"""Local pictures, derived a second time: each feature is looked up by itself in plain lists (see the room)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ from manifests.proof.local_pictures import (
 )  # fmt: skip
 from manifests.proof.overlaps import local_row
 from manifests.proof.policy import LocalSettings, Policy
-from manifests.proof.rederive import Derived, Found, Key, Progress, Shards, found
-from manifests.proof.rederive_pictures import HashIndex, train_pictures
+from manifests.verification.derived import Derived, Found, Key, Progress, found
+from manifests.verification.pictures import HashIndex, train_pictures
+from manifests.verification.stored_samples import Shards
 
 _COLUMNS = ["sample_id", "index", "split", "subset", "relation", "shard", "offset", "length", "format", "pixel_sha256"]
 _COLUMNS += ["width", "height"]
