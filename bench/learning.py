@@ -350,7 +350,8 @@ def fit(
         if guess is not None:
             record["blind"] = {config.stage: guess.loss}
         if watch is not None and (step + 1) % max(1, steps // 8) == 0:
-            record["probe"] = watch.measure(watch.ask(model, model.module, collate, config), model.tokenizer)
+            answers = watch.ask(model, model.module, collate, config, documents=recipe.documents)
+            record["probe"] = watch.measure(answers, model.tokenizer)
         records.append(record)
     return records
 
