@@ -38,7 +38,7 @@ FACTS = {
         (Finding("effusion", "right", grade=3), Finding("effusion", "left", grade=3)),
     ),
     "heart": Fact(
-        "Is the heart enlarged?",
+        "Is the heart of this patient enlarged?",
         ("No", "Yes"),
         ("normal heart", "enlarged heart"),
         (None, Finding("cardiomegaly", grade=3)),

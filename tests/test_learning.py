@@ -40,7 +40,7 @@ from train.probe import BLACK, Pictures, Probe, asked, blind
 from train.tokenizer import harmony
 
 TRAIN, TEST = 512, 328
-STEPS = {"pretrain": 10, "midtrain": 300, "instruct": 60}
+STEPS = {"pretrain": 10, "midtrain": 300, "instruct": 160}
 SETTINGS = (
     "data.mixture=mixture.yaml", "data.length=512", "data.tiles=2", "data.packs_per_step=8", "data.workers=1",
     "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", "loss.chunk=256",
