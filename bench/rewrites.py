@@ -9,6 +9,7 @@ other set (of MedMCQA four times as many: they are short).
 
     python -m bench.rewrites --pairs pairs.jsonl --cache /tmp/vectors --out rewrites.json
     python -m bench.rewrites --speed gpu          # texts a second, beside the bare loop, where torch finds a GPU
+    python -m bench.rewrites --speed words        # pairs a CPU-second that words judge, without a model
 
 `--record` writes the figures of the half that was not looked at to `manifests/proof/coverage_rewrites.json`.
 """
@@ -262,6 +263,42 @@ def speed(device: str) -> dict[str, Any]:
     return figures
 
 
+PROPOSED = 64
+"""Test items that the made vectors propose for each text."""
+
+
+class _Made:
+    """Vectors without a model: the texts of each run of `PROPOSED` have the same one, those of others none of it."""
+
+    name, sha256 = "made", "made"
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._places = {text: place // PROPOSED for place, text in enumerate(texts)}
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        import numpy as np
+
+        return np.eye(max(self._places.values()) + 1, dtype=np.float32)[[self._places[text] for text in texts]]
+
+
+def words() -> dict[str, Any]:
+    """Pairs a CPU-second of `RewriteIndex.scan`, MedMCQA's questions against themselves, proposed by made vectors."""
+    from manifests.proof.policy import load_policy
+    from manifests.proof.rewrites import RewriteIndex
+
+    settings = load_policy().rewrites
+    assert settings is not None
+    texts = list({one.question: one for one in _medmcqa()}.values())[: 4000 // PROPOSED * PROPOSED]
+    index = RewriteIndex(texts, [(_Made([one.question for one in texts]), 0.9)], settings)  # type: ignore[list-item]
+    rates = []
+    for _ in range(3):
+        records = [one.__class__(one.question, one.answer) for one in texts]  # nothing known of their words
+        started = time.process_time()
+        _, counts = index.scan(records)
+        rates.append(PROPOSED * len(texts) / (time.process_time() - started))
+    return {"pairs": PROPOSED * len(texts), "pairs a CPU-second": round(sorted(rates)[1]), "found": counts["rewrite"]}
+
+
 def _bare(encoder: Any, texts: Sequence[str]) -> None:
     """The model alone: sorted texts in batches of its size, results thrown away."""
     encoder.encode(["warm"])
@@ -282,11 +319,11 @@ def main() -> int:
     parser.add_argument("--pairs", type=Path, metavar="FILE", help="write what was taken out wrongly, to be read")
     parser.add_argument("--most", type=int, metavar="N", help="rows of every set but the rewrites (default all)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON")
-    parser.add_argument("--speed", choices=("cpu", "gpu"), help="only texts a second, there")
+    parser.add_argument("--speed", choices=("cpu", "gpu", "words"), help="only this")
     parser.add_argument("--record", action="store_true", help="write what certificates say of it")
     options = parser.parse_args()
     if options.speed:
-        print(json.dumps(speed(options.speed), indent=1))
+        print(json.dumps(words() if options.speed == "words" else speed(options.speed), indent=1))
         return 0
     if options.cache:
         options.cache.mkdir(parents=True, exist_ok=True)

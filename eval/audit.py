@@ -18,7 +18,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
-from eval.mcq import same_text, text_key
+from eval.options import same_text, text_key
 from eval.records import ITEMS, TASK, Item, read_items, task_folders, task_label
 from eval.statistics import chance_of_passing, commonest, grim, unpaired_z
 from medgpt.arguments import command_parser

@@ -3,6 +3,7 @@
     RUN/run.json                  who was asked                                  by eval.run
     RUN/<task>/task.json          the declaration, and what it was asked of      by eval.run
     RUN/<task>/items.jsonl        `Item`, one a question                         by eval.run
+    RUN/<task>/prompts.jsonl      `Prompt`, one an item: what was asked, word for word
     RUN/<task>/predictions.jsonl  `Prediction`, one an item                      by eval.run
     RUN/<task>/scores.parquet     `Score`, one an item, in the order of items    by eval.score
     RUN/<task>/summary.json       counts, intervals, slices, gaps                by eval.score
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ITEMS = "items.jsonl"
+PROMPTS = "prompts.jsonl"
 PREDICTIONS = "predictions.jsonl"
 SCORES_FILE = "scores.parquet"
 SUMMARY = "summary.json"
@@ -41,7 +43,9 @@ NO_COMPLETION = "no_completion"
 """The server answered with something that is no chat completion: no JSON, not UTF-8, or no message in it."""
 TOO_MANY_IMAGES = "too_many_images"
 """More pictures than the model card allows; never asked with some of them left out."""
-OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES)
+NOT_COMPARABLE = "not_comparable"
+"""Log-likelihoods compare options of a question in text; this one has none, or has pictures."""
+OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES, NOT_COMPARABLE)
 
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
@@ -77,6 +81,18 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
+class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was asked, as the model was asked it: a run can be read without the build."""
+
+    task: str
+    variant: str
+    sample_id: str
+    messages: list[dict[str, Any]] | None
+    """Turns; None for a credentialed question, unless the run was told to keep those."""
+    images: tuple[str, ...]
+    """SHA-256 of the picture files, hexadecimal, in the order of the parts' `index`."""
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came of a request."""
 
@@ -90,6 +106,11 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came apart from the answer; kept beside it and never scored."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    likelihoods: dict[str, tuple[float, int]] | None = None
+    """By label: log-likelihood (natural logarithm, summed over tokens) and characters of what was compared for it.
+
+    None for a written answer.
+    """
 
 
 class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
@@ -104,7 +125,7 @@ class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_
 
 @dataclass(frozen=True)
 class Score:
-    """What one item scored. Verdict and columns are None for reports, `metrics` is empty for choices."""
+    """What one item scored. Verdict and columns are None for reports."""
 
     task: str
     variant: str
@@ -131,7 +152,10 @@ class Score:
     strict: bool | None = None
     lenient: bool | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Values of a report, by metric. A metric that could not be measured is absent, never a dummy value."""
+    """Values by metric: of a report, of an open question (`eval.open_questions`), of log-likelihoods (`normalised`).
+
+    A metric that could not be measured is absent, never a dummy value.
+    """
     contaminated: bool | None = None
     """Evidence links this item to a training sample; None where no proof covers the benchmark."""
     evidence: tuple[str, ...] = ()
@@ -139,6 +163,14 @@ class Score:
 
     def __post_init__(self) -> None:
         keep_private(self.access)
+
+
+def best_option(likelihoods: Mapping[str, tuple[float, int]], *, normalised: bool = False) -> str:
+    """The label with the largest log-likelihood, or, `normalised`, with the largest one for each character.
+
+    Of equal ones the first wins: `acc` and `acc_norm` of lm-evaluation-harness.
+    """
+    return max(likelihoods, key=lambda label: likelihoods[label][0] / (likelihoods[label][1] if normalised else 1))
 
 
 def task_label(task: str, variant: str) -> str:
@@ -187,6 +219,11 @@ def read_predictions(path: Path) -> list[Prediction]:
     return _read(Prediction, path)
 
 
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
+    return _read(Prompt, path)
+
+
 def write_scores(path: Path, scores: list[Score]) -> str:
     """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
     import pyarrow as pa
@@ -220,7 +257,7 @@ def read_scores(path: Path) -> list[Score]:
     return rows
 
 
-_R = TypeVar("_R", Item, Prediction)
+_R = TypeVar("_R", Item, Prompt, Prediction)
 
 
 def _read(kind: type[_R], path: Path) -> list[_R]:

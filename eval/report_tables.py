@@ -12,6 +12,7 @@ import orjson
 from eval.audit import Published
 from eval.compare import compare_tasks
 from eval.records import SCORES_FILE, SUMMARY, TASK, Score, read_scores, task_label
+from eval.score import reader_rates
 from eval.tasks import TASKS
 from medgpt.errors import UserError
 
@@ -265,15 +266,31 @@ def detail_table(runs: Sequence[Run]) -> Table:
         ])  # fmt: skip
     head = ["model", "task", "n", "k", "strict %", "95 %", "literal %", "lenient %", "invalid %", "cut %",
             "no answer", "best constant %"]  # fmt: skip
-    return Table("Every column", head, rows, "Invalid answers (no one valid option) count as wrong; cut: at the limit.")
+    note = f"Invalid answers (no one valid option) count as wrong; cut: at the limit. The {reader_rates()}."
+    earlier = [
+        f"{run.name} {label} by rule {old['mcq']}: {_share(old['correct'], old['items'])} strict, "
+        f"{_share(old['invalid'], old['items'])} invalid"
+        for run, label, result in by_task(runs)
+        if (old := result.summary.get("earlier"))
+    ]
+    return Table("Every column", head, rows, "; ".join([note, *earlier]))
+
+
+def open_table(runs: Sequence[Run]) -> Table:
+    """Open questions and log-likelihoods: measures beside the strict score, of the items that have them."""
+    return _measures(runs, "choice", "Further measures of questions")
 
 
 def reports_table(runs: Sequence[Run]) -> Table:
     """Every report task: mean of each metric over the items that have it."""
+    return _measures(runs, "report", "Reports")
+
+
+def _measures(runs: Sequence[Run], kind: str, title: str) -> Table:
     found = [
-        (run.name, label, numbers(result.scores))
+        (run.name, label, one)
         for run, label, result in by_task(runs)
-        if result.task["kind"] == "report"
+        if result.task["kind"] == kind and ((one := numbers(result.scores)).metrics or kind == "report")
     ]
     names = {name for _, _, one in found for name in one.metrics}
     order = [*(name for name in REPORT_METRICS if name in names), *sorted(names - set(REPORT_METRICS))]
@@ -290,7 +307,7 @@ def reports_table(runs: Sequence[Run]) -> Table:
     if gaps:
         reasons = [f"{', '.join(sorted(metrics))} ({why})" for why, metrics in sorted(gaps.items())]
         note += f" Not measured: {'; '.join(reasons)}."
-    return Table("Reports", ["model", "task", "n", "cut %", "no answer", *order], rows, note)
+    return Table(title, ["model", "task", "n", "cut %", "no answer", *order], rows, note)
 
 
 def _metric(one: Numbers, name: str) -> str:
@@ -380,6 +397,6 @@ def differences_table(runs: Sequence[Run]) -> Table:
 def all_tables(runs: Sequence[Run], published: Published) -> list[Table]:
     """The tables that have rows, in order."""
     further: list[Callable[[Sequence[Run]], Table]] = [
-        contamination_table, differences_table, detail_table, reports_table, slices_table
+        contamination_table, differences_table, detail_table, open_table, reports_table, slices_table
     ]  # fmt: skip
     return [*main_tables(runs, published), *(table for make in further if (table := make(runs)).rows)]

@@ -3,6 +3,7 @@
     OUT/run.json                 who was asked: adapter, model card, decoding; one model a folder
     OUT/<task>/task.json         what was asked: declaration, digest of the build, counts
     OUT/<task>/items.jsonl       one line a question: options, gold, cluster, prompt digest
+    OUT/<task>/prompts.jsonl     the same questions as they were asked, with digests of their pictures
     OUT/<task>/answers.jsonl     answers as they came, appended; a killed run goes on from here
     OUT/<task>/predictions.jsonl the same in the order of the items, written when all are there
 
@@ -10,6 +11,7 @@ Run the same command again and it goes on: no answered question is asked twice.
 """
 
 import argparse
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +26,7 @@ from eval.adapters.choose import add_options, model_adapter
 from eval.answers import AnswerLog
 from eval.cards import Card, load_card
 from eval.contamination import Proof, read_proof
-from eval.records import ITEMS, PREDICTIONS, TASK, Item, Prediction
+from eval.records import ITEMS, PREDICTIONS, PROMPTS, TASK, Item, Prediction, Prompt
 from eval.tasks import (
     Benchmark,
     Question,
@@ -41,7 +43,7 @@ from medgpt.atomic import AtomicFile, write_atomic
 from medgpt.errors import UserError
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
-from medgpt.private import make_folder
+from medgpt.private import CREDENTIALED, make_folder
 from shards.options import add_trust_options
 
 EXIT_UNANSWERED = 3
@@ -94,12 +96,14 @@ def run(
     max_new_tokens: int | None = None,
     ask_again: bool = False,
     progress: bool = True,
+    credentialed_prompts: bool = False,
 ) -> list[TaskRun]:
     """Ask every question that has no answer yet; returns what became of each task, in order.
 
     `card` adds its system text and prompt suffix; `proof` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
-    `ask_again` asks once more where there was an outcome without an answer.
+    `ask_again` asks once more where there was an outcome without an answer. `credentialed_prompts` keeps the text of
+    credentialed questions beside their answers, too.
     Raises: `UserError`, `AnswerError`, `AdapterError`, `EndpointRefused`.
     """
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
@@ -111,7 +115,8 @@ def run(
     opened: list[_Open] = []
     try:
         for benchmark in benchmarks:
-            opened.append(_open(benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress))
+            kept = _open(benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress, credentialed_prompts)
+            opened.append(kept)
         _ask(opened, adapter, card, ask_again, progress)
         return [_finish(task) for task in opened]
     finally:
@@ -147,6 +152,7 @@ def _open(
     max_new_tokens: int | None,
     ask_again: bool,
     progress: bool,
+    credentialed_prompts: bool,
 ) -> _Open:
     """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`."""
     from tqdm import tqdm
@@ -156,13 +162,18 @@ def _open(
     make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
-    with AtomicFile(folder / ITEMS) as file:
+    with AtomicFile(folder / ITEMS) as file, AtomicFile(folder / PROMPTS) as asked:
         label = f"{task.label}: items"
         bar = tqdm(benchmark, desc=label, unit=" items", disable=not progress or None, dynamic_ncols=True)
         for number, question in enumerate(bar):
             if limit is not None and number >= limit:
                 break
-            digest = prompt_digest(_messages(question.messages, card), question.images)
+            turns = _messages(question.messages, card)
+            digest = prompt_digest(turns, question.images)
+            shown = turns if credentialed_prompts or question.access != CREDENTIALED else None
+            pictures = tuple(hashlib.sha256(image).hexdigest() for image in question.images)
+            prompt = Prompt(task.name, task.variant, question.sample_id, shown, pictures)
+            asked.write(msgspec.json.encode(prompt) + b"\n")
             prompts[question.sample_id] = digest
             file.write(msgspec.json.encode(item_of(benchmark, question, tokens, digest)) + b"\n")
         if not prompts:
@@ -319,6 +330,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
     local.add_argument(
+        "--log-likelihood",
+        choices=("labels", "texts"),
+        help="compare the options by their log-likelihood, by label or by text; nothing is written",
+    )
+    local.add_argument(
         "--trust-remote-code",
         action="store_true",
         help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
@@ -328,6 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
+    parser.add_argument(
+        "--credentialed-prompts", action="store_true", help="keep the text of credentialed questions in OUT, too"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
     add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
@@ -339,6 +358,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
     if not options.dry_run and not (options.model or options.baseline or options.replay):
         parser.error("say who answers: --model CARD, --baseline NAME or --replay FILE")
+    if options.log_likelihood and not (options.model and options.checkpoint):
+        parser.error("--log-likelihood needs --model CARD and --checkpoint DIR: a server gives no such numbers")
     if options.revision and not options.model:
         parser.error("--revision is of a --model")
     if not options.dry_run and options.out is None:
@@ -374,6 +395,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         max_new_tokens=options.max_new_tokens,
         ask_again=options.ask_again,
         progress=not (options.quiet or options.json),
+        credentialed_prompts=options.credentialed_prompts,
     )
     if options.json:
         print(_as_json(done, adapter, options.out, proof))
@@ -394,6 +416,13 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         return None, Replay(options.replay)
 
     card = with_revision(load_card(options.model), options.revision, options.checkpoint)
+    if options.log_likelihood:
+        from eval.adapters.log_likelihood import LogLikelihood
+
+        device, trust = options.device, options.trust_remote_code
+        return card, LogLikelihood(
+            options.checkpoint, card, options.log_likelihood, device=device, trust_remote_code=trust
+        )
     return card, model_adapter(
         options,
         card,

@@ -14,7 +14,7 @@ line that says why; other tasks are. Nothing here asks a model or a server.
 import sys
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ import orjson
 
 from eval.contamination import Proof, read_proof
 from eval.encoders import Measured, Weights, default_radgraph_python, measure
-from eval.mcq import final_text, grade, same_text, text_key
+from eval.mcq import READER, accepted_texts, final_text, grade
+from eval.open_questions import open_scores
+from eval.options import same_text, text_key
 from eval.records import (
     ANSWERED,
     CORRECT,
@@ -35,6 +37,7 @@ from eval.records import (
     Item,
     Prediction,
     Score,
+    best_option,
     read_items,
     read_predictions,
     task_folders,
@@ -51,7 +54,7 @@ from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
 from shards.options import add_trust_options
 
-VERSIONS = {"score": 1, "mcq": 2, "report_metrics": 1, "statistics": 1}
+VERSIONS = {"score": 2, "mcq": 3, "open_questions": 1, "report_metrics": 1, "statistics": 1}
 """Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
 
 Every summary says with which it was made; a test pins what they give.
@@ -158,25 +161,34 @@ _OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "ac
 """Fields of an item that its prediction and its score repeat."""
 
 
-def _base(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
+def _base(item: Item, prediction: Prediction, proof: Proof | None) -> dict[str, Any]:
+    """What every score holds."""
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
     gold = dict(item.options).get(item.gold, item.gold)
-    return Score(
+    return {
         **{name: getattr(item, name) for name in _OF_ITEM},
-        outcome=prediction.outcome,
-        truncated=prediction.finish_reason == "length",
-        exemplar_is_gold=bool(item.exemplar) and same_text(item.exemplar, gold),
-        contaminated=contaminated,
-        evidence=evidence,
-    )
+        "outcome": prediction.outcome,
+        "truncated": prediction.finish_reason == "length",
+        "exemplar_is_gold": bool(item.exemplar) and same_text(item.exemplar, gold),
+        "contaminated": contaminated,
+        "evidence": evidence,
+    }
 
 
 def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
     answered = prediction.outcome == ANSWERED
-    found = grade(prediction.text if answered else None, item.options, item.gold)
+    text = prediction.text if answered else None
+    found = grade(text, item.options, item.gold)
     reading = found.reading
-    return replace(
-        _base(item, prediction, proof),
+    metrics: dict[str, float] = {}
+    if not item.options:
+        # The whole answer is compared: an answer in a sentence loses precision, not recall, as in the papers.
+        said = (final_text(text)[0] if text else None) or ""
+        metrics = open_scores(said.strip(), accepted_texts(item.gold))
+    elif prediction.likelihoods:
+        metrics["normalised"] = float(best_option(prediction.likelihoods, normalised=True) == item.gold)
+    return Score(
+        **_base(item, prediction, proof),
         verdict=CORRECT if found.correct else INVALID if reading.option is None else WRONG,
         # Free text stays out of the scores: an open question's answer is in the predictions.
         gold=item.gold if item.options else None,
@@ -186,6 +198,7 @@ def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Sc
         literal=found.literal,
         strict=found.correct,
         lenient=found.lenient,
+        metrics=metrics,
     )
 
 
@@ -209,7 +222,7 @@ def _score_reports(
         details.append(detail)
     measured = measure(texts, [item.gold for item in items], weights, device=device, progress=progress)
     scores = [
-        replace(_base(item, prediction, proof), detail=detail, metrics=values)
+        Score(**_base(item, prediction, proof), detail=detail, metrics=values)
         for item, prediction, detail, values in zip(items, predictions, details, measured.values, strict=True)
     ]
     return scores, measured
@@ -276,13 +289,16 @@ def _part(scores: Sequence[Score], interval: bool = True) -> dict[str, Any]:
         }
         if interval:
             part["interval"] = _rounded(share_interval([score.strict is True for score in scores], clusters))
-        return part
     means: dict[str, Any] = {}
-    for name in sorted(scores[0].metrics):
-        values = [score.metrics[name] for score in scores]
-        found = cluster_interval(values, clusters) if interval else None
+    for name in sorted({name for score in scores for name in score.metrics}):
+        having = [score for score in scores if name in score.metrics]
+        values = [score.metrics[name] for score in having]
+        found = cluster_interval(values, [score.cluster for score in having]) if interval else None
         means[name] = _rounded(found) if found else {"mean": round(sum(values) / len(values), 6)}
-    part["metrics"] = means
+        if len(having) < len(scores):
+            means[name] = {**(means[name] or {}), "items": len(having)}
+    if means or scores[0].verdict is None:
+        part["metrics"] = means
     return part
 
 
@@ -329,6 +345,7 @@ def score_folder(folder: Path, out: Path, **how: Any) -> dict[str, Any]:
     `how`: keywords of `score_task`. Older scores in `out` go first, so that a task that cannot be scored has none.
     Raises: `UserError`.
     """
+    earlier = _earlier(out / SUMMARY)
     for name in (SUMMARY, SCORES_FILE):
         (out / name).unlink(missing_ok=True)
     items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
@@ -342,8 +359,22 @@ def score_folder(folder: Path, out: Path, **how: Any) -> dict[str, Any]:
     for name in (ITEMS, PREDICTIONS):
         summary[f"{name.removesuffix('.jsonl')}_sha256"] = file_sha256(folder / name).hex()
     summary["versions"] = VERSIONS
+    if earlier and earlier["predictions_sha256"] == summary["predictions_sha256"]:
+        summary["earlier"] = earlier
     write_atomic(out / SUMMARY, orjson.dumps(summary, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return summary
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """What an earlier version of the reading rule made of the answers in this folder, for both to be shown."""
+    try:
+        found = orjson.loads(path.read_bytes())
+        if found["versions"]["mcq"] >= VERSIONS["mcq"]:
+            return found.get("earlier")
+        counts = {name: found["parts"]["all"][name] for name in ("items", "correct", "lenient", "invalid")}
+        return {"mcq": found["versions"]["mcq"], "predictions_sha256": found["predictions_sha256"], **counts}
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None  # no summary, or one of reports: there is nothing to show beside
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
@@ -360,6 +391,13 @@ def describe(summary: dict[str, Any]) -> list[str]:
             f"literal {_percent(whole['literal'], items)}, lenient {_percent(whole['lenient'], items)}, "
             f"invalid {_percent(whole['invalid'], items)}{tail}"
         ]
+        if earlier := summary.get("earlier"):
+            lines.append(
+                f"  by reading rule {earlier['mcq']}: {_percent(earlier['correct'], items)}, lenient "
+                f"{_percent(earlier['lenient'], items)}, invalid {_percent(earlier['invalid'], items)}"
+            )
+        if measures := [f"{metric} {found['mean']:.4f}" for metric, found in whole.get("metrics", {}).items()]:
+            lines.append(f"  {', '.join(measures)}")
         constants = [summary[name] for name in ("majority_text", "majority_label") if name in summary]
         if constants:
             constant = max(constants, key=lambda one: one["correct"])
@@ -376,6 +414,15 @@ def describe(summary: dict[str, Any]) -> list[str]:
         gaps.setdefault(reason, []).append(metric)
     lines += [f"  not measured: {', '.join(metrics)} ({reason})" for reason, metrics in gaps.items()]
     return lines
+
+
+def reader_rates() -> str:
+    """How well the reading rule agrees with a reader, for people."""
+    return (
+        f"reading rule {VERSIONS['mcq']} beside a reader, on {READER['answers']} made answers it had not seen: missed "
+        f"{_percent(READER['missed'], READER['named'])} of those that name an option, read "
+        f"{_percent(READER['read'], READER['unclear'])} of those that name none"
+    )
 
 
 def _percent(count: int, items: int) -> str:
@@ -451,6 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
     else:
         lines.append(f"{len(folders) - len(failed)} of {len(folders)} tasks scored")
+        lines += [reader_rates()] if any(summary["kind"] == "choice" for summary in summaries) else []
         lines += [f"certificate: {proof.root}", *(f"  incomplete: {line}" for line in proof.lacking)] if proof else []
         print("\n".join(lines))
     return DONE if not failed else EXIT_NOT_ALL if summaries else NOT_FINISHED

@@ -10,7 +10,8 @@ Two variants where the readings differ, both labelled in every record:
 the recipe's reading of the data (its count), with our prompt, since the recipe publishes none.
 
 `--tasks` takes names (`slake`, `slake:paper`), tables (`table4`), `all`, or `all:paper` (the paper's variant where a
-row has one). A task of your own is a YAML entry with the same fields: `--task-file FILE`.
+row has one), or `open` (open questions, without a row in the paper). A task of your own is a YAML entry with the same
+fields: `--task-file FILE`.
 """
 
 from __future__ import annotations
@@ -179,6 +180,12 @@ TASKS: tuple[Task, ...] = (
 )  # fmt: skip
 """The rows of Tables 4 to 6 and Figure 2. Patient-trial and Impression have a row for each number of shots."""
 
+OPEN_TASKS: tuple[Task, ...] = (
+    Task("slake_open", "slake", subset="open", cluster="image", expected=645, note="English open questions"),
+    Task("vqa_rad_open", "vqa_rad", subset="open", cluster="image", note="its training side shows the same pictures"),
+)
+"""Open questions that the paper has no row for: `--tasks open`. `all` leaves them out."""
+
 
 def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
     """Tasks by name, table or `all`, in the order of the tables, each once.
@@ -187,13 +194,18 @@ def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
     has it and the official one elsewhere. `own` are tasks of a task file; `all` takes them in.
     Raises: `UserError` for a name that is none.
     """
-    known = [*TASKS, *own]
-    tables = {f"table{task.table}" for task in known if task.table.isdigit()} | {"figure2", "all"}
+    known = [*TASKS, *OPEN_TASKS, *own]
+    tables = {f"table{task.table}" for task in known if task.table.isdigit()} | {"figure2", "all", "open"}
     chosen: list[Task] = []
     for name in names:
         stem, _, variant = name.partition(":")
         if stem in tables:
-            group = [task for task in known if stem == "all" or stem in (f"table{task.table}", _squeezed(task.table))]
+            if stem == "open":
+                group = list(OPEN_TASKS)
+            elif stem == "all":
+                group = [task for task in known if task not in OPEN_TASKS]
+            else:
+                group = [task for task in known if stem in (f"table{task.table}", _squeezed(task.table))]
             rows = dict.fromkeys(task.name for task in group)
             wanted = variant or "official"
             if not any(task.variant == wanted for task in group):
@@ -231,7 +243,7 @@ def load_task_file(path: Path) -> list[Task]:
     tasks = checked(list[Task], read_yaml(path), str(path))
     if not tasks:
         raise UserError(f"{path}: holds no task")
-    labels = [task.label for task in (*TASKS, *tasks)]
+    labels = [task.label for task in (*TASKS, *OPEN_TASKS, *tasks)]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(f"{path}: {twice[0]} is the name of a task that is there already")
     return tasks

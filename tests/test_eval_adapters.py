@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -21,11 +24,13 @@ from eval_server import Server, reply_to
 from eval.adapters.base import Adapter, AdapterError, Answer, Request, prompt_digest
 from eval.adapters.baseline import NORMAL_REPORT, Baseline
 from eval.adapters.hf_local import HFLocal
+from eval.adapters.log_likelihood import LogLikelihood
 from eval.adapters.openai_chat import OpenAIChat, chat_messages
 from eval.cards import Card, Decoding, card_names, load_card
 from eval.chat import Conversation, talk
 from eval.chat import main as chat_main
 from eval.demo import main as demo_main
+from eval.records import best_option
 from eval.run import with_revision
 from eval.tasks import Benchmark, Question, open_benchmarks, select_tasks
 from medgpt.endpoints import EndpointRefused
@@ -459,6 +464,109 @@ def test_the_identity_holds_the_digest_of_the_weights(tiny: Path, tmp_path: Path
     data[-1] ^= 1
     file.write_bytes(data)
     assert local(tmp_path / "copy").identity() != before
+
+
+CHOICES = [("A", "Sarcoidosis"), ("B", "Pneumonia, lobar"), ("C", "Pulmonary embolism"), ("D", "Gout")]
+
+
+def test_options_are_compared_by_log_likelihood(tiny: Path) -> None:
+    """The sums are those of each continuation alone, token by token; without options or with pictures: not asked."""
+    import torch
+
+    asked = [request("What is it?"), request("What is it?"), request("And here?", images=1)]
+    options = (tuple(CHOICES), (), tuple(CHOICES))
+    asked = [
+        replace(one, question=replace(one.question, sample_id=str(place), options=options[place]))
+        for place, one in enumerate(asked)
+    ]
+    adapter = LogLikelihood(tiny, Card("tiny"), "texts", device="cpu")
+    answers = ask(adapter, asked)
+    assert [answers[key].outcome for key in "012"] == ["answered", "not_comparable", "not_comparable"]
+    found, model = answers["0"].likelihoods, adapter._ready().model
+    assert found is not None and answers["0"].text == max(found, key=lambda label: found[label][0])
+    prompt = adapter.prompt(asked[0])
+    assert prompt.endswith("<|start|>assistantAnswer:")
+    for label, text in CHOICES:
+        ids, total = adapter._encode(prompt), 0.0
+        for token in adapter._encode(f" {text}"):
+            with torch.no_grad():
+                total += float(model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)[token])
+            ids = [*ids, token]
+        assert found[label][0] == pytest.approx(total, rel=1e-5) and found[label][1] == len(text)
+
+
+LM_EVAL = """
+import json, sys
+import lm_eval
+from lm_eval.models.huggingface import HFLM
+folder, rows = sys.argv[1:]
+task = {
+    "task": "ours", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": rows}}, "test_split": "test",
+    "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_choice": "{{choices}}",
+    "doc_to_target": "{{gold}}", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+}
+model = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=1)
+found = lm_eval.simple_evaluate(model=model, tasks=[task], log_samples=True, bootstrap_iters=0)
+samples = sorted(found["samples"]["ours"], key=lambda one: one["doc_id"])
+print(json.dumps([found["results"]["ours"], [[r[0] for r in s["filtered_resps"]] for s in samples]]))
+"""
+
+
+@pytest.mark.slow
+def test_log_likelihoods_are_those_of_lm_evaluation_harness(tmp_path: Path) -> None:
+    """Same rows, same model: the same sums to the last digit, the same acc and acc_norm (lm_eval 0.4.13)."""
+    python = os.environ.get("MEDGPT_LM_EVAL_PYTHON")
+    if not python:
+        pytest.skip("MEDGPT_LM_EVAL_PYTHON names no interpreter with lm_eval; python -m venv, pip install lm_eval")
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", one) for one in "ABCDPSG"]  # some options are one token, some are many
+    vocab = {sign: place for place, sign in enumerate([*alphabet, *("".join(merge) for merge in merges)])}
+    bytes_only = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_only, eos_token="<|end|>")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    asked = [
+        replace(one, question=replace(one.question, options=tuple(CHOICES[: 2 + number % 3]), sample_id=str(number)))
+        for number in range(20)
+        for one in [request(f"Case {number}: fever for {number} days, what is the diagnosis?")]
+    ]
+    for continuation in ("labels", "texts"):
+        adapter = LogLikelihood(folder, Card("tiny", model_class="AutoModelForCausalLM"), continuation, device="cpu")
+        answers = ask(adapter, asked)
+        found = [answers[one.question.sample_id].likelihoods or {} for one in asked]
+        ours = [[value for value, _ in one.values()] for one in found]
+        rows = tmp_path / f"{continuation}.jsonl"
+        with rows.open("w") as file:
+            for number, one in enumerate(asked):
+                said = [text if continuation == "texts" else label for label, text in one.question.options]
+                row = {"prompt": adapter.prompt(one), "choices": said, "gold": number % len(said)}
+                file.write(json.dumps(row) + "\n")
+        done = subprocess.run(
+            [python, "-c", LM_EVAL, str(folder), str(rows)], capture_output=True, text=True, check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        results, theirs = json.loads(done.stdout.splitlines()[-1])
+        assert ours == theirs
+        golds = ["ABCD"[number % len(one.question.options)] for number, one in enumerate(asked)]
+        for metric, normalised in (("acc,none", False), ("acc_norm,none", True)):
+            right = [best_option(one, normalised=normalised) == gold for one, gold in zip(found, golds, strict=True)]
+            assert results[metric] == pytest.approx(sum(right) / len(right), abs=1e-12)
 
 
 def test_the_demo_shows_the_model_first(tiny: Path, tmp_path: Path) -> None:

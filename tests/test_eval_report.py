@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,14 @@ from conftest import run_module
 from eval_builds import build_demos
 
 from eval.audit import Published, PublishedRow, load_published
+from eval.log import main as log_main
 from eval.mcq import grade
 from eval.records import Score, read_items, read_predictions, write_scores
 from eval.report import main
 from eval.report_tables import all_tables, read_run
 from eval.run import main as run_main
 from eval.score import main as score_main
+from eval.tasks import open_benchmarks, select_tasks
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +252,35 @@ def test_builds_of_another_version_are_refused(
     assert main([str(runs[0]), "--out", str(tmp_path / "r.html"), "--data", str(other)]) == 2
     error = capsys.readouterr().err
     assert "another version of the benchmark" in error or "not built" in error
+
+
+def test_a_log_shows_every_question_without_its_build(runs: list[Path], data: Path, tmp_path: Path) -> None:
+    """Read by inspect_ai itself where MEDGPT_INSPECT_PYTHON names an interpreter that has it."""
+    assert log_main([str(runs[0]), "--out", str(tmp_path / "logs")]) == 0
+    log = json.loads((tmp_path / "logs" / "slake.json").read_bytes())
+    scores = read_run(runs[0]).tasks["slake"].scores
+    assert [sample["id"] for sample in log["samples"]] == [score.sample_id for score in scores]
+    [benchmark] = open_benchmarks(data, select_tasks(["slake"]))
+    for sample, question, score in zip(log["samples"], benchmark, scores, strict=True):
+        for part in question.messages[-1]["content"]:
+            assert part.get("text", "") in sample["input"][-1]["content"]
+        assert [hashlib.sha256(image).hexdigest() for image in question.images] == sample["metadata"]["pictures"]
+        assert (
+            sample["scores"]["medgpt"]["value"] == {"correct": "C", "wrong": "I", "invalid": "N"}[score.verdict or ""]
+        )
+        assert sample["scores"]["medgpt"]["metadata"]["contaminated"] == score.contaminated
+    hidden = (tmp_path / "logs" / "impression_1shot.json").read_text()
+    assert "(credentialed; not shown)" in hidden
+    golds = [item.gold for item in read_items(runs[0] / "impression_1shot" / "items.jsonl")]
+    assert not any(json.dumps(gold)[1:-1] in hidden for gold in golds)
+    if python := os.environ.get("MEDGPT_INSPECT_PYTHON"):
+        code = (
+            "import sys, inspect_ai.log as log; print(*(len(log.read_eval_log(path).samples) for path in sys.argv[1:]))"
+        )
+        paths = sorted(map(str, (tmp_path / "logs").iterdir()))
+        done = subprocess.run([python, "-c", code, *paths], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.split() == [str(len(json.loads(Path(path).read_bytes())["samples"])) for path in paths]
 
 
 def test_help_answers_with_an_example() -> None:

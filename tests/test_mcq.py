@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from reading_outputs import Output, read_outputs
 
 from eval.mcq import accepted_texts, final_text, grade, literal_option, read_option
 
@@ -29,15 +30,37 @@ def test_given_cases() -> None:
         assert verdict == case["strict_verdict"], (case["output"], case["why"], found.reading)
 
 
+OUTPUTS = [output for name in ("outputs", "fresh", "seen") for output in read_outputs(f"reading_{name}.txt")]
+
+
+def test_the_rule_reads_as_a_reader_does_and_gives_no_false_credit() -> None:
+    """Answers in real models' styles; what a reader takes for no answer must not be read as one."""
+
+    def agrees(output: Output) -> bool:
+        option = read_option(output.text, output.options).option
+        return option in output.verdict if output.verdict else option is None
+
+    lost = [output for output in OUTPUTS if not agrees(output)]
+    assert [output.text for output in lost if read_option(output.text, output.options).option] == []
+    assert len(OUTPUTS) > 1200 and len(lost) <= 0.013 * len(OUTPUTS)
+
+
+def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
+    for output in OUTPUTS:
+        for label in output.verdict:
+            assert grade(output.text, output.options, label).lenient, output.text
+
+
 @pytest.mark.parametrize(
     ("text", "option"),
     [
-        # The last event decides, also on one line.
+        # Of two declarations the later counts after words that take the first back, also on one line.
         ("The answer is A. No wait, the answer is B.", "B"),
         ("The answer is A? No, the answer is B.", "B"),
         ("Answer: The answer is B", "B"),
         ("Answer: A\n\nOn reflection:\nAnswer: C", "C"),
-        ("The answer is A.\nB is correct.", "B"),
+        ("The answer is A.\nB is correct.", None),
+        ("The answer is A.\nSorry, B is correct.", "B"),
         ("\\boxed{A} ... \\boxed{C}", "C"),
         ("\\boxed{C}\nThe answer is A.", "C"),
         ("Answer: B\nAnswer: E", None),
@@ -98,20 +121,14 @@ def test_texts_within_each_other_are_told_apart() -> None:
     assert not grade("The patient is not eligible", TRIAL, "C").lenient
 
 
-def test_equal_texts_need_their_label() -> None:
-    options = (("A", "Yes"), ("B", "yes."), ("C", "No"))
-    assert read_option("Yes", options).option is None
-    assert read_option("B. Yes", options).option == "B"
-    assert read_option("No", options).option == "C"
-
-
-def test_of_a_gold_text_that_stands_twice_the_label_decides_and_lenient_takes_either() -> None:
+def test_of_a_text_that_stands_twice_either_label_counts_unless_label_and_text_are_written() -> None:
     """MedMCQA repeats the right option in 4 rows of its validation split (medmcqa/medmcqa issue 5)."""
     options = (("A", "Mode - Mean / SD"), ("B", "Mean - Mode / SD"), ("C", "SD"), ("D", "mean - mode / SD."))
-    for text, label in (("B", "B"), ("D", "D"), ("Answer: D. Mean - Mode / SD", "D"), ("A", "A"), ("C", "C")):
-        found = grade(text, options, "B")
-        assert (found.correct, found.lenient) == (label == "B", label in ("B", "D"))
-    assert not grade("D", (("A", ""), ("D", "")), "A").lenient  # nothing is said twice
+    said = {"B": True, "D": True, "Answer: D": True, "Mean - Mode / SD": True, "A": False, "C": False}
+    for text, correct in {**said, "Answer: D. Mean - Mode / SD": False, "Answer: B. Mean - Mode / SD": True}.items():
+        assert grade(text, options, "B").correct == correct, text
+    assert read_option("D", options).option == "D"
+    assert not grade("D", (("A", ""), ("D", "")), "A").correct  # nothing is said twice
 
 
 def test_texts_that_are_letters_or_declarations() -> None:
@@ -136,7 +153,8 @@ def test_why_there_is_no_answer_is_said() -> None:
         "A\nfoo\nB": "conflicting_lines",
         "no idea": "no_answer_event",
         "\\boxed{}": "boxed_unresolved",
-        "Answer: maybe": "declaration_unresolved",
+        "Answer: E": "declaration_unresolved",
+        "The answer is A.\nThe answer is B.": "conflicting_declarations",
     }
     assert {text: read_option(text, FOUR).detail for text in details} == details
 
@@ -165,15 +183,16 @@ def test_open_questions_may_accept_several_texts() -> None:
         assert grade(gold, (), gold).literal
 
 
-def test_lenient_is_a_friendly_reader_and_no_guess() -> None:
+def test_lenient_is_the_most_that_a_reading_could_give() -> None:
     def lenient(text: str) -> list[str]:
         return [label for label, _ in FOUR if grade(text, FOUR, label).lenient]
 
     assert lenient("B. Bacterial pneumonia") == ["B"]
     assert lenient("I think the most likely diagnosis is pneumonia.") == ["B"]
     assert lenient("so I would choose B") == ["B"]
-    assert lenient("Pneumonia or sarcoidosis") == []
-    assert lenient("B or C") == []
+    assert lenient("Pneumonia or sarcoidosis") == ["A", "B"]
+    assert lenient("B or C") == ["B", "C"]
+    assert lenient("Answer: B, though C is close") == ["B"]  # what strict reads stands
     assert lenient("A patient with fever") == []
     assert lenient("<think>pneumonia") == []
 
@@ -231,14 +250,13 @@ def test_every_text_has_one_verdict(text: str, options: tuple[tuple[str, str], .
     found = grade(text, options, gold)
     assert found.reading.option in (None, *labels)
     assert (found.reading.option is None) == (found.reading.rule == "none")
-    assert found.correct == (found.reading.option == gold)
+    assert found.correct == (gold in found.reading.alike)
     # Each rule takes what the stricter one takes.
     assert not found.literal or found.correct
     assert not found.correct or found.lenient
     # One answer is never right for two golds.
     grades = [grade(text, options, label) for label in labels]
     assert sum(one.correct for one in grades) <= 1
-    assert sum(one.lenient for one in grades) <= 1
     assert grade(text, options, gold) == found
 
 

@@ -92,8 +92,8 @@ def test_scores_and_summary(exam: Path) -> None:
 
 
 PINNED = {
-    "versions": {"score": 1, "mcq": 2, "report_metrics": 1, "statistics": 1},
-    "choices": "01a2765d64574fcb910fa0f0c3cfa4df3f58677a736c27ba86034ed63862a9f6",
+    "versions": {"score": 2, "mcq": 3, "open_questions": 1, "report_metrics": 1, "statistics": 1},
+    "choices": "54de36cb516a5c65a3d36439608b66af5422f11a1842b0f680fd85aa6e3ea3c9",
     "reports": "2d5bc5c9079c157912df52e48a11b3d9156b7c65991dc576988949e23d9b4242",
 }
 
@@ -120,6 +120,50 @@ def test_scores_change_only_with_a_declared_version(tmp_path: Path) -> None:
     if found["versions"] == PINNED["versions"] and found != PINNED:
         pytest.fail("the same answers get other scores: raise the module's number in eval.score.VERSIONS, pin it here")
     assert found == PINNED, "a version was raised: put what is found into PINNED"
+
+
+def test_what_an_earlier_reading_rule_made_of_the_same_answers_is_shown_beside(
+    exam: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score_folder(exam, exam)
+    old = orjson.loads((exam / "summary.json").read_bytes())
+    old["versions"]["mcq"], old["parts"]["all"]["correct"] = 2, 1
+    (exam / "summary.json").write_bytes(orjson.dumps(old))
+    for _ in range(2):  # scoring once more keeps it
+        assert score_folder(exam, exam)["earlier"]["correct"] == 1
+    assert main([str(exam), "--quiet"]) == 0
+    told = capsys.readouterr().out
+    assert "by reading rule 2: 12.50 %" in told and "beside a reader, on 388 made answers" in told
+
+
+def test_open_questions_have_the_measures_of_the_papers(tmp_path: Path) -> None:
+    """Values by hand."""
+    golds = ["right upper lobe", "2", "liver, spleen", "MRI", "x"]
+    said = ["The nodule is in the right lobe.", "Two", "Answer: liver, spleen", "mri", ""]
+    items = [item(number, options=[], gold=gold) for number, gold in enumerate(golds)]
+    folder = write(tmp_path / "open", items, [prediction(number, text) for number, text in enumerate(said)])
+    summary = score_folder(folder, folder)
+    rows = [score.metrics for score in read_scores(folder / "scores.parquet")]
+    assert [row["llava_med_recall"] for row in rows] == pytest.approx([2 / 3, 1, 1, 1, 0])
+    assert [row["llava_med_exact"] for row in rows] == pytest.approx([2 / 5, 1, 2 / 3, 1, 0])
+    assert [row["llava_med_f1"] for row in rows] == pytest.approx([0.5, 1, 0.8, 1, 0])
+    assert [row["medevalkit_em"] for row in rows] == [0, 0, 0, 1, 0]  # what follows "answer:" keeps its space
+    assert [row["medevalkit_f1"] for row in rows] == pytest.approx([2 / 9, 0, 1, 1, 0])
+    assert summary["parts"]["all"]["correct"] == 2 and "llava_med_recall" in summary["parts"]["all"]["metrics"]
+
+
+def test_log_likelihoods_are_scored_plain_and_by_characters(tmp_path: Path) -> None:
+    options = [["A", "No"], ["B", "A much longer text"]]
+    said = [
+        ("A", {"A": (-2.0, 2), "B": (-9.0, 18)}, "B"),
+        ("A", {"A": (-2.0, 2), "B": (-30.0, 18)}, "A"),
+        ("A", {"A": (-3.0, 2), "B": (-26.9, 18)}, "A"),
+    ]
+    items = [item(number, options=options, gold=gold) for number, (_, _, gold) in enumerate(said)]
+    answers = [prediction(number, text, likelihoods=given) for number, (text, given, _) in enumerate(said)]
+    summary = score_folder(write(tmp_path / "run", items, answers), tmp_path / "run")
+    assert summary["parts"]["all"]["correct"] == 2
+    assert summary["parts"]["all"]["metrics"]["normalised"]["mean"] == pytest.approx(2 / 3, abs=1e-6)
 
 
 def test_same_predictions_same_bytes_in_any_order_and_process(exam: Path, tmp_path: Path) -> None:

@@ -191,19 +191,16 @@ class Trainer:
         )
         self.peaks = [group["lr"] for group in groups]
         self.names = [group["name"] for group in groups]
-        if resume is not None:
-            resume.put_weights(model.module, parted=config.engine.zero == 3)
         try:
             self.engine, *_ = deepspeed.initialize(
                 model=model.module, optimizer=optimizer, config=engine_config(config, micros)
             )
             checkpoints.make_states(self.engine)
-            if resume is not None:
-                resume.put_optimizer(self.engine)
         except RuntimeError as error:
             raise _memory_error(error, "weights and states", config) from None
         self.step = 0 if resume is None else resume.state["step"]
         self.saved = self.step
+        self.saver = checkpoints.Saver(out / "checkpoints", config.watch.keep, checkpoints.parts_of(self.engine))
         self.micros = micros
         self.asked = Asked()
         # An evaluation may take longer than a collective of the devices may (half an hour): the ranks wait on the CPU.
@@ -212,11 +209,13 @@ class Trainer:
     def run(self, steps: int, until: int, log: Log | None, bar: Any) -> None:
         """Train from `self.step` to `until` of `steps` (the length of the schedule).
 
+        The last checkpoint is durable when it ends.
+
         Raises: `Stopped` (SIGTERM or SIGINT came to any rank; a checkpoint of the step in hand is written); `UserError`
-        (a loss or gradient that is not finite, memory that does not suffice, a failed evaluation (after a checkpoint of
-        its step)).
+        (a loss or gradient that is not finite, memory that does not suffice, a checkpoint that could not be written, a
+        failed evaluation (after a checkpoint of its step)).
         """
-        with self.asked:
+        with self.asked, self.saver:
             self._run(steps, until, log, bar)
 
     def _run(self, steps: int, until: int, log: Log | None, bar: Any) -> None:
@@ -243,7 +242,7 @@ class Trainer:
                 "data_wait": round(record.pop("waited") / seconds, 4),
                 **{f"lr/{name}": peak * rate for name, peak in zip(self.names, self.peaks, strict=True)},
             }
-            flops, asked = record.pop("flops"), record.pop("asked")
+            flops, asked, failed = (record.pop(name) for name in ("flops", "asked", "failed"))
             peak_flops = peak_tflops(self.place.device)
             if peak_flops is not None:
                 record["mfu"] = round(flops / seconds / (peak_flops * 1e12 * self.place.world), 4)
@@ -255,6 +254,8 @@ class Trainer:
                 log.write(record)
             bar.update(1)
             bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s")
+            if failed:
+                self.saver.wait()
             if self.step % watch.save_every == 0 or self.step == until or asked:
                 self.save(batch.batch.state)
                 previous = time.perf_counter()
@@ -273,14 +274,17 @@ class Trainer:
                     raise
                 previous = time.perf_counter()
 
-    def save(self, stream_state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint of this step; `stream_state` is where the data go on."""
-        state = {"stream": dict(stream_state), "config": self.config.as_dict(), **self.identity}
-        written = checkpoints.save_checkpoint(
-            self.engine, self.out / "checkpoints", self.step, state, self.config.watch.keep
-        )
+    def save(self, stream_state: Mapping[str, Any]) -> None:
+        """Begin a checkpoint of this step; `stream_state` is where the data go on."""
+        state = {
+            "stream": dict(stream_state),
+            "config": self.config.as_dict(),
+            "parameters": checkpoints.trainable(self.engine),
+            "optimizer_step": checkpoints.optimizer_step(self.engine),
+            **self.identity,
+        }
+        self.saver.save(checkpoints.parts_of(self.engine), self.step, state)
         self.saved = self.step
-        return written
 
     def evaluate(self) -> None:
         """Export the model and run `watch.evaluate` on it, on rank 0, while the others wait.
@@ -353,8 +357,8 @@ class Trainer:
                 f"step {self.step}: the gradient's norm is {norm}; nothing was updated. Go on from the last checkpoint "
                 "with a lower learning rate (--change)"
             )
-        # A signal that has come to one rank counts for all, at the same step.
-        waited = torch.tensor([step.waited, self.asked.number], dtype=torch.float64, device=device)
+        # A signal that has come to one rank counts for all, at the same step; so does a failed checkpoint.
+        waited = torch.tensor([step.waited, self.asked.number, self.saver.failed], dtype=torch.float64, device=device)
         dist.all_reduce(totals)
         dist.all_reduce(by_source)
         dist.all_reduce(waited, dist.ReduceOp.MAX)
@@ -372,6 +376,7 @@ class Trainer:
             "grad_norm": round(norm, 6),
             "waited": waited[0].item(),
             "asked": int(waited[1].item()),
+            "failed": bool(waited[2].item()),
             "flops": flops,
             "sources": {
                 name: round(total / count, 6)

@@ -45,17 +45,23 @@ class Need:
     """The setting that makes it smaller."""
 
 
+def trained_parameters(config: Config, shape: Shape) -> int:
+    """How many parameters learn. A checkpoint has 12 bytes of each: fp32 weight and two moments."""
+    train = config.train
+    learns = {
+        "vision": train.vision == "train",
+        "projector": train.projector == "train",
+        "llm": train.llm == "train",
+        "lora": train.llm == "lora",
+    }
+    return sum(count for name, count in shape.parameters.items() if learns[name])
+
+
 def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
     """Bytes a device needs, part by part, for one pack of `config.data.length` tokens and `config.data.tiles` tiles."""
     engine = config.engine
     width = 2 if engine.precision == "bf16" else 4
-    learns = {
-        "vision": config.train.vision == "train",
-        "projector": config.train.projector == "train",
-        "llm": config.train.llm == "train",
-        "lora": config.train.llm == "lora",
-    }
-    trained = sum(count for name, count in shape.parameters.items() if learns[name])
+    trained = trained_parameters(config, shape)
     total = sum(shape.parameters.values())
     weights = total * width // (ranks if engine.zero == 3 else 1)
     if engine.zero == 3 and ranks > 1:  # two layers are gathered at a time
@@ -73,7 +79,7 @@ def plan_memory(config: Config, shape: Shape, ranks: int) -> list[Need]:
     sees = tiles * (shape.patches + 1) * width * shape.vision_hidden
     # Stored per layer of a tower that learns: two norms, query, key, value, output, the MLP's 4 x hidden twice.
     kept = shape.vision_layers * (1 + share * 13) + (1 - share) * 13
-    vision = int(sees * (kept if learns["vision"] else 4))
+    vision = int(sees * (kept if config.train.vision == "train" else 4))
     # Logits of a chunk, their gradient and the softmax in fp32.
     logits = min(config.loss.chunk, tokens) * shape.vocabulary * (4 + 4 + width)
     return [

@@ -202,7 +202,8 @@ def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[st
 
 def dry_run(config: Config, options: argparse.Namespace) -> str:
     """What would be trained, in how many steps, and what memory a device would need."""
-    from train.memory import GIB, plan_memory
+    from train.checkpoint import free_host_memory, in_background
+    from train.memory import GIB, plan_memory, trained_parameters
     from train.model import model_shape, read_config
 
     shape = model_shape(read_config(options.model), config.train)
@@ -231,6 +232,12 @@ def dry_run(config: Config, options: argparse.Namespace) -> str:
     lines.append(
         f"  {'together':<28} {sum(need.bytes for need in needs) / GIB:>8.1f} GiB   (activations are estimates)"
     )
+    copy, free = 12 * trained_parameters(config, shape), free_host_memory()
+    waits = "" if in_background(copy, free) else ": training would wait for them; take more memory or more hosts"
+    lines.append(
+        f"host memory for checkpoints that are written while training goes on: {copy / GIB:.1f} GiB if all devices are "
+        f"on one host ({free / GIB:.1f} free here{waits})"
+    )
     return "\n".join(lines)
 
 
@@ -252,7 +259,7 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     import torch.distributed as dist
     from tqdm import tqdm
 
-    from train.checkpoint import Everywhere
+    from train.checkpoint import Everywhere, refresh
     from train.data import Batches
     from train.export import export_model
     from train.log import Log
@@ -275,7 +282,8 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
         resume, probe,
     )  # fmt: skip
     if resume is not None:
-        resume.close()
+        _together(place, lambda: resume.restore(trainer.engine))
+        refresh(trainer.engine)
     steps = prepared.steps
     until = min(steps, options.max_steps or steps)
     log = None
@@ -285,6 +293,8 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
         settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
         write_atomic(options.out / "config.yaml", (accepted + settings).encode())
         log = Log(options.out, trainer.step, _blind(prepared, model))
+        if trainer.saver.note:
+            say(trainer.saver.note)
         if not log.events and not options.quiet:
             say("no TensorBoard events (pip install tensorboard); log.jsonl has the same")
     try:
@@ -538,7 +548,6 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
                 f"{checkpoint.path}: made with another {what} ({str(checkpoint.state[name])[:16]}, now "
                 f"{str(identity[name])[:16]}); use that one, or another --out"
             )
-    checkpoint.verify()
     return checkpoint
 
 

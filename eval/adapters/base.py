@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 
-from eval.records import ANSWERED, NO_COMPLETION, OUTCOMES, REFUSED, TOO_MANY_IMAGES, Answer
+from eval.records import ANSWERED, NO_COMPLETION, NOT_COMPARABLE, OUTCOMES, REFUSED, TOO_MANY_IMAGES, Answer
 from eval.tasks import Question
 from medgpt.errors import NOT_FINISHED, UserError
 
 __all__ = [
-    "ANSWERED", "NO_COMPLETION", "OUTCOMES", "REFUSED", "TOO_MANY_IMAGES",
+    "ANSWERED", "NOT_COMPARABLE", "NO_COMPLETION", "OUTCOMES", "REFUSED", "TOO_MANY_IMAGES",
     "Adapter", "AdapterError", "Answer", "Keep", "Request", "prompt_digest",
 ]  # fmt: skip
 

@@ -12,8 +12,8 @@ manifest; width and height undo its squeeze where geometry needs it (rotations, 
 variants make the index in which the plain hashes of training pictures are looked up.
 
 **Region hashes** are for marks that change a part of a picture (a burnt-in label, an arrow): perceptual hashes of five
-fixed, overlapping squares of the thumbnail, each oriented by itself, made for both sides (of a test picture also
-cropped and padded); a mark leaves some of them as they were.
+fixed squares of the thumbnail (its quarters and its middle), each oriented by itself, made for both sides (of a test
+picture also cropped and padded); a mark leaves some of them as they were.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ Frame = Callable[[Picture, int, int], "Matrix | None"]
 Tone = Callable[[Picture], Picture]
 
 REGIONS = ("top_left", "top_right", "centre", "bottom_left", "bottom_right")
-REGION_PIXELS = 60
-"""Side of a region on the thumbnail: five eighths of it, so that all of them overlap in the middle."""
+REGION_PIXELS = 48
+"""Side of a region on the thumbnail: half of it, so that a box across the middle leaves two corners as they were. At 60
+all five overlap there; of 167 pictures with a label box 146 were candidates, now 164, for 18 % more candidates."""
 REGION_CONTRAST = 4
 """A region whose 63 varying coefficients together deviate by less grey levels than this has no hash: blank corners
 would all be alike, and their bits come from noise."""
@@ -107,7 +108,7 @@ def _operator(pixels: int) -> NDArray[np.float64]:
 
 
 def _operators() -> NDArray[np.float64]:
-    """32 x 96: over the first, middle and last 60 of 96 samples, and over all of them."""
+    """32 x 96: over the first, middle and last 48 of 96 samples, and over all of them."""
     operator = np.zeros((4 * HASH_SIZE, THUMBNAIL_PIXELS))
     margin = THUMBNAIL_PIXELS - REGION_PIXELS
     for i, start in enumerate((0, margin // 2, margin)):
