@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from filters.base import Filter, Picture, Record
+from medgpt.intervals import wilson
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 COMPOUND_AT = 0.5
@@ -108,17 +109,6 @@ class Base:
 def held_out(path: str) -> bool:
     """The half that nothing was tuned on."""
     return int(hashlib.sha256(path.encode()).hexdigest(), 16) % 2 == 1
-
-
-def wilson(hits: int, total: int) -> tuple[float, float, float]:
-    """(share, lower, upper): 95 % score interval of a share; (nan, 0, 1) of nothing."""
-    if not total:
-        return math.nan, 0.0, 1.0
-    z = 1.959963984540054
-    share = hits / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return share, max(0.0, middle - half), min(1.0, middle + half)
 
 
 def labelled() -> list[tuple[dict[str, str], bytes]]:

@@ -1,11 +1,11 @@
 """Raw trees of drawn radiographs, as many as wanted: captions in ROCOv2's layout, questions in VQA-RAD's.
 
 The demo trees of the sources are a few rows with leaks planted in them. These are for learning from: nothing is
-planted, nothing is rejected, and the truth is the phantom's. Every fact holds of half of the pictures, whatever else
-holds, so a question about it has as many answers Yes as No and chance is one half.
+planted, nothing is rejected, and the truth is the phantom's. Every fact is one way in half of the pictures, whatever
+the others are, so a question about it has as many of either answer and chance is one half.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,59 +15,88 @@ from PIL import Image
 from builders.demos.drawings import encoded
 from builders.demos.phantom_pictures import render
 from builders.demos.phantom_reports import NAMES
-from builders.demos.phantoms import Finding, Phantom, View, anatomy
+from builders.demos.phantoms import Device, Finding, Phantom, anatomy, draw
 from builders.engine.demo_files import write_demo_file
 
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that a picture shows or does not."""
+    """Something that a picture shows in one of two ways; pairs are (bit 0, bit 1)."""
 
     question: str
-    caption: Callable[[bool], str]
-    """The words of a caption that say whether it holds."""
-    finding: Finding | None
-    """What is drawn where it holds; None for the view."""
+    answers: tuple[str, str]
+    caption: tuple[str, str]
+    """The words of a caption."""
+    drawn: tuple[Finding | Device | None, Finding | Device | None]
 
 
 FACTS = {
     "effusion": Fact(
-        "Is there an effusion?",
-        lambda holds: "large effusions" if holds else "no effusion",
-        Finding("effusion", "bilateral", grade=3),
+        "Which side is the effusion on?",
+        ("Right", "Left"),
+        ("effusion on the right", "effusion on the left"),
+        (Finding("effusion", "right", grade=3), Finding("effusion", "left", grade=3)),
     ),
-    "lateral": Fact("Is this a lateral view?", lambda holds: "lateral view" if holds else "frontal view", None),
-    "cardiomegaly": Fact(
-        "Is the heart enlarged?",
-        lambda holds: "enlarged heart" if holds else "normal heart",
-        Finding("cardiomegaly", grade=3),
+    "heart": Fact(
+        "Is the heart of this patient enlarged?",
+        ("No", "Yes"),
+        ("normal heart", "enlarged heart"),
+        (None, Finding("cardiomegaly", grade=3)),
+    ),
+    "pacemaker": Fact(
+        "Which side is the pacemaker on?",
+        ("Right", "Left"),
+        ("pacemaker on the right", "pacemaker on the left"),
+        (Device("pacemaker", "right"), Device("pacemaker", "left")),
     ),
 }
-"""By name, the easiest to see first."""
-
-EASY = ("effusion", "lateral")
+"""None is told by how bright a picture is: sides mirror each other, and a heart is lost in exposure and build."""
 
 
-def phantom(number: int, facts: Sequence[str] = EASY, seed: int = 0) -> tuple[Phantom, dict[str, bool]]:
-    """Picture `number` of a seed, and which of `facts` hold: bit i of the number decides fact i.
+@dataclass(frozen=True)
+class Look:
+    """How pictures are made of a drawing: a square of `pixels`, JPEG quality, ranges of contrast and of added grey."""
+
+    pixels: int = 336
+    quality: int = 90
+    contrast: tuple[float, float] = (0.85, 1.15)
+    brightness: tuple[float, float] = (-16.0, 16.0)
+
+
+SEEN = Look()
+UNSEEN = Look(quality=75, contrast=(0.80, 1.10), brightness=(-24.0, 24.0))
+"""Looks of training and of held-out pictures: harder JPEG, other contrast, and brighter and darker ones."""
+
+
+def phantom(number: int, facts: Sequence[str] = tuple(FACTS), seed: int = 0) -> tuple[Phantom, dict[str, int]]:
+    """Picture `number` of a seed, and which way `facts` are: bit i of the number decides fact i.
 
     Each number is another person, so pictures of different numbers share no anatomy.
     """
-    holds = {name: bool(number >> bit & 1) for bit, name in enumerate(facts)}
-    view: View = "LATERAL" if holds.get("lateral", False) else "PA"
-    findings = [found for name, shown in holds.items() if shown and (found := FACTS[name].finding) is not None]
+    bits = {name: number >> bit & 1 for bit, name in enumerate(facts)}
     person = seed * 1_000_003 + number
-    return Phantom(anatomy(person), view, person, tuple(findings)), holds
+    drawn = [FACTS[name].drawn[bit] for name, bit in bits.items()]
+    findings = tuple(one for one in drawn if isinstance(one, Finding))
+    devices = tuple(one for one in drawn if isinstance(one, Device))
+    return Phantom(anatomy(person), "PA", person, findings, devices), bits
 
 
 def write_trees(
-    raw: Path, train: int, test: int, *, pixels: int = 336, facts: Sequence[str] = EASY, seed: int = 0
+    raw: Path,
+    train: int,
+    test: int,
+    *,
+    facts: Sequence[str] = tuple(FACTS),
+    seed: int = 0,
+    seen: Look = SEEN,
+    unseen: Look = UNSEEN,
 ) -> None:
     """Write `raw/rocov2` and `raw/vqa_rad`: `train` and `test` pictures with a caption, and a question for each fact.
 
-    Both trees show the same pictures; no person of the test split is in train. Splits are balanced if their sizes are
-    multiples of 2 to the number of facts. `pixels` is the side of the pictures, which are square, so that it alone says
-    how many tiles one is cut into: 336 make 1, 512 make 5, 1024 make 10. The same arguments give the same bytes.
+    Both trees show the same pictures. Those of the test split are of another seed (`seed + 1`) and another look, no
+    person of it is in train. Splits are balanced if their sizes are multiples of 2 to the number of facts. The side of
+    the pictures, which are square, alone says how many tiles one is cut into: 336 make 1, 512 make 5, 1024 make 10. The
+    same arguments give the same bytes.
 
     Raises:
         OSError: a file cannot be written.
@@ -79,10 +108,11 @@ def write_trees(
     # ROCOv2 has three splits: its validation picture is one more.
     splits = [*["train"] * train, *["test"] * test, "valid"]
     for number, split in enumerate(splits):
-        drawn, holds = phantom(number, facts, seed)
-        content = _square(drawn, pixels)
+        place = number if split == "train" else number - train
+        drawn, bits = phantom(place, facts, seed if split == "train" else seed + 1)
+        content = drawing(drawn, seen if split == "train" else unseen)
         key = f"ROCOv2_2023_{split}_{number + 1:06d}"
-        says = ", ".join(FACTS[name].caption(shown) for name, shown in holds.items())
+        says = ", ".join(FACTS[name].caption[bit] for name, bit in bits.items())
         captions[split].append((key, f"Chest radiograph: {says}."))
         licences.append((key, f"PMC{9_000_001 + number}", "CC BY [phantoms]", "https://example.org/phantoms"))
         write_demo_file(raw / "rocov2" / split / f"{key}.jpg", content)
@@ -90,11 +120,11 @@ def write_trees(
             continue
         picture = f"synpic{10_001 + number}.jpg"
         write_demo_file(raw / "vqa_rad" / "images" / picture, content)
-        for fact, (name, shown) in enumerate(holds.items()):
+        for fact, (name, bit) in enumerate(bits.items()):
             questions[split].append(
                 {
                     "qid": number * len(facts) + fact + 1, "image_name": picture, "image_organ": "CHEST",
-                    "answer": "Yes" if shown else "No", "answer_type": "CLOSED", "question_type": "PRES",
+                    "answer": FACTS[name].answers[bit], "answer_type": "CLOSED", "question_type": "PRES",
                     "question": FACTS[name].question, "phrase_type": "freeform", "modality": "XR",
                 }
             )  # fmt: skip
@@ -105,12 +135,14 @@ def write_trees(
         write_demo_file(raw / "vqa_rad" / f"{split}set.json", items)
 
 
-def _square(drawn: Phantom, pixels: int) -> bytes:
+def drawing(drawn: Phantom, look: Look) -> bytes:
     """The film in the middle of a black square, as JPEG."""
-    film = render(drawn, pixels)
-    square = Image.new("L", (pixels, pixels))
-    square.paste(film, ((pixels - film.width) // 2, (pixels - film.height) // 2))
-    return encoded(square, "JPEG", quality=90)
+    gain = draw(drawn.seed, "look contrast", *look.contrast)
+    lift = draw(drawn.seed, "look brightness", *look.brightness)
+    film = render(drawn, look.pixels).point([min(255, max(0, round(gain * grey + lift))) for grey in range(256)])
+    square = Image.new("L", (look.pixels, look.pixels))
+    square.paste(film, ((look.pixels - film.width) // 2, (look.pixels - film.height) // 2))
+    return encoded(square, "JPEG", quality=look.quality)
 
 
 _KINDS = ("effusion", "pneumothorax", "consolidation", "nodule", "cardiomegaly", "edema")

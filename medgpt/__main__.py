@@ -44,6 +44,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "resume-check": ("shards.resume_check", "left by 4 ranks, taken up by others: the same samples"),
         "assemble": ("train.assemble", "put encoder and language model together"),
         "train": ("train.run", "one stage of training on certified shards"),
+        "ablate": ("train.ablate", "vision encoders, all else the same: table and plot"),
         "quantize": ("train.quantize", "a trained model with its experts in MXFP4"),
     },
     "Evaluate": {

@@ -92,8 +92,8 @@ COMMANDS = [f"builders.{name}" for name in modules()] + [
     "eval.serve", "eval.demo", "filters.audit", "filters.decide", "filters.review", "filters.run",
     "filters.semantic_duplicates",
     "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql", "manifests.verify", "shards.pack",
-    "shards.resume_check", "shards.show", "shards.stats", "shards.verify", "train.assemble", "train.demo",
-    "train.quantize", "train.run",
+    "shards.resume_check", "shards.show", "shards.stats", "shards.verify", "train.ablate", "train.assemble",
+    "train.demo", "train.quantize", "train.run",
 ]  # fmt: skip
 
 

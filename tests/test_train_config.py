@@ -108,6 +108,7 @@ def test_a_saved_configuration_is_the_same_when_read_again(stage: str, tmp_path:
         ("data.length.more=1", "no group of settings"),
         ("data.mixture=[", "not YAML"),
         ("watch.evaluate_every=5", "go together"),
+        ("watch.probe_every=5", "go together"),
         ("engine.zero=1", "sums gradients in bf16; set engine.accumulate=bf16, or engine.zero=2"),
         ("engine.accumulate=fp16", "'fp16' is none of bf16, fp32"),
         ("optimizer.clip=.inf", "inf is no number"),
@@ -178,13 +179,18 @@ def test_a_log_goes_on_after_the_step_of_a_checkpoint(tmp_path: Path) -> None:
     log.close()
     with log.path.open("ab") as file:
         file.write(b'{"step": 5, "lo')  # killed while it wrote
-    again = Log(tmp_path, 3)
-    again.write({"step": 3, "loss": 1.5})
+    again = Log(tmp_path, 3, {"slake": 0.139, "of another mixture": 0.2})
+    again.write({"step": 3, "loss": 1.5, "sources": {"slake": 1.0}})
+    again.write({"step": 4, "loss": 1.4, "sources": {"slake": 0.9}, "probe": {"right": 0.75, "blind_right": 0.5}})
     again.close()
-    assert [record["step"] for record in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3]
+    records = read_log(tmp_path / "log.jsonl")
+    assert [record["step"] for record in records] == [0, 1, 2, 3, 4]
+    assert [record.get("blind") for record in records[2:]] == [None, {"slake": 0.139}, {"slake": 0.139}]
     picture = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
     lines = picture.findall(".//{http://www.w3.org/2000/svg}polyline")
-    assert [len(line.attrib["points"].split()) for line in lines] == [4, 3]  # loss, and loss of slake
+    # Loss; loss of slake and, dashed, of guessing blindly; share of held-out questions right and, dashed, blindly so.
+    shown = [(len(line.attrib["points"].split()), "stroke-dasharray" in line.attrib) for line in lines]
+    assert shown == [(5, False), (5, False), (2, True), (1, False), (1, True)]
 
 
 def test_curves_escape_names_and_take_one_step() -> None:

@@ -201,7 +201,9 @@ def compose(
     from train.model import LossHead, MedGptForTraining
 
     if encoder is None and language is None:
-        return MedGptForTraining(config).to(dtype)
+        module = MedGptForTraining(config)
+        spread_positions(module.model.vision_tower)
+        return module.to(dtype)
     with torch.device("meta"):
         module = MedGptForTraining(config)
     model = module.model
@@ -211,6 +213,7 @@ def compose(
         from transformers import AutoModel
 
         model.vision_tower = AutoModel.from_config(config.vision_config)
+        spread_positions(model.vision_tower)
     else:
         model.vision_tower = encoder.module
     if language is None:
@@ -223,6 +226,23 @@ def compose(
     module.lm_head = causal.get_output_embeddings()
     module.lm_head.__class__ = LossHead
     return module.to(dtype)
+
+
+POSITIONS_STD = 0.5
+"""Of patches as transformers' CLIP embeds them, 588 pixel values of unit variance by weights of 0.02."""
+
+
+def spread_positions(tower: Any) -> None:
+    """Draw the positions of a random encoder as large as its patches.
+
+    transformers draws CLIP's and ViT's at 0.02, a twenty-fifth of the patches: a tile's tokens then say what is there
+    and hardly where, and a language model from nothing must find a place before it can see anything.
+    """
+    import torch
+
+    for name, table in tower.named_parameters():
+        if name.endswith(("position_embedding.weight", "position_embeddings")):
+            torch.nn.init.normal_(table, std=POSITIONS_STD)
 
 
 # --- The language model

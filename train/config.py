@@ -158,8 +158,16 @@ class Watch(Settings, frozen=True):
     evaluate: str = ""
     """Shell command run by rank 0 on an export of the model: {model}, {step} and {out} are filled in, quoted for the
     shell. A brace of the shell's own is written twice."""
+    probe: str = ""
+    """Build folder whose held-out questions with few answers are asked meanwhile (`train.probe`); not one to report."""
+    probe_every: Annotated[int, Meta(ge=0)] = 0
+    """Steps between two rounds; 0 is never."""
+    probe_questions: Count = 96
+    """Questions of a round at most."""
 
     def __post_init__(self) -> None:
+        if bool(self.probe_every) != bool(self.probe):
+            raise ValueError("probe and probe_every go together")
         if bool(self.evaluate_every) != bool(self.evaluate):
             raise ValueError("evaluate and evaluate_every go together")
         try:

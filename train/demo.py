@@ -91,7 +91,7 @@ def train(data: Path, out: Path, steps: int, certificate: str, quiet: bool) -> i
 
     model = out / "model"
     if not (model / "config.json").is_file():
-        code = _call(["train.assemble", "--size", "tiny", "--dtype", "fp32", "--out", str(model)])
+        code = call(["train.assemble", "--size", "tiny", "--dtype", "fp32", "--out", str(model)])
         if code:
             return code
     rows = []
@@ -103,7 +103,7 @@ def train(data: Path, out: Path, steps: int, certificate: str, quiet: bool) -> i
             print(f"\n{stage}: is trained already, in {folder}", flush=True)
         else:
             settings = [part for setting in SETTINGS for part in ("--set", setting)]
-            code = _call(["train.run", "--stage", stage, *paths, *(["--quiet"] if quiet else []), *settings])
+            code = call(["train.run", "--stage", stage, *paths, *(["--quiet"] if quiet else []), *settings])
             if code:
                 return code
         records = read_log(folder / "log.jsonl")
@@ -135,15 +135,15 @@ def finished(folder: Path, stage: str, model: Path, steps: int, certificate: str
     return all(state[name] == value for name, value in now.items())
 
 
-def _call(arguments: list[str]) -> int:
-    """`python -m ...` in a process of its own, shown as it would be typed; its exit code.
+def call(arguments: list[str], launcher: Sequence[str] = ()) -> int:
+    """`python -m ...` (or `torchrun ... -m ...`) in a process of its own, shown as it is typed; its exit code.
 
     A process each: DeepSpeed and torch.distributed are started once a process.
     """
-    print(f"\n$ python -m {' '.join(arguments)}", flush=True)
+    print(f"\n$ {' '.join(launcher) or 'python'} -m {' '.join(arguments)}", flush=True)
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-    command = [sys.executable, "-m", *arguments]
+    command = [*(launcher or [sys.executable]), "-m", *arguments]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False).returncode  # noqa: S603 (ours)
 
 

@@ -26,11 +26,13 @@ CURVES = {
 class Log:
     """Appends the records of steps; lines after `step` of an earlier, killed run are cut off first.
 
-    `events` says whether TensorBoard is installed and has them, too.
+    `events` says whether TensorBoard is installed and has them, too. `blind` has the loss of guessing blindly
+    (`train.probe.blind`) by source, for sources whose answers can be guessed.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, blind: Mapping[str, float] | None = None) -> None:
         make_folder(folder)
+        self._blind = {name: round(loss, 6) for name, loss in (blind or {}).items()}
         self.path = folder / "log.jsonl"
         kept = [record for record in read_log(self.path) if record["step"] < step]
         write_atomic(self.path, b"".join(orjson.dumps(record) + b"\n" for record in kept))
@@ -39,15 +41,18 @@ class Log:
         self.events = self._events is not None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add one step: numbers by name, `sources` by source."""
+        """Add one step: numbers by name, `sources` by source; what blind guessing gets of those is put beside them."""
+        if guessed := {name: self._blind[name] for name in record.get("sources", {}) if name in self._blind}:
+            record = {**record, "blind": guessed}
         self._file.write(orjson.dumps(record) + b"\n")
         self._file.flush()
         if self._events is not None:
             for name, value in record.items():
                 if isinstance(value, int | float) and name != "step":
                     self._events.add_scalar(name, value, record["step"])
-            for name, value in record.get("sources", {}).items():
-                self._events.add_scalar(f"loss/{name}", value, record["step"])
+            for group, prefix in (("sources", "loss"), ("blind", "blind loss"), ("probe", "probe")):
+                for name, value in record.get(group, {}).items():
+                    self._events.add_scalar(f"{prefix}/{name}", value, record["step"])
 
     def close(self) -> None:
         """Write the curves and close all files."""
@@ -70,14 +75,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> str:
-    """An SVG of small line charts over the steps, one for each measure of `CURVES` and one of loss by source."""
+    """An SVG of small line charts over the steps, one for each measure of `CURVES`, losses by source, the probe.
+
+    What blind guessing gets is a dashed line of its source's colour.
+    """
     charts = [(title, {"": _series(records, name)}) for name, title in CURVES.items()]
-    sources = sorted({source for record in records for source in record.get("sources", {})})
-    by_source = {
-        source: [(r["step"], r["sources"][source]) for r in records if source in r.get("sources", {})]
-        for source in sources
-    }
-    charts.insert(1, ("loss by source", by_source))
+    charts.insert(1, ("loss by source", _grouped(records, "sources")))
+    probe = _grouped(records, "probe")
+    for title, names in (("held-out questions right", ("right", "low", "high")), ("held-out loss", ("loss",))):
+        charts.insert(2, (title, {name: probe[name] for name in names if name in probe}))
+    blind = {"loss by source": _grouped(records, "blind")}
+    blind["held-out questions right"] = {"right": probe.get("blind_right", [])}
+    blind["held-out loss"] = {"loss": probe.get("blind_loss", [])}
     charts = [(title, lines) for title, lines in charts if any(lines.values())]
     width, height = 420, 220
     rows = math.ceil(len(charts) / 2)
@@ -88,8 +97,18 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     for number, (title, lines) in enumerate(charts):
         left, top = number % 2 * width, number // 2 * height
-        parts.append(f'<g transform="translate({left},{top})">{_chart(title, lines, width, height)}</g>')
+        chart = _chart(title, lines, blind.get(title, {}), width, height)
+        parts.append(f'<g transform="translate({left},{top})">{chart}</g>')
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _grouped(records: Sequence[Mapping[str, Any]], group: str) -> dict[str, list[tuple[int, float]]]:
+    """Points of each name of a group of figures, such as the losses of `sources`."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        for name, value in sorted(record.get(group, {}).items()):
+            lines.setdefault(name, []).append((record["step"], value))
+    return dict(sorted(lines.items()))
 
 
 def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
@@ -99,9 +118,12 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, 
 _COLOURS = ("#1f5fa8", "#c0504d", "#4f8f4f", "#8064a2", "#d08a2c", "#3b9aa8", "#777777", "#a0522d")
 
 
-def _chart(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], width: int, height: int) -> str:
+_Lines = Mapping[str, Sequence[tuple[int, float]]]
+
+
+def _chart(title: str, lines: _Lines, dashed: _Lines, width: int, height: int) -> str:
     left, right, top, bottom = 52, 12, 24, 26
-    points = [point for line in lines.values() for point in line]
+    points = [point for line in (*lines.values(), *dashed.values()) for point in line]
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     low, high = min(y for _, y in points), max(y for _, y in points)
     if high == low:
@@ -125,6 +147,9 @@ def _chart(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], width: 
         colour = _COLOURS[number % len(_COLOURS)]
         path = " ".join(at(x, y) for x, y in line)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+        if dashed.get(name):
+            path = " ".join(at(x, y) for x, y in dashed[name])
+            out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-dasharray="5 3"/>')
         if name:
             out.append(
                 f'<text x="{width - right}" y="{top + 10 + 12 * number}" text-anchor="end" fill="{colour}">'

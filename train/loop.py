@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -178,9 +178,12 @@ class Trainer:
         identity: Mapping[str, Any],
         sources: list[str],
         resume: checkpoints.Checkpoint | None,
+        probe: Callable[[Any], dict[str, float]] | None = None,
     ) -> None:
         import deepspeed
         from deepspeed.utils import set_z3_leaf_modules
+
+        self.probe = probe
 
         self.config, self.model, self.batches, self.place, self.out = config, model, batches, place, out
         self.identity, self.sources = dict(identity), sources
@@ -253,7 +256,10 @@ class Trainer:
             if peak_flops is not None:
                 record["mfu"] = round(flops / seconds / (peak_flops * 1e12 * self.place.world), 4)
             self.step += 1
-            if log is not None and (record["step"] % watch.log_every == 0 or self.step == until):
+            if self.probe is not None and (self.step % watch.probe_every == 0 or self.step == until):
+                record["probe"] = self.probe(self.engine)
+                previous = time.perf_counter()
+            if log is not None and (record["step"] % watch.log_every == 0 or self.step == until or "probe" in record):
                 log.write(record)
             bar.update(1)
             bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s")

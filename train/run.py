@@ -329,9 +329,10 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     model, stream, collate = _together(place, lambda: _load(options, prepared, place, memory, resume))
     names = list(collate.sources)
     claim = _together(place, lambda: _claim(options.out) if first else None)
+    probe = _together(place, lambda: _probe(config, model, collate))
     trainer = Trainer(
         config, model, Batches(stream, collate, config.data.workers), place, options.out, prepared.identity, names,
-        resume,
+        resume, probe,
     )  # fmt: skip
     if resume is not None:
         _together(place, lambda: resume.restore(trainer.engine))
@@ -344,7 +345,7 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
         accepted = "".join(f"# accepted: {line}\n" for line in prepared.identity["accepted"])
         settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
         write_atomic(options.out / "config.yaml", (accepted + settings).encode())
-        log = Log(options.out, trainer.step)
+        log = Log(options.out, trainer.step, _blind(prepared, model))
         if trainer.saver.note:
             say(trainer.saver.note)
         if not log.events and not options.quiet:
@@ -479,6 +480,43 @@ def _load(
         multiple=config.data.length if config.engine.compile else 128,
     )
     return model, stream, collate
+
+
+def _probe(config: Config, model: Model, collate: Collator) -> Callable[[Any], dict[str, float]] | None:
+    """What asks the held-out questions of `watch.probe`, given the engine."""
+    from shards.reader import Build
+    from train.collate import Collator as Layout
+    from train.probe import Probe
+
+    watch = config.watch
+    if not watch.probe:
+        return None
+    build = Build(watch.probe, role="eval")
+    probe = Probe(build, watch.probe, watch.probe_questions)
+    sources = dict.fromkeys((sample.record["source"] for sample in probe.samples), 0)
+    layout = Layout(collate.tokenizer, collate.tiling, sources, multiple=collate.multiple)
+    return lambda engine: probe.measure(probe.ask(model, engine, layout, config), model.tokenizer)
+
+
+_BLIND_SAMPLES = 256
+"""Samples of a build from which the loss of guessing blindly is computed; their pictures are read, too."""
+
+
+def _blind(prepared: Prepared, model: Model) -> dict[str, float]:
+    """Loss of guessing blindly, by source whose answers can be guessed; of two builds of a source the first counts."""
+    from itertools import islice
+
+    from manifests.catalog import load_builds
+    from shards.reader import Build
+    from train.probe import blind
+
+    found: dict[str, float] = {}
+    folders = {build.record["build"]: build.folder for build in load_builds(prepared.certified.data)}
+    for source in prepared.identity["data"]["sources"]:
+        samples = islice(Build(folders[source["name"]], role="train"), _BLIND_SAMPLES)
+        if source["source"] not in found and (guess := blind(samples, model.tokenizer)) is not None:
+            found[source["source"]] = guess.loss
+    return found
 
 
 def _claim(out: Path) -> IO[bytes]:
