@@ -624,9 +624,7 @@ def test_a_dry_run_says_what_and_touches_no_device(work: Path) -> None:
     )  # fmt: skip
     assert process.returncode == 0
     assert process.stderr.startswith(ACCEPTED) and process.stderr.count("\n") == 3
-    assert re.search(
-        r"train.run: [\d.]+ GiB are needed, 1.8 of a device's 2 can be .* or try engine", process.stderr
-    )
+    assert re.search(r"train.run: [\d.]+ GiB are needed, 1.8 of a device's 2 can be .* or try engine", process.stderr)
     assert not (work / "dry").exists()
     count = len(packs(work, 20260802))
     for words in (
