@@ -38,7 +38,8 @@ class Build:
     """A build directory, opened for reading; `build[i]` is its i-th sample in shard order.
 
     `licenses` is an allow-list: samples under other licences are not there. `metadata_only` builds are refused unless
-    asked for: their pictures are missing, and nothing may be trained on them.
+    asked for: their pictures are missing, and nothing may be trained on them. `first` opens no more than the first so
+    many samples: of a build with millions only a few parts are read.
     """
 
     def __init__(
@@ -48,15 +49,16 @@ class Build:
         role: str | None = None,
         licenses: Collection[str] | None = None,
         allow_metadata_only: bool = False,
+        first: int | None = None,
     ) -> None:
         self.path = Path(path)
         build = load_build(self.path)
         self.document = build.record
         if self.document["metadata_only"] and not allow_metadata_only:
             raise UserError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
-        self._samples = self._table(build, "samples", role, _INDEX)
-        self._images = self._table(build, "images", role, _IMAGE_INDEX)
+        self._samples = self._table(build, "samples", role, _INDEX, first)
         counts = self._samples["n_images"].to_numpy()
+        self._images = self._table(build, "images", role, _IMAGE_INDEX, None if first is None else int(counts.sum()))
         # Image rows lie in the order of their samples, so a running sum finds the first one of each.
         self._first_image = counts.cumsum() - counts
         if licenses is not None:
@@ -74,16 +76,22 @@ class Build:
                 raise UserError(f"{self.path}/shards/{shard}: missing; run the builder again") from None
         return file
 
-    def _table(self, build: LoadedBuild, kind: str, role: str | None, columns: Sequence[str]) -> pa.Table:
-        tables = []
+    def _table(
+        self, build: LoadedBuild, kind: str, role: str | None, columns: Sequence[str], most: int | None
+    ) -> pa.Table:
+        """The rows of the parts of a kind, or the first `most` of them."""
+        tables: list[pa.Table] = []
         for _, path in build.parts(kind, role):
+            if most is not None and sum(table.num_rows for table in tables) >= most:
+                break
             try:
                 tables.append(pq.read_table(path, columns=list(columns)))
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path}: {error}; run the builder again") from None
         if not tables and kind == "samples":
             raise UserError(f"{self.path}: no samples of that role")
-        return pa.concat_tables(tables or [SCHEMAS[kind].empty_table().select(columns)]).combine_chunks()
+        table = pa.concat_tables(tables or [SCHEMAS[kind].empty_table().select(columns)])
+        return table.slice(0, most).combine_chunks()
 
     def __len__(self) -> int:
         return int(self._samples.num_rows)

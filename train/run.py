@@ -504,8 +504,6 @@ _BLIND_SAMPLES = 256
 
 def _blind(prepared: Prepared, model: Model) -> dict[str, float]:
     """Loss of guessing blindly, by source whose answers can be guessed; of two builds of a source the first counts."""
-    from itertools import islice
-
     from manifests.catalog import load_builds
     from shards.reader import Build
     from train.probe import blind
@@ -513,7 +511,7 @@ def _blind(prepared: Prepared, model: Model) -> dict[str, float]:
     found: dict[str, float] = {}
     folders = {build.record["build"]: build.folder for build in load_builds(prepared.certified.data)}
     for source in prepared.identity["data"]["sources"]:
-        samples = islice(Build(folders[source["name"]], role="train"), _BLIND_SAMPLES)
+        samples = Build(folders[source["name"]], role="train", first=_BLIND_SAMPLES)
         if source["source"] not in found and (guess := blind(samples, model.tokenizer)) is not None:
             found[source["source"]] = guess.loss
     return found

@@ -113,7 +113,7 @@ def build_unit(job: UnitJob, progress: Callable[[int], None]) -> list[dict[str, 
         try:
             outcomes = source.read(job.raw, unit, job.params)
             for done, outcome in enumerate(islice(outcomes, job.take if job.take >= 0 else None), 1):
-                if not unit.counted and work.full:
+                if work.full:
                     records.append(work.finish())
                     work = _UnitWork(source, job, pictures, len(records))
                 if isinstance(outcome, Reject):
@@ -155,7 +155,6 @@ class _UnitWork:
 
     def __init__(self, source: Source, job: UnitJob, pictures: OrderedDict[str, _Picture], piece: int = 0) -> None:
         self.source, self.job, self.unit = source, job, job.unit
-        self.metadata_only, self.store_pictures = job.metadata_only, source.store_pictures
         self.advice = source.advice
         self.name = job.unit.name if job.unit.counted else f"{job.unit.name}-{piece:04d}"
         self.stem = f"{source.name}-{self.name}"
@@ -174,12 +173,12 @@ class _UnitWork:
         self.rejects, self.thumbnails = rows("rejects", REJECTS), rows("thumbnails", THUMBNAILS)
         self.images = rows("images", IMAGES)
         self.samples = rows(
-            "manifest", SAMPLES, stage=self.stage, access=source.access, metadata_only=self.metadata_only
+            "manifest", SAMPLES, stage=self.stage, access=source.access, metadata_only=self.job.metadata_only
         )
         shards = job.target / "shards"
         self.writer: ShardWriter
-        if source.modality == "text" or self.metadata_only or not self.store_pictures:
-            self.writer = ArrowShardWriter(shards, self.stem, job.shard_bytes, self.metadata_only)
+        if source.modality == "text" or self.job.metadata_only or not self.source.store_pictures:
+            self.writer = ArrowShardWriter(shards, self.stem, job.shard_bytes, self.job.metadata_only)
         else:
             self.writer = TarShardWriter(shards, self.stem, job.shard_bytes)
         self._ids: set[str] = set()
@@ -194,8 +193,8 @@ class _UnitWork:
 
     @property
     def full(self) -> bool:
-        """Whether the next row belongs to the next piece, of a unit whose rows were not counted."""
-        return self.rows >= ROWS_PER_UNIT or self._bytes >= BYTES_PER_UNIT
+        """Whether the next row belongs to the next piece of a unit whose rows were not counted."""
+        return not self.unit.counted and (self.rows >= ROWS_PER_UNIT or self._bytes >= BYTES_PER_UNIT)
 
     def reject(self, reject: Reject) -> None:
         """Record a row that became no sample."""
@@ -226,7 +225,7 @@ class _UnitWork:
                 raise InputError("duplicate_id", sample.file, sample_id)
             if allowed is not None and (sample.license or self.source.license) not in allowed:
                 raise InputError("license_not_allowed", sample.file, sample.license or self.source.license)
-            pictures = [] if self.metadata_only else [self._picture(image, reads) for image in sample.images]
+            pictures = [] if self.job.metadata_only else [self._picture(image, reads) for image in sample.images]
         except InputError as error:
             detail = f"{error.file}: {error.detail}" if error.file != sample.file else error.detail
             self.reject(Reject(sample.file, sample.row, error.reason, detail.rstrip(": ")))
@@ -240,7 +239,7 @@ class _UnitWork:
         self._ids.add(sample_id)
         stem, stem_options = question_sha256(sample.question, [text for _, text in sample.options or ()])
         members = [(f"{i}.{picture.format}", picture.data) for i, picture in enumerate(pictures)]
-        place = self.writer.add(sample_id, json, members if self.store_pictures else ())
+        place = self.writer.add(sample_id, json, members if self.source.store_pictures else ())
         self._bytes += len(json)
         tiles = [tile_count(p.print.width, p.print.height, len(pictures)) for p in pictures]
         self.samples.append(
@@ -254,7 +253,7 @@ class _UnitWork:
                 "length": place.length,
                 "sha256": hashlib.sha256(json).digest(),
                 "n_images": len(sample.images),
-                "tiles": None if self.metadata_only and sample.images else sum(tiles),
+                "tiles": None if self.job.metadata_only and sample.images else sum(tiles),
                 "text_tokens": _count_text(record["messages"]),
                 "stem_sha256": stem,
                 "stem_options_sha256": stem_options,
@@ -300,7 +299,7 @@ class _UnitWork:
         if len(group) != len(GROUP_KEYS):
             raise BuildStopped(f"{self.source.name}: unknown group ids {sorted(group.keys() - set(GROUP_KEYS))}")
         images = [
-            {"file": f"{i}.{pictures[i].format}" if pictures and self.store_pictures else None, **_named(image)}
+            {"file": f"{i}.{pictures[i].format}" if pictures and self.source.store_pictures else None, **_named(image)}
             for i, image in enumerate(sample.images)
         ]
         options = None
@@ -322,7 +321,7 @@ class _UnitWork:
             "group": group,
             "license": sample.license or self.source.license,
             "access": self.source.access,
-            "metadata_only": self.metadata_only,
+            "metadata_only": self.job.metadata_only,
             "provenance": {"file": sample.file, "row": sample.row},
         }
 
@@ -330,10 +329,10 @@ class _UnitWork:
         picture = self._pictures.get(image.file)
         if picture is None:
             picture = read_picture(image, reads, self.job.params.get("frames"))
-            if not self.store_pictures:
+            if not self.source.store_pictures:
                 picture = replace(picture, data=b"")
             self._pictures[image.file] = picture
-            if len(self._pictures) > (CACHED_PICTURES if self.store_pictures else CACHED_PRINTS):
+            if len(self._pictures) > (CACHED_PICTURES if self.source.store_pictures else CACHED_PRINTS):
                 self._pictures.popitem(last=False)
         else:
             self._pictures.move_to_end(image.file)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from manifests.catalog import LoadedBuild
 from manifests.verification.derived import Found, Progress, found, rows_of
-from manifests.verification.spread import Part, Pool
+from manifests.verification.spread import Part, Pool, parts_of
 from medgpt.groups import GROUP_KEYS
 
 _Key = tuple[str, str, Any]
@@ -19,19 +19,13 @@ _Tests = dict[_Key, dict[tuple[Any, ...], None]]
 def id_and_exact(builds: Sequence[LoadedBuild], progress: Progress, pool: Pool) -> Iterator[Found]:
     """Evidence of the levels id, exact_image and exact_text, in no order; a row may come more than once."""
     tests: _Tests = defaultdict(dict)
-    for part in _parts(builds, "eval"):
+    kinds: tuple[Literal["samples", "images"], ...] = ("samples", "images")
+    for part in (part for kind in kinds for part in parts_of(builds, kind, "eval")):
         for end, keys in _ends(part, progress):
             for key in keys:
                 tests[key][part.build.record["build"], *end] = None
-    for rows in pool.spread(_met, tests, list(_parts(builds, "train")), progress):
+    for rows in pool.spread(_met, tests, [part for kind in kinds for part in parts_of(builds, kind)], progress):
         yield from rows
-
-
-def _parts(builds: Sequence[LoadedBuild], role: str) -> Iterator[Part]:
-    for build in builds:
-        for kind, rows in ("samples", "kept"), ("images", "images"):
-            for unit, path in build.parts(kind, role):
-                yield Part.of(build, path, {"kind": kind}, unit[rows])
 
 
 def _met(tests: _Tests, part: Part, progress: Progress) -> list[Found]:

@@ -29,7 +29,7 @@ from manifests.proof.overlaps import local_row
 from manifests.proof.policy import LocalSettings, Policy
 from manifests.verification.derived import Derived, Found, Key, Progress, found
 from manifests.verification.pictures import HashIndex, train_pictures
-from manifests.verification.spread import Part, Pool
+from manifests.verification.spread import Part, Pool, parts_of
 from manifests.verification.stored_samples import Shards
 
 _COLUMNS = ["sample_id", "index", "split", "subset", "relation", "shard", "offset", "length", "format", "pixel_sha256"]
@@ -149,9 +149,7 @@ def local_pictures(
     if not compared:
         return derived
     tests = _tests(builds, policy, progress)
-    parts = [
-        Part.of(build, path, {}, unit["images"]) for build in compared for unit, path in build.parts("images", "train")
-    ]
+    parts = parts_of(compared, "images")
     shared = tests, policy, chosen, encoder, said
     for part, rows in pool.spread(_local_pictures_of, shared, parts, progress, alone=encoder is not None):
         derived.add(part, rows)

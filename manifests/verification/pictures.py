@@ -48,7 +48,7 @@ from manifests.proof.variants import (
 )
 from manifests.verification.derived import Derived, Found, Key, Place, Progress, found
 from manifests.verification.spill import Spill
-from manifests.verification.spread import Part, Pool
+from manifests.verification.spread import Part, Pool, parts_of
 from manifests.verification.stored_samples import Shards
 
 _PICTURES_KEPT = 1 << 14
@@ -270,9 +270,7 @@ def near_images(
     """
     derived = Derived(keep)
     tests = _TestPictures(builds, policy, progress)
-    parts = [
-        Part.of(build, path, {}, unit["images"]) for build in builds for unit, path in build.parts("images", "train")
-    ]
+    parts = parts_of(builds, "images")
     for part, rows in pool.spread(_near_images_of, (tests, chosen), parts, progress):
         derived.add(part, rows)
     return derived

@@ -17,7 +17,7 @@ from manifests.proof.encoders import Encoder
 from manifests.proof.policy import Policy, RewriteSettings
 from manifests.proof.rewrites import TOLERANCE, Asked, judge
 from manifests.verification.derived import Found, Key, Progress, found
-from manifests.verification.spread import Part, Pool
+from manifests.verification.spread import Part, Pool, parts_of
 from manifests.verification.stored_samples import records
 from manifests.verification.texts import Text, why_left_out
 
@@ -57,9 +57,7 @@ def rewrites(
                     item = Asked(text.question, text.answer)
                     tests.append((end | {"eval_sample": row["sample_id"]}, item, _vectors(encoders, item)))
     counts: Counter[str] = Counter()
-    parts = [
-        Part.of(build, path, {}, unit["kept"]) for build in builds for unit, path in build.parts("samples", "train")
-    ]
+    parts = parts_of(builds, "samples")
     shared, alone = (tests, encoders, settings, chosen), any(encoder.on_gpu for encoder, _ in encoders)
     for counted, pairs in pool.spread(_rewrites_of, shared, parts, progress, alone=alone):
         counts.update(counted)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from manifests.catalog import LoadedBuild
 from manifests.proof.overlaps import VERSIONS
@@ -33,6 +33,14 @@ class Part:
         """With the build's record but for its units, which would be sent with every part."""
         said = {name: value for name, value in build.record.items() if name != "units"}
         return cls(LoadedBuild(build.folder, said), path, unit, rows)
+
+
+def parts_of(builds: Iterable[LoadedBuild], kind: Literal["samples", "images"], role: str = "train") -> list[Part]:
+    """The parts of one kind and side, build by build; of their units only the kind."""
+    rows = {"samples": "kept", "images": "images"}[kind]
+    return [
+        Part.of(build, path, {"kind": kind}, unit[rows]) for build in builds for unit, path in build.parts(kind, role)
+    ]
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from manifests.proof.stems import (
 from manifests.proof.text_pairs import NAMED
 from manifests.proof.word_weights import REFERENCE_TEXTS, UNIT, information, reference_counts
 from manifests.verification.derived import Derived, Found, Key, Progress, found, message_text, normalised
-from manifests.verification.spread import Part, Pool
+from manifests.verification.spread import Part, Pool, parts_of
 from manifests.verification.stored_samples import records
 
 # Scripts without spaces: a word a character (iteration marks, kana, ideographs with extensions A to H, archaic kana).
@@ -156,9 +156,7 @@ def near_texts(
     tests = _TestTexts(builds, policy.text, derived.left_out, progress)
     for test in tests.in_usual_words():
         derived.left_out[test.end["eval_build"], test.task, "words of many patients' reports"] += 1
-    parts = [
-        Part.of(build, path, {}, unit["kept"]) for build in builds for unit, path in build.parts("samples", "train")
-    ]
+    parts = parts_of(builds, "samples")
     for part, rows in pool.spread(_near_texts_of, (tests, policy, chosen), parts, progress):
         derived.add(part, rows)
     return derived
