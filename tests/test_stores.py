@@ -59,7 +59,7 @@ class Faults:
             self.wrong.remove(fault)
             what = fault[2]
         if what == "slow":
-            self.go.wait(10)
+            self.go.wait(300)  # to the end of the test: a machine that stands still for seconds must not end it
         if what in ("500", "slow"):
             start("500 Internal Server Error", [("Content-Length", "0")])
             return [b""]
@@ -88,10 +88,18 @@ class Faults:
         return [b"".join(answer)[:-10]] if what == "cut" else answer
 
 
+class OneContinue(serving.WSGIRequestHandler):
+    """Says "100 Continue" once, as S3 does. werkzeug and http.server both say it: a second one that comes late
+    makes aiohttp forget its timeout, and the client waits for as long as the server holds the request."""
+
+    def handle_expect_100(self) -> bool:
+        return True
+
+
 @pytest.fixture(scope="module")
 def service() -> Iterator[Faults]:
     faults = Faults(moto.DomainDispatcherApplication(moto.create_backend_app))
-    server = serving.make_server("127.0.0.1", 0, faults, threaded=True)
+    server = serving.make_server("127.0.0.1", 0, faults, threaded=True, request_handler=OneContinue)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     faults.endpoint = f"http://127.0.0.1:{server.server_port}"
