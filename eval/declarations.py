@@ -83,10 +83,11 @@ _NOUN = re.compile(
     _I,
 )
 _STEMS = (
-    "answer", "ans", "opt", "opc", "choice", "selection", "pick", "guess", "bet", "sol", "letter", "label", "respuesta",
-    "resposta", "risposta", "reponse", "réponse", "alternativa", "correct", "corret", "antwort", "答", "选项",
-    "最佳选择",
+    "ans", "opt", "opc", "choice", "selection", "pick", "guess", "bet", "sol", "letter", "label", "respuesta",
+    "resposta", "risposta", "reponse", "alternativa", "correct", "antwort",
 )  # fmt: skip
+_STEMS_BEYOND_ASCII = ("réponse", "答", "选项", "最佳选择")
+"""One of these or of `_STEMS` begins whatever `_NOUN` finds."""
 _BETWEEN = (
     r"[\"'\]】]*(?:\s(?:(?:that\s)?I(?:'d|\swould|\swill)?\s(?:choose|chose|pick|select)|here|now|then|therefore"
     r"|thus|choice|option|letter|key|final|cor+ec?t[ae]?|m[aá]s probable|más adecuada"
@@ -215,6 +216,8 @@ _DIAGNOSED = re.compile(
     r"|\bm[aá]s probable\s(?:es|:|ser[ií]a)\s|最可能的?\w{0,6}?(?:是|为))\s*",
     _I | re.MULTILINE,
 )
+_DIAGNOSERS = ("most likely", "correct", "best", "most appropriate", "final", "probable", "最可能")
+"""One of these, or a colon, stands in whatever `_DIAGNOSED` finds."""
 _GUARDED = re.compile(r"\bI (?:think|believe|suspect|guess)\b|\bperhaps\b|\bmaybe\b", _I)
 _UNKNOWN = re.compile(r"\W*(?:unclear|unknown|uncertain|not (?:known|possible|clear|given))\b", _I)
 _BY_GROUP = re.compile(
@@ -253,7 +256,13 @@ class _Prose:
 
     def _nouns(self) -> Iterator[re.Match[str]]:
         """Words that open a declaration, in order: their stems are looked for first, which costs less than `_NOUN`."""
-        for place in sorted({place for stem in _STEMS for place in _places(self.low, stem)}):
+        places = []
+        for stem in _STEMS if self.low.isascii() else (*_STEMS, *_STEMS_BEYOND_ASCII):
+            place = self.low.find(stem)
+            while place >= 0:
+                places.append(place)
+                place = self.low.find(stem, place + 1)
+        for place in sorted(set(places)):
             if noun := _NOUN.match(self.text, place):
                 yield noun
 
@@ -272,7 +281,7 @@ class _Prose:
         if (
             _CONDITION.search(lead)
             or _EARLIER.search(lead)
-            or _EARLIER.search(lead + noun)
+            or (noun and _EARLIER.search(lead + noun))
             or (mild and _MILD_CONDITION.search(lead))
         ):
             return False
@@ -328,17 +337,20 @@ class _Prose:
             if _BY_GROUP.match(self.lead(noun.start()) + self.text[noun.start() : self._line_end(at)]):
                 self.events.append(Event(noun.start(), at, DECLARED, ()))
                 continue
-            if not self.holds(noun.start(), mild, noun[0]):
-                continue
             head = self.choices.head(span)
             if not head.labels and (turned := _BUT_IS.match(span)):
                 head = self.choices.head(turned["head"])
+            unknown = _UNKNOWN.match(span)
+            if not (head.labels or head.why in ("several", "outside") or unknown):
+                continue  # most such words declare nothing: that is cheaper to see than what stands before them
+            if not self.holds(noun.start(), mild, noun[0]):
+                continue
             if mild and head.labels and _trailing_condition(self.sentence_rest(at + len(span) - len(head.rest))):
                 continue
             final = re.search(r"(?:final|最终)\s*$", self.lead(noun.start()), _I) or "final" in link[0].lower()
             kind = MILD if mild else FINAL if final else DECLARED
             self.add(noun.start(), at, kind, head, counts=word not in _LOOSE_NOUNS)
-            if _UNKNOWN.match(span):
+            if unknown:
                 self.events.append(Event(noun.start(), at, kind, ()))
 
     def praised(self) -> None:
@@ -438,7 +450,8 @@ class _Prose:
                         self.add(match.start(), match.end(), CONCLUDED, head)
                 elif head.why == "several" and pattern is _SO:
                     self.add(match.start(), match.end(), CONCLUDED, head)
-        for match in _DIAGNOSED.finditer(self.text):
+        may_be = ":" in self.text or any(word in self.low for word in _DIAGNOSERS)
+        for match in _DIAGNOSED.finditer(self.text) if may_be else ():
             if self.holds(match.start()) and not _GUARDED.search(self.lead(match.start())):
                 head = self.choices.head(self.text[match.end() : self._line_end(match.end())])
                 if head.labels and re.match(r"\s*[\"']?(?:[.,;(。，；]|$)", head.rest):
@@ -549,13 +562,6 @@ _FINITE = re.compile(
 )
 """A verb: what follows the label is a sentence that explains, not another text for the option."""
 _DOUBTED = re.compile(r"\b(?:not|no|wrong|incorrect|unlikely|less|excluded|however|but|or|if)\b|n't\b", _I)
-
-
-def _places(text: str, stem: str) -> Iterator[int]:
-    place = text.find(stem)
-    while place >= 0:
-        yield place
-        place = text.find(stem, place + 1)
 
 
 def _starts(line: str) -> str:

@@ -112,7 +112,7 @@ def _mentions(text: str | None, label: str, options: Options) -> bool:
     if not choices.may_name(flat, flat.lower()):
         return False
     alike = {one.casefold() for one in choices.alike(label)}
-    if any((match[1] or match[2]).casefold() in alike for match in _ALONE.finditer(flat)):
+    if any(match[1].casefold() in alike for pattern in _ALONE for match in pattern.finditer(flat)):
         return True
     spoken, texts = _words(flat), {_words(option) for _, option in options if text_key(option)}
     own = {_words(option) for name, option in options if name == label} & texts
@@ -128,8 +128,9 @@ def _words(text: str) -> str:
     return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
-_ALONE = re.compile(
-    r"(?<![A-Za-z0-9'])([A-Z])(?!'?[A-Za-z0-9])(?<![AI](?=\s[a-z]))|(?:^|(?<=[(\[]))([a-z])(?=[)\].]|\s*$)"
+_ALONE = (
+    re.compile(r"([A-Z])(?<![A-Za-z0-9'].)(?!'?[A-Za-z0-9])(?<![AI](?=\s[a-z]))"),
+    re.compile(r"(?:^|[(\[])([a-z])(?=[)\].]|\s*$)"),
 )
 """A letter that stands alone; A and I before a word are words, too."""
 _WORD = re.compile(r"\w+")

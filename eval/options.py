@@ -163,7 +163,7 @@ class Choices:
 
     def may_name(self, text: str, low: str) -> bool:
         """Whether a text holds what could name an option: a letter by itself, or an option's text. Quick."""
-        return bool(CAPITAL.search(text) or _SMALL.search(text)) or any(key in low for key in self._texts)
+        return bool(CAPITAL.search(text) or _SMALL.search(f" {text}")) or any(key in low for key in self._texts)
 
     def other_text(self, text: str, labels: Labels) -> bool:
         """Whether the text of another option occurs."""
@@ -302,7 +302,7 @@ COMPOUND = re.compile(
 _YES_AND_NO = (("yes", "是", "sí", "si"), ("no", "否", "不是"))
 _WORDS = re.compile(r"\w+")
 CAPITAL = re.compile(r"[A-Z](?<![A-Za-z0-9].)(?!'?[A-Za-z0-9])")
-_SMALL = re.compile(r"(?:^|[\s(\[:\"'])[a-z](?=\s*(?:[.,;:!?)\]\"'。]|-\s|$))", re.MULTILINE)
+_SMALL = re.compile(r"[\s(\[:\"'][a-z](?=\s*(?:[.,;:!?)\]\"'。]|-\s|$))", re.MULTILINE)
 _LEADING = "".join(chr(sign) for sign in range(33, 48) if chr(sign) not in "([\"'") + " >•·●✅✔✓☑➡→👉🔹|~"
 
 
