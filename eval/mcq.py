@@ -140,9 +140,8 @@ _WORD = re.compile(r"\w+")
 
 _CHANNEL = "<|channel|>"
 _HARMONY = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)"
-    r"(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|\Z)",
-    re.DOTALL,
+    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"([^<]*(?:<(?!\|(?:end|return|call|start)\|>)[^<]*)*)"
 )
 _STRIPPED_FINAL = "assistantfinal"
 _STRIPPED_ANALYSIS = re.compile(r"\s*(?:assistant)?analysis(?!\s)")

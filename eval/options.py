@@ -25,12 +25,12 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _TEX_DELIMITERS = re.compile(r"\\[()\[\]]")
 _MARKDOWN = re.compile(r"[*_`#]+")
 _OUTER = " \t\n.,:;!?\"'()[]{}。、，；！？“”‘’「」【】"
-_MARKED = re.compile(r"[^\x00-\x7f]|[<*_`#$\\]")
+_MARKED = re.compile(r"[<*_`#$\\]")
 
 
 def clean(text: str) -> str:
     """A text without presentation: Unicode forms, HTML and Markdown emphasis, LaTeX wrappers, end tokens."""
-    if not _MARKED.search(text):
+    if text.isascii() and not _MARKED.search(text):
         return text  # plain ASCII without a sign of markup: nothing below would change it
     text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
     while "\\" in text and (plain := _TEX_TEXT.sub(r"\1", text)) != text:
@@ -314,7 +314,7 @@ def _word(text: str, place: int) -> bool:
     return text[place].isalnum() and text[place].isascii()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def choices_of(options: tuple[tuple[str, str], ...]) -> Choices:
     """The options of an item, made once."""
     return Choices(options)

@@ -49,7 +49,7 @@ OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES, NOT_COMPARABLE)
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
 
-class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Item(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What was asked, without the question's text."""
 
     task: str
@@ -92,7 +92,7 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SHA-256 of the picture files, hexadecimal, in the order of the parts' `index`."""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What came of a request."""
 
     outcome: str
@@ -112,7 +112,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
 
-class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
+class Prediction(Answer, frozen=True, gc=False, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -122,7 +122,7 @@ class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_
     prompt_sha256: str
 
 
-class Score(msgspec.Struct, frozen=True):
+class Score(msgspec.Struct, frozen=True, gc=False):
     """What one item scored. Verdict and columns are None for reports."""
 
     task: str
@@ -235,9 +235,7 @@ def write_scores(path: Path, scores: list[Score]) -> str:
 
     schema = scores_schema()
     place = schema.get_field_index("metrics")
-    lines = b"\n".join(
-        orjson.dumps(msgspec.structs.asdict(row) | {"metrics": sorted(row.metrics)}) for row in scores
-    )
+    lines = b"\n".join(orjson.dumps(msgspec.structs.asdict(row) | {"metrics": sorted(row.metrics)}) for row in scores)
     columns = pyarrow.json.read_json(
         pa.BufferReader(lines),
         read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),

@@ -164,12 +164,12 @@ _OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "ac
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> dict[str, Any]:
     """What every score holds."""
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
-    gold = dict(item.options).get(item.gold, item.gold)
     return {
         **{name: getattr(item, name) for name in _OF_ITEM},
         "outcome": prediction.outcome,
         "truncated": prediction.finish_reason == "length",
-        "exemplar_is_gold": bool(item.exemplar) and same_text(item.exemplar, gold),
+        "exemplar_is_gold": bool(item.exemplar)
+        and same_text(item.exemplar, dict(item.options).get(item.gold, item.gold)),
         "contaminated": contaminated,
         "evidence": evidence,
     }
