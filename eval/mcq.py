@@ -13,7 +13,8 @@ The strict rule (version 3), in full:
    text stands under two labels, the text or a bare label means either; a label with the text written out means itself.
 5. Nothing is drawn by lot, nothing is compared by similarity, no letter is the default.
 
-How often the rule and a careful reader agree was measured on answers it had not seen: `READER`.
+How often the rule and a careful reader agree was measured on answers it had not seen:
+`eval.versions.READER`.
 
 `lenient` is the most that any reading could give where strict reads nothing: it also counts an answer without an option
 that mentions the right label or text anywhere. An upper bound to see how much format costs; it is never the score.
@@ -29,14 +30,6 @@ from typing import Any
 
 from eval.declarations import read_prose
 from eval.options import Choices, Options, choices_of, clean, text_key
-
-READER = {"answers": 388, "named": 277, "missed": 7, "unclear": 111, "read": 6}
-"""The rule beside a careful reader: of 277 answers that name an option it missed 7, of 111 that name none it read 6.
-
-Answers in 22 styles of models, made up, seen by the rule for the first time (tests/reading_outputs.txt, the held half,
-and tests/reading_fresh.txt); no answer was read as another option than the reader's. The kinds of fault that they
-showed were mended afterwards, so these rates are of the rule before that.
-"""
 
 
 @dataclass(frozen=True)

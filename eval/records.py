@@ -80,7 +80,7 @@ class Item(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
-class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Prompt(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What was asked, as the model was asked it: a run can be read without the build."""
 
     task: str

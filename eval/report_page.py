@@ -31,7 +31,7 @@ from medgpt.private import CREDENTIALED, make_folder
 
 THUMBNAIL = 320
 """Longest side of a picture in the page."""
-FILE_BYTES = 500_000
+FILE_BYTES = 1_000_000
 """A file of items ends where it has grown to this: so much a browser loads for a page of questions."""
 
 
@@ -105,15 +105,16 @@ def _items_of(
     scores: dict[str, dict[int, Score]] = {}
     said: dict[int, dict[str, Prediction]] = {}
     for place, result in results.items():
-        for item in read_items(result.folder / ITEMS):
-            items.setdefault(item.sample_id, item)
-            asked.setdefault(item.sample_id, set()).add(item.prompt_sha256)
-        if (path := result.folder / PROMPTS).is_file():
-            for prompt in read_prompts(path):
-                prompts.setdefault(prompt.sample_id, prompt)
-        said[place] = {one.sample_id: one for one in read_predictions(result.folder / PREDICTIONS)}
         for score in result.scores:
             scores.setdefault(score.sample_id, {})[place] = score
+        said[place] = {one.sample_id: one for one in read_predictions(result.folder / PREDICTIONS)}
+        for one in said[place].values():
+            asked.setdefault(one.sample_id, set()).add(one.prompt_sha256)
+        if scores.keys() <= items.keys():
+            continue
+        items |= {item.sample_id: item for item in read_items(result.folder / ITEMS)}
+        if (path := result.folder / PROMPTS).is_file():
+            prompts |= {prompt.sample_id: prompt for prompt in read_prompts(path)}
     # Every run's version is checked; they are the same build then.
     benchmarks = [_benchmark(result, data) for result in results.values()] if data else []
     order = sorted(scores, key=lambda one: sum(score.strict is True for score in scores[one].values()))[:limit]
@@ -132,7 +133,7 @@ def _items_of(
                               for turn in turns or ()]  # fmt: skip
             shown["options"] = item.options
             shown["gold"] = ". ".join([item.gold, *(text for name, text in item.options if name == item.gold)])
-            shown["differs"] = len(asked[sample_id]) > 1
+            shown["differs"] = len(asked.get(sample_id, ())) > 1
         shown["answers"] = [
             _answer(place, score, said[place].get(sample_id) if readable else None) for place, score in given.items()
         ]

@@ -13,9 +13,9 @@ import orjson
 from eval.audit import Published, PublishedRow
 from eval.compare import compare_tasks
 from eval.records import SCORES_FILE, SUMMARY, TASK, Score, read_scores, task_label
-from eval.score import reader_rates
 from eval.statistics import FEW_CLUSTERS, FEW_CLUSTERS_SAY
 from eval.tasks import TASKS
+from eval.versions import reader_rates
 from medgpt.errors import UserError
 
 TABLES = {
@@ -421,7 +421,7 @@ def differences_tables(runs: Sequence[Run]) -> list[Table]:
         for task in (name for _, name, _ in by_task(runs[:1]) if name in other.tasks):
             pair = runs[0].tasks[task].scores, other.tasks[task].scores
             if {(s.benchmark, s.sample_id) for s in pair[0]} != {(s.benchmark, s.sample_id) for s in pair[1]}:
-                cells = [other.name, f"{task}: not compared, other items", *["-"] * 8]
+                cells = [other.name, task, "not compared: other items", *["-"] * 8]
                 rows.append((runs[0].tasks[task].measure, cells))
             else:
                 pairs.append(pair)

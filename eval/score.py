@@ -22,7 +22,7 @@ import orjson
 
 from eval.contamination import Proof, read_proof
 from eval.encoders import Measured, Weights, default_radgraph_python, measure
-from eval.mcq import READER, accepted_texts, final_text, grade
+from eval.mcq import accepted_texts, final_text, grade
 from eval.open_questions import open_scores
 from eval.options import same_text, text_key
 from eval.records import (
@@ -45,6 +45,7 @@ from eval.records import (
     write_scores,
 )
 from eval.statistics import Interval, cluster_interval, commonest, macro_f1, share_interval
+from eval.versions import VERSIONS, reader_rates
 from manifests.proof.trust import Trust
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
@@ -54,11 +55,6 @@ from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
 from shards.options import add_trust_options
 
-VERSIONS = {"score": 2, "mcq": 3, "open_questions": 1, "report_metrics": 1, "statistics": 1}
-"""Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
-
-Every summary says with which it was made; a test pins what they give.
-"""
 EXIT_NOT_ALL = 3
 """Some tasks were scored, some could not be."""
 MISSING = "missing"
@@ -414,15 +410,6 @@ def describe(summary: dict[str, Any]) -> list[str]:
         gaps.setdefault(reason, []).append(metric)
     lines += [f"  not measured: {', '.join(metrics)} ({reason})" for reason, metrics in gaps.items()]
     return lines
-
-
-def reader_rates() -> str:
-    """How well the reading rule agrees with a reader, for people."""
-    return (
-        f"reading rule {VERSIONS['mcq']} beside a reader, on {READER['answers']} made answers it had not seen: missed "
-        f"{_percent(READER['missed'], READER['named'])} of those that name an option, read "
-        f"{_percent(READER['read'], READER['unclear'])} of those that name none"
-    )
 
 
 def _percent(count: int, items: int) -> str:

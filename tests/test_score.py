@@ -19,7 +19,8 @@ from conftest import ROOT, run_module
 from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
 from eval.records import Score, read_items, read_predictions, read_scores, write_scores
-from eval.score import VERSIONS, main, score_folder
+from eval.score import main, score_folder
+from eval.versions import VERSIONS
 from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, write_certificate
 from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS
 from manifests.proof.policy import load_policy, parse_policy
@@ -118,7 +119,9 @@ def test_scores_change_only_with_a_declared_version(tmp_path: Path) -> None:
         data = orjson.dumps([rows, summary], option=orjson.OPT_SORT_KEYS)
         found[name] = hashlib.sha256(data).hexdigest()
     if found["versions"] == PINNED["versions"] and found != PINNED:
-        pytest.fail("the same answers get other scores: raise the module's number in eval.score.VERSIONS, pin it here")
+        pytest.fail(
+            "the same answers get other scores: raise the module's number in eval.versions.VERSIONS, pin it here"
+        )
     assert found == PINNED, "a version was raised: put what is found into PINNED"
 
 
