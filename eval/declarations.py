@@ -1,4 +1,4 @@
-"""What the prose of an answer declares, concludes or lists. Rules of `eval.mcq`, version 3.
+"""What the prose of an answer declares, concludes or lists. Rules of `eval.mcq`, version 4.
 
 An *event* is a place where the prose names an option as its answer. Events have a kind; a kind counts only where no
 kind before it has an event:
@@ -58,6 +58,7 @@ _DENIAL = re.compile(
 _EARLIER = re.compile(
     r"\bfirst (?:thought|guess|considered|instinct)|\bat first\b|\binitial (?:answer|guess|thought|choice|impression)"
     r"|^\W*(?:initially|originally|previously)\b|\bwas going to\b|\b(?:would|'d|might|could) have\b|\btempt(?:ed|ing)\b"
+    r"|\b(?:I|we) (?:was|were|have been|had been) told\b|\bI(?:'ve| have)? (?:heard|read)\b"
     r"|\b(?:might|may|would) (?:think|argue|believe|assume)\b|\b(?:many|some|other)s? (?:people|students|sources"
     r"|authors|would|say|argue)\b|\bmistak|\bI considered\b"
     r"|\b(?:incorrect|wrong|worst|alternative|other|not the|(?:least|less|second|next|third)[\s-](?:most |best"
@@ -69,7 +70,7 @@ _CUE = re.compile(
     r"|re-?(?:check|read|think|examin)\w*|change|no|hmm+|edit|instead|let me|initial\w*|first|therefore|thus|hence"
     r"|so|final\w*"
     r"|in fact|on balance|overall|conclu\w+|oops|mistake|misread|revis\w+|pero|entonces|espera|por (?:lo )?tanto"
-    r"|finalmente)\b"
+    r"|finalmente|(?:scratch|strike|disregard|ignore) (?:that|this|it)|never ?mind|take (?:that|it) back)\b"
     r"|等一下|不对|更正|因此|所以|但",
     _I,
 )
@@ -94,7 +95,7 @@ _BETWEEN = (
     r"|(?:to|for|in|of)\s(?:the|this|that)\s[a-z]+(?:\s[a-z]+){0,6}?))*(?:,\s[^,.;:?\n]{2,30},)?,?\s*(?:\((?![A-Za-z]\))[^()\n]{2,40}\)\s*)?[\"']?\s*"
 )
 _LINK = re.compile(
-    _BETWEEN + r"(?:(?P<mild>would (?:(?!not|never)\w+ )?be|ser[ií]a)(?![\w'])"
+    _BETWEEN + r"(?:(?P<mild>would (?:(?!not|never|only)\w+ )?be|ser[ií]a)(?![\w'])"
     r"|(?:is|was|'s|es|est|ist|lautet|é|è|will be|must be|has to be|have to be|should be|ought to be|can only be"
     r"|seems to be"
     r"|appears to be|remains|becomes|debe ser|equals)(?![\w'])"
@@ -139,10 +140,20 @@ _FITS = re.compile(
 )
 _TAKEN_BACK = re.compile(
     r"[^,.;:?()]*?(?:\?|\b(?:but|and|as) (?:so )?(?:does|do|is)\b|\bis (?:false|wrong|not|incorrect|untrue)\b"
-    r"|(?<!because )(?<!since )\b(?:if|unless|once|when)\b)",
+    r"|(?<!because )(?<!since )\b(?:if|unless|once|when|in that|only (?:in|for|with|among|where))\b"
+    r"|\b(?:to|for|of) (?:a|another|some other) (?:different |other )?question\b)",
     _I,
 )
-"""Behind praise: a question, a condition, another option that is as good."""
+"""Behind praise: a question, a condition, another option that is as good, another question."""
+_DISPUTED = re.compile(
+    r"[^.;?\n]*?(?:\bbut I (?:disagree|doubt|(?:am|'m) not)\b|\baccording to (?:one|some|another)\b"
+    r"|\bonly (?:if|when|with|where)\b|\buntil (?!proven|shown))",
+    _I,
+)
+"""Behind an option that was declared: it is not, or no longer, the answer, or another's."""
+_WITHDRAWN = re.compile(
+    r"\b(?:(?:scratch|strike|disregard|ignore) (?:that|this|it)\b|never ?mind\b|I take (?:that|it) back\b)", _I
+)
 _RESTRICTED = re.compile(r"\W*(?:\w+\s){0,3}(?:in|for|when|only|once|if|unless|had|provided|among|as long)\b", _I)
 _SUBJECT = re.compile(
     r"(?P<before>.*?)(?:\b(?:option|choice|answer|statement|letter|opción"
@@ -219,7 +230,10 @@ _DIAGNOSED = re.compile(
 _DIAGNOSERS = ("most likely", "correct", "best", "most appropriate", "final", "probable", "最可能")
 """One of these, or a colon, stands in whatever `_DIAGNOSED` finds."""
 _GUARDED = re.compile(r"\bI (?:think|believe|suspect|guess)\b|\bperhaps\b|\bmaybe\b", _I)
-_UNKNOWN = re.compile(r"\W*(?:unclear|unknown|uncertain|not (?:known|possible|clear|given))\b", _I)
+_UNKNOWN = re.compile(
+    r"\W*(?:unclear|unknown|uncertain|undecided|not (?:known|possible|clear|given)|I (?:do not|don't|can't|cannot)\b)",
+    _I,
+)
 _BY_GROUP = re.compile(
     r"\W*In (?:an?|patients|children|adults|women|men|those)\b[^.?!]*[;,]\s(?:and |but |while |whereas )?"
     r"in (?:an?|the|patients|children|adults|women|men|those)\b[^.?!]*\b[A-Z]\b",
@@ -347,6 +361,8 @@ class _Prose:
                 continue
             if mild and head.labels and _trailing_condition(self.sentence_rest(at + len(span) - len(head.rest))):
                 continue
+            if head.labels and _DISPUTED.match(head.rest):
+                continue
             final = re.search(r"(?:final|最终)\s*$", self.lead(noun.start()), _I) or "final" in link[0].lower()
             kind = MILD if mild else FINAL if final else DECLARED
             self.add(noun.start(), at, kind, head, counts=word not in _LOOSE_NOUNS)
@@ -382,6 +398,14 @@ class _Prose:
                 label = self.choices.labels.get(match[1].casefold())
                 if label and self.holds(match.start(1)):
                     self.events.append(Event(match.start(), match.end(), DECLARED, self.choices.alike(label)))
+
+    def withdrawn(self) -> None:
+        """As in "The answer is B. Scratch that": what was declared before no longer is."""
+        declared = [event for event in self.events if event.labels]
+        for match in _WITHDRAWN.finditer(self.text) if declared else ():
+            kinds = [event.kind for event in declared if event.start < match.start()]
+            if kinds:
+                self.events.append(Event(match.start(), match.end(), min(kinds), ()))
 
     def _subject(self, end: int) -> tuple[Labels | None, int]:
         """(labels, place) of the option that is the subject of a sentence up to `end`; None where there is none."""
@@ -610,6 +634,7 @@ def read_prose(answer: str, choices: Choices) -> tuple[str, Labels]:
         return "no_answer_event", ()
     prose.declared()
     prose.praised()
+    prose.withdrawn()
     if not any(event.kind <= DECLARED and event.labels for event in prose.events):
         prose.chosen()
     if not any(event.labels for event in prose.events):

@@ -1,6 +1,6 @@
 r"""Which option an answer names: strict (the score), literal and lenient (shown beside it). Pure functions, no judge.
 
-The strict rule (version 3), in full:
+The strict rule (version 4), in full:
 
 1. Only the answer is read: the last Harmony `final` message, what follows `</think>` and its like, inside it the last
    `<answer>` tag. Reasoning that never ends, or a transcript without a final message, is no answer. What a model writes
