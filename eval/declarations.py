@@ -98,7 +98,7 @@ _LINK = re.compile(
     _BETWEEN + r"(?:(?P<mild>would (?:(?!not|never|only)\w+ )?be|ser[ií]a)(?![\w'])"
     r"|(?:is|was|'s|es|est|ist|lautet|é|è|will be|must be|has to be|have to be|should be|ought to be|can only be"
     r"|seems to be"
-    r"|appears to be|remains|becomes|debe ser|equals)(?![\w'])"
+    r"|appears to be|remains|becomes|debe ser|equals|(?:would|will) not change(?=:))(?![\w'])"
     r"|:|=+>?|-+>|→|➡|–|—|-(?=\s)|(?:应该|应当|应|就)?(?:是|为|选择?)|】)",
     _I,
 )
@@ -205,7 +205,7 @@ _POINTS_TO = re.compile(
 )
 _LAST_LETTER = re.compile(r"[:=–—-]\s+(?=[(\[\"]?[A-Z][)\]\"]?\s*[.!]?\s*\Z)")
 _IS_BOTH = re.compile(
-    r"\b(?:is|be|represents|suggests?|indicates?)\s+(?=[^.;?!\n]{3,80}\((?:option |choice )?[A-Z]\))", _I
+    r"\b(?:is|be|represents|suggests?|indicates?|looks like)\s+(?=[^.;?!\n]{3,80}\((?:option |choice )?[A-Z]\))", _I
 )
 _RATHER = re.compile(r"\b[Nn]ot\s[^.,;!?\n]{1,60}?,?\s(?:but|sino)\s(?:rather\s)?|而是\s*")
 _AGAINST = re.compile(
@@ -262,6 +262,8 @@ class _Prose:
         self.low = self.text.lower()
         self.choices = choices
         self.events: list[Event] = []
+        self.supposed: list[Event] = []
+        """What was declared under a condition."""
         self._taken = 0
 
     @cached_property
@@ -358,6 +360,8 @@ class _Prose:
             if not (head.labels or head.why in ("several", "outside") or unknown):
                 continue  # most such words declare nothing: that is cheaper to see than what stands before them
             if not self.holds(noun.start(), mild, noun[0]):
+                if head.labels and _CONDITION.search(self.lead(noun.start())):
+                    self.supposed.append(Event(noun.start(), at, CONCLUDED, head.labels))
                 continue
             if mild and head.labels and _trailing_condition(self.sentence_rest(at + len(span) - len(head.rest))):
                 continue
@@ -648,6 +652,10 @@ def read_prose(answer: str, choices: Choices) -> tuple[str, Labels]:
     kind = min(event.kind for event in prose.events)
     events = sorted(event for event in prose.events if event.kind == kind)
     last = events[-1]
+    if kind == CONCLUDED:
+        # "If ..., the answer is A. Without it, it is B.": the second has its condition, too.
+        line = prose.text.rfind("\n", 0, last.start)
+        events = sorted([*events[:-1], *(event for event in prose.supposed if line < event.start < last.start), last])
     for earlier in reversed(events[:-1]):
         if earlier.labels and not set(earlier.labels) & set(last.labels):
             if not _CUE.search(prose.text[earlier.end : max(last.end, earlier.end)]):
