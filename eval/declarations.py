@@ -15,7 +15,7 @@ the earlier back or conclude (`_CUE`); without them there is no answer.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -127,6 +127,11 @@ _PRAISED = re.compile(
     r"|(?:the )?(?:most|likeliest|best)\s+(?:likely|appropriate|plausible|suitable|accurate|probable|consistent"
     r"|fitting)\b)",
     _I | re.MULTILINE,
+)
+_LINKS = tuple(
+    f"{space}{verb}"
+    for space in " \n"
+    for verb in ("is", "seems", "appears", "remains", "must be", "has to be", "should be", "would be", "es", "ser")
 )
 _PRAISED_ZH = re.compile(r"(?:选项)?\s*([A-J])\s*(?:选?项)?\s*(?:是|为)?(?:正确|对的|最佳|最合适|符合题意)")
 _MADE = re.compile(
@@ -271,16 +276,22 @@ class _Prose:
         return [0, *(match.end() for match in _SENTENCE.finditer(self.text))]
 
     def _nouns(self) -> Iterator[re.Match[str]]:
-        """Words that open a declaration, in order: their stems are looked for first, which costs less than `_NOUN`."""
+        """Words that open a declaration, in order."""
+        return self._matches(_NOUN, _STEMS if self.low.isascii() else (*_STEMS, *_STEMS_BEYOND_ASCII))
+
+    def _matches(self, pattern: re.Pattern[str], stems: Sequence[str]) -> Iterator[re.Match[str]]:
+        """What `pattern` finds; each begins with one of `stems`, and looking for those costs less than the pattern."""
         places = []
-        for stem in _STEMS if self.low.isascii() else (*_STEMS, *_STEMS_BEYOND_ASCII):
+        for stem in stems:
             place = self.low.find(stem)
             while place >= 0:
                 places.append(place)
                 place = self.low.find(stem, place + 1)
+        end = 0
         for place in sorted(set(places)):
-            if noun := _NOUN.match(self.text, place):
-                yield noun
+            if place >= end and (match := pattern.match(self.text, place)):
+                end = match.end()
+                yield match
 
     def lead(self, place: int) -> str:
         """What stands before a place in its sentence."""
@@ -376,7 +387,7 @@ class _Prose:
     def praised(self) -> None:
         """As in "B is correct", "lithium (B) is the best choice", "which makes B the right answer"."""
         conditional: list[Labels] = []
-        for match in _PRAISED.finditer(self.text):
+        for match in self._matches(_PRAISED, _LINKS):
             labels, start = self._subject(match.start())
             if labels is None or start < self._taken:
                 continue
@@ -405,7 +416,8 @@ class _Prose:
 
     def withdrawn(self) -> None:
         """As in "The answer is B. Scratch that": what was declared before no longer is."""
-        declared = [event for event in self.events if event.labels]
+        may_be = any(word in self.low for word in ("scratch", "strike", "disregard", "ignore", "mind", "back"))
+        declared = [event for event in self.events if event.labels] if may_be else []
         for match in _WITHDRAWN.finditer(self.text) if declared else ():
             kinds = [event.kind for event in declared if event.start < match.start()]
             if kinds:

@@ -26,6 +26,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from eval.declarations import read_prose
@@ -151,6 +152,7 @@ _NEXT_TURN = re.compile(
 )
 
 
+@lru_cache(maxsize=8)
 def final_text(text: str) -> tuple[str | None, str]:
     """(what the model answered, how it was found), or (None, why there is no answer). Reasoning is left out."""
     how = "plain"
