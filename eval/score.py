@@ -44,7 +44,15 @@ from eval.records import (
     task_label,
     write_scores,
 )
-from eval.statistics import Interval, cluster_interval, commonest, macro_f1, share_interval
+from eval.statistics import (
+    FEW_CLUSTERS,
+    FEW_CLUSTERS_SAY,
+    Interval,
+    cluster_interval,
+    commonest,
+    macro_f1,
+    share_interval,
+)
 from eval.versions import VERSIONS, reader_rates
 from manifests.proof.trust import Trust
 from medgpt.arguments import command_parser
@@ -382,8 +390,9 @@ def describe(summary: dict[str, Any]) -> list[str]:
     tail = f"; {', '.join(counts)}" if counts else ""
     if summary["kind"] == "choice":
         items, interval = whole["items"], whole["interval"]
+        ends = _ends(interval) + (f" ({FEW_CLUSTERS_SAY})" if summary["clusters"] < FEW_CLUSTERS else "")
         lines = [
-            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {_ends(interval)}; "
+            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {ends}; "
             f"literal {_percent(whole['literal'], items)}, lenient {_percent(whole['lenient'], items)}, "
             f"invalid {_percent(whole['invalid'], items)}{tail}"
         ]
