@@ -185,7 +185,10 @@ _COLOURS = {"correct": "good", "wrong": "bad", "invalid": "odd"}
 def render_html(runs: Sequence[Run], tables: Sequence[Table], folder: str = "", credentialed: bool = False) -> str:
     """The page. `folder`: name of the folder of items beside it, empty for none (`write_items`)."""
     of_paper = sum(table.title in TABLES.values() for table in tables)
-    sections = [(f"t{number}", table.title.partition(":")[0]) for number, table in enumerate(tables)]
+    sections = [
+        (f"t{number}", table.title.partition(":")[0] if number < of_paper else table.title)
+        for number, table in enumerate(tables)
+    ]
     sections.insert(of_paper, ("plot", "Intervals"))
     if folder:
         sections.append(("questions", "Single questions"))

@@ -244,21 +244,26 @@ def _columns(runs: Sequence[Run], published: Published, table: str) -> list[_Col
         for _, label, result in by_task(runs)
         if (result.task["table"] if result.task["table"] in TABLES else "") == table
     }
-    columns = []
-    for row in published.rows if seen else ():
-        if row.table != table:
-            continue
+    columns: list[_Column] = []
+
+    def further(name: str | None) -> None:
+        """Columns of tasks (of a row `name`, or of any) that have none yet."""
+        for label, result in seen.items():
+            if name in (None, result.task["row"]) and label not in {column.label for column in columns}:
+                unit = "" if result.measure == "accuracy" else f"{result.measure}, "
+                head = f"{result.task['row'] or result.task['name']} ({unit}{result.task['variant']})"
+                columns.append(_Column(label, None, result.measure, head))
+
+    rows = [row for row in published.rows if row.table == table] if seen else []
+    for place, row in enumerate(rows):
         readings = [task.label for task in TASKS if task.row == row.row]
         # A row without a reading that is the paper's has one reading.
         label = next((one for one in readings if one.endswith(":paper")), readings[0] if readings else row.row)
         unit = "" if row.metric == "accuracy" else f"{row.metric}, "
         columns.append(_Column(label, row, row.metric, f"{row.row} ({unit}the paper's reading, n {row.n:,})"))
-    covered = {column.label for column in columns}
-    for label, result in seen.items():
-        if label not in covered:
-            name, variant, metric = result.task["row"] or result.task["name"], result.task["variant"], result.measure
-            unit = "" if metric == "accuracy" else f"{metric}, "
-            columns.append(_Column(label, None, metric, f"{name} ({unit}{variant})"))
+        if row.row not in {later.row for later in rows[place + 1 :]}:
+            further(row.row)
+    further(None)
     return columns
 
 
