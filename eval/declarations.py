@@ -38,7 +38,7 @@ class Event(NamedTuple):
 _I = re.IGNORECASE
 # ---------------------------------------------------------------- what a sentence says before its declaration
 
-_SENTENCE = re.compile(r"[.!?;][\"')\]]*\s|[。；！？\n]")
+_SENTENCE = re.compile(r"[.!?;。；！？\n](?:(?<=[.!?;])[\"')\]]*\s|(?<=[。；！？\n]))")
 _FRESH = re.compile(r",?\s*\b(?:but|so|yet|however|therefore|thus|hence|pero|así que)\b|但|因此|所以|故", _I)
 """Words after which a condition or denial before them no longer holds."""
 _CONDITION = re.compile(
@@ -128,11 +128,9 @@ _PRAISED = re.compile(
     r"|fitting)\b)",
     _I | re.MULTILINE,
 )
-_LINKS = tuple(
-    f"{space}{verb}"
-    for space in " \n"
-    for verb in ("is", "seems", "appears", "remains", "must be", "has to be", "should be", "would be", "es", "ser")
-)
+_LINKS = (
+    " is", " seems", " appears", " remains", " must be", " has to be", " should be", " would be", " es", " ser"
+)  # fmt: skip
 _PRAISED_ZH = re.compile(r"(?:选项)?\s*([A-J])\s*(?:选?项)?\s*(?:是|为)?(?:正确|对的|最佳|最合适|符合题意)")
 _MADE = re.compile(
     r"\bmak(?:es|ing|e)\s+(?:option\s+)?[(\[]?([A-Z])[)\]]?\s+(?:the\s+|a\s+)?(?:most\s+|single\s+)?(?:correct"
@@ -282,11 +280,12 @@ class _Prose:
     def _matches(self, pattern: re.Pattern[str], stems: Sequence[str]) -> Iterator[re.Match[str]]:
         """What `pattern` finds; each begins with one of `stems`, and looking for those costs less than the pattern."""
         places = []
+        low = self.low.replace("\n", " ")
         for stem in stems:
-            place = self.low.find(stem)
+            place = low.find(stem)
             while place >= 0:
                 places.append(place)
-                place = self.low.find(stem, place + 1)
+                place = low.find(stem, place + 1)
         end = 0
         for place in sorted(set(places)):
             if place >= end and (match := pattern.match(self.text, place)):
