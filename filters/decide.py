@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(table(("step", "left", ""), waterfall_lines(decision.waterfall)))
         for name, why in decision.waterfall["left_out"].items():
             print(f"{name} left out ({why})")
+        for name, why in decision.waterfall["only_report"].items():
+            print(f"{name} only reports ({why})")
         if quarantine := decision.waterfall.get("quarantine"):
             print(
                 f"burned-in text: {quarantine['boxes']:,} boxes on {quarantine['pictures']:,} pictures, listed in "

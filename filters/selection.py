@@ -162,11 +162,22 @@ def open_run(folder: Path, recipe: Recipe) -> ScoredBuild | None:
     for name, rule in wanted.items():
         if name not in scored or scored[name]["asked"] != rule.asked:
             raise FilterError(f"{folder}: {name} was not scored as this recipe asks; run filters.run with it first")
+        if "gate" not in scored[name]:
+            raise FilterError(
+                f"{folder}: scored by an earlier version; run filters.run again (it asks no filter twice)"
+            )
+        gate = scored[name]["gate"]
+        if gate and rule.drop is not None and (rule.drop, rule.not_scored) != (gate["drop"], gate["not_scored"]):
+            raise FilterError(
+                f"{folder}: whether {name} may drop by {rule.drop!r} was not checked; run filters.run with this recipe "
+                "first (it asks nothing twice)"
+            )
     stages: list[Stage] = []
     known: dict[str, frozenset[str]] = {}
     for name, entry in scored.items():
         known[name] = frozenset(entry["scores"])
-        drop, not_scored = (wanted[name].drop, wanted[name].not_scored) if name in wanted else (None, None)
+        asked = wanted.get(name) if not _only_reports(entry) else None
+        drop, not_scored = (asked.drop, asked.not_scored) if asked else (None, None)
         stages.append(
             Stage(
                 name=name,
@@ -177,6 +188,12 @@ def open_run(folder: Path, recipe: Recipe) -> ScoredBuild | None:
             )
         )
     return ScoredBuild(folder, document, tuple(stages), rules.unreadable or DROP, left_out)
+
+
+def _only_reports(entry: Mapping[str, Any]) -> str | None:
+    """Why a filter of a run has no threshold although the recipe names one."""
+    why: str | None = (entry["gate"] or {}).get("only_reports")
+    return why
 
 
 def read_scores(scored: ScoredBuild) -> pa.Table:
@@ -289,6 +306,7 @@ def _waterfall(scored: ScoredBuild, table: pa.Table, recipe: Recipe) -> dict[str
         "reasons": _counts(gone["reason"]),
         "all_reasons": _counts(pc.list_flatten(gone["reasons"])),
         "left_out": dict(scored.left_out),
+        "only_report": {one["name"]: why for one in scored.document["filters"] if (why := _only_reports(one))},
         "parts": [{"file": part["file"], "sha256": part["sha256"]} for part in scored.document["parts"]],
     }
 

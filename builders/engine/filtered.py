@@ -171,6 +171,7 @@ def waterfall_text(waterfall: Mapping[str, Any], target: Path) -> str:
         table(("step", "left", ""), waterfall_lines(waterfall)),
     ]
     lines += [f"{name} took no part ({why})" for name, why in waterfall["left_out"].items()]
+    lines += [f"{name} only reports ({why})" for name, why in waterfall.get("only_report", {}).items()]
     page, data = folder / selections.GALLERY_FILE, folder.parents[1]
     lines.append(f"page {page}; why one went: python -m filters.decide {data} --explain ID")
     return "\n".join(lines)
