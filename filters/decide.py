@@ -55,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name} left out ({why})")
         for name, why in decision.waterfall["only_report"].items():
             print(f"{name} only reports ({why})")
+        for one in decision.waterfall["second_opinions"]:
+            print(
+                f"{one['filter']} and {one['rule']}: both drop {one['both']:,}, only {one['filter']} "
+                f"{one['only_filter']:,}, only {one['rule']} {one['only_rule']:,}, neither {one['neither']:,}"
+            )
         if quarantine := decision.waterfall.get("quarantine"):
             print(
                 f"burned-in text: {quarantine['boxes']:,} boxes on {quarantine['pictures']:,} pictures, listed in "

@@ -86,7 +86,7 @@ def _sections(decision: "Decision") -> list[tuple[str, str, list[str], Sequence[
     for reason, count in decision.waterfall["reasons"].items():
         ids = table.filter(pc.equal(table["reason"], reason))["sample_id"].to_pylist()
         note = f"{count:,} samples, {min(count, REJECTED)} of them by the digest of their ids"
-        sections.append((f"Dropped: {reason}", note, _some(ids, REJECTED), columns.get(reason.partition("/")[0], ())))
+        sections.append((f"Dropped: {reason}", note, some(ids, REJECTED), columns.get(reason.partition("/")[0], ())))
     for stage in stages:
         for column, number in stage.drop.thresholds() if stage.drop else ():
             if column not in table.column_names or str(table[column].type) != "double":
@@ -100,13 +100,20 @@ def _sections(decision: "Decision") -> list[tuple[str, str, list[str], Sequence[
                 if samples:
                     note = f"nearest {name} {number:g} in {column}, whatever the verdict"
                     sections.append((f"Borderline: {stage.name}", note, samples, stage.columns))
+    for one in decision.waterfall["second_opinions"]:
+        shown = (*columns[one["filter"]], *columns[one["rule"]])
+        pair = one["filter"], one["rule"]
+        for which, (drops, passes) in {"only_filter": pair, "only_rule": pair[::-1]}.items():
+            note = f"{one[which]:,} samples that {drops} would drop as {one['rule']} and {passes} would not"
+            sections.append((f"Disagreement: {one['filter']} and {one['rule']}", note, one["examples"][which], shown))
     kept = table.filter(table["kept"])["sample_id"].to_pylist()
     note = f"{min(len(kept), KEPT)} of {len(kept):,} by the digest of their ids"
-    sections.append(("Kept", note, _some(kept, KEPT), ()))
+    sections.append(("Kept", note, some(kept, KEPT), ()))
     return sections
 
 
-def _some(ids: Iterable[str], count: int) -> list[str]:
+def some(ids: Iterable[str], count: int) -> list[str]:
+    """A few samples, by the digests of their ids."""
     return sorted(ids, key=_order)[:count]
 
 

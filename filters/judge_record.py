@@ -2,8 +2,8 @@
 
 A record holds who was asked (model, digest of its weights where they were given, prompts, all that shapes an answer)
 and the score of every labelled caption. Figures are derived from the scores anew, at the thresholds of the recipe in
-use, whenever a recipe wants the judge to drop: what passes at one threshold says nothing of another. A model is known by
-its name at the endpoint; only the option `weights` pins what is served under that name.
+use, whenever a recipe wants the judge to drop: what passes at one threshold says nothing of another. A model is known
+by its name at the endpoint; only the option `weights` pins what is served under that name.
 
 Which label a flag is held against: `irrelevant` against `relevant: false`. `misleading` against `misleading: true`, and
 only on captions in which the rules find a number, since no other is put to the judge: with the rest a model at chance
