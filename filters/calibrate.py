@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("record", type=Path, metavar="RECORD", help="file to write")
     add("--endpoint", metavar="URL", required=True, help="OpenAI-compatible endpoint")
     add("--model", metavar="NAME", required=True, help="model at the endpoint")
-    add("--recipe", metavar="FILE", help="whose thresholds and limits; or a name in filters/recipes (medgpt_oss)")
+    add("--recipe", metavar="FILE", help="whose thresholds and limits; or a name (default medgpt_oss)")
     add("--verdicts", type=Path, metavar="DIR", help="cache of its verdicts (default RECORD.verdicts)")
     add("--set", action="append", default=[], metavar="language_model.OPTION=VALUE", help="as for filters.run")
     add("--json", action="store_true", help="print the figures as JSON, no progress bar")

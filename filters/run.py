@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add, every = parser.add_argument, "all that the recipe has rules for"
     add("data", type=Path, metavar="DATA", help="folder of builds")
     add("--build", action="append", default=[], metavar="NAME", help=f"only this (may be repeated); default: {every}")
-    add("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
+    add("--recipe", metavar="FILE", help="or a name: medgpt_oss (default), paper, strict, radiographs")
     add("--role", choices=("train", "eval"), default="train", help="which samples (default train)")
     add("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     add_engine(parser)

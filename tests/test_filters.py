@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 import sample_filters
 import yaml
-from conftest import ROOT, tree_digest
+from conftest import ROOT, run_module, tree_digest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -384,6 +384,14 @@ def test_the_default_recipe_fits_its_filters_and_sources() -> None:
         assert {"overlaid_text", "screens"} <= set(names)
         assert plan.left_out.keys() >= {"language_model", "zero_shot"}
     assert found.plan("slake") is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "filters" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_found_by_name_and_fit_their_filters(path: Path) -> None:
+    found = load_recipe(path.stem)
+    assert found.name == path.stem and all(found.plan(source) for source in found.sources)
+    for command in ("filters.run", "filters.decide"):
+        assert path.stem in run_module(command, "--help").stdout
 
 
 def test_every_shipped_filter_is_found_by_its_name() -> None:
