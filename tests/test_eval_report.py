@@ -157,6 +157,14 @@ def test_a_run_without_its_shards_shows_every_question(runs: list[Path], data: P
     assert 'id="questions"' not in page(runs, tmp_path / "r.html", "--samples", "0")
 
 
+def test_answers_that_are_markup_stay_text(runs: list[Path], tmp_path: Path) -> None:
+    """That a browser shows them as text: the next test."""
+    html = page(runs, tmp_path / "r.html")
+    said = {given["text"] for one in shelf(tmp_path / "r.items") for given in one["answers"]}
+    assert "nonsense <b>B</b>\x02" in said and "<b>B" not in html and "\x02" not in html
+    assert "innerHTML" not in html and "script-src 'sha256-" in html and "'unsafe" not in html
+
+
 DRIVE = """
 load("index").then(async () => {
   const seen = () => document.querySelectorAll("#items details").length;
