@@ -1,7 +1,8 @@
 """One look for every HTML page: a room's Jinja2 template, which extends `page.html`, becomes one file for a browser.
 
-The file needs no network, and no other file unless it says so (`beside`). Its security policy names the digests of its one style and one script, so
-that nothing else on the page can run or load anything. Values are escaped, whatever they hold: dataset text is hostile.
+The file needs no network, and no other file unless it says so (`beside`). Its security policy names the digests of its
+one style and one script, so that nothing else on the page can run or load anything. Values are escaped, whatever they
+hold: dataset text is hostile.
 The same values give the same bytes.
 
 A template has a `title`, sets `kind` (what sort of page it is), sets `beside` where its script loads data in scripts
