@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -30,6 +31,7 @@ from shards.options import add_trust_options
 if TYPE_CHECKING:
     from manifests.catalog import LoadedBuild
     from shards.certified import SourceSamples
+    from shards.exports.formats import Format
     from shards.exports.rows import Piece
     from shards.storage import Storage
 
@@ -38,6 +40,8 @@ VERSION = 1
 NAMES = ("parquet", "hf", "llava", "sharegpt", "ms-swift", "llama-factory", "trl", "internvl", "energon", "mds")
 WORK, REFUSED, PICTURES = ".export", "not_exported.jsonl", "images"
 _SHOWN = 20
+_SHOWS = re.compile(rb'"images?":')
+"""In a row of JSON that names pictures, and in no other: within a text, quotes are escaped."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,15 @@ class Exporter:
     out: Path
     format: str
     local_only: bool
+    pictures: bool
+    """Whether any sample of the export has one: else no column is kept for them."""
+
+    @property
+    def kind(self) -> Format:
+        """What rows and files are like. Without pictures, TRL trains language models, whose templates want one text."""
+        from shards.exports.formats import FORMATS
+
+        return FORMATS["hf" if self.format == "trl" and not self.pictures else self.format]
 
     def ledger(self, piece: Piece) -> Path:
         """Where is written what became of a piece, once its files are on disk."""
@@ -56,23 +69,21 @@ class Exporter:
 
     def file(self, piece: Piece) -> Path:
         """A piece's own file: part of the export, or of a file that is joined."""
-        from shards.exports.formats import DATA, FORMATS
+        from shards.exports.formats import DATA
 
-        kind = FORMATS[self.format]
-        folder = self.out / WORK / "parts" if kind.joined else self.out / DATA
-        return folder / piece.build / f"{piece.number:05d}{kind.suffix}"
+        folder = self.out / WORK / "parts" if self.kind.joined else self.out / DATA
+        return folder / piece.build / f"{piece.number:05d}{self.kind.suffix}"
 
     def __call__(self, piece: Piece) -> dict[str, Any]:
         """Write a piece; what its ledger says. Raises: `UserError`, `OSError`."""
         import orjson
 
         from medgpt.atomic import AtomicFile, sync_folder, write_atomic, writer
-        from shards.exports.formats import FORMATS
         from shards.exports.rows import Refused, in_shown_order, read
 
         if self.local_only:
             keep_private(CREDENTIALED)
-        kind, path = FORMATS[self.format], self.file(piece)
+        kind, path = self.kind, self.file(piece)
         place = f"{PICTURES}/{piece.build}/{piece.number:05d}"
         beside, staging = self.out / place, self.out / f"{place}{writer}.tmp"
         licenses: Counter[str] = Counter()
@@ -105,7 +116,7 @@ class Exporter:
             shutil.rmtree(staging, ignore_errors=True)
             make_folder(staging)
         with AtomicFile(path) as file:
-            kind.write(file, rows(), kind.options)
+            kind.write(file, rows(), {**kind.options, "pictures": self.pictures})
         if files_apart:
             os.sync()  # once for some thousand pictures, where fsync would wait for each
             if beside.exists():  # of a run that was killed before its ledger: the same
@@ -190,7 +201,7 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
     from medgpt.atomic import held, write_atomic
     from medgpt.engines import in_this_process, run_jobs
     from shards.exports.card import write_cards
-    from shards.exports.formats import FORMATS, Built
+    from shards.exports.formats import Built
     from shards.storage import Storage
 
     record = orjson.dumps(found.request, option=orjson.OPT_INDENT_2)
@@ -204,7 +215,10 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
         write_atomic(before, record)
         sources = {name: found.certified.sources[name] for name in found.builds}
         storage = Storage(found.certified.data)
-        work = Exporter(sources, storage, out, found.request["format"], found.request["local_only"])
+        work = Exporter(
+            sources, storage, out, found.request["format"], found.request["local_only"],
+            any(piece.pictures for piece in found.pieces),
+        )  # fmt: skip
         done = {}
         for piece in found.pieces:
             if work.ledger(piece).is_file():
@@ -225,7 +239,7 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
             counts = [sum(result[what] for _, result in mine) for what in ("samples", "pictures")]
             if files:
                 built.append(Built(name, files, *counts))
-        FORMATS[work.format].beside(out, built)
+        work.kind.beside(out, built)
         refused = [one for piece in found.pieces for one in done[piece]["refused"]]
         if refused:
             write_atomic(out / REFUSED, b"".join(orjson.dumps(one) + b"\n" for one in refused))
@@ -248,23 +262,22 @@ def _files(work: Exporter, build: str, mine: Sequence[tuple[Piece, dict[str, Any
     import orjson
 
     from medgpt.atomic import AtomicFile, write_atomic
-    from shards.exports.formats import DATA, FORMATS, Written
+    from shards.exports.formats import DATA, Written
 
-    kind = FORMATS[work.format]
+    kind = work.kind
     written = [Written(*result["file"]) for _, result in mine if result["samples"]]
     if not kind.joined or not written:
         return written
     ledger = work.out / WORK / "joined" / f"{build}.json"
     if ledger.is_file():
         return [Written(*orjson.loads(ledger.read_bytes()))]
+    parts = [work.out / part.file for part in written]
     path = work.out / DATA / f"{build}{kind.suffix}"
     make_folder(path.parent)
     begin, between, end = (b"[\n", b",\n", b"\n]\n") if kind.joined == "array" else (b"", b"\n", b"\n")
     with AtomicFile(path) as file:
-        for part in written:
-            with (work.out / part.file).open("rb") as lines:
-                for line in lines:
-                    file.write((between if file.size else begin) + line[:-1])
+        for line in _lines(parts, any(result["pictures"] for _, result in mine)):
+            file.write((between if file.size else begin) + line[:-1])
         file.write(end)
     name = path.relative_to(work.out).as_posix()
     joined = Written(name, file.size, file.sha256.hex(), sum(part.samples for part in written))
@@ -272,6 +285,23 @@ def _files(work: Exporter, build: str, mine: Sequence[tuple[Piece, dict[str, Any
     write_atomic(ledger, orjson.dumps(list(joined)))
     shutil.rmtree(work.out / WORK / "parts" / build)
     return [joined]
+
+
+def _lines(parts: Sequence[Path], pictures: bool) -> Iterator[bytes]:
+    """The rows of a build in order, but for the first that has pictures, which stands before all others.
+
+    `datasets` takes the columns of JSON Lines from the first megabytes, and refuses a column that comes later.
+    """
+    first = next((line for line in _all_lines(parts) if _SHOWS.search(line)), None) if pictures else None
+    if first is not None:
+        yield first
+    yield from (line for line in _all_lines(parts) if line != first)
+
+
+def _all_lines(parts: Sequence[Path]) -> Iterator[bytes]:
+    for part in parts:
+        with part.open("rb") as lines:
+            yield from lines
 
 
 @run

@@ -40,14 +40,14 @@ _ENCODING = {
     ".tar": "application/x-tar", ".mds": "application/octet-stream",
 }  # fmt: skip
 _CR = (
-    "citeAs column conformsTo dataType data examples extract field fileProperty fileObject fileSet format includes "
-    "isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace separator source "
-    "subField transform"
+    "citeAs column data dataType equivalentProperty examples extract field fileObject fileProperty fileSet format "
+    "includes isLiveDataset jsonPath key md5 parentField path recordSet references regex repeated replace samplingRate "
+    "separator source subField transform"
 ).split()
 _CONTEXT: dict[str, Any] = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
     "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/",
-    "dct": "http://purl.org/dc/terms/", **{name: f"cr:{name}" for name in _CR}, "conformsTo": "dct:conformsTo",
+    "dct": "http://purl.org/dc/terms/", "conformsTo": "dct:conformsTo", **{name: f"cr:{name}" for name in _CR},
     "data": {"@id": "cr:data", "@type": "@json"}, "examples": {"@id": "cr:examples", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
 }  # fmt: skip

@@ -70,8 +70,8 @@ class Row:
         return found
 
 
-def pieces(name: str, source: SourceSamples, limit: int = PIECE_BYTES) -> Iterator[Piece]:
-    """A build cut after every `limit` stored bytes."""
+def pieces(name: str, source: SourceSamples) -> Iterator[Piece]:
+    """A build cut after every `PIECE_BYTES`."""
     number = first = images = size = 0
     for begin in range(0, len(source), _PLANNED):
         places = source.places(np.arange(begin, min(begin + _PLANNED, len(source))))
@@ -79,7 +79,7 @@ def pieces(name: str, source: SourceSamples, limit: int = PIECE_BYTES) -> Iterat
         sums = np.concatenate(([0], np.cumsum(places.image_length, dtype=np.int64)))
         weights = places.length + sums[ends] - sums[ends - places.images]
         for at, (weight, shown) in enumerate(zip(weights.tolist(), places.images.tolist(), strict=True), begin):
-            if size and size + weight > limit:
+            if size and size + weight > PIECE_BYTES:
                 yield Piece(name, number, first, at, images, size)
                 number, first, images, size = number + 1, at, 0, 0
             images, size = images + shown, size + weight
