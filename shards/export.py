@@ -228,7 +228,8 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
         with tqdm(total=samples, desc="exporting", unit=" samples", disable=True if quiet else None) as bar:
             bar.update(sum(piece.last - piece.first for piece in done))
             here = ((piece, work(piece)) for piece in left)
-            jobs = here if in_this_process(workers, len(left)) else run_jobs(work, left, workers, place=out / WORK)
+            alone = in_this_process(workers, len(left))
+            jobs = here if alone else run_jobs(work, left, workers, place=out / WORK, declared=_version)
             for piece, result in jobs:
                 done[piece] = result
                 bar.update(piece.last - piece.first)
@@ -255,6 +256,10 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
         ],
         "left_out": found.left_out, "not_exported": refused,
     }  # fmt: skip
+
+
+def _version() -> int:
+    return VERSION
 
 
 def _files(work: Exporter, build: str, mine: Sequence[tuple[Piece, dict[str, Any]]]) -> list[Any]:
