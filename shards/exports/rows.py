@@ -1,7 +1,6 @@
 """Certified samples as rows of an export: text with its pictures' places, pictures as the bytes that are stored."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +37,7 @@ class Refused(ValueError):
     """Why a sample cannot be a row of this format: one line without text of the data."""
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A sample; `images` are as stored, in the order in which the messages show them."""
 
     record: Mapping[str, Any]
@@ -60,10 +58,15 @@ class Row:
         """
         found = []
         for message in self.record["messages"]:
+            parts = []
             for part in message["content"]:
-                if part["type"] == "text" and IMAGE_TAG in part["text"]:
+                if part["type"] == "image":
+                    parts.append(tag)
+                elif IMAGE_TAG in part["text"]:
                     raise Refused(f"its text has {IMAGE_TAG}, which this format takes for a picture")
-            text = "".join(tag if part["type"] == "image" else part["text"] for part in message["content"])
+                else:
+                    parts.append(part["text"])
+            text = "".join(parts)
             if message["reasoning"]:
                 text = f"<think>\n{message['reasoning']}\n</think>\n\n{text}"
             found.append((message["role"], text))
@@ -116,10 +119,11 @@ def in_shown_order(row: Row) -> Row:
     """
     shown: list[int] = []
     for message in row.record["messages"] or ():
-        here = [part["index"] for part in message["content"] if part["type"] == "image"]
-        if here and message["role"] == "assistant":
-            raise Refused("a reply shows a picture")
-        shown += here
+        for part in message["content"]:
+            if part["type"] == "image":
+                if message["role"] == "assistant":
+                    raise Refused("a reply shows a picture")
+                shown.append(part["index"])
     if sorted(shown) != list(range(len(row.images))):
         raise Refused(f"shows {len(set(shown))} of its {len(row.images)} pictures, each of which is to be shown once")
     if not row.record["messages"]:
