@@ -318,6 +318,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--out DIR is where it is written; --dry-run writes nothing")
     choose_engine(options)
     found = plan(options)
+    if options.push:
+        _refuse_push(found)
     if options.dry_run:
         rows = found.rows()
         said = {
@@ -327,11 +329,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }  # fmt: skip
     else:
         said = export(found, options.out, options.workers, quiet=options.json)
+        if options.push:
+            from shards.hub import push
+
+            said["pushed"] = push(options.out, options.push, WORK, quiet=options.json)
     if options.json:
         print(json.dumps(said, indent=2))
     else:
         _print(said, None if options.dry_run else options.out)
     return NOT_COMPARED if said["left_out"] or said["not_exported"] else DONE
+
+
+def _refuse_push(found: Plan) -> None:
+    """What a publisher gives out on terms of its own is not given on. Raises: `UserError`."""
+    held = {
+        name: access for name, build in found.builds.items() if (access := build.record["source"]["access"]) != "open"
+    }
+    if held:
+        named = ", ".join(f"{name} ({access})" for name, access in held.items())
+        raise UserError(f"--push: {named}: not open, so not passed on; name the others with --only")
 
 
 def _print(said: Mapping[str, Any], out: Path | None) -> None:
@@ -352,6 +368,8 @@ def _print(said: Mapping[str, Any], out: Path | None) -> None:
         if out is None
         else f"{out}/README.md says what it is"
     )
+    if "pushed" in said:
+        print(f"pushed: {said['pushed']}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -372,6 +390,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stage", choices=("pretrain", "midtrain", "instruct"), help="only builds of this stage of the recipe")
     add("--licenses", nargs="+", action="extend", metavar="NAME", help="only samples under these licences")
     add("--local-only", action="store_true", help="export credentialed sources, too: files are yours alone (0600)")
+    add("--push", metavar="OWNER/NAME", help="then upload it to this dataset repository (private if it is made)")
     add("--dry-run", action="store_true", help="say how many samples, pictures and bytes; write nothing")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that write")
     add("--json", action="store_true", help="print JSON")

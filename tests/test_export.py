@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import stat
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
@@ -260,6 +263,88 @@ def test_an_altered_shard_is_no_export(data: Path, tmp_path: Path, capsys: pytes
     export(copy, tmp_path / "out", "hf", "--only", "rocov2", code=2)
     assert shard.name in capsys.readouterr().err
     assert not (tmp_path / "out/README.md").exists()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that takes a commit of one dataset repository; small files come within it, as base64."""
+
+    server: HubServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/repos/create":
+            self.server.made = json.loads(body)
+            self.answer({"url": f"http://{self.headers['Host']}/datasets/me/them", "id": "me/them"})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif self.path == "/api/datasets/me/them/preupload/main":
+            files = [
+                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            self.answer({"files": files})
+        elif self.path == "/api/datasets/me/them/commit/main" and not self.server.refuses:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            url = f"http://{self.headers['Host']}/datasets/me/them/commit/{0:040}"
+            self.answer({"commitUrl": url, "commitOid": "0" * 40, "success": True})
+        else:
+            self.answer({"error": "refused"}, 403)
+
+    def do_GET(self) -> None:
+        self.answer({"id": "me/them", "sha": "0" * 40, "siblings": []})
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class HubServer(ThreadingHTTPServer):
+    refuses = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Hub)
+        self.files: dict[str, bytes] = {}
+        self.made: dict[str, Any] = {}
+
+
+def test_a_push_is_one_commit_of_all_files(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", "2.4")
+    words = ["shards.export", str(data), "--format", "hf", "--out", str(tmp_path / "out"), "--push", "me/them", *TAKEN]
+    with HubServer() as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        settings = {
+            "HF_ENDPOINT": address,
+            "HF_TOKEN": "hf_x",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            server.refuses = True
+            refused = run_module(*words, "--only", "medqa")
+            assert refused.returncode == 2 and "--push me/them: " in refused.stderr and "hf_x" not in refused.stderr
+            server.refuses = False
+            done = run_module(*words, "--only", "medqa")
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pushed"] == f"{address}/datasets/me/them/commit/{0:040}"
+    assert (server.made["name"], server.made["visibility"]) == ("them", "private")
+    mine = {
+        path.relative_to(tmp_path / "out").as_posix(): path for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert server.files == {name: path.read_bytes() for name, path in mine.items() if not name.startswith(".export/")}
+    held = run_module(*words[:5], str(tmp_path / "held"), *words[6:], "--only", "mimic_cxr_vqa", "--local-only")
+    assert held.returncode == 2 and "mimic_cxr_vqa (credentialed)" in held.stderr and not (tmp_path / "held").exists()
 
 
 # Readers of others, by their own code where they are installed: locks/interop.txt has all but TRL and mlcroissant.
