@@ -352,11 +352,8 @@ def _refuse_push(found: Plan) -> None:
 
 def _print(said: Mapping[str, Any], out: Path | None) -> None:
     rows = [tuple(build.values()) for build in said["builds"]]
-    print(
-        table(
-            ("build", "samples", "pictures", "bytes"), [*rows, ("in all", *map(sum, list(zip(*rows, strict=True))[1:]))]
-        )
-    )
+    total = [sum(build[what] for build in said["builds"]) for what in ("samples", "pictures", "bytes")]
+    print(table(("build", "samples", "pictures", "bytes"), [*rows, ("in all", *total)]))
     for name in said["left_out"]:
         complain(f"{name}: credentialed, not exported; --local-only exports it for this machine alone")
     for one in said["not_exported"][:_SHOWN]:
