@@ -48,7 +48,7 @@ class AnswerLog:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
-            raise AnswerError(f"{path}: another run is writing here; wait for it or choose another --out") from None
+            raise AnswerError(f"{path}: another run is writing here; wait for it or choose another folder") from None
         sync_folder(path.parent)
         try:
             self._read()

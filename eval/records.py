@@ -111,6 +111,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
     None for a written answer.
     """
+    cached: bool = False
+    """Taken from `--answer-cache`: an earlier run spent its tokens and its time. Never said in predictions."""
 
 
 class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):

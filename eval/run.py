@@ -276,6 +276,7 @@ def _finish(task: _Open) -> TaskRun:
             for sample_id, (digest, answer) in answers.items():
                 asked = {"task": declared.name, "variant": declared.variant, "benchmark": task.benchmark.root}
                 said: dict[str, Any] = asked | {name: getattr(answer, name) for name in Answer.__struct_fields__}
+                said["cached"] = False  # equal answers are equal bytes
                 prediction = Prediction(sample_id=sample_id, prompt_sha256=digest, **said)
                 file.write(msgspec.json.encode(prediction) + b"\n")
     return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
@@ -347,6 +348,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--credentialed-prompts", action="store_true", help="keep the text of credentialed questions in OUT, too"
     )
+    parser.add_argument(
+        "--answer-cache",
+        type=Path,
+        metavar="DIR",
+        help="take answers of earlier runs by content, keep new ones",
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
     add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
@@ -360,6 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("say who answers: --model CARD, --baseline NAME or --replay FILE")
     if options.log_likelihood and not (options.model and options.checkpoint):
         parser.error("--log-likelihood needs --model CARD and --checkpoint DIR: a server gives no such numbers")
+    if options.answer_cache and not options.model:
+        parser.error("--answer-cache is of a --model: the other answers cost nothing")
     if options.revision and not options.model:
         parser.error("--revision is of a --model")
     if not options.dry_run and options.out is None:
@@ -385,6 +394,10 @@ def _carry_out(options: argparse.Namespace) -> int:
         _show_plan(benchmarks, proof)
         return errors.DONE
     card, adapter = _adapter(options, benchmarks)
+    if options.answer_cache:
+        from eval.adapters.cached import Cached
+
+        adapter = Cached(adapter, options.answer_cache)
     done = run(
         benchmarks,
         adapter,

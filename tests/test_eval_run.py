@@ -88,6 +88,54 @@ def test_nothing_is_asked_twice(data: Path, tmp_path: Path, card: str, capsys: p
     assert "16 answered (5 before)" in capsys.readouterr().out
 
 
+def test_answers_are_taken_from_a_cache_by_content(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run asks nothing and differs in its answers file alone; another card, commit or limit asks again."""
+    cache, commit = tmp_path / "cache", ("--revision", "a" * 40)
+    given = ("--answer-cache", str(cache), *commit)
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "none", "--answer-cache", str(cache)) == 2
+        assert "give --revision COMMIT" in capsys.readouterr().err
+        assert ask(data, server, card, tmp_path / "first", *given) == 0
+        asked = sum(server.calls().values())
+        assert "28 from the answer cache" not in capsys.readouterr().out
+        assert ask(data, server, card, tmp_path / "second", *given) == 0
+        assert sum(server.calls().values()) == asked == 28 and "28 from the answer cache" in capsys.readouterr().out
+        first, second = (lines(tmp_path / one / "slake/answers.jsonl") for one in ("first", "second"))
+        assert not any("cached" in one for one in first) and all(one["cached"] for one in second)
+        trees = [tree_digest(tmp_path / one) for one in ("first", "second")]
+        odd = {name for name in trees[0] if trees[0][name] != trees[1][name]}
+        assert odd == {"slake/answers.jsonl", "medqa/answers.jsonl"}
+        for place, other in enumerate((("--max-new-tokens", "9"), ("--revision", "b" * 40))):
+            assert ask(data, server, card, tmp_path / str(place), *given, *other, "--limit", "1") == 0
+            assert sum(server.calls().values()) == asked + 2 * (place + 1)
+        Path(card).write_text(CARD + "prompt_suffix: Think.\n")
+        assert ask(data, server, card, tmp_path / "suffix", *given, "--limit", "1") == 0
+        assert sum(server.calls().values()) == asked + 6
+
+
+def test_credentialed_answers_are_cached_for_their_owner_alone(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask_both(out: str, limit: str) -> None:
+        given = ["--tasks", "impression_0shot", "--endpoint", server.base, "--model", card, "--quiet", "--limit", limit]
+        more = ["--revision", "a" * 40, "--answer-cache", str(tmp_path / "cache"), "--out", str(tmp_path / out)]
+        assert main([str(data), *given, *more]) == 0
+
+    with Server(tmp_path) as server:
+        ask_both("closed", "1")
+        [kept] = (tmp_path / "cache").iterdir()
+        assert kept.stat().st_mode & 0o777 == 0o600 and len(lines(kept)) == 1
+        # Through a link, which is not closed: nothing more is kept where others can read it.
+        elsewhere = kept.rename(tmp_path / "elsewhere.jsonl")
+        elsewhere.chmod(0o644)
+        kept.symlink_to(elsewhere)
+        ask_both("open", "2")
+    assert len(lines(elsewhere)) == 1
+    assert "1 from the answer cache, 1 credentialed answers not cached" in capsys.readouterr().out
+
+
 def test_kill_9_loses_no_answer_and_repeats_none(data: Path, tmp_path: Path, card: str) -> None:
     """Killed at many moments; each question is answered by the server once, those in flight at a kill at most again."""
     out, concurrency = tmp_path / "out", 4
