@@ -45,15 +45,21 @@ class Card(Settings, frozen=True):
     adapter: Literal["openai_chat", "hf_local"] = "openai_chat"
     """The adapter that can run it."""
     system: str = ""
-    """Goes before the task's own system text."""
+    """Goes before the task's own system text: after a blank line, or as it is where it ends with a space."""
     prompt_suffix: str = ""
     """Goes after the task's closing instruction."""
     reasoning: Dialect = "none"
     decoding: Decoding = Decoding()
     stop: tuple[str, ...] = ()
     max_images: Annotated[int, Meta(ge=0)] | None = None
+    image_prefix: str = ""
+    """Goes before each picture of a question with several; `{number}` counts them from 1."""
+    pixels: tuple[int, int] | None = None
+    """The least and the most pixels that Qwen's processor is told to scale each picture to, here and in vLLM."""
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Pixels of a picture that the model sees at most by its own processor's settings."""
     request: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Further fields of a request to a server (`mm_processor_kwargs`, `skip_special_tokens`)."""
+    """Further fields of a request to a server (`skip_special_tokens`)."""
     note: str = ""
 
     def shaping(self) -> dict[str, Any]:
@@ -61,6 +67,11 @@ class Card(Settings, frozen=True):
         return {
             key: value for key, value in msgspec.to_builtins(self).items() if key not in ("license", "note", "adapter")
         }
+
+    @property
+    def pixel_limit(self) -> int | None:
+        """The model's own processor scales pictures of more pixels down; None: nothing is known of a limit."""
+        return self.pixels[1] if self.pixels else self.max_pixels
 
     def request_fields(self) -> dict[str, Any]:
         """Fields of a chat request; None is left out by the adapter."""
@@ -71,6 +82,7 @@ class Card(Settings, frozen=True):
             "repetition_penalty": decoding.repetition_penalty,
             "seed": decoding.seed,
             "stop": list(self.stop) or None,
+            "mm_processor_kwargs": self.pixels and dict(zip(("min_pixels", "max_pixels"), self.pixels, strict=True)),
             **self.request,
         }
 

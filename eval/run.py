@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,15 @@ def _open(
     """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`."""
     from tqdm import tqdm
 
+    from medgpt.pictures import picture_size
+
     task = benchmark.task
     folder = out / task.label.replace(":", ".")
     make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
+    limit_pixels = card.pixel_limit if card else None
+    larger: list[str] = []
     with AtomicFile(folder / ITEMS) as file, AtomicFile(folder / PROMPTS) as asked:
         label = f"{task.label}: items"
         bar = tqdm(benchmark, desc=label, unit=" items", disable=not progress or None, dynamic_ncols=True)
@@ -171,6 +176,8 @@ def _open(
             turns = _messages(question.messages, card)
             digest = prompt_digest(turns, question.images)
             shown = turns if credentialed_prompts or question.access != CREDENTIALED else None
+            if limit_pixels is not None:
+                larger += [question.sample_id for image in question.images if prod(picture_size(image)) > limit_pixels]
             pictures = tuple(hashlib.sha256(image).hexdigest() for image in question.images)
             prompt = Prompt(task.name, task.variant, question.sample_id, shown, pictures)
             asked.write(msgspec.json.encode(prompt) + b"\n")
@@ -178,6 +185,11 @@ def _open(
             file.write(msgspec.json.encode(item_of(benchmark, question, tokens, digest)) + b"\n")
         if not prompts:
             raise UserError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
+    if card and larger:
+        complain(
+            f"{task.label}: {len(larger):,} pictures have more than the {limit_pixels:,} pixels that {card.name} sees; "
+            f"its own processor scales them down (task.json names them; the first is of {larger[0]})"
+        )
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
         complain(f"{log.path}: a torn last line was dropped; its question is asked again")
@@ -192,6 +204,9 @@ def _open(
     settled = [known[1].outcome for sample_id in prompts if (known := log.get(sample_id)) is not None]
     count = sum(outcome == ANSWERED or not ask_again for outcome in settled)
     record = task_record(benchmark, proof, len(prompts), limit, tokens)
+    if limit_pixels is not None:
+        items = list(dict.fromkeys(larger))
+        record["scaled_down"] = {"above_pixels": limit_pixels, "pictures": len(larger), "items": items}
     write_atomic(folder / TASK, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
     return _Open(benchmark, folder, log, prompts, tokens, count)
 
@@ -215,18 +230,28 @@ def task_record(
 
 
 def _messages(messages: list[dict[str, Any]], card: Card | None) -> list[dict[str, Any]]:
-    """The turns with what the card adds: its system text first, its suffix last."""
+    """The turns with what the card adds: its system text first, its words before pictures, its suffix last."""
     if card is None:
         return messages
     turns = [{"role": turn["role"], "content": list(turn["content"])} for turn in messages]
+    if card.image_prefix and sum(part["type"] == "image" for turn in turns for part in turn["content"]) > 1:
+        for turn in turns:
+            turn["content"] = [new for part in turn["content"] for new in _prefixed(part, card.image_prefix)]
     if card.system:
         if turns[0]["role"] == "system":
-            turns[0]["content"].insert(0, {"type": "text", "text": f"{card.system}\n\n"})
+            first = card.system if card.system.endswith(" ") else f"{card.system}\n\n"
+            turns[0]["content"].insert(0, {"type": "text", "text": first})
         else:
-            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": card.system}]})
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": card.system.rstrip()}]})
     if card.prompt_suffix:
         add_closing(turns, card.prompt_suffix)
     return turns
+
+
+def _prefixed(part: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    if part["type"] != "image":
+        return [part]
+    return [{"type": "text", "text": prefix.replace("{number}", str(part["index"] + 1))}, part]
 
 
 def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again: bool, progress: bool) -> None:

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from eval_builds import build_demos
 from eval_server import Server, reply_to
+from tiny_models import save_ours
 
 from eval.adapters.base import Adapter, AdapterError, Answer, Request, prompt_digest
 from eval.adapters.baseline import NORMAL_REPORT, Baseline
@@ -353,58 +354,12 @@ def test_nearest_by_words_and_without_training_side(data: Path) -> None:
 
 # A model in this process ---------------------------------------------------------------------------------------------
 
-CHAT = (
-    "{% for m in messages %}<|start|>{{ m.role }}<|message|>{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<IMG_CONTEXT>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
-    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
-)
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our architecture in small, saved as a folder: CLIP, two-layer MLP, GPT-oss, random weights, a byte tokenizer."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers", minversion="5")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
-    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_only = Tokenizer(models.BPE(vocab={sign: place for place, sign in enumerate(alphabet)}, merges=[]))
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_only.decoder = decoders.ByteLevel()
-    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-             "video_token": "<video>"}  # fmt: skip
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bytes_only, eos_token="<|return|>", pad_token="<|endoftext|>", extra_special_tokens=names
-    )
-    tokenizer.add_tokens(["<|start|>", "<|message|>", "<|end|>", "<|channel|>"], special_tokens=True)
-    processor = transformers.InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(
-            size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4
-        ),
-        tokenizer=tokenizer, video_processor=InternVLVideoProcessor(), image_seq_length=4, chat_template=CHAT,
-    )  # fmt: skip
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14
-    )
-    text = transformers.GptOssConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_local_experts=4,
-        num_experts_per_tok=2, num_attention_heads=8, num_key_value_heads=2, head_dim=8, sliding_window=16,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    config = transformers.InternVLConfig(
-        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=4, downsample_ratio=0.5, vision_feature_layer=-1, tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.InternVLForConditionalGeneration(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
+    """Our architecture in small, with a byte tokenizer."""
     folder = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_ours(folder)
     return folder
 
 

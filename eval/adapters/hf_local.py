@@ -277,6 +277,9 @@ class _Loaded:
         if self.processor is None:
             inputs = self.tokenizer(texts, **options)
         elif any(pictures):
+            if self.card.pixels:
+                least, most = self.card.pixels
+                options["images_kwargs"] = {"size": {"shortest_edge": least, "longest_edge": most}}
             inputs = self.processor(text=texts, images=pictures, **options)
         else:
             inputs = self.processor(text=texts, **options)
