@@ -63,10 +63,13 @@ class Card(Settings, frozen=True):
     note: str = ""
 
     def shaping(self) -> dict[str, Any]:
-        """What shapes an answer, as JSON; licence and note do not."""
-        return {
-            key: value for key, value in msgspec.to_builtins(self).items() if key not in ("license", "note", "adapter")
-        }
+        """What shapes an answer, as JSON; licence and note do not. Fields of later versions stand there if they say so.
+
+        So a run of an earlier version goes on where its card is as it was.
+        """
+        left_out = {"license", "note", "adapter", "max_pixels"}
+        left_out |= {name for name in ("image_prefix", "pixels") if not getattr(self, name)}
+        return {key: value for key, value in msgspec.to_builtins(self).items() if key not in left_out}
 
     @property
     def pixel_limit(self) -> int | None:

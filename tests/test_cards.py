@@ -43,6 +43,14 @@ def test_cards_whose_architecture_is_not_run_here_are_named() -> None:
     assert all(f"`{name}`" in readme for name in OWN_CODE)
 
 
+def test_only_what_a_card_says_is_part_of_a_runs_identity() -> None:
+    """Runs of an earlier version go on where the card is as it was."""
+    new = {"image_prefix", "pixels", "max_pixels"}
+    said = {name: new & load_card(name).shaping().keys() for name in card_names()}
+    expected = {"lingshu_32b": {"image_prefix"}, "octomed_7b": {"pixels"}, "qoq_med_32b": {"pixels"}}
+    assert said == {name: expected.get(name, set()) for name in card_names()}
+
+
 def ask(data: Path, name: str, out: Path, *more: str) -> None:
     given = [str(data), "--tasks", "medframeqa", "--limit", "2", "--model", name, "--quiet"]
     assert main([*given, "--out", str(out), *more]) == 0
