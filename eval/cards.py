@@ -17,6 +17,9 @@ CARDS = Path(__file__).parent / "models"
 Dialect = Literal["none", "think_tags", "harmony", "unused_tokens"]
 """How reasoning is told from the answer: nothing to tell; `</think>`; Harmony channels; MedGemma's `<unused95>`."""
 
+GREEDY_BELOW = 1e-3
+"""A temperature at or below this is greedy: QoQ-Med's generation config says 1e-6, which no sampler tells from 0."""
+
 
 class Decoding(Settings, frozen=True):
     """How an answer is generated. None leaves a field out of the request."""
@@ -54,13 +57,23 @@ class Card(Settings, frozen=True):
     max_images: Annotated[int, Meta(ge=0)] | None = None
     request: dict[str, Any] = msgspec.field(default_factory=dict)
     """Further fields of a request to a server (`mm_processor_kwargs`, `skip_special_tokens`)."""
+    price_in: Annotated[float, Meta(ge=0)] | None = None
+    """Price of a million tokens of prompts (`eval.run --price-in`), in a currency of your own."""
+    price_out: Annotated[float, Meta(ge=0)] | None = None
+    """Price of a million new tokens."""
     note: str = ""
 
+    def drawn(self, draw: int) -> "Card":
+        """The card whose seed is that of the `draw`-th answer to a question; 0 is the card itself."""
+        if not draw:
+            return self
+        decoding = msgspec.structs.replace(self.decoding, seed=(self.decoding.seed or 0) + draw)
+        return msgspec.structs.replace(self, decoding=decoding)
+
     def shaping(self) -> dict[str, Any]:
-        """What shapes an answer, as JSON; licence and note do not."""
-        return {
-            key: value for key, value in msgspec.to_builtins(self).items() if key not in ("license", "note", "adapter")
-        }
+        """What shapes an answer, as JSON; licence, prices and note do not."""
+        others = ("license", "note", "adapter", "price_in", "price_out")
+        return {key: value for key, value in msgspec.to_builtins(self).items() if key not in others}
 
     def request_fields(self) -> dict[str, Any]:
         """Fields of a chat request; None is left out by the adapter."""
