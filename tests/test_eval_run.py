@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from eval_server import Server, reply_to
 
 from eval.answers import AnswerLog
 from eval.run import main
+from eval.score import main as score_main
 
 CARD = "name: stub\nhub_id: stub/model\n"
 
@@ -276,6 +278,32 @@ def test_limits_and_prompts_of_the_card_reach_the_server(data: Path, tmp_path: P
         entries = server.entries()
     assert [entry["fields"]["max_tokens"] for entry in entries] == [77, 77, 9, 9]
     assert all(entry["text"].endswith("\n\nThink first.") and entry["roles"] == ["system", "user"] for entry in entries)
+
+
+def test_several_answers_are_drawn_with_seeds_of_their_own_and_cost_is_counted(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, few = tmp_path / "out", ("--limit", "3")
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, out, *few, "--samples", "3") == 2
+        assert "give --temperature" in capsys.readouterr().err and not server.entries()
+        priced = (*few, "--temperature", "0.8", "--price-in", "2", "--price-out", "10")
+        assert ask(data, server, card, out, *priced, "--samples", "2") == 0
+        assert ask(data, server, card, out, *priced, "--samples", "3") == 0  # the third answer alone is asked for
+        drawn = Counter((entry["fields"]["temperature"], entry["fields"]["seed"]) for entry in server.entries())
+    assert drawn == {(0.8, seed): 6 for seed in range(3)}
+    assert "medqa: 3 items of 1,273 in the whole benchmark, 3 answers each, 9 answered (6 before)" in (
+        said := capsys.readouterr().out
+    )
+    assert "90 prompt tokens, 27 new tokens" in said and "cost 0.0004" in said
+    samples, predictions, usage = (lines(out / f"medqa/{name}.jsonl") for name in ("samples", "predictions", "usage"))
+    assert [one.get("draw", 0) for one in samples] == [0, 1, 2] * 3
+    assert predictions == samples[::3] and not any("seconds" in one for one in predictions)
+    assert {(one["prompt_tokens"], one["completion_tokens"], one["cost"]) for one in usage} == {(10, 3, 5e-05)}
+    assert all(0 < one["seconds"] < 60 for one in usage) and len(usage) == 9
+    assert score_main([str(out), "--quiet"]) == 0
+    summary = json.loads((out / "medqa/summary.json").read_text())
+    assert summary["usage"]["cost"] == pytest.approx(4.5e-4) and summary["samples"]["drawn"] == 3
 
 
 def test_a_dry_run_asks_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
