@@ -65,6 +65,7 @@ from medgpt.endpoints import read_key
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
+from medgpt.tracking import TRACKERS, Tracker, open_tracker
 from shards.options import add_trust_options
 
 if TYPE_CHECKING:
@@ -503,6 +504,28 @@ def _ends(interval: dict[str, float | None]) -> str:
     return "not known (one cluster)" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+def _figures(summary: dict[str, Any]) -> dict[str, float]:
+    """Figures of a task for a tracker, by `task/name`: those of all items, and what the answers took."""
+    whole = summary["parts"]["all"]
+    found: dict[str, float | None] = {"items": whole["items"], **summary.get("usage", {})}
+    if "correct" in whole:
+        found |= {rule: whole[key] / whole["items"] for rule, key in (("accuracy", "correct"), ("lenient", "lenient"))}
+        found |= {f"accuracy_{end}": whole["interval"][end] for end in ("low", "high")}
+    found |= {name: value["mean"] for name, value in whole.get("metrics", {}).items()}
+    label = task_label(summary["task"], summary["variant"])
+    return {f"{label}/{name}": value for name, value in found.items() if value is not None}
+
+
+def _trackers(options: argparse.Namespace, folders: Sequence[Path]) -> dict[Path, Tracker]:
+    """A tracker for each run folder, which says who was asked. Raises: `UserError` where it is not installed."""
+    opened = {}
+    for place in dict.fromkeys(folder.parent for folder in folders):
+        who = place / "run.json"
+        config = orjson.loads(who.read_bytes()) if who.is_file() else {}
+        opened[place] = open_tracker(options.track, options.out or place, config)
+    return opened
+
+
 def _judge(options: argparse.Namespace) -> Judge:
     from eval.judge import Judge
 
@@ -541,6 +564,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
     parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
     add_trust_options(parser, training=False)
+    parser.add_argument("--track", choices=sorted(TRACKERS), help="write the figures for it too, beside the scores")
     parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -566,6 +590,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     summaries: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    trackers = _trackers(options, folders) if options.track else {}
     with tqdm(folders, unit=" tasks", disable=True if options.quiet else None, dynamic_ncols=True) as bar:
         for folder in bar:
             try:
@@ -576,9 +601,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tqdm.write(f"not scored: {one_line(error)}", file=sys.stderr)
                 continue
             summaries.append(summary)
+            if options.track:
+                trackers[folder.parent].write(_figures(summary), 0)
             if not options.json:
                 tqdm.write("\n".join([*lines, *describe(summary)]), file=sys.stdout)
                 lines.clear()
+    for tracker in trackers.values():
+        tracker.close()
     if options.json:
         document = {"tasks": summaries, "failed": failed, "certificate": proof.root if proof else None}
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())

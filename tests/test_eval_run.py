@@ -306,6 +306,30 @@ def test_several_answers_are_drawn_with_seeds_of_their_own_and_cost_is_counted(
     assert summary["usage"]["cost"] == pytest.approx(4.5e-4) and summary["samples"]["drawn"] == 3
 
 
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_a_run_is_tracked_offline_or_the_package_is_named(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tmp_path / "run/exam"
+    task.mkdir(parents=True)
+    module = {"tensorboard": "torch.utils.tensorboard"}.get(kind, kind)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    common = {"task": "exam", "variant": "official", "sample_id": "1", "benchmark": "b", "prompt_sha256": "p"}
+    item = {"kind": "choice", "options": [["A", "x"]], "gold": "A", "cluster": "c", "slice": "", "exemplar": "",
+            "images": 0, "access": "open", "max_new_tokens": 1}  # fmt: skip
+    (task / "items.jsonl").write_text(json.dumps(common | item) + "\n")
+    (task / "predictions.jsonl").write_text(json.dumps(common | {"outcome": "answered", "text": "A"}) + "\n")
+    assert score_main([str(tmp_path / "run"), "--track", kind]) == 2
+    assert f"{kind} cannot be used" in (said := capsys.readouterr().err) and "pip install" in said
+    assert not (task / "scores.parquet").exists()
+    monkeypatch.undo()
+    pytest.importorskip(kind)
+    assert score_main([str(tmp_path / "run"), "--track", kind]) == 0
+    files = {"wandb": "wandb/offline-run-*/*.wandb", "mlflow": "mlruns/*/*/metrics/exam/accuracy"}
+    [written] = (tmp_path / "run").glob(files.get(kind, "tensorboard/events.*"))
+    assert kind != "tensorboard" or b"exam/accuracy" in written.read_bytes()
+
+
 def test_a_dry_run_asks_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(data), "--tasks", "slake", "--dry-run"]) == 0
     assert "slake: 16 items of 416 in the whole benchmark, 16 pictures" in capsys.readouterr().out
