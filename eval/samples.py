@@ -15,7 +15,17 @@ from typing import Any
 
 from eval.mcq import final_text, grade
 from eval.options import text_key
-from eval.records import ANSWERED, CORRECT, INVALID, WRONG, Item, Prediction
+from eval.records import (
+    ANSWERED,
+    CORRECT,
+    INVALID,
+    PREDICTIONS,
+    SAMPLES,
+    WRONG,
+    Item,
+    Prediction,
+    read_predictions,
+)
 from medgpt.atomic import AtomicFile
 
 VERSION = 1
@@ -43,7 +53,7 @@ class Drawn:
         return {"version": VERSION, "drawn": self.count, "verdict_by_vote": vote, "ties": self.ties, "tie_rule": TIE}
 
 
-COLUMNS = ("sample_id", "draw", "outcome", "truncated", "verdict", "option", "rule", "detail")
+COLUMNS = ("sample_id", "draw", "outcome", "truncated", "verdict", "option", "rule", "detail", "voted")
 
 
 def weigh(items: Sequence[Item], draws: Sequence[Mapping[str, Prediction]]) -> Drawn:
@@ -68,14 +78,14 @@ def weigh(items: Sequence[Item], draws: Sequence[Mapping[str, Prediction]]) -> D
         found.metrics.append(
             {f"pass@{k}": pass_at(k, len(draws), right) for k in sizes} | {"vote": float(grades[winner].correct)}
         )
-        for one, graded in zip(said, grades, strict=True):
+        for number, (one, graded) in enumerate(zip(said, grades, strict=True)):
             reading = graded.reading
             verdict = CORRECT if graded.correct else INVALID if reading.option is None else WRONG
             option = reading.option if item.options else None  # free text stays in the answers
             detail = reading.detail if one.outcome == ANSWERED else one.outcome
             cut = one.finish_reason == "length"
             found.readings.append(
-                (item.sample_id, one.draw, one.outcome, cut, verdict, option, reading.rule, detail)
+                (item.sample_id, one.draw, one.outcome, cut, verdict, option, reading.rule, detail, number == winner)
             )  # fmt: skip
     return found
 
@@ -83,6 +93,17 @@ def weigh(items: Sequence[Item], draws: Sequence[Mapping[str, Prediction]]) -> D
 def pass_at(k: int, drawn: int, right: int) -> float:
     """1 - C(drawn - right, k) / C(drawn, k), 0..1: the chance that k of the `drawn` answers hold a right one."""
     return 1 - comb(drawn - right, k) / comb(drawn, k)
+
+
+def scored_predictions(folder: Path, summary: Mapping[str, Any]) -> list[Prediction]:
+    """The answers that have the verdicts of a scored task: its predictions, or those that were voted for."""
+    if not summary.get("samples", {}).get("verdict_by_vote"):
+        return read_predictions(folder / PREDICTIONS)
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / READINGS, columns=["sample_id", "draw"], filters=[("voted", "=", True)]).to_pylist()
+    voted = {(row["sample_id"], row["draw"]) for row in rows}
+    return [one for one in read_predictions(folder / SAMPLES) if (one.sample_id, one.draw) in voted]
 
 
 def write_readings(path: Path, drawn: Drawn) -> None:

@@ -22,6 +22,8 @@ from eval_server import Server
 from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
 from eval.records import Score, read_items, read_predictions, read_scores, write_scores
+from eval.report_tables import open_table, read_run
+from eval.samples import scored_predictions
 from eval.score import VERSIONS, main, score_folder
 from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, write_certificate
 from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS
@@ -574,6 +576,8 @@ def test_several_answers_give_pass_at_k_and_a_vote(tmp_path: Path, capsys: pytes
     assert [row["verdict"] for row in readings[12:]] == ["invalid", "correct", "correct", "invalid"]
     assert main([str(folder), "--vote"]) == 0
     assert [score.strict for score in read_scores(folder / "scores.parquet")] == [False, True, False, True]
+    voted = scored_predictions(folder, json.loads((folder / "summary.json").read_text()))
+    assert [one.text for one in voted] == ["B", "A", "hm", "Liver."]
     samples.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[:-1]))
     assert main([str(folder)]) == 1 and "1 of 4 predictions are missing" in capsys.readouterr().err
 
@@ -606,6 +610,16 @@ def test_a_judge_of_open_questions_is_asked_once_and_named(tmp_path: Path, capsy
     summary = json.loads((folder / "summary.json").read_text())
     assert "Is the answer correct" in summary["judge"]["prompt"] and summary["judge"]["question_not_kept"] == 1
     assert "judge:reader: 1 of 4 open questions have no verdict" in capsys.readouterr().out
+    record = {
+        "task": {"name": "exam", "variant": "official", "kind": "choice"},
+        "build": "exam",
+        "source": "exam",
+        "access": "open",
+    }
+    (folder / "task.json").write_bytes(orjson.dumps(record | {"build_root": BENCHMARK}))
+    (folder.parent / "run.json").write_bytes(b'{"adapter": "stub"}')
+    further = open_table([read_run(folder.parent)])
+    assert "judge:reader" in further.head and "Is the answer correct, by the reference alone?" in further.note
     (folder / "judge.jsonl").unlink()
     with Server(tmp_path, content="I cannot say.") as server:
         assert main([str(folder), "--judge", server.base, "--judge-model", "reader"]) == 4
