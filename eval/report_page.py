@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from eval.records import ITEMS, PREDICTIONS, Item, Prediction, Score, read_items, read_predictions
+from eval.records import ITEMS, Item, Prediction, Score, read_items
 from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, numbers, percent
+from eval.samples import scored_predictions
 from eval.tasks import Question, Task, open_benchmarks
 from medgpt.errors import UserError
 from medgpt.page import render
@@ -51,7 +52,7 @@ def samples_of(
     answers: dict[str, list[Given]] = {}
     for name, result in results.items():
         items |= {item.sample_id: item for item in read_items(result.folder / ITEMS)}
-        predictions = {one.sample_id: one for one in read_predictions(result.folder / PREDICTIONS)}
+        predictions = {one.sample_id: one for one in scored_predictions(result.folder, result.summary)}
         for score in result.scores:
             answers.setdefault(score.sample_id, []).append(Given(name, score, predictions[score.sample_id]))
     # Every run's version is checked; they are the same build then.

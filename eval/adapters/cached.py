@@ -74,7 +74,7 @@ class Cached(Adapter):
                     else:
                         self._counts["from the answer cache"] += 1
                         kept = {name: getattr(found[1], name) for name in Answer.__struct_fields__}
-                        keep(request, Answer(**kept | {"cached": True}))
+                        keep(request, Answer(**kept | {"cached": True, "seconds": None}))
 
             def keep_both(request: Request, answer: Answer) -> None:
                 keep(request, answer)
