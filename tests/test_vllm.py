@@ -160,7 +160,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_vllm_in_this_process_answers_as_transformers(
     data: Path, folder: Path, qwen: Path, plugin: Path, tmp_path: Path, kind: str
 ) -> None:
-    card, checkpoint, tasks = "medgpt_oss_ours", folder, ["all"]
+    card, checkpoint, tasks = "medgpt_oss_ours", folder, ["slake", "medframeqa", "mimic_findings", "medqa", "pubmedqa"]
     if kind == "qwen2":
         card, checkpoint, tasks = str(tmp_path / "qwen2.yaml"), qwen, ["medqa", "pubmedqa", "mmlu_med"]
         Path(card).write_text("name: Qwen2\nmodel_class: AutoModelForCausalLM\n")
@@ -170,7 +170,7 @@ def test_vllm_in_this_process_answers_as_transformers(
         pytest.skip("the environment of vLLM has not this project's dependencies")
     given = [
         "eval.run", str(data), "--tasks", *tasks, "--only-present", "--model", card, "--checkpoint", str(checkpoint),
-        "--max-new-tokens", "8", "--limit", "20", "--quiet", "--out",
+        "--max-new-tokens", "8", "--limit", "8", "--quiet", "--out",
     ]  # fmt: skip
     done = run_module(*given, str(tmp_path / "hf"), "--device", "cpu", "--batch", "4")
     assert done.returncode == 0, done.stderr
@@ -180,10 +180,10 @@ def test_vllm_in_this_process_answers_as_transformers(
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     reference, found = answers(tmp_path / "hf"), answers(tmp_path / "vllm")
-    assert found == reference and len(found) >= 30
+    assert found == reference and len(found) >= 20
     assert len({row["text"] for row in found.values()}) > len(found) // 3  # not one answer to everything
     drawn = subprocess.run(
-        [*command, "--limit", "4", "--out", str(tmp_path / "drawn"), "--samples", "3", "--temperature", "1"],
+        [*command, "--limit", "2", "--out", str(tmp_path / "drawn"), "--samples", "3", "--temperature", "1"],
         env=environment, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-3000:]
