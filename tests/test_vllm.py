@@ -117,12 +117,13 @@ def test_answers_through_eval_run_are_those_of_transformers(
 
 
 def answers(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What was said, by task and sample."""
-    return {
-        (path.parent.name, row["sample_id"]): {key: row[key] for key in ("text", "finish_reason", "prompt_tokens")}
-        for path in out.glob("*/answers.jsonl")
-        for row in map(json.loads, path.read_text().splitlines())
-    }
+    """What was said, by task and sample; where an answer is cut, vLLM leaves out what is half a character."""
+    found = {}
+    for path in out.glob("*/answers.jsonl"):
+        for row in map(json.loads, path.read_text().splitlines()):
+            said = {key: row[key] for key in ("text", "finish_reason", "prompt_tokens")}
+            found[path.parent.name, row["sample_id"]] = said | {"text": row["text"].rstrip("\ufffd")}
+    return found
 
 
 @pytest.fixture(scope="module")
