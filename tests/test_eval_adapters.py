@@ -8,12 +8,14 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from eval.adapters.baseline import NORMAL_REPORT, Baseline
 from eval.adapters.hf_local import HFLocal
 from eval.adapters.log_likelihood import LogLikelihood
 from eval.adapters.openai_chat import OpenAIChat, chat_messages
+from eval.adapters.vllm_local import VllmLocal
 from eval.cards import Card, Decoding, card_names, load_card
 from eval.chat import Conversation, talk
 from eval.chat import main as chat_main
@@ -523,6 +526,51 @@ def test_log_likelihoods_are_those_of_lm_evaluation_harness(tmp_path: Path) -> N
         for metric, normalised in (("acc,none", False), ("acc_norm,none", True)):
             right = [best_option(one, normalised=normalised) == gold for one, gold in zip(found, golds, strict=True)]
             assert results[metric] == pytest.approx(sum(right) / len(right), abs=1e-12)
+
+
+def test_vllm_in_this_process_is_asked_by_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of vLLM and what becomes of its refusals; tests/test_vllm.py has the real one."""
+    (tmp_path / "config.json").write_text("{}")
+    card = msgspec.structs.replace(CARD, max_images=1, request={"mm_processor_kwargs": {"a": 1}, "min_p": 0.1})
+    card = msgspec.structs.replace(card, decoding=Decoding(temperature=0.5, seed=7))
+    adapter = VllmLocal(tmp_path, card, settings={"max_model_len": 99})
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="pip install 'medgpt-oss"):
+        adapter.identity()
+    asked: list[Any] = []
+
+    class Model:
+        def __init__(self, folder: str, **settings: Any) -> None:
+            assert folder == str(tmp_path) and settings["max_model_len"] == 99 and settings["dtype"] == "float32"
+
+        def chat(self, turns: list[Any], sampling: list[dict[str, Any]], **chat: Any) -> list[Any]:
+            asked.append((sampling, chat))
+            texts = [turn[-1]["content"] for turn in turns]
+            if "too long" in texts:
+                raise ValueError("longer than the model")
+            return [
+                SimpleNamespace(
+                    prompt_token_ids=[1, 2],
+                    outputs=[SimpleNamespace(text=text.upper(), finish_reason="stop", token_ids=[3])],
+                )
+                for text in texts
+            ]
+
+    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1", LLM=Model, SamplingParams=dict))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    second = replace(request("again"), draw=1)
+    answers = ask(adapter, [request("one"), request("too long"), request("pictures", 2), second])
+    assert {name: answer.outcome for name, answer in answers.items()} == {
+        "pictures": "too_many_images", "one": "answered", "too long": "refused_request", "again": "answered"
+    }  # fmt: skip
+    assert answers["one"] == Answer("answered", "ONE", "stop", None, 2, 1)
+    [first, *_, last], chat = asked[0]
+    assert chat == {"use_tqdm": False, "mm_processor_kwargs": {"a": 1}}
+    assert first["seed"] == 7 and last["seed"] == 8 and first["temperature"] == 0.5 and first["min_p"] == 0.1
+    assert first["max_tokens"] == 16 and first["skip_special_tokens"] is False and "mm_processor_kwargs" not in first
+    with pytest.raises(AdapterError, match="refuses every question"):
+        ask(adapter, [request("too long"), replace(request("again"), question=question("too long"))])
 
 
 def test_the_demo_shows_the_model_first(tiny: Path, tmp_path: Path) -> None:

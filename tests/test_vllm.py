@@ -117,12 +117,13 @@ def test_answers_through_eval_run_are_those_of_transformers(
 
 
 def answers(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What was said, by task and sample."""
-    return {
-        (path.parent.name, row["sample_id"]): {key: row[key] for key in ("text", "finish_reason", "prompt_tokens")}
-        for path in out.glob("*/answers.jsonl")
-        for row in map(json.loads, path.read_text().splitlines())
-    }
+    """What was said, by task and sample; where an answer is cut, vLLM leaves out what is half a character."""
+    found = {}
+    for path in out.glob("*/answers.jsonl"):
+        for row in map(json.loads, path.read_text().splitlines()):
+            said = {key: row[key] for key in ("text", "finish_reason", "prompt_tokens")}
+            found[path.parent.name, row["sample_id"]] = said | {"text": row["text"].rstrip("\ufffd")}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_vllm_in_this_process_answers_as_transformers(
     data: Path, folder: Path, qwen: Path, plugin: Path, tmp_path: Path, kind: str
 ) -> None:
-    card, checkpoint, tasks = "medgpt_oss_ours", folder, ["all"]
+    card, checkpoint, tasks = "medgpt_oss_ours", folder, ["slake", "medframeqa", "mimic_findings", "medqa", "pubmedqa"]
     if kind == "qwen2":
         card, checkpoint, tasks = str(tmp_path / "qwen2.yaml"), qwen, ["medqa", "pubmedqa", "mmlu_med"]
         Path(card).write_text("name: Qwen2\nmodel_class: AutoModelForCausalLM\n")
@@ -170,7 +171,7 @@ def test_vllm_in_this_process_answers_as_transformers(
         pytest.skip("the environment of vLLM has not this project's dependencies")
     given = [
         "eval.run", str(data), "--tasks", *tasks, "--only-present", "--model", card, "--checkpoint", str(checkpoint),
-        "--max-new-tokens", "8", "--limit", "20", "--quiet", "--out",
+        "--max-new-tokens", "8", "--limit", "8", "--quiet", "--out",
     ]  # fmt: skip
     done = run_module(*given, str(tmp_path / "hf"), "--device", "cpu", "--batch", "4")
     assert done.returncode == 0, done.stderr
@@ -180,10 +181,10 @@ def test_vllm_in_this_process_answers_as_transformers(
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     reference, found = answers(tmp_path / "hf"), answers(tmp_path / "vllm")
-    assert found == reference and len(found) >= 30
+    assert found == reference and len(found) >= 20
     assert len({row["text"] for row in found.values()}) > len(found) // 3  # not one answer to everything
     drawn = subprocess.run(
-        [*command, "--limit", "4", "--out", str(tmp_path / "drawn"), "--samples", "3", "--temperature", "1"],
+        [*command, "--limit", "2", "--out", str(tmp_path / "drawn"), "--samples", "3", "--temperature", "1"],
         env=environment, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-3000:]

@@ -21,8 +21,10 @@ from medgpt.digest import folder_sha256
 from medgpt.errors import UserError, one_line
 from medgpt.private import is_private
 
-WINDOW = 512
-"""Questions that are handed over together: twice as many as vLLM decodes at a time unless told otherwise."""
+WINDOW = 128
+"""Questions that are handed over together. vLLM cuts the pictures of all of them first: some 30 MB for 12 tiles."""
+_OF_CHAT = ("chat_template_kwargs", "mm_processor_kwargs")
+"""Fields of a request that vLLM's `chat` takes beside the sampling."""
 
 
 class VllmLocal(Adapter):
@@ -88,14 +90,12 @@ class VllmLocal(Adapter):
             return answers
 
     def _generate(self, requests: Sequence[Request]) -> list[Answer]:
-        model, fields = self._ready(), dict(self._card.request)
-        chat = {name: fields.pop(name) for name in ("chat_template_kwargs", "mm_processor_kwargs") if name in fields}
-        if self._card.processor_arguments:
-            chat["mm_processor_kwargs"] = self._card.processor_arguments
+        model, fields = self._ready(), self._card.request_fields()
+        chat = {name: fields[name] for name in _OF_CHAT if fields.get(name) is not None}
         started = time.monotonic()
         outputs = model.chat(
             [chat_messages(request.question.messages, request.question.images) for request in requests],
-            [self._sampling(request, fields) for request in requests],
+            [self._sampling(request) for request in requests],
             use_tqdm=False,
             **chat,
         )
@@ -110,23 +110,15 @@ class VllmLocal(Adapter):
         self._counts["windows"] += 1
         return answers
 
-    def _sampling(self, request: Request, fields: Mapping[str, Any]) -> Any:
-        """The card's decoding as vLLM's; greedy where the card says nothing, as in `hf_local`."""
-        decoding = self._card.drawn(request.draw).decoding
-        sample = decoding.temperature is not None and decoding.temperature > GREEDY_BELOW
-        chosen = {
-            "temperature": decoding.temperature if sample else 0.0,
-            "top_p": decoding.top_p if sample else None,
-            "repetition_penalty": decoding.repetition_penalty,
-            "seed": decoding.seed,
-            "stop": list(self._card.stop) or None,
-            "max_tokens": request.max_new_tokens,
-            "skip_special_tokens": False,
-            "spaces_between_special_tokens": False,
-            **fields,
-        }
+    def _sampling(self, request: Request) -> Any:
+        """The card's fields as vLLM's; greedy where it says nothing and special tokens kept, as in `hf_local`."""
+        fields = self._card.drawn(request.draw).request_fields()
+        chosen = {name: value for name, value in fields.items() if value is not None and name not in _OF_CHAT}
+        if chosen.get("temperature", 0.0) <= GREEDY_BELOW:
+            chosen |= {"temperature": 0.0, "top_p": 1.0}
+        kept = {"skip_special_tokens": False, "spaces_between_special_tokens": False}
         try:
-            return _vllm().SamplingParams(**{name: value for name, value in chosen.items() if value is not None})
+            return _vllm().SamplingParams(**kept | chosen, max_tokens=request.max_new_tokens)
         except TypeError as error:
             raise UserError(f"card {self._card.name}: vLLM knows no such field of `request` ({error})") from None
 
