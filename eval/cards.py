@@ -90,11 +90,6 @@ class Card(Settings, frozen=True):
         """The model's own processor scales pictures of more pixels down; None: nothing is known of a limit."""
         return self.pixels[1] if self.pixels else self.max_pixels
 
-    @property
-    def processor_arguments(self) -> dict[str, int] | None:
-        """`pixels` as Qwen's processors and vLLM (`mm_processor_kwargs`) take them."""
-        return dict(zip(("min_pixels", "max_pixels"), self.pixels, strict=True)) if self.pixels else None
-
     def request_fields(self) -> dict[str, Any]:
         """Fields of a chat request; None is left out by the adapter."""
         decoding = self.decoding
@@ -104,7 +99,7 @@ class Card(Settings, frozen=True):
             "repetition_penalty": decoding.repetition_penalty,
             "seed": decoding.seed,
             "stop": list(self.stop) or None,
-            "mm_processor_kwargs": self.processor_arguments,
+            "mm_processor_kwargs": self.pixels and dict(zip(("min_pixels", "max_pixels"), self.pixels, strict=True)),
             **self.request,
         }
 
