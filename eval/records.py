@@ -5,6 +5,8 @@
     RUN/<task>/items.jsonl        `Item`, one a question                         by eval.run
     RUN/<task>/prompts.jsonl      `Prompt`, one an item: what was asked, word for word
     RUN/<task>/predictions.jsonl  `Prediction`, one an item                      by eval.run
+    RUN/<task>/samples.jsonl      the same, K an item, of a run with --samples K
+    RUN/<task>/usage.jsonl        `Usage`, one an answer; of two equal runs this file alone differs, by its times
     RUN/<task>/scores.parquet     `Score`, one an item, in the order of items    by eval.score
     RUN/<task>/summary.json       counts, intervals, slices, gaps                by eval.score
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 ITEMS = "items.jsonl"
 PROMPTS = "prompts.jsonl"
 PREDICTIONS = "predictions.jsonl"
+SAMPLES = "samples.jsonl"
+READINGS = "samples.parquet"
+"""Of each answer of `samples.jsonl` its verdict, and which one was voted for."""
+USAGE = "usage.jsonl"
 SCORES_FILE = "scores.parquet"
 SUMMARY = "summary.json"
 TASK = "task.json"
@@ -105,14 +112,22 @@ class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What came apart from the answer; kept beside it and never scored."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float | None = None
+    """Wall time: of the request at a server, tries included; in this process, of its batch by the batch's questions.
+
+    It is kept with the answer (`answers.jsonl`) and in `Usage`; predictions have none, so that equal answers are equal
+    bytes.
+    """
     likelihoods: dict[str, tuple[float, int]] | None = None
     """By label: log-likelihood (natural logarithm, summed over tokens) and characters of what was compared for it.
 
     None for a written answer.
     """
+    cached: bool = False
+    """Taken from `--answer-cache`: an earlier run spent its tokens and its time. Never said in predictions."""
 
 
-class Prediction(Answer, frozen=True, gc=False, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
+class Prediction(Answer, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -120,6 +135,23 @@ class Prediction(Answer, frozen=True, gc=False, kw_only=True, omit_defaults=Fals
     sample_id: str
     benchmark: str
     prompt_sha256: str
+    draw: int = 0
+    """Which of the answers that were drawn for the item, from 0 (`eval.run --samples`)."""
+
+
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one answer took."""
+
+    task: str
+    variant: str
+    sample_id: str
+    draw: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float | None
+    """As `Answer.seconds`; None where nobody was asked, or by an earlier version."""
+    cost: float | None
+    """In the currency of the prices; None without prices."""
 
 
 class Score(msgspec.Struct, frozen=True, gc=False):
@@ -171,6 +203,30 @@ def best_option(likelihoods: Mapping[str, tuple[float, int]], *, normalised: boo
     return max(likelihoods, key=lambda label: likelihoods[label][0] / (likelihoods[label][1] if normalised else 1))
 
 
+def usage_totals(usage: Sequence[Usage]) -> dict[str, float]:
+    """Answers, tokens, seconds (sum and median) and cost of a task; what nobody measured is left out."""
+    totals: dict[str, float] = {
+        "answers": len(usage),
+        "prompt_tokens": sum(one.prompt_tokens for one in usage),
+        "completion_tokens": sum(one.completion_tokens for one in usage),
+    }
+    if seconds := [one.seconds for one in usage if one.seconds is not None]:
+        totals |= {"seconds": round(sum(seconds), 3), "seconds_median": round(median(seconds), 4)}
+    if costs := [one.cost for one in usage if one.cost is not None]:
+        totals["cost"] = round(sum(costs), 6)
+    return totals
+
+
+def usage_line(totals: Mapping[str, float]) -> str:
+    """Totals for people. Requests of a server overlap, so their seconds add up to more than the run took."""
+    words = [f"{totals['prompt_tokens']:,} prompt tokens, {totals['completion_tokens']:,} new tokens"]
+    if "seconds" in totals:
+        words.append(f"{totals['seconds']:,.1f} s of answering, {totals['seconds_median']:.3f} s the median answer")
+    if "cost" in totals:
+        words.append(f"cost {totals['cost']:,.4f}")
+    return ", ".join(words)
+
+
 def task_label(task: str, variant: str) -> str:
     """How a task is called in commands: `slake`, `slake:paper`."""
     return task if variant == "official" else f"{task}:{variant}"
@@ -215,6 +271,22 @@ def read_items(path: Path) -> list[Item]:
 def read_predictions(path: Path) -> list[Prediction]:
     """Predictions of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
     return _read(Prediction, path)
+
+
+def scored_predictions(folder: Path, summary: Mapping[str, Any]) -> list[Prediction]:
+    """The answers that have the verdicts of a scored task: its predictions, or those that were voted for."""
+    if not summary.get("samples", {}).get("verdict_by_vote"):
+        return read_predictions(folder / PREDICTIONS)
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / READINGS, columns=["sample_id", "draw"], filters=[("voted", "=", True)]).to_pylist()
+    voted = {(row["sample_id"], row["draw"]) for row in rows}
+    return [one for one in read_predictions(folder / SAMPLES) if (one.sample_id, one.draw) in voted]
+
+
+def read_usage(path: Path) -> list[Usage]:
+    """What the answers of a task took. Raises: `UserError` for a damaged line or an answer that occurs twice."""
+    return _read(Usage, path)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -270,7 +342,7 @@ def read_scores(path: Path) -> list[Score]:
     return rows
 
 
-_R = TypeVar("_R", Item, Prompt, Prediction)
+_R = TypeVar("_R", Item, Prompt, Prediction, Usage)
 
 
 def _read(kind: type[_R], path: Path) -> list[_R]:
@@ -280,7 +352,7 @@ def _read(kind: type[_R], path: Path) -> list[_R]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
     decoder = msgspec.json.Decoder(kind)
     records: list[_R] = []
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, str, str, int]] = set()
     twice: dict[str, None] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line:
@@ -292,7 +364,7 @@ def _read(kind: type[_R], path: Path) -> list[_R]:
         except (ValueError, RecursionError) as error:  # msgspec's are of the first kind
             raise UserError(f"{path}: line {number}: {_without_content(error)}; nothing was scored") from None
         records.append(record)
-        key = record.task, record.variant, record.sample_id
+        key = record.task, record.variant, record.sample_id, getattr(record, "draw", 0)
         if key in seen:
             twice[record.sample_id] = None
         seen.add(key)

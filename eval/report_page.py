@@ -9,18 +9,7 @@ import msgspec
 import orjson
 from tqdm import tqdm
 
-from eval.records import (
-    ITEMS,
-    PREDICTIONS,
-    PROMPTS,
-    Item,
-    Prediction,
-    Prompt,
-    Score,
-    read_items,
-    read_predictions,
-    read_prompts,
-)
+from eval.records import ITEMS, PROMPTS, Item, Prediction, Prompt, Score, read_items, read_prompts, scored_predictions
 from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, few_clusters, numbers, percent
 from eval.statistics import FEW_CLUSTERS_SAY
 from eval.tasks import Task, open_benchmarks
@@ -107,7 +96,7 @@ def _items_of(
     for place, result in results.items():
         for score in result.scores:
             scores.setdefault(score.sample_id, {})[place] = score
-        said[place] = {one.sample_id: one for one in read_predictions(result.folder / PREDICTIONS)}
+        said[place] = {one.sample_id: one for one in scored_predictions(result.folder, result.summary)}
         for one in said[place].values():
             asked.setdefault(one.sample_id, set()).add(one.prompt_sha256)
         if scores.keys() <= items.keys():

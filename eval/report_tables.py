@@ -353,6 +353,9 @@ def _measures(runs: Sequence[Run], kind: str, title: str) -> Table:
     if gaps:
         reasons = [f"{', '.join(sorted(metrics))} ({why})" for why, metrics in sorted(gaps.items())]
         note += f" Not measured: {'; '.join(reasons)}."
+    judges = [result.summary["judge"] for _, _, result in by_task(runs) if "judge" in result.summary]
+    for name, prompt in sorted({(judge["model"], judge["prompt"]) for judge in judges} if kind == "choice" else ()):
+        note += f" judge:{name} is a language model's verdict, to this prompt: {prompt}"
     return Table(title, ["model", "task", "n", "cut %", "no answer", *order], rows, note)
 
 

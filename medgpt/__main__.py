@@ -52,6 +52,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evaluate": {
         "eval": ("eval.run", "ask a model the benchmark items"),
+        "weights": ("eval.weights", "which weights metrics of reports need; are yours they?"),
         "score": ("eval.score", "judge its answers by rule"),
         "report": ("eval.report", "results on one page, clean and contaminated items apart"),
         "compare": ("eval.compare", "two models on the same items"),
