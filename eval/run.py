@@ -658,7 +658,8 @@ def _show(
         if task.draws > 1:
             words[1] = f"{task.draws} answers each, {words[1]}"
         print(", ".join(words))
-        print(f"  {usage_line(task.usage)}")
+        if task.usage["completion_tokens"]:
+            print(f"  {usage_line(task.usage)}")
     counts = ", ".join(f"{value:,} {name}" for name, value in adapter.statistics().items())
     if counts:
         print(counts)
