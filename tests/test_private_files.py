@@ -44,7 +44,7 @@ SAID: list[str] = []
 MAY_HOLD_REPORTS = (
     "raw/*", "data/built/*/shards/*", "runs/*/items.jsonl", "runs/*/prompts.jsonl", "runs/*/answers.jsonl",
     "runs/*/predictions.jsonl", "data/proof/report.html", "data/filtered/*/gallery.html", "pages/r.html",
-    "pages/sample.html", "review/sheet.*",
+    "pages/sample.html", "pages/r.items/*", "review/sheet.*",
 )  # fmt: skip
 """What README and SECURITY.md name; the pages because the road asked for it."""
 
