@@ -1,6 +1,6 @@
 """`eval.audit_model` on models whose training is known: how often clean ones are flagged, and trained ones found.
 
-Made exam items, tiny Llama models with random weights that are trained here, on the CPU; all read other made items first.
+Made exam items, tiny Llama models with random weights that are trained here, on the CPU; all read other items first.
 Clean: items that no model saw, new ones for each trial. Structured: the same, sorted by subject, so that neighbours are
 alike: the order test without its control is wrong there. Power: a model that has read the audited items, in order and
 alone, so many times as its last training.
@@ -25,9 +25,11 @@ from eval.cards import Card
 from medgpt.intervals import wilson
 
 ITEMS, SHARDS, PERMUTATIONS, CONTEXT = 120, 12, 8, 256
+CLEAN_ITEMS = 48
+"""Of a clean trial: how often it fires does not hang on the size, only the time does."""
 READINGS = (1, 3, 10, 30)
-BASES = 4
-"""Models that read other items only, one to four times."""
+BASES = 2
+"""Models that read 1,000 other items, three and four times."""
 _PARTS = (
     "ba be bo da de do fa fe fo ga ge go ka ke ko la le lo ma me mo na ne no pa pe po ra re ro sa se so ta te to va ve "
     "vo za ze zo"
@@ -39,24 +41,25 @@ _ASKED = (
 )  # fmt: skip
 
 
-def made_items(number: int, seed: int, *, subjects: int = 0) -> list[Item]:
-    """Exam items of invented words, new ones for each seed, with options out of twelve words that all seeds share.
+def made_items(number: int, seed: int, *, subjects: int = 0, shared: bool = False) -> list[Item]:
+    """Exam items of invented words, new ones for each seed.
 
-    `subjects`: so many, one after the other; items of a subject share a word.
+    `subjects`: so many, one after the other; items of a subject share a word. `shared`: the options are out of twelve
+    words that all seeds share, so that a clean model completes some of them.
     """
     drawn = random.Random(seed)
 
     def word(source: random.Random = drawn) -> str:
         return "".join(source.choice(_PARTS) for _ in range(3))
 
-    shared = random.Random("options")
-    known = [word(shared) for _ in range(12)]
+    source = random.Random("options")
+    known = [word(source) for _ in range(12)]
     about = [word() for _ in range(subjects)]
     items = []
     for place in range(number):
         first = about[place * subjects // number] if subjects else word()
         question = drawn.choice(_ASKED).format(first, word())
-        options = tuple(zip("ABCD", drawn.sample(known, 4), strict=True))
+        options = tuple(zip("ABCD", drawn.sample(known, 4) if shared else [word() for _ in "ABCD"], strict=True))
         items.append(Item(f"made/{seed}/{place}", question, options, drawn.choice("ABCD"), f"{place}"))
     return items
 
@@ -134,37 +137,40 @@ def measure(clean: int, structured: int, trained: int) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def tell(kind: str, trials: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+        if not trials:
+            return
         hits = {
             "order": sum(order["p"] < LEVEL for order, _ in trials),
             "order and its control": sum(max(order["p"], order["p_control"]) < LEVEL for order, _ in trials),
-            "order, exact": sum(order["p_exact"] < LEVEL for order, _ in trials),
             "completion": sum(completion["p"] < LEVEL for _, completion in trials),
         }
         for name, count in hits.items():
             found[f"{kind}: {name}"] = _share(count, len(trials))
             print(f"{kind}: {name}: {found[f'{kind}: {name}']}", flush=True)
-        lone = [(one["only_published"], one["only_moved"]) for _, one in trials]
-        print(
-            f"{kind}: options completed in one arm alone, published : moved, {list(map(sum, zip(*lone)))}", flush=True
-        )
+        alone = [sum(one[side] for _, one in trials) for side in ("only_published", "only_moved")]
+        print(f"{kind}: options completed in one arm alone: {alone[0]} published, {alone[1]} moved on", flush=True)
 
     with tempfile.TemporaryDirectory() as scratch:
         bases = []
         for seed in range(BASES):
             tiny = Tiny(seed)
-            tiny.read(made_items(600, 10_000 + seed), seed + 1)
+            tiny.read(made_items(1_000, 10_000 + seed, shared=True), seed + 3)
             bases.append((tiny, tiny.save(Path(scratch) / f"base-{seed}")))
         for kind, number, subjects in (("clean", clean, 0), ("clean, structured", structured, 12)):
             tell(
                 kind,
                 [
-                    trial(bases[one % BASES][1], made_items(ITEMS, 20_000 + one, subjects=subjects), f"{one}")
-                    for one in tqdm(range(number), desc=kind, disable=None)
+                    trial(
+                        bases[one % BASES][1],
+                        made_items(CLEAN_ITEMS, 20_000 + one, subjects=subjects, shared=True),
+                        f"{one}",
+                    )
+                    for one in tqdm(range(number), desc=kind)
                 ],
             )
         for times in READINGS:
             trials = []
-            for one in tqdm(range(trained), desc=f"read {times} times", disable=None):
+            for one in tqdm(range(trained), desc=f"read {times} times"):
                 tiny, items = copy.deepcopy(bases[one % BASES][0]), made_items(ITEMS, 30_000 + one)
                 tiny.read(items, times)
                 trials.append(trial(tiny.save(Path(scratch) / f"{times}-{one}"), items, f"{one}"))
@@ -175,7 +181,9 @@ def measure(clean: int, structured: int, trained: int) -> dict[str, str]:
 def main() -> int:
     """Command line; exit code 0."""
     parser = argparse.ArgumentParser("python -m bench.audit_model", description=__doc__)
-    parser.add_argument("--clean", type=int, default=200, metavar="N", help="trials of clean models (default 200)")
+    parser.add_argument(
+        "--clean", type=int, default=200, metavar="N", help="trials of clean models (default 200; 0: none)"
+    )
     parser.add_argument("--structured", type=int, default=40, metavar="N", help="those with sorted items (default 40)")
     parser.add_argument("--trained", type=int, default=5, metavar="N", help="models for each count (default 5)")
     options = parser.parse_args()
