@@ -2,8 +2,7 @@
 
 Made exam items, tiny Llama models with random weights that are trained here, on the CPU; all read other items first.
 Clean: items that no model saw, new ones for each trial. Structured: the same, sorted by subject, so that neighbours are
-alike: the order test without its control is wrong there. Power: a model that has read the audited items, in order and
-alone, so many times as its last training.
+alike. Power: models that have read the audited items, in order and alone, so many times as their last training.
 
     python -m bench.audit_model --clean 200 --structured 40 --trained 5
 """
@@ -28,8 +27,9 @@ ITEMS, SHARDS, PERMUTATIONS, CONTEXT = 120, 12, 8, 256
 CLEAN_ITEMS = 48
 """Of a clean trial: how often it fires does not hang on the size, only the time does."""
 READINGS = (1, 3, 10, 30)
-BASES = 2
-"""Models that read 1,000 other items, three and four times."""
+BASES, SMALL = 2, 4
+"""Models that read 1,000 other items, three times and more: those that are trained further, and smaller ones that are
+only asked (what a clean model knows does not change how often a test is wrong, so their size is not needed)."""
 _PARTS = (
     "ba be bo da de do fa fe fo ga ge go ka ke ko la le lo ma me mo na ne no pa pe po ra re ro sa se so ta te to va ve "
     "vo za ze zo"
@@ -67,7 +67,7 @@ def made_items(number: int, seed: int, *, subjects: int = 0, shared: bool = Fals
 class Tiny:
     """A tiny model and its tokenizer, trained in this process and written as a folder."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, width: int = 128, layers: int = 2) -> None:
         """Random weights of `seed`."""
         import torch
         import transformers
@@ -83,7 +83,7 @@ class Tiny:
         self.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<|end|>")
         torch.manual_seed(seed)
         config = transformers.LlamaConfig(
-            vocab_size=len(self.tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2,
+            vocab_size=len(self.tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
             num_attention_heads=4, max_position_embeddings=512, eos_token_id=self.tokenizer.eos_token_id,
         )  # fmt: skip
         self.model = transformers.LlamaForCausalLM(config)
@@ -151,27 +151,24 @@ def measure(clean: int, structured: int, trained: int) -> dict[str, str]:
         print(f"{kind}: options completed in one arm alone: {alone[0]} published, {alone[1]} moved on", flush=True)
 
     with tempfile.TemporaryDirectory() as scratch:
-        bases = []
-        for seed in range(BASES):
-            tiny = Tiny(seed)
+
+        def read_others(seed: int, *size: int) -> Tiny:
+            tiny = Tiny(seed, *size)
             tiny.read(made_items(1_000, 10_000 + seed, shared=True), seed + 3)
-            bases.append((tiny, tiny.save(Path(scratch) / f"base-{seed}")))
+            return tiny
+
+        small = [read_others(seed, 32, 1).save(Path(scratch) / f"small-{seed}") for seed in range(SMALL)]
         for kind, number, subjects in (("clean", clean, 0), ("clean, structured", structured, 12)):
-            tell(
-                kind,
-                [
-                    trial(
-                        bases[one % BASES][1],
-                        made_items(CLEAN_ITEMS, 20_000 + one, subjects=subjects, shared=True),
-                        f"{one}",
-                    )
-                    for one in tqdm(range(number), desc=kind)
-                ],
-            )
+            trials = []
+            for one in tqdm(range(number), desc=kind):
+                items = made_items(CLEAN_ITEMS, 20_000 + one, subjects=subjects, shared=True)
+                trials.append(trial(small[one % SMALL], items, f"{one}"))
+            tell(kind, trials)
+        bases = [read_others(seed) for seed in range(BASES if trained else 0)]
         for times in READINGS:
             trials = []
             for one in tqdm(range(trained), desc=f"read {times} times"):
-                tiny, items = copy.deepcopy(bases[one % BASES][0]), made_items(ITEMS, 30_000 + one)
+                tiny, items = copy.deepcopy(bases[one % BASES]), made_items(ITEMS, 30_000 + one)
                 tiny.read(items, times)
                 trials.append(trial(tiny.save(Path(scratch) / f"{times}-{one}"), items, f"{one}"))
             tell(f"read {times} times", trials)
