@@ -6,8 +6,8 @@ cut into shards; of each shard the log-likelihood in the published order is held
 permutations, and a one-sided t-test over shards gives p (their public code divides the variance by n; here by n - 1,
 as Student does). Long shards are read in windows that move by half a window, as there. Beside it stands the exact
 permutation test over the whole set, whose smallest value is 1 / (permutations + 1). The first rests on shards that are
-long, since sums over many tokens are nearly normal; the second on nothing but chance order. With 12 short shards p alone
-was below .05 in 29 of 400 clean trials (7.2 %), together with the control below in 14 (`bench/RESULTS.md`).
+long, since sums over many tokens are nearly normal; the second on nothing but chance order. With 12 short shards p
+alone was below .05 in 29 of 400 clean trials (7.2 %), with the control below in 14 (`bench/RESULTS.md`).
 
 **Completion** (after Deng et al. 2024, arXiv 2311.09783, who mask one option). Given the question and all options but
 the last, does greedy decoding write the last one word for word? The control is the same item with the options before
