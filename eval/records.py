@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -50,7 +49,7 @@ OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES, NOT_COMPARABLE)
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
 
-class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Item(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What was asked, without the question's text."""
 
     task: str
@@ -81,7 +80,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
-class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Prompt(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What was asked, as the model was asked it: a run can be read without the build."""
 
     task: str
@@ -93,7 +92,7 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SHA-256 of the picture files, hexadecimal, in the order of the parts' `index`."""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What came of a request."""
 
     outcome: str
@@ -113,7 +112,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
 
-class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
+class Prediction(Answer, frozen=True, gc=False, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -123,8 +122,7 @@ class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_
     prompt_sha256: str
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(msgspec.Struct, frozen=True, gc=False):
     """What one item scored. Verdict and columns are None for reports."""
 
     task: str
@@ -151,7 +149,7 @@ class Score:
     literal: bool | None = None
     strict: bool | None = None
     lenient: bool | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Values by metric: of a report, of an open question (`eval.open_questions`), of log-likelihoods (`normalised`).
 
     A metric that could not be measured is absent, never a dummy value.
@@ -205,7 +203,7 @@ def scores_schema() -> pa.Schema:
         "evidence": pa.list_(text),
     }
     return pa.schema(
-        [pa.field(entry.name, types.get(entry.name, text), nullable=entry.name in nullable) for entry in fields(Score)]
+        [pa.field(name, types.get(name, text), nullable=name in nullable) for name in Score.__struct_fields__]
     )
 
 
@@ -225,15 +223,30 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def write_scores(path: Path, scores: list[Score]) -> str:
-    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
+    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes.
+
+    Rows go through JSON: arrays of Python objects make pyarrow import pandas (0.4 s), where that is installed.
+    """
+    import numpy as np
+    import orjson
     import pyarrow as pa
+    import pyarrow.json
     import pyarrow.parquet as pq
 
-    columns: dict[str, list[Any]] = {
-        entry.name: [getattr(row, entry.name) for row in scores] for entry in fields(Score)
-    }
-    columns["metrics"] = [sorted(row.metrics.items()) for row in scores]
-    table = pa.table(columns, schema=scores_schema())
+    schema = scores_schema()
+    place = schema.get_field_index("metrics")
+    lines = b"\n".join(orjson.dumps(msgspec.structs.asdict(row) | {"metrics": sorted(row.metrics)}) for row in scores)
+    columns = pyarrow.json.read_json(
+        pa.BufferReader(lines),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pyarrow.json.ParseOptions(schema.set(place, pa.field("metrics", pa.list_(pa.string())))),
+    ).columns
+    names = columns[place].combine_chunks()
+    # Numbers stay binary: JSON has no infinity.
+    values = np.array([row.metrics[name] for row in scores for name in sorted(row.metrics)], dtype=np.float64)
+    floats = pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(values)])
+    columns[place] = pa.MapArray.from_arrays(names.offsets, names.values, floats)
+    table = pa.Table.from_arrays(columns, schema=schema)
     with AtomicFile(path) as file:
         pq.write_table(table, file, compression="zstd")
     return file.sha256.hex()
@@ -245,7 +258,7 @@ def read_scores(path: Path) -> list[Score]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table imports pandas, where that is installed
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
     if not table.schema.equals(scores_schema()):

@@ -22,7 +22,7 @@ import orjson
 
 from eval.contamination import Proof, read_proof
 from eval.encoders import Measured, Weights, default_radgraph_python, measure
-from eval.mcq import READER, accepted_texts, final_text, grade
+from eval.mcq import accepted_texts, final_text, grade
 from eval.open_questions import open_scores
 from eval.options import same_text, text_key
 from eval.records import (
@@ -44,7 +44,16 @@ from eval.records import (
     task_label,
     write_scores,
 )
-from eval.statistics import Interval, cluster_interval, commonest, macro_f1, share_interval
+from eval.statistics import (
+    FEW_CLUSTERS,
+    FEW_CLUSTERS_SAY,
+    Interval,
+    cluster_interval,
+    commonest,
+    macro_f1,
+    share_interval,
+)
+from eval.versions import VERSIONS, reader_rates
 from manifests.proof.trust import Trust
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
@@ -54,11 +63,6 @@ from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
 from shards.options import add_trust_options
 
-VERSIONS = {"score": 2, "mcq": 3, "open_questions": 1, "report_metrics": 1, "statistics": 1}
-"""Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
-
-Every summary says with which it was made; a test pins what they give.
-"""
 EXIT_NOT_ALL = 3
 """Some tasks were scored, some could not be."""
 MISSING = "missing"
@@ -164,12 +168,12 @@ _OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "ac
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> dict[str, Any]:
     """What every score holds."""
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
-    gold = dict(item.options).get(item.gold, item.gold)
     return {
         **{name: getattr(item, name) for name in _OF_ITEM},
         "outcome": prediction.outcome,
         "truncated": prediction.finish_reason == "length",
-        "exemplar_is_gold": bool(item.exemplar) and same_text(item.exemplar, gold),
+        "exemplar_is_gold": bool(item.exemplar)
+        and same_text(item.exemplar, dict(item.options).get(item.gold, item.gold)),
         "contaminated": contaminated,
         "evidence": evidence,
     }
@@ -386,8 +390,9 @@ def describe(summary: dict[str, Any]) -> list[str]:
     tail = f"; {', '.join(counts)}" if counts else ""
     if summary["kind"] == "choice":
         items, interval = whole["items"], whole["interval"]
+        ends = _ends(interval) + (f" ({FEW_CLUSTERS_SAY})" if summary["clusters"] < FEW_CLUSTERS else "")
         lines = [
-            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {_ends(interval)}; "
+            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {ends}; "
             f"literal {_percent(whole['literal'], items)}, lenient {_percent(whole['lenient'], items)}, "
             f"invalid {_percent(whole['invalid'], items)}{tail}"
         ]
@@ -414,15 +419,6 @@ def describe(summary: dict[str, Any]) -> list[str]:
         gaps.setdefault(reason, []).append(metric)
     lines += [f"  not measured: {', '.join(metrics)} ({reason})" for reason, metrics in gaps.items()]
     return lines
-
-
-def reader_rates() -> str:
-    """How well the reading rule agrees with a reader, for people."""
-    return (
-        f"reading rule {VERSIONS['mcq']} beside a reader, on {READER['answers']} made answers it had not seen: missed "
-        f"{_percent(READER['missed'], READER['named'])} of those that name an option, read "
-        f"{_percent(READER['read'], READER['unclear'])} of those that name none"
-    )
 
 
 def _percent(count: int, items: int) -> str:
