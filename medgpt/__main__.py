@@ -57,6 +57,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("eval.report", "results on one page, clean and contaminated items apart"),
         "compare": ("eval.compare", "two models on the same items"),
         "audit-tables": ("eval.audit", "which published figures are possible as k of n"),
+        "audit-model": ("eval.audit_model", "does a model remember a benchmark? Two tests, with controls"),
         "chat": ("eval.chat", "talk to a checkpoint in the terminal"),
         "serve": ("eval.serve", "serve a checkpoint on loopback"),
     },

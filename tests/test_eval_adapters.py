@@ -578,7 +578,7 @@ def test_the_demo_shows_the_model_first(tiny: Path, tmp_path: Path) -> None:
     assert demo_main([str(small), "--checkpoint", str(tiny), "--limit", "1", "--out", str(tmp_path / "out")]) == 0
     html = (tmp_path / "out/report.html").read_text()
     assert "MedGPT-oss (ours): adapter hf_local, checkpoint " in html
-    assert "Differences: MedGPT-oss (ours) against the others" in html
+    assert "Differences of MedGPT-oss (ours) from the others" in html
 
 
 def test_weights_that_do_not_fit_are_refused(tiny: Path, tmp_path: Path) -> None:

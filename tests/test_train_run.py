@@ -26,6 +26,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from medgpt.digest import folder_sha256
 from medgpt.errors import UserError
 
 pytest.importorskip("deepspeed")
@@ -567,8 +568,10 @@ def test_the_exported_model_is_the_checkpoint_and_its_card_names_the_data(work: 
     assert len({path.stat().st_mode for path in (out / "model").iterdir()}) == 1  # others may read the weights, too
     card = (out / "model" / "README.md").read_text()
     certified = load_certified(work / "data", trust=Trust(incomplete=True), quiet=True)
+    started = folder_sha256(work / "model", besides=("README.md",))
     for words in ("| rocov2 | 3 | CC-BY, CC-BY-NC, CC-BY-NC-ND, unstated |", "| medqa | 20 | MIT |", certified.digest):
         assert words in card
+    assert f"**Not covered**: what the weights that this stage began with (digest `{started}`)" in card
     assert "no certificate" not in card and f"**Accepted as it is**: {certified.accepted[0]}" in card
     accepted, _, settings = (out / "config.yaml").read_text().partition("\n")
     assert accepted == f"# accepted: {certified.accepted[0]}"

@@ -49,7 +49,9 @@ def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str
     certificate = identity["certificate"]
     accepted = "".join(f" **Accepted as it is**: {line}." for line in identity["accepted"])
     proof = (
-        f"Certificate of train-test non-overlap: `{certificate}`.{accepted}"
+        f"Certificate of train-test non-overlap: `{certificate}`.{accepted}\n\n"
+        f"**Not covered**: what the weights that this stage began with (digest `{identity['model']}`) had been trained "
+        "on, by their publishers or in earlier stages, and benchmarks that the certificate does not name."
         if identity["certified"]
         else "**Trained on data that no certificate covers**; overlap with test sets is unknown."
     )
