@@ -41,7 +41,7 @@ from train.probe import BLACK, Pictures, Probe, asked, blind
 from train.tokenizer import harmony
 
 TRAIN, TEST = 512, 328
-STEPS = {"pretrain": 10, "midtrain": 250, "instruct": 40}
+STEPS = {"pretrain": 10, "midtrain": 300, "instruct": 30}
 SOURCE = {"pretrain": "rocov2", "midtrain": "pubmedvision", "instruct": "vqa_rad"}
 """Captions, dialogues that ask of all three findings of a picture, one question: by their stages in the recipe."""
 SETTINGS = (
@@ -49,6 +49,7 @@ SETTINGS = (
     "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", "loss.chunk=256",
     # From nothing, in few steps: the recipe's learning rates are for trained parts.
     "optimizer.vision_lr=2e-3", "optimizer.projector_lr=3e-3", "optimizer.llm_lr=3e-3", "optimizer.warmup=0.1",
+    "optimizer.final=0.3",
     "watch.probe=data/built/vqa_rad", "watch.probe_every=20", "watch.probe_questions=24", "watch.save_every=1000",
 )  # fmt: skip
 SEEN, UNSEEN = Look(168), Look(200, quality=75, contrast=(0.80, 1.10), brightness=(-24.0, 24.0))
