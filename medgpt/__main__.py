@@ -33,6 +33,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "stats": ("shards.stats", "counts, tokens, tiles, licences, lengths"),
         "show": ("shards.show", "one sample with its pictures"),
         "check-shards": ("shards.verify", "hash everything again; names the altered member"),
+        "audit-env": ("medgpt.environment", "installed packages: versions, licences, altered files, SBOM"),
     },
     "Prove": {
         "prove": ("manifests.prove", "compare all train with all test samples"),

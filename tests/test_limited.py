@@ -416,6 +416,6 @@ def test_what_is_no_file_hangs_no_reader(kind: str, tmp_path: Path) -> None:
         list(table_units(tmp_path, [tmp_path / "a.csv"], "train", "train"))
     with pytest.raises(OSError, match="not a file"):
         load_json(tmp_path / "a.json", tmp_path)
-    assert members_of(tmp_path / "a.tar") == ([], "bad_archive")
+    assert members_of(tmp_path / "a.tar") == ([], "unreadable_file")
     with pytest.raises(NotThisSource, match=r"a\.tar: not a readable tar"):
         list(webdataset_keys(tmp_path / "a.tar", tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,8 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT
 
@@ -34,6 +37,16 @@ ROAD = (
     ("eval.score", "runs/majority", "--data", "data"),
     ("eval.report", "runs/majority", "--data", "data", "--out", "pages/r.html", "--show-credentialed"),
 )
+
+
+SAID: list[str] = []
+"""What each command of the road printed."""
+MAY_HOLD_REPORTS = (
+    "raw/*", "data/built/*/shards/*", "runs/*/items.jsonl", "runs/*/prompts.jsonl", "runs/*/answers.jsonl",
+    "runs/*/predictions.jsonl", "data/proof/report.html", "data/filtered/*/gallery.html", "pages/r.html",
+    "pages/sample.html", "review/sheet.*",
+)  # fmt: skip
+"""What README and SECURITY.md name; the pages because the road asked for it."""
 
 
 def run(
@@ -99,7 +112,8 @@ def road(place: Path) -> Path:
     try:
         for arguments in ROAD:
             trial = (4,) if arguments[0] == "manifests.prove" else (0,)  # the rest of the test side was not read
-            run(place, *arguments, codes=(0, 3) if arguments[0].startswith("builders") else trial)
+            done = run(place, *arguments, codes=(0, 3) if arguments[0].startswith("builders") else trial)
+            SAID.append(f"{arguments[0]}\n{done.stdout}\n{done.stderr}")
     finally:
         watch.stop.set()
         watch.join()
@@ -120,6 +134,30 @@ def test_all_that_a_credentialed_road_writes_is_private(road: Path) -> None:
         "pages/stats.html", "review/sheet.csv",
     ):  # fmt: skip
         assert any(name.startswith(part) for name in names), f"the road left no {part}"
+
+
+def told(path: Path) -> str:
+    """A file's text: of Parquet all cells, of a catalogue its definitions, of anything else its bytes."""
+    if path.suffix == ".parquet":
+        return str(pq.read_table(path).to_pylist())
+    return path.read_bytes().decode("utf-8", "replace")
+
+
+def test_reports_are_in_the_named_files_and_nowhere_else(road: Path) -> None:
+    reports = [path.read_text() for path in road.glob("raw/**/*.txt")]
+    lines = {" ".join(line.split()) for text in reports for line in re.split(r"\.\s", " ".join(text.split()))}
+    canaries = {line for line in lines if len(line) > 40}
+    assert len(reports) > 10 and len(canaries) > 10
+
+    def holds(text: str) -> list[str]:
+        text = " ".join(text.split())
+        return [line for line in canaries if line in text]
+
+    found = {path.relative_to(road).as_posix() for path in road.rglob("*") if path.is_file() and holds(told(path))}
+    named = {pattern for pattern in MAY_HOLD_REPORTS for name in found if fnmatch(name, pattern)}
+    assert not {name for name in found if not any(fnmatch(name, pattern) for pattern in MAY_HOLD_REPORTS)}
+    assert {"raw/*", "data/built/*/shards/*", "runs/*/items.jsonl"} <= named, "the search sees nothing"
+    assert not [text.splitlines()[0] for text in SAID if holds(text)]
 
 
 def test_another_user_can_read_none_of_it(road: Path) -> None:

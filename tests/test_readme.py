@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 from conftest import ROOT
 
-PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
 # In a code block or between backticks, up to a comment, the next command or the end; an ellipsis ends it, too.
 COMMAND = re.compile(r"""(?<![\w/])(?:python -m [\w.]+|medgpt(?= [a-z]))(?:"[^"\n]*"|[^"`#|&;\n\])])*""")
 TAKEN = 77
@@ -52,3 +52,12 @@ def test_a_printed_command_is_parsed(
     # A page may name a command alone: what it cannot do without is then all that is missing.
     said = capsys.readouterr().err
     assert ended.value.code in (TAKEN, 0) or (len(words) <= 3 and "the following arguments are required" in said), said
+
+
+def test_every_promise_of_security_md_names_tests_that_are_there() -> None:
+    promises = (ROOT / "SECURITY.md").read_text().partition("## Promises")[2]
+    named = set(re.findall(r"`(test_\w+)`", promises))
+    there = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    assert len(named) > 50 and not named - there

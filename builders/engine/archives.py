@@ -28,6 +28,7 @@ from builders.engine.rawfiles import (
     note_places,
     open_regular,
     read_bytes,
+    reason_for,
     relative,
     there_is,
     unreadable,
@@ -512,7 +513,8 @@ def _told(path: Path, raw: Path) -> Iterator[None]:
         note_gap(file, _BEHIND)
     except (OverLimit, *TAR_DAMAGE) as error:
         note_gap(file, _CUT)
-        raise InputError("too_large" if isinstance(error, OverLimit) else "bad_archive", file, str(error)) from None
+        reason = "too_large" if isinstance(error, OverLimit) else reason_for(error, "bad_archive")
+        raise InputError(reason, file, str(error)) from None
 
 
 _CUT = "part behind the place where it breaks off or is damaged"

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from builders.engine.archives import DEEPEST_ZIP, safe_member, zip_tree
 from builders.engine.corpus_values import as_png, extension
-from builders.engine.rawfiles import ARCHIVE_DAMAGE
+from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
 from builders.engine.tables import Row, arrow_rows, json_items
 from medgpt.errors import UserError
@@ -421,7 +421,7 @@ def _zip_rows(zip_file: Any, file: str, mapped: Mapped, pictures_alone: bool, de
                 yield Reject(inner, "-", "too_large", f"{error}; it was not read")
                 continue
             except (*ARCHIVE_DAMAGE, OSError, EOFError, RuntimeError) as error:
-                yield Reject(inner, "-", "bad_archive", f"{type(error).__name__}; it was not read")
+                yield Reject(inner, "-", reason_for(error, "bad_archive"), f"{type(error).__name__}; it was not read")
                 continue
             yield from [Row(inner, "0", {"image": data})] if picture else member_rows(data, inner, mapped)
 

@@ -172,7 +172,12 @@ def write_inputs(
         "sha256": inputs_sha256(path),
         "file_sha256": hashlib.sha256(content).hexdigest(),
     }
-    return about, _other_than_published(raw, (rest | found).values())
+    unread = [
+        Gap(file, "raw file that could not be read to take its digest", "", 1)
+        for file, one in rows
+        if hash_rest and one.sha256 is None
+    ]
+    return about, [*unread, *_other_than_published(raw, (rest | found).values())]
 
 
 @contextmanager

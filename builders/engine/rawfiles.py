@@ -225,6 +225,11 @@ def unreadable(error: OSError, file: str) -> InputError:
     return InputError("unreadable_file", file, error.strerror or type(error).__name__)
 
 
+def reason_for(error: BaseException, damage: str) -> str:
+    """`unreadable_file` for what the system did not read (a later run tries again), else `damage`: bad bytes."""
+    return "unreadable_file" if isinstance(error, OSError) and error.errno is not None else damage
+
+
 def read_bytes(path: Path, raw: Path, missing: str = "missing_image", otherwise: bool = True) -> bytes:
     """Bytes of a file; a missing, empty, unreadable or huge one is an `InputError`: `missing`, `empty_file`, ...
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from builders.engine.archives import Content, PictureStore, stored
 from builders.engine.noticed import note
 from builders.engine.pages import batch_rows
-from builders.engine.rawfiles import check_filled, note_gap, outcome, relative
+from builders.engine.rawfiles import check_filled, note_gap, outcome, reason_for, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
     UNCOUNTED,
@@ -244,7 +244,7 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     """
     file, part = unit.payload["file"], _Range(*unit.payload["range"])
     path = raw / file
-    done, why, row = 0, "the file ends early", None
+    done, why, reason, row = 0, "the file ends early", "bad_row", None
     try:
         for row in _format(path, unit.payload.get("layout", "")).rows(path, file, part, unit.payload["columns"]):
             yield _first_rows.seen(row) if _first_rows else row
@@ -252,12 +252,12 @@ def table_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - any library's, of a damaged file
-        why = f"the file cannot be read any further ({type(error).__name__})"
+        why, reason = f"the file cannot be read any further ({type(error).__name__})", reason_for(error, "bad_row")
         if part.rows == UNCOUNTED:
             before = row.row if isinstance(row, Reject) else row.number if row else "0"
-            yield Reject(file, str(int(before) + 1), "bad_archive", why)
+            yield Reject(file, str(int(before) + 1), reason_for(error, "bad_archive"), why)
     for number in range(done, part.rows):
-        yield Reject(file, str(part.first + number), "bad_row", why)
+        yield Reject(file, str(part.first + number), reason, why)
 
 
 def columns_seen(raw: Path, unit: Unit) -> str:
@@ -471,7 +471,7 @@ def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -
                 # The file says how many rows it has: those behind the damage are accounted for one by one.
                 wrong = "too_large", str(error)
                 if not isinstance(error, OverLimit):
-                    wrong = "bad_row", f"its row group is damaged ({type(error).__name__})"
+                    wrong = reason_for(error, "bad_row"), f"its row group is damaged ({type(error).__name__})"
                 for left in range(max(number, part.first), min(end, last)):
                     yield Reject(file, str(left), *wrong)
             number = end

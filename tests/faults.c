@@ -1,0 +1,110 @@
+/* The n-th call of a kind on a file below a folder fails: preloaded by tests/torture.py, armed by `fault_arm`.
+
+   Counts are shared with forked children. Files are told by their path, descriptors by /proc/self/fd. With `torn` a
+   write puts half of its bytes and the process is killed, as by a loss of power. What libc calls inside itself (fopen)
+   and system calls without libc are not seen. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static char kind[16], home[PATH_MAX];
+static long number;
+static int code, torn;
+static struct { atomic_long count; char path[PATH_MAX]; } *shared;
+
+void fault_arm(const char *k, long n, int e, const char *h) {
+    strncpy(kind, k, sizeof kind - 1);
+    strncpy(home, h, sizeof home - 1);
+    number = n, torn = e == 0, code = e;
+    shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+
+long fault_count(void) { return shared ? atomic_load(&shared->count) : 0; }
+const char *fault_path(void) { return shared ? shared->path : ""; }
+
+/* The path, whole; of a descriptor where there is none. NULL if it cannot be told. */
+static const char *told(const char *path, int fd, char *whole) {
+    char link[32] = "/proc/self/fd/", digits[12];
+    int at = 11;
+    if (path && path[0] == '/') return path;
+    if (path) return getcwd(whole, PATH_MAX) ? strcat(strcat(whole, "/"), path) : NULL;
+    if (fd < 0) return NULL;
+    digits[at] = 0;
+    do digits[--at] = '0' + fd % 10; while (fd /= 10);
+    long size = readlink(strcat(link, digits + at), whole, PATH_MAX - 1);
+    if (size < 0) return NULL;
+    whole[size] = 0;
+    return whole;
+}
+
+static int due(const char *k, const char *path, int fd) {
+    char whole[2 * PATH_MAX];
+    if (!shared || strcmp(kind, k) || !(path = told(path, fd, whole)) || strncmp(path, home, strlen(home))) return 0;
+    if (atomic_fetch_add(&shared->count, 1) + 1 != number) return 0;
+    strncpy(shared->path, path, PATH_MAX - 1);
+    return 1;
+}
+
+#define REAL(name) __typeof__(name) *real = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
+#define FAIL(k, path, fd, value) \
+    if (due(k, path, fd)) { errno = code; return value; }
+
+#define OPEN(name) \
+    int name(const char *path, int flags, ...) { \
+        va_list more; va_start(more, flags); mode_t mode = va_arg(more, int); va_end(more); \
+        REAL(name); FAIL("open", path, -1, -1) return real(path, flags, mode); \
+    }
+#define OPENAT(name) \
+    int name(int at, const char *path, int flags, ...) { \
+        va_list more; va_start(more, flags); mode_t mode = va_arg(more, int); va_end(more); \
+        REAL(name); FAIL("open", path, -1, -1) return real(at, path, flags, mode); \
+    }
+OPEN(open) OPEN(open64) OPENAT(openat) OPENAT(openat64)
+
+#define READ(name, ...) \
+    { REAL(name); FAIL("read", NULL, fd, -1) return real(__VA_ARGS__); }
+ssize_t read(int fd, void *to, size_t size) READ(read, fd, to, size)
+ssize_t pread(int fd, void *to, size_t size, off_t at) READ(pread, fd, to, size, at)
+ssize_t pread64(int fd, void *to, size_t size, off64_t at) READ(pread64, fd, to, size, at)
+
+#define WRITE(name, half, ...) \
+    { REAL(name); \
+      if (due("write", NULL, fd)) { \
+          if (torn) { (void)!half; kill(getpid(), SIGKILL); } \
+          errno = code; return -1; } \
+      return real(__VA_ARGS__); }
+ssize_t write(int fd, const void *from, size_t size) WRITE(write, real(fd, from, size / 2), fd, from, size)
+ssize_t pwrite(int fd, const void *from, size_t size, off_t at) WRITE(pwrite, real(fd, from, size / 2, at), fd, from, size, at)
+ssize_t pwrite64(int fd, const void *from, size_t size, off64_t at) WRITE(pwrite64, real(fd, from, size / 2, at), fd, from, size, at)
+ssize_t writev(int fd, const struct iovec *parts, int parts_count) WRITE(writev, real(fd, parts, parts_count / 2), fd, parts, parts_count)
+
+int fsync(int fd) { REAL(fsync); FAIL("fsync", NULL, fd, -1) return real(fd); }
+int fdatasync(int fd) { REAL(fdatasync); FAIL("fsync", NULL, fd, -1) return real(fd); }
+int flock(int fd, int how) { REAL(flock); FAIL("flock", NULL, fd, -1) return real(fd, how); }
+int rename(const char *from, const char *to) { REAL(rename); FAIL("rename", to, -1, -1) return real(from, to); }
+int renameat(int a, const char *from, int b, const char *to) { REAL(renameat); FAIL("rename", to, -1, -1) return real(a, from, b, to); }
+int mkdir(const char *path, mode_t mode) { REAL(mkdir); FAIL("mkdir", path, -1, -1) return real(path, mode); }
+int link(const char *from, const char *to) { REAL(link); FAIL("link", to, -1, -1) return real(from, to); }
+int unlink(const char *path) { REAL(unlink); FAIL("unlink", path, -1, -1) return real(path); }
+void *mmap(void *where, size_t size, int may, int flags, int fd, off_t at) {
+    REAL(mmap);
+    if (fd >= 0) FAIL("mmap", NULL, fd, MAP_FAILED)
+    return real(where, size, may, flags, fd, at);
+}
+void *mmap64(void *where, size_t size, int may, int flags, int fd, off64_t at) {
+    REAL(mmap64);
+    if (fd >= 0) FAIL("mmap", NULL, fd, MAP_FAILED)
+    return real(where, size, may, flags, fd, at);
+}

@@ -1,0 +1,239 @@
+"""Every n-th system call of a command fails: a documented exit code, one line, and the same bytes after the next run.
+
+    python tests/torture.py /tmp/torture --jobs build:slake prove --calls open fsync
+    python tests/torture.py /tmp/torture --draw 20 --seed 1
+
+Linux, with a C compiler: `faults.c` is preloaded, so that calls of pyarrow and DuckDB fail like Python's own. Each
+trial is a fork of one process; it runs the command with one call failing, and once more with none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TORN = 0
+"""Half of a write arrives, then the process is killed."""
+CALLS = {
+    "open": (errno.EIO, errno.EACCES, errno.ENOSPC, errno.EINTR),
+    "read": (errno.EIO, errno.EINTR),
+    "write": (errno.ENOSPC, errno.EIO, TORN),
+    "fsync": (errno.EIO, errno.EINTR),
+    "rename": (errno.ENOSPC, errno.EACCES),
+    "mkdir": (errno.ENOSPC, errno.EACCES),
+    "flock": (errno.ENOLCK, errno.EINTR),
+    "mmap": (errno.ENOMEM,),
+    "link": (errno.EACCES,),
+    "unlink": (errno.EACCES,),
+}
+SOURCES = ("slake", "pubmedqa")
+"""What is proved and packed: pictures and texts, both roles."""
+_SECONDS = 120
+"""A trial that takes longer hangs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command over a folder of its own."""
+
+    module: str
+    words: Callable[[Path, Path], list[str]]
+    """(all of the work, the trial's folder) to the command line."""
+    result: str
+    """The folder whose files must be the same; hidden ones may be deleted, they do not count."""
+    needs: bool = False
+    """Works on a copy of the built data."""
+
+
+def jobs(sources: list[str]) -> dict[str, Job]:
+    """The commands, by the names that `--jobs` takes."""
+
+    def build(source: str) -> Job:
+        return Job(
+            f"builders.{source}",
+            lambda work, trial: [
+                "--raw", str(work / "raw" / source), "--out", str(trial / "built"), "--workers", "1", "--json",
+            ],
+            "built",
+        )  # fmt: skip
+
+    data = {
+        "prove": ("manifests.prove", ["--benchmarks", "present", "--workers", "1", "--quiet"], "data/proof"),
+        "pack": ("shards.pack", ["--stage", "instruct", "--only-present", "--accept-incomplete", "--json"], "data"),
+    }
+    return {f"build:{source}": build(source) for source in sources} | {
+        name: Job(module, lambda work, trial, words=words: [str(trial / "data"), *words], result, needs=True)
+        for name, (module, words, result) in data.items()
+    }
+
+
+class Torture:
+    """Trials under a folder of work. Started with `faults.c` preloaded (`started`)."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self._shim = ctypes.CDLL(None)
+        self._shim.fault_count.restype, self._shim.fault_path.restype = ctypes.c_long, ctypes.c_char_p
+
+    def run(self, job: Job, trial: Path, call: str, number: int, code: int) -> tuple[int, list[str], int, str]:
+        """(exit code or -signal, lines on stderr, calls counted, path that failed) of a command in a fork."""
+        main = importlib.import_module(job.module).main if "builders" not in job.module else self._main(job.module)
+        said, counted = trial.with_suffix(".said"), trial.with_suffix(".count")
+        child = os.fork()
+        if child == 0:
+            status = 99
+            try:
+                os.setpgid(0, 0)
+                os.chdir(self.work.parent)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+                home = os.fsencode(self.work / "in") + b"/"
+                self._shim.fault_arm(call.encode(), ctypes.c_long(number), code, home)
+                status = main(job.words(self.work / "in", trial))
+                sys.stderr.flush()
+            except SystemExit as ended:
+                status = ended.code if isinstance(ended.code, int) else 98
+            except BaseException as error:  # noqa: BLE001 - what passes the net is a finding
+                os.write(2, f"Traceback past the net: {error!r}\n".encode())
+            told = b"%d %s" % (self._shim.fault_count(), self._shim.fault_path())
+            os.write(os.open(counted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), told)
+            os._exit(status)
+        until = time.monotonic() + _SECONDS
+        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > until:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return -signal.SIGALRM, ["hangs"], 0, ""
+            time.sleep(0.005)
+        count, _, path = (counted.read_text() if os.WIFEXITED(ended[1]) else "0 ").partition(" ")
+        path = path.removeprefix(f"{self.work}/in/")
+        return os.waitstatus_to_exitcode(ended[1]), said.read_text().splitlines(), int(count), path
+
+    @staticmethod
+    def _main(module: str) -> Callable[[list[str]], int]:
+        from builders.engine.command import main
+        from builders.engine.registry import load
+
+        return lambda words: main(load(module.partition(".")[2]), words)
+
+    def fresh(self, job: Job, name: str) -> Path:
+        """An empty folder for a trial, with the built data if the command works on it."""
+        trial = self.work / "in" / name
+        shutil.rmtree(trial, ignore_errors=True)
+        trial.mkdir(parents=True)
+        if job.needs:
+            shutil.copytree(self.work / "in" / "data", trial / "data")
+        return trial
+
+    def trials(self, job: Job, calls: list[str], draw: int | None, seed: str) -> Iterator[tuple[str, int, int, str]]:
+        """(call, number, error, what is wrong or "") of every trial."""
+        good = self.fresh(job, "good")
+        wanted_code, lines, *_ = self.run(job, good, "none", 0, 0)
+        if wanted_code not in (0, 3, 4):
+            raise SystemExit(f"{job.module} fails undisturbed: {lines}")
+        wanted = files(good / job.result)
+        for call in calls:
+            _, _, total, _ = self.run(job, self.fresh(job, "count"), call, 0, 0)
+            for code in CALLS[call]:
+                numbers = range(1, total + 1)
+                chance = random.Random(f"{seed} {call} {code}")
+                for number in numbers if draw is None else sorted(chance.sample(numbers, min(draw, total))):
+                    yield call, number, code, self.trial(job, call, number, code, wanted_code, wanted)
+
+    def trial(self, job: Job, call: str, number: int, code: int, wanted_code: int, wanted: dict[str, str]) -> str:
+        """What is wrong with a single fault and the run after it; "" if nothing is."""
+        trial = self.fresh(job, "trial")
+        done, lines, _, path = self.run(job, trial, call, number, code)
+        if done == -signal.SIGKILL and code == TORN:
+            pass
+        elif done not in (0, 1, 2, 3, 4):
+            return f"{path}: exit {done}: {lines[-3:]}"
+        elif any("Traceback" in line for line in lines) or (done in (1, 2) and len(lines) != 1):
+            return f"{path}: exit {done}, {len(lines)} lines: {lines[-3:]}"
+        elif done == wanted_code and (differs := differing(files(trial / job.result), wanted)):
+            return f"{path}: exit {done}, other bytes: {differs}"
+        again, after, *_ = self.run(job, trial, "none", 0, 0)
+        if again != wanted_code:
+            return f"{path}: exit {done} ({lines[-1:]}), the next run {again}: {after[-2:]}"
+        if differs := differing(files(trial / job.result), wanted):
+            return f"{path}: exit {done} ({lines[-1:]}), other bytes after the next run: {differs}"
+        return ""
+
+
+def differing(some: dict[str, str], others: dict[str, str]) -> list[str]:
+    """The first files whose digests differ."""
+    return sorted({name for name, _ in some.items() ^ others.items()})[:3]
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Digest of every file below a folder that no hidden name leads to."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from conftest import tree_digest
+
+    found = tree_digest(folder)
+    return {name: digest for name, digest in found.items() if not any(part[0] == "." for part in name.split("/"))}
+
+
+def started(work: Path) -> bool:
+    """Whether `faults.c` is preloaded here; if not, it is compiled into the folder for who starts the process."""
+    if hasattr(ctypes.CDLL(None), "fault_arm"):
+        return True
+    work.mkdir(parents=True, exist_ok=True)
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("no C compiler (cc, gcc): faults.c cannot be built")
+    source = str(ROOT / "tests" / "faults.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(work / "faults.so"), source, "-ldl"], check=True)
+    return False
+
+
+def main() -> int:
+    """Command line: prepare, try, list what is wrong; 1 if anything is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="a folder of its own; everything below it is replaced")
+    parser.add_argument("--jobs", nargs="+", default=["build:slake", "build:medqa", "prove", "pack"])
+    parser.add_argument("--calls", nargs="+", default=list(CALLS), choices=list(CALLS))
+    parser.add_argument("--draw", type=int, metavar="K", help="so many of each call and error, drawn by --seed (all)")
+    parser.add_argument("--seed", default="0")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    if not started(work):
+        environment = os.environ | {"LD_PRELOAD": str(work / "faults.so"), "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    sources = [name.partition(":")[2] for name in options.jobs if name.startswith("build:")]
+    known = jobs(sources)
+    for source in {*sources, *SOURCES}:
+        out = work / "in" / ("data/built" if source in SOURCES else "other")
+        words = ["-m", f"builders.{source}", "--demo", "--raw", str(work / "in" / "raw" / source), "--out", str(out)]
+        subprocess.run([sys.executable, *words, "--quiet"], check=False, cwd=ROOT)
+    torture, counts, found = Torture(work), Counter[str](), []
+    if "pack" in options.jobs:
+        prove = known["prove"].words(work / "in", work / "in")
+        subprocess.run([sys.executable, "-m", "manifests.prove", *prove], check=False, cwd=ROOT)
+    for name in options.jobs:
+        for call, number, code, wrong in torture.trials(known[name], options.calls, options.draw, options.seed):
+            counts[f"{name} {call}"] += 1
+            if wrong:
+                found.append((name, call, number, errno.errorcode.get(code, "torn"), wrong))
+                print(*found[-1], flush=True)
+    print(json.dumps({"trials": counts, "findings": len(found)}))
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
