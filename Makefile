@@ -7,7 +7,7 @@ DATA := data/demo
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV := $(or $(shell command -v uv),.venv-lock/bin/uv)
 
-.PHONY: demo test test-latest lint lock bench clean
+.PHONY: demo test test-latest torture lint lock bench clean
 .DEFAULT_GOAL := demo
 
 $(BIN)/python:
@@ -28,6 +28,10 @@ demo: $(VENV)/.filters
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+# Every system call of builders, prove and pack fails once: hours. `tests/torture.py --help` has smaller parts.
+torture: $(VENV)/.dev
+	$(BIN)/python tests/torture.py $(or $(TMPDIR),/tmp)/medgpt-torture
 
 # The same tests on the newest of everything that pyproject.toml allows, in an environment of their own.
 test-latest:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from filters.expressions import Predicate
     from shards.reader import StoredSample
 
 Score = float | int | str | None
@@ -130,6 +131,8 @@ class Filter:
     """Texts among its scores that say that it came to no verdict: such samples are named, and asked about again."""
     runtime_options: ClassVar[tuple[str, ...]] = ()
     """Options that cannot change a score, such as addresses and prices."""
+    gated: ClassVar[bool] = False
+    """`only_reports` decides whether it may drop: a threshold holds once `filters.run` has checked it."""
 
     def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
         """Scores of each record, every name of `scores` in each. Of several pictures the highest score counts.
@@ -145,6 +148,14 @@ class Filter:
     def one(self, record: Record) -> dict[str, Score]:
         """Scores of one record, where `score` is not overridden."""
         raise NotImplementedError
+
+    @classmethod
+    def only_reports(cls, options: Mapping[str, Any], drop: "Predicate", not_scored: str) -> str | None:
+        """Why it may drop nothing by a recipe's predicate, and only scores; None where it may.
+
+        Raises: `UserError` where the options claim that it may, and it may not.
+        """
+        return None
 
     @classmethod
     def identity_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,14 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder of builds and scores")
-    add("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
+    add("--recipe", metavar="FILE", help="or a name: medgpt_oss (default), paper, strict, radiographs")
     add("--explain", metavar="ID", help="print every score of a sample, its threshold and the verdict")
     add("--no-gallery", action="store_true", help="write no page")
     add("--show-credentialed", action="store_true", help="show pictures and texts of credentialed sources in the page")
     add("--json", action="store_true", help="print the waterfalls as JSON")
     options = parser.parse_args(arguments)
 
-    from filters.gallery import waterfall_lines
+    from filters.gallery import paper_line, waterfall_lines
     from filters.recipe import DEFAULT_RECIPE, load_recipe
     from filters.selection import decide, explain
     from medgpt.tables import table
@@ -51,8 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for decision in decisions:
         print(f"\n{decision.folder}")
         print(table(("step", "left", ""), waterfall_lines(decision.waterfall)))
+        if said := paper_line(decision.waterfall):
+            print(said)
         for name, why in decision.waterfall["left_out"].items():
             print(f"{name} left out ({why})")
+        for name, why in decision.waterfall["only_report"].items():
+            print(f"{name} only reports ({why})")
+        for one in decision.waterfall["second_opinions"]:
+            print(
+                f"{one['filter']} and {one['rule']}: both drop {one['both']:,}, only {one['filter']} "
+                f"{one['only_filter']:,}, only {one['rule']} {one['only_rule']:,}, neither {one['neither']:,}"
+            )
         if quarantine := decision.waterfall.get("quarantine"):
             print(
                 f"burned-in text: {quarantine['boxes']:,} boxes on {quarantine['pictures']:,} pictures, listed in "

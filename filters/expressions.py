@@ -83,6 +83,22 @@ class Predicate:
                     found.append((score.name, other))
         return list(dict.fromkeys(found))
 
+    def any_of(self) -> dict[str, float] | None:
+        """{column: number} of `column >= number`, or of several such joined by `or`; None of any other predicate."""
+        found: dict[str, float] = {}
+        waiting = [self._tree]
+        while waiting:
+            node = waiting.pop()
+            if isinstance(node, _Join):
+                if node.every and len(node.parts) > 1:
+                    return None
+                waiting += node.parts
+            elif node.sign == ">=" and isinstance(node.left, _Column) and isinstance(node.right, float):
+                found[node.left.name] = min(node.right, found.get(node.left.name, node.right))
+            else:
+                return None
+        return found
+
     def _evaluate(self, node: _Node, scores: Mapping[str, Score]) -> bool | None:
         if isinstance(node, _Join):
             values = [self._evaluate(part, scores) for part in node.parts]

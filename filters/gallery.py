@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 
 REJECTED, BORDERLINE, KEPT = 12, 6, 24
 """Samples shown: a reason; on each side of a threshold; kept ones."""
+PAPER: Mapping[str, tuple[int, str]] = {
+    "biomedica": (63_775, "two subsets whose sizes are not published"),
+    "pmc_oa": (477_078, "about 1.65 M panels"),
+    "quilt_1m": (359_725, "1,017,712 rows, 35.3 %"),
+    "rocov2": (38_861, "59,958 training rows, 64.8 %"),
+}
+"""Source -> the pairs that the recipe's paper keeps (Table 1, section 3.2), and of what."""
+NOT_KNOWN = "thresholds, order of the steps, language model and prompts, release that was filtered"
+"""What the paper does not say of its filters."""
 _TEXT = 240  # characters of a caption
 _THUMBNAIL = 128  # pixels of the longer side on the page
 
@@ -51,13 +60,24 @@ def page(loaded: LoadedBuild, decision: "Decision", *, role: str, show_credentia
     before = [lines[0][1], *(left for _, left, _ in lines)]
     return render(
         Path(__file__).parent, "gallery.html", waterfall=waterfall, role=role, hidden=hidden,
-        credentialed=credentialed, lines=lines, side=_THUMBNAIL,
+        credentialed=credentialed, lines=lines, paper=paper_line(waterfall), side=_THUMBNAIL,
         steps=[(step, left, whole) for (step, left, _), whole in zip(lines, before, strict=False)],
         sections=[
             (heading, note, [(rows[one], _scores(rows[one], columns, hidden), cards.get(one)) for one in samples])
             for heading, note, samples, columns in sections
         ],
     )  # fmt: skip
+
+
+def paper_line(waterfall: Mapping[str, Any]) -> str:
+    """What the paper keeps of the source, to stand beside a waterfall; empty where it names no count."""
+    whole = waterfall["role"] == "train" and waterfall["build"] == waterfall["source"]
+    if not whole or waterfall["source"] not in PAPER:
+        return ""
+    kept, of = PAPER[waterfall["source"]]
+    share = f", {waterfall['kept'] / waterfall['read']:.1%}" if waterfall["read"] else ""
+    here = f"{waterfall['kept']:,} of {waterfall['read']:,}{share}"
+    return f"kept here {here.replace('%', ' %')}; in the paper {kept:,} of {of}; not known of it: {NOT_KNOWN}"
 
 
 def waterfall_lines(waterfall: Mapping[str, Any]) -> list[tuple[str, int, str]]:
@@ -86,7 +106,7 @@ def _sections(decision: "Decision") -> list[tuple[str, str, list[str], Sequence[
     for reason, count in decision.waterfall["reasons"].items():
         ids = table.filter(pc.equal(table["reason"], reason))["sample_id"].to_pylist()
         note = f"{count:,} samples, {min(count, REJECTED)} of them by the digest of their ids"
-        sections.append((f"Dropped: {reason}", note, _some(ids, REJECTED), columns.get(reason.partition("/")[0], ())))
+        sections.append((f"Dropped: {reason}", note, some(ids, REJECTED), columns.get(reason.partition("/")[0], ())))
     for stage in stages:
         for column, number in stage.drop.thresholds() if stage.drop else ():
             if column not in table.column_names or str(table[column].type) != "double":
@@ -100,13 +120,20 @@ def _sections(decision: "Decision") -> list[tuple[str, str, list[str], Sequence[
                 if samples:
                     note = f"nearest {name} {number:g} in {column}, whatever the verdict"
                     sections.append((f"Borderline: {stage.name}", note, samples, stage.columns))
+    for one in decision.waterfall["second_opinions"]:
+        shown = (*columns[one["filter"]], *columns[one["rule"]])
+        pair = one["filter"], one["rule"]
+        for which, (drops, passes) in {"only_filter": pair, "only_rule": pair[::-1]}.items():
+            note = f"{one[which]:,} samples that {drops} would drop as {one['rule']} and {passes} would not"
+            sections.append((f"Disagreement: {one['filter']} and {one['rule']}", note, one["examples"][which], shown))
     kept = table.filter(table["kept"])["sample_id"].to_pylist()
     note = f"{min(len(kept), KEPT)} of {len(kept):,} by the digest of their ids"
-    sections.append(("Kept", note, _some(kept, KEPT), ()))
+    sections.append(("Kept", note, some(kept, KEPT), ()))
     return sections
 
 
-def _some(ids: Iterable[str], count: int) -> list[str]:
+def some(ids: Iterable[str], count: int) -> list[str]:
+    """A few samples, by the digests of their ids."""
     return sorted(ids, key=_order)[:count]
 
 

@@ -5,7 +5,8 @@ in which they find no misleading number is settled without a call. Without an en
 settled a score stands beside it (`relevance_by`, `numbers_by`); an answer that cannot be used after all attempts
 (`judge_answers`) is the named verdict `unusable_answer` with no score, so a recipe has to say what becomes of it. Such
 verdicts are not kept: the next run asks again. Where they are more than a few, the model or its server is at fault:
-scoring stops.
+scoring stops. A model may drop nothing before it has shown on labelled captions what its verdicts are worth
+(`filters.calibrate`): without a record of that, its scores are there to look at.
 """
 
 import asyncio
@@ -21,7 +22,9 @@ import orjson
 from tqdm import tqdm
 
 from filters.base import Filter, FilterError, Record, Score
+from filters.expressions import Predicate
 from filters.judge_answers import UnusableAnswer, read_answer, thinks
+from filters.judge_record import check_record
 from filters.misleading_numbers import RULES as NUMBER_RULES
 from filters.misleading_numbers import WEIGHTS, find_numbers, misleading
 from filters.relevance_rules import IRRELEVANT, irrelevance
@@ -168,8 +171,10 @@ class LanguageModel(Filter):
     not_judged: ClassVar[frozenset[str]] = frozenset({"unusable_answer", "refused_request"})
     runtime_options: ClassVar[tuple[str, ...]] = (
         "endpoint", "verdicts", "allowed_hosts", "key_variable", "price_in", "price_out", "progress", "concurrency",
-        "timeout_s", "tries", "longest_wait_s", "max_unusable",
+        "timeout_s", "tries", "longest_wait_s", "max_unusable", "calibration", "limits",
     )  # fmt: skip
+    file_options: ClassVar[tuple[str, ...]] = ("weights",)
+    gated: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -188,6 +193,9 @@ class LanguageModel(Filter):
         price_in: float = 0.0,
         price_out: float = 0.0,
         progress: bool = False,
+        weights: str | None = None,
+        calibration: str | None = None,
+        limits: Mapping[str, float] | None = None,
         **chat: Any,
     ) -> None:
         """Connects to nothing yet, but resolves the endpoint and reads the verdicts. Raises: `UserError`.
@@ -199,8 +207,11 @@ class LanguageModel(Filter):
         answer, after the first 50, at which scoring stops (of fewer, or of the last 50: a half). response:
         `json_schema`, `json_object` or `none`, as the server can. extra: further fields of the request; None takes one
         out.
-        price_in, price_out: per million tokens. progress: a bar on stderr. chat: fields of `ChatOptions`.
+        price_in, price_out: per million tokens. progress: a bar on stderr. weights: file or folder of the model that is
+        served; its content then says which model it is, where a name is what a server likes to call it. calibration:
+        record of `filters.calibrate`; limits: what it must reach (`judge_record.Limits`). chat: as `ChatOptions`.
         """
+        del weights, calibration, limits  # of the class: `identity_options`, `only_reports`
         if attempts < 1 or max_tokens < 1 or thinking_tokens < 0:
             raise UserError(f"attempts {attempts}, max_tokens {max_tokens}, thinking_tokens {thinking_tokens}: too few")
         if not 0 <= max_unusable <= 1:
@@ -247,6 +258,23 @@ class LanguageModel(Filter):
     def identity_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Where the model is served changes no score, but whether there is one does: without, the rules judge."""
         return super().identity_options(options) | {"endpoint": options.get("endpoint") is not None}
+
+    @classmethod
+    def judge(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All that makes it this judge: version of rules and prompts, their digests, model, what shapes an answer."""
+        prompts = {name: load_prompt(name).digest for name in (RELEVANCE, NUMBERS)}
+        return {"version": cls.version, **prompts, **cls.identity_options(options)}
+
+    @classmethod
+    def only_reports(cls, options: Mapping[str, Any], drop: Predicate, not_scored: str) -> str | None:
+        """Without a calibration record, a model drops nothing; the rules may. Raises: `UserError` for a bad record."""
+        if options.get("endpoint") is None:
+            return None
+        if options.get("calibration") is None:
+            return "no calibration record; make one with filters.calibrate, --set language_model.calibration=RECORD"
+        path = Path(str(options["calibration"]))
+        check_record(path, cls.judge(options), drop, cls.name, not_scored == "drop", options.get("limits") or {})
+        return None
 
     def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
         """Scores of each record's caption, in order.

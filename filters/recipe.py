@@ -116,6 +116,8 @@ class FilterStep(Stage):
     after: tuple[str, ...]
     not_judged: frozenset[str]
     """As `Filter.not_judged`."""
+    gate: Mapping[str, str | None] | None
+    """Of a `gated` filter: drop and not_scored as they were checked; only_reports says why they do not hold."""
 
     def make(self) -> Filter:
         """The filter itself. Raises: `UserError` for options that it does not take, `FilterError` of the filter."""
@@ -217,18 +219,22 @@ def _resolve(rules: Mapping[str, FilterRule], left_out: Mapping[str, str], where
             after = tuple(other for other in rule.after if other in rules)
             known = {other: frozenset(step.scores) for other, step in steps.items()}
             known[name] = frozenset(found.scores)
+            drop, not_scored = parse(rule.drop, name, known) if rule.drop is not None else None, rule.not_scored or KEEP
+            reports = found.only_reports(rule.options, drop, not_scored) if drop else None
+            gate = {"drop": rule.drop, "not_scored": rule.not_scored, "only_reports": reports}
             steps[name] = FilterStep(
                 name=name,
                 needs_pictures=found.needs_pictures,
                 scores=tuple(found.scores),
-                drop=parse(rule.drop, name, known) if rule.drop is not None else None,
-                not_scored=rule.not_scored or KEEP,
+                drop=None if reports else drop,
+                not_scored=KEEP if reports else not_scored,
                 place=f"{found.__module__}:{found.__qualname__}",
                 in_main_process=found.in_main_process,
                 options=rule.options,
                 identity=_identity(name, rule, found, [steps[other].identity for other in after]),
                 after=after,
                 not_judged=found.not_judged,
+                gate=gate if found.gated else None,
             )
     except UserError as error:
         raise UserError(f"{where}: {error}") from error

@@ -168,13 +168,13 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
             drawn_weight = sum(one.weight for one in drawn if one.flagged == side)
             weight[flagged == side] *= drawn_weight / weight[flagged == side].sum()
     yes, no, missed, clear = (int(np.sum((flagged == a) & (label == b))) for a in (True, False) for b in (True, False))
-    accuracy, kappa = _measures(flagged, label, weight)
+    accuracy, kappa = measures(flagged, label, weight)
     chance = np.random.default_rng(seed)
     sides = [np.flatnonzero(flagged == side) for side in (False, True)]
     resampled = []
     for _ in range(RESAMPLES):
         rows = np.concatenate([chance.choice(side, len(side)) for side in sides if len(side)])
-        resampled.append(_measures(flagged[rows], label[rows], weight[rows]))
+        resampled.append(measures(flagged[rows], label[rows], weight[rows]))
     kappas = [one for _, one in resampled if one is not None]
     return Agreement(
         labelled=len(known),
@@ -187,7 +187,7 @@ def agreement(drawn: Sequence[Drawn], labels: dict[str, bool | None], seed: int 
     )
 
 
-def _measures(
+def measures(
     flagged: "NDArray[np.bool_]", label: "NDArray[np.bool_]", weight: "NDArray[Any]"
 ) -> tuple[float, float | None]:
     """Weighted accuracy and Cohen's kappa."""

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add, every = parser.add_argument, "all that the recipe has rules for"
     add("data", type=Path, metavar="DATA", help="folder of builds")
     add("--build", action="append", default=[], metavar="NAME", help=f"only this (may be repeated); default: {every}")
-    add("--recipe", metavar="FILE", help="or a name in filters/recipes; default: medgpt_oss")
+    add("--recipe", metavar="FILE", help="or a name: medgpt_oss (default), paper, strict, radiographs")
     add("--role", choices=("train", "eval"), default="train", help="which samples (default train)")
     add("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
     add_engine(parser)
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.workers,
         not (options.quiet or options.json),
         role=options.role,
-        options=_filter_options(options),
+        options=filter_options(options),
         all_scores=options.all_scores,
     )
     code = NOT_COMPARED if any(result.not_judged for result in results) else DONE
@@ -77,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{result.document['build']}: {rows:,} samples, {result.scored:,} of them shown to a filter now; {names}")
         for name, why in result.document["left_out"].items():
             print(f"  {name} left out ({why}); give it with --set {name}.OPTION=VALUE")
+        for entry in result.document["filters"]:
+            if entry["gate"] and (why := entry["gate"]["only_reports"]):
+                print(f"  {entry['name']} only reports ({why})")
         for name, number in result.not_judged.items():
             print(f"  {name} came to no verdict on {number:,} samples; the same command asks again")
     if unfiltered:
@@ -88,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Options by filter. Raises: `SettingsError`."""
+def filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Options by filter, of a command with `--set`, `--endpoint`, `--model`. Raises: `SettingsError`."""
     from medgpt.settings import put
 
     found: dict[str, dict[str, Any]] = {}

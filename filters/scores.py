@@ -126,6 +126,7 @@ def run_build(
                     "asked": plan.asked[step.name],
                     "needs_pictures": step.needs_pictures,
                     "scores": list(step.scores),
+                    "gate": step.gate,
                 }
                 for step in plan.steps
             ],

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from filters import burned_in
 from filters.base import CAPTION_REASONS, PICTURE_REASONS, FilterError, Score
 from filters.expressions import parse, sql_name
+from filters.gallery import page, some
 from filters.recipe import DROP, KEEP, Recipe, Stage, picture_stage
 from filters.scores import RUN_FILE, SCORES, scores_folder, write_table
 from manifests.catalog import jail, load_builds, open_duckdb, sql_text
@@ -31,6 +32,8 @@ from medgpt.digest import file_sha256
 from medgpt.private import make_folder
 
 NOT_SCORED = "not_scored"
+EXAMPLES = 6
+"""Samples named where two filters disagree, on each side."""
 
 SELECTION = pa.schema(
     [
@@ -111,8 +114,6 @@ def decide_build(
     _write_quarantine(out / burned_in.QUARANTINE_FILE, scored, table, recipe, waterfall, meta)
     decision = Decision(out, waterfall, table, scored)
     if gallery:
-        from filters.gallery import page
-
         html = page(loaded, decision, role=role, show_credentialed=show_credentialed)
         write_atomic(out / GALLERY_FILE, html.encode())
     else:
@@ -162,11 +163,22 @@ def open_run(folder: Path, recipe: Recipe) -> ScoredBuild | None:
     for name, rule in wanted.items():
         if name not in scored or scored[name]["asked"] != rule.asked:
             raise FilterError(f"{folder}: {name} was not scored as this recipe asks; run filters.run with it first")
+        if "gate" not in scored[name]:
+            raise FilterError(
+                f"{folder}: scored by an earlier version; run filters.run again (it asks no filter twice)"
+            )
+        gate = scored[name]["gate"]
+        if gate and rule.drop is not None and (rule.drop, rule.not_scored) != (gate["drop"], gate["not_scored"]):
+            raise FilterError(
+                f"{folder}: whether {name} may drop by {rule.drop!r} was not checked; run filters.run with this recipe "
+                "first (it asks nothing twice)"
+            )
     stages: list[Stage] = []
     known: dict[str, frozenset[str]] = {}
     for name, entry in scored.items():
         known[name] = frozenset(entry["scores"])
-        drop, not_scored = (wanted[name].drop, wanted[name].not_scored) if name in wanted else (None, None)
+        asked = wanted.get(name) if not _only_reports(entry) else None
+        drop, not_scored = (asked.drop, asked.not_scored) if asked else (None, None)
         stages.append(
             Stage(
                 name=name,
@@ -177,6 +189,12 @@ def open_run(folder: Path, recipe: Recipe) -> ScoredBuild | None:
             )
         )
     return ScoredBuild(folder, document, tuple(stages), rules.unreadable or DROP, left_out)
+
+
+def _only_reports(entry: Mapping[str, Any]) -> str | None:
+    """Why a filter of a run has no threshold although the recipe names one."""
+    why: str | None = (entry["gate"] or {}).get("only_reports")
+    return why
 
 
 def read_scores(scored: ScoredBuild) -> pa.Table:
@@ -289,8 +307,46 @@ def _waterfall(scored: ScoredBuild, table: pa.Table, recipe: Recipe) -> dict[str
         "reasons": _counts(gone["reason"]),
         "all_reasons": _counts(pc.list_flatten(gone["reasons"])),
         "left_out": dict(scored.left_out),
+        "only_report": {one["name"]: why for one in scored.document["filters"] if (why := _only_reports(one))},
+        "second_opinions": _second_opinions(scored.stages, table),
         "parts": [{"file": part["file"], "sha256": part["sha256"]} for part in scored.document["parts"]],
     }
+
+
+def _second_opinions(stages: Sequence[Stage], table: pa.Table) -> list[dict[str, Any]]:
+    """Where a filter that says `drop` and a `reason` called as another filter agrees with that one, and where not.
+
+    Of samples that both were asked about: one that a filter took out was shown to no later one unless all were wanted.
+    Without a threshold of its own, the filter says drop from 0.5 on.
+    """
+    found = []
+    for stage in stages:
+        drop, reason = (table[name] if (name := f"{stage.name}.{score}") in table.column_names else None
+                        for score in ("drop", "reason"))  # fmt: skip
+        if drop is None or reason is None or not pa.types.is_floating(drop.type):
+            continue
+        verdict = pc.equal(table[f"#{stage.name}"], "drop") if stage.drop else pc.greater_equal(drop, 0.5)
+        named = set(pc.unique(reason).to_pylist())
+        for rule in (rule for rule in stages if rule.drop is not None and rule.name in named):
+            code = table[f"#{rule.name}"]
+            asked = pc.and_(pc.is_valid(drop), pc.is_in(code, value_set=pa.array(["drop", "pass"])))
+            here = pa.table({
+                "sample_id": table["sample_id"], "rule": pc.equal(code, "drop"),
+                "filter": pc.and_(verdict, pc.equal(reason, rule.name)),
+            }).filter(asked)  # fmt: skip
+            sides = {
+                (one, other): here.filter(pc.and_(pc.equal(here["filter"], one), pc.equal(here["rule"], other)))
+                for one in (True, False)
+                for other in (True, False)
+            }
+            only = {"only_filter": (True, False), "only_rule": (False, True)}
+            found.append({
+                "filter": stage.name, "rule": rule.name, "both": len(sides[True, True]),
+                "neither": len(sides[False, False]),
+                **{name: len(sides[side]) for name, side in only.items()},
+                "examples": {name: some(sides[side]["sample_id"].to_pylist(), EXAMPLES) for name, side in only.items()},
+            })  # fmt: skip
+    return found
 
 
 def _counts(values: Any) -> dict[str, int]:

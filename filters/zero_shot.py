@@ -42,7 +42,7 @@ PROMPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 """Score -> (prompts for it, prompts against it). Changing one changes the version."""
 
 _IMAGES_AT_ONCE = 32
-_LOGIT_SCALE = 100.0
+LOGIT_SCALE = 100.0
 """Inverse temperature of the softmax: that of CLIP's paper, so that scores of different checkpoints compare."""
 
 
@@ -51,7 +51,7 @@ class ZeroShot(Filter):
 
     name: ClassVar[str] = "zero_shot"
     version: ClassVar[str] = (
-        f"1/{_LOGIT_SCALE:g}/{hashlib.sha256(repr(sorted(PROMPTS.items())).encode()).hexdigest()[:12]}"
+        f"1/{LOGIT_SCALE:g}/{hashlib.sha256(repr(sorted(PROMPTS.items())).encode()).hexdigest()[:12]}"
     )
     scores: ClassVar[dict[str, str]] = {
         **{score: f"probability 0..1 of the prompts for {score!r} against the others" for score in PROMPTS},
@@ -72,7 +72,7 @@ class ZeroShot(Filter):
         self._network, self._prepare, self._tokenize = _load(Path(weights), model, device)
         self._device = device
         self._questions = {
-            score: tuple(self._class_vector(prompts) for prompts in sides) for score, sides in PROMPTS.items()
+            score: tuple(self.class_vector(prompts) for prompts in sides) for score, sides in PROMPTS.items()
         }
 
     def score(self, records: Sequence[Record]) -> list[dict[str, Score]]:
@@ -91,7 +91,7 @@ class ZeroShot(Filter):
                 continue
             found: dict[str, Score] = {}
             for score, (positive, negative) in self._questions.items():
-                margin = _LOGIT_SCALE * (mine @ positive - mine @ negative)
+                margin = LOGIT_SCALE * (mine @ positive - mine @ negative)
                 found[score] = round(float((1 / (1 + np.exp(-margin))).max()), 4)
             found["agreement"] = round(float((mine @ next(texts)).max()), 4) if record.caption.strip() else None
             results.append(found)
@@ -99,12 +99,16 @@ class ZeroShot(Filter):
 
     def embed_pictures(self, pictures: Sequence[Picture]) -> NDArray[np.float32]:
         """(n, d) embeddings of length 1, for `filters.semantic_duplicates`."""
+        return self.embed_images([Image.fromarray(picture.rgb(1024)) for picture in pictures])
+
+    def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """(n, d) embeddings of length 1."""
         import torch
 
-        def prepared(few: Sequence[Picture]) -> Any:
-            return torch.stack([self._prepare(Image.fromarray(picture.rgb(1024))) for picture in few])
+        def prepared(few: Sequence[Image.Image]) -> Any:
+            return torch.stack([self._prepare(image) for image in few])
 
-        return self._embedded(pictures, prepared, self._network.encode_image)
+        return self._embedded(images, prepared, self._network.encode_image)
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(n, d) embeddings of length 1; what exceeds the model's context is cut off."""
@@ -118,7 +122,8 @@ class ZeroShot(Filter):
             vectors = [_unit(encode(prepared(few).to(self._device))) for few in batches]
         return np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
 
-    def _class_vector(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+    def class_vector(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """(d,) of length 1: the middle of what the prompts of a class say."""
         mean = self.embed_texts(prompts).mean(axis=0)
         return np.asarray(mean / np.linalg.norm(mean), np.float32)
 

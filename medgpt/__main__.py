@@ -22,6 +22,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "build": ("builders.", "build a source: medgpt build slake --raw DIR; all: every source that is there"),
         "filter": ("filters.run", "scores of every filter over the builds"),
         "decide": ("filters.decide", "thresholds of a recipe: what stays, and why"),
+        "calibrate": ("filters.calibrate", "ask a language model about labelled captions: may it drop any?"),
         "review": ("filters.review", "draw samples for a reader, and say how far a filter agrees with him"),
         "duplicates": ("filters.semantic_duplicates", "pictures that are an earlier one to a CLIP model"),
         "merge": ("shards.merge", "builds of several sites under one root, after checks"),

@@ -22,7 +22,14 @@
 static char kind[16], home[PATH_MAX];
 static long number;
 static int code, torn;
-static struct { atomic_long count; char path[PATH_MAX]; } *shared;
+static const char *const kinds[] = {"open", "read", "write", "fsync", "rename", "mkdir", "flock", "mmap", "link", "unlink", NULL};
+static struct { atomic_long counts[16]; char path[PATH_MAX]; } *shared;
+
+static int index_of(const char *k) {
+    int at = 0;
+    while (kinds[at] && strcmp(kinds[at], k)) at++;
+    return at;
+}
 
 void fault_arm(const char *k, long n, int e, const char *h) {
     strncpy(kind, k, sizeof kind - 1);
@@ -31,7 +38,7 @@ void fault_arm(const char *k, long n, int e, const char *h) {
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 }
 
-long fault_count(void) { return shared ? atomic_load(&shared->count) : 0; }
+long fault_count(const char *k) { return shared ? atomic_load(&shared->counts[index_of(k)]) : 0; }
 const char *fault_path(void) { return shared ? shared->path : ""; }
 
 /* The path, whole; of a descriptor where there is none. NULL if it cannot be told. */
@@ -51,8 +58,8 @@ static const char *told(const char *path, int fd, char *whole) {
 
 static int due(const char *k, const char *path, int fd) {
     char whole[2 * PATH_MAX];
-    if (!shared || strcmp(kind, k) || !(path = told(path, fd, whole)) || strncmp(path, home, strlen(home))) return 0;
-    if (atomic_fetch_add(&shared->count, 1) + 1 != number) return 0;
+    if (!shared || !(path = told(path, fd, whole)) || strncmp(path, home, strlen(home))) return 0;
+    if (atomic_fetch_add(&shared->counts[index_of(k)], 1) + 1 != number || strcmp(kind, k)) return 0;
     strncpy(shared->path, path, PATH_MAX - 1);
     return 1;
 }

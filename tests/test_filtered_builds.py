@@ -26,6 +26,7 @@ from builders.all import main as build_all
 from builders.engine.command import main as build_main
 from builders.engine.registry import load, modules
 from filters.decide import main as decide_main
+from filters.run import main as run_main
 from filters.semantic_duplicates import main as duplicates_main
 from manifests.catalog import LoadedBuild, load_builds
 from manifests.selections import SelectionFileError, dropped_samples
@@ -123,6 +124,24 @@ def test_a_build_is_scored_decided_and_shown(made: Path) -> None:
     assert "Dropped: quilt_cleaner" in page and "<svg" in page
     # Validation samples of the same build are no matter of filters.
     assert dropped_samples(made, loaded(made), role="eval") is None
+
+
+def test_the_papers_recipe_is_the_publishers_table_alone_beside_the_papers_count(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [str(data), "--recipe", "paper"]
+    assert run_main([*named, "--build", "quilt_1m", "--quiet"]) == 1
+    assert "quilt_cleaner needs its table" in capsys.readouterr().err
+    table = data / "raw" / "quilt_1m" / "predictions_quiltcleaner.csv"
+    assert run_main([*named, "--set", f"quilt_cleaner.table={table}", "--quiet"]) == 0
+    assert decide_main(named) == 0
+    dropped = dropped_samples(data, loaded(data))
+    assert dropped is not None and dropped.sample_ids.to_pylist() == naive_dropped(data, "no such text") != []
+    said = capsys.readouterr().out
+    read = len(Build(data / "built" / "quilt_1m", role="train"))
+    kept = read - len(dropped.sample_ids)
+    assert f"kept here {kept} of {read}, {100 * kept / read:.1f} %; in the paper 359,725 of 1,017,712 rows" in said
+    assert "not known of it: thresholds" in said and "in the paper 359,725" in (out(data) / "gallery.html").read_text()
 
 
 def test_the_recipe_stands_beside_the_waterfall_with_its_thresholds(made: Path) -> None:

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 import sample_filters
 import yaml
-from conftest import ROOT, tree_digest
+from conftest import ROOT, run_module, tree_digest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -384,6 +384,14 @@ def test_the_default_recipe_fits_its_filters_and_sources() -> None:
         assert {"overlaid_text", "screens"} <= set(names)
         assert plan.left_out.keys() >= {"language_model", "zero_shot"}
     assert found.plan("slake") is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "filters" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_found_by_name_and_fit_their_filters(path: Path) -> None:
+    found = load_recipe(path.stem)
+    assert found.name == path.stem and all(found.plan(source) for source in found.sources)
+    for command in ("filters.run", "filters.decide"):
+        assert path.stem in run_module(command, "--help").stdout
 
 
 def test_every_shipped_filter_is_found_by_its_name() -> None:
@@ -795,6 +803,48 @@ def test_the_page_shows_outcomes_and_escapes_what_captions_say(data: Path, tmp_p
     first = (decision.folder / "gallery.html").read_bytes()
     decide_build(folder_of(data), data, found)
     assert (decision.folder / "gallery.html").read_bytes() == first
+
+
+def test_where_a_classifier_of_ones_own_and_a_rule_disagree_is_counted_and_shown(data: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    # Bright from a mean of 190.5 on; the rule says 200.
+    constants = {"w": np.tile(np.float32([0, 1000 / 192]), (192, 1)), "b": np.float32([0, -1000 * 190.5 / 255])}
+    nodes = [("Flatten", ["x"], ["f"]), ("MatMul", ["f", "w"], ["m"]), ("Add", ["m", "b"], ["y"])]
+    graph = helper.make_graph(
+        [helper.make_node(*node) for node in nodes], "bright",
+        [helper.make_tensor_value_info("x", kind, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", kind, ["n", 2])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "bright.onnx")
+    options = {
+        "weights": str(tmp_path / "bright.onnx"), "classes": ["dark", "bright"], "reasons": {"brightness": ["bright"]},
+        "mean": [0, 0, 0], "std": [1, 1, 1],
+    }  # fmt: skip
+    classifier = {"options": options, "drop": "drop >= 0.5", "not_scored": "drop"}
+    found = recipe(tmp_path, {"brightness": BASE["brightness"], "picture_classifier": classifier})
+    run_build(folder_of(data), data, found, all_scores=True)
+    decision = decide_build(folder_of(data), data, found)
+    assert decision is not None
+    [opinions] = decision.waterfall["second_opinions"]
+    asked = [number for number in range(SAMPLES) if number % 7 != 3]
+    only = {f"my_pictures/train/{number}" for number in asked if 190 < _grey(number) <= 200}
+    both = sum(_grey(number) > 200 for number in asked)
+    counted = [opinions[name] for name in ("both", "only_filter", "only_rule", "neither")]
+    assert counted == [both, len(only), 0, len(asked) - both - len(only)] and only
+    examples = opinions["examples"]["only_filter"]
+    assert len(examples) == min(6, len(only)) and set(examples) <= only
+    text = "".join(_Page((decision.folder / "gallery.html").read_text()).text)
+    shown = text.partition("Disagreement: picture_classifier and brightness")[2]
+    assert f"{len(only)} samples that picture_classifier would drop as brightness and brightness would not" in shown
+    assert examples[0] in shown and "picture_classifier.label: bright" in shown
+    # The content of the weights decides whether scores are up to date.
+    (tmp_path / "bright.onnx").write_bytes((tmp_path / "bright.onnx").read_bytes() + b"\x0a\x00")
+    again = run_build(folder_of(data), data, found, all_scores=True)
+    assert again is not None and again.scored == SAMPLES
 
 
 def test_credentialed_pictures_and_texts_are_shown_only_when_asked_for(tmp_path: Path) -> None:

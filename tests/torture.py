@@ -72,13 +72,12 @@ def jobs(sources: list[str]) -> dict[str, Job]:
             "built",
         )  # fmt: skip
 
-    data = {
-        "prove": ("manifests.prove", ["--benchmarks", "present", "--workers", "1", "--quiet"], "data/proof"),
-        "pack": ("shards.pack", ["--stage", "instruct", "--only-present", "--accept-incomplete", "--json"], "data"),
-    }
+    def over_data(module: str, words: list[str], result: str) -> Job:
+        return Job(module, lambda work, trial: [str(trial / "data"), *words], result, needs=True)
+
     return {f"build:{source}": build(source) for source in sources} | {
-        name: Job(module, lambda work, trial, words=words: [str(trial / "data"), *words], result, needs=True)
-        for name, (module, words, result) in data.items()
+        "prove": over_data("manifests.prove", ["--benchmarks", "present", "--workers", "1", "--quiet"], "data/proof"),
+        "pack": over_data("shards.pack", ["--stage", "instruct", "--only-present", "--accept-incomplete"], "data"),
     }
 
 
@@ -90,8 +89,10 @@ class Torture:
         self._shim = ctypes.CDLL(None)
         self._shim.fault_count.restype, self._shim.fault_path.restype = ctypes.c_long, ctypes.c_char_p
 
-    def run(self, job: Job, trial: Path, call: str, number: int, code: int) -> tuple[int, list[str], int, str]:
-        """(exit code or -signal, lines on stderr, calls counted, path that failed) of a command in a fork."""
+    def run(
+        self, job: Job, trial: Path, call: str, number: int, code: int
+    ) -> tuple[int, list[str], dict[str, int], str]:
+        """(exit code or -signal, lines on stderr, calls of each kind, path that failed) of a command in a fork."""
         main = importlib.import_module(job.module).main if "builders" not in job.module else self._main(job.module)
         said, counted = trial.with_suffix(".said"), trial.with_suffix(".count")
         child = os.fork()
@@ -106,11 +107,12 @@ class Torture:
                 self._shim.fault_arm(call.encode(), ctypes.c_long(number), code, home)
                 status = main(job.words(self.work / "in", trial))
                 sys.stderr.flush()
-            except SystemExit as ended:
-                status = ended.code if isinstance(ended.code, int) else 98
+            except SystemExit as left:
+                status = left.code if isinstance(left.code, int) else 98
             except BaseException as error:  # noqa: BLE001 - what passes the net is a finding
                 os.write(2, f"Traceback past the net: {error!r}\n".encode())
-            told = b"%d %s" % (self._shim.fault_count(), self._shim.fault_path())
+            counts = {name: self._shim.fault_count(name.encode()) for name in CALLS}
+            told = json.dumps([counts, os.fsdecode(self._shim.fault_path())]).encode()
             os.write(os.open(counted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), told)
             os._exit(status)
         until = time.monotonic() + _SECONDS
@@ -118,11 +120,11 @@ class Torture:
             if time.monotonic() > until:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                return -signal.SIGALRM, ["hangs"], 0, ""
+                return -signal.SIGALRM, ["hangs"], {}, ""
             time.sleep(0.005)
-        count, _, path = (counted.read_text() if os.WIFEXITED(ended[1]) else "0 ").partition(" ")
+        counts, path = json.loads(counted.read_text()) if os.WIFEXITED(ended[1]) else ({}, "")
         path = path.removeprefix(f"{self.work}/in/")
-        return os.waitstatus_to_exitcode(ended[1]), said.read_text().splitlines(), int(count), path
+        return os.waitstatus_to_exitcode(ended[1]), said.read_text().splitlines(), counts, path
 
     @staticmethod
     def _main(module: str) -> Callable[[list[str]], int]:
@@ -143,16 +145,15 @@ class Torture:
     def trials(self, job: Job, calls: list[str], draw: int | None, seed: str) -> Iterator[tuple[str, int, int, str]]:
         """(call, number, error, what is wrong or "") of every trial."""
         good = self.fresh(job, "good")
-        wanted_code, lines, *_ = self.run(job, good, "none", 0, 0)
+        wanted_code, lines, counts, _ = self.run(job, good, "none", 0, 0)
         if wanted_code not in (0, 3, 4):
             raise SystemExit(f"{job.module} fails undisturbed: {lines}")
         wanted = files(good / job.result)
         for call in calls:
-            _, _, total, _ = self.run(job, self.fresh(job, "count"), call, 0, 0)
             for code in CALLS[call]:
-                numbers = range(1, total + 1)
+                numbers = range(1, counts[call] + 1)
                 chance = random.Random(f"{seed} {call} {code}")
-                for number in numbers if draw is None else sorted(chance.sample(numbers, min(draw, total))):
+                for number in numbers if draw is None else sorted(chance.sample(numbers, min(draw, len(numbers)))):
                     yield call, number, code, self.trial(job, call, number, code, wanted_code, wanted)
 
     def trial(self, job: Job, call: str, number: int, code: int, wanted_code: int, wanted: dict[str, str]) -> str:

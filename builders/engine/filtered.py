@@ -18,7 +18,7 @@ import orjson
 
 from builders.engine.loop import BuildOptions
 from builders.engine.source import BuildStopped, Params, Source
-from filters.gallery import waterfall_lines
+from filters.gallery import paper_line, waterfall_lines
 from filters.recipe import FilterPlan, Recipe, load_recipe
 from filters.scores import run_build
 from filters.selection import decide_build
@@ -170,7 +170,9 @@ def waterfall_text(waterfall: Mapping[str, Any], target: Path) -> str:
         f"filters of {recipe['name']} {recipe['version']}: {stay}",
         table(("step", "left", ""), waterfall_lines(waterfall)),
     ]
+    lines += [said] if (said := paper_line(waterfall)) else []
     lines += [f"{name} took no part ({why})" for name, why in waterfall["left_out"].items()]
+    lines += [f"{name} only reports ({why})" for name, why in waterfall.get("only_report", {}).items()]
     page, data = folder / selections.GALLERY_FILE, folder.parents[1]
     lines.append(f"page {page}; why one went: python -m filters.decide {data} --explain ID")
     return "\n".join(lines)
