@@ -41,15 +41,14 @@ from train.probe import BLACK, Pictures, Probe, asked, blind
 from train.tokenizer import harmony
 
 TRAIN, TEST = 512, 328
-STEPS = {"pretrain": 10, "midtrain": 300, "instruct": 30}
+STEPS = {"pretrain": 10, "midtrain": 400, "instruct": 30}
 SOURCE = {"pretrain": "rocov2", "midtrain": "pubmedvision", "instruct": "vqa_rad"}
 """Captions, dialogues that ask of all three findings of a picture, one question: by their stages in the recipe."""
 SETTINGS = (
     "data.mixture=mixture.yaml", "data.length=512", "data.tiles=2", "data.packs_per_step=8", "data.workers=1",
     "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", "loss.chunk=256",
     # From nothing, in few steps: the recipe's learning rates are for trained parts.
-    "optimizer.vision_lr=2e-3", "optimizer.projector_lr=3e-3", "optimizer.llm_lr=3e-3", "optimizer.warmup=0.1",
-    "optimizer.final=0.3",
+    "optimizer.vision_lr=2e-3", "optimizer.projector_lr=3e-3", "optimizer.llm_lr=3e-3", "optimizer.warmup=0.0625",
     "watch.probe=data/built/vqa_rad", "watch.probe_every=20", "watch.probe_questions=24", "watch.save_every=1000",
 )  # fmt: skip
 SEEN, UNSEEN = Look(168), Look(200, quality=75, contrast=(0.80, 1.10), brightness=(-24.0, 24.0))
