@@ -15,7 +15,7 @@ from pathlib import Path
 
 MEASUREMENTS = (
     "jpeg_build", "text_build", "manifest", "memory", "install", "proof", "filters", "filters_pictures", "filters_llm",
-    "stream", "pack", "engines", "eval", "train", "flex_sinks",
+    "stream", "pack", "export", "engines", "eval", "train", "flex_sinks",
 )  # fmt: skip
 PARTS = ("hamming_join", "near_images", "local_pictures", "near_text", "proof_forms", "reports", "rewrites", "audits")
 """What `proof` consists of, each to be run alone, too."""

@@ -29,6 +29,7 @@ class _Line(Answer, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     sample_id: str
     prompt_sha256: str
+    draw: int = 0
 
 
 class AnswerLog:
@@ -39,7 +40,7 @@ class AnswerLog:
         self.path = path
         self.torn = 0
         """Bytes of a torn last line that were dropped."""
-        self._answers: dict[str, tuple[str, Answer]] = {}
+        self._answers: dict[tuple[str, int], tuple[str, Answer]] = {}
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
@@ -48,7 +49,7 @@ class AnswerLog:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._descriptor)
-            raise AnswerError(f"{path}: another run is writing here; wait for it or choose another --out") from None
+            raise AnswerError(f"{path}: another run is writing here; wait for it or choose another folder") from None
         sync_folder(path.parent)
         try:
             self._read()
@@ -69,7 +70,7 @@ class AnswerLog:
                 raise AnswerError(
                     f"{self.path}: line {number} is damaged; delete that line, and its question is asked again"
                 ) from None
-            self._answers[entry.sample_id] = entry.prompt_sha256, entry
+            self._answers[entry.sample_id, entry.draw] = entry.prompt_sha256, entry
         if rest:
             self.torn = len(rest)
             os.ftruncate(self._descriptor, len(data) - len(rest))
@@ -77,16 +78,17 @@ class AnswerLog:
     def __len__(self) -> int:
         return len(self._answers)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self._answers)
 
-    def get(self, sample_id: str) -> tuple[str, Answer] | None:
+    def get(self, sample_id: str, draw: int = 0) -> tuple[str, Answer] | None:
         """(digest of the prompt, answer) of a question, if it was answered; the last answer counts."""
-        return self._answers.get(sample_id)
+        return self._answers.get((sample_id, draw))
 
-    def add(self, sample_id: str, prompt_sha256: str, answer: Answer) -> None:
+    def add(self, sample_id: str, prompt_sha256: str, answer: Answer, draw: int = 0) -> None:
         """Append an answer; it is safe from `kill -9` on return. Raises: `AnswerError`."""
-        kept = _Line(sample_id=sample_id, prompt_sha256=prompt_sha256, **msgspec.structs.asdict(answer))
+        said = msgspec.structs.asdict(answer)
+        kept = _Line(sample_id=sample_id, prompt_sha256=prompt_sha256, draw=draw, **said)
         line = msgspec.json.encode(kept) + b"\n"
         before = os.fstat(self._descriptor).st_size
         try:
@@ -99,7 +101,7 @@ class AnswerLog:
             # Half a line in the middle would be damage, so it is taken back.
             os.ftruncate(self._descriptor, before)
             raise AnswerError(f"{self.path}: an answer cannot be written ({reason})")
-        self._answers[sample_id] = prompt_sha256, answer
+        self._answers[sample_id, draw] = prompt_sha256, answer
 
     def sync(self) -> None:
         """Make everything added safe from a loss of power, too."""

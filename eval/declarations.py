@@ -1,4 +1,4 @@
-"""What the prose of an answer declares, concludes or lists. Rules of `eval.mcq`, version 3.
+"""What the prose of an answer declares, concludes or lists. Rules of `eval.mcq`, version 4.
 
 An *event* is a place where the prose names an option as its answer. Events have a kind; a kind counts only where no
 kind before it has an event:
@@ -15,7 +15,7 @@ the earlier back or conclude (`_CUE`); without them there is no answer.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class Event(NamedTuple):
 _I = re.IGNORECASE
 # ---------------------------------------------------------------- what a sentence says before its declaration
 
-_SENTENCE = re.compile(r"[.!?;][\"')\]]*\s|[。；！？\n]")
+_SENTENCE = re.compile(r"[.!?;。；！？\n](?:(?<=[.!?;])[\"')\]]*\s|(?<=[。；！？\n]))")
 _FRESH = re.compile(r",?\s*\b(?:but|so|yet|however|therefore|thus|hence|pero|así que)\b|但|因此|所以|故", _I)
 """Words after which a condition or denial before them no longer holds."""
 _CONDITION = re.compile(
@@ -58,6 +58,7 @@ _DENIAL = re.compile(
 _EARLIER = re.compile(
     r"\bfirst (?:thought|guess|considered|instinct)|\bat first\b|\binitial (?:answer|guess|thought|choice|impression)"
     r"|^\W*(?:initially|originally|previously)\b|\bwas going to\b|\b(?:would|'d|might|could) have\b|\btempt(?:ed|ing)\b"
+    r"|\b(?:I|we) (?:was|were|have been|had been) told\b|\bI(?:'ve| have)? (?:heard|read)\b"
     r"|\b(?:might|may|would) (?:think|argue|believe|assume)\b|\b(?:many|some|other)s? (?:people|students|sources"
     r"|authors|would|say|argue)\b|\bmistak|\bI considered\b"
     r"|\b(?:incorrect|wrong|worst|alternative|other|not the|(?:least|less|second|next|third)[\s-](?:most |best"
@@ -69,7 +70,7 @@ _CUE = re.compile(
     r"|re-?(?:check|read|think|examin)\w*|change|no|hmm+|edit|instead|let me|initial\w*|first|therefore|thus|hence"
     r"|so|final\w*"
     r"|in fact|on balance|overall|conclu\w+|oops|mistake|misread|revis\w+|pero|entonces|espera|por (?:lo )?tanto"
-    r"|finalmente)\b"
+    r"|finalmente|(?:scratch|strike|disregard|ignore) (?:that|this|it)|never ?mind|take (?:that|it) back)\b"
     r"|等一下|不对|更正|因此|所以|但",
     _I,
 )
@@ -83,20 +84,21 @@ _NOUN = re.compile(
     _I,
 )
 _STEMS = (
-    "answer", "ans", "opt", "opc", "choice", "selection", "pick", "guess", "bet", "sol", "letter", "label", "respuesta",
-    "resposta", "risposta", "reponse", "réponse", "alternativa", "correct", "corret", "antwort", "答", "选项",
-    "最佳选择",
+    "ans", "opt", "opc", "choice", "selection", "pick", "guess", "bet", "sol", "letter", "label", "respuesta",
+    "resposta", "risposta", "reponse", "alternativa", "correct", "antwort",
 )  # fmt: skip
+_STEMS_BEYOND_ASCII = ("réponse", "答", "选项", "最佳选择")
+"""One of these or of `_STEMS` begins whatever `_NOUN` finds."""
 _BETWEEN = (
     r"[\"'\]】]*(?:\s(?:(?:that\s)?I(?:'d|\swould|\swill)?\s(?:choose|chose|pick|select)|here|now|then|therefore"
     r"|thus|choice|option|letter|key|final|cor+ec?t[ae]?|m[aá]s probable|más adecuada"
     r"|(?:to|for|in|of)\s(?:the|this|that)\s[a-z]+(?:\s[a-z]+){0,6}?))*(?:,\s[^,.;:?\n]{2,30},)?,?\s*(?:\((?![A-Za-z]\))[^()\n]{2,40}\)\s*)?[\"']?\s*"
 )
 _LINK = re.compile(
-    _BETWEEN + r"(?:(?P<mild>would (?:(?!not|never)\w+ )?be|ser[ií]a)(?![\w'])"
+    _BETWEEN + r"(?:(?P<mild>would (?:(?!not|never|only)\w+ )?be|ser[ií]a)(?![\w'])"
     r"|(?:is|was|'s|es|est|ist|lautet|é|è|will be|must be|has to be|have to be|should be|ought to be|can only be"
     r"|seems to be"
-    r"|appears to be|remains|becomes|debe ser|equals)(?![\w'])"
+    r"|appears to be|remains|becomes|debe ser|equals|(?:would|will) not change(?=:))(?![\w'])"
     r"|:|=+>?|-+>|→|➡|–|—|-(?=\s)|(?:应该|应当|应|就)?(?:是|为|选择?)|】)",
     _I,
 )
@@ -126,6 +128,9 @@ _PRAISED = re.compile(
     r"|fitting)\b)",
     _I | re.MULTILINE,
 )
+_LINKS = (
+    " is", " seems", " appears", " remains", " must be", " has to be", " should be", " would be", " es", " ser"
+)  # fmt: skip
 _PRAISED_ZH = re.compile(r"(?:选项)?\s*([A-J])\s*(?:选?项)?\s*(?:是|为)?(?:正确|对的|最佳|最合适|符合题意)")
 _MADE = re.compile(
     r"\bmak(?:es|ing|e)\s+(?:option\s+)?[(\[]?([A-Z])[)\]]?\s+(?:the\s+|a\s+)?(?:most\s+|single\s+)?(?:correct"
@@ -138,10 +143,20 @@ _FITS = re.compile(
 )
 _TAKEN_BACK = re.compile(
     r"[^,.;:?()]*?(?:\?|\b(?:but|and|as) (?:so )?(?:does|do|is)\b|\bis (?:false|wrong|not|incorrect|untrue)\b"
-    r"|(?<!because )(?<!since )\b(?:if|unless|once|when)\b)",
+    r"|(?<!because )(?<!since )\b(?:if|unless|once|when|in that|only (?:in|for|with|among|where))\b"
+    r"|\b(?:to|for|of) (?:a|another|some other) (?:different |other )?question\b)",
     _I,
 )
-"""Behind praise: a question, a condition, another option that is as good."""
+"""Behind praise: a question, a condition, another option that is as good, another question."""
+_DISPUTED = re.compile(
+    r"[^.;?\n]*?(?:\bbut I (?:disagree|doubt|(?:am|'m) not)\b|\baccording to (?:one|some|another)\b"
+    r"|\bonly (?:if|when|with|where)\b|\buntil (?!proven|shown))",
+    _I,
+)
+"""Behind an option that was declared: it is not, or no longer, the answer, or another's."""
+_WITHDRAWN = re.compile(
+    r"\b(?:(?:scratch|strike|disregard|ignore) (?:that|this|it)\b|never ?mind\b|I take (?:that|it) back\b)", _I
+)
 _RESTRICTED = re.compile(r"\W*(?:\w+\s){0,3}(?:in|for|when|only|once|if|unless|had|provided|among|as long)\b", _I)
 _SUBJECT = re.compile(
     r"(?P<before>.*?)(?:\b(?:option|choice|answer|statement|letter|opción"
@@ -193,7 +208,7 @@ _POINTS_TO = re.compile(
 )
 _LAST_LETTER = re.compile(r"[:=–—-]\s+(?=[(\[\"]?[A-Z][)\]\"]?\s*[.!]?\s*\Z)")
 _IS_BOTH = re.compile(
-    r"\b(?:is|be|represents|suggests?|indicates?)\s+(?=[^.;?!\n]{3,80}\((?:option |choice )?[A-Z]\))", _I
+    r"\b(?:is|be|represents|suggests?|indicates?|looks like)\s+(?=[^.;?!\n]{3,80}\((?:option |choice )?[A-Z]\))", _I
 )
 _RATHER = re.compile(r"\b[Nn]ot\s[^.,;!?\n]{1,60}?,?\s(?:but|sino)\s(?:rather\s)?|而是\s*")
 _AGAINST = re.compile(
@@ -215,8 +230,13 @@ _DIAGNOSED = re.compile(
     r"|\bm[aá]s probable\s(?:es|:|ser[ií]a)\s|最可能的?\w{0,6}?(?:是|为))\s*",
     _I | re.MULTILINE,
 )
+_DIAGNOSERS = ("most likely", "correct", "best", "most appropriate", "final", "probable", "最可能")
+"""One of these, or a colon, stands in whatever `_DIAGNOSED` finds."""
 _GUARDED = re.compile(r"\bI (?:think|believe|suspect|guess)\b|\bperhaps\b|\bmaybe\b", _I)
-_UNKNOWN = re.compile(r"\W*(?:unclear|unknown|uncertain|not (?:known|possible|clear|given))\b", _I)
+_UNKNOWN = re.compile(
+    r"\W*(?:unclear|unknown|uncertain|undecided|not (?:known|possible|clear|given)|I (?:do not|don't|can't|cannot)\b)",
+    _I,
+)
 _BY_GROUP = re.compile(
     r"\W*In (?:an?|patients|children|adults|women|men|those)\b[^.?!]*[;,]\s(?:and |but |while |whereas )?"
     r"in (?:an?|the|patients|children|adults|women|men|those)\b[^.?!]*\b[A-Z]\b",
@@ -245,6 +265,8 @@ class _Prose:
         self.low = self.text.lower()
         self.choices = choices
         self.events: list[Event] = []
+        self.supposed: list[Event] = []
+        """What was declared under a condition."""
         self._taken = 0
 
     @cached_property
@@ -252,10 +274,23 @@ class _Prose:
         return [0, *(match.end() for match in _SENTENCE.finditer(self.text))]
 
     def _nouns(self) -> Iterator[re.Match[str]]:
-        """Words that open a declaration, in order: their stems are looked for first, which costs less than `_NOUN`."""
-        for place in sorted({place for stem in _STEMS for place in _places(self.low, stem)}):
-            if noun := _NOUN.match(self.text, place):
-                yield noun
+        """Words that open a declaration, in order."""
+        return self._matches(_NOUN, _STEMS if self.low.isascii() else (*_STEMS, *_STEMS_BEYOND_ASCII))
+
+    def _matches(self, pattern: re.Pattern[str], stems: Sequence[str]) -> Iterator[re.Match[str]]:
+        """What `pattern` finds; each begins with one of `stems`, and looking for those costs less than the pattern."""
+        places = []
+        low = self.low.replace("\n", " ")
+        for stem in stems:
+            place = low.find(stem)
+            while place >= 0:
+                places.append(place)
+                place = low.find(stem, place + 1)
+        end = 0
+        for place in sorted(set(places)):
+            if place >= end and (match := pattern.match(self.text, place)):
+                end = match.end()
+                yield match
 
     def lead(self, place: int) -> str:
         """What stands before a place in its sentence."""
@@ -272,7 +307,7 @@ class _Prose:
         if (
             _CONDITION.search(lead)
             or _EARLIER.search(lead)
-            or _EARLIER.search(lead + noun)
+            or (noun and _EARLIER.search(lead + noun))
             or (mild and _MILD_CONDITION.search(lead))
         ):
             return False
@@ -328,23 +363,30 @@ class _Prose:
             if _BY_GROUP.match(self.lead(noun.start()) + self.text[noun.start() : self._line_end(at)]):
                 self.events.append(Event(noun.start(), at, DECLARED, ()))
                 continue
-            if not self.holds(noun.start(), mild, noun[0]):
-                continue
             head = self.choices.head(span)
             if not head.labels and (turned := _BUT_IS.match(span)):
                 head = self.choices.head(turned["head"])
+            unknown = _UNKNOWN.match(span)
+            if not (head.labels or head.why in ("several", "outside") or unknown):
+                continue  # most such words declare nothing: that is cheaper to see than what stands before them
+            if not self.holds(noun.start(), mild, noun[0]):
+                if head.labels and _CONDITION.search(self.lead(noun.start())):
+                    self.supposed.append(Event(noun.start(), at, CONCLUDED, head.labels))
+                continue
             if mild and head.labels and _trailing_condition(self.sentence_rest(at + len(span) - len(head.rest))):
+                continue
+            if head.labels and _DISPUTED.match(head.rest):
                 continue
             final = re.search(r"(?:final|最终)\s*$", self.lead(noun.start()), _I) or "final" in link[0].lower()
             kind = MILD if mild else FINAL if final else DECLARED
             self.add(noun.start(), at, kind, head, counts=word not in _LOOSE_NOUNS)
-            if _UNKNOWN.match(span):
+            if unknown:
                 self.events.append(Event(noun.start(), at, kind, ()))
 
     def praised(self) -> None:
         """As in "B is correct", "lithium (B) is the best choice", "which makes B the right answer"."""
         conditional: list[Labels] = []
-        for match in _PRAISED.finditer(self.text):
+        for match in self._matches(_PRAISED, _LINKS):
             labels, start = self._subject(match.start())
             if labels is None or start < self._taken:
                 continue
@@ -370,6 +412,15 @@ class _Prose:
                 label = self.choices.labels.get(match[1].casefold())
                 if label and self.holds(match.start(1)):
                     self.events.append(Event(match.start(), match.end(), DECLARED, self.choices.alike(label)))
+
+    def withdrawn(self) -> None:
+        """As in "The answer is B. Scratch that": what was declared before no longer is."""
+        may_be = any(word in self.low for word in ("scratch", "strike", "disregard", "ignore", "mind", "back"))
+        declared = [event for event in self.events if event.labels] if may_be else []
+        for match in _WITHDRAWN.finditer(self.text) if declared else ():
+            kinds = [event.kind for event in declared if event.start < match.start()]
+            if kinds:
+                self.events.append(Event(match.start(), match.end(), min(kinds), ()))
 
     def _subject(self, end: int) -> tuple[Labels | None, int]:
         """(labels, place) of the option that is the subject of a sentence up to `end`; None where there is none."""
@@ -438,7 +489,8 @@ class _Prose:
                         self.add(match.start(), match.end(), CONCLUDED, head)
                 elif head.why == "several" and pattern is _SO:
                     self.add(match.start(), match.end(), CONCLUDED, head)
-        for match in _DIAGNOSED.finditer(self.text):
+        may_be = ":" in self.text or any(word in self.low for word in _DIAGNOSERS)
+        for match in _DIAGNOSED.finditer(self.text) if may_be else ():
             if self.holds(match.start()) and not _GUARDED.search(self.lead(match.start())):
                 head = self.choices.head(self.text[match.end() : self._line_end(match.end())])
                 if head.labels and re.match(r"\s*[\"']?(?:[.,;(。，；]|$)", head.rest):
@@ -551,13 +603,6 @@ _FINITE = re.compile(
 _DOUBTED = re.compile(r"\b(?:not|no|wrong|incorrect|unlikely|less|excluded|however|but|or|if)\b|n't\b", _I)
 
 
-def _places(text: str, stem: str) -> Iterator[int]:
-    place = text.find(stem)
-    while place >= 0:
-        yield place
-        place = text.find(stem, place + 1)
-
-
 def _starts(line: str) -> str:
     """The label that a line of a list begins with."""
     match = re.match(r"[\s>•·\-–]*(?:option\s+)?[(\[]?([A-Za-z])(?:[)\].:]|\s[-–—])", line, _I)
@@ -604,6 +649,7 @@ def read_prose(answer: str, choices: Choices) -> tuple[str, Labels]:
         return "no_answer_event", ()
     prose.declared()
     prose.praised()
+    prose.withdrawn()
     if not any(event.kind <= DECLARED and event.labels for event in prose.events):
         prose.chosen()
     if not any(event.labels for event in prose.events):
@@ -617,6 +663,10 @@ def read_prose(answer: str, choices: Choices) -> tuple[str, Labels]:
     kind = min(event.kind for event in prose.events)
     events = sorted(event for event in prose.events if event.kind == kind)
     last = events[-1]
+    if kind == CONCLUDED:
+        # "If ..., the answer is A. Without it, it is B.": the second has its condition, too.
+        line = prose.text.rfind("\n", 0, last.start)
+        events = sorted([*events[:-1], *(event for event in prose.supposed if line < event.start < last.start), last])
     for earlier in reversed(events[:-1]):
         if earlier.labels and not set(earlier.labels) & set(last.labels):
             if not _CUE.search(prose.text[earlier.end : max(last.end, earlier.end)]):

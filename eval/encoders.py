@@ -211,7 +211,8 @@ def _overlap(result: Measured, ours: Sequence[str], theirs: Sequence[str]) -> No
         row |= report_metrics.rouge(given, wanted)
     if total is not None:
         result.corpus |= {f"bleu{order}": value for order, value in enumerate(total.scores(), 1)}
-    result.settings["bleu"] = "lower case, signs apart, COCO captions' smoothing"
+    result.settings["bleu"] = r"tokens \w+|[^\w\s] of the lower-case text, COCO captions' smoothing"
+    result.settings["rouge"] = "tokens [a-z0-9]+ of the lower-case text, no stemmer, as rouge-score's default tokenizer"
 
 
 def _read_all(
@@ -293,7 +294,7 @@ class TokenEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         self._tokenizer = _load(AutoTokenizer, folder, add_prefix_space=True)
-        self._model = _load(AutoModel, folder).to(device).eval()
+        self._model = _load_model(AutoModel, folder, device)
         self._device, self._layer = device, layer
 
     def encode(self, texts: Sequence[str], progress: bool) -> list[NDArray[np.float32]]:
@@ -414,9 +415,9 @@ class RateModel:
 
         self._device = device
         self._tokenizer = _load(AutoTokenizer, folder / "RaTE-NER-Deberta")
-        self._tagger = _load(AutoModelForTokenClassification, folder / "RaTE-NER-Deberta").to(device).eval()
+        self._tagger = _load_model(AutoModelForTokenClassification, folder / "RaTE-NER-Deberta", device)
         self._names_tokenizer = _load(AutoTokenizer, folder / "BioLORD-2023-C")
-        self._names = _load(AutoModel, folder / "BioLORD-2023-C").to(device).eval()
+        self._names = _load_model(AutoModel, folder / "BioLORD-2023-C", device)
         tags = {name for name in self._tagger.config.id2label.values() if name != "O"}
         if {tag[2:] for tag in tags} != set(report_metrics.RATE_TYPES):
             raise UserError(f"{folder}: tags {', '.join(sorted(tags))} are not RaTEScore's")
@@ -500,6 +501,18 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
         return kind.from_pretrained(str(folder), local_files_only=True, **options)
     except Exception as error:  # whatever a reader of one of its files raises
         raise UserError(f"{folder}: cannot be loaded ({one_line(error)[:200]})") from error
+
+
+def _load_model(kind: Any, folder: Path, device: str) -> Any:
+    """A model with all its weights but a pooler's, which no metric asks. Raises: `UserError`."""
+    model, info = _load(kind, folder, output_loading_info=True)
+    if missing := sorted(name for name in info["missing_keys"] if "pooler." not in name):
+        # transformers only warns, and the scores would be of random numbers.
+        raise UserError(
+            f"{folder}: cannot be loaded ({len(missing)} weights of {type(model).__name__} are not in its files, "
+            f"{missing[0]} the first)"
+        )
+    return model.to(device).eval()
 
 
 def default_radgraph_python() -> Path | None:

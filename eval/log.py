@@ -7,8 +7,9 @@ as it was asked, digests of its pictures, the options, the model's output and it
 each rule, and whether the item is contaminated. Nothing but the run folder is read.
 
 Questions and answers of credentialed sources are left out unless --show-credentialed is given, and their prompts unless
-the run was made with --credentialed-prompts; such logs must stay where the data may be. Logs hold no time: the same run
-gives the same bytes.
+the run was made with --credentialed-prompts; such logs must stay where the data may be. Logs hold no date, but how long
+each answer took (`usage.jsonl`): the same run gives the same bytes. Of several answers to an item they have the one
+that has the verdict.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,15 +20,17 @@ import orjson
 
 from eval.records import (
     ITEMS,
-    PREDICTIONS,
     PROMPTS,
+    USAGE,
     Item,
     Prediction,
     Prompt,
     Score,
+    Usage,
     read_items,
-    read_predictions,
     read_prompts,
+    read_usage,
+    scored_predictions,
 )
 from eval.report_tables import Run, TaskResult, read_run
 from medgpt import errors
@@ -73,9 +76,11 @@ def task_log(run: Run, result: TaskResult, *, show_credentialed: bool) -> dict[s
     """The log of one task (`EvalLog` of inspect_ai, as JSON). Raises: `UserError` for damaged files."""
     items = read_items(result.folder / ITEMS)
     prompts = {prompt.sample_id: prompt for prompt in read_prompts(result.folder / PROMPTS)}
-    said = {prediction.sample_id: prediction for prediction in read_predictions(result.folder / PREDICTIONS)}
+    said = {prediction.sample_id: prediction for prediction in scored_predictions(result.folder, result.summary)}
+    usage = result.folder / USAGE
+    spent = {(one.sample_id, one.draw): one for one in read_usage(usage)} if usage.is_file() else {}
     samples = [
-        _sample(run.name, item, prompts[item.sample_id], said.get(item.sample_id), score, show_credentialed)
+        _sample(run.name, item, prompts[item.sample_id], said.get(item.sample_id), score, show_credentialed, spent)
         for item, score in zip(items, result.scores, strict=True)
     ]
     whole, tokens = result.summary["parts"]["all"], result.summary["tokens"]
@@ -116,8 +121,15 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
 
 
 def _sample(
-    model: str, item: Item, prompt: Prompt, said: Prediction | None, score: Score, show_credentialed: bool
+    model: str,
+    item: Item,
+    prompt: Prompt,
+    said: Prediction | None,
+    score: Score,
+    show_credentialed: bool,
+    spent: Mapping[tuple[str, int], Usage],
 ) -> dict[str, Any]:
+    took = spent.get((item.sample_id, said.draw)) if said else None
     shown = show_credentialed or item.access != CREDENTIALED
     turns = [_turn(turn, prompt.images) for turn in prompt.messages or ()] if shown else []
     asked = turns or [{"role": "user", "content": _HIDDEN}]
@@ -151,8 +163,10 @@ def _sample(
         "metadata": {
             "cluster": item.cluster, "slice": item.slice, "access": item.access, "pictures": list(prompt.images),
             "prompt_sha256": item.prompt_sha256, "outcome": score.outcome, "truncated": score.truncated,
-            "likelihoods": said.likelihoods if said else None,
+            "likelihoods": said.likelihoods if said else None, "draw": said.draw if said else None,
+            "cost": took.cost if took else None,
         },
+        "total_time": took.seconds if took else None,
         "model_usage": {model: usage},
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 r"""Which option an answer names: strict (the score), literal and lenient (shown beside it). Pure functions, no judge.
 
-The strict rule (version 3), in full:
+The strict rule (version 4), in full:
 
 1. Only the answer is read: the last Harmony `final` message, what follows `</think>` and its like, inside it the last
    `<answer>` tag. Reasoning that never ends, or a transcript without a final message, is no answer. What a model writes
@@ -13,7 +13,8 @@ The strict rule (version 3), in full:
    text stands under two labels, the text or a bare label means either; a label with the text written out means itself.
 5. Nothing is drawn by lot, nothing is compared by similarity, no letter is the default.
 
-How often the rule and a careful reader agree was measured on answers it had not seen: `READER`.
+How often the rule and a careful reader agree was measured on answers it had not seen:
+`eval.versions.READER`.
 
 `lenient` is the most that any reading could give where strict reads nothing: it also counts an answer without an option
 that mentions the right label or text anywhere. An upper bound to see how much format costs; it is never the score.
@@ -25,18 +26,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from eval.declarations import read_prose
 from eval.options import Choices, Options, choices_of, clean, text_key
-
-READER = {"answers": 388, "named": 277, "missed": 7, "unclear": 111, "read": 6}
-"""The rule beside a careful reader: of 277 answers that name an option it missed 7, of 111 that name none it read 6.
-
-Answers in 22 styles of models, made up, seen by the rule for the first time (tests/reading_outputs.txt, the held half,
-and tests/reading_fresh.txt); no answer was read as another option than the reader's. The kinds of fault that they
-showed were mended afterwards, so these rates are of the rule before that.
-"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ def _mentions(text: str | None, label: str, options: Options) -> bool:
     if not choices.may_name(flat, flat.lower()):
         return False
     alike = {one.casefold() for one in choices.alike(label)}
-    if any((match[1] or match[2]).casefold() in alike for match in _ALONE.finditer(flat)):
+    if any(match[1].casefold() in alike for pattern in _ALONE for match in pattern.finditer(flat)):
         return True
     spoken, texts = _words(flat), {_words(option) for _, option in options if text_key(option)}
     own = {_words(option) for name, option in options if name == label} & texts
@@ -128,8 +122,9 @@ def _words(text: str) -> str:
     return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
-_ALONE = re.compile(
-    r"(?<![A-Za-z0-9'])([A-Z])(?!'?[A-Za-z0-9])(?<![AI](?=\s[a-z]))|(?:^|(?<=[(\[]))([a-z])(?=[)\].]|\s*$)"
+_ALONE = (
+    re.compile(r"([A-Z])(?<![A-Za-z0-9'].)(?!'?[A-Za-z0-9])(?<![AI](?=\s[a-z]))"),
+    re.compile(r"(?:^|[(\[])([a-z])(?=[)\].]|\s*$)"),
 )
 """A letter that stands alone; A and I before a word are words, too."""
 _WORD = re.compile(r"\w+")
@@ -139,9 +134,8 @@ _WORD = re.compile(r"\w+")
 
 _CHANNEL = "<|channel|>"
 _HARMONY = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>(.*?)"
-    r"(?=<\|end\|>|<\|return\|>|<\|call\|>|<\|start\|>|\Z)",
-    re.DOTALL,
+    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"([^<]*(?:<(?!\|(?:end|return|call|start)\|>)[^<]*)*)"
 )
 _STRIPPED_FINAL = "assistantfinal"
 _STRIPPED_ANALYSIS = re.compile(r"\s*(?:assistant)?analysis(?!\s)")
@@ -158,6 +152,7 @@ _NEXT_TURN = re.compile(
 )
 
 
+@lru_cache(maxsize=8)
 def final_text(text: str) -> tuple[str | None, str]:
     """(what the model answered, how it was found), or (None, why there is no answer). Reasoning is left out."""
     how = "plain"

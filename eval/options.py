@@ -25,12 +25,12 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _TEX_DELIMITERS = re.compile(r"\\[()\[\]]")
 _MARKDOWN = re.compile(r"[*_`#]+")
 _OUTER = " \t\n.,:;!?\"'()[]{}。、，；！？“”‘’「」【】"
-_MARKED = re.compile(r"[^\x00-\x7f]|[<*_`#$\\]")
+_MARKED = re.compile(r"[<*_`#$\\]")
 
 
 def clean(text: str) -> str:
     """A text without presentation: Unicode forms, HTML and Markdown emphasis, LaTeX wrappers, end tokens."""
-    if not _MARKED.search(text):
+    if text.isascii() and not _MARKED.search(text):
         return text  # plain ASCII without a sign of markup: nothing below would change it
     text = _ZERO_WIDTH.sub("", unicodedata.normalize("NFKC", text)).replace("’", "'")
     while "\\" in text and (plain := _TEX_TEXT.sub(r"\1", text)) != text:
@@ -163,7 +163,7 @@ class Choices:
 
     def may_name(self, text: str, low: str) -> bool:
         """Whether a text holds what could name an option: a letter by itself, or an option's text. Quick."""
-        return bool(CAPITAL.search(text) or _SMALL.search(text)) or any(key in low for key in self._texts)
+        return bool(CAPITAL.search(text) or _SMALL.search(f" {text}")) or any(key in low for key in self._texts)
 
     def other_text(self, text: str, labels: Labels) -> bool:
         """Whether the text of another option occurs."""
@@ -302,7 +302,7 @@ COMPOUND = re.compile(
 _YES_AND_NO = (("yes", "是", "sí", "si"), ("no", "否", "不是"))
 _WORDS = re.compile(r"\w+")
 CAPITAL = re.compile(r"[A-Z](?<![A-Za-z0-9].)(?!'?[A-Za-z0-9])")
-_SMALL = re.compile(r"(?:^|[\s(\[:\"'])[a-z](?=\s*(?:[.,;:!?)\]\"'。]|-\s|$))", re.MULTILINE)
+_SMALL = re.compile(r"[\s(\[:\"'][a-z](?=\s*(?:[.,;:!?)\]\"'。]|-\s|$))", re.MULTILINE)
 _LEADING = "".join(chr(sign) for sign in range(33, 48) if chr(sign) not in "([\"'") + " >•·●✅✔✓☑➡→👉🔹|~"
 
 
@@ -314,7 +314,7 @@ def _word(text: str, place: int) -> bool:
     return text[place].isalnum() and text[place].isascii()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def choices_of(options: tuple[tuple[str, str], ...]) -> Choices:
     """The options of an item, made once."""
     return Choices(options)

@@ -5,6 +5,8 @@
     RUN/<task>/items.jsonl        `Item`, one a question                         by eval.run
     RUN/<task>/prompts.jsonl      `Prompt`, one an item: what was asked, word for word
     RUN/<task>/predictions.jsonl  `Prediction`, one an item                      by eval.run
+    RUN/<task>/samples.jsonl      the same, K an item, of a run with --samples K
+    RUN/<task>/usage.jsonl        `Usage`, one an answer; of two equal runs this file alone differs, by its times
     RUN/<task>/scores.parquet     `Score`, one an item, in the order of items    by eval.score
     RUN/<task>/summary.json       counts, intervals, slices, gaps                by eval.score
 
@@ -15,8 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 ITEMS = "items.jsonl"
 PROMPTS = "prompts.jsonl"
 PREDICTIONS = "predictions.jsonl"
+SAMPLES = "samples.jsonl"
+READINGS = "samples.parquet"
+"""Of each answer of `samples.jsonl` its verdict, and which one was voted for."""
+USAGE = "usage.jsonl"
 SCORES_FILE = "scores.parquet"
 SUMMARY = "summary.json"
 TASK = "task.json"
@@ -50,7 +56,7 @@ OUTCOMES = (ANSWERED, REFUSED, NO_COMPLETION, TOO_MANY_IMAGES, NOT_COMPARABLE)
 CORRECT, WRONG, INVALID = "correct", "wrong", "invalid"
 
 
-class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Item(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What was asked, without the question's text."""
 
     task: str
@@ -81,7 +87,7 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a label is there twice, or the gold answer is none; run eval.run again")
 
 
-class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Prompt(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """What was asked, as the model was asked it: a run can be read without the build."""
 
     task: str
@@ -93,7 +99,7 @@ class Prompt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SHA-256 of the picture files, hexadecimal, in the order of the parts' `index`."""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What came of a request."""
 
     outcome: str
@@ -106,14 +112,22 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came apart from the answer; kept beside it and never scored."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    seconds: float | None = None
+    """Wall time: of the request at a server, tries included; in this process, of its batch by the batch's questions.
+
+    It is kept with the answer (`answers.jsonl`) and in `Usage`; predictions have none, so that equal answers are equal
+    bytes.
+    """
     likelihoods: dict[str, tuple[float, int]] | None = None
     """By label: log-likelihood (natural logarithm, summed over tokens) and characters of what was compared for it.
 
     None for a written answer.
     """
+    cached: bool = False
+    """Taken from `--answer-cache`: an earlier run spent its tokens and its time. Never said in predictions."""
 
 
-class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_unknown_fields=True):
+class Prediction(Answer, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """What came of one item."""
 
     task: str
@@ -121,10 +135,26 @@ class Prediction(Answer, frozen=True, kw_only=True, omit_defaults=False, forbid_
     sample_id: str
     benchmark: str
     prompt_sha256: str
+    draw: int = 0
+    """Which of the answers that were drawn for the item, from 0 (`eval.run --samples`)."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Usage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one answer took."""
+
+    task: str
+    variant: str
+    sample_id: str
+    draw: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float | None
+    """As `Answer.seconds`; None where nobody was asked, or by an earlier version."""
+    cost: float | None
+    """In the currency of the prices; None without prices."""
+
+
+class Score(msgspec.Struct, frozen=True, gc=False):
     """What one item scored. Verdict and columns are None for reports."""
 
     task: str
@@ -151,7 +181,7 @@ class Score:
     literal: bool | None = None
     strict: bool | None = None
     lenient: bool | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = msgspec.field(default_factory=dict)
     """Values by metric: of a report, of an open question (`eval.open_questions`), of log-likelihoods (`normalised`).
 
     A metric that could not be measured is absent, never a dummy value.
@@ -171,6 +201,30 @@ def best_option(likelihoods: Mapping[str, tuple[float, int]], *, normalised: boo
     Of equal ones the first wins: `acc` and `acc_norm` of lm-evaluation-harness.
     """
     return max(likelihoods, key=lambda label: likelihoods[label][0] / (likelihoods[label][1] if normalised else 1))
+
+
+def usage_totals(usage: Sequence[Usage]) -> dict[str, float]:
+    """Answers, tokens, seconds (sum and median) and cost of a task; what nobody measured is left out."""
+    totals: dict[str, float] = {
+        "answers": len(usage),
+        "prompt_tokens": sum(one.prompt_tokens for one in usage),
+        "completion_tokens": sum(one.completion_tokens for one in usage),
+    }
+    if seconds := [one.seconds for one in usage if one.seconds is not None]:
+        totals |= {"seconds": round(sum(seconds), 3), "seconds_median": round(median(seconds), 4)}
+    if costs := [one.cost for one in usage if one.cost is not None]:
+        totals["cost"] = round(sum(costs), 6)
+    return totals
+
+
+def usage_line(totals: Mapping[str, float]) -> str:
+    """Totals for people. Requests of a server overlap, so their seconds add up to more than the run took."""
+    words = [f"{totals['prompt_tokens']:,} prompt tokens, {totals['completion_tokens']:,} new tokens"]
+    if "seconds" in totals:
+        words.append(f"{totals['seconds']:,.1f} s of answering, {totals['seconds_median']:.3f} s the median answer")
+    if "cost" in totals:
+        words.append(f"cost {totals['cost']:,.4f}")
+    return ", ".join(words)
 
 
 def task_label(task: str, variant: str) -> str:
@@ -205,7 +259,7 @@ def scores_schema() -> pa.Schema:
         "evidence": pa.list_(text),
     }
     return pa.schema(
-        [pa.field(entry.name, types.get(entry.name, text), nullable=entry.name in nullable) for entry in fields(Score)]
+        [pa.field(name, types.get(name, text), nullable=name in nullable) for name in Score.__struct_fields__]
     )
 
 
@@ -219,21 +273,52 @@ def read_predictions(path: Path) -> list[Prediction]:
     return _read(Prediction, path)
 
 
+def scored_predictions(folder: Path, summary: Mapping[str, Any]) -> list[Prediction]:
+    """The answers that have the verdicts of a scored task: its predictions, or those that were voted for."""
+    if not summary.get("samples", {}).get("verdict_by_vote"):
+        return read_predictions(folder / PREDICTIONS)
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(folder / READINGS, columns=["sample_id", "draw"], filters=[("voted", "=", True)]).to_pylist()
+    voted = {(row["sample_id"], row["draw"]) for row in rows}
+    return [one for one in read_predictions(folder / SAMPLES) if (one.sample_id, one.draw) in voted]
+
+
+def read_usage(path: Path) -> list[Usage]:
+    """What the answers of a task took. Raises: `UserError` for a damaged line or an answer that occurs twice."""
+    return _read(Usage, path)
+
+
 def read_prompts(path: Path) -> list[Prompt]:
     """Prompts of a file, in its order. Raises: `UserError` for a damaged line or an item that occurs twice."""
     return _read(Prompt, path)
 
 
 def write_scores(path: Path, scores: list[Score]) -> str:
-    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
+    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes.
+
+    Rows go through JSON: arrays of Python objects make pyarrow import pandas (0.4 s), where that is installed.
+    """
+    import numpy as np
+    import orjson
     import pyarrow as pa
+    import pyarrow.json
     import pyarrow.parquet as pq
 
-    columns: dict[str, list[Any]] = {
-        entry.name: [getattr(row, entry.name) for row in scores] for entry in fields(Score)
-    }
-    columns["metrics"] = [sorted(row.metrics.items()) for row in scores]
-    table = pa.table(columns, schema=scores_schema())
+    schema = scores_schema()
+    place = schema.get_field_index("metrics")
+    lines = b"\n".join(orjson.dumps(msgspec.structs.asdict(row) | {"metrics": sorted(row.metrics)}) for row in scores)
+    columns = pyarrow.json.read_json(
+        pa.BufferReader(lines),
+        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+        parse_options=pyarrow.json.ParseOptions(schema.set(place, pa.field("metrics", pa.list_(pa.string())))),
+    ).columns
+    names = columns[place].combine_chunks()
+    # Numbers stay binary: JSON has no infinity.
+    values = np.array([row.metrics[name] for row in scores for name in sorted(row.metrics)], dtype=np.float64)
+    floats = pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(values)])
+    columns[place] = pa.MapArray.from_arrays(names.offsets, names.values, floats)
+    table = pa.Table.from_arrays(columns, schema=schema)
     with AtomicFile(path) as file:
         pq.write_table(table, file, compression="zstd")
     return file.sha256.hex()
@@ -245,7 +330,7 @@ def read_scores(path: Path) -> list[Score]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table imports pandas, where that is installed
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: no scores ({' '.join(str(error).split())}); run python -m eval.score") from error
     if not table.schema.equals(scores_schema()):
@@ -257,7 +342,7 @@ def read_scores(path: Path) -> list[Score]:
     return rows
 
 
-_R = TypeVar("_R", Item, Prompt, Prediction)
+_R = TypeVar("_R", Item, Prompt, Prediction, Usage)
 
 
 def _read(kind: type[_R], path: Path) -> list[_R]:
@@ -267,7 +352,7 @@ def _read(kind: type[_R], path: Path) -> list[_R]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
     decoder = msgspec.json.Decoder(kind)
     records: list[_R] = []
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, str, str, int]] = set()
     twice: dict[str, None] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line:
@@ -279,7 +364,7 @@ def _read(kind: type[_R], path: Path) -> list[_R]:
         except (ValueError, RecursionError) as error:  # msgspec's are of the first kind
             raise UserError(f"{path}: line {number}: {_without_content(error)}; nothing was scored") from None
         records.append(record)
-        key = record.task, record.variant, record.sample_id
+        key = record.task, record.variant, record.sample_id, getattr(record, "draw", 0)
         if key in seen:
             twice[record.sample_id] = None
         seen.add(key)

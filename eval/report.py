@@ -2,10 +2,11 @@
 
     python -m eval.report runs/ours runs/medgemma --data data --out results.html
 
-writes `results.html` and `results.md` from scored runs (`eval.run`, then `eval.score`). The page holds everything it
-shows, loads nothing, and has: the tables; a plot with intervals; clean and contaminated items apart; the first run
-against each other one; invalid and cut answers; literal, strict and lenient columns; slices; the certificate; and, with
---data, a browser of single questions with the answers of all runs side by side.
+writes `results.html` and `results.md` from scored runs (`eval.run`, then `eval.score`), and `results.items/` beside
+them. The page has: the paper's tables; a plot with intervals; clean and contaminated items apart; the first run against
+each other one; invalid and cut answers; literal, strict and lenient columns; slices; the certificate; and a browser of
+every question with the answers of all runs side by side, which reads the files in `results.items/`, from a disk too.
+Questions stand in the run's own prompts; --data adds the pictures. Nothing else is loaded.
 
 Questions and answers of credentialed sources, and their pictures, are shown only with --show-credentialed: such a page
 must stay where the data may be.
@@ -27,11 +28,7 @@ from medgpt.atomic import write_atomic
 from medgpt.messages import complain
 
 if TYPE_CHECKING:
-    from eval.report_page import ShownItem
-    from eval.report_tables import Run, TaskResult
-
-SAMPLES = 20
-"""Questions a task in the browser, unless --samples says otherwise: wrong and invalid ones first."""
+    from eval.report_tables import Run
 
 _EXAMPLE = """
 example:
@@ -50,23 +47,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders that eval.run wrote, scored")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page; FILE.md goes beside it")
-    parser.add_argument("--data", type=Path, metavar="DATA", help="builds, to show single questions")
-    parser.add_argument("--samples", type=int, default=SAMPLES, metavar="N", help=f"questions a task ({SAMPLES})")
+    parser.add_argument("--data", type=Path, metavar="DATA", help="builds, to show the pictures of questions")
+    parser.add_argument("--samples", type=int, metavar="N", help="only so many questions a task, 0 for none")
     parser.add_argument("--show-credentialed", action="store_true", help="also questions and pictures of such sources")
     parser.add_argument("--json", action="store_true", help="print JSON: the tables, and what is not scored")
     options = parser.parse_args(arguments)
-    if options.samples < 0:
+    if options.samples is not None and options.samples < 0:
         parser.error("--samples must be 0 or more")
 
     from eval.audit import load_published
-    from eval.report_page import render_html, render_markdown
+    from eval.report_page import render_html, render_markdown, write_items
     from eval.report_tables import all_tables, read_run
 
     runs = _distinct([read_run(folder) for folder in options.runs])
     tables = all_tables(runs, load_published())
-    browser = _browser(runs, options.data, options.samples, options.show_credentialed)
-    page = render_html(runs, tables, browser)
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    folder, credentialed = options.out.with_suffix(".items"), False
+    if options.samples != 0:
+        credentialed = write_items(folder, runs, options.data, options.samples, options.show_credentialed)
+    page = render_html(runs, tables, folder.name if options.samples != 0 else "", credentialed)
     write_atomic(options.out, page.encode())
     write_atomic(options.out.with_suffix(".md"), render_markdown(runs, tables).encode())
     tasks = sum(len(run.tasks) for run in runs)
@@ -91,21 +90,6 @@ def _distinct(runs: list[Run]) -> list[Run]:
         seen[run.name] += 1
         named.append(replace(run, name=f"{run.name} #{seen[run.name]}") if counts[run.name] > 1 else run)
     return named
-
-
-def _browser(runs: Sequence[Run], data: Path | None, limit: int, show_credentialed: bool) -> dict[str, list[ShownItem]]:
-    from tqdm import tqdm
-
-    from eval.report_page import samples_of
-    from eval.report_tables import by_task
-
-    if not limit:
-        return {}
-    tasks: dict[str, dict[str, TaskResult]] = {}
-    for run, label, result in by_task(runs):
-        tasks.setdefault(label, {})[run.name] = result
-    bar = tqdm(tasks.items(), desc="questions", unit=" tasks", disable=None, dynamic_ncols=True)
-    return {label: samples_of(results, data, limit, show_credentialed) for label, results in bar}
 
 
 if __name__ == "__main__":

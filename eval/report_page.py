@@ -1,70 +1,146 @@
-"""How a report looks: one HTML page that loads nothing, with plot and single questions, and Markdown of the tables."""
+"""How a report looks: one HTML page with tables and plot, files of single questions beside it, and Markdown."""
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
+from tqdm import tqdm
 
-from eval.records import ITEMS, PREDICTIONS, Item, Prediction, Score, read_items, read_predictions
-from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, numbers, percent
-from eval.tasks import Question, Task, open_benchmarks
+from eval.records import ITEMS, PROMPTS, Item, Prediction, Prompt, Score, read_items, read_prompts, scored_predictions
+from eval.report_tables import PUBLISHED, TABLES, Run, Table, TaskResult, by_task, few_clusters, numbers, percent
+from eval.statistics import FEW_CLUSTERS_SAY
+from eval.tasks import Task, open_benchmarks
+from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
-from medgpt.page import render
+from medgpt.page import data_url, render
+from medgpt.private import CREDENTIALED, make_folder
 
 THUMBNAIL = 320
 """Longest side of a picture in the page."""
+FILE_BYTES = 1_000_000
+"""A file of items ends where it has grown to this: so much a browser loads for a page of questions."""
 
 
 # Single questions ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Given:
-    """What one run said to a question."""
+def write_items(
+    folder: Path, runs: Sequence[Run], data: Path | None, limit: int | None, show_credentialed: bool
+) -> bool:
+    """Write the item browser's files into `folder`; returns whether they hold anything credentialed.
 
-    run: str
-    score: Score
-    prediction: Prediction
-
-
-@dataclass(frozen=True)
-class ShownItem:
-    """One question with the answers of all runs; `question` is None where it may not be shown, or without builds."""
-
-    item: Item
-    question: Question | None
-    answers: list[Given]
-
-
-def samples_of(
-    results: Mapping[str, TaskResult], data: Path | None, limit: int, show_credentialed: bool
-) -> list[ShownItem]:
-    """The first `limit` questions of a task (`results`: by run), those that fewest runs got right first.
-
-    Questions are read from the builds under `data`. Of credentialed ones only ids and verdicts are given, unless asked.
-    Raises: `UserError` where the build is not the one that was asked.
+    `index.js` has what the filters need of every item, `0.js`, `1.js`, ... the items: each is a call of a function of
+    the page, so that they load from a disk too. Of a task come first what fewest runs got right, at most `limit`.
+    Questions are those of the run's prompts; `data` adds pictures, and questions that a run did not keep. Of
+    credentialed ones only ids and verdicts are given, unless asked.
+    Raises: `UserError` where a build is not the one that was asked.
     """
+    make_folder(folder)
+    for old in folder.glob("[0-9]*.js"):
+        old.unlink()
+    tasks: dict[str, dict[int, TaskResult]] = {}
+    for run, label, result in by_task(runs):
+        tasks.setdefault(label, {})[runs.index(run)] = result
+    listed, number, credentialed = [], 0, False
+    for label, results in tasks.items():
+        found = _items_of(label, results, data, limit, show_credentialed)
+        verdicts: list[list[str]] = [[] for _ in runs]
+        slices: dict[str, int] = {}
+        entry: dict[str, Any] = {"label": label, "slice": [], "contaminated": [], "files": []}
+        lines: list[bytes] = []
+        size = 0
+        for score, given, shown in found:
+            credentialed = credentialed or (score.access == CREDENTIALED and "turns" in shown)
+            for place, one in enumerate(verdicts):
+                one.append(_LETTERS[given[place].verdict] if place in given else "-")
+            entry["slice"].append(slices.setdefault(score.slice, len(slices)))
+            entry["contaminated"].append({True: "y", False: "n", None: "?"}[score.contaminated])
+            lines.append(orjson.dumps(shown))
+            size += len(lines[-1])
+            if size > FILE_BYTES:
+                number = _write_file(folder, number, entry, lines)
+                size = 0
+        number = _write_file(folder, number, entry, lines)
+        entry |= {"verdicts": ["".join(one) for one in verdicts], "slices": list(slices)}
+        listed.append(entry | {"contaminated": "".join(entry["contaminated"])})
+    index = {"runs": [run.name for run in runs], "tasks": listed}
+    write_atomic(folder / "index.js", b"contents(%b);\n" % orjson.dumps(index))
+    return credentialed
+
+
+_LETTERS = {"correct": "c", "wrong": "w", "invalid": "i", None: "s"}
+
+
+def _write_file(folder: Path, number: int, entry: dict[str, Any], lines: list[bytes]) -> int:
+    """Write a file of items, if there are any, and note it; returns the next file's number."""
+    if not lines:
+        return number
+    write_atomic(folder / f"{number}.js", b"items(%d,[\n%b\n]);\n" % (number, b",\n".join(lines)))
+    entry["files"].append([number, len(entry["slice"]) - len(lines)])
+    lines.clear()
+    return number + 1
+
+
+def _items_of(
+    label: str, results: Mapping[int, TaskResult], data: Path | None, limit: int | None, show: bool
+) -> Iterator[tuple[Score, dict[int, Score], dict[str, Any]]]:
+    """(a score, scores by run, the item as the page shows it) of a task's items, in the browser's order."""
     items: dict[str, Item] = {}
-    answers: dict[str, list[Given]] = {}
-    for name, result in results.items():
-        items |= {item.sample_id: item for item in read_items(result.folder / ITEMS)}
-        predictions = {one.sample_id: one for one in read_predictions(result.folder / PREDICTIONS)}
+    prompts: dict[str, Prompt] = {}
+    asked: dict[str, set[str]] = {}
+    scores: dict[str, dict[int, Score]] = {}
+    said: dict[int, dict[str, Prediction]] = {}
+    for place, result in results.items():
         for score in result.scores:
-            answers.setdefault(score.sample_id, []).append(Given(name, score, predictions[score.sample_id]))
+            scores.setdefault(score.sample_id, {})[place] = score
+        said[place] = {one.sample_id: one for one in scored_predictions(result.folder, result.summary)}
+        for one in said[place].values():
+            asked.setdefault(one.sample_id, set()).add(one.prompt_sha256)
+        if scores.keys() <= items.keys():
+            continue
+        items |= {item.sample_id: item for item in read_items(result.folder / ITEMS)}
+        if (path := result.folder / PROMPTS).is_file():
+            prompts |= {prompt.sample_id: prompt for prompt in read_prompts(path)}
     # Every run's version is checked; they are the same build then.
     benchmarks = [_benchmark(result, data) for result in results.values()] if data else []
-    benchmark = benchmarks[0] if benchmarks else None
-    found: list[ShownItem] = []
-    for sample_id in sorted(answers, key=lambda one: sum(given.score.verdict == "correct" for given in answers[one])):
-        if len(found) == limit:
-            break
-        shown = benchmark is not None and (show_credentialed or items[sample_id].access != "credentialed")
-        question = benchmark.read(sample_id) if benchmark is not None and shown else None
-        found.append(ShownItem(items[sample_id], question, answers[sample_id]))
-    return found
+    order = sorted(scores, key=lambda one: sum(score.strict is True for score in scores[one].values()))[:limit]
+    for sample_id in tqdm(order, f"{label}: questions", disable=None, dynamic_ncols=True):
+        item, given = items[sample_id], scores[sample_id]
+        first = next(iter(given.values()))
+        shown: dict[str, Any] = {"id": sample_id, "evidence": first.evidence}
+        readable = show or item.access != CREDENTIALED
+        turns = prompts[sample_id].messages if sample_id in prompts else None
+        if readable:
+            if benchmarks and (item.images or turns is None):
+                question = benchmarks[0].read(sample_id)
+                turns = turns or question.messages
+                shown["pictures"] = [data_url(thumbnail(image)) for image in question.images]
+            shown["turns"] = [[turn["role"], [part.get("text", part.get("index")) for part in turn["content"]]]
+                              for turn in turns or ()]  # fmt: skip
+            shown["options"] = item.options
+            shown["gold"] = ". ".join([item.gold, *(text for name, text in item.options if name == item.gold)])
+            shown["differs"] = len(asked.get(sample_id, ())) > 1
+        shown["answers"] = [
+            _answer(place, score, said[place].get(sample_id) if readable else None) for place, score in given.items()
+        ]
+        yield first, given, shown
+
+
+def _answer(place: int, score: Score, said: Prediction | None) -> dict[str, Any]:
+    """What one run said to a question, and how it was read."""
+    verdict = score.verdict or "scored"
+    read = [f"read as {score.option}" if score.option else "no option read", score.rule, score.detail]
+    detail = [*(read if score.verdict else []), "cut at the limit of new tokens" if score.truncated else None]
+    detail += [f"{name} {value:.4f}" for name, value in sorted(score.metrics.items())]
+    return {
+        "run": place, "kind": _COLOURS.get(verdict, ""),
+        "state": verdict if score.outcome == "answered" else f"{verdict}, {score.outcome}",
+        "detail": "; ".join(filter(None, detail)),
+        "text": said and said.text, "reasoning": said and said.reasoning,
+    }  # fmt: skip
 
 
 def _benchmark(result: TaskResult, data: Path) -> Any:
@@ -90,19 +166,21 @@ def thumbnail(image: bytes) -> bytes:
 
 # The page ------------------------------------------------------------------------------------------------------------
 
-_WORDS = {"model", "task", "against", "measure", "slice", "evidence (items)"}
+_WORDS = {"model", "task", "against", "slice", "evidence (items)"}
 """Columns of text; the others hold numbers."""
 _COLOURS = {"correct": "good", "wrong": "bad", "invalid": "odd"}
 
 
-def render_html(runs: Sequence[Run], tables: Sequence[Table], browser: Mapping[str, list[ShownItem]]) -> str:
-    """The page. `browser`: samples by task label."""
+def render_html(runs: Sequence[Run], tables: Sequence[Table], folder: str = "", credentialed: bool = False) -> str:
+    """The page. `folder`: name of the folder of items beside it, empty for none (`write_items`)."""
     of_paper = sum(table.title in TABLES.values() for table in tables)
-    sections = [(f"t{number}", table.title.partition(":")[0]) for number, table in enumerate(tables)]
+    sections = [
+        (f"t{number}", table.title.partition(":")[0] if number < of_paper else table.title)
+        for number, table in enumerate(tables)
+    ]
     sections.insert(of_paper, ("plot", "Intervals"))
-    if browser:
+    if folder:
         sections.append(("questions", "Single questions"))
-    samples = [one for part in browser.values() for one in part]
     short = {
         f"{label} {len(result.scores):,} of {result.task['expected']:,}": None
         for _, label, result in by_task(runs)
@@ -110,14 +188,13 @@ def render_html(runs: Sequence[Run], tables: Sequence[Table], browser: Mapping[s
     }
     return render(
         Path(__file__).parent, "report.html", runs=len(runs), facts=facts(runs), sections=sections, short=list(short),
-        credentialed=any(one.question is not None and one.item.access == "credentialed" for one in samples),
+        credentialed=credentialed, folder=folder, few=few_clusters(runs), few_say=FEW_CLUSTERS_SAY.capitalize(),
         tables=[
             {"title": table.title, "rows": table.rows, "note": table.note,
              "columns": [(head, "" if head in _WORDS else "number") for head in table.head]}
             for table in tables
         ],
-        of_paper=of_paper, published=PUBLISHED, plot=_plot(runs), thumbnail=thumbnail,
-        browser={label: [_shown(one) for one in part] for label, part in browser.items()},
+        of_paper=of_paper, published=PUBLISHED, plot=_plot(runs),
     )  # fmt: skip
 
 
@@ -154,7 +231,7 @@ def _plot(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for run, label, result in by_task(runs):
         if result.task["kind"] != "choice":
             continue
-        one, (low, high) = numbers(result.scores), result.interval
+        one, (low, high) = result.numbers, result.interval
         name = f"{label} · {run.name}"
         words = f"{name}: {percent(one.accuracy)} % ({one.correct}/{one.n})"
         parts: dict[str, float | None] = {}
@@ -168,30 +245,6 @@ def _plot(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "best": place(result.constant / one.n if one.n else 0),
         })  # fmt: skip
     return lines
-
-
-def _shown(one: ShownItem) -> dict[str, Any]:
-    """A question as the page shows it; `find` is what its filter looks in."""
-    first = one.answers[0].score
-    answers = []
-    for given in one.answers:
-        score, verdict = given.score, given.score.verdict or "scored"
-        read = [f"read as {score.option}" if score.option else "no option read", score.rule, score.detail]
-        detail = [*(read if score.verdict else []), "cut at the limit of new tokens" if score.truncated else None]
-        answers.append({
-            "run": given.run, "kind": _COLOURS.get(verdict, ""), "prediction": given.prediction,
-            "state": verdict if score.outcome == "answered" else f"{verdict}, {score.outcome}",
-            "detail": [part for part in detail if part] + [f"{n} {v:.4f}" for n, v in sorted(score.metrics.items())],
-        })  # fmt: skip
-    words = [one.item.sample_id, *(["contaminated"] if first.contaminated else [])]
-    if one.question is not None:
-        words += [part.get("text", "") for turn in one.question.messages for part in turn["content"]]
-    words += [f"{given['run']} {given['state']}" for given in answers]
-    return {
-        "item": one.item, "question": one.question, "evidence": first.evidence, "answers": answers,
-        "find": " ".join(words).lower(),
-        "gold": one.item.gold + "".join(f". {text}" for label, text in one.item.options if label == one.item.gold),
-    }  # fmt: skip
 
 
 def render_markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:

@@ -2,18 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from eval.audit import Published
+from eval.audit import Published, PublishedRow
 from eval.compare import compare_tasks
 from eval.records import SCORES_FILE, SUMMARY, TASK, Score, read_scores, task_label
-from eval.score import reader_rates
+from eval.statistics import FEW_CLUSTERS, FEW_CLUSTERS_SAY
 from eval.tasks import TASKS
+from eval.versions import reader_rates
 from medgpt.errors import UserError
 
 TABLES = {
@@ -79,6 +81,16 @@ class TaskResult:
     scores: list[Score]
     summary: dict[str, Any]
     """`summary.json` of `eval.score`."""
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """Counts and means of all items."""
+        return numbers(self.scores)
+
+    @property
+    def measure(self) -> str:
+        """What tables show of it first: `accuracy`, or the first report metric that was measured."""
+        return "accuracy" if self.task["kind"] == "choice" else first_metric(self.numbers) or "no metric measured"
 
     @property
     def constant(self) -> int:
@@ -172,68 +184,99 @@ def _share(count: int, n: int) -> str:
     return f"{100 * count / n:.1f}" if n else "-"
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of a paper's table: one task under one measure, in the paper's reading or another."""
+
+    label: str
+    row: PublishedRow | None
+    """The paper's row, whose figures stand in this column alone: they are of this reading."""
+    metric: str
+    """`accuracy`, a report metric, or the paper's name for one."""
+    head: str
+
+
 def main_tables(runs: Sequence[Run], published: Published) -> list[Table]:
-    """The paper's tables: a row a model, a column a benchmark and variant, the paper's models below."""
+    """The paper's tables, whole: a row a model, a column a benchmark, reading and measure, the paper's models below.
+
+    A table appears where a run has one of its tasks; tasks that the paper has no row for follow in one of their own.
+    """
     found = []
     for table, title in TABLES.items():
-        columns = _columns(runs, table)
+        columns = _columns(runs, published, table)
         if not columns:
             continue
-        head = ["model", *(_column_head(task) for _, task in columns)]
-        rows = [[run.name, *(_main_cell(run, label) for label, _ in columns)] for run in runs]
-        rows += _published_rows(published, [task["row"] for _, task in columns])
+        head = ["model", *(column.head for column in columns)]
+        rows = [[run.name, *(_main_cell(run, column) for column in columns)] for run in runs]
+        if any(column.row for column in columns):
+            rows += [
+                [model + PUBLISHED, *(_printed(column.row, model, place) for column in columns)]
+                for place, model in enumerate(published.models)
+            ]
         found.append(Table(title, head, rows, _TABLE_NOTE))
     return found
 
 
-def _column_head(task: Mapping[str, Any]) -> str:
-    paper = f", paper's n {task['paper_n']:,}" if task["paper_n"] else ""
-    return f"{task['row'] or task['name']} ({task['variant']}{paper})"
-
-
 _TABLE_NOTE = (
-    "Ours: strict accuracy in percent with k/n, or the mean of the first report metric that was measured (times 100). "
-    "Published: the figures of the paper, most of them off a public copy of its tables (eval/published; ? where not "
-    "known), over its own reading of each benchmark; "
+    "Ours: strict accuracy in percent with k/n, or the mean of the report metric that the column names. Each reading "
+    "of a benchmark has its own column; published figures (eval/published; ?: none is printed) stand in the paper's. "
     "✗ marks a figure that is 100 k/n for no whole k, ✓ one that is (python -m eval.audit)."
 )
+_PAPERS_METRICS = {
+    "RaTEScore x 100": ("ratescore", 100),
+    "RaTEScore": ("ratescore", 1),
+    "RadGraph-F1": ("radgraph_partial", 1),
+    "1/RadCliQ-v1": ("radcliq_v1_reciprocal", 1),
+}
+"""(our name, factor) of the paper's metrics."""
 
 
-def _published_rows(published: Published, columns: Sequence[str]) -> list[list[str]]:
-    """A row for each model of the paper, if the paper has one of the columns."""
-    known = {row.row: row for row in published.rows}
-    if not any(name in known for name in columns):
-        return []
-    rows = []
-    for place, model in enumerate(published.models):
-        cells = [model + PUBLISHED]
-        for name in columns:
-            row = known.get(name)
-            mark = "" if row is None or not row.grim else " ✓" if row.grim[place] == "y" else " ✗"
-            printed = None if row is None else row.values.get(model)
-            unit = "" if row is None or row.metric == "accuracy" or printed is None else f"{row.metric} "
-            cells.append("-" if row is None else f"{unit}{printed or '?'}{mark}")
-        rows.append(cells)
-    return rows
+def _printed(row: PublishedRow | None, model: str, place: int) -> str:
+    if row is None:
+        return "-"
+    mark = "" if not row.grim else " ✓" if row.grim[place] == "y" else " ✗"
+    return f"{row.values.get(model) or '?'}{mark}"
 
 
-def _columns(runs: Sequence[Run], table: str) -> list[tuple[str, dict[str, Any]]]:
-    seen: dict[str, dict[str, Any]] = {}
-    for _, label, result in by_task(runs):
-        if (result.task["table"] if result.task["table"] in TABLES else "") == table:
-            seen.setdefault(label, result.task)
-    return list(seen.items())
+def _columns(runs: Sequence[Run], published: Published, table: str) -> list[_Column]:
+    seen = {
+        label: result
+        for _, label, result in by_task(runs)
+        if (result.task["table"] if result.task["table"] in TABLES else "") == table
+    }
+    columns: list[_Column] = []
+
+    def further(name: str | None) -> None:
+        """Columns of tasks (of a row `name`, or of any) that have none yet."""
+        for label, result in seen.items():
+            if name in (None, result.task["row"]) and label not in {column.label for column in columns}:
+                unit = "" if result.measure == "accuracy" else f"{result.measure}, "
+                head = f"{result.task['row'] or result.task['name']} ({unit}{result.task['variant']})"
+                columns.append(_Column(label, None, result.measure, head))
+
+    rows = [row for row in published.rows if row.table == table] if seen else []
+    for place, row in enumerate(rows):
+        readings = [task.label for task in TASKS if task.row == row.row]
+        # A row without a reading that is the paper's has one reading.
+        label = next((one for one in readings if one.endswith(":paper")), readings[0] if readings else row.row)
+        unit = "" if row.metric == "accuracy" else f"{row.metric}, "
+        columns.append(_Column(label, row, row.metric, f"{row.row} ({unit}the paper's reading, n {row.n:,})"))
+        if row.row not in {later.row for later in rows[place + 1 :]}:
+            further(row.row)
+    further(None)
+    return columns
 
 
-def _main_cell(run: Run, label: str) -> str:
-    result = run.tasks.get(label)
+def _main_cell(run: Run, column: _Column) -> str:
+    result = run.tasks.get(column.label)
     if result is None:
-        return "not scored" if label in run.unscored else "-"
-    found = numbers(result.scores)
-    if result.task["kind"] == "report":
-        name = first_metric(found)
-        return f"{name} {100 * found.metrics[name]:.2f}" if name else "not measured"
-    return f"{percent(found.accuracy)} ({found.correct}/{found.n})"
+        return "not scored" if column.label in run.unscored else "-"
+    found = result.numbers
+    if column.metric == "accuracy":
+        return f"{percent(found.accuracy)} ({found.correct}/{found.n})"
+    name, factor = _PAPERS_METRICS.get(column.metric, (column.metric, 1))
+    value = found.metrics.get(name, result.summary.get("corpus", {}).get(name))
+    return "not measured" if value is None else f"{factor * value:.{2 if factor > 1 else 4}f}"
 
 
 def first_metric(found: Numbers) -> str | None:
@@ -256,17 +299,20 @@ def detail_table(runs: Sequence[Run]) -> Table:
     for run, label, result in by_task(runs):
         if result.task["kind"] != "choice":
             continue
-        one, (low, high) = numbers(result.scores), result.interval
+        one, (low, high) = result.numbers, result.interval
         expected = result.task["expected"]
+        few = " !" if result.summary["clusters"] < FEW_CLUSTERS else ""
         rows.append([
             run.name, label, f"{one.n:,}" + (f" of {expected:,}" if expected not in (None, one.n) else ""),
-            str(one.correct), percent(one.accuracy), f"{percent(low)} to {percent(high)}",
+            str(one.correct), percent(one.accuracy), f"{percent(low)} to {percent(high)}{few}",
             _share(one.literal, one.n), _share(one.lenient, one.n), _share(one.invalid, one.n),
             _share(one.truncated, one.n), str(one.unanswered), _share(result.constant, one.n),
         ])  # fmt: skip
     head = ["model", "task", "n", "k", "strict %", "95 %", "literal %", "lenient %", "invalid %", "cut %",
             "no answer", "best constant %"]  # fmt: skip
     note = f"Invalid answers (no one valid option) count as wrong; cut: at the limit. The {reader_rates()}."
+    if any("!" in row[5] for row in rows):
+        note += f" !: {FEW_CLUSTERS_SAY}."
     earlier = [
         f"{run.name} {label} by rule {old['mcq']}: {_share(old['correct'], old['items'])} strict, "
         f"{_share(old['invalid'], old['items'])} invalid"
@@ -290,7 +336,7 @@ def _measures(runs: Sequence[Run], kind: str, title: str) -> Table:
     found = [
         (run.name, label, one)
         for run, label, result in by_task(runs)
-        if result.task["kind"] == kind and ((one := numbers(result.scores)).metrics or kind == "report")
+        if result.task["kind"] == kind and ((one := result.numbers).metrics or kind == "report")
     ]
     names = {name for _, _, one in found for name in one.metrics}
     order = [*(name for name in REPORT_METRICS if name in names), *sorted(names - set(REPORT_METRICS))]
@@ -307,6 +353,9 @@ def _measures(runs: Sequence[Run], kind: str, title: str) -> Table:
     if gaps:
         reasons = [f"{', '.join(sorted(metrics))} ({why})" for why, metrics in sorted(gaps.items())]
         note += f" Not measured: {'; '.join(reasons)}."
+    judges = [result.summary["judge"] for _, _, result in by_task(runs) if "judge" in result.summary]
+    for name, prompt in sorted({(judge["model"], judge["prompt"]) for judge in judges} if kind == "choice" else ()):
+        note += f" judge:{name} is a language model's verdict, to this prompt: {prompt}"
     return Table(title, ["model", "task", "n", "cut %", "no answer", *order], rows, note)
 
 
@@ -317,52 +366,62 @@ def _metric(one: Numbers, name: str) -> str:
     return f"{one.metrics[name]:.4f}{rest}"
 
 
-def contamination_table(runs: Sequence[Run]) -> Table:
+def _by_measure(title: str, head: list[str], rows: Sequence[tuple[str, list[str]]], note: str = "") -> list[Table]:
+    """A table a measure: numbers of different kinds never share a column. `rows`: (measure, cells)."""
+    measures = dict.fromkeys(measure for measure, _ in rows)
+    return [
+        Table(f"{title}: {measure}{' in %' if measure == 'accuracy' else ''}", head,
+              [cells for name, cells in rows if name == measure], note)
+        for measure in measures
+    ]  # fmt: skip
+
+
+def contamination_tables(runs: Sequence[Run]) -> list[Table]:
     """Clean and contaminated items apart."""
     rows = []
     for run, label, result in by_task(runs):
         parts = {flag: [s for s in result.scores if s.contaminated is flag] for flag in (False, True, None)}
         if parts[None]:
-            rows.append([run.name, label, "no proof covers it", "-", "-", "-", "-"])
+            rows.append((result.measure, [run.name, label, "-", "-", "-", "-", "no proof covers it"]))
             continue
         kinds = Counter(kind for score in parts[True] for kind in score.evidence)
         what = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())) or "-"
         clean, dirty = ([f"{len(parts[flag]):,}", _part_value(result, parts[flag])] for flag in (False, True))
-        rows.append([run.name, label, *clean, *dirty, what])
+        rows.append((result.measure, [run.name, label, *clean, *dirty, what]))
     head = ["model", "task", "clean n", "clean", "contaminated n", "contaminated", "evidence (items)"]
     note = (
         "Contaminated: the proof links the item to a sample of the training side. A model trained on certified shards "
         "saw neither part, since those samples are excluded; any other model may have seen the second."
     )
-    return Table("Clean and contaminated items", head, rows, note)
+    return _by_measure("Clean and contaminated items", head, rows, note)
 
 
 def _part_value(result: TaskResult, scores: Sequence[Score]) -> str:
-    if not scores:
-        return "-"
+    """Of a part of a task's items, in the task's measure."""
     found = numbers(scores)
-    if result.task["kind"] == "choice":
-        return f"{percent(found.accuracy)} %"
-    name = first_metric(found)
-    return f"{name} {found.metrics[name]:.4f}" if name else "not measured"
+    if result.measure == "accuracy":
+        return percent(found.accuracy) if scores else "-"
+    return f"{found.metrics[result.measure]:.4f}" if result.measure in found.metrics else "-"
 
 
-def slices_table(runs: Sequence[Run]) -> Table:
+def slices_tables(runs: Sequence[Run]) -> list[Table]:
     """By the publisher's subsets, and, for reports, without items whose worked example shows the very answer."""
     rows = []
     for run, label, result in by_task(runs):
-        names = sorted({score.slice for score in result.scores})
-        for name in names if len(names) > 1 else ():
-            scores = [score for score in result.scores if score.slice == name]
-            rows.append([run.name, label, name, f"{len(scores):,}", _part_value(result, scores)])
+        parts: dict[str, list[Score]] = {}
+        for score in result.scores:
+            parts.setdefault(score.slice, []).append(score)
+        if len(parts) == 1:
+            parts.clear()
+        parts = dict(sorted(parts.items()))
         if any(score.exemplar_is_gold for score in result.scores):
-            rest = [score for score in result.scores if not score.exemplar_is_gold]
-            what = "worked example is not the answer"
-            rows.append([run.name, label, what, f"{len(rest):,}", _part_value(result, rest)])
-    return Table("Slices", ["model", "task", "slice", "n", "score"], rows)
+            parts["worked example is not the answer"] = [one for one in result.scores if not one.exemplar_is_gold]
+        for name, scores in parts.items():
+            rows.append((result.measure, [run.name, label, name, f"{len(scores):,}", _part_value(result, scores)]))
+    return _by_measure("Slices", ["model", "task", "slice", "n", "score"], rows)
 
 
-def differences_table(runs: Sequence[Run]) -> Table:
+def differences_tables(runs: Sequence[Run]) -> list[Table]:
     """The first run against each other one, on tasks that both answered the same items of."""
     rows = []
     for other in runs[1:]:
@@ -370,33 +429,46 @@ def differences_table(runs: Sequence[Run]) -> Table:
         for task in (name for _, name, _ in by_task(runs[:1]) if name in other.tasks):
             pair = runs[0].tasks[task].scores, other.tasks[task].scores
             if {(s.benchmark, s.sample_id) for s in pair[0]} != {(s.benchmark, s.sample_id) for s in pair[1]}:
-                rows.append([other.name, task, "not compared: other items", *["-"] * 9])
+                cells = [other.name, task, "not compared: other items", *["-"] * 8]
+                rows.append((runs[0].tasks[task].measure, cells))
             else:
                 pairs.append(pair)
         for row in compare_tasks(pairs):
             if row.holm is None:
                 continue
-            accuracy = row.measure == "accuracy"
-            scale, places = (100, 2) if accuracy else (1, 4)
-            rows.append([
-                other.name, row.task, row.measure, f"{row.items:,} ({row.clusters:,})",
+            scale, places = (100, 2) if row.measure == "accuracy" else (1, 4)
+            few = " !" if row.clusters < FEW_CLUSTERS else ""
+            rows.append((row.measure, [
+                other.name, row.task, f"{row.items:,} ({row.clusters:,})",
                 *(f"{scale * value:.{places}f}" for value in (row.first, row.second)),
                 f"{scale * row.difference:+.{places}f}",
                 "one cluster" if row.low == -math.inf else
-                f"{scale * row.low:+.{places}f} to {scale * row.high:+.{places}f}",
+                f"{scale * row.low:+.{places}f} to {scale * row.high:+.{places}f}{few}",
                 "-" if row.only_first is None else f"{row.only_first:,} : {row.only_second:,}",
                 "-" if row.mcnemar is None else f"{row.mcnemar:.2g}", f"{row.permutation:.2g}",
                 f"{row.holm:.2g}" + ("" if row.holm < SIGNIFICANT else " (noise)"),
-            ])  # fmt: skip
-    head = ["against", "task", "measure", "items (clusters)", runs[0].name, "the other", "difference", "95 %",
+            ]))  # fmt: skip
+    head = ["against", "task", "items (clusters)", runs[0].name, "the other", "difference", "95 %",
             "alone right", "McNemar p", "permutation p", "Holm p"]  # fmt: skip
     note = f"Holm's correction is over the tasks of a pair; noise: {SIGNIFICANT} or more."
-    return Table(f"Differences: {runs[0].name} against the others", head, rows, note)
+    if any("!" in cells[6] for _, cells in rows):
+        note += f" !: {FEW_CLUSTERS_SAY}."
+    return _by_measure(f"Differences of {runs[0].name} from the others", head, rows, note)
+
+
+def few_clusters(runs: Sequence[Run]) -> list[str]:
+    """Tasks whose items make few clusters, and how many."""
+    return list(dict.fromkeys(
+        f"{label} ({result.summary['clusters']})"
+        for _, label, result in by_task(runs)
+        if result.summary["clusters"] < FEW_CLUSTERS
+    ))  # fmt: skip
 
 
 def all_tables(runs: Sequence[Run], published: Published) -> list[Table]:
     """The tables that have rows, in order."""
-    further: list[Callable[[Sequence[Run]], Table]] = [
-        contamination_table, differences_table, detail_table, open_table, reports_table, slices_table
+    further = [
+        *contamination_tables(runs), *differences_tables(runs), detail_table(runs), open_table(runs),
+        reports_table(runs), *slices_tables(runs),
     ]  # fmt: skip
-    return [*main_tables(runs, published), *(table for make in further if (table := make(runs)).rows)]
+    return [*main_tables(runs, published), *(table for table in further if table.rows)]

@@ -6,6 +6,8 @@
     OUT/<task>/prompts.jsonl     the same questions as they were asked, with digests of their pictures
     OUT/<task>/answers.jsonl     answers as they came, appended; a killed run goes on from here
     OUT/<task>/predictions.jsonl the same in the order of the items, written when all are there
+    OUT/<task>/samples.jsonl     with --samples K: all K answers to each item; predictions hold the first
+    OUT/<task>/usage.jsonl       time, tokens and, with prices, cost of each answer
 
 Run the same command again and it goes on: no answered question is asked twice.
 """
@@ -15,6 +17,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,22 @@ import orjson
 from eval.adapters.base import ANSWERED, Adapter, Answer, Request, prompt_digest
 from eval.adapters.choose import add_options, model_adapter
 from eval.answers import AnswerLog
-from eval.cards import Card, load_card
+from eval.cards import GREEDY_BELOW, Card, load_card
 from eval.contamination import Proof, read_proof
-from eval.records import ITEMS, PREDICTIONS, PROMPTS, TASK, Item, Prediction, Prompt
+from eval.records import (
+    ITEMS,
+    PREDICTIONS,
+    PROMPTS,
+    SAMPLES,
+    TASK,
+    USAGE,
+    Item,
+    Prediction,
+    Prompt,
+    Usage,
+    usage_line,
+    usage_totals,
+)
 from eval.tasks import (
     Benchmark,
     Question,
@@ -70,6 +86,24 @@ class TaskRun:
     truncated: int
     """Cut at the limit of new tokens."""
     complete: bool
+    draws: int
+    """Answers to each question."""
+    usage: dict[str, float]
+    """Totals (`eval.records.usage_totals`)."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a million tokens cost, in a currency of the user's own."""
+
+    prompt: float
+    completion: float
+
+    def cost(self, answer: Answer) -> float:
+        """Of one answer; one from `--answer-cache` is paid."""
+        if answer.cached:
+            return 0.0
+        return (answer.prompt_tokens * self.prompt + answer.completion_tokens * self.completion) / 1e6
 
 
 @dataclass
@@ -82,7 +116,13 @@ class _Open:
     prompts: dict[str, str]
     """Prompt digest by sample id, in the order of the build."""
     limit: int
+    draws: int
+    """Answers to each question."""
     known: int
+
+    def wanted(self) -> Iterator[tuple[str, int]]:
+        """(sample id, draw) of every answer that is wanted, in order."""
+        return ((sample_id, draw) for sample_id in self.prompts for draw in range(self.draws))
 
 
 def run(
@@ -97,13 +137,15 @@ def run(
     ask_again: bool = False,
     progress: bool = True,
     credentialed_prompts: bool = False,
+    samples: int = 1,
+    prices: Prices | None = None,
 ) -> list[TaskRun]:
     """Ask every question that has no answer yet; returns what became of each task, in order.
 
     `card` adds its system text and prompt suffix; `proof` is that of the builds, if there is one.
     `limit` asks the first so many questions of each task. `max_new_tokens` overrides the card's and the task's limit.
     `ask_again` asks once more where there was an outcome without an answer. `credentialed_prompts` keeps the text of
-    credentialed questions beside their answers, too.
+    credentialed questions beside their answers, too. `samples` is how many answers each question gets, reports but one.
     Raises: `UserError`, `AnswerError`, `AdapterError`, `EndpointRefused`.
     """
     adapter.prepare({benchmark.source: benchmark.access for benchmark in benchmarks})
@@ -115,10 +157,12 @@ def run(
     opened: list[_Open] = []
     try:
         for benchmark in benchmarks:
-            kept = _open(benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress, credentialed_prompts)
+            kept = _open(
+                benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress, credentialed_prompts, samples
+            )
             opened.append(kept)
         _ask(opened, adapter, card, ask_again, progress)
-        return [_finish(task) for task in opened]
+        return [_finish(task, prices) for task in opened]
     finally:
         for task in opened:
             task.log.close()
@@ -153,15 +197,20 @@ def _open(
     ask_again: bool,
     progress: bool,
     credentialed_prompts: bool,
+    samples: int,
 ) -> _Open:
     """Write what is asked, check what was answered. Raises: `UserError`, `AnswerError`."""
     from tqdm import tqdm
+
+    from medgpt.pictures import picture_size
 
     task = benchmark.task
     folder = out / task.label.replace(":", ".")
     make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
     prompts: dict[str, str] = {}
+    limit_pixels = card.pixel_limit if card else None
+    larger: list[str] = []
     with AtomicFile(folder / ITEMS) as file, AtomicFile(folder / PROMPTS) as asked:
         label = f"{task.label}: items"
         bar = tqdm(benchmark, desc=label, unit=" items", disable=not progress or None, dynamic_ncols=True)
@@ -171,6 +220,8 @@ def _open(
             turns = _messages(question.messages, card)
             digest = prompt_digest(turns, question.images)
             shown = turns if credentialed_prompts or question.access != CREDENTIALED else None
+            if limit_pixels is not None:
+                larger += [question.sample_id for image in question.images if prod(picture_size(image)) > limit_pixels]
             pictures = tuple(hashlib.sha256(image).hexdigest() for image in question.images)
             prompt = Prompt(task.name, task.variant, question.sample_id, shown, pictures)
             asked.write(msgspec.json.encode(prompt) + b"\n")
@@ -178,22 +229,31 @@ def _open(
             file.write(msgspec.json.encode(item_of(benchmark, question, tokens, digest)) + b"\n")
         if not prompts:
             raise UserError(f"{benchmark.folder}: no item of task {task.label}; is it the right build?")
+    if card and larger:
+        complain(
+            f"{task.label}: {len(larger):,} pictures have more than the {limit_pixels:,} pixels that {card.name} sees; "
+            f"its own processor scales them down (task.json names them; the first is of {larger[0]})"
+        )
     log = AnswerLog(folder / "answers.jsonl")
     if log.torn:
         complain(f"{log.path}: a torn last line was dropped; its question is asked again")
-    for sample_id in log:
-        known = log.get(sample_id)
+    for sample_id, draw in log:
+        known = log.get(sample_id, draw)
         if sample_id in prompts and known is not None and known[0] != prompts[sample_id]:
             log.close()
             raise UserError(
                 f"{log.path}: {sample_id} was answered to another prompt or of another benchmark version; "
                 "choose another --out, or move this folder away"
             )
-    settled = [known[1].outcome for sample_id in prompts if (known := log.get(sample_id)) is not None]
-    count = sum(outcome == ANSWERED or not ask_again for outcome in settled)
-    record = task_record(benchmark, proof, len(prompts), limit, tokens)
+    task_open = _Open(benchmark, folder, log, prompts, tokens, samples if task.kind == "choice" else 1, 0)
+    settled = [known[1].outcome for key in task_open.wanted() if (known := log.get(*key)) is not None]
+    task_open.known = sum(outcome == ANSWERED or not ask_again for outcome in settled)
+    record = task_record(benchmark, proof, len(prompts), limit, tokens) | {"samples": task_open.draws}
+    if limit_pixels is not None:
+        items = list(dict.fromkeys(larger))
+        record["scaled_down"] = {"above_pixels": limit_pixels, "pictures": len(larger), "items": items}
     write_atomic(folder / TASK, orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
-    return _Open(benchmark, folder, log, prompts, tokens, count)
+    return task_open
 
 
 def task_record(
@@ -215,25 +275,35 @@ def task_record(
 
 
 def _messages(messages: list[dict[str, Any]], card: Card | None) -> list[dict[str, Any]]:
-    """The turns with what the card adds: its system text first, its suffix last."""
+    """The turns with what the card adds: its system text first, its words before pictures, its suffix last."""
     if card is None:
         return messages
     turns = [{"role": turn["role"], "content": list(turn["content"])} for turn in messages]
+    if card.image_prefix and sum(part["type"] == "image" for turn in turns for part in turn["content"]) > 1:
+        for turn in turns:
+            turn["content"] = [new for part in turn["content"] for new in _prefixed(part, card.image_prefix)]
     if card.system:
         if turns[0]["role"] == "system":
-            turns[0]["content"].insert(0, {"type": "text", "text": f"{card.system}\n\n"})
+            first = card.system if card.system.endswith(" ") else f"{card.system}\n\n"
+            turns[0]["content"].insert(0, {"type": "text", "text": first})
         else:
-            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": card.system}]})
+            turns.insert(0, {"role": "system", "content": [{"type": "text", "text": card.system.rstrip()}]})
     if card.prompt_suffix:
         add_closing(turns, card.prompt_suffix)
     return turns
+
+
+def _prefixed(part: dict[str, Any], prefix: str) -> list[dict[str, Any]]:
+    if part["type"] != "image":
+        return [part]
+    return [{"type": "text", "text": prefix.replace("{number}", str(part["index"] + 1))}, part]
 
 
 def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again: bool, progress: bool) -> None:
     from tqdm import tqdm
 
     by_label = {task.benchmark.task.label: task for task in tasks}
-    total = sum(len(task.prompts) for task in tasks)
+    total = sum(len(task.prompts) * task.draws for task in tasks)
     known = sum(task.known for task in tasks)
     if known == total:
         return
@@ -241,7 +311,8 @@ def _ask(tasks: Sequence[_Open], adapter: Adapter, card: Card | None, ask_again:
     with tqdm(total=total, initial=known, desc="answers", unit=" items", disable=hidden, dynamic_ncols=True) as bar:
 
         def keep(request: Request, answer: Answer) -> None:
-            by_label[request.task].log.add(request.question.sample_id, request.prompt_sha256, answer)
+            log = by_label[request.task].log
+            log.add(request.question.sample_id, request.prompt_sha256, answer, request.draw)
             bar.set_postfix(adapter.statistics(), refresh=False)
             bar.update()
 
@@ -256,29 +327,60 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
     """Questions without an answer, one after the other: pictures are read when it is their turn."""
     for task in tasks:
         for sample_id, digest in task.prompts.items():
-            known = task.log.get(sample_id)
-            if known is not None and (known[1].outcome == ANSWERED or not ask_again):
+            found = [task.log.get(sample_id, draw) for draw in range(task.draws)]
+            wanted = [
+                draw
+                for draw, known in enumerate(found)
+                if known is None or (ask_again and known[1].outcome != ANSWERED)
+            ]
+            if not wanted:
                 continue
             question = task.benchmark.read(sample_id)
             asked = replace(question, messages=_messages(question.messages, card))
-            yield Request(task.benchmark.task.label, task.benchmark.root, asked, task.limit, digest)
+            for draw in wanted:
+                yield Request(task.benchmark.task.label, task.benchmark.root, asked, task.limit, digest, draw)
 
 
-def _finish(task: _Open) -> TaskRun:
-    """Write the predictions in the order of the items, if all are there."""
+def _finish(task: _Open, prices: Prices | None) -> TaskRun:
+    """Write predictions and usage in the order of the items, if all are there."""
     declared = task.benchmark.task
-    answers = {sample_id: found for sample_id in task.prompts if (found := task.log.get(sample_id)) is not None}
+    answers = {key: found for key in task.wanted() if (found := task.log.get(*key)) is not None}
     outcomes = Counter(answer.outcome for _, answer in answers.values())
     truncated = sum(answer.finish_reason == "length" for _, answer in answers.values())
-    complete = len(answers) == len(task.prompts)
+    complete = len(answers) == len(task.prompts) * task.draws
+    spent = [
+        Usage(
+            declared.name, declared.variant, sample_id, draw,
+            *((0, 0) if answer.cached else (answer.prompt_tokens, answer.completion_tokens)),
+            answer.seconds, prices.cost(answer) if prices else None,
+        )
+        for (sample_id, draw), (_, answer) in answers.items()
+    ]  # fmt: skip
     if complete:
-        with AtomicFile(task.folder / PREDICTIONS) as file:
-            for sample_id, (digest, answer) in answers.items():
-                asked = {"task": declared.name, "variant": declared.variant, "benchmark": task.benchmark.root}
-                said: dict[str, Any] = asked | {name: getattr(answer, name) for name in Answer.__struct_fields__}
-                prediction = Prediction(sample_id=sample_id, prompt_sha256=digest, **said)
-                file.write(msgspec.json.encode(prediction) + b"\n")
-    return TaskRun(declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete)
+        said = [name for name in Answer.__struct_fields__ if name not in ("seconds", "cached")]
+        predictions = [
+            Prediction(
+                sample_id=sample_id, draw=draw, prompt_sha256=digest, task=declared.name, variant=declared.variant,
+                benchmark=task.benchmark.root, **{name: getattr(answer, name) for name in said},
+            )
+            for (sample_id, draw), (digest, answer) in answers.items()
+        ]  # fmt: skip
+        _write_lines(task.folder / USAGE, spent)
+        _write_lines(task.folder / PREDICTIONS, [one for one in predictions if not one.draw])
+        if task.draws > 1:
+            _write_lines(task.folder / SAMPLES, predictions)
+        else:
+            (task.folder / SAMPLES).unlink(missing_ok=True)
+    return TaskRun(
+        declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete,
+        task.draws, usage_totals(spent),
+    )  # fmt: skip
+
+
+def _write_lines(path: Path, records: Sequence[msgspec.Struct]) -> None:
+    with AtomicFile(path) as file:
+        for record in records:
+            file.write(msgspec.json.encode(record) + b"\n")
 
 
 def item_of(benchmark: Benchmark, question: Question, max_new_tokens: int, prompt_sha256: str) -> Item:
@@ -330,6 +432,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
     local.add_argument(
+        "--vllm-settings", type=orjson.loads, metavar="JSON", help='fields of vLLM\'s engine: {"max_model_len": 8192}'
+    )
+    local.add_argument(
         "--log-likelihood",
         choices=("labels", "texts"),
         help="compare the options by their log-likelihood, by label or by text; nothing is written",
@@ -343,16 +448,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--builds-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1,
+        metavar="K",
+        help="answers to each question, drawn at --temperature (default 1)",
+    )
+    parser.add_argument("--temperature", type=float, metavar="T", help="instead of the card's")
+    parser.add_argument(
+        "--price-in", type=float, metavar="P", help="price of a million prompt tokens, if not the card's"
+    )
+    parser.add_argument("--price-out", type=float, metavar="P", help="price of a million new tokens")
     parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
     parser.add_argument(
         "--credentialed-prompts", action="store_true", help="keep the text of credentialed questions in OUT, too"
+    )
+    parser.add_argument(
+        "--answer-cache",
+        type=Path,
+        metavar="DIR",
+        help="take answers of earlier runs by content, keep new ones",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
     add_trust_options(parser, training=False)
     parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
-    for name in ("limit", "max_new_tokens", "concurrency", "tries", "batch"):
+    for name in ("limit", "max_new_tokens", "concurrency", "tries", "batch", "samples"):
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be 1 or more")
@@ -360,8 +483,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("say who answers: --model CARD, --baseline NAME or --replay FILE")
     if options.log_likelihood and not (options.model and options.checkpoint):
         parser.error("--log-likelihood needs --model CARD and --checkpoint DIR: a server gives no such numbers")
-    if options.revision and not options.model:
-        parser.error("--revision is of a --model")
+    for name in ("revision", "temperature", "price_in", "price_out", "answer_cache"):
+        value = getattr(options, name)
+        if value is not None and not options.model:
+            parser.error(f"--{name.replace('_', '-')} is of a --model")
+        if isinstance(value, float) and not value >= 0:
+            parser.error(f"--{name.replace('_', '-')} must be 0 or more")
+    if options.samples > 1 and (not options.model or options.log_likelihood):
+        parser.error("--samples needs a --model that writes answers")
+    if options.engine == "vllm" and (options.log_likelihood or not options.checkpoint or options.device != "auto"):
+        parser.error("--engine vllm writes answers of a --checkpoint, on its own device; other ways are --engine hf's")
+    if options.vllm_settings is not None and (options.engine != "vllm" or not isinstance(options.vllm_settings, dict)):
+        parser.error("--vllm-settings is a JSON object, and of --engine vllm")
     if not options.dry_run and options.out is None:
         parser.error("--out is needed")
     if options.model and not options.dry_run and bool(options.endpoint) == bool(options.checkpoint):
@@ -385,6 +518,14 @@ def _carry_out(options: argparse.Namespace) -> int:
         _show_plan(benchmarks, proof)
         return errors.DONE
     card, adapter = _adapter(options, benchmarks)
+    if options.answer_cache:
+        from eval.adapters.cached import Cached
+
+        adapter = Cached(adapter, options.answer_cache)
+    if options.samples > 1:
+        temperature = card.decoding.temperature if card else None
+        if temperature is None or temperature <= GREEDY_BELOW:
+            raise UserError("--samples: greedy answers to a question are all the same; give --temperature T")
     done = run(
         benchmarks,
         adapter,
@@ -396,6 +537,8 @@ def _carry_out(options: argparse.Namespace) -> int:
         ask_again=options.ask_again,
         progress=not (options.quiet or options.json),
         credentialed_prompts=options.credentialed_prompts,
+        samples=options.samples,
+        prices=_prices(options, card),
     )
     if options.json:
         print(_as_json(done, adapter, options.out, proof))
@@ -416,6 +559,9 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         return None, Replay(options.replay)
 
     card = with_revision(load_card(options.model), options.revision, options.checkpoint)
+    if options.temperature is not None:
+        decoding = msgspec.structs.replace(card.decoding, temperature=options.temperature)
+        card = msgspec.structs.replace(card, decoding=decoding)
     if options.log_likelihood:
         from eval.adapters.log_likelihood import LogLikelihood
 
@@ -431,7 +577,24 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         tries=options.tries,
         batch=options.batch,
         trust_remote_code=options.trust_remote_code,
+        engine_settings=options.vllm_settings,
     )
+
+
+def _prices(options: argparse.Namespace, card: Card | None) -> Prices | None:
+    """As given, else the card's; None for neither. Raises: `UserError` for one of two."""
+    if card is None:
+        return None
+    found = [
+        options.price_in if options.price_in is not None else card.price_in,
+        options.price_out if options.price_out is not None else card.price_out,
+    ]
+    match found:
+        case [None, None]:
+            return None
+        case [float() as prompt, float() as completion]:
+            return Prices(prompt, completion)
+    raise UserError("a price of prompt tokens or of new tokens is missing; give --price-in and --price-out")
 
 
 def with_revision(card: Card, given: str | None, checkpoint: Path | None) -> Card:
@@ -492,7 +655,11 @@ def _show(
         words += [f"{count:,} {name}" for name, count in others.items()]
         if task.truncated:
             words.append(f"{task.truncated:,} cut at the limit")
+        if task.draws > 1:
+            words[1] = f"{task.draws} answers each, {words[1]}"
         print(", ".join(words))
+        if task.usage["completion_tokens"]:
+            print(f"  {usage_line(task.usage)}")
     counts = ", ".join(f"{value:,} {name}" for name, value in adapter.statistics().items())
     if counts:
         print(counts)

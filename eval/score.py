@@ -8,21 +8,26 @@ reports are measured by `eval.report_metrics`; with `--data` the proof's evidenc
 contaminated.
 
 A task whose predictions are of another benchmark version, incomplete, doubled or damaged is not scored at all, with a
-line that says why; other tasks are. Nothing here asks a model or a server.
+line that says why; other tasks are. Of a run with several answers to a question (`samples.jsonl`) each choice gets
+pass@k and the vote as measures (`eval.samples`); `--vote` takes the verdict itself from the vote. Nothing here asks a
+model or a server, unless `--judge` names one for open questions (`eval.judge`).
 """
 
+from __future__ import annotations
+
+import argparse
 import sys
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from eval.contamination import Proof, read_proof
 from eval.encoders import Measured, Weights, default_radgraph_python, measure
-from eval.mcq import READER, accepted_texts, final_text, grade
+from eval.mcq import accepted_texts, final_text, grade
 from eval.open_questions import open_scores
 from eval.options import same_text, text_key
 from eval.records import (
@@ -31,8 +36,12 @@ from eval.records import (
     INVALID,
     ITEMS,
     PREDICTIONS,
+    PROMPTS,
+    READINGS,
+    SAMPLES,
     SCORES_FILE,
     SUMMARY,
+    USAGE,
     WRONG,
     Item,
     Prediction,
@@ -40,25 +49,38 @@ from eval.records import (
     best_option,
     read_items,
     read_predictions,
+    read_prompts,
+    read_usage,
     task_folders,
     task_label,
+    usage_totals,
     write_scores,
 )
-from eval.statistics import Interval, cluster_interval, commonest, macro_f1, share_interval
+from eval.samples import Drawn, weigh, write_readings
+from eval.statistics import (
+    FEW_CLUSTERS,
+    FEW_CLUSTERS_SAY,
+    Interval,
+    cluster_interval,
+    commonest,
+    macro_f1,
+    share_interval,
+)
+from eval.versions import VERSIONS, reader_rates
 from manifests.proof.trust import Trust
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
-from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
+from medgpt.endpoints import read_key
+from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 from medgpt.private import make_folder
+from medgpt.tracking import TRACKERS, Tracker, open_tracker
 from shards.options import add_trust_options
 
-VERSIONS = {"score": 2, "mcq": 3, "open_questions": 1, "report_metrics": 1, "statistics": 1}
-"""Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
+if TYPE_CHECKING:
+    from eval.judge import Judge
 
-Every summary says with which it was made; a test pins what they give.
-"""
 EXIT_NOT_ALL = 3
 """Some tasks were scored, some could not be."""
 MISSING = "missing"
@@ -79,6 +101,11 @@ class Scored:
 
     scores: list[Score]
     summary: dict[str, Any]
+    drawn: Drawn | None = None
+
+
+Judged = tuple[str, dict[str, float], dict[str, Any]]
+"""Name of the judge's measure, values by sample id, record for the summary."""
 
 
 def score_task(
@@ -90,9 +117,14 @@ def score_task(
     missing_as_wrong: bool = False,
     device: str = "cpu",
     progress: bool = False,
+    samples: Sequence[Prediction] = (),
+    vote: bool = False,
+    judge: Callable[[Sequence[Item], Sequence[Prediction]], Judged] | None = None,
 ) -> Scored:
     """Scores of one task, in the order of its items.
 
+    `samples` are all answers, where the run drew several to each item; with `vote` the voted one has the verdict.
+    `judge` gives the name of its measure, values by sample id, and what the summary says.
     Raises: `UserError` for predictions that do not belong to the items; `UserError`.
     """
     if not items:
@@ -107,8 +139,16 @@ def score_task(
         for item in items
     ]
     measured = None
+    drawn = _drawn(items, samples, by_id) if samples and kinds == {"choice"} else None
+    judged: Judged | None = None
     if kinds == {"choice"}:
-        scores = [_score_choice(item, prediction, proof) for item, prediction in zip(items, matched, strict=True)]
+        matched = drawn.voted if drawn and vote else matched
+        judged = judge(items, matched) if judge else None
+        more: list[dict[str, float]] = drawn.metrics if drawn else [{} for _ in items]
+        for item, values in zip(items, more, strict=True):
+            if judged and item.sample_id in judged[1]:
+                values[judged[0]] = judged[1][item.sample_id]
+        scores = [_score_choice(*each, proof) for each in zip(items, matched, more, strict=True)]
     else:
         scores, measured = _score_reports(items, matched, proof, weights or Weights(None), device, progress)
     summary = _summary(items, scores, measured, proof)
@@ -117,7 +157,27 @@ def score_task(
         "prompt": sum(prediction.prompt_tokens for prediction in matched),
         "completion": sum(prediction.completion_tokens for prediction in matched),
     }
-    return Scored(scores, summary)
+    if drawn:
+        summary["samples"] = drawn.record(vote)
+    if judged:
+        summary["judge"] = judged[2]
+        if lacking := judged[2]["without_verdict"] + judged[2]["question_not_kept"]:
+            summary["gaps"] = {
+                judged[0]: f"{lacking:,} of {judged[2]['open_questions']:,} open questions have no verdict"
+            }
+    return Scored(scores, summary, drawn)
+
+
+def _drawn(items: Sequence[Item], samples: Sequence[Prediction], by_id: dict[str, Prediction]) -> Drawn:
+    """Raises: `UserError` where an item has other answers than the others, or its first one is not its prediction."""
+    draws: dict[int, dict[str, Prediction]] = {}
+    for one in samples:
+        draws.setdefault(one.draw, {})[one.sample_id] = one
+    for draw in draws.values():
+        _check(items, list(draw.values()), draw, False, SAMPLES)
+    if sorted(draws) != list(range(len(draws))) or draws[0] != by_id:
+        raise UserError(f"{SAMPLES} and {PREDICTIONS} are of two runs; run python -m eval.run again")
+    return weigh(items, [draws[number] for number in sorted(draws)])
 
 
 def _check(
@@ -164,18 +224,18 @@ _OF_ITEM = ("task", "variant", "sample_id", "benchmark", "cluster", "slice", "ac
 def _base(item: Item, prediction: Prediction, proof: Proof | None) -> dict[str, Any]:
     """What every score holds."""
     contaminated, evidence = proof.of_item(item.benchmark, item.sample_id) if proof else (None, ())
-    gold = dict(item.options).get(item.gold, item.gold)
     return {
         **{name: getattr(item, name) for name in _OF_ITEM},
         "outcome": prediction.outcome,
         "truncated": prediction.finish_reason == "length",
-        "exemplar_is_gold": bool(item.exemplar) and same_text(item.exemplar, gold),
+        "exemplar_is_gold": bool(item.exemplar)
+        and same_text(item.exemplar, dict(item.options).get(item.gold, item.gold)),
         "contaminated": contaminated,
         "evidence": evidence,
     }
 
 
-def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Score:
+def _score_choice(item: Item, prediction: Prediction, more: dict[str, float], proof: Proof | None) -> Score:
     answered = prediction.outcome == ANSWERED
     text = prediction.text if answered else None
     found = grade(text, item.options, item.gold)
@@ -198,7 +258,7 @@ def _score_choice(item: Item, prediction: Prediction, proof: Proof | None) -> Sc
         literal=found.literal,
         strict=found.correct,
         lenient=found.lenient,
-        metrics=metrics,
+        metrics=metrics | more,
     )
 
 
@@ -339,22 +399,33 @@ def _classes(items: Sequence[Item], scores: Sequence[Score]) -> dict[str, Any]:
 # ---------------------------------------------------------------- files
 
 
-def score_folder(folder: Path, out: Path, **how: Any) -> dict[str, Any]:
+def score_folder(folder: Path, out: Path, *, judge: Judge | None = None, **how: Any) -> dict[str, Any]:
     """Score the task in `folder`, write scores and summary into `out`, return the summary.
 
     `how`: keywords of `score_task`. Older scores in `out` go first, so that a task that cannot be scored has none.
     Raises: `UserError`.
     """
     earlier = _earlier(out / SUMMARY)
-    for name in (SUMMARY, SCORES_FILE):
+    for name in (SUMMARY, SCORES_FILE, READINGS):
         (out / name).unlink(missing_ok=True)
     items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
+    samples = read_predictions(folder / SAMPLES) if (folder / SAMPLES).is_file() else []
+    make_folder(out)
+
+    def judged(items: Sequence[Item], predictions: Sequence[Prediction]) -> Judged:
+        assert judge is not None
+        prompts = read_prompts(folder / PROMPTS)
+        return judge.metric, *judge.judge(items, predictions, prompts, out / "judge.jsonl")
+
     try:
-        scored = score_task(items, predictions, **how)
+        scored = score_task(items, predictions, samples=samples, judge=judged if judge else None, **how)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
-    make_folder(out)
+    if scored.drawn:
+        write_readings(out / READINGS, scored.drawn)
     summary = scored.summary
+    if (folder / USAGE).is_file():
+        summary["usage"] = usage_totals(read_usage(folder / USAGE))
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
     for name in (ITEMS, PREDICTIONS):
         summary[f"{name.removesuffix('.jsonl')}_sha256"] = file_sha256(folder / name).hex()
@@ -386,8 +457,9 @@ def describe(summary: dict[str, Any]) -> list[str]:
     tail = f"; {', '.join(counts)}" if counts else ""
     if summary["kind"] == "choice":
         items, interval = whole["items"], whole["interval"]
+        ends = _ends(interval) + (f" ({FEW_CLUSTERS_SAY})" if summary["clusters"] < FEW_CLUSTERS else "")
         lines = [
-            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {_ends(interval)}; "
+            f"{name}: {_percent(whole['correct'], items)} ({whole['correct']:,}/{items:,}), 95 % {ends}; "
             f"literal {_percent(whole['literal'], items)}, lenient {_percent(whole['lenient'], items)}, "
             f"invalid {_percent(whole['invalid'], items)}{tail}"
         ]
@@ -398,6 +470,10 @@ def describe(summary: dict[str, Any]) -> list[str]:
             )
         if measures := [f"{metric} {found['mean']:.4f}" for metric, found in whole.get("metrics", {}).items()]:
             lines.append(f"  {', '.join(measures)}")
+        if drawn := summary.get("samples"):
+            how = "the verdict is the vote's" if drawn["verdict_by_vote"] else "the verdict is the first answer's"
+            lines.append(f"  {drawn['drawn']} answers to each item, {how}; {drawn['ties']:,} votes were ties")
+        lines += [f"  {metric}: {reason}" for metric, reason in summary.get("gaps", {}).items()]
         constants = [summary[name] for name in ("majority_text", "majority_label") if name in summary]
         if constants:
             constant = max(constants, key=lambda one: one["correct"])
@@ -416,15 +492,6 @@ def describe(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def reader_rates() -> str:
-    """How well the reading rule agrees with a reader, for people."""
-    return (
-        f"reading rule {VERSIONS['mcq']} beside a reader, on {READER['answers']} made answers it had not seen: missed "
-        f"{_percent(READER['missed'], READER['named'])} of those that name an option, read "
-        f"{_percent(READER['read'], READER['unclear'])} of those that name none"
-    )
-
-
 def _percent(count: int, items: int) -> str:
     return f"{100 * count / items:.2f} %"
 
@@ -434,10 +501,39 @@ def _ends(interval: dict[str, float | None]) -> str:
     return "not known (one cluster)" if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
 
 
+def _figures(summary: dict[str, Any]) -> dict[str, float]:
+    """Figures of a task for a tracker, by `task/name`: those of all items, and what the answers took."""
+    whole = summary["parts"]["all"]
+    found: dict[str, float | None] = {"items": whole["items"], **summary.get("usage", {})}
+    if "correct" in whole:
+        found |= {rule: whole[key] / whole["items"] for rule, key in (("accuracy", "correct"), ("lenient", "lenient"))}
+        found |= {f"accuracy_{end}": whole["interval"][end] for end in ("low", "high")}
+    found |= {name: value["mean"] for name, value in whole.get("metrics", {}).items()}
+    label = task_label(summary["task"], summary["variant"])
+    return {f"{label}/{name}": value for name, value in found.items() if value is not None}
+
+
+def _trackers(options: argparse.Namespace, folders: Sequence[Path]) -> dict[Path, Tracker]:
+    """A tracker for each run folder, which says who was asked. Raises: `UserError` where it is not installed."""
+    opened = {}
+    for place in dict.fromkeys(folder.parent for folder in folders):
+        who = place / "run.json"
+        config = orjson.loads(who.read_bytes()) if who.is_file() else {}
+        opened[place] = open_tracker(options.track, options.out or place, config)
+    return opened
+
+
+def _judge(options: argparse.Namespace) -> Judge:
+    from eval.judge import Judge
+
+    key = read_key(options.judge_key_variable)
+    return Judge(options.judge, options.judge_model, key, tuple(options.allow_host))
+
+
 @run
 @libraries_apart()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 1 none, 2 wrong usage."""
+    """Command line. Returns the exit code: 0 all scored, 3 some tasks not, 4 not all judged, 1 none, 2 wrong usage."""
     parser = command_parser(
         "eval.score", "Score what models answered: strict, offline, the same bytes every time.", _EXAMPLE
     )
@@ -457,11 +553,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--radgraph-python", type=Path, metavar="FILE", help="interpreter that has radgraph 0.1.18 and transformers 4"
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
+    parser.add_argument("--vote", action="store_true", help="of several answers to an item (--samples) take the vote's")
+    asked = parser.add_argument_group("a judge of open questions (never the default; its prompt is in the summary)")
+    asked.add_argument("--judge", metavar="URL", help="OpenAI-compatible server of the model that judges")
+    asked.add_argument("--judge-model", metavar="NAME", help="its name there")
+    asked.add_argument("--judge-key-variable", metavar="NAME", help="environment variable that holds the API key")
+    asked.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
     parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
     add_trust_options(parser, training=False)
+    parser.add_argument("--track", choices=sorted(TRACKERS), help="write the figures for it too, beside the scores")
     parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
+    if bool(options.judge) != bool(options.judge_model):
+        parser.error("--judge URL and --judge-model NAME go together")
 
     from tqdm import tqdm
 
@@ -471,6 +576,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.data and not options.data.is_dir():
         raise UserError(f"--data {options.data}: no such folder")
     how = {"missing_as_wrong": options.missing_as_wrong, "device": options.device, "progress": not options.quiet}
+    judge = _judge(options) if options.judge else None
+    how |= {"vote": options.vote, "judge": judge}
     weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
     proof = read_proof(options.data / "proof", trust=Trust.of(options)) if options.data else None
     lines = []
@@ -480,6 +587,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     summaries: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    trackers = _trackers(options, folders) if options.track else {}
     with tqdm(folders, unit=" tasks", disable=True if options.quiet else None, dynamic_ncols=True) as bar:
         for folder in bar:
             try:
@@ -490,9 +598,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 tqdm.write(f"not scored: {one_line(error)}", file=sys.stderr)
                 continue
             summaries.append(summary)
+            if options.track:
+                trackers[folder.parent].write(_figures(summary), 0)
             if not options.json:
                 tqdm.write("\n".join([*lines, *describe(summary)]), file=sys.stdout)
                 lines.clear()
+    for tracker in trackers.values():
+        tracker.close()
     if options.json:
         document = {"tasks": summaries, "failed": failed, "certificate": proof.root if proof else None}
         print(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode())
@@ -501,7 +613,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines += [reader_rates()] if any(summary["kind"] == "choice" for summary in summaries) else []
         lines += [f"certificate: {proof.root}", *(f"  incomplete: {line}" for line in proof.lacking)] if proof else []
         print("\n".join(lines))
-    return DONE if not failed else EXIT_NOT_ALL if summaries else NOT_FINISHED
+    if failed:
+        return EXIT_NOT_ALL if summaries else NOT_FINISHED
+    return NOT_COMPARED if judge and any("gaps" in one for one in summaries if one["kind"] == "choice") else DONE
 
 
 if __name__ == "__main__":

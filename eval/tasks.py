@@ -186,6 +186,21 @@ OPEN_TASKS: tuple[Task, ...] = (
 )
 """Open questions that the paper has no row for: `--tasks open`. `all` leaves them out."""
 
+CORPUS_TASKS: tuple[Task, ...] = (
+    Task("pathvqa_closed", "pathvqa.eval", subset="closed", cluster="image", note="those answered by yes or no"),
+    Task("pathvqa_open", "pathvqa.eval", subset="open", cluster="image", note="all the others"),
+)
+"""Benchmarks without a builder, read by `builders.corpus` (examples/pathvqa.yaml); asked by their names alone."""
+
+_YES_NO = (("A", "Yes"), ("B", "No"))
+
+
+def subset_of(record: Mapping[str, Any]) -> str:
+    """The publisher's subset; without one and without options `closed` if the answer is yes or no, else `open`."""
+    if record["subset"] or record["options"]:
+        return record["subset"] or ""
+    return "closed" if str(record["answer"]).strip().lower() in ("yes", "no") else "open"
+
 
 def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
     """Tasks by name, table or `all`, in the order of the tables, each once.
@@ -194,7 +209,8 @@ def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
     has it and the official one elsewhere. `own` are tasks of a task file; `all` takes them in.
     Raises: `UserError` for a name that is none.
     """
-    known = [*TASKS, *OPEN_TASKS, *own]
+    beside = (*OPEN_TASKS, *CORPUS_TASKS)
+    known = [*TASKS, *beside, *own]
     tables = {f"table{task.table}" for task in known if task.table.isdigit()} | {"figure2", "all", "open"}
     chosen: list[Task] = []
     for name in names:
@@ -203,7 +219,7 @@ def select_tasks(names: Sequence[str], own: Sequence[Task] = ()) -> list[Task]:
             if stem == "open":
                 group = list(OPEN_TASKS)
             elif stem == "all":
-                group = [task for task in known if task not in OPEN_TASKS]
+                group = [task for task in known if task not in beside]
             else:
                 group = [task for task in known if stem in (f"table{task.table}", _squeezed(task.table))]
             rows = dict.fromkeys(task.name for task in group)
@@ -243,7 +259,7 @@ def load_task_file(path: Path) -> list[Task]:
     tasks = checked(list[Task], read_yaml(path), str(path))
     if not tasks:
         raise UserError(f"{path}: holds no task")
-    labels = [task.label for task in (*TASKS, *OPEN_TASKS, *tasks)]
+    labels = [task.label for task in (*TASKS, *OPEN_TASKS, *CORPUS_TASKS, *tasks)]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise UserError(f"{path}: {twice[0]} is the name of a task that is there already")
     return tasks
@@ -298,7 +314,7 @@ class Benchmark:
             if sample_id.split("/", 2)[1] not in self.task.splits:
                 continue
             sample = self._build[number]
-            if self.task.subset and sample.record["subset"] != self.task.subset:
+            if self.task.subset and subset_of(sample.record) != self.task.subset:
                 continue
             yield make_question(self.task, sample)
 
@@ -330,6 +346,9 @@ def make_question(task: Task, sample: StoredSample) -> Question:
         raise UserError(f"{where}: no gold answer; a task needs one for every item")
     if task.kind == "choice" and options and gold not in dict(options):
         raise UserError(f"{where}: the gold answer is none of its options' labels; build it again")
+    if task.kind == "choice" and task.subset == "closed" and not options:
+        options, gold = _YES_NO, "A" if gold.strip().lower() == "yes" else "B"
+        add_closing(turns, "\n".join(f"{label}. {text}" for label, text in options))
     images = list(sample.images)
     if len(images) != len(record["images"] or ()):
         raise UserError(f"{where}: {len(images)} of {len(record['images'])} pictures are there; build it with pictures")
@@ -383,7 +402,8 @@ def open_benchmarks(data: Path, tasks: Sequence[Task]) -> list[Benchmark]:
     """The benchmarks of tasks among the builds under `data`. Raises: `UserError` naming every build that is missing."""
     folders = _folders(data)
     if missing := dict.fromkeys(task.build for task in tasks if task.build not in folders):
-        builders = dict.fromkeys(name.partition(".")[0] for name in missing)
+        corpora = {task.build for task in CORPUS_TASKS}
+        builders = dict.fromkeys("corpus" if name in corpora else name.partition(".")[0] for name in missing)
         raise UserError(
             f"{data}: not built: {', '.join(missing)}; build them (python -m builders.{next(iter(builders))} --help "
             f"shows how{', the others alike' if len(builders) > 1 else ''}), or go on without by --only-present"

@@ -32,6 +32,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "sql": ("manifests.sql", "SQL over the manifests, and the audits"),
         "catalog": ("manifests.catalog", "write DATA/manifest.duckdb for the DuckDB shell"),
         "stats": ("shards.stats", "counts, tokens, tiles, licences, lengths"),
+        "export": ("shards.export", "certified samples as other trainers read them"),
         "show": ("shards.show", "one sample with its pictures"),
         "check-shards": ("shards.verify", "hash everything again; names the altered member"),
         "audit-env": ("medgpt.environment", "installed packages: versions, licences, altered files, SBOM"),
@@ -51,6 +52,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Evaluate": {
         "eval": ("eval.run", "ask a model the benchmark items"),
+        "weights": ("eval.weights", "which weights metrics of reports need; are yours they?"),
         "score": ("eval.score", "judge its answers by rule"),
         "report": ("eval.report", "results on one page, clean and contaminated items apart"),
         "compare": ("eval.compare", "two models on the same items"),

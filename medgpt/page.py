@@ -1,10 +1,12 @@
 """One look for every HTML page: a room's Jinja2 template, which extends `page.html`, becomes one file for a browser.
 
-The file needs no network and no other file. Its security policy names the digests of its one style and one script, so
-that nothing else on the page can run or load anything. Values are escaped, whatever they hold: dataset text is hostile.
+The file needs no network, and no other file unless it says so (`beside`). Its security policy names the digests of its
+one style and one script, so that nothing else on the page can run or load anything. Values are escaped, whatever they
+hold: dataset text is hostile.
 The same values give the same bytes.
 
-A template has a `title`, sets `kind` (what sort of page it is) and fills the blocks `main`, `headline`, `lead`,
+A template has a `title`, sets `kind` (what sort of page it is), sets `beside` where its script loads data in scripts
+that lie beside the page (on a server or a disk), and fills the blocks `main`, `headline`, `lead`,
 `contents`, `style` and `script`; `parts.html` has the macros that pages share.
 """
 
@@ -93,11 +95,12 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def _security(style: str, script: str) -> "Markup":
+def _security(style: str, script: str, beside: bool) -> "Markup":
     from markupsafe import Markup
 
+    local = " 'self' file:" if beside else ""
     digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
     return Markup(  # noqa: S704 - digests only
-        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'{local}; "
         "base-uri 'none'; form-action 'none'"
     )

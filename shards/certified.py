@@ -277,7 +277,7 @@ def _check_shards(certified: Certified) -> None:
                 )
 
 
-def _proof_folder(data: Path) -> Path:
+def proof_folder(data: Path) -> Path:
     """DATA/proof; where DATA is the folder `built` itself, the proof may lie beside it."""
     beside = data_folder(data) / PROOF
     return beside if not (data / PROOF).is_dir() and beside.is_dir() else data / PROOF
@@ -289,7 +289,7 @@ def _prepare(
     """Check all that a start rests on, and write the numbers of builds that have none yet."""
     from tqdm import tqdm
 
-    proof = _proof_folder(data)
+    proof = proof_folder(data)
     # Signatures are taken before anything is read: what changes meanwhile is seen at the next start.
     watched: dict[str, Signature] = {}
     if trust is not None:

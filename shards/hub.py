@@ -1,4 +1,4 @@
-"""`datasets` features of our shards: every picture of every sample, whatever samples a shard begins with.
+"""Our shards and exports on the hub: `datasets` features of shards, and `push` of an export.
 
 `load_dataset("webdataset", ...)` infers its columns from a tar's first five samples and drops, without a word, what
 later ones have more: a second picture, a PNG among JPEGs. Pass `features=features(BUILD)`. Needs the extra `hub`.
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from manifests.catalog import load_builds
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 from medgpt.schema import SAMPLE
 
 
@@ -38,3 +38,31 @@ def features(*builds: str | Path) -> Any:
             members |= set(zip(table["index"].to_pylist(), table["format"].to_pylist(), strict=True))
     pictures = {f"{index}.{extension}": Image() for index, extension in sorted(members)}
     return Features({"json": dict(sample), **pictures, "__key__": Value("string"), "__url__": Value("string")})
+
+
+def push(folder: Path, repository: str, besides: str, *, quiet: bool = False) -> str:
+    """Upload an export as one commit of a dataset repository, which is made, private, where it is not there; its URL.
+
+    Files in `besides` stay. Endpoint and account are those of `huggingface_hub` (HF_ENDPOINT, HF_TOKEN or a login);
+    what is there already is not sent again. Raises: `UserError`.
+    """
+    try:
+        from httpx2 import HTTPError
+        from huggingface_hub import HfApi, errors
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+    except ImportError:
+        raise UserError(
+            "--push needs huggingface_hub 2.4 or newer: python -m pip install 'huggingface_hub>=2.4'"
+        ) from None
+    if quiet:
+        disable_progress_bars()
+    api = HfApi()
+    try:
+        api.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, repo_type="dataset", folder_path=folder, ignore_patterns=[f"{besides}/*"],
+            commit_message="Certified training samples",
+        )  # fmt: skip
+    except (errors.HFValidationError, errors.HfUriError, HTTPError, OSError) as error:
+        raise UserError(f"--push {repository}: {one_line(error)}; the export itself is whole, run again") from error
+    return str(commit.commit_url)

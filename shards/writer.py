@@ -122,18 +122,22 @@ class TarShardWriter(ShardWriter):
         if self._file is not None and self._file.size >= self.shard_bytes:
             self._finish()
         file = self._open()
-        offset = _member(file, f"{sample_id}.json", json)
-        places = tuple((_member(file, f"{sample_id}.{ext}", data), len(data)) for ext, data in images)
+        offset = add_member(file, f"{sample_id}.json", json)
+        places = tuple((add_member(file, f"{sample_id}.{ext}", data), len(data)) for ext, data in images)
         self._samples += 1
         return Location(self._name, offset, len(json), places)
 
     def _end(self, file: AtomicFile) -> None:
-        # Two zero blocks end the archive; padding to whole records is what tar writes.
-        file.write(bytes(2 * BLOCK + -(file.size + 2 * BLOCK) % tarfile.RECORDSIZE))
+        end_archive(file)
 
 
-def _member(file: AtomicFile, name: str, data: bytes) -> int:
-    """Write one member; the byte at which its data starts."""
+def end_archive(file: AtomicFile) -> None:
+    """Write the two zero blocks that end an archive, and padding to whole records, as tar does."""
+    file.write(bytes(2 * BLOCK + -(file.size + 2 * BLOCK) % tarfile.RECORDSIZE))
+
+
+def add_member(file: AtomicFile, name: str, data: bytes) -> int:
+    """Write one member; the byte at which its data starts, one block behind its header."""
     file.write(tar_header(name, len(data)))
     offset = file.size
     file.write(data)

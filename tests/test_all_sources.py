@@ -10,13 +10,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from conftest import REAL_DATA, ROOT, run_module, tree_digest
+from export_readers import FORMATS, exported
 
 from builders.all import main as build_all
 from builders.demos.drawings import demo_picture
@@ -24,8 +27,11 @@ from builders.engine import loop
 from builders.engine.demo_files import write_demo_file
 from builders.engine.registry import load, modules, sources
 from builders.engine.unit import ENGINE_VERSION, UnitJob
+from manifests.proof.policy import DEFAULT_POLICY, load_policy
+from manifests.prove import prove
 from medgpt.atomic import AtomicFile, held
 from medgpt.processes import WorkerDied
+from shards.export import main as export
 from shards.reader import Build
 from shards.verify import verify_build
 
@@ -332,3 +338,46 @@ def test_repeated_stems_of_real_benchmarks_are_reported(tmp_path: Path) -> None:
     assert mmlu["rows"] == 1_395
     assert mmlu["stems"] < mmlu["items"] <= 1_395
     assert found["medmcqa", "validation"]["rows"] == 4_183
+
+
+@pytest.fixture(scope="module")
+def proved(demo: Path) -> tuple[Path, dict[str, dict[str, int]]]:
+    """All demo builds under a proof of a cheap policy; and how many pictures each train sample that it leaves has."""
+    policy = yaml.safe_load(DEFAULT_POLICY.read_text()) | {"train_duplicates": None, "rewrites": None}
+    for settings in policy["images"].values():
+        settings |= {"radius": 0, "region_radius": 0}
+    file = demo / "policy.yaml"
+    file.write_text(yaml.safe_dump(policy))
+    prove(demo, demo / "proof", load_policy(file), only_present=True, pairs_per_cell=1)
+    excluded = pq.read_table(demo / "proof" / "exclusions.parquet").to_pylist()
+    left: dict[str, dict[str, int]] = {}
+    for path in sorted(demo.glob("built/*/build.json")):
+        document, pictures = json.loads(path.read_bytes()), Counter[str]()
+        for unit in document["units"]:
+            if unit["role"] == "train":
+                for part in unit["parts"]:
+                    if part["file"].startswith("manifest/"):
+                        rows = pq.read_table(path.parent / part["file"], columns=["sample_id", "n_images"]).to_pylist()
+                        pictures.update({row["sample_id"]: row["n_images"] for row in rows})
+        out = {row["train_sample"] for row in excluded if row["train_build"] == document["build"]}
+        kept = sum(unit["kept"] for unit in document["units"] if unit["role"] == "train")
+        left[document["build"]] = {sample: count for sample, count in pictures.items() if sample not in out}
+        assert len(left[document["build"]]) == kept - len(out)
+        selection = demo / "filtered" / document["build"] / "selection.parquet"
+        for row in pq.read_table(selection).to_pylist() if selection.is_file() else ():
+            if not row["kept"]:
+                left[document["build"]].pop(row["sample_id"], None)
+    assert any(left.values()) and excluded
+    return demo, {build: samples for build, samples in left.items() if samples}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_build_is_exported_whole(
+    proved: tuple[Path, dict[str, dict[str, int]]], name: str, tmp_path: Path
+) -> None:
+    data, left = proved
+    taken = ["--accept-policy", str(data / "policy.yaml"), "--accept-incomplete", "--local-only"]
+    words = [str(data), "--format", name, "--out", str(tmp_path / "out"), "--workers", "1", "--json", *taken]
+    assert export(words) == 0
+    found = exported(tmp_path / "out", name)
+    assert {build: {s: len(p) for s, p in samples.items()} for build, samples in found.items()} == left

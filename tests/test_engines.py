@@ -144,6 +144,17 @@ def test_a_cluster_of_three_nodes_writes_the_same_bytes(
     assert (tmp_path / "training").read_text().endswith(f"{trained}\n")
 
 
+def test_a_cluster_exports_the_same_bytes(ray: list[str], local: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    data = local[0].parent / "data"
+    words = ["shards.export", data, "--format", "ms-swift", "--accept-incomplete", "--out"]
+    run(*words, tmp_path / "here", "--workers", 1)
+    run(*words, tmp_path / "ray", *ray)
+    ours, theirs = (tree_digest(tmp_path / place) for place in ("here", "ray"))
+    assert {n: d for n, d in ours.items() if ".export" not in n} == {
+        n: d for n, d in theirs.items() if ".export" not in n
+    }
+
+
 def test_a_cluster_writes_the_same_bytes_into_an_object_store(
     ray: list[str], bucket: Store, local: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -8,24 +8,28 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from eval_builds import build_demos
 from eval_server import Server, reply_to
+from tiny_models import save_ours
 
 from eval.adapters.base import Adapter, AdapterError, Answer, Request, prompt_digest
 from eval.adapters.baseline import NORMAL_REPORT, Baseline
 from eval.adapters.hf_local import HFLocal
 from eval.adapters.log_likelihood import LogLikelihood
 from eval.adapters.openai_chat import OpenAIChat, chat_messages
+from eval.adapters.vllm_local import VllmLocal
 from eval.cards import Card, Decoding, card_names, load_card
 from eval.chat import Conversation, talk
 from eval.chat import main as chat_main
@@ -74,7 +78,8 @@ def ask(adapter: Adapter, requests: list[Request]) -> dict[str, Answer]:
 
     def keep(one: Request, answer: Answer) -> None:
         assert one.question.sample_id not in answers
-        answers[one.question.sample_id.removeprefix("s/test/")] = answer
+        assert (answer.seconds is not None) == (answer.outcome == "answered")
+        answers[one.question.sample_id.removeprefix("s/test/")] = msgspec.structs.replace(answer, seconds=None)
 
     adapter.answer(iter(requests), keep)
     return answers
@@ -353,58 +358,12 @@ def test_nearest_by_words_and_without_training_side(data: Path) -> None:
 
 # A model in this process ---------------------------------------------------------------------------------------------
 
-CHAT = (
-    "{% for m in messages %}<|start|>{{ m.role }}<|message|>{% if m.content is string %}{{ m.content }}{% else %}"
-    "{% for c in m.content %}{% if c.type == 'image' %}<IMG_CONTEXT>\n{% else %}{{ c.text }}{% endif %}{% endfor %}"
-    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
-)
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Our architecture in small, saved as a folder: CLIP, two-layer MLP, GPT-oss, random weights, a byte tokenizer."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers", minversion="5")
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
-    from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bytes_only = Tokenizer(models.BPE(vocab={sign: place for place, sign in enumerate(alphabet)}, merges=[]))
-    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_only.decoder = decoders.ByteLevel()
-    names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
-             "video_token": "<video>"}  # fmt: skip
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bytes_only, eos_token="<|return|>", pad_token="<|endoftext|>", extra_special_tokens=names
-    )
-    tokenizer.add_tokens(["<|start|>", "<|message|>", "<|end|>", "<|channel|>"], special_tokens=True)
-    processor = transformers.InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(
-            size={"height": 56, "width": 56}, crop_to_patches=True, min_patches=1, max_patches=4
-        ),
-        tokenizer=tokenizer, video_processor=InternVLVideoProcessor(), image_seq_length=4, chat_template=CHAT,
-    )  # fmt: skip
-    vision = transformers.CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=56, patch_size=14
-    )
-    text = transformers.GptOssConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_local_experts=4,
-        num_experts_per_tok=2, num_attention_heads=8, num_key_value_heads=2, head_dim=8, sliding_window=16,
-        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    config = transformers.InternVLConfig(
-        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=4, downsample_ratio=0.5, vision_feature_layer=-1, tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = transformers.InternVLForConditionalGeneration(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(torch.randn_like(weight) * 0.05)
+    """Our architecture in small, with a byte tokenizer."""
     folder = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save_ours(folder)
     return folder
 
 
@@ -567,6 +526,51 @@ def test_log_likelihoods_are_those_of_lm_evaluation_harness(tmp_path: Path) -> N
         for metric, normalised in (("acc,none", False), ("acc_norm,none", True)):
             right = [best_option(one, normalised=normalised) == gold for one, gold in zip(found, golds, strict=True)]
             assert results[metric] == pytest.approx(sum(right) / len(right), abs=1e-12)
+
+
+def test_vllm_in_this_process_is_asked_by_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of vLLM and what becomes of its refusals; tests/test_vllm.py has the real one."""
+    (tmp_path / "config.json").write_text("{}")
+    card = msgspec.structs.replace(CARD, max_images=1, request={"mm_processor_kwargs": {"a": 1}, "min_p": 0.1})
+    card = msgspec.structs.replace(card, decoding=Decoding(temperature=0.5, seed=7))
+    adapter = VllmLocal(tmp_path, card, settings={"max_model_len": 99})
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="pip install 'medgpt-oss"):
+        adapter.identity()
+    asked: list[Any] = []
+
+    class Model:
+        def __init__(self, folder: str, **settings: Any) -> None:
+            assert folder == str(tmp_path) and settings["max_model_len"] == 99 and settings["dtype"] == "float32"
+
+        def chat(self, turns: list[Any], sampling: list[dict[str, Any]], **chat: Any) -> list[Any]:
+            asked.append((sampling, chat))
+            texts = [turn[-1]["content"] for turn in turns]
+            if "too long" in texts:
+                raise ValueError("longer than the model")
+            return [
+                SimpleNamespace(
+                    prompt_token_ids=[1, 2],
+                    outputs=[SimpleNamespace(text=text.upper(), finish_reason="stop", token_ids=[3])],
+                )
+                for text in texts
+            ]
+
+    platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda: True))
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1", LLM=Model, SamplingParams=dict))
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    second = replace(request("again"), draw=1)
+    answers = ask(adapter, [request("one"), request("too long"), request("pictures", 2), second])
+    assert {name: answer.outcome for name, answer in answers.items()} == {
+        "pictures": "too_many_images", "one": "answered", "too long": "refused_request", "again": "answered"
+    }  # fmt: skip
+    assert answers["one"] == Answer("answered", "ONE", "stop", None, 2, 1)
+    [first, *_, last], chat = asked[0]
+    assert chat == {"use_tqdm": False, "mm_processor_kwargs": {"a": 1}}
+    assert first["seed"] == 7 and last["seed"] == 8 and first["temperature"] == 0.5 and first["min_p"] == 0.1
+    assert first["max_tokens"] == 16 and first["skip_special_tokens"] is False and "mm_processor_kwargs" not in first
+    with pytest.raises(AdapterError, match="refuses every question"):
+        ask(adapter, [request("too long"), replace(request("again"), question=question("too long"))])
 
 
 def test_the_demo_shows_the_model_first(tiny: Path, tmp_path: Path) -> None:

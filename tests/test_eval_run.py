@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from eval_server import Server, reply_to
 
 from eval.answers import AnswerLog
 from eval.run import main
+from eval.score import main as score_main
 
 CARD = "name: stub\nhub_id: stub/model\n"
 
@@ -72,7 +74,10 @@ def test_the_same_answers_give_the_same_bytes_in_any_order(data: Path, tmp_path:
         folder.mkdir()
         with Server(folder) as server:
             assert ask(data, server, card, out, "--concurrency", concurrency) == 0
-        trees.append({name: digest for name, digest in tree_digest(out).items() if "answers" not in name})
+        told = ("answers", "usage")  # in the order they came; with the time each took
+        trees.append(
+            {name: digest for name, digest in tree_digest(out).items() if not Path(name).name.startswith(told)}
+        )
     assert trees[0] == trees[1] and len(trees[0]) == 9
 
 
@@ -86,6 +91,56 @@ def test_nothing_is_asked_twice(data: Path, tmp_path: Path, card: str, capsys: p
         assert ask(data, server, card, tmp_path / "out") == 0
         assert server.calls() == after
     assert "16 answered (5 before)" in capsys.readouterr().out
+
+
+def test_answers_are_taken_from_a_cache_by_content(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run asks nothing and differs in its answers file alone; another card, commit or limit asks again."""
+    cache, commit = tmp_path / "cache", ("--revision", "a" * 40)
+    given = ("--answer-cache", str(cache), *commit)
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, tmp_path / "none", "--answer-cache", str(cache)) == 2
+        assert "give --revision COMMIT" in capsys.readouterr().err
+        assert ask(data, server, card, tmp_path / "first", *given) == 0
+        asked = sum(server.calls().values())
+        assert "28 from the answer cache" not in capsys.readouterr().out
+        assert ask(data, server, card, tmp_path / "second", *given) == 0
+        assert sum(server.calls().values()) == asked == 28 and "28 from the answer cache" in capsys.readouterr().out
+        first, second = (lines(tmp_path / one / "slake/answers.jsonl") for one in ("first", "second"))
+        assert not any("cached" in one for one in first) and all(one["cached"] for one in second)
+        trees = [tree_digest(tmp_path / one) for one in ("first", "second")]
+        odd = {name for name in trees[0] if trees[0][name] != trees[1][name]}
+        assert odd == {f"{task}/{name}.jsonl" for task in ("slake", "medqa") for name in ("answers", "usage")}
+        spent = lines(tmp_path / "second/slake/usage.jsonl")
+        assert {(one["prompt_tokens"], one["completion_tokens"], one["seconds"]) for one in spent} == {(0, 0, None)}
+        for place, other in enumerate((("--max-new-tokens", "9"), ("--revision", "b" * 40))):
+            assert ask(data, server, card, tmp_path / str(place), *given, *other, "--limit", "1") == 0
+            assert sum(server.calls().values()) == asked + 2 * (place + 1)
+        Path(card).write_text(CARD + "prompt_suffix: Think.\n")
+        assert ask(data, server, card, tmp_path / "suffix", *given, "--limit", "1") == 0
+        assert sum(server.calls().values()) == asked + 6
+
+
+def test_credentialed_answers_are_cached_for_their_owner_alone(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask_both(out: str, limit: str) -> None:
+        given = ["--tasks", "impression_0shot", "--endpoint", server.base, "--model", card, "--quiet", "--limit", limit]
+        more = ["--revision", "a" * 40, "--answer-cache", str(tmp_path / "cache"), "--out", str(tmp_path / out)]
+        assert main([str(data), *given, *more]) == 0
+
+    with Server(tmp_path) as server:
+        ask_both("closed", "1")
+        [kept] = (tmp_path / "cache").iterdir()
+        assert kept.stat().st_mode & 0o777 == 0o600 and len(lines(kept)) == 1
+        # Through a link, which is not closed: nothing more is kept where others can read it.
+        elsewhere = kept.rename(tmp_path / "elsewhere.jsonl")
+        elsewhere.chmod(0o644)
+        kept.symlink_to(elsewhere)
+        ask_both("open", "2")
+    assert len(lines(elsewhere)) == 1
+    assert "1 from the answer cache, 1 credentialed answers not cached" in capsys.readouterr().out
 
 
 def test_kill_9_loses_no_answer_and_repeats_none(data: Path, tmp_path: Path, card: str) -> None:
@@ -273,6 +328,56 @@ def test_limits_and_prompts_of_the_card_reach_the_server(data: Path, tmp_path: P
         entries = server.entries()
     assert [entry["fields"]["max_tokens"] for entry in entries] == [77, 77, 9, 9]
     assert all(entry["text"].endswith("\n\nThink first.") and entry["roles"] == ["system", "user"] for entry in entries)
+
+
+def test_several_answers_are_drawn_with_seeds_of_their_own_and_cost_is_counted(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, few = tmp_path / "out", ("--limit", "3")
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, out, *few, "--samples", "3") == 2
+        assert "give --temperature" in capsys.readouterr().err and not server.entries()
+        priced = (*few, "--temperature", "0.8", "--price-in", "2", "--price-out", "10")
+        assert ask(data, server, card, out, *priced, "--samples", "2") == 0
+        assert ask(data, server, card, out, *priced, "--samples", "3") == 0  # the third answer alone is asked for
+        drawn = Counter((entry["fields"]["temperature"], entry["fields"]["seed"]) for entry in server.entries())
+    assert drawn == {(0.8, seed): 6 for seed in range(3)}
+    assert "medqa: 3 items of 1,273 in the whole benchmark, 3 answers each, 9 answered (6 before)" in (
+        said := capsys.readouterr().out
+    )
+    assert "90 prompt tokens, 27 new tokens" in said and "cost 0.0004" in said
+    samples, predictions, usage = (lines(out / f"medqa/{name}.jsonl") for name in ("samples", "predictions", "usage"))
+    assert [one.get("draw", 0) for one in samples] == [0, 1, 2] * 3
+    assert predictions == samples[::3] and not any("seconds" in one for one in predictions)
+    assert {(one["prompt_tokens"], one["completion_tokens"], one["cost"]) for one in usage} == {(10, 3, 5e-05)}
+    assert all(0 < one["seconds"] < 60 for one in usage) and len(usage) == 9
+    assert score_main([str(out), "--quiet"]) == 0
+    summary = json.loads((out / "medqa/summary.json").read_text())
+    assert summary["usage"]["cost"] == pytest.approx(4.5e-4) and summary["samples"]["drawn"] == 3
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "wandb", "mlflow"])
+def test_a_run_is_tracked_offline_or_the_package_is_named(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = tmp_path / "run/exam"
+    task.mkdir(parents=True)
+    module = {"tensorboard": "torch.utils.tensorboard"}.get(kind, kind)
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    common = {"task": "exam", "variant": "official", "sample_id": "1", "benchmark": "b", "prompt_sha256": "p"}
+    item = {"kind": "choice", "options": [["A", "x"]], "gold": "A", "cluster": "c", "slice": "", "exemplar": "",
+            "images": 0, "access": "open", "max_new_tokens": 1}  # fmt: skip
+    (task / "items.jsonl").write_text(json.dumps(common | item) + "\n")
+    (task / "predictions.jsonl").write_text(json.dumps(common | {"outcome": "answered", "text": "A"}) + "\n")
+    assert score_main([str(tmp_path / "run"), "--track", kind]) == 2
+    assert f"{kind} cannot be used" in (said := capsys.readouterr().err) and "pip install" in said
+    assert not (task / "scores.parquet").exists()
+    monkeypatch.undo()
+    pytest.importorskip(kind)
+    assert score_main([str(tmp_path / "run"), "--track", kind]) == 0
+    files = {"wandb": "wandb/offline-run-*/*.wandb", "mlflow": "mlruns/*/*/metrics/exam/accuracy"}
+    [written] = (tmp_path / "run").glob(files.get(kind, "tensorboard/events.*"))
+    assert kind != "tensorboard" or b"exam/accuracy" in written.read_bytes()
 
 
 def test_a_dry_run_asks_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import ROOT, run_module
 from eval_builds import build_demos
+from PIL import Image
 
+from builders.corpus import main as corpus_main
 from eval.tasks import TASKS, Task, load_task_file, open_benchmarks, select_tasks
 from medgpt.errors import UserError
 from shards.reader import Build
@@ -197,3 +202,28 @@ def test_missing_builds_and_splits_are_named(data: Path, tmp_path: Path) -> None
     [benchmark] = open_benchmarks(data, select_tasks(["y"], load_task_file(file)))
     with pytest.raises(UserError, match=r"medqa/test/1 \(task y\): 0 worked examples, the task says 1"):
         list(benchmark)
+
+
+def test_pathvqa_is_parted_into_open_and_closed_questions(tmp_path: Path, data: Path) -> None:
+    """Rows as in the hub's Parquet (image, question, answer), read by the corpus builder."""
+    rows = []
+    for number in range(3):
+        picture = BytesIO()
+        Image.new("RGB", (32, 32), (40 * number, 90, 120)).save(picture, "JPEG")
+        image = {"bytes": picture.getvalue(), "path": None}
+        for question, answer in (("what is present?", "liver"), ("is it a cell?", "No" if number else "yes")):
+            rows.append({"image": image, "question": question, "answer": answer})
+    (tmp_path / "raw").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "raw/test-00000-of-00001.parquet")
+    mapping = str(ROOT / "examples/pathvqa.yaml")
+    given = ["--role", "eval", "--mapping", mapping, "--out", str(tmp_path / "built"), "--quiet"]
+    assert corpus_main(["--raw", str(tmp_path / "raw"), *given]) == 0
+    closed, opened = map(list, open_benchmarks(tmp_path, select_tasks(["pathvqa_closed", "pathvqa_open"])))
+    assert [one.gold for one in closed] == ["A", "B", "B"] and [one.gold for one in opened] == ["liver"] * 3
+    assert closed[0].options == (("A", "Yes"), ("B", "No")) and not opened[0].options
+    assert closed[0].messages[-1]["content"][-1]["text"].startswith("is it a cell?\n\nA. Yes\nB. No\n\nAnswer with")
+    assert [one.cluster for one in closed] == [one.cluster for one in opened] and len(opened[0].images) == 1
+    assert len({one.cluster for one in closed}) == 3
+    assert "pathvqa_open" not in {task.label for task in select_tasks(["all", "open"])}
+    with pytest.raises(UserError, match=r"not built: pathvqa\.eval; build them \(python -m builders\.corpus"):
+        open_benchmarks(data, select_tasks(["pathvqa_open"]))

@@ -88,7 +88,7 @@ assert not heavy, heavy
 
 COMMANDS = [f"builders.{name}" for name in modules()] + [
     "builders", "builders.corpus", "builders.demo", "eval.audit", "eval.chat", "eval.compare", "eval.report",
-    "eval.run", "eval.score",
+    "eval.run", "eval.score", "eval.weights",
     "eval.serve", "eval.demo", "filters.audit", "filters.calibrate", "filters.decide", "filters.review", "filters.run",
     "filters.semantic_duplicates",
     "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql", "manifests.verify", "shards.pack",

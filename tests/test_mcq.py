@@ -30,7 +30,7 @@ def test_given_cases() -> None:
         assert verdict == case["strict_verdict"], (case["output"], case["why"], found.reading)
 
 
-OUTPUTS = [output for name in ("outputs", "fresh", "seen") for output in read_outputs(f"reading_{name}.txt")]
+OUTPUTS = [output for name in ("outputs", "fresh", "last", "seen") for output in read_outputs(f"reading_{name}.txt")]
 
 
 def test_the_rule_reads_as_a_reader_does_and_gives_no_false_credit() -> None:

@@ -10,15 +10,18 @@ import itertools
 import json
 import math
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import eval.weights
 from eval import encoders, report_metrics
 from eval.encoders import Weights, measure
 from medgpt.errors import UserError
@@ -212,39 +215,46 @@ class RadGraph:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of weights in the documented layout, with random models of a few thousand parameters."""
+    """A folder of weights in the documented layout, of the real architectures with a few thousand random parameters."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    from tokenizers import pre_tokenizers
+
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("weights")
-    words = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        ".",
-        *"no acute effusion left small pneumonia heart size".split(),
-    ]
-    size = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": len(words)}
+    words = ". no acute effusion left small pneumonia heart size".split()
+    size = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
 
-    def save(path: Path, kind: object, config: object) -> None:
-        path.mkdir(parents=True)
-        (path / "vocab.txt").write_text("\n".join(words))
-        transformers.BertTokenizerFast(str(path / "vocab.txt")).save_pretrained(path)
-        if kind is None:
-            config.save_pretrained(path)  # type: ignore[attr-defined]
-        else:
-            kind(config).save_pretrained(path)  # type: ignore[operator]
+    def save(name: str, tokenizer: Any, kind: Any, config: Any, **more: Any) -> None:
+        tokenizer.save_pretrained(folder / name)
+        kind(config(**{**size, "vocab_size": len(tokenizer), **more})).save_pretrained(folder / name)
 
-    deep = transformers.BertConfig(num_hidden_layers=6, **size)
-    save(folder / "distilroberta-base", transformers.BertModel, deep)
-    shallow = transformers.BertConfig(num_hidden_layers=1, **size)
-    save(folder / "rate" / "BioLORD-2023-C", transformers.BertModel, shallow)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = {sign: place for place, sign in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
+    # As published: with a head that is not wanted, and without the pooler.
+    save(
+        "distilroberta-base", transformers.RobertaTokenizer(letters, []), transformers.RobertaForMaskedLM,
+        transformers.RobertaConfig, num_hidden_layers=6, max_position_embeddings=34,
+    )  # fmt: skip
+    numbered = {word: place for place, word in enumerate(["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *words])}
+    save(
+        "rate/BioLORD-2023-C", transformers.MPNetTokenizer(numbered), transformers.MPNetModel, transformers.MPNetConfig
+    )
+    pieces = [(f"▁{word}", -2.0) for word in words] + [(sign, -9.0) for sign in "▁.abcdefghijklmnopqrstuvwxyzNLHSP"]
+    pieces = [*((sign, 0.0) for sign in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")), *pieces]
     tags = ["O", *(f"{mark}-{kind}" for kind in report_metrics.RATE_TYPES for mark in "BI")]
-    tagger = transformers.BertConfig(num_hidden_layers=1, id2label=dict(enumerate(tags)), **size)
-    save(folder / "rate" / "RaTE-NER-Deberta", transformers.BertForTokenClassification, tagger)
-    save(folder / "chexbert" / "bert-base-uncased", None, shallow)
+    save(
+        "rate/RaTE-NER-Deberta",
+        transformers.DebertaV2Tokenizer(pieces),
+        transformers.DebertaV2ForTokenClassification, transformers.DebertaV2Config, id2label=dict(enumerate(tags)),
+        relative_attention=True, position_buckets=8, pos_att_type=["p2c", "c2p"], share_att_key=True,
+        norm_rel_ebd="layer_norm", position_biased_input=False, type_vocab_size=0,
+    )  # fmt: skip
+    signs = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    bert = transformers.BertTokenizer({sign: place for place, sign in enumerate(signs)})
+    shallow = transformers.BertConfig(**size, vocab_size=len(bert))
+    for part in (bert, shallow):
+        part.save_pretrained(folder / "chexbert" / "bert-base-uncased")
     state = {f"module.bert.{name}": value for name, value in transformers.BertModel(shallow).state_dict().items()}
     for head in range(14):
         outputs = 4 if head < 13 else 2
@@ -285,7 +295,7 @@ def test_all_metrics_with_weights(weights: Path, radgraph_stub: Path) -> None:
     assert empty["radgraph_simple"] == 0
     assert empty["ratescore"] == report_metrics.RATE_FLOOR
     assert empty["bertscore"] == pytest.approx(-encoders.BERTSCORE_BASELINE / (1 - encoders.BERTSCORE_BASELINE))
-    assert found.corpus["ratescore_floor_share"] >= 1 / 4
+    assert 1 / 4 <= found.corpus["ratescore_floor_share"] < 1
     radcliq = [row["radcliq_v1"] for row in found.values]
     assert found.corpus["radcliq_v1_reciprocal"] == pytest.approx(4 / sum(radcliq))
     for row in found.values:
@@ -338,6 +348,56 @@ def test_weights_that_do_not_load_are_one_line(weights: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"chexbert\.pth: cannot be loaded") as caught:
         measure(["No"], ["No"], Weights(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_with_random_weights_is_refused(weights: Path, tmp_path: Path) -> None:
+    """transformers only warns of what is not in the files."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(weights / "distilroberta-base", tmp_path / "distilroberta-base")
+    file = tmp_path / "distilroberta-base/model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in sorted(tensors) if "layer.3" in name)]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"cannot be loaded \(1 weights of RobertaModel are not in its files"):
+        measure(["No"], ["No"], Weights(tmp_path))
+
+
+def test_weights_are_listed_and_checked(
+    weights: Path,
+    tmp_path: Path,
+    radgraph_stub: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def said(*arguments: str, code: int = 0) -> str:
+        assert eval.weights.main(arguments) == code
+        return capsys.readouterr().out
+
+    listed = json.loads(said("--json"))
+    assert set(listed["parts"]) == set(encoders.COMPONENTS) and set(listed["published"]) > {"chexbert/chexbert.pth"}
+    assert "6550703c92d6" in said("--metrics", "semb") and "distilroberta" not in said("--metrics", "semb", "bleu1")
+    given = (str(weights), "--radgraph-python", str(radgraph_stub))
+    found = {state["part"]: state for state in json.loads(said(*given, "--json", code=4))}
+    assert all(state["loads"] for state in found.values())
+    assert "not the published file" in found["chexbert"]["faults"][0] and not found["radgraph"]["faults"]
+    file = weights / "chexbert/chexbert.pth"
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    known = {"bytes": file.stat().st_size, "sha256": sha256, "published": False}
+    assert found["chexbert"]["files"]["chexbert/chexbert.pth"] == known
+    published = eval.weights.Published("test", round(file.stat().st_size / 1e6), sha256)
+    monkeypatch.setattr(eval.weights, "PUBLISHED", {"chexbert/chexbert.pth": published})
+    assert "1 with the published digest; loads" in said(*given)
+    # One part is not there, one is altered, one does not load.
+    (tmp_path / "rate").symlink_to(weights / "rate")
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  rate/RaTE-NER-Deberta/config.json\n")
+    text = said(str(tmp_path), "--no-load", "--metrics", "ratescore", "semb", code=4)
+    assert "chexbert/chexbert.pth, chexbert/bert-base-uncased/config.json not in" in text and "SHA256SUMS says" in text
+    (tmp_path / "SHA256SUMS").unlink()
+    shutil.copytree(weights / "chexbert", tmp_path / "chexbert")
+    (tmp_path / "chexbert/chexbert.pth").write_bytes(b"no weights")
+    assert "chexbert.pth: cannot be loaded" in said(str(tmp_path), "--metrics", "semb", code=4)
+    assert eval.weights.main(["--metrics", "bleu5"]) == 2
 
 
 def test_another_interpreter_that_fails_is_one_line(weights: Path, tmp_path: Path) -> None:

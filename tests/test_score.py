@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, run_module
+from conftest import ROOT, run_module, tree_digest
+from eval_server import Server
 
 from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
-from eval.records import Score, read_items, read_predictions, read_scores, write_scores
-from eval.score import VERSIONS, main, score_folder
+from eval.records import Score, read_items, read_predictions, read_scores, scored_predictions, write_scores
+from eval.report_tables import open_table, read_run
+from eval.score import main, score_folder
+from eval.versions import VERSIONS
 from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, write_certificate
 from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS
 from manifests.proof.policy import load_policy, parse_policy
@@ -92,10 +97,14 @@ def test_scores_and_summary(exam: Path) -> None:
 
 
 PINNED = {
-    "versions": {"score": 2, "mcq": 3, "open_questions": 1, "report_metrics": 1, "statistics": 1},
+    "versions": {"score": 2, "mcq": 4, "open_questions": 1, "report_metrics": 1, "statistics": 1},
     "choices": "54de36cb516a5c65a3d36439608b66af5422f11a1842b0f680fd85aa6e3ea3c9",
-    "reports": "2d5bc5c9079c157912df52e48a11b3d9156b7c65991dc576988949e23d9b4242",
+    "reports": "0413354c498fb1f1eba8f9f798085c7fc318464fc8daaeae60802cfc832bcbcf",
 }
+
+
+_WORDS = ("versions", "scores_sha256", "gaps", "settings")
+"""Of a summary: what is no number of the answers; `settings` says in words how they are made."""
 
 
 def test_scores_change_only_with_a_declared_version(tmp_path: Path) -> None:
@@ -114,11 +123,13 @@ def test_scores_change_only_with_a_declared_version(tmp_path: Path) -> None:
              sorted((metric, round(value, 9)) for metric, value in row.metrics.items())]
             for row in read_scores(folder / "scores.parquet")
         ]  # fmt: skip
-        summary = {key: value for key, value in summary.items() if key not in ("versions", "scores_sha256", "gaps")}
+        summary = {key: value for key, value in summary.items() if key not in _WORDS}
         data = orjson.dumps([rows, summary], option=orjson.OPT_SORT_KEYS)
         found[name] = hashlib.sha256(data).hexdigest()
     if found["versions"] == PINNED["versions"] and found != PINNED:
-        pytest.fail("the same answers get other scores: raise the module's number in eval.score.VERSIONS, pin it here")
+        pytest.fail(
+            "the same answers get other scores: raise the module's number in eval.versions.VERSIONS, pin it here"
+        )
     assert found == PINNED, "a version was raised: put what is found into PINNED"
 
 
@@ -133,7 +144,7 @@ def test_what_an_earlier_reading_rule_made_of_the_same_answers_is_shown_beside(
         assert score_folder(exam, exam)["earlier"]["correct"] == 1
     assert main([str(exam), "--quiet"]) == 0
     told = capsys.readouterr().out
-    assert "by reading rule 2: 12.50 %" in told and "beside a reader, on 388 made answers" in told
+    assert "by reading rule 2: 12.50 %" in told and "beside a reader, on 448 made answers" in told
 
 
 def test_open_questions_have_the_measures_of_the_papers(tmp_path: Path) -> None:
@@ -538,3 +549,90 @@ def test_scoring_answers_needs_no_torch(exam: Path) -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60, capture_output=True)
+
+
+# Several answers to an item; a judge ---------------------------------------------------------------------------------
+
+
+def test_several_answers_give_pass_at_k_and_a_vote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Items: 1 of 4 right but outvoted; a tie whose first draw is right; no option at all; an open question."""
+    said = [["B", "A", "B", "hm"], ["A", "B", "B", "A"], ["hm"] * 4, ["spleen", "Liver.", "liver", "kidney"]]
+    items = [item(number) for number in range(3)] + [item(3, options=[], gold="Liver")]
+    folder = write(tmp_path / "run/exam", items, [prediction(n, texts[0]) for n, texts in enumerate(said)])
+    rows = [prediction(n, text, draw=draw) for n, texts in enumerate(said) for draw, text in enumerate(texts)]
+    samples = folder / "samples.jsonl"
+    samples.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    assert main([str(folder)]) == 0
+    assert "4 answers to each item, the verdict is the first answer's; 1 votes were ties" in capsys.readouterr().out
+    scores = read_scores(folder / "scores.parquet")
+    assert [score.verdict for score in scores] == ["wrong", "correct", "invalid", "invalid"]
+    assert [score.metrics["vote"] for score in scores] == [0, 1, 0, 1]
+    for score, right in zip(scores, (1, 2, 0, 2), strict=True):
+        for k in (1, 2, 4):  # the estimate is the share of all draws of k that hold a right one
+            subsets = list(combinations([True] * right + [False] * (4 - right), k))
+            assert score.metrics[f"pass@{k}"] == pytest.approx(sum(map(any, subsets)) / len(subsets))
+    summary = json.loads((folder / "summary.json").read_text())
+    found = summary["parts"]["all"]["metrics"]["pass@2"]
+    assert found["mean"] == pytest.approx((0.5 + 5 / 6 + 0 + 5 / 6) / 4, abs=1e-6) and found["low"] <= found["mean"]
+    assert summary["samples"] | {"tie_rule": ""} == {
+        "version": 1, "drawn": 4, "verdict_by_vote": False, "ties": 1, "tie_rule": ""
+    }  # fmt: skip
+    readings = pq.read_table(folder / "samples.parquet").to_pylist()
+    assert [row["option"] for row in readings] == ["B", "A", "B", None, "A", "B", "B", "A", *[None] * 8]
+    assert [row["verdict"] for row in readings[12:]] == ["invalid", "correct", "correct", "invalid"]
+    assert main([str(folder), "--vote"]) == 0
+    assert [score.strict for score in read_scores(folder / "scores.parquet")] == [False, True, False, True]
+    voted = scored_predictions(folder, json.loads((folder / "summary.json").read_text()))
+    assert [one.text for one in voted] == ["B", "A", "hm", "Liver."]
+    samples.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[:-1]))
+    assert main([str(folder)]) == 1 and "1 of 4 predictions are missing" in capsys.readouterr().err
+
+
+def test_a_judge_of_open_questions_is_asked_once_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    golds = ["Liver", "Lung {left}", "Heart"]
+    items = [item(number, options=[], gold=gold) for number, gold in enumerate(golds)]
+    items += [item(3), item(4, options=[], gold="Brain")]
+    texts = ["the hepatic organ", "left lung", None, "A", "Answer: B. Ignore all else"]
+    predictions = [prediction(number, text) for number, text in enumerate(texts)]
+    predictions[2]["outcome"] = "refused_request"
+    folder = write(tmp_path / "run/exam", items, predictions)
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Which organ?"}]}]
+    prompts = [
+        {"task": "exam", "variant": "official", "sample_id": f"exam/test/{number}", "messages": asked, "images": []}
+        for number in range(5)
+    ]
+    prompts[4]["messages"] = None  # a credentialed question whose text was not kept
+    (folder / "prompts.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in prompts))
+    with Server(tmp_path, content="It means the same. Answer: A") as server:
+        given = [str(folder), "--judge", server.base, "--judge-model", "reader"]
+        assert main(given) == 4
+        [first, second] = sorted(entry["text"] for entry in server.entries())
+        assert "Lung {left}" in first + second and "the hepatic organ" in first + second and "Which organ?" in first
+        before = tree_digest(folder)
+        assert main(given) == 4 and tree_digest(folder) == before and len(server.entries()) == 2
+    scores = read_scores(folder / "scores.parquet")
+    assert [score.metrics.get("judge:reader") for score in scores] == [1, 1, 0, None, None]
+    assert [score.strict for score in scores] == [False, False, False, True, False]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "Is the answer correct" in summary["judge"]["prompt"] and summary["judge"]["question_not_kept"] == 1
+    assert "judge:reader: 1 of 4 open questions have no verdict" in capsys.readouterr().out
+    record = {
+        "task": {"name": "exam", "variant": "official", "kind": "choice"},
+        "build": "exam",
+        "source": "exam",
+        "access": "open",
+    }
+    (folder / "task.json").write_bytes(orjson.dumps(record | {"build_root": BENCHMARK}))
+    (folder.parent / "run.json").write_bytes(b'{"adapter": "stub"}')
+    further = open_table([read_run(folder.parent)])
+    assert "judge:reader" in further.head and "Is the answer correct, by the reference alone?" in further.note
+    (folder / "judge.jsonl").unlink()
+    with Server(tmp_path, content="I cannot say.") as server:
+        assert main([str(folder), "--judge", server.base, "--judge-model", "reader"]) == 4
+        temperatures = sorted(entry["fields"]["temperature"] for entry in server.entries()[2:])
+    assert temperatures == [0, 0, 0.7, 0.7]
+    assert json.loads((folder / "summary.json").read_text())["judge"]["without_verdict"] == 2
+    write(folder, [one | {"access": "credentialed"} for one in items], predictions)
+    capsys.readouterr()
+    assert main([str(folder), "--judge", "http://192.0.2.1:9/v1", "--judge-model", "reader"]) == 1
+    assert "credentialed" in capsys.readouterr().err

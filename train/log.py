@@ -4,13 +4,16 @@ import html
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from medgpt.atomic import write_atomic
+from medgpt.errors import UserError
 from medgpt.private import make_folder
+from medgpt.tracking import open_tracker
 
 CURVES = {
     "loss": "loss",
@@ -37,7 +40,9 @@ class Log:
         kept = [record for record in read_log(self.path) if record["step"] < step]
         write_atomic(self.path, b"".join(orjson.dumps(record) + b"\n" for record in kept))
         self._file = self.path.open("ab")
-        self._events = _tensorboard(folder / "tensorboard", step)
+        self._events = None
+        with suppress(UserError):  # TensorBoard is not installed
+            self._events = open_tracker("tensorboard", folder, step=step)
         self.events = self._events is not None
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -47,12 +52,12 @@ class Log:
         self._file.write(orjson.dumps(record) + b"\n")
         self._file.flush()
         if self._events is not None:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._events.add_scalar(name, value, record["step"])
+            values = {
+                name: value for name, value in record.items() if isinstance(value, int | float) and name != "step"
+            }
             for group, prefix in (("sources", "loss"), ("blind", "blind loss"), ("probe", "probe")):
-                for name, value in record.get(group, {}).items():
-                    self._events.add_scalar(f"{prefix}/{name}", value, record["step"])
+                values |= {f"{prefix}/{name}": value for name, value in record.get(group, {}).items()}
+            self._events.write(values, record["step"])
 
     def close(self) -> None:
         """Write the curves and close all files."""
@@ -156,12 +161,3 @@ def _chart(title: str, lines: _Lines, dashed: _Lines, width: int, height: int) -
                 f"{html.escape(name)}</text>"
             )
     return "".join(out)
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A writer of events, or None where TensorBoard is not installed (extra `train` has it)."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step)

@@ -40,6 +40,8 @@ class Request:
     max_new_tokens: int
     prompt_sha256: str
     """Digest of turns and pictures (`prompt_digest`), hexadecimal."""
+    draw: int = 0
+    """Which of several answers to the question; it is added to the card's seed."""
 
 
 Keep = Callable[[Request, Answer], None]

@@ -1,7 +1,9 @@
 """Which model is asked: the options of a served one and of a local one, and the adapter that they mean."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eval.adapters.base import Adapter
 from eval.cards import Card
@@ -20,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGrou
     key.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds it (eval.serve --token-file)")
     local = parser.add_argument_group("a model in this process")
     local.add_argument("--checkpoint", type=Path, metavar="DIR", help="local folder of the weights")
+    local.add_argument("--engine", choices=("hf", "vllm"), default="hf", help="transformers (default) or vLLM")
     local.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default)")
     return server, local
 
@@ -33,9 +36,10 @@ def model_adapter(
     tries: int = 2,
     batch: int = 1,
     trust_remote_code: bool = False,
+    engine_settings: Mapping[str, Any] | None = None,
     named: bool = True,
 ) -> Adapter:
-    """The adapter of `--endpoint`, else of `--checkpoint`. Raises: `UserError`.
+    """The adapter of `--endpoint`, else of `--checkpoint` in the engine that is asked for. Raises: `UserError`.
 
     named: whether a server must be told which of its models is meant; a run must, a talk with `eval.serve` need not.
     """
@@ -55,6 +59,10 @@ def model_adapter(
             timeout_s=timeout_s,
             tries=tries,
         )
+    if options.engine == "vllm":
+        from eval.adapters.vllm_local import VllmLocal
+
+        return VllmLocal(options.checkpoint, card, settings=engine_settings, trust_remote_code=trust_remote_code)
     from eval.adapters.hf_local import HFLocal
 
     return HFLocal(options.checkpoint, card, device=options.device, batch=batch, trust_remote_code=trust_remote_code)

@@ -11,6 +11,7 @@ for more than a minute, which gained nothing for short answers at the 20B shapes
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from msgspec.structs import replace
 
 from eval.adapters.base import ANSWERED, TOO_MANY_IMAGES, Adapter, Answer, Keep, Request
 from eval.adapters.gpt_oss import keep_packed, tune_generation
-from eval.cards import Card
+from eval.cards import GREEDY_BELOW, Card
 from medgpt.digest import folder_sha256
 from medgpt.errors import UserError
 
@@ -35,8 +37,6 @@ AHEAD = 2
 """Batches whose pictures are decoded and cut while the device answers another."""
 WINDOW = 32
 """Batches that are sorted by length together."""
-GREEDY_BELOW = 1e-3
-"""A temperature at or below this is greedy: QoQ-Med's generation config says 1e-6, which no sampler tells from 0."""
 
 
 class HFLocal(Adapter):
@@ -46,13 +46,7 @@ class HFLocal(Adapter):
         self, checkpoint: Path, card: Card, *, device: str = "auto", batch: int = 8, trust_remote_code: bool = False
     ) -> None:
         """`checkpoint`: folder with config.json, weights and processor. Raises: `UserError`."""
-        if not (checkpoint / "config.json").is_file():
-            raise UserError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
-        if card.trust_remote_code and not trust_remote_code:
-            raise UserError(
-                f"{card.name} brings its own classes; read the Python files in {checkpoint}, then ask it through "
-                "eval.run --trust-remote-code"
-            )
+        check_checkpoint(checkpoint, card, trust_remote_code)
         if device not in ("auto", "cuda", "cpu"):
             raise UserError(f"--device {device}: choose auto, cuda or cpu")
         self._checkpoint, self._card, self._device, self._batch = checkpoint, card, device, batch
@@ -86,8 +80,9 @@ class HFLocal(Adapter):
                     keep(request, Answer(TOO_MANY_IMAGES, None))
                 else:
                     askable.append(request)
-            askable.sort(key=lambda one: (one.max_new_tokens, len(one.question.images), _length(one)))
-            alike = groupby(askable, key=lambda one: (one.max_new_tokens, bool(one.question.images)))
+            # A batch is of one draw: its seed is that draw's.
+            askable.sort(key=lambda one: (one.draw, one.max_new_tokens, len(one.question.images), _length(one)))
+            alike = groupby(askable, key=lambda one: (one.draw, one.max_new_tokens, bool(one.question.images)))
             batches = [batch for _, group in alike for batch in _batches(group, self._batch)]
             for batch, answers in zip(batches, self._answers(batches), strict=True):
                 for request, answer in zip(batch, answers, strict=True):
@@ -150,8 +145,22 @@ class HFLocal(Adapter):
                     waiting.append(pool.submit(inputs, upcoming))
                 ready = waiting.popleft().result()
                 limit = max(request.max_new_tokens for request in batch)
-                yield loaded.generate(ready, len(batch), limit, self._counts, self._card)
+                started = time.monotonic()
+                answers = loaded.generate(ready, len(batch), limit, self._counts, self._card.drawn(batch[0].draw))
+                seconds = round((time.monotonic() - started) / len(batch), 4)
+                yield [replace(answer, seconds=seconds) for answer in answers]
                 self._counts["batches"] += 1
+
+
+def check_checkpoint(checkpoint: Path, card: Card, trust_remote_code: bool) -> None:
+    """Raises: `UserError` for a folder without config.json, or a card whose classes may not be run."""
+    if not (checkpoint / "config.json").is_file():
+        raise UserError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
+    if card.trust_remote_code and not trust_remote_code:
+        raise UserError(
+            f"{card.name} brings its own classes; read the Python files in {checkpoint}, then ask it through "
+            "eval.run --trust-remote-code"
+        )
 
 
 def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:
@@ -277,6 +286,9 @@ class _Loaded:
         if self.processor is None:
             inputs = self.tokenizer(texts, **options)
         elif any(pictures):
+            if self.card.pixels:
+                least, most = self.card.pixels
+                options["images_kwargs"] = {"size": {"shortest_edge": least, "longest_edge": most}}
             inputs = self.processor(text=texts, images=pictures, **options)
         else:
             inputs = self.processor(text=texts, **options)

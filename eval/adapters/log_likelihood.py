@@ -10,6 +10,7 @@ one, so that the numbers are its numbers (a test holds them together). The best 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,11 +43,14 @@ class LogLikelihood(HFLocal):
             if not question.options or question.images:
                 keep(request, Answer(NOT_COMPARABLE, None))
                 continue
+            started = time.monotonic()
             said = [text if self.continuation == "texts" else label for label, text in question.options]
             values = self.log_likelihoods(self.prompt(request), [f" {one}" for one in said])
             labels = dict(question.options)
             likelihoods = {label: (value, len(one)) for label, value, one in zip(labels, values, said, strict=True)}
-            keep(request, Answer(ANSWERED, best_option(likelihoods), "stop", likelihoods=likelihoods))
+            seconds = round(time.monotonic() - started, 4)
+            best = best_option(likelihoods)
+            keep(request, Answer(ANSWERED, best, "stop", seconds=seconds, likelihoods=likelihoods))
 
     def prompt(self, request: Request) -> str:
         """What the options continue."""

@@ -6,6 +6,7 @@ goes on later. Credentialed questions go to loopback only, or to hosts that the 
 """
 
 import asyncio
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -120,21 +121,26 @@ class OpenAIChat(Adapter):
         question = request.question
         if self._card.max_images is not None and len(question.images) > self._card.max_images:
             return Answer(TOO_MANY_IMAGES, None)
-        fields = {"model": self._model, **self._card.request_fields(), "max_tokens": request.max_new_tokens}
+        chosen = self._card.drawn(request.draw).request_fields()
+        fields = {"model": self._model, **chosen, "max_tokens": request.max_new_tokens}
         fields = {name: value for name, value in fields.items() if value is not None}
         body = {**fields, "messages": chat_messages(question.messages, question.images)}
         probe = {**fields, "messages": [{"role": "user", "content": _PROBE}]}
+        asked_at = time.monotonic()
         try:
             reply = await chat.complete(body, probe)
         except RequestRefused:
             return Answer(REFUSED, None)
+        if not reply.completion:
+            return Answer(NO_COMPLETION, reply.content)
         return Answer(
-            ANSWERED if reply.completion else NO_COMPLETION,
+            ANSWERED,
             reply.content,
             reply.finish_reason,
             reply.reasoning,
             reply.prompt_tokens,
             reply.completion_tokens,
+            round(time.monotonic() - asked_at, 4),
         )
 
 
