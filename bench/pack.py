@@ -29,6 +29,7 @@ from shards.epoch import pack_epoch, rank_balance
 from shards.packing import (
     Draws,
     PackedEpoch,
+    PackingResult,
     PackPlan,
     PlanTerms,
     balanced_order,
@@ -107,7 +108,17 @@ def _compare(tokens: Int32, tiles: Int32) -> dict[str, Any]:
             "step_slowest_over_mean": round(max(rank_balance(costs[order], w)[1] for w in ranks), 4),
             "step_slowest_over_mean_if_shuffled": round(max(rank_balance(costs[shuffled], w)[1] for w in ranks), 4),
         },
+        "length_told_by_step_of_8_packs": round(told_by_step(np.log(tokens), result, order), 4),
     }  # fmt: skip
+
+
+def told_by_step(values: npt.NDArray[Any], result: PackingResult, order: npt.NDArray[Any], packs: int = 8) -> float:
+    """Share of the variance of samples' values that lies between steps; of steps drawn by chance steps / samples."""
+    of_pack = np.empty(len(order), np.int64)
+    of_pack[order] = np.arange(len(order)) // packs
+    step = np.repeat(of_pack, np.diff(result.starts))
+    apart = values[result.members] - values.mean()
+    return float((np.bincount(step, apart) ** 2 / np.bincount(step)).sum() / (apart**2).sum())
 
 
 def _peer(peer: Callable[[list[int], list[int]], int], tokens: Int32, tiles: Int32, bound: int) -> dict[str, Any]:

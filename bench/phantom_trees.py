@@ -1,4 +1,4 @@
-"""Raw trees of drawn radiographs, as many as wanted: captions in ROCOv2's layout, questions in VQA-RAD's.
+"""Raw trees of drawn radiographs, as many as wanted: captions, dialogues and questions in three sources' layouts.
 
 The demo trees of the sources are a few rows with leaks planted in them. These are for learning from: nothing is
 planted, nothing is rejected, and the truth is the phantom's. Every fact is one way in half of the pictures, whatever
@@ -91,12 +91,13 @@ def write_trees(
     seen: Look = SEEN,
     unseen: Look = UNSEEN,
 ) -> None:
-    """Write `raw/rocov2` and `raw/vqa_rad`: `train` and `test` pictures with a caption, and a question for each fact.
+    """Write `raw/rocov2`, `raw/pubmedvision` and `raw/vqa_rad`: captions, dialogues, and a question for each fact.
 
-    Both trees show the same pictures. Those of the test split are of another seed (`seed + 1`) and another look, no
-    person of it is in train. Splits are balanced if their sizes are multiples of 2 to the number of facts. The side of
-    the pictures, which are square, alone says how many tiles one is cut into: 336 make 1, 512 make 5, 1024 make 10. The
-    same arguments give the same bytes.
+    All show the same `train` pictures; a dialogue asks of all facts, in an order that differs. The `test` pictures,
+    which have no dialogues, are of another seed (`seed + 1`) and another look; no person of them is in train. Splits
+    are balanced if their sizes are multiples of 2 to the number of facts. The side of the pictures, which are square,
+    alone says how many tiles one is cut into: 336 make 1, 512 make 5, 1024 make 10. The same arguments give the same
+    bytes.
 
     Raises:
         OSError: a file cannot be written.
@@ -105,6 +106,7 @@ def write_trees(
     captions: dict[str, list[Sequence[str]]] = {split: [("ID", "Caption")] for split in ("train", "valid", "test")}
     licences: list[Sequence[str]] = [("ID", "PMCID", "Attribution", "Link")]
     questions: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    dialogues: list[dict[str, Any]] = []
     # ROCOv2 has three splits: its validation picture is one more.
     splits = [*["train"] * train, *["test"] * test, "valid"]
     for number, split in enumerate(splits):
@@ -128,11 +130,34 @@ def write_trees(
                     "question": FACTS[name].question, "phrase_type": "freeform", "modality": "XR",
                 }
             )  # fmt: skip
+        if split == "train":
+            name = f"pmc_{number + 1}_0.jpg"
+            write_demo_file(raw / "pubmedvision" / "images" / name, content)
+            dialogues.append(
+                {
+                    "id": f"Alignment_VQA_{number + 1}",
+                    "image": [f"images/{name}"],
+                    "conversations": _turns(bits, number),
+                }
+            )
+    write_demo_file(raw / "pubmedvision" / "PubMedVision_Alignment_VQA.json", dialogues)
     for split, lines in captions.items():
         write_demo_file(raw / "rocov2" / f"{split}_captions.csv", lines)
     write_demo_file(raw / "rocov2" / "license_information.csv", licences)
     for split, items in questions.items():
         write_demo_file(raw / "vqa_rad" / f"{split}set.json", items)
+
+
+def _turns(bits: dict[str, int], number: int) -> list[dict[str, str]]:
+    """All questions of a picture with their answers; the first is another from picture to picture."""
+    names, turns = list(bits), []
+    first = number // 2 ** len(names) % len(names)
+    for name in names[first:] + names[:first]:
+        turns += [
+            {"from": "human", "value": FACTS[name].question},
+            {"from": "gpt", "value": FACTS[name].answers[bits[name]]},
+        ]
+    return turns
 
 
 def drawing(drawn: Phantom, look: Look) -> bytes:

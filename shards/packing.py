@@ -1,7 +1,8 @@
 """Which samples are trained on together as one sequence: two-dimensional packing, and the plan that records it.
 
 A pack holds samples whose tokens sum to at most `length` and whose image tiles to at most `tiles_limit`. Padding to
-the longest of 16 fills a third of what is computed; packs are full but for some thousandths. All lengths are known
+the longest of 16 fills a third of what is computed; packs are full but for some thousandths, and each holds long and
+short samples, so that a step has of every kind, as the mixture has. All lengths are known
 beforehand (`sample_length`), so an epoch is packed offline, as a whole, and the plan is a small file beside the shards:
 numbers of samples, no second copy of them.
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 Number = TypeVar("Number", int, npt.NDArray[Any])
 """Of one sample, or [n] of n."""
 
-FORMAT = 2
+FORMAT = 3
+"""Of the file, and the version of the rules by which packs are made and ordered."""
 
 # --- How long a sample is. The numbers are those of the Harmony template; a test of `train.template` holds them against
 # --- the rendering of real samples, so they cannot drift apart unseen.
@@ -68,6 +70,12 @@ TOKEN_COST = 61_900
 STRATUM = 48
 """Packs of nearly equal work that follow each other, unless a plan says otherwise: a multiple of the usual numbers of
 ranks. Training asks for as many as a step has, which its ranks divide: then no two steps in a row are of a kind."""
+
+SPARE = 200
+"""Packs that mix lengths may be more than those that do not by one in so many."""
+
+ALIKE = 100
+"""Packs whose work differs by less than the mean's hundredth count as equal, so that chance alone orders them."""
 
 CHUNK = 4096
 """Packs in one record batch of a plan, whose digest is checked when the first of them is read."""
@@ -140,11 +148,11 @@ def _share(part: int, whole: int) -> float:
 def pack(tokens: Int32, tiles: Int32, keys: UInt64 | Int64, length: int, tiles_limit: int) -> PackingResult:
     """Pack samples of `tokens[i]` tokens and `tiles[i]` tiles into as few packs as can be found.
 
-    Best-fit-decreasing: largest first, each into the pack where the least is left. Samples of one size are placed
-    together, and packs are found by their free room with bit sets, so the work grows with distinct sizes rather than
-    with samples. Where both limits press and plain best fit stays above the lower bound, the large samples are first
-    dealt out to as many packs as the bound allows, those heavy in tokens to packs with more room for tokens, and best
-    fit does the rest; the attempt with the fewest packs is taken.
+    The large samples are dealt out, one a pack and round, to as many packs as the lower bound allows, those heavy in
+    tokens to packs with more room for tokens. Best fit does the rest: largest first, each into the pack where the least
+    is left. Samples of one size are placed together, and packs are found by their free room with bit sets, so the work
+    grows with distinct sizes rather than with samples. Best fit alone would fill pack after pack with samples of one
+    length, which is to say of one source or question; it is taken where it saves more than one pack in `SPARE`.
 
     `keys` are different for each sample and belong to it: they decide between samples of one size.
 
@@ -234,13 +242,14 @@ class _Sizes(NamedTuple):
 
 
 def _fewest(sizes: _Sizes, bound: int) -> tuple[Int64, int]:
-    """Pack of each sample and their number, of the best of three attempts: nothing or the largest dealt out before."""
-    pack_of, count = _best_fit(sizes, *_no_packs(len(sizes.tokens)))
-    for tenths in (1, 3):
-        if count <= bound + 1:
+    """Pack of each sample and their number: dealt out as far as can be, or else what saves more than `SPARE` packs."""
+    pack_of, count = _best_fit(sizes, *_deal_out(sizes, bound, 1))
+    for tenths in (3, None):
+        if count <= bound + max(1, bound // SPARE):
             break
-        again, fewer = _best_fit(sizes, *_deal_out(sizes, bound, tenths))
-        if fewer < count:
+        begun = _no_packs(len(sizes.tokens)) if tenths is None else _deal_out(sizes, bound, tenths)
+        again, fewer = _best_fit(sizes, *begun)
+        if fewer + max(1, fewer // SPARE) < count:
             pack_of, count = again, fewer
     return pack_of, count
 
@@ -286,8 +295,9 @@ def _no_packs(samples: int) -> tuple[Int64, Int64, Int64]:
 def _deal_out(sizes: _Sizes, count: int, tenths: int) -> tuple[Int64, Int64, Int64]:
     """Deal the largest samples out to `count` packs until a tenth (three tenths) of the scarcer limit is left.
 
-    A round gives at most one sample to each pack: the samples sorted by how much more of the tokens than of the tiles
-    they need, the packs by how much more of the tokens they have left. So both limits run out together, in every pack.
+    A round gives at most one sample to each pack of the half (or more) that has most left of it: the samples sorted by
+    how much more of the tokens than of the tiles they need, the packs by how much more of the tokens they have left. So
+    both limits run out together, in every pack.
 
     Returns: pack of each sample (-1: not dealt), free tokens and free tiles of each pack.
     """
@@ -295,17 +305,16 @@ def _deal_out(sizes: _Sizes, count: int, tenths: int) -> tuple[Int64, Int64, Int
     pack_of = np.full(len(tokens), -1, _places(len(tokens)))
     room, tile_room = np.full(count, length, np.int64), np.full(count, limit, np.int64)
     by_tokens = int(tokens.sum()) * limit >= int(tiles.sum()) * length
-    for start in range(0, len(tokens), count):
+    start = 0
+    while start < len(tokens):
         left, whole = (room, length) if by_tokens else (tile_room, limit)
         if 10 * int(left.sum()) < tenths * whole * count:
             break
-        some = np.arange(start, min(start + count, len(tokens)))
+        packs = np.flatnonzero(left >= np.partition(left, count // 2)[count // 2])
+        some = np.arange(start, min(start + len(packs), len(tokens)))
+        start += len(packs)
         some = some[np.argsort(tokens[some] * np.int64(limit) - tiles[some] * np.int64(length), kind="stable")]
-        packs = np.argsort(room * limit - tile_room * length, kind="stable")
-        if len(some) < count:
-            # The last samples: packs with the most room, in the same order.
-            roomy = np.argsort(-np.minimum(room * limit, tile_room * length)[packs], kind="stable")[: len(some)]
-            packs = packs[np.sort(roomy)]
+        packs = packs[np.argsort((room * limit - tile_room * length)[packs], kind="stable")][: len(some)]
         fits = (tokens[some] <= room[packs]) & (tiles[some] <= tile_room[packs])
         some, packs = some[fits], packs[fits]
         room[packs] -= tokens[some]
@@ -445,7 +454,8 @@ def pack_costs(tokens: Int32, tiles: Int32, members: Int64, starts: Int64) -> tu
 def balanced_order(costs: Int64, uneven: Int64, key: bytes, together: int = STRATUM) -> Int64:
     """Order of packs in which those that ranks work on at the same time cost nearly the same.
 
-    Packs are sorted by cost and cut into strata of `together`, whose order the key shuffles. Rank r of W takes every
+    Packs are sorted by cost (those `ALIKE` as the key has it: what a step holds beside is left to chance) and cut into
+    strata of `together`, whose order the key shuffles. Rank r of W takes every
     W-th pack, so the W packs of a step come from one stratum (or, where W does not divide `together`, now and then from
     two): steps are balanced, for every W, and the order is one, so training is elastic. A few packs of one long
     document each may have as much of `uneven` as a hundred others. So that ranks are balanced over the epoch, too,
@@ -455,7 +465,8 @@ def balanced_order(costs: Int64, uneven: Int64, key: bytes, together: int = STRA
     last = len(costs) % together
     # A random number for each pack from a hash: the same for every version and platform of numpy.
     noise = _noise(key, len(costs))
-    by_cost = np.lexsort((noise, costs))
+    alike = max(1, int(costs.sum()) // (ALIKE * max(1, len(costs))))
+    by_cost = np.lexsort((noise, costs // alike))
     strata = by_cost[last:].reshape(-1, together)
     blocks = np.argsort(np.argsort(noise[: len(strata)], kind="stable"), kind="stable")
     result = np.concatenate((np.zeros(strata.size, np.int64), by_cost[:last]))

@@ -41,12 +41,14 @@ from train.probe import BLACK, Pictures, Probe, asked, blind
 from train.tokenizer import harmony
 
 TRAIN, TEST = 512, 328
-STEPS = {"pretrain": 10, "midtrain": 300, "instruct": 160}
+STEPS = {"pretrain": 10, "midtrain": 400, "instruct": 30}
+SOURCE = {"pretrain": "rocov2", "midtrain": "pubmedvision", "instruct": "vqa_rad"}
+"""Captions, dialogues that ask of all three findings of a picture, one question: by their stages in the recipe."""
 SETTINGS = (
     "data.mixture=mixture.yaml", "data.length=512", "data.tiles=2", "data.packs_per_step=8", "data.workers=1",
     "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", "loss.chunk=256",
     # From nothing, in few steps: the recipe's learning rates are for trained parts.
-    "optimizer.vision_lr=2e-3", "optimizer.projector_lr=3e-3", "optimizer.llm_lr=3e-3", "optimizer.warmup=0.1",
+    "optimizer.vision_lr=2e-3", "optimizer.projector_lr=3e-3", "optimizer.llm_lr=3e-3", "optimizer.warmup=0.0625",
     "watch.probe=data/built/vqa_rad", "watch.probe_every=20", "watch.probe_questions=24", "watch.save_every=1000",
 )  # fmt: skip
 SEEN, UNSEEN = Look(168), Look(200, quality=75, contrast=(0.80, 1.10), brightness=(-24.0, 24.0))
@@ -58,7 +60,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("learning")
     write_trees(tmp_path / "raw", TRAIN, TEST, seen=SEEN, unseen=UNSEEN)
     data, samples = tmp_path / "data", []
-    for name in ("rocov2", "vqa_rad"):
+    for name in SOURCE.values():
         unfiltered = ["--filters", "none"] if load(name).filters else []
         arguments = ["--raw", str(tmp_path / "raw" / name), "--out", str(data / "built"), "--workers", "1", "--quiet"]
         assert build(load(name), [*arguments, *unfiltered]) == 0
@@ -125,7 +127,7 @@ def test_what_blind_guessing_gets() -> None:
 
 @pytest.mark.slow  # five CPU minutes
 @pytest.mark.skipif("CI_SLOW" not in os.environ, reason="five CPU minutes: set CI_SLOW=1")
-@pytest.mark.xfail(reason="captions are learnt from pictures, the questions after them not yet to 0.9", strict=False)
+@pytest.mark.xfail(reason="findings are learnt one after the other; the last is not yet told in 0.9", strict=False)
 def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> None:
     built = work / "data" / "built"
     held = Probe(Build(built / "vqa_rad", role="eval"), "vqa_rad")
@@ -136,7 +138,7 @@ def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs) -> N
     assert max(grey.values()) <= 0.6
     model = work / "model"
     for stage in STAGES:
-        source = "vqa_rad" if stage == "instruct" else "rocov2"
+        source = SOURCE[stage]
         (work / "mixture.yaml").write_text(f"format: 1\nname: {stage}\nsources: [{{build: {source}, epochs: 1}}]\n")
         arguments = [
             "--shards", str(work / "data"), "--stage", stage, "--model", str(model), "--out", str(work / stage),

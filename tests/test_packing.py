@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from bench.pack import told_by_step
 from medgpt.errors import UserError
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
@@ -28,6 +29,7 @@ from shards.epoch import draw, ensure_plan, pack_epoch, rank_balance, train_leng
 from shards.mixture import Mixture
 from shards.order import EpochOrder
 from shards.packing import (
+    ALIKE,
     CHUNK,
     DOCUMENT_TOKENS,
     IMAGE_TOKENS,
@@ -129,7 +131,7 @@ def test_packs_are_full(pictures: float, reasoning: float) -> None:
     tokens, tiles = mixture(100_000, pictures, reasoning)
     result = pack(tokens, tiles, np.arange(len(tokens), dtype=np.uint64), 32_768, 96)
     assert len(result) <= result.lower_bound + 2
-    assert result.fill >= 0.9995
+    assert result.fill >= 0.999
     # The bound is what fills the scarcer of the two limits, not more.
     assert result.lower_bound == max(-(-int(tokens.sum()) // 32_768), -(-int(tiles.sum()) // 96))
 
@@ -180,8 +182,12 @@ def test_ranks_and_steps_are_balanced(pictures: float, reasoning: float) -> None
         of_rank, of_step = rank_balance(costs[order], ranks)
         assert of_rank <= 1.02
         assert of_step <= (1.02 if STRATUM % ranks == 0 else 1.05)
-    # What a random order would be like: far from it.
-    assert rank_balance(np.random.default_rng(0).permutation(costs), 16)[1] > 1.04
+    # What a random order would be like: steps wait twice as long.
+    waits = [rank_balance(costs[at], 8)[1] - 1 for at in (order, np.random.default_rng(0).permutation(len(costs)))]
+    assert 2 * waits[0] < waits[1]
+    # A step of eight packs has samples of every kind: it says little of how long a sample of it is.
+    for values in (np.log(tokens), (tiles > 0).astype(float)):
+        assert not values.std() or told_by_step(values, result, order) <= 0.25  # best fit alone: 0.29 to 0.97
 
 
 @pytest.mark.parametrize("together", [1, 4, 8])
@@ -193,10 +199,9 @@ def test_steps_are_alike_inside_and_unlike_each_other(together: int) -> None:
     assert sorted(order.tolist()) == list(range(len(costs)))
     whole = len(order) // together * together
     steps = costs[order][:whole].reshape(-1, together)
-    ordered = np.sort(costs)[len(costs) - whole :].reshape(-1, together)
-    assert np.array_equal(np.sort(steps.ravel()), ordered.ravel())
-    # Each step is one stratum of the sorted packs; neighbours are as far apart as chance has them (a third of all).
-    assert sorted(map(tuple, np.sort(steps, axis=1).tolist())) == sorted(map(tuple, ordered.tolist()))
+    # A step's packs differ by little more than what counts as equal; neighbours are as far apart as chance has them (a
+    # third of all, less what is equal).
+    assert np.quantile(np.ptp(steps, axis=1), 0.99) <= 2 * costs.mean() / ALIKE
     place = np.argsort(np.argsort(steps.sum(axis=1), kind="stable"), kind="stable")
     assert 0.25 < np.abs(np.diff(place)).mean() / len(place) < 0.42
     for ranks in [ranks for ranks in (2, 4, 8) if together % ranks == 0]:
