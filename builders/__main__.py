@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where builds are (default data)")
     add("--json", action="store_true", help="print JSON")
-    add("--markdown", action="store_true", help="print the README's table (what is built here left out)")
+    add("--markdown", action="store_true", help="print the table of docs/sources.md (what is built here left out)")
     args = parser.parse_args(arguments)
     built = _built(args.data)
     rows = [_row(source, built) for source in sources()]
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The README's table: a line for each row of the recipe's tables, with its count, the publisher's, and a note."""
+    """The table of docs/sources.md: a line for each row of the recipe's tables, its count, the publisher's, a note."""
     lines = [
         "| source | the recipe's row | paper | published | licence | access | note | checked against |",
         "|---|---|--:|---|---|---|---|---|",

@@ -698,7 +698,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="copy the train folder without what is taken out, in its own forms",
     )
-    foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see README)")
+    foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/proof.md)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Every source of the registry: its demo builds, twice the same, everything accounted for, listed in the README."""
+"""Every source of the registry: its demo builds, twice the same, everything accounted for, listed in the docs."""
 
 from __future__ import annotations
 
@@ -213,9 +213,9 @@ def test_every_row_of_the_recipes_tables_has_a_source() -> None:
     assert sum(row.stage == "EVAL" for row in rows) == 15
 
 
-def test_the_readmes_table_is_the_generated_one() -> None:
-    readme = (ROOT / "README.md").read_text()
-    [table] = re.findall(r"<!-- sources -->\n(.*?)\n<!-- /sources -->", readme, re.DOTALL)
+def test_the_table_of_sources_is_the_generated_one() -> None:
+    page = (ROOT / "docs" / "sources.md").read_text()
+    [table] = re.findall(r"<!-- sources -->\n(.*?)\n<!-- /sources -->", page, re.DOTALL)
     assert table == run_module("builders", "--markdown").stdout.strip()
 
 

@@ -46,7 +46,7 @@ MAY_HOLD_REPORTS = (
     "runs/*/predictions.jsonl", "data/proof/report.html", "data/filtered/*/gallery.html", "pages/r.html",
     "pages/sample.html", "pages/r.items/*", "review/sheet.*",
 )  # fmt: skip
-"""What README and SECURITY.md name; the pages because the road asked for it."""
+"""What docs/credentialed.md names; the pages because the road asked for it."""
 
 
 def run(

@@ -161,7 +161,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_datasets_finds_every_picture_of_builds_whose_samples_differ(
     built: Path, mixed: Path, tmp_path: Path, streaming: bool
 ) -> None:
-    """`datasets` infers columns from five samples; with the README's features nothing that comes later is lost."""
+    """`datasets` infers columns from five samples; with our features nothing that comes later is lost."""
     builds = [mixed, built / "mimic_cxr.longitudinal", built / "slake"]
     code = f"""
 import json

@@ -1,4 +1,4 @@
-"""Every command that the README and CONTRIBUTING print is there and takes the options that are printed."""
+"""Every command that the README, docs/ and CONTRIBUTING print is there and takes the options that are printed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import pytest
 from conftest import ROOT
 
-PAGES = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "SECURITY.md",
+    *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))),
+)
 # In a code block or between backticks, up to a comment, the next command or the end; an ellipsis ends it, too.
 COMMAND = re.compile(r"""(?<![\w/])(?:python -m [\w.]+|medgpt(?= [a-z]))(?:"[^"\n]*"|[^"`#|&;\n\])])*""")
 TAKEN = 77
@@ -61,3 +67,17 @@ def test_every_promise_of_security_md_names_tests_that_are_there() -> None:
         name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
     }
     assert len(named) > 50 and not named - there
+
+
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    """Files that are there, and headings of them as GitHub names them."""
+    lost = []
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", (ROOT / page).read_text()):
+            name, _, heading = target.partition("#")
+            path = (ROOT / page).parent / name if name else ROOT / page
+            heads = re.findall(r"(?m)^#+ (.*)$", path.read_text()) if heading and path.is_file() else []
+            anchors = {re.sub(r"[^\w\- ]", "", head).strip().lower().replace(" ", "-") for head in heads}
+            if not path.exists() or (heading and heading not in anchors):
+                lost.append(f"{page}: {target}")
+    assert not lost
