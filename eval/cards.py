@@ -45,8 +45,8 @@ class Card(Settings, frozen=True):
     """`transformers` class of the local adapter."""
     trust_remote_code: bool = False
     """The checkpoint brings its own classes; they are run only with --trust-remote-code."""
-    adapter: Literal["openai_chat", "hf_local"] = "openai_chat"
-    """The adapter that can run it."""
+    served_only: bool = False
+    """`hf_local` does not speak its processor: it is asked at a server, or in vLLM."""
     system: str = ""
     """Goes before the task's own system text: after a blank line, or as it is where it ends with a space."""
     prompt_suffix: str = ""
@@ -81,7 +81,7 @@ class Card(Settings, frozen=True):
 
         So a run of an earlier version goes on where its card is as it was.
         """
-        left_out = {"license", "note", "adapter", "max_pixels", "price_in", "price_out"}
+        left_out = {"license", "note", "served_only", "max_pixels", "price_in", "price_out"}
         left_out |= {name for name in ("image_prefix", "pixels") if not getattr(self, name)}
         return {key: value for key, value in msgspec.to_builtins(self).items() if key not in left_out}
 

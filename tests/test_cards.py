@@ -16,6 +16,7 @@ from tiny_models import save_gemma, save_ours, save_qwen
 from eval.cards import card_names, load_card
 from eval.records import read_predictions, read_prompts
 from eval.run import main
+from medgpt.errors import UserError
 
 OWN_CODE = ["hulu_med_32b", "medgpt_oss"]
 """Their checkpoints bring their classes: nothing tiny can stand for them."""
@@ -41,6 +42,14 @@ def test_cards_whose_architecture_is_not_run_here_are_named() -> None:
     assert [name for name in card_names() if load_card(name).trust_remote_code] == OWN_CODE
     page = (ROOT / "docs" / "evaluate.md").read_text()
     assert all(f"`{name}`" in page for name in OWN_CODE)
+
+
+def test_a_model_that_must_be_served_is_not_loaded_here(tmp_path: Path) -> None:
+    from eval.adapters.hf_local import HFLocal
+
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="its processor is not spoken here; give --endpoint, or --engine vllm"):
+        HFLocal(tmp_path, load_card("hulu_med_32b"), trust_remote_code=True)
 
 
 def test_only_what_a_card_says_is_part_of_a_runs_identity() -> None:

@@ -47,6 +47,8 @@ class HFLocal(Adapter):
     ) -> None:
         """`checkpoint`: folder with config.json, weights and processor. Raises: `UserError`."""
         check_checkpoint(checkpoint, card, trust_remote_code)
+        if card.served_only:
+            raise UserError(f"card {card.name}: its processor is not spoken here; give --endpoint, or --engine vllm")
         if device not in ("auto", "cuda", "cpu"):
             raise UserError(f"--device {device}: choose auto, cuda or cpu")
         self._checkpoint, self._card, self._device, self._batch = checkpoint, card, device, batch
