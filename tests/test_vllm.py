@@ -108,7 +108,7 @@ def test_answers_through_eval_run_are_those_of_transformers(
         assert done.returncode == 0, done.stderr
         found[name] = answers(tmp_path / name)
     assert len(found["hf"]) >= 200
-    assert found["vllm"] == found["hf"]
+    assert not differing(found["hf"], found["vllm"])
     pictures = Counter(
         sum(part["type"] == "image" for turn in sample["messages"] for part in turn["content"])
         for sample in asked(data)
@@ -117,13 +117,28 @@ def test_answers_through_eval_run_are_those_of_transformers(
 
 
 def answers(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """What was said, by task and sample; where an answer is cut, vLLM leaves out what is half a character."""
+    """What was said, by task and sample."""
     found = {}
     for path in out.glob("*/answers.jsonl"):
         for row in map(json.loads, path.read_text().splitlines()):
             said = {key: row[key] for key in ("text", "finish_reason", "prompt_tokens")}
-            found[path.parent.name, row["sample_id"]] = said | {"text": row["text"].rstrip("\ufffd")}
+            found[path.parent.name, row["sample_id"]] = said
     return found
+
+
+def differing(reference: dict[Any, dict[str, Any]], found: dict[Any, dict[str, Any]]) -> list[Any]:
+    """The samples that were answered otherwise. Of an answer that is cut within a character, vLLM leaves out all that
+    its last token says: then its text is the beginning of the other."""
+    assert reference.keys() == found.keys()
+    cut = {key for key, said in reference.items() if said["text"].endswith("\ufffd")}
+    assert len(cut) < len(reference) / 2
+    return [
+        key
+        for key, said in reference.items()
+        if said != found[key]
+        and not (key in cut and said["text"].startswith(text := found[key]["text"])
+                 and said == found[key] | {"text": said["text"]} and len(said["text"]) - len(text) < 20)
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +196,7 @@ def test_vllm_in_this_process_answers_as_transformers(
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
     reference, found = answers(tmp_path / "hf"), answers(tmp_path / "vllm")
-    assert found == reference and len(found) >= 20
+    assert not differing(reference, found) and len(found) >= 20
     assert len({row["text"] for row in found.values()}) > len(found) // 3  # not one answer to everything
     drawn = subprocess.run(
         [*command, "--limit", "2", "--out", str(tmp_path / "drawn"), "--samples", "3", "--temperature", "1"],
