@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, run_module
+from conftest import ROOT, run_module, tree_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -280,6 +281,44 @@ def test_what_is_no_file_in_a_row_files_place_stops_the_build(kind: str, tmp_pat
     code, lines = build("medmcqa", raw, tmp_path / "built")
     assert code == 2
     assert "not a file" in lines[0]
+
+
+def test_what_the_system_did_not_read_once_is_named_and_read_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each opening of a raw file fails once: no row is damaged for good, and no digest is missing without a word."""
+    raw = made("medqa", tmp_path)
+    assert build("medqa", raw, tmp_path / "good")[0] == 0
+    wanted, real, left = tree_digest(tmp_path / "good"), os.open, 0
+
+    def failing(path: Any, *arguments: Any, **named: Any) -> int:
+        nonlocal left
+        if not isinstance(path, int) and str(path).startswith(str(raw)):
+            left -= 1
+            if left == 0:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, *arguments, **named)
+
+    seen: dict[str, set[int]] = {"rejects": set(), "gaps": set()}
+    for number in range(1, 100):
+        built, left = tmp_path / f"built{number}", number
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", failing)
+            code, _ = build("medqa", raw, built)
+        if left > 0:
+            break  # fewer calls than that
+        if code in (0, 3, 4):
+            document = document_of(built, "medqa")
+            assert document["counts"]["rejects"].keys() <= {"unreadable_file"}
+            assert code == (4 if document["gaps"] else 3 if document["counts"]["damaged"] else 0)
+            assert code or tree_digest(built) == wanted
+            for name, there in (("rejects", document["counts"]["rejects"]), ("gaps", document["gaps"])):
+                seen[name] |= {number} if there else set()
+        assert build("medqa", raw, built)[0] == 0
+        assert {k: v for k, v in tree_digest(built).items() if ".resume" not in k} == {
+            k: v for k, v in wanted.items() if ".resume" not in k
+        }
+    assert seen["rejects"] and seen["gaps"], "no opening failed while rows were read, or while files were hashed"
 
 
 @pytest.mark.parametrize("length", [91, 300, 5_000])

@@ -226,8 +226,11 @@ def unreadable(error: OSError, file: str) -> InputError:
 
 
 def reason_for(error: BaseException, damage: str) -> str:
-    """`unreadable_file` for what the system did not read (a later run tries again), else `damage`: bad bytes."""
-    return "unreadable_file" if isinstance(error, OSError) and error.errno is not None else damage
+    """`damage` for bad bytes; for what the system did not read, as `unreadable` says, since a later run tries again.
+
+    An `OSError` of a library that found bad bytes has no number.
+    """
+    return unreadable(error, "").reason if isinstance(error, OSError) and error.errno is not None else damage
 
 
 def read_bytes(path: Path, raw: Path, missing: str = "missing_image", otherwise: bool = True) -> bytes:
