@@ -218,11 +218,11 @@ def _open(
             if limit is not None and number >= limit:
                 break
             turns = _messages(question.messages, card)
-            digest = prompt_digest(turns, question.images)
+            pictures = tuple(hashlib.sha256(image).hexdigest() for image in question.images)
+            digest = prompt_digest(turns, pictures)
             shown = turns if credentialed_prompts or question.access != CREDENTIALED else None
             if limit_pixels is not None:
                 larger += [question.sample_id for image in question.images if prod(picture_size(image)) > limit_pixels]
-            pictures = tuple(hashlib.sha256(image).hexdigest() for image in question.images)
             prompt = Prompt(task.name, task.variant, question.sample_id, shown, pictures)
             asked.write(msgspec.json.encode(prompt) + b"\n")
             prompts[question.sample_id] = digest

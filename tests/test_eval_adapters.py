@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -70,7 +71,13 @@ def question(text: str, images: int = 0, access: str = "open") -> Question:
 
 def request(text: str, images: int = 0) -> Request:
     asked = question(text, images)
-    return Request("t", "root", asked, 16, prompt_digest(asked.messages, asked.images))
+    return Request(
+        "t",
+        "root",
+        asked,
+        16,
+        prompt_digest(asked.messages, [hashlib.sha256(image).hexdigest() for image in asked.images]),
+    )
 
 
 def ask(adapter: Adapter, requests: list[Request]) -> dict[str, Answer]:

@@ -74,7 +74,7 @@ class Adapter(ABC):
         return {}
 
 
-def prompt_digest(messages: Sequence[Mapping[str, Any]], images: Sequence[bytes]) -> str:
-    """SHA-256 (hexadecimal) of turns and pictures: what was asked, apart from how it was decoded."""
-    parts = [list(messages), [hashlib.sha256(image).hexdigest() for image in images]]
+def prompt_digest(messages: Sequence[Mapping[str, Any]], pictures: Sequence[str]) -> str:
+    """SHA-256 (hexadecimal) of turns and of the pictures' SHA-256: what was asked, apart from how it was decoded."""
+    parts = [list(messages), list(pictures)]
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,49 +40,65 @@ WINDOW = 32
 """Batches that are sorted by length together."""
 
 
-class HFLocal(Adapter):
+class LocalModel(Adapter):
+    """A model of a local folder: which weights it has, and which questions have more pictures than its card allows."""
+
+    def __init__(self, checkpoint: Path, card: Card, trust_remote_code: bool) -> None:
+        """Raises: `UserError` for a folder without config.json, or a card whose classes may not be run."""
+        if not (checkpoint / "config.json").is_file():
+            raise UserError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
+        if card.trust_remote_code and not trust_remote_code:
+            raise UserError(
+                f"{card.name} brings its own classes; read the Python files in {checkpoint}, then ask it through "
+                "eval.run --trust-remote-code"
+            )
+        self._checkpoint, self._card, self._trust = checkpoint, card, trust_remote_code
+        self._counts: dict[str, int] = {}
+
+    @cached_property
+    def _weights(self) -> dict[str, Any]:
+        """Of an identity: digest of the folder's files, and the card."""
+        return {"checkpoint_sha256": folder_sha256(self._checkpoint), "card": self._card.shaping()}
+
+    def statistics(self) -> dict[str, int]:
+        """What was counted until now."""
+        return dict(self._counts)
+
+    def _askable(self, window: Sequence[Request], keep: Keep) -> list[Request]:
+        """The questions of a window that the card lets be asked; the others are kept as having too many pictures."""
+        askable = []
+        for request in window:
+            if self._card.max_images is not None and len(request.question.images) > self._card.max_images:
+                keep(request, Answer(TOO_MANY_IMAGES, None))
+            else:
+                askable.append(request)
+        return askable
+
+
+class HFLocal(LocalModel):
     """A model that is loaded when the first question comes."""
 
     def __init__(
         self, checkpoint: Path, card: Card, *, device: str = "auto", batch: int = 8, trust_remote_code: bool = False
     ) -> None:
         """`checkpoint`: folder with config.json, weights and processor. Raises: `UserError`."""
-        check_checkpoint(checkpoint, card, trust_remote_code)
+        super().__init__(checkpoint, card, trust_remote_code)
         if card.served_only:
             raise UserError(f"card {card.name}: its processor is not spoken here; give --endpoint, or --engine vllm")
         if device not in ("auto", "cuda", "cpu"):
             raise UserError(f"--device {device}: choose auto, cuda or cpu")
-        self._checkpoint, self._card, self._device, self._batch = checkpoint, card, device, batch
-        self._trust = trust_remote_code
-        self._digest: str | None = None
+        self._device, self._batch = device, batch
         self._loaded: _Loaded | None = None
         self._counts = {"batches": 0, "prompt tokens": 0, "padding tokens": 0, "new tokens": 0}
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, the device's kind and the batch (other padding rounds otherwise)."""
-        if self._digest is None:
-            self._digest = folder_sha256(self._checkpoint)
-        return {
-            "adapter": "hf_local",
-            "checkpoint_sha256": self._digest,
-            "card": self._card.shaping(),
-            "device": _device(self._device),
-            "batch": self._batch,
-        }
-
-    def statistics(self) -> dict[str, int]:
-        """Batches and tokens."""
-        return dict(self._counts)
+        return {"adapter": "hf_local", **self._weights, "device": _device(self._device), "batch": self._batch}
 
     def answer(self, requests: Iterator[Request], keep: Keep) -> None:
         """Answer batch by batch. Raises: `UserError` if the model cannot be loaded or takes no pictures."""
         while window := list(islice(requests, self._batch * WINDOW)):
-            askable = []
-            for request in window:
-                if self._card.max_images is not None and len(request.question.images) > self._card.max_images:
-                    keep(request, Answer(TOO_MANY_IMAGES, None))
-                else:
-                    askable.append(request)
+            askable = self._askable(window, keep)
             # A batch is of one draw: its seed is that draw's.
             askable.sort(key=lambda one: (one.draw, one.max_new_tokens, len(one.question.images), _length(one)))
             alike = groupby(askable, key=lambda one: (one.draw, one.max_new_tokens, bool(one.question.images)))
@@ -152,17 +169,6 @@ class HFLocal(Adapter):
                 seconds = round((time.monotonic() - started) / len(batch), 4)
                 yield [replace(answer, seconds=seconds) for answer in answers]
                 self._counts["batches"] += 1
-
-
-def check_checkpoint(checkpoint: Path, card: Card, trust_remote_code: bool) -> None:
-    """Raises: `UserError` for a folder without config.json, or a card whose classes may not be run."""
-    if not (checkpoint / "config.json").is_file():
-        raise UserError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
-    if card.trust_remote_code and not trust_remote_code:
-        raise UserError(
-            f"{card.name} brings its own classes; read the Python files in {checkpoint}, then ask it through "
-            "eval.run --trust-remote-code"
-        )
 
 
 def _batches(requests: Iterator[Request], size: int) -> Iterator[list[Request]]:

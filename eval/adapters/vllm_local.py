@@ -13,11 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eval.adapters.base import ANSWERED, REFUSED, TOO_MANY_IMAGES, Adapter, AdapterError, Answer, Keep, Request
-from eval.adapters.hf_local import check_checkpoint
+from eval.adapters.base import ANSWERED, REFUSED, AdapterError, Answer, Keep, Request
+from eval.adapters.hf_local import LocalModel
 from eval.adapters.openai_chat import chat_messages
 from eval.cards import GREEDY_BELOW, Card
-from medgpt.digest import folder_sha256
 from medgpt.errors import UserError, one_line
 from medgpt.private import is_private
 
@@ -27,7 +26,7 @@ _OF_CHAT = ("chat_template_kwargs", "mm_processor_kwargs")
 """Fields of a request that vLLM's `chat` takes beside the sampling."""
 
 
-class VllmLocal(Adapter):
+class VllmLocal(LocalModel):
     """A model that vLLM loads when the first question comes."""
 
     def __init__(
@@ -39,39 +38,21 @@ class VllmLocal(Adapter):
         trust_remote_code: bool = False,
     ) -> None:
         """`checkpoint`: folder in the Hugging Face layout; `settings`: fields of vLLM's engine. Raises: `UserError`."""
-        check_checkpoint(checkpoint, card, trust_remote_code)
-        self._checkpoint, self._card, self._settings = checkpoint, card, dict(settings or {})
-        self._trust = trust_remote_code
-        self._digest: str | None = None
+        super().__init__(checkpoint, card, trust_remote_code)
+        self._settings = dict(settings or {})
         self._model: Any = None
         self._counts = {"windows": 0, "prompt tokens": 0, "new tokens": 0}
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, vLLM's version and the engine's settings. Raises: `UserError`."""
-        if self._digest is None:
-            self._digest = folder_sha256(self._checkpoint)
         return {
-            "adapter": "vllm_local",
-            "checkpoint_sha256": self._digest,
-            "card": self._card.shaping(),
-            "vllm": _vllm().__version__,
-            "settings": self._settings,
-        }
-
-    def statistics(self) -> dict[str, int]:
-        """Windows and tokens."""
-        return dict(self._counts)
+            "adapter": "vllm_local", **self._weights, "vllm": _vllm().__version__, "settings": self._settings,
+        }  # fmt: skip
 
     def answer(self, requests: Iterator[Request], keep: Keep) -> None:
         """Answer window by window. Raises: `UserError` if the model cannot be loaded, `AdapterError` as in `_ask`."""
         while window := list(islice(requests, WINDOW)):
-            askable = []
-            for request in window:
-                if self._card.max_images is not None and len(request.question.images) > self._card.max_images:
-                    keep(request, Answer(TOO_MANY_IMAGES, None))
-                else:
-                    askable.append(request)
-            if askable:
+            if askable := self._askable(window, keep):
                 for request, answer in zip(askable, self._ask(askable), strict=True):
                     keep(request, answer)
 
