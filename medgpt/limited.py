@@ -74,6 +74,12 @@ def open_file(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def read_file(path: Path) -> bytes:
+    """A regular file, whole: one that is ours, or that a user names. Raises: `OSError`, as `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
 def check_size(size: int, packed: int | None = None, limit: int | None = None) -> None:
     """Refuse what says that it has more bytes than the limit, or that `packed` bytes become more than `RATIO` times."""
     if (most := max(size, packed or 0)) > (limit or FILE_BYTES):
