@@ -7,12 +7,12 @@ from typing import Any
 
 import orjson
 
-from medgpt.limited import open_file
+from medgpt.limited import opened
 
 
 def file_sha256(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, read in blocks. Raises: `OSError`, of what is no file (a device has no end), too."""
-    with open_file(path) as file:
+    """SHA-256 of a file's bytes, read in blocks. Raises: `OSError`, naming it, of what is no file, too."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

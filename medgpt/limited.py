@@ -18,6 +18,7 @@ has `MOST_DIGITS` at most.
 """
 
 import bz2
+import contextlib
 import errno
 import gzip
 import io
@@ -74,9 +75,20 @@ def open_file(path: Path) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def read_file(path: Path) -> bytes:
-    """A regular file, whole: one that is ours, or that a user names. Raises: `OSError`, as `open_file`."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """As `open_file`; an `OSError` of reading names the file, too."""
     with open_file(path) as file:
+        try:
+            yield file
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+
+
+def read_file(path: Path) -> bytes:
+    """A regular file, whole: one that is ours, or that a user names. Raises: `OSError`, naming it."""
+    with opened(path) as file:
         return file.read()
 
 
