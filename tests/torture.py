@@ -132,6 +132,7 @@ class Torture:
     def __init__(self, work: Path) -> None:
         self.work, self.ended, self.went_well = work, Counter[str](), set[str]()
         self.usual: list[str] = []
+        self.not_run_on = 0
         self._shim = ctypes.CDLL(None)
         self._shim.fault_count.restype, self._shim.fault_path.restype = ctypes.c_long, ctypes.c_char_p
 
@@ -237,7 +238,7 @@ class Torture:
             return f"{path}: exit {done}, other bytes: {differs}"
         before = state(trial)
         if before in self.went_well:
-            self.ended["runs after, from a state that was tried"] += 1
+            self.not_run_on += 1
             return ""
         again, after, *_ = self.run(job, trial, "none", 0, 0)
         if again != wanted_code:
@@ -342,7 +343,7 @@ def main() -> int:
                     print(*found[-1], flush=True)
     except KeyboardInterrupt:  # what was seen so far is told
         print("stopped", file=sys.stderr)
-    print(json.dumps({"trials": counts, "findings": len(found), "ended": torture.ended}))
+    print(json.dumps({"trials": counts, "findings": len(found), "not_run_on": torture.not_run_on, "ended": torture.ended}))
     return bool(found)
 
 
