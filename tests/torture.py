@@ -343,7 +343,8 @@ def main() -> int:
                     print(*found[-1], flush=True)
     except KeyboardInterrupt:  # what was seen so far is told
         print("stopped", file=sys.stderr)
-    print(json.dumps({"trials": counts, "findings": len(found), "not_run_on": torture.not_run_on, "ended": torture.ended}))
+    told = {"trials": counts, "findings": len(found), "not_run_on": torture.not_run_on, "ended": torture.ended}
+    print(json.dumps(told))
     return bool(found)
 
 
