@@ -74,7 +74,7 @@ class Recipe:
 
 RECIPES = {
     "tiny": Recipe(1024, 512, {"pretrain": 150, "midtrain": 700, "instruct": 150}, (1e-3, 1.5e-3, 1.5e-3)),
-    "small": Recipe(2048, 512, {"pretrain": 60, "midtrain": 420, "instruct": 60}, (3e-4, 1e-3, 3e-4), documents=8),
+    "small": Recipe(2048, 512, {"pretrain": 50, "midtrain": 700, "instruct": 50}, (6e-4, 1e-3, 6e-4)),
 }
 LANGUAGE_STEPS = 300
 """Steps of sixteen texts from which the tiny language model learns to read."""
@@ -309,15 +309,14 @@ class Kept(Tiling):
 
 
 def open_model(folder: Path, config: Config, device: torch.device) -> tuple[Model, Collator]:
-    """A model on a device with stock attention and experts (no compilation), and what lays out its samples."""
+    """A model on a device, with the attention and experts that `train.run` takes there, and what lays out samples."""
     from train.collate import Collator
     from train.model import load_model
 
-    model = load_model(folder, config)
-    if model.module.config.text_config.model_type == "gpt_oss":
-        model.module.set_experts_implementation({"text_config": "eager"})  # grouped products may want bf16
+    model = load_model(folder, config, device)
     model.module.to(device)
-    return model, Collator(model.tokenizer, Kept(**dataclasses.asdict(model.tiling)), {"phantoms": 0})
+    tiling = Kept(**dataclasses.asdict(model.tiling))
+    return model, Collator(model.tokenizer, tiling, {"phantoms": 0}, multiple=128 if device.type == "cuda" else 1)
 
 
 def endless(samples: Sequence[StoredSample], seed: int) -> Iterator[StoredSample]:
@@ -382,6 +381,7 @@ def fit(
         if watch is not None and (step + 1) % max(1, steps // 8) == 0:
             answers = watch.ask(model, model.module, collate, config, documents=recipe.documents)
             record["probe"] = watch.measure(answers, model.tokenizer)
+            print(json.dumps(record), flush=True)
         records.append(record)
     return records
 
