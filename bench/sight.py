@@ -24,7 +24,7 @@ from train.demo import call
 
 TRAIN, TEST, CONTROL = 1024, 328, 336
 """Pictures learnt from, held-out ones (three questions each), questions asked with others' pictures and black ones."""
-STEPS = {"pretrain": 10, "midtrain": 320, "instruct": 60}
+STEPS = {"pretrain": 10, "midtrain": 400, "instruct": 20}
 SOURCE = {"pretrain": "rocov2", "midtrain": "pubmedvision", "instruct": "vqa_rad"}
 """Captions, dialogues that ask of all three findings of a picture, one question: by their stages in the recipe."""
 SETTINGS = (
@@ -33,8 +33,10 @@ SETTINGS = (
     "engine.zero=1", "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", "loss.chunk=256",
     # From nothing, in few steps: the recipe's learning rates are for trained parts.
     "optimizer.vision_lr=1e-3", "optimizer.projector_lr=1.5e-3", "optimizer.llm_lr=1.5e-3", "optimizer.warmup=0.04",
-    "optimizer.betas=[0.9,0.98]", "watch.probe_every=40", "watch.probe_questions=24", "watch.save_every=1000",
+    "optimizer.betas=[0.9,0.98]", "watch.probe_every=20", "watch.probe_questions=24", "watch.save_every=1000",
 )  # fmt: skip
+LATER = ("optimizer.vision_lr=2e-4", "optimizer.projector_lr=2e-4", "optimizer.llm_lr=2e-4")
+"""Of instruct: single questions at the rates of before would undo some of what dialogues have taught."""
 SEEN, UNSEEN = Look(168), Look(200, quality=75, contrast=(0.80, 1.10), brightness=(-24.0, 24.0))
 
 
@@ -70,7 +72,7 @@ def learn(folder: Path, seed: int = 0) -> Path:
         mixture = folder / f"{stage}.yaml"
         mixture.write_text(f"format: 1\nname: {stage}\nsources: [{{build: {SOURCE[stage]}, epochs: 1}}]\n")
         settings = [*SETTINGS, f"data.mixture={mixture}", f"seed={seed}"]
-        settings += [f"watch.probe={folder / 'data' / 'built' / 'vqa_rad'}"]
+        settings += [f"watch.probe={folder / 'data' / 'built' / 'vqa_rad'}", *(LATER if stage == "instruct" else ())]
         arguments = ["--shards", str(folder / "data"), "--stage", stage, "--model", str(model)]
         arguments += ["--out", str(folder / stage), "--steps", str(STEPS[stage]), "--quiet", "--uncertified"]
         if code := call(["train.run", *arguments, *(part for one in settings for part in ("--set", one))]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,8 @@ def test_random_parts_keep_the_size_of_what_passes_through(width: int) -> None:
         assert 0.8 < seen.std() / where.std() < 1.25
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("CI_SLOW" not in os.environ, reason="three and a half CPU-minutes: set CI_SLOW=1")
 def test_a_tiny_model_learns_to_see_in_three_stages(work: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three findings that grey does not tell, in drawings of another seed and another look; without them chance."""
 

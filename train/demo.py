@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sight",
         action="store_true",
-        help="then train another on drawings and ask it with and without (3 CPU-minutes)",
+        help="then train another on drawings and ask it with and without (4 CPU-minutes)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
