@@ -148,6 +148,8 @@ def engine_config(config: Config, micros: int) -> dict[str, Any]:
             "stage3_max_reuse_distance": LIVE,
             "stage3_prefetch_bucket_size": int(1e9),
             "stage3_param_persistence_threshold": int(1e5),
+            # A function of its own for every linear layer: torch 2.11 compiles it to one that passes no gradient on.
+            "memory_efficient_linear": not config.engine.compile,
         }
     # Left to itself, DeepSpeed 0.19 sums in the model's precision, in every ZeRO stage. A single pack is no sum.
     summed = micros > 1 and config.engine.precision == "bf16"
