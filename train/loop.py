@@ -352,7 +352,8 @@ class Trainer:
             there = micro.to(device)
             losses = forward_losses(self.model, self.engine, there, self.config)
             loss = (losses * there.weights).sum() / weight.float()[0]
-            value = loss.item()
+            self.engine.backward(loss * (world * len(step.micros)))
+            value = loss.item()  # not before: the device would wait between forward and backward pass
             names = ", ".join(micro.samples[:3])
             self._check(
                 ""
@@ -360,7 +361,6 @@ class Trainer:
                 else f"step {self.step}: the loss is {value} in a pack that begins with {names}; nothing was updated. "
                 "Go on from the last checkpoint with a lower learning rate (--change), or leave the samples out"
             )
-            self.engine.backward(loss * (world * len(step.micros)))
             self.engine.step()
             detached = losses.detach().double()
             by_source[0].index_add_(0, there.sources, detached)
