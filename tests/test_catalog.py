@@ -352,7 +352,7 @@ def test_many_small_parts_are_read_once_and_give_the_same(clean: Path) -> None:
             query_rows(together, f"FROM read_parquet('{folder}/manifest/many-train-00000.parquet')")
     part = folder / "manifest" / "many-train-00007.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=rf"^{re.escape(str(part))}: [^\n]*: build it again$"):
+    with pytest.raises(UserError, match=rf"^[^\n]*{re.escape(str(part))}[^\n]*: build it again$"):
         connect(clean, queries=queries)
 
 
