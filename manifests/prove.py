@@ -652,53 +652,31 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
         tree=Tree(shards=True, sends=True),
     )
-    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
-    parser.add_argument(
-        "--benchmarks", choices=("policy", "present"),
-        help="benchmarks that must be there: those that the policy lists (default), or none but the present (default "
-        "with --eval)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--no-rewrites", action="store_true",
-        help="do not look for items in other words: with the extra `rewrites`, that takes most of the time",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
-    )
-    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
+    add = parser.add_argument
+    add("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
+    add("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
+    asked = "benchmarks that must be there: the policy's (default), or none but the present (default with --eval)"
+    add("--benchmarks", choices=("policy", "present"), help=asked)
+    add("--no-rewrites", action="store_true", help="do not look for items in other words, which takes most of the time")
+    add("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)")
+    add("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
     add_engine(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be compared, write nothing")
-    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
-    parser.add_argument(
-        "--show-credentialed", action="store_true", help="put credentialed texts and pictures into the report, too"
-    )
-    parser.add_argument(
-        "--pairs-per-cell", type=int, default=PAIRS_PER_CELL, metavar="N",
-        help=f"pairs the report shows of each train build, test and kind (default {PAIRS_PER_CELL})",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.add_argument(
-        "--verdicts",
-        type=Path,
-        metavar="FILE",
-        help="what reviewers said of pairs, as the report saves it",
-    )
-    parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
-    foreign = parser.add_argument_group(
-        "a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)"
-    )
-    foreign.add_argument("--train", type=Path, metavar="DIR")
-    foreign.add_argument("--eval", type=Path, metavar="DIR")
-    foreign.add_argument(
-        "--filtered-copy",
-        type=Path,
-        metavar="DIR",
-        help="copy the train folder without what is taken out, in its own forms",
-    )
-    foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/proof.md)")
+    add("--dry-run", action="store_true", help="say what would be compared, write nothing")
+    add("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
+    add("--show-credentialed", action="store_true", help="put credentialed texts and pictures into the report, too")
+    shown = f"pairs the report shows of each train build, test and kind (default {PAIRS_PER_CELL})"
+    add("--pairs-per-cell", type=int, default=PAIRS_PER_CELL, metavar="N", help=shown)
+    add("--json", action="store_true", help="print the certificate as JSON, no progress bars")
+    add("--quiet", action="store_true", help="no progress bars")
+    add("--verdicts", type=Path, metavar="FILE", help="what reviewers said of pairs, as the report saves it")
+    add("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
+    add = parser.add_argument_group("a corpus made elsewhere (a folder; see python -m builders.corpus)").add_argument
+    add("--train", type=Path, metavar="DIR")
+    add("--eval", type=Path, metavar="DIR")
+    copied = "copy the train folder without what is taken out, in its own forms"
+    add("--filtered-copy", type=Path, metavar="DIR", help=copied)
+    add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/proof.md)")
     return parser
 
 
