@@ -473,6 +473,14 @@ def query_rows(
         raise UserError(f"{one_line(error)}: build it again") from error
 
 
+def select(
+    connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """What a query gives by column, digests as bytes. Raises: `duckdb.Error`."""
+    rows: list[dict[str, Any]] = connection.sql(query, params=values).to_arrow_table().to_pylist()
+    return rows
+
+
 def one_line(error: Exception) -> str:
     """Put an error's message on one line, without DuckDB's excerpt of the statement."""
     return safe(str(error).split("\n\nLINE ")[0])

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import connect, load_builds
+from manifests.catalog import connect, load_builds, select
 from medgpt.arguments import command_parser
 from medgpt.errors import UserError, os_error_line, run
 from medgpt.tables import table
@@ -81,7 +81,6 @@ def check_text(
     from msgspec import structs
 
     from manifests.proof.near_text import NearTextIndex
-    from manifests.proof.overlaps import select
     from manifests.proof.text_pairs import EvalText
     from medgpt.text import question_sha256
 
@@ -137,7 +136,7 @@ def check_image(
 
     from manifests.fingerprints import fingerprint
     from manifests.proof.near_images import NearImageIndex
-    from manifests.proof.overlaps import PICTURE, image_place, read_image, select
+    from manifests.proof.overlaps import PICTURE, image_place, read_image
     from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import decode, plain_hashes
     from medgpt.containers import DamagedImage
