@@ -141,7 +141,7 @@ def test_one_shot_shows_a_training_study_of_another_subject(raw: Path, out: Path
         assert sample.images[len(example) :] == without.images
         shown = [p["index"] for m in record["messages"] for p in m["content"] if p["type"] == "image"]
         assert shown == list(range(len(record["images"])))
-    assert counted > 40 and EXEMPLAR_CANDIDATES > 1
+    assert counted > 20 and EXEMPLAR_CANDIDATES > 1
     # The worked examples are training studies by intention: the audits do not call them leaks.
     done = run_module("manifests.sql", str(out / "mimic_cxr.impression-1shot"), "--audit", "id_overlap", "--json")
     kinds = {(row["kind"], row["eval_ids_hit"]) for row in json.loads(done.stdout)["audits"][0]["rows"]}
