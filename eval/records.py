@@ -25,6 +25,7 @@ import msgspec
 
 from medgpt.atomic import AtomicFile
 from medgpt.errors import UserError, one_line
+from medgpt.limited import read_file
 from medgpt.messages import named
 from medgpt.private import keep_private
 
@@ -266,7 +267,7 @@ def scores_schema() -> pa.Schema:
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
     """The JSON object in a file of a run folder, which has these keys. Raises: `UserError`."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        found = msgspec.json.decode(read_file(path), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({one_line(error)}); give a folder that eval.run wrote, or run it again"
@@ -365,7 +366,7 @@ _R = TypeVar("_R", Item, Prompt, Prediction, Usage)
 
 def _read(kind: type[_R], path: Path) -> list[_R]:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
     decoder = msgspec.json.Decoder(kind)

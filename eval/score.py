@@ -75,6 +75,7 @@ from medgpt.digest import file_sha256
 from medgpt.endpoints import read_key
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
+from medgpt.limited import read_file
 from medgpt.private import make_folder
 from medgpt.replies import final_text
 from medgpt.tracking import TRACKERS, Tracker, open_tracker
@@ -441,7 +442,7 @@ def score_folder(folder: Path, out: Path, *, judge: Judge | None = None, **how: 
 def _earlier(path: Path) -> dict[str, Any] | None:
     """What an earlier version of the reading rule made of the answers in this folder, for both to be shown."""
     try:
-        found = orjson.loads(path.read_bytes())
+        found = orjson.loads(read_file(path))
         if found["versions"]["mcq"] >= VERSIONS["mcq"]:
             return found.get("earlier")
         counts = {name: found["parts"]["all"][name] for name in ("items", "correct", "lenient", "invalid")}

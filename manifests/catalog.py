@@ -127,6 +127,10 @@ class _Part(TypedDict):
     sha256: str
 
 
+class _Shard(_Part):
+    samples: int
+
+
 class _Unit(TypedDict):
     unit: str
     role: str
@@ -134,8 +138,26 @@ class _Unit(TypedDict):
     read: int
     kept: int
     rejected: int
-    shards: list[_Part]
+    images: int
+    shards: list[_Shard]
     parts: list[_Part]
+
+
+class _Gap(TypedDict):
+    file: str
+    what: str
+    count: int
+
+
+class _Parameters(TypedDict, total=False):
+    accounting: list[tuple[str, str, str, str, int]]
+    mapping: dict[str, Any] | None
+    pictures_stored: bool
+
+
+class _Inputs(TypedDict):
+    files: int
+    file_sha256: str
 
 
 class _Source(TypedDict):
@@ -152,13 +174,16 @@ class _Record(TypedDict):
     build: str
     root: str
     source: _Source
+    parameters: _Parameters
+    inputs: NotRequired[_Inputs]
+    limit: int | None
     versions: NotRequired[dict[str, int]]
     counts: dict[str, Any]
     fingerprint_recipe: str
     metadata_only: bool
     filter_wanted: NotRequired[bool]
     units: list[_Unit]
-    gaps: NotRequired[list[Any]]
+    gaps: NotRequired[list[_Gap]]
 
 
 @dataclass(frozen=True)

@@ -85,14 +85,15 @@ def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Seq
         shard = {"file": f"shards/{name}-{unit[0]}-00000.tar", "bytes": 10, "sha256": "ab" * 32, "samples": len(mine)}
         units.append(
             {"unit": unit[0], "role": unit[1], "split": unit[2], "read": len(mine) + len(refused), "kept": len(mine)}
-            | {"rejected": len(refused), "damaged": sum(row["damaged"] for row in refused)}
+            | {"images": sum(len(row["images"]) for row in mine), "rejected": len(refused)}
+            | {"damaged": sum(row["damaged"] for row in refused)}
             | {"shards": [shard], "parts": parts}
         )
     source = {"name": "demo", "title": "Demo", "homepage": "https://example.org", "revision": "1", "license": "MIT"}
     source |= {"access": "open", "stage": "instruct", "task": "qa", "modality": "text", "paper": ""}
     built = {"format": 1, "build": name, "source": source, "parameters": {"limit": None}, "code_sha256": "cd" * 32}
     built |= {"fingerprint_recipe": "1", "schema_version": 1, "manifest_version": MANIFEST_VERSION}
-    built |= {"metadata_only": False, "units": units, "counts": {}, "published": {}, "root": "ef" * 32}
+    built |= {"metadata_only": False, "limit": None, "units": units, "counts": {}, "published": {}, "root": "ef" * 32}
     (folder / "build.json").write_text(json.dumps(built | record, indent=2))
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,7 @@ import orjson
 import polars
 import pyarrow.parquet as pq
 import pytest
-from conftest import call_module
+from conftest import ROOT, call_module
 from PIL import Image
 
 from builders.engine.registry import load
@@ -259,6 +260,32 @@ def test_manifest_tokens_and_stems_by_another_way(built: Path) -> None:
         texts = [part["text"] for message in sample.record["messages"] for part in message["content"]]
         assert rows[sample.record["id"]]["text_tokens"] == sum(len(encoding.encode(text)) for text in texts)
     assert load("medqa").license in {row["license"] for row in rows.values()}
+
+
+def test_altered_offsets_of_an_arrow_shard_end_no_reader(built: Path, tmp_path: Path) -> None:
+    """In a process of its own: pyarrow would follow them out of the file."""
+    shutil.copytree(built / "medqa", tmp_path / "b")
+    code = f"""
+import random
+from pathlib import Path
+from medgpt.errors import UserError
+from shards.reader import Build, arrow_file
+shard = max(Path({str(tmp_path)!r}).glob("b/shards/*.arrow"), key=lambda path: path.stat().st_size)
+whole, chance, refused = shard.read_bytes(), random.Random(5), 0
+for _ in range(80):
+    at = chance.randrange(len(whole) // 4) * 4
+    shard.unlink()
+    shard.write_bytes(whole[:at] + bytes.fromhex("ffffff7f") + whole[at + 4:])
+    arrow_file.cache_clear()
+    try:
+        list(Build(shard.parents[1]))
+    except UserError as error:
+        assert shard.name in str(error)
+        refused += 1
+print(refused)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert int(done.stdout) > 20
 
 
 def test_datasets_reads_every_part(built: Path, tmp_path: Path) -> None:

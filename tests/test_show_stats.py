@@ -122,9 +122,10 @@ def synthetic_build(folder: Path, tokens: list[int]) -> None:
         ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper"), "made"
     )
     document = {
-        "format": 1, "build": "made", "source": source, "parameters": {}, "metadata_only": False, "code_sha256": "",
-        "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": MANIFEST_VERSION, "published": {},
-        "counts": {}, "units": [unit | {"damaged": 0, "shards": [], "parts": parts}], "root": "",
+        "format": 1, "build": "made", "source": source, "parameters": {}, "limit": None, "metadata_only": False,
+        "code_sha256": "", "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": MANIFEST_VERSION,
+        "published": {}, "counts": {}, "root": "",
+        "units": [unit | {"images": 0, "damaged": 0, "shards": [], "parts": parts}],
     }  # fmt: skip
     (folder / "made" / "build.json").write_text(json.dumps(document))
 

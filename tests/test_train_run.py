@@ -868,7 +868,7 @@ def test_an_altered_checkpoint_is_not_resumed(work: Path, runs: Runs) -> None:
     shutil.rmtree(out / "model")
     (folder,) = (out / "checkpoints").iterdir()
     path, state = folder / "rank00000.bin", folder / "state.json"
-    content = path.read_bytes()
+    content, whole = path.read_bytes(), state.read_bytes()
     command = arguments(work, "broken", "midtrain")
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     refused = runs.run("broken", command, 2)
@@ -884,7 +884,10 @@ def test_an_altered_checkpoint_is_not_resumed(work: Path, runs: Runs) -> None:
     with pytest.raises(UserError, match="json: altered since it was written"):
         Checkpoint(folder)
     state.write_text('{"format": 2, "step": 3}')
-    with pytest.raises(UserError, match="has no optimizer_step; no checkpoint"):
+    with pytest.raises(UserError, match="missing required field `optimizer_step`; no checkpoint"):
+        Checkpoint(folder)
+    state.write_text(json.dumps(json.loads(whole) | {"files": [False]}))
+    with pytest.raises(UserError, match=r"`\$.files\[0\]`; no checkpoint"):
         Checkpoint(folder)
 
 
