@@ -661,6 +661,8 @@ def test_auto_takes_the_engine_that_is_there_and_says_so(
     def taken() -> str:
         return type(choose.local_model(tmp_path, CARD, "auto", device="cpu")).__name__
 
+    with pytest.raises(UserError, match="transformers takes none"):
+        choose.local_model(tmp_path, CARD, "hf", settings={"n_ctx": 8192})
     for there, kind in ((None, "HFLocal"), ("vllm", "VllmLocal")):
         monkeypatch.setattr(choose, "find_spec", lambda name, there=there: there == name)
         assert taken() == kind
