@@ -34,7 +34,6 @@ def add_engine(parser: argparse._ActionsContainer, default: str) -> None:
     )
     parser.add_argument(
         "--engine-settings",
-        "--vllm-settings",
         type=_fields,
         metavar="JSON",
         help='fields of vLLM\'s engine or of llama-cpp-python\'s Llama: {"max_model_len": 8192}, {"n_ctx": 8192}',
