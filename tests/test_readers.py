@@ -18,7 +18,7 @@ import orjson
 import polars
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_module
+from conftest import call_module
 from PIL import Image
 
 from builders.engine.registry import load
@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
     for name, options in (("slake", []), ("medqa", []), ("mimic_cxr", ["--longitudinal"])):
         raw = out / "raw" / name
-        done = run_module(
+        done = call_module(
             f"builders.{name}", "--demo", "--raw", str(raw), "--out", str(out / "built"), "--quiet", *options
         )
         assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(raw / "images_0.zip", "w") as archive:
         for name, data in pictures.items():
             archive.writestr(f"images/{name}", data)
-    done = run_module("builders.pubmedvision", "--raw", str(raw), "--out", str(folder / "built"), "--quiet")
+    done = call_module("builders.pubmedvision", "--raw", str(raw), "--out", str(folder / "built"), "--quiet")
     assert done.returncode == 0, done.stderr
     return folder / "built" / "pubmedvision"
 
@@ -225,7 +225,7 @@ def test_polars(built: Path) -> None:
 
 def test_duckdb_shell(built: Path, tmp_path: Path) -> None:
     shell = Path(sys.executable).with_name("duckdb")
-    run_module("manifests.catalog", str(built), check=True)
+    call_module("manifests.catalog", str(built), check=True)
     for query, database in (  # the catalogue names files from its own folder
         ("SELECT count(*) AS n FROM samples WHERE build = 'medqa'", "manifest.duckdb"),
         (f"SELECT count(*) AS n FROM '{built}/medqa/manifest/medqa-*[0-9].parquet'", ":memory:"),
