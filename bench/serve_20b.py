@@ -34,7 +34,7 @@ def _logits(adapter: Any, requests: list[Any]) -> Any:
     """Logits behind each prompt, fp32 on the CPU; a prompt at a time."""
     import torch
 
-    loaded, rows = adapter._ready(), []
+    loaded, rows = adapter._loaded, []
     with torch.inference_mode():
         for request in requests:
             inputs = loaded.inputs([(request.question.messages, request.question.images)])
@@ -63,7 +63,7 @@ def make(folder: Path) -> dict[str, Any]:
         adapter = HFLocal(plain, load_card("medgpt_oss_ours"), batch=1)
         requests = questions(PROMPTS)
         logits = {"before": _logits(adapter, requests)}
-        model = adapter._ready().model
+        model = adapter._loaded.model
         weights: dict[str, Any] = {}
         for name, tensor in model.state_dict().items():
             if name.endswith(EXPERTS):
@@ -114,7 +114,7 @@ def ask(folder: Path) -> dict[str, Any]:
     for rows, number in BATCHES:
         one = HFLocal(model, card, batch=rows)
         one._loaded = adapter._loaded  # loading is measured above
-        tune_generation(adapter._ready().model, rows)
+        tune_generation(adapter._loaded.model, rows)
         try:
             one.answer(iter(questions(rows)), lambda *_: None)
             started = time.perf_counter()

@@ -125,7 +125,7 @@ class Scorer(LogLikelihood):
 
         The first token is not scored. Raises: `UserError`.
         """
-        tokenizer = self._ready().tokenizer
+        tokenizer = self._loaded.tokenizer
         tokens = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         for text in texts:
             tokens += tokenizer.encode(text, add_special_tokens=False)
@@ -149,19 +149,19 @@ class Scorer(LogLikelihood):
         return sum(1 for _ in same), len(told)
 
     def _window(self) -> int:
-        config = self._ready().model.config.get_text_config()
+        config = self._loaded.model.config.get_text_config()
         return min(self._context, getattr(config, "max_position_embeddings", self._context))
 
     def _tensor(self, tokens: Sequence[int]) -> torch.Tensor:
         import torch
 
-        return torch.tensor(tokens, device=self._ready().device)
+        return torch.tensor(tokens, device=self._loaded.device)
 
     def _logits(self, tokens: Sequence[int]) -> torch.Tensor:
         import torch
 
         with torch.inference_mode():
-            logits: torch.Tensor = self._ready().model(input_ids=self._tensor(tokens)[None]).logits[0].float()
+            logits: torch.Tensor = self._loaded.model(input_ids=self._tensor(tokens)[None]).logits[0].float()
         return logits
 
 

@@ -428,8 +428,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked_of = parser.add_argument_group("either way")
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
-    fields = 'fields of vLLM\'s engine or of llama-cpp-python\'s Llama: {"max_model_len": 8192}, {"n_ctx": 8192}'
-    local.add_argument("--engine-settings", "--vllm-settings", type=orjson.loads, metavar="JSON", help=fields)
     likely = "compare the options by their log-likelihood, by label or by text; nothing is written"
     local.add_argument("--log-likelihood", choices=("labels", "texts"), help=likely)
     trusted = "run the Python files of a foreign checkpoint; one trained here needs no such trust"
@@ -467,11 +465,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} must be 0 or more")
     if options.samples > 1 and (not options.model or options.log_likelihood):
         parser.error("--samples needs a --model that writes answers")
-    engine, given = options.engine, options.engine_settings
+    engine = options.engine
     if engine != "hf" and (options.log_likelihood or not options.checkpoint or options.device != "auto"):
         parser.error(f"--engine {engine} writes answers of a --checkpoint, on its own device; other ways are hf's")
-    if given is not None and (engine not in ("vllm", "llama.cpp") or not isinstance(given, dict)):
-        parser.error("--engine-settings is a JSON object, and of --engine vllm or llama.cpp")
+    if engine == "hf" and options.engine_settings:
+        parser.error("--engine-settings are of --engine vllm or llama.cpp")
     if not options.dry_run and options.out is None:
         parser.error("--out is needed")
     if options.model and not options.dry_run and bool(options.endpoint) == bool(options.checkpoint):
@@ -554,7 +552,6 @@ def _adapter(options: argparse.Namespace, benchmarks: list[Benchmark]) -> tuple[
         tries=options.tries,
         batch=options.batch,
         trust_remote_code=options.trust_remote_code,
-        engine_settings=options.engine_settings,
     )
 
 

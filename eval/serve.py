@@ -195,7 +195,9 @@ def _serve(options: argparse.Namespace) -> int:
             raise UserError(f"--host {options.host} --port {options.port}: cannot listen there ({error})") from None
         port = sock.getsockname()[1]
         token, fresh = (None, False) if options.no_token else read_token(options.token_variable, options.token_file)
-        model = local_model(options.checkpoint, card, options.engine, device=options.device)
+        model = local_model(
+            options.checkpoint, card, options.engine, device=options.device, settings=options.engine_settings
+        )
         model.load()
         hosts = allowed_hosts(endpoint, port, options.allow_host)
         name = options.served_model or options.checkpoint.resolve().name

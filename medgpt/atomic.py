@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,26 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a small file whole."""
     with AtomicFile(path) as file:
         file.write(data)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder of files to fill, which takes the place of `folder` once they are whole and durable.
+
+    What a killed run left is removed first. Each file may be read by whom this process lets read its folders:
+    safetensors writes files for their owner alone.
+    """
+    work = folder.with_name(folder.name + TEMPORARY_SUFFIX)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    yield work
+    for path in work.iterdir():
+        path.chmod(work.stat().st_mode & 0o666)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    work.rename(folder)
+    sync_folder(folder.parent)
 
 
 @contextmanager

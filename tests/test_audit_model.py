@@ -125,7 +125,7 @@ def test_likelihoods_and_completions_are_the_models_own(models: dict[str, Path],
 
     card = Card("tiny", model_class="AutoModelForCausalLM")
     scorer, long = (Scorer(models["seen"], card, context, device="cpu") for context in (64, 256))
-    loaded = scorer._ready()
+    loaded = scorer._loaded
     texts = [item.text for item in made_items(6, 1)]
     tokens = [token for text in texts for token in loaded.tokenizer.encode(text, add_special_tokens=False)]
     assert len(tokens) > 200

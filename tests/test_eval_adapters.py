@@ -448,7 +448,7 @@ def test_options_are_compared_by_log_likelihood(tiny: Path) -> None:
     adapter = LogLikelihood(tiny, Card("tiny"), "texts", device="cpu")
     answers = ask(adapter, asked)
     assert [answers[key].outcome for key in "012"] == ["answered", "not_comparable", "not_comparable"]
-    found, model = answers["0"].likelihoods, adapter._ready().model
+    found, model = answers["0"].likelihoods, adapter._loaded.model
     assert found is not None and answers["0"].text == max(found, key=lambda label: found[label][0])
     prompt = adapter.prompt(asked[0])
     assert prompt.endswith("<|start|>assistantAnswer:")
@@ -661,6 +661,8 @@ def test_auto_takes_the_engine_that_is_there_and_says_so(
     def taken() -> str:
         return type(choose.local_model(tmp_path, CARD, "auto", device="cpu")).__name__
 
+    with pytest.raises(UserError, match="transformers takes none"):
+        choose.local_model(tmp_path, CARD, "hf", settings={"n_ctx": 8192})
     for there, kind in ((None, "HFLocal"), ("vllm", "VllmLocal")):
         monkeypatch.setattr(choose, "find_spec", lambda name, there=there: there == name)
         assert taken() == kind

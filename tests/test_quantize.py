@@ -102,7 +102,7 @@ def test_published_blocks_are_kept_and_trained_experts_go_to_the_nearest_code(
     said = [adapter.generate([Request("t", "0", question, 6, "0")])[0] for adapter in adapters]
     answers = [replace(answer, seconds=None) for answer in said]
     assert answers[0] == answers[1] and answers[0].completion_tokens
-    kinds = {tensor.dtype for name, tensor in adapters[1]._ready().model.named_parameters() if "proj_blocks" in name}
+    kinds = {tensor.dtype for name, tensor in adapters[1]._loaded.model.named_parameters() if "proj_blocks" in name}
     assert kinds == {torch.uint8}
 
     # As GGUF: the codes are those of the blocks, all else is what it was. With few merges: gguf takes 20 s to read all.

@@ -11,15 +11,17 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, run_module
+from conftest import ROOT
 from eval_builds import build_demos
 
 PYTHON = os.environ.get("MEDGPT_VLLM_PYTHON")
@@ -101,19 +103,24 @@ def test_answers_through_eval_run_are_those_of_transformers(
             "vllm": ["--endpoint", server, "--served-model", "tiny"]}  # fmt: skip
     found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for name, where in runs.items():
-        done = run_module(
+        talk(
             "eval.run", str(data), "--tasks", "all", "--only-present", "--model", "medgpt_oss_ours", *where,
             "--max-new-tokens", "8", "--limit", "20", "--out", str(tmp_path / name),
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
         found[name] = answers(tmp_path / name)
     assert len(found["hf"]) >= 200
     assert not differing(found["hf"], found["vllm"])
-    pictures = Counter(
-        sum(part["type"] == "image" for turn in sample["messages"] for part in turn["content"])
-        for sample in asked(data)
-    )
+    pictures = pictures_asked(data)
+    print(f"{len(found['hf'])} answers are compared; questions by pictures: {dict(pictures)}")
     assert all(pictures[count] for count in range(4)), pictures
+
+
+def talk(*words: str, said: str | None = None) -> subprocess.CompletedProcess[str]:
+    """A command with what stands on PYTHONPATH, for as long as it takes; it succeeds."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-m", *words], input=said, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def answers(out: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -172,39 +179,44 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["ours", "qwen2"])
+RUNS = "import json, sys; from eval.run import main; sys.exit(max([main(words) for words in json.loads(sys.argv[1])]))"
+"""Runs of `eval.run` in one process: to import vLLM takes longer than to answer."""
+
+
 def test_vllm_in_this_process_answers_as_transformers(
-    data: Path, folder: Path, qwen: Path, plugin: Path, tmp_path: Path, kind: str
+    data: Path, folder: Path, qwen: Path, plugin: Path, tmp_path: Path
 ) -> None:
-    card, checkpoint, tasks = "medgpt_oss_ours", folder, ["slake", "medframeqa", "mimic_findings", "medqa", "pubmedqa"]
-    if kind == "qwen2":
-        card, checkpoint, tasks = str(tmp_path / "qwen2.yaml"), qwen, ["medqa", "pubmedqa", "mmlu_med"]
-        Path(card).write_text("name: Qwen2\nmodel_class: AutoModelForCausalLM\n")
-    environment = with_dependencies(plugin)
-    given = [
-        "eval.run", str(data), "--tasks", *tasks, "--only-present", "--model", card, "--checkpoint", str(checkpoint),
-        "--max-new-tokens", "8", "--limit", "8", "--quiet", "--out",
-    ]  # fmt: skip
-    done = run_module(*given, str(tmp_path / "hf"), "--device", "cpu", "--batch", "4")
-    assert done.returncode == 0, done.stderr
+    card = tmp_path / "qwen2.yaml"
+    card.write_text("name: Qwen2\nmodel_class: AutoModelForCausalLM\n")
+    models = {
+        "ours": ("medgpt_oss_ours", folder, ["slake", "medframeqa", "mimic_findings", "medqa", "pubmedqa"]),
+        "qwen2": (str(card), qwen, ["medqa", "pubmedqa", "mmlu_med"]),
+    }
     settings = json.dumps({"enforce_eager": True, "max_model_len": 8192, "max_num_seqs": 8})
-    engine = [str(tmp_path / "vllm"), "--engine", "vllm", "--vllm-settings", settings]
-    command = [str(PYTHON), "-m", *given, *engine]
+    runs = []
+    for name, (card_name, checkpoint, tasks) in models.items():
+        given = [
+            "eval.run", str(data), "--tasks", *tasks, "--only-present", "--model", card_name,
+            "--checkpoint", str(checkpoint), "--max-new-tokens", "8", "--limit", "8", "--quiet", "--out",
+        ]  # fmt: skip
+        talk(*given, str(tmp_path / name / "hf"), "--device", "cpu", "--batch", "4")
+        runs.append([*given[1:], str(tmp_path / name / "vllm"), "--engine", "vllm", "--engine-settings", settings])
+    drawn = tmp_path / "drawn"
+    runs.append([*runs[-1], "--limit", "2", "--out", str(drawn), "--samples", "3", "--temperature", "1"])
+    environment = with_dependencies(plugin) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    command = [str(PYTHON), "-c", RUNS, json.dumps(runs)]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    reference, found = answers(tmp_path / "hf"), answers(tmp_path / "vllm")
-    assert not differing(reference, found) and len(found) >= 20
-    assert len({row["text"] for row in found.values()}) > len(found) // 3  # not one answer to everything
-    drawn = subprocess.run(
-        [*command, "--limit", "2", "--out", str(tmp_path / "drawn"), "--samples", "3", "--temperature", "1"],
-        env=environment, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert drawn.returncode == 0, drawn.stderr[-3000:]
+    for name in models:
+        reference, found = answers(tmp_path / name / "hf"), answers(tmp_path / name / "vllm")
+        print(f"{name}: {len(found)} answers are compared")
+        assert not differing(reference, found) and len(found) >= 20
+        assert len({row["text"] for row in found.values()}) > len(found) // 3  # not one answer to everything
     draws: dict[str, set[str]] = {}
-    for path in (tmp_path / "drawn").glob("*/samples.jsonl"):
+    for path in drawn.glob("*/samples.jsonl"):
         for row in map(json.loads, path.read_text().splitlines()):
             draws.setdefault(row["sample_id"], set()).add(row["text"])
-    assert sum(len(texts) == 3 for texts in draws.values()) > len(draws) // 2
+    assert draws and sum(len(texts) == 3 for texts in draws.values()) > len(draws) // 2
 
 
 def with_dependencies(plugin: Path) -> dict[str, str]:
@@ -225,7 +237,8 @@ def test_eval_serve_takes_vllm_where_it_is(folder: Path, plugin: Path) -> None:
     from eval.tasks import Question
 
     log = folder.parent / "eval_serve.log"
-    command = [str(PYTHON), "-m", "eval.serve", str(folder), "--no-token", "--port", "0"]
+    settings = json.dumps({"enforce_eager": True, "max_model_len": 8192})
+    command = [str(PYTHON), "-m", "eval.serve", str(folder), "--no-token", "--port", "0", "--engine-settings", settings]
     with log.open("w") as file:
         process = subprocess.Popen(command, env=with_dependencies(plugin), stdout=file, stderr=file, cwd=folder.parent)
     try:
@@ -247,14 +260,16 @@ def test_eval_serve_takes_vllm_where_it_is(folder: Path, plugin: Path) -> None:
     assert answer["usage"]["prompt_tokens"] == said.prompt_tokens
 
 
-def asked(data: Path) -> Iterator[dict[str, Any]]:
-    """The questions of the run as the tasks make them."""
+def pictures_asked(data: Path) -> Counter[int]:
+    """How many questions of a run of all tasks, 20 of each, have how many pictures."""
     from eval.tasks import built_tasks, open_benchmarks, select_tasks
 
-    for benchmark in open_benchmarks(data, built_tasks(data, select_tasks(["all"]))[0]):
-        for number, question in enumerate(benchmark):
-            if number < 20:
-                yield {"messages": question.messages}
+    benchmarks = open_benchmarks(data, built_tasks(data, select_tasks(["all"]))[0])
+    return Counter(
+        sum(part["type"] == "image" for turn in question.messages for part in turn["content"])
+        for benchmark in benchmarks
+        for question in islice(benchmark, 20)
+    )
 
 
 def test_prompts_are_training_s_and_log_probabilities_transformers_s(folder: Path, server: str) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from medgpt.arguments import command_parser
-from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder
+from medgpt.atomic import whole_folder
 from medgpt.errors import DONE, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
@@ -157,22 +156,14 @@ def assemble(
     print(describe(module))
     if dry_run:
         return
-    work = out.with_name(out.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     state = module.state_dict()
-    write_weights(work, state, config)
-    write_side_files(work, config, None if language is None else language.base)
-    again = load_module(work, precision).state_dict()
-    for name, tensor in state.items():
-        if not torch.equal(tensor, again[name]):
-            raise UserError(f"{work}: {name} differs from what was written; the disk, or a library, is at fault")
-    for path in sorted(work.iterdir()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    shutil.rmtree(out, ignore_errors=True)
-    work.rename(out)
-    sync_folder(out.parent)
+    with whole_folder(out) as work:
+        write_weights(work, state, config)
+        write_side_files(work, config, None if language is None else language.base)
+        again = load_module(work, precision).state_dict()
+        for name, tensor in state.items():
+            if not torch.equal(tensor, again[name]):
+                raise UserError(f"{work}: {name} differs from what was written; the disk, or a library, is at fault")
     print(f"{out}: written, loaded again, {len(state)} tensors equal bit by bit")
 
 

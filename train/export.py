@@ -8,14 +8,13 @@ as GGUF: the language model, and encoder with projector (`mmproj`). Experts keep
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.arguments import command_parser
-from medgpt.atomic import TEMPORARY_SUFFIX
+from medgpt.atomic import whole_folder
 from medgpt.errors import DONE, run
 from medgpt.libraries import libraries_apart
 
@@ -63,17 +62,11 @@ def export_model(engine: Any, model: Model, folder: Path, identity: Mapping[str,
 
     weights = _whole_weights(engine)
     if dist.get_rank() == 0:
-        work = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        model.save(work, weights)
-        text = yaml.safe_dump(config.as_dict(), sort_keys=False)
-        (work / "train_config.yaml").write_text(text, encoding="utf-8")
-        (work / "README.md").write_text(model_card(model, identity, config), encoding="utf-8")
-        for path in work.glob("*.safetensors"):  # safetensors writes files that nobody else can read
-            shutil.copymode(work / "README.md", path)
-        shutil.rmtree(folder, ignore_errors=True)
-        work.rename(folder)
+        with whole_folder(folder) as work:
+            model.save(work, weights)
+            text = yaml.safe_dump(config.as_dict(), sort_keys=False)
+            (work / "train_config.yaml").write_text(text, encoding="utf-8")
+            (work / "README.md").write_text(model_card(model, identity, config), encoding="utf-8")
     dist.barrier()
     return folder
 

@@ -8,7 +8,6 @@ none, and takes quick GELU where no other is named. Read against llama.cpp as in
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgpt.atomic import TEMPORARY_SUFFIX
+from medgpt.atomic import whole_folder
 from medgpt.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,15 +57,11 @@ def convert(folder: Path, out: Path) -> list[Path]:
     if out.exists():
         raise UserError(f"{out}: is there already; name another folder")
     shapes, read = stored(folder)
-    work = out.with_name(out.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    _write(work / MODEL, "gpt-oss", partial(_describe_language, folder, config), language_entries(shapes), shapes, read)
-    _write(work / MMPROJ, "clip", partial(_describe_vision, config), vision_entries(shapes), shapes, read)
-    copy_side_files(folder, work)
-    if (folder / "README.md").is_file():
-        shutil.copyfile(folder / "README.md", work / "README.md")
-    work.rename(out)
+    language, vision_part = partial(_describe_language, folder, config), partial(_describe_vision, config)
+    with whole_folder(out) as work:
+        _write(work / MODEL, "gpt-oss", language, language_entries(shapes), shapes, read)
+        _write(work / MMPROJ, "clip", vision_part, vision_entries(shapes), shapes, read)
+        copy_side_files(folder, work)
     return [out / MODEL, out / MMPROJ]
 
 

@@ -733,5 +733,5 @@ def write_weights(folder: Path, weights: Mapping[str, torch.Tensor], config: Med
 def copy_side_files(source: Path, target: Path) -> None:
     """Copy what a model folder has beside its weights: configuration, its class, tokenizer, processor, template."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and ".safetensors" not in path.name and path.name != "README.md":
+        if path.is_file() and ".safetensors" not in path.name:
             shutil.copyfile(path, target / path.name)

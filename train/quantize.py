@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from medgpt.arguments import command_parser
-from medgpt.atomic import TEMPORARY_SUFFIX
+from medgpt.atomic import whole_folder
 from medgpt.errors import DONE, UserError, one_line, run
 from medgpt.libraries import libraries_apart
 
@@ -101,20 +100,14 @@ def write(out: Path, weights: Mapping[str, torch.Tensor], model: Path) -> None:
 
     from train.model import copy_side_files
 
-    work = out.with_name(out.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    save_torch_state_dict({name: weights[name].contiguous() for name in sorted(weights)}, work, max_shard_size="5GB")
-    copy_side_files(model, work)
-    document = json.loads((work / "config.json").read_text(encoding="utf-8"))
+    ordered = {name: weights[name].contiguous() for name in sorted(weights)}
     left = ["model.vision_tower", "model.multi_modal_projector", "self_attn", "mlp.router", "embed_tokens", "lm_head"]
-    document["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": left}
-    (work / "config.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    for path in work.glob("*.safetensors"):  # safetensors writes files that nobody else can read
-        shutil.copymode(work / "config.json", path)
-    if (model / "README.md").is_file():
-        shutil.copyfile(model / "README.md", work / "README.md")
-    work.rename(out)
+    with whole_folder(out) as work:
+        save_torch_state_dict(ordered, work, max_shard_size="5GB")
+        copy_side_files(model, work)
+        document = json.loads((work / "config.json").read_text(encoding="utf-8"))
+        document["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": left}
+        (work / "config.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def encode(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

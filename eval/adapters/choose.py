@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from eval.adapters.base import Adapter
 from eval.cards import Card
 from medgpt.endpoints import read_key
@@ -22,7 +24,7 @@ ENGINES = {"hf": "transformers", "vllm": "vLLM", "llama.cpp": "llama.cpp"}
 
 
 def add_engine(parser: argparse._ActionsContainer, default: str) -> None:
-    """Add `--engine` and `--device`, for a model in this process."""
+    """Add `--engine`, `--engine-settings` and `--device`, for a model in this process."""
     parser.add_argument(
         "--engine",
         choices=("auto", *ENGINES),
@@ -30,7 +32,23 @@ def add_engine(parser: argparse._ActionsContainer, default: str) -> None:
         help="hf (transformers), vllm, llama.cpp (a folder of train.export); auto: llama.cpp for such a folder, else "
         f"vLLM if it is installed, else transformers (default {default})",
     )
+    parser.add_argument(
+        "--engine-settings",
+        type=_fields,
+        metavar="JSON",
+        help='fields of vLLM\'s engine or of llama-cpp-python\'s Llama: {"max_model_len": 8192}, {"n_ctx": 8192}',
+    )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cuda, cpu or auto (default); for hf")
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise argparse.ArgumentTypeError("not a JSON object")
+    return fields
 
 
 def add_options(
@@ -59,7 +77,6 @@ def model_adapter(
     tries: int = 2,
     batch: int = 1,
     trust_remote_code: bool = False,
-    engine_settings: Mapping[str, Any] | None = None,
     named: bool = True,
 ) -> Adapter:
     """The adapter of `--endpoint`, else of `--checkpoint` in the engine that is asked for. Raises: `UserError`.
@@ -83,7 +100,7 @@ def model_adapter(
             tries=tries,
         )
     return local_model(
-        options.checkpoint, card, options.engine, device=options.device, batch=batch, settings=engine_settings,
+        options.checkpoint, card, options.engine, device=options.device, batch=batch, settings=options.engine_settings,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
 
@@ -112,6 +129,8 @@ def local_model(
             engine, why = "vllm", "it is installed here"
         complain(f"engine: {ENGINES[engine]} ({why})")
     if engine == "hf":
+        if settings:
+            raise UserError("--engine-settings: are of vLLM or llama.cpp; transformers takes none")
         return hf_local.HFLocal(checkpoint, card, device=device, batch=batch, trust_remote_code=trust_remote_code)
     kind = vllm_local.VllmLocal if engine == "vllm" else llama_local.LlamaLocal
     return kind(checkpoint, card, settings=settings, trust_remote_code=trust_remote_code)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,8 +45,18 @@ WINDOW = 32
 class LocalModel(Adapter):
     """A model of a local folder: which weights it has, and which questions have more pictures than its card allows."""
 
-    def __init__(self, checkpoint: Path, card: Card, trust_remote_code: bool) -> None:
-        """Raises: `UserError` for a folder without config.json, or a card whose classes may not be run."""
+    def __init__(
+        self,
+        checkpoint: Path,
+        card: Card,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """`checkpoint`: folder with config.json, weights and processor; `settings`: fields of the engine.
+
+        Raises: `UserError` for a folder without config.json, or a card whose classes may not be run.
+        """
         if not (checkpoint / "config.json").is_file():
             raise UserError(f"{checkpoint}: no config.json, so no model in the Hugging Face layout")
         if card.trust_remote_code and not trust_remote_code:
@@ -55,16 +65,22 @@ class LocalModel(Adapter):
                 "eval.run --trust-remote-code"
             )
         self._checkpoint, self._card, self._trust = checkpoint, card, trust_remote_code
-        self._counts: dict[str, int] = {}
+        self._settings = dict(settings or {})
+        self._counts: Counter[str] = Counter()
 
     @cached_property
     def _weights(self) -> dict[str, Any]:
         """Of an identity: digest of the folder's files, and the card."""
         return {"checkpoint_sha256": folder_sha256(self._checkpoint), "card": self._card.shaping()}
 
+    @cached_property
     @abstractmethod
+    def _loaded(self) -> Any:
+        """The model; it is loaded when it is first asked for. Raises: `UserError`."""
+
     def load(self) -> None:
         """Load the model now, not at the first question. Raises: `UserError`."""
+        _ = self._loaded
 
     @abstractmethod
     def stream(self, request: Request, card: Card, longest: int, say: Callable[[str], None]) -> Answer:
@@ -95,15 +111,13 @@ class HFLocal(LocalModel):
     def __init__(
         self, checkpoint: Path, card: Card, *, device: str = "auto", batch: int = 8, trust_remote_code: bool = False
     ) -> None:
-        """`checkpoint`: folder with config.json, weights and processor. Raises: `UserError`."""
-        super().__init__(checkpoint, card, trust_remote_code)
+        """See `LocalModel`; `batch`: questions that are answered together."""
+        super().__init__(checkpoint, card, trust_remote_code=trust_remote_code)
         if card.served_only:
             raise UserError(f"card {card.name}: its processor is not spoken here; give --endpoint, or --engine vllm")
         if device not in ("auto", "cuda", "cpu"):
             raise UserError(f"--device {device}: choose auto, cuda or cpu")
         self._device, self._batch = device, batch
-        self._loaded: _Loaded | None = None
-        self._counts = {"batches": 0, "prompt tokens": 0, "padding tokens": 0, "new tokens": 0}
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, the device's kind and the batch (other padding rounds otherwise)."""
@@ -126,13 +140,9 @@ class HFLocal(LocalModel):
         (answers,) = self._answers([batch])
         return answers
 
-    def load(self) -> None:
-        """Load the model now. Raises: `UserError`."""
-        self._ready()
-
     def stream(self, request: Request, card: Card, longest: int, say: Callable[[str], None]) -> Answer:
         """One answer; see `LocalModel`."""
-        loaded = self._ready()
+        loaded = self._loaded
         with conversation():
             prompt = loaded.inputs([(request.question.messages, request.question.images)])
             check_length(int(prompt["attention_mask"].sum()), request, longest)
@@ -141,16 +151,15 @@ class HFLocal(LocalModel):
         say((answer.text or "")[pieces.sent :])
         return answer
 
-    def _ready(self) -> _Loaded:
-        if self._loaded is None:
-            self._loaded = _Loaded(self._checkpoint, self._card, _device(self._device), self._trust, self._batch)
-        return self._loaded
+    @cached_property
+    def _loaded(self) -> _Loaded:
+        return _Loaded(self._checkpoint, self._card, _device(self._device), self._trust, self._batch)
 
     def _answers(self, batches: Sequence[Sequence[Request]]) -> Iterator[list[Answer]]:
         """Answers of each batch; while the device answers one, threads decode the pictures of the next ones."""
         if not batches:
             return
-        loaded = self._ready()
+        loaded = self._loaded
 
         def inputs(number: int) -> Mapping[str, torch.Tensor]:
             asked = [(request.question.messages, request.question.images) for request in batches[number]]
@@ -330,7 +339,7 @@ class _Loaded(Prompts):
         prompts: Mapping[str, torch.Tensor],
         asked: int,
         max_new_tokens: int,
-        counts: dict[str, int],
+        counts: Counter[str],
         card: Card,
         pieces: Pieces | None = None,
     ) -> list[Answer]:

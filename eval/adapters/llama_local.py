@@ -12,7 +12,7 @@ import atexit
 import ctypes
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,23 +37,14 @@ CONTEXT = 16_384
 class LlamaLocal(LocalModel):
     """A model that llama.cpp loads when the first question comes."""
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        card: Card,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
+    def __init__(self, checkpoint: Path, card: Card, **options: Any) -> None:
         """`settings`: of llama-cpp-python's `Llama` (`n_ctx`, `n_gpu_layers`, `n_threads`). Raises: `UserError`."""
-        super().__init__(checkpoint, card, trust_remote_code)
+        super().__init__(checkpoint, card, **options)
         if not (checkpoint / MODEL).is_file():
             raise UserError(f"{checkpoint}: no {MODEL}; make it with python -m train.export --for llama.cpp")
         if card.served_only or card.pixels or set(card.request) - {"skip_special_tokens"}:
             raise UserError(f"card {card.name}: asks for what llama.cpp is not told here; give --endpoint")
-        self._settings = {"n_ctx": CONTEXT, **(settings or {})}
-        self._loaded: _Loaded | None = None
-        self._counts = {"prompt tokens": 0, "new tokens": 0}
+        self._settings.setdefault("n_ctx", CONTEXT)
 
     def identity(self) -> dict[str, Any]:
         """Digest of the files, the card, llama-cpp-python's version and its settings. Raises: `UserError`."""
@@ -73,15 +64,12 @@ class LlamaLocal(LocalModel):
                     answer = Answer(REFUSED, None)
                 keep(askable, answer)
 
-    def load(self) -> None:
-        """Load the model now. Raises: `UserError`."""
-        if self._loaded is None:
-            self._loaded = _Loaded(self._checkpoint, self._card, self._settings, self._trust)
+    @cached_property
+    def _loaded(self) -> _Loaded:
+        return _Loaded(self._checkpoint, self._card, self._settings, self._trust)
 
     def stream(self, request: Request, card: Card, longest: int, say: Callable[[str], None]) -> Answer:
         """One answer; see `LocalModel`."""
-        self.load()
-        assert self._loaded is not None
         if card.decoding.repetition_penalty not in (None, 1.0):
             raise UserError("repetition_penalty: not taken with llama.cpp, which would count it otherwise")
         started = time.monotonic()

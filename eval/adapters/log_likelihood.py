@@ -54,7 +54,7 @@ class LogLikelihood(HFLocal):
 
     def prompt(self, request: Request) -> str:
         """What the options continue."""
-        tokenizer = self._ready().tokenizer
+        tokenizer = self._loaded.tokenizer
         turns = [
             {"role": turn["role"], "content": "".join(part["text"] for part in turn["content"])}
             for turn in request.question.messages
@@ -67,7 +67,7 @@ class LogLikelihood(HFLocal):
         """Of each continuation, summed over its tokens; natural logarithm. Raises: `UserError`."""
         import torch
 
-        loaded = self._ready()
+        loaded = self._loaded
         stripped = prompt.rstrip()
         given = self._encode(stripped)
         known: dict[tuple[int, ...], Any] = {}
@@ -89,7 +89,7 @@ class LogLikelihood(HFLocal):
         return values
 
     def _encode(self, text: str) -> list[int]:
-        tokenizer = self._ready().tokenizer
+        tokenizer = self._loaded.tokenizer
         start = tokenizer.bos_token
         special = not (start and text.startswith(start))  # a template writes the first special token itself
         encoded: list[int] = tokenizer.encode(text, add_special_tokens=special)

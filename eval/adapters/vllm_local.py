@@ -8,9 +8,9 @@ there, so a killed run asks at most one window again. Conversations are those of
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import ANSWERED, REFUSED, AdapterError, Answer, Keep, Request
@@ -27,21 +27,7 @@ _OF_CHAT = ("chat_template_kwargs", "mm_processor_kwargs")
 
 
 class VllmLocal(LocalModel):
-    """A model that vLLM loads when the first question comes."""
-
-    def __init__(
-        self,
-        checkpoint: Path,
-        card: Card,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        """`checkpoint`: folder in the Hugging Face layout; `settings`: fields of vLLM's engine. Raises: `UserError`."""
-        super().__init__(checkpoint, card, trust_remote_code)
-        self._settings = dict(settings or {})
-        self._model: Any = None
-        self._counts = {"windows": 0, "prompt tokens": 0, "new tokens": 0}
+    """A model that vLLM loads when the first question comes; `settings` are fields of its engine."""
 
     def identity(self) -> dict[str, Any]:
         """Digest of the weights, the card, vLLM's version and the engine's settings. Raises: `UserError`."""
@@ -55,10 +41,6 @@ class VllmLocal(LocalModel):
             if askable := self._askable(window, keep):
                 for request, answer in zip(askable, self._ask(askable), strict=True):
                     keep(request, answer)
-
-    def load(self) -> None:
-        """Load the model now. Raises: `UserError`."""
-        self._ready()
 
     def stream(self, request: Request, card: Card, longest: int, say: Callable[[str], None]) -> Answer:
         """One answer, said as a whole; see `LocalModel`. vLLM's own `max_model_len` is another limit."""
@@ -85,7 +67,7 @@ class VllmLocal(LocalModel):
             return answers
 
     def _generate(self, requests: Sequence[Request], card: Card) -> list[Answer]:
-        model, fields = self._ready(), card.request_fields()
+        model, fields = self._loaded, card.request_fields()
         chat = {name: fields[name] for name in _OF_CHAT if fields.get(name) is not None}
         started = time.monotonic()
         outputs = model.chat(
@@ -105,28 +87,25 @@ class VllmLocal(LocalModel):
         self._counts["windows"] += 1
         return answers
 
-    def _ready(self) -> Any:
-        if self._model is None:
-            os.environ["HF_HUB_OFFLINE"] = "1"
-            os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-            vllm = _vllm()
-            from vllm.platforms import current_platform
+    @cached_property
+    def _loaded(self) -> Any:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        vllm = _vllm()
+        from vllm.platforms import current_platform
 
-            pictures = (
-                {} if self._card.max_images is None else {"limit_mm_per_prompt": {"image": self._card.max_images}}
-            )
-            chosen = {
-                "dtype": "float32" if current_platform.is_cpu() else "bfloat16",
-                "seed": self._card.decoding.seed or 0,
-                "trust_remote_code": self._trust,
-                **pictures,
-                **self._settings,
-            }
-            try:
-                self._model = vllm.LLM(str(self._checkpoint), **chosen)
-            except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
-                raise UserError(f"{self._checkpoint}: vLLM cannot load it ({one_line(error)[:300]})") from error
-        return self._model
+        pictures = {} if self._card.max_images is None else {"limit_mm_per_prompt": {"image": self._card.max_images}}
+        chosen = {
+            "dtype": "float32" if current_platform.is_cpu() else "bfloat16",
+            "seed": self._card.decoding.seed or 0,
+            "trust_remote_code": self._trust,
+            **pictures,
+            **self._settings,
+        }
+        try:
+            return vllm.LLM(str(self._checkpoint), **chosen)
+        except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
+            raise UserError(f"{self._checkpoint}: vLLM cannot load it ({one_line(error)[:300]})") from error
 
 
 def _sampling(request: Request, card: Card) -> Any:

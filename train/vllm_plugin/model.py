@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from transformers.models.internvl import InternVLProcessor
 from vllm.model_executor.models.clip import CLIPVisionTransformer
 from vllm.model_executor.models.interns1 import (
     InternS1DummyInputsBuilder,
@@ -18,6 +19,7 @@ from vllm.model_executor.models.interns1 import (
     InternS1ProcessingInfo,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.transformers_utils.processor import cached_processor_from_config
 
 
 class Info(InternS1ProcessingInfo):
@@ -26,6 +28,14 @@ class Info(InternS1ProcessingInfo):
     def get_supported_mm_limits(self) -> Mapping[str, int | None]:
         """Any number of pictures."""
         return {"image": None}
+
+    def get_hf_processor(self, **kwargs: object) -> Any:
+        """One a process, whose calls say `max_patches`.
+
+        InternS1's is loaded again for each copy of the tokenizer and each such value: seconds, some within a request.
+        """
+        del kwargs
+        return cached_processor_from_config(self.ctx.model_config, InternVLProcessor)
 
 
 class Processor(InternS1MultiModalProcessor):
