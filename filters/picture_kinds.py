@@ -21,8 +21,7 @@ from filters.text_regions import DETECTOR, model, normal, session
 
 SIDE = 512
 """Pixels of the longest side."""
-LAYERS = ("depthwise_conv2d_2.tmp_0", "depthwise_conv2d_4.tmp_0", "depthwise_conv2d_6.tmp_0")
-LAYERS += ("depthwise_conv2d_11.tmp_0", "conv2d_469.tmp_0")
+LAYERS = tuple(f"{name}.tmp_0" for name in (*(f"depthwise_conv2d_{number}" for number in (2, 4, 6, 11)), "conv2d_469"))
 """Convolutions of the text detector whose inputs are looked at: the ends of its stages."""
 KINDS = ("film", "tissue", "ink", "screen", "photograph")
 """Ink: plots, tables, diagrams, drawings, molecules, blots. Photograph: logos and renderings, too."""

