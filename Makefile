@@ -29,10 +29,10 @@ demo: $(VENV)/.filters
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-# Every system call of builders, proof, filters and pack fails once, of others one at each site: hours. `tests/torture.py --help` has smaller parts.
+# Every system call of builders, proof, filters and pack fails once, of others one at each site: an hour of one core. `tests/torture.py --help` has smaller parts.
 torture: $(VENV)/.dev
 	$(BIN)/python tests/torture.py $(or $(TMPDIR),/tmp)/medgpt-torture --jobs build:slake build:medqa prove filter decide pack
-	$(BIN)/python tests/torture.py $(or $(TMPDIR),/tmp)/medgpt-torture --sites
+	$(BIN)/python tests/torture.py $(or $(TMPDIR),/tmp)/medgpt-torture --sites --jobs stats verify_shards catalog answer score report export verify
 	$(BIN)/python tests/torture.py $(or $(TMPDIR),/tmp)/medgpt-torture --always
 
 # Ten thousand changed files for all commands: an hour of one core.

@@ -2,9 +2,9 @@
 
 `python -m bench.learning FOLDER --size tiny --seeds 3 --workers 10` draws chests, trains the three stages and the same
 with each one left out, each plan and seed in a process of its own, asks held-out questions of another seed and another
-look, and writes `FOLDER/learning-tiny.json` and the curves of each run. Beside each share stand blind chance, the best
-grey threshold, a linear probe of the untrained encoder, and the same model with pictures shuffled and black. A run that
-`--seconds` leaves no time for is named in the result. Encoders are compared by `train.ablate`.
+look after each stage, and writes `FOLDER/learning-tiny.json` and the curves of each run. Beside each share stand blind
+chance, the best grey threshold, a linear probe of the untrained encoder, and the same model with pictures shuffled and
+black. A run that `--seconds` leaves no time for is named in the result. Encoders are compared by `train.ablate`.
 
 The encoder is random; the tiny language model has learnt from text, as the recipe's has, and never seen a picture.
 Template, tiling, collation, losses and learning rates are those of `train`; the loop is a plain one (step by step the
@@ -47,12 +47,11 @@ PLANS: dict[str, tuple[str, ...]] = {
     "all three stages": STAGES,
     "without pretrain": ("midtrain", "instruct"),
     "without midtrain": ("pretrain", "instruct"),
-    "without instruct": ("pretrain", "midtrain"),
     "instruct alone, as many steps": ("instruct",),
     "all three, language model of no text": STAGES,
     "all three, positions of 0.02": STAGES,
-    "all three, twice the learning rates": STAGES,
 }
+"""What is trained one after the other. Runs are asked after each stage: the first says what is without the last."""
 HELD_OUT = 328
 """Pictures, each with a question for every fact; a multiple of eight, so that answers are balanced."""
 
@@ -75,7 +74,7 @@ class Recipe:
 
 RECIPES = {
     "tiny": Recipe(1024, 512, {"pretrain": 150, "midtrain": 700, "instruct": 150}, (1e-3, 1.5e-3, 1.5e-3)),
-    "small": Recipe(2048, 512, {"pretrain": 100, "midtrain": 600, "instruct": 100}, (3e-4, 1e-3, 3e-4)),
+    "small": Recipe(2048, 512, {"pretrain": 50, "midtrain": 700, "instruct": 50}, (6e-4, 1e-3, 6e-4)),
 }
 LANGUAGE_STEPS = 300
 """Steps of sixteen texts from which the tiny language model learns to read."""
@@ -202,7 +201,7 @@ def _features(model: Model, samples: Sequence[StoredSample]) -> npt.NDArray[np.f
 # --- Models and training
 
 
-def write_language_model(folder: Path, steps: int = LANGUAGE_STEPS, seed: int = 0) -> float:
+def write_language_model(folder: Path, steps: int = LANGUAGE_STEPS, seed: int = 0, heads: int = 4) -> float:
     """A Llama of 150,000 weights that reads, with a vocabulary of its own; its loss on what it was last told.
 
     As GPT-oss it has learnt from text alone: it is told findings in words, in any order, and repeats them or answers
@@ -227,7 +226,7 @@ def write_language_model(folder: Path, steps: int = LANGUAGE_STEPS, seed: int = 
     set_seed(seed)
     config = LlamaConfig(
         vocab_size=-(-tokenizer.rows // 64) * 64, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, initializer_range=0.125,  # about 1 / sqrt(hidden_size)
+        num_attention_heads=heads, initializer_range=0.125,  # about 1 / sqrt(hidden_size)
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},  # places of a picture are as near as words
     )  # fmt: skip
     module = LlamaForCausalLM(config)
@@ -310,15 +309,14 @@ class Kept(Tiling):
 
 
 def open_model(folder: Path, config: Config, device: torch.device) -> tuple[Model, Collator]:
-    """A model on a device with stock attention and experts (no compilation), and what lays out its samples."""
+    """A model on a device, with the attention and experts that `train.run` takes there, and what lays out samples."""
     from train.collate import Collator
     from train.model import load_model
 
-    model = load_model(folder, config)
-    if model.module.config.text_config.model_type == "gpt_oss":
-        model.module.set_experts_implementation({"text_config": "eager"})  # grouped products may want bf16
+    model = load_model(folder, config, device)
     model.module.to(device)
-    return model, Collator(model.tokenizer, Kept(**dataclasses.asdict(model.tiling)), {"phantoms": 0})
+    tiling = Kept(**dataclasses.asdict(model.tiling))
+    return model, Collator(model.tokenizer, tiling, {"phantoms": 0}, multiple=128 if device.type == "cuda" else 1)
 
 
 def endless(samples: Sequence[StoredSample], seed: int) -> Iterator[StoredSample]:
@@ -348,7 +346,9 @@ def fit(
     set_learning(model.module, config.train)
     device = next(model.module.parameters()).device
     groups = model.parameter_groups(config)
-    optimizer = torch.optim.AdamW(groups, betas=config.optimizer.betas, eps=config.optimizer.eps)
+    optimizer = torch.optim.AdamW(
+        groups, betas=config.optimizer.betas, eps=config.optimizer.eps, fused=device.type == "cuda"
+    )
     peaks = [group["lr"] for group in optimizer.param_groups]
     learning = [parameter for group in groups for parameter in group["params"]]
     guess = blind(samples, model.tokenizer)
@@ -381,6 +381,7 @@ def fit(
         if watch is not None and (step + 1) % max(1, steps // 8) == 0:
             answers = watch.ask(model, model.module, collate, config, documents=recipe.documents)
             record["probe"] = watch.measure(answers, model.tokenizer)
+            print(json.dumps(record), flush=True)
         records.append(record)
     return records
 
@@ -433,10 +434,7 @@ def run_job(job: Job) -> dict[str, Any] | None:
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("high")
     began, recipe = time.monotonic(), job.recipe
-    if job.plan.endswith("twice the learning rates"):
-        vision, projector, llm = recipe.rates
-        recipe = dataclasses.replace(recipe, rates=(vision * 2, projector * 2, llm * 2))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     pictures, unseen = pickle.loads(job.pictures.read_bytes())
     data = stage_data(pictures, recipe)
     probe, watch = Probe(questions(unseen), "drawings"), Probe(questions(unseen), "drawings", 96)
@@ -449,31 +447,39 @@ def run_job(job: Job) -> dict[str, Any] | None:
     if job.plan.endswith("positions of 0.02"):
         model.module.load_state_dict(with_small_positions(model.module.state_dict()))
     records: list[dict[str, Any]] = []
+    ask = partial(probe.ask, model, model.module, collate, stage_config("instruct", recipe), documents=recipe.documents)
+    run: dict[str, Any] = {"plan": job.plan, "seed": job.seed, "held_out": {}}
     for stage, steps in zip(stages, lengths, strict=True):
         new = fit(model, collate, data[stage], stage_config(stage, recipe), steps, recipe, job.seed, watch)
         records += [record | {"step": record["step"] + len(records)} for record in new]
-    ask = partial(probe.ask, model, model.module, collate, stage_config("instruct", recipe), documents=recipe.documents)
-    run = {"plan": job.plan, "seed": job.seed, "held_out": shares(ask()), "steps": len(records)}
+        run["held_out"][f"after {stage}"] = shares(ask())
+        last = float(np.mean([record["loss"] for record in records[-10:]]))
+        run |= {
+            "steps": len(records),
+            "last_loss": round(last, 4),
+            "blind_loss": records[-1].get("blind"),
+            "probed": [(record["step"], record["probe"]["right"]) for record in records if "probe" in record],
+            "seconds": round(time.monotonic() - began, 1),
+        }
+        (job.folder / "curves.svg").write_text(curves(records))
+        (job.folder / "run.json").write_text(json.dumps(run) + "\n")  # what is known if the next stage is cut off
     if job.plan == "all three stages":
         run |= {"shuffled": shares(ask(pictures="shuffled")), "black": shares(ask(pictures="black"))}
-    (job.folder / "curves.svg").write_text(curves(records))
-    last = float(np.mean([record["loss"] for record in records[-10:]]))
-    run |= {
-        "last_loss": round(last, 4),
-        "blind_loss": records[-1].get("blind"),
-        "probed": [(record["step"], record["probe"]["right"]) for record in records if "probe" in record],
-        "seconds": round(time.monotonic() - began, 1),
-    }
-    (job.folder / "run.json").write_text(json.dumps(run) + "\n")
+        (job.folder / "run.json").write_text(json.dumps(run) + "\n")
     return run
+
+
+def best_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def learn(
     out: Path, size: str, seeds: int, seconds: float, recipe: Recipe, plans: Sequence[str], workers: int = 1
 ) -> dict[str, Any]:
     """All plans for all seeds while there is time, `workers` at once; what is found is written after each."""
-    import torch
-
     until = time.time() + seconds
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw_all(recipe.pictures, 0, SEEN, workers)
@@ -482,15 +488,13 @@ def learn(
     drawn.write_bytes(pickle.dumps((pictures, unseen)))
     jobs = [
         Job(plan, seed, out / f"{size}-{plan.replace(' ', '-').replace(',', '')}-{seed}", size, recipe, drawn, until)
-        for seed in range(seeds)
         for plan in plans
+        for seed in range(seeds)
     ]
     result: dict[str, Any] = {"size": size, "recipe": dataclasses.asdict(recipe), "runs": [], "not_run": []}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(run_job, job) for job in jobs]
-        model, _ = open_model(
-            start_model(out / "untrained", size, 0), stage_config("midtrain", recipe), torch.device("cpu")
-        )
+        model, _ = open_model(start_model(out / "untrained", size, 0), stage_config("midtrain", recipe), best_device())
         held, some = questions(unseen), questions(pictures[:PROBED])
         result |= {
             "parameters": sum(parameter.numel() for parameter in model.module.parameters()),
@@ -529,12 +533,15 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=8, help="runs at the same time")
     parser.add_argument("--steps", type=int, nargs=3, metavar="N", help="of the stages, instead of the recipe's")
     parser.add_argument("--pictures", type=int, nargs=2, metavar="N", help="with captions, with questions")
+    parser.add_argument("--rates", type=float, nargs=3, metavar="R", help="of encoder, projector, language model")
     options = parser.parse_args()
     recipe = RECIPES[options.size]
     if options.steps:
         recipe = dataclasses.replace(recipe, steps=dict(zip(STAGES, options.steps, strict=True)))
     if options.pictures:
         recipe = dataclasses.replace(recipe, pictures=options.pictures[0], questions=options.pictures[1])
+    if options.rates:
+        recipe = dataclasses.replace(recipe, rates=tuple(options.rates))
     result = learn(options.out, options.size, options.seeds, options.seconds, recipe, options.plans, options.workers)
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
     return 0

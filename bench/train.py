@@ -116,7 +116,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     set_learning(module, settings)
     set_checkpointing(module, {"none": 1.0, "selective": 0.5, "full": 0.0}[case["checkpointing"]])
     if case.get("compile", True):
-        compile_layers(module, parted=False)
+        compile_layers(module)
     tokens, document, tiles = case["tokens"], case["document"], case["tiles"]
     lengths = [document] * (tokens // document)
     lengths += [tokens - sum(lengths)] if sum(lengths) < tokens else []

@@ -6,8 +6,9 @@ weights, which are random and made on the device: no 42 GB are written first.
 `python -m bench.train_run data FOLDER` makes shards (uncertified) of pictures of 512 (5 tiles) and 1,024 pixels (10
 tiles). `python -m bench.train_run run FOLDER WAVE ...` trains on them and prints JSON. A wave is jobs at the same time
 on different devices, PRESET:DATA:DEVICES[:HOW] with commas between: `midtrain:five:0-3,midtrain:five:4-7:fsdp`. HOW is
-`fsdp` (a bare loop under FSDP2 instead of ours) or `save` (two decoder layers, 3.1 billion parameters, whose checkpoint
-has 37.5 GB; a second process goes on from it).
+`fsdp` (a bare loop under FSDP2 instead of ours), `save` (two decoder layers, 3.1 billion parameters, whose checkpoint
+has 37.5 GB; a second process goes on from it) or settings of DeepSpeed's `zero_optimization` to try, KEY=VALUE with `+`
+between: `midtrain:five:0-3:stage3_allgather_sequential=true`.
 """
 
 from __future__ import annotations
@@ -198,6 +199,15 @@ def run_one(folder: Path, job: str, turn: str) -> int:
         setattr(loop, "Trainer", Bare)  # noqa: B010
     elif not saves:
         setattr(loop.Trainer, "save", lambda *_: None)  # noqa: B010 - 255 GB
+    if how and "=" in how[0]:
+        tried = {key: json.loads(value) for key, _, value in (part.partition("=") for part in how[0].split("+"))}
+        shipped = loop.engine_config
+
+        def changed(config: Config, micros: int) -> dict[str, Any]:
+            found = shipped(config, micros)
+            return found | {"zero_optimization": found["zero_optimization"] | tried}
+
+        setattr(loop, "engine_config", changed)  # noqa: B010
     for owner, name in ((command, "_resume"), (command, "_load"), (loop.Trainer, "__init__"), (loop.Trainer, "save")):
         timed(owner, name)
     for name in ("put_weights", "put_optimizer"):
@@ -278,7 +288,10 @@ def main(arguments: list[str]) -> int:
     """`data FOLDER`, `run FOLDER [WAVE ...]`, or `one FOLDER JOB TURN`."""
     verbs: dict[str, Callable[..., Any]] = {"data": make_data, "run": run}
     if arguments[0] == "one":
-        return run_one(Path(arguments[1]), *arguments[2:])
+        code = run_one(Path(arguments[1]), *arguments[2:])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a rank's device threads sometimes keep a process that is done
     result = verbs[arguments[0]](Path(arguments[1]), *arguments[2:])
     if result is not None:
         print(json.dumps(result, indent=1))

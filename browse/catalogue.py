@@ -33,6 +33,7 @@ from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, EXCLUSIONS_F
 from manifests.selections import SELECTION_FILE, dropped_samples, selection_files
 from manifests.sql import ask
 from medgpt.errors import UserError
+from medgpt.limited import read_batch
 from medgpt.private import CREDENTIALED
 from medgpt.schema import SAMPLE
 from medgpt.tables import plain
@@ -545,7 +546,7 @@ def _with_text(shards: Path, rows: Sequence[tuple[int, str, int, int]], find: st
 def _in_arrow(shard: Path, rows: Iterable[tuple[int, str, int, int]], find: str) -> Iterator[int]:
     file = arrow_file(shard)
     for number, batch in groupby(rows, key=lambda row: row[2] // ARROW_BATCH_ROWS):
-        hits = _rows_with(file.get_batch(number), find)
+        hits = _rows_with(read_batch(file, number), find)
         yield from (place for place, _, row, _ in batch if row % ARROW_BATCH_ROWS in hits)
 
 

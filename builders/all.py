@@ -25,13 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--raw", type=Path, default=Path("data/raw"), metavar="DIR", help="folder of raw trees (default data/raw)")
-    add(
-        "--out",
-        type=Path,
-        default=Path("data/built"),
-        metavar="DIR|URL",
-        help="root of the builds (default data/built)",
-    )
+    out = Path("data/built")
+    add("--out", type=Path, default=out, metavar="DIR|URL", help=f"root of the builds (default {out})")
     add("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
     add_options(parser)
     add("--filters", metavar="RECIPE", help=f"{FILTERS_HELP.format(recipe='of each source its own')}")

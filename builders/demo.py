@@ -138,11 +138,10 @@ def _steps(data: Path, workers: int, names: Sequence[str], screen: TextIO) -> No
     for name in names:
         for level, what in getattr(demo_module(name), "PLANTED", {}).items():
             print(f"  {name}, {level}: {what}")
-    missing = [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]
-    steps = []
+    steps, untrained = [], why_untrained(names)
     for module, options, shown in LATER:
-        if module == "train.demo" and missing:
-            show(f"{module:<20} left out, no {', '.join(missing)}. To have it: {TRAINING_HOW}, then again")
+        if module == "train.demo" and untrained:
+            show(f"{module:<20} left out, {untrained}")
             continue
         show(f"{module:<20} ", end="")
         begun = time.monotonic()
@@ -157,6 +156,15 @@ def _steps(data: Path, workers: int, names: Sequence[str], screen: TextIO) -> No
     page = _write_index(data, steps, sentences)
     show(f"Done in {time.monotonic() - started:.0f} s. Open this page, it leads to all others:")
     show(page.resolve().as_uri())
+
+
+def why_untrained(names: Sequence[str]) -> str:
+    """Why nothing can be trained, and what to do; empty where something can: each stage needs a source of its own."""
+    if missing := [name for name in TRAINING_NEEDS if importlib.util.find_spec(name) is None]:
+        return f"no {', '.join(missing)}. To have it: {TRAINING_HOW}, then again"
+    stages = {load(name).stage for name in names}
+    lacking = [stage for stage in ("pretrain", "midtrain", "instruct") if stage not in stages]
+    return f"no source of stage {', '.join(lacking)}. Name one more with --only" if lacking else ""
 
 
 def _write_index(data: Path, steps: Sequence[tuple[str, str]], sentences: Sequence[str]) -> Path:

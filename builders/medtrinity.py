@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from builders import kit
+from medgpt.messages import shown_name
 
 _TABLES, _TARS = "25M_full/*.parquet", "25M_accessible/*.tar.zst"
 _COLUMNS = ("file_name", "caption", "source")
@@ -95,7 +96,7 @@ def _check_sources(found: Counter[str | None], extra: frozenset[str], paper_vari
 
 
 def _listed(found: Mapping[Any, int]) -> str:
-    return ", ".join(f"{name!r} ({rows} pictures)" for name, rows in sorted(found.items(), key=str))
+    return ", ".join(f"{shown_name(str(name))} ({rows} pictures)" for name, rows in sorted(found.items(), key=str))
 
 
 def _joined(

@@ -96,7 +96,7 @@ def _rows(raw: Path, part: str | None) -> list[dict[str, Any]]:
 def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample | kit.Reject]:
     import pyarrow as pa
 
-    from shards.reader import arrow_row
+    from shards.reader import checked_row
 
     images: dict[str, list[dict[str, Any]]] = {}
     for row in _rows(raw, unit.payload.get("images")):
@@ -110,7 +110,7 @@ def _read(raw: Path, unit: kit.Unit, params: kit.Params) -> Iterator[kit.Sample 
                 path = raw / "shards" / shard
                 arrow = path.suffix == ".arrow"
                 file = pa.ipc.open_file(str(path)) if arrow else opened.enter_context(path.open("rb"))
-            record = arrow_row(file, row["offset"]) if arrow else orjson.loads(_bytes(file, row))
+            record = checked_row(file, row["offset"]) if arrow else orjson.loads(_bytes(file, row))
             yield _sample(record, row, images.get(row["sample_id"], []), file)
     for row in _rows(raw, unit.payload.get("rejects")):
         if row["reason"] in RETIRED:

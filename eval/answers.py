@@ -16,6 +16,7 @@ import msgspec
 from eval.adapters.base import OUTCOMES, Answer
 from medgpt.atomic import flock, sync_folder
 from medgpt.errors import NOT_FINISHED, UserError
+from medgpt.limited import read_file
 
 
 class AnswerError(UserError):
@@ -58,7 +59,7 @@ class AnswerLog:
             raise
 
     def _read(self) -> None:
-        data = self.path.read_bytes()
+        data = read_file(self.path)
         *lines, rest = data.split(b"\n")
         decoder = msgspec.json.Decoder(_Line)
         for number, line in enumerate(lines, 1):

@@ -38,17 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "eval.demo", "Run, score, compare and report on the demo data, in about a minute.", _EXAMPLE
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder that builders.demo wrote")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help=f"model folder (default: DATA/{CHECKPOINT}, if it is there)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="default: DATA/evaluation; what an earlier demo left is replaced",
-    )
-    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"questions a task (default {LIMIT})")
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder that builders.demo wrote")
+    add("--checkpoint", type=Path, metavar="DIR", help=f"model folder (default: DATA/{CHECKPOINT}, if it is there)")
+    add("--out", type=Path, metavar="DIR", help="default: DATA/evaluation; what an earlier demo left is replaced")
+    add("--limit", type=int, default=LIMIT, metavar="N", help=f"questions a task (default {LIMIT})")
     options = parser.parse_args(arguments)
     if options.limit < 1:
         parser.error("--limit must be 1 or more")

@@ -25,6 +25,7 @@ import msgspec
 
 from medgpt.atomic import AtomicFile
 from medgpt.errors import UserError, one_line
+from medgpt.limited import read_file
 from medgpt.messages import named
 from medgpt.private import keep_private
 
@@ -266,7 +267,7 @@ def scores_schema() -> pa.Schema:
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
     """The JSON object in a file of a run folder, which has these keys. Raises: `UserError`."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        found = msgspec.json.decode(read_file(path), type=dict[str, Any])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot be read ({one_line(error)}); give a folder that eval.run wrote, or run it again"
@@ -332,32 +333,13 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def write_scores(path: Path, scores: list[Score]) -> str:
-    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes.
-
-    Rows go through JSON: arrays of Python objects make pyarrow import pandas (0.4 s), where that is installed.
-    """
-    import numpy as np
-    import orjson
+    """Write `scores.parquet`; returns its SHA-256, hexadecimal. Same scores, same bytes."""
     import pyarrow as pa
-    import pyarrow.json
     import pyarrow.parquet as pq
 
-    schema = scores_schema()
-    place = schema.get_field_index("metrics")
-    lines = b"\n".join(orjson.dumps(msgspec.structs.asdict(row) | {"metrics": sorted(row.metrics)}) for row in scores)
-    columns = pyarrow.json.read_json(
-        pa.BufferReader(lines),
-        read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
-        parse_options=pyarrow.json.ParseOptions(schema.set(place, pa.field("metrics", pa.list_(pa.string())))),
-    ).columns
-    names = columns[place].combine_chunks()
-    # Numbers stay binary: JSON has no infinity.
-    values = np.array([row.metrics[name] for row in scores for name in sorted(row.metrics)], dtype=np.float64)
-    floats = pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(values)])
-    columns[place] = pa.MapArray.from_arrays(names.offsets, names.values, floats)
-    table = pa.Table.from_arrays(columns, schema=schema)
+    rows = [msgspec.structs.asdict(row) | {"metrics": sorted(row.metrics.items())} for row in scores]
     with AtomicFile(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, scores_schema()), file, compression="zstd")
     return file.sha256.hex()
 
 
@@ -384,7 +366,7 @@ _R = TypeVar("_R", Item, Prompt, Prediction, Usage)
 
 def _read(kind: type[_R], path: Path) -> list[_R]:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); run python -m eval.run to the end") from error
     decoder = msgspec.json.Decoder(kind)

@@ -412,74 +412,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "eval.run", "Ask a model the questions of benchmarks; every answer is kept, a killed run goes on.", _EXAMPLE
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument(
-        "--tasks", nargs="+", required=True, metavar="TASK", help="slake, slake:paper, table4, all, ..."
-    )
-    parser.add_argument("--task-file", type=Path, metavar="YAML", help="tasks of your own")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help=f"folder of the answers and of {LIBRARIES}; one model a folder"
-    )
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds")
+    add("--tasks", nargs="+", required=True, metavar="TASK", help="slake, slake:paper, table4, all, ...")
+    add("--task-file", type=Path, metavar="YAML", help="tasks of your own")
+    add("--out", type=Path, metavar="DIR", help=f"folder of the answers and of {LIBRARIES}; one model a folder")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--model", metavar="CARD", help="model card: a shipped name or a YAML file")
     asked.add_argument("--baseline", metavar="NAME", help="majority, constant[=TEXT], copy_exemplar or nearest")
     asked.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="predictions.jsonl of earlier runs")
     server, local = add_options(parser)
     server.add_argument("--concurrency", type=int, default=64, metavar="N", help="requests in flight (default 64)")
-    server.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds for one request (default 600)"
-    )
+    server.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for one request (default 600)")
     server.add_argument("--tries", type=int, default=12, metavar="N", help="requests for one answer (default 12)")
     asked_of = parser.add_argument_group("either way")
     asked_of.add_argument("--revision", metavar="COMMIT", help="commit of the weights, if not the card's")
     local.add_argument("--batch", type=int, default=8, metavar="N", help="questions a batch (default 8)")
-    local.add_argument(
-        "--engine-settings",
-        "--vllm-settings",
-        type=orjson.loads,
-        metavar="JSON",
-        help='fields of vLLM\'s engine or of llama-cpp-python\'s Llama: {"max_model_len": 8192}, {"n_ctx": 8192}',
-    )
-    local.add_argument(
-        "--log-likelihood",
-        choices=("labels", "texts"),
-        help="compare the options by their log-likelihood, by label or by text; nothing is written",
-    )
-    local.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help="run the Python files of a foreign checkpoint; one trained here needs no such trust",
-    )
-    parser.add_argument("--only-present", action="store_true", help="leave out tasks whose build is not there")
-    parser.add_argument("--builds-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=1,
-        metavar="K",
-        help="answers to each question, drawn at --temperature (default 1)",
-    )
-    parser.add_argument("--temperature", type=float, metavar="T", help="instead of the card's")
-    parser.add_argument(
-        "--price-in", type=float, metavar="P", help="price of a million prompt tokens, if not the card's"
-    )
-    parser.add_argument("--price-out", type=float, metavar="P", help="price of a million new tokens")
-    parser.add_argument("--ask-again", action="store_true", help="ask once more what has no answer yet")
-    parser.add_argument(
-        "--credentialed-prompts", action="store_true", help="keep the text of credentialed questions in OUT, too"
-    )
-    parser.add_argument(
-        "--answer-cache",
-        type=Path,
-        metavar="DIR",
-        help="take answers of earlier runs by content, keep new ones",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be asked, ask nothing")
+    fields = 'fields of vLLM\'s engine or of llama-cpp-python\'s Llama: {"max_model_len": 8192}, {"n_ctx": 8192}'
+    local.add_argument("--engine-settings", "--vllm-settings", type=orjson.loads, metavar="JSON", help=fields)
+    likely = "compare the options by their log-likelihood, by label or by text; nothing is written"
+    local.add_argument("--log-likelihood", choices=("labels", "texts"), help=likely)
+    trusted = "run the Python files of a foreign checkpoint; one trained here needs no such trust"
+    local.add_argument("--trust-remote-code", action="store_true", help=trusted)
+    add("--only-present", action="store_true", help="leave out tasks whose build is not there")
+    add("--builds-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
+    add("--limit", type=int, metavar="N", help="only the first N questions of each task")
+    add("--max-new-tokens", type=int, metavar="N", help="instead of the card's and the task's limit")
+    drawn = "answers to each question, drawn at --temperature (default 1)"
+    add("--samples", type=int, default=1, metavar="K", help=drawn)
+    add("--temperature", type=float, metavar="T", help="instead of the card's")
+    add("--price-in", type=float, metavar="P", help="price of a million prompt tokens, if not the card's")
+    add("--price-out", type=float, metavar="P", help="price of a million new tokens")
+    add("--ask-again", action="store_true", help="ask once more what has no answer yet")
+    add("--credentialed-prompts", action="store_true", help="keep the text of credentialed questions in OUT, too")
+    add("--answer-cache", type=Path, metavar="DIR", help="take answers of earlier runs by content, keep new ones")
+    add("--dry-run", action="store_true", help="show what would be asked, ask nothing")
     add_trust_options(parser, training=False)
-    parser.add_argument("--json", action="store_true", help="print what was answered as JSON, no progress bars")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add("--json", action="store_true", help="print what was answered as JSON, no progress bars")
+    add("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
     for name in ("limit", "max_new_tokens", "concurrency", "tries", "batch", "samples"):
         value = getattr(options, name)

@@ -75,6 +75,7 @@ from medgpt.digest import file_sha256
 from medgpt.endpoints import read_key
 from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, one_line, run
 from medgpt.libraries import libraries_apart
+from medgpt.limited import read_file
 from medgpt.private import make_folder
 from medgpt.replies import final_text
 from medgpt.tracking import TRACKERS, Tracker, open_tracker
@@ -441,7 +442,7 @@ def score_folder(folder: Path, out: Path, *, judge: Judge | None = None, **how: 
 def _earlier(path: Path) -> dict[str, Any] | None:
     """What an earlier version of the reading rule made of the answers in this folder, for both to be shown."""
     try:
-        found = orjson.loads(path.read_bytes())
+        found = orjson.loads(read_file(path))
         if found["versions"]["mcq"] >= VERSIONS["mcq"]:
             return found.get("earlier")
         counts = {name: found["parts"]["all"][name] for name in ("items", "correct", "lenient", "invalid")}
@@ -539,33 +540,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser(
         "eval.score", "Score what models answered: strict, offline, the same bytes every time.", _EXAMPLE
     )
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folder, task folder or predictions.jsonl"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of builds; its proof tells clean from contaminated"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write here, a folder a task (default: beside the predictions)"
-    )
-    parser.add_argument(
-        "--weights", type=Path, metavar="DIR", help="local models of report metrics (layout: eval/encoders.py)"
-    )
-    parser.add_argument(
-        "--radgraph-python", type=Path, metavar="FILE", help="interpreter that has radgraph 0.1.18 and transformers 4"
-    )
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
-    parser.add_argument("--vote", action="store_true", help="of several answers to an item (--samples) take the vote's")
+    add = parser.add_argument
+    add("runs", nargs="+", type=Path, metavar="RUN", help="run folder, task folder or predictions.jsonl")
+    add("--data", type=Path, metavar="DIR", help="folder of builds; its proof tells clean from contaminated")
+    add("--out", type=Path, metavar="DIR", help="write here, a folder a task (default: beside the predictions)")
+    add("--weights", type=Path, metavar="DIR", help="local models of report metrics (layout: eval/encoders.py)")
+    add("--radgraph-python", type=Path, metavar="FILE", help="interpreter that has radgraph 0.1.18 and transformers 4")
+    add("--device", default="cpu", metavar="NAME", help="where the models of metrics run (default cpu)")
+    add("--vote", action="store_true", help="of several answers to an item (--samples) take the vote's")
     asked = parser.add_argument_group("a judge of open questions (never the default; its prompt is in the summary)")
     asked.add_argument("--judge", metavar="URL", help="OpenAI-compatible server of the model that judges")
     asked.add_argument("--judge-model", metavar="NAME", help="its name there")
     asked.add_argument("--judge-key-variable", metavar="NAME", help="environment variable that holds the API key")
     asked.add_argument("--allow-host", action="append", default=[], metavar="HOST", help="may see credentialed data")
-    parser.add_argument("--missing-as-wrong", action="store_true", help="score a run that was not finished")
+    add("--missing-as-wrong", action="store_true", help="score a run that was not finished")
     add_trust_options(parser, training=False)
-    parser.add_argument("--track", choices=sorted(TRACKERS), help="write the figures for it too, beside the scores")
-    parser.add_argument("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add("--track", choices=sorted(TRACKERS), help="write the figures for it too, beside the scores")
+    add("--json", action="store_true", help="print JSON: each task's summary, or why it is not scored")
+    add("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
     if bool(options.judge) != bool(options.judge_model):
         parser.error("--judge URL and --judge-model NAME go together")

@@ -27,6 +27,7 @@ from filters.review import measures
 from medgpt.digest import file_sha256
 from medgpt.errors import UserError
 from medgpt.intervals import wilson
+from medgpt.limited import read_file
 from medgpt.settings import Settings, checked
 
 FORMAT = 2
@@ -223,7 +224,7 @@ def label_digests() -> dict[str, str]:
 def load_record(path: Path) -> CalibrationRecord:
     """Read a record. Raises: `UserError`."""
     try:
-        content = orjson.loads(path.read_bytes())
+        content = orjson.loads(read_file(path))
     except OSError as error:
         raise UserError(f"{path}: no calibration record ({error.strerror}); make it with filters.calibrate") from error
     except orjson.JSONDecodeError as error:

@@ -18,7 +18,7 @@ from filters.base import Filter, Score, filter_class
 from filters.expressions import Predicate, parse
 from medgpt.digest import json_sha256
 from medgpt.errors import UserError, os_error_line
-from medgpt.settings import Settings, checked, find, parse_yaml
+from medgpt.settings import Settings, checked, find, parse_yaml, read_settings
 
 RECIPES = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = RECIPES / "medgpt_oss.yaml"
@@ -188,7 +188,7 @@ class Recipe:
 def load_recipe(recipe: Path | str = DEFAULT_RECIPE) -> Recipe:
     """Read a recipe: a file, or the name of one in `filters/recipes`. Raises: `SettingsError`, `UserError`."""
     path = find(recipe, RECIPES, "recipe")
-    data = path.read_bytes()
+    data = read_settings(path)
     content = checked(_RecipeFile, parse_yaml(data, str(path)), str(path))
     base = content.default or SourceRules()
     sources = {source: _source(f"{path}: source {source}", base, own) for source, own in content.sources.items()}

@@ -29,6 +29,7 @@ from manifests.catalog import jail, load_builds, open_duckdb, sql_text
 from manifests.selections import FILTERED, GALLERY_FILE, SELECTION_FILE, WATERFALL_FILE
 from medgpt.atomic import write_atomic
 from medgpt.digest import file_sha256
+from medgpt.limited import read_file
 from medgpt.private import make_folder
 
 NOT_SCORED = "not_scored"
@@ -149,7 +150,7 @@ def open_run(folder: Path, recipe: Recipe) -> ScoredBuild | None:
     """
     path = folder / RUN_FILE
     try:
-        document = orjson.loads(path.read_bytes())
+        document = orjson.loads(read_file(path))
     except FileNotFoundError:
         raise FilterError(f"{path}: not there; run filters.run first") from None
     except orjson.JSONDecodeError as error:

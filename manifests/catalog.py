@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 DATABASE = "manifest.duckdb"
 FORMAT = 1
 
-_SMALL_PART, _MANY_PARTS, _ROWS_TOGETHER = 1 << 18, 64, 1 << 17
+_SMALL_PART, _MANY_PARTS = 1 << 18, 64
 """Bytes below which a part is small (some 2,000 rows; from 6,000 on it does not pay), number from which small ones are
-many, rows that are laid together at a time (`_laid_together`)."""
+many (`_laid_together`)."""
 
 KINDS = {"manifest": "samples", "images": "images", "thumbnails": "thumbnails", "rejects": "rejects"}
 """Folder of a build -> kind of the Parquet parts in it."""
@@ -127,6 +127,10 @@ class _Part(TypedDict):
     sha256: str
 
 
+class _Shard(_Part):
+    samples: int
+
+
 class _Unit(TypedDict):
     unit: str
     role: str
@@ -134,8 +138,26 @@ class _Unit(TypedDict):
     read: int
     kept: int
     rejected: int
-    shards: list[_Part]
+    images: int
+    shards: list[_Shard]
     parts: list[_Part]
+
+
+class _Gap(TypedDict):
+    file: str
+    what: str
+    count: int
+
+
+class _Parameters(TypedDict, total=False):
+    accounting: list[tuple[str, str, str, str, int]]
+    mapping: dict[str, Any] | None
+    pictures_stored: bool
+
+
+class _Inputs(TypedDict):
+    files: int
+    file_sha256: str
 
 
 class _Source(TypedDict):
@@ -152,13 +174,16 @@ class _Record(TypedDict):
     build: str
     root: str
     source: _Source
+    parameters: _Parameters
+    inputs: NotRequired[_Inputs]
+    limit: int | None
     versions: NotRequired[dict[str, int]]
     counts: dict[str, Any]
     fingerprint_recipe: str
     metadata_only: bool
     filter_wanted: NotRequired[bool]
     units: list[_Unit]
-    gaps: NotRequired[list[Any]]
+    gaps: NotRequired[list[_Gap]]
 
 
 @dataclass(frozen=True)
@@ -222,58 +247,23 @@ def _laid_together(
     Whatever its rows, a file costs DuckDB a millisecond or two in every scan, and twelve audits are some twenty scans.
     The file lies in the connection's own scratch folder and goes with it, so nothing of it can be out of date.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import duckdb
 
     from manifests.parts import SCHEMAS
 
     words = set(re.findall(r"\w+", re.sub("--.*", "", "\n".join([*queries, *_id_views().values()]))))
-    by_size: dict[bool, list[Path]] = {True: [], False: []}
-    for file in files:
-        by_size[file.stat().st_size < _SMALL_PART].append(file)
-    small, large = by_size[True], by_size[False]
+    small = [file for file in files if file.stat().st_size < _SMALL_PART]
     if kind not in words or len(small) < _MANY_PARTS:
         return files
-    schema = pa.schema([field for field in SCHEMAS[kind] if field.name in words])
     [scratch] = connection.execute("SELECT current_setting('temp_directory')").fetchone() or ()
     target = Path(scratch) / f"{kind}.parquet"
-    waiting: list[pa.Table] = []
-    rows = 0
-    with pq.ParquetWriter(target, schema, compression="lz4", write_statistics=False) as writer:
-        for number, file in enumerate(small, 1):
-            try:
-                waiting.append(_read_columns(file, schema))
-            except (OSError, ValueError) as error:
-                raise UserError(f"{file}: {one_line(error)}: build it again") from error
-            rows += len(waiting[-1])
-            if rows >= _ROWS_TOGETHER or number == len(small):
-                writer.write_table(pa.concat_tables(waiting))
-                waiting, rows = [], 0
-    return [target, *large]
-
-
-def _read_columns(file: Path, schema: pa.Schema) -> pa.Table:
-    """The columns of a schema from one part; what its footer says of a column with one value alone is not decoded."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    part = pq.ParquetFile(pa.BufferReader(file.read_bytes()))
-    places = {name: place for place, name in enumerate(part.schema.names)}
-    equal: dict[str, Any] = {}
-    if part.num_row_groups == 1:
-        group = part.metadata.row_group(0)
-        for name in schema.names:
-            found = group.column(places[name]).statistics if name in places else None
-            if found and found.null_count == group.num_rows:
-                equal[name] = None
-            elif found and found.has_min_max and not found.null_count and found.min_raw == found.max_raw:
-                equal[name] = found.min
-    read = part.read([name for name in schema.names if name not in equal], use_threads=False)
-    columns = [
-        pa.repeat(pa.scalar(equal[name], kind), part.metadata.num_rows) if name in equal else read.column(name)
-        for name, kind in zip(schema.names, schema.types, strict=True)
-    ]
-    return pa.table(columns, schema.names).cast(schema)
+    columns = ", ".join(f'"{name}"' for name in SCHEMAS[kind].names if name in words)
+    rows = f"SELECT {columns} FROM read_parquet({sql_files(small)}, hive_partitioning=false)"  # noqa: S608 - ours
+    try:
+        connection.execute(f"COPY ({rows}) TO {sql_text(str(target))} (FORMAT parquet, COMPRESSION lz4)")
+    except duckdb.Error as error:
+        raise UserError(f"{one_line(error)}: build it again") from error
+    return [target, *(file for file in files if file not in set(small))]
 
 
 def open_duckdb(database: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -506,6 +496,14 @@ def query_rows(
         return [dict(zip(names, map(plain, row), strict=True)) for row in cursor.fetchall()]
     except duckdb.Error as error:  # a part that was altered, or a value in some build.json of another type
         raise UserError(f"{one_line(error)}: build it again") from error
+
+
+def select(
+    connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """What a query gives by column, digests as bytes. Raises: `duckdb.Error`."""
+    rows: list[dict[str, Any]] = connection.sql(query, params=values).to_arrow_table().to_pylist()
+    return rows
 
 
 def one_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import connect, load_builds
+from manifests.catalog import connect, load_builds, select
 from medgpt.arguments import command_parser
 from medgpt.errors import UserError, os_error_line, run
 from medgpt.tables import table
@@ -81,7 +81,6 @@ def check_text(
     from msgspec import structs
 
     from manifests.proof.near_text import NearTextIndex
-    from manifests.proof.overlaps import select
     from manifests.proof.text_pairs import EvalText
     from medgpt.text import question_sha256
 
@@ -137,7 +136,7 @@ def check_image(
 
     from manifests.fingerprints import fingerprint
     from manifests.proof.near_images import NearImageIndex
-    from manifests.proof.overlaps import PICTURE, image_place, read_image, select
+    from manifests.proof.overlaps import PICTURE, image_place, read_image
     from manifests.proof.policy import ImageSettings
     from manifests.proof.variants import decode, plain_hashes
     from medgpt.containers import DamagedImage
@@ -196,22 +195,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         'examples:\n  python -m manifests.check data --text "A 58-year-old man presents with chest pain ..."\n'
         "  python -m manifests.check data --image scan.png --json",
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds")
     item = parser.add_mutually_exclusive_group(required=True)
     item.add_argument(
         "--text", metavar="TEXT", help="a question, caption or passage ('-' reads it from standard input)"
     )
     item.add_argument("--image", type=Path, metavar="FILE", help="a picture file")
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="TEXT", help="an answer option of the question"
-    )
-    parser.add_argument(
-        "--role", choices=("train", "eval", "any"), default="train", help="where to look (default train)"
-    )
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="radii and thresholds (default: as prove)")
-    parser.add_argument("--thorough", action="store_true", help="read every text or thumbnail, however many there are")
-    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=f"read up to so many (default {LIMIT})")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add("--option", action="append", default=[], metavar="TEXT", help="an answer option of the question")
+    add("--role", choices=("train", "eval", "any"), default="train", help="where to look (default train)")
+    add("--policy", type=Path, metavar="FILE", help="radii and thresholds (default: as prove)")
+    add("--thorough", action="store_true", help="read every text or thumbnail, however many there are")
+    add("--limit", type=int, default=LIMIT, metavar="N", help=f"read up to so many (default {LIMIT})")
+    add("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     if options.option and options.text is None:
         parser.error("--option goes with --text")

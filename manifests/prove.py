@@ -35,7 +35,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manifests.catalog import connect, jail, load_builds, manifest_files, sql_text
+from manifests.catalog import connect, jail, load_builds, manifest_files, select, sql_text
 from manifests.proof import accounting, certificate, exports
 from manifests.proof.sentences import sentences
 from medgpt.arguments import Tree, command_parser
@@ -238,24 +238,24 @@ def _conclude(
         ),
         "common": _write([pa.Table.from_pylist(common, COMMON)], COMMON, out / certificate.COMMON_FILE),
     }
-    train_totals = _rows(
+    train_totals = select(
         connection,
         "SELECT build AS train_build, count(*) AS train_samples FROM samples WHERE role = 'train' "
         "GROUP BY ALL ORDER BY ALL",
     )
-    eval_totals = _rows(
+    eval_totals = select(
         connection,
         "SELECT build AS eval_build, split AS eval_split, count(*) AS eval_samples FROM samples "
         "WHERE role = 'eval' GROUP BY ALL ORDER BY ALL",
     )
-    matrix = _rows(
+    matrix = select(
         connection,
         """SELECT train_build, eval_build, eval_split, level, kind, action, count(*) AS pairs,
                   count(DISTINCT train_sample) AS train_samples, count(DISTINCT eval_sample) AS eval_samples
            FROM evidence GROUP BY ALL ORDER BY ALL""",
     )
     # Benchmarks are often a subset of a split (closed questions); its share is what people quote.
-    subsets = _rows(
+    subsets = select(
         connection,
         """SELECT train_build, eval_build, eval_split, eval_subset, level, kind, eval_samples, total AS of_eval_samples
            FROM (SELECT train_build, eval_build, eval_split, eval_subset, level, kind,
@@ -266,16 +266,16 @@ def _conclude(
                USING (eval_build, eval_split, eval_subset)
            ORDER BY ALL""",
     )
-    after = _rows(
+    after = select(
         connection,
         """SELECT level, kind, action, count(*) AS pairs
            FROM evidence ANTI JOIN exclusions USING (train_build, train_sample)
            WHERE action IN ('exclude', 'forbid') GROUP BY ALL ORDER BY ALL""",
     )
-    excluded = _rows(
+    excluded = select(
         connection, "SELECT train_build, count(*) AS train_samples FROM exclusions GROUP BY ALL ORDER BY ALL"
     )
-    by_benchmark = _rows(
+    by_benchmark = select(
         connection,
         """SELECT train_build, eval_build, eval_split, count(DISTINCT train_sample) AS train_samples,
                   count(DISTINCT eval_sample) AS eval_samples
@@ -305,7 +305,7 @@ def _conclude(
         "common_ngrams": len(common),
         # What the proof says nothing about.
         "left_out_of_near_text": left_out,
-        "without_pixels": _rows(
+        "without_pixels": select(
             connection,
             "SELECT build, role, count(*) AS images FROM images WHERE pixel_sha256 IS NULL GROUP BY ALL ORDER BY ALL",
         ),
@@ -320,7 +320,7 @@ def _conclude(
 def _accounting(
     connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], policy: Policy, document: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    rejects = _rows(connection, "SELECT build, role, reason, damaged, count(*) AS count FROM rejects GROUP BY ALL")
+    rejects = select(connection, "SELECT build, role, reason, damaged, count(*) AS count FROM rejects GROUP BY ALL")
     left_out = document["left_out_of_near_text"]
     records = (build.record for build in builds)
     local = document["local_pictures"]["pictures"]
@@ -369,11 +369,6 @@ def _described(build: LoadedBuild) -> dict[str, Any]:
         "samples": samples,
         "inputs": record.get("inputs", {}).get("sha256"),
     }
-
-
-def _rows(connection: duckdb.DuckDBPyConnection, query: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = connection.sql(query).to_arrow_table().to_pylist()
-    return rows
 
 
 def _tables(connection: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema) -> Iterator[pa.Table]:
@@ -428,14 +423,14 @@ def _pairs(
 
     wanted = sorted({(row[f"{side}_build"], row[f"{side}_sample"]) for row in chosen for side in SIDES})
     seen(connection, wanted)
-    places = _rows(
+    places = select(
         connection,
         'SELECT build, sample_id, split, subset, task, n_images, samples.access, shard, "offset", length, seen.sha256 '
         'FROM samples JOIN seen USING (build, sample_id) ORDER BY build, shard, "offset"',
     )
     pictures = {
         (row["build"], row["sample_id"], row["index"]): row
-        for row in _rows(
+        for row in select(
             connection,
             'SELECT build, sample_id, "index", thumbnail, width, height '
             "FROM (FROM images SEMI JOIN seen USING (build, sample_id)) "
@@ -652,53 +647,31 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m manifests.prove --train corpus/train --eval corpus/test --mapping map.yaml --out proofs/ours",
         tree=Tree(shards=True, sends=True),
     )
-    parser.add_argument("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
-    parser.add_argument(
-        "--benchmarks", choices=("policy", "present"),
-        help="benchmarks that must be there: those that the policy lists (default), or none but the present (default "
-        "with --eval)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--no-rewrites", action="store_true",
-        help="do not look for items in other words: with the extra `rewrites`, that takes most of the time",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
-    )
-    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
+    add = parser.add_argument
+    add("data", nargs="?", type=Path, metavar="DATA", help="folder of builds")
+    add("--policy", type=Path, metavar="FILE", help="YAML (default: the documented one in policies/)")
+    asked = "benchmarks that must be there: the policy's (default), or none but the present (default with --eval)"
+    add("--benchmarks", choices=("policy", "present"), help=asked)
+    add("--no-rewrites", action="store_true", help="do not look for items in other words, which takes most of the time")
+    add("--out", type=Path, metavar="DIR", help="where the proof goes (default DATA/proof)")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)")
+    add("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
     add_engine(parser)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be compared, write nothing")
-    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
-    parser.add_argument(
-        "--show-credentialed", action="store_true", help="put credentialed texts and pictures into the report, too"
-    )
-    parser.add_argument(
-        "--pairs-per-cell", type=int, default=PAIRS_PER_CELL, metavar="N",
-        help=f"pairs the report shows of each train build, test and kind (default {PAIRS_PER_CELL})",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print the certificate as JSON, no progress bars")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.add_argument(
-        "--verdicts",
-        type=Path,
-        metavar="FILE",
-        help="what reviewers said of pairs, as the report saves it",
-    )
-    parser.add_argument("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
-    foreign = parser.add_argument_group(
-        "a corpus made elsewhere (a folder; python -m builders.corpus --help says of what)"
-    )
-    foreign.add_argument("--train", type=Path, metavar="DIR")
-    foreign.add_argument("--eval", type=Path, metavar="DIR")
-    foreign.add_argument(
-        "--filtered-copy",
-        type=Path,
-        metavar="DIR",
-        help="copy the train folder without what is taken out, in its own forms",
-    )
-    foreign.add_argument("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/proof.md)")
+    add("--dry-run", action="store_true", help="say what would be compared, write nothing")
+    add("--sign", type=Path, metavar="KEY", help="sign the certificate with an Ed25519 key (PEM)")
+    add("--show-credentialed", action="store_true", help="put credentialed texts and pictures into the report, too")
+    shown = f"pairs the report shows of each train build, test and kind (default {PAIRS_PER_CELL})"
+    add("--pairs-per-cell", type=int, default=PAIRS_PER_CELL, metavar="N", help=shown)
+    add("--json", action="store_true", help="print the certificate as JSON, no progress bars")
+    add("--quiet", action="store_true", help="no progress bars")
+    add("--verdicts", type=Path, metavar="FILE", help="what reviewers said of pairs, as the report saves it")
+    add("--conda", type=Path, metavar="CSV", help="write rows for the CONDA contamination database")
+    add = parser.add_argument_group("a corpus made elsewhere (a folder; see python -m builders.corpus)").add_argument
+    add("--train", type=Path, metavar="DIR")
+    add("--eval", type=Path, metavar="DIR")
+    copied = "copy the train folder without what is taken out, in its own forms"
+    add("--filtered-copy", type=Path, metavar="DIR", help=copied)
+    add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/proof.md)")
     return parser
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from manifests.catalog import LoadedBuild
 from medgpt.errors import UserError
+from medgpt.limited import read_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,7 +86,7 @@ def _read(folder: Path, build: LoadedBuild, role: str) -> Dropped:
 
     path = folder / WATERFALL_FILE
     try:
-        waterfall: dict[str, Any] = json.loads(path.read_bytes())
+        waterfall: dict[str, Any] = json.loads(read_file(path))
         path = folder / SELECTION_FILE
         digest = file_sha256(path).hex()
         if digest != waterfall["selection_sha256"]:

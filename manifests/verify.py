@@ -179,34 +179,25 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m manifests.verify proofs/ours/corpus --proof proofs/ours/proof --raw ours.train=corpus/train",
         tree=Tree(shards=True),
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds")
-    parser.add_argument("--proof", type=Path, metavar="DIR", help="folder of the proof (default DATA/proof)")
-    parser.add_argument(
-        "--sample",
-        type=_number,
-        metavar="N",
-        help="audit: make the slow steps for N samples of each build and side (default: all)",
-    )
-    parser.add_argument("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
-    parser.add_argument(
-        "--trust", "--public-key", type=Path, dest="public_key", metavar="KEY",
-        help="the certificate must be signed by this key (PEM, Ed25519)",
-    )  # fmt: skip
-    parser.add_argument("--seed", metavar="TEXT", help="draw the sample of an earlier run (default: a new one)")
-    parser.add_argument(
-        "--raw", type=_raw_place, action="append", default=[], metavar="[BUILD=]DIR",
-        help="where raw files lie now: of one build, or of all (DIR/<source>, or DIR itself); repeatable",
-    )  # fmt: skip
-    parser.add_argument(
-        "--rebuild", nargs="+", default=[], metavar="BUILD",
-        help="builds of our own that are made again from their raw files and must have the same root; slow",
-    )  # fmt: skip
-    parser.add_argument("--no-raw", action="store_true", help="raw files are gone: do not read them, and say so")
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds")
+    add("--proof", type=Path, metavar="DIR", help="folder of the proof (default DATA/proof)")
+    drawn = "audit: make the slow steps for N samples of each build and side (default: all)"
+    add("--sample", type=_number, metavar="N", help=drawn)
+    add("--encoder", type=Path, metavar="PATH", help="the copy descriptor that the policy names")
+    signed = "the certificate must be signed by this key (PEM, Ed25519)"
+    add("--trust", "--public-key", type=Path, dest="public_key", metavar="KEY", help=signed)
+    add("--seed", metavar="TEXT", help="draw the sample of an earlier run (default: a new one)")
+    places = "where raw files lie now: of one build, or of all (DIR/<source>, or DIR itself); repeatable"
+    add("--raw", type=_raw_place, action="append", default=[], metavar="[BUILD=]DIR", help=places)
+    rebuilt = "builds of our own that are made again from their raw files and must have the same root; slow"
+    add("--rebuild", nargs="+", default=[], metavar="BUILD", help=rebuilt)
+    add("--no-raw", action="store_true", help="raw files are gone: do not read them, and say so")
     workers = "processes for the slow steps (default: one a core)"
-    parser.add_argument("--workers", type=_number, default=os.cpu_count() or 1, metavar="N", help=workers)
+    add("--workers", type=_number, default=os.cpu_count() or 1, metavar="N", help=workers)
     add_engine(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    add("--json", action="store_true", help="print JSON")
+    add("--quiet", action="store_true", help="no progress bars")
     return parser
 
 

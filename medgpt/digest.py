@@ -7,10 +7,12 @@ from typing import Any
 
 import orjson
 
+from medgpt.limited import opened
+
 
 def file_sha256(path: Path) -> bytes:
-    """SHA-256 of a file's bytes, read in blocks."""
-    with path.open("rb") as file:
+    """SHA-256 of a file's bytes, read in blocks. Raises: `OSError`, naming it, of what is no file, too."""
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 

@@ -18,6 +18,7 @@ has `MOST_DIGITS` at most.
 """
 
 import bz2
+import contextlib
 import errno
 import gzip
 import io
@@ -72,6 +73,23 @@ def open_file(path: Path) -> io.BufferedReader:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a file", str(path))
     return os.fdopen(descriptor, "rb")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """As `open_file`; an `OSError` of reading names the file, too."""
+    with open_file(path) as file:
+        try:
+            yield file
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+
+
+def read_file(path: Path) -> bytes:
+    """A regular file, whole: one that is ours, or that a user names. Raises: `OSError`, naming it."""
+    with opened(path) as file:
+        return file.read()
 
 
 def check_size(size: int, packed: int | None = None, limit: int | None = None) -> None:

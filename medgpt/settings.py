@@ -7,6 +7,7 @@ are refused everywhere: a misspelt rule would otherwise be none.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -15,9 +16,12 @@ import msgspec
 import yaml
 
 from medgpt.errors import UserError, one_line
+from medgpt.limited import OverLimit, check_size, open_file
 
 Kind = TypeVar("Kind")
 
+_MOST_BYTES = 256 << 10
+"""Ten times the largest file at hand; PyYAML takes up to 15 s a megabyte, and for some numbers the square of that."""
 _MOST_VALUES = 1_000_000
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _AT = re.compile(r"(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?", re.DOTALL)
@@ -34,14 +38,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as `yaml.safe_load`, but 1e-5 is a number (YAML 1.2) and a repeated key is an error."""
+    """Safe; 1e-5 is a number, as in YAML 1.2, << merges nothing (merges within merges grow without end)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that is there twice: of two values the last would win unseen."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := sorted(key for key, count in keys.items() if count > 1):
             raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse what a merge key would copy."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            what = "merge keys (<<) are not read; write the keys out"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
 
 
 _Loader.add_implicit_resolver(
@@ -52,20 +62,26 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str | bytes, place: str) -> Any:
     """The plain values of a YAML text. Raises: `SettingsError` with `place`, the file as the user knows it."""
     try:
+        check_size(len(text), limit=_MOST_BYTES)
         value = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, OverLimit, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise SettingsError(f"{place}: not YAML ({one_line(error)})") from error
     _refuse_odd(value, place)
     return value
 
 
-def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file. Raises: `SettingsError`."""
+def read_settings(path: Path) -> bytes:
+    """A settings file, or enough of it for `parse_yaml` to refuse it. Raises: `SettingsError`, of a pipe, too."""
     try:
-        data = path.read_bytes()
+        with open_file(path) as file:
+            return file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror})") from error
-    return parse_yaml(data, str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """The plain values of a YAML file. Raises: `SettingsError`."""
+    return parse_yaml(read_settings(path), str(path))
 
 
 def find(name: Path | str, presets: Path, what: str) -> Path:

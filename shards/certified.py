@@ -35,6 +35,7 @@ from medgpt.atomic import locked, write_atomic
 from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.layout import BUILD_FILE
+from medgpt.limited import read_file
 from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, signature, write_columns
 from shards.storage import ShardRef
@@ -236,7 +237,7 @@ def load_certified(
 def _read_record(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     """What an earlier start found, if nothing that it looked at has changed since."""
     try:
-        opened: dict[str, Any] = orjson.loads(path.read_bytes())
+        opened: dict[str, Any] = orjson.loads(read_file(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except orjson.JSONDecodeError as error:

@@ -206,7 +206,7 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
 
     record = orjson.dumps(found.request, option=orjson.OPT_INDENT_2)
     before = out / WORK / "request.json"
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not before.is_file())):
+    if out.exists() and (not out.is_dir() or ({WORK} != {*os.listdir(out), WORK} and not before.is_file())):  # noqa: PTH208
         raise UserError(f"{out}: is there already and is no unfinished export; name a new folder")
     make_folder(before.parent)
     with held(out / WORK / "lock", UserError(f"{out}: another process exports into it; wait for it")):

@@ -14,19 +14,16 @@ if TYPE_CHECKING:
 
 def add_order_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which samples in which order; `ordered` heeds them."""
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder of builds, certified by manifests.prove")
-    parser.add_argument(
-        "--stage", choices=("pretrain", "midtrain", "instruct"), help="its builds alone; needed without --mixture"
-    )
-    parser.add_argument("--mixture", metavar="FILE", help="mixture (default: the preset of the stage)")
-    parser.add_argument(
-        "--only-present", action="store_true", help="leave out sources of the mixture that are not built"
-    )
-    parser.add_argument("--sources-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order (default 0)")
-    parser.add_argument("--uncertified", action="store_true", help="use samples that no certificate covers, too")
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder of builds, certified by manifests.prove")
+    add("--stage", choices=("pretrain", "midtrain", "instruct"), help="its builds alone; needed without --mixture")
+    add("--mixture", metavar="FILE", help="mixture (default: the preset of the stage)")
+    add("--only-present", action="store_true", help="leave out sources of the mixture that are not built")
+    add("--sources-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
+    add("--seed", type=int, default=0, metavar="N", help="seed of the order (default 0)")
+    add("--uncertified", action="store_true", help="use samples that no certificate covers, too")
     add_trust_options(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add("--json", action="store_true", help="print JSON")
 
 
 def add_trust_options(parser: argparse.ArgumentParser, *, training: bool = True) -> None:
@@ -34,17 +31,12 @@ def add_trust_options(parser: argparse.ArgumentParser, *, training: bool = True)
 
     One that is incomplete is asked about only where something is trained.
     """
-    parser.add_argument("--trust", type=Path, metavar="KEY", help="the certificate must be signed by this key (PEM)")
-    parser.add_argument(
-        "--accept-policy", type=Path, metavar="FILE", help="take a certificate of this policy, not of the default alone"
-    )
-    parser.add_argument(
-        "--accept-verdicts", type=Path, metavar="FILE", help="take pairs as wrong that this file of verdicts says are"
-    )
+    add = parser.add_argument
+    add("--trust", type=Path, metavar="KEY", help="the certificate must be signed by this key (PEM)")
+    add("--accept-policy", type=Path, metavar="FILE", help="take a certificate of this policy, too")
+    add("--accept-verdicts", type=Path, metavar="FILE", help="take pairs as wrong that this file of verdicts says are")
     if training:
-        parser.add_argument(
-            "--accept-incomplete", action="store_true", help="take a certificate that names something as not compared"
-        )
+        add("--accept-incomplete", action="store_true", help="take a certificate that names something as not compared")
 
 
 def ordered(options: argparse.Namespace, **more: Any) -> EpochOrder:

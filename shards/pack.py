@@ -78,25 +78,20 @@ def _parser() -> argparse.ArgumentParser:
         tree=Tree(shards=True),
     )
     add_order_options(parser)
-    parser.add_argument("--length", type=int, default=32_768, metavar="N", help="tokens of a pack (default 32768)")
-    parser.add_argument("--tiles", type=int, default=96, metavar="N", help="most image tiles of a pack (default 96)")
-    parser.add_argument(
-        "--over-long", choices=("report", "truncate", "drop"), default="report",
-        help="samples that fit into no pack: report them and stop (default), cut the end of their text, leave them out",
-    )  # fmt: skip
-    parser.add_argument(
-        "--together", type=int, metavar="N",
-        help="packs of nearly equal work in a row: a multiple of the ranks (train.run asks for those of a step)",
-    )  # fmt: skip
-    parser.add_argument("--epoch", type=int, default=0, metavar="N", help="number of the epoch (default 0)")
-    parser.add_argument(
-        "--licenses", nargs="+", action="extend", metavar="NAME", help="only samples under these licences"
-    )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that count")
+    add = parser.add_argument
+    add("--length", type=int, default=32_768, metavar="N", help="tokens of a pack (default 32768)")
+    add("--tiles", type=int, default=96, metavar="N", help="most image tiles of a pack (default 96)")
+    long = "samples that fit into no pack: report them and stop (default), cut the end of their text, leave them out"
+    add("--over-long", choices=("report", "truncate", "drop"), default="report", help=long)
+    alike = "packs of nearly equal work in a row: a multiple of the ranks (train.run asks for those of a step)"
+    add("--together", type=int, metavar="N", help=alike)
+    add("--epoch", type=int, default=0, metavar="N", help="number of the epoch (default 0)")
+    add("--licenses", nargs="+", action="extend", metavar="NAME", help="only samples under these licences")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that count")
     add_engine(parser)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="plan (default: below DATA/.streams/plans)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page of how full the packs are, too")
-    parser.add_argument("--dry-run", action="store_true", help="pack and say how well, write no plan")
+    add("--out", type=Path, metavar="FILE", help="plan (default: below DATA/.streams/plans)")
+    add("--html", type=Path, metavar="FILE", help="write a page of how full the packs are, too")
+    add("--dry-run", action="store_true", help="pack and say how well, write no plan")
     return parser
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import orjson
 import pyarrow as pa
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from manifests.catalog import LoadedBuild, load_build
 from manifests.parts import SCHEMAS
 from medgpt.errors import UserError
+from medgpt.limited import read_batch
 from shards.writer import ARROW_BATCH_ROWS
 
 _INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
@@ -102,7 +104,11 @@ class Build:
         shard = self._samples["shard"][index].as_py()
         offset, length = self._samples["offset"][index].as_py(), self._samples["length"][index].as_py()
         if shard.endswith(".arrow"):
-            return StoredSample(arrow_row(arrow_file(self.path / "shards" / shard), offset), [])
+            path = self.path / "shards" / shard
+            try:
+                return StoredSample(checked_row(arrow_file(path), offset), [])
+            except (OSError, ValueError, LookupError, pa.ArrowException) as error:
+                raise UserError(f"{path}: cannot be read ({type(error).__name__}); run the builder again") from error
         descriptor = self._open(shard).fileno()
         record = orjson.loads(os.pread(descriptor, length, offset))
         first = int(self._first_image[index])
@@ -137,6 +143,18 @@ def arrow_slice(file: pa.ipc.RecordBatchFileReader, row: int) -> pa.RecordBatch:
 
 
 def arrow_row(file: pa.ipc.RecordBatchFileReader, row: int) -> dict[str, Any]:
-    """One row of an Arrow shard as a record."""
+    """One row of an Arrow shard, whose digest was checked, as a record."""
     record: dict[str, Any] = arrow_slice(file, row).to_pylist()[0]
     return record
+
+
+_looked_at: WeakKeyDictionary[pa.ipc.RecordBatchFileReader, set[int]] = WeakKeyDictionary()
+
+
+def checked_row(file: pa.ipc.RecordBatchFileReader, row: int) -> dict[str, Any]:
+    """One row of any Arrow shard as a record; a batch is looked at before its first row is. Raises: as `read_batch`."""
+    batches, number = _looked_at.setdefault(file, set()), row // ARROW_BATCH_ROWS
+    if number not in batches:
+        read_batch(file, number)
+        batches.add(number)
+    return arrow_row(file, row)

@@ -157,11 +157,11 @@ def read_record(shards: Path, row: Mapping[str, Any]) -> bytes:
     import pyarrow as pa
 
     from medgpt.schema import canonical_json
-    from shards.reader import arrow_row
+    from shards.reader import checked_row
 
     try:
-        return canonical_json(arrow_row(pa.ipc.open_file(pa.memory_map(str(path))), row["offset"]))
-    except (OSError, pa.ArrowException) as error:
+        return canonical_json(checked_row(pa.ipc.open_file(pa.memory_map(str(path))), row["offset"]))
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read; run the builder again") from error
 
 

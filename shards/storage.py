@@ -202,7 +202,7 @@ class Storage:
     def _local(self, shard: ShardRef) -> tuple[Path, int]:
         path = Path(self.location) / shard.path
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe has no size: refused below
         except FileNotFoundError:
             raise UserError(f"{path}: missing; run its builder again, or restore the certified file") from None
         try:

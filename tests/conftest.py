@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import io
 import os
 import shutil
 import subprocess
@@ -14,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from outcomes import Demos, Samples
 
+from builders.engine.command import main as build
 from manifests.proof import encoders
 
 # A busy machine is no reason to fail: how long an example takes says nothing about what it shows.
@@ -42,6 +46,23 @@ def run_module(*arguments: str, cwd: Path = ROOT, check: bool = False) -> subpro
         timeout=300,
         check=check,
     )
+
+
+def call_module(*arguments: str, cwd: Path = ROOT, check: bool = False) -> subprocess.CompletedProcess[str]:
+    """As `run_module`, in this process: for what a command says and writes, at a tenth of the time."""
+    module, *words = arguments
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            found = importlib.import_module(module)
+            code = found.main(words) if hasattr(found, "main") else build(found.SOURCE, words)
+        except SystemExit as ended:
+            code = ended.code
+    said = [stream.buffer.getvalue().decode().replace("\r", "\n") for stream in (out, err)]  # type: ignore[attr-defined]
+    done = subprocess.CompletedProcess(arguments, code or 0, *said)
+    if check:
+        done.check_returncode()
+    return done
 
 
 def tree_digest(folder: Path) -> dict[str, str]:

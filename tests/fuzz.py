@@ -604,9 +604,13 @@ def load_late(sources: Iterable[str], proofs: bool) -> None:
         importlib.import_module(module)  # pyarrow takes pandas where it is
     from builders.engine.loop import code_sha256
     from manifests.proof.ngrams import _tables
+    from medgpt.page import render
     from medgpt.text import count_tokens
 
     count_tokens("")
+    for template in ROOT.glob("*/**/*.html"):
+        with contextlib.suppress(Exception):  # compiled and kept; it misses its values
+            render(template.parent, template.name)
     if proofs:
         _tables(0)
     for source in sources:

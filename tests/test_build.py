@@ -51,7 +51,7 @@ def build(raw: Path, out: Path, *more: str, expect: int = 0) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    demo_mimic.write(folder)
+    demo_mimic.write(folder, subjects=120)  # some seconds of work: kills must find it unfinished
     return folder
 
 
@@ -117,7 +117,7 @@ def test_a_killed_worker_costs_its_unit_a_second_start(raw: Path, reference: Pat
 
 def test_the_tree_depends_on_content_not_on_place_or_time(reference: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "some where else"
-    demo_mimic.write(elsewhere)
+    demo_mimic.write(elsewhere, subjects=120)
     for path in elsewhere.rglob("*"):
         os.utime(path, (1_700_000_000, 1_700_000_000))
     build(elsewhere, tmp_path / "out", "--workers", "2")

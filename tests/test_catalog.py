@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, run_module
+from conftest import ROOT, call_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -85,14 +85,15 @@ def write_build(data: Path, name: str, samples: Sequence[Row] = (), rejects: Seq
         shard = {"file": f"shards/{name}-{unit[0]}-00000.tar", "bytes": 10, "sha256": "ab" * 32, "samples": len(mine)}
         units.append(
             {"unit": unit[0], "role": unit[1], "split": unit[2], "read": len(mine) + len(refused), "kept": len(mine)}
-            | {"rejected": len(refused), "damaged": sum(row["damaged"] for row in refused)}
+            | {"images": sum(len(row["images"]) for row in mine), "rejected": len(refused)}
+            | {"damaged": sum(row["damaged"] for row in refused)}
             | {"shards": [shard], "parts": parts}
         )
     source = {"name": "demo", "title": "Demo", "homepage": "https://example.org", "revision": "1", "license": "MIT"}
     source |= {"access": "open", "stage": "instruct", "task": "qa", "modality": "text", "paper": ""}
     built = {"format": 1, "build": name, "source": source, "parameters": {"limit": None}, "code_sha256": "cd" * 32}
     built |= {"fingerprint_recipe": "1", "schema_version": 1, "manifest_version": MANIFEST_VERSION}
-    built |= {"metadata_only": False, "units": units, "counts": {}, "published": {}, "root": "ef" * 32}
+    built |= {"metadata_only": False, "limit": None, "units": units, "counts": {}, "published": {}, "root": "ef" * 32}
     (folder / "build.json").write_text(json.dumps(built | record, indent=2))
     return folder
 
@@ -352,7 +353,7 @@ def test_many_small_parts_are_read_once_and_give_the_same(clean: Path) -> None:
             query_rows(together, f"FROM read_parquet('{folder}/manifest/many-train-00000.parquet')")
     part = folder / "manifest" / "many-train-00007.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"?")
-    with pytest.raises(UserError, match=rf"^{re.escape(str(part))}: [^\n]*: build it again$"):
+    with pytest.raises(UserError, match=rf"^[^\n]*{re.escape(str(part))}[^\n]*: build it again$"):
         connect(clean, queries=queries)
 
 
@@ -788,7 +789,7 @@ def test_run_audits_keeps_the_order_and_a_bounded_number_of_rows(
 
 
 def test_catalog_command(clean: Path) -> None:
-    done = run_module("manifests.catalog", str(clean), check=True)
+    done = call_module("manifests.catalog", str(clean), check=True)
     assert (clean / "manifest.duckdb").is_file()
     assert sorted(path.name for path in clean.iterdir()) == ["built", "manifest.duckdb"]
     table = [line.split() for line in done.stdout.splitlines()]
@@ -804,14 +805,14 @@ def test_catalog_command(clean: Path) -> None:
 
 def test_catalog_command_json(clean: Path) -> None:
     change(clean / "built" / "beta", metadata_only=True)
-    shown = json.loads(run_module("manifests.catalog", str(clean), "--json", check=True).stdout)
+    shown = json.loads(call_module("manifests.catalog", str(clean), "--json", check=True).stdout)
     assert shown["database"] == str(clean / "manifest.duckdb")
     alpha, beta = shown["builds"]
     assert (alpha["build"], alpha["read"], alpha["kept"], alpha["parameters"]) == ("alpha", 5, 3, {"limit": None})
     train = {"split": "train", "role": "train", "published": 4, "read": 4, "kept": 2, "rejected": 2, "damaged": 1}
     assert alpha["splits"][0] == train
     assert beta["metadata_only"] is True
-    assert "beta was built without pictures" in run_module("manifests.catalog", str(clean)).stdout
+    assert "beta was built without pictures" in call_module("manifests.catalog", str(clean)).stdout
 
 
 @pytest.mark.skipif(not SHELL.is_file(), reason="the DuckDB shell (duckdb-cli) is not installed")
@@ -871,7 +872,7 @@ def test_the_catalogue_is_rebuilt_and_follows_a_moved_folder(clean: Path, tmp_pa
 
 def test_sql_command_shows_a_table(clean: Path) -> None:
     query = "SELECT sample_id, n_images, pmid, sha256 FROM samples WHERE build = 'beta' ORDER BY ALL"
-    done = run_module("manifests.sql", str(clean), query, check=True)
+    done = call_module("manifests.sql", str(clean), query, check=True)
     assert done.stdout.splitlines() == [
         f"sample_id    n_images  pmid  {'sha256':64}".rstrip(),
         f"-----------  --------  ----  {'-' * 64}",
@@ -883,19 +884,19 @@ def test_sql_command_shows_a_table(clean: Path) -> None:
 def test_sql_command_json_and_csv(clean: Path) -> None:
     query = "SELECT sha256, n_images, pmid, true AS t, [1, 2] AS l, 1 AS x, 2 AS x FROM samples WHERE n_images = 2"
     row = {"sha256": digest("1").hex(), "n_images": 2, "pmid": None, "t": True, "l": [1, 2], "x": 1, "x_1": 2}
-    assert json.loads(run_module("manifests.sql", str(clean), "--json", query, check=True).stdout) == [row]
-    shown = run_module("manifests.sql", str(clean), query, "--csv", check=True).stdout
+    assert json.loads(call_module("manifests.sql", str(clean), "--json", query, check=True).stdout) == [row]
+    shown = call_module("manifests.sql", str(clean), query, "--csv", check=True).stdout
     cells = {"sha256": row["sha256"], "n_images": "2", "pmid": "", "t": "true", "l": "[1, 2]", "x": "1", "x_1": "2"}
     assert list(csv.DictReader(io.StringIO(shown))) == [cells]
-    nothing = run_module("manifests.sql", str(clean), "SELECT 1 AS a WHERE false", "--json", check=True)
+    nothing = call_module("manifests.sql", str(clean), "SELECT 1 AS a WHERE false", "--json", check=True)
     assert json.loads(nothing.stdout) == []
 
 
 def test_sql_command_shows_a_bounded_table(clean: Path) -> None:
-    lines = run_module("manifests.sql", str(clean), "FROM range(1001)", check=True).stdout.splitlines()
+    lines = call_module("manifests.sql", str(clean), "FROM range(1001)", check=True).stdout.splitlines()
     assert len(lines) == 1003
     assert lines[-1] == "only the first 1000 rows are shown; --csv and --json print all"
-    assert run_module("manifests.sql", str(clean), "FROM range(5000)", "--csv").stdout.count("\n") == 5001
+    assert call_module("manifests.sql", str(clean), "FROM range(5000)", "--csv").stdout.count("\n") == 5001
 
 
 @pytest.mark.parametrize(
@@ -910,7 +911,7 @@ def test_sql_command_shows_a_bounded_table(clean: Path) -> None:
     ],
 )
 def test_errors_are_one_line(clean: Path, arguments: list[str]) -> None:
-    done = run_module("manifests.sql", *(str(clean) if word == "DATA" else word for word in arguments))
+    done = call_module("manifests.sql", *(str(clean) if word == "DATA" else word for word in arguments))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "Traceback" not in done.stderr
 
@@ -920,19 +921,19 @@ def test_errors_are_one_line(clean: Path, arguments: list[str]) -> None:
     [[], ["DATA"], ["DATA", "SELECT 1", "--audit", "all"], ["DATA", "--audit", "all", "--csv"], ["--audit", "all"]],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
-    done = run_module("manifests.sql", *arguments)
+    done = call_module("manifests.sql", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: ")
 
 
 def test_catalog_errors_are_one_line(clean: Path) -> None:
     for path in (clean / "nowhere", clean / "built" / "alpha" / "manifest"):
-        done = run_module("manifests.catalog", str(path))
+        done = call_module("manifests.catalog", str(path))
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     units = json.loads((clean / "built" / "alpha" / "build.json").read_text())["units"]
     units[0]["kept"] = "many"
     change(clean / "built" / "alpha", units=units)
-    done = run_module("manifests.catalog", str(clean))
+    done = call_module("manifests.catalog", str(clean))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "build.json" in done.stderr
 
@@ -944,7 +945,7 @@ def leaky(data: Path, leaks: int) -> None:
 
 
 def test_audit_command(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    done = run_module("manifests.sql", str(clean), "--audit", "all")
+    done = call_module("manifests.sql", str(clean), "--audit", "all")
     assert (done.returncode, done.stderr) == (0, "")
     number = len(audit_names())
     assert done.stdout.splitlines() == [
@@ -954,7 +955,7 @@ def test_audit_command(clean: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     data = tmp_path_factory.mktemp("leaky")
     leaky(data, 23)
-    done = run_module("manifests.sql", str(data), "--audit", "id_overlap", "--audit", "licences")
+    done = call_module("manifests.sql", str(data), "--audit", "id_overlap", "--audit", "licences")
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert "id_overlap: 23 violations" in lines
@@ -964,7 +965,7 @@ def test_audit_command(clean: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_audit_command_json(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    done = run_module("manifests.sql", str(clean), "--audit", "all", "--json", check=True)
+    done = call_module("manifests.sql", str(clean), "--audit", "all", "--json", check=True)
     shown = json.loads(done.stdout)
     assert (shown["data"], shown["clean"]) == (str(clean), True)
     assert [found["name"] for found in shown["audits"]] == audit_names()
@@ -972,7 +973,7 @@ def test_audit_command_json(clean: Path, tmp_path_factory: pytest.TempPathFactor
 
     data = tmp_path_factory.mktemp("leaky")
     leaky(data, 1)
-    done = run_module("manifests.sql", str(data), "--audit", "id_overlap", "--json")
+    done = call_module("manifests.sql", str(data), "--audit", "id_overlap", "--json")
     assert done.returncode == 1
     counts = {"eval_ids_hit": 1, "eval_ids_total": 1, "eval_rows_hit": 1, "eval_rows_total": 1}
     counts |= {"train_rows_hit": 1, "train_rows_total": 1}
@@ -992,16 +993,16 @@ def test_audit_command_json(clean: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_list_of_audits() -> None:
-    done = run_module("manifests.sql", "--list", check=True)
+    done = call_module("manifests.sql", "--list", check=True)
     assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == audit_names()
-    listed = json.loads(run_module("manifests.sql", "--list", "--json", check=True).stdout)
+    listed = json.loads(call_module("manifests.sql", "--list", "--json", check=True).stdout)
     assert listed == [{"name": name, "description": audit_description(name)} for name in audit_names()]
 
 
 def test_the_data_is_left_alone(clean: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in clean.rglob("*")}
-    run_module("manifests.sql", str(clean), "DROP VIEW samples; CREATE TABLE t AS SELECT 1", "--unsafe", check=True)
-    run_module("manifests.sql", str(clean), "--audit", "all", check=True)
+    call_module("manifests.sql", str(clean), "DROP VIEW samples; CREATE TABLE t AS SELECT 1", "--unsafe", check=True)
+    call_module("manifests.sql", str(clean), "--audit", "all", check=True)
     assert {path: path.stat().st_mtime_ns for path in clean.rglob("*")} == before
 
 
@@ -1017,4 +1018,4 @@ def test_help_needs_no_heavy_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     for module in ("manifests.sql", "manifests.catalog"):
-        assert f"python -m {module} data" in run_module(module, "--help", check=True).stdout
+        assert f"python -m {module} data" in call_module(module, "--help", check=True).stdout

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_module
+from conftest import call_module
 from PIL import Image, ImageOps
 
 from manifests.catalog import connect, load_builds
@@ -31,7 +31,7 @@ Row = dict[str, Any]
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("check")
     for name in ("slake", "medqa"):
-        done = run_module(
+        done = call_module(
             f"builders.{name}", "--demo", "--raw", str(folder / "raw" / name), "--out", str(folder / "built"), "--quiet"
         )
         assert done.returncode == 0, done.stderr

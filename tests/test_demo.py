@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT, run_module
 
+from builders.demo import why_untrained
 from builders.engine.registry import modules
 from manifests.proof.certificate import read_certificate
 
@@ -81,3 +83,11 @@ def test_a_step_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
     assert end == f"manifests.prove ended with exit code {done.returncode}; {tmp_path}/demo.log has all of it"
     assert last[0].startswith("python -m manifests.prove") and "nothing can be proved" in last[-1]
     assert (tmp_path / "demo.log").read_text().endswith("\n".join(last) + "\n")
+
+
+def test_without_a_source_of_each_stage_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train.demo` would build its model first, and then fail for want of samples."""
+    monkeypatch.setattr("builders.demo.TRAINING_NEEDS", ())
+    assert why_untrained(["slake", "medqa"]).startswith("no source of stage pretrain, midtrain. ")
+    assert why_untrained(["slake", "rocov2"]).startswith("no source of stage midtrain. ")
+    assert not why_untrained(["slake", "rocov2", "pubmedvision"])

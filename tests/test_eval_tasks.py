@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from io import BytesIO
@@ -185,13 +186,24 @@ def test_own_tasks_run_beside_the_others(tmp_path: Path, data: Path) -> None:
         ("- {name: ../x, build: medqa}", "name: Expected `str` matching"),
         ("- {name: medqa, build: medqa}", "is the name of a task that is there already"),
         ("- [", "not YAML"),
+        (f"- [{'a, ' * 100_000}]", "not YAML .*more than the limit of 262,144"),
+        ("- &a {name: x}\n- {<<: [*a, *a], build: medqa}", "merge keys .* are not read"),
     ],
+    ids=range(13),
 )
 def test_bad_task_files_are_one_line(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "t.yaml").write_text(text)
     with pytest.raises(UserError, match=says) as error:
         load_task_file(tmp_path / "t.yaml")
     assert "\n" not in str(error.value) and "t.yaml" in str(error.value)
+
+
+def test_a_pipe_or_an_endless_device_for_a_task_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("endless.yaml", "pipe.yaml"):
+        with pytest.raises(UserError, match=f"{name}: cannot be read .not a file."):
+            load_task_file(tmp_path / name)
 
 
 def test_missing_builds_and_splits_are_named(data: Path, tmp_path: Path) -> None:

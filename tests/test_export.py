@@ -97,6 +97,8 @@ def test_pieces_workers_and_a_kill_change_no_byte(
 
 
 def test_a_folder_of_another_export_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out/.export").mkdir(parents=True)
+    (tmp_path / "out/.export/lock").touch()  # a start that ended at once: an export may begin here
     export(data, tmp_path / "out", "hf", "--only", "medqa")
     before = tree_digest(tmp_path / "out")
     export(data, tmp_path / "out", "hf", "--only", "medqa")  # done already: nothing to do

@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from conftest import run_module
+from conftest import call_module
 
 from manifests.proof.certificate import read_certificate
 
 
 def document(*words: str, code: int = 0) -> dict[str, Any]:
-    done = run_module(*words, "--json")
+    done = call_module(*words, "--json")
     assert (done.returncode, done.stderr) == (code, "")
     found: dict[str, Any] = json.loads(done.stdout)
     return found

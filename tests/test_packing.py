@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
-from conftest import run_module
+from conftest import call_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -218,7 +218,7 @@ SOURCES = ("slake", "infinity_instruct_gen", "quilt_instruct", "gmai_reasoning10
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four demo builds: questions about pictures, long conversations with a system's message, two with reasoning."""
     folder = tmp_path_factory.mktemp("packing")
-    done = run_module(
+    done = call_module(
         "builders.all", "--demo", "--raw", str(folder / "raw"), "--out", str(folder / "built"), "--workers", "1",
         "--only", *SOURCES,
     )  # fmt: skip
@@ -431,7 +431,7 @@ def test_over_long_samples_are_reported_cut_or_left_out() -> None:
 
 
 def command(data: Path, *options: str) -> Any:
-    return run_module(
+    return call_module(
         "shards.pack", str(data / "built"), "--stage", "instruct", "--mixture", str(data / "mixture.yaml"),
         "--uncertified", *options,
     )  # fmt: skip
@@ -485,10 +485,10 @@ def test_command_says_what_is_wrong(data: Path, tmp_path: Path) -> None:
         (("--mixture", str(tmp_path / "one.yaml")), "absent is not there; build it with python -m builders.absent"),
         ((), "--stage pretrain, midtrain or instruct, or --mixture FILE"),
     ):
-        done = run_module("shards.pack", str(data / "built"), "--uncertified", *options)
+        done = call_module("shards.pack", str(data / "built"), "--uncertified", *options)
         assert done.returncode == 2 and said in done.stderr
         assert not options or "--only-present" in done.stderr
-    absent = run_module("shards.pack", str(tmp_path), "--stage", "instruct", "--uncertified")
+    absent = call_module("shards.pack", str(tmp_path), "--stage", "instruct", "--uncertified")
     assert absent.returncode == 2
     assert len(absent.stderr.splitlines()) == 1
 

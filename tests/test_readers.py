@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -18,7 +19,7 @@ import orjson
 import polars
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_module
+from conftest import ROOT, call_module
 from PIL import Image
 
 from builders.engine.registry import load
@@ -37,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
     for name, options in (("slake", []), ("medqa", []), ("mimic_cxr", ["--longitudinal"])):
         raw = out / "raw" / name
-        done = run_module(
+        done = call_module(
             f"builders.{name}", "--demo", "--raw", str(raw), "--out", str(out / "built"), "--quiet", *options
         )
         assert done.returncode == 0, done.stderr
@@ -152,7 +153,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(raw / "images_0.zip", "w") as archive:
         for name, data in pictures.items():
             archive.writestr(f"images/{name}", data)
-    done = run_module("builders.pubmedvision", "--raw", str(raw), "--out", str(folder / "built"), "--quiet")
+    done = call_module("builders.pubmedvision", "--raw", str(raw), "--out", str(folder / "built"), "--quiet")
     assert done.returncode == 0, done.stderr
     return folder / "built" / "pubmedvision"
 
@@ -225,7 +226,7 @@ def test_polars(built: Path) -> None:
 
 def test_duckdb_shell(built: Path, tmp_path: Path) -> None:
     shell = Path(sys.executable).with_name("duckdb")
-    run_module("manifests.catalog", str(built), check=True)
+    call_module("manifests.catalog", str(built), check=True)
     for query, database in (  # the catalogue names files from its own folder
         ("SELECT count(*) AS n FROM samples WHERE build = 'medqa'", "manifest.duckdb"),
         (f"SELECT count(*) AS n FROM '{built}/medqa/manifest/medqa-*[0-9].parquet'", ":memory:"),
@@ -259,6 +260,32 @@ def test_manifest_tokens_and_stems_by_another_way(built: Path) -> None:
         texts = [part["text"] for message in sample.record["messages"] for part in message["content"]]
         assert rows[sample.record["id"]]["text_tokens"] == sum(len(encoding.encode(text)) for text in texts)
     assert load("medqa").license in {row["license"] for row in rows.values()}
+
+
+def test_altered_offsets_of_an_arrow_shard_end_no_reader(built: Path, tmp_path: Path) -> None:
+    """In a process of its own: pyarrow would follow them out of the file."""
+    shutil.copytree(built / "medqa", tmp_path / "b")
+    code = f"""
+import random
+from pathlib import Path
+from medgpt.errors import UserError
+from shards.reader import Build, arrow_file
+shard = max(Path({str(tmp_path)!r}).glob("b/shards/*.arrow"), key=lambda path: path.stat().st_size)
+whole, chance, refused = shard.read_bytes(), random.Random(5), 0
+for _ in range(80):
+    at = chance.randrange(len(whole) // 4) * 4
+    shard.unlink()
+    shard.write_bytes(whole[:at] + bytes.fromhex("ffffff7f") + whole[at + 4:])
+    arrow_file.cache_clear()
+    try:
+        list(Build(shard.parents[1]))
+    except UserError as error:
+        assert shard.name in str(error)
+        refused += 1
+print(refused)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert int(done.stdout) > 20
 
 
 def test_datasets_reads_every_part(built: Path, tmp_path: Path) -> None:

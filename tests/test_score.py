@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, run_module, tree_digest
+from conftest import ROOT, call_module, tree_digest
 from eval_server import Server
 
 from eval.compare import compare_runs, compare_scores
@@ -185,7 +185,7 @@ def test_same_predictions_same_bytes_in_any_order_and_process(exam: Path, tmp_pa
     other.mkdir(parents=True)
     (other / "items.jsonl").write_bytes((exam / "items.jsonl").read_bytes())
     (other / "predictions.jsonl").write_bytes(b"".join(lines))
-    done = run_module("eval.score", str(other.parent), "--quiet")
+    done = call_module("eval.score", str(other.parent), "--quiet")
     assert done.returncode == 0, done.stderr
     assert (other / "scores.parquet").read_bytes() == (exam / "scores.parquet").read_bytes()
 
@@ -279,7 +279,7 @@ def test_damaged_lines_are_not_scored(exam: Path, damage: bytes) -> None:
 def test_a_run_that_was_not_finished_can_be_scored_on_purpose(exam: Path) -> None:
     rows = (exam / "predictions.jsonl").read_bytes().splitlines(keepends=True)
     (exam / "predictions.jsonl").write_bytes(b"".join(rows[1:]))
-    done = run_module("eval.score", str(exam), "--missing-as-wrong", "--quiet")
+    done = call_module("eval.score", str(exam), "--missing-as-wrong", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "25.00 % (2/8)" in done.stdout
     assert "1 missing" in done.stdout
@@ -384,9 +384,9 @@ def test_clean_and_contaminated_are_scored_apart(exam: Path, tmp_path: Path) -> 
         ],
     )
     command = ["eval.score", str(exam.parent), "--data", str(tmp_path / "data"), "--quiet"]
-    refused = run_module(*command)
+    refused = call_module(*command)
     assert refused.returncode == 2 and "is not the default" in refused.stderr
-    done = run_module(*command, "--accept-policy", str(tmp_path / "data" / "policy.yaml"))
+    done = call_module(*command, "--accept-policy", str(tmp_path / "data" / "policy.yaml"))
     assert done.returncode == 0, done.stderr
     scores = read_scores(exam / "scores.parquet")
     assert [score.contaminated for score in scores] == [True, True] + [False] * 6
@@ -457,15 +457,15 @@ def test_compare_tells_a_difference_from_noise(tmp_path: Path) -> None:
 
 def test_compare_command(tmp_path: Path) -> None:
     ours, theirs = two_runs(tmp_path)
-    done = run_module("eval.compare", str(ours), str(theirs), "--out", str(tmp_path / "compared.json"))
+    done = call_module("eval.compare", str(ours), str(theirs), "--out", str(tmp_path / "compared.json"))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "not told from noise" not in lines[0]
     assert "not told from noise" in lines[1]
     first = (tmp_path / "compared.json").read_bytes()
-    run_module("eval.compare", str(ours), str(theirs), "--out", str(tmp_path / "compared.json"), check=True)
+    call_module("eval.compare", str(ours), str(theirs), "--out", str(tmp_path / "compared.json"), check=True)
     assert (tmp_path / "compared.json").read_bytes() == first
-    same = run_module("eval.compare", str(ours), str(ours))
+    same = call_module("eval.compare", str(ours), str(ours))
     assert "permutation p = 1 " in same.stdout
 
 
@@ -481,7 +481,7 @@ def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
     score_folder(later, later)
     with pytest.raises(UserError, match="different benchmark versions"):
         compare_runs(ours, tmp_path / "later")
-    done = run_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
+    done = call_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
     assert done.returncode == 1
     assert "holds no scores" in done.stderr
 
@@ -513,7 +513,7 @@ def test_audit_of_items(exam: Path) -> None:
         [],
     )
     (exam / "task.json").write_bytes(orjson.dumps({"task": {"expected": 416, "paper_n": 836}}))
-    done = run_module("eval.audit", str(exam.parent), "--json")
+    done = call_module("eval.audit", str(exam.parent), "--json")
     assert done.returncode == 0, done.stderr
     audit = orjson.loads(done.stdout)["tasks"]["exam"]
     assert audit["items"] == 4
@@ -524,15 +524,15 @@ def test_audit_of_items(exam: Path) -> None:
     assert audit["majority_label"] == {"answer": "A", "correct": 3, "percent": 75.0}
     assert audit["majority_text"] == {"answer": "yes", "correct": 2, "percent": 50.0}
     assert audit["chance"] == pytest.approx((3 / 2 + 1 / 3) / 4, abs=1e-6)
-    text = run_module("eval.audit", str(exam.parent)).stdout
+    text = call_module("eval.audit", str(exam.parent)).stdout
     assert "416 in the whole benchmark" in text
     assert "836 in the paper" in text
-    assert run_module("eval.audit", str(exam / "nothing")).returncode == 1
+    assert call_module("eval.audit", str(exam / "nothing")).returncode == 1
 
 
 @pytest.mark.parametrize("command", ["eval.score", "eval.compare", "eval.audit"])
 def test_help_has_an_example_and_loads_nothing_heavy(command: str) -> None:
-    assert "example" in run_module(command, "--help").stdout
+    assert "example" in call_module(command, "--help").stdout
     code = (
         "import runpy, sys; sys.argv = ['x', '--help']\n"
         f"try: runpy.run_module({command!r}, run_name='__main__')\n"

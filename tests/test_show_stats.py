@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_module
+from conftest import call_module
 
 from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows
 from shards.reader import Build
@@ -31,9 +31,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five demo builds, one of them credentialed, two of text; SLAKE in a second reading, too."""
     folder = tmp_path_factory.mktemp("show")
     raw, out = str(folder / "raw"), str(folder / "built")
-    done = run_module("builders.all", "--demo", "--raw", raw, "--out", out, "--workers", "1", "--only", *SOURCES)
+    done = call_module("builders.all", "--demo", "--raw", raw, "--out", out, "--workers", "1", "--only", *SOURCES)
     assert done.returncode in (0, 3), done.stderr
-    run_module(
+    call_module(
         "builders.slake",
         "--paper-variant",
         "--raw",
@@ -60,7 +60,7 @@ def manifest_rows(data: Path) -> list[dict[str, Any]]:
 
 
 def test_statistics_are_those_of_counting_row_by_row(data: Path) -> None:
-    done = run_module("shards.stats", str(data), "--json", check=True)
+    done = call_module("shards.stats", str(data), "--json", check=True)
     found = json.loads(done.stdout)
     rows = manifest_rows(data)
     assert len(rows) > 100
@@ -122,9 +122,10 @@ def synthetic_build(folder: Path, tokens: list[int]) -> None:
         ("name", "title", "homepage", "revision", "license", "access", "stage", "task", "modality", "paper"), "made"
     )
     document = {
-        "format": 1, "build": "made", "source": source, "parameters": {}, "metadata_only": False, "code_sha256": "",
-        "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": MANIFEST_VERSION, "published": {},
-        "counts": {}, "units": [unit | {"damaged": 0, "shards": [], "parts": parts}], "root": "",
+        "format": 1, "build": "made", "source": source, "parameters": {}, "limit": None, "metadata_only": False,
+        "code_sha256": "", "fingerprint_recipe": "none", "schema_version": 1, "manifest_version": MANIFEST_VERSION,
+        "published": {}, "counts": {}, "root": "",
+        "units": [unit | {"images": 0, "damaged": 0, "shards": [], "parts": parts}],
     }  # fmt: skip
     (folder / "made" / "build.json").write_text(json.dumps(document))
 
@@ -138,7 +139,7 @@ def test_lengths_fall_into_the_bin_they_belong_to(tmp_path: Path) -> None:
 
 
 def test_the_page_of_statistics_needs_nothing_else(data: Path, tmp_path: Path) -> None:
-    done = run_module("shards.stats", str(data), "--html", str(tmp_path / "stats.html"), check=True)
+    done = call_module("shards.stats", str(data), "--html", str(tmp_path / "stats.html"), check=True)
     assert "Licences and access" in done.stdout
     assert "█" in done.stdout
     page = (tmp_path / "stats.html").read_text()
@@ -152,11 +153,11 @@ def test_the_page_of_statistics_needs_nothing_else(data: Path, tmp_path: Path) -
 
 
 def test_statistics_of_nothing(tmp_path: Path) -> None:
-    done = run_module("shards.stats", str(tmp_path))
+    done = call_module("shards.stats", str(tmp_path))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     synthetic_build(tmp_path, [])
-    assert run_module("shards.stats", str(tmp_path)).returncode == 0
+    assert call_module("shards.stats", str(tmp_path)).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["slake", "medquad", "gemex_thinkvg", "gmai_reasoning10k", "medqa"])
@@ -193,15 +194,15 @@ def test_exclusions_are_told(data: Path) -> None:
 
 def test_pictures_of_credentialed_samples_only_where_asked_for(data: Path, tmp_path: Path) -> None:
     name = Build(data / "gemex_thinkvg").ids[0]
-    done = run_module("shards.show", str(data), name, check=True)
+    done = call_module("shards.show", str(data), name, check=True)
     assert done.stdout.startswith("credentialed: ")
     assert "[picture 0]" in done.stdout
     file = tmp_path / "sample.html"
-    asked = run_module("shards.show", str(data), name, "--html", str(file), check=True)
+    asked = call_module("shards.show", str(data), name, "--html", str(file), check=True)
     assert "credentialed: " in asked.stdout
     assert "credentialed: " in file.read_text()
     assert 'src="data:image/jpeg;base64,' in file.read_text()
-    assert "credentialed" not in run_module("shards.show", str(data), "slake/train/0", "--build", "slake").stdout
+    assert "credentialed" not in call_module("shards.show", str(data), "slake/train/0", "--build", "slake").stdout
 
 
 def test_random_samples_follow_the_seed(data: Path) -> None:
@@ -211,7 +212,7 @@ def test_random_samples_follow_the_seed(data: Path) -> None:
     assert len({row["build"] for row in chosen}) >= 2
     of_build = {load_sample(data, None, build="medquad", seed=seed).row["build"] for seed in range(3)}
     assert of_build == {"medquad"}
-    assert run_module("shards.show", str(data), "--random", "--seed", "3", check=True).stdout.count("sha256") >= 1
+    assert call_module("shards.show", str(data), "--random", "--seed", "3", check=True).stdout.count("sha256") >= 1
 
 
 def test_ids_that_are_not_one_sample(data: Path) -> None:
@@ -222,12 +223,12 @@ def test_ids_that_are_not_one_sample(data: Path) -> None:
         (["slake/train/1", "--build", "medqa"], "in build medqa"),
         (["--random", "--build", "none"], "no sample in build 'none'"),
     ):
-        done = run_module("shards.show", str(data), *arguments)
+        done = call_module("shards.show", str(data), *arguments)
         assert done.returncode == 2, arguments
         assert said in done.stderr
         assert len(done.stderr.splitlines()) == 1
     for arguments in ([], ["slake/train/1", "--random"]):
-        assert run_module("shards.show", str(data), *arguments).returncode == 2
+        assert call_module("shards.show", str(data), *arguments).returncode == 2
 
 
 def test_altered_and_missing_bytes_are_said(data: Path, tmp_path: Path) -> None:
@@ -239,13 +240,13 @@ def test_altered_and_missing_bytes_are_said(data: Path, tmp_path: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[shown.images[0]["offset"] + 100] ^= 1
     shard.write_bytes(content)
-    done = run_module("shards.show", str(tmp_path), build.ids[0])
+    done = call_module("shards.show", str(tmp_path), build.ids[0])
     assert done.returncode == 1
     assert "ALTERED: picture 0" in done.stdout
     question = content.index(b'"messages"', shown.row["offset"])
     content[question + 1] ^= 1
     shard.write_bytes(content)
-    done = run_module("shards.show", str(tmp_path), build.ids[0])
+    done = call_module("shards.show", str(tmp_path), build.ids[0])
     assert done.returncode == 2
     assert f"{build.ids[0]} was altered" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -253,7 +254,7 @@ def test_altered_and_missing_bytes_are_said(data: Path, tmp_path: Path) -> None:
     for text in (tmp_path / "medquad" / "shards").iterdir():
         text.write_bytes(text.read_bytes()[:100])
     for source in ("slake", "medquad"):
-        done = run_module("shards.show", str(tmp_path), Build(data / source).ids[0])
+        done = call_module("shards.show", str(tmp_path), Build(data / source).ids[0])
         assert done.returncode == 2
         assert "run the builder again" in done.stderr
         assert len(done.stderr.splitlines()) == 1

@@ -13,7 +13,7 @@ from conftest import run_module, tree_digest
 from eval_builds import build_demos
 
 from manifests.catalog import connect, jail, open_duckdb
-from manifests.sql import _check_reads
+from manifests.sql import _check_reads, main
 from medgpt.errors import UserError
 from medgpt.layout import BUILD_FILE
 
@@ -144,15 +144,31 @@ WRITES = [
 ]
 
 
+def outcome(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Exit code and output of the command, in this process: a jail is of a connection, and each has its own."""
+    capfd.readouterr()
+    code = main(words)
+    return code, *capfd.readouterr()
+
+
 @pytest.mark.parametrize("attack", [*READS, *WRITES])
-def test_no_way_out(data: Path, attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_way_out(
+    data: Path, attack: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("JAIL_SECRET", SECRET)
     before = tree_digest(data.parent)
-    done = run_module("manifests.sql", str(data), attack.format(**names(data)), "--csv")
+    code, out, err = outcome(capfd, str(data), attack.format(**names(data)), "--csv")
+    assert (code, out, err.count("\n")) == (2, "", 1), out + err
+    assert SECRET not in err
+    assert "Traceback" not in err
+    assert tree_digest(data.parent) == before
+
+
+def test_the_environment_of_a_process_stays_in_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAIL_SECRET", SECRET)  # as `/proc/self/environ` has it of a process that began with it
+    done = run_module("manifests.sql", str(data), "FROM read_text('/proc/self/environ')", "--csv")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stdout + done.stderr
     assert SECRET not in done.stderr
-    assert "Traceback" not in done.stderr
-    assert tree_digest(data.parent) == before
 
 
 def test_no_function_of_duckdb_reads_or_writes_another_file(data: Path) -> None:
@@ -186,13 +202,13 @@ def test_a_plan_as_text_shows_nothing_of_other_files(data: Path) -> None:
     assert SECRET not in done.stdout
 
 
-def test_messages_say_what_is_allowed(data: Path) -> None:
+def test_messages_say_what_is_allowed(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for attack in ("COPY (SELECT 1) TO {NEW}", "SELECT 1; SELECT 2", "WITH a AS ({COPY}) FROM a", "{HIDDEN}"):
-        done = run_module("manifests.sql", str(data), attack.format(**names(data)))
-        assert done.stderr.startswith("only one statement that reads is run: SELECT, ")
-        assert done.stderr.endswith("; --unsafe lifts this\n")
-    done = run_module("manifests.sql", str(data), "FROM read_text({SECRET})".format(**names(data)))
-    assert done.stderr.endswith("; only manifests are read, --unsafe lifts this\n")
+        _, _, err = outcome(capfd, str(data), attack.format(**names(data)))
+        assert err.startswith("only one statement that reads is run: SELECT, ")
+        assert err.endswith("; --unsafe lifts this\n")
+    _, _, err = outcome(capfd, str(data), "FROM read_text({SECRET})".format(**names(data)))
+    assert err.endswith("; only manifests are read, --unsafe lifts this\n")
 
 
 @pytest.mark.parametrize(
@@ -217,10 +233,10 @@ def test_messages_say_what_is_allowed(data: Path) -> None:
         "SELECT 'COPY x TO y; SET a = 1' AS text",
     ],
 )
-def test_what_only_reads_is_run(data: Path, query: str) -> None:
-    done = run_module("manifests.sql", str(data), query, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)
+def test_what_only_reads_is_run(data: Path, query: str, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = outcome(capfd, str(data), query, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)
 
 
 def test_unsafe_lifts_the_jail_and_says_so(data: Path, tmp_path: Path) -> None:

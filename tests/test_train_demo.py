@@ -53,7 +53,9 @@ def table(text: str) -> dict[str, list[float]]:
     return {stage: [float(number) for number in numbers] for stage, *numbers in rows}
 
 
-def test_three_stages_and_no_stage_twice(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_three_stages_and_no_stage_twice(
+    work: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = work / "out"
     narrow_model(out / "model")
     command = [str(work / "data"), "--out", str(out), "--steps", "2", "--quiet"]
@@ -73,6 +75,15 @@ def test_three_stages_and_no_stage_twice(work: Path, capfd: pytest.CaptureFixtur
     assert table(again) == rows
     assert again.count("is trained already") == 3 and "train.run" not in again
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == times
+    called: list[list[str]] = []
+
+    def call(arguments: list[str]) -> int:
+        called.append(arguments)
+        return 3
+
+    monkeypatch.setattr(demo, "call", call)  # what it shows is in test_learning.py
+    assert demo.main([*command, "--sight"]) == 3
+    assert called == [["bench.sight", str(out / "sight")]]
     certificate = demo.check(work / "data")
     pretrain = out / "pretrain", "pretrain", out / "model"
     assert demo.finished(*pretrain, 2, certificate)

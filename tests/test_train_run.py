@@ -294,7 +294,8 @@ def close(ours: Path, theirs: Path) -> bool:
 def test_compiled_under_zero_3_a_preset_learns_what_it_does_uncompiled(work: Path, runs: Runs, stage: str) -> None:
     """Its own engine settings but precision; all of the compiler but the C++ of a CPU, which takes minutes.
 
-    A shared graph once lost every gradient that goes through a layer, and the loss of a step did not show it.
+    The graph that layers share once lost every gradient that goes through a layer (see `train.loop.engine_config`), and
+    the loss of a step did not show it.
     """
     preset = load_config(stage).engine
     assert preset.compile and preset.checkpointing == "auto"
@@ -313,25 +314,30 @@ def test_compiled_under_zero_3_a_preset_learns_what_it_does_uncompiled(work: Pat
     assert found == pytest.approx(measures(plain, "loss", "grad_norm")[0], rel=1e-4)
 
 
-def test_torchrun_starts_it_and_its_ranks_refuse_with_one_voice(work: Path, runs: Runs) -> None:
-    """By torchrun's own launcher; its command line would import everything three times over."""
+def test_torchrun_starts_it_on_two_nodes_whose_ranks_refuse_with_one_voice(work: Path, runs: Runs) -> None:
+    """By torchrun's own launcher, an agent for each node; its command line would import everything over and over."""
     wrong, right = (
         arguments(work, "launched", "pretrain", f"data.packs_per_step={count}", steps=1) for count in (3, 2)
     )
     code = f"""
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-place = LaunchConfig(1, 1, 2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0)
-for command in ({wrong!r}, {right!r}):
-    print(sorted(elastic_launch(place, main)(command).items()))
+for number, command in enumerate(({wrong!r}, {right!r})):
+    place = LaunchConfig(
+        2, 2, 1, run_id=str(number), rdzv_backend="c10d", rdzv_endpoint=f"meet-{{number}}", local_addr="127.0.0.1",
+        rdzv_configs={{"store_type": "file"}}, start_method="fork", max_restarts=0,
+    )
+    print(*elastic_launch(place, main)(command).items())
 """
-    runs.begin("torchrun", code=code)
-    result = runs.end("torchrun")
-    assert result.codes == [0], result.err
-    assert "[(0, 1), (1, 1)]" in result.out[0]
-    assert "[(0, 0), (1, 0)]" in result.out[0]
-    said = [line for line in result.err[0].splitlines() if line.startswith("train.run: ")]
+    runs.begin("torchrun", 2, code=code)
+    result = runs.end("torchrun", 2)
+    assert result.codes == [0, 0], result.err
+    ended = [line for text in result.out for line in text.splitlines() if re.fullmatch(r"\(\d, \d\)", line)]
+    assert sorted(ended) == ["(0, 0)", "(0, 1)", "(1, 0)", "(1, 1)"]  # rank, exit code
+    said = [line for text in result.err for line in text.splitlines() if line.startswith("train.run: ")]
     assert said == ["train.run: data.packs_per_step=3 is no multiple of 2 ranks; set one that is"]
     assert saved(work / "launched", 1)
+    one_node = measures(runs.whole("pretrain", 2), "loss", "grad_norm")
+    assert measures(work / "launched", "loss", "grad_norm") == one_node[:1]
 
 
 def test_a_frozen_part_stays_and_a_learning_one_does_not(work: Path, runs: Runs) -> None:
@@ -862,7 +868,7 @@ def test_an_altered_checkpoint_is_not_resumed(work: Path, runs: Runs) -> None:
     shutil.rmtree(out / "model")
     (folder,) = (out / "checkpoints").iterdir()
     path, state = folder / "rank00000.bin", folder / "state.json"
-    content = path.read_bytes()
+    content, whole = path.read_bytes(), state.read_bytes()
     command = arguments(work, "broken", "midtrain")
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     refused = runs.run("broken", command, 2)
@@ -878,7 +884,10 @@ def test_an_altered_checkpoint_is_not_resumed(work: Path, runs: Runs) -> None:
     with pytest.raises(UserError, match="json: altered since it was written"):
         Checkpoint(folder)
     state.write_text('{"format": 2, "step": 3}')
-    with pytest.raises(UserError, match="has no optimizer_step; no checkpoint"):
+    with pytest.raises(UserError, match="missing required field `optimizer_step`; no checkpoint"):
+        Checkpoint(folder)
+    state.write_text(json.dumps(json.loads(whole) | {"files": [False]}))
+    with pytest.raises(UserError, match=r"`\$.files\[0\]`; no checkpoint"):
         Checkpoint(folder)
 
 

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import run_module
+from conftest import call_module
 
 from shards.verify import Fault, verify_build
 
@@ -18,7 +18,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("built")
     for name in ("slake", "medqa"):
         raw = str(out / "raw" / name)
-        done = run_module(f"builders.{name}", "--demo", "--raw", raw, "--out", str(out / "built"), "--quiet")
+        done = call_module(f"builders.{name}", "--demo", "--raw", raw, "--out", str(out / "built"), "--quiet")
         assert done.returncode == 0, done.stderr
     return out / "built"
 
@@ -37,7 +37,7 @@ def flipped(path: Path, place: int, build: Path) -> list[Fault]:
 
 def test_untouched_builds_pass(builds: Path) -> None:
     assert verify_build(builds / "slake") == verify_build(builds / "medqa") == []
-    done = run_module("shards.verify", str(builds))
+    done = call_module("shards.verify", str(builds))
     assert (done.returncode, "2 builds" in done.stdout, "as built" in done.stdout) == (0, True, True)
 
 
@@ -112,13 +112,13 @@ def test_a_rewritten_description_is_found(builds: Path) -> None:
     path.write_text(json.dumps(document))
     [fault] = verify_build(builds / "medqa")
     assert fault.file == "build.json"
-    done = run_module("shards.verify", str(builds), "--json")
+    done = call_module("shards.verify", str(builds), "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["faults"][0]["file"] == "build.json"
     path.write_bytes(original)
 
 
 def test_a_folder_without_builds_is_refused(tmp_path: Path) -> None:
-    done = run_module("shards.verify", str(tmp_path))
+    done = call_module("shards.verify", str(tmp_path))
     assert done.returncode == 2
     assert "no build.json below" in done.stderr

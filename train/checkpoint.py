@@ -24,13 +24,15 @@ from datetime import timedelta
 from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
+import msgspec
 import torch
 import torch.distributed as dist
 
 from medgpt.atomic import TEMPORARY_SUFFIX, sync_folder, write_atomic
-from medgpt.errors import NOT_FINISHED, UserError
+from medgpt.errors import NOT_FINISHED, UserError, one_line
+from medgpt.limited import read_file
 
 FORMAT = 2
 GIB = 2**30
@@ -39,10 +41,31 @@ BLOCK = 2**24
 """fp32 values that are copied, hashed, written and read at a time: 64 MiB (pinned memory comes in powers of two)."""
 THREADS = 4
 """Blocks in work at a time, per rank. SHA-256 takes some 1.5 GB/s of a core."""
-_STATE = ("step", "optimizer_step", "parameters", "files", "config", "stream", "changes")
 _NAME = re.compile(r"step-(\d{8})")
 Pieces = list[tuple[int, torch.Tensor]]
 """(position, flat tensor), both in values."""
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _File(TypedDict):
+    file: str
+    bytes: _Count
+    blocks: list[str]
+    parts: list[tuple[str, _Count, _Count]]
+
+
+class _State(TypedDict):
+    """What is relied on of a `state.json`; it has more."""
+
+    step: _Count
+    optimizer_step: _Count
+    parameters: dict[str, list[int]]
+    files: list[_File]
+    config: dict[str, Any]
+    stream: dict[str, Any]
+    changes: list[Any]
 
 
 class Everywhere(UserError):
@@ -263,22 +286,27 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
+            self.state: dict[str, Any] = json.loads(read_file(path / "state.json"))
         except FileNotFoundError:
             raise UserError(f"{path}: no state.json, so no finished checkpoint") from None
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path}/state.json: not valid JSON ({error}); {self._older}") from None
-        if self.state.get("format") != FORMAT:
-            raise UserError(f"{path}: format {self.state.get('format')!r}, not {FORMAT}; use the version it names")
-        missing = [name for name in _STATE if name not in self.state]
-        if missing:
-            raise UserError(f"{path}/state.json: has no {missing[0]}; no checkpoint of train.run")
+        found = self.state.get("format") if isinstance(self.state, dict) else None
+        if found != FORMAT:
+            raise UserError(f"{path}: format {found!r}, not {FORMAT}; use the version it names")
+        try:
+            msgspec.convert(self.state, _State)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{path}/state.json: {one_line(error)}; no checkpoint of train.run") from None
         if self.state.pop("sha256", "") != _sha256(self.state):
             raise UserError(f"{path}/state.json: altered since it was written; {self._older}")
         for file in self.state["files"]:
             part = path / file["file"]
             if not part.is_file() or part.stat().st_size != file["bytes"]:
                 raise UserError(f"{part}: missing or not of {file['bytes']} bytes; {self._older}")
+            values = sum(count for *_, count in file["parts"])
+            if values * 4 != file["bytes"] or len(file["blocks"]) != math.ceil(values / BLOCK):
+                raise UserError(f"{path}/state.json: {file['file']} is not the sum of its parts; {self._older}")
 
     @property
     def _older(self) -> str:

@@ -91,6 +91,8 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str:
     for title, names in (("held-out questions right", ("right", "low", "high")), ("held-out loss", ("loss",))):
         charts.insert(2, (title, {name: probe[name] for name in names if name in probe}))
     blind = {"loss by source": _grouped(records, "blind")}
+    if len(_grouped(records, "sources")) == 1:  # then it is the run's loss, too
+        blind["loss"] = dict(zip([""], blind["loss by source"].values(), strict=False))
     blind["held-out questions right"] = {"right": probe.get("blind_right", [])}
     blind["held-out loss"] = {"loss": probe.get("blind_loss", [])}
     charts = [(title, lines) for title, lines in charts if any(lines.values())]

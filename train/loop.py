@@ -148,6 +148,8 @@ def engine_config(config: Config, micros: int) -> dict[str, Any]:
             "stage3_max_reuse_distance": LIVE,
             "stage3_prefetch_bucket_size": int(1e9),
             "stage3_param_persistence_threshold": int(1e5),
+            # A function of its own for every linear layer: torch 2.11 compiles it to one that passes no gradient on.
+            "memory_efficient_linear": not config.engine.compile,
         }
     # Left to itself, DeepSpeed 0.19 sums in the model's precision, in every ZeRO stage. A single pack is no sum.
     summed = micros > 1 and config.engine.precision == "bf16"
@@ -350,7 +352,8 @@ class Trainer:
             there = micro.to(device)
             losses = forward_losses(self.model, self.engine, there, self.config)
             loss = (losses * there.weights).sum() / weight.float()[0]
-            value = loss.item()
+            self.engine.backward(loss * (world * len(step.micros)))
+            value = loss.item()  # not before: the device would wait between forward and backward pass
             names = ", ".join(micro.samples[:3])
             self._check(
                 ""
@@ -358,7 +361,6 @@ class Trainer:
                 else f"step {self.step}: the loss is {value} in a pack that begins with {names}; nothing was updated. "
                 "Go on from the last checkpoint with a lower learning rate (--change), or leave the samples out"
             )
-            self.engine.backward(loss * (world * len(step.micros)))
             self.engine.step()
             detached = losses.detach().double()
             by_source[0].index_add_(0, there.sources, detached)

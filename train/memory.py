@@ -12,9 +12,9 @@ from train.config import Config
 
 GIB = 2**30
 
-BUCKET = {1: 500_000_000, 2: 500_000_000, 3: 270_000_000}
-"""Gradients that DeepSpeed gathers before it sums them over the ranks, by ZeRO stage. Under ZeRO-3 a tensor as large as
-this (experts of the 20B model: 265 and 531 million) is summed where it lies, without a copy of it beside others."""
+BUCKET = {1: 500_000_000, 2: 500_000_000, 3: 265_000_000}
+"""Gradients that DeepSpeed gathers before it sums them over the ranks, by ZeRO stage. Under ZeRO-3 a tensor larger than
+this (experts of the 20B model: 265.4 and 530.8 million) is alone and summed where it lies, without a copy."""
 
 LIVE = 2_500_000_000
 """Parameters that DeepSpeed keeps gathered under ZeRO-3, three decoder layers: with less than two nothing overlaps."""

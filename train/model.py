@@ -446,7 +446,7 @@ def load_model(folder: Path, config: Config, device: torch.device | None = None,
         raise UserError("loss.router balances experts that learn: set it to 0, or train.llm=train")
     set_checkpointing(module, kept)
     if config.engine.compile:
-        compile_layers(module, parted=config.engine.zero == 3)
+        compile_layers(module)
     tokenizer = folder_tokenizer(folder, module.config.text_vocabulary)
     tiling = config_tiling(module.config)
     return Model(module, folder, tokenizer, tiling, count_flops(module, config.train), scale)
@@ -569,37 +569,20 @@ def set_checkpointing(module: MedGptForTraining, kept: float) -> None:
             layer.gradient_checkpointing = False
 
 
-def compile_layers(module: MedGptForTraining, parted: bool) -> None:
+def compile_layers(module: MedGptForTraining) -> None:
     """Compile each layer by itself: a graph that DeepSpeed's hooks, which are around a layer, do not break.
 
-    The whole module's call (`layer.compile()`) would have them within. Where weights are `parted` by ZeRO-3, each layer
-    has a graph of its own, of the language model only: in one graph for all, torch 2.11 lost every gradient that goes
-    through a layer (forward right, backward zero; seen on two ranks and on one).
+    The whole module's call (`layer.compile()`) would have them within. Layers of a kind share a graph, whose inputs are
+    their weights; under ZeRO-3 that needs `memory_efficient_linear` off (`train.loop.engine_config`).
     """
     from torch._dynamo import config
 
-    config.inline_inbuilt_nn_modules = not parted
-    config.recompile_limit = 64  # beyond it, and 8 are too few for 24 layers, a layer silently runs uncompiled
+    config.inline_inbuilt_nn_modules = True
+    config.recompile_limit = 64  # beyond it, and 8 may be too few, a layer silently runs uncompiled
     config.accumulated_recompile_limit = 4096
-    for layers in layer_lists(module)[: 1 if parted else 2]:
+    for layers in layer_lists(module):
         for layer in layers:
             layer.forward = torch.compile(layer.forward)
-    if parted:
-        _fuse_quick_gelu(module.model.vision_tower)
-
-
-def _fuse_quick_gelu(tower: nn.Module) -> None:
-    """Compile CLIP's activation, x sigmoid(1.702 x), once for all layers: it has no weights that ZeRO-3 could part.
-
-    Left as it is, it keeps three tensors of the MLP's width for the backward pass instead of one.
-    """
-    from transformers.activations import QuickGELUActivation
-
-    shared = QuickGELUActivation()
-    shared.forward = torch.compile(shared.forward)
-    for part in tower.modules():
-        if isinstance(getattr(part, "activation_fn", None), QuickGELUActivation):
-            part.activation_fn = shared
 
 
 def layer_lists(module: MedGptForTraining) -> tuple[Any, Any]:

@@ -90,8 +90,10 @@ class Answers:
     """What a model made of some questions, in their order."""
 
     questions: list[str]
+    given: list[str]
+    """The likeliest of the answers that are given to the question."""
     right: npt.NDArray[np.bool_]
-    """[questions] whether the right answer was the likeliest of those that are given to the question."""
+    """[questions] whether that was the right one."""
     losses: npt.NDArray[np.float64]
     """[questions] mean loss of a learnt token of the right answer."""
 
@@ -167,8 +169,9 @@ class Probe:
             least[number] = min(least.get(number, (math.inf, "")), (total, answer))
             if answer == reply(self.samples[number].record):
                 truth_loss[number] = mean
-        right = [least[number][1] == reply(sample.record) for number, sample in enumerate(self.samples)]
-        return Answers([asked(sample.record) for sample in self.samples], np.array(right), truth_loss)
+        given = [least[number][1] for number in range(len(self.samples))]
+        right = [answer == reply(sample.record) for answer, sample in zip(given, self.samples, strict=True)]
+        return Answers([asked(sample.record) for sample in self.samples], given, np.array(right), truth_loss)
 
     def _shown(self, pictures: Pictures, seed: int) -> list[list[bytes]]:
         own = [sample.images for sample in self.samples]

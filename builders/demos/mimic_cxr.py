@@ -1,6 +1,6 @@
 """A synthetic raw tree in the layout of MIMIC-CXR-JPG and MIMIC-CXR: phantoms, their reports, planted leaks.
 
-About 120 subjects with one to five studies; frontal and lateral views, portable pictures, same-day pairs, progression
+About 48 subjects with one to five studies; frontal and lateral views, portable pictures, same-day pairs, progression
 that picture and report agree on, missing times, reports without findings. Split by subject, as the publisher does, but
 for one subject, which is the first of the leaks in `PLANTED`. All ids are invented.
 """
@@ -22,7 +22,7 @@ from builders.engine.demo_files import write_demo_file, write_demo_files
 PICTURE_PIXELS = 336
 """Longer side: one tile of the vision encoder, and a tree that is drawn in seconds."""
 
-CROSSING = 10000084
+CROSSING = 10000047
 
 PLANTED = {
     "id": f"the last study of subject {CROSSING} is listed under test, its earlier ones under train",
@@ -67,7 +67,7 @@ class _Study:
         return f"p{str(self.subject)[:2]}/p{self.subject}/s{self.study}"
 
 
-def write(raw: Path, subjects: int = 120, *, damaged: bool = False) -> None:
+def write(raw: Path, subjects: int = 48, *, damaged: bool = False) -> None:
     """Write the tree under `raw`: the same bytes and file times every time. `damaged` adds one of each fault."""
     studies = [study for number in range(subjects) for study in _studies(number)]
     studies = _plant(studies)

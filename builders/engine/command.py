@@ -101,12 +101,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: one a core)")
     add_engine(parser)
-    add(
-        "--scratch",
-        type=Path,
-        metavar="DIR",
-        help="of --out URL: where a node writes (default: TMPDIR)",
-    )
+    add("--scratch", type=Path, metavar="DIR", help="of --out URL: where a node writes (default: TMPDIR)")
     add_allowed_hosts(parser)
     add("--limit", type=int, metavar="N", help="a trial build: only the first N rows of each split")
     add("--no-images", action="store_true", help="metadata only: ids and texts, for audits before there are pictures")

@@ -26,6 +26,7 @@ from manifests.proof.accounting import NOT_COMPARED, not_compared
 from medgpt.atomic import write_atomic
 from medgpt.digest import INPUTS_FILE
 from medgpt.errors import UserError
+from medgpt.limited import read_file
 
 CERTIFICATE_FORMAT = 2
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -90,16 +91,15 @@ def read_certificate(folder: Path) -> dict[str, Any]:
     """
     path = folder / CERTIFICATE
     try:
-        said = orjson.loads(path.read_bytes())
+        said = orjson.loads(read_file(path))
     except OSError as error:
         raise CertificateError(f"{path}: {error.strerror}; run python -m manifests.prove") from error
     except orjson.JSONDecodeError as error:
         raise CertificateError(f"{path}: not JSON ({error}); run python -m manifests.prove again") from error
-    if not isinstance(said, dict) or said.get("predicateType") != PREDICATE or not isinstance(said["predicate"], dict):
+    predicate = said.get("predicate") if isinstance(said, dict) and said.get("predicateType") == PREDICATE else None
+    if not isinstance(predicate, dict) or predicate.get("format") != CERTIFICATE_FORMAT:
         raise CertificateError(f"{path}: not a certificate of format {CERTIFICATE_FORMAT}; prove again")
-    document: dict[str, Any] = {key: value for key, value in said["predicate"].items() if key != "materials"}
-    if document.get("format") != CERTIFICATE_FORMAT:
-        raise CertificateError(f"{path}: not a certificate of format {CERTIFICATE_FORMAT}; prove again")
+    document: dict[str, Any] = {key: value for key, value in predicate.items() if key != "materials"}
     if document.get("root") != certificate_root(document):
         raise CertificateError(f"{path}: altered, its content does not match its root digest")
     try:
@@ -167,7 +167,7 @@ def check_signature(folder: Path, key: Path) -> None:
 
     public, path = _key(key, private=False), folder / ENVELOPE
     try:
-        envelope = orjson.loads(path.read_bytes())
+        envelope = orjson.loads(read_file(path))
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(one["sig"], validate=True) for one in envelope["signatures"]]
         fits = envelope["payloadType"] == PAYLOAD and payload == (folder / CERTIFICATE).read_bytes()

@@ -21,7 +21,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.catalog import LoadedBuild
+from manifests.catalog import LoadedBuild, select
 from manifests.parts import read_pictures, thumbnails_part
 from manifests.proof.descriptors import Encoder, proposed
 from manifests.proof.evidence import EVIDENCE
@@ -88,14 +88,6 @@ class Overlaps:
     """Boilerplate n-gram -> (test items that have it, training samples that have it)."""
     left_out: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """(test build, task, reason) -> test samples that are left out of near text."""
-
-
-def select(
-    connection: duckdb.DuckDBPyConnection, query: str, values: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    """Rows of a query on a catalogue connection."""
-    rows: list[dict[str, Any]] = connection.sql(query, params=values).to_arrow_table().to_pylist()
-    return rows
 
 
 def sql_levels(connection: duckdb.DuckDBPyConnection, work: Path) -> list[Path]:

@@ -9,8 +9,6 @@ and no machine's name: the same evidence gives the same bytes.
 from __future__ import annotations
 
 import glob
-import tempfile
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from manifests.catalog import one_line
+from manifests.catalog import one_line, open_duckdb
 from manifests.proof import accounting
 from manifests.proof.evidence import EVIDENCE, LEVELS
 from manifests.proof.highlight import RUN, Range, shared_ranges
@@ -286,13 +284,8 @@ class _Album:
 def _open(evidence: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     import duckdb
 
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "temp_directory": str(Path(tempfile.gettempdir()) / f"manifests-duckdb-{uuid.uuid4().hex}"),
-        "autoinstall_known_extensions": False,  # no network, ever
-        "memory_limit": "128MiB",  # what is more lies on disk meanwhile
-        "threads": 2,
-    }
-    with duckdb.connect(config=config) as connection:
+    with open_duckdb() as connection:
+        connection.execute("SET memory_limit = '128MiB'; SET threads = 2")  # what is more lies on disk meanwhile
         try:
             rows = connection.read_parquet(glob.escape(str(evidence)), file_row_number=True, hive_partitioning=False)
             if rows.columns != [*EVIDENCE.names, "file_row_number"]:

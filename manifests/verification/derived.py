@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from manifests.catalog import LoadedBuild
 from manifests.proof.evidence import EVIDENCE
 from medgpt.text import fold
 
@@ -38,6 +39,12 @@ def rows_of(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[s
     """Rows of a Parquet file. Few are in memory together: as dictionaries they take a hundred times their bytes."""
     for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=columns):
         yield from batch.to_pylist()
+
+
+def test_end(build: LoadedBuild, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of evidence that name a picture of a test sample, by its row of the manifest."""
+    names = {"split": "split", "subset": "subset", "sample": "sample_id", "index": "index"}
+    return {"eval_build": build.record["build"]} | {f"eval_{name}": row[column] for name, column in names.items()}
 
 
 def normalised(text: str) -> str:

@@ -27,7 +27,7 @@ from manifests.proof.local_pictures import (
 )  # fmt: skip
 from manifests.proof.overlaps import local_row
 from manifests.proof.policy import LocalSettings, Policy
-from manifests.verification.derived import Derived, Found, Key, Progress, found
+from manifests.verification.derived import Derived, Found, Key, Progress, found, test_end
 from manifests.verification.pictures import HashIndex, train_pictures
 from manifests.verification.spread import Part, Pool, parts_of
 from manifests.verification.stored_samples import Shards
@@ -119,10 +119,7 @@ def _tests(builds: Sequence[LoadedBuild], policy: Policy, progress: Progress) ->
                             tests.features.append(features(data, TEST_SIDE))
                             tests.rows.append((build, row))
                             tests.shown.append(known[key])
-                    known[key].append(
-                        {"eval_build": build.record["build"], "eval_split": row["split"], "eval_subset": row["subset"],
-                         "eval_sample": row["sample_id"], "eval_index": row["index"]}
-                    )  # fmt: skip
+                    known[key].append(test_end(build, row))
     tests.index()
     return tests
 

@@ -46,7 +46,7 @@ from manifests.proof.variants import (
     turn_name,
     turned,
 )
-from manifests.verification.derived import Derived, Found, Key, Place, Progress, found
+from manifests.verification.derived import Derived, Found, Key, Place, Progress, found, test_end
 from manifests.verification.spill import Spill
 from manifests.verification.spread import Part, Pool, parts_of
 from manifests.verification.stored_samples import Shards
@@ -119,10 +119,7 @@ class _TestPictures:
                         if not flat(thumbnail[None])[0]:
                             settings = policy.images[modality]
                             self.pictures.append(_TestPicture(row, build, settings, thumbnail, shown))
-                    shown.append(
-                        {"eval_build": build.record["build"], "eval_split": row["split"], "eval_subset": row["subset"],
-                         "eval_sample": row["sample_id"], "eval_index": row["index"]}
-                    )  # fmt: skip
+                    shown.append(test_end(build, row))
         self._hash()
         self.least = min([1.0, *(one.settings.borderline for one in self.pictures)])
         self._cells: dict[tuple[int, int], tuple[NDArray[np.int64], int]] = {}

@@ -49,7 +49,7 @@ def test_medtrinity_joins_by_base_name(tree: Callable[[str], Path]) -> None:
 def test_medtrinity_unknown_source_stops(tree: Callable[[str], Path]) -> None:
     raw = tree("medtrinity")
     add_picture(raw, "new.png", [("A caption.", "brand_new_set")])
-    with pytest.raises(NotThisSource, match=r"'brand_new_set' \(1 pictures\)"):
+    with pytest.raises(NotThisSource, match=r"brand_new_set \(1 pictures\)"):
         read_all("medtrinity", raw)
     with pytest.raises(NotThisSource, match="brand_new_set"):
         read_all("medtrinity", raw, paper_variant=True)

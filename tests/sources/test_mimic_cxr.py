@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_module
+from conftest import call_module
 
 from builders.demos import mimic_cxr as demo_mimic
 from builders.mimic_cxr import EXEMPLAR_CANDIDATES, MAX_IMAGES, VIEW_RANK
@@ -31,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(raw: Path, out: Path, *options: str) -> tuple[Build, dict[str, Any]]:
-    done = run_module("builders.mimic_cxr", "--raw", str(raw), "--out", str(out), "--json", *options)
+    done = call_module("builders.mimic_cxr", "--raw", str(raw), "--out", str(out), "--json", *options)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     return Build(summary["target"]), summary
@@ -141,9 +141,9 @@ def test_one_shot_shows_a_training_study_of_another_subject(raw: Path, out: Path
         assert sample.images[len(example) :] == without.images
         shown = [p["index"] for m in record["messages"] for p in m["content"] if p["type"] == "image"]
         assert shown == list(range(len(record["images"])))
-    assert counted > 40 and EXEMPLAR_CANDIDATES > 1
+    assert counted > 20 and EXEMPLAR_CANDIDATES > 1
     # The worked examples are training studies by intention: the audits do not call them leaks.
-    done = run_module("manifests.sql", str(out / "mimic_cxr.impression-1shot"), "--audit", "id_overlap", "--json")
+    done = call_module("manifests.sql", str(out / "mimic_cxr.impression-1shot"), "--audit", "id_overlap", "--json")
     kinds = {(row["kind"], row["eval_ids_hit"]) for row in json.loads(done.stdout)["audits"][0]["rows"]}
     assert kinds == {("subject_id", 1)}
 

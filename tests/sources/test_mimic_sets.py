@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_module
+from conftest import call_module
 from mimic_tables import report, rows_of, study_file, write_reports, write_tables
 from outcomes import kept, parameters, read_all, source_of
 
@@ -54,7 +54,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> Path:
 
 def build(raw: Path, out: Path, *options: str) -> Any:
     """A build without pictures."""
-    done = run_module(
+    done = call_module(
         "builders.mimic_cxr", "--raw", str(raw), "--out", str(out), "--no-images", "--json", "--workers", "1", *options
     )
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_sets_of_2000_studies_are_those_of_sql_over_the_same_tables(
 
 def test_the_build_shows_its_figures_beside_the_published_ones(raw: Path, rows: Rows, tmp_path: Path) -> None:
     arguments = ("--raw", str(raw), "--out", str(tmp_path), "--no-images", "--quiet", "--workers", "1")
-    done = run_module("builders.mimic_cxr", *arguments, "--preset", "editgrpo")
+    done = call_module("builders.mimic_cxr", *arguments, "--preset", "editgrpo")
     assert done.returncode == 0, done.stderr
     expected = {split: figures for split, *figures in by_sql(rows, LABELLED, 4)}
     document = json.loads((tmp_path / "mimic_cxr.editgrpo/build.json").read_bytes())
@@ -235,13 +235,13 @@ def test_reports_in_a_zip_beside_the_tables(tmp_path: Path, rows: Rows, folder: 
 def test_a_tree_without_reports_says_so_in_one_line(tmp_path: Path, rows: Rows) -> None:
     write_tables(tmp_path / "mimic-cxr-jpg", rows)
     (tmp_path / "mimic-cxr-jpg/files/p10").mkdir(parents=True)
-    done = run_module("builders.mimic_cxr", "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet")
+    done = call_module("builders.mimic_cxr", "--raw", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no reports: not one of 2,000 studies has its s<study>.txt" in done.stderr
 
 
 def test_help_explains_the_presets_in_ten_lines() -> None:
-    text = run_module("builders.mimic_cxr", "--help").stdout
+    text = call_module("builders.mimic_cxr", "--help").stdout
     [lines] = [part.splitlines() for part in text.split("\n\n") if part.startswith("Presets")]
     assert len(lines) <= 11 and all(len(line) <= 120 for line in lines)
     assert [word for word in ("single", "ours", "editgrpo", "libra") if any(line.startswith(word) for line in lines)]
@@ -294,7 +294,7 @@ def test_pairs_of_others_are_compared(tmp_path: Path) -> None:
 
 def test_a_table_without_pairs_is_refused_before_anything_is_built(tmp_path: Path, raw: Path) -> None:
     (tmp_path / "pairs.csv").write_text("id,text\n1,a\n")
-    done = run_module(
+    done = call_module(
         "builders.mimic_cxr",
         "--raw",
         str(raw),
