@@ -142,9 +142,8 @@ def _write(raw: Path, pictures: list[bytes]) -> None:
             name = f"PMC{number + 1}_F1_0.jpg"
             archive.writestr(f"images/{name}", picture)
             rows.append(json.dumps({"image": name, "caption": CAPTION.format(number=number)}) + "\n")
-    (raw / "train.jsonl").write_text("".join(rows))
-    for split in ("valid", "test"):
-        (raw / f"{split}.jsonl").write_text("")
+    for split, part in (("train", rows[:-2]), ("valid", rows[-2:-1]), ("test", rows[-1:])):  # none may be empty
+        (raw / f"{split}.jsonl").write_text("".join(part))
 
 
 def _timed(data: bytes, made: dict[str, Filter], plan: FilterPlan) -> dict[str, float]:

@@ -3,7 +3,7 @@
 Three kinds of pictures, each halved by `sha256(path) % 2` into what was tuned on (even) and what was not (odd):
 the labelled ones of `shared/data/artifacts`, those there without labels (read by eye for this bench), and pictures put
 together here by seeded rules from clean single pictures of the same half. `python -m bench.filters_pictures --misses
-FILE` writes every miss as a thumbnail into one HTML page; `--fit` prints the weights of `filters/screens.py`.
+FILE` writes every miss as a thumbnail into one HTML page.
 """
 
 from __future__ import annotations
@@ -591,34 +591,6 @@ def screens_cases(per_half: int = 30) -> Iterator[Case]:
                 yield Case(f"{kind} {number}", kind, half, truth, _encoded(image, rule))
 
 
-def fit(strength: float = 0.1) -> dict[str, Any]:
-    """Bias and weights of `filters.screens` on the tuned half, and the share right where each fifth is left out.
-
-    Ridge-penalised logistic regression by Newton's method; made pictures weigh half as much as real ones.
-    """
-    from filters.overlaid_text import OverlaidText
-    from filters.screens import WEIGHTS, signs
-
-    text = OverlaidText()
-    rows, truths, weights = [], [], []
-    for case in screens_cases():
-        if case.held_out:
-            continue
-        record = _record(case, text)
-        found = signs(record.pictures[0], record.found)
-        rows.append([1.0, *(found[name] for name in WEIGHTS)])
-        truths.append(float(case.truth))
-        weights.append(1.0 if case.kind in REAL else 0.5)
-    x, y, w = np.array(rows), np.array(truths), np.array(weights)
-    fifth = np.arange(len(y)) % 5
-    right = 0
-    for left_out in range(5):
-        used = fifth != left_out
-        right += int(((x[~used] @ newton(x[used], y[used], w[used], strength) > 0) == (y[~used] > 0.5)).sum())
-    bias, *found_weights = (round(float(value), 2) for value in newton(x, y, w, strength))
-    return {"bias": bias, "weights": dict(zip(WEIGHTS, found_weights, strict=True)), "right": right / len(y)}
-
-
 def newton(
     x: NDArray[np.float64], y: NDArray[np.float64], w: NDArray[np.float64], strength: float
 ) -> NDArray[np.float64]:
@@ -666,7 +638,7 @@ def measure(peer_python: Path | None, misses_page: Path | None = None) -> dict[s
         (Narrator(), ("narrator",), NARRATOR_AT, narrator_cases, None),
         (DrawnMarks(), ("marks",), MARKS_AT, marks_cases, None),
         (text, ("text",), TEXT_AT, text_cases, None),
-        (Screens(), ("desktop", "viewer"), SCREENS_AT, screens_cases, text),
+        (Screens(), ("screen",), SCREENS_AT, screens_cases, None),
     )
     report: dict[str, Any] = {}
     misses: list[Miss] = []
@@ -685,12 +657,11 @@ def measure(peer_python: Path | None, misses_page: Path | None = None) -> dict[s
 
 
 def main() -> None:
-    """Measure, print as JSON, write the page of misses; or fit."""
+    """Measure, print as JSON, write the page of misses."""
     parser = argparse.ArgumentParser(prog="python -m bench.filters_pictures", description=__doc__)
     parser.add_argument("--misses", type=Path, metavar="FILE", help="write misses as thumbnails into this HTML page")
-    parser.add_argument("--fit", action="store_true", help="print bias and weights of filters/screens.py and stop")
     args = parser.parse_args()
-    print(json.dumps(fit() if args.fit else measure(None, args.misses), indent=1))
+    print(json.dumps(measure(None, args.misses), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Precision and recall of the picture filters on real pictures of public repositories, by the shipped recipes.
 
-`real_figures.csv` names 1,185 pictures by digest, repository, commit and path, with their licence and labels; none is
+`real_figures.csv` names pictures by digest, repository, commit and path, with their licence and labels; none is
 committed. Labels were given by eye on numbered thumbnails twice, in two orders, what differed looked at large; an empty
-label is doubtful and counts nowhere. `compound`: several panels. `text`: writing on a film or a slide of tissue that is
-no side, projection, position or technician's mark. `screen`: a program's window. `narrator`: a person beside what is
-taught. `mark`: arrows, outlines and leader lines over a film or tissue. The last digit of the digest halves them: even
-may be tuned on, odd may not.
+label is doubtful, or was not given, and counts nowhere. Those without a word in `article` were drawn later, from other
+paths, and have no label of `compound` and `text`. `compound`: several panels. `text`: writing on a film or a slide of
+tissue that is no side, projection, position or technician's mark. `screen`: a program's window. `narrator`: a person
+beside what is taught. `mark`: arrows, outlines and leader lines over a film or tissue. The last digit of the digest
+halves them: even may be tuned on, odd may not.
 
     python -m bench.real_figures FOLDER [--half fit] [--reasons 50]
 
@@ -22,7 +23,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,11 @@ DETECTORS = {
     "screens": "screen",
     "narrator": "narrator",
     "drawn_marks": "mark",
+    "plots": "plot",
 }
 """Filter -> label."""
+INK = ("plot", "table", "drawing", "molecule", "blot")
+"""Kinds that the filter `plots` is after."""
 ORDER = ("medgpt_oss", "strict")
 """Recipes whose threshold is taken: the default's, and the strict one's of what the default does not ask."""
 
@@ -51,11 +55,16 @@ ORDER = ("medgpt_oss", "strict")
 def rows(half: str) -> list[dict[str, str]]:
     """Rows of the table: those of a half, or of both for `all`."""
     with TABLE.open(newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
+        found = [row | {"plot": _plot(row["kind"])} for row in csv.DictReader(file)]
     return [row for row in found if half in ("all", "unseen" if int(row["sha256"][-1], 16) % 2 else "fit")]
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _plot(kind: str) -> str:
+    return "1" if kind in INK else "0" if kind in ("film", "tissue", "screen") else ""
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Digest -> file."""
     return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in folder.rglob("*") if file.is_file()}
 
 
@@ -68,26 +77,28 @@ def groups(filter_: str, row: dict[str, str]) -> Iterator[str]:
         yield row["kind"]
     elif row["kind"] in ("plot", "table"):
         yield "plots and tables"
+    if row["article"]:
+        yield "drawn first"
 
 
-def measure(folder: Path, half: str, reasons: int = 0) -> dict[str, Any]:
+def measure(folder: Path, half: str, reasons: int = 0, only: Sequence[str] = tuple(DETECTORS)) -> dict[str, Any]:
     """Counts by detector and group, errors, CPU milliseconds a picture, and reasons drawn at random."""
-    files = _files(folder)
+    here = files(folder)
     steps: dict[str, FilterStep] = {}
     for name in ORDER:
         plan = load_recipe(name).plan("pmc_oa")
         assert plan is not None
-        steps |= {step.name: step for step in plan.steps if step.name in DETECTORS and step.name not in steps}
+        steps |= {step.name: step for step in plan.steps if step.name in only and step.name not in steps}
     made = {name: step.make() for name, step in steps.items()}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     errors: dict[str, list[str]] = defaultdict(list)
     missing, taken_out, seen = [], [], 0
-    seconds = dict.fromkeys(DETECTORS, 0.0)
+    seconds = dict.fromkeys(steps, 0.0)
     for row in rows(half):
-        if row["sha256"] not in files:
+        if row["sha256"] not in here:
             missing.append(f"{row['repository']} {row['path']}")
             continue
-        record = Record({"messages": [], "subset": None}, [Picture(files[row["sha256"]].read_bytes())])
+        record = Record({"messages": [], "subset": None}, [Picture(here[row["sha256"]].read_bytes())])
         seen += 1
         first = None
         for name, step in steps.items():
@@ -105,7 +116,9 @@ def measure(folder: Path, half: str, reasons: int = 0) -> dict[str, Any]:
             if said != bool(int(truth)):
                 errors[name].append(f"{what}, {row['kind']}: {row['repository']} {row['path']} {row['sha256'][:8]}")
         if first:
-            taken_out.append(f"{first}: {row['kind']} {row['sha256'][:8]} {row['repository']} {row['path']}")
+            right = {"1": "right", "0": "wrong", "": "not labelled"}[row[DETECTORS[first]]]
+            place = f"{row['kind']} {row['sha256'][:8]} {row['repository']} {row['path']}"
+            taken_out.append(f"{first}, {right}: {place}")
     random.Random(half).shuffle(taken_out)
     return {
         "pictures": seen,
@@ -119,10 +132,10 @@ def measure(folder: Path, half: str, reasons: int = 0) -> dict[str, Any]:
 
 def fit(folder: Path, strength: float = 1.0) -> dict[str, float]:
     """Bias and weights of `filters.ink_panels` on the fit half, by a ridge-penalised logistic regression."""
-    files, known = _files(folder), []
+    here, known = files(folder), []
     for row in rows("fit"):
-        if row["compound"] and row["sha256"] in files:
-            rgb = Picture(files[row["sha256"]].read_bytes()).rgb(SIDE)
+        if row["compound"] and row["sha256"] in here:
+            rgb = Picture(here[row["sha256"]].read_bytes()).rgb(SIDE)
             if (found := signs(rgb, grey_levels(rgb))) is not None:
                 parted, gutter = panels(rgb)
                 more = {"gutter": gutter, "panels": min(len(parted), 5) / 5}
@@ -152,12 +165,13 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--half", choices=("all", "fit", "unseen"), default="all")
     parser.add_argument("--reasons", type=int, default=0, metavar="N", help="also draw N reasons of the default recipe")
+    parser.add_argument("--only", nargs="+", choices=DETECTORS, default=tuple(DETECTORS), help="filters to run")
     parser.add_argument("--fit", action="store_true", help="print bias and weights of filters/ink_panels.py and stop")
     options = parser.parse_args()
     if options.fit:
         print(json.dumps(fit(options.folder)))
         return 0
-    found = measure(options.folder, options.half, options.reasons)
+    found = measure(options.folder, options.half, options.reasons, options.only)
     print(json.dumps(found, indent=1))
     return 4 if found["missing"] else 0
 

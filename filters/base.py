@@ -11,10 +11,10 @@ import hashlib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from medgpt.errors import NOT_FINISHED, UserError
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from filters.expressions import Predicate
     from shards.reader import StoredSample
+
+T = TypeVar("T")
 
 Score = float | int | str | None
 """One stored value; None where the filter has nothing to say (no picture, no text)."""
@@ -69,6 +71,7 @@ class Picture:
         except DamagedImage as error:
             raise UnreadablePicture(error.reason, error.detail) from error
         self._reduced: dict[int, NDArray[np.uint8]] = {}
+        self._seen: dict[str, Any] = {}
 
     def rgb(self, side: int) -> "NDArray[np.uint8]":
         """(height, width, 3), the longest side at most `side`; smaller pictures are not enlarged. Read-only."""
@@ -84,6 +87,13 @@ class Picture:
                 image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=2.0)
             found = self._reduced[side] = np.asarray(image)
             found.setflags(write=False)
+        return found
+
+    def seen(self, name: str, look: Callable[["Picture"], T]) -> T:
+        """What `look` sees of this picture, kept under `name`: one look of a network serves several filters."""
+        if name not in self._seen:
+            self._seen[name] = look(self)
+        found: T = self._seen[name]
         return found
 
 

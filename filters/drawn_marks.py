@@ -1,10 +1,10 @@
 """Drawn marks: arrows, circles and outlines that an author put on a picture.
 
-Two signs. Lines in a pure colour (red, yellow, green, cyan, blue, magenta) that nothing in the picture around them has:
-stains and endoscopes have reds and purples, too, but not thin, not that pure, not of one shade. And arrows in pure
-white: solid, several times longer than wide, wider at one end, with a sharp edge all around. Flat pictures (windows,
-plots, masks) are full of coloured lines, and a filter of their own finds them: the score falls with the share of flat
-ground.
+Three signs. What `filters.picture_kinds` learnt of marked films and tissue: leader lines and black arrows, above all.
+Lines in a pure colour (red, yellow, green, cyan, blue, magenta) that nothing in the picture around them has: stains and
+endoscopes have reds and purples, too, but not thin, not that pure, not of one shade. And arrows in pure white: solid,
+several times longer than wide, wider at one end, with a sharp edge all around. Flat pictures (windows, plots, masks)
+are full of coloured lines, and filters of their own find them: these two fall with the share of flat ground.
 """
 
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from filters.base import Filter, Record, Score
 from filters.compound import grey_levels
+from filters.picture_kinds import VERSION, head, kinds
 
 SIDE = 512
 CHROMA = 110
@@ -42,19 +43,23 @@ class DrawnMarks(Filter):
     """Says whether somebody has drawn on the picture."""
 
     name: ClassVar[str] = "drawn_marks"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = f"2/{VERSION}"
     scores: ClassVar[dict[str, str]] = {
         "coloured": "0..1: extent of lines in pure colours",
         "arrows": "white arrows",
-        "marks": "0..1; the larger of the two signs, less on flat ground",
+        "marks": "0..1; the largest of the signs, those two less on flat ground",
     }
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 24.0
+
+    def __init__(self) -> None:
+        """Load what it needs. Raises: `FilterError` where a package is missing or a model is another one."""
+        head()
 
     def one(self, record: Record) -> dict[str, Score]:
         """Scores of a record; see `Filter.score`."""
-        found = [marks(picture.rgb(SIDE)) for picture in record.pictures]
-        coloured, arrows, value = max(found, key=lambda one: one[2])
-        return {"coloured": round(coloured, 4), "arrows": arrows, "marks": round(value, 4)}
+        found = [(*marks(picture.rgb(SIDE)), kinds(picture)["marks"]) for picture in record.pictures]
+        coloured, arrows, *values = max(found, key=lambda one: max(one[2:]))
+        return {"coloured": round(coloured, 4), "arrows": arrows, "marks": round(max(values), 4)}
 
 
 def marks(rgb: NDArray[np.uint8]) -> tuple[float, int, float]:

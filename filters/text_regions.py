@@ -206,7 +206,7 @@ class TextRegions:
         # The network halves five times. Repeating the border shows it nothing that is not there.
         high, wide = part.shape[:2]
         padded = np.pad(part, ((0, -high % 32), (0, -wide % 32), (0, 0)), mode="edge")
-        [output] = self._detector.run(None, {"x": _normal(padded)})
+        [output] = self._detector.run(None, {"x": normal(padded)})
         probability = output[0, 0, :high, :wide]
         writing = (probability > WRITING).view(np.uint8)
         _, labels, boxes, _ = cv2.connectedComponentsWithStats(writing, connectivity=8)
@@ -240,7 +240,7 @@ class TextRegions:
         wide = self.reading_width(rgb, region, longest)
         crop = Image.fromarray(rgb[top:bottom, left : min(right, end)])
         line = np.zeros((1, 3, LINE_HEIGHT, -(-wide // 32) * 32), np.float32)
-        line[..., :wide] = _normal(np.asarray(crop.resize((wide, LINE_HEIGHT), Image.Resampling.BILINEAR)))
+        line[..., :wide] = normal(np.asarray(crop.resize((wide, LINE_HEIGHT), Image.Resampling.BILINEAR)))
         [output] = self._recogniser.run(None, {"x": line})
         best, confidence = output[0].argmax(1), output[0].max(1)
         keep = (best != 0) & np.append(True, best[1:] != best[:-1])
@@ -248,7 +248,7 @@ class TextRegions:
         return Line(region, round(float(confidence[keep].mean()), 4) if keep.any() else 0.0, text, right > end)
 
 
-def _normal(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+def normal(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(1, 3, height, width) from -1 to 1, blue first: both models were trained on OpenCV's order of colours."""
     turned = np.ascontiguousarray(rgb[..., ::-1].transpose(2, 0, 1), dtype=np.float32)
     turned *= np.float32(1 / 127.5)
@@ -257,10 +257,11 @@ def _normal(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _session(name: str) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise FilterError(f"text filters need {error.name}: pip install 'medgpt-oss[filters]'") from None
+    return session(model(name))
+
+
+def model(name: str) -> bytes:
+    """The file of a model. Raises: `FilterError` where the package is missing or has another one."""
     found = importlib.util.find_spec("rapidocr")
     if found is None or found.origin is None:
         raise FilterError("text filters need the package rapidocr: pip install --no-deps rapidocr==3.8.4")
@@ -270,6 +271,15 @@ def _session(name: str) -> Any:
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != SHA256[name]:
         raise FilterError(f"{name} of rapidocr is not that of version 3.8.4; scores would differ")
+    return data
+
+
+def session(data: bytes) -> Any:
+    """A model that runs on one thread, so that its results are always the same. Raises: `FilterError`."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise FilterError(f"picture filters need {error.name}: pip install 'medgpt-oss[filters]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

@@ -381,7 +381,7 @@ def test_the_default_recipe_fits_its_filters_and_sources() -> None:
         assert plan is not None
         names = [step.name for step in plan.steps]
         assert {"compound", "narrator", "misleading_numbers", "relevance_rules"} <= set(names)
-        assert {"overlaid_text", "screens"} <= set(names)
+        assert {"overlaid_text", "screens", "plots"} <= set(names)
         assert plan.left_out.keys() >= {"language_model", "zero_shot"}
     assert found.plan("slake") is None
 
