@@ -3,7 +3,8 @@
 `real_figures.csv` names pictures by digest, repository, commit and path, with their licence and labels; none is
 committed. Labels were given by eye on numbered thumbnails twice, in two orders, what differed looked at large; an empty
 label is doubtful, or was not given, and counts nowhere. Those without a word in `article` were drawn later, from other
-paths, and have no label of `compound` and `text`. `compound`: several panels. `text`: writing on a film or a slide of
+paths, and have no label of `compound` and `text`; of these, screens, plots and tables were looked at twice, marks and
+the other kinds once. `compound`: several panels. `text`: writing on a film or a slide of
 tissue that is no side, projection, position or technician's mark. `screen`: a program's window. `narrator`: a person
 beside what is taught. `mark`: arrows, outlines and leader lines over a film or tissue. The last digit of the digest
 halves them: even may be tuned on, odd may not.
