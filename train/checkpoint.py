@@ -296,7 +296,7 @@ class Checkpoint:
             raise UserError(f"{path}: format {found!r}, not {FORMAT}; use the version it names")
         try:
             msgspec.convert(self.state, _State)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:
             raise UserError(f"{path}/state.json: {one_line(error)}; no checkpoint of train.run") from None
         if self.state.pop("sha256", "") != _sha256(self.state):
             raise UserError(f"{path}/state.json: altered since it was written; {self._older}")
