@@ -182,10 +182,8 @@ def _serve(options: argparse.Namespace) -> int:
     if card.trust_remote_code:
         raise UserError(f"--model {options.model}: its checkpoint brings code of its own, which is never run here")
     limits = read_limits(options.limit)
-    try:
-        from eval.serve_app import App, listen
-    except ModuleNotFoundError as error:
-        raise UserError(f"eval.serve needs {error.name}: pip install 'medgpt-oss[eval]'") from None
+    from eval.serve_app import App, listen  # needs an extra's libraries
+
     address = endpoint.addresses[0]
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

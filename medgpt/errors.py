@@ -22,6 +22,8 @@ from medgpt import INTERRUPTED, TRACEBACK
 from medgpt.messages import complain, safe
 
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
+EXTRAS = ("eval", "filters", "train")
+"""Rooms whose libraries are an extra of the package, of the same name."""
 
 
 class Main(Protocol):
@@ -85,6 +87,10 @@ def run(main: Main) -> Main:
         except MemoryError:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
         except Exception as error:  # noqa: BLE001 - the net itself
+            spec = sys.modules[main.__module__].__spec__  # its name is the command's under `python -m`, too
+            room = spec.name.partition(".")[0] if spec else ""
+            if isinstance(error, ModuleNotFoundError) and room in EXTRAS:
+                return _tell(f"needs {error.name}: pip install 'medgpt-oss[{room}]'", NOT_FINISHED)
             if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
                 return _tell(INTERRUPTED, NOT_FINISHED)
             kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")

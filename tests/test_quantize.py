@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,11 @@ def test_what_cannot_be_quantised_is_named(published: Path, tmp_path: Path, caps
     assert "is there already" in capsys.readouterr().err
     assert export.main([str(tmp_path / "nothing"), "--for", "llama.cpp", "--out", str(tmp_path / "out")]) != 0
     assert "no model folder" in capsys.readouterr().err
+
+
+def test_without_its_libraries_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert quantize.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "needs torch: pip install 'medgpt-oss[train]'\n"
