@@ -2,7 +2,7 @@
 
 The inner layers of the text detector (its backbone alone, a fifth of its cost) and of the face detector, each channel's
 mean, largest and spread, are brought to a few numbers (principal components) and compared with those of labelled
-pictures by a kernel ridge regression. `python -m bench.real_figures FOLDER --fit-kinds` makes its file, of pictures
+pictures by a kernel ridge regression. `python -m bench.picture_kinds FOLDER` makes its file, of pictures
 that may be tuned on. A kind's score is 0.5 where it draws level with the strongest other kind and with the bar that
 cross-validation by repository set for it.
 """
@@ -58,7 +58,7 @@ def channels(picture: Picture) -> NDArray[np.float32]:
 
 
 def components(known: dict[str, Any], found: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(pictures, components) of (pictures, channels), by what `bench.real_figures` found of the labelled pictures."""
+    """(pictures, components) of (pictures, channels), by what `bench.picture_kinds` found of the labelled pictures."""
     rooted = np.sign(found) * np.sqrt(np.abs(found.astype(np.float64)))
     plain = np.clip((rooted - known["mean"]) / known["spread"], -LIMIT, LIMIT)
     return np.asarray((plain - known["centre"]) @ known["axes"].astype(np.float64).T * known["scale"])
