@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import string
 from pathlib import Path
@@ -324,3 +325,15 @@ def test_real_figures_are_compound(real_data: Path) -> None:
         made = Record({"messages": []}, [Picture((real_data / "artifacts" / "images" / name).read_bytes())])
         assert made.pictures[0].rgb(SIDE).shape[1] == SIDE
         assert one(Compound(), made)["compound"] >= 0.5, name
+
+
+def test_films_side_by_side_without_a_gutter_are_two(real_data: Path) -> None:
+    films = [Image.open(file).convert("RGB") for file in sorted((real_data / "cxr_mimic_layout").rglob("*.jpg"))[:12]]
+    found = 0
+    for number, (one_film, other) in enumerate(itertools.permutations(films, 2)):
+        pair = Image.new("RGB", (600, 260))
+        for place, film in enumerate((one_film, other)):
+            pair.paste(film.resize((300, 260)), (place * 300, 0))
+        made = pair if number % 2 else pair.transpose(Image.Transpose.TRANSPOSE)
+        found += len(panels(np.asarray(made.resize((SIDE, 222) if number % 2 else (222, SIDE))))[0]) == 2
+    assert found >= 0.9 * len(films) * (len(films) - 1)
