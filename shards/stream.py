@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from medgpt.errors import UserError
 from medgpt.schema import canonical_json
-from shards.reader import arrow_row
+from shards.reader import arrow_row, checked_row
 from shards.storage import OpenShard, ShardRef, Storage
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ class StreamedSample:
         """The sample's fields."""
         if self._record is None:
             raw = self._raw
-            self._record = orjson.loads(raw) if isinstance(raw, bytes) else raw.parse()
+            try:
+                self._record = orjson.loads(raw) if isinstance(raw, bytes) else raw.parse()
+            except (OSError, ValueError, LookupError, pa.ArrowException) as error:  # with `verify="size"` alone
+                raise _unreadable(f"{self.build}/shards/{self.shard}", error) from error
         return self._record
 
     @property
@@ -97,6 +100,10 @@ class StreamedSample:
         return f"StreamedSample({self.key!r}, epoch={self.epoch}, position={self.position})"
 
 
+def _unreadable(shard: str, error: Exception) -> UserError:
+    return UserError(f"{shard}: altered since it was built ({type(error).__name__}); python -m shards.verify")
+
+
 def pictures(sample: StreamedSample) -> list[Image.Image]:
     """The sample's images, decoded to RGB; a `decode` for `Stream`, or for where the pixels are wanted.
 
@@ -116,13 +123,14 @@ def pictures(sample: StreamedSample) -> list[Image.Image]:
 
 
 class _ArrowRow(NamedTuple):
-    """A row of a mapped Arrow shard."""
+    """A row of a mapped Arrow shard, and what reads it."""
 
     file: pa.ipc.RecordBatchFileReader
     row: int
+    read: Callable[[pa.ipc.RecordBatchFileReader, int], dict[str, Any]]
 
     def parse(self) -> dict[str, Any]:
-        return arrow_row(self.file, self.row)
+        return self.read(self.file, self.row)
 
 
 @dataclass(frozen=True)
@@ -462,6 +470,7 @@ class _Reader:
             self._first_shard.append(len(self._shards))
             self._shards.extend((source.name, shard) for shard in source.shards)
         self._tables: dict[str, pa.ipc.RecordBatchFileReader] = {}
+        self._row = arrow_row if self._storage.verify == "digest" else checked_row
         # A map that is held keeps the disk space of a cached shard, even when its file was removed.
         self._keep = not self._storage.remote
 
@@ -518,7 +527,7 @@ class _Reader:
                 else:
                     images = [data[starts[i] : ends[i]] for i in range(first, first + count)]
             else:
-                raw, images = _ArrowRow(data, offset), []
+                raw, images = _ArrowRow(data, offset, self._row), []
             sample = StreamedSample(build, name, epoch, position, images, raw)
             yield sample if decode is None else decode(sample)
 
@@ -531,7 +540,10 @@ class _Reader:
             return build, name, file.data
         table = self._tables.get(shard.path)
         if table is None:
-            table = pa.ipc.open_file(pa.py_buffer(file.data))
+            try:
+                table = pa.ipc.open_file(pa.py_buffer(file.data))
+            except (OSError, pa.ArrowException) as error:
+                raise _unreadable(shard.path, error) from error
             if self._keep:
                 self._tables[shard.path] = table
         return build, name, table
