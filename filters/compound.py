@@ -473,12 +473,12 @@ def _joined(grey: NDArray[np.int16]) -> list[Panel]:
     for lines in (grey, grey.T):
         height, width = lines.shape
         for count in (2, 3, 4):
-            if not SHAPES[0] <= width / count / height <= SHAPES[1]:
+            if width < 24 * count or not SHAPES[0] <= width / count / height <= SHAPES[1]:
                 continue
             ends = [width * number // count for number in range(count + 1)]
             small = [
-                cv2.resize(lines[:, start:stop].astype(np.float32), (24, 24), interpolation=cv2.INTER_AREA)
-                for start, stop in pairwise(ends)
+                np.asarray(cv2.resize(part.astype(np.float32), (24, 24), interpolation=cv2.INTER_AREA), np.float32)
+                for part in (lines[:, start:stop] for start, stop in pairwise(ends))
             ]
             if all(_correlation(one, other) >= ALIKE for one, other in pairwise(small)) and all(
                 _breaks(lines, joint) for joint in ends[1:-1]
