@@ -67,7 +67,7 @@ class StreamedSample:
     epoch: int
     position: int
     images: list[bytes]
-    _raw: bytes | _ArrowRow
+    _raw: bytes | Callable[[], dict[str, Any]]
     _record: dict[str, Any] | None = None
 
     @property
@@ -76,7 +76,7 @@ class StreamedSample:
         if self._record is None:
             raw = self._raw
             try:
-                self._record = orjson.loads(raw) if isinstance(raw, bytes) else raw.parse()
+                self._record = orjson.loads(raw) if isinstance(raw, bytes) else raw()
             except (OSError, ValueError, LookupError, pa.ArrowException) as error:  # with `verify="size"` alone
                 raise _unreadable(f"{self.build}/shards/{self.shard}", error) from error
         return self._record
@@ -120,17 +120,6 @@ def pictures(sample: StreamedSample) -> list[Image.Image]:
             where = f"{sample.build}/shards/{sample.shard}: image {number} of {sample.key}"
             raise UserError(f"{where} cannot be decoded ({error.reason}); python -m shards.verify") from error
     return decoded
-
-
-class _ArrowRow(NamedTuple):
-    """A row of a mapped Arrow shard, and what reads it."""
-
-    file: pa.ipc.RecordBatchFileReader
-    row: int
-    read: Callable[[pa.ipc.RecordBatchFileReader, int], dict[str, Any]]
-
-    def parse(self) -> dict[str, Any]:
-        return self.read(self.file, self.row)
 
 
 @dataclass(frozen=True)
@@ -521,13 +510,13 @@ class _Reader:
                     files[shard] = place
             build, name, data = place
             if isinstance(data, mmap):
-                raw: bytes | _ArrowRow = data[offset : offset + length]
+                raw: bytes | Callable[[], dict[str, Any]] = data[offset : offset + length]
                 if count == 1:
                     images = [data[starts[first] : ends[first]]]
                 else:
                     images = [data[starts[i] : ends[i]] for i in range(first, first + count)]
             else:
-                raw, images = _ArrowRow(data, offset, self._row), []
+                raw, images = partial(self._row, data, offset), []
             sample = StreamedSample(build, name, epoch, position, images, raw)
             yield sample if decode is None else decode(sample)
 
