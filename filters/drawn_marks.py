@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.base import Filter, Record, Score
+from filters.base import Record, Score
 from filters.compound import grey_levels
-from filters.picture_kinds import VERSION, head, kinds
+from filters.picture_kinds import VERSION, KindFilter, kinds
 
 SIDE = 512
 CHROMA = 110
@@ -39,7 +39,7 @@ EDGE = 60
 """Grey levels between an arrow and what lies around it."""
 
 
-class DrawnMarks(Filter):
+class DrawnMarks(KindFilter):
     """Says whether somebody has drawn on the picture."""
 
     name: ClassVar[str] = "drawn_marks"
@@ -50,10 +50,6 @@ class DrawnMarks(Filter):
         "marks": "0..1; the largest of the signs, those two less on flat ground",
     }
     cost: ClassVar[float] = 24.0
-
-    def __init__(self) -> None:
-        """Load what it needs. Raises: `FilterError` where a package is missing or a model is another one."""
-        head()
 
     def one(self, record: Record) -> dict[str, Score]:
         """Scores of a record; see `Filter.score`."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.base import FilterError, Picture
+from filters.base import Filter, FilterError, Picture
 from filters.narrator import look, network, sums
 from filters.text_regions import DETECTOR, model, normal, session
 
@@ -36,6 +36,14 @@ WIDTH = 0.25
 """Of the kernel: a squared distance is counted so many times."""
 LIMIT = 4.0
 """Spreads of the labelled pictures beyond which a number is cut."""
+
+
+class KindFilter(Filter):
+    """A filter that asks `kinds`."""
+
+    def __init__(self) -> None:
+        """Load what it needs. Raises: `FilterError` where a package is missing or a model is another one."""
+        head()
 
 
 def kinds(picture: Picture) -> dict[str, float]:

@@ -6,11 +6,11 @@ waterfall gives the right reason.
 
 from typing import ClassVar
 
-from filters.base import Filter, Record, Score
-from filters.picture_kinds import KINDS, VERSION, head, kinds
+from filters.base import Record, Score
+from filters.picture_kinds import KINDS, VERSION, KindFilter, kinds
 
 
-class Plots(Filter):
+class Plots(KindFilter):
     """Says whether a picture is ink on paper, by `filters.picture_kinds`; of several pictures the likeliest counts."""
 
     name: ClassVar[str] = "plots"
@@ -22,10 +22,6 @@ class Plots(Filter):
         "photograph": "0..1; another picture: a photograph, a rendering, a logo",
     }
     cost: ClassVar[float] = 16.0
-
-    def __init__(self) -> None:
-        """Load what it needs. Raises: `FilterError` where a package is missing or a model is another one."""
-        head()
 
     def one(self, record: Record) -> dict[str, Score]:
         """Scores of a record; see `Filter.score`."""

@@ -2,21 +2,17 @@
 
 from typing import ClassVar
 
-from filters.base import Filter, Record, Score
-from filters.picture_kinds import VERSION, head, kinds
+from filters.base import Record, Score
+from filters.picture_kinds import VERSION, KindFilter, kinds
 
 
-class Screens(Filter):
+class Screens(KindFilter):
     """Says whether a picture shows a program's window."""
 
     name: ClassVar[str] = "screens"
     version: ClassVar[str] = f"2/{VERSION}"
     scores: ClassVar[dict[str, str]] = {"screen": "0..1; a program's window, or a part of one"}
     cost: ClassVar[float] = 16.0
-
-    def __init__(self) -> None:
-        """Load what it needs. Raises: `FilterError` where a package is missing or a model is another one."""
-        head()
 
     def one(self, record: Record) -> dict[str, Score]:
         """Scores of a record; see `Filter.score`."""
