@@ -9,7 +9,8 @@ multiplies matrices for a training step. Needs torch and this checkout only. For
 FOLDER should be on the disk that checkpoints will go to (/dev/shm is memory). The host must have the same bytes of free
 memory for the copy; `note` is not empty where it has not. Rank 0 prints JSON: `stalls_s`, what `save` takes of training
 in two saves; `durable_s`, until the checkpoint is visible; `resume_s`, with the files' pages dropped from the cache
-first; `step_ms`, a step before and while it is written; `limit_gb_s`, what all ranks write to FOLDER without digests.
+first; `resumed_again_s`, with the pages in the cache; `step_ms`, a step before and while it is written; `limit_gb_s`,
+what all ranks write to FOLDER without digests, and `read_limit_gb_s`, what they read of it so, the pages dropped again.
 Each is the slowest rank's. Every value read is compared with what was written.
 """
 
@@ -22,14 +23,15 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from train.checkpoint import Checkpoint, Part, Saver, checkpoints
+from train.checkpoint import BLOCK, THREADS, Checkpoint, Part, Saver, checkpoints
 
 LAYER = {
     "mlp.experts.gate_up_proj": 32 * 2880 * 5760, "mlp.experts.down_proj": 32 * 2880 * 2880,
@@ -92,6 +94,21 @@ def write_plain(path: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
+def read_plain(paths: Iterable[Path]) -> None:
+    """All bytes of files, by as many threads and in blocks as large as a resume, into memory that is there."""
+    blocks = [memoryview(bytearray(BLOCK * 4)) for _ in range(THREADS)]
+
+    def read(thread: int, path: Path) -> None:
+        with path.open("rb", buffering=0) as file:
+            for position in range(thread * BLOCK * 4, path.stat().st_size, THREADS * BLOCK * 4):
+                file.seek(position)
+                file.readinto(blocks[thread])
+
+    with ThreadPool(THREADS) as pool:
+        for path in paths:
+            pool.starmap(read, ((thread, path) for thread in range(THREADS)))
+
+
 def drop_cached(folder: Path) -> None:
     """Let the system forget the files' pages, so that they are read from the disk."""
     for path in folder.glob("*.bin"):
@@ -105,7 +122,8 @@ def save_twice(mine: list[Part], out: Path, parameters: dict[str, int], step: Ca
     reserving = timed(saver.wait)
     before = [step() for _ in range(20)]
     stalls, durable, during = [], [], []
-    state = {"parameters": parameters, "optimizer_step": 0, "config": {}, "stream": {}, "changes": []}
+    shapes = {name: [size] for name, size in parameters.items()}
+    state = {"parameters": shapes, "optimizer_step": 0, "config": {}, "stream": {}, "changes": []}
     with saver:
         for number in (1, 2):
             for part in mine:
@@ -144,8 +162,20 @@ def read_back(mine: list[Part], out: Path) -> dict[str, Any]:
             torch.cuda.synchronize()
 
     seconds = slowest(timed(resume))
+    again = slowest(timed(resume))
     same = all(torch.equal(part.values.view(torch.int32), pattern(part, int(path.name[5:]))) for part in mine)
-    return {"resume_s": seconds, "all_equal": not slowest(float(not same))}
+    mine_to_read = sorted(path.glob("*.bin"))[dist.get_rank() :: dist.get_world_size()]
+    dist.barrier()
+    if dist.get_rank() == 0:
+        drop_cached(path)
+    plain = slowest(timed(lambda: read_plain(mine_to_read)))
+    size = sum(file.stat().st_size for file in path.glob("*.bin")) / 1e9
+    return {
+        "resume_s": seconds,
+        "resumed_again_s": again,
+        "read_limit_gb_s": round(size / plain, 2),
+        "all_equal": not slowest(float(not same)),
+    }
 
 
 def main() -> None:
@@ -179,7 +209,8 @@ def main() -> None:
         return time.perf_counter() - began
 
     if options.read:
-        parameters = Checkpoint(checkpoints(options.out)[-1]).state["parameters"]
+        shapes = Checkpoint(checkpoints(options.out)[-1]).state["parameters"]
+        parameters = {name: size for name, (size,) in shapes.items()}
     else:
         parameters = sizes(int(options.gigabytes * 1e9 / 12))
     mine = list(parts(parameters, rank, ranks, device))

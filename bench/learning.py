@@ -6,7 +6,7 @@ look after each stage, and writes `FOLDER/learning-tiny.json` and the curves of 
 chance, the best grey threshold, a linear probe of the untrained encoder, and the same model with pictures shuffled and
 black. A run that `--seconds` leaves no time for is named in the result. Encoders are compared by `train.ablate`.
 
-The encoder is random; the tiny language model has learnt from text, as the recipe's has, and never seen a picture.
+The encoder is random; the language model has learnt from text, as the recipe's has, and never seen a picture.
 Template, tiling, collation, losses and learning rates are those of `train`; the loop is a plain one (step by step the
 same as `train.run`, see RESULTS). `tests/test_learning.py` goes through builders and `train.run` instead.
 """
@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import multiprocessing
+import os
 import pickle
 import random
 import time
@@ -70,14 +71,30 @@ class Recipe:
     batch: int = 16
     documents: int = 16
     """Samples of a pass."""
+    reading: int = 0
+    """Steps of texts before the stages, as those from which the tiny language model is made."""
+    precision: str = "fp32"
+    """Of the passes; sums of gradients are of a step, master weights and moments are fp32."""
+    last: float = 1.0
+    """Share of the rates with which the single questions of the last stage are learnt (the presets: a half)."""
 
 
+LANGUAGE_STEPS = 300
+"""Steps of sixteen texts from which a language model learns to read."""
 RECIPES = {
     "tiny": Recipe(1024, 512, {"pretrain": 150, "midtrain": 700, "instruct": 150}, (1e-3, 1.5e-3, 1.5e-3)),
-    "small": Recipe(2048, 512, {"pretrain": 50, "midtrain": 700, "instruct": 50}, (6e-4, 1e-3, 6e-4)),
+    "small": Recipe(
+        4096,
+        2048,
+        {"pretrain": 50, "midtrain": 400, "instruct": 50},
+        (4e-4, 8e-4, 4e-4),
+        batch=64,
+        documents=64,
+        reading=150,
+        precision="bf16",
+        last=0.25,
+    ),
 }
-LANGUAGE_STEPS = 300
-"""Steps of sixteen texts from which the tiny language model learns to read."""
 PROBED = 512
 """Pictures from which the grey threshold and the linear probe are made."""
 
@@ -284,13 +301,13 @@ def stage_config(stage: str, recipe: Recipe, *settings: str) -> Config:
     """The preset of a stage with what random weights need, and other settings."""
     from train.config import load_config
 
-    vision, projector, llm = recipe.rates
+    vision, projector, llm = (rate * (recipe.last if stage == "instruct" else 1) for rate in recipe.rates)
     return load_config(
         stage,
         [
             f"optimizer.vision_lr={vision}", f"optimizer.projector_lr={projector}", f"optimizer.llm_lr={llm}",
             "optimizer.warmup=0.05", "optimizer.betas=[0.9,0.98]",
-            "engine.precision=fp32", "engine.compile=false", "engine.checkpointing=none", *settings,
+            f"engine.precision={recipe.precision}", "engine.compile=false", "engine.checkpointing=none", *settings,
         ],
     )  # fmt: skip
 
@@ -346,15 +363,18 @@ def fit(
     set_learning(model.module, config.train)
     device = next(model.module.parameters()).device
     groups = model.parameter_groups(config)
+    learning = [parameter for group in groups for parameter in group["params"]]
+    masters = {parameter: parameter.detach().float() for parameter in learning}  # the same memory where it is fp32
+    for group in groups:
+        group["params"] = [masters[parameter] for parameter in group["params"]]
     optimizer = torch.optim.AdamW(
         groups, betas=config.optimizer.betas, eps=config.optimizer.eps, fused=device.type == "cuda"
     )
     peaks = [group["lr"] for group in optimizer.param_groups]
-    learning = [parameter for group in groups for parameter in group["params"]]
     guess = blind(samples, model.tokenizer)
     stream = endless(samples, seed)
     model.module.train()
-    records = []
+    records, began = [], time.monotonic()
     for step in range(steps):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * learning_rate(step, steps, config.optimizer)
@@ -367,9 +387,13 @@ def fit(
             losses = forward_losses(model, model.module, there, config)
             ((losses * there.weights).sum() / weight).backward()
             total += float(losses.detach().mean()) / len(micros)
-        norm = torch.nn.utils.clip_grad_norm_(learning, config.optimizer.clip)
+        for parameter, master in masters.items():
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        norm = torch.nn.utils.clip_grad_norm_(masters.values(), config.optimizer.clip)
         optimizer.step()
-        optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_copy_(list(masters), list(masters.values()))
         record: dict[str, Any] = {
             "step": step,
             "loss": total,
@@ -381,7 +405,7 @@ def fit(
         if watch is not None and (step + 1) % max(1, steps // 8) == 0:
             answers = watch.ask(model, model.module, collate, config, documents=recipe.documents)
             record["probe"] = watch.measure(answers, model.tokenizer)
-            print(json.dumps(record), flush=True)
+            print(json.dumps(record | {"clock": round(time.monotonic() - began, 1)}), flush=True)
         records.append(record)
     return records
 
@@ -449,6 +473,11 @@ def run_job(job: Job) -> dict[str, Any] | None:
     records: list[dict[str, Any]] = []
     ask = partial(probe.ask, model, model.module, collate, stage_config("instruct", recipe), documents=recipe.documents)
     run: dict[str, Any] = {"plan": job.plan, "seed": job.seed, "held_out": {}}
+    if recipe.reading and "of no text" not in job.plan:
+        numbers = random.Random(job.seed)
+        texts = [told(numbers) for _ in range(recipe.batch * recipe.reading)]
+        read = stage_config("midtrain", recipe, "train.vision=freeze", "train.projector=freeze")
+        run["read_loss"] = round(fit(model, collate, texts, read, recipe.reading, recipe, job.seed)[-1]["loss"], 4)
     for stage, steps in zip(stages, lengths, strict=True):
         new = fit(model, collate, data[stage], stage_config(stage, recipe), steps, recipe, job.seed, watch)
         records += [record | {"step": record["step"] + len(records)} for record in new]
@@ -482,8 +511,8 @@ def learn(
     """All plans for all seeds while there is time, `workers` at once; what is found is written after each."""
     until = time.time() + seconds
     out.mkdir(parents=True, exist_ok=True)
-    pictures = draw_all(recipe.pictures, 0, SEEN, workers)
-    unseen = draw_all(HELD_OUT, 1, UNSEEN, workers)
+    cores = os.cpu_count() or 1
+    pictures, unseen = draw_all(recipe.pictures, 0, SEEN, cores), draw_all(HELD_OUT, 1, UNSEEN, cores)
     drawn = out / "drawings.pickle"
     drawn.write_bytes(pickle.dumps((pictures, unseen)))
     jobs = [

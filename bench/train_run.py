@@ -36,7 +36,7 @@ PICTURES = {"five": (512, 40), "ten": (1024, 24)}
 """Name of the data: (side in pixels, pictures)."""
 
 WAVES = ("pretrain:five:0", "pretrain:ten:0", "lora:five:0", "lora:ten:0")
-STEPS, WARM = 9, 3
+STEPS, WARM = int(os.environ.get("BENCH_STEPS", "9")), 3
 LIMIT_S = int(os.environ.get("BENCH_LIMIT", "240"))
 
 
@@ -210,8 +210,8 @@ def run_one(folder: Path, job: str, turn: str) -> int:
         setattr(loop, "engine_config", changed)  # noqa: B010
     for owner, name in ((command, "_resume"), (command, "_load"), (loop.Trainer, "__init__"), (loop.Trainer, "save")):
         timed(owner, name)
-    for name in ("put_weights", "put_optimizer"):
-        timed(checkpoint.Checkpoint, name)
+    timed(checkpoint.Saver, "_reserve")
+    timed(checkpoint.Checkpoint, "read")
     until = ["--max-steps", str(STEPS - 3 if turn == "first" else STEPS)] if saves else []
     code = command.main(
         ["--shards", str(folder / data), "--stage", stage, "--model", str(made), "--out", str(out), "--uncertified",
@@ -221,6 +221,9 @@ def run_one(folder: Path, job: str, turn: str) -> int:
         stats = torch.cuda.memory_stats()
         peaks = {name: round(stats.get(f"{name}_bytes.all.peak", 0) / 2**30, 1) for name in ("allocated", "reserved")}
         note(peak_gib=peaks, retries=stats.get("num_alloc_retries"), device=torch.cuda.get_device_name())
+        from torch._dynamo.utils import compilation_time_metrics as spent
+
+        note(compiled_s={name: [round(one, 1) for one in spent[name]] for name in spent if sum(spent[name]) > 1})
     return code
 
 

@@ -334,7 +334,7 @@ for number, command in enumerate(({wrong!r}, {right!r})):
     ended = [line for text in result.out for line in text.splitlines() if re.fullmatch(r"\(\d, \d\)", line)]
     assert sorted(ended) == ["(0, 0)", "(0, 1)", "(1, 0)", "(1, 1)"]  # rank, exit code
     said = [line for text in result.err for line in text.splitlines() if line.startswith("train.run: ")]
-    assert said == ["train.run: data.packs_per_step=3 is no multiple of 2 ranks; set one that is"]
+    assert said == ["train.run: data.packs_per_step=3 is no multiple of 2 ranks; set data.packs_per_step=6, say"]
     assert saved(work / "launched", 1)
     one_node = measures(runs.whole("pretrain", 2), "loss", "grad_norm")
     assert measures(work / "launched", "loss", "grad_norm") == one_node[:1]

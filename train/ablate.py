@@ -36,7 +36,7 @@ examples:
       --steps 2000 --llm models/gpt-oss-20b \\
       --weights clip=models/clip-vit-large-patch14-336 --weights siglip=models/siglip-so400m-patch14-384 \\
       --weights biomedclip=models/biomedclip/open_clip_config.json,models/biomedclip/open_clip_pytorch_model.bin \\
-      --weights medsiglip=models/medsiglip-448 --out data/ablation --launch "torchrun --nproc_per_node 8" \\
+      --weights medsiglip=models/medsiglip-448 --out data/ablation --launch "torchrun --nproc_per_node 4" \\
       -- --trust key.pub --set data.mixture=instruct
 
 What stands behind -- goes to train.run as it is.

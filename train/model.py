@@ -580,9 +580,21 @@ def compile_layers(module: MedGptForTraining) -> None:
     config.inline_inbuilt_nn_modules = True
     config.recompile_limit = 64  # beyond it, and 8 may be too few, a layer silently runs uncompiled
     config.accumulated_recompile_limit = 4096
-    for layers in layer_lists(module):
-        for layer in layers:
-            layer.forward = torch.compile(layer.forward)
+    language, encoder = layer_lists(module)
+    for layer in language:
+        layer.forward = torch.compile(layer.forward)
+    for layer in encoder:
+        layer.forward = _of_any_batch(torch.compile(layer.forward))
+
+
+def _of_any_batch(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A compiled layer whose one graph takes any number of tiles: else it is compiled anew at the second number."""
+
+    def forward(hidden_states: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        torch._dynamo.maybe_mark_dynamic(hidden_states, 0)
+        return compiled(hidden_states, *arguments, **named)
+
+    return forward
 
 
 def layer_lists(module: MedGptForTraining) -> tuple[Any, Any]:
