@@ -282,8 +282,8 @@ class _Rows(torch.autograd.Function):
 def _grouped_rows(module: Any, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """GPT-oss's experts for hidden (T, width), as transformers' `grouped_mm`, whose output it has, but for gradients.
 
-    `chosen` and `weights` (T, k) are the experts of each token. Biases go in as a product with who is whose (S, experts),
-    so that their gradients, sums of thousands of rows, are products, too, and are summed in fp32.
+    `chosen` and `weights` (T, k) are the experts of each token. Biases go in as a product with who is whose, so that
+    their gradients, sums of thousands of rows, are products, too, and are summed in fp32.
     """
     per_token = chosen.size(-1)
     expert, order = chosen.reshape(-1).sort()
