@@ -24,6 +24,8 @@ from medgpt.messages import complain, safe
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 EXTRAS = ("eval", "filters", "train")
 """Rooms whose libraries are an extra of the package, of the same name."""
+ROOMS = frozenset(("bench", "browse", "builders", "eval", "filters", "manifests", "medgpt", "shards", "train"))
+"""The packages of this project: a module of theirs that is missing is a defect, nothing to install."""
 
 
 class Main(Protocol):
@@ -89,7 +91,7 @@ def run(main: Main) -> Main:
         except Exception as error:  # noqa: BLE001 - the net itself
             spec = sys.modules[main.__module__].__spec__  # its name is the command's under `python -m`, too
             room = spec.name.partition(".")[0] if spec else ""
-            if isinstance(error, ModuleNotFoundError) and room in EXTRAS:
+            if isinstance(error, ModuleNotFoundError) and room in EXTRAS and of_others(error):
                 return _tell(f"needs {error.name}: pip install 'medgpt-oss[{room}]'", NOT_FINISHED)
             if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
                 return _tell(INTERRUPTED, NOT_FINISHED)
@@ -101,6 +103,11 @@ def run(main: Main) -> Main:
         return code
 
     return command
+
+
+def of_others(error: ImportError) -> bool:
+    """Whether a package of others could not be imported, and no module of ours."""
+    return (error.name or "").partition(".")[0] not in ROOMS
 
 
 def _from_reader(error: Exception) -> bool:

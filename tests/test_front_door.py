@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from medgpt import TRACEBACK
 from medgpt.__main__ import DOORS
+from medgpt.errors import NOT_FINISHED
 
 MODULES = {name: module for group in DOORS.values() for name, (module, _) in group.items()}
 
@@ -107,6 +111,30 @@ def test_a_command_under_the_net_says_one_line(tmp_path: Path) -> None:
     done = medgpt("catalog", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("safetensors", "needs safetensors: pip install 'medgpt-oss[train]'"),
+        ("medgpt.formats", f"ModuleNotFoundError at tests/{{}}; {TRACEBACK}=1 shows more, please report it"),
+        ("shards.stream", f"ModuleNotFoundError at tests/{{}}; {TRACEBACK}=1 shows more, please report it"),
+    ],
+)
+def test_a_missing_module_of_ours_is_a_defect_and_nothing_to_install(
+    missing: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from train.run import main as train
+
+    def absent(*_: object) -> None:
+        monkeypatch.setitem(sys.modules, missing, None)
+        importlib.import_module(missing)
+
+    monkeypatch.setattr("train.run.dry_run", absent)
+    (tmp_path / "config.json").write_text("{}")
+    words = ["--shards", str(tmp_path), "--stage", "pretrain", "--model", str(tmp_path), "--dry-run"]
+    assert train(words) == NOT_FINISHED
+    assert re.sub(r"\w+\.py:\d+", "{}", capsys.readouterr().err) == f"{said}\n"
 
 
 @pytest.mark.parametrize("module", ["builders.slake", "filters.run", "manifests.prove", "shards.show", "eval.score"])

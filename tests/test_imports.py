@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, run_module
 
 from builders.engine.registry import modules
+from medgpt.errors import ROOMS
 
 # What the modules of a room may import of the project: themselves and what lies below, everything points down.
 ALLOWED = {
@@ -51,6 +52,10 @@ def test_imports_point_one_way(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     wrong = {name for name in imported(path) if name.split(".")[0] not in ALLOWED[module.split(".")[0]]}
     assert not wrong, f"{module} must not import {sorted(wrong)}"
+
+
+def test_the_net_knows_every_room() -> None:
+    assert PACKAGES == ROOMS
 
 
 def test_no_module_imports_itself_by_a_detour() -> None:

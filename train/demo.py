@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(data: Path) -> str:
     """See that there are the libraries and certified data; the certificate's digest.
 
-    Raises: `UserError` (there are not).
+    Raises: `UserError` (no such data), `ModuleNotFoundError` (no such library).
     """
     for name in ("torch", "transformers", "deepspeed"):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"needs {name}: pip install 'medgpt-oss[train]'")
+            raise ModuleNotFoundError(name=name)  # `medgpt.errors.run` says how to install it
     from manifests.proof.trust import Trust
     from shards.certified import load_certified
 
