@@ -131,7 +131,7 @@ def table_source(
     files: ByParams[Mapping[str, Patterns]],
     fields: tuple[str, ...],
     sample: Callable[..., Sample],
-    published: ByParams[Mapping[str, int]],
+    published: ByParams[Mapping[str, int]] | None = None,
     splits: Mapping[str, Role] | None = None,
     values: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
@@ -156,7 +156,7 @@ def table_source(
         fields: Text fields that every row has; a file without one of them is not this source.
         sample: `sample(row, *texts)` gets the texts of `fields`, checked; it may raise `InputError`. `row.split`,
             `row.params`, `row.values`, `row.picture(name)` and `column_image(row, ...)` say the rest.
-        published: Rows a split has at the publisher.
+        published: Rows a split has at the publisher; None where there is none.
         several: Whether the rows of a split are all files of its first pattern that has some.
         optional: Splits that may have no file.
         splits: Splits and roles where they are not all for training.
@@ -233,7 +233,7 @@ def table_source(
         plan=plan or cut,
         read=read,
         splits=roles,
-        published=lambda params: _of(published, params),
+        published=lambda params: _of(published or {}, params),
         obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(named)}"]),
         **declared,
     )

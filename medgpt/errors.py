@@ -126,9 +126,12 @@ def _tell(line: str, code: int) -> int:
 
 
 def place(error: BaseException) -> str:
-    """`at builders/slake.py:73`: the deepest line of this project that the error passed, else the deepest of all."""
+    """`at builders/slake.py:73`: the deepest line of ours or of a user's source that the error passed, else of all."""
     root = Path(__file__).parent.parent
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if Path(f.filename).is_relative_to(root) and "site-packages" not in f.filename]
-    found = (ours or frames)[-1]
-    return f"at {os.path.relpath(found.filename, root) if ours else Path(found.filename).name}:{found.lineno}"
+    for frame in reversed(frames):
+        path = Path(frame.filename)
+        home = path.parents[1] if path.parent.name == "medgpt_sources" else root
+        if path.is_relative_to(home) and path.relative_to(home).parts[0] in (*ROOMS, "medgpt_sources"):
+            return f"at {path.relative_to(home)}:{frame.lineno}"
+    return f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}"

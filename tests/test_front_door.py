@@ -117,8 +117,8 @@ def test_a_command_under_the_net_says_one_line(tmp_path: Path) -> None:
     ("missing", "said"),
     [
         ("safetensors", "needs safetensors: pip install 'medgpt-oss[train]'"),
-        ("medgpt.formats", f"ModuleNotFoundError at tests/{{}}; {TRACEBACK}=1 shows more, please report it"),
-        ("shards.stream", f"ModuleNotFoundError at tests/{{}}; {TRACEBACK}=1 shows more, please report it"),
+        ("medgpt.formats", f"ModuleNotFoundError at train/{{}}; {TRACEBACK}=1 shows more, please report it"),
+        ("shards.stream", f"ModuleNotFoundError at train/{{}}; {TRACEBACK}=1 shows more, please report it"),
     ],
 )
 def test_a_missing_module_of_ours_is_a_defect_and_nothing_to_install(
