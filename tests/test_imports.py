@@ -93,15 +93,13 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-COMMANDS = [f"builders.{name}" for name in modules()] + [
-    "builders", "builders.corpus", "builders.demo", "eval.audit", "eval.audit_model", "eval.chat", "eval.compare",
-    "eval.report", "eval.run", "eval.score", "eval.weights", "browse",
-    "eval.serve", "eval.demo", "filters.audit", "filters.calibrate", "filters.decide", "filters.review", "filters.run",
-    "filters.semantic_duplicates",
-    "manifests.catalog", "manifests.check", "manifests.prove", "manifests.sql", "manifests.verify", "shards.pack",
-    "shards.resume_check", "shards.show", "shards.stats", "shards.verify", "train.ablate", "train.assemble",
-    "train.demo", "train.quantize", "train.run",
-]  # fmt: skip
+COMMANDS = ["builders", "browse"] + [
+    f"{path.parent.name}.{path.stem}"
+    for path in MODULES
+    if path.parents[1] == ROOT and path.parent.name != "bench" and path.stem[0] != "_"
+    if '__name__ == "__main__"' in path.read_text()
+]
+assert len(COMMANDS) > 70
 
 
 HELP = """
