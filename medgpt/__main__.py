@@ -42,7 +42,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
     "Prove": {
         "prove": ("manifests.prove", "compare all train with all test samples"),
         "verify": ("manifests.verify", "derive the certificate again by a second code path"),
-        "check": ("manifests.check", "is this text or picture among the test items?"),
+        "check": ("manifests.check", "is this text or picture in the training data?"),
     },
     "Train": {
         "pack": ("shards.pack", "which samples make one sequence"),
@@ -153,7 +153,7 @@ def _help() -> str:
     lines = ["medgpt COMMAND ...   (each has a --help with an example)"]
     for group, doors in DOORS.items():
         lines += ["", group, *(f"  {name:14}{what}" for name, (_, what) in doors.items())]
-    return "\n".join([*lines, "", "example:", "  medgpt build slake --demo && medgpt sql data/demo --audit all"])
+    return "\n".join([*lines, "", "example:", "  medgpt build slake --demo && medgpt sql demo --audit all"])
 
 
 if __name__ == "__main__":

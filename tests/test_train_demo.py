@@ -120,4 +120,4 @@ def test_refusals(work: Path, capfd: pytest.CaptureFixture[str], monkeypatch: py
 
 def test_help_ends_with_an_example() -> None:
     said = run_module("train.demo", "--help", check=True).stdout
-    assert "python -m train.demo data/demo" in said.split("example:")[1]
+    assert "python -m train.demo demo" in said.split("example:")[1]

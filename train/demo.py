@@ -23,10 +23,10 @@ from train.config import STAGES, load_config
 
 EXAMPLE = """\
 example:
-  python -m builders.demo --data data/demo
-  python -m train.demo data/demo
-  xdg-open data/demo/train/instruct/curves.svg
-  python -m train.demo data/demo --sight
+  python -m builders.demo --data demo
+  python -m train.demo demo
+  xdg-open demo/train/instruct/curves.svg
+  python -m train.demo demo --sight
 
 Run again, it goes on where it was stopped; a stage that is done is not trained again.
 """
