@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from medgpt import TRACEBACK
 from medgpt.__main__ import DOORS
-from medgpt.errors import NOT_FINISHED
+from medgpt.errors import NOT_FINISHED, place
 
 MODULES = {name: module for group in DOORS.values() for name, (module, _) in group.items()}
 
@@ -135,6 +135,25 @@ def test_a_missing_module_of_ours_is_a_defect_and_nothing_to_install(
     words = ["--shards", str(tmp_path), "--stage", "pretrain", "--model", str(tmp_path), "--dry-run"]
     assert train(words) == NOT_FINISHED
     assert re.sub(r"\w+\.py:\d+", "{}", capsys.readouterr().err) == f"{said}\n"
+
+
+@pytest.mark.parametrize(
+    ("home", "told"),
+    [
+        ("/src", "at shards/x.py:1"),
+        ("/env/lib/python3.11/site-packages", "at shards/x.py:1"),
+        ("/src/.venv/lib/site-packages/theirs", "at y.py:1"),
+    ],
+)
+def test_an_error_is_placed_in_our_code_where_it_is_installed_too(
+    home: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medgpt.errors.__file__", f"{home.removesuffix('/.venv/lib/site-packages/theirs')}/medgpt/e.py")
+    inner = compile("raise ValueError", f"{home}/numpy/y.py", "exec")
+    outer = compile("exec(inner)", f"{home}/shards/x.py", "exec")
+    with pytest.raises(ValueError) as caught:
+        exec(outer, {"inner": inner})
+    assert place(caught.value) == told
 
 
 @pytest.mark.parametrize("module", ["builders.slake", "filters.run", "manifests.prove", "shards.show", "eval.score"])
