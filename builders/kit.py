@@ -45,7 +45,6 @@ from builders.engine.rawfiles import (
     text_of,
 )
 from builders.engine.source import (
-    CAPTION_PROMPT,
     PAPER_VARIANT,
     Image,
     InputError,
@@ -100,7 +99,7 @@ from builders.engine.texts import (
 from medgpt.formats import PICTURE_SUFFIXES
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
+    "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
     "Files", "Image", "InputError", "Layout", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
     "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
     "caption_sample", "check_filled", "check_parts", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
