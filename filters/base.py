@@ -195,7 +195,7 @@ def filter_class(name: str, place: str | None = None) -> type[Filter]:
     try:
         members = vars(importlib.import_module(module))
     except ImportError as error:
-        if module.startswith("filters.") and error.name and of_others(error):
+        if module.startswith("filters.") and of_others(error):
             raise UserError(f"filter {name} needs {error.name}: pip install 'medgpt-oss[filters]'") from error
         raise UserError(f"filter {name}: {module} cannot be imported ({error}); is it on the path?") from error
     if not colon:

@@ -106,8 +106,8 @@ def run(main: Main) -> Main:
 
 
 def of_others(error: ImportError) -> bool:
-    """Whether a package of others could not be imported, and no module of ours."""
-    return (error.name or "").partition(".")[0] not in ROOMS
+    """Whether it names a package of others that could not be imported, and no module of ours."""
+    return error.name is not None and error.name.partition(".")[0] not in ROOMS
 
 
 def _from_reader(error: Exception) -> bool:
