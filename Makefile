@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DATA := data/demo
+DATA := demo
 # Twice quiet: errors only, none of the warnings that a package index of one's own provokes.
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 UV := $(or $(shell command -v uv),.venv-lock/bin/uv)

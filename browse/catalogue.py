@@ -495,13 +495,10 @@ def _parts(builds: Iterable[LoadedBuild]) -> Iterator[Part]:
                 number += 1
 
 
-def _where(
-    chosen: Mapping[str, Sequence[str]], but: str = "", sql: Mapping[str, str] | None = None
-) -> tuple[str, list[Any]]:
+def _where(chosen: Mapping[str, Sequence[str]], sql: Mapping[str, str] | None = None) -> tuple[str, list[Any]]:
     """A condition that what is chosen holds, and its values; `sql` says what a facet is where it is no column."""
-    named = {name: of for name, of in chosen.items() if name != but}
-    terms = [f"({(sql or {}).get(name, name)})::VARCHAR IN ({', '.join('?' * len(of))})" for name, of in named.items()]
-    return " AND ".join(terms) or "true", [value for of in named.values() for value in of]
+    terms = [f"({(sql or {}).get(name, name)})::VARCHAR IN ({', '.join('?' * len(of))})" for name, of in chosen.items()]
+    return " AND ".join(terms) or "true", [value for of in chosen.values() for value in of]
 
 
 def _row_where(asked: Asked) -> tuple[str, list[Any]]:

@@ -10,7 +10,7 @@ from builders.engine.registry import sources
 from builders.engine.source import Source
 from medgpt.arguments import command_parser
 from medgpt.errors import DONE, UserError, run
-from medgpt.tables import table
+from medgpt.tables import markdown, table
 
 
 @run
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     built = _built(args.data)
     rows = [_row(source, built) for source in sources()]
     if args.json or args.markdown:
-        print(json.dumps(rows, ensure_ascii=False) if args.json else markdown(rows))
+        print(json.dumps(rows, ensure_ascii=False) if args.json else recipe_table(rows))
         return DONE
     heads = ("source", "stage", "modality", "licence", "access", "published", "built here")
     names = ("name", "stage", "modality", "license", "access")
@@ -38,19 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return DONE
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
+def recipe_table(rows: list[dict[str, Any]]) -> str:
     """The table of docs/sources.md: a line for each row of the recipe's tables, its count, the publisher's, a note."""
-    lines = [
-        "| source | the recipe's row | paper | published | licence | access | note | checked against |",
-        "|---|---|--:|---|---|---|---|---|",
-    ]
-    for row in rows:
-        for paper in row["paper_rows"]:
-            stage, count = f"{paper['stage']}: {paper['name']}", f"{paper['count']:,}"
-            published = (_pairs(row["published"]), row["license"], row["access"])
-            cells = (f"`{row['name']}`", stage, count, *published, paper["note"], "; ".join(row["checked"]))
-            lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
-    return "\n".join(lines)
+    heads = ("source", "the recipe's row", "paper", "published", "licence", "access", "note", "checked against")
+    found = [
+        (
+            f"`{row['name']}`", f"{paper['stage']}: {paper['name']}", paper["count"], _pairs(row["published"]),
+            row["license"], row["access"], paper["note"], "; ".join(row["checked"]),
+        )
+        for row in rows for paper in row["paper_rows"]
+    ]  # fmt: skip
+    return markdown(heads, found)
 
 
 def _built(data: Path) -> dict[str, list[dict[str, Any]]]:

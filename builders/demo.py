@@ -294,9 +294,9 @@ def leaks(results: "list[AuditResult]") -> list[tuple[str, str, str, int, int]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, or the exit code of the step that failed."""
     said = "Build, filter, audit, prove, pack, train (where torch is) and evaluate the synthetic demo sources."
-    parser = command_parser("builders.demo", said, "example: python -m builders.demo --data data/demo")
+    parser = command_parser("builders.demo", said, "example: python -m builders.demo --data demo")
     add = parser.add_argument
-    add("--data", type=Path, default=Path("data/demo"), metavar="DIR", help="default data/demo")
+    add("--data", type=Path, default=Path("demo"), metavar="DIR", help="default demo")
     add("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
     add("--only", nargs="+", choices=list(modules()), metavar="SOURCE", help="only these sources")
     args = parser.parse_args(arguments)

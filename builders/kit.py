@@ -45,7 +45,6 @@ from builders.engine.rawfiles import (
     text_of,
 )
 from builders.engine.source import (
-    CAPTION_PROMPT,
     PAPER_VARIANT,
     Image,
     InputError,
@@ -100,7 +99,7 @@ from builders.engine.texts import (
 from medgpt.formats import PICTURE_SUFFIXES
 
 __all__ = [
-    "CAPTION_PROMPT", "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
+    "CHATDOCTOR_INSTRUCTION", "PAPER_VARIANT", "PICTURE_SUFFIXES", "VIDEO_FRAME", "Content",
     "Files", "Image", "InputError", "Layout", "NotThisSource", "Option", "PaperRow", "Params", "PictureStore", "Reject",
     "Role", "Row", "Rows", "Sample", "Source", "StrictHeader", "Unit", "Values", "any_row_has", "assistant",
     "caption_sample", "check_filled", "check_parts", "checked_text", "choice_answer", "choice_prompt", "choice_sample",
@@ -131,7 +130,7 @@ def table_source(
     files: ByParams[Mapping[str, Patterns]],
     fields: tuple[str, ...],
     sample: Callable[..., Sample],
-    published: ByParams[Mapping[str, int]],
+    published: ByParams[Mapping[str, int]] | None = None,
     splits: Mapping[str, Role] | None = None,
     values: tuple[str, ...] = (),
     columns: tuple[str, ...] = (),
@@ -156,7 +155,7 @@ def table_source(
         fields: Text fields that every row has; a file without one of them is not this source.
         sample: `sample(row, *texts)` gets the texts of `fields`, checked; it may raise `InputError`. `row.split`,
             `row.params`, `row.values`, `row.picture(name)` and `column_image(row, ...)` say the rest.
-        published: Rows a split has at the publisher.
+        published: Rows a split has at the publisher; None where there is none.
         several: Whether the rows of a split are all files of its first pattern that has some.
         optional: Splits that may have no file.
         splits: Splits and roles where they are not all for training.
@@ -233,7 +232,7 @@ def table_source(
         plan=plan or cut,
         read=read,
         splits=roles,
-        published=lambda params: _of(published, params),
+        published=lambda params: _of(published or {}, params),
         obtain="\n".join([how, "--raw is the folder with", *listed, f"fields: {', '.join(named)}"]),
         **declared,
     )

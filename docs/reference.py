@@ -7,9 +7,10 @@
 import inspect
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from medgpt.tables import markdown
 
 ROOT = Path(__file__).parents[1]
 TAKEN = {
@@ -33,13 +34,6 @@ def pages() -> dict[str, str]:
     }
 
 
-def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table in Markdown."""
-    lines = [[str(cell).replace("|", "\\|") for cell in row] for row in (tuple(heads), *rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _commands() -> str:
     from medgpt.__main__ import DOORS
 
@@ -48,7 +42,7 @@ def _commands() -> str:
         rows = [
             (f"`medgpt {name}`", f"`python -m {module.rstrip('.')}`", what) for name, (module, what) in doors.items()
         ]
-        parts.append(f"## {group}\n\n{table(('command', 'module', 'what it does'), rows)}")
+        parts.append(f"## {group}\n\n{markdown(('command', 'module', 'what it does'), rows)}")
     return "\n\n".join(parts)
 
 
@@ -59,7 +53,7 @@ def _exit_codes() -> str:
     more = (
         "4 outranks 3; 1 and 2 outrank both. A training run that a signal stopped ends with 128 + the signal's number."
     )
-    return f"# Exit codes\n\n{table(('code', 'meaning'), said)}\n\n{more}"
+    return f"# Exit codes\n\n{markdown(('code', 'meaning'), said)}\n\n{more}"
 
 
 def _sources() -> str:
@@ -70,7 +64,7 @@ def _sources() -> str:
         (f"`{s.name}`", s.title, s.stage, s.task, s.license, s.access, s.version, "yes" if s.filters else "")
         for s in sources()
     ]
-    return f"# Sources\n\n`python -m builders.NAME --help` says how to obtain each.\n\n{table(heads, rows)}"
+    return f"# Sources\n\n`python -m builders.NAME --help` says how to obtain each.\n\n{markdown(heads, rows)}"
 
 
 def _filters() -> str:
@@ -84,7 +78,7 @@ def _filters() -> str:
     for name in shipped_filters():
         found = filter_class(name)
         parts.append(f"## {name}\n\nVersion {found.version}; cost {found.cost:g} ms.")
-        parts.append(table(("score", "what it says, and its unit"), found.scores.items()))
+        parts.append(markdown(("score", "what it says, and its unit"), found.scores.items()))
     for path in sorted(RECIPES.glob("*.yaml")):
         recipe, rows = load_recipe(path), []
         for source, rules in recipe.sources.items():
@@ -92,7 +86,7 @@ def _filters() -> str:
                 drop = f"`{rule.drop}`" if rule.drop else "only scores"
                 rows.append((source, name, drop, rule.not_scored or "", ", ".join(rule.needs)))
         heads = ("source", "filter", "a sample is dropped where", "without a score", "only with")
-        parts.append(f"## Recipe {recipe.name}, version {recipe.version}\n\n{table(heads, rows)}")
+        parts.append(f"## Recipe {recipe.name}, version {recipe.version}\n\n{markdown(heads, rows)}")
     return "\n\n".join(parts)
 
 
@@ -115,7 +109,7 @@ def _schemas() -> str:
             (f"`{f.name}`", f"`{f.type}`", "" if f.nullable else "always", notes.get(f.name, ""))
             for f in getattr(module, name)
         ]
-        parts.append(f"## {title}\n\n{table(('field', 'type', 'there', 'what it is'), rows)}")
+        parts.append(f"## {title}\n\n{markdown(('field', 'type', 'there', 'what it is'), rows)}")
     return "\n\n".join(parts)
 
 

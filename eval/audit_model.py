@@ -53,6 +53,7 @@ from medgpt.errors import DONE, NOT_COMPARED, NOT_FINISHED, UserError, run, wors
 from medgpt.libraries import LIBRARIES, libraries_apart
 from medgpt.messages import complain
 from medgpt.private import make_folder
+from medgpt.tables import markdown
 
 if TYPE_CHECKING:
     import torch
@@ -373,14 +374,14 @@ def _low(test: Mapping[str, Any] | None) -> bool:
     return test is not None and test["p"] < LEVEL
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
+def table(results: Sequence[Mapping[str, Any]]) -> str:
     """The results for people, as a Markdown table."""
-    lines = ["| benchmark | test | what was seen | p | Holm p | verdict |", "| --- | --- | --- | --- | --- | --- |"]
+    rows = []
     for one in results:
         for kind in ("order", "completion"):
             test = one[kind]
             if test is None:
-                lines.append(f"| {one['benchmark']} | {kind} | not tested | | | |")
+                rows.append((one["benchmark"], kind, "not tested", "", "", ""))
                 continue
             if kind == "order":
                 seen = (
@@ -395,8 +396,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
                 )
             held = "control" if one["control"] else test["verdict"]
             corrected = "" if one["control"] else f"{test['p_holm']:.3g}"
-            lines.append(f"| {one['benchmark']} | {kind} | {seen} | {test['p']:.3g} | {corrected} | {held} |")
-    return lines
+            rows.append((one["benchmark"], kind, seen, f"{test['p']:.3g}", corrected, held))
+    return markdown(("benchmark", "test", "what was seen", "p", "Holm p", "verdict"), rows)
 
 
 @run
@@ -480,7 +481,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         "not_claimed": LIMITS,
     }
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"
-    lines = [*table(results), "", *(f"- {line}" for line in LIMITS)]
+    lines = [table(results), "", *(f"- {line}" for line in LIMITS)]
     write_atomic(options.out / "audit.json", data)
     write_atomic(options.out / "audit.md", "\n".join(["# Does this model remember?", "", *lines, ""]).encode())
     print(data.decode() if options.json else "\n".join(lines))

@@ -1,7 +1,7 @@
 """Evaluate on the demo data: baselines and, where there is one, the tiny trained model, on one page.
 
-    python -m builders.demo --data data/demo
-    python -m eval.demo data/demo
+    python -m builders.demo --data demo
+    python -m eval.demo demo
 
 Each step is the command that a user would type; it is printed before it runs. The demo's items are made up and few, and
 the tiny model has learnt next to nothing: the page shows what is measured and how, and no number on it means anything.
@@ -28,7 +28,7 @@ NEW_TOKENS = 8
 
 _EXAMPLE = """
 example:
-  python -m eval.demo data/demo
+  python -m eval.demo demo
 """
 
 

@@ -8,7 +8,7 @@
     DIR/SHA256SUMS              optional, as sha256sum writes it: then every file used must have its digest
 
 Nothing is downloaded and no hub name occurs here. RadGraph's code does not run on transformers 5, so its graphs are
-made by another interpreter (`--radgraph-python`) with radgraph 0.1.18, through `eval/radgraph_annotate.py`.
+made by another interpreter (`--radgraph-python`) with radgraph 0.1.18, through `eval/_radgraph_annotate.py`.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def annotate(texts: Sequence[str], folder: Path, model: str, python: Path) -> li
 
     wanted = [number for number, text in enumerate(texts) if text.strip()]
     done = subprocess.run(  # noqa: S603 (the interpreter is the user's own choice)
-        [str(python), str(Path(__file__).with_name("radgraph_annotate.py")), str(folder), model],
+        [str(python), str(Path(__file__).with_name("_radgraph_annotate.py")), str(folder), model],
         input=orjson.dumps([texts[number] for number in wanted]),
         capture_output=True,
         check=False,

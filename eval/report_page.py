@@ -17,6 +17,7 @@ from medgpt.atomic import write_atomic
 from medgpt.errors import UserError
 from medgpt.page import data_url, render
 from medgpt.private import CREDENTIALED, make_folder
+from medgpt.tables import markdown
 
 THUMBNAIL = 320
 """Longest side of a picture in the page."""
@@ -251,16 +252,12 @@ def render_markdown(runs: Sequence[Run], tables: Sequence[Table]) -> str:
     """The same tables without plots and single questions."""
     parts = ["# Evaluation", *(f"- {_plain(line)}" for line in facts(runs))]
     for table in tables:
-        parts += ["", f"## {_plain(table.title)}", "", _row(table.head), _row(["---"] * len(table.head))]
-        parts += [_row(row) for row in table.rows]
+        cells = [[_plain(cell) for cell in row] for row in (table.head, *table.rows)]
+        parts += ["", f"## {_plain(table.title)}", "", markdown(cells[0], cells[1:])]
         if table.note:
             parts += ["", table.note]
     return "\n".join(parts) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
-
-
 def _plain(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("<", "&lt;")

@@ -518,7 +518,7 @@ def _carry_out(options: argparse.Namespace) -> int:
     if options.json:
         print(_as_json(done, adapter, options.out, proof))
     else:
-        _show(done, adapter, options.out, benchmarks, proof)
+        _show(done, adapter, options.out, options.data, benchmarks, proof)
     return EXIT_UNANSWERED if any(task.outcomes.keys() - {ANSWERED} for task in done) else errors.DONE
 
 
@@ -617,6 +617,7 @@ def _show(
     done: Sequence[TaskRun],
     adapter: Adapter,
     out: Path,
+    data: Path,
     benchmarks: Sequence[Benchmark],
     proof: Proof | None,
 ) -> None:
@@ -638,7 +639,7 @@ def _show(
     if counts:
         print(counts)
     _say_certificate(benchmarks, proof)
-    print(f"next: python -m eval.score {out}")
+    print(f"next: python -m eval.score {out} --data {data}")
 
 
 def _as_json(done: Sequence[TaskRun], adapter: Adapter, out: Path, proof: Proof | None) -> str:

@@ -44,7 +44,7 @@ class Interval:
     clusters: int
 
 
-def cluster_interval(values: Sequence[float], clusters: Sequence[Hashable], seed: int = SEED) -> Interval | None:
+def cluster_interval(values: Sequence[float], clusters: Sequence[Hashable]) -> Interval | None:
     """Mean of `values` and its percentile interval when whole clusters are drawn again. None for no values.
 
     A cluster's items hang together (one picture, one patient), so the interval over items would be too narrow. With
@@ -58,17 +58,17 @@ def cluster_interval(values: Sequence[float], clusters: Sequence[Hashable], seed
     mean = float(sums.sum() / counts.sum())
     if len(sums) == 1:
         return Interval(mean, float("-inf"), float("inf"), len(values), 1)
-    low, high = np.percentile(_resampled_means(sums, counts, seed), [2.5, 97.5])
+    low, high = np.percentile(_resampled_means(sums, counts), [2.5, 97.5])
     return Interval(mean, float(low), float(high), len(values), len(sums))
 
 
-def share_interval(correct: Sequence[bool], clusters: Sequence[Hashable], seed: int = SEED) -> Interval | None:
+def share_interval(correct: Sequence[bool], clusters: Sequence[Hashable]) -> Interval | None:
     """Share of correct items with its interval (`cluster_interval`). None for no items.
 
     Where all items are correct, or none, drawing again shows no spread; then Wilson's interval (1927) with one trial a
     cluster says how much that is worth.
     """
-    found = cluster_interval([float(value) for value in correct], clusters, seed)
+    found = cluster_interval([float(value) for value in correct], clusters)
     if found is None or 0 < found.mean < 1:
         return found
     width = _Z95**2 / (found.clusters + _Z95**2)
@@ -76,11 +76,9 @@ def share_interval(correct: Sequence[bool], clusters: Sequence[Hashable], seed: 
     return Interval(found.mean, low, high, found.items, found.clusters)
 
 
-def paired_interval(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], seed: int = SEED
-) -> Interval | None:
+def paired_interval(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]) -> Interval | None:
     """Mean of `first - second`, item by item, with its cluster interval."""
-    return cluster_interval([a - b for a, b in zip(first, second, strict=True)], clusters, seed)
+    return cluster_interval([a - b for a, b in zip(first, second, strict=True)], clusters)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -123,9 +121,7 @@ def t_test(values: Sequence[float]) -> float:
     return max((1 - within) / 2, 1e-12)
 
 
-def permutation(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable], seed: int = SEED
-) -> float:
+def permutation(first: Sequence[float], second: Sequence[float], clusters: Sequence[Hashable]) -> float:
     """Two-sided p-value of the mean paired difference when the models' names are swapped cluster by cluster.
 
     All sign patterns where at most `EXACT_CLUSTERS` clusters differ, else `PERMUTATIONS` drawn ones, the observed one
@@ -143,7 +139,7 @@ def permutation(
     if len(sums) <= EXACT_CLUSTERS:
         patterns = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
         return float(np.mean(np.abs((2 * patterns - 1) @ sums) >= bound))
-    state = np.random.RandomState(seed)
+    state = np.random.RandomState(SEED)
     extreme = 0
     rows = max(1, _CHUNK // len(sums))
     for start in range(0, PERMUTATIONS, rows):
@@ -243,10 +239,10 @@ def _by_cluster(
     return sums, np.bincount(places, minlength=len(index)).astype(np.float64)
 
 
-def _resampled_means(sums: NDArray[np.float64], counts: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+def _resampled_means(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
-    state = np.random.RandomState(seed)
+    state = np.random.RandomState(SEED)
     number = len(sums)
     rows = max(1, _CHUNK // number)
     means = []

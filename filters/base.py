@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from medgpt.errors import NOT_FINISHED, UserError
+from medgpt.errors import NOT_FINISHED, UserError, of_others
 
 if TYPE_CHECKING:
     import numpy as np
@@ -195,7 +195,7 @@ def filter_class(name: str, place: str | None = None) -> type[Filter]:
     try:
         members = vars(importlib.import_module(module))
     except ImportError as error:
-        if module.startswith("filters.") and error.name and not error.name.startswith("filters"):
+        if module.startswith("filters.") and of_others(error):
             raise UserError(f"filter {name} needs {error.name}: pip install 'medgpt-oss[filters]'") from error
         raise UserError(f"filter {name}: {module} cannot be imported ({error}); is it on the path?") from error
     if not colon:

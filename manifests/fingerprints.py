@@ -19,15 +19,15 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
+from medgpt.containers import GREY_AT_LEAST
 from medgpt.pictures import PICTURE_RULES, Opened, opened
 
-DRAFT_PIXELS = 128
 HASH_PIXELS = 32
 HASH_SIZE = 8
 THUMBNAIL_PIXELS = 96
 THUMBNAIL_QUALITY = 80
 IMAGE_RECIPE = (
-    f"pictures{PICTURE_RULES}/draft{DRAFT_PIXELS}-L/phash{HASH_SIZE}x{HASH_SIZE}-lanczos{HASH_PIXELS}/thumb{THUMBNAIL_PIXELS}-q{THUMBNAIL_QUALITY}"
+    f"pictures{PICTURE_RULES}/draft{GREY_AT_LEAST}-L/phash{HASH_SIZE}x{HASH_SIZE}-lanczos{HASH_PIXELS}/thumb{THUMBNAIL_PIXELS}-q{THUMBNAIL_QUALITY}"
     f"/pillow-{PIL.__version__}/libjpeg-{features.version('libjpeg_turbo') or features.version('jpg')}"
 )
 """Hashes are comparable only under the same recipe; it stands in every manifest part."""
@@ -60,7 +60,7 @@ def fingerprint(data: bytes, found: Opened | None = None) -> ImageFingerprint:
     `found` is the picture in grey where `to_store` has decoded it. Raises: `medgpt.containers.DamagedImage` with a
     reject's reason.
     """
-    found = found or opened(data, "L", at_least=DRAFT_PIXELS)
+    found = found or opened(data, "L", at_least=GREY_AT_LEAST)
     width, height, grey = found.width, found.height, found.image
     pixels = hashlib.sha256(f"{width}x{height}/{grey.width}x{grey.height}:".encode())
     pixels.update(grey.tobytes())

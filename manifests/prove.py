@@ -671,7 +671,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--eval", type=Path, metavar="DIR")
     copied = "copy the train folder without what is taken out, in its own forms"
     add("--filtered-copy", type=Path, metavar="DIR", help=copied)
-    add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/proof.md)")
+    add("--mapping", type=Path, metavar="FILE", help="YAML: which field is what (see docs/howto/hospital.md)")
     return parser
 
 

@@ -42,7 +42,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
     "Prove": {
         "prove": ("manifests.prove", "compare all train with all test samples"),
         "verify": ("manifests.verify", "derive the certificate again by a second code path"),
-        "check": ("manifests.check", "is this text or picture among the test items?"),
+        "check": ("manifests.check", "is this text or picture in the training data?"),
     },
     "Train": {
         "pack": ("shards.pack", "which samples make one sequence"),
@@ -51,6 +51,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("train.run", "one stage of training on certified shards"),
         "ablate": ("train.ablate", "vision encoders, all else the same: table and plot"),
         "quantize": ("train.quantize", "a trained model with its experts in MXFP4"),
+        "gguf": ("train.export", "a trained model for llama.cpp"),
     },
     "Evaluate": {
         "eval": ("eval.run", "ask a model the benchmark items"),
@@ -58,6 +59,7 @@ DOORS: dict[str, dict[str, tuple[str, str]]] = {
         "score": ("eval.score", "judge its answers by rule"),
         "report": ("eval.report", "results on one page, clean and contaminated items apart"),
         "compare": ("eval.compare", "two models on the same items"),
+        "log": ("eval.log", "a scored run for the viewer of inspect_ai"),
         "audit-tables": ("eval.audit", "which published figures are possible as k of n"),
         "audit-model": ("eval.audit_model", "does a model remember a benchmark? Two tests, with controls"),
         "chat": ("eval.chat", "talk to a checkpoint in the terminal"),
@@ -151,7 +153,7 @@ def _help() -> str:
     lines = ["medgpt COMMAND ...   (each has a --help with an example)"]
     for group, doors in DOORS.items():
         lines += ["", group, *(f"  {name:14}{what}" for name, (_, what) in doors.items())]
-    return "\n".join([*lines, "", "example:", "  medgpt build slake --demo && medgpt sql data/demo --audit all"])
+    return "\n".join([*lines, "", "example:", "  medgpt build slake --demo && medgpt sql demo --audit all"])
 
 
 if __name__ == "__main__":

@@ -73,13 +73,15 @@ class Container:
     transparent: bool
     frames: int
     grey: NDArray[np.uint8] | None = field(default=None, compare=False)
-    """Grey pixels at the smallest DCT scale that keeps `grey_at_least`, not turned, where checking made them."""
+    """Grey pixels at the smallest DCT scale that keeps `GREY_AT_LEAST`, not turned, where checking made them."""
 
 
+GREY_AT_LEAST = 128
+"""Pixels of a side that fingerprints are made of."""
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-def repack(data: bytes, grey_at_least: int = 128) -> Container:
+def repack(data: bytes) -> Container:
     """The file with nothing left in it but its picture.
 
     Raises `DamagedImage`, `UnusualCoding` (arithmetic, lossless and 12-bit JPEG, scans that overlap), and `ValueError`
@@ -87,7 +89,7 @@ def repack(data: bytes, grey_at_least: int = 128) -> Container:
     """
     kind = format_of(data)
     if kind == "JPEG":
-        return _Jpeg(data, grey_at_least).repack()
+        return _Jpeg(data).repack()
     if kind == "PNG":
         return _repack_png(data)
     raise ValueError("neither JPEG nor PNG")
@@ -220,8 +222,8 @@ class _Scan:
 
 
 class _Jpeg:
-    def __init__(self, data: bytes, grey_at_least: int) -> None:
-        self.data, self.grey_at_least = data, grey_at_least
+    def __init__(self, data: bytes) -> None:
+        self.data = data
         self.position, self.orientation = 2, 1
         self.jfif, self.adobe, self.seen_adobe = False, 0, False
         self.frame = -1
@@ -584,7 +586,7 @@ class _Jpeg:
         before = b"\xff\xd8", quantisers, codes, restart, self._frame_header(rows), header
         more = b"\xff\xd0", self._row_of_zeros(plan, across), _marked(_COM, b""), b"\xff\xd9"
         data = b"".join((*before, scan.raw, *more))
-        scale = _dct_scale(self.width, self.height, self.grey_at_least)
+        scale = _dct_scale(self.width, self.height, GREY_AT_LEAST)
         height, width = _divided(rows, scale), _divided(self.width, scale)
         import simplejpeg  # loaded where a JPEG is read
 

@@ -22,7 +22,6 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from tqdm import tqdm
 
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
@@ -188,6 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if here != there:
                 differs.append((name, f"{here or 'not installed'} here, {there or 'not named'} in {options.lock}"))
     if options.files:
+        from tqdm import tqdm
+
         for package in tqdm(packages, "hash files", disable=None, leave=False):
             for file, what in altered(package):
                 (differs if file else unknown).append((package.name, f"{file} {what}".strip()))

@@ -24,6 +24,8 @@ from medgpt.messages import complain, safe
 DONE, NOT_FINISHED, USAGE, DAMAGED, NOT_COMPARED = range(5)
 EXTRAS = ("eval", "filters", "train")
 """Rooms whose libraries are an extra of the package, of the same name."""
+ROOMS = frozenset(("bench", "browse", "builders", "eval", "filters", "manifests", "medgpt", "shards", "train"))
+"""The packages of this project: a module of theirs that is missing is a defect, nothing to install."""
 
 
 class Main(Protocol):
@@ -89,7 +91,7 @@ def run(main: Main) -> Main:
         except Exception as error:  # noqa: BLE001 - the net itself
             spec = sys.modules[main.__module__].__spec__  # its name is the command's under `python -m`, too
             room = spec.name.partition(".")[0] if spec else ""
-            if isinstance(error, ModuleNotFoundError) and room in EXTRAS:
+            if isinstance(error, ModuleNotFoundError) and room in EXTRAS and of_others(error):
                 return _tell(f"needs {error.name}: pip install 'medgpt-oss[{room}]'", NOT_FINISHED)
             if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
                 return _tell(INTERRUPTED, NOT_FINISHED)
@@ -101,6 +103,11 @@ def run(main: Main) -> Main:
         return code
 
     return command
+
+
+def of_others(error: ImportError) -> bool:
+    """Whether it names a package of others that could not be imported, and no module of ours."""
+    return error.name is not None and error.name.partition(".")[0] not in ROOMS
 
 
 def _from_reader(error: Exception) -> bool:
@@ -119,9 +126,12 @@ def _tell(line: str, code: int) -> int:
 
 
 def place(error: BaseException) -> str:
-    """`at builders/slake.py:73`: the deepest line of this project that the error passed, else the deepest of all."""
+    """`at builders/slake.py:73`: the deepest line of ours or of a user's source that the error passed, else of all."""
     root = Path(__file__).parent.parent
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if Path(f.filename).is_relative_to(root) and "site-packages" not in f.filename]
-    found = (ours or frames)[-1]
-    return f"at {os.path.relpath(found.filename, root) if ours else Path(found.filename).name}:{found.lineno}"
+    for frame in reversed(frames):
+        path = Path(frame.filename)
+        home = path.parents[1] if path.parent.name == "medgpt_sources" else root
+        if path.is_relative_to(home) and path.relative_to(home).parts[0] in (*ROOMS, "medgpt_sources"):
+            return f"at {path.relative_to(home)}:{frame.lineno}"
+    return f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}"

@@ -51,7 +51,7 @@ class Stored:
     converted: str | None
     """Why the publisher's coded pixels were not kept: `CMYK`, `16 bits`, `WEBP`, `turned` ...; None where they were."""
     grey: Opened | None = None
-    """The picture in grey with sides of at least `grey_at_least`, where checking it has made that anyway."""
+    """The picture in grey with sides of at least `GREY_AT_LEAST`, where checking it has made that anyway."""
 
 
 def open_picture(
@@ -101,12 +101,12 @@ def picture_size(data: bytes) -> tuple[int, int]:
             return (file.height, file.width) if _orientation(file) >= 5 else file.size
 
 
-def to_store(data: bytes, frame: Frame | None = None, grey_at_least: int = 128) -> Stored:
+def to_store(data: bytes, frame: Frame | None = None) -> Stored:
     """The bytes for a shard. Raises: `DamagedImage` with a reject's reason for what nobody can read."""
     why: str | None = format_of(data)
     if why in ("JPEG", "PNG"):
         try:
-            container = repack(data, grey_at_least)
+            container = repack(data)
             why = _unlike_stored(container)
         except UnusualCoding as error:
             why = str(error)

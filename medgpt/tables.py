@@ -1,4 +1,4 @@
-"""Rows as aligned text, as every command prints them, and values as JSON has them."""
+"""Rows as aligned text, as every command prints them, or Markdown, and values as JSON has them."""
 
 import json
 import math
@@ -15,7 +15,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], longest: int |
     rows = [tuple(row) for row in rows]
     lines = [tuple(heads), *(tuple(_cell(value, longest) for value in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    right = [bool(rows) and all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(heads)
+    right = _right(heads, rows)
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
         "  ".join(
@@ -24,6 +24,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], longest: int |
         ).rstrip()
         for line in lines
     )
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The same in Markdown."""
+    rows = [tuple(row) for row in rows]
+    rule = ["--:" if number else "---" for number in _right(heads, rows)]
+    cells = ([_cell(value, None).replace("|", "\\|") for value in row] for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *cells))
 
 
 def plain(value: object) -> Any:
@@ -44,6 +52,11 @@ def plain(value: object) -> Any:
 def printable(text: str) -> str:
     """The text without what a terminal obeys; line breaks stay."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _right(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> list[bool]:
+    """Which columns are numbers."""
+    return [all(map(_is_number, column)) for column in zip(*rows, strict=True)] or [False] * len(heads)
 
 
 def _is_number(value: object) -> bool:

@@ -75,7 +75,8 @@ class SourceSamples:
 
     def __init__(self, name: str, data: Path, folder: str, columns: MappedColumns) -> None:
         self.name = name
-        self._data, self._folder, self._columns = data, folder, columns
+        self._columns = columns
+        self.folder, self.root = data / folder, str(columns.header["root"])
         self._count = int(columns.header["samples"])
         place = "" if folder == "." else f"{folder}/"
         self.shards = tuple(
@@ -137,7 +138,7 @@ class SourceSamples:
             parts.setdefault(self._columns.header["shards"][number][4], []).append(place)
         found = [""] * len(shard)
         for part, places in parts.items():
-            path = self._data / self._folder / part
+            path = self.folder / part
             try:
                 names = pq.read_table(path, columns=["sample_id"])["sample_id"]
             except (OSError, pa.ArrowInvalid) as error:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.catalog import load_builds, one_line
+from manifests.catalog import load_build, one_line
 from medgpt.atomic import locked
 from medgpt.engines import is_local, run_jobs
 from medgpt.errors import UserError
@@ -55,11 +55,14 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
 
     Raises: `UserError`, also if a shard cannot be read.
     """
-    found = next(b for b in load_builds(certified.data) if b.record["build"] == build)
-    name = hashlib.sha256(f"{found.record['root']} {TEMPLATE}".encode()).hexdigest()[:16]
+    source = certified.sources[build]
+    name = hashlib.sha256(f"{source.root} {TEMPLATE}".encode()).hexdigest()[:16]
     folder = certified.folder / "lengths" / f"{build}-{name}"
     with locked(certified.folder):
         if not (folder / HEADER).is_file():
+            found = load_build(source.folder)
+            if found.record["root"] != source.root:
+                raise UserError(f"{build}: built anew since it was certified; prove again (python -m manifests.prove)")
             parts = {path: unit["kept"] for unit, path in found.parts("samples", "train")}
             # Workers cost a second to start.
             done: Iterable[tuple[Path, Int32]] = ((part, _unit_lengths(part)) for part in parts)
@@ -70,12 +73,10 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
                 pieces[part] = piece
                 if progress is not None:
                     progress(len(piece))
-            header = {"build": build, "root": found.record["root"], "template": TEMPLATE}
+            header = {"build": build, "root": source.root, "template": TEMPLATE}
             write_columns(folder, header, {"length": "int32"}, ({"length": pieces[part]} for part in parts))
     lengths = MappedColumns(folder)["length"]
-    samples = np.array([shard.samples for shard in certified.sources[build].shards], np.int64)
-    if samples.sum() != len(lengths):
-        raise UserError(f"{build}: built anew since it was certified; prove again (python -m manifests.prove)")
+    samples = np.array([shard.samples for shard in source.shards], np.int64)
     return lengths, np.cumsum(samples) - samples
 
 

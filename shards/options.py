@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
+from medgpt.messages import complain
 
 if TYPE_CHECKING:
     from shards.order import EpochOrder
@@ -16,8 +17,8 @@ def add_order_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which samples in which order; `ordered` heeds them."""
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder of builds, certified by manifests.prove")
-    add("--stage", choices=("pretrain", "midtrain", "instruct"), help="its builds alone; needed without --mixture")
-    add("--mixture", metavar="FILE", help="mixture (default: the preset of the stage)")
+    add("--stage", choices=("pretrain", "midtrain", "instruct"), help="its preset mixture; needed without --mixture")
+    add("--mixture", metavar="FILE", help="this mixture, not the preset of the stage")
     add("--only-present", action="store_true", help="leave out sources of the mixture that are not built")
     add("--sources-present", action="store_true", dest="only_present", help=argparse.SUPPRESS)
     add("--seed", type=int, default=0, metavar="N", help="seed of the order (default 0)")
@@ -39,14 +40,19 @@ def add_trust_options(parser: argparse.ArgumentParser, *, training: bool = True)
         add("--accept-incomplete", action="store_true", help="take a certificate that names something as not compared")
 
 
-def ordered(options: argparse.Namespace, **more: Any) -> EpochOrder:
-    """The order that the options ask for; `more` goes to `shards.order.open_order`. Raises: `UserError`."""
+def ordered(options: argparse.Namespace, epoch: int = 0, **more: Any) -> EpochOrder:
+    """The order of an epoch that the options ask for; `more` goes to `load_certified`.
+
+    What is accepted of the certificate, and what `choose` says, is said on standard error. Raises: `UserError`.
+    """
     from manifests.proof.trust import Trust
-    from shards.order import open_order
+    from shards.certified import load_certified
+    from shards.order import EpochOrder, choose
 
     if not (options.mixture or options.stage):
         raise UserError("say which samples: --stage pretrain, midtrain or instruct, or --mixture FILE")
-    return open_order(
-        options.data, options.mixture or options.stage, options.seed, only_present=options.only_present,
-        uncertified=options.uncertified, trust=Trust.of(options), **more,
-    )  # fmt: skip
+    found = load_certified(options.data, uncertified=options.uncertified, trust=Trust.of(options), **more)
+    mixed, notes = choose(found, options.mixture or options.stage, options.only_present)
+    for line in (*(f"accepted: {line}" for line in found.accepted), *notes):
+        complain(line)
+    return EpochOrder(found, mixed, options.seed, epoch)

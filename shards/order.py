@@ -17,11 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from manifests.catalog import load_builds
 from medgpt.digest import json_sha256
 from medgpt.errors import UserError
-from medgpt.messages import complain
-from shards.certified import Certified, load_certified
+from shards.certified import Certified
 from shards.columns import Int32, Int64, UInt64, check_range
 from shards.mixture import PRESETS, Mixture, Schedule
 
@@ -258,31 +256,6 @@ class EpochOrder:
 
 
 _NO_KEYS = np.zeros(ROUNDS, np.uint64)
-
-
-def open_order(
-    data: Path, mixture: Path | str, seed: int = 0, *, epoch: int = 0, only_present: bool = False, **certified: Any
-) -> EpochOrder:
-    """The order of an epoch over what may be trained on below `data`; `certified` goes to `load_certified`.
-
-    What `choose` says is said on standard error.
-    Raises: `UserError`.
-    """
-    if stage := certified.get("stage"):
-        _check_stage(data, Mixture.load(mixture), stage)
-    found = load_certified(data, **certified)
-    mixed, notes = choose(found, mixture, only_present)
-    for line in (*(f"accepted: {line}" for line in found.accepted), *notes):
-        complain(line)
-    return EpochOrder(found, mixed, seed, epoch)
-
-
-def _check_stage(data: Path, mixture: Mixture, stage: str) -> None:
-    """Raises: `UserError` where a source of the mixture is built, but of another stage than the one asked for."""
-    stages = {build.record["build"]: build.record["source"]["stage"] for build in load_builds(data)}
-    places = [(source.build, stages.get(source.build, stage)) for source in mixture.sources]
-    if other := [f"{name} is of stage {its}" for name, its in places if its != stage]:
-        raise UserError(f"{mixture.name}: {', '.join(other)}; leave out --stage {stage}, a mixture needs none")
 
 
 def choose(found: Certified, mixture: Path | str, only_present: bool) -> tuple[Mixture, list[str]]:

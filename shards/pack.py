@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from shards.epoch import draw, pack_epoch
     from shards.packing import OverLong, PlanTerms, plan_path, write_plan
 
-    order = ordered(options, epoch=options.epoch, stage=options.stage, licenses=options.licenses)
+    order = ordered(options, epoch=options.epoch, licenses=options.licenses)
     terms = PlanTerms.of(order, options.length, options.tiles, options.over_long, options.together)
     path = options.out or plan_path(options.data, terms)
     with tqdm(desc="counting", unit=" samples", disable=None) as bar:

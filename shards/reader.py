@@ -91,7 +91,7 @@ class Build:
             except pa.ArrowInvalid as error:
                 raise UserError(f"{path}: {error}; run the builder again") from None
         if not tables and kind == "samples":
-            raise UserError(f"{self.path}: no samples of that role")
+            raise UserError(f"{self.path}: no samples{f' of role {role}' if role else ''}")
         table = pa.concat_tables(tables or [SCHEMAS[kind].empty_table().select(columns)])
         return table.slice(0, most).combine_chunks()
 

@@ -219,6 +219,37 @@ def test_the_table_of_sources_is_the_generated_one() -> None:
     assert table == run_module("builders", "--markdown").stdout.strip()
 
 
+BROKEN = """
+from builders import kit
+def sample(row, key):
+    return kit.question_answer(row, key, key, BODY)
+SOURCE = kit.table_source(name="broken", title="t", revision="1", license="l", modality="text", sample=sample,
+                          files={"train": "a.jsonl"}, fields=("id",), obtain="-")
+if __name__ == "__main__":
+    kit.run(SOURCE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "command", "said"),
+    [
+        (BROKEN.replace("BODY", "kye"), "medgpt_sources.broken", "NameError at medgpt_sources/broken.py:4: "),
+        (BROKEN.replace("BODY", "license=print"), "medgpt_sources.broken", "TypeError at medgpt/schema.py:"),
+        ("SOURCE = kit", "builders", "medgpt_sources.broken: cannot be imported (NameError: name 'kit' is not"),
+    ],
+)
+def test_what_is_wrong_in_a_users_source_is_told_as_that(code: str, command: str, said: str, tmp_path: Path) -> None:
+    """Not as a defect of ours, and not as rows that are damaged."""
+    write_demo_file(tmp_path / "a.jsonl", b'{"id": "1"}\n')
+    write_demo_file(tmp_path / "medgpt_sources/broken.py", code.encode())
+    words = ("--raw", ".", "--out", "built") if command != "builders" else ()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run(
+        [sys.executable, "-m", command, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode in (1, 2) and done.stderr.count("\n") == 1 and said in done.stderr
+
+
 def run_with(folder: Path, *arguments: str, expect: int = 0) -> str:
     """Output of `python -m ...` run in `folder`, which is on PYTHONPATH."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}

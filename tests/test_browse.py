@@ -236,6 +236,7 @@ def test_credentialed_pictures_and_texts_are_shown_to_who_asks(server: Server, d
     for page in (f"samples?build={CREDENTIALED}", f"sample?at={at}"):
         hidden, shown = ask(server, page), ask(server, f"{page}&reveal=1")
         assert said not in hidden.text and said in shown.text
+        assert (b"main h2 { margin: 1.5rem 0 .25rem;" in hidden.body) == page.startswith("sample?")
         assert b"data:image" not in hidden.body
     blurred, clear = (
         Image.open(io.BytesIO(ask(server, f"thumbnail?at={at}{more}").body)) for more in ("", "&reveal=1")

@@ -709,11 +709,14 @@ def test_ordinary_pictures(name: str) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(255, 300), (257, 256), (515, 700), (1030, 1100), (1396, 1021)])
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0", None])
-def test_grey_is_what_pillow_decodes(width: int, height: int, sampling: str | None) -> None:
+def test_grey_is_what_pillow_decodes(
+    width: int, height: int, sampling: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture = noise(width, height, width)
     data = encoded(picture, "JPEG", subsampling=sampling) if sampling else encoded(picture.convert("L"), "JPEG")
     for at_least in (128, 32):
-        container = repack(data, at_least)
+        monkeypatch.setattr("medgpt.containers.GREY_AT_LEAST", at_least)
+        container = repack(data)
         assert (container.grey is not None) == bool(data[-3] & 1)  # else the codes are walked
         with Image.open(io.BytesIO(data)) as opened:
             opened.draft("L", (at_least, at_least))

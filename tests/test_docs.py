@@ -99,6 +99,8 @@ def test_commands_run_as_printed(page: str, least: int, tmp_path: Path, monkeypa
     lines = re.findall(r"(?m)^python -m [^#\n]*", text)
     assert len(lines) >= least
     monkeypatch.chdir(tmp_path)
+    # What came before on the page, `make demo`, must not stand in the way of the builds below `data`.
+    assert build(load("vqa_rad"), ["--demo", "--quiet"]) == DONE and (tmp_path / "demo/built/vqa_rad").is_dir()
     for line in lines:
         _, _, module, *words = shlex.split(line)
         monkeypatch.setattr("sys.argv", [module, *words])

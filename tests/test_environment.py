@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tqdm  # noqa: F401 - the path is another one where the command asks for it
 
 from medgpt.environment import installed, main
 

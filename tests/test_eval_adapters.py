@@ -666,10 +666,18 @@ def test_auto_takes_the_engine_that_is_there_and_says_so(
     for there, kind in ((None, "HFLocal"), ("vllm", "VllmLocal")):
         monkeypatch.setattr(choose, "find_spec", lambda name, there=there: there == name)
         assert taken() == kind
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "mxfp4"}}')
+    for is_cpu, kind in ((True, "HFLocal"), (False, "VllmLocal")):
+        platforms = SimpleNamespace(current_platform=SimpleNamespace(is_cpu=lambda is_cpu=is_cpu: is_cpu))
+        monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+        assert taken() == kind
     (tmp_path / "model.gguf").touch()
     assert taken() == "LlamaLocal"
     assert capsys.readouterr().err.splitlines() == [
         "engine: transformers (vLLM is not installed here)",
+        "engine: vLLM (it is installed here)",
+        "engine: transformers (vLLM's CPU build takes no MXFP4)",
         "engine: vLLM (it is installed here)",
         "engine: llama.cpp (the folder has a model.gguf)",
     ]

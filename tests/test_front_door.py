@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from medgpt import TRACEBACK
 from medgpt.__main__ import DOORS
+from medgpt.errors import NOT_FINISHED, place
 
 MODULES = {name: module for group in DOORS.values() for name, (module, _) in group.items()}
 
@@ -107,6 +111,49 @@ def test_a_command_under_the_net_says_one_line(tmp_path: Path) -> None:
     done = medgpt("catalog", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        ("safetensors", "needs safetensors: pip install 'medgpt-oss[train]'"),
+        ("medgpt.formats", f"ModuleNotFoundError at train/{{}}; {TRACEBACK}=1 shows more, please report it"),
+        ("shards.stream", f"ModuleNotFoundError at train/{{}}; {TRACEBACK}=1 shows more, please report it"),
+    ],
+)
+def test_a_missing_module_of_ours_is_a_defect_and_nothing_to_install(
+    missing: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from train.run import main as train
+
+    def absent(*_: object) -> None:
+        monkeypatch.setitem(sys.modules, missing, None)
+        importlib.import_module(missing)
+
+    monkeypatch.setattr("train.run.dry_run", absent)
+    (tmp_path / "config.json").write_text("{}")
+    words = ["--shards", str(tmp_path), "--stage", "pretrain", "--model", str(tmp_path), "--dry-run"]
+    assert train(words) == NOT_FINISHED
+    assert re.sub(r"\w+\.py:\d+", "{}", capsys.readouterr().err) == f"{said}\n"
+
+
+@pytest.mark.parametrize(
+    ("home", "told"),
+    [
+        ("/src", "at shards/x.py:1"),
+        ("/env/lib/python3.11/site-packages", "at shards/x.py:1"),
+        ("/src/.venv/lib/site-packages/theirs", "at y.py:1"),
+    ],
+)
+def test_an_error_is_placed_in_our_code_where_it_is_installed_too(
+    home: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medgpt.errors.__file__", f"{home.removesuffix('/.venv/lib/site-packages/theirs')}/medgpt/e.py")
+    inner = compile("raise ValueError", f"{home}/numpy/y.py", "exec")
+    outer = compile("exec(inner)", f"{home}/shards/x.py", "exec")
+    with pytest.raises(ValueError) as caught:
+        exec(outer, {"inner": inner})
+    assert place(caught.value) == told
 
 
 @pytest.mark.parametrize("module", ["builders.slake", "filters.run", "manifests.prove", "shards.show", "eval.score"])

@@ -185,7 +185,7 @@ def test_encoders_are_compared_on_the_same_data(
         assert [(r["tokens"], r["samples"]) for r in log] == [(r["tokens"], r["samples"]) for r in log_of_clip(work)]
     plot = (work / "ablation" / "ablation.svg").read_text()
     assert plot.count('class="pale s0"') == 4 and plot.count('class="line dashed') == 1
-    assert (work / "ablation" / "ablation.md").read_text().count("\n| ") == 5
+    assert (work / "ablation" / "ablation.md").read_text().count("\n| ") == 6
     called.clear()
     assert ablate.main(command) == 0 and not called  # what is done is not done again
     assert ablate.main([*command[: command.index("--steps") + 1], "3", *command[command.index("--seeds") :]]) == 1

@@ -200,7 +200,7 @@ def test_safe_text_is_one_printable_line() -> None:
 
 def test_failures_are_said_in_one_place() -> None:
     """Only `complain` prints to standard error what a command caught; what it prints has no control codes."""
-    allowed = {"manifests/messages.py", "manifests/sql.py", "eval/serve.py", "eval/radgraph_annotate.py"}
+    allowed = {"manifests/messages.py", "manifests/sql.py", "eval/serve.py", "eval/_radgraph_annotate.py"}
     for package in ("browse", "builders", "eval", "filters", "manifests", "shards", "train"):
         for path in (ROOT / package).rglob("*.py"):
             if path.relative_to(ROOT).as_posix() in allowed:

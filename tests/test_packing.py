@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import multiprocessing
 from collections import Counter
@@ -455,6 +456,15 @@ def test_command(data: Path, order: EpochOrder, tmp_path: Path) -> None:
     assert path.read_bytes() == plan.path.read_bytes()
 
 
+def test_a_later_start_reads_no_build_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--length", "4096", "--tiles", "30", "--out", str(tmp_path / "plan"))
+    assert command(data, *arguments).returncode == 0
+    first = (tmp_path / "plan").read_bytes()
+    monkeypatch.setattr("manifests.catalog.load_build", lambda folder: pytest.fail(f"{folder} is read again"))
+    assert command(data, *arguments, "--stage", "pretrain").returncode == 0  # the mixture says what is drawn from
+    assert (tmp_path / "plan").read_bytes() == first
+
+
 def test_command_names_over_long_samples(data: Path) -> None:
     done = command(data, "--length", "1500")
     assert done.returncode == 1
@@ -478,8 +488,6 @@ def test_command_says_what_is_wrong(data: Path, tmp_path: Path) -> None:
         assert done.returncode in (1, 2), options
         assert said in done.stderr
         assert "Traceback" not in done.stderr
-    other = command(data, "--stage", "pretrain")
-    assert "is of stage instruct" in other.stderr and "leave out --stage pretrain" in other.stderr
     (tmp_path / "one.yaml").write_text("format: 1\nname: one\nsources:\n  - {build: absent, epochs: 1}\n")
     for options, said in (
         (("--mixture", str(tmp_path / "one.yaml")), "absent is not there; build it with python -m builders.absent"),
@@ -491,6 +499,14 @@ def test_command_says_what_is_wrong(data: Path, tmp_path: Path) -> None:
     absent = call_module("shards.pack", str(tmp_path), "--stage", "instruct", "--uncertified")
     assert absent.returncode == 2
     assert len(absent.stderr.splitlines()) == 1
+
+
+def test_a_build_made_anew_since_is_not_counted(certified: Certified, tmp_path: Path) -> None:
+    source = copy.copy(certified.sources["slake"])
+    source.root = "0" * 64
+    elsewhere = SimpleNamespace(folder=tmp_path, sources={"slake": source})
+    with pytest.raises(UserError, match=r"slake: built anew since .*manifests\.prove"):
+        train_lengths(elsewhere, "slake")  # type: ignore[arg-type]
 
 
 def test_a_missing_shard_stops_the_count(data: Path, certified: Certified, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 
-from medgpt.tables import plain, table
+from medgpt.tables import markdown, plain, table
 
 
 def test_cells_cannot_reach_the_terminal() -> None:
@@ -24,6 +24,12 @@ def test_numbers_stand_to_the_right_and_text_to_the_left() -> None:
         "bcdef       -   NULL  false",
     ]
     assert table(("name", "rows"), []).splitlines() == ["name  rows", "----  ----"]
+
+
+def test_a_cell_leaves_no_table_in_markdown() -> None:
+    found = markdown(("name", "rows"), [("a|b\n", 12_345), ("c", "-")])
+    lines = ["| name | rows |", "| --- | --: |", "| a\\|b\N{REPLACEMENT CHARACTER} | 12,345 |", "| c | - |"]
+    assert found.splitlines() == lines
 
 
 def test_plain_values_are_what_json_has() -> None:

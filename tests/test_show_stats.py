@@ -18,11 +18,14 @@ import pytest
 from conftest import call_module
 
 from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows
+from medgpt.errors import UserError
 from shards.reader import Build
 from shards.show import ShownSample, as_html, as_text, load_sample
 from shards.stats import as_html as stats_html
 from shards.stats import collect
 
+SHARED = "main h2 { margin: 1.5rem 0 .25rem;"
+"""Of the style of a sample, which the page of `medgpt browse` shares."""
 SOURCES = ("slake", "medquad", "gemex_thinkvg", "gmai_reasoning10k", "medqa")
 
 
@@ -202,7 +205,13 @@ def test_pictures_of_credentialed_samples_only_where_asked_for(data: Path, tmp_p
     assert "credentialed: " in asked.stdout
     assert "credentialed: " in file.read_text()
     assert 'src="data:image/jpeg;base64,' in file.read_text()
+    assert SHARED in file.read_text()
     assert "credentialed" not in call_module("shards.show", str(data), "slake/train/0", "--build", "slake").stdout
+
+
+def test_a_build_without_samples_of_a_role_is_said_to_have_none(data: Path) -> None:
+    with pytest.raises(UserError, match="medquad: no samples of role eval"):
+        Build(data / "medquad", role="eval")
 
 
 def test_random_samples_follow_the_seed(data: Path) -> None:

@@ -238,7 +238,10 @@ def test_activations_are_kept_where_there_is_memory() -> None:
 
 
 def test_settings_change_the_memory_they_are_said_to() -> None:
-    base, full = needs("midtrain", 8), "activations, language model"
+    base, full, sums = needs("midtrain", 8), "activations, language model", "buffer of reductions"
+    plan = plan_memory(load_config("midtrain", [*FIVE, "engine.zero=2"]), SHAPE, 8, 78)
+    [(knob, before)] = [(need.knob, need.bytes) for need in plan.device if need.what == sums]
+    assert needs("midtrain", 8, knob)[sums] < before
     assert needs("midtrain", 8, "engine.offload=optimizer")["master weights and moments"] == 0
     assert needs("midtrain", 8, "engine.checkpointing=none")[full] > 3 * base[full]
     assert needs("midtrain", 8, "loss.chunk=1024")["logits"] < base["logits"]

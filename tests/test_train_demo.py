@@ -114,10 +114,10 @@ def test_refusals(work: Path, capfd: pytest.CaptureFixture[str], monkeypatch: py
     assert "--steps 0: at least 1" in capfd.readouterr().err
     monkeypatch.setattr("train.demo.importlib.util.find_spec", lambda name: None if name == "deepspeed" else sys)
     assert demo.main([str(work / "data")]) == 1
-    assert capfd.readouterr().err == "train.demo: needs deepspeed: pip install 'medgpt-oss[train]'\n"
+    assert capfd.readouterr().err == "needs deepspeed: pip install 'medgpt-oss[train]'\n"
     assert not (work / "data" / "train").exists()
 
 
 def test_help_ends_with_an_example() -> None:
     said = run_module("train.demo", "--help", check=True).stdout
-    assert "python -m train.demo data/demo" in said.split("example:")[1]
+    assert "python -m train.demo demo" in said.split("example:")[1]

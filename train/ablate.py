@@ -26,6 +26,7 @@ from medgpt.intervals import wilson
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
 from medgpt.page import drawing
+from medgpt.tables import markdown
 from train.config import load_config
 from train.demo import call
 
@@ -233,15 +234,16 @@ def lines(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> lis
     head = [
         f"{rows[0]['asked']:,} held-out questions, {options.steps:,} steps, {options.seeds} seed(s), {how}",
         "",
-        "| encoder | weights | its parameters | right | 95 % interval | seeds |",
-        "|---|---|--:|--:|---|---|",
     ]
+    heads = ("encoder", "weights", "its parameters", "right", "95 % interval", "seeds")
     body = [
-        f"| {row['encoder']} | {row['weights']} | {row['encoder_parameters']:,} | {row['right']:.3f} | "
-        f"{row['low']:.3f} to {row['high']:.3f} | {', '.join(f'{share:.3f}' for share in row['seeds'])} |"
+        (
+            row["encoder"], row["weights"], row["encoder_parameters"], f"{row['right']:.3f}",
+            f"{row['low']:.3f} to {row['high']:.3f}", ", ".join(f"{share:.3f}" for share in row["seeds"]),
+        )
         for row in rows
-    ]
-    return [*head, *body, "", f"Guessed blindly: {rows[0]['blind']:.3f}."]
+    ]  # fmt: skip
+    return [*head, markdown(heads, body), "", f"Guessed blindly: {rows[0]['blind']:.3f}."]
 
 
 def plot(rows: Sequence[Mapping[str, Any]]) -> str:

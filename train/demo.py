@@ -23,10 +23,10 @@ from train.config import STAGES, load_config
 
 EXAMPLE = """\
 example:
-  python -m builders.demo --data data/demo
-  python -m train.demo data/demo
-  xdg-open data/demo/train/instruct/curves.svg
-  python -m train.demo data/demo --sight
+  python -m builders.demo --data demo
+  python -m train.demo demo
+  xdg-open demo/train/instruct/curves.svg
+  python -m train.demo demo --sight
 
 Run again, it goes on where it was stopped; a stage that is done is not trained again.
 """
@@ -81,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def check(data: Path) -> str:
     """See that there are the libraries and certified data; the certificate's digest.
 
-    Raises: `UserError` (there are not).
+    Raises: `UserError` (no such data), `ModuleNotFoundError` (no such library).
     """
     for name in ("torch", "transformers", "deepspeed"):
         if importlib.util.find_spec(name) is None:
-            raise UserError(f"needs {name}: pip install 'medgpt-oss[train]'")
+            raise ModuleNotFoundError(name=name)  # `medgpt.errors.run` says how to install it
     from manifests.proof.trust import Trust
     from shards.certified import load_certified
 

@@ -17,6 +17,7 @@ from medgpt.arguments import command_parser
 from medgpt.atomic import whole_folder
 from medgpt.errors import DONE, run
 from medgpt.libraries import libraries_apart
+from medgpt.tables import markdown
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +75,7 @@ def export_model(engine: Any, model: Model, folder: Path, identity: Mapping[str,
 def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str:
     """Markdown: what the model is, what it was trained on and under which licences, and what it is not for."""
     data = identity["data"]
-    rows = "\n".join(
-        f"| {source['name']} | {source['samples']:,} | {', '.join(source['licenses'])} | {source['access']} |"
-        for source in data["sources"]
-    )
+    rows = [(one["name"], one["samples"], ", ".join(one["licenses"]), one["access"]) for one in data["sources"]]
     certificate = identity["certificate"]
     accepted = "".join(f" **Accepted as it is**: {line}." for line in identity["accepted"])
     proof = (
@@ -106,9 +104,7 @@ tags: [biomedical, vision-language]
 
 ## Data of this stage
 
-| source | samples | licences | access |
-|---|---|---|---|
-{rows}
+{markdown(("source", "samples", "licences", "access"), rows)}
 
 Licences that bind whoever uses the weights: {", ".join(licenses)}. Samples under `credentialed` access may not be
 shared; whether weights trained on them may be is for the data's owners to say.

@@ -133,7 +133,7 @@ def _plan(config: Config, shape: Shape, ranks: int, share: float) -> Plan:
             0 if offload else states,
             "engine.offload=optimizer, train.llm=lora or more devices",
         ),
-        Need("buffer of reductions", 0 if engine.zero == 3 else BUCKET[engine.zero] * width, "engine.zero=2"),
+        Need("buffer of reductions", 0 if engine.zero == 3 else BUCKET[engine.zero] * width, "engine.zero=3"),
         Need("activations, language model", language, "engine.checkpointing=full or a smaller data.length"),
         Need("activations, vision", vision, "a smaller data.tiles or train.vision=freeze"),
         Need("logits", logits, "a smaller loss.chunk"),

@@ -125,11 +125,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 train(config, options, libraries)
     except Told as told:
         return told.exit_code
-    except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers", "deepspeed", "peft", "safetensors"):
-            raise
-        say(f"needs {error.name}: pip install 'medgpt-oss[train]'")
-        return NOT_FINISHED
     except UserError as error:
         say(error)
         return NOT_FINISHED
@@ -226,12 +221,11 @@ def describe(certified: Certified, order: EpochOrder, plan: PackPlan) -> dict[st
     """What is trained on, for the log, the checkpoints and the model card."""
     import pyarrow.parquet as pq
 
-    from manifests.catalog import load_builds
+    from manifests.catalog import load_build
 
-    builds = {build.record["build"]: build for build in load_builds(certified.data)}
     sources = []
     for name in order.sources:
-        build = builds[name]
+        build = load_build(certified.sources[name].folder)
         licenses: set[str] = set()
         for _, path in build.parts("samples", "train"):
             licenses.update(pq.read_table(path, columns=["license"])["license"].unique().to_pylist())
@@ -511,14 +505,12 @@ _BLIND_SAMPLES = 256
 
 def _blind(prepared: Prepared, model: Model) -> dict[str, float]:
     """Loss of guessing blindly, by source whose answers can be guessed; of two builds of a source the first counts."""
-    from manifests.catalog import load_builds
     from shards.reader import Build
     from train.probe import blind
 
     found: dict[str, float] = {}
-    folders = {build.record["build"]: build.folder for build in load_builds(prepared.certified.data)}
     for source in prepared.identity["data"]["sources"]:
-        samples = Build(folders[source["name"]], role="train", first=_BLIND_SAMPLES)
+        samples = Build(prepared.certified.sources[source["name"]].folder, role="train", first=_BLIND_SAMPLES)
         if source["source"] not in found and (guess := blind(samples, model.tokenizer)) is not None:
             found[source["source"]] = guess.loss
     return found

@@ -58,11 +58,6 @@ class Tiling:
         most = max(1, math.floor(self.max_enlargement * width * height / TILE_PIXELS**2))
         return tile_grid(width, height, max(n_images, -(-12 // most) if most < 12 else 1))
 
-    def count(self, width: int, height: int, n_images: int = 1) -> int:
-        """Tiles of a picture, the thumbnail included."""
-        columns, rows = self.grid(width, height, n_images)
-        return columns * rows + (columns * rows > 1)
-
     def cut(self, data: bytes, name: str, n_images: int = 1) -> Pixels:
         """Tiles of a picture as stored, uint8 of shape (tiles, size, size, 3), the thumbnail last.
 

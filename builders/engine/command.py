@@ -43,7 +43,7 @@ def _named(source: Source, arguments: Sequence[str] | None) -> int:
 def _command(source: Source, arguments: Sequence[str] | None) -> int:
     parser = _parser(source)
     args = parser.parse_args(arguments)
-    data = Path("data/demo") if args.demo else Path("data")
+    data = Path("demo") if args.demo else Path("data")
     raw = args.raw or data / "raw" / source.name
     if args.raw is None and not args.demo and not args.download and not raw.is_dir():
         parser.error(f"--raw is needed: the folder with the publisher's files ({raw} does not exist)")

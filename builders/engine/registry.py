@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from builders.engine.source import Source
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 
 ELSEWHERE = "medgpt_sources"
 _STAGES = ("pretrain", "midtrain", "instruct", "eval")
@@ -41,8 +41,13 @@ def load(name: str) -> Source:
 
 
 def source_in(module: str) -> Source:
-    """The `SOURCE` of a module. Raises `UserError` if it has none, or one of another name."""
-    source = getattr(importlib.import_module(module), "SOURCE", None)
+    """The `SOURCE` of a module. Raises `UserError` if it has none, one of another name, or is a user's and broken."""
+    try:
+        source = getattr(importlib.import_module(module), "SOURCE", None)
+    except Exception as error:
+        if not module.startswith(ELSEWHERE):
+            raise
+        raise UserError(f"{module}: cannot be imported ({type(error).__name__}: {one_line(error)})") from error
     if not isinstance(source, Source) or (module in modules().values() and source.name != module.rpartition(".")[2]):
         raise UserError(f"{module}: its SOURCE must be a Source named {module.rpartition('.')[2]}")
     return replace(source, module=module)

@@ -344,7 +344,7 @@ class Source:
     hub_files: tuple[str, ...] = ()
     """Glob patterns of the files the builder reads."""
     layouts: tuple[Layout, ...] = ()
-    """The known forms of the raw tree. `--probe` says which it sees; `--help` and the README say what was checked."""
+    """The known forms of the raw tree. `--probe` says which it sees, `--help` and docs/sources.md what was checked."""
     languages: tuple[str, ...] = ("en",)
     """Of the texts, most frequent first; an option `--language` goes before."""
     filters: str = ""

@@ -233,7 +233,10 @@ class _UnitWork:
         record = self._record(sample_id, sample, pictures)
         try:
             json = canonical_json(record)
-        except TypeError:  # half a surrogate pair, as JSON may spell it, is no text
+        except TypeError as error:
+            if "surrogates" not in str(error):  # a source gave what is no text, number or list
+                raise
+            # Half a surrogate pair, as JSON may spell it, is no text.
             self.reject(Reject(sample.file, sample.row, "not_utf8"))
             return
         self._ids.add(sample_id)

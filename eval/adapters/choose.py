@@ -30,7 +30,7 @@ def add_engine(parser: argparse._ActionsContainer, default: str) -> None:
         choices=("auto", *ENGINES),
         default=default,
         help="hf (transformers), vllm, llama.cpp (a folder of train.export); auto: llama.cpp for such a folder, else "
-        f"vLLM if it is installed, else transformers (default {default})",
+        f"vLLM if it is installed and takes the weights, else transformers (default {default})",
     )
     parser.add_argument(
         "--engine-settings",
@@ -125,6 +125,8 @@ def local_model(
         engine, why = "hf", "vLLM is not installed here"
         if (checkpoint / llama_local.MODEL).is_file():
             engine, why = "llama.cpp", f"the folder has a {llama_local.MODEL}"
+        elif find_spec("vllm") and vllm_local.lacks_mxfp4(checkpoint):
+            why = "vLLM's CPU build takes no MXFP4"
         elif find_spec("vllm"):
             engine, why = "vllm", "it is installed here"
         complain(f"engine: {ENGINES[engine]} ({why})")

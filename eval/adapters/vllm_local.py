@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from eval.adapters.base import ANSWERED, REFUSED, AdapterError, Answer, Keep, Request
@@ -106,6 +107,16 @@ class VllmLocal(LocalModel):
             return vllm.LLM(str(self._checkpoint), **chosen)
         except (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError) as error:
             raise UserError(f"{self._checkpoint}: vLLM cannot load it ({one_line(error)[:300]})") from error
+
+
+def lacks_mxfp4(checkpoint: Path) -> bool:
+    """Whether the weights are MXFP4, and the vLLM that is installed is a CPU build, which does not take them."""
+    config = checkpoint / "config.json"
+    if not config.is_file() or b'"mxfp4"' not in config.read_bytes():
+        return False
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
 
 
 def _sampling(request: Request, card: Card) -> Any:

@@ -95,13 +95,13 @@ def totals(entries: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
     return [[*key, *(sums[key][state] for state in STATES), sums[key].total()] for key in order]
 
 
-def not_compared(entries: Iterable[Mapping[str, Any]], shown: int = _SHOWN) -> list[str]:
-    """What was not compared and nobody declared, a line each; beyond `shown` lines they are counted."""
+def not_compared(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What was not compared and nobody declared, a line each; beyond `_SHOWN` lines they are counted."""
     lines = [
         f"{entry['side']} {entry['build']}: {entry['kind']} {entry['name'] or '(all)'}, {entry['count']:,} "
         f"({entry['reason']})"
         for entry in entries
         if entry["state"] == NOT_COMPARED
     ]
-    more = [f"and {len(lines) - shown} more, in certificate.json under `accounting`"] if len(lines) > shown else []
-    return lines[:shown] + more
+    more = [f"and {len(lines) - _SHOWN} more, in certificate.json under `accounting`"] if len(lines) > _SHOWN else []
+    return lines[:_SHOWN] + more

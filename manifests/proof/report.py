@@ -213,12 +213,12 @@ def count_cells(evidence: Path) -> list[dict[str, Any]]:
     return [cells[key] for key in sorted(cells, key=order)]
 
 
-def write_report(path: Path, report: Report, limit: int = LIMIT) -> None:
+def write_report(path: Path, report: Report) -> None:
     """Write the page of `render` atomically.
 
     Raises: `UserError`.
     """
-    write_atomic(path, render(report, limit).encode())
+    write_atomic(path, render(report).encode())
 
 
 def render(report: Report, limit: int = LIMIT, pictures: int = PICTURES) -> str:

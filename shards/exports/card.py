@@ -16,6 +16,7 @@ from manifests.selections import dropped_samples
 from medgpt.atomic import write_atomic
 from medgpt.page import plural
 from medgpt.private import CREDENTIALED
+from medgpt.tables import markdown
 from shards.certified import proof_folder
 from shards.exports.formats import DATA, FORMATS, Built, Written
 
@@ -112,17 +113,17 @@ def _body(
     yield "Reasoning stands before a reply as `<think>`, unless the format keeps it apart.\n"
     yield "## Sources\n"
     heads = "build", "samples", "pictures", "built", "excluded by the proof", "dropped by filters", "licence", "access"
-    yield f"| {' | '.join(heads)} |\n|---|--:|--:|--:|--:|--:|---|---|"
     excluded = pc.value_counts(pq.read_table(proof / EXCLUSIONS_FILE, columns=["train_build"])["train_build"])
     by_build = {one["values"]: one["counts"] for one in excluded.to_pylist()}
+    rows = []
     for one in built:
         loaded = plan.builds[one.name]
         source = loaded.record["source"]
         kept = sum(unit["kept"] for unit in loaded.record["units"] if unit["role"] == "train")
         dropped = dropped_samples(plan.certified.data, loaded)
         counts = one.samples, one.pictures, kept, by_build.get(one.name, 0), len(dropped.sample_ids) if dropped else 0
-        cells = " | ".join(f"{count:,}" for count in counts)
-        yield f"| [{one.name}]({source['homepage']}) | {cells} | {source['license']} | {source['access']} |"
+        rows.append((f"[{one.name}]({source['homepage']})", *counts, source["license"], source["access"]))
+    yield markdown(heads, rows)
     yield "\nA sample may be both excluded and dropped. Licences of samples: " + ", ".join(
         f"{name} {count:,}" for name, count in sorted(licenses.items())
     )

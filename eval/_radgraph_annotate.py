@@ -1,6 +1,6 @@
 """Graphs of reports by radgraph 0.1.18, run by an interpreter that has it (it needs transformers 4).
 
-    PYTHON eval/radgraph_annotate.py FOLDER MODEL < texts.json > graphs.json
+    PYTHON eval/_radgraph_annotate.py FOLDER MODEL < texts.json > graphs.json
 
 FOLDER holds one folder a model (`radgraph`, `radgraph-xl`). Standard library and radgraph only: nothing else of this
 project needs to be installed there. Example: eval.encoders.annotate runs it.
