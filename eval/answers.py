@@ -19,6 +19,9 @@ from medgpt.errors import NOT_FINISHED, UserError
 from medgpt.limited import read_file
 
 
+ANSWERS = "answers.jsonl"
+
+
 class AnswerError(UserError):
     """One line: an answer file is damaged, in use, or cannot be written."""
 
