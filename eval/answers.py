@@ -18,7 +18,6 @@ from medgpt.atomic import flock, sync_folder
 from medgpt.errors import NOT_FINISHED, UserError
 from medgpt.limited import read_file
 
-
 ANSWERS = "answers.jsonl"
 
 

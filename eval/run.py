@@ -218,8 +218,8 @@ def _open(
         before = read_object(folder / TASK, "max_new_tokens")["max_new_tokens"]
         if before != tokens:
             raise UserError(
-                f"{folder}: answered with at most {before} new tokens, not {tokens}; give --max-new-tokens {before}, or "
-                "choose another --out"
+                f"{folder}: answered with at most {before} new tokens, not {tokens}; give --max-new-tokens {before}, "
+                "or choose another --out"
             )
     prompts: dict[str, str] = {}
     limit_pixels = card.pixel_limit if card else None

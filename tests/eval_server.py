@@ -40,7 +40,8 @@ class Server:
     """The server as a child process on a free port. A context."""
 
     def __init__(self, folder: Path, **behaviour: Any) -> None:
-        """`behaviour`: delay_s, first (an HTTP status for the first request about each question), most (then 503), content..."""
+        """`behaviour`: delay_s, first (an HTTP status for the first request about each question), most (answers before
+        503), content, finish."""
         self.log = folder / "server.jsonl"
         self.behaviour = behaviour
         with socket.socket() as probe:

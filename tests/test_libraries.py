@@ -54,7 +54,8 @@ def run(*arguments: str, temporary: Path) -> subprocess.CompletedProcess[str]:
 
 SAID = (
     r"WARNING library: before there is a folder\n.*WARNING py\.warnings: .*FutureWarning: an old name\n"
-    r".*WARNING library\.part: in the folder\n.*WARNING root: a thread died\n.*ZeroDivisionError: .*ERROR other: broken\n"
+    r".*WARNING library\.part: in the folder\n.*WARNING root: a thread died\n.*ZeroDivisionError: .*"
+    r"ERROR other: broken\n"
 )
 
 
