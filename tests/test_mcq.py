@@ -315,7 +315,7 @@ def test_every_form_names_every_label(form: str) -> None:
 
 
 def test_an_answer_of_empty_lines_is_read_at_once() -> None:
-    """A model in a loop: 50,000 were half a minute, and the next question behind some is still no part of the answer."""
+    """A model in a loop: 50,000 were half a minute. The next question behind some is still no part of the answer."""
     began = time.process_time()
     assert grade("\n" * 50_000, FOUR, "B").reading.detail == "empty"
     assert read_option("B" + "\n \r\n" * 20_000 + "Question: 2\nC", FOUR).option == "B"
