@@ -271,6 +271,10 @@ def test_the_balance_of_experts_is_added_and_learnt(whole: Model) -> None:
     assert torch.allclose(added, added[0].expand_as(added), atol=1e-5)
     # Balanced routing to 2 of 8 experts costs 2; nothing costs less.
     assert 1.0 <= added[0].item() < 0.5 * 8
+    whole.module.eval()  # as the probe asks: it chooses the answer of the least loss, whose tokens are more or fewer
+    asked = losses(whole, micro, settings)
+    whole.module.train()
+    assert torch.equal(asked, plain)
     difference = gradients(whole, (balanced - plain).mean())
     assert difference["model.language_model.layers.0.mlp.router.weight"].abs().max() > 0
     set_checkpointing(whole.module, 0)
