@@ -87,7 +87,9 @@ def libraries_apart() -> Iterator[LibraryLog]:
 
     logging.setLogRecordFactory(record)
     logging.captureWarnings(True)
-    threading.excepthook = lambda end: root.warning("a thread died", exc_info=end[:3])  # TensorBoard's, of a full disk
+    threading.excepthook = lambda end: root.warning(
+        "a thread died", exc_info=end.exc_value
+    )  # TensorBoard's, of a full disk
     root.addHandler(log)
     try:
         yield log

@@ -591,9 +591,9 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         differ = {key: pair for key, pair in (pairs or {name: (theirs, ours)}).items() if pair[0] != pair[1]}
         if differ and not (options.change and name in ("optimizer", "loss")):
             # All of a group at once: what was fitted to the mixture (length, tiles, packs) differs together.
-            before, now = (" ".join(f"{key}={pair[at]}" for key, pair in differ.items()) for at in (0, 1))
+            was, now = (" ".join(f"{key}={pair[at]}" for key, pair in differ.items()) for at in (0, 1))
             more = " (or --change to go on with the new)" if name in ("optimizer", "loss") else ""
-            raise UserError(f"{checkpoint.path}: made with {before}, now {now}; use that{more}, or another --out")
+            raise UserError(f"{checkpoint.path}: made with {was}, now {now}; use that{more}, or another --out")
         identity["changes"] += [
             {"step": checkpoint.state["step"], "key": key, "old": old, "new": new} for key, (old, new) in differ.items()
         ]
