@@ -18,6 +18,8 @@ from medgpt.atomic import flock, sync_folder
 from medgpt.errors import NOT_FINISHED, UserError
 from medgpt.limited import read_file
 
+ANSWERS = "answers.jsonl"
+
 
 class AnswerError(UserError):
     """One line: an answer file is damaged, in use, or cannot be written."""

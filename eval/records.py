@@ -4,7 +4,7 @@
     RUN/<task>/task.json          the declaration, and what it was asked of      by eval.run
     RUN/<task>/items.jsonl        `Item`, one a question                         by eval.run
     RUN/<task>/prompts.jsonl      `Prompt`, one an item: what was asked, word for word
-    RUN/<task>/predictions.jsonl  `Prediction`, one an item                      by eval.run
+    RUN/<task>/predictions.jsonl  `Prediction`, one an item (of a run that stopped: of those answered)
     RUN/<task>/samples.jsonl      the same, K an item, of a run with --samples K
     RUN/<task>/usage.jsonl        `Usage`, one an answer; of two equal runs this file alone differs, by its times
     RUN/<task>/scores.parquet     `Score`, one an item, in the order of items    by eval.score

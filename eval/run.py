@@ -5,7 +5,7 @@
     OUT/<task>/items.jsonl       one line a question: options, gold, cluster, prompt digest
     OUT/<task>/prompts.jsonl     the same questions as they were asked, with digests of their pictures
     OUT/<task>/answers.jsonl     answers as they came, appended; a killed run goes on from here
-    OUT/<task>/predictions.jsonl the same in the order of the items, written when all are there
+    OUT/<task>/predictions.jsonl the same in the order of the items, written at the end or where the run stops
     OUT/<task>/samples.jsonl     with --samples K: all K answers to each item; predictions hold the first
     OUT/<task>/usage.jsonl       time, tokens and, with prices, cost of each answer
 
@@ -26,7 +26,7 @@ import orjson
 
 from eval.adapters.base import ANSWERED, Adapter, Answer, Request, prompt_digest
 from eval.adapters.choose import add_options, model_adapter
-from eval.answers import AnswerLog
+from eval.answers import ANSWERS, AnswerLog
 from eval.cards import GREEDY_BELOW, Card, load_card
 from eval.contamination import Proof, read_proof
 from eval.records import (
@@ -40,6 +40,7 @@ from eval.records import (
     Prediction,
     Prompt,
     Usage,
+    read_object,
     usage_line,
     usage_totals,
 )
@@ -161,8 +162,11 @@ def run(
                 benchmark, out, card, proof, limit, max_new_tokens, ask_again, progress, credentialed_prompts, samples
             )
             opened.append(kept)
-        _ask(opened, adapter, card, ask_again, progress)
-        return [_finish(task, prices) for task in opened]
+        try:
+            _ask(opened, adapter, card, ask_again, progress)
+        finally:  # of a run that stops here, too: eval.score --missing-as-wrong
+            done = [_finish(task, prices) for task in opened]
+        return done
     finally:
         for task in opened:
             task.log.close()
@@ -210,6 +214,13 @@ def _open(
     folder = out / task.label.replace(":", ".")
     make_folder(folder)
     tokens = max_new_tokens or (card.decoding.max_new_tokens if card else None) or task.max_new_tokens
+    if (folder / TASK).is_file() and (folder / ANSWERS).is_file() and (folder / ANSWERS).stat().st_size:
+        before = read_object(folder / TASK, "max_new_tokens")["max_new_tokens"]
+        if before != tokens:
+            raise UserError(
+                f"{folder}: answered with at most {before} new tokens, not {tokens}; give --max-new-tokens {before}, "
+                "or choose another --out"
+            )
     prompts: dict[str, str] = {}
     limit_pixels = card.pixel_limit if card else None
     larger: list[str] = []
@@ -236,7 +247,7 @@ def _open(
             f"{task.label}: {len(larger):,} pictures have more than the {limit_pixels:,} pixels that {card.name} sees; "
             f"its own processor scales them down (task.json names them; the first is of {larger[0]})"
         )
-    log = AnswerLog(folder / "answers.jsonl")
+    log = AnswerLog(folder / ANSWERS)
     if log.torn:
         complain(f"{log.path}: a torn last line was dropped; its question is asked again")
     for sample_id, draw in log:
@@ -344,7 +355,7 @@ def _requests(tasks: Sequence[_Open], card: Card | None, ask_again: bool) -> Ite
 
 
 def _finish(task: _Open, prices: Prices | None) -> TaskRun:
-    """Write predictions and usage in the order of the items, if all are there."""
+    """Write predictions and usage in the order of the items; all draws only if they are all there."""
     declared = task.benchmark.task
     answers = {key: found for key in task.wanted() if (found := task.log.get(*key)) is not None}
     outcomes = Counter(answer.outcome for _, answer in answers.values())
@@ -358,21 +369,20 @@ def _finish(task: _Open, prices: Prices | None) -> TaskRun:
         )
         for (sample_id, draw), (_, answer) in answers.items()
     ]  # fmt: skip
-    if complete:
-        said = [name for name in Answer.__struct_fields__ if name not in ("seconds", "cached")]
-        predictions = [
-            Prediction(
-                sample_id=sample_id, draw=draw, prompt_sha256=digest, task=declared.name, variant=declared.variant,
-                benchmark=task.benchmark.root, **{name: getattr(answer, name) for name in said},
-            )
-            for (sample_id, draw), (digest, answer) in answers.items()
-        ]  # fmt: skip
-        _write_lines(task.folder / USAGE, spent)
-        _write_lines(task.folder / PREDICTIONS, [one for one in predictions if not one.draw])
-        if task.draws > 1:
-            _write_lines(task.folder / SAMPLES, predictions)
-        else:
-            (task.folder / SAMPLES).unlink(missing_ok=True)
+    said = [name for name in Answer.__struct_fields__ if name not in ("seconds", "cached")]
+    predictions = [
+        Prediction(
+            sample_id=sample_id, draw=draw, prompt_sha256=digest, task=declared.name, variant=declared.variant,
+            benchmark=task.benchmark.root, **{name: getattr(answer, name) for name in said},
+        )
+        for (sample_id, draw), (digest, answer) in answers.items()
+    ]  # fmt: skip
+    _write_lines(task.folder / USAGE, spent)
+    _write_lines(task.folder / PREDICTIONS, [one for one in predictions if not one.draw])
+    if task.draws > 1 and complete:
+        _write_lines(task.folder / SAMPLES, predictions)
+    else:
+        (task.folder / SAMPLES).unlink(missing_ok=True)
     return TaskRun(
         declared.label, len(task.prompts), declared.expected, task.known, outcomes, truncated, complete,
         task.draws, usage_totals(spent),

@@ -113,7 +113,7 @@ _MMMU_MED = Task(
 )  # fmt: skip
 _SLAKE = Task(
     "slake", "slake", subset="closed", cluster="image", expected=416, row="SLAKE", table="4", paper_n=836,
-    note="English closed questions; the paper's 836 are of both languages",
+    note="English closed questions, one without options; the paper's 836 are of both languages",
 )  # fmt: skip
 _TRIAL = Task(
     "patient_trial_0shot", "patient_trial", ("sigir", "trec_2021", "trec_2022"), cluster="subject_id", shots=0,
@@ -346,8 +346,10 @@ def make_question(task: Task, sample: StoredSample) -> Question:
         raise UserError(f"{where}: no gold answer; a task needs one for every item")
     if task.kind == "choice" and options and gold not in dict(options):
         raise UserError(f"{where}: the gold answer is none of its options' labels; build it again")
-    if task.kind == "choice" and task.subset == "closed" and not options:
-        options, gold = _YES_NO, "A" if gold.strip().lower() == "yes" else "B"
+    truth = gold.strip().lower()
+    # What a publisher calls closed may have another answer ("kidney or spleen?" "Liver", SLAKE): that one stays open.
+    if task.kind == "choice" and task.subset == "closed" and not options and truth in ("yes", "no"):
+        options, gold = _YES_NO, "A" if truth == "yes" else "B"
         add_closing(turns, "\n".join(f"{label}. {text}" for label, text in options))
     images = list(sample.images)
     if len(images) != len(record["images"] or ()):

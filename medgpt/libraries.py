@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def libraries_apart() -> Iterator[LibraryLog]:
     What was said and has no folder of a run at the end is written to a temporary file, and a line on standard error
     names it. Text that compiled code writes there itself passes by.
     """
-    log, root, make = LibraryLog(), logging.getLogger(), logging.getLogRecordFactory()
+    log, root, make, died = LibraryLog(), logging.getLogger(), logging.getLogRecordFactory(), threading.excepthook
     taken: list[tuple[logging.Logger, logging.Handler, bool]] = []
 
     def record(name: str, *arguments: Any, **named: Any) -> logging.LogRecord:
@@ -86,12 +87,16 @@ def libraries_apart() -> Iterator[LibraryLog]:
 
     logging.setLogRecordFactory(record)
     logging.captureWarnings(True)
+    threading.excepthook = lambda end: root.warning(
+        "a thread died", exc_info=end.exc_value
+    )  # TensorBoard's, of a full disk
     root.addHandler(log)
     try:
         yield log
     finally:
         root.removeHandler(log)
         logging.captureWarnings(False)
+        threading.excepthook = died
         logging.setLogRecordFactory(make)
         for logger, handler, propagate in reversed(taken):
             logger.addHandler(handler)

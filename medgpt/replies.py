@@ -48,7 +48,7 @@ _ANSWER_TAG = re.compile(r"[<\[](answer|final_answer|response)[>\]](.*?)[<\[]/\1
 _OPEN_TAG = re.compile(r"<(?:answer|final_answer)>", re.IGNORECASE)
 _NEXT_TURN = re.compile(
     r"</s>|<eos>|<end_of_turn>|<\|(?:im_end|im_start|eot_id|endoftext|end|return)\|>|\[INST\]"
-    r"|\n\s*(?:#+\s*)?(?:Human|User|Question(?:\s*\d+)?|Q|Instruction|Input)\s*(?::|\n)"
+    r"|\n[^\S\n]*(?:#+\s*)?(?:Human|User|Question(?:\s*\d+)?|Q|Instruction|Input)\s*(?::|\n)"
 )
 
 

@@ -40,7 +40,8 @@ class Server:
     """The server as a child process on a free port. A context."""
 
     def __init__(self, folder: Path, **behaviour: Any) -> None:
-        """`behaviour`: delay_s, first (an HTTP status for the first request about each question), content, finish."""
+        """`behaviour`: delay_s, first (an HTTP status for the first request about each question), most (answers before
+        503), content, finish."""
         self.log = folder / "server.jsonl"
         self.behaviour = behaviour
         with socket.socket() as probe:
@@ -121,6 +122,8 @@ class _Handler:
         flying = self.flying
         await asyncio.sleep(self.behaviour.get("delay_s", 0.0))
         status = self.behaviour.get("first", 200) if self.seen[text] == 1 else 200
+        if self.seen.total() > self.behaviour.get("most", 10**9):
+            status = 503
         if self.behaviour.get("refuse", "\0") in text:
             status = 400
         fields = {name: value for name, value in body.items() if name != "messages"}

@@ -190,6 +190,32 @@ def test_kill_9_loses_no_answer_and_repeats_none(data: Path, tmp_path: Path, car
     assert tree_digest(fresh)["slake/predictions.jsonl"] == tree_digest(out)["slake/predictions.jsonl"]
 
 
+def test_a_run_that_its_server_ends_can_be_scored_on_purpose_and_goes_on_as_it_was_asked(
+    data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Answers are right or wrong as they are alone, what was not asked is wrong; another limit is another run."""
+    out = tmp_path / "out"
+    with Server(tmp_path, most=9) as server:
+        assert ask(data, server, card, out, "--concurrency", "1", "--tries", "1") == 1
+    assert "503, 1 times in a row" in capsys.readouterr().err
+    assert [len(lines(out / "slake" / f"{name}.jsonl")) for name in ("items", "predictions", "usage")] == [16, 9, 9]
+    assert score_main([str(out / "slake"), "--quiet"]) == 1
+    assert "7 of 16 predictions are missing" in capsys.readouterr().err
+    assert score_main([str(out / "slake"), "--quiet", "--missing-as-wrong"]) == 0
+    gold = {one["sample_id"]: one["gold"] for one in lines(out / "slake/items.jsonl")}
+    right = [f"Answer: {gold[one['sample_id']]}" == one["text"] for one in lines(out / "slake/predictions.jsonl")]
+    found = json.loads((out / "slake/summary.json").read_text())
+    assert (found["parts"]["all"]["correct"], found["outcomes"]) == (sum(right), {"answered": 9, "missing": 7})
+    before = tree_digest(out)
+    with Server(tmp_path) as server:
+        assert ask(data, server, card, out, "--max-new-tokens", "7") == 2
+        assert tree_digest(out) == before
+        said = f"{out / 'slake'}: answered with at most 512 new tokens, not 7; give --max-new-tokens 512, or choose"
+        assert said in capsys.readouterr().err
+        assert ask(data, server, card, out) == 0
+    assert len(lines(out / "slake/predictions.jsonl")) == 16
+
+
 def test_a_torn_last_line_is_said_and_asked_again(
     data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,9 +18,9 @@ from eval_builds import build_demos
 from PIL import Image
 
 from builders.corpus import main as corpus_main
-from eval.tasks import TASKS, Task, load_task_file, open_benchmarks, select_tasks
+from eval.tasks import SHORT, TASKS, Task, load_task_file, make_question, open_benchmarks, select_tasks
 from medgpt.errors import UserError
-from shards.reader import Build
+from shards.reader import Build, StoredSample
 
 PAPER_ROWS = {  # evaluation.md, section 1.1: the paper's row and its n
     "MedXQA (multimodal)": 2000, "MedXQA (text-only)": 2450, "SLAKE": 836, "MedFrameQA": 2851, "MMMU-Med": 175,
@@ -236,6 +236,11 @@ def test_pathvqa_is_parted_into_open_and_closed_questions(tmp_path: Path, data: 
     assert closed[0].options == (("A", "Yes"), ("B", "No")) and not opened[0].options
     assert closed[0].messages[-1]["content"][-1]["text"].startswith("is it a cell?\n\nA. Yes\nB. No\n\nAnswer with")
     assert [one.cluster for one in closed] == [one.cluster for one in opened] and len(opened[0].images) == 1
+    # SLAKE's test side calls "kidney or spleen?" closed; it is answered "Liver", which is no No.
+    [task] = select_tasks(["slake"])
+    stored = next(iter(Build(tmp_path / "built/pathvqa.eval", role="eval")))
+    odd = make_question(task, StoredSample(stored.record | {"answer": "Liver", "subset": "closed"}, stored.images))
+    assert (odd.options, odd.gold) == ((), "Liver") and odd.messages[-1]["content"][-1]["text"].endswith(SHORT)
     assert len({one.cluster for one in closed}) == 3
     assert "pathvqa_open" not in {task.label for task in select_tasks(["all", "open"])}
     with pytest.raises(UserError, match=r"not built: pathvqa\.eval; build them \(python -m builders\.corpus"):

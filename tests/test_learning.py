@@ -153,15 +153,24 @@ def test_encoders_are_compared_on_the_same_data(
     tower = {"timm_model_name": "vit_tiny_patch16_224", "image_size": 224}
     (work / "biomed.json").write_text(json.dumps({"model_cfg": {"embed_dim": 64, "vision_cfg": tower}}))
     called: list[str] = []
+    told: list[Sequence[str]] = []
+    ask = ablate.ask
+
+    def asking(folder: Path, options: Any, settings: Sequence[str]) -> dict[str, Any]:
+        told.append(settings)
+        return ask(folder, options, settings)
 
     def call(arguments: list[str], launcher: Sequence[str] = ()) -> int:
         assert not launcher
         called.append(arguments[0])
         if arguments[0] == "train.assemble":
             return assemble.main([*arguments[1:], "--dtype", "fp32"])
+        if len(called) == 2:
+            return 143
         return runs.run(f"ablate-{len(called)}", arguments[1:]).codes[0]
 
     monkeypatch.setattr(ablate, "call", call)
+    monkeypatch.setattr(ablate, "ask", asking)
     (work / "mixture.yaml").write_text("format: 1\nname: ablation\nsources: [{build: vqa_rad, epochs: 1}]\n")
     settings = [one for one in sight.SETTINGS if not one.startswith("watch.probe")]
     settings.append(f"data.mixture={work / 'mixture.yaml'}")
@@ -170,10 +179,14 @@ def test_encoders_are_compared_on_the_same_data(
         "--lora", "--llm", str(work / "llm"), "--size", "tiny", "--steps", "2", "--seeds", "1", "--questions", "24",
         "--weights", f"clip={clip}", "--weights", f"biomedclip={work / 'biomed.json'},{work / 'biomed.pt'}",
         "--out", str(work / "ablation"), "--", "--uncertified", "--quiet",
-        *(part for setting in settings for part in ("--set", setting)),
+        *(f"--set={setting}" for setting in settings),
     ]  # fmt: skip
+    assert ablate.main(command) == 143  # stopped while it trains
+    assert ablate.main(["small" if word == "tiny" else word for word in command]) == 1
+    assert "made with other options" in capfd.readouterr().err
     assert ablate.main(command) == 0, capfd.readouterr().err
-    assert called == ["train.assemble", "train.run"] * 4
+    assert called == ["train.assemble", "train.run", "train.run", *["train.assemble", "train.run"] * 3]
+    assert told == [[*settings, "engine.compile=false"]] * 4
     rows = json.loads((work / "ablation" / "ablation.json").read_text())
     assert [row["encoder"] for row in rows] == list(ablate.ENCODERS)
     assert [row["weights"] != "random" for row in rows] == [True, True, False, False]

@@ -21,7 +21,7 @@ LOCKS = {
 
 # A library that brings a handler of its own for the screen, as torch, transformers and DeepSpeed do.
 CODE = """\
-import logging, sys, warnings
+import logging, sys, threading, warnings
 from pathlib import Path
 from medgpt.libraries import libraries_apart
 with libraries_apart() as libraries:
@@ -37,6 +37,9 @@ with libraries_apart() as libraries:
         libraries.keep_in(Path(sys.argv[1]) / "libraries.log")
         Path(sys.argv[1]).mkdir()
     logging.getLogger("library.part").warning("in the folder")
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
     logging.getLogger("other").error("broken")
 logger.warning("afterwards")
 """
@@ -51,7 +54,8 @@ def run(*arguments: str, temporary: Path) -> subprocess.CompletedProcess[str]:
 
 SAID = (
     r"WARNING library: before there is a folder\n.*WARNING py\.warnings: .*FutureWarning: an old name\n"
-    r".*WARNING library\.part: in the folder\n.*ERROR other: broken\n"
+    r".*WARNING library\.part: in the folder\n.*WARNING root: a thread died\n.*ZeroDivisionError: .*"
+    r"ERROR other: broken\n"
 )
 
 
@@ -64,7 +68,7 @@ def test_the_file_of_a_run_has_what_libraries_say_and_the_screen_its_errors(tmp_
 
 def test_without_a_folder_a_line_names_a_file_that_has_it_all(tmp_path: Path) -> None:
     last = run(temporary=tmp_path).stderr.splitlines()[-1]
-    found = re.fullmatch(r"4 messages of libraries are in (.*)", last)
+    found = re.fullmatch(r"5 messages of libraries are in (.*)", last)
     assert found
     assert re.search(SAID, Path(found[1]).read_text(), re.DOTALL)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import pytest
 from conftest import ROOT
@@ -311,6 +312,14 @@ def test_every_form_names_every_label(form: str) -> None:
         answer = form.format(label=label, text=text, other=other)
         assert read_option(answer, options).option == label, answer
         assert literal_option(answer, options) == (label if answer.strip() == label else None)
+
+
+def test_an_answer_of_empty_lines_is_read_at_once() -> None:
+    """A model in a loop: 50,000 were half a minute. The next question behind some is still no part of the answer."""
+    began = time.process_time()
+    assert grade("\n" * 50_000, FOUR, "B").reading.detail == "empty"
+    assert read_option("B" + "\n \r\n" * 20_000 + "Question: 2\nC", FOUR).option == "B"
+    assert time.process_time() - began < 5
 
 
 def test_channels_are_found_where_other_tools_lose_them() -> None:

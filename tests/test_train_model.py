@@ -23,7 +23,7 @@ from test_collate import Sample, sample  # noqa: E402
 from transformers import CLIPVisionConfig, CLIPVisionModel, GptOssConfig, GptOssForCausalLM  # noqa: E402
 
 from medgpt.errors import UserError  # noqa: E402
-from train.assemble import assemble, load_open_clip  # noqa: E402
+from train.assemble import assemble, load_open_clip, load_vision  # noqa: E402
 from train.collate import Collator, Micro  # noqa: E402
 from train.config import Config, Data, Engine, Loss, Train  # noqa: E402
 from train.model import (  # noqa: E402
@@ -306,6 +306,10 @@ def test_the_balance_of_experts_is_added_and_learnt(whole: Model) -> None:
     assert torch.allclose(added, added[0].expand_as(added), atol=1e-5)
     # Balanced routing to 2 of 8 experts costs 2; nothing costs less.
     assert 1.0 <= added[0].item() < 0.5 * 8
+    whole.module.eval()  # as the probe asks: it chooses the answer of the least loss, whose tokens are more or fewer
+    asked = losses(whole, micro, settings)
+    whole.module.train()
+    assert torch.equal(asked, plain)
     difference = gradients(whole, (balanced - plain).mean())
     assert difference["model.language_model.layers.0.mlp.router.weight"].abs().max() > 0
     set_checkpointing(whole.module, 0)
@@ -568,8 +572,13 @@ def test_openais_clip_from_open_clip(tmp_path: Path) -> None:
         assert torch.allclose(ours(pixels).last_hidden_state[:, 1:], found, atol=1e-5)
     with pytest.raises(UserError, match="no open_clip checkpoint"):
         load_open_clip("ViT-L-14-336-quickgelu", tmp_path / "clip.json", torch.float32)
-    with pytest.raises(UserError, match="no model of open_clip"):
-        load_open_clip("ViT-none", tmp_path / "clip.pt", torch.float32)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(UserError, match="no open_clip checkpoint"):
+        load_open_clip("ViT-L-14-336-quickgelu", tmp_path / "empty.pt", torch.float32)
+    (tmp_path / "clip.json").write_text(json.dumps(described)[:-1])
+    for name in ("ViT-none", str(tmp_path / "clip.json"), str(tmp_path / "empty.pt")):
+        with pytest.raises(UserError, match="no model of open_clip"):
+            load_open_clip(name, tmp_path / "clip.pt", torch.float32)
 
 
 def test_biomedclips_encoder_from_open_clip(tmp_path: Path) -> None:
@@ -611,7 +620,16 @@ def test_siglip_has_no_class_token_to_drop(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"preprocessor_config\.json: missing"):
         assemble(tmp_path / "out", llm=tmp_path / "llm", vision=tmp_path / "siglip")
     described = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    for wrong in ("{", "[]", "{}", json.dumps(described | {"image_std": [0.5]})):
+        (tmp_path / "siglip" / "preprocessor_config.json").write_text(wrong)
+        with pytest.raises(UserError, match="image_mean and image_std of three numbers"):
+            load_vision(tmp_path / "siglip", torch.float32)
     (tmp_path / "siglip" / "preprocessor_config.json").write_text(json.dumps(described))
+    weights = (tmp_path / "siglip" / "model.safetensors").read_bytes()
+    (tmp_path / "siglip" / "model.safetensors").write_bytes(weights[:-1])
+    with pytest.raises(UserError, match="no vision encoder"):
+        load_vision(tmp_path / "siglip", torch.float32)
+    (tmp_path / "siglip" / "model.safetensors").write_bytes(weights)
     assemble(tmp_path / "out", llm=tmp_path / "llm", vision=tmp_path / "siglip", dtype="fp32")
     made = load_model(tmp_path / "out", config())
     assert (made.tiling.size, made.tiling.mean) == (336, (0.5, 0.5, 0.5))

@@ -62,7 +62,7 @@ SETTINGS = (
 )  # fmt: skip
 LORA = (
     "train.llm=lora", "train.lora_rank=4", "train.lora_alpha=8", "train.vision=freeze", "watch.evaluate_every=1",
-    "watch.evaluate=cp {model}/model.safetensors {out}/seen-{step}",
+    "watch.keep=1", "watch.evaluate=cp {model}/model.safetensors {out}/seen-{step}",
 )  # fmt: skip
 MIXTURE = """\
 format: 1
@@ -449,9 +449,12 @@ def test_other_learning_rates_go_on_if_told_and_the_card_says_so(work: Path, run
     assert "From step 3 on `optimizer.projector_lr` was 0.001 instead of 0.01." in card
     assert "From step" not in (work / "pretrain" / "model" / "README.md").read_text()
     assert state["changes"] == []
-    refused = runs.run("changed-data", [*arguments(work, "changed", "pretrain", "data.epochs=2"), "--change"])
+    other = ("data.epochs=2", "data.samples_per_step=64", "data.over_long=drop")
+    refused = runs.run("changed-data", [*arguments(work, "changed", "pretrain", *other), "--change"])
     assert refused.codes == [1]
-    assert "made with data.epochs=1, now data.epochs=2; use that, or another --out" in refused.err[0]
+    made = "data.samples_per_step=128 data.epochs=1 data.over_long=report"
+    now = "data.samples_per_step=64 data.epochs=2 data.over_long=drop"
+    assert f"made with {made}, now {now}; use that, or another --out" in refused.err[0]
 
 
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_is_whole(work: Path, runs: Runs) -> None:
@@ -480,6 +483,34 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_is_whole(work: Pat
     assert result.err[0].count("\n") == 1
     assert present(out) == before  # nothing of the new one fills the disk
     assert len(read_log(out / "log.jsonl")) in (4, 5)  # not at the end, and not at the step alone that begins to write
+
+
+UNLOGGED = """\
+import resource, signal
+from pathlib import Path
+from medgpt.errors import UserError
+from medgpt.libraries import libraries_apart
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with libraries_apart() as libraries:
+    libraries.keep_in(Path("libraries.log"))
+    log = train.log.Log(Path("unlogged"), 0)
+    assert log.events
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+    for end in (lambda: [log.write({"step": step, "loss": 1.0}) for step in range(1000)], log.close):
+        try:
+            end()
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_a_log_that_finds_no_room_is_one_line(runs: Runs) -> None:
+    """TensorBoard writes in a thread, which dies of it before or after."""
+    runs.begin("unlogged", code=UNLOGGED)
+    result = runs.end("unlogged")
+    said = "unlogged: the log cannot be written (File too large); free space; the same command goes on from the last "
+    assert (result.codes, result.err) == ([0], [""])
+    assert [line.startswith(said) for line in result.out[0].splitlines()] == [True, True], result.out
 
 
 KILLED = """\
@@ -618,6 +649,15 @@ def test_a_failed_evaluation_stops_after_a_checkpoint(work: Path, runs: Runs) ->
     assert saved(work / "evaluation", 1)
 
 
+def test_a_signal_that_ends_the_evaluation_too_stops_the_run(work: Path, runs: Runs) -> None:
+    """As Slurm sends it, to every process of a step: not the evaluation has failed, and 143 queues the job again."""
+    slow = ("watch.evaluate_every=1", "watch.evaluate=kill $PPID; kill $$")
+    result = runs.run("signalled", arguments(work, "signalled", "pretrain", *slow))
+    assert result.codes == [143]
+    assert result.err[0].startswith(f"train.run: stopped by SIGTERM after 1 of {STEPS} steps; the same command goes on")
+    assert saved(work / "signalled", 1)
+
+
 def test_a_dry_run_says_what_and_touches_no_device(work: Path) -> None:
     code = (
         "import sys, torch; from train.run import main; code = main(sys.argv[1:])\n"
@@ -638,7 +678,8 @@ def test_a_dry_run_says_what_and_touches_no_device(work: Path) -> None:
     for words in (
         "rocov2", "CC-BY-NC-ND", "medqa", "MIT (open)", f"{count} packs of 1,980 tokens and at most 13 tiles",
         "39 tiles", f"{-(-count // 4)} steps of 1 epoch(s), each of 4 packs", "too long for a pack: none",
-        "one of 4 device(s), fp32, ZeRO-3", "master weights and moments", "host memory for checkpoints",
+        "by the manifest's counts: fewer with data.max_enlargement", "one of 4 device(s), fp32, ZeRO-3",
+        "master weights and moments", "host memory for checkpoints",
     ):  # fmt: skip
         assert words in process.stdout
 
@@ -820,6 +861,9 @@ REFUSED: dict[str, tuple[str, str, tuple[str, ...], dict[str, Any], str]] = {
     "missing": ("not", "pretrain", (), {"model": "missing"}, "1 missing weights, the first is model.language_model"),
     "nan": ("not", "pretrain", (), {"model": "nan"}, "step 0: the loss is nan in a pack that begins with "),
     "long": ("not", "pretrain", ("data.length=1024",), {}, "3 of 23 samples have more than 1024 tokens or 13 tiles"),
+    "uncut": (
+        "not", "pretrain", ("data.length=1024", "data.over_long=truncate"), {}, "data.tiles, or data.over_long=drop (",
+    ),
     "not-a-model": ("not", "pretrain", (), {"model": "pretrain"}, "the folder of a run, no model; its model is"),
     "file": ("mixture.yaml", "pretrain", (), {}, "is no folder that can be written to; use another --out"),
     "occupied": ("occupied", "pretrain", (), {}, "model: is there, but no checkpoint of a run that made it"),

@@ -29,6 +29,7 @@ from medgpt.page import drawing
 from medgpt.tables import markdown
 from train.config import load_config
 from train.demo import call
+from train.run import make_parser as run_parser
 
 EXAMPLE = """\
 examples:
@@ -131,11 +132,13 @@ def one(options: argparse.Namespace, name: str, weights: str | None, seed: int) 
         "lora": options.lora, "steps": options.steps, "questions": options.questions, "run": options.run_options,
     }  # fmt: skip
     answers = folder / "answers.json"
-    if answers.is_file():
-        done: dict[str, Any] = orjson.loads(answers.read_bytes())
-        if done["told"] != told:
-            raise UserError(f"{folder}: made with other options; use those, or another --out")
+    done: dict[str, Any] = orjson.loads(answers.read_bytes()) if answers.is_file() else {"told": told}
+    if done["told"] != told:
+        raise UserError(f"{folder}: made with other options; use those, or another --out")
+    if "right" in done:
         return done
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(answers, orjson.dumps(done))  # of what is made below, should this be stopped
     start = folder / "start"
     if not (start / "config.json").is_file():
         if weights is not None and "," in weights:
@@ -155,10 +158,8 @@ def one(options: argparse.Namespace, name: str, weights: str | None, seed: int) 
         code := call(["train.run", *arguments], shlex.split(options.launch))
     ):
         return code
-    changes = [
-        value for key, value in zip(options.run_options, options.run_options[1:], strict=False) if key == "--set"
-    ]
-    done = {"told": told, "encoder": name} | ask(trained, options, [*changes, "engine.compile=false"])
+    changes = run_parser().parse_args(["--stage", options.stage, *options.run_options]).set
+    done |= {"encoder": name} | ask(trained, options, [*changes, "engine.compile=false"])
     write_atomic(answers, orjson.dumps(done))
     return done
 

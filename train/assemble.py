@@ -249,6 +249,13 @@ def draw_projector(projector: Any) -> None:
             torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What libraries raise for a folder or file of weights that is no such thing, or damaged."""
+    from safetensors import SafetensorError
+
+    return EOFError, ImportError, KeyError, OSError, RuntimeError, SafetensorError, UnpicklingError, ValueError
+
+
 # --- The language model
 
 
@@ -279,7 +286,7 @@ def load_language(folder: Path, dtype: torch.dtype) -> Language:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, local_files_only=True, **options
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except _unreadable() as error:
         raise UserError(f"{folder}: no causal language model ({one_line(error)[:300]})") from None
     check_report(folder, report)
     head = model.get_output_embeddings()
@@ -345,7 +352,7 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
             folder, config=getattr(config, "vision_config", config), dtype=dtype, output_loading_info=True,
             local_files_only=True,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except _unreadable() as error:
         raise UserError(f"{folder}: no vision encoder ({one_line(error)[:300]})") from None
     # The folder of a whole CLIP has its text half, too.
     unexpected = {
@@ -357,8 +364,11 @@ def load_vision(folder: Path, dtype: torch.dtype) -> Encoder:
     mean, std = CLIP_MEAN, CLIP_STD
     described = folder / "preprocessor_config.json"
     if described.is_file():
-        found = json.loads(described.read_text(encoding="utf-8"))
-        mean, std = tuple(found["image_mean"]), tuple(found["image_std"])
+        try:
+            found = json.loads(described.read_text(encoding="utf-8"))
+            mean, std = ((float(r), float(g), float(b)) for r, g, b in (found["image_mean"], found["image_std"]))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{described}: no JSON with image_mean and image_std of three numbers each") from None
     elif kind != "clip":
         raise UserError(f"{described}: missing; it says how pictures are normalised for this encoder")
     return Encoder(resized(module), mean, std)
@@ -377,16 +387,17 @@ def load_open_clip(name: str, file: Path, dtype: torch.dtype) -> Encoder:
     from train.tiling import CLIP_MEAN, CLIP_STD
 
     path = Path(name)
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else open_clip.get_model_config(name)
-    if settings is None:
-        raise UserError(f"{name}: no model of open_clip and no JSON file of one; see open_clip.list_models()")
-    settings = settings.get("model_cfg", settings)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else open_clip.get_model_config(name)
+        settings = settings.get("model_cfg", settings)
+        tower = settings["vision_cfg"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{name}: no model of open_clip and no JSON file of one; see open_clip.list_models()") from None
     try:
         state = load_state_dict(str(file))
-    except (OSError, RuntimeError, ValueError, UnpicklingError) as error:
+    except _unreadable() as error:
         raise UserError(f"{file}: no open_clip checkpoint ({one_line(error)[:200]})") from None
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    tower = settings["vision_cfg"]
     if "timm_model_name" in tower:
         module = _timm_vit(visual, file)
     elif "conv1.weight" in visual:

@@ -117,7 +117,7 @@ class Loss(Settings, frozen=True):
     weighting: Literal["square", "token", "sample"] = "square"
     """A document of n supervised tokens weighs sqrt(n) (`square`), n (`token`) or 1 (`sample`)."""
     router: Weight = 0.0
-    """Weight of the experts' load-balancing loss."""
+    """Weight of the experts' load-balancing loss; the losses in the log have it in them."""
     chunk: Count = 4096
     """Supervised tokens whose logits are in memory at a time."""
 

@@ -3,15 +3,15 @@
 import html
 import math
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from medgpt.atomic import write_atomic
-from medgpt.errors import UserError
+from medgpt.errors import UserError, os_error_line
 from medgpt.page import drawing
 from medgpt.private import make_folder
 from medgpt.tracking import open_tracker
@@ -46,8 +46,25 @@ class Log:
             self._events = open_tracker("tensorboard", folder, step=step)
         self.events = self._events is not None
 
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path.parent}: the log cannot be written ({os_error_line(error)}); free space; the same command "
+                "goes on from the last checkpoint"
+            ) from None
+
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add one step: numbers by name, `sources` by source; what blind guessing gets of those is put beside them."""
+        """Add one step: numbers by name, `sources` by source; what blind guessing gets of those is put beside them.
+
+        Raises: `UserError` (the disk is full, say), as `close`.
+        """
+        with self._on_disk():
+            self._write(record)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
         if guessed := {name: self._blind[name] for name in record.get("sources", {}) if name in self._blind}:
             record = {**record, "blind": guessed}
         self._file.write(orjson.dumps(record) + b"\n")
@@ -62,14 +79,15 @@ class Log:
 
     def close(self) -> None:
         """Write the curves and close all files."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
-        records = read_log(self.path)
-        if records:
-            write_atomic(self.path.with_name("curves.svg"), curves(records).encode())
+        with self._on_disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            if self._events is not None:
+                self._events.close()
+            records = read_log(self.path)
+            if records:
+                write_atomic(self.path.with_name("curves.svg"), curves(records).encode())
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -212,7 +212,6 @@ class Trainer:
         except RuntimeError as error:
             raise _explained(error, "weights and states", config) from None
         self.step = 0 if resume is None else resume.state["step"]
-        self.saved = self.step
         self.saver = checkpoints.Saver(out / "checkpoints", config.watch.keep, checkpoints.parts_of(self.engine))
         self.micros = micros
         self.asked = Asked()
@@ -226,7 +225,7 @@ class Trainer:
 
         Raises: `Stopped` (SIGTERM or SIGINT came to any rank; a checkpoint of the step in hand is written); `UserError`
         (a loss or gradient that is not finite, memory that does not suffice, a checkpoint that could not be written, a
-        failed evaluation (after a checkpoint of its step)).
+        failed evaluation, whose step has a checkpoint).
         """
         with self.asked, self.saver:
             try:
@@ -276,8 +275,13 @@ class Trainer:
             bar.set_postfix_str(f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s")
             if failed:
                 self.saver.wait()
-            if self.step % watch.save_every == 0 or self.step == until or asked:
+            evaluates = bool(watch.evaluate_every) and self.step % watch.evaluate_every == 0
+            # What was learnt outlives an evaluation that fails, or is killed with all else.
+            if self.step % watch.save_every == 0 or self.step == until or asked or evaluates:
                 self.save(batch.batch.state)
+                previous = time.perf_counter()
+            if evaluates and not asked:
+                asked = self.evaluate()
                 previous = time.perf_counter()
             if asked:
                 raise Stopped(
@@ -285,14 +289,6 @@ class Trainer:
                     f"goes on from the checkpoint in {self.out / 'checkpoints'}",
                     asked,
                 )
-            if watch.evaluate_every and self.step % watch.evaluate_every == 0:
-                try:
-                    self.evaluate()
-                except Everywhere:
-                    if self.saved < self.step:  # what was learnt outlives the command's failure
-                        self.save(batch.batch.state)
-                    raise
-                previous = time.perf_counter()
 
     def save(self, stream_state: Mapping[str, Any]) -> None:
         """Begin a checkpoint of this step; `stream_state` is where the data go on."""
@@ -304,31 +300,33 @@ class Trainer:
             **self.identity,
         }
         self.saver.save(checkpoints.parts_of(self.engine), self.step, state)
-        self.saved = self.step
 
-    def evaluate(self) -> None:
+    def evaluate(self) -> int:
         """Export the model and run `watch.evaluate` on it, on rank 0, while the others wait.
 
-        Raises: `UserError` (the command failed).
+        Gives the number of a signal that came to rank 0 meanwhile, of which the command may have died, too; else 0.
+
+        Raises: `UserError` (the command failed by itself).
         """
         from train.export import export_model
 
         folder = self.out / "evaluations" / f"step-{self.step:08d}"
         export_model(self.engine, self.model, folder / "model", self.identity, self.config)
-        status = [0]
+        status = [0, 0]
         if self.place.rank == 0:
             command = self.config.watch.command(folder / "model", self.step, folder)
             # A command that trains or loads with torch is not a rank of ours.
             environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
             # The command is the user's own, from their own configuration; it runs as they would type it.
             done = subprocess.run(command, shell=True, stdout=sys.stderr, env=environment)  # noqa: S602
-            status = [done.returncode]
+            status = [done.returncode, self.asked.number]
         dist.broadcast_object_list(status, 0, group=self.patient)
-        if status[0]:
+        if status[0] and not status[1]:
             raise Everywhere(
                 f"step {self.step}: watch.evaluate ended with {status[0]}; see above. The same command goes on with "
                 "the next step"
             )
+        return status[1]
 
     def _check(self, problem: str) -> None:
         """Raise on every rank if one has a problem: the others would wait for it in the next collective."""

@@ -658,7 +658,7 @@ def forward_losses(model: Model, engine: Callable[..., Any], micro: Micro, confi
         keep=micro.keep,
         targets=micro.targets,
         chunk=config.loss.chunk,
-        router_weight=config.loss.router,
+        router_weight=config.loss.router if model.module.training else 0.0,  # no part of what an answer costs
     )
     return losses
 

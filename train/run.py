@@ -211,9 +211,10 @@ def open_plan(config: Config, certified: Certified, order: EpochOrder, quiet: bo
                 workers=os.cpu_count() or 1, progress=bar.update,
             )  # fmt: skip
         except OverLong as error:
+            cut = "truncate (cuts the end of the text) or " if data.over_long == "report" else ""
             raise UserError(
                 f"{str(error).split(';')[0]}; set a larger data.length (data.longest) or data.tiles, or "
-                "data.over_long=truncate (cuts the end of the text) or drop (python -m shards.pack lists them)"
+                f"data.over_long={cut}drop (python -m shards.pack lists them)"
             ) from None
 
 
@@ -262,7 +263,8 @@ def dry_run(config: Config, options: argparse.Namespace) -> tuple[str, str]:
         "",
         f"a sample: {sizes.tokens:,.0f} tokens and {sizes.tiles:.1f} tiles in the mean, {sizes.most:,} tokens at most",
         f"an epoch: {data['packs']:,} packs of {config.data.length:,} tokens and at most {config.data.tiles} tiles; "
-        f"{data['tokens']:,} tokens ({data['fill']:.2%} full), {data['tiles']:,} tiles ({data['tile_fill']:.2%} full)",
+        f"{data['tokens']:,} tokens ({data['fill']:.2%} full), {data['tiles']:,} tiles ({data['tile_fill']:.2%} full)"
+        + (", by the manifest's counts: fewer with data.max_enlargement" if config.data.max_enlargement else ""),
         f"{steps:,} steps{length or f' of {len(plans)} epoch(s)'}, each of {config.data.packs_per_step} packs",
         f"samples too long for a pack: {too_long or 'none'}",
         "",
@@ -578,15 +580,15 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         if name == "data":
             ours, theirs = ours | {"workers": 0}, theirs | {"workers": 0}
         pairs = {f"{name}.{key}": (theirs[key], ours[key]) for key in ours} if isinstance(ours, dict) else {}
-        for key, (old, new) in (pairs or {name: (theirs, ours)}).items():
-            if old == new:
-                continue
-            if not options.change or name not in ("optimizer", "loss"):
-                more = " (or --change to go on with the new one)" if name in ("optimizer", "loss") else ""
-                raise UserError(
-                    f"{checkpoint.path}: made with {key}={old}, now {key}={new}; use that{more}, or another --out"
-                )
-            identity["changes"].append({"step": checkpoint.state["step"], "key": key, "old": old, "new": new})
+        differ = {key: pair for key, pair in (pairs or {name: (theirs, ours)}).items() if pair[0] != pair[1]}
+        if differ and not (options.change and name in ("optimizer", "loss")):
+            # All of a group at once: what was fitted to the mixture (length, tiles, packs) differs together.
+            was, now = (" ".join(f"{key}={pair[at]}" for key, pair in differ.items()) for at in (0, 1))
+            more = " (or --change to go on with the new)" if name in ("optimizer", "loss") else ""
+            raise UserError(f"{checkpoint.path}: made with {was}, now {now}; use that{more}, or another --out")
+        identity["changes"] += [
+            {"step": checkpoint.state["step"], "key": key, "old": old, "new": new} for key, (old, new) in differ.items()
+        ]
     for name, what in (
         ("certificate", "data (certificate)"),
         ("mixture", "mixture"),

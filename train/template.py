@@ -133,6 +133,6 @@ def render(
         raise UserError(f"{name}: shows {len(pictures)} of its {len(tiles)} pictures; each is to be shown once")
     if truncate_to is not None and truncate_to < len(ids):
         if any(token in (special[IMAGE_CONTEXT], special[IMAGE_END]) for token in ids[truncate_to:]):
-            raise UserError(f"{name}: cutting it to {truncate_to} tokens would cut a picture; drop it (--over-long)")
+            raise UserError(f"{name}: cutting it to {truncate_to} tokens would cut a picture; set data.over_long=drop")
         del ids[truncate_to:], labels[truncate_to:]
     return Document(np.array(ids, np.int64), np.array(labels, np.int64), pictures)
