@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,11 +41,13 @@ from builders.engine.corpus_samples import Pictures, group_value, joined, pictur
 from builders.engine.corpus_values import (
     as_text,
     extension,
+    is_grid,
     is_link,
     is_picture_name,
     is_text,
     leaves,
     picture_of,
+    pictures_within,
 )  # fmt: skip
 from builders.engine.report import format_summary
 from builders.engine.source import UNCOUNTED, StoredSample
@@ -87,7 +89,7 @@ def make_source(params: kit.Params) -> kit.Source:
         store_pictures=rules.store_pictures,
         conclude=_conclude,
         reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
-        version=2,
+        version=3,
         module="builders.engine.corpus_source",
     )
 
@@ -130,7 +132,7 @@ def _stands(raw: Path, file: str, rules: Rules, role: str) -> tuple[str, str]:
         hidden = "its name begins with a dot"
         return (
             (NOT_COMPARED, f"{hidden}: hidden files are not read")
-            if form
+            if form or (extension(file) in PICTURE_SUFFIXES and not PurePosixPath(file).name.startswith("._"))
             else (DECLARED, f"{hidden}, and it has no rows")
         )
     if is_description(raw / file):
@@ -199,7 +201,7 @@ def _units(
     payload = {"file": file, "range": [0, 0, UNCOUNTED], "columns": [], "layout": "", **more}
     unit = kit.Unit(f"{split}-{number:05d}", split, role, UNCOUNTED, payload, (file,))
     if kind_of(file) == "jsonl":
-        payload["layout"] = "jsonl"
+        payload["layout"] = "python-jsonl"
     if kind_of(file) != "parquet":
         return [unit]
     with open_parquet(path, file) as table:
@@ -315,10 +317,13 @@ class _Reader:
                     (links if is_link(value) else names).append((name, value))
             elif picture is None and is_text(value):
                 texts.append((name, value))
-            if picture is not None and rules.pictures is None:
-                taken.setdefault(name, []).append(picture)
-            elif picture is not None:
-                missed["picture", name, "nothing was taken from it"] += 1
+            elif picture is None and is_grid(value):
+                missed["picture", name, "rows of numbers that make no picture"] += 1
+            found = [picture] if picture is not None else pictures_within(value) if isinstance(value, str) else []
+            if found and rules.pictures is None:
+                taken.setdefault(name, []).extend(found)
+            elif found:
+                missed["picture", name, "nothing was taken from it"] += len(found)
         # Pictures that came with their row may have names and addresses beside them.
         count = sum(map(len, taken.values()))
         if len({link for _, link in links}) > count:
