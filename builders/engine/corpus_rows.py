@@ -40,7 +40,7 @@ def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
         return with_tables(_tar_rows(raw / file, file), unit.payload["mapped"])
     if "files" in unit.payload:
         return document_rows(raw, unit.payload["files"])
-    if kind == "file":
+    if kind == "file" or (kind == "jsonl" and not (raw / file).stat().st_size):  # which says that it is empty
         return file_rows(raw / file, file, unit.payload["mapped"], unit.payload["pictures_alone"])
     return table_rows(raw, unit)
 

@@ -209,6 +209,8 @@ def table_units(
     number = first_unit
     for path in files:
         file = relative(path, raw)
+        if path.is_file() and not path.stat().st_size:
+            note_gap(file, "file without a byte in it: fetch it again")
         ranges = _ranges(path, file, columns, rows_per_unit, layout)
         if (
             _first_rows
