@@ -529,6 +529,17 @@ def test_a_picture_that_came_with_its_row_may_have_its_name_and_address_beside_i
     assert ("picture", "next") in not_compared(ingest(tmp_path / "c")[1])
 
 
+def test_a_second_picture_of_a_row_that_is_gone_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"frontal": "1.png", "lateral": "2.png", "was": "scan_7.tif", "text": "Two films of the chest."},
+        {"frontal": "1.png", "lateral": "3.png", "was": "scan_8.tif", "text": "Two other films of the chest."},
+    ]
+    write(tmp_path / "c" / "a.jsonl", b"\n".join(map(dumped, rows)))
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "c" / name, PNG)
+    assert not_compared(ingest(tmp_path / "c")[1]) == {("field", "lateral"), ("picture", "lateral")}
+
+
 def test_many_files_make_one_entry(tmp_path: Path) -> None:
     write(tmp_path / "c" / "a.jsonl", LINES)
     for number in range(30):

@@ -328,8 +328,7 @@ class _Reader:
         count = sum(map(len, taken.values()))
         if len({link for _, link in links}) > count:
             missed.update(("picture", name, _LINK) for name, _ in links)
-        if not count:
-            missed.update(("picture", name, "the name of no file here") for name, _ in names)
+        missed.update(("picture", name, _BESIDE if count else _NOWHERE) for name, _ in names)
         return texts
 
     def _images(self, values: Mapping[str, Any], pictures: list[bytes]) -> list[kit.Image]:
@@ -368,6 +367,9 @@ class _Reader:
         return found
 
 
+_NOWHERE = "the name of no file here"
+_BESIDE = "the name of no file here, beside pictures"
+"""Tells of a picture that is gone only where the field names files in other rows."""
 _LINK = "named by its address, which is never fetched"
 _LEAST_BYTES = 64
 """Fewer are a digest or a number, and no picture."""
@@ -390,7 +392,8 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
     for entry in entries:
         for key, count in entry["notes"]["missed"].items():
             kind, why, name = key.split("\t", 2)
-            missed[kind, name, why] += count
+            if why != _BESIDE or name in used:
+                missed[kind, name, why] += count
     records = [record for entry in entries for record in entry["records"]]
     if not any(record["kept"] for record in records):
         reasons: Counter[str] = Counter()
