@@ -152,7 +152,7 @@ def _is_numbers(value: Any) -> bool:
 
 def is_grid(value: Any) -> bool:
     """Whether a list holds rows of numbers, as many and as long as those of a picture or a volume."""
-    sides = []
+    sides = list[int]()
     while isinstance(value, list | tuple) and value and len(sides) < 5:
         sides.append(len(value))
         value = value[0]
