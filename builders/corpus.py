@@ -18,8 +18,9 @@ What is read (packed by gzip, bzip2, xz, Zstandard, or in a zip, as well):
     *.npz *.npy    along the first axis
     *.txt *.md     one document, with the picture beside it that has its name
     pictures       those that rows name; where nothing but documents is there, one row each
-Pictures in cells: as bytes, {bytes, path}, base64 (also within HTML), hexadecimal, rows of numbers (of any depth), lists
-of these; by path, also into a zip of the folder. A key that comes again in an object of JSON is `key#2`. Addresses (URLs) are never fetched.
+Pictures in cells: as bytes, {bytes, path}, base64 (also within HTML), hexadecimal, rows of numbers of any depth, lists
+of any of these; by path, also into a zip of the folder. Addresses (URLs) are never fetched. A key that comes again in
+an object of JSON is `key#2`.
 
 A mapping says where things are. Every key may be left out; a key set to `[]` is not looked for at all. A field is a
 name, or a path into nested fields (`meta.patient`):

@@ -540,6 +540,15 @@ def test_a_second_picture_of_a_row_that_is_gone_is_named(tmp_path: Path) -> None
     assert not_compared(ingest(tmp_path / "c")[1]) == {("field", "lateral"), ("picture", "lateral")}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["患者男，54岁，胸痛1天，向左臂放射，ST抬高，最可能？", "The film of the patient that is shown in figure_3.png"],
+)
+def test_a_text_is_known_in_every_script_and_with_a_files_name_in_it(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "c" / "a.jsonl", dumped({"film": TEXT64, "text": "A film.", "stem": text, "code": "膝 5"}))
+    assert not_compared(ingest(tmp_path / "c")[1]) == {("field", "stem"), ("text", "stem")}
+
+
 def test_many_files_make_one_entry(tmp_path: Path) -> None:
     write(tmp_path / "c" / "a.jsonl", LINES)
     for number in range(30):

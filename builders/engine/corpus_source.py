@@ -315,10 +315,10 @@ class _Reader:
                         picture = self.pictures.named(row.file, value)
                 if picture is None:
                     (links if is_link(value) else names).append((name, value))
-            elif picture is None and is_text(value):
-                texts.append((name, value))
             elif picture is None and is_grid(value):
                 missed["picture", name, "rows of numbers that make no picture"] += 1
+            if picture is None and is_text(value):
+                texts.append((name, value))
             found = [picture] if picture is not None else pictures_within(value) if isinstance(value, str) else []
             if found and rules.pictures is None:
                 taken.setdefault(name, []).extend(found)

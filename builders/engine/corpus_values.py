@@ -19,7 +19,8 @@ from medgpt.formats import PICTURE_SUFFIXES, format_of
 
 TEXT_WORDS = 5
 """A value of so many words is a text; of fewer a label, a name, a code."""
-_LETTERS = re.compile(r"[^\W\d_]{12,}")
+_LETTERS = re.compile(r"[^\W\d_]{12,}|(?:[\u3040-\u30ff\u3400-\u9fff][^\u3040-\u30ff\u3400-\u9fff]*){12}")
+"""Letters in a row, or as many ideographs and kana whatever stands between them."""
 _PACKED_CHARACTERS = 60
 """A picture that is spelt as text takes more."""
 _BASE64 = re.compile(r"(?:data:[\w/+.;=-]*;base64,)?\s*([A-Za-z0-9+/_\-\s]+=*\s*)")
