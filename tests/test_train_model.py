@@ -27,6 +27,7 @@ from train.assemble import assemble, load_open_clip  # noqa: E402
 from train.collate import Collator, Micro  # noqa: E402
 from train.config import Config, Data, Engine, Loss, Train  # noqa: E402
 from train.model import (  # noqa: E402
+    EXPERTS,
     MedGptForTraining,
     Model,
     add_adapters,
@@ -187,6 +188,40 @@ def test_flex_attention_with_sinks_equals_eager() -> None:
         made.module.set_attn_implementation({"": "eager", "vision_config": "sdpa", "text_config": "flex_sink"})
         flex = losses(made, micro)
     assert torch.allclose(eager, flex, atol=5e-5)
+
+
+def through_experts(how: str, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Output and gradients of GPT-oss's experts for 3,000 tokens of which each goes to two of four."""
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
+    config = GptOssConfig(hidden_size=32, intermediate_size=32, num_local_experts=4, num_experts_per_tok=2)
+    config._experts_implementation = how
+    numbers = torch.Generator().manual_seed(0)
+    module, hidden, weights = GptOssExperts(config), torch.randn(3000, 32), torch.rand(3000, 2)
+    for tensor in (*module.parameters(), hidden):
+        tensor.data.normal_(0.1, 0.2, generator=numbers)
+    chosen = torch.rand(3000, 4, generator=numbers).argsort(1)[:, :2]
+    weights.uniform_(generator=numbers)
+    given = {"hidden": hidden.to(dtype).requires_grad_(), "weights": weights.to(dtype).requires_grad_()}
+    out = module.to(dtype)(given["hidden"], chosen, given["weights"])
+    out.sum().backward()
+    learnt = given | dict(module.named_parameters())
+    return out.detach(), {name: one.grad.double() for name, one in learnt.items() if one.grad is not None}
+
+
+def test_experts_have_the_stock_output_and_all_of_their_gradients() -> None:
+    """Biases get the sum of thousands of rows: added one by one in bf16, as transformers' way does, a part is lost."""
+    _, truly = through_experts("eager", torch.float64)
+    for dtype in (torch.float32, torch.bfloat16):
+        ours, stock = (through_experts(how, dtype) for how in (EXPERTS, "grouped_mm"))
+        assert torch.equal(ours[0], stock[0])
+        lost = [
+            {name: float((found[name] - one).norm() / one.norm()) for name, one in truly.items()}
+            for _, found in (ours, stock)
+        ]
+        assert len(lost[0]) == 6
+        assert max(lost[0].values()) < (0.01 if dtype == torch.bfloat16 else 1e-5)
+    assert min(value for name, value in lost[1].items() if name.endswith("bias")) > 0.02
 
 
 def test_a_text_only_pack_runs_the_encoder_and_gives_it_zero_gradients(whole: Model) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoConfig, CLIPVisionConfig, GptOssConfig
+from transformers.integrations.moe import ExpertsInterface, _grouped_linear
 from transformers.masking_utils import (
     AttentionMaskInterface,
     create_causal_mask,
@@ -34,8 +35,8 @@ from train.memory import Shape
 from train.tiling import CLIP_MEAN, CLIP_STD, Tiling
 from train.tokenizer import HARMONY_ROWS, IMAGE_CONTEXT, Tokenizer, folder_tokenizer, harmony
 
-FLEX = "flex_sink"
-"""Name under which our attention is registered with transformers."""
+FLEX, EXPERTS = "flex_sink", "grouped_rows"
+"""Names under which our attention and our way through the experts are registered with transformers."""
 
 PARTS = {
     "vision": ("model.vision_tower.",),
@@ -255,6 +256,50 @@ def block_mask(position_ids: torch.Tensor, window: int | None = None) -> Any:
     return BlockMask.from_kv_blocks(
         *listed(some & ~whole), *listed(whole), BLOCK_SIZE=_BLOCK, mask_mod=visible, seq_lengths=(length, length)
     )
+
+
+# --- Experts
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of `x` (T, width) at `places` (S); `went` (T, k) says where in the result each row of `x` is.
+
+    Its gradient is gathered. That of indexing is scattered: on a GPU by atomic additions in bf16, which end in another
+    order each time and lose what is small beside the sum.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, places: torch.Tensor, went: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(went)
+        return x[places]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (went,) = ctx.saved_tensors
+        return gradients[0][went].sum(1), None, None
+
+
+def _grouped_rows(module: Any, hidden: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """GPT-oss's experts for hidden (T, width), as transformers' `grouped_mm`, whose output it has, but for gradients.
+
+    `chosen` and `weights` (T, k) are the experts of each token. Biases go in as a product with who is whose, so that
+    their gradients, sums of thousands of rows, are products, too, and are summed in fp32.
+    """
+    per_token = chosen.size(-1)
+    expert, order = chosen.reshape(-1).sort()
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    belongs = nn.functional.one_hot(expert, module.num_experts)
+    ends = belongs.sum(0).cumsum(0, dtype=torch.int32)
+    belongs = belongs.to(hidden.dtype)
+    rows = _Rows.apply(hidden, order // per_token, place.view(-1, per_token))
+    up = _grouped_linear(rows, module.gate_up_proj, ends, is_transposed=True) + belongs @ module.gate_up_proj_bias
+    gated = module._apply_gate(up)
+    down = _grouped_linear(gated, module.down_proj, ends, is_transposed=True) + belongs @ module.down_proj_bias
+    rows = _Rows.apply(down, place, order.unsqueeze(1)).view(*chosen.shape, -1)
+    return (rows * weights.unsqueeze(-1)).sum(1).to(hidden.dtype)
+
+
+ExpertsInterface.register(EXPERTS, _grouped_rows)
 
 
 # --- The module that is trained
@@ -513,7 +558,7 @@ def set_backends(module: MedGptForTraining, device: torch.device) -> None:
     attention = FLEX if device.type == "cuda" else stock
     module.set_attn_implementation({"": "eager", "vision_config": "sdpa", "text_config": attention})
     if text.model_type == "gpt_oss":
-        module.set_experts_implementation({"text_config": "grouped_mm"})  # the wrapper itself has no experts
+        module.set_experts_implementation({"text_config": EXPERTS})  # the wrapper itself has no experts
 
 
 def add_adapters(module: MedGptForTraining, train: Train, seed: int) -> None:
