@@ -113,10 +113,10 @@ def _pad(picture: Image.Image, share: float) -> Image.Image:
     return changed
 
 
-def _square(picture: Image.Image, fill: int) -> Image.Image:
+def _square(picture: Image.Image, fill: int, at: float = 0.5) -> Image.Image:
     side = max(picture.size)
     changed = Image.new("L", (side, side), fill)
-    changed.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    changed.paste(picture, (int((side - picture.width) * at), int((side - picture.height) * at)))
     return changed
 
 
@@ -152,6 +152,8 @@ BETWEEN: dict[str, Callable[[Image.Image], Image.Image]] = {
     "rotated -2 degrees": lambda p: _rotated(p, -2),
     "square, black bars": lambda p: _square(p, 0),
     "square, white bars": lambda p: _square(p, 255),
+    "square, black bar right or below": lambda p: _square(p, 0, 0),
+    "square, white bar left or above": lambda p: _square(p, 255, 1),
     "twice the brightness, clipped": lambda p: _tone(p, lambda x: 2 * x),
 }
 """Values between those that the variants are made for, and a tone that loses structure, as information."""

@@ -18,8 +18,9 @@ What is read (packed by gzip, bzip2, xz, Zstandard, or in a zip, as well):
     *.npz *.npy    along the first axis
     *.txt *.md     one document, with the picture beside it that has its name
     pictures       those that rows name; where nothing but documents is there, one row each
-Pictures in cells: as bytes, {bytes, path}, base64, hexadecimal, lists of numbers, lists of any of these; by path, also
-into a zip of the folder. Addresses (URLs) are never fetched.
+Pictures in cells: as bytes, {bytes, path}, base64 (also within HTML), hexadecimal, rows of numbers of any depth, lists
+of any of these; by path, also into a zip of the folder. Addresses (URLs) are never fetched. A key that comes again in
+an object of JSON is `key#2`.
 
 A mapping says where things are. Every key may be left out; a key set to `[]` is not looked for at all. A field is a
 name, or a path into nested fields (`meta.patient`):
@@ -36,7 +37,8 @@ name, or a path into nested fields (`meta.patient`):
     groups    subject_id, study_id, prior_study_id, pmcid, pmid, video_id, question_id, image_id -> field, or
               {field: patient, prefix: ourhospital}. Equal values mean the same thing everywhere: give the train and the
               eval side the same prefix. Without one pmcid, pmid and video_id get ours (`pmc/PMC123`, `pubmed/123`,
-              `youtube/...`); others are taken as they stand
+              `youtube/...`). Ids of patients and studies are compared without case, accents, signs, leading zeros and a
+              word before the number (`PT-0012`, `12`); others are taken as they stand
     license   text, or {field: ...}; default: unstated
     access    open, gated or credentialed; default: credentialed, which keeps texts out of reports
     split     default: train, or test for the eval side

@@ -32,9 +32,12 @@ _FOLDERS = (
 )
 _ROOT_TAGS = frozenset({"Document", "doc", "DiseaseFile"})
 _PAIR_TAGS = frozenset({"qapair", "pair"})
-_MEMBER = re.compile(rf"(?:\./)?(?:[^/]+/)?({'|'.join(_FOLDERS)})/([^./][^/]*\.xml)")
+_MEMBER = re.compile(rf"(?:\./)?(?:[^/]+/)?({'|'.join(_FOLDERS)})/([^./][^/]*\.(?i:xml))")
 _MAX_ARCHIVE_BYTES = 1 << 29
 """Unpacked size at which an archive is refused; the real one holds 36 MB of XML."""
+
+
+_XML = "[!.]*.[xX][mM][lL]"
 
 
 def _locate(raw: Path) -> tuple[str, list[str]]:
@@ -55,7 +58,7 @@ def _locate(raw: Path) -> tuple[str, list[str]]:
 def _documents(raw: Path, place: str, folder: str) -> Iterator[tuple[str, list[ET.Element] | kit.InputError]]:
     """Files of one collection by name, as `folder/name` whatever holds them, with their pairs or what is wrong."""
     if (raw / place).is_dir():
-        paths = (raw / place / folder).glob("[!.]*.xml")
+        paths = (raw / place / folder).glob(_XML)
         files = {path.name: partial(kit.read_bytes, path, raw, "unreadable_file") for path in paths}
     else:
         files = {name: partial(bytes, data) for name, data in _archive_files(raw / place).get(folder, {}).items()}
@@ -127,7 +130,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
         )
         inputs = [place]
         if (raw / place).is_dir():
-            inputs = sorted(kit.relative(path, raw) for path in (raw / place / folder).glob("[!.]*.xml"))
+            inputs = sorted(kit.relative(path, raw) for path in (raw / place / folder).glob(_XML))
         name = f"train-{_FOLDERS.index(folder):05d}"
         yield kit.Unit(name, "train", "train", rows, {"place": place, "folder": folder}, tuple(inputs))
 

@@ -453,7 +453,7 @@ def test_a_mapping_says_where_everything_is(tmp_path: Path) -> None:
     assert texts_of(record) == [("assistant", "Seen.", ["Fell.", "Fracture.", "No effusion."])]
     assert (record["license"], record["access"], record["split"]) == ("CC-BY-4.0", "gated", "dev")
     assert {key: value for key, value in record["group"].items() if value} == {
-        "pmcid": "pmc/PMC1234", "pmid": "pubmed/99", "study_id": "PMC77", "video_id": "youtube/abc",
+        "pmcid": "pmc/PMC1234", "pmid": "pubmed/99", "study_id": "pmc77", "video_id": "youtube/abc",
         "subject_id": "sites/north",
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,32 @@ def medqa(tmp_path: Path) -> Path:
 
 def row_files(raw: Path) -> list[str]:
     return [path.relative_to(raw).as_posix() for path in sorted(raw.rglob("*")) if path.is_file()]
+
+
+@pytest.mark.parametrize("change", ["upper", "packed", "empty"])
+def test_a_split_that_is_there_under_another_name_or_empty_is_a_gap(
+    change: str, tree: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Splits may be absent; one that somebody meant to be there is not left out without a word."""
+    raw, name = tree("alpacare_medinstruct"), "alpacare_medinstruct"
+    [path] = raw.rglob("MedInstruct-test.jsonl")
+    if change == "empty":
+        path.write_bytes(b"")
+    else:
+        path = path.rename(path.with_name(path.name.upper() if change == "upper" else f"{path.name}.bz2"))
+    assert main(load(name), ["--raw", str(raw), "--out", str(tmp_path / "built"), "--quiet"]) == 4
+    gaps = document_of(tmp_path / "built", name)["gaps"]
+    assert [gap["file"] for gap in gaps] == [path.relative_to(raw).as_posix()]
+
+
+def test_xml_is_read_whatever_the_case_of_its_ending(tree: Callable[[str], Path], tmp_path: Path) -> None:
+    raw, counts = tree("medquad"), []
+    for _ in range(2):
+        main(load("medquad"), ["--raw", str(raw), "--out", str(tmp_path / "built"), "--quiet"])
+        counts.append(document_of(tmp_path / "built", "medquad")["counts"]["read"])
+        for path in raw.rglob("*.xml"):
+            path.rename(path.with_suffix(".XML"))
+    assert counts[0] == counts[1] > 0
 
 
 def test_publishers_sums_are_compared(medqa: Path, tmp_path: Path) -> None:

@@ -343,6 +343,152 @@ def test_arrays_of_pictures(tmp_path: Path) -> None:
     assert document["counts"]["rejects"] == {"missing_field": 2}  # a label alone is nothing to compare
 
 
+# --- what was once lost without a word --------------------------------------------------------------------------
+
+LEAKED = {"question": "Which tendon is torn in most ruptures of the rotator cuff?", "answer": "supraspinatus"}
+FIRST, SECOND = dumped(ROWS[0]).decode(), dumped(LEAKED).decode()
+
+
+def in_schemas(path: Path) -> None:
+    with closing(duckdb.connect(str(path))) as database:
+        database.execute("CREATE SCHEMA more")
+        for place, row in ("items", ROWS[0]), ("more.items", LEAKED):
+            database.execute(f"CREATE TABLE {place} (question VARCHAR, answer VARCHAR)")
+            database.execute(f"INSERT INTO {place} VALUES (?, ?)", list(row.values()))
+
+
+def called_like_sqlites_own(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE sqlite3items (question, answer)")
+        database.execute("INSERT INTO sqlite3items VALUES (?, ?)", list(LEAKED.values()))
+        database.commit()
+
+
+LOST: dict[str, bytes | Callable[[Path], None]] = {
+    "keys.json": f'{{"7": {FIRST}, "8": {FIRST}, "7": {SECOND}}}'.encode(),
+    "NOTICE.jsonl": SECOND.encode(),
+    "authors.csv": f"question, answer\n{LEAKED['question']},x\n".encode(),
+    "schemas.duckdb": in_schemas,
+    "own.sqlite": called_like_sqlites_own,
+    "nan.jsonl": SECOND.replace("}", ', "weight": NaN}').encode(),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_no_row_is_lost_to_a_name_that_others_have(tmp_path: Path, name: str) -> None:
+    made = LOST[name]
+    path = write(tmp_path / "c" / name, made if isinstance(made, bytes) else b"")
+    if not isinstance(made, bytes):
+        path.unlink()
+        made(path)
+    write(tmp_path / "c" / "good.jsonl", LINES)
+    build, document = ingest(tmp_path / "c", role="eval")
+    assert LEAKED["question"] in {sample.record["question"] for sample in Build(build)}
+    assert not_compared(document) == set()
+
+
+def test_a_key_that_comes_again_in_a_row_is_a_field_of_its_own(tmp_path: Path) -> None:
+    line = f'{{"question": "Fine?", "note": "{LEAKED["question"]}", "note": "short"}}'.encode()
+    for name, data in ("a.jsonl", line), ("b.ndjson", line), ("c.tar", as_tar({"1.json": line})):
+        write(tmp_path / name / name, data)
+        assert ("text", "note") in not_compared(ingest(tmp_path / name)[1])
+
+
+def test_what_stands_beside_a_zips_own_members_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "two.zip", as_zip({"a.jsonl": SECOND.encode()}) + as_zip({"b.jsonl": LINES}))
+    assert [gap["file"] for gap in ingest(tmp_path / "a")[1]["gaps"]] == ["two.zip"]
+    write(tmp_path / "b" / "out.zip", as_zip({"../a.jsonl": SECOND.encode(), "b.jsonl": LINES}))
+    assert [gap["file"] for gap in ingest(tmp_path / "b")[1]["gaps"]] == ["out.zip"]
+    words = ["--raw", str(tmp_path / "b"), "--role", "train", "--out", str(tmp_path / "out"), "--quiet"]
+    assert main(words) == 4
+
+
+@pytest.mark.parametrize("name", [".thumbs/a.png", ".a.png", "d/.b.DCM"])
+def test_a_hidden_picture_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "c" / name, PNG)
+    write(tmp_path / "c" / "._a.png", b"what macOS writes beside a file")
+    write(tmp_path / "c" / "a.jsonl", LINES)
+    assert not_compared(ingest(tmp_path / "c")[1]) == {("file", name)}
+
+
+@pytest.mark.parametrize(
+    ("table", "rejected"),
+    [
+        ('patient,text\n11,"The heart is large.\n12,The lungs are clear.\n13,No effusion.\n', 1),  # to the end
+        ('text,patient\n"The heart is large,11\nThe lungs are clear,12\n"No effusion, none.",13\n', 1),  # to the next
+        ('patient,text\n11,"The heart is large.\n12,The lungs are clear.\n13,No effusion."\n', 1),  # to a stray one
+        ('patient;text\r\n11;"The heart\r\nis large; ""really""."\r\n12;Clear lungs.\r\n', 0),
+        ('patient,text\n11,The 5" tube is in place.\n12,Clear lungs.\n', 0),
+    ],
+)
+def test_rows_that_a_stray_quote_swallows_cost_their_record(tmp_path: Path, table: str, rejected: int) -> None:
+    """Their patients' ids stand in no column: such a record may not count as one row."""
+    write(tmp_path / "c" / "a.csv", table.encode())
+    write(tmp_path / "c" / "good.jsonl", dumped({"patient": 1, "text": "A film of the chest."}))
+    _, document = ingest(tmp_path / "c", {"groups": {"subject_id": "patient"}})
+    assert document["counts"]["rejects"] == ({"bad_row": 1} if rejected else {})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("00012", 12, True), ("12.0", "12", True), (" PT-0012a", "pt_12A", True), ("p10000032", 10000032, True),
+        ("patient00001", "1", True), ("sub-01", "1", True), ("M\u00fcller", "Mu\u0308ller", True),
+        ("\ufeff12\u200b", "12", True), ("12\u201334", "12-34", True), ("h/12", "12", True), ("1-12", "11-2", False),
+        ("A12", "B12", False), ("12.5", "125", False), ("0", "00", True), ("#", "?", False),
+    ],
+)  # fmt: skip
+def test_a_patient_is_one_however_the_id_is_written(tmp_path: Path, one: Any, other: Any, same: bool) -> None:
+    mapping = {"groups": {"subject_id": {"field": "patient", "prefix": "h"}}}
+    for name, value in ("one", one), ("other", other):
+        write(tmp_path / name / "a.jsonl", dumped({"patient": value, "text": "A film of the chest."}))
+        ingest(tmp_path / name, mapping)
+    with connect(tmp_path / "out") as connection:
+        [[ids]] = connection.execute("SELECT list(DISTINCT subject_id) FROM samples").fetchall()
+    assert (len(ids) == 1) == same
+    assert all(value.startswith("h/") and len(value) > 2 for value in ids)
+
+
+@pytest.mark.parametrize("numbers", ["float", "uint16", "signed"])
+@pytest.mark.parametrize("form", ["json", "parquet", "npy"])
+def test_rows_of_other_numbers_are_a_picture_by_their_own_range(tmp_path: Path, numbers: str, form: str) -> None:
+    stretched = (PIXELS.astype(float) - PIXELS.min()) / (int(PIXELS.max()) - int(PIXELS.min()))
+    values = {
+        "float": stretched,
+        "uint16": (stretched * 65535).astype(int),
+        "signed": (stretched * 4000).astype(int) - 1024,
+    }
+    cells = values[numbers].tolist()
+    (tmp_path / "c").mkdir()
+    if form == "json":
+        write(tmp_path / "c" / "a.jsonl", dumped({"film": cells, "text": "A film of the chest."}))
+    elif form == "parquet":
+        pq.write_table(pa.table({"film": [cells], "text": ["A film of the chest."]}), tmp_path / "c" / "a.parquet")
+    else:
+        np.save(tmp_path / "c" / "a.npy", values[numbers][None])
+    build, document = ingest(tmp_path / "c")
+    [sample] = Build(build)
+    assert (len(sample.record["images"]), not_compared(document)) == (1, set())
+    write(tmp_path / "d" / "a.jsonl", dumped({"film": np.rint(stretched * 255).astype(int).tolist(), "text": "x"}))
+    ingest(tmp_path / "d")
+    with connect(tmp_path / "out") as connection:
+        [[hashes]] = connection.execute("SELECT count(DISTINCT phash) FROM images").fetchall()
+    assert hashes == 1
+
+
+def test_numbers_that_make_no_picture_are_named(tmp_path: Path) -> None:
+    volume = np.zeros((9, 12, 12)).tolist()
+    write(tmp_path / "c" / "a.jsonl", dumped({"volume": volume, "vector": [0.5] * 768, "text": "A film of the chest."}))
+    assert not_compared(ingest(tmp_path / "c")[1]) == {("field", "volume"), ("picture", "volume")}
+
+
+def test_a_picture_within_a_text_is_compared(tmp_path: Path) -> None:
+    page = f"<p>The film of today shows this:</p> <img src='data:image/png;base64,{TEXT64}'> and no more"
+    write(tmp_path / "c" / "a.jsonl", dumped({"text": page}))
+    _, document = ingest(tmp_path / "c")
+    assert (document["counts"]["by_split"]["train"]["images"], not_compared(document)) == (1, set())
+
+
 # --- the books ---------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +527,26 @@ def test_a_picture_that_came_with_its_row_may_have_its_name_and_address_beside_i
     assert not_compared(ingest(tmp_path / "c")[1]) == set()
     write(tmp_path / "c" / "a.jsonl", dumped(row | {"next": "https://example.org/2.jpg"}))
     assert ("picture", "next") in not_compared(ingest(tmp_path / "c")[1])
+
+
+def test_a_second_picture_of_a_row_that_is_gone_is_named(tmp_path: Path) -> None:
+    rows = [
+        {"frontal": "1.png", "lateral": "2.png", "was": "scan_7.tif", "text": "Two films of the chest."},
+        {"frontal": "1.png", "lateral": "3.png", "was": "scan_8.tif", "text": "Two other films of the chest."},
+    ]
+    write(tmp_path / "c" / "a.jsonl", b"\n".join(map(dumped, rows)))
+    for name in ("1.png", "2.png"):
+        write(tmp_path / "c" / name, PNG)
+    assert not_compared(ingest(tmp_path / "c")[1]) == {("field", "lateral"), ("picture", "lateral")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["患者男，54岁，胸痛1天，向左臂放射，ST抬高，最可能？", "The film of the patient that is shown in figure_3.png"],
+)
+def test_a_text_is_known_in_every_script_and_with_a_files_name_in_it(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "c" / "a.jsonl", dumped({"film": TEXT64, "text": "A film.", "stem": text, "code": "膝 5"}))
+    assert not_compared(ingest(tmp_path / "c")[1]) == {("field", "stem"), ("text", "stem")}
 
 
 def test_many_files_make_one_entry(tmp_path: Path) -> None:

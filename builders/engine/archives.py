@@ -524,14 +524,14 @@ _END_RECORD = struct.Struct("<4s4H2LH")
 """Of a zip: ..., members, bytes of the directory, its offset, length of the comment (PKWARE's APPNOTE, 4.3.16)."""
 
 
-def check_zip(path: Path, raw: Path) -> None:
+def check_zip(path: Path, raw: Path, within: bool = True) -> None:
     """Count a zip's members a second way: its end record beside its directory. What differs is a gap.
 
     Zip64 archives say 65,535 and have their counts elsewhere: those are left to `zipfile`, which needs them right.
-    Archives within it that are not read are gaps, too.
+    `within`: archives within it that are not read are gaps, too.
     """
     file = relative(path, raw)
-    for inner, why in zip_tree(raw, file)[1]:
+    for inner, why in zip_tree(raw, file)[1] if within else ():
         note_gap(inner, f"archive within an archive that was not read ({why}): unpack it")
     try:
         with open_file(path) as handle, zipfile.ZipFile(handle) as archive:

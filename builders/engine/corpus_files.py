@@ -21,11 +21,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
-from builders.engine.archives import DEEPEST_ZIP, safe_member, zip_tree
+from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tree
 from builders.engine.corpus_values import as_png, extension
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
-from builders.engine.tables import Row, arrow_rows, json_items
+from builders.engine.tables import Row, arrow_rows, every_key, json_items, rows_within
 from medgpt.errors import UserError
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.limited import FILE_BYTES, LINE_BYTES, OverLimit, check_size, lines, open_stream, read_whole
@@ -65,8 +65,8 @@ def form_of(file: str) -> str | None:
 
 
 def is_about(file: str) -> bool:
-    """Whether a file's name says that it tells of the corpus: README, LICENSE."""
-    return PurePosixPath(file).name.lower().partition(".")[0] in _ABOUT
+    """Whether a file's name says that it tells of the corpus: README, LICENSE. A table of that name has rows."""
+    return PurePosixPath(file).name.lower().partition(".")[0] in _ABOUT and form_of(file) in (None, "text")
 
 
 def is_description(path: Path) -> bool:
@@ -115,6 +115,7 @@ def _rows(kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alon
     if kind in ("sqlite", "duckdb"):
         yield from _database_rows(path, file)
     elif kind == "zip":
+        check_zip(path, path.parents[file.count("/")], within=False)
         yield from _zip_rows(path, file, mapped, pictures_alone)
     elif kind == "json" and path.stat().st_size > FILE_BYTES // 2 and _first(path) == b"[":
         for number, (_, _, item) in enumerate(json_items(path, file)):
@@ -150,7 +151,7 @@ def whole_text(handle: BinaryIO, file: str) -> str:
 def _json_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows of a JSON text: one value, or several one after the other (JSON Lines, or what jq prints)."""
     text = whole_text(handle, file)
-    decode, place, number, several = json.JSONDecoder().raw_decode, 0, 0, False
+    decode, place, number, several = json.JSONDecoder(object_pairs_hook=every_key).raw_decode, 0, 0, False
     while (place := skipped(text, place)) < len(text):
         value, place = decode(text, place)
         several = several or skipped(text, place) < len(text)
@@ -253,7 +254,7 @@ def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
         if not (text := data.removeprefix(codecs.BOM_UTF8)).strip():
             continue
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=every_key)
         except (ValueError, RecursionError) as error:
             yield Reject(file, str(number), "bad_row", type(error).__name__)
             continue
@@ -263,8 +264,11 @@ def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
 # CSV and its kin
 
 
-def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str], bytes]]:
-    """(number of its last line, cells, its bytes) of every record, parted by what gives the first line most cells."""
+def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str] | None, bytes]]:
+    """(number of its last line, cells, its bytes) of every record, parted by what gives the first line most cells.
+
+    None stands for the cells where a stray quote made one record of several.
+    """
     packed: Any = io.BufferedReader(handle, 1 << 20)
     encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(packed.peek(2)[:2], "utf-8")
     text = io.TextIOWrapper(packed, encoding, errors="surrogateescape", newline="")
@@ -281,23 +285,36 @@ def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str], b
     tabs = "\t" if {".tsv", ".tab"} & {suffix.lower() for suffix in PurePosixPath(file).suffixes} else ""
     parted = tabs or max(",;\t|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
     csv.field_size_limit(LINE_BYTES)
-    reader = csv.reader(lines(), delimiter=parted)
+    reader, width = csv.reader(lines(), delimiter=parted), 0
     for cells in reader:
-        yield str(reader.line_num), cells, "".join(spent).encode(encoding, "surrogateescape")
+        width = width or len(cells)
+        whole = len(spent) == 1 or not _swallows(spent, parted, width)
+        yield str(reader.line_num), cells if whole else None, "".join(spent).encode(encoding, "surrogateescape")
         spent.clear()
+
+
+def _swallows(record: list[str], parted: str, width: int) -> bool:
+    """Whether lines of a record are records of their own: its quotes do not match, or lines in it look like rows."""
+    try:
+        list(csv.reader(record, delimiter=parted, strict=True))
+    except csv.Error:
+        return True
+    return bool(rows_within(record, parted, width))
 
 
 def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows by the names of the first line; where it has none, by `column_1` ..."""
     records = csv_records(handle, file)
-    _, header, _ = next(records, ("1", [], b""))
+    header = [name.strip() for name in next(records, ("1", [], b""))[1] or ()]
     unnamed = [f"column_{number}" for number in range(1, len(header) + 1)]
     if any(len(name.split()) > 4 or name.strip().isdecimal() for name in header):  # no names: a row
         yield _csv_row(file, "1", unnamed, header)
         header = unnamed
     header = [name if name and header.count(name) == 1 else unnamed[at] for at, name in enumerate(header)]
     for number, cells, _ in records:
-        if cells:
+        if cells is None:
+            yield Reject(file, number, "bad_row", "its lines look like rows of their own (a stray quote?)")
+        elif cells:
             yield _csv_row(file, number, header, cells)
 
 
@@ -364,7 +381,7 @@ def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
     if head.startswith(b"SQLite format 3"):
         connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1", uri=True)
         connection.text_factory = lambda data: data.decode(errors="surrogateescape")
-        listed = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+        listed = "SELECT NULL, name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*' ORDER BY name"
     elif head[8:12] == b"DUCK":
         import duckdb
 
@@ -373,12 +390,14 @@ def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
             "autoload_known_extensions": False,
         }
         connection = duckdb.connect(str(path), read_only=True, config=shut)
-        listed = "SELECT table_name FROM duckdb_tables() ORDER BY schema_name, table_name"
+        listed = "SELECT schema_name, table_name FROM duckdb_tables() ORDER BY ALL"
     else:
         raise NotThisSource(f"{file}: neither SQLite nor DuckDB")
     with closing(connection):
-        for (table,) in connection.execute(listed).fetchall():
-            cursor = connection.execute(f'SELECT * FROM "{table.replace(chr(34), chr(34) * 2)}"')  # noqa: S608 - a name
+        for path_to in connection.execute(listed).fetchall():
+            quoted = ['"' + name.replace('"', '""') + '"' for name in path_to if name]
+            table = ".".join(name for name in path_to if name not in (None, "main"))
+            cursor = connection.execute(f"SELECT * FROM {'.'.join(quoted)}")  # noqa: S608 - a name
             names, number = [column[0] for column in cursor.description], 0
             while rows := cursor.fetchmany(256):
                 for row in rows:
@@ -391,7 +410,7 @@ def _array_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | R
     import numpy as np
 
     found = np.load(io.BytesIO(read_whole(handle)), allow_pickle=False)
-    arrays = {"text": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    arrays = {"array": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     for name, array in arrays.items():
         pictures = array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (3, 4)))
         for number, item in enumerate(array if array.ndim else array[None]):

@@ -40,7 +40,7 @@ def corpus_rows(raw: Path, unit: Unit) -> Iterator[Row | Reject]:
         return with_tables(_tar_rows(raw / file, file), unit.payload["mapped"])
     if "files" in unit.payload:
         return document_rows(raw, unit.payload["files"])
-    if kind == "file":
+    if kind == "file" or (kind == "jsonl" and not (raw / file).stat().st_size):  # which says that it is empty
         return file_rows(raw / file, file, unit.payload["mapped"], unit.payload["pictures_alone"])
     return table_rows(raw, unit)
 
@@ -72,7 +72,7 @@ def _tar_row(file: str, key: str, members: dict[str, Content]) -> Row | Reject:
             values[_text(name)] = content
             continue
         try:
-            values[_text(name)] = parse_json(stored(content), file)
+            values[_text(name)] = parse_json(stored(content), file, python=True)
         except InputError as error:
             return Reject(file, key, error.reason, f"{_text(name)}: {error.detail}")
     fields = values.get("json")
@@ -144,12 +144,12 @@ def holds_numbers(kind: Any) -> bool:
 
     if types.is_struct(kind):
         return all(holds_numbers(kind.field(number).type) for number in range(kind.num_fields))
-    in_list = False
+    depth = 0
     while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        kind, in_list = kind.value_type, True
-    if types.is_integer(kind):
-        return not in_list  # else the bytes of a picture, perhaps
-    tests = (types.is_null, types.is_floating, types.is_boolean, types.is_temporal, types.is_decimal)
+        kind, depth = kind.value_type, depth + 1
+    if depth > (not types.is_integer(kind)):
+        return False  # the bytes or the rows of a picture, perhaps
+    tests = (types.is_null, types.is_integer, types.is_floating, types.is_boolean, types.is_temporal, types.is_decimal)
     return any(test(kind) for test in tests)
 
 

@@ -20,6 +20,7 @@ from builders.engine.rawfiles import read_bytes
 from builders.engine.source import InputError
 from medgpt.formats import PICTURE_SUFFIXES, format_of
 from medgpt.limited import check_values
+from medgpt.text import fold
 
 _DEFAULT_PATHS = ("image", "images")
 
@@ -175,11 +176,24 @@ def group_value(kind: str, value: Any, prefix: str) -> str | None:
     if len(texts) > 1:
         raise InputError("bad_field", "", f"{kind}: {len(texts)} values where one is expected")
     text = texts[0]
-    if text.startswith(f"{prefix}/"):
-        return text
+    if prefix:
+        text = text.removeprefix(f"{prefix}/")
+    if kind in ("subject_id", "study_id", "prior_study_id"):
+        text = _spelt_alike(text)
     if kind == "pmcid" and prefix == DEFAULT_PREFIX[kind]:
         text = f"PMC{text}" if text.isdecimal() else text.upper()
     return f"{prefix}/{text}" if prefix else text
+
+
+def _spelt_alike(text: str) -> str:
+    """A patient's or study's id however it was written: `PT-0012`, `pt 12`, `00012`, `12.0` of a column of floats."""
+    signs = _SIGNS.sub("-", fold(_FLOAT.sub(r"\1", text))).strip("-")
+    return _CALLED.sub("", _ZEROS.sub("", signs)) or text
+
+
+_FLOAT, _SIGNS, _ZEROS = re.compile(r"^(\d+)\.0+$"), re.compile(r"(?:[^\w/]|_)+"), re.compile(r"(?<!\d)0+(?=\d)")
+_CALLED = re.compile(r"(?:(?<=/)|^)(?:patient|pat|pt|p|subject|subj|sub|study|s|id)-?(?=\d+$)")
+"""What is put before a number that is an id: MIMIC's `p10000032`, CheXpert's `patient00001`, BIDS' `sub-01`."""
 
 
 def picture_fields(file: str, columns: Iterable[str], values: Mapping[str, Any]) -> Sequence[str]:

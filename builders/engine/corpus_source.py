@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -41,11 +41,13 @@ from builders.engine.corpus_samples import Pictures, group_value, joined, pictur
 from builders.engine.corpus_values import (
     as_text,
     extension,
+    is_grid,
     is_link,
     is_picture_name,
     is_text,
     leaves,
     picture_of,
+    pictures_within,
 )  # fmt: skip
 from builders.engine.report import format_summary
 from builders.engine.source import UNCOUNTED, StoredSample
@@ -87,7 +89,7 @@ def make_source(params: kit.Params) -> kit.Source:
         store_pictures=rules.store_pictures,
         conclude=_conclude,
         reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
-        version=2,
+        version=3,
         module="builders.engine.corpus_source",
     )
 
@@ -130,7 +132,7 @@ def _stands(raw: Path, file: str, rules: Rules, role: str) -> tuple[str, str]:
         hidden = "its name begins with a dot"
         return (
             (NOT_COMPARED, f"{hidden}: hidden files are not read")
-            if form
+            if form or (extension(file) in PICTURE_SUFFIXES and not PurePosixPath(file).name.startswith("._"))
             else (DECLARED, f"{hidden}, and it has no rows")
         )
     if is_description(raw / file):
@@ -199,7 +201,7 @@ def _units(
     payload = {"file": file, "range": [0, 0, UNCOUNTED], "columns": [], "layout": "", **more}
     unit = kit.Unit(f"{split}-{number:05d}", split, role, UNCOUNTED, payload, (file,))
     if kind_of(file) == "jsonl":
-        payload["layout"] = "jsonl"
+        payload["layout"] = "python-jsonl"
     if kind_of(file) != "parquet":
         return [unit]
     with open_parquet(path, file) as table:
@@ -313,18 +315,20 @@ class _Reader:
                         picture = self.pictures.named(row.file, value)
                 if picture is None:
                     (links if is_link(value) else names).append((name, value))
-            elif picture is None and is_text(value):
+            elif picture is None and is_grid(value):
+                missed["picture", name, "rows of numbers that make no picture"] += 1
+            if picture is None and is_text(value):
                 texts.append((name, value))
-            if picture is not None and rules.pictures is None:
-                taken.setdefault(name, []).append(picture)
-            elif picture is not None:
-                missed["picture", name, "nothing was taken from it"] += 1
+            found = [picture] if picture is not None else pictures_within(value) if isinstance(value, str) else []
+            if found and rules.pictures is None:
+                taken.setdefault(name, []).extend(found)
+            elif found:
+                missed["picture", name, "nothing was taken from it"] += len(found)
         # Pictures that came with their row may have names and addresses beside them.
         count = sum(map(len, taken.values()))
         if len({link for _, link in links}) > count:
             missed.update(("picture", name, _LINK) for name, _ in links)
-        if not count:
-            missed.update(("picture", name, "the name of no file here") for name, _ in names)
+        missed.update(("picture", name, _BESIDE if count else _NOWHERE) for name, _ in names)
         return texts
 
     def _images(self, values: Mapping[str, Any], pictures: list[bytes]) -> list[kit.Image]:
@@ -363,6 +367,9 @@ class _Reader:
         return found
 
 
+_NOWHERE = "the name of no file here"
+_BESIDE = "the name of no file here, beside pictures"
+"""Tells of a picture that is gone only where the field names files in other rows."""
 _LINK = "named by its address, which is never fetched"
 _LEAST_BYTES = 64
 """Fewer are a digest or a number, and no picture."""
@@ -385,7 +392,8 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
     for entry in entries:
         for key, count in entry["notes"]["missed"].items():
             kind, why, name = key.split("\t", 2)
-            missed[kind, name, why] += count
+            if why != _BESIDE or name in used:
+                missed[kind, name, why] += count
     records = [record for entry in entries for record in entry["records"]]
     if not any(record["kept"] for record in records):
         reasons: Counter[str] = Counter()

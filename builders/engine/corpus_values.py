@@ -14,14 +14,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from builders.engine.tables import every_key
 from medgpt.formats import PICTURE_SUFFIXES, format_of
 
 TEXT_WORDS = 5
 """A value of so many words is a text; of fewer a label, a name, a code."""
-_LETTERS = re.compile(r"[^\W\d_]{12,}")
+_LETTERS = re.compile(r"[^\W\d_]{12,}|(?:[\u3040-\u30ff\u3400-\u9fff][^\u3040-\u30ff\u3400-\u9fff]*){12}")
+"""Letters in a row, or as many ideographs and kana whatever stands between them."""
 _PACKED_CHARACTERS = 60
 """A picture that is spelt as text takes more."""
 _BASE64 = re.compile(r"(?:data:[\w/+.;=-]*;base64,)?\s*([A-Za-z0-9+/_\-\s]+=*\s*)")
+_DATA_URL = re.compile(r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/_=-]+")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _PRINTED = ("b'", 'b"', "{'bytes': b", "{'path': ")
 """How Python begins to print bytes, and a cell of a picture column."""
@@ -56,7 +59,7 @@ def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def parsed(text: str) -> Any:
     """The value of a text that is JSON, else the text."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=every_key)
     except (ValueError, RecursionError):
         return text
 
@@ -91,7 +94,7 @@ def picture_of(value: Any) -> bytes | None:
     """The picture that a value is, by its bytes; None where it is none.
 
     As bytes, {bytes, path}, base64 (with `data:` or without), hexadecimal, the bytes as Python prints them, a list of
-    bytes, rows of numbers from 0 to 255 (then as PNG), or {mode, size, data}.
+    bytes, rows of numbers (then as PNG; other numbers than 0 to 255 by their own range), or {mode, size, data}.
     """
     if isinstance(value, str):
         return _spelt_picture(value) if len(value) >= _PACKED_CHARACTERS else None
@@ -105,6 +108,11 @@ def picture_of(value: Any) -> bytes | None:
     if isinstance(value, list | tuple) and _is_numbers(value):
         return _number_picture(value)
     return None
+
+
+def pictures_within(text: str) -> list[bytes]:
+    """Pictures that stand in a text of HTML or Markdown as `data:` addresses."""
+    return [found for spelt in _DATA_URL.findall(text) if (found := picture_of(spelt))] if "data:" in text else []
 
 
 def _spelt_picture(text: str) -> bytes | None:
@@ -143,6 +151,15 @@ def _is_numbers(value: Any) -> bool:
     return depth > 0 and isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def is_grid(value: Any) -> bool:
+    """Whether a list holds rows of numbers, as many and as long as those of a picture or a volume."""
+    sides = list[int]()
+    while isinstance(value, list | tuple) and value and len(sides) < 5:
+        sides.append(len(value))
+        value = value[0]
+    return len(sides) > 1 and sorted(sides)[-2] >= _SMALLEST_SIDE and isinstance(value, int | float)
+
+
 def _number_picture(value: Any) -> bytes | None:
     import numpy as np
 
@@ -163,8 +180,11 @@ def _number_picture(value: Any) -> bytes | None:
         array = array[:, :, 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or min(array.shape[:2]) < _SMALLEST_SIDE:
         return None
-    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
         return None
+    low, high = array.min(), array.max()
+    if array.dtype.kind == "f" or low < 0 or high > 255:  # another depth, or normalised: its own range becomes ours
+        array = np.rint((array - float(low)) * (255 / max(float(high) - float(low), 1e-9)))
     return as_png(array.astype(np.uint8))
 
 

@@ -23,8 +23,13 @@ from medgpt.limited import OverLimit, check_size, check_values, lines, open_file
 
 
 def first_existing(raw: Path, *candidates: str) -> Path | None:
-    """The first of `candidates` (paths relative to `raw`, `*` allowed) that exists, in their order."""
+    """The first of `candidates` (paths relative to `raw`, `*` allowed) that exists, in their order.
+
+    Where none does, files that are called almost so are gaps.
+    """
     path = next(iter(_found(raw, candidates)), None)
+    for near in _nearly(raw, candidates) if path is None else ():
+        note_gap(near, "file that is called almost as one that is read: rename or unpack it")
     if path is not None and _finds is not None:
         _finds.add(path)
     return path

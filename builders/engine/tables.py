@@ -10,6 +10,7 @@ import codecs
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -208,6 +209,8 @@ def table_units(
     number = first_unit
     for path in files:
         file = relative(path, raw)
+        if path.is_file() and not path.stat().st_size:
+            note_gap(file, "file without a byte in it: fetch it again")
         ranges = _ranges(path, file, columns, rows_per_unit, layout)
         if (
             _first_rows
@@ -389,7 +392,7 @@ def _format(path: Path, layout: str = "") -> _Format:
 
 
 def parse_json(data: bytes, file: str, python: bool = False) -> Any:
-    """The value of a text of JSON; with `python` also of what Python's `json` writes beyond it (`NaN`).
+    """The value of a text of JSON; with `python` also what Python's `json` writes beyond it (`NaN`), and every key.
 
     Raises: `InputError`, without a word of the text.
     """
@@ -397,7 +400,7 @@ def parse_json(data: bytes, file: str, python: bool = False) -> Any:
 
     try:
         check_values(data)
-        return json.loads(data.decode()) if python else orjson.loads(data)
+        return json.loads(data.decode(), object_pairs_hook=every_key) if python else orjson.loads(data)
     except OverLimit as error:
         raise InputError("too_large", file, str(error)) from None
     except (ValueError, RecursionError) as error:
@@ -407,6 +410,17 @@ def parse_json(data: bytes, file: str, python: bool = False) -> Any:
     except UnicodeDecodeError as error:
         raise InputError("not_utf8", file, f"byte {error.start}") from None
     raise InputError("bad_row", file, message)
+
+
+def every_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON (`object_pairs_hook`): a key that comes again gets a number, so that no value is lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found, seen = {}, Counter[str]()
+        for key, value in pairs:
+            seen[key] += 1
+            found[key if seen[key] == 1 else f"{key}#{seen[key]}"] = value
+    return found
 
 
 # Parquet
@@ -700,6 +714,12 @@ def _like_a_row(line: str, first: list[str], delimiter: str, width: int) -> bool
         return False
     same = first and _ID.fullmatch(cells[0]) and _make(cells[0]) == _make(first[0])
     return delimiter == "\t" or width >= _ENOUGH_CELLS or bool(same)
+
+
+def rows_within(record: Sequence[str], delimiter: str, width: int) -> int:
+    """How many lines of a record would be rows of their own, had no quote opened in front of them."""
+    alone = record[0].replace('"', "") if record[0].count('"') % 2 else record[0]
+    return sum(_like_a_row(line, _cells(alone, delimiter), delimiter, width) for line in record[1:])
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

@@ -269,12 +269,15 @@ def _window(left: float, top: float, right: float, bottom: float) -> Matrix:
     return np.array([[1 - left - right, 0, left], [0, 1 - top - bottom, top]])
 
 
-def _square(inside: bool) -> Frame:
+def _square(inside: bool, at: float = 0.5) -> Frame:
+    """`at`: where the picture lies on the longer side, from 0 (its bars are right of it or below) to 1."""
+
     def frame(thumbnail: Picture, width: int, height: int) -> Matrix | None:
         if max(width, height) < 1.02 * min(width, height):
             return None
         side = min(width, height) if inside else max(width, height)
-        return _about_centre([[side / width, 0], [0, side / height]])
+        across, down = side / width, side / height
+        return np.array([[across, 0, (1 - across) * at], [0, down, (1 - down) * at]])
 
     return frame
 
@@ -429,7 +432,10 @@ def _all_variants() -> tuple[Variant, ...]:
         found.append(Variant(f"rotated_{degrees:+g}_cropped_8", _rotation(degrees, cropped=True, cut=8)))
     for colour, fill in (("black", 0), ("white", 255)):
         found += [Variant(f"pad_{colour}_{p:g}", _constant(_window(*[-p / 100] * 4)), fill=fill) for p in PADS]
-        found.append(Variant(f"square_{colour}", _square(inside=False), fill=fill))
+        found += [
+            Variant(f"square_{colour}{name}", _square(inside=False, at=at), fill=fill)
+            for name, at in (("", 0.5), ("_first", 0.0), ("_last", 1.0))
+        ]
         for degrees in (-3.0, 3.0):
             frame = _rotation(degrees, cropped=False, cut=-10)
             found.append(Variant(f"rotated_{degrees:+g}_pad_{colour}_10", frame, fill=fill))
