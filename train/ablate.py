@@ -26,6 +26,7 @@ from medgpt.intervals import wilson
 from medgpt.libraries import libraries_apart
 from medgpt.messages import complain
 from medgpt.page import drawing
+from medgpt.private import make_folder
 from medgpt.tables import markdown
 from train.config import load_config
 from train.demo import call
@@ -137,7 +138,7 @@ def one(options: argparse.Namespace, name: str, weights: str | None, seed: int) 
         raise UserError(f"{folder}: made with other options; use those, or another --out")
     if "right" in done:
         return done
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomic(answers, orjson.dumps(done))  # of what is made below, should this be stopped
     start = folder / "start"
     if not (start / "config.json").is_file():
