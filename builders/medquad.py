@@ -33,11 +33,10 @@ _FOLDERS = (
 _ROOT_TAGS = frozenset({"Document", "doc", "DiseaseFile"})
 _PAIR_TAGS = frozenset({"qapair", "pair"})
 _MEMBER = re.compile(rf"(?:\./)?(?:[^/]+/)?({'|'.join(_FOLDERS)})/([^./][^/]*\.(?i:xml))")
+_XML = "[!.]*.[xX][mM][lL]"
+"""The same in a folder of a collection."""
 _MAX_ARCHIVE_BYTES = 1 << 29
 """Unpacked size at which an archive is refused; the real one holds 36 MB of XML."""
-
-
-_XML = "[!.]*.[xX][mM][lL]"
 
 
 def _locate(raw: Path) -> tuple[str, list[str]]:

@@ -87,9 +87,8 @@ def libraries_apart() -> Iterator[LibraryLog]:
 
     logging.setLogRecordFactory(record)
     logging.captureWarnings(True)
-    threading.excepthook = lambda end: root.warning(
-        "a thread died", exc_info=end.exc_value
-    )  # TensorBoard's, of a full disk
+    # TensorBoard's thread dies of a full disk.
+    threading.excepthook = lambda end: root.warning("a thread died", exc_info=end.exc_value)
     root.addHandler(log)
     try:
         yield log
