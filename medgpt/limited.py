@@ -133,16 +133,17 @@ def lines(handle: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
         yield None, size
 
 
-def check_values(text: bytes | str, start: int = 0) -> None:
-    """Refuse a text of JSON or a record of a table that may hold more than `VALUES` values, by its separators."""
-    if len(text) - start <= VALUES:
+def check_values(text: bytes | str, start: int = 0, most: int = 0) -> None:
+    """Refuse a text of JSON or a record that may hold more values than `VALUES`, or `most`, by its separators."""
+    most = most or VALUES
+    if len(text) - start <= most:
         return
     if isinstance(text, str):
         count = sum(text.count(separator, start) for separator in ",[{\t")
     else:
         count = sum(text.count(separator, start) for separator in b",[{\t")
-    if count > VALUES:
-        raise OverLimit(f"{count:,} commas and brackets, more than the limit of {VALUES:,} values")
+    if count > most:
+        raise OverLimit(f"{count:,} commas and brackets, more than the limit of {most:,} values")
 
 
 def open_stream(path: Path) -> BinaryIO:
