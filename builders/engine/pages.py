@@ -14,8 +14,8 @@ from medgpt.limited import BATCH_BYTES, FREE_BYTES, PAGE_BYTES, RATIO, VALUES, O
 _HEADER_BYTES = 4096, 16 << 20
 """How much is read for the header of a page: usually, and at most, as in Arrow."""
 _FOOTER_BYTES = 64 << 20
-_STRUCTS = 1 << 20
-"""Of a footer, some ten a column of a row group: Arrow takes up to 1 KB for one."""
+_STRUCTS = 1 << 18
+"""Of a footer, seven a column of a row group where Arrow wrote it, which takes up to 1 KB for one when it reads."""
 _DEEPEST = 32
 """Groups of a schema within each other, and structs and lists of Thrift: a footer has nine."""
 _MAGIC = b"PAR1"
