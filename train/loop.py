@@ -212,8 +212,9 @@ class Trainer:
             self.whole: list[Any] = []
             if config.engine.zero == 3:
                 # DeepSpeed does both parameter by parameter, in some 800 calls each, while the device waits.
-                self.engine.optimizer.get_grad_norm_direct = _norm
-                self.whole, self.engine.optimizer.persistent_parameters = self.engine.optimizer.persistent_parameters, []
+                optimizer = self.engine.optimizer
+                optimizer.get_grad_norm_direct = _norm
+                self.whole, optimizer.persistent_parameters = optimizer.persistent_parameters, []
         except RuntimeError as error:
             raise _explained(error, "weights and states", config) from None
         self.step = 0 if resume is None else resume.state["step"]
