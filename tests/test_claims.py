@@ -117,7 +117,7 @@ def endless_number() -> bytes:
     """A page whose header is one number of a million digits to the base of 128."""
     plain = pa.table({"a": pa.array([b"\xff" * MEGABYTE] * 2, pa.binary())})
     body, footer = footer_of(written(plain, use_dictionary=False, compression="none", write_statistics=False))
-    return with_footer(b"PAR1" + b"\xff" * (len(body) - 4), footer)
+    return with_footer(b"PAR1\x15" + b"\xff" * (len(body) - 5), footer)
 
 
 def many_values() -> bytes:
