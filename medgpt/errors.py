@@ -88,7 +88,10 @@ def run(main: Main) -> Main:
             return _tell(f"{os_error_line(error)}; what is done stays, mend it and run again", NOT_FINISHED)
         except MemoryError:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
-        except Exception as error:  # noqa: BLE001 - the net itself
+        except BaseException as error:
+            # What Rust's libraries raise where they find themselves in the wrong is no `Exception`.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             spec = sys.modules[main.__module__].__spec__  # its name is the command's under `python -m`, too
             room = spec.name.partition(".")[0] if spec else ""
             if isinstance(error, ModuleNotFoundError) and room in EXTRAS and of_others(error):
