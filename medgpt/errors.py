@@ -113,7 +113,7 @@ def of_others(error: ImportError) -> bool:
     return error.name is not None and error.name.partition(".")[0] not in ROOMS
 
 
-def _from_reader(error: Exception) -> bool:
+def _from_reader(error: BaseException) -> bool:
     """Whether DuckDB, pyarrow (or Python, for its text that is not UTF-8) or a JSON reader did, their disk aside."""
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename.partition("/")[0]
     of = type(error).__module__.partition(".")[0].removeprefix("_")

@@ -30,6 +30,7 @@ from urllib.parse import quote
 
 from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tree
 from builders.engine.corpus_values import as_png, extension
+from builders.engine.pages import check_batches
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
 from builders.engine.tables import Row, arrow_rows, every_key, json_items, parquet_rows, parse_json, rows_within
@@ -363,17 +364,17 @@ def _arrow_rows(handle: Any, file: str, mapped: Mapped | None = None) -> Iterato
     import pyarrow as pa
 
     source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(read_whole(handle))
+    seen = check_batches(source)
     try:
         found = pa.ipc.open_file(source)
+        if found.num_record_batches > seen:
+            raise NotThisSource(f"{file}: damaged, or its footer lists batches that were not looked at")
         batches = (found.get_batch(number) for number in range(found.num_record_batches))
     except pa.ArrowInvalid:
         source.seek(0)
         batches = iter(pa.ipc.open_stream(source))
-    try:
-        # Altered offsets would lead Arrow out of the file, which is a crash and no error.
-        yield from _sliced((batch for batch in batches if batch.validate(full=True) is None), file)
-    except pa.ArrowMemoryError:
-        raise OverLimit("a batch that inflates to more than there is memory for") from None
+    # Altered offsets would lead Arrow out of the file, which is a crash and no error.
+    yield from _sliced((batch for batch in batches if batch.validate(full=True) is None), file)
 
 
 def _orc_rows(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:

@@ -1,10 +1,12 @@
-"""Footer and pages of Parquet files: what they say of themselves, looked at before Arrow believes it.
+"""What Parquet and Arrow files say of themselves, looked at before Arrow believes it.
 
-Both are structs in Thrift's compact protocol (parquet-format's `parquet.thrift`). Arrow ends the process where it is
-asked about a column of a damaged footer, nests as deep as the schema says, and gives a page the room that it asks for
-and every row a copy of its value though the file holds it once.
+Footers and headers of pages are structs in Thrift's compact protocol (parquet-format's `parquet.thrift`). Arrow ends
+the process where it is asked about a column of a damaged footer, nests as deep as the schema says, and gives a page the
+room that it asks for and every row a copy of its value though the file holds it once. Batches of Arrow files have
+headers in FlatBuffers (Arrow's `Message.fbs`), and may have any number of rows, or inflate to any size, in few bytes.
 """
 
+import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -126,6 +128,61 @@ def _largest(file: BinaryIO, chunk: Chunk) -> float:
             largest = max(largest, size)
         at += page.at + packed
     return largest
+
+
+def check_batches(source: Any) -> int:
+    """How many batches of an Arrow file or stream stand one behind the other, up to where it is damaged.
+
+    Raises: `OverLimit` where they have more rows, or inflate more, than it can hold.
+    """
+    import pyarrow as pa
+
+    most, rows, batches = RATIO * source.size(), 0, 0
+    source.seek(8 if source.read(6) == b"ARROW1" else 0)  # what stands in a file is a stream
+    try:
+        for message in pa.ipc.MessageReader.open_stream(source):
+            count, values, size = _said(message.metadata.to_pybytes(), message.body)
+            rows, batches = rows + count, batches + (message.type == "record batch")
+            if rows > most or values > max(FREE_BYTES, most):
+                raise OverLimit(f"{max(rows, values):,} rows or values, which it cannot hold")
+            if size > max(FREE_BYTES, RATIO * message.body.size):
+                raise OverLimit(f"a batch of {message.body.size:,} bytes that inflates to {size:,}")
+    except (pa.ArrowException, OSError, struct.error, IndexError):
+        pass  # Arrow will say what it is
+    source.seek(0)
+    return batches
+
+
+def _said(header: bytes, body: Any) -> tuple[int, int, int]:
+    """(rows, values of the longest column, bytes of packed buffers once inflated) that a message says it has."""
+
+    def number(kind: str, at: int) -> int:
+        return int(struct.unpack_from(f"<{kind}", header, at)[0])
+
+    def field(table: int, at: int) -> int:
+        """The place of a field of a table, 0 where it is left out."""
+        fields = table - number("i", table)
+        place = number("H", fields + 4 + 2 * at) if 4 + 2 * at < number("H", fields) else 0
+        return place and table + place
+
+    def behind(place: int) -> int:
+        return place + number("I", place)
+
+    table = behind(0)
+    kind, batch = header[field(table, 1)], behind(field(table, 2))
+    if kind == 2:  # a dictionary, which has a batch
+        batch = behind(field(batch, 1))
+    rows = field(batch, 0)
+    if kind not in (2, 3) or not rows:
+        return 0, 0, 0
+    nodes = behind(field(batch, 1))
+    values = max((number("q", nodes + 4 + 16 * at) for at in range(number("I", nodes))), default=0)
+    size, buffers = 0, behind(field(batch, 2))
+    for at in range(buffers + 4, buffers + 4 + 16 * number("I", buffers), 16):
+        start, length = number("q", at), number("q", at + 8)
+        if field(batch, 3) and length >= 8:  # packed: each begins with its size, or with -1 where it is not
+            size += max(0, int.from_bytes(body[start : start + 8].to_pybytes(), "little", signed=True))
+    return number("q", rows), values, size
 
 
 class _Thrift:

@@ -446,8 +446,9 @@ def open_parquet(source: Path | BinaryIO, file: str) -> Iterator[Any]:
             raise NotThisSource(f"{file}: not readable as Parquet ({one_line(error)}); fetch the file again") from None
         about, table.chunks, table.handle = table.metadata, chunks, handle
         held = sum(about.row_group(group).num_rows for group in range(about.num_row_groups))
-        if about.num_rows < 0 or max(held, about.num_rows) > limited.RATIO * handle.seek(0, io.SEEK_END):
-            raise NotThisSource(f"{file}: says that it has {max(held, about.num_rows):,} rows, which it cannot hold")
+        if not held <= about.num_rows <= limited.RATIO * handle.seek(0, io.SEEK_END):
+            what = f"says that it has {about.num_rows:,} rows, and {held:,} in its row groups, which it cannot hold"
+            raise NotThisSource(f"{file}: {what}; fetch the file again")
         if lost := about.num_rows - held:
             note_gap(file, "rows of its own count stand in none of its row groups", count=lost)
         yield table
