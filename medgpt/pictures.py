@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
 from medgpt.arguments import Frame
 from medgpt.containers import MAX_PIXELS, Container, DamagedImage, UnusualCoding, check_pixels, repack
@@ -85,7 +85,8 @@ def opened(data: bytes, mode: Mode | None = None, at_least: int | None = None, f
                 width, height = file.size  # of a TIFF each frame has its own
                 check_pixels(width, height)
             if file.format == "TIFF":
-                held = sum((right - left) * (end - top) for _, (left, top, right, end), *_ in file.tile)
+                boxes = [tile[1] or (0, 0, width, height) for tile in file.tile]
+                held = sum((right - left) * (end - top) for left, top, right, end in boxes)
                 if held < width * height:  # Pillow leaves the rest black
                     raise DamagedImage("truncated_image", f"TIFF: strips or tiles of {held:,} pixels")
             file.load()
@@ -141,7 +142,7 @@ def _unlike_stored(found: Container) -> str | None:
 
 
 @contextmanager
-def _header(data: bytes) -> Iterator[Image.Image]:
+def _header(data: bytes) -> Iterator[ImageFile.ImageFile]:
     """A file that Pillow has opened but not decoded, of a size within the limit."""
     kind = format_of(data)
     if kind is None:

@@ -9,6 +9,7 @@ headers in FlatBuffers (Arrow's `Message.fbs`), and may have any number of rows,
 import struct
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple
 
 from medgpt.limited import BATCH_BYTES, FREE_BYTES, PAGE_BYTES, RATIO, VALUES, OverLimit
@@ -50,8 +51,16 @@ def read_footer(file: BinaryIO) -> list[list[Chunk]]:
     if length > _FOOTER_BYTES:
         raise OverLimit(f"a footer of {length:,} bytes, more than the limit of {_FOOTER_BYTES:,}")
     file.seek(size - 8 - length)
+    groups = _groups(file.read(length))
+    if sum(chunk.bytes for group in groups for chunk in group) > size:
+        raise ValueError("columns of more bytes than the file")
+    return groups
+
+
+@lru_cache(maxsize=1)  # the units of a file read it one after the other
+def _groups(footer: bytes) -> list[list[Chunk]]:
     try:
-        about = _Thrift(file.read(length), _STRUCTS).struct()
+        about = _Thrift(footer, _STRUCTS).struct()
         leaves = _leaves(about[2])
         groups = [[_chunk(column[3]) for column in group[1]] for group in about[4]]
         least = min((group[3] for group in about[4]), default=0)
@@ -61,8 +70,6 @@ def read_footer(file: BinaryIO) -> list[list[Chunk]]:
         raise ValueError("a row group of other columns than its schema")
     if any(min(least, chunk.values, chunk.start, chunk.bytes) < 0 for group in groups for chunk in group):
         raise ValueError("a row group of fewer than no rows, bytes or values")
-    if sum(chunk.bytes for group in groups for chunk in group) > size:
-        raise ValueError("columns of more bytes than the file")
     return groups
 
 
