@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose_engine(options)
     from tqdm import tqdm
 
-    from shards.epoch import draw, pack_epoch
+    from shards.epoch import draw, least_tokens, pack_epoch
     from shards.packing import OverLong, PlanTerms, plan_path, write_plan
 
     order = ordered(options, epoch=options.epoch, licenses=options.licenses)
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tqdm(desc="counting", unit=" samples", disable=None) as bar:
         draws = draw(order.certified, order, workers=options.workers, progress=bar.update)
     try:
-        epoch = pack_epoch(draws, options.length, options.tiles, options.over_long)
+        least = partial(least_tokens, order.certified, order)
+        epoch = pack_epoch(draws, options.length, options.tiles, options.over_long, least)
     except OverLong as error:
         complain(error)
         first = _first(order, draws.take(error.positions))

@@ -450,8 +450,10 @@ def test_other_learning_rates_go_on_if_told_and_the_card_says_so(work: Path, run
     assert "From step" not in (work / "pretrain" / "model" / "README.md").read_text()
     assert state["changes"] == []
     other = ("data.epochs=2", "data.samples_per_step=64", "data.over_long=drop")
+    plans = set(work.glob("data/.streams/plans/*"))
     refused = runs.run("changed-data", [*arguments(work, "changed", "pretrain", *other), "--change"])
     assert refused.codes == [1]
+    assert set(work.glob("data/.streams/plans/*")) == plans  # refused before anything is packed, which takes hours
     made = "data.samples_per_step=128 data.epochs=1 data.over_long=report"
     now = "data.samples_per_step=64 data.epochs=2 data.over_long=drop"
     assert f"made with {made}, now {now}; use that, or another --out" in refused.err[0]

@@ -403,14 +403,14 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     certified, order = open_data(config, options, place.rank == 0)
     config, _ = fitted(config, certified, order, options.quiet)
     check_ranks(config, place.world)
+    held = {"certificate": certified.digest, "mixture": order.mixture_digest}
+    _resume(config, options, held)  # a run of other settings is refused before hours of packing
     plans = open_plans(config, certified, order, options)
     plan = plans[order.epoch]
     steps = schedule(config, plans, options)
-    identity = {
-        "certificate": certified.digest,
+    identity = held | {
         "certified": not options.uncertified,
         "accepted": list(certified.accepted),
-        "mixture": order.mixture_digest,
         "plan": plan.digest,
         "steps": steps,
         "model": model_digest(options.model) if place.rank == 0 else "",
@@ -596,7 +596,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         ("model", "model to start from"),
         ("steps", "number of steps of its schedule"),
     ):
-        if checkpoint.state[name] != identity[name]:
+        if name in identity and checkpoint.state[name] != identity[name]:
             raise UserError(
                 f"{checkpoint.path}: made with another {what} ({str(checkpoint.state[name])[:16]}, now "
                 f"{str(identity[name])[:16]}); use that one, or another --out"
