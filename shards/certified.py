@@ -285,6 +285,13 @@ def proof_folder(data: Path) -> Path:
     return beside if not (data / PROOF).is_dir() and beside.is_dir() else data / PROOF
 
 
+def brief(line: str) -> str:
+    """A line of `incomplete` or `accepted` for a screen: more than three benchmarks that are not held are counted."""
+    head, _, names = line.rpartition(": ")
+    count = names.count(", ") + 1
+    return f"{head}: {count} ({CERTIFICATE} names them)" if "not held" in head and count > 3 else line
+
+
 def _prepare(
     data: Path, folder: Path, stage: str | None, licenses: list[str] | None, trust: Trust | None, quiet: bool
 ) -> dict[str, Any]:
@@ -389,7 +396,7 @@ def _check_certificate(proof: Path, builds: Sequence[LoadedBuild], trust: Trust)
         )
     if (lacking := incomplete(certificate)) and not trust.incomplete:
         raise UserError(
-            f"{proof / CERTIFICATE}: incomplete, {'; '.join(lacking)}; build what is missing and prove again, or take "
+            f"{proof / CERTIFICATE}: incomplete, {'; '.join(map(brief, lacking))}; build what is missing and prove again, or take "
             "it as it is: --accept-incomplete"
         )
     return certificate

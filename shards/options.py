@@ -46,13 +46,13 @@ def ordered(options: argparse.Namespace, epoch: int = 0, **more: Any) -> EpochOr
     What is accepted of the certificate, and what `choose` says, is said on standard error. Raises: `UserError`.
     """
     from manifests.proof.trust import Trust
-    from shards.certified import load_certified
+    from shards.certified import brief, load_certified
     from shards.order import EpochOrder, choose
 
     if not (options.mixture or options.stage):
         raise UserError("say which samples: --stage pretrain, midtrain or instruct, or --mixture FILE")
     found = load_certified(options.data, uncertified=options.uncertified, trust=Trust.of(options), **more)
     mixed, notes = choose(found, options.mixture or options.stage, options.only_present)
-    for line in (*(f"accepted: {line}" for line in found.accepted), *notes):
+    for line in (*(f"accepted: {brief(line)}" for line in found.accepted), *notes):
         complain(line)
     return EpochOrder(found, mixed, options.seed, epoch)

@@ -158,13 +158,13 @@ def open_data(config: Config, options: argparse.Namespace, first: bool = True) -
     What the user accepts of their certificate is said on the `first` rank, also with --quiet.
     """
     from manifests.proof.trust import Trust
-    from shards.certified import load_certified
+    from shards.certified import brief, load_certified
     from shards.order import EpochOrder, choose
 
     trust = Trust.of(options)
     certified = load_certified(options.shards, uncertified=options.uncertified, trust=trust, quiet=options.quiet)
     for line in certified.accepted if first else ():
-        say(f"accepted: {line}")
+        say(f"accepted: {brief(line)}")
     mixture, notes = choose(certified, config.data.mixture, config.data.only_present)
     for line in notes if first and not options.quiet else ():
         say(line)
