@@ -11,7 +11,7 @@ from pathlib import Path
 
 from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, incomplete
 from manifests.proof.trust import Trust, check_proof
-from shards.certified import brief
+from medgpt.messages import brief
 
 COUNTED = ("exclude", "forbid")
 """Actions of the policy whose evidence makes an item contaminated."""

@@ -36,6 +36,7 @@ from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.layout import BUILD_FILE
 from medgpt.limited import read_file
+from medgpt.messages import brief
 from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, signature, write_columns
 from shards.storage import ShardRef
@@ -283,13 +284,6 @@ def proof_folder(data: Path) -> Path:
     """DATA/proof; where DATA is the folder `built` itself, the proof may lie beside it."""
     beside = data_folder(data) / PROOF
     return beside if not (data / PROOF).is_dir() and beside.is_dir() else data / PROOF
-
-
-def brief(line: str) -> str:
-    """A line of `incomplete` or `accepted` for a screen: more than three benchmarks that are not held are counted."""
-    head, _, names = line.rpartition(": ")
-    count = names.count(", ") + 1
-    return f"{head}: {count} ({CERTIFICATE} names them)" if "not held" in head and count > 3 else line
 
 
 def _prepare(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
-from medgpt.messages import complain
+from medgpt.messages import brief, complain
 
 if TYPE_CHECKING:
     from shards.order import EpochOrder
@@ -46,7 +46,7 @@ def ordered(options: argparse.Namespace, epoch: int = 0, **more: Any) -> EpochOr
     What is accepted of the certificate, and what `choose` says, is said on standard error. Raises: `UserError`.
     """
     from manifests.proof.trust import Trust
-    from shards.certified import brief, load_certified
+    from shards.certified import load_certified
     from shards.order import EpochOrder, choose
 
     if not (options.mixture or options.stage):

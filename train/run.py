@@ -20,7 +20,7 @@ from medgpt.atomic import flock, write_atomic
 from medgpt.digest import folder_sha256
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
-from medgpt.messages import complain
+from medgpt.messages import brief, complain
 from medgpt.private import make_folder
 from medgpt.settings import checked
 from shards.options import add_trust_options
@@ -158,7 +158,7 @@ def open_data(config: Config, options: argparse.Namespace, first: bool = True) -
     What the user accepts of their certificate is said on the `first` rank, also with --quiet.
     """
     from manifests.proof.trust import Trust
-    from shards.certified import brief, load_certified
+    from shards.certified import load_certified
     from shards.order import EpochOrder, choose
 
     trust = Trust.of(options)
