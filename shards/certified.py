@@ -390,8 +390,8 @@ def _check_certificate(proof: Path, builds: Sequence[LoadedBuild], trust: Trust)
         )
     if (lacking := incomplete(certificate)) and not trust.incomplete:
         raise UserError(
-            f"{proof / CERTIFICATE}: incomplete, {'; '.join(map(brief, lacking))}; build what is missing and prove again, or take "
-            "it as it is: --accept-incomplete"
+            f"{proof / CERTIFICATE}: incomplete, {'; '.join(map(brief, lacking))}; build what is missing and prove "
+            "again, or take it as it is: --accept-incomplete"
         )
     return certificate
 

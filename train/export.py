@@ -89,7 +89,7 @@ def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str
         f" From step {change['step']:,} on `{change['key']}` was {change['new']} instead of {change['old']}."
         for change in identity["changes"]
     )
-    too_long = "".join(f" Too long for a pack, {what}: {count:,}." for what, count in data["over_long"].items() if count)
+    too_long = "".join(f" Too long for a pack, {what}: {n:,}." for what, n in data["over_long"].items() if n)
     licenses = sorted({name for source in data["sources"] for name in source["licenses"]})
     return f"""---
 library_name: transformers
@@ -116,8 +116,8 @@ Digest of the data: `{certificate}`; of the mixture: `{identity["mixture"]}`; of
 
 Stage `{config.stage}`, seed {config.seed}: a schedule of {identity["steps"]:,} steps, each of
 {config.data.packs_per_step} packs of {config.data.length:,} tokens; an epoch has {data["packs"]:,} packs,
-{data["samples"]:,} samples.{too_long} Vision encoder: {config.train.vision}; projector: {config.train.projector}; language model:
-{config.train.llm}. The whole configuration is in `train_config.yaml`.{changes}
+{data["samples"]:,} samples.{too_long} Vision encoder: {config.train.vision}; projector: {config.train.projector};
+language model: {config.train.llm}. The whole configuration is in `train_config.yaml`.{changes}
 
 ## Loading
 

@@ -74,8 +74,8 @@ def quantize(model: Path, out: Path, published: Path | None = None) -> tuple[int
     for name, shape in ((name, tuple(tensor.shape)) for name, tensor in names.items() if name.endswith(EXPERTS)):
         if shape[1] % BLOCK:
             raise UserError(
-                f"{model}: {name} is {shape[1]:,} wide, no multiple of the {BLOCK} weights of a block of MXFP4; use the "
-                "model as it is, or assemble one of other widths (python -m train.assemble)"
+                f"{model}: {name} is {shape[1]:,} wide, no multiple of the {BLOCK} weights of a block of MXFP4; use "
+                "the model as it is, or assemble one of other widths (python -m train.assemble)"
             )
     theirs, read_theirs = ({}, read) if published is None else stored(published)
     weights: dict[str, torch.Tensor] = {}
