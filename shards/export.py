@@ -376,7 +376,7 @@ def _parser() -> argparse.ArgumentParser:
         "the certificate. Exit code: 0; 1 if it did not finish (run it again, it goes on); 2 for what cannot be "
         "exported; 4 if something was left out, which is named: a credentialed source, a sample that the format cannot "
         "hold.",
-        "example: python -m shards.export data --format hf --out exports/hf --only slake medqa",
+        "example: python -m shards.export data --format hf --out exports/hf --only slake medqa --accept-incomplete",
         tree=Tree(shards=True),
     )
     add = parser.add_argument

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
         "the plan, which training reads. Exit code: 0; 1 if samples are too long and no policy says what becomes of "
         "them, or a file cannot be read or written; 2 for input that cannot be packed.",
-        "example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
+        "example: python -m shards.pack data --stage instruct --only-present --accept-incomplete --dry-run",
         tree=Tree(shards=True),
     )
     add_order_options(parser)

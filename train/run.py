@@ -43,7 +43,8 @@ Made = TypeVar("Made")
 EXAMPLE = """\
 example:
   python -m train.assemble --size tiny --out data/models/tiny
-  python -m train.run --shards data/built --stage pretrain --model data/models/tiny --out data/runs/pretrain
+  python -m train.run --shards data --stage pretrain --model data/models/tiny --accept-incomplete \\
+      --out data/runs/pretrain
   torchrun --nproc_per_node 4 -m train.run --shards data/built --stage midtrain --model data/runs/pretrain/model \\
       --out data/runs/midtrain --set optimizer.llm_lr=1e-5
 
