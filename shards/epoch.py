@@ -228,21 +228,16 @@ def least_tokens(certified: Certified, order: EpochOrder, draws: Draws) -> Int64
         shard, row = source.locate(draws.index[here])
         for place, index in zip(here.tolist(), (begins[shard] + row).tolist(), strict=True):
             messages = build[index].record["messages"]
+            roles = [one["role"] for one in messages]
             pictures = [i for i, one in enumerate(messages) for part in one["content"] if part["type"] == "image"]
-            behind = range(max(pictures, default=0), len(messages))
-            reply = next((i for i in behind if _is_reply(messages[i])), len(messages))
-            before = messages[:reply]
+            reply = [*roles, "assistant"].index("assistant", max(pictures, default=0))
+            before, replies = messages[:reply], roles[:reply].count("assistant")
             texts = [text for one in before for text in (one["reasoning"], *(part["text"] for part in one["content"]))]
-            replies = sum(map(_is_reply, before))
             least[place] = REPLY_TOKENS + sample_length(
                 sum(count_tokens(text) for text in texts if text), int(draws.tiles[place]), images=len(pictures),
                 messages=reply - replies, replies=replies, reasoned=sum(bool(one["reasoning"]) for one in before),
             )  # fmt: skip
     return least
-
-
-def _is_reply(message: dict[str, Any]) -> bool:
-    return bool(message["role"] == "assistant")
 
 
 def pack_epoch(
