@@ -118,22 +118,27 @@ def _mentions(text: str | None, label: str, options: Options) -> bool:
 
 
 def _fewer_turns(text: str) -> str:
-    """A text that ends in a loop, as of a model that repeats itself, with fewer turns: it names what all of them do.
+    """A text with a loop at its end or over its middle, as of a model that repeats itself, with fewer turns of it.
 
-    What a pattern looks at is shorter than the turns that are left.
+    It names what the whole text does: what a pattern looks at is shorter than the turns that are left.
     """
-    place = text.rfind(text[-_LOOP:], 0, -1) if len(text) > 4 * _LOOP else -1
-    if place < 0:
-        return text
-    period, end = len(text) - _LOOP - place, len(text)
-    unit = text[-period:]
-    while text.endswith(unit, 0, end):
-        end -= period
-    return text[:end] + unit * min((len(text) - end) // period, max(4, _LOOP // period + 1))
+    for part in (1, 2):
+        at = len(text) // part
+        place = text.rfind(text[at - _LOOP : at], 0, at - 1) if len(text) > 4 * _LOOP else -1
+        if place >= 0:
+            period, begin, end = at - _LOOP - place, at, at
+            unit = text[at - period : at]
+            while text.endswith(unit, 0, begin):
+                begin -= period
+            while text.startswith(unit, end):
+                end += period
+            turns = min((end - begin) // period, max(4, _LOOP // period + 1))
+            text = text[:begin] + unit * turns + text[end:]
+    return text
 
 
 _LOOP = 400
-"""Characters of an answer's end that stand before it, too."""
+"""Characters that stand before themselves, too: a loop."""
 
 
 def _words(text: str) -> str:

@@ -331,10 +331,11 @@ def test_an_answer_that_repeats_itself_is_read_at_once_and_as_its_first_turns_ar
     began, seen = time.process_time(), set()
     for first in ("", "The answer is C. ", "Let us see.\n"):
         for turn in turns:
-            short, long = (grade(first + turn * (size // len(turn)), FOUR, "B") for size in (1_500, 16_000))
-            assert short == long
-            seen.add((long.reading.option, long.reading.rule))
-    assert len(seen) > 3
+            for last in ("", "\nSo the answer is D."):
+                short, long = (grade(first + turn * (size // len(turn)) + last, FOUR, "B") for size in (1_500, 16_000))
+                assert short == long
+                seen.add((long.reading.option, long.reading.rule))
+    assert len(seen) > 4
     assert time.process_time() - began < 5
 
 
