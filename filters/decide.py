@@ -1,7 +1,6 @@
 """Apply a recipe's thresholds to scored builds: who is kept, why not, and a page to look at. Decodes nothing."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,4 +68,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -323,4 +322,4 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Drawn]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

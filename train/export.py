@@ -8,7 +8,6 @@ as GGUF: the language model, and encoder with projector (`mmproj`). Experts keep
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,4 +143,4 @@ def _whole_weights(engine: Any) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -174,4 +173,4 @@ def stored(folder: Path) -> tuple[dict[str, torch.Tensor], Callable[[str], torch
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
