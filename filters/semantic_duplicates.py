@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "DATA/embeddings/duplicates.parquet, which the filter semantic_duplicates drops by. Every pair is compared: a "
         "million pictures of 512 numbers take an hour and a half at 10^11 operations a second. "
         "Exit code: 0, 1 if it stopped (run again to go on), 2 for wrong usage.",
-        "examples:\n  python -m filters.semantic_duplicates data --build pmc_oa --build rocov2 --weights "
+        "example:\n  python -m filters.semantic_duplicates data --build pmc_oa --build rocov2 --weights "
         "weights/biomedclip --threshold 0.97\n"
         "  python -m filters.run data --set semantic_duplicates.table=data/embeddings/duplicates.parquet",
     )
