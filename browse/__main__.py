@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Show builds, samples, proof and reports below DATA in a browser on this machine. The page listens on "
         "127.0.0.1 alone, its address holds a token, and nothing is written. Credentialed pictures and texts are left "
         "out until a link asks for them. Ends with Ctrl-C.",
-        "examples:\n  medgpt browse data\n  medgpt browse data --export page --samples 100",
+        "examples:\n  medgpt browse data\n  medgpt browse data --export page --samples 100 --local-only",
     )
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder of builds, or one build")
@@ -55,4 +54,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

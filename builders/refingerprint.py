@@ -1,7 +1,5 @@
 """Builds of an earlier release, written anew from their own shards: nobody reads 10 TB of raw files again.
 
-    python -m builders.refingerprint data
-
 Every build whose pictures or hashes were made by earlier rules is read from its shards, its pictures go through
 today's picture door, and shards, manifest and `build.json` are written as a build does. What stays: ids, texts, the
 publisher's digests, rejects, the list of raw files. What the shards do not hold cannot come back: rows that were

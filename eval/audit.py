@@ -1,9 +1,5 @@
 """Check what a table of results, or a set of items, can be: counts, possible percentages, what a constant answer gets.
 
-    python -m eval.audit                                   the recipe's own tables
-    python -m eval.audit --table mine.yaml                 any published table (format: eval/published/medgpt_oss.yaml)
-    python -m eval.audit runs/ours                         the items of a run
-
 GRIM asks of each printed percentage whether it is 100 k / n for a whole number k of correct items. Where it is not, the
 figure is no accuracy over that many items: averages of averages, dropped items or another denominator were at work.
 """
@@ -263,7 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line. Returns the exit code: 0 audited, 1 cannot be read."""
     parser = command_parser("eval.audit", "Check what a published table, or the items of a run, can be.", _EXAMPLE)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run or task folders; none: audit a table")
-    parser.add_argument("--table", type=Path, metavar="YAML", help="published tables (default: the recipe's paper)")
+    parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="YAML",
+        help="published tables (default and example: eval/published/medgpt_oss.yaml)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 

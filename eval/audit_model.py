@@ -361,17 +361,14 @@ def judge(results: Sequence[Mapping[str, Any]]) -> None:
         for kind in ("order", "completion")
         if one[kind] and not one["control"]
     }
-    firing = {kind for one in results if one["control"] for kind in ("order", "completion") if _low(one[kind])}
+    controls = [(kind, one[kind]) for one in results if one["control"] for kind in ("order", "completion")]
+    firing = {kind for kind, test in controls if test and test["p"] < LEVEL}
     corrected = holm({f"{kind}/{label}": test["p"] for (label, kind), test in tests.items()})
     for (label, kind), test in tests.items():
         test["p_holm"] = _round(corrected[f"{kind}/{label}"])
         low = test["p_holm"] < LEVEL
         spoilt = kind in firing or test.get("p_control", 0.0) >= LEVEL
         test["verdict"] = ("a control fires" if spoilt else "flagged") if low else "not flagged"
-
-
-def _low(test: Mapping[str, Any] | None) -> bool:
-    return test is not None and test["p"] < LEVEL
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:

@@ -104,11 +104,6 @@ class Card(Settings, frozen=True):
         }
 
 
-def card_names() -> list[str]:
-    """Names of the cards that come with this package."""
-    return sorted(path.stem for path in CARDS.glob("*.yaml"))
-
-
 def load_card(name: str) -> Card:
     """A card by the name of a shipped one (`medgemma_27b`) or by path. Raises: `SettingsError`."""
     path = find(name, CARDS, "model card")

@@ -1,7 +1,5 @@
 """Compare two scored runs item by item, and say what is more than noise.
 
-    python -m eval.compare runs/ours runs/medgemma
-
 Tasks that both runs scored on the same benchmark version are compared. Choices: the exact McNemar test on items that
 one model alone got right. Reports: the mean difference of each metric. Both also by a permutation test that swaps whole
 clusters (pictures, videos, patients), with a 95 % interval of the difference from a cluster bootstrap. Holm's

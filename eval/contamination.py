@@ -11,6 +11,7 @@ from pathlib import Path
 
 from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, incomplete
 from manifests.proof.trust import Trust, check_proof
+from medgpt.messages import brief
 
 COUNTED = ("exclude", "forbid")
 """Actions of the policy whose evidence makes an item contaminated."""
@@ -29,7 +30,7 @@ class Proof:
     evidence: Mapping[tuple[str, str], tuple[str, ...]]
     """`level/kind`, sorted, by (build, sample)."""
     lacking: tuple[str, ...] = ()
-    """What the certificate names as not compared."""
+    """What the certificate names as not compared, for a screen."""
 
     def covers(self, benchmark: str) -> bool:
         """Whether the build with this root digest was compared with the training side."""
@@ -54,7 +55,7 @@ def read_proof(folder: Path, *, evidence: bool = True, trust: Trust = Trust()) -
     document = check_proof(folder, trust)
     found = _read_evidence(folder / EVIDENCE_FILE) if evidence else {}
     builds = {build["root"]: build["build"] for build in document["builds"]}
-    return Proof(document["root"], document["clean"], builds, found, tuple(incomplete(document)))
+    return Proof(document["root"], document["clean"], builds, found, tuple(map(brief, incomplete(document))))
 
 
 def _read_evidence(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -90,11 +90,16 @@ _STEMS = (
 )  # fmt: skip
 _STEMS_BEYOND_ASCII = ("réponse", "答", "选项", "最佳选择")
 """One of these or of `_STEMS` begins whatever `_NOUN` finds."""
-_BETWEEN = (
-    r"[\"'\]】]*(?:\s(?:(?:that\s)?I(?:'d|\swould|\swill)?\s(?:choose|chose|pick|select)|here|now|then|therefore"
-    r"|thus|choice|option|letter|key|final|cor+ec?t[ae]?|m[aá]s probable|más adecuada"
-    r"|(?:to|for|in|of)\s(?:the|this|that)\s[a-z]+(?:\s[a-z]+){0,6}?))*(?:,\s[^,.;:?\n]{2,30},)?,?\s*(?:\((?![A-Za-z]\))[^()\n]{2,40}\)\s*)?[\"']?\s*"
+_ASIDE = (
+    r"(?:\s(?:(?:that\s)?I(?:'d|\swould|\swill)?\s(?:choose|chose|pick|select)|here|now|then|therefore"
+    r"|thus|choice|option|letter|key|final|cor+ec?t[ae]?|m[aá]s probable|más adecuada)){0,8}"
 )
+_BETWEEN = (
+    r"[\"'\]】]*" + _ASIDE
+    # Not any number: "answer in the answer in the ..." can be parted in as many ways as a power of its length.
+    + r"(?:\s(?:to|for|in|of)\s(?:the|this|that)\s[a-z]+(?:\s[a-z]+){0,6}?" + _ASIDE + r"){0,3}"
+    r"(?:,\s[^,.;:?\n]{2,30},)?,?\s*(?:\((?![A-Za-z]\))[^()\n]{2,40}\)\s*)?[\"']?\s*"
+)  # fmt: skip
 _LINK = re.compile(
     _BETWEEN + r"(?:(?P<mild>would (?:(?!not|never|only)\w+ )?be|ser[ií]a)(?![\w'])"
     r"|(?:is|was|'s|es|est|ist|lautet|é|è|will be|must be|has to be|have to be|should be|ought to be|can only be"

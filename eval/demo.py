@@ -1,8 +1,5 @@
 """Evaluate on the demo data: baselines and, where there is one, the tiny trained model, on one page.
 
-    python -m builders.demo --data demo
-    python -m eval.demo demo
-
 Each step is the command that a user would type; it is printed before it runs. The demo's items are made up and few, and
 the tiny model has learnt next to nothing: the page shows what is measured and how, and no number on it means anything.
 """

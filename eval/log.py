@@ -1,8 +1,6 @@
 """A scored run as logs that can be read alone, in the form that inspect_ai's viewer opens.
 
-    python -m eval.log runs/ours --out logs        then: inspect view --log-dir logs
-
-writes `logs/<task>.json`, an evaluation log of inspect_ai (version 2) for each scored task: for every item the prompt
+Writes `logs/<task>.json`, an evaluation log of inspect_ai (version 2) for each scored task: for every item the prompt
 as it was asked, digests of its pictures, the options, the model's output and its reasoning, tokens, the verdict under
 each rule, and whether the item is contaminated. Nothing but the run folder is read.
 

@@ -100,7 +100,7 @@ def literal_option(text: str | None, options: Options) -> str | None:
 
 def _mentions(text: str | None, label: str, options: Options) -> bool:
     """Whether the answer names this option anywhere: its label as a word of its own, or its text."""
-    answer = final_text(text or "")[0]
+    answer = final_text(_fewer_turns(text or ""))[0]
     choices = choices_of(tuple(options))
     flat = clean(answer or "")
     if not choices.may_name(flat, flat.lower()):
@@ -115,6 +115,30 @@ def _mentions(text: str | None, label: str, options: Options) -> bool:
         if any(one in longer for one in own):
             spoken = spoken.replace(longer, " ")
     return any(one in spoken for one in own)
+
+
+def _fewer_turns(text: str) -> str:
+    """A text with a loop at its end or over its middle, as of a model that repeats itself, with fewer turns of it.
+
+    It names what the whole text does: what a pattern looks at is shorter than the turns that are left.
+    """
+    for part in (1, 2):
+        at = len(text) // part
+        place = text.rfind(text[at - _LOOP : at], 0, at - 1) if len(text) > 4 * _LOOP else -1
+        if place >= 0:
+            period, begin, end = at - _LOOP - place, at, at
+            unit = text[at - period : at]
+            while text.endswith(unit, 0, begin):
+                begin -= period
+            while text.startswith(unit, end):
+                end += period
+            turns = min((end - begin) // period, max(4, _LOOP // period + 1))
+            text = text[:begin] + unit * turns + text[end:]
+    return text
+
+
+_LOOP = 400
+"""Characters that stand before themselves, too: a loop."""
 
 
 def _words(text: str) -> str:
@@ -226,7 +250,7 @@ def read_option(text: str | None, options: Options) -> Reading:
     """The option that an answer names under the strict rule."""
     if text is None or not text.strip():
         return Reading(None, "none", "empty")
-    answer, how = final_text(text)
+    answer, how = final_text(_fewer_turns(text))
     if answer is None:
         return Reading(None, "none", how)
     if not answer.strip():

@@ -120,6 +120,7 @@ class Choices:
         if self.yes_no:
             self._texts |= {"y": yes, "n": no}
         self._longest = sorted(self._texts, key=len, reverse=True)
+        self._reach = max(map(len, self._longest), default=0) + 1
 
     def alike(self, label: str) -> Labels:
         """The label and those with the same text."""
@@ -132,7 +133,7 @@ class Choices:
 
     def text_at(self, span: str) -> tuple[Labels, str] | None:
         """(labels, rest) of the longest option text that the span begins with, up to the end of a word."""
-        low = span.lower()
+        low = span[: self._reach].lower()
         for key in self._longest:
             if low.startswith(key) and not (len(low) > len(key) and key[-1].isascii() and _word(low, len(key))):
                 return self._texts[key], span[len(key) :]

@@ -1,8 +1,6 @@
 """The results as one page: the paper's tables beside the paper's own numbers, and every answer behind a number.
 
-    python -m eval.report runs/ours runs/medgemma --data data --out results.html
-
-writes `results.html` and `results.md` from scored runs (`eval.run`, then `eval.score`), and `results.items/` beside
+Writes `results.html` and `results.md` from scored runs (`eval.run`, then `eval.score`), and `results.items/` beside
 them. The page has: the paper's tables; a plot with intervals; clean and contaminated items apart; the first run against
 each other one; invalid and cut answers; literal, strict and lenient columns; slices; the certificate; and a browser of
 every question with the answers of all runs side by side, which reads the files in `results.items/`, from a disk too.

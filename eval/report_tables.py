@@ -315,17 +315,8 @@ def detail_table(runs: Sequence[Run]) -> Table:
     return Table("Every column", head, rows, "; ".join([note, *earlier]))
 
 
-def open_table(runs: Sequence[Run]) -> Table:
-    """Open questions and log-likelihoods: measures beside the strict score, of the items that have them."""
-    return _measures(runs, "choice", "Further measures of questions")
-
-
-def reports_table(runs: Sequence[Run]) -> Table:
-    """Every report task: mean of each metric over the items that have it."""
-    return _measures(runs, "report", "Reports")
-
-
-def _measures(runs: Sequence[Run], kind: str, title: str) -> Table:
+def measures_table(runs: Sequence[Run], kind: str, title: str) -> Table:
+    """Reports: mean of each metric over the items that have it; choices: open questions, log-likelihoods likewise."""
     found = [
         (run.name, label, one)
         for run, label, result in by_task(runs)
@@ -461,7 +452,8 @@ def few_clusters(runs: Sequence[Run]) -> list[str]:
 def all_tables(runs: Sequence[Run], published: Published) -> list[Table]:
     """The tables that have rows, in order."""
     further = [
-        *contamination_tables(runs), *differences_tables(runs), detail_table(runs), open_table(runs),
-        reports_table(runs), *slices_tables(runs),
+        *contamination_tables(runs), *differences_tables(runs), detail_table(runs),
+        measures_table(runs, "choice", "Further measures of questions"), measures_table(runs, "report", "Reports"),
+        *slices_tables(runs),
     ]  # fmt: skip
     return [*main_tables(runs, published), *(table for table in further if table.rows)]

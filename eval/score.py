@@ -1,8 +1,6 @@
 """Score predictions: strict, offline and deterministic. Same predictions, same bytes.
 
-    python -m eval.score runs/ours --data data --weights weights
-
-reads each task's `items.jsonl` and `predictions.jsonl` in a run folder (`eval.run`) and writes `scores.parquet`, one
+Reads each task's `items.jsonl` and `predictions.jsonl` in a run folder (`eval.run`) and writes `scores.parquet`, one
 row an item, and `summary.json` beside them (records: eval/records.py). Multiple-choice answers are read by `eval.mcq`,
 reports are measured by `eval.report_metrics`; with `--data` the proof's evidence marks every item as clean or
 contaminated.

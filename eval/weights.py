@@ -1,8 +1,5 @@
 """Which weights the metrics of reports need, and whether a folder has them: there, as published, and loading.
 
-    python -m eval.weights             parts, files, sizes, digests, and which metrics need them
-    python -m eval.weights WEIGHTS     checks a folder that `eval.score --weights` is to take
-
 Nothing is downloaded. A file of another size or digest than the published one is named: its scores are no one else's.
 """
 

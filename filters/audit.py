@@ -1,8 +1,6 @@
 """The former name of `filters.review`: `python -m filters.audit draw` and `agree` go on working."""
 
-import sys
-
 from filters.review import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

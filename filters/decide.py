@@ -1,11 +1,6 @@
-"""Apply a recipe's thresholds to scored builds: who is kept, why not, and a page to look at. Decodes nothing.
-
-python -m filters.decide data
-python -m filters.decide data --explain quilt_1m/train/17
-"""
+"""Apply a recipe's thresholds to scored builds: who is kept, why not, and a page to look at. Decodes nothing."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Apply a recipe's thresholds to the scores under DATA/scores; writes selection.parquet, waterfall.json and "
         "gallery.html to DATA/filtered/<build>, and quarantine.parquet with boxes of burned-in text where the recipe "
         "asks for it. Exit code: 0, 1 if scores are missing or out of date, 2 for a wrong recipe or usage.",
-        "examples:\n  python -m filters.decide data\n  python -m filters.decide data --recipe stricter.yaml --json\n"
-        "  python -m filters.decide data --explain quilt_1m/train/17",
+        "examples:\n  python -m filters.decide data\n  python -m filters.decide data --recipe medgpt_oss --json\n"
+        "  python -m filters.decide data --explain pmc_oa/train/1",
     )
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder of builds and scores")
@@ -73,4 +68,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

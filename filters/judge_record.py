@@ -236,11 +236,6 @@ def load_record(path: Path) -> CalibrationRecord:
     return record
 
 
-def fitted_threshold(scores: Scores, flag: str, among: Sequence[Labelled]) -> float:
-    """The threshold of `STEPS` with the highest kappa among the captions; the highest of several."""
-    return max(STEPS, key=lambda step: (figures(scores, flag, step, False, among).kappa, step))
-
-
 def ask(judge: Filter, among: Sequence[Labelled] = ()) -> dict[str, dict[str, float | None]]:
     """The judge's scores of the labelled captions, or of some, by their digest."""
     records, among = [], among or labelled()
@@ -269,7 +264,8 @@ def report(scores: Scores, found: Sequence[Figures]) -> dict[str, Any]:
         says = [(scores[case.digest][one.flag] or 0.0) >= one.threshold for case in asked]
         rule = [rules[case.digest][one.flag] >= at for case in asked]
         left = [(said, case) for said, ruled, case in zip(says, rule, asked, strict=True) if not ruled]
-        step = fitted_threshold(scores, one.flag, fitting)
+        # The highest of those with the highest kappa.
+        step = max(STEPS, key=lambda step: (figures(scores, one.flag, step, False, fitting).kappa, step))
         result[one.flag] = {
             **one.plain(),
             "fitted": {

@@ -321,7 +321,8 @@ class LanguageModel(Filter):
     def _answer(self, questions: Sequence[_Question]) -> None:
         """See to it that every question has a verdict in the store."""
         self._store.refresh()
-        missing = {question.key: question for question in questions if not self._settled(question)}
+        asked = {question.key: question for question in questions if question.key not in self._open}
+        missing = {key: question for key, question in asked.items() if self._store.get(key) is None}
         self.statistics.questions += len(questions)
         self.statistics.cached += len(questions) - len(missing)
         self._show(len(questions), len(questions) - len(missing))
@@ -330,9 +331,6 @@ class LanguageModel(Filter):
                 asyncio.run(self._ask(list(missing.values())))
             finally:
                 self._store.sync()
-
-    def _settled(self, question: _Question) -> bool:
-        return question.key in self._open or self._store.get(question.key) is not None
 
     async def _ask(self, questions: Sequence[_Question]) -> None:
         assert self._endpoint is not None

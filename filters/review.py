@@ -1,8 +1,5 @@
 """People review a filter's verdicts: draw a sample, label it blind, read the labels back, state the agreement.
 
-    python -m filters.review draw data --score language_model.irrelevant --n 200 --out review
-    python -m filters.review agree review.csv labelled.csv
-
 The draw depends on the sample ids and the seed alone. Half of it comes from either side of the threshold, since what a
 filter throws out is rare; each row carries how many it stands for, and the agreement is weighted by that. `review.csv`
 holds the texts to label, without the verdicts; `review.key.csv` holds the verdicts. Credentialed texts are left out
@@ -14,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -239,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "filters.review",
         "Draw a sample of a filter's verdicts for people to label; say how far labels and verdicts agree.",
         "examples:\n"
-        "  python -m filters.review draw data --score language_model.irrelevant --n 200 --out review\n"
+        "  python -m filters.review draw data --score relevance_rules.irrelevant --n 200 --out review\n"
         "  python -m filters.review agree review.csv labelled.csv",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -326,4 +322,4 @@ def _scores(folder: Path, column: str, threshold: float) -> Iterator[Drawn]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

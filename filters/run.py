@@ -1,12 +1,7 @@
-"""Score finished builds with a recipe's filters; `python -m filters.decide` then says which samples stay.
-
-python -m filters.run data
-python -m filters.run data --build quilt_1m --workers 8 --set quilt_cleaner.table=predictions_quiltcleaner.csv
-"""
+"""Score finished builds with a recipe's filters; `python -m filters.decide` then says which samples stay."""
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Exit code: 0, 1 if scoring stopped, 2 for a wrong recipe or usage, 4 if a model gave some samples no verdict.",
         "examples:\n"
         "  python -m filters.run data --workers 8\n"
-        "  python -m filters.run data --build pmc_oa --recipe mine.yaml --all-scores\n"
+        "  python -m filters.run data --build pmc_oa --recipe strict --all-scores\n"
         "  python -m filters.run data --endpoint http://127.0.0.1:8000/v1 --model my-model\n"
-        "  python -m filters.run data --set quilt_cleaner.table=raw/quilt_1m/predictions_quiltcleaner.csv",
+        "  python -m filters.run data --set quilt_cleaner.table=data/raw/quilt_1m/predictions_quiltcleaner.csv",
     )
     add, every = parser.add_argument, "all that the recipe has rules for"
     add("data", type=Path, metavar="DATA", help="folder of builds")
@@ -111,4 +106,4 @@ def filter_options(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

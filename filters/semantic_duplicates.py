@@ -1,8 +1,5 @@
 """Semantic duplicates: pictures whose embeddings point the same way, whatever was done to the pixels.
 
-    python -m filters.semantic_duplicates data --weights weights/biomedclip --threshold 0.97
-    python -m filters.run data --set semantic_duplicates.table=data/embeddings/duplicates.parquet
-
 The first picture of every sample is embedded by a CLIP model (filters/zero_shot.py), every pair is compared, block by
 block: complete for the threshold. Of a group the sample that comes first stays. Embeddings are kept, so that another
 threshold decodes nothing. The table of duplicates is then a filter like any other.
@@ -16,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -124,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "million pictures of 512 numbers take an hour and a half at 10^11 operations a second. "
         "Exit code: 0, 1 if it stopped (run again to go on), 2 for wrong usage.",
         "example:\n  python -m filters.semantic_duplicates data --build pmc_oa --build rocov2 --weights "
-        "weights/biomedclip --threshold 0.97",
+        "weights/biomedclip --threshold 0.97\n"
+        "  python -m filters.run data --set semantic_duplicates.table=data/embeddings/duplicates.parquet",
     )
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder of builds")
@@ -280,4 +277,4 @@ def _read(path: Path) -> tuple[list[str], NDArray[np.float32]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,5 @@
 """What runs here: installed packages with version, licence and requirements, held against their files and a lock.
 
-    python -m medgpt.environment --files --lock locks/dev.txt --sbom sbom.json
-
 `--files` hashes every installed file and compares it with what its package's RECORD says of it. The list of software
 (SBOM) is CycloneDX 1.6. No advisory is looked up, that needs the network: give the list to a scanner of your own.
 

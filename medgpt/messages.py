@@ -47,6 +47,13 @@ def shown_name(name: str) -> str:
     return name if all(map(_NAME.fullmatch, name.split(", "))) else "(a name that is not shown)"
 
 
+def brief(line: str) -> str:
+    """What a certificate does not speak of, for a screen: more than three benchmarks that are not held are counted."""
+    head, _, names = line.rpartition(": ")
+    count = names.count(", ") + 1
+    return f"{head}: {count} (certificate.json names them)" if "not held" in head and count > 3 else line
+
+
 def complain(what: object) -> None:
     """Say on standard error what went wrong: one line, whatever the message holds."""
     print(safe(what), file=sys.stderr, flush=True)

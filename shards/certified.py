@@ -36,6 +36,7 @@ from medgpt.digest import build_root, file_sha256, json_sha256
 from medgpt.errors import UserError
 from medgpt.layout import BUILD_FILE
 from medgpt.limited import read_file
+from medgpt.messages import brief
 from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, signature, write_columns
 from shards.storage import ShardRef
@@ -389,8 +390,8 @@ def _check_certificate(proof: Path, builds: Sequence[LoadedBuild], trust: Trust)
         )
     if (lacking := incomplete(certificate)) and not trust.incomplete:
         raise UserError(
-            f"{proof / CERTIFICATE}: incomplete, {'; '.join(lacking)}; build what is missing and prove again, or take "
-            "it as it is: --accept-incomplete"
+            f"{proof / CERTIFICATE}: incomplete, {'; '.join(map(brief, lacking))}; build what is missing and prove "
+            "again, or take it as it is: --accept-incomplete"
         )
     return certificate
 

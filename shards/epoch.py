@@ -7,8 +7,9 @@ the shards once and kept below `DATA/.streams`, which may be deleted.
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from medgpt.atomic import locked
 from medgpt.engines import is_local, run_jobs
 from medgpt.errors import UserError
 from medgpt.limited import read_batch
+from medgpt.text import count_tokens
 from shards.certified import Certified, SourceSamples
 from shards.columns import HEADER, Int32, Int64, MappedColumns, write_columns
 from shards.order import EpochOrder
 from shards.packing import (
-    IMAGE_TOKENS,
+    REPLY_TOKENS,
     TEMPLATE,
-    TILE_TOKENS,
     Draws,
     OverLong,
     PackedEpoch,
@@ -40,6 +41,7 @@ from shards.packing import (
     sample_length,
     write_plan,
 )
+from shards.reader import Build
 
 _DRAWS = 1 << 20
 """Draws looked up at once."""
@@ -213,8 +215,37 @@ def draw(certified: Certified, order: EpochOrder, *, workers: int = 1, progress:
     return draws
 
 
-def pack_epoch(draws: Draws, length: int, tiles_limit: int, over_long: str) -> PackedEpoch:
+def least_tokens(certified: Certified, order: EpochOrder, draws: Draws) -> Int64:
+    """Tokens that each of some draws keeps at least when it is truncated, read from their records.
+
+    They end with the first of the reply behind its last picture: its pictures are whole, and something is learnt.
+    """
+    least = np.zeros(len(draws), np.int64)
+    for number in np.unique(draws.source).tolist():
+        source = certified.sources[order.sources[number]]
+        build, (_, begins) = Build(source.folder, role="train"), train_lengths(certified, source.name)
+        here = np.flatnonzero(draws.source == number)
+        shard, row = source.locate(draws.index[here])
+        for place, index in zip(here.tolist(), (begins[shard] + row).tolist(), strict=True):
+            messages = build[index].record["messages"]
+            roles = [one["role"] for one in messages]
+            pictures = [i for i, one in enumerate(messages) for part in one["content"] if part["type"] == "image"]
+            reply = [*roles, "assistant"].index("assistant", max(pictures, default=0))
+            before, replies = messages[:reply], roles[:reply].count("assistant")
+            texts = [text for one in before for text in (one["reasoning"], *(part["text"] for part in one["content"]))]
+            least[place] = REPLY_TOKENS + sample_length(
+                sum(count_tokens(text) for text in texts if text), int(draws.tiles[place]), images=len(pictures),
+                messages=reply - replies, replies=replies, reasoned=sum(bool(one["reasoning"]) for one in before),
+            )  # fmt: skip
+    return least
+
+
+def pack_epoch(
+    draws: Draws, length: int, tiles_limit: int, over_long: str, least: Callable[[Draws], Int64] | None = None
+) -> PackedEpoch:
     """Pack an epoch's samples. A sample's place in the epoch's order decides between samples of one size.
+
+    `least` says of draws what a truncated one must keep (`least_tokens`).
 
     Raises: `OverLong` where there are such samples and the policy is to report them, or they cannot be truncated.
     """
@@ -230,13 +261,15 @@ def pack_epoch(draws: Draws, length: int, tiles_limit: int, over_long: str) -> P
         )
     keys, cut, packed = np.arange(len(draws), dtype=np.uint64), None, draws
     if count and over_long == "truncate":
-        # Pictures cannot be cut, and a sample that is all pictures teaches nothing.
-        whole = (found.tiles > tiles_limit) | ((TILE_TOKENS + IMAGE_TOKENS) * found.tiles >= length)
+        # Pictures cannot be cut, and a sample without a reply teaches nothing.
+        whole = found.tiles > tiles_limit
+        if least is not None:
+            whole |= least(found) > length
         if whole.any():
             raise OverLong(
                 np.flatnonzero(long)[whole],
-                f"{int(whole.sum())} samples have too many tiles (up to {found.tiles.max()}), which cannot be "
-                "truncated; raise --tiles, or choose --over-long drop",
+                f"{int(whole.sum())} samples cannot be truncated: they have more than {tiles_limit} tiles, or their "
+                f"reply begins beyond {length} tokens; raise --length or --tiles, or choose --over-long drop",
             )
         cut, packed = long, replace(draws, tokens=np.minimum(draws.tokens, length))
     elif count:
@@ -265,7 +298,8 @@ def ensure_plan(
     with locked(path.parent):
         if not path.exists():
             draws = draw(certified, order, workers=workers, progress=progress)
-            write_plan(path, terms, pack_epoch(draws, length, tiles_limit, over_long))
+            least = partial(least_tokens, certified, order)
+            write_plan(path, terms, pack_epoch(draws, length, tiles_limit, over_long, least))
     plan = PackPlan.load(path)
     plan.check(order)
     return plan

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -376,7 +375,7 @@ def _parser() -> argparse.ArgumentParser:
         "the certificate. Exit code: 0; 1 if it did not finish (run it again, it goes on); 2 for what cannot be "
         "exported; 4 if something was left out, which is named: a credentialed source, a sample that the format cannot "
         "hold.",
-        "example: python -m shards.export data --format hf --out exports/hf --only slake medqa",
+        "example: python -m shards.export data --format hf --out exports/hf --only slake medqa --accept-incomplete",
         tree=Tree(shards=True),
     )
     add = parser.add_argument
@@ -397,4 +396,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.errors import UserError
-from medgpt.messages import complain
+from medgpt.messages import brief, complain
 
 if TYPE_CHECKING:
     from shards.order import EpochOrder
@@ -53,6 +53,6 @@ def ordered(options: argparse.Namespace, epoch: int = 0, **more: Any) -> EpochOr
         raise UserError("say which samples: --stage pretrain, midtrain or instruct, or --mixture FILE")
     found = load_certified(options.data, uncertified=options.uncertified, trust=Trust.of(options), **more)
     mixed, notes = choose(found, options.mixture or options.stage, options.only_present)
-    for line in (*(f"accepted: {line}" for line in found.accepted), *notes):
+    for line in (*(f"accepted: {brief(line)}" for line in found.accepted), *notes):
         complain(line)
     return EpochOrder(found, mixed, options.seed, epoch)

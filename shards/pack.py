@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choose_engine(options)
     from tqdm import tqdm
 
-    from shards.epoch import draw, pack_epoch
+    from shards.epoch import draw, least_tokens, pack_epoch
     from shards.packing import OverLong, PlanTerms, plan_path, write_plan
 
     order = ordered(options, epoch=options.epoch, licenses=options.licenses)
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tqdm(desc="counting", unit=" samples", disable=None) as bar:
         draws = draw(order.certified, order, workers=options.workers, progress=bar.update)
     try:
-        epoch = pack_epoch(draws, options.length, options.tiles, options.over_long)
+        least = partial(least_tokens, order.certified, order)
+        epoch = pack_epoch(draws, options.length, options.tiles, options.over_long, least)
     except OverLong as error:
         complain(error)
         first = _first(order, draws.take(error.positions))
@@ -74,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "Pack one epoch of a mixture into sequences of a fixed number of tokens and image tiles, and write "
         "the plan, which training reads. Exit code: 0; 1 if samples are too long and no policy says what becomes of "
         "them, or a file cannot be read or written; 2 for input that cannot be packed.",
-        "example: python -m shards.pack data --stage instruct --length 32768 --tiles 96 --dry-run",
+        "example: python -m shards.pack data --stage instruct --only-present --accept-incomplete --dry-run",
         tree=Tree(shards=True),
     )
     add_order_options(parser)
@@ -170,4 +171,4 @@ def _print(report: dict[str, Any], policy: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "shards.resume_check",
         "Check that a stream that was left goes on exactly there, with other numbers of ranks. Exit code: "
         "0 the same samples in the same order; 1 others, or a file cannot be read; 2 for bad input.",
-        "example: python -m shards.resume_check data --stage instruct --only-present",
+        "example: python -m shards.resume_check data --stage instruct --only-present --accept-incomplete",
     )
     add_order_options(parser)
     parser.add_argument("--samples", type=int, default=10_000, metavar="N", help="compare so many (default 10000)")

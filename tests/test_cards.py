@@ -13,11 +13,12 @@ from eval_builds import build_demos
 from eval_server import Server
 from tiny_models import save_gemma, save_ours, save_qwen
 
-from eval.cards import card_names, load_card
+from eval.cards import CARDS, load_card
 from eval.records import read_predictions, read_prompts
 from eval.run import main
 from medgpt.errors import UserError
 
+SHIPPED = sorted(path.stem for path in CARDS.glob("*.yaml"))
 OWN_CODE = ["hulu_med_32b", "medgpt_oss"]
 """Their checkpoints bring their classes: nothing tiny can stand for them."""
 SAVED_BY = {"Qwen2_5_VLForConditionalGeneration": save_qwen, "medgemma_27b": save_gemma, "medgpt_oss_ours": save_ours}
@@ -39,7 +40,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Path]:
 
 
 def test_cards_whose_architecture_is_not_run_here_are_named() -> None:
-    assert [name for name in card_names() if load_card(name).trust_remote_code] == OWN_CODE
+    assert [name for name in SHIPPED if load_card(name).trust_remote_code] == OWN_CODE
     page = (ROOT / "docs" / "evaluate.md").read_text()
     assert all(f"`{name}`" in page for name in OWN_CODE)
 
@@ -55,9 +56,9 @@ def test_a_model_that_must_be_served_is_not_loaded_here(tmp_path: Path) -> None:
 def test_only_what_a_card_says_is_part_of_a_runs_identity() -> None:
     """Runs of an earlier version go on where the card is as it was."""
     new = {"image_prefix", "pixels", "max_pixels"}
-    said = {name: new & load_card(name).shaping().keys() for name in card_names()}
+    said = {name: new & load_card(name).shaping().keys() for name in SHIPPED}
     expected = {"lingshu_32b": {"image_prefix"}, "octomed_7b": {"pixels"}, "qoq_med_32b": {"pixels"}}
-    assert said == {name: expected.get(name, set()) for name in card_names()}
+    assert said == {name: expected.get(name, set()) for name in SHIPPED}
 
 
 def ask(data: Path, name: str, out: Path, *more: str) -> None:
@@ -65,7 +66,7 @@ def ask(data: Path, name: str, out: Path, *more: str) -> None:
     assert main([*given, "--out", str(out), *more]) == 0
 
 
-@pytest.mark.parametrize("name", [name for name in card_names() if name not in OWN_CODE])
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in OWN_CODE])
 def test_every_card_runs_its_architecture(
     data: Path, checkpoints: dict[Any, Path], tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,11 +94,11 @@ def test_every_card_runs_its_architecture(
 
 def test_what_cards_ask_of_a_server(data: Path, tmp_path: Path) -> None:
     with Server(tmp_path) as server:
-        for name in card_names():
+        for name in SHIPPED:
             given = ["--endpoint", server.base, "--served-model", name]
             ask(data, name, tmp_path / name, *given)
         entries = {entry["fields"]["model"]: entry for entry in server.entries()}
-    assert sorted(entries) == card_names()
+    assert sorted(entries) == SHIPPED
     pixels = {name: entry["fields"].get("mm_processor_kwargs") for name, entry in entries.items()}
     assert pixels.pop("octomed_7b") == {"min_pixels": 262144, "max_pixels": 262144}
     assert pixels.pop("qoq_med_32b") == {"min_pixels": 200704, "max_pixels": 1003520}

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, call_module
 
 from builders.engine.command import main as build
 from builders.engine.registry import load, modules
 from filters.base import shipped_filters
 from manifests import parts
 from medgpt.__main__ import DOORS
-from medgpt.errors import DAMAGED, DONE
+from medgpt.errors import DAMAGED, DONE, NOT_COMPARED
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WORDS = 25
@@ -110,3 +110,60 @@ def test_commands_run_as_printed(page: str, least: int, tmp_path: Path, monkeypa
         else:
             code = importlib.import_module(module if name else f"{module}.__main__").main(words)
         assert code in (DONE, DAMAGED), line
+
+
+EXAMPLES = (
+    "shards.stats", "shards.show", "shards.verify", "shards.pack", "shards.resume_check", "shards.export",
+    "filters.run", "filters.decide", "filters.review", "browse.__main__",
+)  # fmt: skip
+"""Commands whose `--help` prints examples for `data`, in an order in which they can follow each other."""
+
+
+@pytest.fixture(scope="module")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data`, as `make demo` leaves it, of a few sources: no certificate of all benchmarks."""
+    folder = tmp_path_factory.mktemp("examples")
+    sources = ("slake", "medqa", "pmc_oa", "quilt_1m", "gemex_thinkvg")
+    words = (
+        "--demo",
+        "--filters",
+        "none",
+        "--raw",
+        "data/raw",
+        "--out",
+        "data/built",
+        "--workers",
+        "1",
+        "--only",
+        *sources,
+    )
+    assert call_module("builders.all", *words, cwd=folder).returncode in (DONE, DAMAGED)
+    assert call_module("manifests.prove", "data", "--benchmarks", "present", cwd=folder).returncode == DONE
+    return folder
+
+
+@pytest.mark.parametrize("module", [*EXAMPLES, "docs/shards.md"])
+def test_examples_run_as_printed(module: str, demo_data: Path) -> None:
+    text = (ROOT / module).read_text() if module.endswith(".md") else call_module(module, "--help").stdout
+    text = text if module.endswith(".md") else text.partition("\nexample")[2]
+    lines = re.findall(r"(?m)^(?:s?: | *)(python -m [^#\n]*|medgpt [^#\n]*)", text)
+    asked = [
+        line for line in lines if "--endpoint" not in line and " agree " not in line and line != "medgpt browse data"
+    ]
+    assert asked
+    for line in asked:
+        words = shlex.split(line.replace("python -m ", "").replace("medgpt browse", "browse.__main__"))
+        done = call_module(*words, cwd=demo_data)
+        named = NOT_COMPARED if "--stage instruct" in line else DONE  # a credentialed source is not exported
+        assert done.returncode in (DONE, named), (line, done.stderr)
+
+
+def test_the_stream_is_opened_as_printed(demo_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [block] = [
+        one for one in re.findall(r"(?s)```python\n(.*?)```", (ROOT / "docs/shards.md").read_text()) if "Loader" in one
+    ]
+    pytest.importorskip("torch")
+    monkeypatch.chdir(demo_data)
+    found: dict[str, object] = {}
+    exec(block.replace("epochs=None", "epochs=1").replace("workers=4", "workers=0"), found)
+    assert isinstance(found["state"], dict) and found["state"]["epoch"] == 1

@@ -31,7 +31,7 @@ from eval.adapters.hf_local import HFLocal
 from eval.adapters.log_likelihood import LogLikelihood
 from eval.adapters.openai_chat import OpenAIChat, chat_messages
 from eval.adapters.vllm_local import VllmLocal
-from eval.cards import Card, Decoding, card_names, load_card
+from eval.cards import CARDS, Card, Decoding, load_card
 from eval.chat import Conversation, talk
 from eval.chat import main as chat_main
 from eval.demo import main as demo_main
@@ -236,7 +236,7 @@ def test_credentialed_questions_go_to_loopback_or_allowed_hosts_only(tmp_path: P
 
 
 def test_every_shipped_card_loads_and_names_the_compared_models() -> None:
-    cards = {name: load_card(name) for name in card_names()}
+    cards = {path.stem: load_card(path.stem) for path in CARDS.glob("*.yaml")}
     assert {"MedGPT-oss", "OctoMed-7B", "Hulu-Med-32B", "Lingshu-32B", "MedGemma-27B", "QoQ-Med-32B"} <= {
         card.name for card in cards.values()
     }

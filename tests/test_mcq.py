@@ -322,6 +322,23 @@ def test_an_answer_of_empty_lines_is_read_at_once() -> None:
     assert time.process_time() - began < 5
 
 
+def test_an_answer_that_repeats_itself_is_read_at_once_and_as_its_first_turns_are() -> None:
+    """16 kB without a stop were up to ten seconds each; "answer in the answer in the ..." did not end at all."""
+    turns = (
+        "I go with ", "answer is ", "is correct ", "\\boxed{", "答案是B。", '{"answer": ', "answer in the ", "option ",
+        "The answer is B, wait, no. ", "So the answer is A. Therefore, B. ", "B. Pulmonary embolism\n", "A or B ",
+    )  # fmt: skip
+    began, seen = time.process_time(), set()
+    for first in ("", "The answer is C. ", "Let us see.\n"):
+        for turn in turns:
+            for last in ("", "\nSo the answer is D."):
+                short, long = (grade(first + turn * (size // len(turn)) + last, FOUR, "B") for size in (1_500, 16_000))
+                assert short == long
+                seen.add((long.reading.option, long.reading.rule))
+    assert len(seen) > 4
+    assert time.process_time() - began < 5
+
+
 def test_channels_are_found_where_other_tools_lose_them() -> None:
     assert final_text("<|channel|>final<|message|>B") == ("B", "harmony")
     assert final_text("finalB") == ("finalB", "plain")

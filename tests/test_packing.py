@@ -7,6 +7,7 @@ import io
 import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from medgpt.errors import UserError
 from medgpt.text import count_tokens
 from medgpt.tiles import tile_count
 from shards.certified import Certified, load_certified
-from shards.epoch import draw, ensure_plan, pack_epoch, rank_balance, train_lengths
+from shards.epoch import draw, ensure_plan, least_tokens, pack_epoch, rank_balance, train_lengths
 from shards.mixture import Mixture
 from shards.order import EpochOrder
 from shards.packing import (
@@ -52,6 +53,8 @@ from shards.packing import (
     write_plan,
 )
 from shards.reader import Build
+from train.template import IGNORED, render
+from train.tokenizer import harmony
 
 Array = npt.NDArray[Any]
 
@@ -418,7 +421,7 @@ def test_over_long_samples_are_reported_cut_or_left_out() -> None:
     ) as e:
         pack_epoch(draws, 200, 1, "report")
     assert e.value.positions.tolist() == [2, 3]
-    with pytest.raises(OverLong, match="1 samples have too many tiles") as e:
+    with pytest.raises(OverLong, match="1 samples cannot be truncated: they have more than 1 tiles, or their") as e:
         pack_epoch(draws, 200, 1, "truncate")
     assert e.value.positions.tolist() == [2]
     epoch = pack_epoch(draws, 200, 2, "truncate")
@@ -429,6 +432,43 @@ def test_over_long_samples_are_reported_cut_or_left_out() -> None:
     assert dropped.draws.index.tolist() == [0, 1]
     assert dropped.over_long.index.tolist() == [2, 3]
     assert dropped.cut is None
+
+
+def test_truncated_samples_keep_their_pictures_and_learn_of_them_and_others_are_named(
+    certified: Certified, order: EpochOrder
+) -> None:
+    """At every kind of cut, by rendering: a plan refuses just those that would lose a picture or all of the reply."""
+    every, words = draw(certified, order), harmony()
+    draws = every.take(np.concatenate([np.flatnonzero(every.source == number)[:6] for number in range(len(SOURCES))]))
+    samples = []
+    for source, index, tiles in zip(draws.source.tolist(), draws.index, draws.tiles.tolist(), strict=True):
+        build = certified.sources[order.sources[source]]
+        stored = Build(build.folder, role="train")
+        record = stored[stored.find(build.ids(np.array([index]))[0])].record
+        pictures = len(record["images"] or ())
+        samples.append((record, [tiles - pictures + 1, *[1] * (pictures - 1)][:pictures]))
+    header = {*words.special.values(), *words.encode("analysis"), *words.encode("final")}
+    seen = Counter[bool]()
+    for length in {size - less for size in draws.tokens.tolist() for less in (1, 2, 8)}:
+        fit = []
+        for tokens, (record, tiles) in zip(draws.tokens.tolist(), samples, strict=True):
+            try:
+                cut = render(record, tiles, words, truncate_to=length)
+            except UserError:  # through a picture
+                cut = None
+            behind = 0 if cut is None or not tiles else int(np.flatnonzero(cut.ids == words.special["</img>"]).max())
+            learnt = () if cut is None else cut.labels[behind:][cut.labels[behind:] != IGNORED].tolist()
+            fit.append(bool(set(learnt) - header))
+            seen[fit[-1]] += tokens > length
+        least = partial(least_tokens, certified, order)
+        if not all(fit):
+            with pytest.raises(OverLong, match=f"{fit.count(False)} samples cannot be truncated") as caught:
+                pack_epoch(draws, length, 500, "truncate", least)
+            assert caught.value.positions.tolist() == np.flatnonzero(~np.array(fit)).tolist()
+        epoch = pack_epoch(draws.take(np.array(fit)), length, 500, "truncate", least)
+        assert len(epoch.over_long) == (draws.tokens[fit] > length).sum()
+        assert int(epoch.draws.tokens.max(initial=0)) <= length
+    assert min(seen[True], seen[False]) > 50, seen
 
 
 def command(data: Path, *options: str) -> Any:

@@ -22,6 +22,7 @@ from eval.adapters.base import Request
 from eval.adapters.hf_local import HFLocal
 from eval.cards import load_card
 from eval.tasks import Question
+from medgpt.configuration_medgpt import MedGptConfig
 from train import assemble, export, llama_cpp, quantize
 from train.model import read_config
 
@@ -211,6 +212,14 @@ def test_what_cannot_be_quantised_is_named(published: Path, tmp_path: Path, caps
     assert "is there already" in capsys.readouterr().err
     assert export.main([str(tmp_path / "nothing"), "--for", "llama.cpp", "--out", str(tmp_path / "out")]) != 0
     assert "no model folder" in capsys.readouterr().err
+    uneven = tmp_path / "uneven"
+    MedGptConfig(text_config={"model_type": "gpt_oss"}).save_pretrained(uneven)
+    name = "model.language_model.layers.0.mlp.experts.down_proj"
+    save_file({name: torch.zeros(2, 48, 16)}, uneven / "model.safetensors")
+    assert quantize.main([str(uneven), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert f"{name} is 48 wide, no multiple of the 32 weights of a block" in said and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_its_libraries_the_command_says_what_to_install(

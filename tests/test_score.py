@@ -22,7 +22,7 @@ from eval_server import Server
 from eval.compare import compare_runs, compare_scores
 from eval.contamination import read_proof
 from eval.records import Score, read_items, read_predictions, read_scores, scored_predictions, write_scores
-from eval.report_tables import open_table, read_run
+from eval.report_tables import measures_table, read_run
 from eval.score import main, score_folder
 from eval.versions import VERSIONS
 from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, write_certificate
@@ -624,7 +624,7 @@ def test_a_judge_of_open_questions_is_asked_once_and_named(tmp_path: Path, capsy
     }
     (folder / "task.json").write_bytes(orjson.dumps(record | {"build_root": BENCHMARK}))
     (folder.parent / "run.json").write_bytes(b'{"adapter": "stub"}')
-    further = open_table([read_run(folder.parent)])
+    further = measures_table([read_run(folder.parent)], "choice", "-")
     assert "judge:reader" in further.head and "Is the answer correct, by the reference alone?" in further.note
     (folder / "judge.jsonl").unlink()
     with Server(tmp_path, content="I cannot say.") as server:

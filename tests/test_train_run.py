@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,7 @@ from train import assemble
 from train import run as command
 from train.checkpoint import MOMENTS, Checkpoint, Part
 from train.config import STAGES, load_config
+from train.export import model_card
 from train.log import read_log
 from train.model import SIZES, load_module
 
@@ -450,8 +452,10 @@ def test_other_learning_rates_go_on_if_told_and_the_card_says_so(work: Path, run
     assert "From step" not in (work / "pretrain" / "model" / "README.md").read_text()
     assert state["changes"] == []
     other = ("data.epochs=2", "data.samples_per_step=64", "data.over_long=drop")
+    plans = set(work.glob("data/.streams/plans/*"))
     refused = runs.run("changed-data", [*arguments(work, "changed", "pretrain", *other), "--change"])
     assert refused.codes == [1]
+    assert set(work.glob("data/.streams/plans/*")) == plans  # refused before anything is packed, which takes hours
     made = "data.samples_per_step=128 data.epochs=1 data.over_long=report"
     now = "data.samples_per_step=64 data.epochs=2 data.over_long=drop"
     assert f"made with {made}, now {now}; use that, or another --out" in refused.err[0]
@@ -608,7 +612,14 @@ def test_the_exported_model_is_the_checkpoint_and_its_card_names_the_data(work: 
     for words in ("| rocov2 | 3 | CC-BY, CC-BY-NC, CC-BY-NC-ND, unstated |", "| medqa | 20 | MIT |", certified.digest):
         assert words in card
     assert f"**Not covered**: what the weights that this stage began with (digest `{started}`)" in card
+    assert "Medbullets" in certified.accepted[0]  # by their names where it is written down
     assert "no certificate" not in card and f"**Accepted as it is**: {certified.accepted[0]}" in card
+    [at] = (out / "checkpoints").iterdir()
+    state, config = json.loads((at / "state.json").read_bytes()), load_config("pretrain", list(SETTINGS))
+    for what, count in (("dropped", 0), ("truncated", 1234)):
+        told = state | {"data": state["data"] | {"over_long": {what: count}}}
+        card = model_card(SimpleNamespace(title="-"), told, config)  # type: ignore[arg-type]
+        assert (f"23 samples. Too long for a pack, {what}: {count:,}. Vision encoder" in card) == bool(count)
     accepted, _, settings = (out / "config.yaml").read_text().partition("\n")
     assert accepted == f"# accepted: {certified.accepted[0]}"
     assert (out / "model" / "train_config.yaml").read_text() == settings
@@ -672,6 +683,7 @@ def test_a_dry_run_says_what_and_touches_no_device(work: Path) -> None:
     )  # fmt: skip
     assert process.returncode == 0
     assert process.stderr.startswith(ACCEPTED) and process.stderr.count("\n") == 3
+    assert re.search(r"not held, or not whole: [1-9]\d \(certificate.json names them\)\n", process.stderr)
     assert re.search(r"train.run: [\d.]+ GiB are needed, 0.5 of a device's 0.5 can be .* or try engine", process.stderr)
     assert not (work / "dry").exists()
     count = len(packs(work, 20260802))

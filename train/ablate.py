@@ -34,7 +34,8 @@ from train.run import make_parser as run_parser
 
 EXAMPLE = """\
 examples:
-  python -m train.ablate data --probe data/built/vqa_rad --encoders clip siglip --size tiny --steps 20 --out data/a
+  python -m train.ablate data --probe data/built/vqa_rad --encoders clip siglip --size tiny --steps 20 --out data/a \\
+      -- --only-present --accept-incomplete
   python -m train.ablate data --probe data/built/slake --encoders clip biomedclip siglip medsiglip --lora \\
       --steps 2000 --llm models/gpt-oss-20b \\
       --weights clip=models/clip-vit-large-patch14-336 --weights siglip=models/siglip-so400m-patch14-384 \\

@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,12 +88,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 refused with one line."""
     options = make_parser().parse_args(arguments)
-
     try:
-        assemble(
-            options.out, size=options.size, llm=options.llm, vision=options.vision, open_clip=options.open_clip,
-            dtype=options.dtype, seed=options.seed, dry_run=options.dry_run, overwrite=options.overwrite,
-        )  # fmt: skip
+        assemble(**vars(options))
     except UserError as error:
         complain(f"train.assemble: {error}")
         return NOT_FINISHED
@@ -565,4 +560,4 @@ def write_side_files(folder: Path, config: MedGptConfig, base: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,7 +8,6 @@ as GGUF: the language model, and encoder with projector (`mmproj`). Experts keep
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +88,7 @@ def model_card(model: Model, identity: Mapping[str, Any], config: Config) -> str
         f" From step {change['step']:,} on `{change['key']}` was {change['new']} instead of {change['old']}."
         for change in identity["changes"]
     )
+    too_long = "".join(f" Too long for a pack, {what}: {n:,}." for what, n in data["over_long"].items() if n)
     licenses = sorted({name for source in data["sources"] for name in source["licenses"]})
     return f"""---
 library_name: transformers
@@ -115,8 +115,8 @@ Digest of the data: `{certificate}`; of the mixture: `{identity["mixture"]}`; of
 
 Stage `{config.stage}`, seed {config.seed}: a schedule of {identity["steps"]:,} steps, each of
 {config.data.packs_per_step} packs of {config.data.length:,} tokens; an epoch has {data["packs"]:,} packs,
-{data["samples"]:,} samples. Vision encoder: {config.train.vision}; projector: {config.train.projector}; language model:
-{config.train.llm}. The whole configuration is in `train_config.yaml`.{changes}
+{data["samples"]:,} samples.{too_long} Vision encoder: {config.train.vision}; projector: {config.train.projector};
+language model: {config.train.llm}. The whole configuration is in `train_config.yaml`.{changes}
 
 ## Loading
 
@@ -143,4 +143,4 @@ def _whole_weights(engine: Any) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

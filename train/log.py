@@ -103,7 +103,10 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str:
 
     What blind guessing gets is a dashed line of its source's colour.
     """
-    charts = [(title, {"": _series(records, name)}) for name, title in CURVES.items()]
+    charts = [
+        (title, {"": [(record["step"], record[name]) for record in records if record.get(name) is not None]})
+        for name, title in CURVES.items()
+    ]
     charts.insert(1, ("loss by source", _grouped(records, "sources")))
     probe = _grouped(records, "probe")
     for title, names in (("held-out questions right", ("right", "low", "high")), ("held-out loss", ("loss",))):
@@ -131,10 +134,6 @@ def _grouped(records: Sequence[Mapping[str, Any]], group: str) -> dict[str, list
         for name, value in sorted(record.get(group, {}).items()):
             lines.setdefault(name, []).append((record["step"], value))
     return dict(sorted(lines.items()))
-
-
-def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    return [(record["step"], record[name]) for record in records if record.get(name) is not None]
 
 
 _Lines = Mapping[str, Sequence[tuple[int, float]]]

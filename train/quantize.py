@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def quantize(model: Path, out: Path, published: Path | None = None) -> tuple[int, int]:
     """Write `out`; (weights kept as published, weights coded anew).
 
-    Raises: `UserError` (no model folder with GPT-oss's experts, `out` is there already, or files cannot be read).
+    Raises: `UserError` (no model folder with GPT-oss's experts, of widths that can be parted into blocks; `out` is
+    there already, or files cannot be read).
     """
     import torch
 
@@ -70,6 +70,12 @@ def quantize(model: Path, out: Path, published: Path | None = None) -> tuple[int
     if read_config(model).text_config.model_type != "gpt_oss":
         raise UserError(f"{model}: its language model is no GPT-oss; MXFP4 is that one's format")
     names, read = stored(model)
+    for name, shape in ((name, tuple(tensor.shape)) for name, tensor in names.items() if name.endswith(EXPERTS)):
+        if shape[1] % BLOCK:
+            raise UserError(
+                f"{model}: {name} is {shape[1]:,} wide, no multiple of the {BLOCK} weights of a block of MXFP4; use "
+                "the model as it is, or assemble one of other widths (python -m train.assemble)"
+            )
     theirs, read_theirs = ({}, read) if published is None else stored(published)
     weights: dict[str, torch.Tensor] = {}
     kept = coded = 0
@@ -167,4 +173,4 @@ def stored(folder: Path) -> tuple[dict[str, torch.Tensor], Callable[[str], torch
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -20,7 +20,7 @@ from medgpt.atomic import flock, write_atomic
 from medgpt.digest import folder_sha256
 from medgpt.errors import DONE, NOT_FINISHED, UserError, run
 from medgpt.libraries import LIBRARIES, LibraryLog, libraries_apart
-from medgpt.messages import complain
+from medgpt.messages import brief, complain
 from medgpt.private import make_folder
 from medgpt.settings import checked
 from shards.options import add_trust_options
@@ -43,7 +43,8 @@ Made = TypeVar("Made")
 EXAMPLE = """\
 example:
   python -m train.assemble --size tiny --out data/models/tiny
-  python -m train.run --shards data/built --stage pretrain --model data/models/tiny --out data/runs/pretrain
+  python -m train.run --shards data --stage pretrain --model data/models/tiny --accept-incomplete \\
+      --out data/runs/pretrain
   torchrun --nproc_per_node 4 -m train.run --shards data/built --stage midtrain --model data/runs/pretrain/model \\
       --out data/runs/midtrain --set optimizer.llm_lr=1e-5
 
@@ -164,7 +165,7 @@ def open_data(config: Config, options: argparse.Namespace, first: bool = True) -
     trust = Trust.of(options)
     certified = load_certified(options.shards, uncertified=options.uncertified, trust=trust, quiet=options.quiet)
     for line in certified.accepted if first else ():
-        say(f"accepted: {line}")
+        say(f"accepted: {brief(line)}")
     mixture, notes = choose(certified, config.data.mixture, config.data.only_present)
     for line in notes if first and not options.quiet else ():
         say(line)
@@ -403,14 +404,14 @@ def _prepare(config: Config, options: argparse.Namespace, place: Place) -> Prepa
     certified, order = open_data(config, options, place.rank == 0)
     config, _ = fitted(config, certified, order, options.quiet)
     check_ranks(config, place.world)
+    held = {"certificate": certified.digest, "mixture": order.mixture_digest}
+    _resume(config, options, held)  # a run of other settings is refused before hours of packing
     plans = open_plans(config, certified, order, options)
     plan = plans[order.epoch]
     steps = schedule(config, plans, options)
-    identity = {
-        "certificate": certified.digest,
+    identity = held | {
         "certified": not options.uncertified,
         "accepted": list(certified.accepted),
-        "mixture": order.mixture_digest,
         "plan": plan.digest,
         "steps": steps,
         "model": model_digest(options.model) if place.rank == 0 else "",
@@ -596,7 +597,7 @@ def _resume(config: Config, options: argparse.Namespace, identity: dict[str, Any
         ("model", "model to start from"),
         ("steps", "number of steps of its schedule"),
     ):
-        if checkpoint.state[name] != identity[name]:
+        if name in identity and checkpoint.state[name] != identity[name]:
             raise UserError(
                 f"{checkpoint.path}: made with another {what} ({str(checkpoint.state[name])[:16]}, now "
                 f"{str(identity[name])[:16]}); use that one, or another --out"

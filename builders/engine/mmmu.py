@@ -1,7 +1,6 @@
 """Rows of MMMU and MMMU-Pro: `<image i>` in a question or an option stands for column `image_i`."""
 
 import re
-from typing import Any
 
 from builders.engine.rawfiles import check_filled, text_of
 from builders.engine.source import InputError, Sample, assistant, choice_answer, choice_prompt, demand, user
@@ -42,7 +41,8 @@ def question_sample(
         if IMAGE_TOKEN.search(said):  # an answer cannot show the picture that its option is
             said = f"Answer: {answer}"
     parts, numbers = _placed(prompt)
-    pictured = [number for number, name in enumerate(IMAGE_COLUMNS, 1) if _has_pixels(values.get(name))]
+    cells = [values.get(name) for name in IMAGE_COLUMNS]
+    pictured = [number for number, cell in enumerate(cells, 1) if isinstance(cell, dict) and cell.get("bytes")]
     if unnamed_too and (unnamed := [number for number in pictured if number not in numbers]):
         row.note("shown_unnamed", question=key)
         shifted = [part + len(unnamed) if isinstance(part, int) else part for part in parts]
@@ -64,10 +64,6 @@ def question_sample(
         subset=subset,
         task="vqa" if open_ended else None,
     )
-
-
-def _has_pixels(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value.get("bytes"))
 
 
 def _accepted(answer: str) -> list[str]:

@@ -8,6 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -51,6 +52,8 @@ Keep = Callable[[Request, Answer], None]
 class Adapter(ABC):
     """Answers questions."""
 
+    _counts: Mapping[str, int] = MappingProxyType({})
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Everything that shapes an answer (model, revision, decoding), as JSON: two runs with equal ones compare."""
@@ -71,7 +74,7 @@ class Adapter(ABC):
 
     def statistics(self) -> dict[str, int]:
         """Counts for the end of a run: requests, retries, tokens."""
-        return {}
+        return dict(self._counts)
 
 
 def prompt_digest(messages: Sequence[Mapping[str, Any]], pictures: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ class Cached(Adapter):
                 "taken; give --revision COMMIT"
             )
         self._name = hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        self._counts = {"from the answer cache": 0}
+        self._counts: dict[str, int] = {"from the answer cache": 0}
 
     def identity(self) -> dict[str, Any]:
         """That of the model: a cache shapes no answer."""

@@ -90,10 +90,6 @@ class LocalModel(Adapter):
         What `say` raises ends the generation. Raises: `UserError` if the model cannot take the request.
         """
 
-    def statistics(self) -> dict[str, int]:
-        """What was counted until now."""
-        return dict(self._counts)
-
     def _askable(self, window: Sequence[Request], keep: Keep) -> list[Request]:
         """The questions of a window that the card lets be asked; the others are kept as having too many pictures."""
         askable = []

@@ -73,10 +73,6 @@ class OpenAIChat(Adapter):
         for source in sorted(source for source, kind in access.items() if kind == "credentialed"):
             require_private(self._endpoint, source, self._allowed)
 
-    def statistics(self) -> dict[str, int]:
-        """Requests, retries, and how many were in flight at once at most."""
-        return dict(self._counts)
-
     def answer(self, requests: Iterator[Request], keep: Keep) -> None:
         """Ask the server. Raises: `AdapterError` when it gives no answers."""
         asyncio.run(self._run(requests, keep))

@@ -148,12 +148,11 @@ def _croissant(plan: Plan, built: Sequence[Built], licenses: Sequence[str]) -> d
         "description": f"{FORMATS[plan.request['format']].about} Certified samples {plan.certified.digest}.",
         "license": list(licenses),
         "distribution": [_file_object(written) for written in files],
-        "recordSet": [_record_set(build, written) for build in built for written in build.files if _readable(written)],
+        "recordSet": [
+            _record_set(build, written)
+            for build in built for written in build.files if not written.file.endswith((".tar", ".mds"))
+        ],
     }  # fmt: skip
-
-
-def _readable(written: Written) -> bool:
-    return not written.file.endswith((".tar", ".mds"))
 
 
 def _file_object(written: Written) -> dict[str, Any]:
