@@ -47,6 +47,8 @@ _UNPACKED = frozenset({"sqlite", "duckdb", "zip"})
 _ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "changelog", "authors"})
 _DESCRIPTIONS = {"dataset_info.json": "features", "state.json": "_data_files", "dataset_dict.json": "splits"}
 """What `datasets` writes beside Arrow files, and a key that each has."""
+_POINTERS = (b"version https://git-lfs", b"/annex/objects/")
+_POINTERS_END = 64
 _DEEPEST = 12
 """Objects within objects that are looked into for rows."""
 
@@ -96,6 +98,9 @@ def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
     try:
         if not path.stat().st_size:
             raise InputError("empty_file", file)
+        with path.open("rb") as handle:
+            if handle.read(_POINTERS_END).startswith(_POINTERS):
+                raise InputError("unreadable_file", file, "a pointer of Git LFS or git-annex, not the file; fetch it")
         for row in _rows(kind, path, file, mapped, pictures_alone):
             last = row.row if isinstance(row, Reject) else row.number
             yield row

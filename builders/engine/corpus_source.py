@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,12 +40,14 @@ from builders.engine.corpus_rows import (
 )
 from builders.engine.corpus_samples import Pictures, group_value, joined, picture_fields, shape, strings
 from builders.engine.corpus_values import (
+    TOKENS,
     as_text,
     extension,
     is_grid,
     is_link,
     is_picture_name,
     is_text,
+    is_tokens,
     leaves,
     picture_of,
     pictures_within,
@@ -89,7 +92,7 @@ def make_source(params: kit.Params) -> kit.Source:
         store_pictures=rules.store_pictures,
         conclude=_conclude,
         reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
-        version=3,
+        version=4,
         module="builders.engine.corpus_source",
     )
 
@@ -272,8 +275,10 @@ class _Reader:
             row=row.number,
         )
         said = _said(sample)
-        for name, text in texts:
-            if text.strip() in said or all(piece in said for piece in strings(text)):
+        if self.build.endswith(".eval") and (why := _unanswered(sample)):
+            missed["text", "answer", why] += 1
+        for name, pieces in texts:
+            if all(text.strip() in said or all(piece in said for piece in strings(text)) for text in pieces):
                 self.used.add(name)
             else:
                 missed["text", name, "nothing was taken from it"] += 1
@@ -286,14 +291,18 @@ class _Reader:
 
     def _look(
         self, row: kit.Row, fields: Sequence[str], taken: dict[str, list[bytes]], missed: Counter[tuple[str, str, str]]
-    ) -> list[tuple[str, str]]:
-        """(field, text) of all texts of a row; pictures go to `taken`, unless the mapping says where they are."""
+    ) -> list[tuple[str, list[str]]]:
+        """(field, pieces) of all texts of a row; pictures go to `taken`, unless the mapping says where they are.
+
+        Many words in one field are a text that was cut up.
+        """
         rules, texts, links, names = (
             self.rules,
-            list[tuple[str, str]](),
+            list[tuple[str, list[str]]](),
             list[tuple[str, str]](),
             list[tuple[str, str]](),
         )
+        words: dict[str, list[str]] = {}
         values = row.values
         if self.kind == "tar" and isinstance(inner := values.get("json"), dict):  # whose fields are the row's, too
             values = {**values, "json": {name: value for name, value in inner.items() if values[name] is not value}}
@@ -315,15 +324,22 @@ class _Reader:
                         picture = self.pictures.named(row.file, value)
                 if picture is None:
                     (links if is_link(value) else names).append((name, value))
+            elif picture is None and isinstance(value, str) and is_link(value) and _OF_PICTURES.search(name):
+                links.append((name, value))
             elif picture is None and is_grid(value):
                 missed["picture", name, "rows of numbers that make no picture"] += 1
             if picture is None and is_text(value):
-                texts.append((name, value))
+                texts.append((name, [value]))
+            elif picture is None and isinstance(value, str) and _WORDS.fullmatch(value):
+                words.setdefault(name, []).append(value)
+            elif is_tokens(value):
+                missed["text", name, "whole numbers in a row, as a tokenizer makes of a text"] += 1
             found = [picture] if picture is not None else pictures_within(value) if isinstance(value, str) else []
             if found and rules.pictures is None:
                 taken.setdefault(name, []).extend(found)
             elif found:
                 missed["picture", name, "nothing was taken from it"] += len(found)
+        texts += [(name, pieces) for name, pieces in words.items() if len(set(pieces)) >= TOKENS]
         # Pictures that came with their row may have names and addresses beside them.
         count = sum(map(len, taken.values()))
         if len({link for _, link in links}) > count:
@@ -371,8 +387,27 @@ _NOWHERE = "the name of no file here"
 _BESIDE = "the name of no file here, beside pictures"
 """Tells of a picture that is gone only where the field names files in other rows."""
 _LINK = "named by its address, which is never fetched"
+_NO_ANSWER = "not known of a test item, so a short question is not found with its answer"
+_NO_OPTION = "a letter of a test item whose options are not known, so a short question is not found with its answer"
+_FEW_LETTERS = 20
+"""Where fewer than one answer in so many is a letter, it is the answer: a vitamin, a blood group."""
+_OF_PICTURES = re.compile(r"image|img|picture|photo|thumbnail|dicom|wado|(?:^|[._])pic", re.IGNORECASE)
+"""A field of such a name holds pictures, whatever their addresses look like."""
+_WORDS = re.compile(r"\W*[^\W\d_][^\d_]*")
+_LETTER = re.compile(r"\W*[A-Ja-j]\W*")
 _LEAST_BYTES = 64
 """Fewer are a digest or a number, and no picture."""
+
+
+def _unanswered(sample: kit.Sample) -> str | None:
+    """Why the answer of a sample that has a question is not known; None where it is, or pictures decide."""
+    if sample.question is None or sample.images:
+        return None
+    if sample.options:
+        return None if sample.answer in dict(sample.options) else _NO_ANSWER
+    if sample.answer is None:
+        return _NO_ANSWER
+    return _NO_OPTION if _LETTER.fullmatch(sample.answer) else None
 
 
 def _said(sample: kit.Sample) -> str:
@@ -395,6 +430,8 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
             if why != _BESIDE or name in used:
                 missed[kind, name, why] += count
     records = [record for entry in entries for record in entry["records"]]
+    if missed["text", "answer", _NO_OPTION] * _FEW_LETTERS < sum(record["kept"] for record in records):
+        del missed["text", "answer", _NO_OPTION]
     if not any(record["kept"] for record in records):
         reasons: Counter[str] = Counter()
         for record in records:
