@@ -703,6 +703,43 @@ def test_an_item_is_its_stem_options_and_answer_however_it_is_written(tmp_path: 
     assert not_compared(document) == set()
 
 
+LEAD = "You are sitting for an examination of medical knowledge; answer with the letter of the best option.\n\n"
+WORKED = [
+    {"role": "user", "content": "Which vitamin heals scurvy?\nA. Retinol\nB. Ascorbic acid"},
+    {"role": "assistant", "content": "B"},
+]
+
+
+@pytest.mark.parametrize("form", ["told what to do", "worked examples", "chat with worked examples"])
+def test_what_most_test_questions_begin_with_is_none_of_theirs(tmp_path: Path, form: str) -> None:
+    places = "in a rat", "in man", "at night", "in age", "in shock", "in fever", "in water", "in vitro", "now", "abroad"
+    stems = [f"{STEM[:-1]} {place}:" for place in places]
+    shown = f"{LEAD}Question: {WORKED[0]['content']}\nAnswer: B\n\n" if form == "worked examples" else LEAD
+    prompts = [PROMPT.replace(STEM, stem) for stem in stems]
+    rows: list[Row] = [{"prompt": shown + prompt, "completion": " C"} for prompt in prompts]
+    if form.startswith("chat"):
+        rows = [{"messages": [*WORKED, {"role": "user", "content": prompt}], "answer": "C"} for prompt in prompts]
+    write(tmp_path / "c" / "t.jsonl", b"\n".join(map(dumped, rows)))
+    build, document = ingest(tmp_path / "c", role="eval")
+    assert [sample.record["question"] for sample in Build(build)] == stems
+    assert not_compared(document) == set()
+    texts = [message["content"][-1]["text"] for message in next(iter(Build(build))).record["messages"]]
+    assert texts[0] == (WORKED[0]["content"] if form.startswith("chat") else shown + prompts[0])
+    ingest(tmp_path / "c")  # of a train side every word is looked at, so nothing is told apart
+
+
+def test_questions_that_begin_alike_keep_their_beginning(tmp_path: Path) -> None:
+    """Few words, or those of a few rows."""
+    rows = [{"question": f"Which of the following is true of {name}?", "answer": "yes"} for name in "abcdefghijklmn"]
+    write(tmp_path / "c" / "t.jsonl", b"\n".join(map(dumped, rows)))
+    write(
+        tmp_path / "d" / "t.jsonl", b"\n".join(dumped({"question": f"{LEAD}{at}?", "answer": "yes"}) for at in range(3))
+    )
+    for name in "cd":
+        build, _ = ingest(tmp_path / name, role="eval")
+        assert all(sample.record["question"].startswith(("Which of the", "You are")) for sample in Build(build))
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -797,6 +834,24 @@ def test_pointers_are_no_texts(tmp_path: Path, name: str) -> None:
     _, document = ingest(tmp_path / "c")
     assert [unit["reasons"] for unit in document["units"] if unit["reasons"]] == [{"unreadable_file": 1}]
     assert document["counts"]["kept"] == len(ROWS)
+
+
+@pytest.mark.parametrize("first", ["seen.png,normal", "Any effusion?,normal", f"x1,{'QUJD' * 60}"])
+def test_a_first_line_that_is_a_row_is_no_header(tmp_path: Path, first: str) -> None:
+    write(tmp_path / "c" / "a.csv", f"{first}\nsecond line,normal\n".encode())
+    write(tmp_path / "c" / "seen.png", PNG)
+    _, document = ingest(tmp_path / "c", {"text": ["column_1", "column_2"]})
+    assert document["counts"]["kept"] + document["counts"]["rejected"] == 2
+
+
+def test_ids_of_patients_that_nobody_mapped_are_named(tmp_path: Path) -> None:
+    row = {"PatientID": "17", "study_id": 4, "subject": "anatomy", "caption": "A film of the chest in one view."}
+    write(tmp_path / "c" / "a.jsonl", dumped(row))
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == {("field", "PatientID"), ("field", "study_id")}
+    mapping = {"groups": {"subject_id": "PatientID"}, "leave_out": {"study_id": "numbered from one in each hospital"}}
+    _, document = ingest(tmp_path / "c", mapping)
+    assert not_compared(document) == set()
 
 
 def test_an_address_in_a_field_of_pictures_is_named_whatever_it_looks_like(tmp_path: Path) -> None:

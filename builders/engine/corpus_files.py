@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tree
-from builders.engine.corpus_values import as_png, extension
+from builders.engine.corpus_values import as_png, extension, is_picture_name
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
 from builders.engine.tables import Row, arrow_rows, every_key, json_items, rows_within
@@ -49,6 +49,8 @@ _DESCRIPTIONS = {"dataset_info.json": "features", "state.json": "_data_files", "
 """What `datasets` writes beside Arrow files, and a key that each has."""
 _POINTERS = (b"version https://git-lfs", b"/annex/objects/")
 _POINTERS_END = 64
+_LONGEST_NAME = 200
+"""Characters of a column's name; a longer one is a cell, such as a picture in base64."""
 _DEEPEST = 12
 """Objects within objects that are looked into for rows."""
 
@@ -312,7 +314,7 @@ def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Rej
     records = csv_records(handle, file)
     header = [name.strip() for name in next(records, ("1", [], b""))[1] or ()]
     unnamed = [f"column_{number}" for number in range(1, len(header) + 1)]
-    if any(len(name.split()) > 4 or name.strip().isdecimal() for name in header):  # no names: a row
+    if any(map(_is_cell, header)):  # no names: a row
         yield _csv_row(file, "1", unnamed, header)
         header = unnamed
     header = [name if name and header.count(name) == 1 else unnamed[at] for at, name in enumerate(header)]
@@ -321,6 +323,12 @@ def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Rej
             yield Reject(file, number, "bad_row", "its lines look like rows of their own (a stray quote?)")
         elif cells:
             yield _csv_row(file, number, header, cells)
+
+
+def _is_cell(name: str) -> bool:
+    """Whether what stands in the first line is no name of a column: a text, a number, a question, a picture."""
+    plain = len(name.split()) <= 4 and len(name) <= _LONGEST_NAME and not name.isdecimal() and "?" not in name
+    return not plain or is_picture_name(name)
 
 
 def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row | Reject:

@@ -14,7 +14,7 @@ from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_columns
 from builders.engine.corpus_rows import found_values, kind_of
 from builders.engine.corpus_values import TEXT_WORDS, TOKENS, extension, is_link, parsed, picture_of
 from builders.engine.rawfiles import read_bytes
-from builders.engine.source import InputError
+from builders.engine.source import InputError, Role
 from medgpt.formats import PICTURE_SUFFIXES, format_of
 from medgpt.limited import check_values
 from medgpt.text import fold
@@ -336,8 +336,10 @@ def _message(role: str, images: int, texts: Iterable[str | None], reasoning: str
     return {"role": role, "reasoning": reasoning, "content": content}
 
 
-def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any]:
+def shape(values: Mapping[str, Any], rules: Rules, images: int, role: Role, lead: str = "") -> dict[str, Any]:
     """Task, messages, question, options and answer of a row. No wording is added: all of it is the corpus' own.
+
+    `lead`: how test questions begin that is none of theirs (`common_lead`).
 
     Raises: `InputError`, also where there is neither text nor picture.
     """
@@ -347,9 +349,17 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
     texts, turns = _said(values, rules)
     system = [turn for turn in turns if turn.role == "system"]
     spoken = [turn for turn in turns if turn.role != "system"]
-    if not (question or texts) and [turn.role for turn in spoken] in (["user"], ["user", "assistant"]):
-        # One question, maybe with its answer, written as a dialogue; beside another answer, how that is found.
-        question, replies, spoken = spoken[0].text, spoken[1:], []
+    roles = [turn.role for turn in spoken]
+    earlier: list[_Turn] = []
+    if (
+        not (question or texts)
+        and (roles[-1:] == ["user"] or roles[-2:] == ["user", "assistant"])
+        and (role == "eval" or len(spoken) < 3)
+    ):
+        # A question, maybe with its answer, written as a dialogue; beside another answer, how that is found. Of a test
+        # item the last: worked examples stand before it.
+        last = len(roles) - 1 - roles[::-1].index("user")
+        earlier, question, replies, spoken = spoken[:last], spoken[last].text, spoken[last + 1 :], []
         for turn in replies:
             thought = [reasoning, turn.reasoning, turn.text if answer else None]
             answer, reasoning = answer or turn.text, "\n".join(filter(None, thought)) or None
@@ -358,9 +368,11 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
         asked, within = _options_within(question, answer)
     if question and not within and (inputs := _alpaca_input(values, rules)):
         asked, within = _options_within(inputs, answer) if not options else (inputs, [])
+    if asked and lead and asked.startswith(lead):
+        asked = asked[len(lead) :].strip() or asked
     listed, options = options, options or within
     gold = _gold(options, answer) if options else answer
-    messages = [_message(turn.role, 0, [turn.text], turn.reasoning) for turn in system]
+    messages = [_message(turn.role, 0, [turn.text], turn.reasoning) for turn in (*system, *earlier)]
     if question:
         shown = "\n".join(
             [*(f"{label}. {text}" for label, text in listed), *([other_options] if other_options else ())]
@@ -384,6 +396,26 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
     if not messages:
         raise InputError("missing_field", "", "no text and no picture")
     return {"task": task, "messages": messages, "question": asked, "options": options or None, "answer": gold}
+
+
+def _beginning(one: str, other: str) -> str:
+    return one[: next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))]
+
+
+LEAD_WORDS = 8
+"""A shorter beginning that most questions share is left to what the words weigh."""
+_LEADS_FROM = 10
+_ENDS = re.compile(r"[.?!:]\s+|\n")
+
+
+def common_lead(questions: Iterable[str]) -> str:
+    """With what more than half of the different questions begin: instructions, worked examples. Empty: with nothing."""
+    known = sorted(set(questions))
+    half = len(known) // 2
+    pairs = zip(known, known[half:], strict=False) if len(known) >= _LEADS_FROM else ()
+    shared = max((_beginning(*pair) for pair in pairs), key=len, default="")
+    shared = shared[: max((end.end() for end in _ENDS.finditer(shared)), default=0)]  # no question in halves
+    return shared if len(shared.split()) >= LEAD_WORDS else ""
 
 
 def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Turn]]:

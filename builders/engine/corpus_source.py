@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from builders.engine.corpus_rows import (
     missing_fields,
     picture_columns,
 )
-from builders.engine.corpus_samples import Pictures, group_value, joined, picture_fields, shape, strings
+from builders.engine.corpus_samples import Pictures, common_lead, group_value, joined, picture_fields, shape, strings
 from builders.engine.corpus_values import (
     TOKENS,
     as_text,
@@ -182,7 +183,21 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     if missing:
         there = named(sorted(seen), shown=60)
         raise kit.NotThisSource(f"mapping: no row of {raw} has {', '.join(sorted(missing))}; there are {there}")
+    if role == "eval" and (lead := common_lead(_first_questions(raw, units, rules))):
+        units = [replace(unit, payload=unit.payload | {"lead": lead}) for unit in units]
     yield from units
+
+
+def _first_questions(raw: Path, units: Iterable[kit.Unit], rules: Rules) -> Iterator[str]:
+    for unit in islice(units, _LOOKED_INTO):
+        for row in islice(corpus_rows(raw, unit), _LOOKED_AT):
+            with suppress(kit.InputError):
+                if isinstance(row, kit.Row) and (asked := shape(row.values, rules, 0, "eval")["question"]):
+                    yield asked
+
+
+_LOOKED_INTO, _LOOKED_AT = 20, 50
+"""Units, and rows of each, whose questions say how all of them begin."""
 
 
 _NO_ROW = "a picture that no row names"
@@ -266,7 +281,7 @@ class _Reader:
             if kind != "image_id"
         }
         sample = StoredSample(
-            **shape(values, rules, len(pictures)),
+            **shape(values, rules, len(pictures), self.unit.role, self.unit.payload.get("lead", "")),
             images=self._images(values, pictures),
             group={kind: value for kind, value in groups.items() if value},
             license=license_name,
@@ -393,6 +408,8 @@ _FEW_LETTERS = 20
 """Where fewer than one answer in so many is a letter, it is the answer: a vitamin, a blood group."""
 _OF_PICTURES = re.compile(r"image|img|picture|photo|thumbnail|dicom|wado|(?:^|[._])pic", re.IGNORECASE)
 """A field of such a name holds pictures, whatever their addresses look like."""
+_OF_IDS = re.compile(r"^(?:patient|subject|study|pubmed)(?:instance)?(?:id|uid)$|^(?:mrn|pmid|pmcid|accessionnumber)$")
+"""Names of ids, without case and signs, whose equals on both sides mean the same patient, study or article."""
 _WORDS = re.compile(r"\W*[^\W\d_][^\d_]*")
 _LETTER = re.compile(r"\W*[A-Ja-j]\W*")
 _LEAST_BYTES = 64
@@ -456,6 +473,11 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
             state, why = max(lost[name], key=lambda found: found[0] == NOT_COMPARED)
         elif any(covers(field, name) or covers(name, field) for field in used):
             state, why = COMPARED, ""
+        elif _OF_IDS.search("".join(filter(str.isalnum, name.lower().rpartition(".")[2]))):
+            why = rules.declares("field", name) or ""
+            state, why = (
+                (DECLARED, why) if why else (NOT_COMPARED, "ids by its name; `groups` in the mapping names none")
+            )
         else:
             state, why = DECLARED, rules.declares("field", name) or "no text of five words, and no picture in it"
         books["field", state, "" if state == COMPARED else shown_name(name), why] += 1
