@@ -763,6 +763,15 @@ def test_a_test_item_is_found_by_its_answer_whose_options_stand_in_the_prompt(tm
     assert (done.returncode, "After 1 exclusions" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
+def test_test_texts_too_short_to_be_found_are_told_with_the_verdict(tmp_path: Path) -> None:
+    """They have no question and no picture, so nothing but a copy of all their words is seen."""
+    write(tmp_path / "test" / "t.jsonl", dumped({"text": f"{STEM} {OPTIONS[2]}"}))
+    write(tmp_path / "train" / "t.jsonl", b"\n".join(map(dumped, [{"text": f"Of {STEM} {OPTIONS[2]}"}, *ROWS])))
+    done = proof_of(tmp_path, "--no-rewrites")
+    told = "But for 1 test item that near text leaves out: After 0 exclusions"
+    assert (done.returncode, told in done.stdout) == (0, True), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("rows", "named"),
     [

@@ -379,7 +379,7 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int, role: Role, lead
         )
         messages.append(_message("user", images, [*texts, f"{question}\n\n{shown}" if shown else question]))
         named = f"{gold}. {dict(options)[gold]}" if listed and gold is not None else ""
-        reply = [max(named, answer or "", key=len)]  # an option's text, maybe with reasons
+        reply: list[str | None] = [max(named, answer or "", key=len)]  # an option's text, maybe with reasons
         task = "vqa" if images else "mcq" if options else "qa"
     else:
         if images and not (spoken and spoken[0].role == "user"):

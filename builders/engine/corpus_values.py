@@ -89,7 +89,7 @@ def is_tokens(value: Any) -> bool:
     """Whether a list holds what a tokenizer makes of a text: many whole numbers, some beyond a byte."""
     if not isinstance(value, list | tuple) or len(value) < TOKENS or not all(type(one) is int for one in value):
         return False
-    return min(value) >= -_NO_LABEL and max(value) > 255
+    return bool(min(value) >= -_NO_LABEL and max(value) > 255)
 
 
 def is_text(value: Any) -> bool:
