@@ -780,6 +780,8 @@ def test_test_texts_too_short_to_be_found_are_told_with_the_verdict(tmp_path: Pa
         ([{"question": STEM, "answer": "C"}], True),
         ([{"question": STEM, "answer": "C"}, *({"question": f"{STEM} {n}", "answer": "it"} for n in range(20))], False),
         ([{"question": STEM, "answer": "the collecting duct"}], False),
+        ([{"question": STEM, "options": OPTIONS, "answer": "the whole nephron"}], False),
+        ([{"question": STEM, "options": OPTIONS, "answer": "B, C"}], True),
     ],
 )  # fmt: skip
 def test_a_test_item_whose_answer_is_not_known_is_named(tmp_path: Path, rows: list[Row], named: bool) -> None:
@@ -851,6 +853,9 @@ def test_a_first_line_that_is_a_row_is_no_header(tmp_path: Path, first: str) -> 
     write(tmp_path / "c" / "seen.png", PNG)
     _, document = ingest(tmp_path / "c", {"text": ["column_1", "column_2"]})
     assert document["counts"]["kept"] + document["counts"]["rejected"] == 2
+    write(tmp_path / "d" / "a.csv", b"text,Effusion?\nsecond line,normal\n")
+    _, document = ingest(tmp_path / "d")
+    assert document["counts"]["kept"] == 1
 
 
 def test_ids_of_patients_that_nobody_mapped_are_named(tmp_path: Path) -> None:

@@ -327,8 +327,9 @@ def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Rej
 
 def _is_cell(name: str) -> bool:
     """Whether what stands in the first line is no name of a column: a text, a number, a question, a picture."""
-    plain = len(name.split()) <= 4 and len(name) <= _LONGEST_NAME and not name.isdecimal() and "?" not in name
-    return not plain or is_picture_name(name)
+    words = len(name.split())
+    asked = words > 1 and "?" in name
+    return words > 4 or len(name) > _LONGEST_NAME or asked or name.isdecimal() or is_picture_name(name)
 
 
 def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row | Reject:

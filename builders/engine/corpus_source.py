@@ -411,20 +411,18 @@ _OF_PICTURES = re.compile(r"image|img|picture|photo|thumbnail|dicom|wado|(?:^|[.
 _OF_IDS = re.compile(r"^(?:patient|subject|study|pubmed)(?:instance)?(?:id|uid)$|^(?:mrn|pmid|pmcid|accessionnumber)$")
 """Names of ids, without case and signs, whose equals on both sides mean the same patient, study or article."""
 _WORDS = re.compile(r"\W*[^\W\d_][^\d_]*")
-_LETTER = re.compile(r"\W*[A-Ja-j]\W*")
+_LETTERS = re.compile(r"\W*[A-Ja-j](?:\W+[A-Ja-j])*\W*")
 _LEAST_BYTES = 64
 """Fewer are a digest or a number, and no picture."""
 
 
 def _unanswered(sample: kit.Sample) -> str | None:
     """Why the answer of a sample that has a question is not known; None where it is, or pictures decide."""
-    if sample.question is None or sample.images:
+    if sample.question is None or sample.images or sample.answer in dict(sample.options or ()):
         return None
-    if sample.options:
-        return None if sample.answer in dict(sample.options) else _NO_ANSWER
-    if sample.answer is None:
-        return _NO_ANSWER
-    return _NO_OPTION if _LETTER.fullmatch(sample.answer) else None
+    replies = [message["content"] for message in sample.messages if message["role"] == "assistant"]
+    answer = replies[-1][0]["text"] if replies and replies[-1] else None
+    return _NO_ANSWER if not answer else _NO_OPTION if _LETTERS.fullmatch(answer) else None
 
 
 def _said(sample: kit.Sample) -> str:
