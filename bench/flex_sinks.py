@@ -16,7 +16,8 @@ def measure(peer_python: Path | None = None) -> dict[str, Any]:
     del peer_python
     import torch
 
-    from train.model import FLEX, MedGptForTraining, sized_config
+    from train.backends import FLEX
+    from train.model import MedGptForTraining, sized_config
 
     if not torch.cuda.is_available():
         return {"skipped": "no GPU"}

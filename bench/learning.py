@@ -86,7 +86,7 @@ RECIPES = {
     "small": Recipe(
         4096,
         2048,
-        {"pretrain": 50, "midtrain": 400, "instruct": 50},
+        {"pretrain": 50, "midtrain": 600, "instruct": 50},
         (4e-4, 8e-4, 4e-4),
         batch=64,
         documents=64,
@@ -506,19 +506,22 @@ def best_device() -> torch.device:
 
 
 def learn(
-    out: Path, size: str, seeds: int, seconds: float, recipe: Recipe, plans: Sequence[str], workers: int = 1
+    out: Path, size: str, seeds: range, seconds: float, recipe: Recipe, plans: Sequence[str], workers: int = 1
 ) -> dict[str, Any]:
-    """All plans for all seeds while there is time, `workers` at once; what is found is written after each."""
+    """All plans for all seeds while there is time, `workers` at once; what is found is written after each.
+
+    Held-out drawings are of the seed behind the first.
+    """
     until = time.time() + seconds
     out.mkdir(parents=True, exist_ok=True)
     cores = os.cpu_count() or 1
-    pictures, unseen = draw_all(recipe.pictures, 0, SEEN, cores), draw_all(HELD_OUT, 1, UNSEEN, cores)
+    pictures, unseen = draw_all(recipe.pictures, 0, SEEN, cores), draw_all(HELD_OUT, seeds[0] + 1, UNSEEN, cores)
     drawn = out / "drawings.pickle"
     drawn.write_bytes(pickle.dumps((pictures, unseen)))
     jobs = [
         Job(plan, seed, out / f"{size}-{plan.replace(' ', '-').replace(',', '')}-{seed}", size, recipe, drawn, until)
         for plan in plans
-        for seed in range(seeds)
+        for seed in seeds
     ]
     result: dict[str, Any] = {"size": size, "recipe": dataclasses.asdict(recipe), "runs": [], "not_run": []}
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -558,6 +561,7 @@ def main() -> int:
     parser.add_argument("--size", choices=sorted(RECIPES), default="tiny")
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS), metavar="PLAN")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="others than those tuned on: blind")
     parser.add_argument("--seconds", type=float, default=200.0, help="no run is begun after that")
     parser.add_argument("--workers", type=int, default=8, help="runs at the same time")
     parser.add_argument("--steps", type=int, nargs=3, metavar="N", help="of the stages, instead of the recipe's")
@@ -571,7 +575,8 @@ def main() -> int:
         recipe = dataclasses.replace(recipe, pictures=options.pictures[0], questions=options.pictures[1])
     if options.rates:
         recipe = dataclasses.replace(recipe, rates=tuple(options.rates))
-    result = learn(options.out, options.size, options.seeds, options.seconds, recipe, options.plans, options.workers)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    result = learn(options.out, options.size, seeds, options.seconds, recipe, options.plans, options.workers)
     print(json.dumps({key: value for key, value in result.items() if key != "runs"}, indent=1))
     return 0
 

@@ -89,13 +89,13 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Seconds of one pack, forward and backward, after two for warming up."""
     import torch
 
+    from train.backends import set_backends
     from train.config import Train
     from train.model import (
         MedGptForTraining,
         add_adapters,
         compile_layers,
         count_flops,
-        set_backends,
         set_checkpointing,
         set_learning,
         sized_config,

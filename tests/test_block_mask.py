@@ -11,7 +11,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from torch.nn.attention.flex_attention import create_block_mask  # noqa: E402
 
-from train.model import block_mask  # noqa: E402
+from train.backends import block_mask  # noqa: E402
 
 
 @given(

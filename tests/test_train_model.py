@@ -24,10 +24,10 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, GptOssConfig, GptOss
 
 from medgpt.errors import UserError  # noqa: E402
 from train.assemble import assemble, load_open_clip, load_vision  # noqa: E402
+from train.backends import EXPERTS, packed_masks, set_backends  # noqa: E402
 from train.collate import Collator, Micro  # noqa: E402
 from train.config import Config, Data, Engine, Loss, Train  # noqa: E402
 from train.model import (  # noqa: E402
-    EXPERTS,
     MedGptForTraining,
     Model,
     add_adapters,
@@ -39,8 +39,6 @@ from train.model import (  # noqa: E402
     load_module,
     merged_adapters,
     model_shape,
-    packed_masks,
-    set_backends,
     set_checkpointing,
     set_learning,
     sized_config,

@@ -209,6 +209,12 @@ class Trainer:
                 model=model.module, optimizer=optimizer, config=engine_config(config, micros)
             )
             checkpoints.make_states(self.engine)
+            self.whole: list[Any] = []
+            if config.engine.zero == 3:
+                # DeepSpeed does both parameter by parameter, in some 800 calls each, while the device waits.
+                optimizer = self.engine.optimizer
+                optimizer.get_grad_norm_direct = _norm
+                self.whole, optimizer.persistent_parameters = optimizer.persistent_parameters, []
         except RuntimeError as error:
             raise _explained(error, "weights and states", config) from None
         self.step = 0 if resume is None else resume.state["step"]
@@ -337,6 +343,14 @@ class Trainer:
             dist.all_gather_object(reports, problem)
             raise Everywhere(next(text for text in reports if text))
 
+    def _gather_whole(self) -> None:
+        """After an update, gather the small parameters that ZeRO-3 keeps whole on every rank, in one collective."""
+        from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+        parted = [parameter for parameter in self.whole if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE]
+        if parted:
+            parted[0].all_gather_coalesced(parted).wait()
+
     def _update(self, step: Step[Micro]) -> dict[str, Any]:
         """One optimizer update; the step's figures over all ranks."""
         device, world = self.place.device, self.place.world
@@ -360,6 +374,7 @@ class Trainer:
                 "Go on from the last checkpoint with a lower learning rate (--change), or leave the samples out"
             )
             self.engine.step()
+            self._gather_whole()
             detached = losses.detach().double()
             by_source[0].index_add_(0, there.sources, detached)
             by_source[1].index_add_(0, there.sources, torch.ones_like(detached))
@@ -402,6 +417,13 @@ class Trainer:
                 if count
             },
         }
+
+
+def _norm(gradients: list[torch.Tensor], _parameters: Any) -> torch.Tensor:
+    """Norm over all ranks of their parts of the gradients, fp32; -1 where it is not finite, as DeepSpeed's."""
+    total = torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32)).square().sum()
+    dist.all_reduce(total)
+    return torch.where(total.isfinite(), total.sqrt(), -1.0)
 
 
 def _explained(error: RuntimeError, what: str, config: Config) -> UserError:
