@@ -21,20 +21,9 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "caption", "txt", "conversations", "messages", "input", "context", "passage"),
     "question": ("question", "instruction", "prompt", "query"),
     "options": ("options", "choices", "endings"),
-    "answer": (
-        "answer",
-        "output",
-        "response",
-        "completion",
-        "correct_answer",
-        "correct_option",
-        "gt_answer",
-        "ground_truth",
-        "gold",
-        "ideal",
-        "answer_idx",
-        "answer_key",
-        "answerKey",
+    "answer": tuple(
+        "answer output response completion correct_answer correct_option gt_answer ground_truth gold ideal answer_idx "
+        "answer_key answerKey".split()
     ),
     "reasoning": ("reasoning",),
 }

@@ -1,4 +1,6 @@
-"""Variants of a test picture: what its copies may look like, so that the training side is hashed only once.
+"""Variants of a test picture: what its copies may look like, so that the training side is hashed as it is.
+
+Only training pictures with wide uniform borders are hashed twice, the second time without them (`without_borders`).
 
 **Turns** (quarter turns, mirrors, inversion of grey values: sixteen in all) need no variants, nor do turns of variants:
 hashes are made of the picture **as it is oriented** by itself. The cosine coefficients of a picture and of its mirror
