@@ -212,6 +212,9 @@ def test_a_parquet_file_that_counts_rows_it_does_not_hold(tmp_path: Path) -> Non
     (tmp_path / "rows.parquet").write_bytes(data[:at] + b"\x16\xda\x04" + data[at + 3 :])
     rows, gaps = read_with_gaps(tmp_path, "rows.parquet")
     assert len(rows) == 300
+    (tmp_path / "fewer.parquet").write_bytes(data[:at] + b"\x16\xd6\x04" + data[at + 3 :])
+    with pytest.raises(NotThisSource, match="299 rows, and 300 in its row groups"):
+        read_with_gaps(tmp_path, "fewer.parquet")
     assert [(gap["what"], gap["count"]) for gap in gaps] == [
         ("rows of its own count stand in none of its row groups", 1)
     ]
