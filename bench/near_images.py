@@ -120,6 +120,22 @@ def _square(picture: Image.Image, fill: int, at: float = 0.5) -> Image.Image:
     return changed
 
 
+def bars(picture: Image.Image, left: float, top: float, right: float, bottom: float, fill: int) -> Image.Image:
+    """With uniform bars, as shares of its width and height."""
+    changed = Image.new(
+        "L", (round(picture.width * (1 + left + right)), round(picture.height * (1 + top + bottom))), fill
+    )
+    changed.paste(picture, (round(picture.width * left), round(picture.height * top)))
+    return changed
+
+
+def _fed(picture: Image.Image) -> Image.Image:
+    """As networks are fed: 256 pixels on the shorter side, and the middle 224."""
+    small = _scaled(picture, 256 / min(picture.size))
+    x, y = (small.width - 224) // 2, (small.height - 224) // 2
+    return small.crop((x, y, x + 224, y + 224))
+
+
 def _rotated(picture: Image.Image, degrees: float) -> Image.Image:
     return picture.rotate(degrees, Image.Resampling.BICUBIC)
 
@@ -154,6 +170,11 @@ BETWEEN: dict[str, Callable[[Image.Image], Image.Image]] = {
     "square, white bars": lambda p: _square(p, 255),
     "square, black bar right or below": lambda p: _square(p, 0, 0),
     "square, white bar left or above": lambda p: _square(p, 255, 1),
+    "shorter side 256, the middle 224": _fed,
+    "black border, 30 % a side": lambda p: bars(p, 0.3, 0.3, 0.3, 0.3, 0),
+    "black bars left and right, 30 % each": lambda p: bars(p, 0.3, 0, 0.3, 0, 0),
+    "one black bar right, 12 %": lambda p: bars(p, 0, 0, 0.12, 0, 0),
+    "one white bar above, 25 %": lambda p: bars(p, 0, 0.25, 0, 0, 255),
     "twice the brightness, clipped": lambda p: _tone(p, lambda x: 2 * x),
 }
 """Values between those that the variants are made for, and a tone that loses structure, as information."""

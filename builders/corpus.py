@@ -29,9 +29,13 @@ name, or a path into nested fields (`meta.patient`):
     text      fields of free text or of dialogues; default: text, caption, txt, conversations, messages, input, context,
               passage
     question, options, answer, reasoning
-              fields; default: those names (options also: choices), else the first of instruction, prompt, query, and of
-              output, response, completion. `options` is one field (a list, or an object label -> text), a list of
-              fields, or an object label -> field. An answer is a label, an index from 0 or the text itself
+              fields; default: those names (options also: choices, endings, columns A, B, ..., opa, option_1, ...), else
+              the first of instruction, prompt, query, and of output, response, completion, correct_answer, gt_answer,
+              ideal, answer_idx ... `options` is one field (a list, or an object label -> text), a list of fields, or an
+              object label -> field. An answer is a label, an index from 0 or the text itself. Where there are none,
+              options that the question lists count (`A. x`, `(b) y`), if the answer is one of them. What most test
+              questions begin with, instructions or worked examples, is no part of the stem. Of a test dialogue the last
+              question is the item, of Alpaca's form `input`
     images    fields; default: found by type and name
               (default names also count as Question and QUESTION)
     groups    subject_id, study_id, prior_study_id, pmcid, pmid, video_id, question_id, image_id -> field, or
@@ -52,7 +56,8 @@ A row that is damaged becomes a reject; kept + rejected = read. An id that comes
 no row may go unchecked. `inputs.parquet` lists every file that was read with its digest. `build.json` has under
 `parameters`, `accounting` every file, field, picture and text as compared, declared (by `leave_out`, `images: []`, a
 rule of ours) or not compared: a file of another format, a picture that no row names, a field with texts of five words
-or more that nothing was taken from. Where anything is not compared, the exit code is 4.
+or more, with many words or tokens, that nothing was taken from, ids of patients that `groups` does not map, a test item
+whose answer is not known (`answer`). Where anything is not compared, the exit code is 4.
 
 `--copy-without excluded_rows.csv`, the list that `prove` writes, makes a copy of the folder without these rows, each
 file in its own form (lines, CSV, JSON arrays, tars: to the byte). `prove --filtered-copy DIR` does both.

@@ -64,6 +64,8 @@ _LOCK = "lock"
 PAIRS_PER_CELL = 50
 _SHOWN, _ROWS_SHOWN = 20, 40
 _TAKEN = ("train_build", "train_samples", "eval_samples")
+_WORDS_ALONE = ("text", "qa", "instruction")
+"""Tasks of test items that may have nothing but their words."""
 _BUILT = (DONE, DAMAGED, NOT_COMPARED)
 """Exit codes of `builders.corpus` with which there is a build."""
 
@@ -617,8 +619,13 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     if lines:
         print("What does not matter can be declared, with a reason, under `leave_out` of the mapping or the policy.")
     if document["clean"]:
-        tasks = sum(row["eval_samples"] for row in document["left_out_of_near_text"] if row["reason"] == "task")
-        but = f"But for {tasks} test items, whose tasks the policy leaves out of near text: " if tasks else ""
+        # Of the others the picture is compared, or there is none to a text too short.
+        words = sum(
+            row["eval_samples"]
+            for row in document["left_out_of_near_text"]
+            if row["reason"] == "task" or row["task"] in _WORDS_ALONE
+        )
+        but = f"But for {plural(words, 'test item')} that near text leaves out: " if words else ""
         what = f"{but}After {sum(excluded.values())} exclusions nothing is left at the policy's levels"
         print(f"{what}, but NOT proved: not all was compared." if lines else f"{what}: proved.")
     else:

@@ -412,9 +412,15 @@ def test_dialogues(tmp_path: Path) -> None:
 
 def test_unusual_forms_lose_no_text(tmp_path: Path) -> None:
     record = one(
-        tmp_path / "a", {"question": "Which?", "options": "['one', 'two']", "choices": ["three"], "answer": "one"}
+        tmp_path / "a", {"question": "Which?", "options": "['one', 'two'", "choices": ["three"], "answer": "one"}
     )
-    assert texts_of(record) == [("user", None, ["Which?\n\nA. three\n['one', 'two']"]), ("assistant", None, ["one"])]
+    assert texts_of(record) == [("user", None, ["Which?\n\nA. three\n['one', 'two'"]), ("assistant", None, ["one"])]
+    printed = {"question": "Which?", "options": "['one', 'it\\'s two']", "choices": ["three"], "answer": "B"}
+    record = one(tmp_path / "e", printed)
+    assert texts_of(record) == [
+        ("user", None, ["Which?\n\nA. one\nB. it's two\nthree"]),
+        ("assistant", None, ["B. it's two"]),
+    ]
     turns = [{"from": "human", "value": "First?"}, {"from": "gpt", "value": "One."}]
     record = one(tmp_path / "b", {"conversations": turns, "answer": "1", "caption": "A film.", "text": "A text."})
     assert [text for _, _, texts in texts_of(record) for text in texts] == ["A text.", "A film.", "1", "First?", "One."]

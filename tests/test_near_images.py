@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
-from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, image_table, opened, sources, stored
+from bench.near_images import BETWEEN, SAME_PERSON, TRANSFORMATIONS, bars, image_table, opened, sources, stored
 from bench.picture_changes import OVERLAYS, seeded
 from manifests.fingerprints import HASH_PIXELS, ImageFingerprint, perceptual_hash
 from manifests.proof import agreement as agreement_module
@@ -84,12 +84,12 @@ def test_variants_that_name_a_transformation_are_the_ones_matched() -> None:
         "mirrored": "mirror",
         "quarter turn": "turn_90",
         "inverted": "inverted",
-        "padded 10 % black": "pad_black_10",
+        "black bars left and right, 30 % each": "without_borders",
     }
     for name, variant in expected.items():
-        _, changed = prints_of([TRANSFORMATIONS[name](picture) for picture in PICTURES])
+        _, changed = prints_of([(TRANSFORMATIONS | BETWEEN)[name](picture) for picture in PICTURES])
         found = INDEX.scan(image_table(changed, ["-"] * 6), nothing, nothing)
-        assert {match.variant for match in found.pairs} == {variant}
+        assert {match.variant.partition("+")[0] for match in found.pairs} == {variant}
 
 
 def test_a_burnt_in_label_is_found_by_regions_and_the_match_says_so() -> None:
@@ -315,6 +315,37 @@ def test_borders_of_a_test_picture_are_trimmed() -> None:
     _, evals = prints_of([framed])
     found = NearImageIndex(image_table(evals, ["default"]), SETTINGS).scan(EVALS, nothing, nothing)
     assert [(match.train, match.variant) for match in found.pairs] == [(1, "trimmed")]
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "right", "bottom", "fill"),
+    [(0.3, 0.3, 0.3, 0.3, 0), (0.4, 0.05, 0.4, 0.05, 0), (0, 0, 0, 0.2, 255), (0.06, 0, 0.12, 0, 90), (0, 1, 0, 0, 0)],
+)
+def test_borders_of_a_training_picture_are_left_aside_however_wide(
+    left: float, top: float, right: float, bottom: float, fill: int
+) -> None:
+    """On thumbnails alone, and where whole pictures decide."""
+    framed = [bars(picture, left, top, right, bottom, fill) for picture in PICTURES]
+    data, changed = prints_of([*framed, PICTURES[0]])
+    table = image_table(changed, ["-"] * len(changed))
+    expected = [*((row, row) for row in range(6)), (6, 0)]
+    found = INDEX.scan(table, nothing, nothing)
+    assert [(match.train, match.eval) for match in found.pairs] == expected
+    assert set(INDEX.candidates(table)) >= set(expected)
+    unsure = {"default": ImageSettings(radius=8, region_radius=8, threshold=0.995, borderline=0.5)}
+    found = NearImageIndex(EVALS, unsure).scan(table, data.__getitem__, DATA.__getitem__)
+    assert [(match.train, match.eval) for match in found.pairs] == expected
+    assert {match.decided_on for match in found.pairs if match.variant.startswith("without_borders")} == {"full_image"}
+
+
+def test_what_networks_are_fed_is_found_of_long_pictures() -> None:
+    """The middle seven eighths of the middle square."""
+    long = [phantom(seed, (480, 300)) for seed in range(3)]
+    _, evals = prints_of(long)
+    _, changed = prints_of([BETWEEN["shorter side 256, the middle 224"](picture) for picture in long])
+    found = NearImageIndex(image_table(evals, ["default"] * 3), SETTINGS)
+    pairs = found.scan(image_table(changed, ["-"] * 3), nothing, nothing).pairs
+    assert [(match.train, match.eval) for match in pairs] == [(row, row) for row in range(3)]
 
 
 @given(st.floats(-0.03, 0.03), st.floats(-0.03, 0.03), st.floats(0.97, 1.03), st.integers(0, 5))

@@ -649,6 +649,232 @@ def test_the_books_add_up_for_any_folder(
                 assert found.fetchall() == [(len(ROWS),)]
 
 
+# --- items as benchmarks have them -------------------------------------------------------------------------------
+
+
+STEM, LABELS = "Site of action of vasopressin:", "ABCD"
+OPTIONS = ["Proximal tubule", "Loop of Henle", "Collecting duct", "Glomerulus"]
+PROMPT = "\n".join([STEM, *(f"{label}. {text}" for label, text in zip(LABELS, OPTIONS, strict=True))])
+ONE_LINE = " ".join([STEM, *(f"({label}) {text}" for label, text in zip(LABELS.lower(), OPTIONS, strict=True))])
+ITEMS: dict[str, Row] = {
+    "listed": {"question": STEM, "options": OPTIONS, "answer": "C"},
+    "prompt": {"question": PROMPT, "answer": "C"},
+    "prompt, told how to answer": {"question": f"{PROMPT}\nAnswer with the option's letter.", "answer": "(C)"},
+    "prompt, one line": {"question": ONE_LINE, "answer": "c) collecting duct."},
+    "numbered": {
+        "question": "\n".join([STEM, *(f"{at}) {text}" for at, text in enumerate(OPTIONS, 1))]),
+        "answer": "3",
+    },
+    "chat": {"conversations": [{"from": "human", "value": PROMPT}, {"from": "gpt", "value": "C. Collecting duct"}]},
+    "chat without a reply": {"messages": [{"role": "user", "content": PROMPT}], "answer": "C"},
+    "chat, how it is found": {
+        "messages": [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": "Here water is taken up."}],
+        "answer": "C",
+    },
+    "evals": {"input": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}], "ideal": "C"},
+    "alpaca": {"instruction": "Please answer with one of the options.", "input": PROMPT, "output": "C"},
+    "braces": {
+        "instruction": "Please answer with one of the options in the brackets.",
+        "input": f"{STEM} {dict(zip(LABELS, OPTIONS, strict=True))},",
+        "output": "C: Collecting duct",
+    },
+    "printed by Python": {"question": STEM, "options": str(OPTIONS), "answer": "C"},
+    "a column each": {"question": STEM, **dict(zip(LABELS, OPTIONS, strict=True)), "answer": "C"},
+    "named columns": {
+        "question": STEM,
+        **{f"option_{label}": text for label, text in zip(LABELS, OPTIONS, strict=True)},
+        "gt_answer": "Collecting duct",
+    },
+    "answer_idx": {"question": STEM, "options": dict(zip(LABELS, OPTIONS, strict=True)), "answer_idx": "C"},
+}
+"""One item as benchmarks and prompts have it."""
+
+
+@pytest.mark.parametrize("form", ITEMS)
+def test_an_item_is_its_stem_options_and_answer_however_it_is_written(tmp_path: Path, form: str) -> None:
+    write(tmp_path / "c" / "t.jsonl", dumped(ITEMS[form]))
+    build, document = ingest(tmp_path / "c", role="eval")
+    [sample] = Build(build)
+    record = sample.record
+    options = {option["label"]: option["text"] for option in record["options"]}
+    assert " ".join(record["question"].split()).rstrip(" {") == STEM
+    assert list(options.values()) == OPTIONS
+    assert options[record["answer"]] == "Collecting duct"
+    assert not_compared(document) == set()
+
+
+LEAD = "You are sitting for an examination of medical knowledge; answer with the letter of the best option.\n\n"
+WORKED = [
+    {"role": "user", "content": "Which vitamin heals scurvy?\nA. Retinol\nB. Ascorbic acid"},
+    {"role": "assistant", "content": "B"},
+]
+
+
+@pytest.mark.parametrize("form", ["told what to do", "worked examples", "chat with worked examples"])
+def test_what_most_test_questions_begin_with_is_none_of_theirs(tmp_path: Path, form: str) -> None:
+    places = "in a rat", "in man", "at night", "in age", "in shock", "in fever", "in water", "in vitro", "now", "abroad"
+    stems = [f"{STEM[:-1]} {place}:" for place in places]
+    shown = f"{LEAD}Question: {WORKED[0]['content']}\nAnswer: B\n\n" if form == "worked examples" else LEAD
+    prompts = [PROMPT.replace(STEM, stem) for stem in stems]
+    rows: list[Row] = [{"prompt": shown + prompt, "completion": " C"} for prompt in prompts]
+    if form.startswith("chat"):
+        rows = [{"messages": [*WORKED, {"role": "user", "content": prompt}], "answer": "C"} for prompt in prompts]
+    write(tmp_path / "c" / "t.jsonl", b"\n".join(map(dumped, rows)))
+    build, document = ingest(tmp_path / "c", role="eval")
+    assert [sample.record["question"] for sample in Build(build)] == stems
+    assert not_compared(document) == set()
+    texts = [message["content"][-1]["text"] for message in next(iter(Build(build))).record["messages"]]
+    assert texts[0] == (WORKED[0]["content"] if form.startswith("chat") else shown + prompts[0])
+    ingest(tmp_path / "c")  # of a train side every word is looked at, so nothing is told apart
+
+
+def test_questions_that_begin_alike_keep_their_beginning(tmp_path: Path) -> None:
+    """Few words, or those of a few rows."""
+    rows = [{"question": f"Which of the following is true of {name}?", "answer": "yes"} for name in "abcdefghijklmn"]
+    write(tmp_path / "c" / "t.jsonl", b"\n".join(map(dumped, rows)))
+    write(
+        tmp_path / "d" / "t.jsonl", b"\n".join(dumped({"question": f"{LEAD}{at}?", "answer": "yes"}) for at in range(3))
+    )
+    for name in "cd":
+        build, _ = ingest(tmp_path / name, role="eval")
+        assert all(sample.record["question"].startswith(("Which of the", "You are")) for sample in Build(build))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "There were groups: A. treated B. untreated C. lost. Which did better?", "answer": "none"},
+        {"question": "Is vitamin A. needed\nB. harmful", "answer": "It depends on the dose."},
+        {"question": "1. Wash the hands\n2. Put on gloves\nWhat comes next?", "answer": "The gown."},
+    ],
+)  # fmt: skip
+def test_lists_within_a_question_are_options_only_where_the_answer_is_one(tmp_path: Path, row: Row) -> None:
+    write(tmp_path / "c" / "t.jsonl", dumped(row))
+    build, _ = ingest(tmp_path / "c", role="eval")
+    [sample] = Build(build)
+    assert (sample.record["question"], sample.record["options"]) == (row["question"], None)
+
+
+def test_a_test_item_is_found_by_its_answer_whose_options_stand_in_the_prompt(tmp_path: Path) -> None:
+    write(tmp_path / "test" / "t.jsonl", b"\n".join(dumped(ITEMS[form]) for form in ("prompt", "braces", "evals")))
+    leak = {"text": f"Question: {STEM}\nThe answer is collecting duct."}
+    write(tmp_path / "train" / "t.jsonl", b"\n".join(map(dumped, [leak, *ROWS])))
+    done = proof_of(tmp_path, "--no-rewrites")
+    assert (done.returncode, "After 1 exclusions" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_test_texts_too_short_to_be_found_are_told_with_the_verdict(tmp_path: Path) -> None:
+    """They have no question and no picture, so nothing but a copy of all their words is seen."""
+    write(tmp_path / "test" / "t.jsonl", dumped({"text": f"{STEM} {OPTIONS[2]}"}))
+    write(tmp_path / "train" / "t.jsonl", b"\n".join(map(dumped, [{"text": f"Of {STEM} {OPTIONS[2]}"}, *ROWS])))
+    done = proof_of(tmp_path, "--no-rewrites")
+    told = "But for 1 test item that near text leaves out: After 0 exclusions"
+    assert (done.returncode, told in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([{"question": STEM, "options": OPTIONS}], True),
+        ([{"question": STEM}], True),
+        ([{"question": STEM, "answer": "C"}], True),
+        ([{"question": STEM, "answer": "C"}, *({"question": f"{STEM} {n}", "answer": "it"} for n in range(20))], False),
+        ([{"question": STEM, "answer": "the collecting duct"}], False),
+        ([{"question": STEM, "options": OPTIONS, "answer": "the whole nephron"}], False),
+        ([{"question": STEM, "options": OPTIONS, "answer": "B, C"}], True),
+    ],
+)  # fmt: skip
+def test_a_test_item_whose_answer_is_not_known_is_named(tmp_path: Path, rows: list[Row], named: bool) -> None:
+    write(tmp_path / "c" / "t.jsonl", b"\n".join(map(dumped, rows)))
+    _, document = ingest(tmp_path / "c", role="eval")
+    assert (("text", "answer") in not_compared(document)) == named
+    _, document = ingest(tmp_path / "c", {"leave_out": {"answer": "kept secret by its makers"}}, "eval")
+    assert not_compared(document) == set()
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == set()
+
+
+# --- texts in pieces ---------------------------------------------------------------------------------------------
+
+
+PROSE = (
+    "A woman of middle age comes to the clinic because of swelling in both legs, a dry cough at night, and breath that "
+    "fails her on the stairs; her doctor hears fine rattling over either lung."
+)
+IN_PIECES: dict[str, Any] = {
+    "words": PROSE.split(),
+    "tokens": list(range(300, 330)),
+    "boxes": [{"word": word, "box": [1, 2, 3, 4]} for word in PROSE.split()],
+    "lines": [" ".join(PROSE.split()[at : at + 3]) for at in range(0, 36, 3)] * 2,
+    "asked": {"Which heart disease is the most likely here?": "Yes"},
+}
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+def test_a_text_in_pieces_that_nothing_is_taken_from_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "c" / "a.jsonl", dumped({"caption": "A film of the chest in one view.", name: IN_PIECES[name]}))
+    _, document = ingest(tmp_path / "c")
+    found = {kind for kind, _ in not_compared(document)}
+    assert found == (set() if name == "lines" else {"field", "text"})  # of eleven different lines
+
+
+def test_labels_numbers_and_names_are_no_text_in_pieces(tmp_path: Path) -> None:
+    row = {
+        "conversations": [{"from": ("human", "gpt")[at % 2], "value": f"Turn {at}."} for at in range(40)],
+        "tags": ["pneumonia", "effusion", "edema"] * 10, "mask": [0, 1] * 30, "box": [300, 20, 411, 90],
+        "codes": [f"C{at}" for at in range(40)], "weights": [0.5 * at for at in range(600)],
+    }  # fmt: skip
+    write(tmp_path / "c" / "a.jsonl", dumped(row))
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == set()
+
+
+def test_a_text_in_pieces_is_compared_as_one(tmp_path: Path) -> None:
+    """With the words that come again: without them no run of words would be left."""
+    write(tmp_path / "c" / "a.jsonl", dumped({"text": PROSE.split()}))
+    build, document = ingest(tmp_path / "c")
+    [sample] = Build(build)
+    assert sample.record["messages"][0]["content"][0]["text"] == PROSE
+    assert not_compared(document) == set()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.csv", "a.json"])
+def test_pointers_are_no_texts(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "c" / "good.jsonl", LINES)
+    write(tmp_path / "c" / name, b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21461\nsize 12345\n")
+    _, document = ingest(tmp_path / "c")
+    assert [unit["reasons"] for unit in document["units"] if unit["reasons"]] == [{"unreadable_file": 1}]
+    assert document["counts"]["kept"] == len(ROWS)
+
+
+@pytest.mark.parametrize("first", ["seen.png,normal", "Any effusion?,normal", f"x1,{'QUJD' * 60}"])
+def test_a_first_line_that_is_a_row_is_no_header(tmp_path: Path, first: str) -> None:
+    write(tmp_path / "c" / "a.csv", f"{first}\nsecond line,normal\n".encode())
+    write(tmp_path / "c" / "seen.png", PNG)
+    _, document = ingest(tmp_path / "c", {"text": ["column_1", "column_2"]})
+    assert document["counts"]["kept"] + document["counts"]["rejected"] == 2
+    write(tmp_path / "d" / "a.csv", b"text,Effusion?\nsecond line,normal\n")
+    _, document = ingest(tmp_path / "d")
+    assert document["counts"]["kept"] == 1
+
+
+def test_ids_of_patients_that_nobody_mapped_are_named(tmp_path: Path) -> None:
+    row = {"PatientID": "17", "study_id": 4, "subject": "anatomy", "caption": "A film of the chest in one view."}
+    write(tmp_path / "c" / "a.jsonl", dumped(row))
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == {("field", "PatientID"), ("field", "study_id")}
+    mapping = {"groups": {"subject_id": "PatientID"}, "leave_out": {"study_id": "numbered from one in each hospital"}}
+    _, document = ingest(tmp_path / "c", mapping)
+    assert not_compared(document) == set()
+
+
+def test_an_address_in_a_field_of_pictures_is_named_whatever_it_looks_like(tmp_path: Path) -> None:
+    row = {"caption": "A film of the chest in one view.", "image_url": "https://pacs.example.org/wado?id=17"}
+    write(tmp_path / "c" / "a.jsonl", dumped(row | {"source_url": "https://example.org/article/17"}))
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == {("field", "image_url"), ("picture", "image_url")}
+
+
 # --- what is taken out -------------------------------------------------------------------------------------------
 
 

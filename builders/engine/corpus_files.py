@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tree
-from builders.engine.corpus_values import as_png, extension
+from builders.engine.corpus_values import as_png, extension, is_picture_name
 from builders.engine.pages import check_batches
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
@@ -67,6 +67,10 @@ _UNPACKED = frozenset({"sqlite", "duckdb", "zip"})
 _ABOUT = frozenset({"readme", "license", "licence", "notice", "copying", "citation", "changelog", "authors"})
 _DESCRIPTIONS = {"dataset_info.json": "features", "state.json": "_data_files", "dataset_dict.json": "splits"}
 """What `datasets` writes beside Arrow files, and a key that each has."""
+_POINTERS = (b"version https://git-lfs", b"/annex/objects/")
+_POINTERS_END = 64
+_LONGEST_NAME = 200
+"""Characters of a column's name; a longer one is a cell, such as a picture in base64."""
 _DEEPEST = 12
 """Objects within objects that are looked into for rows."""
 _MOST_VALUES = 8 * VALUES
@@ -114,8 +118,14 @@ def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
 
     mapped: by which an object of JSON is known for a row. pictures_alone: a picture in a zip is a row itself.
     """
-    empty = not path.stat().st_size
-    yield from [Reject(file, "-", "empty_file")] if empty else _told(_rows(path, file, mapped, pictures_alone), file)
+    with path.open("rb") as handle:
+        head = handle.read(_POINTERS_END)
+    if not head:
+        yield Reject(file, "-", "empty_file")
+    elif head.startswith(_POINTERS):
+        yield Reject(file, "-", "unreadable_file", "a pointer of Git LFS or git-annex, not the file; fetch it")
+    else:
+        yield from _told(_rows(path, file, mapped, pictures_alone), file)
 
 
 def _told(rows: Iterable[Row | Reject], file: str) -> Iterator[Row | Reject]:
@@ -336,7 +346,7 @@ def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Rej
     records = csv_records(handle, file)
     header = [name.strip() for name in next(records, ("1", [], b""))[1] or ()]
     unnamed = [f"column_{number}" for number in range(1, len(header) + 1)]
-    if any(len(name.split()) > 4 or name.strip().isdecimal() for name in header):  # no names: a row
+    if any(map(_is_cell, header)):  # no names: a row
         yield _csv_row(file, "1", unnamed, header)
         header = unnamed
     header = [name if name and header.count(name) == 1 else unnamed[at] for at, name in enumerate(header)]
@@ -345,6 +355,13 @@ def _csv_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Rej
             yield Reject(file, number, "bad_row", "its lines look like rows of their own (a stray quote?)")
         elif cells:
             yield _csv_row(file, number, header, cells)
+
+
+def _is_cell(name: str) -> bool:
+    """Whether what stands in the first line is no name of a column: a text, a number, a question, a picture."""
+    words = len(name.split())
+    asked = words > 1 and "?" in name
+    return words > 4 or len(name) > _LONGEST_NAME or asked or name.isdecimal() or is_picture_name(name)
 
 
 def _csv_row(file: str, number: str, header: list[str], cells: list[str]) -> Row | Reject:

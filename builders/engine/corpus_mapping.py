@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,11 +17,14 @@ from medgpt.settings import Settings, checked
 DEFAULT_SPLIT = {"train": "train", "eval": "test"}
 DEFAULT_PREFIX = {"pmcid": "pmc", "pmid": "pubmed", "video_id": "youtube"}
 
-_NAMES = {
+_NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "caption", "txt", "conversations", "messages", "input", "context", "passage"),
     "question": ("question", "instruction", "prompt", "query"),
-    "options": ("options", "choices"),
-    "answer": ("answer", "output", "response", "completion"),
+    "options": ("options", "choices", "endings"),
+    "answer": tuple(
+        "answer output response completion correct_answer correct_option gt_answer ground_truth gold ideal answer_idx "
+        "answer_key answerKey".split()
+    ),
     "reasoning": ("reasoning",),
 }
 _DEFAULTS = {
@@ -170,6 +174,19 @@ def _called(folder: Path) -> str:
     *_, repository, snapshots, _ = ("", "", *folder.parts[-3:])
     hub = repository if snapshots == "snapshots" and repository.startswith("datasets--") else folder.name
     return hub.removeprefix("datasets--")
+
+
+@lru_cache(maxsize=256)
+def option_columns(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """(label, field) where a table has a column for each option: A, B, ...; opa, opb, ...; option_1, Option 2, ..."""
+    there = {"".join(sign for sign in name.lower() if sign.isalnum()): name for name in names}
+    for called in ("option", "op", "choice", "ending", ""):
+        for first in "a10" if called else "a":
+            series = [there.get(f"{called}{chr(ord(first) + number)}") for number in range(10)]
+            series = series[: series.index(None)] if None in series else series
+            if len(series) > 1 and (called or series[0] == "A"):
+                return tuple((option_label(number), name or "") for number, name in enumerate(series))
+    return ()
 
 
 def option_label(number: int) -> str:

@@ -5,19 +5,16 @@ Nothing that a row says is left out of its sample because it has an unusual form
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import orjson
-
 from builders.engine.archives import PictureStore
-from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_label
+from builders.engine.corpus_mapping import DEFAULT_PREFIX, Rules, option_columns, option_label
 from builders.engine.corpus_rows import found_values, kind_of
-from builders.engine.corpus_values import extension, is_link, parsed, picture_of
+from builders.engine.corpus_values import TEXT_WORDS, TOKENS, extension, is_link, parsed, picture_of
 from builders.engine.rawfiles import read_bytes
-from builders.engine.source import InputError
+from builders.engine.source import InputError, Role
 from medgpt.formats import PICTURE_SUFFIXES, format_of
 from medgpt.limited import check_values
 from medgpt.text import fold
@@ -63,9 +60,16 @@ def _scalar(value: Any) -> str:
     return "" if " " not in text[:60] and picture_of(text) else text
 
 
+def _prose(value: Any) -> list[str]:
+    """As `strings`; a list of words, or of lines of a few, is one text."""
+    found = strings(value)
+    cut = isinstance(value, list) and len(value) >= TOKENS and all(isinstance(one, str) for one in value)
+    return [" ".join(found)] if cut and len(" ".join(found).split()) < TEXT_WORDS * len(found) else found
+
+
 def joined(values: Mapping[str, Any], fields: Iterable[str]) -> str | None:
     """All texts of some fields, one a line; None where there is none."""
-    texts = [text for value in found_values(values, fields) for text in strings(value)]
+    texts = [text for value in found_values(values, fields) for text in _prose(value)]
     return "\n".join(dict.fromkeys(texts)) or None
 
 
@@ -86,10 +90,7 @@ def _turns(value: Any) -> list[_Turn] | None:
     """A dialogue in one of the two usual forms, {from, value} and {role, content}; None if it is none."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         check_values(value)
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return None
+        value = parsed(value)
     if not isinstance(value, list) or not value:
         return None
     turns = []
@@ -118,12 +119,14 @@ def _options(values: Mapping[str, Any], rules: Rules) -> tuple[list[tuple[str, s
     for value in found_values(values, rules.listed_options):
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             check_values(value)
-            with suppress(orjson.JSONDecodeError):  # else a text that begins with a bracket
-                value = orjson.loads(value)
+            value = parsed(value)  # or a text that begins with a bracket
         if isinstance(value, list | Mapping) and not options:
             options = _option_list(value)
         else:
             others += strings(value)
+    if not options and rules.options is None and (columns := option_columns(tuple(values))):
+        found = [(label, joined(values, [field])) for label, field in columns]
+        options = [(label, text) for label, text in found if text]
     return options, "\n".join(others) or None
 
 
@@ -165,7 +168,57 @@ def _gold(options: list[tuple[str, str]], answer: str | None) -> str | None:
     if answer.isdecimal() and int(answer) < len(labels):
         return labels[int(answer)]
     bare = answer.strip("().: ").upper()
+    if bare not in labels and (mark := _LABEL_LINE.match(answer)) and (label := mark[1].upper()) in labels:
+        said, text = (fold(part).strip(_AROUND) for part in (answer[mark.end() :], dict(options)[label]))
+        return label if text and said.startswith(text) else None
     return bare if bare in labels else None
+
+
+_LABEL = r"[-*\u2022(\[<{'\"]*([A-Za-z]|\d{1,2})['\"]?(?:[).:\]>}]+[*'\"]*|\*+)"
+_LABEL_LINE = re.compile(rf"^[ \t]*{_LABEL}[ \t]*['\"]?(?=\S)", re.MULTILINE)
+_LABEL_INLINE = re.compile(rf"(?<!\S){_LABEL}[ \t]*['\"]?(?=\S)")
+_TOLD = re.compile(r"\b(?:answers?|options?|letters?|choices?)\b", re.IGNORECASE)
+"""A line behind the options with such a word tells how to answer."""
+_MARKS = 100
+"""Labels that are looked at, the last ones of a question."""
+_AROUND = " \t\r\n.,;*'\"}]"
+"""Marks around an option that stands within a question."""
+
+
+def _options_within(question: str, answer: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """Stem and options of a question that lists them itself, as prompts do; no options unless the answer is one.
+
+    On lines of their own, or three and more one after the other: `A. x`, `(b) x`, `2) x`, `'A': 'x'`.
+    """
+    for pattern, least in (_LABEL_LINE, 2), (_LABEL_INLINE, 3):
+        marks = list(pattern.finditer(question))[-_MARKS:] if answer else []
+        for start in reversed([at for at, mark in enumerate(marks) if mark[1] in ("A", "a", "1")]):
+            series = marks[start : start + 1]
+            for mark in marks[start + 1 :]:
+                if mark[1] == _following(series[-1][1]):
+                    series.append(mark)
+            ends = [mark.start() for mark in series[1:]]
+            line = question.find("\n", series[-1].end())
+            ends.append(line if line >= 0 else len(question))
+            spans = zip(series, ends, strict=True)
+            options = [(mark[1].upper(), question[mark.end() : end].strip(_AROUND)) for mark, end in spans]
+            if len(series) >= least and _gold(options, answer) is not None:
+                rest = [line for line in question[ends[-1] :].split("\n") if "?" in line or not _TOLD.search(line)]
+                stem = "\n".join([question[: series[0].start()], *rest]).strip()
+                return stem or question, options
+    return question, []
+
+
+def _following(label: str) -> str:
+    return str(int(label) + 1) if label.isdecimal() else chr(ord(label) + 1)
+
+
+def _alpaca_input(values: Mapping[str, Any], rules: Rules) -> str | None:
+    """What is asked in Alpaca's form, if it says something: its `instruction` only tells what to do with it."""
+    if rules.question is not None or rules.text is not None or joined(values, ("question", "Question", "QUESTION")):
+        return None
+    said = joined(values, ("input",)) if joined(values, ("instruction",)) else None
+    return said if said and len(said.split()) >= TEXT_WORDS else None
 
 
 def group_value(kind: str, value: Any, prefix: str) -> str | None:
@@ -283,8 +336,10 @@ def _message(role: str, images: int, texts: Iterable[str | None], reasoning: str
     return {"role": role, "reasoning": reasoning, "content": content}
 
 
-def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any]:
+def shape(values: Mapping[str, Any], rules: Rules, images: int, role: Role, lead: str = "") -> dict[str, Any]:
     """Task, messages, question, options and answer of a row. No wording is added: all of it is the corpus' own.
+
+    `lead`: how test questions begin that is none of theirs (`common_lead`).
 
     Raises: `InputError`, also where there is neither text nor picture.
     """
@@ -294,17 +349,37 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
     texts, turns = _said(values, rules)
     system = [turn for turn in turns if turn.role == "system"]
     spoken = [turn for turn in turns if turn.role != "system"]
-    if not (question or answer or reasoning or texts) and [turn.role for turn in spoken] == ["user", "assistant"]:
-        # One question and its answer, written as a dialogue.
-        question, (_, answer, reasoning), spoken = spoken[0].text, spoken[1], []
+    roles = [turn.role for turn in spoken]
+    earlier: list[_Turn] = []
+    if (
+        not (question or texts)
+        and (roles[-1:] == ["user"] or roles[-2:] == ["user", "assistant"])
+        and (role == "eval" or len(spoken) < 3)
+    ):
+        # A question, maybe with its answer, written as a dialogue; beside another answer, how that is found. Of a test
+        # item the last: worked examples stand before it.
+        last = len(roles) - 1 - roles[::-1].index("user")
+        earlier, question, replies, spoken = spoken[:last], spoken[last].text, spoken[last + 1 :], []
+        for turn in replies:
+            thought = [reasoning, turn.reasoning, turn.text if answer else None]
+            answer, reasoning = answer or turn.text, "\n".join(filter(None, thought)) or None
+    asked, within = question, list[tuple[str, str]]()
+    if question and not options:
+        asked, within = _options_within(question, answer)
+    if question and not within and (inputs := _alpaca_input(values, rules)):
+        asked, within = _options_within(inputs, answer) if not options else (inputs, [])
+    if asked and lead and asked.startswith(lead):
+        asked = asked[len(lead) :].strip() or asked
+    listed, options = options, options or within
     gold = _gold(options, answer) if options else answer
-    messages = [_message(turn.role, 0, [turn.text], turn.reasoning) for turn in system]
+    messages = [_message(turn.role, 0, [turn.text], turn.reasoning) for turn in (*system, *earlier)]
     if question:
-        listed = "\n".join(
-            [*(f"{label}. {text}" for label, text in options), *([other_options] if other_options else ())]
+        shown = "\n".join(
+            [*(f"{label}. {text}" for label, text in listed), *([other_options] if other_options else ())]
         )
-        messages.append(_message("user", images, [*texts, f"{question}\n\n{listed}" if listed else question]))
-        reply = [f"{gold}. {dict(options)[gold]}" if options and gold is not None else answer]
+        messages.append(_message("user", images, [*texts, f"{question}\n\n{shown}" if shown else question]))
+        named = f"{gold}. {dict(options)[gold]}" if listed and gold is not None else ""
+        reply: list[str | None] = [max(named, answer or "", key=len)]  # an option's text, maybe with reasons
         task = "vqa" if images else "mcq" if options else "qa"
     else:
         if images and not (spoken and spoken[0].role == "user"):
@@ -320,7 +395,27 @@ def shape(values: Mapping[str, Any], rules: Rules, images: int) -> dict[str, Any
         messages.append(_message(turn.role, 0 if placed else images, [turn.text], turn.reasoning))
     if not messages:
         raise InputError("missing_field", "", "no text and no picture")
-    return {"task": task, "messages": messages, "question": question, "options": options or None, "answer": gold}
+    return {"task": task, "messages": messages, "question": asked, "options": options or None, "answer": gold}
+
+
+def _beginning(one: str, other: str) -> str:
+    return one[: next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))]
+
+
+LEAD_WORDS = 8
+"""A shorter beginning that most questions share is left to what the words weigh."""
+_LEADS_FROM = 10
+_ENDS = re.compile(r"[.?!:]\s+|\n")
+
+
+def common_lead(questions: Iterable[str]) -> str:
+    """With what more than half of the different questions begin: instructions, worked examples. Empty: with nothing."""
+    known = sorted(set(questions))
+    half = len(known) // 2
+    pairs = zip(known, known[half:], strict=False) if len(known) >= _LEADS_FROM else ()
+    shared = max((_beginning(*pair) for pair in pairs), key=len, default="")
+    shared = shared[: max((end.end() for end in _ENDS.finditer(shared)), default=0)]  # no question in halves
+    return shared if len(shared.split()) >= LEAD_WORDS else ""
 
 
 def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Turn]]:
@@ -330,7 +425,7 @@ def _said(values: Mapping[str, Any], rules: Rules) -> tuple[list[str], list[_Tur
     for value in found_values(values, rules.of("text")):
         dialogue = _turns(value)
         if dialogue is None:
-            texts += strings(value)
+            texts += _prose(value)
         else:
             turns += [turn for turn in dialogue if turn.text or turn.reasoning]
     return list(dict.fromkeys(texts)), turns

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +39,16 @@ from builders.engine.corpus_rows import (
     missing_fields,
     picture_columns,
 )
-from builders.engine.corpus_samples import Pictures, group_value, joined, picture_fields, shape, strings
+from builders.engine.corpus_samples import Pictures, common_lead, group_value, joined, picture_fields, shape, strings
 from builders.engine.corpus_values import (
+    TOKENS,
     as_text,
     extension,
     is_grid,
     is_link,
     is_picture_name,
     is_text,
+    is_tokens,
     leaves,
     picture_of,
     pictures_within,
@@ -89,7 +93,7 @@ def make_source(params: kit.Params) -> kit.Source:
         store_pictures=rules.store_pictures,
         conclude=_conclude,
         reasons={"missing_image": "the picture is not in the folder; add it, or compare texts alone (`images: []`)"},
-        version=3,
+        version=4,
         module="builders.engine.corpus_source",
     )
 
@@ -179,7 +183,21 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
     if missing:
         there = named(sorted(seen), shown=60)
         raise kit.NotThisSource(f"mapping: no row of {raw} has {', '.join(sorted(missing))}; there are {there}")
+    if role == "eval" and (lead := common_lead(_first_questions(raw, units, rules))):
+        units = [replace(unit, payload=unit.payload | {"lead": lead}) for unit in units]
     yield from units
+
+
+def _first_questions(raw: Path, units: Iterable[kit.Unit], rules: Rules) -> Iterator[str]:
+    for unit in islice(units, _LOOKED_INTO):
+        for row in islice(corpus_rows(raw, unit), _LOOKED_AT):
+            with suppress(kit.InputError):
+                if isinstance(row, kit.Row) and (asked := shape(row.values, rules, 0, "eval")["question"]):
+                    yield asked
+
+
+_LOOKED_INTO, _LOOKED_AT = 20, 50
+"""Units, and rows of each, whose questions say how all of them begin."""
 
 
 _NO_ROW = "a picture that no row names"
@@ -263,7 +281,7 @@ class _Reader:
             if kind != "image_id"
         }
         sample = StoredSample(
-            **shape(values, rules, len(pictures)),
+            **shape(values, rules, len(pictures), self.unit.role, self.unit.payload.get("lead", "")),
             images=self._images(values, pictures),
             group={kind: value for kind, value in groups.items() if value},
             license=license_name,
@@ -272,8 +290,10 @@ class _Reader:
             row=row.number,
         )
         said = _said(sample)
-        for name, text in texts:
-            if text.strip() in said or all(piece in said for piece in strings(text)):
+        if self.build.endswith(".eval") and (why := _unanswered(sample)):
+            missed["text", "answer", why] += 1
+        for name, pieces in texts:
+            if all(text.strip() in said or all(piece in said for piece in strings(text)) for text in pieces):
                 self.used.add(name)
             else:
                 missed["text", name, "nothing was taken from it"] += 1
@@ -286,14 +306,18 @@ class _Reader:
 
     def _look(
         self, row: kit.Row, fields: Sequence[str], taken: dict[str, list[bytes]], missed: Counter[tuple[str, str, str]]
-    ) -> list[tuple[str, str]]:
-        """(field, text) of all texts of a row; pictures go to `taken`, unless the mapping says where they are."""
+    ) -> list[tuple[str, list[str]]]:
+        """(field, pieces) of all texts of a row; pictures go to `taken`, unless the mapping says where they are.
+
+        Many words in one field are a text that was cut up.
+        """
         rules, texts, links, names = (
             self.rules,
-            list[tuple[str, str]](),
+            list[tuple[str, list[str]]](),
             list[tuple[str, str]](),
             list[tuple[str, str]](),
         )
+        words: dict[str, list[str]] = {}
         values = row.values
         if self.kind == "tar" and isinstance(inner := values.get("json"), dict):  # whose fields are the row's, too
             values = {**values, "json": {name: value for name, value in inner.items() if values[name] is not value}}
@@ -315,15 +339,22 @@ class _Reader:
                         picture = self.pictures.named(row.file, value)
                 if picture is None:
                     (links if is_link(value) else names).append((name, value))
+            elif picture is None and isinstance(value, str) and is_link(value) and _OF_PICTURES.search(name):
+                links.append((name, value))
             elif picture is None and is_grid(value):
                 missed["picture", name, "rows of numbers that make no picture"] += 1
             if picture is None and is_text(value):
-                texts.append((name, value))
+                texts.append((name, [value]))
+            elif picture is None and isinstance(value, str) and _WORDS.fullmatch(value):
+                words.setdefault(name, []).append(value)
+            elif is_tokens(value):
+                missed["text", name, "whole numbers in a row, as a tokenizer makes of a text"] += 1
             found = [picture] if picture is not None else pictures_within(value) if isinstance(value, str) else []
             if found and rules.pictures is None:
                 taken.setdefault(name, []).extend(found)
             elif found:
                 missed["picture", name, "nothing was taken from it"] += len(found)
+        texts += [(name, pieces) for name, pieces in words.items() if len(set(pieces)) >= TOKENS]
         # Pictures that came with their row may have names and addresses beside them.
         count = sum(map(len, taken.values()))
         if len({link for _, link in links}) > count:
@@ -371,8 +402,27 @@ _NOWHERE = "the name of no file here"
 _BESIDE = "the name of no file here, beside pictures"
 """Tells of a picture that is gone only where the field names files in other rows."""
 _LINK = "named by its address, which is never fetched"
+_NO_ANSWER = "not known of a test item, so a short question is not found with its answer"
+_NO_OPTION = "a letter of a test item whose options are not known, so a short question is not found with its answer"
+_FEW_LETTERS = 20
+"""Where fewer than one answer in so many is a letter, it is the answer: a vitamin, a blood group."""
+_OF_PICTURES = re.compile(r"image|img|picture|photo|thumbnail|dicom|wado|(?:^|[._])pic", re.IGNORECASE)
+"""A field of such a name holds pictures, whatever their addresses look like."""
+_OF_IDS = re.compile(r"^(?:patient|subject|study|pubmed)(?:instance)?(?:id|uid)$|^(?:mrn|pmid|pmcid|accessionnumber)$")
+"""Names of ids, without case and signs, whose equals on both sides mean the same patient, study or article."""
+_WORDS = re.compile(r"\W*[^\W\d_][^\d_]*")
+_LETTERS = re.compile(r"\W*[A-Ja-j](?:\W+[A-Ja-j])*\W*")
 _LEAST_BYTES = 64
 """Fewer are a digest or a number, and no picture."""
+
+
+def _unanswered(sample: kit.Sample) -> str | None:
+    """Why the answer of a sample that has a question is not known; None where it is, or pictures decide."""
+    if sample.question is None or sample.images or sample.answer in dict(sample.options or ()):
+        return None
+    replies = [message["content"] for message in sample.messages if message["role"] == "assistant"]
+    answer = replies[-1][0]["text"] if replies and replies[-1] else None
+    return _NO_ANSWER if not answer else _NO_OPTION if _LETTERS.fullmatch(answer) else None
 
 
 def _said(sample: kit.Sample) -> str:
@@ -395,6 +445,8 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
             if why != _BESIDE or name in used:
                 missed[kind, name, why] += count
     records = [record for entry in entries for record in entry["records"]]
+    if missed["text", "answer", _NO_OPTION] * _FEW_LETTERS < sum(record["kept"] for record in records):
+        del missed["text", "answer", _NO_OPTION]
     if not any(record["kept"] for record in records):
         reasons: Counter[str] = Counter()
         for record in records:
@@ -419,6 +471,11 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
             state, why = max(lost[name], key=lambda found: found[0] == NOT_COMPARED)
         elif any(covers(field, name) or covers(name, field) for field in used):
             state, why = COMPARED, ""
+        elif _OF_IDS.search("".join(filter(str.isalnum, name.lower().rpartition(".")[2]))):
+            why = rules.declares("field", name) or ""
+            state, why = (
+                (DECLARED, why) if why else (NOT_COMPARED, "ids by its name; `groups` in the mapping names none")
+            )
         else:
             state, why = DECLARED, rules.declares("field", name) or "no text of five words, and no picture in it"
         books["field", state, "" if state == COMPARED else shown_name(name), why] += 1

@@ -10,7 +10,9 @@ import binascii
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +22,10 @@ from medgpt.limited import OverLimit, check_values
 
 TEXT_WORDS = 5
 """A value of so many words is a text; of fewer a label, a name, a code."""
+TOKENS = 20
+"""Numbers in a row that may be a text's tokens, and short texts in a row that may be a text cut up."""
+_NO_LABEL = 100
+"""What stands for a token that is not learnt is -100."""
 _LETTERS = re.compile(r"[^\W\d_]{12,}|(?:[\u3040-\u30ff\u3400-\u9fff][^\u3040-\u30ff\u3400-\u9fff]*){12}")
 """Letters in a row, or as many ideographs and kana whatever stands between them."""
 _PACKED_CHARACTERS = 60
@@ -27,10 +33,12 @@ _PACKED_CHARACTERS = 60
 _BASE64 = re.compile(r"(?:data:[\w/+.;=-]*;base64,)?\s*([A-Za-z0-9+/_\-\s]+=*\s*)")
 _DATA_URL = re.compile(r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/_=-]+")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_PRINTED_CHARACTERS = 1 << 16
+"""A list or an object that Python printed is read up to this length: its parser takes a hundred bytes a character."""
 _QUOTED = r"""(?:'(?:[^'\\]++|\\.)*+'|"(?:[^"\\]++|\\.)*+")"""
 _PATH = rf"'path': (?:None|{_QUOTED})"
 _PRINTED = re.compile(rf"(?:\{{(?:{_PATH}, )?'bytes': )?(b?{_QUOTED})(?:, {_PATH})?\}}?", re.DOTALL)
-"""Bytes as Python prints them, and a cell of a picture column. Nothing else is parsed: a list that Python parses takes
+"""Bytes as Python prints them, and a cell of a picture column. No more is parsed: a list that Python parses takes
 a hundred times its size."""
 _HEAD = 400
 """Characters that are decoded to see whether it is a picture: DICOM says so behind its 128th byte."""
@@ -45,28 +53,50 @@ def extension(name: str) -> str:
 def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(field, value) of all values in their order, nested ones by their path; a list has no numbers in it.
 
-    A picture, a list of numbers and an object with `bytes` are one value. Text that is JSON is looked into.
+    A picture, a list of numbers and an object with `bytes` are one value. Text that is JSON is looked into, and so is a
+    name that is a text itself, as a question in `{question: answer}` is.
     """
-    stack: list[tuple[str, Any]] = list(values.items())[::-1]
+    stack = _named(values, "")
     while stack:
         name, value = stack.pop()
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
             value = parsed(value)
         if isinstance(value, dict) and value and "bytes" not in value and not _is_raster(value):
-            stack.extend((f"{name}.{key}", inner) for key, inner in list(value.items())[::-1])
+            stack += _named(value, f"{name}.")
         elif isinstance(value, list | tuple) and value and not _is_numbers(value):
             stack.extend((name, inner) for inner in reversed(value))
         else:
             yield name, value
 
 
+def _named(values: Mapping[Any, Any], above: str) -> list[tuple[str, Any]]:
+    """Fields and values of an object, last first; a name that is a text is a value, too."""
+    texts = [(f"{above}{key}", key) for key in values if is_text(key)]
+    return [*texts, *((f"{above}{key}", inner) for key, inner in list(values.items())[::-1])]
+
+
 def parsed(text: str) -> Any:
-    """The value of a text that is JSON, else the text."""
+    """The value of a text that is JSON, or a list or an object as Python prints it; else the text."""
     try:
         check_values(text)
         return json.loads(text, object_pairs_hook=every_key)
-    except (OverLimit, ValueError, RecursionError):
+    except OverLimit:
         return text
+    except (ValueError, RecursionError):
+        pass
+    if len(text) < _PRINTED_CHARACTERS and text.lstrip()[:1] in ("[", "{"):
+        errors = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+        with suppress(*errors), warnings.catch_warnings(action="ignore"):  # of unusual escapes
+            found = ast.literal_eval(text.strip())
+            return found if isinstance(found, list | dict) else text
+    return text
+
+
+def is_tokens(value: Any) -> bool:
+    """Whether a list holds what a tokenizer makes of a text: many whole numbers, some beyond a byte."""
+    if not isinstance(value, list | tuple) or len(value) < TOKENS or not all(type(one) is int for one in value):
+        return False
+    return bool(min(value) >= -_NO_LABEL and max(value) > 255)
 
 
 def is_text(value: Any) -> bool:

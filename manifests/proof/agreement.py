@@ -26,6 +26,7 @@ summation changes them; the Gauss-Newton result is rounded to 2**-12 of a side b
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from manifests.proof.variants import (
     TURN_MATRICES,
     PictureError,
     Variant,
+    inner_picture,
 )
 from medgpt.containers import DamagedImage
 from medgpt.pictures import open_picture
@@ -239,6 +241,14 @@ class Whole:
         self.pixels, self.width, self.height = _opened(data)
         self.digest = hashlib.blake2b(data, digest_size=16).digest()
         """Of the stored bytes."""
+
+    def inner(self, thumbnail: NDArray[np.uint8]) -> Whole:
+        """Without the wide borders that its thumbnail has, as a training picture is looked at a second time."""
+        pixels = inner_picture(self.pixels, thumbnail)
+        assert pixels is not None  # else it is not looked at a second time
+        found = copy.copy(self)
+        found.pixels, found.digest = pixels, b"inner" + self.digest
+        return found
 
     @functools.cached_property
     def targets(self) -> _Targets:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,12 @@ from manifests.proof.variants import (
     decode,
     oriented_hashes,
     turn_name,
+    without_borders,
 )
 
 Numbers = NDArray[np.int64]
 
-VERSION = 5
+VERSION = 6
 """Raised by hand when other pictures are found than before (in `variants`, `agreement` or here); the measured coverage
 names the version that it was measured with."""
 
@@ -218,9 +220,20 @@ class NearImageIndex:
         """
         rows = np.flatnonzero(_usable(train))
         found = NearImages([], Counter(train_without_hash=len(train) - len(rows)))
+        read = functools.lru_cache(1)(functools.partial(_whole, read_train, "training"))
+        eval_whole = functools.lru_cache(_WHOLES_KEPT)(functools.partial(_whole, read_eval, "test"))
         for start in range(0, len(rows), BLOCK):
-            self._scan_block(train, rows[start : start + BLOCK], read_train, read_eval, found)
-        found.pairs.sort(key=lambda match: (match.train, match.eval))
+            some = rows[start : start + BLOCK]
+            thumbnails = _block(train, some)
+            found.counts["train_flat"] += int(flat(thumbnails).sum())
+            for pictures, at, framed in _looks(thumbnails, some):
+                whole = functools.partial(_inner, read, framed)
+                self._scan_block(pictures, at, whole, eval_whole, found, bared=bool(framed))
+        # Of a picture with its borders and without them the better; with them where both are as good.
+        found.pairs.sort(key=lambda match: (match.train, match.eval, -match.score))
+        found.pairs = [
+            next(same) for _, same in itertools.groupby(found.pairs, lambda match: (match.train, match.eval))
+        ]
         return found
 
     def prepare(self, train: pa.Table, expected: int) -> None:
@@ -238,27 +251,26 @@ class NearImageIndex:
     def candidates(self, train: pa.Table) -> list[tuple[int, int]]:
         """(training row, test row) of every pair that a hash shows, before any pixel is compared; sorted."""
         rows = np.flatnonzero(_usable(train))
-        pairs: list[tuple[int, int]] = []
+        pairs = set[tuple[int, int]]()
         for start in range(0, len(rows), BLOCK):
             some = rows[start : start + BLOCK]
-            thumbnails = _block(train, some)
-            found = self._candidates(thumbnails, ~flat(thumbnails))
-            evals = self._rows[self._owner[found.ids]]
-            pairs += zip(some[found.rows].tolist(), evals.tolist(), strict=True)
-        return pairs
+            for pictures, at, _ in _looks(_block(train, some), some):
+                found = self._candidates(pictures, ~flat(pictures))
+                evals = self._rows[self._owner[found.ids]]
+                pairs.update(zip(at[found.rows].tolist(), evals.tolist(), strict=True))
+        return sorted(pairs)
 
     def _scan_block(
         self,
-        train: pa.Table,
+        thumbnails: NDArray[np.uint8],
         rows: Numbers,
-        read_train: Callable[[int], bytes | None],
-        read_eval: Callable[[int], bytes | None],
+        train_whole: Callable[[int], Whole | None],
+        eval_whole: Callable[[int], Whole | None],
         found: NearImages,
+        bared: bool,
     ) -> None:
-        thumbnails = _block(train, rows)
-        blank = flat(thumbnails)
-        found.counts["train_flat"] += int(blank.sum())
-        pairs = self._candidates(thumbnails, ~blank)
+        """Thumbnails of some rows of the training table, with their borders or without."""
+        pairs = self._candidates(thumbnails, ~flat(thumbnails))
         found.counts["candidates"] += len(pairs.rows)
         # Cells of changed copies score 0.66 and more (radiographs 0.89), radiographs of others 0.55 in the median. Less
         # is enough where the better half of the blocks agrees: something may be drawn over the rest.
@@ -269,8 +281,6 @@ class NearImageIndex:
         pairs = pairs.take(likely)
         evals, variants = self._owner[pairs.ids], self._variant[pairs.ids]
         scores = self._thumbnail_scores(thumbnails, pairs)
-        train_whole = functools.lru_cache(1)(functools.partial(_whole, read_train, "training"))
-        eval_whole = functools.lru_cache(_WHOLES_KEPT)(functools.partial(_whole, read_eval, "test"))
         on_full = np.zeros(len(scores), bool)
         low, high = self._borderline[evals], self._threshold[evals]
         for k in np.flatnonzero((scores >= low) & (scores < np.maximum(high, DOUBT))):
@@ -294,7 +304,7 @@ class NearImageIndex:
                 int(self._rows[evals[k]]),
                 "region" if pairs.region[k] else "whole",
                 int(pairs.distance[k]),
-                turn_name(VARIANTS[variants[k]], int(pairs.turns[k])),
+                turn_name(VARIANTS[variants[k]], int(pairs.turns[k]), bared),
                 float(scores[k]),
                 "full_image" if on_full[k] else "thumbnail",
             )
@@ -400,6 +410,22 @@ def _whole(read: Callable[[int], bytes | None], side: str, row: int) -> Whole | 
         return None if data is None else Whole(data)
     except PictureError as error:
         raise PictureError(f"{side} row {row}: {error}") from error
+
+
+_Framed = Mapping[int, NDArray[np.uint8]]
+
+
+def _looks(thumbnails: NDArray[np.uint8], rows: Numbers) -> Iterator[tuple[NDArray[np.uint8], Numbers, _Framed]]:
+    """Training pictures as they are, then without wide borders those that have them; of these, thumbnails by row."""
+    yield thumbnails, rows, {}
+    bared, inner = without_borders(thumbnails)
+    if len(bared):
+        yield inner, rows[bared], dict(zip(rows[bared].tolist(), thumbnails[bared], strict=True))
+
+
+def _inner(read: Callable[[int], Whole | None], framed: _Framed, row: int) -> Whole | None:
+    whole = read(row)
+    return whole.inner(framed[row]) if whole is not None and row in framed else whole
 
 
 def _usable(pictures: pa.Table) -> NDArray[np.bool_]:

@@ -1,4 +1,6 @@
-"""Variants of a test picture: what its copies may look like, so that the training side is hashed only once.
+"""Variants of a test picture: what its copies may look like, so that the training side is hashed as it is.
+
+Only training pictures with wide uniform borders are hashed twice, the second time without them (`without_borders`).
 
 **Turns** (quarter turns, mirrors, inversion of grey values: sixteen in all) need no variants, nor do turns of variants:
 hashes are made of the picture **as it is oriented** by itself. The cosine coefficients of a picture and of its mirror
@@ -57,6 +59,8 @@ UNSURE, UNSURE_PLAIN = 0.02, 0.1
 """A decision whose sum is less than this share of all energy is listed both ways; the second for the picture itself,
 with or without its borders, for tones and for large crops. On real pictures with two changes, 0.05 and 0.1 for all
 variants found 0.4 and 1.4 % more, and listed a third and two thirds more."""
+WIDE_BORDERS = 0.05
+"""Share of a training picture's width or height that its borders must take to be looked at without them, too."""
 BORDER_RANGE = 12
 """A border row or column is uniform if its grey values span at most this: a JPEG of quality 80 rings a little."""
 
@@ -269,15 +273,18 @@ def _window(left: float, top: float, right: float, bottom: float) -> Matrix:
     return np.array([[1 - left - right, 0, left], [0, 1 - top - bottom, top]])
 
 
-def _square(inside: bool, at: float = 0.5) -> Frame:
-    """`at`: where the picture lies on the longer side, from 0 (its bars are right of it or below) to 1."""
+def _square(inside: bool, at: float = 0.5, cut: float = 0.0) -> Frame:
+    """`at`: where the picture lies on the longer side, from 0 (its bars are right of it or below) to 1.
+
+    `cut`: share of the square that is then cut off each side.
+    """
 
     def frame(thumbnail: Picture, width: int, height: int) -> Matrix | None:
         if max(width, height) < 1.02 * min(width, height):
             return None
         side = min(width, height) if inside else max(width, height)
         across, down = side / width, side / height
-        return np.array([[across, 0, (1 - across) * at], [0, down, (1 - down) * at]])
+        return _after(np.array([[across, 0, (1 - across) * at], [0, down, (1 - down) * at]]), _window(*[cut] * 4))
 
     return frame
 
@@ -316,6 +323,31 @@ def _trimmed(thumbnail: Picture, width: int, height: int) -> Matrix | None:
     if max(cuts) == 0 or min(1 - left - right, 1 - top - bottom) < 0.25:
         return None
     return _window(left, top, right, bottom)
+
+
+def inner_picture(picture: Picture, thumbnail: Picture) -> Picture | None:
+    """A square picture without the uniform borders of its thumbnail, as large as before; None where they are narrow."""
+    matrix = _trimmed(thumbnail, 1, 1)
+    if matrix is None or min(matrix[0, 0], matrix[1, 1]) > 1 - WIDE_BORDERS:
+        return None
+    (across, _, left), (_, down, top) = (matrix * len(picture)).tolist()
+    inner = Image.fromarray(picture).resize(
+        picture.shape, Image.Resampling.BILINEAR, (left, top, left + across, top + down)
+    )
+    return np.asarray(inner)
+
+
+def without_borders(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Which of n training thumbnails have wide borders, and these without them: no list of pads has every width."""
+    kept = np.full(len(thumbnails), THUMBNAIL_PIXELS)
+    for axis in (1, 2):  # all at once: most have none
+        inner = thumbnails.max(axis) - thumbnails.min(axis) > BORDER_RANGE
+        kept = np.minimum(kept, THUMBNAIL_PIXELS - inner.argmax(1) - inner[:, ::-1].argmax(1))
+    wide = np.flatnonzero(kept <= (1 - WIDE_BORDERS) * THUMBNAIL_PIXELS).tolist()
+    inners = ((at, inner_picture(thumbnails[at], thumbnails[at])) for at in wide)
+    found = {at: inner for at, inner in inners if inner is not None}
+    pictures = np.array(list(found.values()), np.uint8).reshape(-1, *thumbnails.shape[1:])
+    return np.array(list(found), np.int64), pictures
 
 
 def _equalised(picture: Picture) -> Picture:
@@ -393,11 +425,15 @@ def _region_shown(turn: int, region: int) -> int:
 REGION_SHOWN = np.array([[_region_shown(turn, region) for region in range(len(REGIONS))] for turn in range(TURNS)])
 
 
-def turn_name(variant: Variant, turn: int) -> str:
-    """A variant and the turn after it, in words: `identity`, `inverted_mirror`, `crop_8+turn_90`."""
+def turn_name(variant: Variant, turn: int, bared: bool = False) -> str:
+    """A variant and the turn after it, in words: `identity`, `inverted_mirror`, `crop_8+turn_90`.
+
+    `bared`: the training picture shows it without its wide borders (`without_borders+crop_8`).
+    """
     geometric = _TURN_NAMES[tuple(TURN_MATRICES[turn][:, :2].astype(int).ravel().tolist())]
     words = "_".join(filter(None, ("inverted" if turn & INVERTED else "", geometric)))
-    return variant.name if not words else words if variant.name == "identity" else f"{variant.name}+{words}"
+    plain = "" if variant.name == "identity" else variant.name
+    return "+".join(filter(None, ("without_borders" if bared else "", plain, words))) or variant.name
 
 
 def turned(picture: Picture, turn: int) -> Picture:
@@ -441,7 +477,9 @@ def _all_variants() -> tuple[Variant, ...]:
             found.append(Variant(f"rotated_{degrees:+g}_pad_{colour}_10", frame, fill=fill))
     for degrees in (-3.0, -1.5, 1.5, 3.0):
         found.append(Variant(f"rotated_{degrees:+g}", _rotation(degrees, cropped=False)))
-    found += [Variant("square_crop", _square(inside=True)), Variant("trimmed", _trimmed)]
+    # 256 pixels on the shorter side, and the middle 224: how networks are fed.
+    found += [Variant("square_crop", _square(inside=True)), Variant("square_crop_6", _square(inside=True, cut=1 / 16))]
+    found.append(Variant("trimmed", _trimmed))
     found += [Variant(name, same, tone) for name, tone in tones.items()]
     found += [
         Variant("bright_2", same, _curve(2 * _GREY), compared_toned=True),

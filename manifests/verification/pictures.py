@@ -42,6 +42,7 @@ from manifests.proof.variants import (
     VARIANTS,
     coefficients,
     decode,
+    inner_picture,
     oriented_hashes,
     turn_name,
     turned,
@@ -296,39 +297,59 @@ def _near_images_of(
 def _near_tests(
     train: Mapping[str, Any], shards: Shards, tests: _TestPictures, counts: Counter[str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Test pictures that a training picture shows, with the measures."""
+    """Test pictures that a training picture shows, with its borders or without, with the better measures."""
     if train["phash"] is None or train["thumbnail"] is None:
         counts["train_without_hash"] += 1
         return
     thumbnail = decode(train["thumbnail"])
-    if flat(thumbnail[None])[0]:
-        counts["train_flat"] += 1
-        return
-    for one, (coarse, kind, turn, by_region, bits) in tests.candidates(thumbnail).items():
+    counts["train_flat"] += int(flat(thumbnail[None])[0])
+    best: dict[int, dict[str, Any]] = {}
+    for framed, picture in (False, thumbnail), (True, inner_picture(thumbnail, thumbnail)):
+        if picture is None or flat(picture[None])[0]:
+            continue
+        for one, measures in _measured(picture, thumbnail if framed else None, train, shards, tests, counts):
+            if one not in best or measures["score"] > best[one]["score"]:
+                best[one] = measures
+    yield from best.items()
+
+
+def _measured(
+    picture: NDArray[np.uint8],
+    framed: NDArray[np.uint8] | None,
+    train: Mapping[str, Any],
+    shards: Shards,
+    tests: _TestPictures,
+    counts: Counter[str],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Test pictures that one look of a training picture shows; `framed`: its thumbnail, where borders are gone."""
+    for one, (coarse, kind, turn, by_region, bits) in tests.candidates(picture).items():
         counts["candidates"] += 1
         test, variant, decided_on = tests.pictures[one], VARIANTS[kind], "thumbnail"
         low, high = test.settings.borderline, test.settings.threshold
         score = -1.0
         enough = float(coarse_enough(np.array(low)))
-        if coarse >= low or (coarse >= COARSE_LEAST and tests.better_half(thumbnail, one, kind, turn) >= enough):
+        if coarse >= low or (coarse >= COARSE_LEAST and tests.better_half(picture, one, kind, turn) >= enough):
             frame = variant.frame(test.thumbnail, test.row["width"], test.row["height"])
             assert frame is not None
             frames, inverted = after(frame[None], TURN_MATRICES[[turn]]), np.array([turn & INVERTED == INVERTED])
             compared = variant.compared(test.thumbnail)
-            [score] = agreement(thumbnail[None], compared[None], frames, inverted, tests.least - EARLY)
+            [score] = agreement(picture[None], compared[None], frames, inverted, tests.least - EARLY)
         if low <= score < max(high, DOUBT):
             counts["borderline"] += score < high
             with Shards(test.build.folder) as others:
                 first, second = shards.picture(train), others.picture(test.row)
             if first is None or second is None:
                 counts["borderline_unread"] += score < high
-            elif (whole := full_agreement(Whole(first), Whole(second), variant, turn)) < low or score < high:
-                score, decided_on = whole, "full_image"
+            else:
+                ours = Whole(first) if framed is None else Whole(first).inner(framed)
+                if (whole := full_agreement(ours, Whole(second), variant, turn)) < low or score < high:
+                    score, decided_on = whole, "full_image"
         counts["confirmed" if score >= high else "refuted"] += 1
         if score >= high:
             yield one, {
-                "kind": "region" if by_region else "whole", "distance": bits, "variant": turn_name(variant, turn),
-                "score": float(score), "decided_on": decided_on,
+                "kind": "region" if by_region else "whole", "distance": bits,
+                "variant": turn_name(variant, turn, framed is not None), "score": float(score),
+                "decided_on": decided_on,
             }  # fmt: skip
 
 
