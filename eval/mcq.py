@@ -1,6 +1,6 @@
 r"""Which option an answer names: strict (the score), literal and lenient (shown beside it). Pure functions, no judge.
 
-The strict rule (version 4), in full:
+The strict rule (version 5), in full:
 
 1. Only the answer is read: the last Harmony `final` message, what follows `</think>` and its like, inside it the last
    `<answer>` tag. Reasoning that never ends, or a transcript without a final message, is no answer. What a model writes
@@ -190,6 +190,8 @@ def _structured(text: str, choices: Choices) -> tuple[str, ...] | None:
     truths = [(key, value) for key, value in pairs if isinstance(value, bool)]
     if not values and len(truths) > 1 and sum(value for _, value in truths) == 1:
         values = [next(key for key, value in truths if value)]  # {"A": false, "B": true}
+    if not values and (alone := re.fullmatch(r"\W*(\w+)\W*", text)):
+        values = [alone[1]]  # ["B"]
     if not values:
         # An object without an answer key says nothing; prose with a bracket in it is read as prose.
         return () if text.lstrip(" \n`").removeprefix("json").lstrip()[:1] in ("{", "[") else None
@@ -203,7 +205,7 @@ def _structured(text: str, choices: Choices) -> tuple[str, ...] | None:
 
 
 _BOX = re.compile(r"\\+f?box(?:ed)?\s*\{")
-_BOX_BESIDE = re.compile(r"\}[\s$]*(?:or|and|,|/)[\s$]*\\+f?box", re.IGNORECASE)
+_BOX_BESIDE = re.compile(r"\}[\s$]*(?:or|and|,|/)?[\s$]*\\+f?box", re.IGNORECASE)
 _TEX_SPACE = re.compile(r"\\[ ,;:!]|~")
 
 

@@ -25,7 +25,7 @@ from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tr
 from builders.engine.corpus_values import as_png, extension
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
-from builders.engine.tables import Row, arrow_rows, every_key, json_items, rows_within
+from builders.engine.tables import Row, arrow_rows, delimiter_of, every_key, json_items, rows_within
 from medgpt.errors import UserError
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.limited import FILE_BYTES, LINE_BYTES, OverLimit, check_size, lines, open_stream, read_whole
@@ -282,8 +282,7 @@ def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str] | 
 
     first = text.readline(LINE_BYTES)
     spent.append(first)
-    tabs = "\t" if {".tsv", ".tab"} & {suffix.lower() for suffix in PurePosixPath(file).suffixes} else ""
-    parted = tabs or max(",;\t|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
+    parted = delimiter_of(first, file)
     csv.field_size_limit(LINE_BYTES)
     reader, width = csv.reader(lines(), delimiter=parted), 0
     for cells in reader:
