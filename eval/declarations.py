@@ -81,7 +81,7 @@ _CUE = re.compile(
 _NOUN = re.compile(
     r"(?<![A-Za-z])(?:answer|ans|option|opt|choice|selection|pick|guess|bet|solution|sol|letter|label|respuesta"
     r"|opci[oó]n|alternativa"
-    r"|soluci[oó]n|correcta?|corrected|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
+    r"|soluci[oó]n|correcta?|correct(?:ed|ion)|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
     _I,
 )
 _STEMS = (

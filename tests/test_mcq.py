@@ -106,6 +106,10 @@ def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
         ("<final>Not B</final>", None),
         ('["B"]', "B"),
         ('["A", "B"]', None),
+        ('{"answer": B}', "B"),
+        ('{"answer": B, "why": "fever"}', "B"),
+        ('{"answer": A or B}', None),
+        ("Answer: A\nCorrection: B", "B"),
         ("\\boxed{B}\\boxed{C}", None),
         ("\\boxed{B}\n\\boxed{B}", "B"),
         # What fits best; other languages.
@@ -142,6 +146,20 @@ def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
 )  # fmt: skip
 def test_own_cases(text: str | None, option: str | None) -> None:
     assert read_option(text, FOUR).option == option
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("2", "2"), ("Answer: 2", "2"), ("(2)", "2"), ("2. Stage 3", None), ("3) Stage 3", "3"), ("Stage 2", "2"),
+        ("Option 2 is correct.", "2"), ("**2**", "2"), ("\\boxed{2}", "2"), ('{"answer": 2}', "2"), ("Answer: 7", None),
+        ("The answer is 2 or 3.", None), ("Answer: 2.5", None), ("The dose is 2 tablets.", None), ("Not 2.", None),
+        ("1. Stage 1\n2. Stage 2\n3. Stage 3", None), ("<think>Answer: 1</think>Answer: 3 (Stage 3)", "3"),
+        ("The patient improved by day 2.", None), ("There are 2 reasons:\n1. age\n2. size\n\nAnswer: 3", "3"),
+    ],
+)  # fmt: skip
+def test_labels_may_be_numbers(text: str, option: str | None) -> None:
+    assert read_option(text, tuple((label, f"Stage {label}") for label in "123")).option == option
 
 
 def test_texts_within_each_other_are_told_apart() -> None:
