@@ -81,7 +81,7 @@ _CUE = re.compile(
 _NOUN = re.compile(
     r"(?<![A-Za-z])(?:answer|ans|option|opt|choice|selection|pick|guess|bet|solution|sol|letter|label|respuesta"
     r"|opci[oó]n|alternativa"
-    r"|soluci[oó]n|correcta?|correct(?:ed|ion)|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
+    r"|soluci[oó]n|correcta?|corrected|correction(?=:)|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
     _I,
 )
 _STEMS = (
@@ -123,7 +123,7 @@ _PRAISED = re.compile(
     r"|thus\s+|then\s+|hence\s+|by far\s+|to be\s+|what\s+)*(?:(?:my|the|an?|la|el|our)\s+)?"
     r"(?:single\s+|only\s+|one\s+|final\s+)?"
     r"(?:correct\b|right(?=\s*(?:answer|choice|option|one|here|because|since|as\b|dose|[,.;:()]|$))|answer\b"
-    r"|respuesta correcta"
+    r"|respuesta correcta|r[ei]sposta corr?et+a"
     r"|opci[oó]n correcta|(?:correct[ae]|corr?et+a|richtig|korrekt|bonne r[ée]ponse)\b"
     r"|best(?! (?:treated|seen|managed|described))|asked for|(?<=only )(?:option"
     r"|choice|one) (?:left|remaining)|I would (?:answer|choose|pick|go with)|(?:most )?likely correct"

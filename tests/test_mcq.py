@@ -110,6 +110,8 @@ def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
         ('{"answer": B, "why": "fever"}', "B"),
         ('{"answer": A or B}', None),
         ("Answer: A\nCorrection: B", "B"),
+        ("Answer: A\n\nCorrection of the deficit: C is used later.", "A"),
+        ("B è la risposta corretta.", "B"),
         ("\\boxed{B}\\boxed{C}", None),
         ("\\boxed{B}\n\\boxed{B}", "B"),
         # What fits best; other languages.
