@@ -85,27 +85,39 @@ class DicomPicture:
         return 255 - shown if kind == "MONOCHROME1" else shown
 
     def _windowed(self, stored: NDArray[Any]) -> NDArray[np.uint8]:
+        """Some rows at a time: as floats a whole radiograph would take a gigabyte."""
         from pydicom.pixels import apply_modality_lut, apply_voi
 
-        values = apply_modality_lut(stored, self._set)
+        step = 1 + (1 << 20) // stored.shape[1]
+        parts = [stored[first : first + step] for first in range(0, len(stored), step)]
         tables = self._set.get("VOILUTSequence")
-        if tables:
-            low, high = 0, (1 << int(tables[0].LUTDescriptor[2])) - 1
-            return _spread(apply_voi(values, self._set).astype(np.float64), low, high)
         centre, width = _first(self._set.get("WindowCenter")), _first(self._set.get("WindowWidth"))
-        if centre is None or width is None or width <= 0:
-            kept = values
+        sigmoid: tuple[float, float] | None = None
+        if tables:
+            low, high = 0.0, float((1 << int(tables[0].LUTDescriptor[2])) - 1)
+        elif centre is None or width is None or width <= 0:
+            kept = parts
             if (padding := self._set.get("PixelPaddingValue")) is not None:
-                kept = values[stored != padding]
-            kept = kept if kept.size else values
-            return _spread(values.astype(np.float64), float(kept.min()), float(kept.max()))
-        function = str(self._set.get("VOILUTFunction") or "LINEAR")
-        x = values.astype(np.float64)
-        if function == "SIGMOID":
-            return np.asarray(np.rint(255 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))), np.uint8)
-        if function == "LINEAR":  # C.11.2.1.2.1: half a step less on both sides
-            centre, width = centre - 0.5, max(width - 1, 1e-9)
-        return _spread(x, centre - width / 2, centre + width / 2)
+                kept = [some for part in parts if (some := part[part != padding]).size] or parts
+            ends = [(float(v.min()), float(v.max())) for v in (apply_modality_lut(part, self._set) for part in kept)]
+            low, high = min(ends)[0], max(high for _, high in ends)
+        else:
+            function = str(self._set.get("VOILUTFunction") or "LINEAR")
+            if function == "SIGMOID":
+                sigmoid = centre, width
+            if function == "LINEAR":
+                centre, width = centre - 0.5, max(width - 1, 1e-9)  # C.11.2.1.2.1: half a step less on both sides
+            low, high = centre - width / 2, centre + width / 2
+
+        def shown(part: NDArray[Any]) -> NDArray[np.uint8]:
+            values = apply_modality_lut(part, self._set)
+            x = (apply_voi(values, self._set) if tables else values).astype(np.float64)
+            if sigmoid is not None:
+                x = np.clip(-4 * (x - sigmoid[0]) / sigmoid[1], -700, 700)
+                return np.asarray(np.rint(255 / (1 + np.exp(x))), np.uint8)
+            return _spread(x, low, high)
+
+        return np.concatenate([shown(part) for part in parts])
 
 
 def _check_inflated(data: bytes) -> None:

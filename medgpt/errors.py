@@ -88,7 +88,10 @@ def run(main: Main) -> Main:
             return _tell(f"{os_error_line(error)}; what is done stays, mend it and run again", NOT_FINISHED)
         except MemoryError:
             return _tell("out of memory; run again with fewer --workers", NOT_FINISHED)
-        except Exception as error:  # noqa: BLE001 - the net itself
+        except BaseException as error:
+            # What Rust's libraries raise where they find themselves in the wrong is no `Exception`.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             spec = sys.modules[main.__module__].__spec__  # its name is the command's under `python -m`, too
             room = spec.name.partition(".")[0] if spec else ""
             if isinstance(error, ModuleNotFoundError) and room in EXTRAS and of_others(error):
@@ -110,7 +113,7 @@ def of_others(error: ImportError) -> bool:
     return error.name is not None and error.name.partition(".")[0] not in ROOMS
 
 
-def _from_reader(error: Exception) -> bool:
+def _from_reader(error: BaseException) -> bool:
     """Whether DuckDB, pyarrow (or Python, for its text that is not UTF-8) or a JSON reader did, their disk aside."""
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename.partition("/")[0]
     of = type(error).__module__.partition(".")[0].removeprefix("_")

@@ -9,8 +9,10 @@ Whatever inflates, or has a size that nobody vouches for, comes through here. No
 | a line, a record of a CSV, a text of JSON | `LINE_BYTES`, `VALUES` values | `OverLimit`, or None for a line |
 | lines of one record of a CSV | `RECORD_LINES` | `OverLimit` |
 | an item of a JSON array (a character takes up to four bytes) | `ITEM_CHARACTERS`, `VALUES` values | `OverLimit` |
+| a JSON text of a corpus that is decoded whole | `FILE_BYTES`, eight times `VALUES` values | `OverLimit` |
 | a compressed stream (gzip, Zstandard) | `RATIO` past `FILE_BYTES`; it is never held | `Endless` |
 | a page of a Parquet file, and the rows that are read at once | `PAGE_BYTES`, `BATCH_BYTES` | `OverLimit` |
+| ORC, SQLite, DuckDB, each in a process of its own | 1.5 GB | the process ends, its file is a reject |
 
 So a process that reads holds at most 512 MB more than what it was asked for: two copies of a whole file, or a line and
 the objects made of it. JSON is nested no deeper than its parser goes (some 1,000 levels), a number
@@ -133,16 +135,17 @@ def lines(handle: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
         yield None, size
 
 
-def check_values(text: bytes | str, start: int = 0) -> None:
-    """Refuse a text of JSON or a record of a table that may hold more than `VALUES` values, by its separators."""
-    if len(text) - start <= VALUES:
+def check_values(text: bytes | str, start: int = 0, most: int = 0) -> None:
+    """Refuse a text of JSON or a record that may hold more values than `VALUES`, or `most`, by its separators."""
+    most = most or VALUES
+    if len(text) - start <= most:
         return
     if isinstance(text, str):
         count = sum(text.count(separator, start) for separator in ",[{\t")
     else:
         count = sum(text.count(separator, start) for separator in b",[{\t")
-    if count > VALUES:
-        raise OverLimit(f"{count:,} commas and brackets, more than the limit of {VALUES:,} values")
+    if count > most:
+        raise OverLimit(f"{count:,} commas and brackets, more than the limit of {most:,} values")
 
 
 def open_stream(path: Path) -> BinaryIO:

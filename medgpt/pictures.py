@@ -8,6 +8,7 @@ from what (`converted`).
 """
 
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
 from medgpt.arguments import Frame
 from medgpt.containers import MAX_PIXELS, Container, DamagedImage, UnusualCoding, check_pixels, repack
@@ -28,6 +29,7 @@ PICTURE_RULES = 1
 """Raised where other pixels come out of the same bytes; part of the fingerprint recipe."""
 
 _ORIENTATION = 0x0112
+_MOST_FRAMES = 10_000
 
 Mode = Literal["L", "RGB"]
 
@@ -80,6 +82,13 @@ def opened(data: bytes, mode: Mode | None = None, at_least: int | None = None, f
                     file.draft(mode or file.mode, (at_least, at_least))
             elif (frames := getattr(file, "n_frames", 1)) > 1:
                 file.seek(_frame_number(frames, frame))
+                width, height = file.size  # of a TIFF each frame has its own
+                check_pixels(width, height)
+            if file.format == "TIFF":
+                boxes = [tile[1] or (0, 0, width, height) for tile in file.tile]
+                held = sum((right - left) * (end - top) for left, top, right, end in boxes)
+                if held < width * height:  # Pillow leaves the rest black
+                    raise DamagedImage("truncated_image", f"TIFF: strips or tiles of {held:,} pixels")
             file.load()
             image, turn = _eight_bits(file), _orientation(file)
             if turn != 1:
@@ -133,11 +142,13 @@ def _unlike_stored(found: Container) -> str | None:
 
 
 @contextmanager
-def _header(data: bytes) -> Iterator[Image.Image]:
+def _header(data: bytes) -> Iterator[ImageFile.ImageFile]:
     """A file that Pillow has opened but not decoded, of a size within the limit."""
     kind = format_of(data)
     if kind is None:
         raise DamagedImage("corrupt_image", f"no picture format that is read; starts with {data[:4].hex()}")
+    if kind == "TIFF":
+        _check_directories(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cannot be read ends below; the rest does not matter to a reader
         with Image.open(io.BytesIO(data), formats=[kind]) as file:
@@ -153,6 +164,21 @@ def _orientation(file: Image.Image) -> int:
         file.info.pop(name, None)
     found = file.getexif().get(_ORIENTATION, 1)
     return found if found in range(1, 9) else 1
+
+
+def _check_directories(data: bytes) -> None:
+    """Refuse a TIFF of more frames than are counted: Pillow takes the square of their number for that."""
+    order, large = "<" if data[:1] == b"I" else ">", data[2:4] in (b"+\0", b"\0+")
+    count, place, entry = struct.Struct(order + "HQ"[large]), struct.Struct(order + "IQ"[large]), 20 if large else 12
+    at, seen = 8 if large else 4, set[int]()
+    while at + place.size <= len(data):  # TIFF 6.0, section 2: a place, there a count, entries and the next place
+        (at,) = place.unpack_from(data, at)
+        if not at or at in seen or at + count.size > len(data):
+            return
+        seen.add(at)
+        if len(seen) > _MOST_FRAMES:
+            raise DamagedImage("image_too_large", f"more than {_MOST_FRAMES:,} frames")
+        at += count.size + count.unpack_from(data, at)[0] * entry
 
 
 def _frame_number(frames: int, frame: Frame | None) -> int:
@@ -222,17 +248,21 @@ def _is_grey(palette: Image.Image) -> bool:
 def _grey(file: Image.Image) -> Image.Image:
     values: NDArray[Any] = np.asarray(file)
     if values.dtype.kind == "f":
-        finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        if low >= 0 and high <= 1:
+        finite = np.isfinite(values)
+        low, high = (
+            float(of(where=finite, initial=worst)) for of, worst in ((values.min, np.inf), (values.max, -np.inf))
+        )
+        if low > high or (low >= 0 and high <= 1):
             low, high = 0.0, 1.0
-        values = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
     else:
         low, high = float(values.min()), float(values.max())
         if low >= 0:
             low, high = 0.0, float((1 << max(8, int(high).bit_length())) - 1)
-        values = values.astype(np.float64)
-    scaled = np.rint((values - low) * (255 / (high - low) if high > low else 0)).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    step = 1 + (1 << 20) // values.shape[1]  # rows: as floats the whole picture would take a gigabyte
+    for rows in (slice(first, first + step) for first in range(0, len(values), step)):
+        part = np.nan_to_num(values[rows].astype(np.float64), nan=low, posinf=high, neginf=low)
+        scaled[rows] = np.rint((part - low) * (255 / (high - low) if high > low else 0))
     if file.format == "TIFF" and getattr(file, "tag_v2", {}).get(262) == 0:  # WhiteIsZero (TIFF 6.0)
         scaled = 255 - scaled
     key = file.info.get("transparency")

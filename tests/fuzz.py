@@ -27,6 +27,7 @@ import re
 import resource
 import shutil
 import signal
+import sqlite3
 import struct
 import sys
 import tarfile
@@ -481,6 +482,9 @@ def scenes() -> dict[str, Scene]:
 
 def prepare(home: Path, sources: Iterable[str], command: Callable[..., None]) -> None:
     """Write the trees that scenes start from: demo trees, and what `command` (module, words) makes of two of them."""
+    import pyarrow as pa
+    from pyarrow import orc
+
     from builders.engine.registry import load
 
     for name in sources:
@@ -516,7 +520,14 @@ def prepare(home: Path, sources: Iterable[str], command: Callable[..., None]) ->
     (corpus / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (corpus / "b.csv").write_text("id,text\n" + "".join(f'{n},"one, {n}"\n' for n in range(5)))
     (corpus / "c.xml").write_text("<a><b>text</b></a>")
-    for suffix in (".parquet", ".zip", ".tar", ".arrow"):
+    table = pa.Table.from_pylist(rows)
+    orc.write_table(table, corpus / "e.orc", compression="uncompressed")
+    with pa.ipc.new_file(corpus / "e.arrow", table.schema) as target:
+        target.write_table(table)
+    with contextlib.closing(sqlite3.connect(corpus / "e.db")) as base, base:
+        base.execute("CREATE TABLE t(id, text)")
+        base.executemany("INSERT INTO t VALUES (:id, :text)", rows)
+    for suffix in (".parquet", ".zip", ".tar"):
         for path in sorted((home / "raw").rglob(f"*{suffix}"))[:1]:
             shutil.copyfile(path, corpus / f"d{suffix}")
     (corpus.parent / "map.yaml").write_text(MAPPING)

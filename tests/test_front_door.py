@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from conftest import ROOT
 
 from medgpt import TRACEBACK
 from medgpt.__main__ import DOORS
-from medgpt.errors import NOT_FINISHED, place
+from medgpt.errors import NOT_FINISHED, place, run
 
 MODULES = {name: module for group in DOORS.values() for name, (module, _) in group.items()}
 
@@ -111,6 +113,24 @@ def test_a_command_under_the_net_says_one_line(tmp_path: Path) -> None:
     done = medgpt("catalog", str(tmp_path / "nowhere"))
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_panic_of_a_library_in_rust_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """`pyo3_runtime.PanicException` is no `Exception`: here a prefix that is longer than the pieces it is cut from."""
+    tokenizers = pytest.importorskip("tokenizers")
+
+    @run
+    def main(arguments: Sequence[str] | None = None) -> int:
+        words = json.loads(
+            tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")])).to_str()
+        )
+        words["model"]["continuing_subword_prefix"] = "longer than its pieces"
+        tokenizers.Tokenizer.from_str(json.dumps(words))
+        return 0
+
+    assert main([]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("pyo3_runtime.PanicException at") and "please report it" in line
 
 
 @pytest.mark.parametrize(

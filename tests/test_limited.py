@@ -61,16 +61,15 @@ def zip_bytes(members: list[tuple[str, bytes, int, int]], longer: int = 0) -> by
     return body + directory + end
 
 
-def child(code: str, *arguments: str) -> tuple[str, int]:
+def child(code: str, *arguments: str, seconds: int = 300) -> tuple[str, int]:
     """(what a process prints, its peak in MB)."""
     code += "\nprint(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    with subprocess.Popen(
+    done = subprocess.run(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        said, _, peak = process.stdout.read().rpartition("VmHWM:")
-    assert process.returncode == 0, said + peak
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=seconds, check=False,
+    )  # fmt: skip
+    said, _, peak = done.stdout.rpartition("VmHWM:")
+    assert done.returncode == 0, said + peak
     return said, int(peak.split()[0]) // 1024
 
 

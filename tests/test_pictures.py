@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from conftest import ROOT, run_module
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
+from test_limited import BASE_MB, child
 
 from eval.report_page import THUMBNAIL, thumbnail
 from filters.base import Picture
@@ -21,7 +23,7 @@ from manifests.proof.variants import VARIANTS
 from medgpt.arguments import FRAMES
 from medgpt.containers import DamagedImage, repack
 from medgpt.formats import format_of
-from medgpt.pictures import open_picture, picture_size, to_store
+from medgpt.pictures import open_picture, opened, picture_size, to_store
 from shards.reader import Build
 from shards.stream import StreamedSample, pictures
 from train.tiling import Tiling
@@ -395,6 +397,72 @@ def test_several_frames_need_a_choice(kind: str) -> None:
         int(np.asarray(open_picture(to_store(data, frame).data))[0, 0].max()) for frame in ("first", "middle", "last")
     ]
     assert shown == [10, 100, 200]
+
+
+def directories(count: int) -> bytes:
+    """A TIFF of so many frames of one pixel, as Pillow writes the first."""
+    entry = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in ((256, 1), (257, 1), (273, 8), (279, 1)))
+    size = 2 + len(entry) + 4
+    links = [12 + size * number for number in range(1, count)] + [0]
+    frames = [struct.pack("<H", 4) + entry + struct.pack("<I", link) for link in links]
+    return b"II*\0" + struct.pack("<I", 12) + bytes(4) + b"".join(frames)
+
+
+def longer(height: int) -> bytes:
+    """A TIFF whose strips are of fewer rows than its height."""
+    data = encoded(GREY, "TIFF")
+    [old] = [
+        entry for kind in (3, 4) if (entry := struct.pack("<HHII", 257, kind, 1, HEIGHT)) in data
+    ]  # fmt: skip
+    return data.replace(old, struct.pack("<HHII", 257, 4, 1, height))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: directories(10_001), "image_too_large"),
+        (lambda: longer(HEIGHT + 1), "truncated_image"),
+        (lambda: second((10_000, 10_000)), "image_too_large"),
+    ],
+)
+def test_a_tiff_that_is_not_as_it_says(make: Callable[[], bytes], reason: str) -> None:
+    with pytest.raises(DamagedImage) as caught:
+        to_store(make(), "last")
+    assert caught.value.reason == reason
+
+
+def second(size: tuple[int, int]) -> bytes:
+    frames = [Image.new("1", size, 1) for size in ((50, 40), size)]
+    return encoded(frames[0], "TIFF", save_all=True, append_images=frames[1:], compression="group4")
+
+
+def test_a_frame_of_a_tiff_has_its_own_size() -> None:
+    found = opened(second((70, 90)), frame="last")
+    assert (found.width, found.height) == found.image.size == (70, 90)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "DICOM"])
+def test_a_large_radiograph_of_16_bits_takes_little_memory(kind: str, tmp_path: Path) -> None:
+    side = 5_000
+    values = np.add.outer(np.arange(side, dtype=np.uint16), np.arange(side, dtype=np.uint16)) // 4  # of 12 bits
+    path = tmp_path / "picture"
+    if kind == "TIFF":
+        path.write_bytes(encoded(of(values), "TIFF"))
+    else:
+        path.write_bytes(
+            dicom(Rows=side, Columns=side, PixelData=values.tobytes(), WindowCenter=1250, WindowWidth=2500)
+        )
+    code = """
+import sys
+from pathlib import Path
+import numpy as np
+from medgpt.pictures import open_picture
+print(*np.asarray(open_picture(Path(sys.argv[1]).read_bytes()))[[0, 2500, 4999], [0, 2500, 4999]])
+"""
+    said, peak = child(code, str(path))
+    ends = [0, 127, 255] if kind == "DICOM" else [0, 78, 156]
+    assert np.abs(np.array(said.split(), int) - ends).max() <= 1
+    assert peak <= BASE_MB + 300, f"{peak} MB"
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "BMP", "JPEG2000", "PNG", "JPEG"])

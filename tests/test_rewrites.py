@@ -165,6 +165,10 @@ def test_what_is_no_model_is_told_in_one_line(folder: Path, tmp_path: Path) -> N
         Encoder(str(tmp_path)).encode(["a"])
     for name in ("tokenizer.json", "model.safetensors"):
         shutil.copy(folder / name, tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "no such"}}')
+    with pytest.raises(UserError, match=r"tokenizer\.json: no tokenizer \("):
+        Encoder(str(tmp_path)).encode(["a"])
+    shutil.copy(folder / "tokenizer.json", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mpnet"}))
     with pytest.raises(UserError, match=r"of a mpnet, not of a BERT; export it to model\.onnx"):
         Encoder(str(tmp_path)).encode(["a"])

@@ -125,6 +125,8 @@ def test_a_table_that_is_written_otherwise(tmp_path: Path, name: str, data: byte
         ("a.json", b'{"a": 1}', "not an array"),
         ("a.json", b'[{"a": "\xff"}]', "not UTF-8"),
         ("a.json", b"", "ends early"),
+        ("a.json.gz", b"\x1f\x8b\x08\0no", "cannot be read"),
+        ("a.json.gz", gzip.compress(b'[{"a": 1}]')[:-9], "cannot be read"),
         ("a.csv", b"x,y\n1,2\n", "no column a"),
         ("a.parquet", b"PAR1 no", "not readable as Parquet"),
         ("a.xlsx", b"", "not a table"),
@@ -231,6 +233,9 @@ def test_a_parquet_file_that_counts_rows_it_does_not_hold(tmp_path: Path) -> Non
     (tmp_path / "rows.parquet").write_bytes(data[:at] + b"\x16\xda\x04" + data[at + 3 :])
     rows, gaps = read_with_gaps(tmp_path, "rows.parquet")
     assert len(rows) == 300
+    (tmp_path / "fewer.parquet").write_bytes(data[:at] + b"\x16\xd6\x04" + data[at + 3 :])
+    with pytest.raises(NotThisSource, match="299 rows, and 300 in its row groups"):
+        read_with_gaps(tmp_path, "fewer.parquet")
     assert [(gap["what"], gap["count"]) for gap in gaps] == [
         ("rows of its own count stand in none of its row groups", 1)
     ]

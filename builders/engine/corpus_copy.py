@@ -8,6 +8,7 @@ is written.
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 import shutil
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 from builders.engine.archives import webdataset_name
 from builders.engine.corpus_files import csv_records, form_of, skipped, whole_text
 from builders.engine.source import NotThisSource
+from builders.engine.tables import open_parquet
 from medgpt.atomic import AtomicFile
 from medgpt.limited import open_stream
 from medgpt.private import make_folder
@@ -135,15 +137,12 @@ def _write_json(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
 
 
 def _write_parquet(path: Path, rows: Collection[str], sink: BinaryIO) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    plain: Any = path if path.suffix.lower() == ".parquet" else pa.BufferReader(open_stream(path).read())
-    with pq.ParquetFile(plain, buffer_size=1 << 20, pre_buffer=False) as table:
-        packed = table.metadata.row_group(0).column(0).compression
-        with pq.ParquetWriter(
-            sink, table.schema_arrow, compression=packed.lower().replace("uncompressed", "none")
-        ) as to:
+    plain = path if path.suffix.lower() == ".parquet" else io.BytesIO(open_stream(path).read())
+    with open_parquet(plain, path.name) as table:
+        packed = table.chunks[0][0].codec
+        with pq.ParquetWriter(sink, table.schema_arrow, compression=packed) as to:
             number = 0
             for group in range(table.num_row_groups):
                 to.write_table(_kept(table.read_row_group(group), number, rows))

@@ -13,22 +13,51 @@ import gzip
 import io
 import json
 import lzma
+import os
+import pickle
+import resource
 import sqlite3
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import chain
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tree
 from builders.engine.corpus_values import as_png, extension
+from builders.engine.pages import check_batches
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
-from builders.engine.tables import Row, arrow_rows, delimiter_of, every_key, json_items, rows_within
+from builders.engine.tables import (
+    Row,
+    arrow_rows,
+    delimiter_of,
+    every_key,
+    json_items,
+    parquet_rows,
+    parse_json,
+    rows_within,
+)
 from medgpt.errors import UserError
 from medgpt.formats import PICTURE_SUFFIXES
-from medgpt.limited import FILE_BYTES, LINE_BYTES, OverLimit, check_size, lines, open_stream, read_whole
+from medgpt.limited import (
+    FILE_BYTES,
+    LINE_BYTES,
+    RATIO,
+    RECORD_LINES,
+    VALUES,
+    OverLimit,
+    check_size,
+    check_values,
+    lines,
+    open_stream,
+    read_whole,
+)
 
 Mapped: TypeAlias = Mapping[str, bool]
 """Fields that something is taken from, and whether an object that has one is a row for that alone: a question is, while
@@ -49,6 +78,8 @@ _DESCRIPTIONS = {"dataset_info.json": "features", "state.json": "_data_files", "
 """What `datasets` writes beside Arrow files, and a key that each has."""
 _DEEPEST = 12
 """Objects within objects that are looked into for rows."""
+_MOST_VALUES = 8 * VALUES
+"""Of a JSON text that is decoded whole: up to 800 MB as objects of Python."""
 
 
 PICTURE_ENDINGS = [f".{suffix}" for suffix in sorted(PICTURE_SUFFIXES)]
@@ -92,11 +123,15 @@ def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
 
     mapped: by which an object of JSON is known for a row. pictures_alone: a picture in a zip is a row itself.
     """
-    kind, last = form_of(file), "0"
+    empty = not path.stat().st_size
+    yield from [Reject(file, "-", "empty_file")] if empty else _told(_rows(path, file, mapped, pictures_alone), file)
+
+
+def _told(rows: Iterable[Row | Reject], file: str) -> Iterator[Row | Reject]:
+    """The rows; where their reader gives up, a reject that says why."""
+    last = "0"
     try:
-        if not path.stat().st_size:
-            raise InputError("empty_file", file)
-        for row in _rows(kind, path, file, mapped, pictures_alone):
+        for row in rows:
             last = row.row if isinstance(row, Reject) else row.number
             yield row
     except InputError as error:
@@ -111,9 +146,10 @@ def file_rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> It
         yield Reject(file, "-", "bad_archive", f"{type(error).__name__} behind row {last}; what follows was not read")
 
 
-def _rows(kind: str | None, path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
+def _rows(path: Path, file: str, mapped: Mapped, pictures_alone: bool) -> Iterator[Row | Reject]:
+    kind = form_of(file)
     if kind in ("sqlite", "duckdb"):
-        yield from _database_rows(path, file)
+        yield from _apart(database_rows, path, file)
     elif kind == "zip":
         check_zip(path, path.parents[file.count("/")], within=False)
         yield from _zip_rows(path, file, mapped, pictures_alone)
@@ -151,6 +187,7 @@ def whole_text(handle: BinaryIO, file: str) -> str:
 def _json_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows of a JSON text: one value, or several one after the other (JSON Lines, or what jq prints)."""
     text = whole_text(handle, file)
+    check_values(text, most=_MOST_VALUES)
     decode, place, number, several = json.JSONDecoder(object_pairs_hook=every_key).raw_decode, 0, 0, False
     while (place := skipped(text, place)) < len(text):
         value, place = decode(text, place)
@@ -254,9 +291,9 @@ def _line_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Re
         if not (text := data.removeprefix(codecs.BOM_UTF8)).strip():
             continue
         try:
-            value = json.loads(text, object_pairs_hook=every_key)
-        except (ValueError, RecursionError) as error:
-            yield Reject(file, str(number), "bad_row", type(error).__name__)
+            value = parse_json(text, file, python=True)
+        except InputError as error:
+            yield Reject(file, str(number), error.reason, error.detail)
             continue
         yield Row(file, str(number), value if isinstance(value, dict) else {"text": value})
 
@@ -274,17 +311,18 @@ def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str] | 
     text = io.TextIOWrapper(packed, encoding, errors="surrogateescape", newline="")
     spent: list[str] = []
 
-    def lines() -> Iterator[str]:
-        yield first.removeprefix("\ufeff")
-        for line in text:
-            spent.append(line)
-            yield line
+    def line() -> str:
+        spent.append(found := text.readline(LINE_BYTES + 1))
+        cells = max(map(found.count, ",;\t|")) if len(found) > VALUES else 0
+        if len(found) > LINE_BYTES or len(spent) > RECORD_LINES or cells > VALUES:
+            most = f"{LINE_BYTES:,} characters in a line, {RECORD_LINES:,} lines or {VALUES:,} cells"
+            raise OverLimit(f"a record of more than {most} (a quote that nothing closes?)")
+        return found
 
-    first = text.readline(LINE_BYTES)
-    spent.append(first)
+    first = line()
     parted = delimiter_of(first, file)
     csv.field_size_limit(LINE_BYTES)
-    reader, width = csv.reader(lines(), delimiter=parted), 0
+    reader, width = csv.reader(chain([first.removeprefix("\ufeff")], iter(line, "")), delimiter=parted), 0
     for cells in reader:
         width = width or len(cells)
         whole = len(spent) == 1 or not _swallows(spent, parted, width)
@@ -334,29 +372,34 @@ def _arrow_rows(handle: Any, file: str, mapped: Mapped | None = None) -> Iterato
     import pyarrow as pa
 
     source = handle if isinstance(handle, pa.NativeFile) else pa.BufferReader(read_whole(handle))
+    seen = check_batches(source)
     try:
         found = pa.ipc.open_file(source)
+        if found.num_record_batches > seen:
+            raise NotThisSource(f"{file}: damaged, or its footer lists batches that were not looked at")
         batches = (found.get_batch(number) for number in range(found.num_record_batches))
     except pa.ArrowInvalid:
         source.seek(0)
         batches = iter(pa.ipc.open_stream(source))
-    yield from _sliced(batches, file)
+    # Altered offsets would lead Arrow out of the file, which is a crash and no error.
+    yield from _sliced((batch for batch in batches if batch.validate(full=True) is None), file)
 
 
 def _orc_rows(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
+    yield from _apart(orc_rows, read_whole(handle), file)
+
+
+def orc_rows(data: bytes, file: str) -> Iterator[Row | Reject]:
+    """Rows of all stripes."""
     import pyarrow as pa
     from pyarrow import orc
 
-    found = orc.ORCFile(pa.BufferReader(read_whole(handle)))
+    found = orc.ORCFile(pa.BufferReader(data))
     yield from _sliced((found.read_stripe(number) for number in range(found.nstripes)), file)
 
 
 def _parquet_file(handle: Any, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    found = pq.ParquetFile(pa.BufferReader(read_whole(handle)))
-    yield from _sliced(found.iter_batches(1024, use_threads=False), file)
+    yield from parquet_rows(io.BytesIO(read_whole(handle)), file)
 
 
 def _sliced(batches: Iterable[Any], file: str) -> Iterator[Row | Reject]:
@@ -369,10 +412,48 @@ def _sliced(batches: Iterable[Any], file: str) -> Iterator[Row | Reject]:
         number += batch.num_rows
 
 
-# Databases, arrays, documents, zips
+# What libraries read that trust a file: ORC, databases
 
 
-def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
+def _apart(
+    reader: Callable[[Any, str], Iterator[Row | Reject]], source: Path | bytes, file: str
+) -> Iterator[Row | Reject]:
+    """The rows of a reader in a process of its own, with `_APART_BYTES` of memory.
+
+    A wrong length, precision or page number ends the process of such a library, and a schema may compute columns of
+    any size. Raises: `NotThisSource` where it ended.
+    """
+    program = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
+    started: Any = subprocess.Popen(  # noqa: S603 - our own
+        program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with started as process:
+        try:
+            with suppress(BrokenPipeError), process.stdin as to:
+                pickle.dump((reader, source, file), to)
+            while (row := pickle.load(process.stdout)) is not None:  # noqa: S301 - our own
+                yield row
+        except (EOFError, pickle.UnpicklingError):
+            raise NotThisSource(f"{file}: damaged, or it takes more than {_APART_BYTES >> 20:,} MB to read") from None
+        finally:
+            process.kill()
+
+
+_APART_BYTES = 3 << 29
+"""An ORC file has up to `FILE_BYTES`, a vector of DuckDB 2,048 rows."""
+
+
+def serve() -> None:
+    """Write the rows that `_apart` asks for to stdout, and None behind them."""
+    with suppress(ValueError):  # macOS has no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (_APART_BYTES, _APART_BYTES))
+    reader, source, file = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own
+    for row in chain(_told(reader(source, file), file), [None]):
+        pickle.dump(row, sys.stdout.buffer)
+
+
+def database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
     """Rows of all tables, `<table>/<number>`; the file is opened for reading alone."""
     with path.open("rb") as handle:
         head = handle.read(16)
@@ -387,32 +468,56 @@ def _database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
         shut: dict[str, str | bool | int | float | list[str]] = {
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
+            "threads": 1,
+            "temp_directory": "",
         }
         connection = duckdb.connect(str(path), read_only=True, config=shut)
         listed = "SELECT schema_name, table_name FROM duckdb_tables() ORDER BY ALL"
     else:
         raise NotThisSource(f"{file}: neither SQLite nor DuckDB")
+    left = RATIO * path.stat().st_size  # of rows: pages may lead to each other in circles
     with closing(connection):
         for path_to in connection.execute(listed).fetchall():
             quoted = ['"' + name.replace('"', '""') + '"' for name in path_to if name]
             table = ".".join(name for name in path_to if name not in (None, "main"))
             cursor = connection.execute(f"SELECT * FROM {'.'.join(quoted)}")  # noqa: S608 - a name
             names, number = [column[0] for column in cursor.description], 0
-            while rows := cursor.fetchmany(256):
-                for row in rows:
-                    yield Row(file, f"{table}/{number}", dict(zip(names, row, strict=True)))
-                    number += 1
+            while row := cursor.fetchone():
+                yield Row(file, f"{table}/{number}", dict(zip(names, row, strict=True)))
+                number, left = number + 1, left - 1
+                if left < 0:
+                    raise OverLimit(f"{file}: more rows than it can hold")
+
+
+# Arrays, documents, zips
 
 
 def _array_rows(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """NumPy arrays, cut along their first axis: texts, and bytes of the shape of pictures. Pickles are never opened."""
+    data = read_whole(handle)
+    if not data.startswith(b"PK"):
+        yield from _items(data, "array", file)
+        return
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in archive.infolist():
+            check_size(info.file_size, info.compress_size)
+            yield from _items(archive.read(info), info.filename.removesuffix(".npy"), file)
+
+
+def _items(data: bytes, name: str, file: str) -> Iterator[Row | Reject]:
     import numpy as np
 
-    found = np.load(io.BytesIO(read_whole(handle)), allow_pickle=False)
-    arrays = {"array": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    for name, array in arrays.items():
-        pictures = array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (3, 4)))
-        for number, item in enumerate(array if array.ndim else array[None]):
+    about = io.BytesIO(data)
+    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    shape, _, kind = header[np.lib.format.read_magic(about)[0]](about)
+    if prod(shape) * kind.itemsize > len(data) or max(shape, default=0) > RATIO * len(data):
+        raise OverLimit(f"{name}: an array of {' x '.join(map(str, shape))} in {len(data):,} bytes")
+    array = np.load(io.BytesIO(data), allow_pickle=False)
+    pictures = array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] in (3, 4)))
+    for number, item in enumerate(array if array.ndim else array[None]):
+        if item.size > VALUES and not pictures:
+            yield Reject(file, f"{name}/{number}", "too_large", f"{item.size:,} numbers, limit {VALUES:,}")
+        else:
             yield Row(file, f"{name}/{number}", {name: as_png(item) if pictures else item.tolist()})
 
 
@@ -447,17 +552,8 @@ def _zip_rows(zip_file: Any, file: str, mapped: Mapped, pictures_alone: bool, de
 def member_rows(data: bytes, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
     """Rows of a table that is a member of an archive, `<archive>!<member>`."""
     ending = extension(file)
-    try:
-        handle = _PACKED[ending](io.BytesIO(data)) if ending in _PACKED else io.BytesIO(data)
-        yield from _READERS[form_of(file.rpartition("!")[2]) or "text"](handle, file, mapped)
-    except InputError as error:
-        yield Reject(file, "-", error.reason, error.detail)
-    except OverLimit as error:
-        yield Reject(file, "-", "too_large", f"{error}; what follows was not read")
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - any library's, of a damaged member
-        yield Reject(file, "-", "bad_archive", f"{type(error).__name__}; what follows was not read")
+    handle = _PACKED[ending](io.BytesIO(data)) if ending in _PACKED else io.BytesIO(data)
+    yield from _told(_READERS[form_of(file.rpartition("!")[2]) or "text"](handle, file, mapped), file)
 
 
 def with_tables(rows: Iterable[Row | Reject], mapped: Mapped) -> Iterator[Row | Reject]:

@@ -12,7 +12,7 @@ from builders.engine.archives import TAR_DAMAGE, Content, stored, tar_samples
 from builders.engine.corpus_files import document_rows, file_rows, form_of, with_tables
 from builders.engine.corpus_values import extension
 from builders.engine.source import InputError, Reject, Unit
-from builders.engine.tables import Row, open_parquet, parse_json, table_rows
+from builders.engine.tables import Row, open_parquet, parquet_batches, parse_json, table_rows
 from medgpt.errors import one_line
 from medgpt.formats import format_of
 from medgpt.limited import OverLimit
@@ -102,12 +102,13 @@ def _first_is_picture(table: Any, column: str) -> bool:
     import pyarrow as pa
 
     try:
-        for batch in table.iter_batches(16, columns=[column], use_threads=False):
-            for value in batch.column(0).to_pylist():
-                for data in value if isinstance(value, list) else [value]:
-                    if data:
-                        return format_of(data) is not None
-    except (pa.ArrowException, OSError):
+        for group in range(table.num_row_groups):
+            for batch in parquet_batches(table, group, [column], 16):
+                for value in batch.column(0).to_pylist():
+                    for data in value if isinstance(value, list) else [value]:
+                        if data:
+                            return format_of(data) is not None
+    except (OverLimit, pa.ArrowException, OSError, ValueError, LookupError):
         return True  # reading the rows will say what is wrong with them
     return False
 

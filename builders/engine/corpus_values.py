@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from builders.engine.tables import every_key
 from medgpt.formats import PICTURE_SUFFIXES, format_of
+from medgpt.limited import OverLimit, check_values
 
 TEXT_WORDS = 5
 """A value of so many words is a text; of fewer a label, a name, a code."""
@@ -26,8 +27,11 @@ _PACKED_CHARACTERS = 60
 _BASE64 = re.compile(r"(?:data:[\w/+.;=-]*;base64,)?\s*([A-Za-z0-9+/_\-\s]+=*\s*)")
 _DATA_URL = re.compile(r"data:[\w/+.;=-]*;base64,[A-Za-z0-9+/_=-]+")
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
-_PRINTED = ("b'", 'b"', "{'bytes': b", "{'path': ")
-"""How Python begins to print bytes, and a cell of a picture column."""
+_QUOTED = r"""(?:'(?:[^'\\]++|\\.)*+'|"(?:[^"\\]++|\\.)*+")"""
+_PATH = rf"'path': (?:None|{_QUOTED})"
+_PRINTED = re.compile(rf"(?:\{{(?:{_PATH}, )?'bytes': )?(b?{_QUOTED})(?:, {_PATH})?\}}?", re.DOTALL)
+"""Bytes as Python prints them, and a cell of a picture column. Nothing else is parsed: a list that Python parses takes
+a hundred times its size."""
 _HEAD = 400
 """Characters that are decoded to see whether it is a picture: DICOM says so behind its 128th byte."""
 _SMALLEST_SIDE = 8
@@ -59,8 +63,9 @@ def leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def parsed(text: str) -> Any:
     """The value of a text that is JSON, else the text."""
     try:
+        check_values(text)
         return json.loads(text, object_pairs_hook=every_key)
-    except (ValueError, RecursionError):
+    except (OverLimit, ValueError, RecursionError):
         return text
 
 
@@ -117,10 +122,10 @@ def pictures_within(text: str) -> list[bytes]:
 
 def _spelt_picture(text: str) -> bytes | None:
     head = text[:_HEAD]
-    if head.startswith(_PRINTED):
+    if head.startswith(("b'", 'b"', "{'bytes': b", "{'path': ")):
         try:
-            return picture_of(ast.literal_eval(text))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return picture_of(ast.literal_eval(printed[1])) if (printed := _PRINTED.fullmatch(text)) else None
+        except (ValueError, SyntaxError):
             return None
     if " " in head[:_PACKED_CHARACTERS]:  # as in any prose
         return None
@@ -211,8 +216,12 @@ def _raster(value: Mapping[str, Any]) -> bytes | None:
         return None
     from PIL import Image
 
-    data = value["data"] if isinstance(value["data"], bytes) else _base64(str(value["data"]))
+    from medgpt.containers import DamagedImage, check_pixels
+
+    data = (value["data"] if isinstance(value["data"], bytes) else _base64(str(value["data"]))) or b""
     try:
-        return _png(Image.frombytes(value["mode"], tuple(value["size"]), data or b""))
-    except (ValueError, TypeError, KeyError, OSError):
+        width, height = value["size"]
+        check_pixels(width, height)
+        return _png(Image.frombytes(value["mode"], (width, height), data))
+    except (ValueError, TypeError, KeyError, OSError, DamagedImage):
         return None

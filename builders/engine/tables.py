@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from builders.engine.archives import Content, PictureStore, stored
 from builders.engine.noticed import note
-from builders.engine.pages import batch_rows
+from builders.engine.pages import batch_rows, read_footer
 from builders.engine.rawfiles import check_filled, note_gap, outcome, reason_for, relative
 from builders.engine.source import (
     CAPTION_PROMPT,
@@ -40,7 +42,7 @@ from builders.engine.source import (
 )
 from medgpt import limited
 from medgpt.errors import UserError, one_line
-from medgpt.limited import Endless, OverLimit, check_values, lines, open_stream
+from medgpt.limited import Endless, OverLimit, check_values, lines, open_file, open_stream
 from medgpt.messages import named
 
 ROWS_PER_UNIT = 20_000
@@ -232,8 +234,11 @@ def _lines_named_json(path: Path) -> str:
     """`jsonl` for a file named `.json` whose first two lines are objects, else nothing."""
     if not (path.is_file() and path.name.lower().removesuffix(".gz").endswith(".json")):
         return ""
-    with open_stream(path) as handle:
-        return "jsonl" if _TWO_LINES.match(handle.read(_CHUNK).removeprefix(codecs.BOM_UTF8)) else ""
+    try:
+        with open_stream(path) as handle:
+            return "jsonl" if _TWO_LINES.match(handle.read(_CHUNK).removeprefix(codecs.BOM_UTF8)) else ""
+    except (OSError, EOFError, zlib.error, OverLimit):
+        return ""  # its reader says what is wrong
 
 
 def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, layout: str) -> Iterator[_Range]:
@@ -436,23 +441,38 @@ def every_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # Parquet
 
 
-def open_parquet(path: Path, file: str) -> Any:
-    """A `ParquetFile`, called `file` in messages. Raises: `NotThisSource`."""
+@contextmanager
+def open_parquet(source: Path | BinaryIO, file: str) -> Iterator[Any]:
+    """A `ParquetFile`, `file` in messages, with `chunks` (of `read_footer`) and `handle`. Raises: `NotThisSource`.
+
+    Its metadata is asked for rows and bytes alone: of a damaged column Arrow ends the process.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        # Page by page: by default Arrow would hold a whole row group, which may be the whole file.
-        table = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise NotThisSource(f"{file}: not readable as Parquet ({one_line(error)}); fetch the file again") from None
-    if not 0 <= table.metadata.num_rows <= limited.RATIO * path.stat().st_size:
-        table.close()
-        raise NotThisSource(f"{file}: says that it has {table.metadata.num_rows:,} rows, which it cannot hold")
-    about = table.metadata
-    if lost := about.num_rows - sum(about.row_group(group).num_rows for group in range(about.num_row_groups)):
-        note_gap(file, "rows of its own count stand in none of its row groups", count=lost)
-    return table
+    with ExitStack() as stack:
+        try:
+            handle = stack.enter_context(open_file(source) if isinstance(source, Path) else source)
+            chunks = read_footer(handle)
+            # Page by page: by default Arrow would hold a whole row group, which may be the whole file.
+            table = stack.enter_context(pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False))
+        except (pa.ArrowException, OSError, ValueError, OverLimit) as error:
+            raise NotThisSource(f"{file}: not readable as Parquet ({one_line(error)}); fetch the file again") from None
+        about, table.chunks, table.handle = table.metadata, chunks, handle
+        held = sum(about.row_group(group).num_rows for group in range(about.num_row_groups))
+        if not held <= about.num_rows <= limited.RATIO * handle.seek(0, io.SEEK_END):
+            what = f"says that it has {about.num_rows:,} rows, and {held:,} in its row groups, which it cannot hold"
+            raise NotThisSource(f"{file}: {what}; fetch the file again")
+        if lost := about.num_rows - held:
+            note_gap(file, "rows of its own count stand in none of its row groups", count=lost)
+        yield table
+
+
+def parquet_batches(table: Any, group: int, columns: Sequence[str], most: int) -> Iterator[Any]:
+    """Arrow batches of a row group of `open_parquet`'s, of some columns or all: `most` rows, or fewer large ones."""
+    rows = table.metadata.row_group(group).num_rows
+    size = batch_rows(table.handle, table.chunks[group], rows, columns, most)
+    yield from table.iter_batches(size, [group], list(columns) or None, use_threads=False)
 
 
 def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
@@ -472,10 +492,14 @@ def _parquet_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit
             start, first, rows, size = group + 1, first + rows, 0, 0
 
 
-def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
+def parquet_rows(
+    path: Path | BinaryIO, file: str, part: _Range | None = None, columns: Sequence[str] = ()
+) -> Iterator[Row | Reject]:
+    """Rows of a Parquet file, or of a part of it. Raises: `NotThisSource`."""
     import pyarrow as pa
 
     with open_parquet(path, file) as table:
+        part = part or _Range(0, 0, table.metadata.num_rows)
         number = sum(table.metadata.row_group(group).num_rows for group in range(part.start))
         last = part.first + part.rows
         for group in range(part.start, table.metadata.num_row_groups):
@@ -484,8 +508,7 @@ def _parquet_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -
             about = table.metadata.row_group(group)
             end = number + about.num_rows
             try:  # rows that hold pictures come a few at a time
-                size = batch_rows(path, table.metadata, group, list(columns), _BATCH_ROWS)
-                for batch in table.iter_batches(size, [group], list(columns) or None, use_threads=False):
+                for batch in parquet_batches(table, group, columns, _BATCH_ROWS):
                     skip = min(max(0, part.first - number), batch.num_rows)
                     yield from arrow_rows(file, batch.slice(skip, last - number - skip), number + skip)
                     number += batch.num_rows
@@ -780,10 +803,14 @@ def _csv_records(
             yield cells, found
 
 
+_HEADER = 100_000
+"""Characters of a first line that say what parts it."""
+
+
 def delimiter_of(header: str, name: str) -> str:
     """What parts the cells of a table by its first line; tabs where its file is named so."""
     tabs = {".tsv", ".tab"} & {suffix.lower() for suffix in Path(name).suffixes}
-    return "\t" if tabs else max(",;\t|", key=lambda sign: len(_cells(header, sign)))
+    return "\t" if tabs else max(",;\t|", key=lambda sign: len(_cells(header[:_HEADER], sign)))
 
 
 def _csv_header(path: Path, file: str, columns: Sequence[str]) -> tuple[list[str], int]:
@@ -839,7 +866,7 @@ def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> It
 
 
 _FORMATS: dict[str, _Format] = {
-    "parquet": _Format(_parquet_ranges, _parquet_rows, True),
+    "parquet": _Format(_parquet_ranges, parquet_rows, True),
     "jsonl": _Format(_lines_ranges, _lines_rows, False),
     "python-jsonl": _Format(_lines_ranges, partial(_lines_rows, python=True), False),
     "json": _Format(_array_ranges, _array_rows, False),

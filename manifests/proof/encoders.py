@@ -28,7 +28,7 @@ import orjson
 from numpy.typing import NDArray
 
 from medgpt.digest import file_sha256
-from medgpt.errors import UserError
+from medgpt.errors import UserError, one_line
 
 Vectors = NDArray[np.float32]
 
@@ -132,7 +132,10 @@ def _tokenizer(folder: Path) -> Any:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{path}: not there; a model's folder has tokenizer.json and model.onnx or model.safetensors")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # which is all that it raises
+        raise UserError(f"{path}: no tokenizer ({one_line(error)[:200]})") from error
     padding = tokenizer.padding or {}
     tokenizer.enable_truncation(MOST_TOKENS)
     names = ("pad_id", "pad_type_id", "pad_token", "direction")
