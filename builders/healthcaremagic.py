@@ -30,7 +30,7 @@ SOURCE = kit.table_source(
     obtain="""
 Clone the dataset lavita/ChatDoctor-HealthCareMagic-100k from https://huggingface.co, or download
 HealthCareMagic-100k.json (Google Drive, linked from the README of https://github.com/Kent0n-Li/ChatDoctor).""",
-    files={"train": ("data/train-*.parquet", "HealthCareMagic-100k.json")},
+    files={"train": ("data/train-*.parquet", "*[Hh]ealth[Cc]are[Mm]agic*.json*")},
     fields=("instruction", "input", "output"),
     check=_check,
     sample=_sample,

@@ -26,7 +26,7 @@ SOURCE = kit.table_source(
     obtain="""
 Clone the dataset lavita/ChatDoctor-iCliniq from https://huggingface.co, or download iCliniq.json (Google Drive, linked
 from the README of https://github.com/Kent0n-Li/ChatDoctor). lavita/medical-qa-datasets has the same rows as test.""",
-    files={"train": ("data/train-*.parquet", "iCliniq.json", "iCliniq-10k.json", "chatdoctor-icliniq/test-*.parquet")},
+    files={"train": ("data/train-*.parquet", "*[Ii][Cc]liniq*.json*", "chatdoctor-icliniq/test-*.parquet")},
     fields=("input", "answer_icliniq"),
     sample=kit.question_answer,
     published={"train": 7_321},

@@ -167,7 +167,7 @@ def table_source(
         flat: Whether the last part of a picture's name is enough to find it (`archives.PictureStore`).
         each_picture: Whether every file of the picture folders enters the keys of the units: for sets of thousands.
         pictures_from: Where the pictures are to be had, if not where the rows are.
-        layout: "jsonl" for JSON Lines in a file named `.json`, "python-jsonl" for lines that may hold a bare `NaN`.
+        layout: "python-jsonl" for lines that may hold a bare `NaN`.
         obtain: How to get the files; by default from the hub. The files and fields are listed below it.
         plan: Replaces how the raw tree is cut, for sets that need it.
         declared: What `Source` has besides. Access is open where there is a `hub_id`, credentialed elsewhere.

@@ -45,12 +45,7 @@ def _plan(raw: Path, params: kit.Params) -> Iterator[kit.Unit]:
         yield from kit.table_units(raw, kit.check_parts(hub[split], raw), split, role, columns=COLUMNS)
         if path := github[split]:
             # GitHub's .json files hold one object a line; a copy may hold an array of them.
-            yield from kit.table_units(raw, [path], split, role, layout="jsonl" if _starts_with_object(path) else "")
-
-
-def _starts_with_object(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(64).lstrip().startswith(b"{")
+            yield from kit.table_units(raw, [path], split, role)
 
 
 def _sample(row: kit.Row, key: str, question: str, *texts: str) -> kit.Sample:

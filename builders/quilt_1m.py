@@ -26,7 +26,7 @@ _MARKED, _CAME_WITH = "not_histology", "single_wsi"
 _SUBSETS = frozenset({"quilt", "openpath", "pubmed", "laion"})
 _ZIPS, _FOLDER = "images_part_*.zip", "quilt_1m"
 _NAME = re.compile(r"[^/\\]+\.(?:jpe?g|png)", re.IGNORECASE)
-_MARKS = {"": False, "nan": False, "0": False, "0.0": False, "1": True, "1.0": True}
+_MARKS = dict.fromkeys(("", "nan", "0", "0.0", "false"), False) | dict.fromkeys(("1", "1.0", "true"), True)
 """Values of `not_histology`: pandas writes a column with gaps as floats."""
 
 
@@ -70,6 +70,7 @@ def _sample(pictures: kit.PictureStore, unit: kit.Unit, row: kit.Row) -> kit.Sam
     marked = _MARKS.get(values.get(_MARKED, "").strip().lower())
     if marked is None:
         raise kit.InputError("bad_field", file, "not_histology is neither 0 nor 1")
+    name = name.rpartition("/")[2]  # some copies write the folder, too
     kit.demand(_NAME.fullmatch(name), "bad_field", file, "image_path is not the name of a picture file")
     group = {"video_id": kit.video_id(name, file)} if subset == "quilt" else {}
     found = pictures.reader(name)  # before any rule: what a row that is left out names is no picture without a row

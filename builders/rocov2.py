@@ -50,11 +50,12 @@ def _origins(raw: Path) -> Mapping[str, _Origin]:
     """Article and licence by picture; some 80,000 rows, read in a fraction of a second."""
     rows = csv.reader(kit.text_lines(raw / LICENSES))
     header = [name.strip() for name in next(rows, [])]
-    if "ID" not in header:
+    names = [name.upper() for name in header]
+    if "ID" not in names:
         raise kit.NotThisSource(
             f"{LICENSES}: no column ID (there are {named(header, first_row=True)}); another revision?"
         )
-    key = header.index("ID")
+    key = names.index("ID")
     return {cells[key].strip(): _origin(cells) for cells in rows if len(cells) > key}
 
 

@@ -1,4 +1,4 @@
-"""What the prose of an answer declares, concludes or lists. Rules of `eval.mcq`, version 4.
+"""What the prose of an answer declares, concludes or lists. Rules of `eval.mcq`, version 5.
 
 An *event* is a place where the prose names an option as its answer. Events have a kind; a kind counts only where no
 kind before it has an event:
@@ -53,7 +53,7 @@ _MILD_CONDITION = re.compile(r"\b(?:when(?:ever)?|in (?:a )?(?:patients?|childre
 _DENIAL = re.compile(
     r"\b(?:not|never|cannot|neither|nor|doubt|unlikely|rather than|instead of|no es|no creo|nunca"
     r"|no (?:reason|one|evidence)|nobody|(?:wrong|incorrect|false|hard|difficult|impossible|mistake) to)\b|n't\b"
-    r"|\bno\s*$|不|无法",
+    r"|\b(?:nicht|kein|não)\b|\bno\s*$|不|无法",
     _I,
 )
 _EARLIER = re.compile(
@@ -81,7 +81,7 @@ _CUE = re.compile(
 _NOUN = re.compile(
     r"(?<![A-Za-z])(?:answer|ans|option|opt|choice|selection|pick|guess|bet|solution|sol|letter|label|respuesta"
     r"|opci[oó]n|alternativa"
-    r"|soluci[oó]n|correcta?|corrected|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
+    r"|soluci[oó]n|correcta?|corrected|correction(?=:)|r[ée]ponse|antwort|r[ei]sposta)(?![A-Za-z])|答案|选项|最佳选择|(?<![回应])答(?=\s*:)",
     _I,
 )
 _STEMS = (
@@ -92,7 +92,7 @@ _STEMS_BEYOND_ASCII = ("réponse", "答", "选项", "最佳选择")
 """One of these or of `_STEMS` begins whatever `_NOUN` finds."""
 _ASIDE = (
     r"(?:\s(?:(?:that\s)?I(?:'d|\swould|\swill)?\s(?:choose|chose|pick|select)|here|now|then|therefore"
-    r"|thus|choice|option|letter|key|final|cor+ec?t[ae]?|m[aá]s probable|más adecuada)){0,8}"
+    r"|thus|choice|option|letter|key|final|cor+ec?t+[ae]?|m[aá]s probable|más adecuada)){0,8}"
 )
 _BETWEEN = (
     r"[\"'\]】]*" + _ASIDE
@@ -122,20 +122,23 @@ _DOT_LINK = re.compile(r"\.\s+(?=[(\[\"]?[A-Za-z][)\]\"]?(?![A-Za-z]))")
 _END = re.compile(r"$", re.MULTILINE)
 _NO_LINK = re.compile(r"\.?\s+[(\[\"]*([A-Z])[)\]\"]*[.!]?\s*$", re.MULTILINE)
 _PRAISED = re.compile(
-    r"(?P<link>\s(?:is|seems|appears|remains|must be|has to be|should be|(?P<mild>would be)|es|ser[ií]a))\s+"
+    r"(?P<link>\s(?:is|seems|appears|remains|must be|has to be|should be|(?P<mild>would be)|es|ser[ií]a"
+    r"|ist|est|é|è))\s+"
     r"(?:(?!not|never|part|near|hard|scarce|bare|rare|possib|potential|conceiv|suppos|alleged)[a-z]+ly\s+|still\s+"
     r"|thus\s+|then\s+|hence\s+|by far\s+|to be\s+|what\s+)*(?:(?:my|the|an?|la|el|our)\s+)?"
     r"(?:single\s+|only\s+|one\s+|final\s+)?"
     r"(?:correct\b|right(?=\s*(?:answer|choice|option|one|here|because|since|as\b|dose|[,.;:()]|$))|answer\b"
-    r"|respuesta correcta"
-    r"|opci[oó]n correcta|correcta\b|best(?! (?:treated|seen|managed|described))|asked for|(?<=only )(?:option"
+    r"|respuesta correcta|r[ei]sposta corr?et+a"
+    r"|opci[oó]n correcta|(?:correct[ae]|corr?et+a|richtig|korrekt|bonne r[ée]ponse)\b"
+    r"|best(?! (?:treated|seen|managed|described))|asked for|(?<=only )(?:option"
     r"|choice|one) (?:left|remaining)|I would (?:answer|choose|pick|go with)|(?:most )?likely correct"
     r"|(?:the )?(?:most|likeliest|best)\s+(?:likely|appropriate|plausible|suitable|accurate|probable|consistent"
     r"|fitting)\b)",
     _I | re.MULTILINE,
 )
 _LINKS = (
-    " is", " seems", " appears", " remains", " must be", " has to be", " should be", " would be", " es", " ser"
+    " is", " seems", " appears", " remains", " must be", " has to be", " should be", " would be", " es", " ser",
+    " é", " è",
 )  # fmt: skip
 _PRAISED_ZH = re.compile(r"(?:选项)?\s*([A-J])\s*(?:选?项)?\s*(?:是|为)?(?:正确|对的|最佳|最合适|符合题意)")
 _MADE = re.compile(
@@ -147,10 +150,16 @@ _FITS = re.compile(
     r"|is left)\W*$)",
     re.M | re.I,
 )
+_BEST = re.compile(
+    r"(?:^|(?<=[,;.:]\s))(?:option\s+)?[(\[]?([A-Z])[)\]]?\s+best\s(?:fits|matches|explains|describes|accounts for)\b"
+    r"(?![^.\n]*\b(?:but|however|although|if|unless|except|not|also|as well|equally)\b)",
+    re.M | re.I,
+)
 _TAKEN_BACK = re.compile(
     r"[^,.;:?()]*?(?:\?|\b(?:but|and|as) (?:so )?(?:does|do|is)\b|\bis (?:false|wrong|not|incorrect|untrue)\b"
-    r"|(?<!because )(?<!since )\b(?:if|unless|once|when|in that|only (?:in|for|with|among|where))\b"
-    r"|\b(?:to|for|of) (?:a|another|some other) (?:different |other )?question\b)",
+    r"|(?<!because )(?<!since )\b(?:if|wenn|falls|unless|once|when|in that|only (?:in|for|with|among|where))\b"
+    r"|\b(?:to|for|of) (?:a|another|some other) (?:different |other )?question\b)"
+    r"|\s*,\s*(?:only )?(?:if|unless|wenn|falls)\b",
     _I,
 )
 """Behind praise: a question, a condition, another option that is as good, another question."""
@@ -212,7 +221,7 @@ _POINTS_TO = re.compile(
     r"(?=(?:option|choice|answer)\s+[(\[]?[A-Z](?!'?[A-Za-z0-9]))",
     _I,
 )
-_LAST_LETTER = re.compile(r"[:=–—-]\s+(?=[(\[\"]?[A-Z][)\]\"]?\s*[.!]?\s*\Z)")
+_LAST_LETTER = re.compile(r"(?:[:=–—-]|\b[Mm]ost consistent with)\s+(?=[(\[\"]?[A-Z][)\]\"]?\s*[.!]?\s*\Z)")
 _IS_BOTH = re.compile(
     r"\b(?:is|be|represents|suggests?|indicates?|looks like)\s+(?=[^.;?!\n]{3,80}\((?:option |choice )?[A-Z]\))", _I
 )
@@ -411,13 +420,15 @@ class _Prose:
         rare = (
             (_MADE, ("mak",)),
             (_FITS, ("fits best", "matches best", "remains", "is left")),
+            (_BEST, ("best ",)),
             (_PRAISED_ZH, ("确", "对", "佳", "合")),
         )
         for pattern, words in rare:
             for match in pattern.finditer(self.text) if any(word in self.low for word in words) else ():
                 label = self.choices.labels.get(match[1].casefold())
                 if label and self.holds(match.start(1)):
-                    self.events.append(Event(match.start(), match.end(), DECLARED, self.choices.alike(label)))
+                    kind = MILD if pattern is _BEST else DECLARED
+                    self.events.append(Event(match.start(), match.end(), kind, self.choices.alike(label)))
 
     def withdrawn(self) -> None:
         """As in "The answer is B. Scratch that": what was declared before no longer is."""

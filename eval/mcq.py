@@ -1,6 +1,6 @@
 r"""Which option an answer names: strict (the score), literal and lenient (shown beside it). Pure functions, no judge.
 
-The strict rule (version 4), in full:
+The strict rule (version 5), in full:
 
 1. Only the answer is read: the last Harmony `final` message, what follows `</think>` and its like, inside it the last
    `<answer>` tag. Reasoning that never ends, or a transcript without a final message, is no answer. What a model writes
@@ -162,7 +162,9 @@ _ANSWER_KEY = re.compile(
     r"(?:answer|choice|option|prediction|selection|letter|answers|label|response|result|respuesta|答案)"
     r"(?:letter|label|option|choice|idx|index|id|text|key|value)?|correct|selected|pred"
 )
-_LOOSE_PAIR = re.compile(r"""(?<!\\)["']([\w \-]{1,30})["']\s*:\s*(?:"([^"\\]{0,200})"|'([^'\\]{0,200})')""")
+_LOOSE_PAIR = re.compile(
+    r"""(?<!\\)["']([\w \-]{1,30})["']\s*:\s*(?:"([^"\\]{0,200})"|'([^'\\]{0,200})'|([A-Z])(?=\s*(?:\}|,\s*["'])))"""
+)
 
 
 def _pairs(text: str) -> list[tuple[str, Any]] | None:
@@ -176,7 +178,9 @@ def _pairs(text: str) -> list[tuple[str, Any]] | None:
             found, end = _DECODER.raw_decode(text, start.start())
         except (ValueError, RecursionError):
             # Python's quotes, a trailing comma, cut off: the pairs that are whole.
-            pairs += [(match[1], match[2] or match[3]) for match in _LOOSE_PAIR.finditer(text, start.start())]
+            pairs += [
+                (match[1], match[2] or match[3] or match[4]) for match in _LOOSE_PAIR.finditer(text, start.start())
+            ]
             break
         pairs += _walk(found)
         start = _JSON_START.search(text, end)
@@ -214,6 +218,8 @@ def _structured(text: str, choices: Choices) -> tuple[str, ...] | None:
     truths = [(key, value) for key, value in pairs if isinstance(value, bool)]
     if not values and len(truths) > 1 and sum(value for _, value in truths) == 1:
         values = [next(key for key, value in truths if value)]  # {"A": false, "B": true}
+    if not values and (alone := re.fullmatch(r"\W*(\w+)\W*", text)):
+        values = [alone[1]]  # ["B"]
     if not values:
         # An object without an answer key says nothing; prose with a bracket in it is read as prose.
         return () if text.lstrip(" \n`").removeprefix("json").lstrip()[:1] in ("{", "[") else None
@@ -227,7 +233,7 @@ def _structured(text: str, choices: Choices) -> tuple[str, ...] | None:
 
 
 _BOX = re.compile(r"\\+f?box(?:ed)?\s*\{")
-_BOX_BESIDE = re.compile(r"\}[\s$]*(?:or|and|,|/)[\s$]*\\+f?box", re.IGNORECASE)
+_BOX_BESIDE = re.compile(r"\}[\s$]*(?:or|and|,|/)?[\s$]*\\+f?box", re.IGNORECASE)
 _TEX_SPACE = re.compile(r"\\[ ,;:!]|~")
 
 
@@ -245,6 +251,17 @@ def _boxes(text: str) -> list[str]:
 
 # ---------------------------------------------------------------- all of it
 
+_LETTERS = dict(zip("123456789", "ABCDEFGHI", strict=True))
+_NUMBER = re.compile(
+    r"(?<![\w.,%/+-])(?:(?<=option\s)|(?=\d\s*(?:[)\]}:;\"'*<!(]|[.,](?!\d)|$)))[1-9](?!\w)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""A number that stands where a label would."""
+
+
+def _letter(number: re.Match[str]) -> str:
+    return _LETTERS[number[0]]
+
 
 def read_option(text: str | None, options: Options) -> Reading:
     """The option that an answer names under the strict rule."""
@@ -258,6 +275,11 @@ def read_option(text: str | None, options: Options) -> Reading:
     choices = choices_of(tuple(options))
     if (whole := literal_option(answer, options)) is not None:
         return Reading(whole, "literal", how, choices.alike(whole))
+    if options and all(label in _LETTERS for label, _ in options):  # 1, 2, ...: read as A, B, ...
+        lettered = [(_LETTERS[label], _NUMBER.sub(_letter, text)) for label, text in options]
+        found = read_option(_NUMBER.sub(_letter, answer), lettered)
+        alike = tuple(label for label, _ in options if _LETTERS[label] in found.alike)
+        return Reading(alike[0] if alike else None, found.rule, how if alike else found.detail, alike)
     labels = _structured(answer, choices)
     rule = "json"
     if labels is None and "box" in answer and (boxes := _boxes(answer)):

@@ -33,8 +33,9 @@ def same_text(first: str, second: str) -> bool:
 
 _FILLER = re.compile(
     r"""(?:[\s"'“”‘’:=>→➡–—\-]+|(?:therefore|thus|clearly|indeed|most\ likely|likely|probably|definitely|tentatively
-    |perhaps|still|also|then|simply|in\ fact|option|choice|opt\.?|letter|answer|opción|opcion|alternativa|la|el|either
-    |the\ (?:option|choice|letter|answer))(?![\w'])[.:]?|(?:选项|选))""",
+    |perhaps|still|also|then|simply|in\ fact|option|choice|opt\.?|letter|answer|opción|opcion|opção
+    |alternativa|letra|la|el|either|the\ (?:option|choice|letter|answer))(?![\w'])[.:]?|(?:选项|选)
+    |(?-i:[ao](?=\ (?:opção|alternativa|letra|[(\[]?[A-Z][)\]]?[.!]?\s*$))))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _LABEL = re.compile(

@@ -1,6 +1,6 @@
 """Versions of the rules that score, and how well the one that reads answers was measured to agree with a reader."""
 
-VERSIONS = {"score": 2, "mcq": 4, "open_questions": 1, "report_metrics": 1, "statistics": 1}
+VERSIONS = {"score": 2, "mcq": 5, "open_questions": 1, "report_metrics": 1, "statistics": 1}
 """Of the rules by module: raise a number where the module gives another score, count or interval for the same answers.
 
 Every summary says with which it was made; a test pins what they give.

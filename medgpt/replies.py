@@ -40,11 +40,13 @@ _HARMONY = re.compile(
 _STRIPPED_FINAL = "assistantfinal"
 _STRIPPED_ANALYSIS = re.compile(r"\s*(?:assistant)?analysis(?!\s)")
 _REASONING = re.compile(
-    r"[<\[◁](/?)(?:think|thinking|thought|reasoning|seed:think|unused9(?P<gemma>[45])|\|(?P<o1>begin"
-    r"|end)_of_thought\|)[>\]▷]",
+    r"[<\[◁]\|?(/?)(?:think|thinking|thought|reasoning|scratchpad|seed:think|unused9(?P<gemma>[45])"
+    r"|(?P<edge>begin|start|end)_(?:of_thought|thinking)(?=\|))\|?[>\]▷]",
     re.IGNORECASE,
 )
-_ANSWER_TAG = re.compile(r"[<\[](answer|final_answer|response)[>\]](.*?)[<\[]/\1[>\]]", re.DOTALL | re.IGNORECASE)
+_ANSWER_TAG = re.compile(
+    r"[<\[](answer|final_answer|response|ans|choice|final|output)[>\]](.*?)[<\[]/\1[>\]]", re.DOTALL | re.IGNORECASE
+)
 _OPEN_TAG = re.compile(r"<(?:answer|final_answer)>", re.IGNORECASE)
 _NEXT_TURN = re.compile(
     r"</s>|<eos>|<end_of_turn>|<\|(?:im_end|im_start|eot_id|endoftext|end|return)\|>|\[INST\]"
@@ -68,7 +70,7 @@ def final_text(text: str) -> tuple[str | None, str]:
         return None, "no_final_channel"
     tagged = "<" in text or "[" in text or "◁" in text
     if tagged and (marks := list(_REASONING.finditer(text))):
-        if not (marks[-1][1] or marks[-1]["gemma"] == "5" or (marks[-1]["o1"] or "").lower() == "end"):
+        if not (marks[-1][1] or marks[-1]["gemma"] == "5" or (marks[-1]["edge"] or "").lower() == "end"):
             return None, "reasoning_not_closed"
         text, how = text[marks[-1].end() :], "after_reasoning" if how == "plain" else how
     if tagged and (tags := _ANSWER_TAG.findall(text)):

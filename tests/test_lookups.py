@@ -64,6 +64,9 @@ CASES: list[tuple[list[str], str, Found]] = [
     (["a/1.jpg.jpg"], "a/1.jpg", "missing_image: "),
     (["a/2.jpg"], "a/1.jpg", "missing_image: "),
     (["\u00e9.JPG"], "\u00e9.jpg", "\u00e9.JPG"),
+    (["\u00e9.jpg"], "e\u0301.jpg", "\u00e9.jpg"),  # as macOS writes the accent
+    (["a/b 1.jpg"], "a/b%201.jpg", "a/b 1.jpg"),
+    (["a/b%201.jpg"], "a/b 1.png", "a/b%201.jpg"),
 ]
 
 

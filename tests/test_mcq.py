@@ -97,6 +97,41 @@ def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
         ("analysisThe answer is B", None),
         ("analysis of the film shows pneumonia.\nAnswer: B", "B"),
         ("<unused94>The answer is A", None),
+        ("<|START_THINKING|>The answer is A<|END_THINKING|><|START_RESPONSE|>B<|END_RESPONSE|>", "B"),
+        ("<|START_THINKING|>The answer is A", None),
+        ("<|thinking|>the answer is A<|/thinking|>B", "B"),
+        ("<scratchpad>A or C. The answer is A.</scratchpad>\nAnswer: B", "B"),
+        ("<output>B</output>", "B"),
+        ("<choice>B</choice>", "B"),
+        ("<final>Not B</final>", None),
+        ('["B"]', "B"),
+        ('["A", "B"]', None),
+        ('{"answer": B}', "B"),
+        ('{"answer": B, "why": "fever"}', "B"),
+        ('{"answer": A or B}', None),
+        ("Answer: A\nCorrection: B", "B"),
+        ("Answer: A\n\nCorrection of the deficit: C is used later.", "A"),
+        ("B è la risposta corretta.", "B"),
+        ("\\boxed{B}\\boxed{C}", None),
+        ("\\boxed{B}\n\\boxed{B}", "B"),
+        # What fits best; other languages.
+        ("Of the options, (B) best explains the findings.", "B"),
+        ("B best explains the fever, but C is more likely.", None),
+        ("If febrile, B best fits.", None),
+        ("B best explains the fever.\nAnswer: C", "C"),
+        ("Most consistent with B.", "B"),
+        ("Most consistent with vitamin B.", None),
+        ("B is correct, if the patient has fever.", None),
+        ("B ist richtig.", "B"),
+        ("B ist richtig, wenn Fieber besteht.", None),
+        ("Nicht B ist richtig.", None),
+        ("La risposta corretta è B.", "B"),
+        ("La risposta corretta non è B.", None),
+        ("B est la bonne réponse.", "B"),
+        ("A resposta correta é a opção B.", "B"),
+        ("A resposta correta é a B.", "B"),
+        ("B não é correta.", None),
+        ("The answer is A B.", None),
         # Not the item's.
         ("E", None),
         ("Answer: 2", None),
@@ -113,6 +148,20 @@ def test_lenient_is_an_upper_bound_of_the_reader_too() -> None:
 )  # fmt: skip
 def test_own_cases(text: str | None, option: str | None) -> None:
     assert read_option(text, FOUR).option == option
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [
+        ("2", "2"), ("Answer: 2", "2"), ("(2)", "2"), ("2. Stage 3", None), ("3) Stage 3", "3"), ("Stage 2", "2"),
+        ("Option 2 is correct.", "2"), ("**2**", "2"), ("\\boxed{2}", "2"), ('{"answer": 2}', "2"), ("Answer: 7", None),
+        ("The answer is 2 or 3.", None), ("Answer: 2.5", None), ("The dose is 2 tablets.", None), ("Not 2.", None),
+        ("1. Stage 1\n2. Stage 2\n3. Stage 3", None), ("<think>Answer: 1</think>Answer: 3 (Stage 3)", "3"),
+        ("The patient improved by day 2.", None), ("There are 2 reasons:\n1. age\n2. size\n\nAnswer: 3", "3"),
+    ],
+)  # fmt: skip
+def test_labels_may_be_numbers(text: str, option: str | None) -> None:
+    assert read_option(text, tuple((label, f"Stage {label}") for label in "123")).option == option
 
 
 def test_texts_within_each_other_are_told_apart() -> None:

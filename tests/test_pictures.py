@@ -136,7 +136,10 @@ def kinds() -> dict[str, tuple[bytes, Pixels, int]]:
         "bmp palette": (encoded(palette, "BMP"), colours, 0),
         "jpeg 2000": (encoded(BASE, "JPEG2000"), RGB, 0),
         "jpeg 2000 stream": (encoded(BASE, "JPEG2000", no_jp2=True), RGB, 0),
+        "avif": (encoded(BASE, "AVIF", quality=100), RGB, 30),
         "ppm": (encoded(BASE, "PPM"), RGB, 0),
+        "ppm in words": (b"P3\n%d %d\n255\n" % (WIDTH, HEIGHT) + b" ".join(b"%d" % v for v in RGB.ravel()), RGB, 0),
+        "pgm in words": (b"P2\n%d %d\n255\n" % (WIDTH, HEIGHT) + b" ".join(b"%d" % v for v in L.ravel()), grey(L), 0),
         "pgm": (encoded(GREY, "PPM"), grey(L), 0),
         "pgm 16 bits": (encoded(of(deep), "PPM"), grey(L), 0),
         "pbm": (encoded(bits, "PPM"), grey(np.asarray(bits) * 255), 0),
@@ -236,7 +239,7 @@ def test_every_user_sees_the_pixels_a_viewer_shows(kind: str) -> None:
 def test_an_independent_decoder_shows_the_same(kind: str) -> None:
     vips = pytest.importorskip("pyvips", exc_type=ImportError)
     data, _, tolerance = KINDS[kind]
-    if kind.startswith(("bmp", "jpeg 2000", "p")) and not kind.startswith("png"):
+    if kind.startswith(("avif", "bmp", "jpeg 2000", "p")) and not kind.startswith("png"):
         pytest.skip("pyvips' wheel does not read it")
     if any(word in kind for word in ("cmyk", "12 bits", "10 bits", "float", "signed", "white is 0")):
         pytest.skip("pyvips applies a profile of its own, or shows raw values")

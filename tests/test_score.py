@@ -97,7 +97,7 @@ def test_scores_and_summary(exam: Path) -> None:
 
 
 PINNED = {
-    "versions": {"score": 2, "mcq": 4, "open_questions": 1, "report_metrics": 1, "statistics": 1},
+    "versions": {"score": 2, "mcq": 5, "open_questions": 1, "report_metrics": 1, "statistics": 1},
     "choices": "54de36cb516a5c65a3d36439608b66af5422f11a1842b0f680fd85aa6e3ea3c9",
     "reports": "0413354c498fb1f1eba8f9f798085c7fc318464fc8daaeae60802cfc832bcbcf",
 }

@@ -55,6 +55,7 @@ def test_inline_options_are_those_written(stem: str, options: list[str]) -> None
         ("<think>a</think> c <think>d</think>b", ("a c d", "b")),
         ("b", (None, "b")),
         ("the tag <think> is written so", (None, "the tag <think> is written so")),
+        ("<thinking>\na\n</thinking>\nb", ("a", "b")),
     ],
 )
 def test_split_thinking(text: str, expected: tuple[str | None, str]) -> None:

@@ -99,6 +99,25 @@ def test_damaged_rows_are_rejected_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.csv", b"id;text\n1;a, b\n2;c\n"),
+        ("a.csv", b"text\tid\na, b\t1\nc\t2\n"),
+        ("a.csv", b'"ID", "Text"\n"1", "a, b"\n"2", "c"\n'),
+        ("a.CSV", b"\xef\xbb\xbfID|TEXT\r\n1|a, b\r\n2|c\r\n"),
+        ("a.tsv", b"Id \t text\n1\ta, b\n2\tc\n"),
+        ("a.json", b'{"id": "1", "text": "a, b"}\n{"id": "2", "text": "c"}\n'),
+        ("a.JSON", b'\xef\xbb\xbf\n{"id": "1", "text": "a, b"} \r\n{"id": "2", "text": "c"}'),
+    ],
+)
+def test_a_table_that_is_written_otherwise(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    units = list(table_units(tmp_path, [tmp_path / name], "train", "train", columns=("id", "text"), rows_per_unit=1))
+    rows = [row.values for unit in units for row in table_rows(tmp_path, unit) if isinstance(row, Row)]
+    assert rows == [{"id": "1", "text": "a, b"}, {"id": "2", "text": "c"}]
+
+
+@pytest.mark.parametrize(
     ("name", "data", "message"),
     [
         ("a.json", b'[{"a": 1}, {"a": 2}', "ends early"),
@@ -106,6 +125,8 @@ def test_damaged_rows_are_rejected_alone(tmp_path: Path) -> None:
         ("a.json", b'{"a": 1}', "not an array"),
         ("a.json", b'[{"a": "\xff"}]', "not UTF-8"),
         ("a.json", b"", "ends early"),
+        ("a.json.gz", b"\x1f\x8b\x08\0no", "cannot be read"),
+        ("a.json.gz", gzip.compress(b'[{"a": 1}]')[:-9], "cannot be read"),
         ("a.csv", b"x,y\n1,2\n", "no column a"),
         ("a.parquet", b"PAR1 no", "not readable as Parquet"),
         ("a.xlsx", b"", "not a table"),

@@ -33,7 +33,16 @@ from builders.engine.corpus_values import as_png, extension, is_picture_name
 from builders.engine.pages import check_batches
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
-from builders.engine.tables import Row, arrow_rows, every_key, json_items, parquet_rows, parse_json, rows_within
+from builders.engine.tables import (
+    Row,
+    arrow_rows,
+    delimiter_of,
+    every_key,
+    json_items,
+    parquet_rows,
+    parse_json,
+    rows_within,
+)
 from medgpt.errors import UserError
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.limited import (
@@ -321,8 +330,7 @@ def csv_records(handle: BinaryIO, file: str) -> Iterator[tuple[str, list[str] | 
         return found
 
     first = line()
-    tabs = "\t" if {".tsv", ".tab"} & {suffix.lower() for suffix in PurePosixPath(file).suffixes} else ""
-    parted = tabs or max(",;\t|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
+    parted = delimiter_of(first, file)
     csv.field_size_limit(LINE_BYTES)
     reader, width = csv.reader(chain([first.removeprefix("\ufeff")], iter(line, "")), delimiter=parted), 0
     for cells in reader:

@@ -80,7 +80,10 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
         "comparisons", "reference exam", "comparison exam", "comparison film", "comparision", "comparsion",
         "comparrison", "comparisions",
     ),
-    "indication": ("reason for examination", "reason for exam", "clinical indication", "idication"),
+    "indication": (
+        "reason for examination", "reason for exam", "reason for this examination", "reason for study",
+        "clinical indication", "indications", "idication",
+    ),
     "history": ("clinical history", "clinical information", "patient history", "pfi"),
     "examination": ("exam", "type of examination"),
     "recommendations": ("recommendation(s)", "recommendation"),
@@ -88,7 +91,7 @@ _VARIANTS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("technique", "notification", "addendum", "date", "comment"), ()),
 }  # fmt: skip
 _CANONICAL = {variant: name for name, variants in _VARIANTS.items() for variant in (name, *variants)}
-_CANONICAL |= {name[1:]: _CANONICAL[name] for name in _VARIANTS if len(name) > 4 and " " not in name}
+_CANONICAL = {name[1:]: section for name, section in _CANONICAL.items() if len(name) > 4} | _CANONICAL
 _MAIN = ("history", "comparison", "addendum")
 _ANSWERS = ("impression", "findings")
 _VIEW_WORDS = frozenset(

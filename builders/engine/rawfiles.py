@@ -7,6 +7,7 @@ import json
 import os
 import re
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from builders.engine.source import InputError, NotThisSource, Reject, Sample
 from medgpt.errors import place
@@ -270,7 +272,11 @@ def read_bytes(path: Path, raw: Path, missing: str = "missing_image", otherwise:
 
 
 def near_name(name: str) -> str:
-    """What file names have in common that differ only in case, or in the extension of a picture."""
+    """What file names have in common that differ only in case, or in the extension of a picture.
+
+    Or in how they are written: `%20` as in an address, an accent as a sign of its own as macOS has it.
+    """
+    name = unicodedata.normalize("NFC", unquote(name))
     stem, _, suffix = name.rpartition(".")
     return (stem if suffix.lower() in PICTURE_SUFFIXES else name).casefold()
 

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -52,6 +53,7 @@ _CHUNK = 1 << 22
 _BATCH_ROWS = 1024
 _NO_ITEM = re.compile(r"[\s,]*")
 _COLON = re.compile(r"\s*:\s*|")
+_TWO_LINES = re.compile(rb"\s*\{[^\n]*\}\s*\n\s*\{")
 
 
 class Here(NamedTuple):
@@ -204,14 +206,15 @@ def table_units(
 
     `columns` are checked where the format has a header (Parquet, CSV, TSV): a missing one is `NotThisSource`; those
     that are `optional` are read where they are there. Without any all are read.
-    `layout` names the format where the file's suffix does not: "jsonl" for JSON Lines in a file named `.json`, and
-    "python-jsonl" for lines that Python's `json` wrote, a bare `NaN` among them.
+    `layout` names the format where the file's suffix does not: "python-jsonl" for lines that Python's `json` wrote, a
+    bare `NaN` among them. JSON Lines in a file named `.json` are told by their first lines.
     """
-    number = first_unit
+    number, given = first_unit, layout
     for path in files:
         file = relative(path, raw)
         if path.is_file() and not path.stat().st_size:
             note_gap(file, "file without a byte in it: fetch it again")
+        layout = given or _lines_named_json(path)
         ranges = _ranges(path, file, columns, rows_per_unit, layout)
         if (
             _first_rows
@@ -225,6 +228,17 @@ def table_units(
                 payload["layout"] = layout
             yield Unit(f"{split}-{number:05d}", split, role, part.rows, payload, (file, *inputs))
             number += 1
+
+
+def _lines_named_json(path: Path) -> str:
+    """`jsonl` for a file named `.json` whose first two lines are objects, else nothing."""
+    if not (path.is_file() and path.name.lower().removesuffix(".gz").endswith(".json")):
+        return ""
+    try:
+        with open_stream(path) as handle:
+            return "jsonl" if _TWO_LINES.match(handle.read(_CHUNK).removeprefix(codecs.BOM_UTF8)) else ""
+    except (OSError, EOFError, zlib.error, OverLimit):
+        return ""  # its reader says what is wrong
 
 
 def _ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int, layout: str) -> Iterator[_Range]:
@@ -764,10 +778,12 @@ def _csv_records(
 
     A record among whose lines there are rows of a table of `width` columns is damaged: rows would be lost in a cell.
     """
-    delimiter = "\t" if path.name.removesuffix(".gz").endswith(".tsv") else ","
+    with open_stream(path) as again:
+        first = (next(lines(again), (b"", 0))[0] or b"").decode("utf-8-sig", errors="replace")
+    delimiter = delimiter_of(first, path.name)
     found = _Lines(handle, start, delimiter, width)
     csv.field_size_limit(limited.LINE_BYTES)
-    reader = csv.reader(found, delimiter=delimiter)
+    reader = csv.reader(found, delimiter=delimiter, skipinitialspace=f'{delimiter} "' in first)
     while True:
         found.begin()
         try:
@@ -787,19 +803,31 @@ def _csv_records(
             yield cells, found
 
 
-def _csv_header(path: Path, file: str) -> tuple[list[str], int]:
+_HEADER = 100_000
+"""Characters of a first line that say what parts it."""
+
+
+def delimiter_of(header: str, name: str) -> str:
+    """What parts the cells of a table by its first line; tabs where its file is named so."""
+    tabs = {".tsv", ".tab"} & {suffix.lower() for suffix in Path(name).suffixes}
+    return "\t" if tabs else max(",;\t|", key=lambda sign: len(_cells(header[:_HEADER], sign)))
+
+
+def _csv_header(path: Path, file: str, columns: Sequence[str]) -> tuple[list[str], int]:
+    """(names of the columns, as they are asked for where case and blanks alone differ; where the rows begin)."""
     with open_stream(path) as handle:
         for header, end in _csv_records(handle, path, 0):
             if isinstance(header, InputError):
                 raise NotThisSource(f"{file}: no header ({header.detail}); fetch the file again")
             names = [name.removeprefix("\ufeff") for name in header]
-            bare = [name.strip() for name in names]  # `ID, Caption`, as some copies have it
+            asked = {name.casefold(): name for name in columns if name not in names}
+            bare = [asked.get(name.strip().casefold(), name.strip()) for name in names]
             return (bare if len(set(bare)) == len(set(names)) else names), end.position
     return [], 0
 
 
 def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: int) -> Iterator[_Range]:
-    header, start = _csv_header(path, file)
+    header, start = _csv_header(path, file, columns)
     if missing := [name for name in columns if name not in header]:
         raise NotThisSource(
             f"{file}: no column {', '.join(missing)} (there are {named(header, first_row=True)}); another revision?"
@@ -820,7 +848,7 @@ def _csv_ranges(path: Path, file: str, columns: Sequence[str], rows_per_unit: in
 
 
 def _csv_rows(path: Path, file: str, part: _Range, columns: Sequence[str]) -> Iterator[Row | Reject]:
-    header, _ = _csv_header(path, file)
+    header, _ = _csv_header(path, file, columns)
     with open_stream(path) as handle:
         handle.seek(part.start)
         for cells, end in islice(_csv_records(handle, path, part.start, len(header)), part.rows):

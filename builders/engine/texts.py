@@ -63,10 +63,11 @@ def lettered(given: Any, labels: str, file: str) -> list[tuple[str, str]]:
 
 
 def split_thinking(text: str, file: str) -> tuple[str | None, str]:
-    """(reasoning, answer) of a reply that may think aloud in `<think>` tags.
+    """(reasoning, answer) of a reply that may think aloud in `<think>` or `<thinking>` tags.
 
     The opening tag may be missing: some chat templates put it into the prompt.
     """
+    text = text.replace("<thinking>", "<think>").replace("</thinking>", "</think>")
     thought, closed, answer = text.rpartition("</think>")
     if not closed:
         if text.lstrip().startswith("<think>"):

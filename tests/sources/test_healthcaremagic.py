@@ -31,8 +31,11 @@ def test_healthcaremagic_question_is_the_input_alone(samples: dict[str, dict[str
         assert "Chat Doctor" in reply or sample.key == "9"
 
 
-def test_healthcaremagic_original_json_gives_the_same_samples(demos: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "HealthCareMagic-100k.json").write_bytes(json.dumps(healthcaremagic.demo_rows(), indent=4).encode())
+@pytest.mark.parametrize("file", ["HealthCareMagic-100k.json", "healthcaremagic100k.json"])
+def test_healthcaremagic_original_json_gives_the_same_samples(
+    file: str, demos: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / file).write_bytes(json.dumps(healthcaremagic.demo_rows(), indent=4).encode())
     original, hub = (read_in_order("healthcaremagic", raw)["train"] for raw in (tmp_path, demos["healthcaremagic"]))
     assert [(s.key, said(s)) for s in kept(original)] == [(s.key, said(s)) for s in kept(hub)]
     assert reasons(original) == reasons(hub) == {"empty_question": 1, "empty_answer": 1}

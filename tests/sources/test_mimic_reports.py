@@ -35,7 +35,8 @@ def test_plain_report() -> None:
         ("FRONTAL AND LATERAL VIEWS OF THE CHEST", "findings"), ("REFERENCE FINDINGS", "findings"),
         ("IMPRESSON", "impression"), ("CONCLUSION", "impression"), ("FINDINGS/IMPRESSION", "impression"),
         ("FINDINGS AND IMPRESSION", "impression"), ("FINAL IMPRESSION", "impression"),
-        ("REASON FOR EXAM", "indication"), ("CLINICAL HISTORY", "history"), ("COMPARISONS", "comparison"),
+        ("REASON FOR EXAM", "indication"), ("INDICATIONS", "indication"), ("CLINICAL HISTORY", "history"),
+        ("COMPARISONS", "comparison"),
         ("RECOMMENDATION(S)", "recommendations"), ("WETREAD", "wet read"),
     ],
 )  # fmt: skip
@@ -106,7 +107,8 @@ def test_nor_does_it_stand_for_one_that_is_missing(header: str) -> None:
 @pytest.mark.parametrize(
     ("header", "section"),
     [("NDICATION", "indication"), ("INDINGS", "findings"), ("MPRESSION", "impression"), ("OMPARISON", "comparison"),
-     ("ISTORY", "history"), ("ECHNIQUE", "technique")],
+     ("ISTORY", "history"), ("ECHNIQUE", "technique"), ("EASON FOR EXAM", "indication"), ("ONCLUSION", "impression"),
+     ("EASON FOR STUDY", "indication")],
 )  # fmt: skip
 def test_a_header_without_its_first_letter(header: str, section: str) -> None:
     """` NDICATION:` occurs in MIMIC-CXR (MIT-LCP/mimic-code issue 1982)."""

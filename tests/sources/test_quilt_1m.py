@@ -58,9 +58,11 @@ def test_quilt_units_split_a_table_of_several_ranges(
         ("not_histology", "maybe", "bad_field"),
         ("not_histology", "nan", None),
         ("not_histology", "1", "not_histology"),
+        ("not_histology", "True", "not_histology"),
+        ("not_histology", "False", None),
         ("magnification", "", None),
         ("roi_text", "not a list", None),
-        ("image_path", "a/b.jpg", "bad_field"),
+        ("image_path", "a\\b.jpg", "bad_field"),
         ("image_path", "nine.jpg", "bad_id"),
         ("caption", "  ", "empty_caption"),
     ],
@@ -81,6 +83,16 @@ def test_quilt_renamed_column_and_short_line(tree: Callable[[str], Path]) -> Non
         read_all("quilt_1m", raw)
     table.write_text(text + "13,cut off\n")
     assert reasons(read_all("quilt_1m", raw)["train"])["bad_row"] == 1
+
+
+def test_quilt_image_paths_with_their_folder(tree: Callable[[str], Path]) -> None:
+    raw = tree("quilt_1m")
+    before = [sample.images[0].image_id for sample in kept(read_all("quilt_1m", raw)["train"])]
+    edit_csv(
+        raw / "quilt_1M_lookup.csv",
+        lambda rows: [row.update(image_path=f"quilt_1m/{row['image_path']}") for row in rows],
+    )
+    assert [sample.images[0].image_id for sample in kept(read_all("quilt_1m", raw)["train"])] == before
 
 
 def test_quilt_missing_and_damaged_pictures(tree: Callable[[str], Path], tmp_path: Path) -> None:

@@ -60,18 +60,28 @@ def test_rocov2_damaged_rows(tree: Callable[[str], Path]) -> None:
         "bad_id": 1,
         "empty_caption": 1,
     }
-    edit_csv(raw / "test_captions.csv", lambda rows: rows[0].__setitem__(1, "caption"))
+    edit_csv(raw / "test_captions.csv", lambda rows: rows[0].__setitem__(1, "text"))
     with pytest.raises(NotThisSource, match="no column Caption"):
         read_all("rocov2", raw)
 
 
-def test_rocov2_headers_with_blanks(tree: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize(
+    ("change", "licences"),
+    [
+        (lambda text: " " + text.replace(",", " , ", 1).replace("\n", " \n", 1), lambda head: head.replace(",", ", ")),
+        (lambda text: text.replace("ID,Caption", "id,CAPTION"), str.lower),
+    ],
+)
+def test_rocov2_headers_written_otherwise(
+    change: Callable[[str], str], licences: Callable[[str], str], tree: Callable[[str], Path]
+) -> None:
     """Two public readers strip the header of the caption files."""
     raw = tree("rocov2")
     before = {split: [s.messages for s in kept(found)] for split, found in read_all("rocov2", raw).items()}
     for path in raw.glob("*_captions.csv"):
-        head, _, body = path.read_text().partition("\n")
-        path.write_text(" " + head.replace(",", " , ") + "\n" + body)
+        path.write_text(change(path.read_text()))
+    head, _, body = (raw / "license_information.csv").read_text().partition("\n")
+    (raw / "license_information.csv").write_text(licences(head) + "\n" + body)
     assert {split: [s.messages for s in kept(found)] for split, found in read_all("rocov2", raw).items()} == before
 
 
