@@ -43,6 +43,7 @@ from medgpt.atomic import AtomicFile, held, write_atomic
 from medgpt.digest import build_root, file_sha256, merkle_root
 from medgpt.engines import add_engine, choose_engine, engine_arguments
 from medgpt.errors import DAMAGED, DONE, NOT_COMPARED, NOT_FINISHED, USAGE, UserError, os_error_line, run, worst
+from medgpt.messages import brief
 from medgpt.page import plural
 from medgpt.private import make_folder
 from medgpt.stores import publish
@@ -613,7 +614,7 @@ def _print_result(document: Mapping[str, Any], out: Path) -> None:
     for line in certificate.left_out_of_local(document):
         print(f"Note: {line}")
     for line in certificate.incomplete(document):
-        print(f"Note: {line}")
+        print(f"Note: {brief(line)}")
     print(f"\n{out}/report.html shows every kind of pair; certificate {document['root']}")
     lines = accounting.not_compared(document["accounting"])
     if lines:

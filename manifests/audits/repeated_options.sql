@@ -1,7 +1,7 @@
--- No multiple-choice item lists one option twice.
+-- No item of MedMCQA lists one option twice; builds of other sources do not look for it.
 --
--- A row is such an item of a build whose source looks for them (MedMCQA: medmcqa/medmcqa issue 5). Where `gold` is true
--- the right option is the one that repeats: the strict score asks for its label, the lenient one takes either.
+-- A row is such an item (medmcqa/medmcqa issue 5). Where `gold` is true the right option is the one that repeats, and
+-- both labels count as right.
 WITH listed AS (
     SELECT build, json_extract(parameters, '$.repeated_options') AS items FROM builds
 ),
