@@ -128,6 +128,34 @@ def to_store(data: bytes, frame: Frame | None = None) -> Stored:
     return Stored(repack(buffer.getvalue()).data, "png", why)
 
 
+def without_alpha(data: bytes) -> bytes | None:
+    """A picture as PNG, as loaders see it that leave its transparency out (`convert("RGB")`, `cv2.imread`).
+
+    None where nothing is transparent, where it looks as on white, or where there is next to nothing to see: drawings
+    often have one colour and all their lines in the transparency. Of several frames none is taken.
+    """
+    if is_dicom(data) or format_of(data) in (None, "JPEG"):
+        return None
+    try:
+        with _named_faults(), _header(data) as file:
+            if getattr(file, "n_frames", 1) > 1 or not file.has_transparency_data:
+                return None
+            file.load()
+            bare = file.convert("RGBA").convert("RGB")
+            seen, shown = (np.asarray(one.convert("L"), np.int16) for one in (bare, _eight_bits(file)))
+            if np.ptp(seen) < _SEEN or np.abs(seen - shown).mean() < _ALIKE:
+                return None
+            buffer = io.BytesIO()
+            bare.save(buffer, "PNG")
+            return buffer.getvalue()
+    except DamagedImage:
+        return None  # as its fingerprint says
+
+
+_SEEN, _ALIKE = 32, 4
+"""Levels of grey, of 256: between the darkest and the lightest pixel, and by which two pictures differ on average."""
+
+
 def _unlike_stored(found: Container) -> str | None:
     """Why a JPEG or PNG cannot be stored as it is coded."""
     if found.frames > 1:

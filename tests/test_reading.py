@@ -6,16 +6,20 @@ import base64
 import bz2
 import csv
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import sqlite3
 import tarfile
+import textwrap
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import duckdb
 import numpy as np
@@ -836,6 +840,122 @@ def test_a_text_in_pieces_is_compared_as_one(tmp_path: Path) -> None:
     [sample] = Build(build)
     assert sample.record["messages"][0]["content"][0]["text"] == PROSE
     assert not_compared(document) == set()
+
+
+def halved(marks: str) -> str:
+    return " ".join(marks.format(word[:3], word[3:]) if len(word) > 5 else word for word in PROSE.split())
+
+
+DISGUISED = {
+    "base64": base64.b64encode(PROSE.encode()).decode(),
+    "base64 in lines": base64.encodebytes(PROSE.encode()).decode(),
+    "hexadecimal": PROSE.encode().hex(),
+    "address": quote(PROSE),
+    "subword-nmt": halved("{}@@ {}"),
+    "WordPiece": halved("{} ##{}"),
+    "SentencePiece": "\u2581" + PROSE.replace(" ", " \u2581"),
+    "pieces in a list": ["\u0120" + word for word in PROSE.split()],
+    "CoNLL": "\n".join(f"{word}\tNN\tO" for word in PROSE.split()),
+}
+
+
+@pytest.mark.parametrize("name", DISGUISED)
+def test_a_text_whose_words_cannot_be_seen_is_named(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "c" / "a.jsonl", dumped({"text": DISGUISED[name]}))
+    _, document = ingest(tmp_path / "c")
+    assert not_compared(document) == {("field", "text"), ("text", "text")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        hashlib.sha512(b"a").hexdigest(),
+        base64.b64encode(hashlib.sha512(b"a").digest()).decode(),
+        "https://example.org/" + quote(PROSE),
+        "## Findings\n\n## Impression\n\n## Plan\n\nNone of them @ work, all of them at home.",
+        "\n".join(f"{code}\tfound {code} times" for code in range(30)),
+        "A_long_name_of_" + "a_scan" * 20,
+    ],
+)  # fmt: skip
+def test_digests_addresses_and_headings_are_no_disguise(tmp_path: Path, value: str) -> None:
+    write(tmp_path / "c" / "a.jsonl", dumped({"text": "A film of the chest in one view.", "more": value}))
+    _, document = ingest(tmp_path / "c", {"text": ["text", "more"]})
+    assert not_compared(document) == set()
+
+
+def test_documents_cut_up_into_rows_are_named(tmp_path: Path, real_data: Path) -> None:
+    """By lines, by characters, by words; what is whole is not, nor are sentences beside catchwords."""
+    with (real_data / "medqa_usmle_4_options/phrases_no_exclude_train.jsonl").open() as file:
+        texts = [json.loads(line)["question"] for line in islice(file, 60)]
+    short = [f"effusion of {number} ml" for number in range(60)]
+    whole = "\n".join(texts)
+    forms = {
+        "lines": [line for text in texts for line in textwrap.wrap(text, 60)],
+        "characters": [whole[at : at + 256] for at in range(0, len(whole), 256)],
+        "words": whole.split(),
+        "whole": texts,
+        "sentences": [part for text in texts for part in text.split(". ")],
+        "sorted": texts + short,
+        "by turns": [text for pair in zip(texts, short, strict=True) for text in pair],
+        "small letters": [text.lower() for text in texts],
+    }
+    for name, rows in forms.items():
+        write(tmp_path / name / "c" / "a.jsonl", b"\n".join(dumped({"text": row}) for row in rows))
+        _, document = ingest(tmp_path / name / "c")
+        cut = {("field", "text"), ("text", "text")} if name in ("lines", "characters", "words") else set()
+        assert not_compared(document) == cut, name
+
+
+def test_names_that_are_texts_are_compared_or_named(tmp_path: Path) -> None:
+    name = "Which nerve is most at risk here"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"notes/{name}.txt", "axillary")
+    write(tmp_path / "c" / "a.zip", buffer.getvalue())
+    write(tmp_path / "c" / f"{name.replace(' ', '_')}.txt", b"axillary")
+    write(tmp_path / "c" / "2020-01-02_report_12_final.txt", b"axillary")
+    build, document = ingest(tmp_path / "c")
+    said = [sample.record["messages"][0]["content"] for sample in Build(build)]
+    found = sorted([part["text"] for part in content] for content in said)
+    assert found == [[name, "axillary"]] * 2 + [["axillary"]]
+    assert not_compared(document) == set()
+    (tmp_path / "d").mkdir()
+    with closing(sqlite3.connect(tmp_path / "d" / "a.sqlite")) as base:
+        base.execute(f'CREATE TABLE "{name}" (answer TEXT)')
+        base.execute(f"INSERT INTO \"{name}\" VALUES ('axillary')")
+        base.commit()
+    write(tmp_path / "e" / "a.json", dumped({name: [{"text": "axillary"}, {"text": "radial"}], "n": 1}))
+    for folder in ("d", "e"):
+        _, document = ingest(tmp_path / folder)
+        assert not_compared(document) == {("field", "__key__"), ("text", "__key__")}
+
+
+@pytest.mark.parametrize("side", ["train", "test"])
+def test_a_picture_whose_transparency_a_loader_left_out_is_found(tmp_path: Path, side: str) -> None:
+    """Colours below transparency are what `convert("RGB")` shows, and a viewer does not."""
+    for number in range(2):
+        level = np.random.default_rng(number).integers(0, 256, (6, 8), np.uint8)
+        grey = Image.fromarray(level).resize((240, 180), Image.Resampling.BICUBIC)
+        clear = Image.fromarray(np.tile(np.linspace(0, 255, 240).astype(np.uint8) ** 2, (180, 1)))
+        seen = Image.merge("RGBA", (grey, grey, grey, clear.rotate(90 * number)))
+        for place in ("train", "test") if number == 0 else ("train",):
+            buffer = io.BytesIO()
+            (seen if place == side else seen.convert("RGB")).save(buffer, "PNG")
+            write(tmp_path / place / f"{number}.png", buffer.getvalue())
+    done = proof_of(tmp_path, "--no-rewrites")
+    assert (done.returncode, "After 1 exclusions" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_drawings_all_of_whose_lines_are_transparency_stay_apart(tmp_path: Path) -> None:
+    for number, place in enumerate(("train", "test")):
+        lines = np.random.default_rng(number).integers(0, 2, (6, 8), np.uint8) * 255
+        drawn = Image.new("RGBA", (240, 180), "black")
+        drawn.putalpha(Image.fromarray(lines).resize((240, 180), Image.Resampling.NEAREST))
+        buffer = io.BytesIO()
+        drawn.save(buffer, "PNG")
+        write(tmp_path / place / "a.png", buffer.getvalue())
+    done = proof_of(tmp_path, "--no-rewrites")
+    assert "After 0 exclusions" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.md", "a.csv", "a.json"])

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 from builders.engine.archives import DEEPEST_ZIP, check_zip, safe_member, zip_tree
-from builders.engine.corpus_values import as_png, extension, is_picture_name
+from builders.engine.corpus_values import as_png, extension, is_picture_name, is_text, name_as_text
 from builders.engine.pages import check_batches
 from builders.engine.rawfiles import ARCHIVE_DAMAGE, reason_for
 from builders.engine.source import InputError, NotThisSource, Reject
@@ -242,7 +242,7 @@ def _json_rows(
         return
     around = _joined(above, {name: held for name, held in value.items() if name not in inner})
     for name, held in inner.items():
-        named = {**around, "__key__": name} if by_name else around
+        named = {**around, "__key__": name} if by_name or is_text(name) else around
         yield from _json_rows(held, mapped, f"{here}{name}", named, file, depth + 1)
 
 
@@ -499,8 +499,9 @@ def database_rows(path: Path, file: str) -> Iterator[Row | Reject]:
             table = ".".join(name for name in path_to if name not in (None, "main"))
             cursor = connection.execute(f"SELECT * FROM {'.'.join(quoted)}")  # noqa: S608 - a name
             names, number = [column[0] for column in cursor.description], 0
+            named = {"__key__": table} if name_as_text(table) else {}
             while row := cursor.fetchone():
-                yield Row(file, f"{table}/{number}", dict(zip(names, row, strict=True)))
+                yield Row(file, f"{table}/{number}", {**named, **dict(zip(names, row, strict=True))})
                 number, left = number + 1, left - 1
                 if left < 0:
                     raise OverLimit(f"{file}: more rows than it can hold")
@@ -539,7 +540,8 @@ def _items(data: bytes, name: str, file: str) -> Iterator[Row | Reject]:
 
 
 def _text_file(handle: BinaryIO, file: str, mapped: Mapped) -> Iterator[Row | Reject]:
-    yield Row(file, "0", {"text": whole_text(handle, file)})
+    text, name = whole_text(handle, file), name_as_text(PurePosixPath(file.rpartition("!")[2]).stem)
+    yield Row(file, "0", {"text": [name, text] if name else text})
 
 
 def _zip_rows(zip_file: Any, file: str, mapped: Mapped, pictures_alone: bool, depth: int = 0) -> Iterator[Row | Reject]:

@@ -43,6 +43,7 @@ from builders.engine.corpus_samples import Pictures, common_lead, group_value, j
 from builders.engine.corpus_values import (
     TOKENS,
     as_text,
+    disguise,
     extension,
     is_grid,
     is_link,
@@ -61,6 +62,7 @@ from medgpt import errors
 from medgpt.errors import os_error_line
 from medgpt.formats import PICTURE_SUFFIXES
 from medgpt.messages import named, safe, shown_name
+from medgpt.pictures import without_alpha
 from medgpt.private import keep_private
 from medgpt.settings import checked
 from medgpt.tables import table
@@ -255,6 +257,10 @@ class _Reader:
         """Values that nothing was taken from, by `<kind> TAB <why> TAB <field>`."""
         self.pictures = Pictures(raw, PictureStore(raw, unit.payload.get("zips", ()), flat=False))
         self.pictures.zipped = notes.setdefault("zipped", set())
+        self.borders: dict[str, int] = notes.setdefault("borders", {})
+        """How free texts begin and end, by `<field> TAB <what>`, counted by `_look_at_ends`."""
+        self._ended = ("", "", 0)
+        """Field, end and length of the free text before."""
         self._ids: set[bytes] = set()
         """Short digests: an id takes a hundred bytes, and a file may have millions."""
         self.kind = kind_of(unit.payload["file"])
@@ -274,6 +280,7 @@ class _Reader:
         missed["picture", ", ".join(fields), _LINK] += self.pictures.links
         texts = self._look(row, fields, taken, missed)
         pictures = [picture for found in taken.values() for picture in found]
+        bare = list(filter(None, map(without_alpha, pictures)))
         license_name = joined(values, [rules.license_field]) or "unstated" if rules.license_field else None
         groups = {
             kind: group_value(kind, found_values(values, [field]), prefix)
@@ -281,8 +288,8 @@ class _Reader:
             if kind != "image_id"
         }
         sample = StoredSample(
-            **shape(values, rules, len(pictures), self.unit.role, self.unit.payload.get("lead", "")),
-            images=self._images(values, pictures),
+            **shape(values, rules, len(pictures) + len(bare), self.unit.role, self.unit.payload.get("lead", "")),
+            images=self._images(values, pictures, bare),
             group={kind: value for kind, value in groups.items() if value},
             license=license_name,
             key=self._key(row),
@@ -290,6 +297,7 @@ class _Reader:
             row=row.number,
         )
         said = _said(sample)
+        self._look_at_ends(sample, values)
         if self.build.endswith(".eval") and (why := _unanswered(sample)):
             missed["text", "answer", why] += 1
         for name, pieces in texts:
@@ -303,6 +311,23 @@ class _Reader:
                 key = f"{kind}\t{why}\t{name}"
                 self.missed[key] = self.missed.get(key, 0) + count
         return sample
+
+    def _look_at_ends(self, sample: kit.Sample, values: Mapping[str, Any]) -> None:
+        """Count how a free text begins, by how the one before it and it itself end: with a mark, or cut off."""
+        field = next((name for name in self.rules.of("text") if found_values(values, [name])), "")
+        text = _said(sample).strip(_AROUND_TEXT) if sample.task == "text" and field else ""
+        if text:
+            begins, ends = "small" if text[0].islower() else "other", "mark" if text[-1] in _ENDS else "cut"
+            before, ended, length = self._ended
+            if before == field:
+                found = [f"before {ended} {begins}", f"itself {ends} {begins}"]
+                even = length >= _LEAST_PIECE and abs(length - len(text)) <= _UNEVEN
+                found += ["even"] * (even and found[0] == "before cut small")
+                for name in found:
+                    self.borders[f"{field}\t{name}"] = self.borders.get(f"{field}\t{name}", 0) + 1
+            self._ended = field, ends, len(text)
+        else:
+            self._ended = "", "", 0
 
     def _look(
         self, row: kit.Row, fields: Sequence[str], taken: dict[str, list[bytes]], missed: Counter[tuple[str, str, str]]
@@ -343,6 +368,8 @@ class _Reader:
                 links.append((name, value))
             elif picture is None and is_grid(value):
                 missed["picture", name, "rows of numbers that make no picture"] += 1
+            if picture is None and isinstance(value, str) and (why := disguise(value)):
+                missed["text", name, why] += 1
             if picture is None and is_text(value):
                 texts.append((name, [value]))
             elif picture is None and isinstance(value, str) and _WORDS.fullmatch(value):
@@ -355,6 +382,7 @@ class _Reader:
             elif found:
                 missed["picture", name, "nothing was taken from it"] += len(found)
         texts += [(name, pieces) for name, pieces in words.items() if len(set(pieces)) >= TOKENS]
+        missed.update(("text", name, why) for name, pieces in words.items() if (why := disguise(" ".join(pieces))))
         # Pictures that came with their row may have names and addresses beside them.
         count = sum(map(len, taken.values()))
         if len({link for _, link in links}) > count:
@@ -362,19 +390,22 @@ class _Reader:
         missed.update(("picture", name, _BESIDE if count else _NOWHERE) for name, _ in names)
         return texts
 
-    def _images(self, values: Mapping[str, Any], pictures: list[bytes]) -> list[kit.Image]:
-        """With the mapping's ids, else with some made from their bytes, so that equal ids mean the same picture."""
-        digests = [hashlib.sha256(data).hexdigest()[:32] for data in pictures]
+    def _images(self, values: Mapping[str, Any], pictures: list[bytes], bare: list[bytes]) -> list[kit.Image]:
+        """With the mapping's ids, else with some made from their bytes, so that equal ids mean the same picture.
+
+        bare: what loaders see of some that leave transparency out; pictures beside the others.
+        """
+        digests = [hashlib.sha256(data).hexdigest()[:32] for data in (*pictures, *bare)]
         ids = [f"{self.build}/{digest}" for digest in digests]
         if "image_id" in self.rules.group_fields:
             field, prefix = self.rules.group_fields["image_id"]
             names = strings(found_values(values, [field]))
             if len(names) != len(pictures):
                 raise kit.InputError("bad_field", "", f"image_id: {len(names)} values for {len(pictures)} pictures")
-            ids = [f"{prefix}/{name}" if prefix else name for name in names]
+            ids[: len(names)] = [f"{prefix}/{name}" if prefix else name for name in names]
         return [
             kit.Image(image_id, f"picture {digest}", partial(bytes, data))
-            for image_id, digest, data in zip(ids, digests, pictures, strict=True)
+            for image_id, digest, data in zip(ids, digests, [*pictures, *bare], strict=True)
         ]
 
     def _key(self, row: kit.Row) -> str:
@@ -398,6 +429,35 @@ class _Reader:
         return found
 
 
+def _cut_up(borders: Mapping[str, int]) -> Iterator[tuple[str, int]]:
+    """Fields whose rows are pieces of longer texts, and how many go on with the sentence of the row before.
+
+    There a row begins with a small letter where the row before was cut off, and seldom else, however it ends itself.
+    Texts of two kinds, sentences here and catchwords there, begin as they end. Or the pieces are of one length.
+    """
+    counts = Counter(borders)
+
+    def small(name: str, of: str, ends: str) -> float:
+        found, others = (counts[f"{name}\t{of} {ends} {begins}"] for begins in ("small", "other"))
+        return found / (found + others) if found + others >= _LEAST_BORDERS else 1.0
+
+    for name in sorted({key.partition("\t")[0] for key in borders}):
+        further = small(name, "before", "cut") - small(name, "before", "mark")
+        own = small(name, "itself", "cut") - small(name, "itself", "mark")
+        goes_on, every = (
+            sum(count for key, count in borders.items() if key.startswith(f"{name}\tbefore {ends}"))
+            for ends in ("cut small", "")
+        )
+        of_one_length = 2 * counts[f"{name}\teven"] > every
+        if goes_on >= _LEAST_BORDERS and (of_one_length or (further >= _CUT_SHARE and own <= further / 2)):
+            yield name, goes_on
+
+
+_LEAST_PIECE, _UNEVEN = 40, 3
+"""Characters of a piece of a text cut by its length, and how far two differ, blanks and marks at their ends aside."""
+_LEAST_BORDERS, _CUT_SHARE = 10, 0.4
+_AROUND_TEXT, _ENDS = " \t\r\n\"'()[]\u201c\u201d", ".?!:;"
+_CUT = "texts that go on in the next row, and no item is found in pieces; join them"
 _NOWHERE = "the name of no file here"
 _BESIDE = "the name of no file here, beside pictures"
 """Tells of a picture that is gone only where the field names files in other rows."""
@@ -444,6 +504,10 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
             kind, why, name = key.split("\t", 2)
             if why != _BESIDE or name in used:
                 missed[kind, name, why] += count
+    borders: Counter[str] = Counter()
+    for entry in entries:
+        borders.update(entry["notes"]["borders"])
+    missed.update({("text", name, _CUT): count for name, count in _cut_up(borders)})
     records = [record for entry in entries for record in entry["records"]]
     if missed["text", "answer", _NO_OPTION] * _FEW_LETTERS < sum(record["kept"] for record in records):
         del missed["text", "answer", _NO_OPTION]

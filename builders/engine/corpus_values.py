@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from builders.engine.tables import every_key
 from medgpt.formats import PICTURE_SUFFIXES, format_of
@@ -40,6 +40,11 @@ _PATH = rf"'path': (?:None|{_QUOTED})"
 _PRINTED = re.compile(rf"(?:\{{(?:{_PATH}, )?'bytes': )?(b?{_QUOTED})(?:, {_PATH})?\}}?", re.DOTALL)
 """Bytes as Python prints them, and a cell of a picture column. No more is parsed: a list that Python parses takes
 a hundred times its size."""
+_PIECES = re.compile(r"@@(?=\s)|(?<=\s)##(?=\w)|[\u2581\u0120](?=\w)")
+"""How tokenizers mark pieces of words: subword-nmt and BERT inside of a word, SentencePiece and GPT-2 before one."""
+_LEAST_PIECES, _WORDS_A_PIECE = 5, 10
+_TAGGED = re.compile(r"^[^\s\d]+\t\S+(?:\t\S+)*$", re.MULTILINE)
+"""A word with its tags, as CoNLL's files have them."""
 _HEAD = 400
 """Characters that are decoded to see whether it is a picture: DICOM says so behind its 128th byte."""
 _SMALLEST_SIDE = 8
@@ -104,6 +109,27 @@ def is_text(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     return len(value.split(None, TEXT_WORDS)) >= TEXT_WORDS or (not value.isascii() and bool(_LETTERS.search(value)))
+
+
+def name_as_text(name: str) -> str:
+    """The name of a file or a table where it is a text itself, as a question may be; else nothing."""
+    words = name.replace("_", " ").replace("-", " ").split()
+    return name.replace("_", " ") if sum(word[:1].isalpha() for word in words) >= TEXT_WORDS else ""
+
+
+def disguise(value: str) -> str | None:
+    """Why words of a text are not those that a reader would see; None where they are."""
+    if len(_PIECES.findall(value)) >= max(_LEAST_PIECES, len(value.split()) / _WORDS_A_PIECE):
+        return "words in pieces, as a tokenizer makes of a text"
+    if "\t" in value and len(_TAGGED.findall(value)) >= max(TOKENS, value.count("\n") / 2):
+        return "a word with its tags on each line"
+    if len(value) < _PACKED_CHARACTERS or " " in value or is_link(value):
+        return None
+    coded, digits = _BASE64.fullmatch(value), value.removeprefix("0x").removeprefix("\\x")
+    meant = [as_text(_base64(coded[1]) or b"")] if coded else []
+    meant += [as_text(bytes.fromhex(digits))] if _HEX.fullmatch(digits) else []
+    meant += [unquote(value)] if "%20" in value and not is_picture_name(value) else []
+    return "a text in base64, hexadecimal or signs of an address" if any(map(is_text, meant)) else None
 
 
 def as_text(value: bytes) -> str | None:
