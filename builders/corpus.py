@@ -16,7 +16,7 @@ What is read (packed by gzip, bzip2, xz, Zstandard, or in a zip, as well):
     *.csv *.tsv    parted by comma, semicolon, tab or bar; without names in the first line `column_1`, ...
     *.sqlite *.duckdb *.db       every table; not packed
     *.npz *.npy    along the first axis
-    *.txt *.md     one document, with the picture beside it that has its name
+    *.txt *.md     one document, with the picture beside it that has its name; a name of five words is text, too
     pictures       those that rows name; where nothing but documents is there, one row each
 Pictures in cells: as bytes, {bytes, path}, base64 (also within HTML), hexadecimal, rows of numbers of any depth, lists
 of any of these; by path, also into a zip of the folder. Addresses (URLs) are never fetched. A key that comes again in
@@ -56,8 +56,9 @@ A row that is damaged becomes a reject; kept + rejected = read. An id that comes
 no row may go unchecked. `inputs.parquet` lists every file that was read with its digest. `build.json` has under
 `parameters`, `accounting` every file, field, picture and text as compared, declared (by `leave_out`, `images: []`, a
 rule of ours) or not compared: a file of another format, a picture that no row names, a field with texts of five words
-or more, with many words or tokens, that nothing was taken from, ids of patients that `groups` does not map, a test item
-whose answer is not known (`answer`). Where anything is not compared, the exit code is 4.
+or more, with many words or tokens, that nothing was taken from, texts in base64 or in pieces of words or rows, ids of
+patients that `groups` does not map, a test item whose answer is not known (`answer`). Where anything is not compared,
+the exit code is 4.
 
 `--copy-without excluded_rows.csv`, the list that `prove` writes, makes a copy of the folder without these rows, each
 file in its own form (lines, CSV, JSON arrays, tars: to the byte). `prove --filtered-copy DIR` does both.
