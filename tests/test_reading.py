@@ -872,6 +872,7 @@ def test_a_text_whose_words_cannot_be_seen_is_named(tmp_path: Path, name: str) -
         hashlib.sha512(b"a").hexdigest(),
         base64.b64encode(hashlib.sha512(b"a").digest()).decode(),
         "https://example.org/" + quote(PROSE),
+        f"papers/{quote(PROSE)}pdf",
         "## Findings\n\n## Impression\n\n## Plan\n\nNone of them @ work, all of them at home.",
         "\n".join(f"{code}\tfound {code} times" for code in range(30)),
         "A_long_name_of_" + "a_scan" * 20,

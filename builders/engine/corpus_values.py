@@ -45,6 +45,7 @@ _PIECES = re.compile(r"@@(?=\s)|(?<=\s)##(?=\w)|[\u2581\u0120](?=\w)")
 _LEAST_PIECES, _WORDS_A_PIECE = 5, 10
 _TAGGED = re.compile(r"^[^\s\d]+\t\S+(?:\t\S+)*$", re.MULTILINE)
 """A word with its tags, as CoNLL's files have them."""
+_FILE = re.compile(r"\.\w{2,5}$")
 _HEAD = 400
 """Characters that are decoded to see whether it is a picture: DICOM says so behind its 128th byte."""
 _SMALLEST_SIDE = 8
@@ -128,7 +129,7 @@ def disguise(value: str) -> str | None:
     coded, digits = _BASE64.fullmatch(value), value.removeprefix("0x").removeprefix("\\x")
     meant = [as_text(_base64(coded[1]) or b"")] if coded else []
     meant += [as_text(bytes.fromhex(digits))] if _HEX.fullmatch(digits) else []
-    meant += [unquote(value)] if "%20" in value and not is_picture_name(value) else []
+    meant += [unquote(value)] if "%20" in value and not _FILE.search(value) else []
     return "a text in base64, hexadecimal or signs of an address" if any(map(is_text, meant)) else None
 
 
