@@ -29,7 +29,7 @@ import pyarrow.feather as feather
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
-from conftest import run_module
+from conftest import call_module, run_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -929,6 +929,15 @@ def test_names_that_are_texts_are_compared_or_named(tmp_path: Path) -> None:
     for folder in ("d", "e"):
         _, document = ingest(tmp_path / folder)
         assert not_compared(document) == {("field", "__key__"), ("text", "__key__")}
+
+
+def test_a_row_of_several_texts_is_verified(tmp_path: Path) -> None:
+    rows = [{"text": "Tear of the cruciate ligament", "caption": "(sagittal), 5 mm"}, {"text": ["Effusion", "None."]}]
+    write(tmp_path / "train" / "a.jsonl", b"\n".join(map(dumped, rows)))
+    write(tmp_path / "test" / "a.jsonl", LINES)
+    assert proof_of(tmp_path, "--no-rewrites").returncode == 0
+    done = call_module("manifests.verify", str(tmp_path / "p/corpus"), "--proof", str(tmp_path / "p/proof"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("side", ["train", "test"])

@@ -220,7 +220,7 @@ def _sample_faults(
         "sample_id": record["id"], **{name: record[name] for name in ("source", "role", "split", "subset", "stage")},
         **{name: record[name] for name in ("task", "license", "access", "metadata_only")}, "length": len(data),
         "sha256": hashlib.sha256(data).digest(), "n_images": len(record["images"]), **_digests(record),
-        "text_tokens": _tokens(record, elsewhere),
+        "text_tokens": _tokens(record),
         "caption_sha256": _sha256(last) if record["task"] in caption_tasks else None,
         **{key: record["group"][key] for key in GROUP_KEYS}, **record["provenance"],
     }  # fmt: skip
@@ -290,12 +290,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _tokens(record: Mapping[str, Any], elsewhere: bool) -> int:
-    """Tokens of all text. A corpus made elsewhere is counted by message, our own builds by part of a message."""
+def _tokens(record: Mapping[str, Any]) -> int:
+    """Tokens of all text, counted by part of a message."""
     pieces = [message["reasoning"] for message in record["messages"]]
     for message in record["messages"]:
-        texts = [part["text"] for part in message["content"] if part["type"] == "text"]
-        pieces += ["\n".join(texts)] if elsewhere else texts
+        pieces += [part["text"] for part in message["content"] if part["type"] == "text"]
     return sum(count_tokens(piece) for piece in pieces if piece)
 
 
