@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 
 from manifests.catalog import LoadedBuild, connect, load_builds, one_line, open_duckdb, sql_files
 from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, EXCLUSIONS_FILE, read_certificate
+from manifests.proof.trust import check_files
 from manifests.selections import SELECTION_FILE, dropped_samples, selection_files
 from manifests.sql import ask
 from medgpt.errors import UserError
@@ -173,10 +174,12 @@ class Catalogue:
         if not (self.proof / CERTIFICATE).is_file():
             return None
         try:
-            return read_certificate(self.proof)
+            document = read_certificate(self.proof)
+            check_files(self.proof, document)
         except UserError as error:
             self.notes.append(str(error))
             return None
+        return document
 
     def count_beside(self) -> None:
         """Count in the background; what goes wrong is a note on every page."""

@@ -49,6 +49,8 @@ class Comparison:
     only_second: int | None
     mcnemar: float | None
     permutation: float
+    contaminated: int | None
+    """Items that a proof links to the training side, in either run's scores; None where no proof covers them all."""
     holm: float | None = None
     """Corrected over tasks; None for further metrics of a task."""
 
@@ -70,6 +72,8 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
         raise UserError(f"{name}: {shared:,} items in common of {len(first):,} and {len(second):,}; run both whole")
     pairs = [(score, by_id[score.sample_id]) for score in first]
     clusters = [score.cluster for score in first]
+    flags = [(a.contaminated, b.contaminated) for a, b in pairs]
+    contaminated = None if any(None in flag for flag in flags) else sum(map(any, flags))
 
     def one(measure: str, values: Sequence[tuple[float, float]], only: tuple[int, int] | None) -> Comparison:
         ours, theirs = [a for a, _ in values], [b for _, b in values]
@@ -89,6 +93,7 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
             only_second=only[1] if only else None,
             mcnemar=mcnemar(*only) if only else None,
             permutation=permutation(ours, theirs, clusters),
+            contaminated=contaminated,
         )
 
     if first[0].verdict is not None:
@@ -141,6 +146,10 @@ def describe(row: Comparison) -> str:
     if row.mcnemar is not None:
         parts.append(f"{row.only_first:,} : {row.only_second:,} items alone, McNemar p = {row.mcnemar:.4g}")
     parts.append(f"permutation p = {row.permutation:.4g} ({row.clusters:,} clusters)")
+    parts.append(
+        f"{row.items:,} items, "
+        + ("not all in a certificate" if row.contaminated is None else f"{row.contaminated:,} of them contaminated")
+    )
     if row.holm is not None:
         parts.append(f"Holm p = {row.holm:.4g}{'' if row.holm < 0.05 else ', not told from noise'}")
     return "; ".join(parts)

@@ -261,7 +261,8 @@ def _open(
     task_open = _Open(benchmark, folder, log, prompts, tokens, samples if task.kind == "choice" else 1, 0)
     settled = [known[1].outcome for key in task_open.wanted() if (known := log.get(*key)) is not None]
     task_open.known = sum(outcome == ANSWERED or not ask_again for outcome in settled)
-    record = task_record(benchmark, proof, len(prompts), limit, tokens) | {"samples": task_open.draws}
+    record = task_record(benchmark, proof, len(prompts), limit, tokens)
+    record |= {"samples": task_open.draws, "items_sha256": file.sha256.hex()}
     if limit_pixels is not None:
         items = list(dict.fromkeys(larger))
         record["scaled_down"] = {"above_pixels": limit_pixels, "pictures": len(larger), "items": items}
@@ -498,7 +499,9 @@ def _carry_out(options: argparse.Namespace) -> int:
         if absent and not options.json:
             print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
     benchmarks = open_benchmarks(options.data, tasks)
-    proof = read_proof(options.data / "proof", evidence=False, trust=Trust.of(options))
+    from shards.certified import proof_folder
+
+    proof = read_proof(proof_folder(options.data), evidence=False, trust=Trust.of(options))
     if options.dry_run:
         _show_plan(benchmarks, proof)
         return errors.DONE
