@@ -484,9 +484,9 @@ def test_numbers_of_other_samples_under_this_ones_name_are_refused(data: Path) -
 
 
 def test_a_build_that_is_finished_in_a_folder_that_was_there_is_seen(data: Path) -> None:
-    shutil.move(data / "built/medqa/build.json", data / "build.json")
+    shutil.move(data / "built/medqa/build.json", data / "aside.json")
     assert "medqa" not in load_certified(data).sources
-    shutil.move(data / "build.json", data / "built/medqa/build.json")
+    shutil.move(data / "aside.json", data / "built/medqa/build.json")
     edit_build(data, "medqa", limit=7)
     with pytest.raises(UserError, match="covers another build of medqa"):
         load_certified(data)

@@ -25,6 +25,7 @@ from eval.report_tables import all_tables, read_run
 from eval.run import main as run_main
 from eval.score import main as score_main
 from eval.tasks import open_benchmarks, select_tasks
+from medgpt.digest import sealed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -331,7 +332,7 @@ def test_builds_of_another_version_are_refused(
 ) -> None:
     other = build_demos(tmp_path / "other", (("slake", ()), ("medqa", ())))
     build = other / "built/medqa/build.json"
-    build.write_text(build.read_text().replace(json.loads(build.read_text())["root"], "0" * 64))
+    build.write_text(json.dumps(sealed(json.loads(build.read_text()) | {"parameters": {"other": 1}})))
     assert main([str(runs[0]), "--out", str(tmp_path / "r.html"), "--data", str(other)]) == 2
     error = capsys.readouterr().err
     assert "another version of the benchmark" in error or "not built" in error
