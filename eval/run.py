@@ -529,7 +529,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         prices=_prices(options, card),
     )
     if options.json:
-        print(_as_json(done, adapter, options.out, proof))
+        print(_as_json(done, adapter, options.out, benchmarks, proof))
     else:
         _show(done, adapter, options.out, options.data, benchmarks, proof)
     return EXIT_UNANSWERED if any(task.outcomes.keys() - {ANSWERED} for task in done) else errors.DONE
@@ -655,8 +655,11 @@ def _show(
     print(f"next: python -m eval.score {out} --data {data}")
 
 
-def _as_json(done: Sequence[TaskRun], adapter: Adapter, out: Path, proof: Proof | None) -> str:
+def _as_json(
+    done: Sequence[TaskRun], adapter: Adapter, out: Path, benchmarks: Sequence[Benchmark], proof: Proof | None
+) -> str:
     said = {"out": str(out), "tasks": done, "statistics": adapter.statistics()}
+    said["not_covered"] = [one.task.label for one in benchmarks if not (proof and proof.covers(one.root))]
     return orjson.dumps(said | {"certificate": proof.root if proof else None}).decode()
 
 

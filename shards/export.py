@@ -93,7 +93,7 @@ class Exporter:
             return None
         said: dict[str, Any] = orjson.loads(self.ledger(piece).read_bytes())
         name, size, _, samples = said["file"]
-        there = not samples or _has(self.out / name, size) or (self.kind.joined and self.joined(piece.build))
+        there = not samples or _has(self.out / name, size) or bool(self.kind.joined and self.joined(piece.build))
         if there and said["pictures"] and self.kind.pictures_as_files:
             folder = self.pictures_of(piece)
             there = folder.is_dir() and sum(1 for _ in folder.iterdir()) == said["pictures"]

@@ -284,8 +284,10 @@ def test_the_certificate_is_named_or_said_to_be_missing(runs: list[Path], tmp_pa
     assert "certificate none" in page(runs, tmp_path / "r.html")
     shutil.copytree(runs[0], tmp_path / "run")
     summary = tmp_path / "run/slake/summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"certificate": "ab" * 32}))
+    more = {"certificate": "ab" * 32, "lacking": ["3 texts were not compared"]}
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | more))
     html = page([tmp_path / "run"], tmp_path / "r.html")
+    assert "certificate incomplete: 3 texts were not compared" in html
     assert f"certificate {'ab' * 32}" in html and "no certificate covers impression_1shot, medqa" in html
 
 

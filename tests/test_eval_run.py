@@ -355,7 +355,8 @@ def test_a_score_says_that_it_is_of_a_part_and_of_the_items_that_were_asked(
     said = capsys.readouterr().out
     assert "only the first 3 questions were asked (--limit)" in said
     assert "no certificate covers these items" in said
-    assert main(given) == 0
+    assert main([*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_covered"] == ["slake"]
     assert score_main([str(tmp_path / "out"), "--quiet"]) == 0
     assert "16 items of 416 in the whole benchmark" in capsys.readouterr().out
     items = tmp_path / "out/slake/items.jsonl"

@@ -501,8 +501,13 @@ def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="different benchmark versions"):
         compare_runs(ours, tmp_path / "later")
     done = call_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "holds no scores" in done.stderr
+    # Scores of some answers beside others, as after a run that went on: they are not what was answered.
+    answers = ours / "exam" / "predictions.jsonl"
+    answers.write_text(answers.read_text().replace('"text":"A"', '"text":"B"', 1))
+    done = call_module("eval.compare", str(ours), str(theirs))
+    assert done.returncode == 2 and f"{answers}: other than what was scored; run" in done.stderr
 
 
 def test_compare_reports_by_metric(tmp_path: Path) -> None:
