@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.catalog import LoadedBuild, connect, load_builds, one_line, open_duckdb, sql_files
-from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, EXCLUSIONS_FILE, read_certificate
+from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, EXCLUSIONS_FILE, covers, read_certificate
 from manifests.proof.trust import check_files
 from manifests.selections import SELECTION_FILE, dropped_samples, selection_files
 from manifests.sql import ask
@@ -401,7 +401,7 @@ class Catalogue:
             if part.images is not None:
                 query = f'FROM read_parquet({sql_files([part.images])}) WHERE sample_id = ? ORDER BY "index"'
                 images = _dicts(cursor, query, [row["sample_id"]])
-            if self.certificate is not None:
+            if self.certificate is not None and covers(self.certificate, part.build.record):
                 query = "SELECT reasons FROM read_parquet(?) WHERE train_build = ? AND train_sample = ?"
                 file = glob.escape(str(self.proof / EXCLUSIONS_FILE))
                 found = _dicts(cursor, query, [file, row["build"], row["sample_id"]])

@@ -493,7 +493,7 @@ def _probe(
 
     Where the certificate does not speak of them, the `first` rank says so: they may be trained on.
     """
-    from manifests.proof.certificate import read_certificate
+    from manifests.proof.certificate import covers, read_certificate
     from shards.certified import proof_folder
     from shards.reader import Build
     from train.collate import Collator as Layout
@@ -504,8 +504,8 @@ def _probe(
         return None
     build = Build(watch.probe, role="eval", checked=True)
     certified = prepared.certified
-    held = read_certificate(proof_folder(certified.data))["builds"] if certified.certificate else []
-    if first and build.document["root"] not in {one["root"] for one in held}:
+    said = read_certificate(proof_folder(certified.data)) if certified.certificate else None
+    if first and not (said and covers(said, build.document)):
         say(f"watch.probe {watch.probe}: no certificate covers it, so its questions may be trained on")
     probe = Probe(build, watch.probe, watch.probe_questions)
     sources = dict.fromkeys((sample.record["source"] for sample in probe.samples), 0)
