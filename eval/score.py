@@ -471,6 +471,8 @@ def describe(summary: dict[str, Any]) -> list[str]:
         known.append(f"  only the first {whole['items']:,} questions were asked (--limit)")
     elif asked.get("expected") not in (None, whole["items"]):
         known.append(f"  {whole['items']:,} items of {asked['expected']:,} in the whole benchmark")
+    if "asked" not in summary:
+        known.append(f"  no {TASK}: whether these are all items, as they were asked, is not known")
     if summary["certificate"] is None:
         known.append("  no certificate covers these items: clean and contaminated are not told apart")
     if summary["kind"] == "choice":

@@ -359,6 +359,10 @@ def test_a_score_says_that_it_is_of_a_part_and_of_the_items_that_were_asked(
     assert json.loads(capsys.readouterr().out)["not_covered"] == ["slake"]
     assert score_main([str(tmp_path / "out"), "--quiet"]) == 0
     assert "16 items of 416 in the whole benchmark" in capsys.readouterr().out
+    (tmp_path / "out/slake/task.json").rename(tmp_path / "task.json")
+    assert score_main([str(tmp_path / "out"), "--quiet"]) == 0
+    assert "no task.json: whether these are all items" in capsys.readouterr().out
+    (tmp_path / "task.json").rename(tmp_path / "out/slake/task.json")
     items = tmp_path / "out/slake/items.jsonl"
     items.write_text(items.read_text().replace('"gold":"A"', '"gold":"B"', 1))
     assert score_main([str(tmp_path / "out"), "--quiet"]) == 1
