@@ -28,8 +28,8 @@ from medgpt.limited import read_batch
 from medgpt.schema import canonical_json
 from shards.writer import ARROW_BATCH_ROWS
 
-_INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images", "sha256")
-_IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length", "stored_sha256")
+_INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
+_IMAGE_INDEX = ("sample_id", "index", "shard", "offset", "length")
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ class Build:
         self.document = build.record
         if self.document["metadata_only"] and not allow_metadata_only:
             raise UserError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
-        self._samples = self._table(build, "samples", role, _INDEX, first)
+        more = (("sha256",), ("stored_sha256",)) if checked else ((), ())
+        self._samples = self._table(build, "samples", role, (*_INDEX, *more[0]), first)
         counts = self._samples["n_images"].to_numpy()
-        self._images = self._table(build, "images", role, _IMAGE_INDEX, None if first is None else int(counts.sum()))
+        shown = None if first is None else int(counts.sum())
+        self._images = self._table(build, "images", role, (*_IMAGE_INDEX, *more[1]), shown)
         # Image rows lie in the order of their samples, so a running sum finds the first one of each.
         self._first_image = counts.cumsum() - counts
         if licenses is not None:
