@@ -29,7 +29,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.catalog import LoadedBuild, connect, load_builds, one_line, open_duckdb, sql_files
-from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, EXCLUSIONS_FILE, read_certificate
+from manifests.proof.certificate import CERTIFICATE, EVIDENCE_FILE, EXCLUSIONS_FILE, covers, read_certificate
+from manifests.proof.trust import check_files
 from manifests.selections import SELECTION_FILE, dropped_samples, selection_files
 from manifests.sql import ask
 from medgpt.errors import UserError
@@ -173,10 +174,12 @@ class Catalogue:
         if not (self.proof / CERTIFICATE).is_file():
             return None
         try:
-            return read_certificate(self.proof)
+            document = read_certificate(self.proof)
+            check_files(self.proof, document)
         except UserError as error:
             self.notes.append(str(error))
             return None
+        return document
 
     def count_beside(self) -> None:
         """Count in the background; what goes wrong is a note on every page."""
@@ -398,7 +401,7 @@ class Catalogue:
             if part.images is not None:
                 query = f'FROM read_parquet({sql_files([part.images])}) WHERE sample_id = ? ORDER BY "index"'
                 images = _dicts(cursor, query, [row["sample_id"]])
-            if self.certificate is not None:
+            if self.certificate is not None and covers(self.certificate, part.build.record):
                 query = "SELECT reasons FROM read_parquet(?) WHERE train_build = ? AND train_sample = ?"
                 file = glob.escape(str(self.proof / EXCLUSIONS_FILE))
                 found = _dicts(cursor, query, [file, row["build"], row["sample_id"]])

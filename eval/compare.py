@@ -13,12 +13,11 @@ from pathlib import Path
 
 import orjson
 
-from eval.records import SCORES_FILE, Score, read_scores, task_label
+from eval.records import SCORES_FILE, Score, read_scored, task_label
 from eval.statistics import holm, mcnemar, paired_interval, permutation
 from medgpt.arguments import command_parser
 from medgpt.atomic import write_atomic
-from medgpt.errors import DONE, NOT_FINISHED, UserError, run
-from medgpt.messages import complain
+from medgpt.errors import DONE, UserError, run
 
 MAIN_METRICS = ("ratescore", "radgraph_partial", "radcliq_v1", "bleu4")
 """The first of them that both runs have is the one metric of a report task in Holm's correction."""
@@ -49,6 +48,8 @@ class Comparison:
     only_second: int | None
     mcnemar: float | None
     permutation: float
+    contaminated: int | None
+    """Items that a proof links to the training side, in either run's scores; None where no proof covers them all."""
     holm: float | None = None
     """Corrected over tasks; None for further metrics of a task."""
 
@@ -70,6 +71,8 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
         raise UserError(f"{name}: {shared:,} items in common of {len(first):,} and {len(second):,}; run both whole")
     pairs = [(score, by_id[score.sample_id]) for score in first]
     clusters = [score.cluster for score in first]
+    flags = [(a.contaminated, b.contaminated) for a, b in pairs]
+    contaminated = None if any(None in flag for flag in flags) else sum(map(any, flags))
 
     def one(measure: str, values: Sequence[tuple[float, float]], only: tuple[int, int] | None) -> Comparison:
         ours, theirs = [a for a, _ in values], [b for _, b in values]
@@ -89,6 +92,7 @@ def compare_scores(first: Sequence[Score], second: Sequence[Score]) -> list[Comp
             only_second=only[1] if only else None,
             mcnemar=mcnemar(*only) if only else None,
             permutation=permutation(ours, theirs, clusters),
+            contaminated=contaminated,
         )
 
     if first[0].verdict is not None:
@@ -113,14 +117,16 @@ def compare_tasks(pairs: Sequence[tuple[Sequence[Score], Sequence[Score]]]) -> l
 
 def compare_runs(first: Path, second: Path) -> tuple[list[Comparison], list[str]]:
     """(comparisons in the order of task names, tasks that only one run has). Raises: `UserError`."""
-    folders = [{path.parent.name: path for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)]
+    folders = [
+        {path.parent.name: path.parent for path in sorted(run.glob(f"*/{SCORES_FILE}"))} for run in (first, second)
+    ]
     for folder, found in zip((first, second), folders, strict=True):
         if not found:
             raise UserError(f"{folder}: holds no scores; run python -m eval.score {folder} first")
     shared = [name for name in folders[0] if name in folders[1]]
     if not shared:
         raise UserError(f"{first} and {second} scored no task in common")
-    result = compare_tasks([(read_scores(folders[0][name]), read_scores(folders[1][name])) for name in shared])
+    result = compare_tasks([(read_scored(folders[0][name])[0], read_scored(folders[1][name])[0]) for name in shared])
     return result, sorted(folders[0].keys() ^ folders[1].keys())
 
 
@@ -141,6 +147,10 @@ def describe(row: Comparison) -> str:
     if row.mcnemar is not None:
         parts.append(f"{row.only_first:,} : {row.only_second:,} items alone, McNemar p = {row.mcnemar:.4g}")
     parts.append(f"permutation p = {row.permutation:.4g} ({row.clusters:,} clusters)")
+    parts.append(
+        f"{row.items:,} items, "
+        + ("not all in a certificate" if row.contaminated is None else f"{row.contaminated:,} of them contaminated")
+    )
     if row.holm is not None:
         parts.append(f"Holm p = {row.holm:.4g}{'' if row.holm < 0.05 else ', not told from noise'}")
     return "; ".join(parts)
@@ -148,7 +158,7 @@ def describe(row: Comparison) -> str:
 
 @run
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line. Returns the exit code: 0 compared, 1 cannot be compared."""
+    """Command line. Returns the exit code: 0 compared, 2 cannot be compared."""
     parser = command_parser("eval.compare", "Compare two scored runs item by item.", _EXAMPLE)
     parser.add_argument("first", type=Path, metavar="A", help="scored run folder")
     parser.add_argument("second", type=Path, metavar="B", help="scored run folder")
@@ -156,11 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
 
-    try:
-        rows, alone = compare_runs(options.first, options.second)
-    except UserError as error:
-        complain(error)
-        return NOT_FINISHED
+    rows, alone = compare_runs(options.first, options.second)
     # Infinite ends (one cluster) become null: JSON has no infinity.
     document = {"first": str(options.first), "second": str(options.second), "rows": rows, "alone": alone}
     data = orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n"

@@ -23,14 +23,12 @@ class Proof:
 
     root: str
     """Digest of the certificate."""
-    clean: bool
-    """Whether the certificate found nothing left after exclusions."""
     builds: Mapping[str, str]
     """Name of each build that it covers, by root digest."""
     evidence: Mapping[tuple[str, str], tuple[str, ...]]
     """`level/kind`, sorted, by (build, sample)."""
     lacking: tuple[str, ...] = ()
-    """What the certificate names as not compared, for a screen."""
+    """What the certificate names as not compared, and that overlaps are left where they are, for a screen."""
 
     def covers(self, benchmark: str) -> bool:
         """Whether the build with this root digest was compared with the training side."""
@@ -55,7 +53,8 @@ def read_proof(folder: Path, *, evidence: bool = True, trust: Trust = Trust()) -
     document = check_proof(folder, trust)
     found = _read_evidence(folder / EVIDENCE_FILE) if evidence else {}
     builds = {build["root"]: build["build"] for build in document["builds"]}
-    return Proof(document["root"], document["clean"], builds, found, tuple(map(brief, incomplete(document))))
+    left = [] if document["clean"] else ["overlapping pairs are left after the exclusions, so nothing is proved"]
+    return Proof(document["root"], builds, found, (*left, *map(brief, incomplete(document))))
 
 
 def _read_evidence(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:

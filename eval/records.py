@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, TypeVar
 import msgspec
 
 from medgpt.atomic import AtomicFile
+from medgpt.digest import file_sha256
 from medgpt.errors import UserError, one_line
 from medgpt.limited import read_file
 from medgpt.messages import named
@@ -359,6 +360,19 @@ def read_scores(path: Path) -> list[Score]:
         row["metrics"], row["evidence"] = dict(row["metrics"] or ()), tuple(row["evidence"] or ())
         rows.append(Score(**row))
     return rows
+
+
+def read_scored(folder: Path) -> tuple[list[Score], dict[str, Any]]:
+    """Scores of a task folder and their summary.
+
+    Raises: `UserError`, also where items or answers beside them are others than those that were scored.
+    """
+    scores, summary = read_scores(folder / SCORES_FILE), read_summary(folder / SUMMARY)
+    for name in (ITEMS, PREDICTIONS):
+        path, scored = folder / name, summary.get(f"{name.removesuffix('.jsonl')}_sha256")
+        if path.is_file() and file_sha256(path).hex() != scored:
+            raise UserError(f"{path}: other than what was scored; run python -m eval.score {folder} again")
+    return scores, summary
 
 
 _R = TypeVar("_R", Item, Prompt, Prediction, Usage)

@@ -212,6 +212,8 @@ def facts(runs: Sequence[Run]) -> list[str]:
             model += f", revision {card['revision']} as declared" if card.get("revision") else ", revision not pinned"
         lines.append(f"{run.name}: adapter {run.identity['adapter']}{model}; certificate {proof}")
         uncovered = sorted(label for label, result in run.tasks.items() if result.summary["certificate"] is None)
+        lacking = dict.fromkeys(line for result in run.tasks.values() for line in result.summary.get("lacking", ()))
+        lines += [f"{run.name}: certificate incomplete: {line}" for line in lacking]
         if uncovered and roots != {None}:
             lines.append(f"{run.name}: no certificate covers {', '.join(uncovered)}")
         if run.unscored:

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.audit import Published, PublishedRow
 from eval.compare import compare_tasks
-from eval.records import SCORES_FILE, SUMMARY, TASK, Score, read_object, read_scores, read_summary, task_label
+from eval.records import SCORES_FILE, SUMMARY, TASK, Score, read_object, read_scored, task_label
 from eval.statistics import FEW_CLUSTERS, FEW_CLUSTERS_SAY
 from eval.tasks import TASKS
 from eval.versions import reader_rates
@@ -136,10 +136,10 @@ def read_run(folder: Path) -> Run:
         if not all((path.parent / name).is_file() for name in (SCORES_FILE, SUMMARY)):
             unscored.append(task_label(record["task"]["name"], record["task"]["variant"]))
             continue
-        scores = read_scores(path.parent / SCORES_FILE)
+        scores, summary = read_scored(path.parent)
         if {score.benchmark for score in scores} - {record["build_root"]}:
             raise UserError(f"{path.parent}: scores of another benchmark version; run python -m eval.score again")
-        result = TaskResult(path.parent, record, scores, read_summary(path.parent / SUMMARY))
+        result = TaskResult(path.parent, record, scores, summary)
         tasks[result.label] = result
     if not tasks:
         first = f"eval.score {folder}" if unscored else "eval.run"

@@ -261,7 +261,8 @@ def _open(
     task_open = _Open(benchmark, folder, log, prompts, tokens, samples if task.kind == "choice" else 1, 0)
     settled = [known[1].outcome for key in task_open.wanted() if (known := log.get(*key)) is not None]
     task_open.known = sum(outcome == ANSWERED or not ask_again for outcome in settled)
-    record = task_record(benchmark, proof, len(prompts), limit, tokens) | {"samples": task_open.draws}
+    record = task_record(benchmark, proof, len(prompts), limit, tokens)
+    record |= {"samples": task_open.draws, "items_sha256": file.sha256.hex()}
     if limit_pixels is not None:
         items = list(dict.fromkeys(larger))
         record["scaled_down"] = {"above_pixels": limit_pixels, "pictures": len(larger), "items": items}
@@ -498,7 +499,9 @@ def _carry_out(options: argparse.Namespace) -> int:
         if absent and not options.json:
             print(f"left out, not built: {', '.join(f'{task.label} ({task.build})' for task in absent)}")
     benchmarks = open_benchmarks(options.data, tasks)
-    proof = read_proof(options.data / "proof", evidence=False, trust=Trust.of(options))
+    from shards.certified import proof_folder
+
+    proof = read_proof(proof_folder(options.data), evidence=False, trust=Trust.of(options))
     if options.dry_run:
         _show_plan(benchmarks, proof)
         return errors.DONE
@@ -526,7 +529,7 @@ def _carry_out(options: argparse.Namespace) -> int:
         prices=_prices(options, card),
     )
     if options.json:
-        print(_as_json(done, adapter, options.out, proof))
+        print(_as_json(done, adapter, options.out, benchmarks, proof))
     else:
         _show(done, adapter, options.out, options.data, benchmarks, proof)
     return EXIT_UNANSWERED if any(task.outcomes.keys() - {ANSWERED} for task in done) else errors.DONE
@@ -652,8 +655,11 @@ def _show(
     print(f"next: python -m eval.score {out} --data {data}")
 
 
-def _as_json(done: Sequence[TaskRun], adapter: Adapter, out: Path, proof: Proof | None) -> str:
+def _as_json(
+    done: Sequence[TaskRun], adapter: Adapter, out: Path, benchmarks: Sequence[Benchmark], proof: Proof | None
+) -> str:
     said = {"out": str(out), "tasks": done, "statistics": adapter.statistics()}
+    said["not_covered"] = [one.task.label for one in benchmarks if not (proof and proof.covers(one.root))]
     return orjson.dumps(said | {"certificate": proof.root if proof else None}).decode()
 
 

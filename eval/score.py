@@ -39,6 +39,7 @@ from eval.records import (
     SAMPLES,
     SCORES_FILE,
     SUMMARY,
+    TASK,
     USAGE,
     WRONG,
     Item,
@@ -314,6 +315,8 @@ def _summary(
             for name in sorted({score.slice for score in scores})
         },
     }
+    if summary["certificate"] and proof and proof.lacking:
+        summary["lacking"] = list(proof.lacking)
     if measured is None:
         summary |= _classes(items, scores)
     else:
@@ -411,6 +414,10 @@ def score_folder(folder: Path, out: Path, *, judge: Judge | None = None, **how: 
         (out / name).unlink(missing_ok=True)
     items, predictions = read_items(folder / ITEMS), read_predictions(folder / PREDICTIONS)
     samples = read_predictions(folder / SAMPLES) if (folder / SAMPLES).is_file() else []
+    record = read_object(folder / TASK) if (folder / TASK).is_file() else None
+    digests = {name: file_sha256(folder / name).hex() for name in (ITEMS, PREDICTIONS)}
+    if record and record.get("items_sha256", digests[ITEMS]) != digests[ITEMS]:
+        raise UserError(f"{folder / ITEMS}: not the items that {TASK} is of; run python -m eval.run again")
     make_folder(out)
 
     def judged(items: Sequence[Item], predictions: Sequence[Prediction]) -> Judged:
@@ -428,8 +435,11 @@ def score_folder(folder: Path, out: Path, *, judge: Judge | None = None, **how: 
     if (folder / USAGE).is_file():
         summary["usage"] = usage_totals(read_usage(folder / USAGE))
     summary["scores_sha256"] = write_scores(out / SCORES_FILE, scored.scores)
-    for name in (ITEMS, PREDICTIONS):
-        summary[f"{name.removesuffix('.jsonl')}_sha256"] = file_sha256(folder / name).hex()
+    summary |= {f"{name.removesuffix('.jsonl')}_sha256": digest for name, digest in digests.items()}
+    if record:
+        task = record.get("task")
+        asked = {"limit": record.get("limit"), "expected": task.get("expected") if isinstance(task, dict) else None}
+        summary["asked"] = {name: value for name, value in asked.items() if isinstance(value, int)}
     summary["versions"] = VERSIONS
     if earlier and earlier["predictions_sha256"] == summary["predictions_sha256"]:
         summary["earlier"] = earlier
@@ -456,6 +466,15 @@ def describe(summary: dict[str, Any]) -> list[str]:
     counts = [f"{count:,} {outcome}" for outcome, count in summary["outcomes"].items() if outcome != "answered"]
     counts += [f"{summary['truncated']:,} cut at the limit"] * bool(summary["truncated"])
     tail = f"; {', '.join(counts)}" if counts else ""
+    asked, known = summary.get("asked", {}), []
+    if "limit" in asked:
+        known.append(f"  only the first {whole['items']:,} questions were asked (--limit)")
+    elif asked.get("expected") not in (None, whole["items"]):
+        known.append(f"  {whole['items']:,} items of {asked['expected']:,} in the whole benchmark")
+    if "asked" not in summary:
+        known.append(f"  no {TASK}: whether these are all items, as they were asked, is not known")
+    if summary["certificate"] is None:
+        known.append("  no certificate covers these items: clean and contaminated are not told apart")
     if summary["kind"] == "choice":
         items, interval = whole["items"], whole["interval"]
         ends = _ends(interval) + (f" ({FEW_CLUSTERS_SAY})" if summary["clusters"] < FEW_CLUSTERS else "")
@@ -483,14 +502,18 @@ def describe(summary: dict[str, Any]) -> list[str]:
             if found := summary["parts"].get(part):
                 share = _percent(found["correct"], found["items"])
                 lines.append(f"  {part}: {share} ({found['correct']:,}/{found['items']:,})")
-        return lines
+        return lines + known
     values = ", ".join(f"{metric} {found['mean']:.4f}" for metric, found in whole["metrics"].items())
     lines = [f"{name}: {whole['items']:,} reports{tail}; {values}"]
     gaps: dict[str, list[str]] = {}
     for metric, reason in summary["gaps"].items():
         gaps.setdefault(reason, []).append(metric)
     lines += [f"  not measured: {', '.join(metrics)} ({reason})" for reason, metrics in gaps.items()]
-    return lines
+    for part in ("clean", "contaminated"):
+        if found := summary["parts"].get(part):
+            values = ", ".join(f"{metric} {one['mean']:.4f}" for metric, one in found["metrics"].items())
+            lines.append(f"  {part}: {found['items']:,} reports; {values}")
+    return lines + known
 
 
 def _percent(count: int, items: int) -> str:
@@ -562,6 +585,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
+    from shards.certified import proof_folder
+
     folders = task_folders(options.runs)
     if options.out and len({folder.name for folder in folders}) != len(folders):
         raise UserError(f"--out {options.out}: two runs have a task of the same name; score one run at a time")
@@ -571,7 +596,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     judge = _judge(options) if options.judge else None
     how |= {"vote": options.vote, "judge": judge}
     weights = Weights(options.weights, options.radgraph_python or default_radgraph_python())
-    proof = read_proof(options.data / "proof", trust=Trust.of(options)) if options.data else None
+    proof = read_proof(proof_folder(options.data), trust=Trust.of(options)) if options.data else None
     lines = []
     if options.data and proof is None:
         lines.append(

@@ -295,7 +295,7 @@ class Benchmark:
 
         self.task = task
         self.folder = folder
-        self._build: Build = Build(folder, role="eval")
+        self._build: Build = Build(folder, role="eval", checked=True)
         self.root: str = self._build.document["root"]
         """Digest of the whole build: the version of the benchmark."""
         self.build: str = self._build.document["build"]

@@ -32,16 +32,17 @@ from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, incomplete
 from manifests.proof.trust import WATCHED, Trust, accepted, check_proof
 from manifests.selections import data_folder, dropped_samples, selection_files
 from medgpt.atomic import locked, write_atomic
-from medgpt.digest import build_root, file_sha256, json_sha256
+from medgpt.digest import json_sha256
 from medgpt.errors import UserError
 from medgpt.layout import BUILD_FILE
 from medgpt.limited import read_file
 from medgpt.messages import brief
 from medgpt.private import keep_private, make_folder
 from shards.columns import HEADER, Int32, Int64, MappedColumns, Signature, signature, write_columns
+from shards.reader import check_part, check_root
 from shards.storage import ShardRef
 
-FORMAT = 3
+FORMAT = 4
 STREAMS = ".streams"
 PROOF = "proof"
 UNCERTIFIED = "uncertified-"
@@ -225,7 +226,7 @@ def load_certified(
         keep_private(access)
     sources = {
         source["build"]: SourceSamples(
-            source["build"], data, source["folder"], MappedColumns(folder / "samples" / source["columns"])
+            source["build"], data, source["folder"], MappedColumns(_columns(folder, source), key=source["key"])
         )
         for source in opened["sources"]
     }
@@ -251,18 +252,24 @@ def _read_record(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | Non
     # Folders change their size and times with every file in them, so only names are compared.
     if any(_names(place) != then for place, then in opened["folders"].items()):
         return None
-    if not all((path.parents[1] / "samples" / source["columns"] / HEADER).is_file() for source in opened["sources"]):
+    if not all((_columns(path.parents[1], source) / HEADER).is_file() for source in opened["sources"]):
         return None
     return opened
 
 
+def _columns(folder: Path, source: Mapping[str, str]) -> Path:
+    """Where the numbers of a build's samples lie; their key names all that decides which samples these are."""
+    return folder / "samples" / f"{source['build']}-{source['key'][:16]}"
+
+
 def _names(folder: str) -> list[str]:
-    """What may be a build in a folder of builds."""
+    """What is a build in a folder of builds, and what may become one."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+            there = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
     except FileNotFoundError:
         return []
+    return sorted(f"{name}/{BUILD_FILE}" if os.path.isfile(f"{folder}/{name}/{BUILD_FILE}") else name for name in there)  # noqa: PTH113
 
 
 def _check_shards(certified: Certified) -> None:
@@ -331,12 +338,12 @@ def _prepare(
             name = build.record["build"]
             selection = dropped.get(name)
             key = json_sha256([FORMAT, build.record["root"], root, selection and selection.sha256, licenses])
-            columns = folder / "samples" / f"{name}-{key[:16]}"
-            if not (columns / HEADER).is_file():
+            source = {"build": name, "folder": build.folder.relative_to(data).as_posix(), "key": key}
+            if not (_columns(folder, source) / HEADER).is_file():
                 out = {"excluded": excluded.get(name), "dropped": selection and selection.sample_ids}
-                _write_build(columns, build, {what: ids for what, ids in out.items() if ids is not None}, licenses, bar)
-            place = build.folder.relative_to(data).as_posix()
-            sources.append({"build": name, "folder": place, "columns": columns.name})
+                out = {what: ids for what, ids in out.items() if ids is not None}
+                _write_build(_columns(folder, source), key, build, out, licenses, bar)
+            sources.append(source)
     return {
         "digest": digest if root is not None else UNCERTIFIED + digest,
         "certificate": root,
@@ -350,8 +357,7 @@ def _prepare(
 
 def _check_build(build: LoadedBuild) -> None:
     record = build.record
-    if build_root(record) != record["root"]:
-        raise UserError(f"{build.folder / BUILD_FILE}: does not match its root digest; build it again")
+    check_root(build)
     if record["metadata_only"]:
         raise UserError(
             f"{build.folder}: built without pictures (--no-images); build it with them, or move it out of DATA"
@@ -408,10 +414,15 @@ def _exclusions(proof: Path, certificate: Mapping[str, Any] | None) -> dict[str,
 
 
 def _write_build(
-    folder: Path, build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, bar: Any
+    folder: Path, key: str, build: LoadedBuild, out: Mapping[str, pa.Array], licenses: list[str] | None, bar: Any
 ) -> None:
     """Write the numbers of one build without the ids of `out`, unit by unit."""
-    header: dict[str, Any] = {"format": FORMAT, "build": build.record["build"], "root": build.record["root"]}
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "key": key,
+        "build": build.record["build"],
+        "root": build.record["root"],
+    }
     header |= {"samples": 0, "images": 0, "shards": [], "shard_counts": []}
     # The header is filled while the chunks are written, and written after them.
     write_columns(folder, header, _COLUMNS, _chunks(build, out, licenses, header, bar))
@@ -423,10 +434,10 @@ def _chunks(
     found = dict.fromkeys(out, 0)
     with_images = {path.name: path for _, path in build.parts("images", "train")}
     for unit, path in build.parts("samples", "train"):
-        _check_part(build, unit, path)
+        check_part(build, unit, path)
         images = IMAGES.empty_table()
         if path.name in with_images:
-            _check_part(build, unit, with_images[path.name])
+            check_part(build, unit, with_images[path.name])
             images = pq.read_table(with_images[path.name], columns=_IMAGE_COLUMNS)
         table = pq.read_table(path, columns=_SAMPLE_COLUMNS)
         ids = table["sample_id"]
@@ -449,12 +460,6 @@ def _chunks(
 
 
 _IMAGE_COLUMNS = ["shard", "offset", "length"]
-
-
-def _check_part(build: LoadedBuild, unit: Mapping[str, Any], path: Path) -> None:
-    digests = {part["file"]: part["sha256"] for part in unit["parts"]}
-    if file_sha256(path).hex() != digests[path.relative_to(build.folder).as_posix()]:
-        raise UserError(f"{path}: altered since it was built; python -m shards.verify says more")
 
 
 def _unit_chunk(

@@ -11,6 +11,7 @@ changed. Everything can be derived again, so a damaged folder may be deleted.
 import mmap
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,22 @@ def write_columns(
 class MappedColumns:
     """A folder of columns, opened. `header` is what was written, `columns[name]` a column's numbers.
 
+    `of` is what the header must say: a folder of other numbers under this one's name is no cache of them.
+
     Raises: `UserError` if a file is missing, or not what was written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, **of: Any) -> None:
+        self.folder, self._of = folder, of
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         try:
             self.header: dict[str, Any] = orjson.loads((folder / HEADER).read_bytes())
             intact = self.header["digest"] == _digest(self.header)
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{folder}/{HEADER}: cannot be read ({error}); delete the folder") from error
-        if not intact:
-            raise UserError(f"{folder}/{HEADER}: altered; delete the folder, it is made again")
+        if not intact or any(self.header.get(name) != value for name, value in of.items()):
+            what = "of something else than its name says" if intact else "altered"
+            raise UserError(f"{folder}/{HEADER}: {what}; delete the folder, it is made again")
         self._check()
 
     def _check(self) -> None:
@@ -138,7 +142,7 @@ class MappedColumns:
         return array
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MappedColumns, (self.folder,)
+        return partial(MappedColumns, **self._of), (self.folder,)
 
 
 def _digest(document: Mapping[str, Any]) -> str:

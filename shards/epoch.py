@@ -60,6 +60,7 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
     source = certified.sources[build]
     name = hashlib.sha256(f"{source.root} {TEMPLATE}".encode()).hexdigest()[:16]
     folder = certified.folder / "lengths" / f"{build}-{name}"
+    of = {"build": build, "root": source.root, "template": TEMPLATE}
     with locked(certified.folder):
         if not (folder / HEADER).is_file():
             found = load_build(source.folder)
@@ -75,9 +76,8 @@ def train_lengths(certified: Certified, build: str, *, workers: int = 1, progres
                 pieces[part] = piece
                 if progress is not None:
                     progress(len(piece))
-            header = {"build": build, "root": source.root, "template": TEMPLATE}
-            write_columns(folder, header, {"length": "int32"}, ({"length": pieces[part]} for part in parts))
-    lengths = MappedColumns(folder)["length"]
+            write_columns(folder, of, {"length": "int32"}, ({"length": pieces[part]} for part in parts))
+    lengths = MappedColumns(folder, **of)["length"]
     samples = np.array([shard.samples for shard in source.shards], np.int64)
     return lengths, np.cumsum(samples) - samples
 
@@ -301,7 +301,8 @@ def ensure_plan(
             least = partial(least_tokens, certified, order)
             write_plan(path, terms, pack_epoch(draws, length, tiles_limit, over_long, least))
     plan = PackPlan.load(path)
-    plan.check(order)
+    if plan.terms != terms:
+        raise UserError(f"{path}: a plan of other terms than its name says; delete it, it is made again")
     return plan
 
 

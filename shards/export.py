@@ -73,6 +73,32 @@ class Exporter:
         folder = self.out / WORK / "parts" if self.kind.joined else self.out / DATA
         return folder / piece.build / f"{piece.number:05d}{self.kind.suffix}"
 
+    def pictures_of(self, piece: Piece) -> Path:
+        """The folder of a piece's pictures, where they are files."""
+        return self.out / PICTURES / piece.build / f"{piece.number:05d}"
+
+    def joined(self, build: str) -> list[Any] | None:
+        """What was said of a build's one file, if it is there in full size."""
+        import orjson
+
+        ledger = self.out / WORK / "joined" / f"{build}.json"
+        said: list[Any] | None = orjson.loads(ledger.read_bytes()) if ledger.is_file() else None
+        return said if said and _has(self.out / said[0], said[1]) else None
+
+    def done(self, piece: Piece) -> dict[str, Any] | None:
+        """What the ledger says of a piece, if all that it names is there."""
+        import orjson
+
+        if not self.ledger(piece).is_file():
+            return None
+        said: dict[str, Any] = orjson.loads(self.ledger(piece).read_bytes())
+        name, size, _, samples = said["file"]
+        there = not samples or _has(self.out / name, size) or bool(self.kind.joined and self.joined(piece.build))
+        if there and said["pictures"] and self.kind.pictures_as_files:
+            folder = self.pictures_of(piece)
+            there = folder.is_dir() and sum(1 for _ in folder.iterdir()) == said["pictures"]
+        return said if there else None
+
     def __call__(self, piece: Piece) -> dict[str, Any]:
         """Write a piece; what its ledger says. Raises: `UserError`, `OSError`."""
         import orjson
@@ -83,8 +109,8 @@ class Exporter:
         if self.local_only:
             keep_private(CREDENTIALED)
         kind, path = self.kind, self.file(piece)
-        place = f"{PICTURES}/{piece.build}/{piece.number:05d}"
-        beside, staging = self.out / place, self.out / f"{place}{writer}.tmp"
+        beside = self.pictures_of(piece)
+        place, staging = beside.relative_to(self.out), beside.with_name(f"{beside.name}{writer}.tmp")
         licenses: Counter[str] = Counter()
         refused: list[dict[str, str]] = []
         pictures = 0
@@ -118,11 +144,9 @@ class Exporter:
             kind.write(file, rows(), {**kind.options, "pictures": self.pictures})
         if files_apart:
             os.sync()  # once for some thousand pictures, where fsync would wait for each
-            if beside.exists():  # of a run that was killed before its ledger: the same
-                shutil.rmtree(staging)
-            else:
-                staging.rename(beside)
-                sync_folder(beside.parent)
+            shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed before its ledger, or not whole
+            staging.rename(beside)
+            sync_folder(beside.parent)
         samples = licenses.total()
         if not samples:
             for made in path.parent.glob(f"{path.stem}.*"):
@@ -218,10 +242,7 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
             sources, storage, out, found.request["format"], found.request["local_only"],
             any(piece.pictures for piece in found.pieces),
         )  # fmt: skip
-        done = {}
-        for piece in found.pieces:
-            if work.ledger(piece).is_file():
-                done[piece] = orjson.loads(work.ledger(piece).read_bytes())
+        done = {piece: said for piece in found.pieces if (said := work.done(piece)) is not None}
         left = [piece for piece in found.pieces if piece not in done]
         samples = sum(piece.last - piece.first for piece in found.pieces)
         with tqdm(total=samples, desc="exporting", unit=" samples", disable=True if quiet else None) as bar:
@@ -257,6 +278,10 @@ def export(found: Plan, out: Path, workers: int, *, quiet: bool = False) -> dict
     }  # fmt: skip
 
 
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
 def _version() -> int:
     return VERSION
 
@@ -272,9 +297,8 @@ def _files(work: Exporter, build: str, mine: Sequence[tuple[Piece, dict[str, Any
     written = [Written(*result["file"]) for _, result in mine if result["samples"]]
     if not kind.joined or not written:
         return written
-    ledger = work.out / WORK / "joined" / f"{build}.json"
-    if ledger.is_file():
-        return [Written(*orjson.loads(ledger.read_bytes()))]
+    if said := work.joined(build):
+        return [Written(*said)]
     parts = [work.out / part.file for part in written]
     path = work.out / DATA / f"{build}{kind.suffix}"
     make_folder(path.parent)
@@ -285,8 +309,8 @@ def _files(work: Exporter, build: str, mine: Sequence[tuple[Piece, dict[str, Any
         file.write(end)
     name = path.relative_to(work.out).as_posix()
     joined = Written(name, file.size, file.sha256.hex(), sum(part.samples for part in written))
-    make_folder(ledger.parent)
-    write_atomic(ledger, orjson.dumps(list(joined)))
+    make_folder(work.out / WORK / "joined")
+    write_atomic(work.out / WORK / "joined" / f"{build}.json", orjson.dumps(list(joined)))
     shutil.rmtree(work.out / WORK / "parts" / build)
     return [joined]
 

@@ -238,7 +238,7 @@ def _kept(counts: tuple[int, ...], folder: Path) -> MappedColumns:
             if not (place / HEADER).is_file():
                 types = {"source": _kind(counts), "rank": "uint16", "begins": "int64"}
                 write_columns(place, {"format": FORMAT, "counts": list(counts)}, types, _period(counts))
-    return MappedColumns(place)
+    return MappedColumns(place, counts=list(counts))
 
 
 def _period(counts: tuple[int, ...]) -> Iterator[dict[str, npt.NDArray[Any]]]:

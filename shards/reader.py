@@ -4,8 +4,9 @@ Tar members are found through the manifest's byte offsets, Arrow rows through th
 two reads away and no tar is ever scanned. Any WebDataset reader opens the same tars without this module.
 """
 
+import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
@@ -20,8 +21,11 @@ import pyarrow.parquet as pq
 
 from manifests.catalog import LoadedBuild, load_build
 from manifests.parts import SCHEMAS
+from medgpt.digest import build_root, file_sha256
 from medgpt.errors import UserError
+from medgpt.layout import BUILD_FILE
 from medgpt.limited import read_batch
+from medgpt.schema import canonical_json
 from shards.writer import ARROW_BATCH_ROWS
 
 _INDEX = ("sample_id", "role", "license", "shard", "offset", "length", "n_images")
@@ -36,12 +40,26 @@ class StoredSample:
     images: list[bytes]
 
 
+def check_root(build: LoadedBuild) -> None:
+    """Raises: `UserError` where a build's description is not what its root is of."""
+    if build_root(build.record) != build.record["root"]:
+        raise UserError(f"{build.folder / BUILD_FILE}: does not match its root digest; build it again")
+
+
+def check_part(build: LoadedBuild, unit: Mapping[str, Any], path: Path) -> None:
+    """Raises: `UserError` where a manifest part is not the one that the build's root is of."""
+    digests = {part["file"]: part["sha256"] for part in unit["parts"]}
+    if file_sha256(path).hex() != digests[path.relative_to(build.folder).as_posix()]:
+        raise UserError(f"{path}: altered since it was built; python -m shards.verify says more")
+
+
 class Build:
     """A build directory, opened for reading; `build[i]` is its i-th sample in shard order.
 
     `licenses` is an allow-list: samples under other licences are not there. `metadata_only` builds are refused unless
     asked for: their pictures are missing, and nothing may be trained on them. `first` opens no more than the first so
-    many samples: of a build with millions only a few parts are read.
+    many samples: of a build with millions only a few parts are read. `checked` holds root, parts and every sample that
+    is read against their digests: what is given is what the root, and so a certificate, speaks of.
     """
 
     def __init__(
@@ -52,15 +70,20 @@ class Build:
         licenses: Collection[str] | None = None,
         allow_metadata_only: bool = False,
         first: int | None = None,
+        checked: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._checked = Path(path), checked
         build = load_build(self.path)
+        if checked:
+            check_root(build)
         self.document = build.record
         if self.document["metadata_only"] and not allow_metadata_only:
             raise UserError(f"{self.path}: a metadata-only build (--no-images) has no pictures; build it with them")
-        self._samples = self._table(build, "samples", role, _INDEX, first)
+        more = (("sha256",), ("stored_sha256",)) if checked else ((), ())
+        self._samples = self._table(build, "samples", role, (*_INDEX, *more[0]), first)
         counts = self._samples["n_images"].to_numpy()
-        self._images = self._table(build, "images", role, _IMAGE_INDEX, None if first is None else int(counts.sum()))
+        shown = None if first is None else int(counts.sum())
+        self._images = self._table(build, "images", role, (*_IMAGE_INDEX, *more[1]), shown)
         # Image rows lie in the order of their samples, so a running sum finds the first one of each.
         self._first_image = counts.cumsum() - counts
         if licenses is not None:
@@ -83,7 +106,9 @@ class Build:
     ) -> pa.Table:
         """The rows of the parts of a kind, or the first `most` of them."""
         tables: list[pa.Table] = []
-        for _, path in build.parts(kind, role):
+        for unit, path in build.parts(kind, role):
+            if self._checked:
+                check_part(build, unit, path)
             if most is not None and sum(table.num_rows for table in tables) >= most:
                 break
             try:
@@ -99,6 +124,20 @@ class Build:
         return int(self._samples.num_rows)
 
     def __getitem__(self, index: int) -> StoredSample:
+        sample = self._read(index)
+        if self._checked:
+            first = int(self._first_image[index])
+            digests = self._images["stored_sha256"].slice(first, len(sample.images)).to_pylist()
+            files = [canonical_json(sample.record), *sample.images]
+            if [self._samples["sha256"][index].as_py(), *digests] != [hashlib.sha256(file).digest() for file in files]:
+                shard = f"{self.path}/shards/{self._samples['shard'][index].as_py()}"
+                raise UserError(
+                    f"{shard}: {self._samples['sample_id'][index].as_py()} was altered since it was built; "
+                    "python -m shards.verify says more"
+                )
+        return sample
+
+    def _read(self, index: int) -> StoredSample:
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = self._samples["shard"][index].as_py()
@@ -110,7 +149,10 @@ class Build:
             except (OSError, ValueError, LookupError, pa.ArrowException) as error:
                 raise UserError(f"{path}: cannot be read ({type(error).__name__}); run the builder again") from error
         descriptor = self._open(shard).fileno()
-        record = orjson.loads(os.pread(descriptor, length, offset))
+        try:
+            record = orjson.loads(os.pread(descriptor, length, offset))
+        except orjson.JSONDecodeError as error:
+            raise UserError(f"{self.path}/shards/{shard}: cannot be read ({error}); run the builder again") from error
         first = int(self._first_image[index])
         places = self._images.slice(first, self._samples["n_images"][index].as_py()).to_pylist()
         return StoredSample(record, [os.pread(descriptor, place["length"], place["offset"]) for place in places])

@@ -27,6 +27,8 @@ from medgpt.tables import printable
 if TYPE_CHECKING:
     import duckdb
 
+    from manifests.catalog import LoadedBuild
+
 _WIDTH = 100
 _MANY = 10
 
@@ -47,7 +49,7 @@ class ShownSample:
     altered: list[int]
     """Pictures that do not have the digest that the manifest records."""
     excluded: list[str] | None
-    """Why the proof takes it out; empty if it does not, None if nothing is proved."""
+    """Why the proof takes it out; empty if it does not, None if no proof speaks of its build as it is."""
 
     def as_json(self) -> dict[str, Any]:
         """What `--json` prints: all but the pictures."""
@@ -67,9 +69,9 @@ def load_sample(data: Path, sample_id: str | None, *, build: str | None = None, 
             'FROM images WHERE build = ? AND sample_id = ? ORDER BY "index"',
             [row["build"], row["sample_id"]],
         )
-        excluded = _exclusion(connection, data, row)
-    folder = next(found.folder for found in load_builds(data) if found.record["build"] == row["build"])
-    return read_sample(folder, row, images, excluded)
+        holds = next(found for found in load_builds(data) if found.record["build"] == row["build"])
+        excluded = _exclusion(connection, data, holds, row)
+    return read_sample(holds.folder, row, images, excluded)
 
 
 def read_sample(
@@ -129,12 +131,25 @@ def _choose(connection: duckdb.DuckDBPyConnection, build: str | None, seed: int)
     return row
 
 
-def _exclusion(connection: duckdb.DuckDBPyConnection, data: Path, row: dict[str, Any]) -> list[str] | None:
-    from manifests.proof.certificate import EXCLUSIONS_FILE
+def _exclusion(
+    connection: duckdb.DuckDBPyConnection, data: Path, build: LoadedBuild, row: dict[str, Any]
+) -> list[str] | None:
+    from manifests.proof.certificate import CERTIFICATE, EXCLUSIONS_FILE, covers, read_certificate
+    from manifests.proof.trust import check_files
+    from shards.certified import proof_folder
 
-    file = data / "proof" / EXCLUSIONS_FILE
-    if not file.is_file():
+    proof = proof_folder(data)
+    if not (proof / CERTIFICATE).is_file():
         return None
+    try:
+        certificate = read_certificate(proof)
+        check_files(proof, certificate)
+    except UserError as error:
+        complain(error)
+        return None
+    if not covers(certificate, build.record):
+        return None
+    file = proof / EXCLUSIONS_FILE
     query = "SELECT reasons FROM read_parquet(?) WHERE train_build = ? AND train_sample = ?"
     found = query_rows(connection, query, [str(file), row["build"], row["sample_id"]])
     return [reason for one in found for reason in one["reasons"]]
@@ -191,9 +206,9 @@ def facts(sample: ShownSample) -> list[tuple[str, str]]:
         found += [("question", row["stem_sha256"]), ("with options", row["stem_options_sha256"])]
     for number, image in enumerate(sample.images):
         found.append((f"picture {number}", _picture_fact(image)))
-    if sample.excluded is not None and record["role"] == "train":
-        why = ", ".join(sample.excluded)
-        found.append(("proof", f"taken out: {why}" if why else "kept"))
+    if record["role"] == "train":
+        why = "none of this build" if sample.excluded is None else ", ".join(sample.excluded)
+        found.append(("proof", f"taken out: {why}" if sample.excluded else why or "kept"))
     altered = ", ".join(f"picture {number}" for number in sample.altered)
     found.append(("integrity", f"ALTERED: {altered}" if altered else "as built"))
     return [(name, printable(str(value).replace("\n", " "))) for name, value in found]

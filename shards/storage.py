@@ -1,7 +1,7 @@
 """Where shards are read from: a local tree, or any fsspec URL (s3, gs, http, hf) through a bounded local cache.
 
 What is opened is what was certified: the size is compared at every open; the SHA-256 once for each file and remembered
-by inode, size and modification time (`verify="digest"`), so a second run does not hash again. What comes over the
+by inode, size and times (`verify="digest"`), so a second run does not hash again. What comes over the
 network is always hashed before it is used. A cached file gets its name, which is its digest, only when it is whole,
 verified and on disk, so `kill -9` leaves nothing that could be taken for a shard.
 
@@ -221,7 +221,8 @@ class Storage:
 
     def _check_digest(self, path: Path, descriptor: int, shard: ShardRef) -> None:
         """Hash a local file, unless this very file was found right before, by this process or another."""
-        stamp = _stamp(descriptor)
+        # The time of the last change of its entry is nobody's to set: content written in place is seen, whatever mtime.
+        stamp = f"{_stamp(descriptor)} {os.fstat(descriptor).st_ctime_ns}"
         place = hashlib.blake2b(shard.path.encode(), digest_size=8).hexdigest()
         mark = Path(self.location) / MARKS / f"{shard.sha256}-{place}"
         if self._checked.get(shard.path) == stamp or _read(mark) == stamp:

@@ -178,6 +178,8 @@ class Stream:
         storage: Storage | None = None,
         epochs: int | None = 1,
     ) -> None:
+        if order.certified.digest != certified.digest:
+            raise UserError("the order is of other samples than the stream reads; make both of one load_certified")
         if not 0 <= rank < world_size:
             raise UserError(f"rank {rank} of {world_size}: ranks are 0 to {world_size - 1}")
         if batch_size is not None and batch_size < 1:

@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import re
+import shutil
 import socket
 import stat
 import threading
@@ -291,6 +292,16 @@ def test_sql_is_jailed_and_ends(server: Server, data: Path) -> None:
     other.close()
     with here, pytest.raises(UserError, match="stopped"):  # nobody waits for it
         catalogue.ask("SELECT count(*) FROM range(1000000000000)", here)
+
+
+def test_exclusions_that_are_not_the_certified_ones_are_a_note_on_every_page(data: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(data, tmp_path / "copy", symlinks=True)
+    assert Catalogue(copy).certificate is not None
+    exclusions = copy / "proof/exclusions.parquet"
+    pq.write_table(pq.read_table(exclusions).slice(0, 0), exclusions)
+    catalogue = Catalogue(copy)
+    assert catalogue.certificate is None
+    assert any("exclusions.parquet: missing, or not the list of the certificate" in note for note in catalogue.notes)
 
 
 def test_a_static_page_is_the_same_twice_and_withholds_credentialed_builds(

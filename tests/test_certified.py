@@ -26,7 +26,7 @@ from conftest import ROOT
 from builders.engine.command import main as build
 from builders.engine.registry import load
 from manifests.proof.certificate import read_certificate, sign, write_certificate
-from manifests.proof.policy import load_policy, parse_policy
+from manifests.proof.policy import DEFAULT_POLICY, load_policy, parse_policy
 from manifests.proof.trust import Trust
 from manifests.prove import prove
 from medgpt.digest import build_root, file_sha256, merkle_root
@@ -466,6 +466,41 @@ def test_numbers_may_be_deleted_and_damage_to_them_is_seen(data: Path) -> None:
         load_certified(data)
     shutil.rmtree((data / damaged).parent)
     assert everything(load_certified(data)) == ids
+
+
+def test_numbers_of_other_samples_under_this_ones_name_are_refused(data: Path) -> None:
+    """A copy of what an uncertified start wrote would bring back every sample that the proof excludes."""
+    ids = everything(load_certified(data))
+    before = set((data / ".streams/samples").iterdir())
+    load_certified(data, uncertified=True, trust=Trust())
+    for ours in before:
+        [other] = [p for p in (data / ".streams/samples").glob(f"{ours.name.rpartition('-')[0]}-*") if p not in before]
+        shutil.rmtree(ours)
+        shutil.copytree(other, ours)
+    with pytest.raises(UserError, match="of something else than its name says; delete the folder"):
+        load_certified(data)
+    shutil.rmtree(data / ".streams")
+    assert everything(load_certified(data)) == ids
+
+
+def test_a_build_that_is_finished_in_a_folder_that_was_there_is_seen(data: Path) -> None:
+    shutil.move(data / "built/medqa/build.json", data / "aside.json")
+    assert "medqa" not in load_certified(data).sources
+    shutil.move(data / "aside.json", data / "built/medqa/build.json")
+    edit_build(data, "medqa", limit=7)
+    with pytest.raises(UserError, match="covers another build of medqa"):
+        load_certified(data)
+
+
+def test_a_later_release_with_another_default_policy_asks_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_certified(data)
+    older = DEFAULT_POLICY.read_text()
+    (tmp_path / "policy.yaml").write_text(older.replace("action: report", "action: exclude", 1))
+    monkeypatch.setattr("manifests.proof.policy.DEFAULT_POLICY", tmp_path / "policy.yaml")
+    with pytest.raises(UserError, match="is not the default"):
+        load_certified(data)
 
 
 def _open(data: str) -> str:

@@ -25,6 +25,7 @@ from eval.report_tables import all_tables, read_run
 from eval.run import main as run_main
 from eval.score import main as score_main
 from eval.tasks import open_benchmarks, select_tasks
+from medgpt.digest import sealed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -283,8 +284,10 @@ def test_the_certificate_is_named_or_said_to_be_missing(runs: list[Path], tmp_pa
     assert "certificate none" in page(runs, tmp_path / "r.html")
     shutil.copytree(runs[0], tmp_path / "run")
     summary = tmp_path / "run/slake/summary.json"
-    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"certificate": "ab" * 32}))
+    more = {"certificate": "ab" * 32, "lacking": ["3 texts were not compared"]}
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | more))
     html = page([tmp_path / "run"], tmp_path / "r.html")
+    assert "certificate incomplete: 3 texts were not compared" in html
     assert f"certificate {'ab' * 32}" in html and "no certificate covers impression_1shot, medqa" in html
 
 
@@ -331,7 +334,7 @@ def test_builds_of_another_version_are_refused(
 ) -> None:
     other = build_demos(tmp_path / "other", (("slake", ()), ("medqa", ())))
     build = other / "built/medqa/build.json"
-    build.write_text(build.read_text().replace(json.loads(build.read_text())["root"], "0" * 64))
+    build.write_text(json.dumps(sealed(json.loads(build.read_text()) | {"parameters": {"other": 1}})))
     assert main([str(runs[0]), "--out", str(tmp_path / "r.html"), "--data", str(other)]) == 2
     error = capsys.readouterr().err
     assert "another version of the benchmark" in error or "not built" in error

@@ -323,6 +323,53 @@ def test_missing_pictures_are_one_line(
     assert "run the builder again" in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("task", ["slake", "medqa"])
+def test_questions_other_than_those_that_were_proved_are_not_asked(
+    data: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard, a manifest part or a description that is not what the build's root is of; digests of all are there."""
+    given = ["--tasks", task, "--baseline", "constant=A", "--quiet"]
+    built = shutil.copytree(data / "built" / task, tmp_path / "data" / "built" / task)
+    assert main([str(tmp_path / "data"), *given, "--out", str(tmp_path / "fine")]) == 0
+    [shard] = built.glob(f"shards/{task}-test-*")
+    [part] = built.glob(f"manifest/{task}-test*.parquet")
+    for file, old, new in (
+        (shard, b"hat ", b"ho  "), (part, b"PAR1", b"PAR2"), (built / "build.json", b'"limit": null', b'"limit": 7'),
+    ):  # fmt: skip
+        content = file.read_bytes()
+        at = content.find(old)
+        assert at >= 0, file
+        file.write_bytes(content[:at] + new + content[at + len(old) :])
+        assert main([str(tmp_path / "data"), *given, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert ("altered since it was built" in error or "does not match its root" in error) and error.count("\n") == 1
+        file.write_bytes(content)
+
+
+def test_a_score_says_that_it_is_of_a_part_and_of_the_items_that_were_asked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(data), "--tasks", "slake", "--baseline", "majority", "--out", str(tmp_path / "out"), "--quiet"]
+    assert main([*given, "--limit", "3"]) == 0
+    assert score_main([str(tmp_path / "out"), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "only the first 3 questions were asked (--limit)" in said
+    assert "no certificate covers these items" in said
+    assert main([*given, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_covered"] == ["slake"]
+    assert score_main([str(tmp_path / "out"), "--quiet"]) == 0
+    assert "16 items of 416 in the whole benchmark" in capsys.readouterr().out
+    (tmp_path / "out/slake/task.json").rename(tmp_path / "task.json")
+    assert score_main([str(tmp_path / "out"), "--quiet"]) == 0
+    assert "no task.json: whether these are all items" in capsys.readouterr().out
+    (tmp_path / "task.json").rename(tmp_path / "out/slake/task.json")
+    items = tmp_path / "out/slake/items.jsonl"
+    items.write_text(items.read_text().replace('"gold":"A"', '"gold":"B"', 1))
+    assert score_main([str(tmp_path / "out"), "--quiet"]) == 1
+    assert "not the items that task.json is of" in capsys.readouterr().err
+    assert not (tmp_path / "out/slake/scores.parquet").exists()
+
+
 def test_replay_gives_the_same_predictions_and_refuses_others(
     data: Path, tmp_path: Path, card: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

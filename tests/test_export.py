@@ -115,6 +115,22 @@ def test_a_folder_of_another_export_is_refused(data: Path, tmp_path: Path, capsy
     assert run_module("shards.export", str(data), "--format", "hf").returncode == 2
 
 
+@pytest.mark.parametrize("name", ["hf", "llava", "mds"])
+def test_what_is_gone_from_an_export_is_written_again(data: Path, name: str, tmp_path: Path) -> None:
+    """A run that goes on counts as written what is there, not what was once."""
+    out = export(data, tmp_path / "out", name)
+    before = tree_digest(out)
+    data_file = next(path for path in sorted((out / "data").rglob("*")) if path.is_file())
+    picture = next((path for path in sorted((out / "images").rglob("*")) if path.is_file()), data_file)
+    data_file.write_bytes(data_file.read_bytes()[:-1])
+    picture.unlink()
+    export(data, out, name)
+    after = tree_digest(out)
+    assert {file: after.get(file) for file in before if ".export" not in file} == {
+        file: digest for file, digest in before.items() if ".export" not in file
+    }
+
+
 def test_credentialed_sources_stay_on_the_machine(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

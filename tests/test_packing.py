@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
+import shutil
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -339,6 +340,26 @@ def test_processes_that_ask_at_once_get_one_plan(data: Path, order: EpochOrder, 
 
 def ensured_digest(order: EpochOrder) -> str:
     return ensure_plan(order.certified, order, 5000, 33).digest
+
+
+def test_what_is_kept_under_the_name_of_something_else_is_refused(
+    data: Path, certified: Certified, order: EpochOrder, tmp_path: Path
+) -> None:
+    """A plan that drops samples in place of one that drops none; lengths of one build in place of another's."""
+    kept = plan_path(certified.data, PlanTerms.of(order, 5003, 33, "report"))
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(make_plan(order, tmp_path / "plan", 300, 30, "drop").path, kept)
+    with pytest.raises(UserError, match="a plan of other terms than its name says; delete it"):
+        ensure_plan(certified, order, 5003, 33)
+    kept.unlink()
+    elsewhere = load_certified(data / "built", uncertified=True, folder=tmp_path / "streams", quiet=True)
+    for name in SOURCES[:2]:
+        train_lengths(elsewhere, name)
+    one, other = sorted((tmp_path / "streams/lengths").iterdir())
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    with pytest.raises(UserError, match="of something else than its name says; delete the folder"):
+        train_lengths(elsewhere, one.name.rpartition("-")[0])
 
 
 def test_a_plan_of_something_else_is_refused(data: Path, order: EpochOrder, tmp_path: Path) -> None:

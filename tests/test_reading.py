@@ -1121,6 +1121,27 @@ def test_a_corpus_of_links_is_proved_copied_and_verified(tmp_path: Path) -> None
     assert (done.returncode, "more/b.jsonl: another content" in done.stdout) == (1, True), done.stdout
 
 
+def test_rows_are_taken_out_of_the_files_that_were_proved_alone(tmp_path: Path) -> None:
+    rows = rows_with_leak()
+    lines = [dumped(row) + b"\n" for row in rows]
+    write(tmp_path / "train" / "a.jsonl", b"".join(lines))
+    write(tmp_path / "test" / "t.jsonl", dumped(LEAK))
+    assert proof_of(tmp_path).returncode == 0
+    listed = tmp_path / "p" / "proof" / "excluded_rows.csv"
+    head, row = listed.read_text().splitlines()
+    without = "builders.corpus", "--raw", str(tmp_path / "train"), "--role", "train"
+    for name, text, others in (
+        ("sorted", f"{head}\n{row}\n", lines[::-1]),  # another row stands there now
+        ("beyond", f"{head.removesuffix(',sha256')}\n{row.rpartition(',')[0].replace(',2,', ',99,')}\n", lines),
+    ):
+        write(tmp_path / "train" / "a.jsonl", b"".join(others))
+        write(tmp_path / f"{name}.csv", text.encode())
+        done = run_module(*without, "--out", str(tmp_path / name), "--copy-without", str(tmp_path / f"{name}.csv"))
+        said = {"sorted": "a.jsonl: is not the file that was proved", "beyond": "a.jsonl: has no row 99 to leave out"}
+        assert (done.returncode, done.stderr.count("\n"), said[name] in done.stderr) == (2, 1, True), done.stderr
+        assert not list((tmp_path / name).rglob("*.jsonl"))
+
+
 def test_rows_that_cannot_be_taken_out_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     write(tmp_path / "train" / "a.zip", as_zip({"a.jsonl": dumped(LEAK)}))

@@ -25,7 +25,7 @@ from eval.records import Score, read_items, read_predictions, read_scores, score
 from eval.report_tables import measures_table, read_run
 from eval.score import main, score_folder
 from eval.versions import VERSIONS
-from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, write_certificate
+from manifests.proof.certificate import CERTIFICATE_FORMAT, CertificateError, read_certificate, write_certificate
 from manifests.proof.evidence import COMMON, EVIDENCE, EXCLUSIONS
 from manifests.proof.policy import load_policy, parse_policy
 from manifests.proof.trust import Trust
@@ -397,6 +397,25 @@ def test_clean_and_contaminated_are_scored_apart(exam: Path, tmp_path: Path) -> 
     }  # fmt: skip
     assert summary["certificate"] in done.stdout
     assert "contaminated: 50.00 % (1/2)" in done.stdout
+    assert "no certificate covers" not in done.stdout
+    compared = call_module("eval.compare", str(exam.parent), str(exam.parent))
+    assert "8 items, 2 of them contaminated" in compared.stdout
+    call_module("eval.score", str(exam.parent), "--quiet", check=True)
+    compared = call_module("eval.compare", str(exam.parent), str(exam.parent))
+    assert "8 items, not all in a certificate" in compared.stdout
+
+
+def test_reports_that_are_contaminated_and_a_proof_that_proves_nothing_are_said(tmp_path: Path) -> None:
+    report = {"kind": "report", "options": [], "gold": "small left effusion is seen"}
+    rows = [item(number, **report) for number in range(4)]
+    folder = write(tmp_path / "run/exam", rows, [prediction(number, "no effusion") for number in range(4)])
+    proof = prove(tmp_path / "data", [("forbid", "near_image", "whole", "exam/test/1")])
+    document = read_certificate(proof)
+    write_certificate(proof, document | {"clean": False, "after": [{"pairs": 1}]})
+    taken = ("--accept-policy", str(tmp_path / "data/policy.yaml"), "--quiet")
+    done = call_module("eval.score", str(folder), "--data", str(tmp_path / "data"), *taken)
+    assert "  clean: 3 reports; " in done.stdout and "  contaminated: 1 reports; " in done.stdout
+    assert "overlapping pairs are left after the exclusions, so nothing is proved" in done.stdout
 
 
 def test_a_proof_of_another_version_says_nothing(exam: Path, tmp_path: Path) -> None:
@@ -482,8 +501,13 @@ def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="different benchmark versions"):
         compare_runs(ours, tmp_path / "later")
     done = call_module("eval.compare", str(ours), str(tmp_path / "nowhere"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "holds no scores" in done.stderr
+    # Scores of some answers beside others, as after a run that went on: they are not what was answered.
+    answers = ours / "exam" / "predictions.jsonl"
+    answers.write_text(answers.read_text().replace('"text":"A"', '"text":"B"', 1))
+    done = call_module("eval.compare", str(ours), str(theirs))
+    assert done.returncode == 2 and f"{answers}: other than what was scored; run" in done.stderr
 
 
 def test_compare_reports_by_metric(tmp_path: Path) -> None:

@@ -17,7 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import call_module
 
+from manifests.catalog import load_builds
 from manifests.parts import MANIFEST_VERSION, SAMPLES, PartRows
+from manifests.proof.certificate import CERTIFICATE_FORMAT, write_certificate
+from manifests.proof.trust import FILES
+from medgpt.digest import file_sha256, sealed
 from medgpt.errors import UserError
 from shards.reader import Build
 from shards.show import ShownSample, as_html, as_text, load_sample
@@ -53,8 +57,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"train_build": "slake", "train_sample": sample, "unit": "u", "reasons": ["near_image/whole"], "evidence": 1}
         for sample in Build(folder / "built" / "slake", role="train").ids[:3]
     ]
-    (folder / "built" / "proof").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), folder / "built" / "proof" / "exclusions.parquet")
+    proof = folder / "built" / "proof"
+    proof.mkdir()
+    for name in FILES:
+        pq.write_table(pa.Table.from_pylist(rows), proof / f"{name}.parquet")
+    builds = [one.record for one in load_builds(folder / "built")]
+    write_certificate(proof, {
+        "format": CERTIFICATE_FORMAT, "files": {name: file_sha256(proof / file).hex() for name, file in FILES.items()},
+        "builds": [{"build": one["build"], "root": one["root"], "inputs": None} for one in builds],
+    })  # fmt: skip
     return folder / "built"
 
 
@@ -193,6 +204,22 @@ def test_exclusions_are_told(data: Path) -> None:
     shown = load_sample(data, first["train_sample"], build=first["train_build"])
     assert shown.excluded == first["reasons"]
     assert f"taken out: {first['reasons'][0]}" in as_text(shown)
+
+
+def test_no_sample_is_kept_by_a_proof_of_another_build_or_by_other_lists(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = pq.read_table(data / "proof" / "exclusions.parquet").to_pylist()[0]
+    copy = shutil.copytree(data, tmp_path / "data")
+    path = copy / first["train_build"] / "build.json"
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"parameters": {"other": 1}})))
+    shown = load_sample(copy, first["train_sample"], build=first["train_build"])
+    assert shown.excluded is None and "none of this build" in as_text(shown)
+    shutil.copy(data / first["train_build"] / "build.json", path)
+    exclusions = copy / "proof" / "exclusions.parquet"
+    pq.write_table(pq.read_table(exclusions).slice(0, 0), exclusions)
+    assert load_sample(copy, first["train_sample"], build=first["train_build"]).excluded is None
+    assert "exclusions.parquet: missing, or not the list of the certificate" in capsys.readouterr().err
 
 
 def test_pictures_of_credentialed_samples_only_where_asked_for(data: Path, tmp_path: Path) -> None:

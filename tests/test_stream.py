@@ -317,8 +317,9 @@ def test_states_of_something_else_are_refused(five: Certified) -> None:
     order = Order(five, 1)
     stream = Stream(five, order)  # type: ignore[arg-type]
     state = stream.state_dict()
+    elsewhere = Certified(five.data, list(five.sources.values()), "other")
     others = {
-        "another certificate": (Certified(five.data, list(five.sources.values()), "other"), Order(five, 1), None),
+        "another certificate": (elsewhere, Order(elsewhere, 1), None),
         "another mixture": (five, Order(five, 1, mixture="other"), None),
         "another packing plan": (five, order, Plan(order)),
         "of seed 1, this stream has seed 2": (five, Order(five, 2), None),
@@ -340,6 +341,8 @@ def test_wrong_arguments_are_refused(five: Certified) -> None:
     for wrong in ({"rank": 2, "world_size": 2}, {"rank": -1}, {"batch_size": 0}, {"epochs": 0}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Stream(five, Order(five), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="the order is of other samples than the stream reads"):
+        Stream(five, Order(Certified(five.data, list(five.sources.values()), "uncertified")))  # type: ignore[arg-type]
     none = Certified(five.data, [])
     with pytest.raises(UserError, match="empty"):
         Stream(none, Order(none))  # type: ignore[arg-type]

@@ -461,6 +461,25 @@ def test_other_learning_rates_go_on_if_told_and_the_card_says_so(work: Path, run
     assert f"made with {made}, now {now}; use that, or another --out" in refused.err[0]
 
 
+def test_held_out_questions_that_no_certificate_covers_are_named_and_altered_ones_refused(
+    work: Path, runs: Runs
+) -> None:
+    """A benchmark that was added after the proof may show what is trained on."""
+    built = work / "later" / "built" / "slake"
+    demo = ["--demo", "--raw", str(work / "raw" / "slake"), "--out", str(built.parent)]
+    assert build(load("slake"), [*demo, "--workers", "1", "--quiet"]) in (0, 3)
+    settings = (f"watch.probe={built}", "watch.probe_every=1", "watch.probe_questions=2")
+    [shard] = built.glob("shards/slake-test-*")
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(b'"question":"Is there', b'"question":"is there'))
+    refused = runs.run("probe-altered", arguments(work, "probe-altered", "pretrain", *settings, steps=1))
+    assert refused.codes == [1] and "was altered since it was built" in refused.err[0]
+    shard.write_bytes(content)
+    asked = runs.run("probe", arguments(work, "probe", "pretrain", *settings, steps=1))
+    said = f"train.run: watch.probe {built}: no certificate covers it, so its questions may be trained on\n"
+    assert (asked.codes, asked.err) == ([0], [said])
+
+
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_is_whole(work: Path, runs: Runs) -> None:
     """Files may not grow beyond 100 kB, which is what `ulimit -f` and a full disk have in common."""
     out = work / "full"

@@ -203,7 +203,7 @@ def ask(folder: Path, options: argparse.Namespace, settings: Sequence[str]) -> d
     config = load_config(options.stage, settings)
     model = load_model(folder, config, device)
     model.module.to(device)
-    probe = Probe(Build(options.probe, role="eval"), str(options.probe), options.questions)
+    probe = Probe(Build(options.probe, role="eval", checked=True), str(options.probe), options.questions)
     sources = dict.fromkeys((sample.record["source"] for sample in probe.samples), 0)
     tiling = config_tiling(model.module.config, config.data.max_enlargement)
     collate = Collator(model.tokenizer, tiling, sources, multiple=128)

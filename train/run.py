@@ -336,7 +336,7 @@ def train(config: Config, options: argparse.Namespace, libraries: LibraryLog) ->
     model, stream, collate = _together(place, lambda: _load(options, prepared, place, memory, resume))
     names = list(collate.sources)
     claim = _together(place, lambda: _claim(options.out) if first else None)
-    probe = _together(place, lambda: _probe(config, model, collate))
+    probe = _together(place, lambda: _probe(config, prepared, model, collate, first))
     trainer = Trainer(
         config, model, Batches(stream, collate, config.data.workers), place, options.out, prepared.identity, names,
         resume, probe,
@@ -486,8 +486,15 @@ def _load(
     return model, stream, collate
 
 
-def _probe(config: Config, model: Model, collate: Collator) -> Callable[[Any], dict[str, float]] | None:
-    """What asks the held-out questions of `watch.probe`, given the engine."""
+def _probe(
+    config: Config, prepared: Prepared, model: Model, collate: Collator, first: bool
+) -> Callable[[Any], dict[str, float]] | None:
+    """What asks the held-out questions of `watch.probe`, given the engine.
+
+    Where the certificate does not speak of them, the `first` rank says so: they may be trained on.
+    """
+    from manifests.proof.certificate import covers, read_certificate
+    from shards.certified import proof_folder
     from shards.reader import Build
     from train.collate import Collator as Layout
     from train.probe import Probe
@@ -495,7 +502,11 @@ def _probe(config: Config, model: Model, collate: Collator) -> Callable[[Any], d
     watch = config.watch
     if not watch.probe:
         return None
-    build = Build(watch.probe, role="eval")
+    build = Build(watch.probe, role="eval", checked=True)
+    certified = prepared.certified
+    said = read_certificate(proof_folder(certified.data)) if certified.certificate else None
+    if first and not (said and covers(said, build.document)):
+        say(f"watch.probe {watch.probe}: no certificate covers it, so its questions may be trained on")
     probe = Probe(build, watch.probe, watch.probe_questions)
     sources = dict.fromkeys((sample.record["source"] for sample in probe.samples), 0)
     layout = Layout(collate.tokenizer, collate.tiling, sources, multiple=collate.multiple)

@@ -24,28 +24,47 @@ from builders.engine.corpus_files import csv_records, form_of, skipped, whole_te
 from builders.engine.source import NotThisSource
 from builders.engine.tables import open_parquet
 from medgpt.atomic import AtomicFile
+from medgpt.digest import file_sha256
 from medgpt.limited import open_stream
 from medgpt.private import make_folder
 
 EXCLUDED_COLUMNS = ("file", "row")
 
 
-def read_excluded(path: Path) -> dict[str, set[str]]:
+class Excluded(set[str]):
+    """Numbers or names of the rows that a file is to lose."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__()
+        self.sha256 = sha256
+        """Of the file that was proved; empty where the list does not say it."""
+        self.met: set[str] = set()
+        """Those that the file has."""
+
+    def __contains__(self, row: object) -> bool:
+        found = super().__contains__(row)
+        if found:
+            self.met.add(str(row))
+        return found
+
+
+def read_excluded(path: Path) -> dict[str, Excluded]:
     """Rows by file, of a list that `manifests.prove` writes (`excluded_rows.csv`). Raises: `NotThisSource`."""
-    found: dict[str, set[str]] = {}
+    found: dict[str, Excluded] = {}
     with path.open(encoding="utf-8", newline="") as handle:
         reader = csv.DictReader(handle)
         if not set(EXCLUDED_COLUMNS) <= set(reader.fieldnames or ()):
             raise NotThisSource(f"{path}: no columns {', '.join(EXCLUDED_COLUMNS)}; name prove's excluded_rows.csv")
         for row in reader:
-            found.setdefault(row["file"], set()).add(row["row"])
+            found.setdefault(row["file"], Excluded(row.get("sha256") or "")).add(row["row"])
     return found
 
 
-def copy_without(raw: Path, names: Iterable[str], excluded: dict[str, set[str]], out: Path) -> tuple[int, int]:
+def copy_without(raw: Path, names: Iterable[str], excluded: dict[str, Excluded], out: Path) -> tuple[int, int]:
     """Copy the named files of the folder `raw` to `out` without the excluded rows; (files, rows left out).
 
-    Raises: `NotThisSource` for a file that rows cannot be taken out of, one that is not there, or an `out` that is.
+    Raises: `NotThisSource` for a file that rows cannot be taken out of, one that is not there, not the one that was
+    proved or without one of its rows, or an `out` that is there.
     """
     if out.exists() and any(out.iterdir()):
         raise NotThisSource(f"{out}: is not empty; name another folder for the copy")
@@ -56,6 +75,8 @@ def copy_without(raw: Path, names: Iterable[str], excluded: dict[str, set[str]],
             raise NotThisSource(
                 f"{file}: rows cannot be taken out of it; unpack it, or write it as JSON Lines or Parquet"
             )
+        if excluded[file].sha256 not in ("", file_sha256(raw / file).hex()):
+            raise NotThisSource(f"{file}: is not the file that was proved; prove again")
     files = 0
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as scratch:
         for file in names:
@@ -68,6 +89,8 @@ def copy_without(raw: Path, names: Iterable[str], excluded: dict[str, set[str]],
                     plain = Path(scratch) / "plain"
                     with plain.open("wb") as handle:
                         _WRITERS[form](path, rows, handle)
+                    if gone := rows - rows.met:
+                        raise NotThisSource(f"{file}: has no row {min(gone)} to leave out; prove again")
                     path = _packed(plain, path.suffix.lower())
                 with path.open("rb") as source:
                     shutil.copyfileobj(source, target, 1 << 20)

@@ -111,6 +111,11 @@ def read_certificate(folder: Path) -> dict[str, Any]:
     return document
 
 
+def covers(document: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a certificate speaks of a build as its `build.json` describes it."""
+    return any((one["build"], one["root"]) == (record["build"], record["root"]) for one in document["builds"])
+
+
 def left_out_of_local(document: Mapping[str, Any]) -> list[str]:
     """What the policy leaves out of the level `local_pictures`, in one line; none where it leaves out nothing."""
     rows = [row for row in document["local_pictures"]["pictures"] if row["role"] == "train" and row["left_out"]]

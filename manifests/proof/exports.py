@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgpt.atomic import AtomicFile, write_atomic
+from medgpt.digest import INPUTS_FILE
 
 if TYPE_CHECKING:
     import duckdb
@@ -27,29 +28,42 @@ CONDA_COLUMNS = (
 
 
 def write_excluded_rows(connection: duckdb.DuckDBPyConnection, builds: Sequence[LoadedBuild], out: Path) -> None:
-    """Write `excluded_rows.csv` beside the exclusions: build, id, file, row, reasons; none where no corpus is foreign.
+    """Write `excluded_rows.csv` beside the exclusions, a line a row; none where no corpus is foreign.
 
-    `id` is what the corpus calls the row (its `id` field, a WebDataset key), else the row's number.
+    `id` is what the corpus calls the row (its `id` field, a WebDataset key), else the row's number. `sha256` is of the
+    file when it was read, so that nobody takes the rows out of another.
     """
+    import pyarrow.parquet as pq
+
     foreign = {b.record["build"]: b.record["source"]["name"] for b in builds if "accounting" in b.record["parameters"]}
     path = out / EXCLUDED_ROWS_FILE
     path.unlink(missing_ok=True)
     if not foreign:
         return
+    digests = {
+        (build.record["build"], one["file"]): one["sha256"].hex()
+        for build in builds
+        if build.record["build"] in foreign
+        for one in pq.read_table(build.folder / INPUTS_FILE, columns=["file", "sha256"]).to_pylist()
+        if one["sha256"]
+    }
     cursor = connection.execute(
         'SELECT e.train_build, s.split, s.sample_id, s."file", s."row", e.reasons '
         "FROM exclusions e JOIN samples s ON s.build = e.train_build AND s.sample_id = e.train_sample ORDER BY ALL"
     )
     with AtomicFile(path) as file:
-        file.write(_csv([("build", "id", "file", "row", "reasons")]))
+        file.write(_csv([("build", "id", "file", "row", "reasons", "sha256")]))
         while found := cursor.fetchmany(_ROWS):  # a corpus may lose millions
             file.write(
                 _csv(
-                    (build, name.removeprefix(f"{foreign[build]}/{split}/{raw}/"), raw, row, " ".join(reasons))
+                    (
+                        build, name.removeprefix(f"{foreign[build]}/{split}/{raw}/"), raw, row, " ".join(reasons),
+                        digests.get((build, raw), ""),
+                    )
                     for build, split, name, raw, row, reasons in found
                     if build in foreign
                 )
-            )
+            )  # fmt: skip
 
 
 def conda_rows(

@@ -63,8 +63,11 @@ class Trust:
         return cls(options.trust, options.accept_policy, incomplete, options.accept_verdicts)
 
     def terms(self) -> list[str | bool | None]:
-        """Digests of what is trusted. Raises: `UserError`."""
-        from manifests.proof.policy import load_policy
+        """Digests of what is trusted: the file of the default policy, which a later release may change, first.
+
+        Raises: `UserError`.
+        """
+        from manifests.proof.policy import DEFAULT_POLICY, load_policy
 
         if self.key is not None and not self.key.is_file():
             raise UserError(f"{self.key}: no such file; --trust names a public key (PEM)")
@@ -72,7 +75,7 @@ class Trust:
             raise UserError(f"{self.verdicts}: no such file; --accept-verdicts names one that prove --verdicts reads")
         key, verdicts = (None if path is None else file_sha256(path).hex() for path in (self.key, self.verdicts))
         policy = None if self.policy is None else load_policy(self.policy).sha256
-        return [key, policy, self.incomplete, verdicts]
+        return [file_sha256(DEFAULT_POLICY).hex(), key, policy, self.incomplete, verdicts]
 
 
 def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
@@ -98,13 +101,18 @@ def check_proof(proof: Path, trust: Trust) -> dict[str, Any]:
     roots = (bytes.fromhex(build["root"]) for build in document["builds"])
     if merkle_root(roots).hex() != document["builds_root"]:
         raise CertificateError(f"{path}: its builds do not match builds_root; run python -m manifests.prove again")
+    check_files(proof, document)
+    _check_exclusions(proof, document, policy)
+    return document
+
+
+def check_files(proof: Path, document: Mapping[str, Any]) -> None:
+    """Raises: `CertificateError` where evidence, exclusions or what is common are not the certified files."""
     for name, file in FILES.items():
         if not (proof / file).is_file() or file_sha256(proof / file).hex() != document["files"][name]:
             raise CertificateError(
                 f"{proof / file}: missing, or not the list of the certificate; run python -m manifests.prove again"
             )
-    _check_exclusions(proof, document, policy)
-    return document
 
 
 def accepted(document: Mapping[str, Any]) -> list[str]:
