@@ -11,7 +11,6 @@ import itertools
 import json
 import sqlite3
 import struct
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REAL_DATA
+from conftest import REAL_DATA, zipped
 from pyarrow import orc
 from test_limited import BASE_MB, MEGABYTE, TABLE, child
 
@@ -238,14 +237,6 @@ def duck(path: Path) -> bytes:
 def array(shape: str, kind: str, size: int = 0) -> bytes:
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(size)
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in members.items():
-            file.writestr(name, data)
-    return sink.getvalue()
 
 
 NODE = struct.pack("<2q", 3, 0)

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import run_module, tree_digest
+from conftest import run_module, tree_digest, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -67,14 +66,6 @@ def tar_bytes(samples: Sequence[tuple[str, Members]]) -> bytes:
                 info = tarfile.TarInfo(f"{key}.{extension}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def zipped(members: Members) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
     return buffer.getvalue()
 
 

@@ -29,7 +29,7 @@ import pyarrow.feather as feather
 import pyarrow.orc as orc
 import pyarrow.parquet as pq
 import pytest
-from conftest import call_module, run_module
+from conftest import call_module, run_module, zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -95,14 +95,6 @@ def as_tar(members: dict[str, bytes] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def as_zip(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
-
-
 def dumped(value: Any, **how: Any) -> bytes:
     return json.dumps(value, **how).encode()
 
@@ -147,9 +139,9 @@ FORMS: dict[str, bytes] = {
     **{f"p.{kind}{suffix}": packed(data, suffix)
        for kind, data in (("csv", as_csv(",")), ("tsv", as_csv("\t")), ("json", dumped(ROWS)), ("jsonl", LINES))
        for suffix in (".gz", ".bz2", ".xz", ".zst")},
-    "parquet.zip": as_zip({"d/a.parquet": as_arrow(lambda sink: pq.write_table(TABLE, sink))}),
-    "csv.zip": as_zip({"a.csv": as_csv(",")}),
-    "packed.zip": as_zip({"a.json.gz": gzip.compress(dumped(ROWS))}),
+    "parquet.zip": zipped({"d/a.parquet": as_arrow(lambda sink: pq.write_table(TABLE, sink))}),
+    "csv.zip": zipped({"a.csv": as_csv(",")}),
+    "packed.zip": zipped({"a.json.gz": gzip.compress(dumped(ROWS))}),
 }  # fmt: skip
 
 
@@ -225,7 +217,7 @@ def test_documents_and_pictures_without_a_table_are_a_row_each(tmp_path: Path) -
     write(tmp_path / "c" / "a.txt", b"The film shows no acute finding.")
     write(tmp_path / "c" / "a.png", PNG)
     write(tmp_path / "c" / "sub" / "b.png", OTHER)
-    write(tmp_path / "c" / "p.zip", as_zip({"x/c.png": THIRD}))
+    write(tmp_path / "c" / "p.zip", zipped({"x/c.png": THIRD}))
     build, document = ingest(tmp_path / "c")
     found = {sample.record["provenance"]["file"]: len(sample.record["images"]) for sample in Build(build)}
     assert found == {"a.txt": 1, "sub/b.png": 1, "p.zip!x/c.png": 1}
@@ -317,7 +309,7 @@ def test_a_picture_in_a_cell_is_compared_in_every_encoding(tmp_path: Path, form:
     if form in ("by name", "by names", "names as text"):
         write(tmp_path / "train" / "pictures" / "a.png", PNG)
     if form == "in a zip":
-        write(tmp_path / "train" / "all.zip", as_zip({"zipped/a.png": PNG, "zipped/b.png": OTHER}))
+        write(tmp_path / "train" / "all.zip", zipped({"zipped/a.png": PNG, "zipped/b.png": OTHER}))
     if form.startswith("of a") and field == "image":
         pytest.skip("a field of pictures holds pictures")
     _, document = ingest(tmp_path / "train")
@@ -399,9 +391,9 @@ def test_a_key_that_comes_again_in_a_row_is_a_field_of_its_own(tmp_path: Path) -
 
 
 def test_what_stands_beside_a_zips_own_members_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "two.zip", as_zip({"a.jsonl": SECOND.encode()}) + as_zip({"b.jsonl": LINES}))
+    write(tmp_path / "a" / "two.zip", zipped({"a.jsonl": SECOND.encode()}) + zipped({"b.jsonl": LINES}))
     assert [gap["file"] for gap in ingest(tmp_path / "a")[1]["gaps"]] == ["two.zip"]
-    write(tmp_path / "b" / "out.zip", as_zip({"../a.jsonl": SECOND.encode(), "b.jsonl": LINES}))
+    write(tmp_path / "b" / "out.zip", zipped({"../a.jsonl": SECOND.encode(), "b.jsonl": LINES}))
     assert [gap["file"] for gap in ingest(tmp_path / "b")[1]["gaps"]] == ["out.zip"]
     words = ["--raw", str(tmp_path / "b"), "--role", "train", "--out", str(tmp_path / "out"), "--quiet"]
     assert main(words) == 4
@@ -1144,7 +1136,7 @@ def test_rows_are_taken_out_of_the_files_that_were_proved_alone(tmp_path: Path) 
 
 def test_rows_that_cannot_be_taken_out_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    write(tmp_path / "train" / "a.zip", as_zip({"a.jsonl": dumped(LEAK)}))
+    write(tmp_path / "train" / "a.zip", zipped({"a.jsonl": dumped(LEAK)}))
     write(tmp_path / "train" / "b.jsonl", LINES)
     write(tmp_path / "test" / "t.jsonl", dumped(LEAK))
     done = proof_of(tmp_path, "--filtered-copy", str(tmp_path / "copy"))

@@ -212,9 +212,9 @@ class Trainer:
             self.whole: list[Any] = []
             if config.engine.zero == 3:
                 # DeepSpeed does both parameter by parameter, in some 800 calls each, while the device waits.
-                optimizer = self.engine.optimizer
-                optimizer.get_grad_norm_direct = _norm
-                self.whole, optimizer.persistent_parameters = optimizer.persistent_parameters, []
+                parted = self.engine.optimizer
+                parted.get_grad_norm_direct = _norm
+                self.whole, parted.persistent_parameters = parted.persistent_parameters, []
         except RuntimeError as error:
             raise _explained(error, "weights and states", config) from None
         self.step = 0 if resume is None else resume.state["step"]

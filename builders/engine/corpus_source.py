@@ -27,6 +27,7 @@ from builders.engine.corpus_files import (
     zip_members,
 )
 from builders.engine.corpus_mapping import Rules, make_rules
+from builders.engine.corpus_pieces import Borders, cut_up
 from builders.engine.corpus_rows import (
     MAX_FIELDS,
     column_fields,
@@ -257,10 +258,7 @@ class _Reader:
         """Values that nothing was taken from, by `<kind> TAB <why> TAB <field>`."""
         self.pictures = Pictures(raw, PictureStore(raw, unit.payload.get("zips", ()), flat=False))
         self.pictures.zipped = notes.setdefault("zipped", set())
-        self.borders: dict[str, int] = notes.setdefault("borders", {})
-        """How free texts begin and end, by `<field> TAB <what>`, counted by `_look_at_ends`."""
-        self._ended = ("", "", 0)
-        """Field, end and length of the free text before."""
+        self._borders = Borders(notes.setdefault("borders", {}))
         self._ids: set[bytes] = set()
         """Short digests: an id takes a hundred bytes, and a file may have millions."""
         self.kind = kind_of(unit.payload["file"])
@@ -297,7 +295,8 @@ class _Reader:
             row=row.number,
         )
         said = _said(sample)
-        self._look_at_ends(sample, values)
+        of_text = next((name for name in self.rules.of("text") if found_values(values, [name])), "")
+        self._borders.look(of_text, said if sample.task == "text" and of_text else "")
         if self.build.endswith(".eval") and (why := _unanswered(sample)):
             missed["text", "answer", why] += 1
         for name, pieces in texts:
@@ -311,23 +310,6 @@ class _Reader:
                 key = f"{kind}\t{why}\t{name}"
                 self.missed[key] = self.missed.get(key, 0) + count
         return sample
-
-    def _look_at_ends(self, sample: kit.Sample, values: Mapping[str, Any]) -> None:
-        """Count how a free text begins, by how the one before it and it itself end: with a mark, or cut off."""
-        field = next((name for name in self.rules.of("text") if found_values(values, [name])), "")
-        text = _said(sample).strip(_AROUND_TEXT) if sample.task == "text" and field else ""
-        if text:
-            begins, ends = "small" if text[0].islower() else "other", "mark" if text[-1] in _ENDS else "cut"
-            before, ended, length = self._ended
-            if before == field:
-                found = [f"before {ended} {begins}", f"itself {ends} {begins}"]
-                even = length >= _LEAST_PIECE and abs(length - len(text)) <= _UNEVEN
-                found += ["even"] * (even and found[0] == "before cut small")
-                for name in found:
-                    self.borders[f"{field}\t{name}"] = self.borders.get(f"{field}\t{name}", 0) + 1
-            self._ended = field, ends, len(text)
-        else:
-            self._ended = "", "", 0
 
     def _look(
         self, row: kit.Row, fields: Sequence[str], taken: dict[str, list[bytes]], missed: Counter[tuple[str, str, str]]
@@ -429,34 +411,6 @@ class _Reader:
         return found
 
 
-def _cut_up(borders: Mapping[str, int]) -> Iterator[tuple[str, int]]:
-    """Fields whose rows are pieces of longer texts, and how many go on with the sentence of the row before.
-
-    There a row begins with a small letter where the row before was cut off, and seldom else, however it ends itself.
-    Texts of two kinds, sentences here and catchwords there, begin as they end. Or the pieces are of one length.
-    """
-    counts = Counter(borders)
-
-    def small(name: str, of: str, ends: str) -> float:
-        found, others = (counts[f"{name}\t{of} {ends} {begins}"] for begins in ("small", "other"))
-        return found / (found + others) if found + others >= _LEAST_BORDERS else 1.0
-
-    for name in sorted({key.partition("\t")[0] for key in borders}):
-        further = small(name, "before", "cut") - small(name, "before", "mark")
-        own = small(name, "itself", "cut") - small(name, "itself", "mark")
-        goes_on, every = (
-            sum(count for key, count in borders.items() if key.startswith(f"{name}\tbefore {ends}"))
-            for ends in ("cut small", "")
-        )
-        of_one_length = 2 * counts[f"{name}\teven"] > every
-        if goes_on >= _LEAST_BORDERS and (of_one_length or (further >= _CUT_SHARE and own <= further / 2)):
-            yield name, goes_on
-
-
-_LEAST_PIECE, _UNEVEN = 40, 3
-"""Characters of a piece of a text cut by its length, and how far two differ, blanks and marks at their ends aside."""
-_LEAST_BORDERS, _CUT_SHARE = 10, 0.4
-_AROUND_TEXT, _ENDS = " \t\r\n\"'()[]\u201c\u201d", ".?!:;"
 _CUT = "texts that go on in the next row, and no item is found in pieces; join them"
 _NOWHERE = "the name of no file here"
 _BESIDE = "the name of no file here, beside pictures"
@@ -507,7 +461,7 @@ def _conclude(raw: Path, params: kit.Params, entries: Sequence[Mapping[str, Any]
     borders: Counter[str] = Counter()
     for entry in entries:
         borders.update(entry["notes"]["borders"])
-    missed.update({("text", name, _CUT): count for name, count in _cut_up(borders)})
+    missed.update({("text", name, _CUT): count for name, count in cut_up(borders)})
     records = [record for entry in entries for record in entry["records"]]
     if missed["text", "answer", _NO_OPTION] * _FEW_LETTERS < sum(record["kept"] for record in records):
         del missed["text", "answer", _NO_OPTION]

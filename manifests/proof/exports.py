@@ -33,6 +33,7 @@ def write_excluded_rows(connection: duckdb.DuckDBPyConnection, builds: Sequence[
     `id` is what the corpus calls the row (its `id` field, a WebDataset key), else the row's number. `sha256` is of the
     file when it was read, so that nobody takes the rows out of another.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     foreign = {b.record["build"]: b.record["source"]["name"] for b in builds if "accounting" in b.record["parameters"]}
@@ -40,30 +41,27 @@ def write_excluded_rows(connection: duckdb.DuckDBPyConnection, builds: Sequence[
     path.unlink(missing_ok=True)
     if not foreign:
         return
-    digests = {
-        (build.record["build"], one["file"]): one["sha256"].hex()
-        for build in builds
-        if build.record["build"] in foreign
-        for one in pq.read_table(build.folder / INPUTS_FILE, columns=["file", "sha256"]).to_pylist()
-        if one["sha256"]
-    }
+    files = []
+    for build in builds:
+        if (name := build.record["build"]) in foreign:
+            read = pq.read_table(build.folder / INPUTS_FILE, columns=["file", "sha256"])
+            files.append(read.append_column("build", pa.repeat(name, len(read))))
+    connection.register("corpus_files", pa.concat_tables(files))
     cursor = connection.execute(
-        'SELECT e.train_build, s.split, s.sample_id, s."file", s."row", e.reasons '
-        "FROM exclusions e JOIN samples s ON s.build = e.train_build AND s.sample_id = e.train_sample ORDER BY ALL"
+        """SELECT e.train_build, s.split, s.sample_id, s."file", s."row", e.reasons, coalesce(lower(hex(f.sha256)), '')
+        FROM exclusions e JOIN samples s ON s.build = e.train_build AND s.sample_id = e.train_sample
+        LEFT JOIN corpus_files f ON f.build = s.build AND f."file" = s."file" ORDER BY ALL"""
     )
     with AtomicFile(path) as file:
         file.write(_csv([("build", "id", "file", "row", "reasons", "sha256")]))
         while found := cursor.fetchmany(_ROWS):  # a corpus may lose millions
             file.write(
                 _csv(
-                    (
-                        build, name.removeprefix(f"{foreign[build]}/{split}/{raw}/"), raw, row, " ".join(reasons),
-                        digests.get((build, raw), ""),
-                    )
-                    for build, split, name, raw, row, reasons in found
+                    (build, name.removeprefix(f"{foreign[build]}/{split}/{raw}/"), raw, row, " ".join(reasons), sha256)
+                    for build, split, name, raw, row, reasons, sha256 in found
                     if build in foreign
                 )
-            )  # fmt: skip
+            )
 
 
 def conda_rows(
